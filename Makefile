@@ -1,0 +1,79 @@
+# Front door of the project: `make help`.
+# Everything runs from a virtual environment that is made on first use from pinned versions.
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+DURATION ?=
+ARGS ?=
+
+RUN_STAMP := $(VENV)/.run
+DEV_STAMP := $(VENV)/.dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run simulate test test-slow check fmt bench-fetch lock clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
+	    while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo '  DURATION=20 make run      stop after 20 s;  ARGS="--streams stocks" make run  more flags'
+	@echo '  make test PYTHON=python3.13   the same with another Python'
+
+run: $(RUN_STAMP)  ## Run the engine (without keys: on its simulator)
+	@exec $(BIN)/mdstream run $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
+simulate: $(RUN_STAMP)  ## Run the simulator alone, for any Alpaca client
+	@exec $(BIN)/mdstream simulate $(ARGS)
+
+test: $(DEV_STAMP)  ## Run the tests
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(DEV_STAMP)  ## Run the long tests too
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV_STAMP)  ## Lint, formatting, types, import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: $(DEV_STAMP)  ## Format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format --quiet .
+
+bench-fetch: $(DEV_STAMP)  ## Measure T_total: all streams at once against one after another
+	@$(BIN)/python -m benchmarks fetch $(ARGS)
+
+lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
+	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet -e .
+	@(sed -n 1p requirements/run.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable) > requirements/run.new
+	@$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
+	@(sed -n 1,2p requirements/dev.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | \
+	    grep -vxFf requirements/run.new) > requirements/dev.new
+	@mv requirements/run.new requirements/run.txt && mv requirements/dev.new requirements/dev.txt
+	@rm -rf $(VENV)-lock
+
+clean:  ## Remove the virtual environments and caches
+	@rm -rf .venv* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || \
+	    { echo "mdstream needs Python 3.11 or newer; no $(PYTHON) here: try make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "mdstream needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1 | cut -d" " -f2): try make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2; exit 2; }
+
+$(RUN_STAMP): $(VENV)/bin/python requirements/run.txt setup.cfg pyproject.toml
+	@echo "setting up $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
+	@echo "adding what tests and checks need (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@

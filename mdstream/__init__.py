@@ -1,0 +1,31 @@
+"""Market data from Alpaca on all cores: four streams at once, into shared-memory Polars frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mdstream._version import __version__
+
+if TYPE_CHECKING:
+    from mdstream.engine import Engine
+    from mdstream.errors import MdstreamError
+    from mdstream.frames.attach import Attachment, Tail, attach
+
+__all__ = ["Attachment", "Engine", "MdstreamError", "Tail", "__version__", "attach"]
+
+_WHERE = {
+    "Attachment": "mdstream.frames.attach",
+    "Engine": "mdstream.engine",
+    "MdstreamError": "mdstream.errors",
+    "Tail": "mdstream.frames.attach",
+    "attach": "mdstream.frames.attach",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a reader never loads the engine, nor the engine its readers."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'mdstream' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_WHERE[name]), name)

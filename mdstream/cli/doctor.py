@@ -1,0 +1,121 @@
+"""`mdstream doctor`: what a run needs, whether it is there, and how to mend what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mdstream.config import Config, load
+from mdstream.errors import Exit
+
+_LEAST_SHM = 256 * 1024 * 1024
+_MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
+
+
+class Finding(NamedTuple):
+    """One thing looked at: `ok`, `note` (a run works, but) or `bad` (a run will fail)."""
+
+    verdict: str
+    what: str
+    found: str
+    mend: str = ""
+
+
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings to check.")
+    ] = None,
+    offline: Annotated[bool, typer.Option(help="Do not try to reach the endpoints.")] = False,
+) -> None:
+    """Check what a run needs: Python, shared memory, cores, keys, endpoints, leftovers of dead runs."""
+    settings = load(config)
+    findings = [*_machine(settings), *_runs(settings), *_keys(settings)]
+    if not offline and not settings.simulated:
+        findings += asyncio.run(_endpoints(settings))
+    table = Table("", "what", "found", "how to mend", box=None, padding=(0, 1))
+    for finding in findings:
+        mark = Text(finding.verdict, style=_MARKS[finding.verdict])
+        table.add_row(mark, finding.what, finding.found, finding.mend)
+    Console().print(table)
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(int(Exit.STREAM_FAILED))
+
+
+def _machine(config: Config) -> Iterator[Finding]:
+    from mdstream.frames.rundir import SHARED_MEMORY, default_root
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= (3, 11):
+        yield Finding("ok", "Python", version)
+    else:
+        yield Finding("bad", "Python", version, "install Python 3.11 or newer")
+    cores = os.cpu_count() or 1
+    workers = config.workers_per_stream()
+    found = f"{cores}; {len(config.streams)} streams with {workers} workers each"
+    if cores > 1:
+        yield Finding("ok", "cores", found)
+    else:
+        yield Finding("note", "cores", found, "one core: everything takes turns")
+    root = Path(config.frames.directory) if config.frames.directory else default_root()
+    if not root.is_dir() or not os.access(root, os.W_OK):
+        yield Finding("bad", "shared memory", f"cannot write {root}", "set frames.directory")
+        return
+    stat = os.statvfs(root)
+    free, size = stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+    found = f"{root}: {free / 1e6:,.0f} of {size / 1e6:,.0f} MB free"
+    if free < _LEAST_SHM:
+        yield Finding(
+            "note", "shared memory", found, "enlarge it (Docker: --shm-size=1g), or lower "
+            "frames.retention_mb",
+        )  # fmt: skip
+    elif root != SHARED_MEMORY and not config.frames.directory:
+        yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
+    else:
+        yield Finding("ok", "shared memory", found)
+
+
+def _runs(config: Config) -> Iterator[Finding]:
+    from mdstream.frames.rundir import is_alive, runs
+
+    root = Path(config.frames.directory) if config.frames.directory else None
+    found = runs(root)
+    alive = [path for path in found if is_alive(path)]
+    if alive:
+        yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
+    if dead := [path for path in found if path not in alive]:
+        yield Finding(
+            "note", "leftovers of dead runs", ", ".join(path.name for path in dead),
+            "the next `mdstream run` removes them; or: rm -r " + " ".join(map(str, dead)),
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "leftovers of dead runs", "none")
+
+
+def _keys(config: Config) -> Iterator[Finding]:
+    if config.credentials:
+        yield Finding("ok", "keys", "set")
+    elif config.simulated:
+        yield Finding(
+            "note", "keys", "not set: runs use the embedded simulator",
+            "to go live, set APCA_API_KEY_ID and APCA_API_SECRET_KEY",
+        )  # fmt: skip
+    else:
+        yield Finding("note", "keys", "not set", "set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
+
+
+async def _endpoints(config: Config) -> list[Finding]:
+    """Connect and authenticate as a run would, one stream after the other."""
+    from mdstream.cli.probe import probe_data, probe_stream
+
+    found = [await probe_data(config)]
+    found += [await probe_stream(config, name) for name in config.streams]
+    return [Finding(*finding) for finding in found]

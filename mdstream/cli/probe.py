@@ -1,0 +1,70 @@
+"""Trying an endpoint once, as a run would use it, and saying what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from mdstream.config import Config
+from mdstream.errors import MdstreamError
+from mdstream.session.budget import Budget
+from mdstream.session.rest import RestClient
+from mdstream.session.stream import StreamSession, Target
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+from mdstream.wire.subscription import Subscriptions
+
+_TIMEOUT_S = 12.0
+
+Outcome = tuple[str, str, str, str]
+
+
+async def probe_data(config: Config) -> Outcome:
+    """One request to the REST API."""
+    base = config.urls()[1]
+    once = msgspec.structs.replace(config.fetch, attempts=1, timeout_s=_TIMEOUT_S)
+    config = msgspec.structs.replace(config, fetch=once)
+    spec = STREAMS[config.streams[0]]
+    path = spec.fetch.path.format(feed=config.stream(spec.name).feed)
+    try:
+        async with RestClient(config, Budget(10)) as client:
+            await client.get(path, {"symbols": config.stream(spec.name).symbols[0]})
+    except MdstreamError as error:
+        return "bad", f"data {base}", str(error), "check the key, data_url, and the network"
+    return "ok", f"data {base}", "answers", ""
+
+
+class _Nowhere:
+    """Takes payloads and drops them."""
+
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
+        return True
+
+    async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
+        return None
+
+
+async def probe_stream(config: Config, name: str) -> Outcome:
+    """Connect to one stream and authenticate; nothing is subscribed."""
+    target = Target.of(config, STREAMS[name])
+    heard: list[str] = []
+    session = StreamSession(target, Subscriptions(), _Nowhere(), heard.append)
+    running = asyncio.ensure_future(session.run())
+    ready = asyncio.ensure_future(session.ready.wait())
+    try:
+        await asyncio.wait(
+            {running, ready}, timeout=_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if ready.done():
+            return "ok", f"{name} {target.url}", "connects and authenticates", ""
+        if running.done():
+            running.result()
+        reason = heard[-1] if heard else f"no answer within {_TIMEOUT_S:.0f} s"
+    except MdstreamError as error:
+        reason = str(error)
+    finally:
+        for task in (running, ready):
+            task.cancel()
+        await asyncio.gather(running, ready, return_exceptions=True)
+    return "bad", f"{name} {target.url}", reason, "check the key, the feed, stream_url, the network"

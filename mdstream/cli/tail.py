@@ -1,0 +1,63 @@
+"""`mdstream tail`: follow a frame of the running engine in the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mdstream.errors import ConfigError
+
+
+def tail(
+    frame: Annotated[
+        str | None, typer.Argument(help="Frame to follow, as stocks.trades; none: list them.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Run to attach to. Default: the newest.")] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option(help="Begin with the oldest row that is kept.")
+    ] = False,
+    rows: Annotated[
+        int, typer.Option("--rows", "-n", help="End after so many rows; 0: never.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
+) -> None:
+    """Print the rows of a frame as they come. Any number may watch; none disturbs the engine."""
+    from mdstream.frames.attach import attach
+
+    attachment = attach(run, directory)
+    if frame is None:
+        for name in attachment.frames:
+            print(f"{attachment.rows(name):>12,}  {name}")
+        return
+    try:
+        following = attachment.tail(frame, from_start=from_start)
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from error
+    left, header = rows or sys.maxsize, True
+    try:
+        for new in following:
+            new = new.head(left)
+            if as_json:
+                sys.stdout.write(new.write_ndjson())
+            else:
+                sys.stdout.write(new.write_csv(include_header=header, separator="\t"))
+            sys.stdout.flush()
+            header = False
+            left -= new.height
+            if left <= 0:
+                return
+    except KeyboardInterrupt:
+        return
+    except BrokenPipeError:
+        # Whoever read this has seen enough; do not fail once more while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if following.missed:
+        print(
+            f"mdstream: {following.missed} rows were dropped before they were read", file=sys.stderr
+        )

@@ -1,0 +1,244 @@
+"""Committing: what a worker made of a batch goes to the ends of the frames, in the stream's order.
+
+    receipt + result area ─► codes for new texts ─► rows to each frame ─► bars ─► counters
+                                                        each once, also when the feed is killed in between
+
+1. Texts that had no code get the next ones, and the provisional codes in the columns are replaced.
+2. Each frame takes its rows, and remembers the batch's number with them (`frames.head`).
+3. The one-minute partials join the bars; those that are finished are rows too.
+4. Rejects are kept on disk with their payload and reason.
+5. The feed's counters change all at once, and with them the batch counts as committed.
+
+A feed that takes the place of a killed one commits the batches that step 5 has not reached once more:
+frames that have them already skip them.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.bars import BarBuilder, bars_1m
+from mdstream.frames.dictionary import DictionaryWriter
+from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
+from mdstream.frames.writer import FrameWriter, Limits
+from mdstream.handoff.columns import PARTIAL, ColumnData, read_part
+from mdstream.handoff.slab import Slab
+from mdstream.handoff.ticket import Part, Receipt, Reject
+from mdstream.rejects import RejectFile
+from mdstream.streams.spec import CODED, Channel, Kind, PayloadKind, StreamSpec
+from mdstream.streams.storage import PROVISIONAL
+from mdstream.telemetry.histogram import bucket_of
+from mdstream.telemetry.schema import BATCHES
+from mdstream.telemetry.state import FeedState
+
+log = logging.getLogger(__name__)
+
+_TELEMETRY_ROWS = 256
+"""Rows of `telemetry.batches` that are written together."""
+
+Codes = dict[str, npt.NDArray[np.uint32]]
+"""Dictionary → codes of a batch's new texts, in the batch's order."""
+
+
+class Committer:
+    """Everything one feed writes for readers. Lives in the feed's process alone."""
+
+    # The mutable state: the frames, dictionaries and counters in shared memory; bars that are open;
+    # rows of telemetry that wait to be written together.
+
+    def __init__(
+        self, run: Path, spec: StreamSpec, state: FeedState, limits: Limits, rejects: RejectFile
+    ) -> None:
+        self.state = state
+        self.rejects = rejects
+        self._run = run
+        self._spec = spec
+        self.dictionaries = {
+            name: DictionaryWriter(dictionary_path(run, spec.name, name))
+            for name in spec.dictionaries
+        }
+        channels = [c for c in spec.channels if c.types or c.name == "snapshots"]
+        volume = Kind.INT
+        if spec.bar_rules:
+            volume = Kind.INT if spec.bar_rules.integer_volume else Kind.FLOAT
+            channels.append(bars_1m(volume))
+        self.frames = {
+            channel.name: FrameWriter(
+                frame_path(run, f"{spec.name}.{channel.name}"), channel.columns, limits
+            )
+            for channel in channels
+        }
+        self._bars = BarBuilder(volume) if spec.bar_rules else None
+        self._telemetry = FrameWriter(
+            frame_path(run, f"telemetry.batches@{spec.name}"), BATCHES.columns, limits
+        )
+        self._measured: list[tuple[int, ...]] = []
+
+    # -- a batch, in the order of the steps above
+
+    def commit(self, slab: Slab, receipt: Receipt, submit_ns: int) -> None:
+        """Commit one batch. Raises `NoSpaceError` where shared memory is full; the batch then does not
+        count as committed, and what was published of it is skipped when it is committed again."""
+        spilled = self._spilled(receipt)
+        area = slab.result if spilled is None else memoryview(spilled)
+        codes = {
+            name: np.array(self.dictionaries[name].add(texts), np.uint32)
+            for name, texts in receipt.new.items()
+        }
+        for part in receipt.parts:
+            channel = self._spec.by_name[part.channel]
+            columns = self._resolved(channel, area, part, codes)
+            self.frames[part.channel].append(columns, receipt.sequence)
+        self._join_bars(area, receipt, codes)
+        rejected = self._keep_rejects(slab, receipt.rejects)
+        self._count(slab, receipt, rejected, submit_ns)
+        if spilled is not None:
+            slab_path(self._run, receipt.spill).unlink(missing_ok=True)
+
+    def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
+        """Give up a batch: keep all its payloads on disk, and count each as one rejected message."""
+        entries = slab.entries
+        slab.table["messages"][:entries] = 1
+        rejects = tuple(Reject(index, -1, reason) for index in range(entries))
+        rejected = self._keep_rejects(slab, rejects)
+        from_stream = int((slab.table["kind"][:entries] <= PayloadKind.MSGPACK).sum())
+        now = time.time_ns()
+        receipt = Receipt(
+            sequence, 0, now, now, "", (), (0, 0), {}, (from_stream, entries - from_stream),
+            rejects, (), {}, {}, (),
+        )  # fmt: skip
+        self._count(slab, receipt, rejected, now, quarantined=1)
+
+    def rebuild_bars(self, partials: bytes) -> None:
+        """Bring the open bars to where a killed predecessor left them: all of it was published."""
+        if self._bars is not None:
+            self._bars.join(np.frombuffer(partials, PARTIAL))
+
+    def flush(self) -> None:
+        """Write the rows of telemetry that wait."""
+        if self._measured:
+            values = np.array(self._measured, np.int64)
+            self._measured.clear()
+            self._telemetry.append([ColumnData(column) for column in values.T])
+
+    def close(self) -> None:
+        """The stream has ended in good order: publish the open bars and close every frame."""
+        if self._bars is not None:
+            self._publish_bars(self._bars.finish(), 0)
+        self.flush()
+        for frame in (*self.frames.values(), self._telemetry):
+            frame.close()
+
+    # -- the steps
+
+    def _spilled(self, receipt: Receipt) -> mmap.mmap | None:
+        if not receipt.spill:
+            return None
+        with slab_path(self._run, receipt.spill).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _resolved(
+        self, channel: Channel, area: memoryview, part: Part, codes: Codes
+    ) -> list[ColumnData]:
+        columns = read_part(area, channel, part)
+        for column, data in zip(channel.columns, columns, strict=True):
+            if column.kind in CODED and column.dictionary in codes:
+                fresh = codes[column.dictionary]
+                if data.heap is not None:
+                    data.heap = _replace(data.heap, fresh, PROVISIONAL[column.kind])
+                else:
+                    data.values = _replace(data.values, fresh, PROVISIONAL[column.kind])
+        return columns
+
+    def _join_bars(self, area: memoryview, receipt: Receipt, codes: Codes) -> None:
+        offset, count = receipt.partials
+        if self._bars is None or not count:
+            return
+        partials = np.frombuffer(area, PARTIAL, count, offset)
+        if "symbols" in codes:
+            partials = partials.copy()
+            partials["symbol"] = _replace(
+                partials["symbol"], codes["symbols"], PROVISIONAL[Kind.SYMBOL]
+            )
+        self._publish_bars(self._bars.join(partials), receipt.sequence)
+
+    def _publish_bars(self, published: list[Any], sequence: int) -> None:
+        if published:
+            assert self._bars is not None
+            kinds = ("minute", "updated")
+            codes = dict(zip(kinds, self.dictionaries["bar_kinds"].add(kinds), strict=True))
+            self.frames["bars_1m"].append(self._bars.rows(published, codes), sequence)
+
+    def _keep_rejects(self, slab: Slab, rejects: Sequence[Reject]) -> tuple[int, int]:
+        """Keep the rejected payloads; how many messages of the stream, and of REST, they make."""
+        by_payload: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        for reject in rejects:
+            by_payload[reject.payload].append((reject.message, reject.reason))
+        counts = [0, 0]
+        for index, reasons in by_payload.items():
+            entry = slab.table[index]
+            kind = PayloadKind(int(entry["kind"]))
+            payload = bytes(slab.payload(index))
+            self.rejects.keep(payload, kind, int(entry["recv_ns"]), sorted(reasons))
+            counts[not kind.from_stream] += len(reasons)
+        return counts[0], counts[1]
+
+    def _count(
+        self,
+        slab: Slab,
+        receipt: Receipt,
+        rejected: tuple[int, int],
+        submit_ns: int,
+        quarantined: int = 0,
+    ) -> None:
+        table = slab.table[: slab.entries]
+        streamed = table["kind"] <= PayloadKind.MSGPACK
+        commit_ns = time.time_ns()
+        age = commit_ns - table["recv_ns"][streamed]
+        np.add.at(self.state.latency, bucket_of(age), table["messages"][streamed].astype(np.uint64))
+        for bucket, messages in receipt.delays:
+            self.state.feed_delay[bucket] += np.uint64(messages)
+        payloads, size = int(streamed.sum()), int(table["length"][streamed].sum())
+        trades = self.frames.get("trades")
+        self.state.commit(
+            receipt.sequence,
+            payloads=payloads,
+            bytes=size,
+            messages=receipt.messages[0],
+            rejected=rejected[0],
+            fetch_payloads=len(table) - payloads,
+            fetch_messages=receipt.messages[1],
+            fetch_rejected=rejected[1],
+            quarantined=quarantined,
+            batches=1,
+            trade_rows=trades.rows if trades else 0,
+        )
+        if len(table):
+            self._measured.append(
+                (
+                    receipt.sequence, receipt.worker, len(table), slab.used, sum(receipt.messages),
+                    sum(rejected), int(table["recv_ns"][0]), int(table["recv_ns"][-1]), submit_ns,
+                    receipt.start_ns, receipt.end_ns, commit_ns,
+                )
+            )  # fmt: skip
+            if len(self._measured) >= _TELEMETRY_ROWS:
+                self.flush()
+
+
+def _replace(codes: Any, fresh: npt.NDArray[np.uint32], base: int) -> Any:
+    """`codes` with provisional ones (from `base` on) replaced by those their texts were given."""
+    provisional = codes >= base
+    if not provisional.any():
+        return codes
+    replaced = codes.copy()
+    replaced[provisional] = fresh[codes[provisional] - base]
+    return replaced

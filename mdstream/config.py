@@ -1,0 +1,346 @@
+"""Settings: TOML file < environment < flags, checked once, then frozen.
+
+Every setting is spelled once, as a field of a struct below. A TOML table, an environment variable
+(`MDSTREAM_FETCH__INTERVAL_S=30`, a double underscore for each level) and a flag all name the same
+field; a name that is no field is refused. Keys come from the environment (`APCA_API_KEY_ID`,
+`APCA_API_SECRET_KEY`) or from the file, never from the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mdstream.errors import ConfigError
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import StreamSpec
+
+LIVE_STREAM_URL = "wss://stream.data.alpaca.markets"
+LIVE_DATA_URL = "https://data.alpaca.markets"
+
+ENV_PREFIX = "MDSTREAM_"
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frozen group of settings that refuses unknown names."""
+
+
+class Credentials(Struct):
+    """API key and secret. Neither is ever printed, logged or written to a report or a frame."""
+
+    key_id: str = ""
+    secret_key: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.key_id and self.secret_key)
+
+    def __repr__(self) -> str:
+        return f"Credentials({'set' if self else 'not set'})"
+
+    def __rich_repr__(self) -> Any:
+        yield "set" if self else "not set"
+
+
+class StreamConfig(Struct):
+    """One stream. An empty list of symbols or channels means the stream's own default.
+
+    `mute_after_s` overrides, by channel, after how many silent seconds a connected socket is taken
+    for dead. `chain_contracts` bounds how many contracts of one underlying are followed (options).
+    """
+
+    symbols: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    feed: str = ""
+    codec: str = ""
+    mute_after_s: dict[str, float] = {}
+    chain_contracts: int = 50
+
+
+class FetchConfig(Struct):
+    """REST fetches: every symbol at start and then every `interval_s` seconds (0: only at start).
+
+    `budget_per_minute` is the account's request budget, shared by all streams (Alpaca's free plan
+    has 200); `deadline_s` bounds one request with all its retries.
+    """
+
+    interval_s: float = 60.0
+    budget_per_minute: int = 200
+    concurrency: int = 64
+    timeout_s: float = 10.0
+    deadline_s: float = 60.0
+    attempts: int = 5
+
+
+class HandoffConfig(Struct):
+    """From the socket to the workers: `slabs` buffers of `slab_kb` a stream, then reading pauses.
+
+    `linger_ms` holds a batch back for company (0: submit as soon as a worker is free).
+    `ticket_timeout_s` is how long one batch may keep a worker before the worker counts as hung.
+    """
+
+    slab_kb: int = 512
+    slabs: int = 32
+    linger_ms: float = 0.0
+    ticket_timeout_s: float = 30.0
+    max_payload_mb: int = 64
+
+
+class FramesConfig(Struct):
+    """Shared frames: where they live, and how many megabytes of each are kept."""
+
+    directory: str = ""
+    retention_mb: int = 256
+    chunk_mb: int = 16
+
+
+class SimulatorConfig(Struct):
+    """The embedded simulator, used when neither keys nor a server are given."""
+
+    seed: int = 1
+    rate: float = 500.0
+    messages_per_frame: int = 1
+    latency_ms: float = 20.0
+
+
+class LogConfig(Struct):
+    level: str = "info"
+    json: bool = False
+
+
+class Config(Struct):
+    """All settings of one run."""
+
+    streams: tuple[str, ...] = tuple(STREAMS)
+    duration: float = 0.0
+    """Seconds to run; 0 runs until stopped."""
+    workers: int = -1
+    """Pool processes a stream; 0 decodes inside the feed, -1 shares the cores out over streams."""
+    report: str = ""
+    """Where to write the JSON report; empty: nowhere."""
+    stream_url: str = ""
+    data_url: str = ""
+    ca_file: str = ""
+    """PEM bundle to trust instead of the system's authorities."""
+    auth: str = "message"
+    """How to authenticate on the stream: `message`, or `headers` with a message as fallback."""
+    compression: bool = False
+    """Ask the stream for permessage-deflate."""
+    rejects: str = ""
+    """Folder for rejected payloads; empty: the user's state folder."""
+    start_timeout_s: float = 60.0
+    hang_timeout_s: float = 10.0
+    drain_timeout_s: float = 15.0
+    credentials: Credentials = Credentials()
+    stocks: StreamConfig = StreamConfig()
+    options: StreamConfig = StreamConfig()
+    crypto: StreamConfig = StreamConfig()
+    news: StreamConfig = StreamConfig()
+    fetch: FetchConfig = FetchConfig()
+    handoff: HandoffConfig = HandoffConfig()
+    frames: FramesConfig = FramesConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    log: LogConfig = LogConfig()
+
+    def stream(self, name: str) -> StreamConfig:
+        """The settings of stream `name`, its own defaults filled in."""
+        spec = STREAMS[name]
+        given: StreamConfig = getattr(self, name)
+        return msgspec.structs.replace(
+            given,
+            symbols=given.symbols or spec.symbols,
+            channels=given.channels or spec.subscriptions,
+            feed=given.feed or spec.default_feed,
+            codec=given.codec or spec.codec,
+        )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the run needs the embedded simulator: no keys, and no other server named."""
+        return not self.credentials and not self.stream_url and not self.data_url
+
+    def workers_per_stream(self) -> int:
+        """Pool processes of each stream's feed."""
+        if self.workers >= 0:
+            return self.workers
+        return max(1, (os.cpu_count() or 1) // len(self.streams))
+
+    def urls(self) -> tuple[str, str]:
+        """Base URLs of the stream and of REST; one that is not given follows from the other."""
+        stream, data = self.stream_url.rstrip("/"), self.data_url.rstrip("/")
+        if not stream and not data:
+            return LIVE_STREAM_URL, LIVE_DATA_URL
+        return stream or _sibling(data), data or _sibling(stream)
+
+
+def _sibling(url: str) -> str:
+    """The REST address that belongs to a stream address, or the other way round."""
+    scheme, _, rest = url.partition("://")
+    scheme = {"ws": "http", "wss": "https", "http": "ws", "https": "wss"}[scheme]
+    if rest.startswith("stream.data."):
+        rest = rest.removeprefix("stream.")
+    elif rest.startswith("data.") and scheme == "wss":
+        rest = "stream." + rest
+    return f"{scheme}://{rest}"
+
+
+def load(
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read, merge and check the settings: file < environment < flags.
+
+    Raises `ConfigError` that names the setting, where it stands and what it may be.
+    """
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    for source, values in (
+        (str(path), _read(Path(path)) if path else {}),
+        ("environment", _from_environment(environ)),
+        ("command line", flags or {}),
+    ):
+        _checked(values, source)
+        _merge(merged, values)
+    return check(_checked(merged, "settings"))
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """A checked `Config` from plain values alone, as a script would write them."""
+    return check(_checked(values, "settings"))
+
+
+def check(config: Config) -> Config:
+    """Refuse settings that no run could honour; returns `config` itself."""
+    if not config.streams:
+        raise ConfigError("streams: name at least one of " + ", ".join(STREAMS))
+    if len(set(config.streams)) != len(config.streams):
+        raise ConfigError(f"streams: a name stands twice in {', '.join(config.streams)}")
+    for name in config.streams:
+        if name not in STREAMS:
+            raise ConfigError(f"streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}")
+        _check_stream(STREAMS[name], config.stream(name))
+    for name, url, schemes in (
+        ("stream_url", config.stream_url, ("ws", "wss")),
+        ("data_url", config.data_url, ("http", "https")),
+    ):
+        parts = urlsplit(url)
+        if url and (parts.scheme not in schemes or not parts.hostname):
+            raise ConfigError(f"{name}: {url!r} must begin with {' or '.join(schemes)}://host")
+    if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
+        raise ConfigError("set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither")
+    if config.auth not in ("message", "headers"):
+        raise ConfigError(f"auth: {config.auth!r} must be message or headers")
+    if config.log.level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"log.level: {config.log.level!r} must be debug, info, warning or error")
+    if config.ca_file and not Path(config.ca_file).is_file():
+        raise ConfigError(f"ca_file: no file {config.ca_file!r}")
+    for name, value, least in (
+        ("workers", config.workers, -1),
+        ("duration", config.duration, 0),
+        ("fetch.interval_s", config.fetch.interval_s, 0),
+        ("fetch.budget_per_minute", config.fetch.budget_per_minute, len(config.streams)),
+        ("fetch.concurrency", config.fetch.concurrency, 1),
+        ("fetch.attempts", config.fetch.attempts, 1),
+        ("fetch.timeout_s", config.fetch.timeout_s, 0.01),
+        ("fetch.deadline_s", config.fetch.deadline_s, 0.01),
+        ("handoff.slab_kb", config.handoff.slab_kb, 16),
+        ("handoff.slabs", config.handoff.slabs, 2),
+        ("handoff.linger_ms", config.handoff.linger_ms, 0),
+        ("handoff.ticket_timeout_s", config.handoff.ticket_timeout_s, 0.1),
+        ("handoff.max_payload_mb", config.handoff.max_payload_mb, 1),
+        ("frames.retention_mb", config.frames.retention_mb, 1),
+        ("frames.chunk_mb", config.frames.chunk_mb, 1),
+        ("simulator.messages_per_frame", config.simulator.messages_per_frame, 1),
+    ):
+        if not value >= least:  # also refuses NaN
+            raise ConfigError(f"{name}: {value} is below {least}, the least it can be")
+    return config
+
+
+def _check_stream(spec: StreamSpec, stream: StreamConfig) -> None:
+    def refuse(setting: str, value: str, choices: tuple[str, ...]) -> ConfigError:
+        return ConfigError(f"{spec.name}.{setting}: {value!r} is not one of {', '.join(choices)}")
+
+    if stream.feed not in spec.feeds:
+        raise refuse("feed", stream.feed, tuple(spec.feeds))
+    if stream.codec not in spec.codecs:
+        raise refuse("codec", stream.codec, spec.codecs)
+    for channel in (*stream.channels, *stream.mute_after_s):
+        if channel not in spec.subscriptions:
+            raise refuse("channels", channel, spec.subscriptions)
+    for symbol in stream.symbols:
+        if not symbol or symbol != symbol.strip() or "," in symbol:
+            raise ConfigError(f"{spec.name}.symbols: {symbol!r} is no symbol")
+    if "*" in stream.symbols and len(stream.symbols) > 1:
+        raise ConfigError(f"{spec.name}.symbols: '*' means all and stands alone")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, field in (
+        ("APCA_API_KEY_ID", "key_id"),
+        ("APCA_API_SECRET_KEY", "secret_key"),
+    ):
+        if environ.get(variable):
+            values.setdefault("credentials", {})[field] = environ[variable]
+    for variable, text in environ.items():
+        if variable.startswith(ENV_PREFIX) and text:
+            *groups, field = variable.removeprefix(ENV_PREFIX).lower().split("__")
+            target = values
+            for group in groups:
+                target = target.setdefault(group, {})
+            target[field] = _split(text) if field in _LISTS else text
+    return values
+
+
+_LISTS = {"streams", "symbols", "channels"}
+
+
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _checked(values: Mapping[str, Any], source: str) -> Config:
+    try:
+        return msgspec.convert(values, Config, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at ")
+        where = where.strip("`").removeprefix("$").lstrip(".")
+        if what.startswith("Object contains unknown field"):
+            raise ConfigError(_unknown(source, where, what.split("`")[1])) from error
+        raise ConfigError(f"{source}: {where + ': ' if where else ''}{what}") from error
+
+
+def _unknown(source: str, where: str, name: str) -> str:
+    """What to say of a setting that does not exist."""
+    struct: Any = Config
+    for group in filter(None, where.split(".")):
+        struct = next(f.type for f in msgspec.structs.fields(struct) if f.name == group)
+    known = [f.name for f in msgspec.structs.fields(struct)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(known)
+    return f"{source}: unknown setting {where + '.' if where else ''}{name}; {hint}"

@@ -1,0 +1,114 @@
+"""Every error mdstream raises, split by whose fault it is.
+
+    MdstreamError
+    ├── ConfigError              a setting, flag, file or argument is wrong            exit 2
+    ├── CredentialsError         the service refuses this key or plan; never retried   exit 3
+    ├── SharedMemoryError        shared memory cannot hold what was asked of it        exit 4
+    │   ├── NoSpaceError         the file system behind the frames is full
+    │   └── NoRunError           no running engine where one was looked for
+    ├── AddressInUseError        another program listens on the port                   exit 5
+    ├── ServerError              the service failed or broke its protocol; retried
+    ├── NetworkError             no connection, or one that was lost; retried
+    │   └── CertificateError     the server's certificate does not verify; not retried exit 3
+    └── WorkerError              a pool process died or hung on a batch
+
+Bad *data* is no exception: a message that cannot become a row is a counted, kept reject.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of the `mdstream` command and of every process it starts."""
+
+    OK = 0
+    STREAM_FAILED = 1
+    """At least one stream failed; the report names it and says why."""
+    CONFIG = 2
+    CREDENTIALS = 3
+    SHARED_MEMORY = 4
+    ADDRESS_IN_USE = 5
+    ORPHANED = 70
+    """A child whose parent died and that therefore ended itself."""
+    INTERRUPTED = 130
+    """Stopped at once by a second Ctrl-C."""
+
+
+class MdstreamError(Exception):
+    """Root of all errors raised by mdstream; `exit_code` is what a command ends with."""
+
+    exit_code: Exit = Exit.STREAM_FAILED
+
+
+class ConfigError(MdstreamError):
+    """A setting is unknown, malformed or contradicts another one."""
+
+    exit_code = Exit.CONFIG
+
+
+class CredentialsError(MdstreamError):
+    """The service refuses the key, or the plan behind it lacks this data: trying again is useless."""
+
+    exit_code = Exit.CREDENTIALS
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SharedMemoryError(MdstreamError):
+    """Shared memory cannot hold or give what was asked of it."""
+
+    exit_code = Exit.SHARED_MEMORY
+
+
+class NoSpaceError(SharedMemoryError):
+    """The file system that holds the frames has no room for `needed` more bytes."""
+
+    def __init__(self, path: str, needed: int, free: int) -> None:
+        super().__init__(
+            f"no room for {needed / 1e6:.1f} MB at {path} ({free / 1e6:.1f} MB free): "
+            "free some, enlarge it (Docker: --shm-size), or set frames.directory or "
+            "frames.retention_mb"
+        )
+        self.path, self.needed, self.free = path, needed, free
+
+
+class NoRunError(SharedMemoryError):
+    """No running engine was found to attach to."""
+
+
+class AddressInUseError(MdstreamError):
+    """Another program already listens on the address."""
+
+    exit_code = Exit.ADDRESS_IN_USE
+
+
+class ServerError(MdstreamError):
+    """The service answered with a failure, or with something its protocol does not allow.
+
+    `code` is the stream error code or HTTP status, where there is one.
+    `retry_after` is the pause in seconds that the service asked for.
+    """
+
+    def __init__(
+        self, message: str, code: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.retry_after = code, retry_after
+
+
+class NetworkError(MdstreamError):
+    """The connection could not be made, or was lost."""
+
+
+class CertificateError(NetworkError):
+    """The server's TLS certificate does not verify."""
+
+    exit_code = Exit.CREDENTIALS
+
+
+class WorkerError(MdstreamError):
+    """A pool process died or hung while it worked on a batch."""

@@ -1,0 +1,340 @@
+"""One stream's process: receive, hand off, commit. Reads as a table of contents.
+
+    session (WebSocket) ─┐
+                         ├─► pipeline ─► workers ─► committer ─► frames
+    fetcher (REST) ──────┘
+             ▲ commands                                │ state page, messages
+             └──────────────── supervisor ◄────────────┘
+
+Start: take up what a killed predecessor left, start the workers, connect; fetch when the supervisor
+says so, together with all other streams. Stop, in this order: no new data (session, fetcher), then
+all that is under way (pipeline), then the open bars and the frames (committer), then the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from mdstream.commit import Committer
+from mdstream.config import Config
+from mdstream.errors import Exit, MdstreamError
+from mdstream.frames.rundir import state_path
+from mdstream.frames.writer import Limits
+from mdstream.log import Outbox, set_up_child
+from mdstream.pipeline import Pipeline
+from mdstream.pool import SINGLE_THREADED, WorkerPool
+from mdstream.rejects import RejectFile, reject_path
+from mdstream.session.budget import Budget
+from mdstream.session.fetch import Cycle, Fetcher
+from mdstream.session.rest import RestClient
+from mdstream.session.stream import StreamSession, Target
+from mdstream.streams import STREAMS
+from mdstream.streams.options import is_contract
+from mdstream.telemetry.state import FeedState
+from mdstream.wire.subscription import Subscriptions
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the supervisor gives a feed: its stream, its run, and its share of the request budget.
+
+    `generation` counts the processes that have served this stream in this run, from 0.
+    """
+
+    stream: str
+    run: Path
+    run_id: str
+    config: Config
+    budget: int
+    generation: int
+
+
+def main(assignment: Assignment, pipe: Connection) -> None:
+    """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to interpret
+    _die_with_parent()
+    os.environ.update(SINGLE_THREADED)
+    outbox = Outbox(pipe)
+    set_up_child(outbox, assignment.stream, assignment.config.log.level)
+    code = Exit.OK
+    try:
+        uvloop.run(serve(assignment, outbox, pipe))
+    except MdstreamError as error:
+        log.error("%s", error)
+        outbox.put("failed", str(error))
+        code = error.exit_code
+    except Exception as error:
+        log.exception("the feed failed")
+        outbox.put("crashed", f"{type(error).__name__}: {error}")
+        code = Exit.STREAM_FAILED
+    outbox.close()
+    os._exit(code)  # everything is flushed; threads of a broken executor must not hold us
+
+
+async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> None:
+    """Serve one stream until the supervisor says drain. Raises what makes the stream fail."""
+    state = FeedState(state_path(assignment.run, assignment.stream))
+    state["pid"] = os.getpid()
+    state["generation"] = assignment.generation
+    config = assignment.config
+    pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s)
+    beat = asyncio.create_task(_beat(state))
+    try:
+        await pool.start()
+        await Feed(assignment, outbox, pipe, state, pool).run()
+    finally:
+        beat.cancel()
+        state["connected"] = 0
+        await pool.close()
+
+
+async def _beat(state: FeedState) -> None:
+    """Show the supervisor that this process's loop turns."""
+    while True:
+        state["heartbeat_ns"] = time.time_ns()
+        await asyncio.sleep(HEARTBEAT_S)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(Exit.ORPHANED)
+
+    if parent is not None:
+        threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+class Feed:
+    """Wires the parts of one stream together, and runs them from start to drain."""
+
+    # The mutable state: what is known of each symbol; everything else belongs to the parts.
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        outbox: Outbox,
+        pipe: Connection,
+        state: FeedState,
+        pool: WorkerPool,
+    ) -> None:
+        config, run = assignment.config, assignment.run
+        self.spec = STREAMS[assignment.stream]
+        self.state = state
+        self._assignment = assignment
+        self._config = config
+        self._stream = config.stream(assignment.stream)
+        self._outbox = outbox
+        self._pipe = pipe
+        self._pool = pool
+        self._stop = asyncio.Event()
+        self._go = asyncio.Event()
+        self._fetched: Cycle | None = None
+        self._reconnects = state["reconnects"]
+        self._pids: list[int] = []
+        self._subscriptions = Subscriptions()
+        self._committer = Committer(
+            run,
+            self.spec,
+            state,
+            Limits(config.frames.retention_mb * 1_000_000, config.frames.chunk_mb * 1_000_000),
+            RejectFile(reject_path(config.rejects, assignment.run_id, self.spec.name)),
+        )
+        self._pipeline = Pipeline(
+            run, self.spec.name, config.handoff, pool, self._committer, self._control
+        )
+        self._session = StreamSession(
+            Target.of(config, self.spec), self._subscriptions, self._pipeline, self._tell
+        )
+
+    async def run(self) -> None:
+        """Serve the stream until told to drain. Raises what makes the stream fail."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_reader(self._pipe.fileno(), self._command)
+        self.state["pool_size"] = self._pool.size
+        if self._assignment.generation:
+            await self._take_over()
+        self._want(s for s in self._stream.symbols if self._is_streamed(s))
+        gauges = asyncio.create_task(self._publish_gauges())
+        try:
+            self._outbox.put("up", None)
+            await self._serve()
+            await self._drain()
+        finally:
+            gauges.cancel()
+
+    # -- start
+
+    async def _take_over(self) -> None:
+        """What a killed predecessor left: its open bars, and the batches it did not commit."""
+        if self.spec.bar_rules:
+            rows = self.state.committed()["trade_rows"]
+            run = str(self._assignment.run)
+            self._committer.rebuild_bars(await self._pool.trades_again(run, self.spec.name, rows))
+        payloads = await self._pipeline.recover()
+        self._tell(f"took over; {payloads} payloads of the former process were still to commit")
+
+    def _want(self, symbols: Iterable[str]) -> None:
+        symbols = set(symbols)
+        for channel in self._stream.channels:
+            self._subscriptions.wanted.setdefault(channel, set()).update(symbols)
+
+    def _is_streamed(self, symbol: str) -> bool:
+        """Whether `symbol` can be subscribed as it is: an underlying cannot, only its contracts."""
+        return not self.spec.fetch.chain_path or symbol == "*" or is_contract(symbol)
+
+    # -- serve
+
+    async def _serve(self) -> None:
+        """Run session and fetcher until stopped, or until one of them fails for good."""
+        waiting: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(part)
+            for part in (self._session.run(), self._fetch_forever(), self._stop.wait())
+        ]
+        try:
+            await asyncio.wait(
+                [*waiting, self._pipeline.failed], return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in (self._pipeline.failed, *waiting):
+                if task.done():
+                    task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _fetch_forever(self) -> None:
+        """A cycle over all symbols at start, and one each interval."""
+        await self._go.wait()
+        symbols = [s for s in self._stream.symbols if s != "*"]
+        budget = Budget(self._assignment.budget)
+        interval = self._config.fetch.interval_s
+        async with RestClient(self._config, budget) as client:
+            fetcher = Fetcher(self.spec, self._stream, client, self._pipeline.fetch, interval)
+            while symbols:
+                started = time.monotonic()
+                await self._record(await fetcher.cycle(symbols))
+                if not interval:
+                    break
+                await asyncio.sleep(max(0.0, started + interval - time.monotonic()))
+        await asyncio.Event().wait()
+
+    async def _record(self, cycle: Cycle) -> None:
+        self._fetched = cycle
+        self.state["cycles"] += 1
+        self.state["requests"] += cycle.requests
+        self.state["t_stream_ns"] = cycle.ended_ns - cycle.started_ns
+        text = (
+            f"fetched {len(cycle.ok)} symbols, {len(cycle.failed)} failed, "
+            f"{cycle.requests} requests, T_stream {cycle.t_stream_s:.3f} s"
+        )
+        log.info("%s", text)
+        self._tell(text)
+        self._outbox.put(
+            "cycle", (self.state["cycles"], cycle.started_ns, cycle.ended_ns, cycle.requests)
+        )
+        self._report_symbols()
+        # A chain names the contracts of its underlying: follow them.
+        contracts = [
+            contract
+            for chain in cycle.contracts.values()
+            for contract in chain[: self._stream.chain_contracts]
+        ]
+        if contracts:
+            self._want(contracts)
+            self._session.change()
+
+    async def _control(self, messages: Sequence[dict[str, Any]]) -> None:
+        self.state["control"] += len(messages)
+        await self._session.handle_control(list(messages))
+
+    # -- stop
+
+    async def _drain(self) -> None:
+        """Nothing more comes in: finish what is under way, then close what readers see."""
+        drained = asyncio.ensure_future(self._pipeline.drain())
+        await asyncio.wait([drained, self._pipeline.failed], return_when=asyncio.FIRST_COMPLETED)
+        if self._pipeline.failed.done():
+            drained.cancel()
+            self._pipeline.failed.result()
+        self._committer.close()
+        self._report_symbols()
+
+    # -- the supervisor's side
+
+    def _command(self) -> None:
+        """One message from the supervisor: its name, and its arguments."""
+        try:
+            name, *arguments = self._pipe.recv()
+        except (EOFError, OSError):
+            self._stop.set()
+            return
+        match name:
+            case "go":
+                self._go.set()
+            case "drain":
+                self._stop.set()
+            case "subscribe" | "unsubscribe":
+                self._resubscribe(name, *arguments)
+            case _:
+                log.error("unknown command %r", name)
+
+    def _resubscribe(self, action: str, channels: Sequence[str], symbols: Sequence[str]) -> None:
+        subscriptions = self._subscriptions
+        for channel in channels or self._stream.channels:
+            wanted = subscriptions.wanted.setdefault(channel, set())
+            for symbol in symbols:
+                subscriptions.refused.pop((channel, symbol), None)
+            if action == "subscribe":
+                wanted.update(symbols)
+            else:
+                wanted.difference_update(symbols)
+        self._session.change()
+
+    async def _publish_gauges(self) -> None:
+        while True:
+            self._pipeline.heartbeat()
+            self.state["connected"] = self._session.ready.is_set()
+            self.state["reconnects"] = self._reconnects + self._session.reconnects
+            if self._pool.pids != self._pids:
+                self._pids = self._pool.pids
+                self._outbox.put("workers", self._pids)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _tell(self, text: str) -> None:
+        self._outbox.put("event", text)
+        self._report_symbols()
+
+    def _report_symbols(self) -> None:
+        """Tell the supervisor which symbols are served and which are not, and why."""
+        failed = {symbol: reason for (_, symbol), reason in self._subscriptions.refused.items()}
+        if self._fetched is None:
+            active = set().union(*self._subscriptions.active.values())
+            ok = active.intersection(self._stream.symbols)
+        else:
+            failed.update(self._fetched.failed)
+            ok = set(self._fetched.ok)
+        ok -= failed.keys()
+        self.state["symbols_ok"] = len(ok)
+        self.state["symbols_failed"] = len(failed)
+        self._outbox.put("symbols", (sorted(ok), failed))

@@ -1,0 +1,162 @@
+"""One chunk of a frame, mapped for writing."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mdstream.frames.layout import (
+    HEAP_PER_ROW,
+    Buffers,
+    arrow_schema,
+    find_buffers,
+    patch_lengths,
+    row_bytes,
+    write_empty,
+)
+from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.space import no_space, reserve
+from mdstream.streams.spec import VARIABLE, Column, Kind
+from mdstream.streams.storage import DTYPE
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Chunk:
+    """A chunk of fixed capacity that rows are written into, at any place, by its one writer."""
+
+    # The mutable state: `heap_used`, items taken from each heap; the rows themselves.
+
+    def __init__(self, path: Path, columns: Sequence[Column], start_row: int, rows: int) -> None:
+        self.path = path
+        self.start_row = start_row
+        self.rows = rows
+        with path.open("r+b") as file:
+            self._mapping = mmap.mmap(file.fileno(), 0)
+        base = pa.py_buffer(memoryview(self._mapping))
+        self._views = [
+            _View(self._mapping, column, buffers, rows)
+            for column, buffers in zip(columns, find_buffers(base), strict=True)
+        ]
+        self.heap_used = [0] * len(columns)
+
+    @staticmethod
+    def create(path: Path, columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> None:
+        """Make the file of a new chunk. Raises `NoSpaceError` and leaves nothing where it fails."""
+        heaps = [
+            max(rows * HEAP_PER_ROW[column.kind], least)
+            for column, least in zip((c for c in columns if c.kind in VARIABLE), heaps, strict=True)
+        ]
+        hidden = path.with_suffix(".new")
+        try:
+            with pa.OSFile(str(hidden), "wb") as sink:
+                write_empty(sink, arrow_schema(columns), rows, heaps)
+            descriptor = os.open(hidden, os.O_RDWR)
+            try:
+                reserve(descriptor, os.fstat(descriptor).st_size, path)
+            finally:
+                os.close(descriptor)
+            hidden.rename(path)
+        except OSError as error:
+            hidden.unlink(missing_ok=True)
+            if error.errno != errno.ENOSPC:
+                raise
+            raise no_space(path, rows * row_bytes(columns)) from error
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+
+    def resume(self, rows: int) -> None:
+        """Take up a predecessor's chunk that holds `rows` rows."""
+        for index, view in enumerate(self._views):
+            if view.heap is not None:
+                self.heap_used[index] = int(view.values[rows])
+
+    def room(self, data: Sequence[ColumnData], start: int, at: int) -> int:
+        """How many rows of `data` from `start` on fit behind row `at`."""
+        fit = self.rows - at
+        for index, (view, item) in enumerate(zip(self._views, data, strict=True)):
+            if view.heap is not None:
+                ends: Any = item.values
+                taken = int(ends[start - 1]) if start else 0
+                limit = taken + len(view.heap) - self.heap_used[index]
+                fit = min(fit, int(np.searchsorted(ends, limit, side="right")) - start)
+        return max(0, min(fit, len(data[0].values) - start))
+
+    def write(self, data: Sequence[ColumnData], start: int, stop: int, at: int) -> int:
+        """Copy rows `start`..`stop` of `data` to row `at`; returns a bit for each column with a null."""
+        nulls = 0
+        for index, (view, item) in enumerate(zip(self._views, data, strict=True)):
+            if view.heap is not None:
+                self.heap_used[index] = view.put_heap(item, start, stop, at, self.heap_used[index])
+            elif view.packed:
+                _set_bits(view.values, at, np.asarray(item.values[start:stop], np.bool_))
+            else:
+                view.values[at : at + stop - start] = item.values[start:stop]
+            if item.mask is not None:
+                missing = np.flatnonzero(~item.mask[start:stop])
+                if len(missing):
+                    _clear_bits(view.validity, missing + at)
+                    nulls |= 1 << index
+        return nulls
+
+    def seal(self, rows: int, nulls: int) -> None:
+        """Close the chunk at `rows` rows and make it a true Arrow file of that many."""
+        counts = [
+            rows - _count_bits(view.validity, rows) if nulls >> index & 1 else 0
+            for index, view in enumerate(self._views)
+        ]
+        patch_lengths(memoryview(self._mapping), rows, counts)
+
+
+class _View:
+    """The buffers of one column, as arrays over the map."""
+
+    def __init__(self, mapping: mmap.mmap, column: Column, buffers: Buffers, rows: int) -> None:
+        def array(dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
+            return np.frombuffer(mapping, dtype, count, offset)
+
+        dtype = DTYPE[column.kind]
+        self.packed = column.kind is Kind.BOOL
+        self.heap: npt.NDArray[Any] | None = None
+        self.validity: Bytes = array(
+            np.uint8, (rows + 8) // 8 if buffers.validity >= 0 else 0, max(buffers.validity, 0)
+        )
+        if buffers.heap >= 0:
+            self.values = array(np.int64, rows + 1, buffers.values)
+            self.heap = array(dtype, buffers.heap_items, buffers.heap)
+        elif self.packed:
+            self.values = array(np.uint8, (rows + 7) // 8, buffers.values)
+        else:
+            self.values = array(dtype, rows, buffers.values)
+
+    def put_heap(self, item: ColumnData, start: int, stop: int, at: int, used: int) -> int:
+        """Append the heap items of some rows and their ends; returns the heap's new fill."""
+        assert self.heap is not None and item.heap is not None
+        ends: Any = item.values
+        first = int(ends[start - 1]) if start else 0
+        size = int(ends[stop - 1]) - first
+        self.heap[used : used + size] = item.heap[first : first + size]
+        self.values[at + 1 : at + 1 + stop - start] = ends[start:stop] + (used - first)
+        return used + size
+
+
+def _set_bits(bits: Bytes, at: int, values: npt.NDArray[np.bool_]) -> None:
+    rows = np.flatnonzero(values) + at
+    np.bitwise_or.at(bits, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
+
+
+def _clear_bits(bits: Bytes, rows: npt.NDArray[np.intp]) -> None:
+    np.bitwise_and.at(bits, rows >> 3, ~(1 << (rows & 7)).astype(np.uint8))
+
+
+def _count_bits(bits: Bytes, rows: int) -> int:
+    return int(np.unpackbits(bits, count=rows, bitorder="little").sum())

@@ -1,0 +1,75 @@
+"""Dictionaries: texts by code, append-only, shared without locks.
+
+A dictionary is a file with one JSON text a line; the number of the line, from 0, is the code. One
+process appends, with single writes. A reader takes whole lines up to the size it sees, so it needs no
+lock and no header, and any other program can read the file as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import orjson
+
+from mdstream.handoff.space import no_space
+
+
+class DictionaryReader:
+    """The texts of a dictionary and their codes, as far as they were when last refreshed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.texts: list[str] = []
+        self.codes: dict[str, int] = {}
+        self._descriptor = -1
+        self._read = 0
+
+    def refresh(self) -> None:
+        """Take in what was appended since."""
+        if self._descriptor < 0:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+        size = os.fstat(self._descriptor).st_size
+        if size == self._read:
+            return
+        data = os.pread(self._descriptor, size - self._read, self._read)
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            text = orjson.loads(line)
+            self.codes[text] = len(self.texts)
+            self.texts.append(text)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+class DictionaryWriter(DictionaryReader):
+    """The one writer of a dictionary; goes on where a predecessor stopped."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.refresh()
+        # A predecessor killed in mid-write may have left half a line.
+        os.ftruncate(self._descriptor, self._read)
+
+    def add(self, texts: Iterable[str]) -> list[int]:
+        """Codes of `texts`; those that are new get the next ones, in order."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self.codes]
+        if fresh:
+            data = b"".join(orjson.dumps(text) + b"\n" for text in fresh)
+            try:
+                os.write(self._descriptor, data)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise no_space(self.path, len(data)) from error
+            self.refresh()
+        return [self.codes[text] for text in texts]

@@ -1,0 +1,137 @@
+"""The head of a frame: how many rows there are, and in which chunks.
+
+One small mapped file of 64-bit words beside the chunks. The writer stores a word with one aligned
+store, in this order, and so needs no lock (x86-64 keeps stores in order; see ARCHITECTURE):
+
+    new chunk     its entry, then `end`
+    new rows      the rows, their null bits in the entry, the journal, then `rows`
+    oldest chunk  `first`, then the file goes
+
+A reader loads `rows`, then `end`, then `first`: every row below `rows` lies in a chunk below `end`.
+
+The journal makes a commit happen once, also when the writer is killed in the middle: `pending` and
+`applied` are stored before `rows`, so that the batch `applied` is in the frame if and only if
+`pending == rows`. A successor that gets the same batch again then skips it, or writes the same
+rows to the same place.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from mdstream.handoff.space import reserve
+
+RING = 1024
+"""Chunks a head has room for; the writer retires the oldest before it would need more."""
+
+_WORDS = 16
+_ENTRY_WORDS = 4
+_BYTES = 8 * (_WORDS + _ENTRY_WORDS * RING)
+_MAGIC = 0x3130_6461_6568_646D  # "mdhead01"
+_ROWS, _FIRST, _END, _PENDING, _APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
+
+
+class Entry(NamedTuple):
+    """One chunk: its number, the frame's row it starts at, a bit for each column with a null, and
+    how many rows it has room for."""
+
+    number: int
+    start_row: int
+    nulls: int
+    capacity: int
+
+
+class Head:
+    """The head of one frame, mapped."""
+
+    def __init__(self, folder: Path, write: bool) -> None:
+        self.folder = folder
+        flags = os.O_RDWR if write else os.O_RDONLY
+        descriptor = os.open(folder / "head", flags | os.O_CLOEXEC)
+        try:
+            access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+            self._words = memoryview(mmap.mmap(descriptor, _BYTES, access=access)).cast("Q")
+        finally:
+            os.close(descriptor)
+        if self._words[0] != _MAGIC:
+            raise ValueError(f"{folder} is no frame")
+
+    @staticmethod
+    def create(folder: Path) -> None:
+        """Make the folder and the head of a new frame."""
+        hidden = folder / "head.new"
+        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            reserve(descriptor, _BYTES, hidden)
+            os.pwrite(descriptor, _MAGIC.to_bytes(8, "little"), 0)
+        finally:
+            os.close(descriptor)
+        hidden.rename(folder / "head")
+
+    def chunk_path(self, number: int) -> Path:
+        return self.folder / f"{number:010d}.arrow"
+
+    # -- read by anyone, in this order
+
+    @property
+    def rows(self) -> int:
+        """Rows ever published; row numbers never start again."""
+        return self._words[_ROWS]
+
+    @property
+    def end(self) -> int:
+        """Number of the next chunk."""
+        return self._words[_END]
+
+    @property
+    def first(self) -> int:
+        """Number of the oldest chunk that is kept."""
+        return self._words[_FIRST]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the writer has ended in good order: no more rows will come."""
+        return bool(self._words[_CLOSED])
+
+    def entry(self, number: int) -> Entry:
+        at = _WORDS + number % RING * _ENTRY_WORDS
+        return Entry(*self._words[at : at + _ENTRY_WORDS].tolist())
+
+    # -- written by the frame's writer alone
+
+    def add_chunk(self, start_row: int, capacity: int) -> int:
+        number = self.end
+        at = _WORDS + number % RING * _ENTRY_WORDS
+        for i, word in enumerate((number, start_row, 0, capacity)):
+            self._words[at + i] = word
+        self._words[_END] = number + 1
+        return number
+
+    def discard_last(self) -> None:
+        """Take back a chunk that a killed writer began for rows it never published."""
+        self._words[_END] -= 1
+
+    def note_nulls(self, number: int, nulls: int) -> None:
+        at = _WORDS + number % RING * _ENTRY_WORDS + 2
+        if nulls & ~self._words[at]:
+            self._words[at] |= nulls
+
+    def publish(self, rows: int, sequence: int) -> None:
+        """Make all rows below `rows` visible, as the result of batch `sequence`."""
+        self._words[_PENDING] = rows
+        self._words[_APPLIED] = sequence
+        self._words[_ROWS] = rows
+
+    def has(self, sequence: int) -> bool:
+        """Whether batch `sequence` is already in the frame."""
+        words = self._words
+        return words[_APPLIED] >= sequence and words[_PENDING] == words[_ROWS]
+
+    def close(self, closed: bool = True) -> None:
+        self._words[_CLOSED] = closed
+
+    def retire_first(self) -> None:
+        self._words[_FIRST] += 1

@@ -1,0 +1,164 @@
+"""What a chunk looks like: an Arrow IPC file of one record batch, made at full size and then filled.
+
+pyarrow writes the file, so its layout is right by construction; the addresses of its buffers inside
+the map say where each column goes. A column that may hold nulls is created with one null, in a slot
+behind the last usable row: a batch created without any would be written without bitmaps, and one
+of nothing but nulls would be read as all null for ever.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mdstream.streams.spec import CODED, VARIABLE, Column, Kind
+from mdstream.streams.storage import DTYPE
+
+_TYPES: dict[Kind, pa.DataType] = {
+    Kind.SYMBOL: pa.uint32(),
+    Kind.TIME: pa.timestamp("ns", "UTC"),
+    Kind.FLOAT: pa.float64(),
+    Kind.INT: pa.int64(),
+    Kind.UINT: pa.uint64(),
+    Kind.BOOL: pa.bool_(),
+    Kind.CODE: pa.uint16(),
+    Kind.CONDITIONS: pa.uint16(),
+    Kind.TEXT: pa.large_string(),
+    Kind.JSON: pa.large_string(),
+    Kind.SYMBOLS: pa.large_list(pa.field("item", pa.uint32(), nullable=False)),
+}
+
+HEAP_PER_ROW: dict[Kind, int] = {Kind.TEXT: 96, Kind.JSON: 256, Kind.SYMBOLS: 4}
+"""Heap items a chunk sets aside for each row; a fuller heap closes the chunk early."""
+
+
+def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The Arrow schema of a frame; field metadata name each column's kind and dictionary."""
+    fields = []
+    for column in columns:
+        metadata = {"kind": column.kind.value}
+        if column.kind in CODED:
+            metadata["dictionary"] = column.dictionary
+        fields.append(pa.field(column.name, _TYPES[column.kind], column.nullable, metadata))
+    return pa.schema(fields)
+
+
+def row_bytes(columns: Sequence[Column]) -> int:
+    """Bytes a row takes on average, heaps included."""
+    total = 0.0
+    for column in columns:
+        width = DTYPE[column.kind].itemsize
+        if column.kind in VARIABLE:
+            total += 8 + HEAP_PER_ROW[column.kind] * width
+        else:
+            total += 1 / 8 if column.kind is Kind.BOOL else width
+        total += column.nullable / 8
+    return int(total) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Offsets within a chunk's file of one column's buffers; -1 for what it does not have."""
+
+    validity: int
+    values: int
+    heap: int
+    heap_items: int
+
+
+def write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Sequence[int]) -> None:
+    """Write an Arrow file of `rows` usable rows, all slots valid and zero, to `sink`."""
+    slots = rows + 1
+    bits = np.full((slots + 7) // 8, 0xFF, np.uint8)
+    bits[rows >> 3] &= ~np.uint8(1 << (rows & 7))
+    validity = pa.py_buffer(bits)
+    sizes = iter(heaps)
+    arrays = []
+    for field in schema:
+        nulls = int(field.nullable)
+        head = validity if field.nullable else None
+        if pa.types.is_large_string(field.type):
+            buffers = [head, _zeros((slots + 1) * 8), _zeros(next(sizes))]
+            arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls))
+        elif pa.types.is_large_list(field.type):
+            size = next(sizes)
+            item = pa.Array.from_buffers(pa.uint32(), size, [None, _zeros(size * 4)], 0)
+            buffers = [head, _zeros((slots + 1) * 8)]
+            arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls, children=[item]))
+        else:
+            buffers = [head, _zeros(-(-slots * field.type.bit_width // 8))]
+            arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls))
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+
+def _zeros(size: int) -> pa.Buffer:
+    return pa.py_buffer(np.zeros(size, np.uint8))
+
+
+def find_buffers(base: pa.Buffer) -> list[Buffers]:
+    """Where the buffers of each column lie in the chunk whose whole file is `base`."""
+    batch = pa.ipc.open_file(base).get_batch(0)
+
+    def offset(buffer: pa.Buffer | None) -> int:
+        return -1 if buffer is None else buffer.address - base.address
+
+    found = []
+    for array in batch.columns:
+        buffers = array.buffers()
+        if pa.types.is_large_string(array.type):
+            found.append(
+                Buffers(offset(buffers[0]), offset(buffers[1]), offset(buffers[2]), buffers[2].size)
+            )
+        elif pa.types.is_large_list(array.type):
+            found.append(
+                Buffers(
+                    offset(buffers[0]), offset(buffers[1]), offset(buffers[3]), len(array.values)
+                )
+            )
+        else:
+            found.append(Buffers(offset(buffers[0]), offset(buffers[1]), -1, 0))
+    return found
+
+
+def patch_lengths(file: memoryview, rows: int, nulls: Sequence[int]) -> None:
+    """Write the true row and null counts into a finished chunk, for readers that know no head.
+
+    Arrow IPC file: magic, schema message, then the record batch message, a flatbuffer whose
+    header table holds `length` and a vector of (length, null count) nodes.
+    """
+    batch = _record_batch(file)
+    struct.pack_into("<q", file, _field(file, batch, 0), rows)
+    nodes = _field(file, batch, 1)
+    nodes += struct.unpack_from("<I", file, nodes)[0] + 4
+    schema = pa.ipc.open_file(pa.py_buffer(file)).schema
+    for field, count in zip(schema, nulls, strict=True):
+        struct.pack_into("<qq", file, nodes, rows, count)
+        nodes += 16
+        if pa.types.is_large_list(field.type):
+            nodes += 16  # the items keep the length of their heap
+
+
+def _record_batch(file: memoryview) -> int:
+    """Offset of the record batch table: the header of the second message in the file."""
+    at = 8
+    for _ in range(2):
+        size = struct.unpack_from("<i", file, at + 4)[0]
+        message, at = at + 8, at + 8 + size
+    root = message + struct.unpack_from("<I", file, message)[0]
+    header = _field(file, root, 2)
+    table: int = header + struct.unpack_from("<I", file, header)[0]
+    return table
+
+
+def _field(file: memoryview, table: int, index: int) -> int:
+    """Offset of field `index` of a flatbuffer table."""
+    vtable = table - struct.unpack_from("<i", file, table)[0]
+    offset: int = struct.unpack_from("<H", file, vtable + 4 + 2 * index)[0]
+    if not offset:
+        raise ValueError(f"record batch without field {index}")
+    return table + offset

@@ -1,0 +1,232 @@
+"""Reading frames: zero-copy Polars DataFrames over what the writers publish.
+
+Numbers, times and codes are never copied: a DataFrame's columns are the shared memory itself. Symbols
+and other coded texts show as Polars categoricals whose physical codes are the frame's own. Columns of
+free text and lists (news, statuses) are converted, which copies them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from mdstream.errors import NoRunError
+from mdstream.frames.dictionary import DictionaryReader
+from mdstream.frames.head import Entry, Head
+from mdstream.frames.rundir import dictionary_path
+from mdstream.streams.spec import Kind
+
+
+class Categories:
+    """A shared dictionary as Polars categories whose codes equal the dictionary's.
+
+    Polars gives a text the next code when it first meets it, also when a program merely looks for one
+    that never came; then the two would part, and a fresh set of categories is begun.
+    """
+
+    def __init__(self, path: Path, physical: type[pl.UInt16] | type[pl.UInt32]) -> None:
+        self._reader = DictionaryReader(path)
+        self._physical = physical
+        self._generation = 0
+        self._kept: list[pl.Series] = []
+        self.dtype = self._fresh()
+
+    @property
+    def texts(self) -> list[str]:
+        self._reader.refresh()
+        return self._reader.texts
+
+    def refresh(self) -> bool:
+        """Register texts that are new; True if that took a fresh set of categories."""
+        before = len(self._reader.texts)
+        texts = self.texts
+        if len(texts) == before:
+            return False
+        if self._register(texts[before:], before):
+            return False
+        self._generation += 1
+        self.dtype = self._fresh()
+        self._register(texts, 0)
+        return True
+
+    def _register(self, texts: Sequence[str], first: int) -> bool:
+        series = pl.Series(texts, dtype=self.dtype)
+        self._kept.append(series)  # Polars forgets categories that nothing refers to
+        codes = series.to_physical()
+        return bool(codes[0] == first and codes[-1] == first + len(texts) - 1)
+
+    def _fresh(self) -> pl.Categorical:
+        self._kept.clear()
+        name = f"{self._reader.path}#{self._generation}"
+        return pl.Categorical(pl.Categories(name, "mdstream", self._physical))
+
+
+class FrameReader:
+    """One frame of one run. Chunks stay mapped as long as the frame keeps them.
+
+    `rows` counts every row ever published; `first_row` is the oldest that is still kept.
+    """
+
+    # The mutable state: chunks mapped so far, by number, and finished DataFrames of sealed ones.
+
+    def __init__(self, folder: Path, categories: dict[str, Categories]) -> None:
+        try:
+            self.head = Head(folder, write=False)
+        except FileNotFoundError as error:
+            raise NoRunError(f"no frame at {folder}: its run has ended") from error
+        self.name = folder.name
+        self._run = folder.parent.parent
+        self._categories = categories
+        self._chunks: dict[int, _Chunk] = {}
+        self._sealed: dict[int, pl.DataFrame] = {}
+        self._schema: pa.Schema | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.head.rows
+
+    @property
+    def first_row(self) -> int:
+        return self._span()[0]
+
+    def read(self, start: int = 0, stop: int | None = None) -> tuple[int, pl.DataFrame]:
+        """Rows `start`..`stop` (row numbers; the end by default) and the number of the first one.
+
+        Rows that retention has dropped are left out, so the first may lie behind `start`.
+        """
+        first, entries, rows = self._entries()
+        stop = rows if stop is None else min(stop, rows)
+        begin = min(max(start, first), stop)
+        pieces = []
+        for entry, following in itertools.zip_longest(entries, entries[1:]):
+            end = rows if following is None else following.start_row
+            if end <= begin or entry.start_row >= stop:
+                continue
+            piece = self._piece(entry, end, sealed=following is not None)
+            low = max(begin - entry.start_row, 0)
+            pieces.append(piece.slice(low, min(stop, end) - entry.start_row - low))
+        if not pieces:
+            return begin, self._empty()
+        return begin, pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
+
+    def _span(self) -> tuple[int, int]:
+        rows, end, first = self.head.rows, self.head.end, self.head.first
+        return (self.head.entry(first).start_row if end > first else 0), rows
+
+    def _entries(self) -> tuple[int, list[Entry], int]:
+        """The first kept row, the chunks from there on, mapped, and the published rows."""
+        while True:
+            rows, end, first = self.head.rows, self.head.end, self.head.first
+            entries = [self.head.entry(number) for number in range(first, end)]
+            # A chunk that begins at or behind `rows` holds nothing yet that anyone may see.
+            entries = [e for e in entries if e.start_row < rows]
+            if all(self._map(entry) for entry in entries):
+                break  # else one was dropped while we looked: look again
+        for number in [n for n in self._chunks if n < first]:
+            del self._chunks[number]
+            self._sealed.pop(number, None)
+        return (entries[0].start_row if entries else rows), entries, rows
+
+    def _map(self, entry: Entry) -> bool:
+        if entry.number not in self._chunks:
+            try:
+                self._chunks[entry.number] = _Chunk(self.head.chunk_path(entry.number))
+            except FileNotFoundError:
+                if not self._run.exists():
+                    raise NoRunError(f"{self.name}: its run has ended") from None
+                return False
+            self._schema = self._chunks[entry.number].schema
+        return True
+
+    def _piece(self, entry: Entry, end: int, sealed: bool) -> pl.DataFrame:
+        if self._refresh_categories():
+            self._sealed.clear()
+        if sealed and entry.number in self._sealed:
+            return self._sealed[entry.number]
+        # Read again: a null may have come between reading the entry and the row count.
+        nulls = self.head.entry(entry.number).nulls
+        frame = self._chunks[entry.number].frame(end - entry.start_row, nulls, self._categories)
+        if sealed:
+            self._sealed[entry.number] = frame
+        return frame
+
+    def _refresh_categories(self) -> bool:
+        assert self._schema is not None
+        for field in self._schema:
+            name = field.metadata.get(b"dictionary", b"").decode()
+            if name and name not in self._categories:
+                physical = pl.UInt16 if field.type == pa.uint16() else pl.UInt32
+                stream = self.name.partition(".")[0]
+                path = dictionary_path(self._run, stream, name)
+                self._categories[name] = Categories(path, physical)
+        return any([c.refresh() for c in self._categories.values()])
+
+    def _empty(self) -> pl.DataFrame:
+        """No rows, but the columns and types the frame has."""
+        if self._schema is None:
+            data = (self.head.folder / "schema").read_bytes()
+            self._schema = pa.ipc.read_schema(pa.py_buffer(data))
+        self._refresh_categories()
+        arrays = [pa.array([], field.type) for field in self._schema]
+        return _to_polars(pa.RecordBatch.from_arrays(arrays, schema=self._schema), self._categories)
+
+
+class _Chunk:
+    """A chunk mapped for reading."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = pa.memory_map(str(path))
+        base = mapped.read_buffer(mapped.size())
+        reader = pa.ipc.open_file(base)
+        self.schema = reader.schema
+        self._arrays = reader.get_batch(0).columns
+
+    def frame(self, rows: int, nulls: int, categories: dict[str, Categories]) -> pl.DataFrame:
+        """The first `rows` rows. `nulls` has a bit for each column that needs its bitmap."""
+        arrays = []
+        for index, array in enumerate(self._arrays):
+            buffers = array.buffers()
+            validity = buffers[0] if nulls >> index & 1 else None
+            children = None
+            if pa.types.is_large_list(array.type):
+                buffers, children = buffers[:2], [array.values]
+            # The null count that stands in a live chunk is not the true one: let Arrow count.
+            arrays.append(
+                pa.Array.from_buffers(
+                    array.type,
+                    rows,
+                    [validity, *buffers[1:]],
+                    null_count=-1 if validity else 0,
+                    children=children,
+                )
+            )
+        return _to_polars(pa.RecordBatch.from_arrays(arrays, schema=self.schema), categories)
+
+
+def _to_polars(batch: pa.RecordBatch, categories: dict[str, Categories]) -> pl.DataFrame:
+    columns = []
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        kind = Kind(field.metadata[b"kind"].decode())
+        if kind is Kind.SYMBOLS:
+            symbols = pa.array(
+                categories[field.metadata[b"dictionary"].decode()].texts, pa.large_string()
+            )
+            columns.append(pl.Series(field.name, _symbol_lists(array, symbols), pl.List(pl.String)))
+            continue
+        series: pl.Series = pl.from_arrow(array)  # type: ignore[assignment]
+        if b"dictionary" in field.metadata:
+            series = series.cat.to(categories[field.metadata[b"dictionary"].decode()].dtype)
+        columns.append(series.alias(field.name))
+    return pl.DataFrame(columns)
+
+
+def _symbol_lists(codes: pa.LargeListArray, symbols: pa.LargeStringArray) -> pa.LargeListArray:
+    if not len(codes):
+        return pa.array([], pa.large_list(pa.large_string()))
+    items = symbols.take(codes.flatten())
+    offsets = pa.compute.subtract(codes.offsets, codes.offsets[0])
+    return pa.LargeListArray.from_arrays(offsets, items, mask=codes.is_null())

@@ -1,0 +1,154 @@
+"""The folder that holds everything one run shares: who owns it, how it is found, when it goes.
+
+    <root>/mdstream-<uid>-<run>/
+        owner.lock            locked by the supervisor as long as it lives
+        run.json              what this run is, for people and for `attach`
+        frames/<name>/        head, and chunks as Arrow IPC files
+        dictionaries/         the texts behind codes, one JSON text a line
+        slabs/                payloads on their way to the workers
+        feeds/<stream>.state  counters of each feed
+
+The lock is the kernel's: it is gone with its owner, however that died, and no process number that
+was given out twice can fake it. A folder whose lock can be had belongs to a dead run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mdstream.errors import NoRunError, SharedMemoryError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def default_root() -> Path:
+    """Where runs live: `/dev/shm`, or the folder for temporary files where there is none."""
+    if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
+        return SHARED_MEMORY
+    return Path(tempfile.gettempdir())
+
+
+def _prefix() -> str:
+    return f"mdstream-{os.getuid()}-"
+
+
+def frame_path(run: Path, name: str) -> Path:
+    return run / "frames" / name
+
+
+def dictionary_path(run: Path, stream: str, name: str) -> Path:
+    return run / "dictionaries" / f"{stream}.{name}.jsonl"
+
+
+def slab_path(run: Path, name: str) -> Path:
+    return run / "slabs" / name
+
+
+def state_path(run: Path, stream: str) -> Path:
+    return run / "feeds" / f"{stream}.state"
+
+
+class RunDirectory:
+    """The folder of a run that this process owns; use as a context manager."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        root = root or default_root()
+        self.run = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        self.path = root / (_prefix() + self.run)
+        hidden = root / f".{_prefix()}{self.run}"
+        try:
+            for folder in ("frames", "dictionaries", "slabs", "feeds"):
+                (hidden / folder).mkdir(parents=True)
+            os.chmod(hidden, 0o700)
+            self._lock = os.open(
+                hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            # Under its real name only once it is locked: the reaper of another run never sees it free.
+            hidden.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise SharedMemoryError(
+                f"cannot create a run under {root}: {error.strerror}"
+            ) from error
+
+    def describe(self, **facts: Any) -> None:
+        """Write `run.json`."""
+        text = json.dumps({"run": self.run, "pid": os.getpid(), **facts}, indent=2)
+        (self.path / "run.json").write_text(text + "\n")
+
+    def close(self) -> None:
+        """Remove the folder. Readers keep what they have mapped."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def is_alive(path: Path) -> bool:
+    """Whether the owner of the run folder `path` lives."""
+    try:
+        descriptor = os.open(path / "owner.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def runs(root: Path | None = None) -> list[Path]:
+    """Folders of this user's runs under `root`, dead ones too, oldest first."""
+    root = root or default_root()
+    found = []
+    for path in root.glob(_prefix() + "*"):
+        try:
+            if path.is_dir() and path.stat().st_uid == os.getuid():
+                found.append(path)
+        except OSError:
+            continue
+    return sorted(found, key=lambda path: path.name)
+
+
+def find(run: str | None = None, root: Path | None = None) -> Path:
+    """The folder of run `run`, or of the newest running one. Raises `NoRunError`."""
+    if run is not None and (Path(run) / "owner.lock").exists():
+        return Path(run)
+    candidates = [p for p in runs(root) if run is None or p.name == _prefix() + run]
+    alive = [p for p in candidates if is_alive(p)]
+    if not alive:
+        where = root or default_root()
+        if candidates and run is not None:
+            raise NoRunError(f"run {run} under {where} is dead: its engine has ended")
+        named = f"run {run}" if run else "running engine"
+        raise NoRunError(f"no {named} under {where}: start one with `mdstream run`")
+    return alive[-1]
+
+
+def reap(root: Path | None = None) -> list[Path]:
+    """Remove what dead runs left behind; returns the folders removed."""
+    dead = [path for path in runs(root) if not is_alive(path)]
+    for path in dead:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (root or default_root()).glob("." + _prefix() + "*"):
+        # Made, but never locked and named: its maker died in between, or is at it this moment.
+        if not is_alive(path) and time.time() - path.stat().st_mtime > 60:
+            shutil.rmtree(path, ignore_errors=True)
+            dead.append(path)
+    return dead

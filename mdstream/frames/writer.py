@@ -1,0 +1,147 @@
+"""Writing a frame: rows at its end, new chunks as they fill, the oldest one dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdstream.errors import NoSpaceError
+from mdstream.frames.chunk import Chunk
+from mdstream.frames.head import RING, Head
+from mdstream.frames.layout import arrow_schema, row_bytes
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.spec import VARIABLE, Column
+
+_FIRST_CHUNK_BYTES = 128 * 1024
+_GROWTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of a frame that are kept, and bytes of its largest chunk."""
+
+    retention: int
+    chunk: int
+
+
+class FrameWriter:
+    """The one writer of a frame; takes up a frame that a killed predecessor left.
+
+    When a frame holds more than `limits.retention` bytes, its oldest chunk goes; likewise, and
+    earlier, when the file system has no room for a new one. `dropped_rows` counts what went.
+    Chunks grow from small to `limits.chunk`, so that a quiet frame stays small.
+    """
+
+    # The mutable state, all owned by this writer: the current chunk and the sizes of those kept.
+
+    def __init__(self, folder: Path, columns: Sequence[Column], limits: Limits) -> None:
+        if not (folder / "head").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "schema").write_bytes(arrow_schema(columns).serialize())
+            Head.create(folder)  # last: a frame exists for readers once it has a head
+        self.head = Head(folder, write=True)
+        self.head.close(False)
+        self.columns = tuple(columns)
+        self._limits = limits
+        self._sizes: dict[int, int] = {}
+        self._number = -1
+        self._chunk: Chunk | None = None
+        self._resume()
+
+    @property
+    def rows(self) -> int:
+        """Rows ever published."""
+        return self.head.rows
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that retention has removed."""
+        head = self.head
+        return head.entry(head.first).start_row if head.end > head.first else 0
+
+    def append(self, data: Sequence[ColumnData], sequence: int = 0) -> None:
+        """Append rows and publish them, all at once. A batch that is already here is skipped.
+
+        Raises `NoSpaceError` where not even dropping old chunks made room; nothing is published then.
+        """
+        if sequence and self.head.has(sequence):
+            return
+        count = len(data[0].values)
+        total, start = self.head.rows, 0
+        while start < count:
+            chunk = self._chunk
+            room = chunk.room(data, start, total - chunk.start_row) if chunk else 0
+            if chunk is None or room == 0:
+                self._rotate(data, start, total)
+                continue
+            nulls = chunk.write(data, start, start + room, total - chunk.start_row)
+            self.head.note_nulls(self._number, nulls)
+            start += room
+            total += room
+        self.head.publish(total, sequence)
+
+    def close(self) -> None:
+        """End the frame: its last chunk becomes a file complete in itself, and tails end."""
+        if self._chunk is not None:
+            rows = self.head.rows - self._chunk.start_row
+            self._chunk.seal(rows, self.head.entry(self._number).nulls)
+            self._chunk = None
+        self.head.close()
+
+    def _resume(self) -> None:
+        head = self.head
+        while head.end > head.first and head.entry(head.end - 1).start_row > head.rows:
+            head.discard_last()
+        kept = {head.chunk_path(number): number for number in range(head.first, head.end)}
+        for path in head.folder.glob("*.arrow"):
+            if path not in kept:
+                path.unlink()
+        self._sizes = {number: path.stat().st_size for path, number in kept.items()}
+        if kept:
+            entry = head.entry(head.end - 1)
+            self._number = entry.number
+            path = head.chunk_path(entry.number)
+            self._chunk = Chunk(path, self.columns, entry.start_row, entry.capacity)
+            self._chunk.resume(head.rows - entry.start_row)
+
+    def _rotate(self, data: Sequence[ColumnData], start: int, total: int) -> None:
+        """Close the current chunk at row `total` and begin one that takes at least one row more."""
+        if self._chunk is not None:
+            rows = total - self._chunk.start_row
+            self._chunk.seal(rows, self.head.entry(self._number).nulls)
+            self._chunk = None
+        number = self.head.end
+        target = min(_FIRST_CHUNK_BYTES * _GROWTH ** min(number, 16), self._limits.chunk)
+        rows = max(64, target // row_bytes(self.columns))
+        heaps = [
+            int(item.values[start]) - (int(item.values[start - 1]) if start else 0)
+            for column, item in zip(self.columns, data, strict=True)
+            if column.kind in VARIABLE
+        ]
+        self._retire(target)
+        path = self.head.chunk_path(number)
+        while True:
+            try:
+                Chunk.create(path, self.columns, rows, heaps)
+                break
+            except NoSpaceError:
+                if not self._sizes:
+                    raise
+                self._drop_oldest()
+        self._sizes[number] = path.stat().st_size
+        self._chunk = Chunk(path, self.columns, total, rows)
+        self._number = self.head.add_chunk(total, rows)
+
+    def _retire(self, coming: int) -> None:
+        while self._sizes and (
+            sum(self._sizes.values()) + coming > self._limits.retention
+            or len(self._sizes) >= RING - 1
+        ):
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = min(self._sizes)
+        self.head.retire_first()
+        self.head.chunk_path(oldest).unlink(missing_ok=True)
+        del self._sizes[oldest]

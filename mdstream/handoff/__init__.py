@@ -1,0 +1,1 @@
+"""Hand-off: payload bytes cross to the workers, and columns come back, in shared memory."""

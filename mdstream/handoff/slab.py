@@ -1,0 +1,170 @@
+"""A slab: a shared-memory file of payloads, with room for the columns made of them.
+
+    ┌────────┬──────────────────┬──────────────────────────┬──────────────────────────────┐
+    │ header │ table of entries │ payloads, back to back   │ result: columns, partials    │
+    └────────┴──────────────────┴──────────────────────────┴──────────────────────────────┘
+      feed      feed (+ counts     feed                       worker
+                by the worker)
+
+The feed fills the first three, a worker the last. Nothing is copied or pickled on the way. Slabs are
+files in the run directory and describe themselves, so that a feed which takes the place of a
+killed one finds the batches that were not committed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.handoff.space import reserve
+
+HEADER_BYTES = 64
+RESULT_FACTOR = 4
+"""Room for results, in multiples of the payload bytes; what needs more is spilled to a file."""
+
+ENTRY = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("length", "<u4"),
+        ("kind", "<u2"),
+        ("_pad", "<u2"),
+        ("recv_ns", "<i8"),
+        ("messages", "<u4"),
+        ("_pad2", "<u4"),
+    ]
+)
+"""One payload: where it is, what it is, when it came; a worker fills in how many messages it held."""
+
+_HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
+_ENTRY = struct.Struct("=QIHxxqI4x")
+_MAGIC = b"mdslab01"
+_PAYLOAD_BYTES_PER_ENTRY = 64
+
+
+class State(IntEnum):
+    FREE = 0
+    FILLING = 1
+    SEALED = 2
+
+
+class Slab:
+    """One slab, mapped into this process."""
+
+    # The mutable state: `used` and `count`, written by the feed alone while the slab fills.
+
+    def __init__(self, path: Path, mapping: mmap.mmap, capacity: int, entries: int) -> None:
+        self.path = path
+        self.capacity = capacity
+        self.used = 0
+        self.count = 0
+        self._mapping = mapping
+        self._max_entries = entries
+        self._data = HEADER_BYTES + entries * ENTRY.itemsize
+        self.result_offset = self._data + capacity
+        self.view = memoryview(mapping)
+        self._words = self.view[:HEADER_BYTES].cast("Q")
+        self.table: npt.NDArray[np.void] = np.frombuffer(
+            mapping, ENTRY, entries, offset=HEADER_BYTES
+        )
+
+    @classmethod
+    def create(cls, path: Path, capacity: int) -> Slab:
+        """A new slab for `capacity` payload bytes. Raises `NoSpaceError` where there is no room."""
+        capacity = -(-capacity // 64) * 64
+        entries = max(64, capacity // _PAYLOAD_BYTES_PER_ENTRY)
+        size = HEADER_BYTES + entries * ENTRY.itemsize + capacity * (1 + RESULT_FACTOR)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            reserve(descriptor, size, path)
+            mapping = mmap.mmap(descriptor, size)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        _HEADER.pack_into(mapping, 0, _MAGIC, capacity, entries, 0, State.FREE)
+        return cls(path, mapping, capacity, entries)
+
+    @classmethod
+    def open(cls, path: Path) -> Slab:
+        """Map an existing slab, as a worker or a feed's successor does."""
+        with path.open("r+b") as file:
+            mapping = mmap.mmap(file.fileno(), 0)
+        magic, capacity, entries, _, _ = _HEADER.unpack_from(mapping, 0)
+        if magic != _MAGIC:
+            raise ValueError(f"{path} is no slab")
+        slab = cls(path, mapping, capacity, entries)
+        slab.count = slab.entries
+        slab.used = int(slab.table["length"][: slab.count].sum())
+        return slab
+
+    @property
+    def sequence(self) -> int:
+        return self._words[3]
+
+    @property
+    def state(self) -> State:
+        return State(self._words[4] & 0xFF)
+
+    @property
+    def entries(self) -> int:
+        """Payloads in the slab, as published in its header."""
+        return self._words[4] >> 8
+
+    @property
+    def result(self) -> memoryview:
+        """The area for results."""
+        return self.view[self.result_offset :]
+
+    # -- the feed's side, in the order of a slab's life
+
+    def begin(self, sequence: int) -> None:
+        """Start filling, as batch `sequence`."""
+        self.used = self.count = 0
+        self._words[3] = sequence
+        self._words[4] = State.FILLING
+
+    def fits(self, length: int) -> bool:
+        return self.used + length <= self.capacity and self.count < self._max_entries
+
+    def append(self, payload: bytes | memoryview, kind: int, recv_ns: int) -> int:
+        """Copy one payload in (the only copy it ever gets here); returns its index."""
+        index, length = self.count, len(payload)
+        start = self._data + self.used
+        self.view[start : start + length] = payload
+        _ENTRY.pack_into(
+            self._mapping,
+            HEADER_BYTES + index * ENTRY.itemsize,
+            start,
+            length,
+            kind,
+            recv_ns,
+            0,
+        )
+        self.used += length
+        self.count = index + 1
+        # Count and state share a word: whoever finds this slab after a kill sees whole entries.
+        self._words[4] = State.FILLING | self.count << 8
+        return index
+
+    def seal(self) -> None:
+        self._words[4] = State.SEALED | self.count << 8
+
+    def release(self) -> None:
+        """The batch is committed; the slab may be filled again."""
+        self._words[4] = State.FREE
+
+    def payload(self, index: int) -> memoryview:
+        """The bytes of payload `index`, in place."""
+        entry = self.table[index]
+        start = int(entry["offset"])
+        return self.view[start : start + int(entry["length"])]
+
+    def unlink(self) -> None:
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""What crosses the process boundary in place of data: a ticket out, a receipt back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Ticket(NamedTuple):
+    """A batch for a worker: the slab that holds its payloads, and its place in the order.
+
+    `run` is the run directory, `stream` the stream's name. Whatever else the worker needs stands
+    in the slab's own header and table.
+    """
+
+    run: str
+    stream: str
+    slab: str
+    sequence: int
+
+
+class Part(NamedTuple):
+    """Rows for one frame, as columns in a result area (`handoff.columns` says where each is)."""
+
+    channel: str
+    rows: int
+    offset: int
+    nulls: int
+    """Bit i is set where column i has a null, and hence a mask."""
+    heaps: tuple[int, ...]
+    """Items in the heap of each column of variable size, in column order."""
+
+
+class Reject(NamedTuple):
+    """A message, or a whole payload (`message` -1), that cannot become a row."""
+
+    payload: int
+    message: int
+    reason: str
+
+
+class Receipt(NamedTuple):
+    """What a worker made of one ticket."""
+
+    sequence: int
+    worker: int
+    """Process id."""
+    start_ns: int
+    end_ns: int
+    spill: str
+    """File that holds the result where it did not fit into the slab; empty otherwise."""
+    parts: tuple[Part, ...]
+    partials: tuple[int, int]
+    """Offset and count of the one-minute partials in the result area."""
+    new: dict[str, tuple[str, ...]]
+    """Texts by dictionary that had no code yet; `handoff.columns.PROVISIONAL` + i stands for the i-th."""
+    messages: tuple[int, int]
+    """Messages from the stream, and from REST bodies."""
+    rejects: tuple[Reject, ...]
+    control: tuple[dict[str, Any], ...]
+    """Control messages that came mixed with data."""
+    symbols: dict[int, tuple[frozenset[str], frozenset[str]]]
+    """REST payload → the symbols its body has data for, and those it names with nothing."""
+    page_tokens: dict[int, str]
+    """REST payload → the token of its next page."""
+    delays: tuple[tuple[int, int], ...]
+    """Event time → receive, as (histogram bucket, messages)."""
+
+
+class Found(NamedTuple):
+    """What one REST body held, told to whoever fetched it once its rows are in the frames."""
+
+    symbols: frozenset[str]
+    empty: frozenset[str]
+    page_token: str

@@ -1,0 +1,124 @@
+"""Logs of all processes, written in one place: by the supervisor.
+
+A feed's records go to a bounded queue and from there, on a thread of their own, into its pipe to the
+supervisor; a supervisor that does not read can cost records (they are counted), never time.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+import orjson
+
+QUEUED = 10_000
+"""Messages to the supervisor that may wait; further log records are dropped and counted."""
+
+
+class Outbox:
+    """A child's messages to its supervisor, sent by a thread so that no sender ever waits."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.dropped = 0
+        self._pipe = pipe
+        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(QUEUED)
+        self._thread = threading.Thread(target=self._send, name="outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, kind: str, content: Any) -> None:
+        """Queue one message; a full queue drops it and counts."""
+        try:
+            self._queue.put_nowait((kind, content))
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Send what is queued, then stop."""
+        self._queue.put(None)
+        self._thread.join(2.0)
+
+    def _send(self) -> None:
+        while (message := self._queue.get()) is not None:
+            try:
+                self._pipe.send(message)
+            except (OSError, ValueError):
+                return  # the supervisor is gone, and this process will be too
+
+
+class _OutboxHandler(logging.Handler):
+    def __init__(self, outbox: Outbox, stream: str) -> None:
+        super().__init__()
+        self._outbox, self._stream = outbox, stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outbox.put("log", as_dict(record, self._stream))
+
+
+def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
+    """A log record as plain values."""
+    out: dict[str, Any] = {
+        "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "stream": stream or getattr(record, "stream", ""),
+        "logger": record.name,
+        "pid": record.process,
+        "message": record.getMessage(),
+    }
+    if record.exc_info:
+        out["exception"] = logging.Formatter().formatException(record.exc_info)
+    return out
+
+
+def set_up_child(outbox: Outbox, stream: str, level: str) -> None:
+    """Send this process's records of `level` and above to the supervisor."""
+    root = logging.getLogger()
+    root.handlers[:] = [_OutboxHandler(outbox, stream)]
+    _set_levels(root, level)
+
+
+def set_up(level: str, write: Callable[[dict[str, Any]], None]) -> None:
+    """Give the supervisor's own records to `write`, as those of the feeds are."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            write(as_dict(record))
+
+    root = logging.getLogger()
+    root.handlers[:] = [Handler()]
+    _set_levels(root, level)
+
+
+def _set_levels(root: logging.Logger, level: str) -> None:
+    root.setLevel(logging.WARNING)
+    logging.getLogger("mdstream").setLevel(level.upper())
+    # The library logs frames and headers at DEBUG, keys among them.
+    logging.getLogger("mdstream.websocket").setLevel(logging.WARNING)
+
+
+def text_line(record: dict[str, Any]) -> str:
+    """A record as one line for people, an exception behind it."""
+    clock = record["ts"][11:23]
+    who = record["stream"] or "engine"
+    line = f"{clock} {record['level'].upper():<7} {who:<8} {record['message']}"
+    return line + ("\n" + record["exception"] if "exception" in record else "")
+
+
+def json_line(record: dict[str, Any]) -> str:
+    return orjson.dumps(record).decode()
+
+
+def line_writer(as_json: bool, out: IO[str] | None = None) -> Callable[[dict[str, Any]], None]:
+    """Writes records to `out` (standard error), a line each."""
+    layout = json_line if as_json else text_line
+
+    def write(record: dict[str, Any]) -> None:
+        print(layout(record), file=out or sys.stderr, flush=True)
+
+    return write

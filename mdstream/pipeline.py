@@ -1,0 +1,312 @@
+"""From a received payload to committed rows: slabs, tickets, workers, order.
+
+    offer()/put() ─► slab being filled ─► sealed slabs ─► workers (at most size + 1 tickets) ─► commit in order
+                          ▲                                                                        │
+                          └───────────────────────────── free slabs ◄─────────────────────────────┘
+
+Batching is natural: a slab is handed over as soon as a worker is free for it, and grows while none is.
+So a quiet stream has single payloads in its batches and the least delay, a busy one has full slabs.
+
+The number of slabs is bounded. When all are full, `offer` refuses and `put` waits: reading from the socket
+pauses, TCP holds the server back, and `stalls` counts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdstream.commit import Committer
+from mdstream.config import HandoffConfig
+from mdstream.errors import SharedMemoryError
+from mdstream.frames.rundir import slab_path
+from mdstream.handoff.slab import Slab, State
+from mdstream.handoff.ticket import Found, Receipt, Ticket
+from mdstream.pool import PoisonedBatchError, WorkerPool
+from mdstream.streams.spec import PayloadKind
+
+log = logging.getLogger(__name__)
+
+_NOTHING = Found(frozenset(), frozenset(), "")
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A slab on its way, and who waits for its payloads."""
+
+    slab: Slab
+    sequence: int
+    submit_ns: int = 0
+    waiting: dict[int, asyncio.Future[Found]] = field(default_factory=dict)
+    result: Receipt | Exception | None = None
+
+
+class Pipeline:
+    """The hand-off of one feed. `failed` is set when shared memory gave out; nothing moves then."""
+
+    # The mutable state: the batch being filled, those that wait, those with the workers (in order).
+
+    def __init__(
+        self,
+        run: Path,
+        stream: str,
+        config: HandoffConfig,
+        pool: WorkerPool,
+        committer: Committer,
+        on_control: Callable[[list[dict[str, Any]]], Awaitable[None]],
+    ) -> None:
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._run = run
+        self._stream = stream
+        self._config = config
+        self._pool = pool
+        self._committer = committer
+        self._state = committer.state
+        self._on_control = on_control
+        self._limit = pool.size + 1
+        self._free: list[Slab] = []
+        self._slabs = 0
+        self._filling: _Batch | None = None
+        self._sealed: deque[_Batch] = deque()
+        self._working: deque[_Batch] = deque()
+        self._next_sequence = self._state["sequence"] + 1
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._kick_due = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._payloads = self._state["payloads_received"]
+        self._bytes = self._state["bytes_received"]
+
+    @property
+    def queued(self) -> int:
+        """Batches that wait for a worker."""
+        return len(self._sealed) + max(0, len(self._working) - max(1, self._pool.size))
+
+    # -- payloads in
+
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
+        """Take a payload of the stream, unless there is no room for it at this moment."""
+        batch = self._filling
+        if batch is None or not batch.slab.fits(len(payload)):
+            batch = self._begin(len(payload))
+            if batch is None:
+                return False
+        batch.slab.append(payload, kind, recv_ns)
+        self._payloads += 1
+        self._bytes += len(payload)
+        if not self._kick_due:
+            self._kick_soon()
+        return True
+
+    async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
+        """Take a payload of the stream, waiting for room."""
+        self._state["stalls"] += 1
+        while not self.offer(payload, kind, recv_ns):
+            await self._wait_for_room()
+
+    async def fetch(self, body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+        """Take a REST body; returns what it held once its rows are in the frames."""
+        while True:
+            batch = self._filling
+            if batch is None or not batch.slab.fits(len(body)):
+                batch = self._begin(len(body))
+            if batch is not None:
+                break
+            await self._wait_for_room()
+        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        batch.waiting[batch.slab.append(body, kind, recv_ns)] = future
+        self._state["fetch_payloads_received"] += 1
+        self._kick_soon()
+        return await future
+
+    async def recover(self) -> int:
+        """Take up the batches that a killed predecessor left; how many payloads they hold."""
+        left = []
+        for path in sorted((self._run / "slabs").glob(f"{self._stream}-*")):
+            if "-spill-" in path.name:
+                path.unlink()
+                continue
+            try:
+                slab = Slab.open(path)
+            except ValueError:
+                path.unlink()  # its maker was killed before it was one
+                continue
+            self._slabs += 1
+            if (
+                slab.state is not State.FREE
+                and slab.sequence >= self._next_sequence
+                and slab.entries
+            ):
+                left.append(_Batch(slab, slab.sequence))
+            else:
+                slab.release()
+                self._free.append(slab)
+        left.sort(key=lambda batch: batch.sequence)
+        for batch in left:
+            batch.slab.seal()
+            self._sealed.append(batch)
+        if left:
+            self._next_sequence = left[-1].sequence + 1
+            self._idle.clear()
+        # What the predecessor had received is known exactly: what it committed, and these.
+        done = self._state.committed()
+        pending = [b.slab.table[: b.slab.entries] for b in left]
+        streamed = [t[t["kind"] <= PayloadKind.MSGPACK] for t in pending]
+        self._payloads = done["payloads"] + sum(len(t) for t in streamed)
+        self._bytes = done["bytes"] + sum(int(t["length"].sum()) for t in streamed)
+        self._publish_counts()
+        self._dispatch()
+        return sum(len(t) for t in pending)
+
+    async def drain(self) -> None:
+        """Submit what is there and wait until all of it is committed."""
+        self._seal()
+        self._dispatch()
+        await self._idle.wait()
+
+    def heartbeat(self) -> None:
+        """Publish gauges and whatever telemetry waits; called a few times a second."""
+        self._publish_counts()
+        self._state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
+        self._state["pool_queue"] = self.queued
+        self._state["pool_rebuilds"] = self._pool.rebuilds
+        self._state["slabs"] = self._slabs
+        self._committer.flush()
+
+    # -- slabs
+
+    def _begin(self, length: int) -> _Batch | None:
+        """A new batch with room for `length` bytes at least; None while every slab is in use."""
+        self._seal()
+        slab = self._take_slab(length)
+        if slab is None:
+            self._room.clear()
+            return None
+        slab.begin(self._next_sequence)
+        self._filling = _Batch(slab, self._next_sequence)
+        self._next_sequence += 1
+        self._idle.clear()
+        return self._filling
+
+    def _take_slab(self, length: int) -> Slab | None:
+        capacity = self._config.slab_kb * 1024
+        if length <= capacity and self._free:
+            return self._free.pop()  # the last one used is still in cache
+        if self._slabs >= self._config.slabs:
+            return None
+        name = f"{self._stream}-{self._next_sequence}"
+        slab = Slab.create(slab_path(self._run, name), max(length, capacity))
+        self._slabs += 1
+        return slab
+
+    def _give_back(self, slab: Slab) -> None:
+        slab.release()
+        if slab.capacity > self._config.slab_kb * 1024:
+            slab.unlink()
+            self._slabs -= 1
+        else:
+            self._free.append(slab)
+        self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        self._publish_counts()
+        await self._room.wait()
+
+    # -- tickets
+
+    def _kick_soon(self) -> None:
+        """Look for a free worker once the payloads that came together are all in the slab."""
+        self._kick_due = True
+        loop = asyncio.get_running_loop()
+        if self._config.linger_ms:
+            loop.call_later(self._config.linger_ms / 1000, self._kick)
+        else:
+            loop.call_soon(self._kick)
+
+    def _kick(self) -> None:
+        self._kick_due = False
+        if len(self._working) < self._limit and not self._sealed:
+            self._seal()
+        self._dispatch()
+
+    def _seal(self) -> None:
+        batch, self._filling = self._filling, None
+        if batch is not None:
+            batch.slab.seal()
+            self._sealed.append(batch)
+
+    def _dispatch(self) -> None:
+        while self._sealed and len(self._working) < self._limit:
+            batch = self._sealed.popleft()
+            batch.submit_ns = time.time_ns()
+            self._working.append(batch)
+            task = asyncio.get_running_loop().create_task(self._work(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, batch: _Batch) -> None:
+        ticket = Ticket(str(self._run), self._stream, batch.slab.path.name, batch.sequence)
+        try:
+            batch.result = await self._pool.run(ticket)
+        except Exception as error:
+            batch.result = error
+        self._commit_ready()
+
+    # -- commit, in order
+
+    def _commit_ready(self) -> None:
+        while self._working and self._working[0].result is not None and not self.failed.done():
+            batch = self._working[0]
+            try:
+                self._commit(batch)
+            except Exception as error:
+                self.failed.set_exception(error)
+                return
+            self._working.popleft()
+            self._give_back(batch.slab)
+        self._kick()
+        if not self._working and not self._sealed and self._filling is None:
+            self._publish_counts()
+            self._idle.set()
+
+    def _commit(self, batch: _Batch) -> None:
+        result = batch.result
+        if isinstance(result, SharedMemoryError):
+            raise result
+        if isinstance(result, Receipt):
+            self._committer.commit(batch.slab, result, batch.submit_ns)
+            if result.control:
+                self._spawn(self._on_control(list(result.control)))
+            for index, future in batch.waiting.items():
+                self._answer(future, result, index)
+            return
+        if not isinstance(result, PoisonedBatchError):
+            log.error("batch %d: the decoder failed", batch.sequence, exc_info=result)
+        log.error(
+            "batch %d is given up and kept in %s", batch.sequence, self._committer.rejects.path
+        )
+        self._committer.quarantine(batch.slab, batch.sequence, str(result) or repr(result))
+        for future in batch.waiting.values():
+            if not future.done():
+                future.set_result(_NOTHING)
+
+    def _answer(self, future: asyncio.Future[Found], receipt: Receipt, index: int) -> None:
+        if not future.done():
+            symbols, empty = receipt.symbols.get(index, (frozenset(), frozenset()))
+            future.set_result(Found(symbols, empty, receipt.page_tokens.get(index, "")))
+
+    def _spawn(self, awaitable: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _publish_counts(self) -> None:
+        self._state["payloads_received"] = self._payloads
+        self._state["bytes_received"] = self._bytes

@@ -1,0 +1,200 @@
+"""The pool of workers of one feed: the only place that knows `workers`, and which executor runs them.
+
+A `ProcessPoolExecutor` breaks for good when one of its processes dies. Then all its processes are ended, a
+new executor takes its place, and the batches that were under way are done again, for their slabs are
+still there. Which of them killed the worker cannot be seen; so each is a suspect and runs alone.
+One that breaks the pool alone has killed two workers, and is given up (`PoisonedBatchError`).
+
+A batch that keeps its worker longer than the deadline counts as having killed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from multiprocessing.process import BaseProcess as Process
+from types import ModuleType
+from typing import Any
+
+from mdstream.errors import ConfigError, WorkerError
+from mdstream.handoff.ticket import Receipt, Ticket
+
+log = logging.getLogger(__name__)
+
+SINGLE_THREADED = {
+    "POLARS_MAX_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+"""Environment of every worker: parallelism comes from the processes."""
+
+_END_WAIT_S = 5.0
+
+
+class PoisonedBatchError(WorkerError):
+    """A batch that has killed, or hung, two workers."""
+
+
+def _workers() -> ModuleType:
+    """The `workers` package, once it is sure that it is ours."""
+    import workers
+
+    if getattr(workers, "OWNER", None) != "mdstream":
+        raise ConfigError(
+            f"`import workers` finds {workers.__file__ or workers.__path__}, which is not "
+            "mdstream's: rename that file or folder, or start mdstream from another directory"
+        )
+    return workers
+
+
+class WorkerPool:
+    """Runs tickets on `size` processes, or here and now if `size` is 0.
+
+    `busy` tells how many tickets are with the workers; callers keep it near `size` themselves.
+    """
+
+    # The mutable state: the executor and its generation; how many tickets run in it, and whether
+    # one of them must be alone. `_turn` guards the latter.
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        _workers()
+        from workers import boot, job
+
+        self.size = size
+        self.rebuilds = 0
+        self.busy = 0
+        self.pids: list[int] = []
+        self._job: Callable[[Ticket], Receipt] = job.run
+        self._trades: Callable[[str, str, int], bytes] = job.trades_again
+        self._boot = boot
+        self._timeout_s = timeout_s
+        self._generation = 0
+        self._executor: ProcessPoolExecutor | None = None
+        self._others: set[Process] = set()
+        self._rebuilding = asyncio.Lock()
+        self._turn = asyncio.Condition()
+        self._alone = False
+        self._suspects = 0
+
+    async def start(self) -> None:
+        """Start the processes and wait until each can work."""
+        if self.size:
+            os.environ.update(SINGLE_THREADED)
+            self._executor = self._new_executor()
+            await self._warm_up()
+
+    async def run(self, ticket: Ticket) -> Receipt:
+        """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them."""
+        if not self.size:
+            return self._job(ticket)
+        strikes = 0
+        while True:
+            async with self._place(suspect=strikes > 0):
+                generation = self._generation
+                try:
+                    return await self._submit(self._job, ticket)
+                except (BrokenExecutor, TimeoutError) as error:
+                    hung = isinstance(error, TimeoutError)
+                    strikes += 1
+                    if strikes == 1:
+                        self._suspects += 1
+                    what = "hung" if hung else "died"
+                    log.warning("batch %d: its worker %s (%d of 2)", ticket.sequence, what, strikes)
+                    await self._rebuild(generation)
+            if strikes == 2:
+                raise PoisonedBatchError(f"the batch's worker {what}, twice")
+
+    async def trades_again(self, run: str, stream: str, rows: int) -> bytes:
+        """Partials of the first `rows` trades in the trades frame, for a feed that starts over."""
+        if not self.size:
+            return self._trades(run, stream, rows)
+        return await self._submit(self._trades, run, stream, rows)
+
+    async def close(self) -> None:
+        """End the processes: idle ones at once, a working one when its ticket is done, or killed."""
+        executor, self._executor = self._executor, None
+        if executor is None:
+            return
+        executor.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(_end, self._processes(), _END_WAIT_S)
+
+    # -- the executor
+
+    def _new_executor(self) -> ProcessPoolExecutor:
+        self._others = set(multiprocessing.active_children())
+        # spawn: a fork of this process would copy its loop and threads in mid-step.
+        return ProcessPoolExecutor(
+            self.size, multiprocessing.get_context("spawn"), self._boot.start
+        )
+
+    async def _warm_up(self) -> None:
+        assert self._executor is not None
+        futures = [self._executor.submit(self._boot.ready, i) for i in range(self.size)]
+        await asyncio.gather(*map(asyncio.wrap_future, futures))
+        self.pids = sorted(p.pid for p in self._processes() if p.pid is not None)
+
+    def _processes(self) -> set[Process]:
+        """The processes of the current executor."""
+        return set(multiprocessing.active_children()) - self._others
+
+    async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self._executor is None:
+            raise WorkerError("the pool is closed")
+        future = asyncio.wrap_future(self._executor.submit(function, *arguments))
+        return await asyncio.wait_for(future, self._timeout_s)
+
+    async def _rebuild(self, broken: int) -> None:
+        """Replace the executor of generation `broken`; only the first to come does it."""
+        async with self._rebuilding:
+            if self._generation != broken or self._executor is None:
+                return
+            started = time.monotonic()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(_end, self._processes(), 0.0)
+            self._executor = self._new_executor()
+            self._generation += 1
+            self.rebuilds += 1
+            try:
+                await self._warm_up()
+            except BrokenExecutor:
+                log.warning("a worker died while it started")
+            log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
+
+    # -- who runs beside whom
+
+    @asynccontextmanager
+    async def _place(self, suspect: bool) -> AsyncIterator[None]:
+        """A place in the pool: beside others, or, for a suspect, alone."""
+        async with self._turn:
+            if suspect:
+                await self._turn.wait_for(lambda: self.busy == 0)
+                self._alone = True
+            else:
+                await self._turn.wait_for(lambda: not self._alone and not self._suspects)
+            self.busy += 1
+        try:
+            yield
+        finally:
+            async with self._turn:
+                self.busy -= 1
+                if suspect:
+                    self._alone = False
+                    self._suspects -= 1
+                self._turn.notify_all()
+
+
+def _end(processes: set[Process], patience_s: float) -> None:
+    """Wait for `processes` to end; by force for those that have not within `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join(_END_WAIT_S)

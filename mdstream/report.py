@@ -1,0 +1,129 @@
+"""The report of a run: queries on its telemetry frames, as JSON and as a table."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from mdstream.errors import ConfigError
+from mdstream.frames.attach import Attachment
+from mdstream.rejects import reject_path
+from mdstream.supervisor import FeedRecord, Supervisor
+
+
+def build(supervisor: Supervisor) -> dict[str, Any]:
+    """Everything about a run that has ended, as plain values."""
+    run = Attachment(supervisor.path)
+    last = (
+        run.frame("telemetry.streams")
+        .with_columns(pl.col("stream", "state").cast(pl.String))
+        .group_by("stream", maintain_order=True)
+        .last()
+    )
+    rows = {str(row["stream"]): row for row in last.iter_rows(named=True)}
+    streams = {
+        name: _stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()
+    }
+    return {
+        "run": run.run,
+        "started": datetime.fromtimestamp(supervisor.started_ns / 1e9, UTC).isoformat(),
+        "duration_s": (supervisor.ended_ns - supervisor.started_ns) / 1e9,
+        "t_total_s": t_total_s(supervisor),
+        "simulated": supervisor.config.simulated,
+        "streams": streams,
+        "frames": {name: {"rows": run.rows(name)} for name in run.frames},
+        "cores": _cores(run),
+        "processes": _processes(run),
+        "events": [
+            {"ts": event.ts.isoformat(), "stream": event.stream, "text": event.text}
+            for event in supervisor.events
+        ],
+        "python": platform.python_version(),
+    }
+
+
+def t_total_s(supervisor: Supervisor) -> float | None:
+    """How long the first cycle of all streams took, from the first start to the last end."""
+    firsts = [record.cycles[1] for record in supervisor.feeds.values() if 1 in record.cycles]
+    if not firsts:
+        return None
+    return (max(end for _, end in firsts) - min(start for start, _ in firsts)) / 1e9
+
+
+def _stream(row: dict[str, Any], record: FeedRecord, supervisor: Supervisor) -> dict[str, Any]:
+    done = record.state.committed()
+    rejects = reject_path(supervisor.config.rejects, supervisor.run_id, record.stream)
+    times = sorted((end - start) / 1e9 for start, end in record.cycles.values())
+    first = record.cycles.get(1)
+    return {
+        "state": record.label(draining=True),
+        "reason": record.failure or None,
+        "symbols_ok": row["symbols_ok"],
+        "symbols_failed": dict(sorted(record.failed.items())),
+        "payloads": row["payloads"],
+        "messages": row["messages"],
+        "bytes": row["bytes"],
+        "committed": row["committed"],
+        "rejected": row["rejected"],
+        "in_flight": row["in_flight"],
+        "control": record.state["control"],
+        "reconnects": row["reconnects"],
+        "restarts": record.generation,
+        "stalls": row["stalls"],
+        "fetch": {
+            "cycles": row["cycles"],
+            "requests": row["requests"],
+            "t_stream_s": (first[1] - first[0]) / 1e9 if first else None,
+            "t_stream_max_s": times[-1] if times else None,
+            "messages": row["fetch_messages"],
+            "committed": row["fetch_messages"] - row["fetch_rejected"],
+            "rejected": row["fetch_rejected"],
+        },
+        "latency_ms": {q: row[f"latency_{q}_ms"] for q in ("p50", "p99", "p999")},
+        "feed_delay_ms": {q: row[f"feed_delay_{q}_ms"] for q in ("p50", "p99", "p999")},
+        "batches": done["batches"],
+        "quarantined": done["quarantined"],
+        "pool": {"size": row["pool_size"], "rebuilds": row["pool_rebuilds"]},
+        "rejects_file": str(rejects) if rejects.exists() else None,
+    }
+
+
+def _cores(run: Attachment) -> dict[str, Any]:
+    """Percent busy over the run, of each core and on average."""
+    # The first sample covers no time yet.
+    frame = run.frame("telemetry.cores")
+    if frame.height:
+        frame = frame.filter(pl.col("ts") > pl.col("ts").min())
+    by_core = frame.group_by("core").agg(pl.col("busy_percent").mean()).sort("core")
+    busy = [round(value, 2) for value in by_core["busy_percent"]]
+    return {
+        "count": len(busy),
+        "busy_mean": round(sum(busy) / len(busy), 2) if busy else None,
+        "by_core": busy,
+    }
+
+
+def _processes(run: Attachment) -> list[dict[str, Any]]:
+    frame = run.frame("telemetry.processes").with_columns(pl.col("role", "stream").cast(pl.String))
+    by_process = (
+        frame.group_by("role", "stream", "pid", maintain_order=True)
+        .agg(
+            pl.col("cpu_user_s").last() + pl.col("cpu_system_s").last(),
+            pl.col("rss_bytes").max(),
+        )
+        .rename({"cpu_user_s": "cpu_s", "rss_bytes": "rss_max_bytes"})
+    )
+    return by_process.to_dicts()
+
+
+def write(report: dict[str, Any], path: str | Path) -> None:
+    """Write the report as JSON. Raises `ConfigError` where the file cannot be written."""
+    try:
+        Path(path).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write the report to {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Sessions: sockets, clocks and retries around the protocol, for the stream and for REST."""

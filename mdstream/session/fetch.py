@@ -1,0 +1,185 @@
+"""Fetching the state of all symbols at once: one cycle over REST.
+
+    symbols ─► groups, as few as the budget demands ─► all requested at once ─► bodies to the pipeline
+                    ▲                                        │
+                    └── bisected when the service refuses ◄──┘
+
+A group is one symbol while the budget allows that; so one symbol's failure is one result, with its
+reason, and touches no other. A larger group that is refused because of one symbol is asked again
+without it, or in halves where the service does not name it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from mdstream.config import StreamConfig
+from mdstream.errors import MdstreamError, ServerError
+from mdstream.handoff.ticket import Found
+from mdstream.session.budget import WINDOW_S
+from mdstream.session.rest import BadRequestError, RestClient
+from mdstream.streams.options import is_contract
+from mdstream.streams.spec import PayloadKind, StreamSpec
+
+log = logging.getLogger(__name__)
+
+_MAX_QUERY_BYTES = 6000
+_NO_DATA = "the service has no data for it"
+
+Commit = Callable[[bytes, PayloadKind, int], Awaitable[Found]]
+"""Hands a body to the pipeline; answers when its rows are in the frames."""
+
+
+@dataclass(slots=True)
+class Cycle:
+    """The outcome of one cycle."""
+
+    ok: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Symbol → reason."""
+    contracts: dict[str, list[str]] = field(default_factory=dict)
+    """Underlying → contracts of its chain."""
+    requests: int = 0
+    started_ns: int = 0
+    ended_ns: int = 0
+
+    @property
+    def t_stream_s(self) -> float:
+        """How long all symbols of the stream took, from the first request to the last commit."""
+        return (self.ended_ns - self.started_ns) / 1e9
+
+
+def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]:
+    """`symbols` in as many groups as `allowed` requests permit, none above `largest` symbols.
+
+    One symbol a group while there are requests enough. What would need more requests than allowed
+    with full groups gets them all the same, later, as the budget refills.
+    """
+    size = min(largest, max(1, math.ceil(len(symbols) / max(1, allowed))))
+    groups: list[list[str]] = []
+    length = 0
+    for symbol in symbols:
+        cost = len(symbol.encode()) + 3
+        if not groups or len(groups[-1]) >= size or length + cost > _MAX_QUERY_BYTES:
+            groups.append([])
+            length = 0
+        groups[-1].append(symbol)
+        length += cost
+    return groups
+
+
+class Fetcher:
+    """Runs cycles for one stream."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        stream: StreamConfig,
+        client: RestClient,
+        commit: Commit,
+        interval_s: float,
+    ) -> None:
+        self._spec = spec
+        self._stream = stream
+        self._client = client
+        self._commit = commit
+        self._interval_s = interval_s
+        self._since = ""
+
+    async def cycle(self, symbols: Sequence[str]) -> Cycle:
+        """Fetch every one of `symbols`, all at once. Never raises for a symbol; its reason is recorded."""
+        result = Cycle(started_ns=time.time_ns())
+        since, requests = self._since, self._client.requests
+        self._since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        chains = [s for s in symbols if self._spec.fetch.chain_path and not is_contract(s)]
+        singles = [s for s in symbols if s not in set(chains)]
+        window = min(self._interval_s or WINDOW_S, WINDOW_S)
+        allowed = int(self._client.budget.share * window / WINDOW_S) - len(chains)
+        groups = group(singles, allowed, self._spec.fetch.max_symbols)
+        async with asyncio.TaskGroup() as tasks:
+            for underlying in chains:
+                tasks.create_task(self._chain(underlying, result))
+            for members in groups:
+                tasks.create_task(self._group(members, since, result))
+        result.requests = self._client.requests - requests
+        result.ended_ns = time.time_ns()
+        return result
+
+    async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
+        try:
+            found = await self._pages(self._spec.fetch.path, {"symbols": ",".join(symbols)}, since)
+        except BadRequestError as error:
+            if len(symbols) == 1 or error.code == 403:
+                self._fail(symbols, str(error), result)
+                return
+            async with asyncio.TaskGroup() as tasks:
+                for part in _without_culprit(symbols, str(error)):
+                    tasks.create_task(self._group(part, since, result))
+        except MdstreamError as error:
+            self._fail(symbols, str(error), result)
+        else:
+            for symbol in symbols:
+                # News says nothing of symbols without an article, and that is no failure.
+                if symbol in found or self._spec.fetch.kind is PayloadKind.NEWS:
+                    self._succeed(symbol, result)
+                else:
+                    self._fail([symbol], _NO_DATA, result)
+
+    async def _chain(self, underlying: str, result: Cycle) -> None:
+        path = self._spec.fetch.chain_path.format(symbol=underlying)
+        try:
+            found = await self._pages(path, {"limit": "1000"}, "")
+        except MdstreamError as error:
+            self._fail([underlying], str(error), result)
+            return
+        if not found:
+            self._fail([underlying], _NO_DATA, result)
+            return
+        result.contracts[underlying] = sorted(found)
+        self._succeed(underlying, result)
+
+    async def _pages(self, path: str, params: dict[str, str], since: str) -> set[str]:
+        """All pages of one request, handed on as they come; the symbols that had data."""
+        fetch = self._spec.fetch
+        params = {**fetch.fixed, **params}
+        if fetch.feed_parameter:
+            params["feed"] = self._stream.feed
+        if fetch.since_parameter and since:
+            params[fetch.since_parameter] = since
+        symbols: set[str] = set()
+        seen: set[str] = set()
+        while True:
+            body = await self._client.get(path.format(feed=self._stream.feed), params)
+            found = await self._commit(body.data, fetch.kind, body.recv_ns)
+            symbols |= found.symbols
+            # On the first cycle the newest page of articles is enough: the past is a backfill's work.
+            if not found.page_token or (fetch.since_parameter and not since):
+                return symbols
+            if found.page_token in seen:
+                raise ServerError(f"page token {found.page_token[:40]!r} came twice")
+            seen.add(found.page_token)
+            params["page_token"] = found.page_token
+
+    def _succeed(self, symbol: str, result: Cycle) -> None:
+        result.ok.add(symbol)
+        log.debug("%s ok", symbol)
+
+    def _fail(self, symbols: Sequence[str], reason: str, result: Cycle) -> None:
+        for symbol in symbols:
+            result.failed[symbol] = reason
+            log.debug("%s failed: %s", symbol, reason)
+
+
+def _without_culprit(symbols: list[str], reason: str) -> list[list[str]]:
+    """A refused group, cut so that the symbol at fault comes to stand alone."""
+    named = [s for s in symbols if reason.endswith(f": {s}")]
+    if len(named) == 1:
+        return [named, [s for s in symbols if s != named[0]]]
+    middle = len(symbols) // 2
+    return [symbols[:middle], symbols[middle:]]

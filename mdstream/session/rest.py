@@ -1,0 +1,142 @@
+"""The REST client: pooled connections, deadlines, retries, the request budget."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+import aiohttp
+import orjson
+import stamina
+
+from mdstream.config import Config
+from mdstream.errors import CertificateError, CredentialsError, NetworkError, ServerError
+from mdstream.session.budget import Budget
+from mdstream.session.retry import CAP_S, FIRST_S, RETRIED_STATUSES, pause_asked_for
+from mdstream.session.stream import tls_context
+
+log = logging.getLogger(__name__)
+
+stamina.instrumentation.set_on_retry_hooks([])  # what finally came of a request is in its result
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A successful answer: its bytes as received and when they were complete."""
+
+    data: bytes
+    recv_ns: int
+
+
+class BadRequestError(ServerError):
+    """The service refuses this request; asking the same again is useless."""
+
+
+class RestClient:
+    """GETs against the data API. Use as an async context manager."""
+
+    def __init__(self, config: Config, budget: Budget) -> None:
+        self.budget = budget
+        self.requests = 0
+        self._config = config.fetch
+        self._base = config.urls()[1]
+        self._tls: ssl.SSLContext | bool = (
+            tls_context(config) if self._base.startswith("https:") else False
+        )
+        self._headers = {
+            "APCA-API-KEY-ID": config.credentials.key_id,
+            "APCA-API-SECRET-KEY": config.credentials.secret_key,
+            "User-Agent": "mdstream",
+        }
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> RestClient:
+        connector = aiohttp.TCPConnector(
+            limit=self._config.concurrency, ssl=self._tls, ttl_dns_cache=300
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, path: str, params: Mapping[str, str]) -> Body:
+        """One GET, retried while that may help, within the deadline.
+
+        Raises `BadRequestError` (asking again is useless), `CredentialsError`, `ServerError` or
+        `NetworkError` (the last attempt's reason).
+        """
+        async for attempt in stamina.retry_context(
+            on=_pause_before_retry,
+            attempts=self._config.attempts,
+            timeout=self._config.deadline_s,
+            wait_initial=FIRST_S,
+            wait_max=CAP_S,
+        ):
+            with attempt:
+                await self.budget.take()
+                return await self._once(path, params)
+        raise AssertionError("the loop above returns or raises")
+
+    async def _once(self, path: str, params: Mapping[str, str]) -> Body:
+        assert self._session is not None, "use RestClient as a context manager"
+        self.requests += 1
+        try:
+            async with self._session.get(self._base + path, params=params) as response:
+                data = await response.read()
+                recv_ns = time.time_ns()
+                self.budget.hear(response.headers)
+                if response.status == 200:
+                    return Body(data, recv_ns)
+                raise self._failed(response.status, data, response.headers)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise CertificateError(
+                f"the certificate of {self._base} does not verify: {error}"
+            ) from error
+        except TimeoutError as error:
+            raise NetworkError(f"no answer within {self._config.timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise NetworkError(f"cannot reach {self._base}: {error}") from error
+
+    def _failed(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
+        message = f"HTTP {status}: {_message(data)}"
+        if status in RETRIED_STATUSES:
+            pause = pause_asked_for(headers, time.time())
+            if status == 429:
+                # Everyone waits, not only this request: the budget is the account's.
+                self.budget.hold(min(CAP_S, pause if pause is not None else 1.0))
+            return ServerError(message, status, pause)
+        if status == 401 or (status == 403 and "subscription" not in message):
+            return CredentialsError(message, status)
+        return BadRequestError(message, status)
+
+
+def _pause_before_retry(error: Exception) -> bool | float:
+    """Whether to retry after `error`; a number is the pause the service asked for."""
+    if isinstance(error, BadRequestError | CredentialsError | CertificateError):
+        return False
+    if isinstance(error, ServerError):
+        return True if error.retry_after is None else min(error.retry_after, CAP_S)
+    return isinstance(error, NetworkError)
+
+
+def _message(data: bytes) -> str:
+    """The `message` of an error body; other bodies as they are, shortened."""
+    try:
+        return str(orjson.loads(data)["message"])[:200]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return data[:200].decode(errors="replace").strip() or "no reason given"

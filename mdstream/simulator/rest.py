@@ -1,0 +1,311 @@
+"""The REST half of the simulated service: snapshots, latest, history in pages, news, errors, rate limit."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from mdstream.simulator.encode import Time, to_json
+from mdstream.simulator.faults import Faults
+from mdstream.simulator.records import DAY, QUOTES, TRADES, History, Series, bar_series, news_record
+from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.symbols import chain, is_valid
+
+NEWS_STEP = 3600 * 1_000_000_000
+
+_COMMON = {"symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof"}
+
+
+class Refusal(Exception):
+    """Answered as an HTTP error with a body like the service's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class RateWindow:
+    """Requests a minute of each key, counted in whole minutes as the headers tell."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used: dict[str, tuple[int, int]] = {}
+
+    def take(self, key: str) -> tuple[bool, dict[str, str]]:
+        """Whether one more request is within the limit, and the headers that say so."""
+        minute = int(time.time() // 60)
+        since, used = self._used.get(key, (minute, 0))
+        used = used + 1 if since == minute else 1
+        self._used[key] = (minute, used)
+        headers = {
+            "X-RateLimit-Limit": str(self._limit),
+            "X-RateLimit-Remaining": str(max(0, self._limit - used)),
+            "X-RateLimit-Reset": str((minute + 1) * 60),
+        }
+        return used <= self._limit, headers
+
+
+class RestService:
+    """Answers the data API's GETs."""
+
+    def __init__(self, settings: SimulatorSettings, faults: Faults) -> None:
+        self._settings = settings
+        self._faults = faults
+        self._window = RateWindow(settings.rate_limit)
+        self.requests = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every path, more specific ones first."""
+        routes: list[web.RouteDef] = []
+
+        def add(path: str, stream: str, answer: Callable[..., Any], **fixed: Any) -> None:
+            async def handle(request: web.Request) -> web.Response:
+                return await self._guarded(
+                    request, stream, lambda: answer(request, stream, **fixed)
+                )
+
+            routes.append(web.get(path, handle))
+
+        stocks, options, crypto = "/v2/stocks", "/v1beta1/options", "/v1beta3/crypto/{loc}"
+        for what, key in (("trade", "trades"), ("quote", "quotes"), ("bar", "bars")):
+            add(f"{stocks}/{key}/latest", "stocks", self._latest, what=what)
+            add(f"{crypto}/latest/{key}", "crypto", self._latest, what=what)
+            add(f"{stocks}/{{symbol}}/{key}/latest", "stocks", self._latest, what=what)
+            add(f"{stocks}/{key}", "stocks", self._history, what=key)
+            add(f"{crypto}/{key}", "crypto", self._history, what=key)
+            add(f"{stocks}/{{symbol}}/{key}", "stocks", self._history, what=key)
+        add(f"{crypto}/latest/orderbooks", "crypto", self._latest, what="orderbook")
+        add(f"{options}/trades/latest", "options", self._latest, what="trade")
+        add(f"{options}/quotes/latest", "options", self._latest, what="quote")
+        add(f"{options}/trades", "options", self._history, what="trades")
+        add(f"{options}/bars", "options", self._history, what="bars")
+        add(f"{stocks}/snapshots", "stocks", self._snapshots)
+        add(f"{stocks}/{{symbol}}/snapshot", "stocks", self._snapshots)
+        add(f"{options}/snapshots", "options", self._snapshots)
+        add(f"{options}/snapshots/{{underlying}}", "options", self._chain)
+        add(f"{crypto}/snapshots", "crypto", self._snapshots)
+        add("/v1beta1/news", "news", self._news)
+        return routes
+
+    async def _guarded(
+        self, request: web.Request, stream: str, answer: Callable[[], Any]
+    ) -> web.Response:
+        """One answer with everything around it: rate limit, key, faults, delay, errors."""
+        self.requests += 1
+        delay = self._settings.latency_ms / 1000
+        if slow := self._faults.strikes("slow", stream):
+            delay += slow.number
+        key = request.headers.get("APCA-API-KEY-ID", "")
+        allowed, headers = self._window.take(key)
+        try:
+            if not allowed:
+                raise Refusal(429, "too many requests")
+            if fault := self._faults.strikes("rest", stream):
+                raise Refusal(int(fault.number), "the simulator was told to fail")
+            self._check_key(request, key, stream)
+            body, status = to_json(answer()), 200
+        except Refusal as refusal:
+            body, status = to_json({"message": refusal.message}), refusal.status
+        if delay:
+            await asyncio.sleep(delay)
+        return web.Response(
+            body=body, status=status, headers=headers, content_type="application/json"
+        )
+
+    def _check_key(self, request: web.Request, key: str, stream: str) -> None:
+        expected = self._settings.credentials
+        if stream == "crypto":
+            return  # open to everyone, as the service's
+        secret = request.headers.get("APCA-API-SECRET-KEY", "")
+        if expected and (key, secret) != (expected.key_id, expected.secret_key):
+            raise Refusal(401, "forbidden.")
+
+    # -- answers
+
+    def _latest(self, request: web.Request, stream: str, what: str) -> Any:
+        self._check_parameters(request, {"symbols", "feed", "currency"})
+        now = time.time_ns()
+
+        def record(symbol: str) -> Any:
+            history = History(stream, self._settings.seed, symbol)
+            if what == "bar":
+                return history.bar(now // DAY * DAY, now // DAY)
+            make = {"trade": history.trade, "quote": history.quote, "orderbook": history.orderbook}
+            return make[what](now, now // 1_000_000_000)
+
+        if "symbol" in request.match_info:
+            symbol = self._valid(stream, [request.match_info["symbol"]])[0]
+            return {"symbol": symbol, what: record(symbol)}
+        return {what + "s": {symbol: record(symbol) for symbol in self._symbols(request, stream)}}
+
+    def _snapshots(self, request: web.Request, stream: str) -> Any:
+        self._check_parameters(request, {"symbols", "feed", "currency", "limit", "page_token"})
+        now = time.time_ns()
+        if "symbol" in request.match_info:
+            symbol = self._valid(stream, [request.match_info["symbol"]])[0]
+            return {"symbol": symbol, **History(stream, self._settings.seed, symbol).snapshot(now)}
+        symbols = self._symbols(request, stream)
+        if stream == "options" and len(symbols) > 100:
+            raise Refusal(400, "too many symbols: at most 100")
+        found = {s: History(stream, self._settings.seed, s).snapshot(now) for s in symbols}
+        if stream == "stocks":
+            return found
+        return {"snapshots": found, **({"next_page_token": None} if stream == "options" else {})}
+
+    def _chain(self, request: web.Request, stream: str) -> Any:
+        underlying = self._valid("stocks", [request.match_info["underlying"]])[0]
+        limit = self._limit(request, 100, 1000)
+        contracts = chain(underlying)
+        first = 0
+        if token := request.query.get("page_token"):
+            first = contracts.index(_from_token(token)[0]) + 1
+        page, now = contracts[first : first + limit], time.time_ns()
+        more = first + limit < len(contracts)
+        return {
+            "snapshots": {s: History(stream, self._settings.seed, s).snapshot(now) for s in page},
+            "next_page_token": _token(page[-1], 1) if more else None,
+        }
+
+    def _history(self, request: web.Request, stream: str, what: str) -> Any:
+        extra = {"timeframe", "adjustment"} if what == "bars" else set()
+        self._check_parameters(request, _COMMON | extra)
+        series: Series | None = {"trades": TRADES, "quotes": QUOTES}.get(what)
+        if what == "bars":
+            series = bar_series(request.query.get("timeframe", ""))
+            if series is None:
+                raise Refusal(400, f"invalid timeframe: {request.query.get('timeframe', '')}")
+        assert series is not None
+        limit = self._limit(request, 1000, 10_000)
+        single = request.match_info.get("symbol")
+        symbols = [single] if single else self._symbols(request, stream)
+        self._valid(stream, symbols)
+        found: dict[str, list[Any]] = {}
+        last: tuple[str, int] | None = None
+        items = self._items(request, stream, series, sorted(symbols))
+        for symbol, index, record in itertools.islice(items, limit):
+            found.setdefault(symbol, []).append(record)
+            last = (symbol, index)
+        token = _token(*last) if last and next(items, None) is not None else None
+        if single:
+            return {what: found.get(single), "symbol": single, "next_page_token": token}
+        return {what: found, "next_page_token": token}
+
+    def _items(
+        self, request: web.Request, stream: str, series: Series, symbols: list[str]
+    ) -> Iterator[tuple[str, int, Any]]:
+        """Items from the page token on: by symbol first, then by time."""
+        now = time.time_ns()
+        start = self._moment(request, "start", now - now % DAY)
+        end = min(self._moment(request, "end", now), now)
+        down = request.query.get("sort") == "desc"
+        after: tuple[str, int] | None = None
+        if token := request.query.get("page_token"):
+            after = _from_token(token)
+        for symbol in symbols:
+            if after and symbol < after[0]:
+                continue
+            history = History(stream, self._settings.seed, symbol)
+            indexes = range(start // series.step - 1, end // series.step + 1)
+            if after and symbol == after[0]:
+                indexes = (
+                    range(indexes.start, min(indexes.stop, after[1]))
+                    if down
+                    else range(max(indexes.start, after[1] + 1), indexes.stop)
+                )
+            for index in reversed(indexes) if down else indexes:
+                record = series.at(history, index)
+                if start <= record["t"] <= end:
+                    yield symbol, index, record
+
+    def _news(self, request: web.Request, stream: str) -> Any:
+        self._check_parameters(
+            request,
+            {"start", "end", "sort", "symbols", "limit", "include_content", "exclude_contentless",
+             "page_token"},
+        )  # fmt: skip
+        now = time.time_ns()
+        start = self._moment(request, "start", now - 30 * DAY)
+        end = min(self._moment(request, "end", now), now)
+        limit = self._limit(request, 10, 50)
+        symbols = self._symbols(request, stream) if "symbols" in request.query else ["AAPL", "SPY"]
+        up = request.query.get("sort") == "asc"
+        items = [
+            (index * NEWS_STEP, symbol)
+            for index in range(start // NEWS_STEP, end // NEWS_STEP + 1)
+            if start <= index * NEWS_STEP <= end
+            for symbol in sorted(symbols)
+        ]
+        items.sort(reverse=not up)
+        first = 0
+        if token := request.query.get("page_token"):
+            symbol, at = _from_token(token)
+            first = items.index((at, symbol)) + 1 if (at, symbol) in items else len(items)
+        page = items[first : first + limit]
+        more = first + limit < len(items)
+        content = request.query.get("include_content", "false").lower() == "true"
+        records = [
+            news_record(self._settings.seed, s, at // NEWS_STEP, NEWS_STEP) for at, s in page
+        ]
+        for record in records if not content else ():
+            record["content"] = ""
+        return {
+            "news": records,
+            "next_page_token": _token(page[-1][1], page[-1][0]) if more else None,
+        }
+
+    # -- parameters
+
+    def _check_parameters(self, request: web.Request, known: set[str]) -> None:
+        if unknown := [name for name in request.query if name not in known]:
+            raise Refusal(400, f"unexpected parameter(s): {', '.join(unknown)}")
+
+    def _symbols(self, request: web.Request, stream: str) -> list[str]:
+        text = request.query.get("symbols", "")
+        if not text:
+            raise Refusal(400, "symbols is required")
+        return self._valid(stream, list(dict.fromkeys(text.split(","))))
+
+    def _valid(self, stream: str, symbols: list[str]) -> list[str]:
+        """One bad symbol fails the whole request, as it does at the service."""
+        invalid = self._faults.invalid_symbols(stream)
+        for symbol in symbols:
+            if symbol in invalid or not is_valid(stream, symbol):
+                raise Refusal(400, f"invalid symbol: {symbol}")
+        return symbols
+
+    def _limit(self, request: web.Request, default: int, most: int) -> int:
+        text = request.query.get("limit", str(default))
+        if not text.isdigit() or not 1 <= int(text) <= most:
+            raise Refusal(400, f"invalid limit: {text}")
+        return int(text)
+
+    def _moment(self, request: web.Request, name: str, default: int) -> int:
+        text = request.query.get(name)
+        if not text:
+            return default
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise Refusal(400, f"invalid {name}: {text}") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return Time(round(moment.timestamp() * 1e6) * 1000)
+
+
+def _token(symbol: str, index: int) -> str:
+    return base64.urlsafe_b64encode(f"{symbol}|{index}".encode()).decode()
+
+
+def _from_token(token: str) -> tuple[str, int]:
+    try:
+        symbol, _, index = base64.urlsafe_b64decode(token.encode()).decode().rpartition("|")
+        return symbol, int(index)
+    except ValueError:
+        raise Refusal(400, "invalid page_token") from None

@@ -1,0 +1,198 @@
+"""The simulator as a server: streams and REST on one port, and a look at what it has sent.
+
+GET  /simulator/stats    what was sent so far, by stream and message type
+POST /simulator/faults   a JSON list of faults that replaces those in force
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import multiprocessing
+import os
+import signal
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
+from mdstream.simulator.faults import Faults
+from mdstream.simulator.rest import RestService
+from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.socket import Sent, Shared, StreamConnection
+from mdstream.streams import STREAMS
+
+log = logging.getLogger(__name__)
+
+
+class Simulator:
+    """A running simulator; use as an async context manager. `port` is the real one where 0 was asked."""
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        self.settings = settings
+        self.port = settings.port
+        self.faults = Faults(settings.faults)
+        self.sent = {name: Sent() for name in settings.streams}
+        self._rest = RestService(settings, self.faults)
+        self._runner: web.AppRunner | None = None
+        self._shared = Shared(settings, self.faults, self.sent)
+
+    @property
+    def secure(self) -> bool:
+        return bool(self.settings.tls_certificate)
+
+    @property
+    def stream_url(self) -> str:
+        return f"{'wss' if self.secure else 'ws'}://{self.settings.host}:{self.port}"
+
+    @property
+    def data_url(self) -> str:
+        return f"{'https' if self.secure else 'http'}://{self.settings.host}:{self.port}"
+
+    async def __aenter__(self) -> Simulator:
+        settings = self.settings
+        if settings.ticks and not Path(settings.ticks).is_file():
+            raise ConfigError(f"ticks: no file {settings.ticks!r}")
+        if settings.journal:
+            try:
+                self._shared.journal = open(settings.journal, "wb")  # noqa: SIM115  closed below
+            except OSError as error:
+                raise ConfigError(f"journal {settings.journal!r}: {error.strerror}") from error
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, settings.host, settings.port, ssl_context=self._tls(), backlog=512
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUseError(
+                    f"{settings.host}:{settings.port} is in use: end the program that listens "
+                    "there, or choose another port with --port (0 takes any free one)"
+                ) from error
+            raise ConfigError(
+                f"cannot listen on {settings.host}:{settings.port}: {error}"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._shared.journal is not None:
+            self._shared.journal.close()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        settings = self.settings
+        if not settings.tls_certificate:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(settings.tls_certificate, settings.tls_key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"cannot use certificate {settings.tls_certificate}: {error}"
+            ) from error
+        return context
+
+    def _application(self) -> web.Application:
+        application = web.Application()
+        paths = {
+            path: STREAMS[name]
+            for name in self.settings.streams
+            for path in STREAMS[name].feeds.values()
+        }
+
+        @web.middleware
+        async def streams_first(
+            request: web.Request, handler: web.RequestHandler
+        ) -> web.StreamResponse:  # type: ignore[type-arg]
+            # The news stream and the news archive share one path; the upgrade tells them apart.
+            spec = paths.get(request.path)
+            if spec is None or request.headers.get("Upgrade", "").lower() != "websocket":
+                return await handler(request)  # type: ignore[no-any-return, operator]
+            fault = self.faults.strikes("upgrade", spec.name)
+            if fault is not None:
+                return web.Response(status=int(fault.number), text="refused on demand")
+            return await StreamConnection(self._shared, spec, request).run()
+
+        application.middlewares.append(streams_first)  # type: ignore[arg-type]
+        application.router.add_routes(
+            [
+                web.get("/simulator/stats", self._stats),
+                web.post("/simulator/faults", self._replace_faults),
+                *self._rest.routes(),
+            ]
+        )
+        return application
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        stats = {name: sent.as_dict() for name, sent in self.sent.items()}
+        return web.json_response({"streams": stats, "rest_requests": self._rest.requests})
+
+    async def _replace_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.faults.replace(await request.json())
+        except (ConfigError, ValueError, TypeError) as error:
+            return web.json_response({"message": str(error)}, status=400)
+        return web.json_response({"message": "ok"})
+
+
+@contextlib.asynccontextmanager
+async def _until_told() -> AsyncIterator[asyncio.Event]:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    yield stop
+
+
+def run(settings: SimulatorSettings) -> Simulator:
+    """Serve until SIGINT or SIGTERM; answers the simulator, for what it has sent."""
+
+    async def serve() -> Simulator:
+        async with _until_told() as stop, Simulator(settings) as simulator:
+            print(
+                f"simulator on {simulator.stream_url} and {simulator.data_url} "
+                f"(seed {settings.seed}); Ctrl-C ends it",
+                flush=True,
+            )
+            await stop.wait()
+            return simulator
+
+    return uvloop.run(serve())
+
+
+def main(settings: SimulatorSettings, pipe: Connection) -> None:
+    """Entry of the embedded simulator's process: tells its port over `pipe`, serves till that closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(Exit.ORPHANED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
+        async with Simulator(settings) as simulator:
+            pipe.send(("port", simulator.port))
+            await stop.wait()
+
+    try:
+        uvloop.run(serve())
+    except MdstreamError as error:
+        pipe.send(("failed", str(error)))
+        os._exit(error.exit_code)

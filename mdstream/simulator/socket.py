@@ -1,0 +1,427 @@
+"""One client's stream connection, from the server's side."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import aiohttp
+import msgpack
+import orjson
+from aiohttp import web
+
+from mdstream.simulator import flow
+from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
+from mdstream.simulator.faults import Faults
+from mdstream.simulator.market import Message
+from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.symbols import is_valid
+from mdstream.streams.spec import StreamSpec
+
+log = logging.getLogger(__name__)
+
+TEXTS = {
+    400: "invalid syntax",
+    401: "not authenticated",
+    402: "auth failed",
+    403: "already authenticated",
+    404: "auth timeout",
+    405: "symbol limit exceeded",
+    406: "connection limit exceeded",
+    407: "slow client",
+    409: "insufficient subscription",
+    410: "invalid subscribe action for this feed",
+    411: "insufficient scope",
+    412: "option messages are only available in MsgPack format",
+    413: "star subscription is not allowed for option quotes",
+    500: "internal error",
+}
+
+_SETTLE_S = 0.05
+"""After a change of subscriptions the flow waits this long for the next one."""
+
+_TICK_S = 0.005
+_BUFFERED = 1 << 20
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one stream has sent, over all its connections."""
+
+    connections: int = 0
+    frames: int = 0
+    bytes: int = 0
+    messages: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "connections": self.connections,
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "messages": self.messages.total(),
+            "by_type": dict(sorted(self.messages.items())),
+        }
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of one simulator have in common."""
+
+    settings: SimulatorSettings
+    faults: Faults
+    sent: dict[str, Sent]
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    """Endpoints in use, by path and key: the plan allows one connection each."""
+    journal: IO[bytes] | None = None
+
+
+class StreamConnection:
+    """Speaks the protocol to one client, and sends it the flow it subscribed to."""
+
+    # The mutable state: whether the client is known, what it subscribed to, and its flow.
+
+    def __init__(self, shared: Shared, spec: StreamSpec, request: web.Request) -> None:
+        self._shared = shared
+        self._settings = shared.settings
+        self._spec = spec
+        self._path = request.path
+        self._request = request
+        self._socket = web.WebSocketResponse(
+            max_msg_size=64 * 1024, compress=False, autoclose=True, heartbeat=15
+        )
+        content_type = request.headers.get("Content-Type", "application/json")
+        self._encoding: Encoding = ENCODINGS["msgpack" if "msgpack" in content_type else "json"]
+        self._sent = shared.sent[spec.name]
+        self._key = ""
+        self._has_place = False
+        self._muted = False
+        self._subscribed: dict[str, list[str]] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        return transport
+
+    async def run(self) -> web.WebSocketResponse:
+        """Serve the client until either side ends the connection."""
+        await self._socket.prepare(self._request)
+        self._sent.connections += 1
+        started = time.monotonic()
+        try:
+            self._send([{"T": "success", "msg": "connected"}])
+            await self._by_headers()
+            self._start(self._watch_auth(started))
+            self._start(self._flow())
+            async for message in self._socket:
+                if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    await self._handle(message.type, message.data)
+        except (ConnectionResetError, asyncio.IncompleteReadError):
+            pass  # the client is gone
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._leave()
+        return self._socket
+
+    # -- what the client says
+
+    async def _handle(self, kind: aiohttp.WSMsgType, data: Any) -> None:
+        message = self._decoded(kind, data)
+        match message.get("action") if isinstance(message, dict) else None:
+            case "auth":
+                await self._auth(str(message.get("key", "")), str(message.get("secret", "")))
+            case "subscribe" | "unsubscribe" as action:
+                self._subscribe(action, message)
+            case _:
+                self._error(400)
+
+    def _decoded(self, kind: aiohttp.WSMsgType, data: Any) -> Any:
+        binary = kind is aiohttp.WSMsgType.BINARY
+        if binary is not self._encoding.binary:
+            return None
+        try:
+            return msgpack.unpackb(data) if binary else orjson.loads(data)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            return None
+
+    async def _by_headers(self) -> None:
+        headers = self._request.headers
+        key, secret = headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")
+        if key and secret:
+            await self._auth(key, secret)
+
+    async def _auth(self, key: str, secret: str) -> None:
+        if self._key:
+            self._error(403)
+            return
+        await asyncio.sleep(self._settings.latency_ms / 1000)
+        if self._spec.codecs == ("msgpack",) and not self._encoding.binary:
+            self._error(412)
+            return
+        fault = self._shared.faults.strikes("auth", self._spec.name)
+        if fault is not None:
+            self._error(int(fault.number))
+            return
+        expected = self._settings.credentials
+        if expected and (key, secret) != (expected.key_id, expected.secret_key):
+            self._error(402)
+            return
+        place = (self._path, key)
+        if place in self._shared.taken:
+            self._error(406)
+            return
+        self._shared.taken.add(place)
+        self._has_place = True
+        self._key = key
+        self._send([{"T": "success", "msg": "authenticated"}])
+
+    def _leave(self) -> None:
+        if self._has_place:
+            self._shared.taken.discard((self._path, self._key))
+            self._has_place = False
+
+    def _subscribe(self, action: str, message: dict[str, Any]) -> None:
+        if not self._key:
+            self._error(401)
+            return
+        asked = {c: s for c, s in message.items() if c != "action" and s}
+        code = self._fault_in(asked)
+        after = {c: list(s) for c, s in self._subscribed.items()}
+        for channel, symbols in asked.items() if not code else ():
+            before = after.get(channel, [])
+            after[channel] = (
+                list(dict.fromkeys([*before, *symbols]))
+                if action == "subscribe"
+                else [s for s in before if s not in symbols]
+            )
+        limit = self._settings.symbol_limit
+        if not code and limit and len({s for listed in after.values() for s in listed}) > limit:
+            code = 405
+        if code:
+            self._error(code)
+            return
+        self._subscribed = after
+        self._send([self._acknowledgement()])
+        self._changed.set()
+
+    def _fault_in(self, asked: dict[str, Any]) -> int:
+        """The error code that a request deserves; 0 for none."""
+        invalid = self._shared.faults.invalid_symbols(self._spec.name)
+        for channel, symbols in asked.items():
+            if channel not in self._spec.subscriptions:
+                return 410
+            if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
+                return 400
+            if "*" in symbols and channel in self._spec.starless:
+                return 413
+            if any(s in invalid or not is_valid(self._spec.name, s) for s in symbols if s != "*"):
+                return 400
+        return 0
+
+    def _acknowledgement(self) -> Message:
+        full = {channel: self._subscribed.get(channel, []) for channel in self._spec.subscriptions}
+        for channel, with_channel in self._spec.automatic.items():
+            full[channel] = full.get(with_channel, [])
+        return {"T": "subscription", **full}
+
+    # -- what the client is sent
+
+    def _send(self, messages: list[Message]) -> None:
+        encoding = self._encoding
+        payload = encoding.payload([encoding.message(m) for m in messages])
+        self._transport.write(encoding.frame(payload))
+
+    def _error(self, code: int) -> None:
+        self._send([{"T": "error", "code": code, "msg": TEXTS.get(code, "error")}])
+
+    async def _watch_auth(self, started: float) -> None:
+        await asyncio.sleep(max(0.0, started + self._settings.auth_timeout_s - time.monotonic()))
+        if not self._key:
+            self._error(404)
+            await self._socket.close()
+
+    async def _flow(self) -> None:
+        """Send what is subscribed, and begin anew whenever that changes."""
+        while True:
+            await self._changed.wait()
+            while self._changed.is_set():
+                self._changed.clear()
+                await asyncio.sleep(_SETTLE_S)
+            sender = asyncio.create_task(self._send_flow())
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait({sender, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if sender.done():
+                    sender.result()
+                    await changed
+            finally:
+                for task in (sender, changed):
+                    task.cancel()
+                await asyncio.gather(sender, changed, return_exceptions=True)
+
+    async def _send_flow(self) -> None:
+        faults = asyncio.create_task(self._timed_faults())
+        try:
+            settings, name = self._settings, self._spec.name
+            if settings.ticks and name == "stocks":
+                await self._recorded_day()
+            elif settings.rate > 0:
+                messages = flow.live(name, settings.seed, self._subscribed)
+                await self._at_rate(messages)
+            else:
+                await self._flat_out(flow.generated(name, settings.seed, self._subscribed))
+            await faults
+        finally:
+            faults.cancel()
+
+    async def _recorded_day(self) -> None:
+        """The day's events: at `speed` times the pace at which they happened, 0 for flat out."""
+        settings = self._settings
+        messages = flow.recorded(settings.ticks, self._subscribed)
+        if settings.messages:
+            messages = itertools.islice(messages, settings.messages)
+        if settings.speed <= 0:
+            for chunk in await asyncio.to_thread(lambda: list(self._chunks(messages))):
+                await self._write(chunk)
+            return
+        first: int | None = None
+        started = time.monotonic()
+        due: list[Message] = []
+        for message in messages:
+            first = message["t"] if first is None else first
+            at = started + (message["t"] - first) / 1e9 / settings.speed
+            if at - time.monotonic() > _TICK_S:
+                await self._write_all(due)
+                due = []
+                while (pause := at - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
+            due.append(message)
+        await self._write_all(due)
+
+    async def _at_rate(self, messages: Iterator[Message]) -> None:
+        settings = self._settings
+        started, done = time.monotonic(), 0
+        while not settings.messages or done < settings.messages:
+            due = int((time.monotonic() - started) * settings.rate) - done
+            if settings.messages:
+                due = min(due, settings.messages - done)
+            due -= due % settings.messages_per_frame if done + due != settings.messages else 0
+            batch = list(itertools.islice(messages, due))
+            done += len(batch)
+            if due and not batch:
+                return  # nothing is subscribed
+            await self._write_all(batch)
+            if self._transport.get_write_buffer_size() > settings.slow_client_mb << 20:
+                await self._close_with(407)
+                return
+            await asyncio.sleep(_TICK_S)
+
+    async def _flat_out(self, messages: Iterator[Message]) -> None:
+        settings = self._settings
+        tape = await asyncio.to_thread(
+            flow.tape,
+            messages,
+            settings.messages or flow.TAPE_MESSAGES,
+            self._encoding,
+            settings.messages_per_frame,
+            self._shared.journal is not None,
+        )
+        while tape:
+            for chunk in tape:
+                await self._write(chunk)
+            if settings.messages:
+                return
+
+    def _chunks(self, messages: Iterator[Message]) -> Iterator[flow.Chunk]:
+        per_frame = self._settings.messages_per_frame
+        return flow.chunks(messages, self._encoding, per_frame, self._shared.journal is not None)
+
+    async def _write_all(self, messages: list[Message]) -> None:
+        for chunk in self._chunks(iter(messages)):
+            await self._write(chunk)
+
+    async def _write(self, chunk: flow.Chunk) -> None:
+        """Write a chunk; flat out, at most as fast as the client reads."""
+        if self._muted:
+            await asyncio.Event().wait()
+        transport = self._transport
+        transport.write(chunk.data)
+        self._sent.frames += chunk.frames
+        self._sent.bytes += len(chunk.data)
+        self._sent.messages.update(chunk.types)
+        if self._shared.journal is not None:
+            name = self._spec.name.encode()
+            for message in chunk.messages:
+                self._shared.journal.write(
+                    b'{"stream":"' + name + b'","message":' + to_json(message) + b"}\n"
+                )
+        self._disturb(chunk.frames)
+        if self._settings.rate <= 0 or self._settings.ticks:
+            while transport.get_write_buffer_size() > _BUFFERED:
+                await asyncio.sleep(0.0005)
+            await asyncio.sleep(0)
+
+    # -- what goes wrong on demand
+
+    def _disturb(self, frames: int) -> None:
+        for kind, payload in (("garbage", b'{"garbage" \xff\x00'), ("truncate", None)):
+            fault = self._shared.faults.of(kind, self._spec.name)
+            if fault is None:
+                continue
+            for _ in range(max(1, round(frames / max(1.0, fault.number)))):
+                if fault.happens():
+                    whole = self._encoding.payload([self._encoding.message(_HALVED)])
+                    half = whole[: len(whole) // 2] if payload is None else payload
+                    self._transport.write(ENCODINGS["msgpack"].frame(half))
+
+    async def _timed_faults(self) -> None:
+        """Drop, mute or refuse after the seconds that a fault names."""
+        faults = [
+            (fault.after_s, kind, fault)
+            for kind in ("drop", "mute", "error")
+            if (fault := self._shared.faults.of(kind, self._spec.name)) is not None
+        ]
+        started = time.monotonic()
+        for after_s, kind, fault in sorted(faults, key=lambda item: item[0]):
+            await asyncio.sleep(max(0.0, started + after_s - time.monotonic()))
+            if not fault.happens():
+                continue
+            if kind == "drop":
+                self._transport.abort()
+            elif kind == "error":
+                await self._close_with(int(fault.number))
+            else:
+                self._muted = True
+        await asyncio.Event().wait()
+
+    async def _close_with(self, code: int) -> None:
+        self._error(code)
+        await asyncio.sleep(0.05)
+        self._transport.abort()
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(_log_failure)
+        self._tasks.append(task)
+
+
+_HALVED: Message = {"T": "q", "S": "AAPL", "bp": 1.0, "bs": 1, "ap": 1.1, "as": 1}
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if task.cancelled() or task.exception() is None:
+        return
+    error = task.exception()
+    if not isinstance(error, ConnectionResetError):
+        log.error("a connection's flow failed", exc_info=error)

@@ -1,0 +1,70 @@
+"""Crypto spot pairs: trades, quotes, bars and full order books."""
+
+from __future__ import annotations
+
+from mdstream.streams.columns import SYMBOL, TS, bars, quote_side, snapshot
+from mdstream.streams.spec import (
+    RECV_TS,
+    BarRules,
+    Channel,
+    Column,
+    Fetch,
+    Kind,
+    PayloadKind,
+    StreamSpec,
+)
+
+_TRADE = (
+    SYMBOL,
+    TS,
+    Column("price", Kind.FLOAT, "p"),
+    Column("size", Kind.FLOAT, "s"),
+    Column("id", Kind.INT, "i"),
+    Column("taker_side", Kind.CODE, "tks", dictionary="taker_sides"),
+    RECV_TS,
+)
+
+_QUOTE = (
+    SYMBOL,
+    TS,
+    *quote_side("bid", "b", Kind.FLOAT),
+    *quote_side("ask", "a", Kind.FLOAT),
+    RECV_TS,
+)
+
+# A size is the new absolute size of its level; 0 removes the level. `reset` marks every level of a
+# message that replaces the whole book; such a message with no level at all leaves one row without
+# side, price and size, so that the reset itself is never lost.
+_BOOK = (
+    SYMBOL,
+    TS,
+    Column("side", Kind.CODE, "side", dictionary="book_sides"),
+    Column("price", Kind.FLOAT, "p"),
+    Column("size", Kind.FLOAT, "s"),
+    Column("reset", Kind.BOOL, "r", default=False),
+    RECV_TS,
+)
+
+CRYPTO = StreamSpec(
+    name="crypto",
+    channels=(
+        Channel("trades", _TRADE, ("t",), ("trades",)),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",)),
+        Channel("bars", bars(Kind.FLOAT), ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
+        Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
+        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.FLOAT), RECV_TS)),
+    ),
+    feeds={
+        "us": "/v1beta3/crypto/us",
+        "us-1": "/v1beta3/crypto/us-1",
+        "eu-1": "/v1beta3/crypto/eu-1",
+    },
+    default_feed="us",
+    codec="json",
+    codecs=("json", "msgpack"),
+    symbols=("BTC/USD", "ETH/USD", "SOL/USD", "LTC/USD", "DOGE/USD"),
+    fetch=Fetch("/v1beta3/crypto/{feed}/snapshots", PayloadKind.SNAPSHOTS),
+    mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
+    always_open=True,
+    bar_rules=BarRules(integer_volume=False),
+)

@@ -1,0 +1,43 @@
+"""News: articles by symbol."""
+
+from __future__ import annotations
+
+from mdstream.streams.spec import RECV_TS, Channel, Column, Fetch, Kind, PayloadKind, StreamSpec
+
+_ARTICLE = (
+    Column("id", Kind.INT, "id", required=True),
+    Column("created_at", Kind.TIME, "created_at", required=True),
+    Column("updated_at", Kind.TIME, "updated_at"),
+    Column("headline", Kind.TEXT, "headline"),
+    Column("summary", Kind.TEXT, "summary"),
+    Column("author", Kind.TEXT, "author"),
+    Column("source", Kind.TEXT, "source"),
+    Column("url", Kind.TEXT, "url"),
+    Column("content", Kind.TEXT, "content"),
+    Column("symbols", Kind.SYMBOLS, "symbols", dictionary="symbols"),
+)
+
+# REST sends pictures along, the stream does not.
+_IMAGES = Column("images", Kind.JSON, "images")
+
+NEWS = StreamSpec(
+    name="news",
+    channels=(
+        Channel("articles", (*_ARTICLE, RECV_TS), ("n",), ("news",)),
+        Channel("snapshots", (*_ARTICLE, _IMAGES, RECV_TS)),
+    ),
+    feeds={"benzinga": "/v1beta1/news"},
+    default_feed="benzinga",
+    codec="json",
+    codecs=("json", "msgpack"),
+    symbols=("AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"),
+    fetch=Fetch(
+        "/v1beta1/news",
+        PayloadKind.NEWS,
+        max_symbols=50,
+        fixed={"limit": "50", "include_content": "true"},
+        since_parameter="start",
+    ),
+    mute_after_s={},  # hours without an article are normal
+    always_open=True,
+)

@@ -1,0 +1,89 @@
+"""Options: the OPRA and indicative feeds, served in msgpack only."""
+
+from __future__ import annotations
+
+from mdstream.streams.columns import (
+    SYMBOL,
+    TS,
+    bars,
+    conditions,
+    exchange,
+    quote_side,
+    snapshot,
+)
+from mdstream.streams.spec import (
+    RECV_TS,
+    BarRules,
+    Channel,
+    Column,
+    Fetch,
+    Kind,
+    PayloadKind,
+    StreamSpec,
+)
+
+_TRADE = (
+    SYMBOL,
+    TS,
+    Column("price", Kind.FLOAT, "p"),
+    Column("size", Kind.INT, "s"),
+    exchange("exchange", "x"),
+    conditions(Kind.CODE, "trade_conditions"),
+    RECV_TS,
+)
+
+_QUOTE = (
+    SYMBOL,
+    TS,
+    *quote_side("bid", "b", Kind.INT),
+    exchange("bid_exchange", "bx", side_of="bid_price"),
+    *quote_side("ask", "a", Kind.INT),
+    exchange("ask_exchange", "ax", side_of="ask_price"),
+    conditions(Kind.CODE, "quote_conditions"),
+    RECV_TS,
+)
+
+_GREEKS = (
+    Column("implied_volatility", Kind.FLOAT, "impliedVolatility"),
+    *(
+        Column(name, Kind.FLOAT, f"greeks.{name}")
+        for name in ("delta", "gamma", "theta", "vega", "rho")
+    ),
+)
+
+OPTIONS = StreamSpec(
+    name="options",
+    channels=(
+        Channel("trades", _TRADE, ("t",), ("trades",)),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",)),
+        Channel("bars", bars(Kind.INT)),  # history only: the stream has none
+        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), *_GREEKS, RECV_TS)),
+    ),
+    feeds={"indicative": "/v1beta1/indicative", "opra": "/v1beta1/opra"},
+    default_feed="indicative",
+    codec="msgpack",
+    codecs=("msgpack",),
+    symbols=("SPY", "AAPL"),  # underlyings: their chains name the contracts
+    fetch=Fetch(
+        "/v1beta1/options/snapshots",
+        PayloadKind.SNAPSHOTS,
+        max_symbols=100,
+        chain_path="/v1beta1/options/snapshots/{symbol}",
+        feed_parameter=True,
+    ),
+    mute_after_s={"trades": 600.0, "quotes": 120.0},
+    always_open=False,
+    bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
+    starless=("quotes",),
+)
+
+
+def is_contract(symbol: str) -> bool:
+    """Whether `symbol` is an OCC contract (`AAPL240426C00162500`) and not an underlying.
+
+    The last 15 characters are fixed: YYMMDD, C or P, the strike times 1000 in 8 digits. What
+    stands before them is the root.
+    """
+    root, tail = symbol[:-15], symbol[-15:]
+    digits = tail[:6] + tail[7:]
+    return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isdigit()

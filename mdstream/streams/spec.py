@@ -1,0 +1,223 @@
+"""The vocabulary in which a stream type is declared: columns, channels, endpoints.
+
+A stream is data, not code. `stocks.py` and its siblings declare which keys on the wire become
+which columns, where the stream is served and how a symbol is fetched; decoders, frames, sessions
+and the simulator read the declaration and know no stream by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from functools import cached_property
+
+import orjson
+
+
+class Kind(Enum):
+    """What a column holds; decides how it is read from the wire and how it is stored."""
+
+    SYMBOL = "symbol"
+    """uint32 code into the stream's `symbols` dictionary."""
+    TIME = "time"
+    """int64 nanoseconds since 1970 UTC, from RFC 3339 text or a msgpack timestamp."""
+    FLOAT = "float"
+    INT = "int"
+    UINT = "uint"
+    BOOL = "bool"
+    CODE = "code"
+    """uint16 code of a short text (exchange, tape) in the column's dictionary."""
+    CONDITIONS = "conditions"
+    """uint16 code of a list of condition codes, joined without loss (`join_conditions`)."""
+    TEXT = "text"
+    """UTF-8 text of any length."""
+    JSON = "json"
+    """Any value, kept as JSON text."""
+    SYMBOLS = "symbols"
+    """A list of symbols: uint32 codes into the stream's `symbols` dictionary."""
+
+
+class PayloadKind(IntEnum):
+    """What a payload is: how its bytes are read, and where its records go."""
+
+    JSON = 0
+    """A WebSocket message: a JSON array of messages."""
+    MSGPACK = 1
+    """A WebSocket message: a msgpack array of messages."""
+    SNAPSHOTS = 2
+    """A REST body, like all that follow: snapshots by symbol."""
+    TRADES = 3
+    QUOTES = 4
+    BARS = 5
+    ORDERBOOKS = 6
+    NEWS = 7
+
+    @property
+    def from_stream(self) -> bool:
+        return self <= PayloadKind.MSGPACK
+
+
+VARIABLE = frozenset({Kind.TEXT, Kind.JSON, Kind.SYMBOLS})
+"""Kinds whose rows differ in size: stored as 64-bit offsets and a heap."""
+
+CODED = frozenset({Kind.SYMBOL, Kind.CODE, Kind.CONDITIONS, Kind.SYMBOLS})
+"""Kinds stored as codes into a dictionary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a frame and the wire key it comes from.
+
+    `key` may reach into sub-objects with dots (`latestTrade.p`). An empty `key` marks the column the
+    decoder fills itself, `recv_ts`. A row lacking a `required` key
+    is rejected; any other missing key is null, or `default` where one is given.
+
+    `absent_at_zero` marks the price of a quote side: 0 there means that the side is absent. The
+    columns that name it in `side_of` are then null too where they hold nothing (0 or blank).
+    `values` translates wire values to names. `dictionary` names the dictionary of a coded column.
+    """
+
+    name: str
+    kind: Kind
+    key: str = ""
+    required: bool = False
+    default: bool | None = None
+    absent_at_zero: bool = False
+    side_of: str = ""
+    values: Mapping[str, str] | None = None
+    dictionary: str = ""
+
+    @property
+    def nullable(self) -> bool:
+        return not self.required and self.default is None
+
+
+RECV_TS = Column("recv_ts", Kind.TIME, required=True)
+"""When the payload was received here; the last column of every frame that comes off the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One frame of a stream: which wire messages become its rows.
+
+    `types` are the values of `T` that belong here, `subscriptions` the names under which the
+    service offers them. Where `levels` is given (wire key → side), a message carries lists of
+    `{p, s}` levels and becomes one row a level (the keys `side`, `p` and `s` beside those of the
+    message), else one row a message.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    types: tuple[str, ...] = ()
+    subscriptions: tuple[str, ...] = ()
+    levels: Mapping[str, str] | None = None
+
+    def column(self, name: str) -> Column:
+        """The column called `name`."""
+        return next(c for c in self.columns if c.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class BarRules:
+    """Which trades update which part of a minute bar, by condition code and tape.
+
+    Source: Alpaca's published table (market data FAQ, 2026-09). A trade follows the strictest rule
+    of its conditions; a condition that is listed nowhere restricts nothing. The same letter means
+    other things on the CTA tapes (A, B) than on the UTP tapes (C, O), so each condition maps to the
+    tapes on which the rule holds; no tapes means all.
+    """
+
+    volume_only: Mapping[str, str] = field(default_factory=dict)
+    nothing: Mapping[str, str] = field(default_factory=dict)
+    integer_volume: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """How the current state of symbols is fetched over REST: one multi-symbol GET.
+
+    `{feed}` in the path stands for the stream's feed. `max_symbols` is what one request may name.
+    `chain_path` is set where a symbol may also be an underlying whose whole chain is fetched. `fixed` are query parameters always sent,
+    `feed_parameter` says that the stream's feed goes along as `feed`. `since_parameter` asks only
+    for what is new since the previous cycle.
+    """
+
+    path: str
+    kind: PayloadKind
+    max_symbols: int = 200
+    chain_path: str = ""
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    feed_parameter: bool = False
+    since_parameter: str = ""
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Everything mdstream knows about one stream type."""
+
+    name: str
+    channels: tuple[Channel, ...]
+    feeds: Mapping[str, str]
+    """Feed → WebSocket path."""
+    default_feed: str
+    codec: str
+    """`json` or `msgpack`: what is asked for unless the configuration says otherwise."""
+    codecs: tuple[str, ...]
+    symbols: tuple[str, ...]
+    """What is followed unless the configuration names symbols."""
+    fetch: Fetch
+    mute_after_s: Mapping[str, float]
+    """Subscription → seconds of silence, while its market is open, after which a socket is dead."""
+    always_open: bool
+    """Whether this market trades around the clock."""
+    bar_rules: BarRules | None = None
+    automatic: Mapping[str, str] = field(default_factory=dict)
+    """Subscription the server adds by itself → the one it comes along with."""
+    starless: tuple[str, ...] = ()
+    """Subscriptions for which the service does not accept `*`."""
+
+    @cached_property
+    def by_type(self) -> dict[str, Channel]:
+        """`T` on the wire → its channel."""
+        return {wire_type: c for c in self.channels for wire_type in c.types}
+
+    @cached_property
+    def by_name(self) -> dict[str, Channel]:
+        return {c.name: c for c in self.channels}
+
+    @cached_property
+    def subscriptions(self) -> tuple[str, ...]:
+        """Every subscription a client may ask for, in the service's order."""
+        names = [s for c in self.channels for s in c.subscriptions]
+        return tuple(n for n in names if n not in self.automatic)
+
+    @cached_property
+    def dictionaries(self) -> tuple[str, ...]:
+        """Every dictionary the stream's frames use, in order of first use."""
+        seen = {
+            column.dictionary: None
+            for channel in self.channels
+            for column in channel.columns
+            if column.kind in CODED
+        }
+        return tuple(seen)
+
+
+def join_conditions(codes: list[str]) -> str:
+    """Condition codes as one text, without loss: `["@", "F", "T"]` → `@FT`.
+
+    One-character codes, which all of today's are, are written side by side. A list with any other
+    code becomes a JSON array, which `split_conditions` tells apart by its opening bracket.
+    """
+    if all(len(code) == 1 for code in codes) and (not codes or codes[0] != "["):
+        return "".join(codes)
+    return orjson.dumps(codes).decode()
+
+
+def split_conditions(text: str) -> list[str]:
+    """The codes that `join_conditions` joined."""
+    if not text.startswith("["):
+        return list(text)
+    codes: list[str] = orjson.loads(text)
+    return codes

@@ -1,0 +1,141 @@
+"""Stocks: the SIP, IEX and overnight feeds."""
+
+from __future__ import annotations
+
+from mdstream.streams.columns import (
+    SYMBOL,
+    TAPE,
+    TS,
+    bars,
+    conditions,
+    exchange,
+    quote_side,
+    snapshot,
+)
+from mdstream.streams.spec import (
+    RECV_TS,
+    BarRules,
+    Channel,
+    Column,
+    Fetch,
+    Kind,
+    PayloadKind,
+    StreamSpec,
+)
+
+_TRADE = (
+    SYMBOL,
+    TS,
+    Column("price", Kind.FLOAT, "p"),
+    Column("size", Kind.INT, "s"),
+    exchange("exchange", "x"),
+    conditions(Kind.CONDITIONS, "trade_conditions"),
+    TAPE,
+    Column("id", Kind.UINT, "i"),
+    RECV_TS,
+)
+
+_QUOTE = (
+    SYMBOL,
+    TS,
+    *quote_side("bid", "b", Kind.INT),
+    exchange("bid_exchange", "bx", side_of="bid_price"),
+    *quote_side("ask", "a", Kind.INT),
+    exchange("ask_exchange", "ax", side_of="ask_price"),
+    conditions(Kind.CONDITIONS, "quote_conditions"),
+    TAPE,
+    RECV_TS,
+)
+
+_STATUS = (
+    SYMBOL,
+    TS,
+    Column("status_code", Kind.TEXT, "sc"),
+    Column("status_message", Kind.TEXT, "sm"),
+    Column("reason_code", Kind.TEXT, "rc"),
+    Column("reason_message", Kind.TEXT, "rm"),
+    TAPE,
+    RECV_TS,
+)
+
+_LULD = (
+    SYMBOL,
+    TS,
+    Column("limit_up_price", Kind.FLOAT, "u"),
+    Column("limit_down_price", Kind.FLOAT, "d"),
+    Column("indicator", Kind.CODE, "i", dictionary="luld_indicators"),
+    TAPE,
+    RECV_TS,
+)
+
+_CORRECTION = (
+    SYMBOL,
+    TS,
+    exchange("exchange", "x"),
+    Column("original_id", Kind.UINT, "oi"),
+    Column("original_price", Kind.FLOAT, "op"),
+    Column("original_size", Kind.INT, "os"),
+    conditions(Kind.CONDITIONS, "trade_conditions", "original_conditions", "oc"),
+    Column("corrected_id", Kind.UINT, "ci"),
+    Column("corrected_price", Kind.FLOAT, "cp"),
+    Column("corrected_size", Kind.INT, "cs"),
+    conditions(Kind.CONDITIONS, "trade_conditions", "corrected_conditions", "cc"),
+    TAPE,
+    RECV_TS,
+)
+
+_CANCEL = (
+    SYMBOL,
+    TS,
+    Column("id", Kind.UINT, "i"),
+    exchange("exchange", "x"),
+    Column("price", Kind.FLOAT, "p"),
+    Column("size", Kind.INT, "s"),
+    Column("action", Kind.CODE, "a", dictionary="cancel_actions"),
+    TAPE,
+    RECV_TS,
+)
+
+_IMBALANCE = (SYMBOL, TS, Column("price", Kind.FLOAT, "p"), TAPE, RECV_TS)
+
+_BAR_RULES = BarRules(
+    volume_only={
+        **dict.fromkeys("CHINRUV7PZ4", ""),
+        "B": "AB",  # average price; on tape C it is a bunched trade, which restricts nothing
+        "G": "C",
+        "W": "CO",
+    },
+    nothing=dict.fromkeys("MQ9", ""),
+)
+
+STOCKS = StreamSpec(
+    name="stocks",
+    channels=(
+        Channel("trades", _TRADE, ("t",), ("trades",)),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",)),
+        Channel("bars", bars(Kind.INT), ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
+        Channel("statuses", _STATUS, ("s",), ("statuses",)),
+        Channel("lulds", _LULD, ("l",), ("lulds",)),
+        Channel("imbalances", _IMBALANCE, ("i",), ("imbalances",)),
+        Channel("corrections", _CORRECTION, ("c",), ("corrections",)),
+        Channel("cancels", _CANCEL, ("x",), ("cancelErrors",)),
+        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), RECV_TS)),
+    ),
+    feeds={
+        "iex": "/v2/iex",
+        "sip": "/v2/sip",
+        "delayed_sip": "/v2/delayed_sip",
+        "boats": "/v1beta1/boats",
+        "overnight": "/v1beta1/overnight",
+        "test": "/v2/test",
+    },
+    default_feed="iex",
+    codec="json",
+    codecs=("json", "msgpack"),
+    symbols=("AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"),
+    fetch=Fetch("/v2/stocks/snapshots", PayloadKind.SNAPSHOTS, feed_parameter=True),
+    mute_after_s={"trades": 120.0, "quotes": 60.0, "bars": 180.0},
+    always_open=False,
+    bar_rules=_BAR_RULES,
+    automatic={"corrections": "trades", "cancelErrors": "trades"},
+)

@@ -1,0 +1,39 @@
+"""How each kind of column is stored: the same numbers in result slabs and in frames."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mdstream.streams.spec import Kind
+
+DTYPE: dict[Kind, np.dtype[np.generic]] = {
+    Kind.SYMBOL: np.dtype(np.uint32),
+    Kind.TIME: np.dtype(np.int64),
+    Kind.FLOAT: np.dtype(np.float64),
+    Kind.INT: np.dtype(np.int64),
+    Kind.UINT: np.dtype(np.uint64),
+    Kind.BOOL: np.dtype(np.bool_),
+    Kind.CODE: np.dtype(np.uint16),
+    Kind.CONDITIONS: np.dtype(np.uint16),
+    Kind.TEXT: np.dtype(np.uint8),
+    Kind.JSON: np.dtype(np.uint8),
+    Kind.SYMBOLS: np.dtype(np.uint32),
+}
+"""dtype of a column's values; of one heap item where rows differ in size."""
+
+PROVISIONAL: dict[Kind, int] = {
+    Kind.SYMBOL: 1 << 31,
+    Kind.SYMBOLS: 1 << 31,
+    Kind.CODE: 1 << 15,
+    Kind.CONDITIONS: 1 << 15,
+}
+"""Codes from here on stand for texts a worker met that have no code yet."""
+
+DICTIONARY_LIMIT: dict[Kind, int] = {
+    Kind.SYMBOL: 1 << 22,
+    Kind.SYMBOLS: 1 << 22,
+    Kind.CODE: 1 << 14,
+    Kind.CONDITIONS: 1 << 14,
+}
+"""Texts a dictionary takes before further new ones are rejected: half of what the codes could
+number, so that batches under way at that moment still fit."""

@@ -1,0 +1,1 @@
+"""The engine's measurements of itself, kept as frames like any other data."""

@@ -1,0 +1,136 @@
+"""The live view: a table that a terminal shows while the engine runs, queried from telemetry frames."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mdstream.frames.attach import Attachment
+from mdstream.supervisor import RunEvent, Supervisor
+
+_RATE_OVER_S = 3
+_EVENTS_SHOWN = 6
+
+_STYLES = {
+    "streaming": "green",
+    "connecting": "yellow",
+    "starting": "yellow",
+    "restarting": "bold yellow",
+    "draining": "cyan",
+    "stopped": "dim",
+    "failed": "bold red",
+}
+
+
+class LiveView:
+    """Draws the run after every sample. Use as a context manager around `Supervisor.run`."""
+
+    def __init__(self, console: Console, headline: str) -> None:
+        self._headline = headline
+        self._live = Live(Text("starting ..."), console=console, auto_refresh=False)
+        self._attachment: Attachment | None = None
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, supervisor: Supervisor) -> None:
+        """Draw what the telemetry frames hold now."""
+        if self._attachment is None:
+            self._attachment = Attachment(supervisor.path)
+        elapsed = (time.time_ns() - supervisor.started_ns) / 1e9
+        title = f"mdstream {supervisor.run_id} · {elapsed:.0f} s · {self._headline}"
+        self._live.update(draw(self._attachment, list(supervisor.events), title), refresh=True)
+
+
+def draw(run: Attachment, events: list[RunEvent], title: str) -> RenderableType:
+    """The whole view as one renderable."""
+    recent = run.frame("telemetry.streams").filter(
+        pl.col("ts") > pl.col("ts").max() - pl.duration(seconds=_RATE_OVER_S + 1)
+    )
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
+    for heading in ("stream", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("pid", "symbols", "msg/s", "messages", "p50 ms", "p99 ms", "rows", "pool"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in streams_now(recent):
+        table.add_row(*_cells(row))
+    return Panel(Group(table, _cores_line(run), _event_lines(events)), title=title, box=box.ROUNDED)
+
+
+def streams_now(recent: pl.DataFrame) -> list[dict[str, Any]]:
+    """The last row of each stream, with messages a second over the last few seconds."""
+    query = (
+        recent.lazy()
+        .with_columns(pl.col("stream", "state").cast(pl.String))
+        .group_by("stream", maintain_order=True)
+        .agg(
+            pl.all().last(),
+            (
+                (pl.col("messages").last() - pl.col("messages").first())
+                / ((pl.col("ts").last() - pl.col("ts").first()).dt.total_nanoseconds() / 1e9)
+            ).alias("messages_per_s"),
+        )
+    )
+    return query.collect().to_dicts()
+
+
+def _cells(row: dict[str, Any]) -> list[RenderableType]:
+    rate = row["messages_per_s"]
+    failed = row["symbols_failed"]
+    symbols = Text(f"{row['symbols_ok']}")
+    symbols.append(f"/{failed}", style="red" if failed else "dim")
+    return [
+        row["stream"],
+        Text(row["state"], style=_STYLES.get(row["state"], "")),
+        str(row["pid"] or ""),
+        symbols,
+        f"{rate:,.0f}" if rate is not None and rate == rate else "-",
+        f"{row['messages']:,}",
+        _number(row["latency_p50_ms"]),
+        _number(row["latency_p99_ms"]),
+        f"{row['rows']:,}",
+        f"{row['pool_busy']}/{row['pool_size']} +{row['pool_queue']}",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def _cores_line(run: Attachment) -> RenderableType:
+    frame = run.frame("telemetry.cores")
+    if not frame.height:
+        return Text("")
+    last = frame.filter(pl.col("ts") == pl.col("ts").max()).sort("core")["busy_percent"]
+    busy = sum(last) / 100
+    line = Text(f" cores {busy:.1f} of {len(last)} busy  ", style="bold")
+    for value in last:
+        line.append(" ▁▂▃▄▅▆▇█"[min(8, round(value / 12.5))], style="cyan")
+    batches = run.frame("telemetry.batches").tail(200)
+    if batches.height:
+        size = batches["messages"].sum() / batches.height
+        line.append(f"   {size:,.1f} messages a batch", style="dim")
+    return line
+
+
+def _event_lines(events: list[RunEvent]) -> RenderableType:
+    lines = Text()
+    for event in events[-_EVENTS_SHOWN:]:
+        lines.append(f"\n {event.ts.astimezone():%H:%M:%S} ", style="dim")
+        lines.append(f"{event.stream:<8} ", style="bold")
+        lines.append(event.text)
+    lines.no_wrap = True
+    lines.overflow = "ellipsis"
+    return lines

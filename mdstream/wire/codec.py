@@ -1,0 +1,72 @@
+"""Control messages to bytes and back, in the two encodings of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgpack
+import orjson
+
+from mdstream.errors import ServerError
+
+CodecName = Literal["json", "msgpack"]
+
+# A control message comes alone in its array, and `T` is its first key: seven bytes tell it from data,
+# so that data is never parsed where it is received. (`"s"` alone is the type of a trading status.)
+_JSON_CONTROL = (b'[{"T":"su', b'[{"T":"er')
+_MSGPACK_CONTROL = (b"\xa1T\xa7success", b"\xa1T\xa5error", b"\xa1T\xacsubscription")
+
+
+class JsonCodec:
+    """JSON in text messages."""
+
+    name: CodecName = "json"
+    content_type = "application/json"
+
+    def encode(self, message: Mapping[str, Any]) -> str:
+        return orjson.dumps(message).decode()
+
+    def decode(self, payload: bytes) -> list[dict[str, Any]]:
+        try:
+            messages = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            raise ServerError(f"control message is not JSON: {payload[:80]!r}") from error
+        return _messages(messages, payload)
+
+    def is_control(self, payload: bytes) -> bool:
+        """Whether `payload` is a control message in the form the service sends."""
+        return payload.startswith(_JSON_CONTROL)
+
+
+class MsgpackCodec:
+    """msgpack in binary messages."""
+
+    name: CodecName = "msgpack"
+    content_type = "application/msgpack"
+
+    def encode(self, message: Mapping[str, Any]) -> bytes:
+        packed: bytes = msgpack.packb(message)
+        return packed
+
+    def decode(self, payload: bytes) -> list[dict[str, Any]]:
+        try:
+            messages = msgpack.unpackb(payload, strict_map_key=False)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise ServerError(f"control message is not msgpack: {payload[:80]!r}") from error
+        return _messages(messages, payload)
+
+    def is_control(self, payload: bytes) -> bool:
+        """Whether `payload` is a control message in the form the service sends."""
+        return payload.startswith(_MSGPACK_CONTROL, 2)
+
+
+Codec = JsonCodec | MsgpackCodec
+
+CODECS: dict[str, Codec] = {"json": JsonCodec(), "msgpack": MsgpackCodec()}
+
+
+def _messages(decoded: Any, payload: bytes) -> list[dict[str, Any]]:
+    if not isinstance(decoded, list) or not all(isinstance(m, dict) for m in decoded):
+        raise ServerError(f"expected an array of control messages, got {payload[:80]!r}")
+    return decoded

@@ -1,0 +1,343 @@
+"""One connection to a stream, from the greeting to the flow of data, without any I/O.
+
+    bytes from the server ─► receive() ─► events for the caller
+    to_send()  ─► bytes for the server        due() / tick(now) ─► what waits for a time
+
+1. The server greets (`connected`). Unless the upgrade's headers carried the keys, we authenticate by
+   message; if they did and the server stays silent for `HEADER_AUTH_WAIT_S`, we do so too.
+2. Subscriptions go out one request at a time; each answer holds the server's whole set.
+3. Data flows. The caller asks `is_control` of each payload, a look at a few bytes, and passes on only
+   control messages; also those that a decoder later finds mixed with data.
+
+Every error code of the service has its one answer here, in `_ANSWERS`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mdstream.config import Credentials
+from mdstream.errors import CredentialsError, ServerError
+from mdstream.wire.codec import Codec
+from mdstream.wire.state import Event, State, follow
+from mdstream.wire.subscription import Refusal, Request, Subscriptions, requests
+
+HEADER_AUTH_WAIT_S = 2.0
+ANSWER_WAIT_S = 10.0
+"""How long the server may take to greet, to authenticate, and to acknowledge a request."""
+
+_AUTH_RETRY_S = (0.5, 1.0, 2.0, 3.0, 5.0)
+"""Pauses before authenticating again on the same socket while another connection holds the place."""
+
+
+class Ready(NamedTuple):
+    """Authenticated, and everything asked for is acknowledged or refused."""
+
+
+class Refused(NamedTuple):
+    """The server will not serve these."""
+
+    refusals: tuple[Refusal, ...]
+
+
+class Waiting(NamedTuple):
+    """The server cannot take us for now; the session tries again on the same connection."""
+
+    reason: str
+
+
+class Note(NamedTuple):
+    """Something worth a log line, with no effect on the session."""
+
+    text: str
+
+
+Happening = Ready | Refused | Waiting | Note
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    request: Request
+    deadline: float
+
+
+class Protocol:
+    """One connection's conversation. A new connection takes a new `Protocol`.
+
+    `subscriptions` outlives it: it says what is wanted, and is told what the server made of it.
+    Fatal answers raise `CredentialsError`; those that ask for a new connection, `ServerError`.
+    """
+
+    # The mutable state: where the conversation stands, what is queued, what is awaited.
+
+    def __init__(
+        self,
+        codec: Codec,
+        credentials: Credentials,
+        subscriptions: Subscriptions,
+        now: float,
+        headers_sent: bool = False,
+    ) -> None:
+        self.state = State.OPENING
+        self.subscriptions = subscriptions
+        subscriptions.active = {}
+        self._codec = codec
+        self._credentials = credentials
+        self._headers_sent = headers_sent
+        self._outgoing: deque[bytes | str] = deque()
+        self._queue: deque[Request] = deque()
+        self._outstanding: _Outstanding | None = None
+        self._deadline = now + ANSWER_WAIT_S
+        self._auth_at: float | None = None
+        self._auth_attempts = 0
+        self.is_control: Callable[[bytes], bool] = codec.is_control
+
+    # -- in time order: what the caller does with a connection
+
+    def receive(self, payload: bytes, now: float) -> list[Happening]:
+        """Take a control payload."""
+        return self.receive_messages(self._codec.decode(payload), now)
+
+    def receive_messages(self, messages: Iterable[dict[str, Any]], now: float) -> list[Happening]:
+        """Take control messages that were already decoded."""
+        happened: list[Happening] = []
+        for message in messages:
+            kind = message.get("T")
+            if kind == "success":
+                happened += self._succeed(str(message.get("msg")), now)
+            elif kind == "error":
+                happened += self._fail(message.get("code"), str(message.get("msg", "")), now)
+            elif kind == "subscription":
+                happened += self._acknowledge(message, now)
+        return happened
+
+    def to_send(self) -> list[bytes | str]:
+        """What has to go to the server now, in order; text for JSON, bytes for msgpack."""
+        out = list(self._outgoing)
+        self._outgoing.clear()
+        return out
+
+    def due(self) -> float | None:
+        """When `tick` wants to be called, at the latest; None if nothing waits for a time."""
+        times = [self._auth_at, self._outstanding.deadline if self._outstanding else None]
+        if self.state in (State.OPENING, State.AUTHENTICATING) and self._auth_at is None:
+            times.append(self._deadline)
+        return min((t for t in times if t is not None), default=None)
+
+    def tick(self, now: float) -> list[Happening]:
+        """Do what has become due. Raises `ServerError` when an answer is overdue."""
+        if self._auth_at is not None and now >= self._auth_at:
+            self._authenticate(now)
+        elif self.state is State.OPENING and now >= self._deadline:
+            raise ServerError(f"no greeting within {ANSWER_WAIT_S:.0f} s")
+        elif self.state is State.AUTHENTICATING and self._auth_at is None and now >= self._deadline:
+            raise ServerError(f"no answer to authentication within {ANSWER_WAIT_S:.0f} s")
+        elif self._outstanding and now >= self._outstanding.deadline:
+            raise ServerError(f"no answer to a subscription within {ANSWER_WAIT_S:.0f} s")
+        return []
+
+    def change(self, now: float) -> list[Happening]:
+        """Bring the server's set in line after the caller changed what is wanted."""
+        if self.state is State.STREAMING:
+            self._queue_changes()
+            if self._queue:
+                self._follow(Event.CHANGED)
+                return self._next_request(now)
+        return []
+
+    # -- greeting and authentication
+
+    def _succeed(self, text: str, now: float) -> list[Happening]:
+        if text == "connected" and self.state is State.OPENING:
+            self._follow(Event.CONNECTED)
+            if self._headers_sent:
+                self._deadline = now + ANSWER_WAIT_S
+                self._auth_at = now + HEADER_AUTH_WAIT_S
+            else:
+                self._authenticate(now)
+            return []
+        if text == "authenticated" and self.state is State.AUTHENTICATING:
+            return self._authenticated(now)
+        return [Note(f"unexpected success message {text!r} while {self.state.value}")]
+
+    def _authenticate(self, now: float) -> None:
+        self._auth_at = None
+        self._deadline = now + ANSWER_WAIT_S
+        self._send(
+            {
+                "action": "auth",
+                "key": self._credentials.key_id,
+                "secret": self._credentials.secret_key,
+            }
+        )
+
+    def _authenticated(self, now: float) -> list[Happening]:
+        self._auth_at = None
+        self._auth_attempts = 0
+        self._follow(Event.AUTHENTICATED)
+        self._queue_changes()
+        return self._next_request(now)
+
+    # -- subscriptions
+
+    def _queue_changes(self) -> None:
+        self._queue.clear()
+        self._queue.extend(requests("unsubscribe", self.subscriptions.surplus()))
+        self._queue.extend(requests("subscribe", self.subscriptions.missing()))
+
+    def _next_request(self, now: float) -> list[Happening]:
+        if not self._queue:
+            self._queue_changes()  # what was changed while requests were on their way
+        if not self._queue:
+            self._follow(Event.ACKNOWLEDGED)
+            return [Ready()]
+        request = self._queue.popleft()
+        self._outstanding = _Outstanding(request, now + ANSWER_WAIT_S)
+        self._send(request.message())
+        return []
+
+    def _acknowledge(self, message: dict[str, Any], now: float) -> list[Happening]:
+        subscriptions = self.subscriptions
+        subscriptions.active = {
+            channel: {symbol for symbol in symbols if isinstance(symbol, str)}
+            for channel, symbols in message.items()
+            if isinstance(symbols, list)
+        }
+        if self._outstanding is None:
+            return []
+        request, self._outstanding = self._outstanding.request, None
+        happened: list[Happening] = []
+        if request.action == "subscribe":
+            lost = [
+                Refusal(channel, symbol, "not in the server's acknowledgement")
+                for channel, symbols in request.symbols
+                for symbol in symbols
+                if symbol not in subscriptions.active.get(channel, ())
+                and symbol in subscriptions.wanted.get(channel, ())
+            ]
+            happened += self._refuse(lost)
+        else:  # what an unsubscribe left behind is not asked for again and again
+            for channel, symbols in request.symbols:
+                subscriptions.active.get(channel, set()).difference_update(symbols)
+        return happened + self._next_request(now)
+
+    def _refuse(self, refusals: list[Refusal]) -> list[Happening]:
+        for refusal in refusals:
+            self.subscriptions.refused[refusal.channel, refusal.symbol] = refusal.reason
+        return [Refused(tuple(refusals))] if refusals else []
+
+    # -- errors
+
+    def _fail(self, code: Any, text: str, now: float) -> list[Happening]:
+        answer = _ANSWERS.get(code)
+        if answer is None:
+            reason = f"unknown error {code}: {text}"
+            return self._mend_request(reason, now) if self._outstanding else [Note(reason)]
+        return answer(self, code, text, now)
+
+    def _fatal(self, code: int, text: str, now: float) -> list[Happening]:
+        raise CredentialsError(f"{text} ({code}): {_ADVICE[code]}", code)
+
+    def _reconnect(self, code: int, text: str, now: float) -> list[Happening]:
+        raise ServerError(f"{text} ({code})", code)
+
+    def _again(self, code: int, text: str, now: float) -> list[Happening]:
+        """406: the one place is taken. The socket stays good for a while; ask again on it."""
+        if self.state is not State.AUTHENTICATING:
+            raise ServerError(f"{text} ({code})", code)
+        if self._auth_attempts >= len(_AUTH_RETRY_S):
+            raise ServerError(f"{text} ({code}), still after {self._auth_attempts} attempts", code)
+        pause = _AUTH_RETRY_S[self._auth_attempts]
+        self._auth_attempts += 1
+        self._auth_at = now + pause
+        self._follow(Event.REFUSED_FOR_NOW)
+        return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
+
+    def _unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
+        """401: we spoke before the server knew us, or it has forgotten us."""
+        if self.state is State.OPENING:
+            return [Note(f"{text} ({code}) before the greeting")]
+        self._outstanding = None
+        self._follow(Event.REFUSED_FOR_NOW)
+        if self._auth_at is None:
+            if self._auth_attempts >= len(_AUTH_RETRY_S):
+                raise ServerError(f"{text} ({code}), again and again", code)
+            self._auth_attempts += 1
+            self._authenticate(now)
+        return [Waiting(f"{text} ({code}); authenticating again")]
+
+    def _already(self, code: int, text: str, now: float) -> list[Happening]:
+        """403: header and message both went out; one was enough."""
+        if self.state is State.AUTHENTICATING:
+            return self._authenticated(now)
+        return []
+
+    def _mend(self, code: int, text: str, now: float) -> list[Happening]:
+        """400, 405, 410, 413: something in the outstanding request is at fault."""
+        if self._outstanding is None:
+            return [Note(f"{text} ({code}) without a request of ours")]
+        return self._mend_request(f"{text} ({code})", now, code)
+
+    def _mend_request(self, reason: str, now: float, code: int = 0) -> list[Happening]:
+        """Cut the outstanding request where that may help; refuse what is at fault."""
+        assert self._outstanding is not None
+        request, self._outstanding = self._outstanding.request, None
+        # 410 speaks of a channel: no symbol of it will do.
+        parts = request.channels() if code == 410 else request.halves()
+        refused: list[Refusal] = []
+        if len(parts) > 1:
+            self._queue.extendleft(reversed(parts))
+        else:
+            refused = request.refuse(reason)
+            if code in (405, 410):  # the limit is reached, or the channel unknown: so for the rest
+                refused += self._drop_alike(request, reason)
+        return self._refuse(refused) + self._next_request(now)
+
+    def _drop_alike(self, refused: Request, reason: str) -> list[Refusal]:
+        channel = refused.symbols[0][0]
+        dropped: list[Refusal] = []
+        for request in list(self._queue):
+            if request.action == "subscribe" and [c for c, _ in request.symbols] == [channel]:
+                self._queue.remove(request)
+                dropped += request.refuse(reason)
+        return dropped
+
+    # -- small things
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._outgoing.append(self._codec.encode(message))
+
+    def _follow(self, event: Event) -> None:
+        self.state = follow(self.state, event)
+
+
+_Answer = Callable[[Protocol, int, str, float], list[Happening]]
+
+_ANSWERS: dict[Any, _Answer] = {
+    400: Protocol._mend,
+    401: Protocol._unauthenticated,
+    402: Protocol._fatal,
+    403: Protocol._already,
+    404: Protocol._reconnect,
+    405: Protocol._mend,
+    406: Protocol._again,
+    407: Protocol._reconnect,
+    408: Protocol._fatal,
+    409: Protocol._fatal,
+    410: Protocol._mend,
+    411: Protocol._fatal,
+    412: Protocol._fatal,
+    413: Protocol._mend,
+    500: Protocol._reconnect,
+}
+
+_ADVICE = {
+    402: "check APCA_API_KEY_ID and APCA_API_SECRET_KEY",
+    408: "this API is not enabled for the account",
+    409: "the plan does not include this feed; choose another with --feed",
+    411: "the key may not read market data",
+    412: 'this stream is served in msgpack only; set codec = "msgpack"',
+}

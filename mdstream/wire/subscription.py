@@ -1,0 +1,109 @@
+"""What to subscribe, cut into requests the server accepts, and what it made of them.
+
+The server closes a connection, or silently drops symbols, when a request is too long; so a request
+stays below `MAX_REQUEST_BYTES`, and the next is sent when the one before is answered. A request that
+is refused is cut in halves until the parts at fault stand alone; these are refused, the rest goes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+MAX_REQUEST_BYTES = 32 * 1024 - 512
+
+Wanted = Mapping[str, frozenset[str]]
+"""Channel → symbols."""
+
+
+class Refusal(NamedTuple):
+    """A symbol of a channel that the server will not serve, and why."""
+
+    channel: str
+    symbol: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message to the server: add (or take away) these symbols of these channels."""
+
+    action: str
+    symbols: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def message(self) -> dict[str, str | list[str]]:
+        return {"action": self.action, **{channel: list(s) for channel, s in self.symbols}}
+
+    def channels(self) -> list[Request]:
+        """The same request, one for each channel."""
+        return [Request(self.action, (pair,)) for pair in self.symbols]
+
+    def halves(self) -> list[Request]:
+        """The same request in two, or nothing where it cannot be cut any more."""
+        if len(self.symbols) > 1:
+            return self.channels()
+        channel, symbols = self.symbols[0]
+        if len(symbols) < 2:
+            return []
+        middle = len(symbols) // 2
+        return [
+            Request(self.action, ((channel, part),))
+            for part in (symbols[:middle], symbols[middle:])
+        ]
+
+    def refuse(self, reason: str) -> list[Refusal]:
+        return [Refusal(c, symbol, reason) for c, symbols in self.symbols for symbol in symbols]
+
+
+def requests(action: str, wanted: Wanted) -> Iterator[Request]:
+    """`wanted` as requests that each stay below the size limit, symbols in order."""
+    symbols = sorted({symbol for listed in wanted.values() for symbol in listed})
+    piece: list[str] = []
+    size = 0
+    for symbol in symbols:
+        cost = sum(len(symbol.encode()) + 6 for listed in wanted.values() if symbol in listed)
+        if piece and size + cost > MAX_REQUEST_BYTES:
+            yield _request(action, wanted, piece)
+            piece, size = [], 0
+        piece.append(symbol)
+        size += cost
+    if piece:
+        yield _request(action, wanted, piece)
+
+
+def _request(action: str, wanted: Wanted, piece: list[str]) -> Request:
+    pairs = (
+        (channel, tuple(s for s in piece if s in listed)) for channel, listed in wanted.items()
+    )
+    return Request(action, tuple((channel, symbols) for channel, symbols in pairs if symbols))
+
+
+@dataclass(slots=True)
+class Subscriptions:
+    """What is wanted, what the server has, and what it refuses for good."""
+
+    wanted: dict[str, set[str]] = field(default_factory=dict)
+    active: dict[str, set[str]] = field(default_factory=dict)
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(channel, symbol) → reason."""
+
+    def missing(self) -> dict[str, frozenset[str]]:
+        """What is wanted, not refused and not there yet."""
+        return self._differences(self.wanted, self.active)
+
+    def surplus(self) -> dict[str, frozenset[str]]:
+        """What the server has and nobody wants any more, of the channels ever wanted."""
+        active = {c: s for c, s in self.active.items() if c in self.wanted}
+        return self._differences(active, self.wanted)
+
+    def _differences(
+        self, left: Mapping[str, set[str]], right: Mapping[str, set[str]]
+    ) -> dict[str, frozenset[str]]:
+        found = {
+            channel: frozenset(
+                s for s in symbols - right.get(channel, set()) if (channel, s) not in self.refused
+            )
+            for channel, symbols in left.items()
+        }
+        return {channel: symbols for channel, symbols in found.items() if symbols}

@@ -1,0 +1,205 @@
+"""One task of the pool: a ticket in, columns in shared memory and a receipt out.
+
+    slab ─► decode ─► aggregate ─► result area of the same slab ─► receipt
+
+1. Map the slab (once; slabs are reused) and read which payloads it holds.
+2. Decode them to columns, one set a channel; texts without a code get provisional ones.
+3. Fold the trades into one-minute partials.
+4. Write columns and partials into the slab's result area, or into a file of their own where they
+   do not fit, and answer with a receipt that says where everything is.
+
+The task may run twice (its worker died, or its feed did) and then writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.dictionary import DictionaryReader
+from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
+from mdstream.handoff.columns import ColumnData, part_bytes, write_part
+from mdstream.handoff.slab import Slab
+from mdstream.handoff.space import reserve
+from mdstream.handoff.ticket import Part, Receipt, Ticket
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import Channel, Kind, PayloadKind, split_conditions
+from mdstream.telemetry.histogram import bucket_of
+from workers.aggregate import Effects, partials
+from workers.library import Decoded, LibraryDecoder, Rows
+
+_MAX_MAPPED = 128
+
+Batch = tuple[list[tuple[Channel, list[ColumnData]]], "npt.NDArray[np.void]"]
+
+
+class _Context:
+    """What a worker keeps between the tickets of one stream of one run."""
+
+    def __init__(self, run: str, stream: str) -> None:
+        self.spec = STREAMS[stream]
+        self.run = Path(run)
+        self.slabs: OrderedDict[str, Slab] = OrderedDict()
+        self._dictionaries = {
+            name: DictionaryReader(dictionary_path(self.run, stream, name))
+            for name in self.spec.dictionaries
+        }
+        self.decoder = LibraryDecoder(self.spec, self._known)
+        rules = self.spec.bar_rules
+        self.effects = Effects(rules) if rules else None
+
+    def slab(self, name: str) -> Slab:
+        slab = self.slabs.pop(name, None)
+        if slab is None:
+            slab = Slab.open(slab_path(self.run, name))
+        self.slabs[name] = slab
+        if len(self.slabs) > _MAX_MAPPED:
+            self.slabs.popitem(last=False)
+        return slab
+
+    def refresh(self) -> None:
+        for dictionary in self._dictionaries.values():
+            dictionary.refresh()
+
+    def _known(self, dictionary: str) -> Mapping[str, int]:
+        return self._dictionaries[dictionary].codes
+
+
+_contexts: dict[tuple[str, str], _Context] = {}
+
+
+def run(ticket: Ticket) -> Receipt:
+    """Decode and aggregate the batch of `ticket`."""
+    start_ns = time.time_ns()
+    key = (ticket.run, ticket.stream)
+    if key not in _contexts:
+        _contexts.clear()
+        _contexts[key] = _Context(*key)
+    context = _contexts[key]
+    context.refresh()
+    slab = context.slab(ticket.slab)
+    entries = slab.entries
+
+    decoded = context.decoder.decode(_payloads(slab, entries))
+    table = slab.table[:entries]
+    table["messages"] = decoded.counts
+    from_stream = table["kind"] <= PayloadKind.MSGPACK
+
+    batch, runs = _aggregate(context, decoded)
+    spill, area = _area(slab, ticket, batch, runs)
+    parts, where = _write(area, batch, runs)
+    messages = table["messages"].astype(np.int64)
+    return Receipt(
+        ticket.sequence,
+        os.getpid(),
+        start_ns,
+        time.time_ns(),
+        spill,
+        parts,
+        where,
+        decoded.new,
+        (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
+        tuple(decoded.rejects),
+        tuple(decoded.control),
+        decoded.symbols,
+        decoded.page_tokens,
+        _delays(context, decoded),
+    )
+
+
+def trades_again(run: str, stream: str, rows: int) -> bytes:
+    """The partials of the first `rows` trades that the trades frame still has, as bytes.
+
+    For a feed that takes the place of a killed one, whose open bars died with it.
+    """
+    from mdstream.frames.reader import FrameReader
+
+    spec = STREAMS[stream]
+    if spec.bar_rules is None:
+        return b""
+    channel = spec.by_name["trades"]
+    _, frame = FrameReader(frame_path(Path(run), f"{stream}.trades"), {}).read(0, rows)
+    conditions: list[Any] = [None] * frame.height
+    if "conditions" in frame.columns:
+        conditions = frame["conditions"].cast(str).to_list()
+        if channel.column("conditions").kind is Kind.CONDITIONS:
+            conditions = [None if c is None else split_conditions(c) for c in conditions]
+    tapes = frame["tape"].cast(str).to_list() if "tape" in frame.columns else conditions
+    records = [{"c": c, "z": z} for c, z in zip(conditions, tapes, strict=True)]
+    received = frame["recv_ts"].to_physical().to_list()
+    columns = [
+        ColumnData(
+            frame[column.name].to_physical().fill_null(0).to_numpy(),
+            frame[column.name].is_not_null().to_numpy(),
+        )
+        for column in channel.columns
+    ]
+    rows_ = Rows(records, [], received)
+    return partials(channel, rows_, columns, Effects(spec.bar_rules)).tobytes()
+
+
+def _payloads(slab: Slab, entries: int) -> Iterator[tuple[memoryview, PayloadKind, int]]:
+    for offset, length, kind, _, recv_ns, _, _ in slab.table[:entries].tolist():
+        yield slab.view[offset : offset + length], PayloadKind(kind), recv_ns
+
+
+def _aggregate(context: _Context, decoded: Decoded) -> Batch:
+    batch = [(context.spec.by_name[name], columns) for name, columns in decoded.columns.items()]
+    if context.effects is None or "trades" not in decoded.columns:
+        return batch, np.empty(0, np.void)
+    channel = context.spec.by_name["trades"]
+    rows, columns = decoded.rows["trades"], decoded.columns["trades"]
+    return batch, partials(channel, rows, columns, context.effects)
+
+
+def _area(
+    slab: Slab,
+    ticket: Ticket,
+    batch: list[tuple[Channel, list[ColumnData]]],
+    runs: npt.NDArray[np.void],
+) -> tuple[str, memoryview]:
+    """Where the result goes: the slab's own area, or a file where that is too small."""
+    needed = sum(part_bytes(channel, columns) for channel, columns in batch) + runs.nbytes + 64
+    if needed <= len(slab.result):
+        return "", slab.result
+    name = f"{ticket.stream}-spill-{ticket.sequence}"
+    path = slab_path(Path(ticket.run), name)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        reserve(descriptor, needed, path)
+        return name, memoryview(mmap.mmap(descriptor, needed))
+    finally:
+        os.close(descriptor)
+
+
+def _write(
+    area: memoryview, batch: list[tuple[Channel, list[ColumnData]]], runs: npt.NDArray[np.void]
+) -> tuple[tuple[Part, ...], tuple[int, int]]:
+    offset = 0
+    parts = []
+    for channel, columns in batch:
+        parts.append(write_part(area, offset, channel, columns))
+        offset += -(-part_bytes(channel, columns) // 8) * 8
+    if len(runs):
+        area[offset : offset + runs.nbytes] = runs.tobytes()
+    return tuple(parts), (offset, len(runs))
+
+
+def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
+    """How old the batch's trades and quotes were when they came, as a sparse histogram."""
+    found: Counter[int] = Counter()
+    for name, columns in decoded.columns.items():
+        at = {c.name: i for i, c in enumerate(context.spec.by_name[name].columns)}
+        if name in ("trades", "quotes"):
+            age: Any = columns[at["recv_ts"]].values - columns[at["ts"]].values
+            buckets, counts = np.unique(bucket_of(age), return_counts=True)
+            found.update(dict(zip(buckets.tolist(), counts.tolist(), strict=True)))
+    return tuple(sorted(found.items()))

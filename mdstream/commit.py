@@ -87,7 +87,8 @@ class Committer:
 
     def commit(self, slab: Slab, receipt: Receipt, submit_ns: int) -> None:
         """Commit one batch. Raises `NoSpaceError` where shared memory is full; the batch then does not
-        count as committed, and what was published of it is skipped when it is committed again."""
+        count as committed, and what was published of it is skipped when it is committed again.
+        """
         spilled = self._spilled(receipt)
         area = slab.result if spilled is None else memoryview(spilled)
         codes = {

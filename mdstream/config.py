@@ -32,7 +32,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A frozen group of settings that refuses unknown names."""
 
 
-class Credentials(Struct):
+class Credentials(Struct, frozen=True):
     """API key and secret. Neither is ever printed, logged or written to a report or a frame."""
 
     key_id: str = ""
@@ -48,7 +48,7 @@ class Credentials(Struct):
         yield "set" if self else "not set"
 
 
-class StreamConfig(Struct):
+class StreamConfig(Struct, frozen=True):
     """One stream. An empty list of symbols or channels means the stream's own default.
 
     `mute_after_s` overrides, by channel, after how many silent seconds a connected socket is taken
@@ -63,7 +63,7 @@ class StreamConfig(Struct):
     chain_contracts: int = 50
 
 
-class FetchConfig(Struct):
+class FetchConfig(Struct, frozen=True):
     """REST fetches: every symbol at start and then every `interval_s` seconds (0: only at start).
 
     `budget_per_minute` is the account's request budget, shared by all streams (Alpaca's free plan
@@ -78,7 +78,7 @@ class FetchConfig(Struct):
     attempts: int = 5
 
 
-class HandoffConfig(Struct):
+class HandoffConfig(Struct, frozen=True):
     """From the socket to the workers: `slabs` buffers of `slab_kb` a stream, then reading pauses.
 
     `linger_ms` holds a batch back for company (0: submit as soon as a worker is free).
@@ -92,7 +92,7 @@ class HandoffConfig(Struct):
     max_payload_mb: int = 64
 
 
-class FramesConfig(Struct):
+class FramesConfig(Struct, frozen=True):
     """Shared frames: where they live, and how many megabytes of each are kept."""
 
     directory: str = ""
@@ -100,7 +100,7 @@ class FramesConfig(Struct):
     chunk_mb: int = 16
 
 
-class SimulatorConfig(Struct):
+class SimulatorConfig(Struct, frozen=True):
     """The embedded simulator, used when neither keys nor a server are given."""
 
     seed: int = 1
@@ -109,12 +109,12 @@ class SimulatorConfig(Struct):
     latency_ms: float = 20.0
 
 
-class LogConfig(Struct):
+class LogConfig(Struct, frozen=True):
     level: str = "info"
     json: bool = False
 
 
-class Config(Struct):
+class Config(Struct, frozen=True):
     """All settings of one run."""
 
     streams: tuple[str, ...] = tuple(STREAMS)
@@ -235,12 +235,21 @@ def check(config: Config) -> Config:
             raise ConfigError(f"{name}: {url!r} must begin with {' or '.join(schemes)}://host")
     if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
         raise ConfigError("set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither")
+    _check_choices(config)
+    _check_numbers(config)
+    return config
+
+
+def _check_choices(config: Config) -> None:
     if config.auth not in ("message", "headers"):
         raise ConfigError(f"auth: {config.auth!r} must be message or headers")
     if config.log.level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log.level: {config.log.level!r} must be debug, info, warning or error")
     if config.ca_file and not Path(config.ca_file).is_file():
         raise ConfigError(f"ca_file: no file {config.ca_file!r}")
+
+
+def _check_numbers(config: Config) -> None:
     for name, value, least in (
         ("workers", config.workers, -1),
         ("duration", config.duration, 0),
@@ -261,7 +270,6 @@ def check(config: Config) -> Config:
     ):
         if not value >= least:  # also refuses NaN
             raise ConfigError(f"{name}: {value} is below {least}, the least it can be")
-    return config
 
 
 def _check_stream(spec: StreamSpec, stream: StreamConfig) -> None:

@@ -18,6 +18,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -49,6 +50,7 @@ from mdstream.wire.subscription import Subscriptions
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
+_EXIT_WAIT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,11 @@ def main(assignment: Assignment, pipe: Connection) -> None:
         outbox.put("crashed", f"{type(error).__name__}: {error}")
         code = Exit.STREAM_FAILED
     outbox.close()
-    os._exit(code)  # everything is flushed; threads of a broken executor must not hold us
+    # Threads of a broken executor may hold up a clean exit; not for long.
+    watchdog = threading.Timer(_EXIT_WAIT_S, os._exit, (code,))
+    watchdog.daemon = True
+    watchdog.start()
+    sys.exit(code)
 
 
 async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> None:

@@ -1,8 +1,8 @@
 """From a received payload to committed rows: slabs, tickets, workers, order.
 
-    offer()/put() ─► slab being filled ─► sealed slabs ─► workers (at most size + 1 tickets) ─► commit in order
-                          ▲                                                                        │
-                          └───────────────────────────── free slabs ◄─────────────────────────────┘
+    offer()/put() ─► slab being filled ─► sealed slabs ─► workers (size + 1 tickets) ─► commit in order
+                          ▲                                                                 │
+                          └───────────────────────── free slabs ◄──────────────────────────┘
 
 Batching is natural: a slab is handed over as soon as a worker is free for it, and grows while none is.
 So a quiet stream has single payloads in its batches and the least delay, a busy one has full slabs.

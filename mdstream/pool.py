@@ -99,7 +99,8 @@ class WorkerPool:
             async with self._place(suspect=strikes > 0):
                 generation = self._generation
                 try:
-                    return await self._submit(self._job, ticket)
+                    receipt: Receipt = await self._submit(self._job, ticket)
+                    return receipt
                 except (BrokenExecutor, TimeoutError) as error:
                     hung = isinstance(error, TimeoutError)
                     strikes += 1
@@ -115,7 +116,8 @@ class WorkerPool:
         """Partials of the first `rows` trades in the trades frame, for a feed that starts over."""
         if not self.size:
             return self._trades(run, stream, rows)
-        return await self._submit(self._trades, run, stream, rows)
+        partials: bytes = await self._submit(self._trades, run, stream, rows)
+        return partials
 
     async def close(self) -> None:
         """End the processes: idle ones at once, a working one when its ticket is done, or killed."""

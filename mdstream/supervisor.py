@@ -12,6 +12,7 @@ is not restarted: its stream has failed, the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -30,7 +31,8 @@ import msgspec
 from mdstream import log as logs
 from mdstream.config import Config, Credentials
 from mdstream.errors import Exit, MdstreamError
-from mdstream.feed import Assignment, main as feed_main
+from mdstream.feed import Assignment
+from mdstream.feed import main as feed_main
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, state_path
@@ -412,10 +414,8 @@ class Supervisor:
 
     def _tell(self, record: FeedRecord, *message: Any) -> None:
         if record.pipe is not None:
-            try:
+            with contextlib.suppress(OSError):  # it is ending; its sentinel tells
                 record.pipe.send(message)
-            except OSError:
-                pass  # it is ending; its sentinel tells
 
     def _note(self, stream: str, text: str, level: int = 0) -> None:
         self.events.append(RunEvent(datetime.now(UTC), stream, text))
@@ -497,7 +497,7 @@ class Supervisor:
         for record in self.feeds.values():
             if record.process is not None and record.process.pid is not None:
                 roles[record.process.pid] = ("feed", record.stream)
-                roles.update({pid: ("worker", record.stream) for pid in record.workers})
+                roles.update(dict.fromkeys(record.workers, ("worker", record.stream)))
         return roles
 
     def _stream_row(self, ts: int, record: FeedRecord) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def tail(
         raise ConfigError(str(error.args[0])) from error
     left, header = rows or sys.maxsize, True
     try:
-        for new in following:
-            new = new.head(left)
+        for batch in following:
+            new = batch.head(left)
             if as_json:
                 sys.stdout.write(new.write_ndjson())
             else:

@@ -140,7 +140,8 @@ class _View:
 
     def put_heap(self, item: ColumnData, start: int, stop: int, at: int, used: int) -> int:
         """Append the heap items of some rows and their ends; returns the heap's new fill."""
-        assert self.heap is not None and item.heap is not None
+        assert self.heap is not None
+        assert item.heap is not None
         ends: Any = item.values
         first = int(ends[start - 1]) if start else 0
         size = int(ends[stop - 1]) - first

@@ -36,7 +36,8 @@ _ROWS, _FIRST, _END, _PENDING, _APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
 
 class Entry(NamedTuple):
     """One chunk: its number, the frame's row it starts at, a bit for each column with a null, and
-    how many rows it has room for."""
+    how many rows it has room for.
+    """
 
     number: int
     start_row: int

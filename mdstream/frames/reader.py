@@ -163,7 +163,7 @@ class FrameReader:
                 stream = self.name.partition(".")[0]
                 path = dictionary_path(self._run, stream, name)
                 self._categories[name] = Categories(path, physical)
-        return any([c.refresh() for c in self._categories.values()])
+        return sum(c.refresh() for c in self._categories.values()) > 0  # all of them, always
 
     def _empty(self) -> pl.DataFrame:
         """No rows, but the columns and types the frame has."""

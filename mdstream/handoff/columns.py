@@ -22,7 +22,7 @@ from mdstream.handoff.ticket import Part
 from mdstream.streams.spec import VARIABLE, Channel
 from mdstream.streams.storage import DTYPE
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 PARTIAL = np.dtype(
     [
@@ -127,7 +127,7 @@ def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData
 def _put(area: memoryview, offset: int, values: Array) -> None:
     if not values.size:
         return
-    data = memoryview(np.ascontiguousarray(values)).cast("B")
+    data = np.ascontiguousarray(values).data.cast("B")
     area[offset : offset + len(data)] = data
 
 

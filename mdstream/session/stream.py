@@ -18,7 +18,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect

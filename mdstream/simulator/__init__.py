@@ -1,1 +1,1 @@
-"""An Alpaca-compatible server: all four streams and the REST calls beside them, seeded, with faults on demand."""
+"""An Alpaca-compatible server: four streams and the REST calls beside them, seeded, with faults."""

@@ -156,12 +156,11 @@ class Market:
 
     def _stock_trade(self, symbol: str, at: Time) -> Message:
         r = self._random
-        message = {
+        return {
             "T": "t", "S": symbol, "i": self._id(), "x": r.choice(_EXCHANGES),
             "p": self._price(symbol), "s": self._size(), "c": r.choice(_CONDITIONS),
             "z": self._tape(symbol), "t": at,
         }  # fmt: skip
-        return message
 
     def _stock_quote(self, symbol: str, at: Time) -> Message:
         r = self._random

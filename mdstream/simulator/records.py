@@ -92,7 +92,7 @@ class History:
         }  # fmt: skip
 
     def orderbook(self, at: int, index: int) -> Record:
-        middle = self._price(at, index)
+        middle: float = self._price(at, index)
 
         def side(sign: int) -> list[Record]:
             return [
@@ -104,7 +104,7 @@ class History:
 
     def snapshot(self, now: int) -> Record:
         second, minute, day = now // SECOND, now // MINUTE, now // DAY
-        record = {
+        record: Record = {
             "latestTrade": self.trade(now - 150_000_321, second),
             "latestQuote": self.quote(now - 20_000_123, second),
             "minuteBar": self.bar((minute - 1) * MINUTE, minute - 1),

@@ -15,7 +15,7 @@ import os
 import signal
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from mdstream.simulator.socket import Sent, Shared, StreamConnection
 from mdstream.streams import STREAMS
 
 log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
@@ -113,19 +115,17 @@ class Simulator:
         }
 
         @web.middleware
-        async def streams_first(
-            request: web.Request, handler: web.RequestHandler
-        ) -> web.StreamResponse:  # type: ignore[type-arg]
+        async def streams_first(request: web.Request, handler: Handler) -> web.StreamResponse:
             # The news stream and the news archive share one path; the upgrade tells them apart.
             spec = paths.get(request.path)
             if spec is None or request.headers.get("Upgrade", "").lower() != "websocket":
-                return await handler(request)  # type: ignore[no-any-return, operator]
+                return await handler(request)
             fault = self.faults.strikes("upgrade", spec.name)
             if fault is not None:
                 return web.Response(status=int(fault.number), text="refused on demand")
             return await StreamConnection(self._shared, spec, request).run()
 
-        application.middlewares.append(streams_first)  # type: ignore[arg-type]
+        application.middlewares.append(streams_first)
         application.router.add_routes(
             [
                 web.get("/simulator/stats", self._stats),

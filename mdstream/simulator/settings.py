@@ -5,7 +5,7 @@ from __future__ import annotations
 from mdstream.config import Credentials, Struct
 
 
-class SimulatorSettings(Struct):
+class SimulatorSettings(Struct, frozen=True):
     """What `mdstream simulate` takes; the embedded simulator fills in a few of them.
 
     `rate` is messages a second for each stream connection; 0 sends as fast as the client takes

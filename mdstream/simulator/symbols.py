@@ -34,6 +34,5 @@ def chain(underlying: str) -> list[str]:
         expiry = (first + timedelta(weeks=week)).strftime("%y%m%d")
         for i in range(-_STRIKES // 2, _STRIKES // 2):
             strike = max(1, middle + i * step)
-            for right in "CP":
-                found.append(f"{underlying}{expiry}{right}{strike * 1000:08d}")
+            found += [f"{underlying}{expiry}{right}{strike * 1000:08d}" for right in "CP"]
     return sorted(set(found))

@@ -138,9 +138,9 @@ class Fetch:
     """How the current state of symbols is fetched over REST: one multi-symbol GET.
 
     `{feed}` in the path stands for the stream's feed. `max_symbols` is what one request may name.
-    `chain_path` is set where a symbol may also be an underlying whose whole chain is fetched. `fixed` are query parameters always sent,
-    `feed_parameter` says that the stream's feed goes along as `feed`. `since_parameter` asks only
-    for what is new since the previous cycle.
+    `chain_path` is set where a symbol may also be an underlying whose whole chain is fetched.
+    `fixed` are query parameters always sent, `feed_parameter` says that the stream's feed goes along
+    as `feed`. `since_parameter` asks only for what is new since the previous cycle.
     """
 
     path: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mdstream.streams.spec import Kind
 
-DTYPE: dict[Kind, np.dtype[np.generic]] = {
+DTYPE: dict[Kind, np.dtype[Any]] = {
     Kind.SYMBOL: np.dtype(np.uint32),
     Kind.TIME: np.dtype(np.int64),
     Kind.FLOAT: np.dtype(np.float64),

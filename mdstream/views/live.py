@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -96,7 +97,7 @@ def _cells(row: dict[str, Any]) -> list[RenderableType]:
         Text(row["state"], style=_STYLES.get(row["state"], "")),
         str(row["pid"] or ""),
         symbols,
-        f"{rate:,.0f}" if rate is not None and rate == rate else "-",
+        f"{rate:,.0f}" if rate is not None and math.isfinite(rate) else "-",
         f"{row['messages']:,}",
         _number(row["latency_p50_ms"]),
         _number(row["latency_p99_ms"]),

@@ -1,0 +1,1 @@
+"""Questions about speed, each with a reproducible answer: `python -m benchmarks NAME`."""

@@ -1,0 +1,214 @@
+"""The engine from Python: a context manager for scripts and notebooks.
+
+    with mdstream.Engine({"symbols": {"stocks": ["AAPL"]}}) as engine:
+        print(engine.frame("stocks.trades"))
+
+The supervisor runs in a process of its own, so that nothing here blocks it, and no script needs an
+`if __name__ == "__main__"`. Should this process die, the engine ends too and cleans up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import polars as pl
+
+from mdstream.config import Config, check, from_mapping, load
+from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
+from mdstream.frames.attach import Attachment, Tail
+
+_ERRORS: dict[int, type[MdstreamError]] = {
+    Exit.CONFIG: ConfigError,
+    Exit.CREDENTIALS: CredentialsError,
+    Exit.SHARED_MEMORY: SharedMemoryError,
+}
+
+
+class Engine:
+    """A running engine. `config` is a `Config`, a mapping of settings, or the path of a TOML file.
+
+    Environment variables count as for the command, unless a `Config` is given. Logs go to standard
+    error, or to `log` if given (a file opened for writing).
+    """
+
+    # The mutable state: the supervisor's process, and what it told at the end.
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        *,
+        log: IO[str] | None = None,
+    ) -> None:
+        self.config = _config(config)
+        self.report: dict[str, Any] | None = None
+        """The report of the run, once it has ended."""
+        self.exit_code: Exit | None = None
+        self._log = log
+        self._process: subprocess.Popen[str] | None = None
+        self._attachment: Attachment | None = None
+        self._messages: list[dict[str, Any]] = []
+        self._heard = threading.Condition()
+
+    def __enter__(self) -> Engine:
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the engine; returns when every feed's process is up. Raises what prevents that."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mdstream.host"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._send({"config": msgspec.to_builtins(self.config)})
+        started = self._await("started", self.config.start_timeout_s + 30)
+        self._attachment = Attachment(Path(started["path"]))
+
+    def stop(self) -> dict[str, Any] | None:
+        """Drain and end the engine; returns the report. Harmless where it has ended already."""
+        process = self._process
+        if process is None:
+            return self.report
+        if process.poll() is None:
+            self._send({"command": "stop"})
+        try:
+            process.wait(self.config.drain_timeout_s + 30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with self._heard:
+            self._heard.wait_for(lambda: self._message("closed") is not None, 5)
+        report = self._message("report")
+        self.report = report["report"] if report else None
+        code = process.returncode
+        self.exit_code = Exit(code) if code in set(Exit) else Exit.STREAM_FAILED
+        self._process = None
+        return self.report
+
+    @property
+    def run(self) -> str:
+        """The run's name, for `mdstream.attach(run=...)` in other processes."""
+        return self.attachment.run
+
+    @property
+    def attachment(self) -> Attachment:
+        """This engine's frames, as `mdstream.attach()` gives them."""
+        if self._attachment is None:
+            raise MdstreamError("the engine is not started: use `with Engine(...)`, or start()")
+        return self._attachment
+
+    @property
+    def frames(self) -> list[str]:
+        """Names of all frames."""
+        return self.attachment.frames
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """Frame `name` as it stands now; see `Attachment.frame`."""
+        return self.attachment.frame(name)
+
+    def tail(self, name: str, *, from_start: bool = False) -> Tail:
+        """Follow frame `name`; see `Attachment.tail`."""
+        return self.attachment.tail(name, from_start=from_start)
+
+    def subscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
+        """Add symbols to a running stream, on `channels` (all that the stream follows by default)."""
+        self._subscription("subscribe", stream, symbols, channels)
+
+    def unsubscribe(
+        self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()
+    ) -> None:
+        """Take symbols off a running stream."""
+        self._subscription("unsubscribe", stream, symbols, channels)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the engine ends by itself (`duration`, or every stream failed); False if not yet."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _subscription(
+        self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]
+    ) -> None:
+        if stream not in self.config.streams:
+            raise ConfigError(f"{command}: stream {stream!r} does not run")
+        self._send(
+            {
+                "command": command,
+                "stream": stream,
+                "channels": list(channels),
+                "symbols": list(symbols),
+            }
+        )
+
+    # -- talking with the host process: a JSON object a line, both ways
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is ending; its messages say why
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._heard:
+                self._messages.append(json.loads(line))
+                self._heard.notify_all()
+        with self._heard:
+            self._messages.append({"kind": "closed"})
+            self._heard.notify_all()
+
+    def _message(self, kind: str) -> dict[str, Any] | None:
+        return next((m for m in self._messages if m["kind"] == kind), None)
+
+    def _await(self, kind: str, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        with self._heard:
+            self._heard.wait_for(
+                lambda: self._message(kind) or self._message("closed"), deadline - time.monotonic()
+            )
+        message = self._message(kind)
+        if message is not None:
+            return message
+        assert self._process is not None
+        failed = self._message("failed") or {"reason": "the engine did not start", "code": 1}
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        raise _ERRORS.get(failed["code"], MdstreamError)(failed["reason"])
+
+
+def _config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    match config:
+        case Config():
+            return check(config)
+        case None:
+            return load()
+        case str() | Path():
+            return load(config)
+        case _:
+            from_mapping(config)  # names its own errors before anything is merged
+            return load(flags=config)

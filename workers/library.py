@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import msgpack
@@ -414,7 +416,10 @@ def _values(records: list[Message], column: Column, subs: dict[str, list[Message
             if set(map(type, subs[head])) - {dict}:
                 raise Unfit(f"{head}: expected an object")
         records, key = subs[head], tail
-    values = [record.get(key) for record in records]
+    try:
+        values = list(map(itemgetter(key), records))
+    except KeyError:  # missing somewhere
+        values = [record.get(key) for record in records]
     if column.values is not None:
         names = column.values
         try:
@@ -503,7 +508,7 @@ def _code_texts(column: Column, values: list[Any]) -> list[Any]:
         try:
             # An older form of the protocol gave one condition as plain text.
             return [
-                v if v is None else join_conditions(v if type(v) is list else [v] if v else [])
+                v if v is None else _joined(*v) if type(v) is list else _joined(*([v] if v else []))
                 for v in values
             ]
         except TypeError as error:
@@ -517,6 +522,11 @@ def _code_texts(column: Column, values: list[Any]) -> list[Any]:
     if column.required and (type(None) in types or "" in values):
         raise Unfit(f"{column.key}: missing")
     return values
+
+
+@lru_cache(maxsize=4096)
+def _joined(*codes: str) -> str:
+    return join_conditions(list(codes))
 
 
 def _blank_texts(texts: list[Any], absent: Array) -> None:

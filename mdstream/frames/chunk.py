@@ -14,17 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mdstream.frames.layout import (
-    HEAP_PER_ROW,
     Buffers,
     arrow_schema,
     find_buffers,
     patch_lengths,
-    row_bytes,
     write_empty,
 )
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.space import no_space, reserve
-from mdstream.streams.spec import VARIABLE, Column, Kind
+from mdstream.streams.spec import Column, Kind
 from mdstream.streams.storage import DTYPE
 
 Bytes = npt.NDArray[np.uint8]
@@ -51,10 +49,6 @@ class Chunk:
     @staticmethod
     def create(path: Path, columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> None:
         """Make the file of a new chunk. Raises `NoSpaceError` and leaves nothing where it fails."""
-        heaps = [
-            max(rows * HEAP_PER_ROW[column.kind], least)
-            for column, least in zip((c for c in columns if c.kind in VARIABLE), heaps, strict=True)
-        ]
         hidden = path.with_suffix(".new")
         try:
             with pa.OSFile(str(hidden), "wb") as sink:
@@ -69,7 +63,7 @@ class Chunk:
             hidden.unlink(missing_ok=True)
             if error.errno != errno.ENOSPC:
                 raise
-            raise no_space(path, rows * row_bytes(columns)) from error
+            raise no_space(path, rows * 8 * len(columns) + sum(heaps)) from error
         except BaseException:
             hidden.unlink(missing_ok=True)
             raise

@@ -32,8 +32,8 @@ _TYPES: dict[Kind, pa.DataType] = {
     Kind.SYMBOLS: pa.large_list(pa.field("item", pa.uint32(), nullable=False)),
 }
 
-HEAP_PER_ROW: dict[Kind, int] = {Kind.TEXT: 96, Kind.JSON: 256, Kind.SYMBOLS: 4}
-"""Heap items a chunk sets aside for each row; a fuller heap closes the chunk early."""
+HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBOLS: 4.0}
+"""Heap items that a frame's first chunk sets aside for each row; later ones go by what was used."""
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
@@ -47,13 +47,13 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def row_bytes(columns: Sequence[Column]) -> int:
-    """Bytes a row takes on average, heaps included."""
-    total = 0.0
+def row_bytes(columns: Sequence[Column], heap_per_row: Sequence[float]) -> int:
+    """Bytes a row takes on average; `heap_per_row` has the heap items of each variable column."""
+    total, heaps = 0.0, iter(heap_per_row)
     for column in columns:
         width = DTYPE[column.kind].itemsize
         if column.kind in VARIABLE:
-            total += 8 + HEAP_PER_ROW[column.kind] * width
+            total += 8 + next(heaps) * width
         else:
             total += 1 / 8 if column.kind is Kind.BOOL else width
         total += column.nullable / 8
@@ -82,18 +82,27 @@ def write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Sequen
         nulls = int(field.nullable)
         head = validity if field.nullable else None
         if pa.types.is_large_string(field.type):
-            buffers = [head, _zeros((slots + 1) * 8), _zeros(next(sizes))]
+            size = next(sizes)
+            buffers = [head, _ends(slots, size), _zeros(size)]
             arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls))
         elif pa.types.is_large_list(field.type):
             size = next(sizes)
             item = pa.Array.from_buffers(pa.uint32(), size, [None, _zeros(size * 4)], 0)
-            buffers = [head, _zeros((slots + 1) * 8)]
+            buffers = [head, _ends(slots, size)]
             arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls, children=[item]))
         else:
             buffers = [head, _zeros(-(-slots * field.type.bit_width // 8))]
             arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls))
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+
+def _ends(slots: int, size: int) -> pa.Buffer:
+    """Offsets of empty rows. The slot behind the last row owns the whole heap: pyarrow writes no
+    more of a heap than its offsets reach."""
+    ends = np.zeros(slots + 1, np.int64)
+    ends[slots] = size
+    return pa.py_buffer(ends)
 
 
 def _zeros(size: int) -> pa.Buffer:

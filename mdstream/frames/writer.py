@@ -9,12 +9,13 @@ from pathlib import Path
 from mdstream.errors import NoSpaceError
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import RING, Head
-from mdstream.frames.layout import arrow_schema, row_bytes
+from mdstream.frames.layout import HEAP_PER_ROW, arrow_schema, row_bytes
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import VARIABLE, Column
 
 _FIRST_CHUNK_BYTES = 128 * 1024
 _GROWTH = 4
+_SPARE = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class FrameWriter:
         self.columns = tuple(columns)
         self._limits = limits
         self._sizes: dict[int, int] = {}
+        self._heap_per_row = [HEAP_PER_ROW[c.kind] for c in self.columns if c.kind in VARIABLE]
         self._number = -1
         self._chunk: Chunk | None = None
         self._resume()
@@ -109,15 +111,17 @@ class FrameWriter:
         """Close the current chunk at row `total` and begin one that takes at least one row more."""
         if self._chunk is not None:
             rows = total - self._chunk.start_row
+            self._learn(self._chunk, rows)
             self._chunk.seal(rows, self.head.entry(self._number).nulls)
             self._chunk = None
         number = self.head.end
         target = min(_FIRST_CHUNK_BYTES * _GROWTH ** min(number, 16), self._limits.chunk)
-        rows = max(64, target // row_bytes(self.columns))
+        rows = max(64, target // row_bytes(self.columns, self._heap_per_row))
         heaps = [
-            int(item.values[start]) - (int(item.values[start - 1]) if start else 0)
-            for column, item in zip(self.columns, data, strict=True)
-            if column.kind in VARIABLE
+            max(int(rows * per_row), _length(item, start))
+            for per_row, item in zip(
+                self._heap_per_row, (d for d in data if d.heap is not None), strict=True
+            )
         ]
         self._retire(target)
         path = self.head.chunk_path(number)
@@ -133,6 +137,12 @@ class FrameWriter:
         self._chunk = Chunk(path, self.columns, total, rows)
         self._number = self.head.add_chunk(total, rows)
 
+    def _learn(self, chunk: Chunk, rows: int) -> None:
+        """Size the heaps of the next chunk by what this one's rows used, and some more."""
+        used = [n for n, c in zip(chunk.heap_used, self.columns, strict=True) if c.kind in VARIABLE]
+        if rows:
+            self._heap_per_row = [n / rows * _SPARE + 1 for n in used]
+
     def _retire(self, coming: int) -> None:
         while self._sizes and (
             sum(self._sizes.values()) + coming > self._limits.retention
@@ -145,3 +155,8 @@ class FrameWriter:
         self.head.retire_first()
         self.head.chunk_path(oldest).unlink(missing_ok=True)
         del self._sizes[oldest]
+
+
+def _length(item: ColumnData, row: int) -> int:
+    """Heap items of one row."""
+    return int(item.values[row]) - (int(item.values[row - 1]) if row else 0)

@@ -1,0 +1,121 @@
+"""Real processes for tests: the simulator and the engine as their users start them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mdstream
+from mdstream.frames.attach import Attachment
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+QUIET_FETCH = {"interval_s": 0, "budget_per_minute": 100_000}
+
+
+class RunningSimulator:
+    """A simulator in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], stream_url: str, data_url: str) -> None:
+        self.process, self.stream_url, self.data_url = process, stream_url, data_url
+
+    @property
+    def port(self) -> int:
+        return int(self.data_url.rpartition(":")[2])
+
+    def stats(self) -> dict[str, Any]:
+        with urllib.request.urlopen(self.data_url + "/simulator/stats", timeout=10) as answer:
+            return json.load(answer)
+
+    def sent(self, stream: str) -> int:
+        return self.stats()["streams"][stream]["messages"]
+
+    def faults(self, *faults: str) -> None:
+        request = urllib.request.Request(
+            self.data_url + "/simulator/faults", json.dumps(faults).encode(), method="POST"
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+@contextlib.contextmanager
+def simulator(*flags: str, env: dict[str, str] | None = None) -> Iterator[RunningSimulator]:
+    """`mdstream simulate` with `flags`, on a free port."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mdstream",
+            "simulate",
+            "--port",
+            "0",
+            "--rate-limit",
+            "1000000",
+            *flags,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"on (wss?://\S+) and (https?://\S+) ", line)
+        assert found, f"the simulator said {line!r}"
+        yield RunningSimulator(process, found[1], found[2])
+    finally:
+        process.terminate()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def settings(sim: RunningSimulator | None, rejects: Path, **more: Any) -> dict[str, Any]:
+    """Settings of an engine on `sim`."""
+    base: dict[str, Any] = {
+        "credentials": {"key_id": "test", "secret_key": "test"},
+        "rejects": str(rejects),
+        "fetch": QUIET_FETCH,
+        "log": {"level": "info"},
+    }
+    if sim is not None:
+        base |= {"stream_url": sim.stream_url, "data_url": sim.data_url}
+    return base | more
+
+
+@contextlib.contextmanager
+def engine(values: dict[str, Any]) -> Iterator[mdstream.Engine]:
+    with mdstream.Engine(values) as running:
+        yield running
+
+
+def until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
+    """Wait for something to become true; returns it."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what or condition}"
+        time.sleep(0.02)
+    return value
+
+
+def stream_rows(run: Attachment, stream: str, channels: tuple[str, ...]) -> int:
+    return sum(run.rows(f"{stream}.{channel}") for channel in channels)
+
+
+def as_rows(frame: Any) -> list[dict[str, Any]]:
+    """A frame's rows as plain values: times as int nanoseconds, codes as text."""
+    import polars as pl
+
+    times = [c for c, t in frame.schema.items() if t == pl.Datetime("ns", "UTC")]
+    coded = [c for c, t in frame.schema.items() if isinstance(t, pl.Categorical)]
+    plain = frame.with_columns(
+        *(pl.col(c).to_physical() for c in times), *(pl.col(c).cast(pl.String) for c in coded)
+    )
+    return plain.drop("recv_ts", strict=False).to_dicts()

@@ -9,7 +9,7 @@ how they were cut into batches, so that every run over the same data publishes t
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,25 @@ Pair = tuple[float, float]
 def bars_1m(volume: Kind) -> Channel:
     """The channel of bars built here: the same columns as the service's own."""
     return Channel("bars_1m", bars(volume))
+
+
+class BarRow(NamedTuple):
+    """A published bar, in the order of the frame's columns."""
+
+    symbol: int
+    ts: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trade_count: int
+    vwap: float
+    kind: str
+    recv_ts: int
+
+
+_INTEGERS = frozenset({"ts", "trade_count", "recv_ts"})
 
 
 class Bar:
@@ -63,6 +82,13 @@ class Bar:
             self.notional = _joined(self.notional, notional)
             self.weight = _joined(self.weight, weight)
 
+    def row(self, kind: str) -> BarRow:
+        """The bar as it is now: late trades may change it afterwards."""
+        return BarRow(
+            self.symbol, self.minute, self.open, self.high, self.low, self.close, sum(self.volume),
+            self.trades, _vwap(self), kind, self.recv_ts,
+        )  # fmt: skip
+
 
 def _joined(left: Pair, right: Any) -> Pair:
     """The sum of two unevaluated pairs (two-sum of the heads; the tails just add up)."""
@@ -89,9 +115,9 @@ class BarBuilder:
         self._at: dict[int, int] = {}
         self._newest = -(1 << 63)
 
-    def join(self, partials: npt.NDArray[np.void]) -> list[tuple[Bar, str]]:
-        """Take in a batch's runs in order; the bars to publish, with their kind."""
-        out: list[tuple[Bar, str]] = []
+    def join(self, partials: npt.NDArray[np.void]) -> list[BarRow]:
+        """Take in a batch's runs in order; the rows to publish."""
+        out: list[BarRow] = []
         for partial in partials.tolist():
             symbol, minute = partial[0], partial[2]
             if minute > self._newest:
@@ -110,9 +136,9 @@ class BarBuilder:
             bar.join(partial)
         return out
 
-    def finish(self) -> list[tuple[Bar, str]]:
+    def finish(self) -> list[BarRow]:
         """The stream has ended: publish whatever is open."""
-        out: list[tuple[Bar, str]] = []
+        out: list[BarRow] = []
         for symbol in sorted(self._bars):
             at = self._at.pop(symbol, None)
             for minute, bar in sorted(self._bars[symbol].items()):
@@ -121,15 +147,13 @@ class BarBuilder:
         self._bars.clear()
         return out
 
-    def _leave(
-        self, minutes: dict[int, Bar], before: int, now: int, out: list[tuple[Bar, str]]
-    ) -> None:
+    def _leave(self, minutes: dict[int, Bar], before: int, now: int, out: list[BarRow]) -> None:
         """A symbol trades in another minute: its last one is over, unless we went back in time."""
         bar = minutes.get(before)
         if bar is not None and (now > before or bar.published or before < max(minutes)):
             self._emit(bar, out)
 
-    def _publish_quiet(self, minute: int, out: list[tuple[Bar, str]]) -> None:
+    def _publish_quiet(self, minute: int, out: list[BarRow]) -> None:
         """Symbols that fell silent: their bars are over too, two minutes on."""
         for symbol in sorted(self._at):
             at = self._at[symbol]
@@ -137,30 +161,19 @@ class BarBuilder:
                 self._emit(self._bars[symbol][at], out)
                 del self._at[symbol]
 
-    def _emit(self, bar: Bar, out: list[tuple[Bar, str]]) -> None:
-        """Publish `bar`, if it is one: the service makes none unless prices and volume are there."""
+    def _emit(self, bar: Bar, out: list[BarRow]) -> None:
+        """Publish `bar` as it is now, if it is one: the service makes none without price or volume."""
         if bar.open == bar.open and bar.open and bar.volume[0]:
-            out.append((bar, "updated" if bar.published else "minute"))
+            out.append(bar.row("updated" if bar.published else "minute"))
             bar.published = True
 
-    def rows(self, published: list[tuple[Bar, str]], kinds: dict[str, int]) -> list[ColumnData]:
-        """`published` as columns of the `bars_1m` frame; `kinds` gives the codes of their kinds."""
-        bars_, names = [bar for bar, _ in published], [kind for _, kind in published]
-
-        def column(values: list[Any], dtype: npt.DTypeLike) -> ColumnData:
-            return ColumnData(np.array(values, dtype))
-
-        volumes = [sum(bar.volume) for bar in bars_]
-        return [
-            column([bar.symbol for bar in bars_], np.uint32),
-            column([bar.minute for bar in bars_], np.int64),
-            column([bar.open for bar in bars_], np.float64),
-            column([bar.high for bar in bars_], np.float64),
-            column([bar.low for bar in bars_], np.float64),
-            column([bar.close for bar in bars_], np.float64),
-            column(volumes, np.int64 if self._volume is Kind.INT else np.float64),
-            column([bar.trades for bar in bars_], np.int64),
-            column([_vwap(bar) for bar in bars_], np.float64),
-            column([kinds[name] for name in names], np.uint16),
-            column([bar.recv_ts for bar in bars_], np.int64),
-        ]
+    def columns(self, rows: list[BarRow], kinds: dict[str, int]) -> list[ColumnData]:
+        """`rows` as columns of the `bars_1m` frame; `kinds` gives the codes of their kinds."""
+        volume = np.int64 if self._volume is Kind.INT else np.float64
+        dtypes = {"symbol": np.uint32, "volume": volume, "kind": np.uint16}
+        columns = []
+        for name, values in zip(BarRow._fields, zip(*rows, strict=True), strict=True):
+            numbers = [kinds[kind] for kind in values] if name == "kind" else values
+            default = np.int64 if name in _INTEGERS else np.float64
+            columns.append(ColumnData(np.array(numbers, dtypes.get(name, default))))
+        return columns

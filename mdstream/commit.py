@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.bars import BarBuilder, bars_1m
+from mdstream.bars import BarBuilder, BarRow, bars_1m
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
 from mdstream.frames.writer import FrameWriter, Limits
@@ -172,12 +172,12 @@ class Committer:
             )
         self._publish_bars(self._bars.join(partials), receipt.sequence)
 
-    def _publish_bars(self, published: list[Any], sequence: int) -> None:
-        if published:
+    def _publish_bars(self, rows: list[BarRow], sequence: int) -> None:
+        if rows:
             assert self._bars is not None
             kinds = ("minute", "updated")
             codes = dict(zip(kinds, self.dictionaries["bar_kinds"].add(kinds), strict=True))
-            self.frames["bars_1m"].append(self._bars.rows(published, codes), sequence)
+            self.frames["bars_1m"].append(self._bars.columns(rows, codes), sequence)
 
     def _keep_rejects(self, slab: Slab, rejects: Sequence[Reject]) -> tuple[int, int]:
         """Keep the rejected payloads; how many messages of the stream, and of REST, they make."""

@@ -299,7 +299,7 @@ class LibraryDecoder:
             if max(map(len, unknown)) > LONGEST_CODED_TEXT:
                 raise Unfit(f"{column.key}: text of over {LONGEST_CODED_TEXT} characters")
             first = fresh.setdefault(column.dictionary, {})
-            if len(known) + len(noted) + len(first) + len(unknown) > DICTIONARY_LIMIT[column.kind]:
+            if len(known) + len(unknown.union(noted, first)) > DICTIONARY_LIMIT[column.kind]:
                 raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
             for row, text in enumerate(texts):
                 for item in text if column.kind is Kind.SYMBOLS and text else (text,):

@@ -99,7 +99,8 @@ def write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Sequen
 
 def _ends(slots: int, size: int) -> pa.Buffer:
     """Offsets of empty rows. The slot behind the last row owns the whole heap: pyarrow writes no
-    more of a heap than its offsets reach."""
+    more of a heap than its offsets reach.
+    """
     ends = np.zeros(slots + 1, np.int64)
     ends[slots] = size
     return pa.py_buffer(ends)

@@ -1,0 +1,39 @@
+"""What all tests share: nothing may be left behind, neither in shared memory nor as a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mdstream.frames.rundir import default_root
+from tests.running import until
+
+
+def _shared() -> set[Path]:
+    return {path for path in default_root().iterdir() if "mdstream-" in path.name}
+
+
+def _descendants() -> set[int]:
+    return {p.pid for p in psutil.Process().children(recursive=True) if _is_ours(p)}
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+        return "resource_tracker" not in command and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a run directory or a process."""
+    shared, processes = _shared(), _descendants()
+    yield
+    if request.node.get_closest_marker("leaves_a_mess"):
+        return
+    until(lambda: _descendants() <= processes, 10, "processes of the test to end")
+    assert _shared() <= shared

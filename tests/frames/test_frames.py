@@ -1,0 +1,345 @@
+"""A frame written by one writer and read by readers that know nothing of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdstream.errors import NoSpaceError
+from mdstream.frames.attach import attach
+from mdstream.frames.dictionary import DictionaryWriter
+from mdstream.frames.head import Head
+from mdstream.frames.reader import FrameReader
+from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
+from mdstream.frames.writer import FrameWriter, Limits
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.spec import Column, Kind
+
+COLUMNS = (
+    Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),
+    Column("ts", Kind.TIME, "t", required=True),
+    Column("price", Kind.FLOAT, "p"),
+    Column("flag", Kind.BOOL, "r", default=False),
+    Column("text", Kind.TEXT, "x"),
+    Column("symbols", Kind.SYMBOLS, "s", dictionary="symbols"),
+)
+ROOMY = Limits(retention=64_000_000, chunk=4_000_000)
+SYMBOLS = [f"S{i}" for i in range(20)]
+
+Row = tuple[int, int, float | None, bool, str | None, list[int] | None]
+
+
+@pytest.fixture
+def run() -> Iterator[RunDirectory]:
+    with RunDirectory() as directory:
+        directory.describe()
+        DictionaryWriter(dictionary_path(directory.path, "test", "symbols")).add(SYMBOLS)
+        yield directory
+
+
+def data(rows: list[Row]) -> list[ColumnData]:
+    def mask(values: list[Any]) -> Any:
+        return np.array([v is not None for v in values]) if None in values else None
+
+    symbol, ts, price, flag, text, symbols = (list(c) for c in zip(*rows, strict=True))
+    encoded = [(t or "").encode() for t in text]
+    return [
+        ColumnData(np.array(symbol, np.uint32)),
+        ColumnData(np.array(ts, np.int64)),
+        ColumnData(np.array([p or 0.0 for p in price]), mask(price)),
+        ColumnData(np.array(flag, np.bool_)),
+        ColumnData(
+            np.cumsum([len(t) for t in encoded], dtype=np.int64),
+            mask(text),
+            np.frombuffer(b"".join(encoded), np.uint8),
+        ),
+        ColumnData(
+            np.cumsum([len(s or ()) for s in symbols], dtype=np.int64),
+            mask(symbols),
+            np.array([c for s in symbols for c in s or ()], np.uint32),
+        ),
+    ]
+
+
+def plain(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+    return frame.with_columns(pl.col("symbol").cast(pl.String), pl.col("ts").to_physical()).rows()
+
+
+def shown(rows: list[Row]) -> list[tuple[Any, ...]]:
+    return [
+        (SYMBOLS[s], t, p, f, x, None if y is None else [SYMBOLS[c] for c in y])
+        for s, t, p, f, x, y in rows
+    ]
+
+
+CODES = st.integers(0, len(SYMBOLS) - 1)
+ROW = st.tuples(
+    CODES,
+    st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.floats(allow_nan=False, width=64),
+    st.booleans(),
+    st.none() | st.text(max_size=30),
+    st.none() | st.lists(CODES, max_size=5),
+)
+
+
+@given(st.lists(st.lists(ROW, min_size=1, max_size=60), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_readers_see_every_row_as_it_was_written(batches: list[list[Row]]) -> None:
+    with RunDirectory() as directory:
+        directory.describe()
+        DictionaryWriter(dictionary_path(directory.path, "test", "symbols")).add(SYMBOLS)
+        writer = FrameWriter(frame_path(directory.path, "test.rows"), COLUMNS, ROOMY)
+        early = attach(directory.run)
+        tail = early.tail("test.rows")
+        followed: list[tuple[Any, ...]] = []
+        written: list[Row] = []
+        for batch in batches:
+            writer.append(data(batch))
+            written += batch
+            assert plain(early.frame("test.rows")) == shown(written)
+            new = tail.poll()
+            assert new is not None
+            followed += plain(new)
+        assert followed == shown(written)
+        writer.close()
+        assert plain(attach(directory.run).frame("test.rows")) == shown(written)
+
+
+def simple(start: int, count: int) -> list[ColumnData]:
+    return data(
+        [
+            (i % 20, i, i / 2 if i % 3 else None, i % 2 == 0, f"t{i}", [i % 20])
+            for i in range(start, start + count)
+        ]
+    )
+
+
+def test_rows_cross_chunks_without_a_seam(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 200_000))
+    for start in range(0, 30_000, 1_000):
+        writer.append(simple(start, 1_000))
+    frame = attach(run.run).frame("test.rows")
+    assert writer.head.end > 5, "it was meant to take several chunks"
+    assert frame["ts"].to_physical().to_list() == list(range(30_000))
+    assert frame["text"].to_list() == [f"t{i}" for i in range(30_000)]
+    assert frame["price"].null_count() == 10_000
+
+
+def test_numbers_are_the_shared_memory_itself(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    writer.append(simple(0, 100))
+    frame = attach(run.run).frame("test.rows")
+    assert frame["price"].null_count() == 34
+    path = writer.head.chunk_path(0)
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    ranges = [
+        tuple(int(x, 16) for x in fields[0].split("-"))
+        for fields in maps
+        if fields[-1] == str(path)
+    ]
+    for name in ("symbol", "ts", "price"):
+        address = frame[name].to_physical().to_arrow().buffers()[1].address
+        assert any(low <= address < high for low, high in ranges), f"{name} is a copy"
+
+
+def test_a_chunk_opens_with_stock_pyarrow_sealed_or_not(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 200_000))
+    writer.append(simple(0, 2_500))
+
+    def batch(number: int) -> pa.RecordBatch:
+        return pa.ipc.open_file(pa.memory_map(str(writer.head.chunk_path(number)))).get_batch(0)
+
+    sealed = batch(0)
+    sealed.validate(full=True)
+    assert sealed.column("ts").cast(pa.int64()).to_pylist() == list(range(sealed.num_rows))
+    assert sealed.column("price").null_count == -(-sealed.num_rows // 3)
+    start = writer.head.entry(writer.head.end - 1).start_row
+    live = batch(writer.head.end - 1).slice(0, writer.rows - start)
+    assert live.column("ts").cast(pa.int64()).to_pylist() == list(range(start, 2_500))
+    assert live.column("text").to_pylist() == [f"t{i}" for i in range(start, 2_500)]
+    writer.close()
+    last = batch(writer.head.end - 1)
+    last.validate(full=True)
+    assert last.num_rows == 2_500 - start
+    assert last.column("price").null_count == sum(i % 3 == 0 for i in range(start, 2_500))
+
+
+def test_the_oldest_chunk_goes_and_a_slow_tail_is_told(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(400_000, 100_000))
+    attachment = attach(run.run)
+    writer.append(simple(0, 10))
+    tail = attachment.tail("test.rows", from_start=True)
+    held = attachment.frame("test.rows")
+    for start in range(10, 20_010, 1_000):
+        writer.append(simple(start, 1_000))
+    folder = frame_path(run.path, "test.rows")
+    assert sum(path.stat().st_size for path in folder.glob("*.arrow")) <= 400_000
+    frame = attachment.frame("test.rows")
+    assert 0 < frame.height < 20_010
+    assert frame["ts"].to_physical().to_list() == list(range(20_010 - frame.height, 20_010))
+    new = tail.poll()
+    assert new is not None
+    assert tail.missed == 20_010 - new.height
+    assert writer.dropped_rows == tail.missed
+    assert held["ts"].to_physical().to_list() == list(range(10)), "what a reader holds stays"
+
+
+def test_a_text_larger_than_a_chunk_gets_one_of_its_own(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 100_000))
+    big = "x" * 1_000_000
+    writer.append(
+        data(
+            [(0, 0, 1.0, True, "small", []), (0, 1, 1.0, True, big, []), (0, 2, 1.0, True, "s", [])]
+        )
+    )
+    assert attach(run.run).frame("test.rows")["text"].to_list() == ["small", big, "s"]
+
+
+def test_a_successor_goes_on_where_a_writer_stopped(run: RunDirectory) -> None:
+    folder = frame_path(run.path, "test.rows")
+    FrameWriter(folder, COLUMNS, ROOMY).append(simple(0, 777), 1)
+    reader = attach(run.run)
+    assert reader.rows("test.rows") == 777
+    successor = FrameWriter(folder, COLUMNS, ROOMY)
+    successor.append(simple(0, 777), 1)  # the same batch again: it is there already
+    assert successor.rows == 777
+    successor.append(simple(777, 23), 2)
+    assert reader.frame("test.rows")["ts"].to_physical().to_list() == list(range(800))
+    assert reader.frame("test.rows")["text"].to_list() == [f"t{i}" for i in range(800)]
+
+
+@pytest.mark.parametrize("stage", ["rows", "pending", "applied", "published"])
+def test_a_commit_cut_short_at_any_step_happens_once(run: RunDirectory, stage: str) -> None:
+    folder = frame_path(run.path, "test.rows")
+    limits = Limits(64_000_000, 100_000)
+    writer = FrameWriter(folder, COLUMNS, limits)
+    writer.append(simple(0, 300), 1)
+    head = writer.head
+    stores = {"rows": (), "pending": (4,), "applied": (4, 5), "published": (4, 5, 1)}[stage]
+
+    def publish_part(rows: int, sequence: int) -> None:
+        for word in stores:
+            head._words[word] = sequence if word == 5 else rows
+
+    head.publish = publish_part  # type: ignore[method-assign]
+    writer.append(simple(300, 2_000), 2)  # crosses into new chunks
+    successor = FrameWriter(folder, COLUMNS, limits)
+    assert successor.rows == (2_300 if stage == "published" else 300)
+    successor.append(simple(300, 2_000), 2)
+    successor.append(simple(2_300, 50), 3)
+    frame = attach(run.run).frame("test.rows")
+    assert frame["ts"].to_physical().to_list() == list(range(2_350))
+    assert frame["text"].to_list() == [f"t{i}" for i in range(2_350)]
+    assert frame["price"].null_count() == sum(i % 3 == 0 for i in range(2_350))
+
+
+def test_a_full_file_system_drops_old_chunks_first_and_then_is_a_clear_error(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    room = [0]
+    real = os.posix_fallocate
+
+    def fallocate(descriptor: int, offset: int, size: int) -> None:
+        used = sum(p.stat().st_size for p in folder.glob("*.arrow"))
+        if used + size > room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, offset, size)
+
+    folder = frame_path(run.path, "test.rows")
+    room[0] = 10_000_000
+    writer = FrameWriter(folder, COLUMNS, Limits(64_000_000, 100_000))
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    for start in range(0, 5_000, 500):
+        writer.append(simple(start, 500))
+    room[0] = 350_000
+    for start in range(5_000, 10_000, 500):
+        writer.append(simple(start, 500))
+    assert writer.dropped_rows > 0
+    assert attach(run.run).frame("test.rows")["ts"].to_physical()[-1] == 9_999
+    room[0] = 0
+    before = writer.rows
+    with pytest.raises(NoSpaceError, match="enlarge it"):
+        for start in range(10_000, 20_000, 500):
+            writer.append(simple(start, 500))
+    assert before <= writer.rows < 20_000
+    assert not list(folder.glob("*.new"))
+
+
+def test_symbols_are_categoricals_that_compare_with_text(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    writer.append(simple(0, 100))
+    attachment = attach(run.run)
+    frame = attachment.frame("test.rows")
+    assert frame.filter(pl.col("symbol") == "S3").height == 5
+    assert frame.filter(pl.col("symbol").is_in(["S3", "S4", "never seen"])).height == 10
+    assert frame.group_by("symbol").len().height == 20
+    # Looking for a text that never came gave it a code in Polars; the frame's own next text follows.
+    DictionaryWriter(dictionary_path(run.path, "test", "symbols")).add(["NEW"])
+    writer.append(data([(20, 100, 1.0, False, "", [20])]))
+    again = attachment.frame("test.rows")
+    assert again["symbol"].cast(pl.String)[-1] == "NEW"
+    assert again.filter(pl.col("symbol") == "S3").height == 5
+
+
+def test_an_empty_frame_has_its_columns(run: RunDirectory) -> None:
+    FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    frame = attach(run.run).frame("test.rows")
+    assert frame.height == 0
+    assert frame.schema["ts"] == pl.Datetime("ns", "UTC")
+    assert frame.schema["symbols"] == pl.List(pl.String)
+    assert isinstance(frame.schema["symbol"], pl.Categorical)
+
+
+def test_parts_of_a_frame_show_as_one_with_their_stream(run: RunDirectory) -> None:
+    for stream in ("stocks", "news"):
+        writer = FrameWriter(frame_path(run.path, f"test.batches@{stream}"), COLUMNS[1:2], ROOMY)
+        writer.append([ColumnData(np.arange(3, dtype=np.int64))])
+    attachment = attach(run.run)
+    assert attachment.frames == ["test.batches"]
+    frame = attachment.frame("test.batches")
+    assert sorted(frame["stream"].cast(pl.String).to_list()) == ["news"] * 3 + ["stocks"] * 3
+    assert attachment.rows("test.batches") == 6
+
+
+def test_unknown_frames_are_told_apart_from_ended_runs(run: RunDirectory) -> None:
+    FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    with pytest.raises(KeyError, match=r"no frame 'test.nothing' .*there are test.rows"):
+        attach(run.run).frame("test.nothing")
+
+
+def test_a_reader_that_is_killed_disturbs_nothing(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    writer.append(simple(0, 1000))
+    code = (
+        "import mdstream, os, signal; r = mdstream.attach(); "
+        "print(r.frame('test.rows').height, flush=True); "
+        "t = r.tail('test.rows'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-9, "1000\n")
+    writer.append(simple(1000, 1000))
+    assert attach(run.run).frame("test.rows")["ts"].to_physical().to_list() == list(range(2000))
+
+
+def test_a_head_without_rows_has_no_chunks(run: RunDirectory) -> None:
+    folder = frame_path(run.path, "test.rows")
+    FrameWriter(folder, COLUMNS, ROOMY)
+    head = Head(folder, write=False)
+    assert (head.rows, head.first, head.end, head.closed) == (0, 0, 0, False)
+    assert FrameReader(folder, {}).first_row == 0
+    with pytest.raises(TypeError):
+        head._words[1] = 5  # a reader cannot hurt the writer

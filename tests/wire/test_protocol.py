@@ -1,0 +1,334 @@
+"""The protocol on literal bytes: no socket, no clock, no event loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import orjson
+import pytest
+
+from mdstream.config import Credentials
+from mdstream.errors import CredentialsError, ServerError
+from mdstream.wire.codec import CODECS
+from mdstream.wire.protocol import (
+    ANSWER_WAIT_S,
+    HEADER_AUTH_WAIT_S,
+    Note,
+    Protocol,
+    Ready,
+    Refused,
+    Waiting,
+)
+from mdstream.wire.state import State
+from mdstream.wire.subscription import Subscriptions
+
+KEYS = Credentials(key_id="K", secret_key="S")
+CONNECTED = b'[{"T":"success","msg":"connected"}]'
+AUTHENTICATED = b'[{"T":"success","msg":"authenticated"}]'
+
+
+def error(code: int, text: str = "no") -> bytes:
+    return orjson.dumps([{"T": "error", "code": code, "msg": text}])
+
+
+def ack(**channels: list[str]) -> bytes:
+    return orjson.dumps([{"T": "subscription", **channels}])
+
+
+def sent(protocol: Protocol) -> list[dict[str, Any]]:
+    return [orjson.loads(message) for message in protocol.to_send()]
+
+
+def protocol(headers: bool = False, **wanted: set[str]) -> Protocol:
+    subscriptions = Subscriptions(wanted={c: set(s) for c, s in wanted.items()})
+    return Protocol(CODECS["json"], KEYS, subscriptions, 0.0, headers)
+
+
+def authenticated(**wanted: set[str]) -> Protocol:
+    p = protocol(**wanted)
+    p.receive(CONNECTED, 0.0)
+    p.to_send()
+    p.receive(AUTHENTICATED, 0.1)
+    return p
+
+
+def test_a_session_goes_from_the_greeting_to_the_flow_of_data() -> None:
+    p = protocol(trades={"AAPL"}, quotes={"AMD", "AAPL"})
+    assert p.receive(CONNECTED, 0.0) == []
+    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    assert p.receive(AUTHENTICATED, 0.1) == []
+    assert sent(p) == [{"action": "subscribe", "trades": ["AAPL"], "quotes": ["AAPL", "AMD"]}]
+    assert p.receive(ack(trades=["AAPL"], quotes=["AAPL", "AMD"]), 0.2) == [Ready()]
+    assert p.state is State.STREAMING
+    assert p.due() is None
+
+
+def test_msgpack_goes_both_ways() -> None:
+    subscriptions = Subscriptions(wanted={"trades": {"X"}})
+    p = Protocol(CODECS["msgpack"], KEYS, subscriptions, 0.0)
+    p.receive(msgpack.packb([{"T": "success", "msg": "connected"}]), 0.0)
+    assert [msgpack.unpackb(m) for m in p.to_send()] == [
+        {"action": "auth", "key": "K", "secret": "S"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "control"),
+    [
+        (CONNECTED, True),
+        (error(402), True),
+        (ack(trades=[]), True),
+        (b'[{"T":"s","S":"AAPL","sc":"H"}]', False),
+        (b'[{"T":"t","S":"AAPL"},{"T":"error"}]', False),
+        (b"", False),
+        (b"garbage", False),
+    ],
+)
+def test_control_is_told_from_data_by_a_look_at_a_few_bytes(payload: bytes, control: bool) -> None:
+    assert CODECS["json"].is_control(payload) is control
+
+
+@pytest.mark.parametrize(
+    ("message", "control"),
+    [
+        ({"T": "success", "msg": "connected"}, True),
+        ({"T": "error", "code": 1, "msg": ""}, True),
+        ({"T": "subscription", "trades": []}, True),
+        ({"T": "s", "S": "AAPL"}, False),
+        ({"T": "q", "S": "A"}, False),
+    ],
+)
+def test_control_is_told_from_data_in_msgpack(message: dict[str, Any], control: bool) -> None:
+    assert CODECS["msgpack"].is_control(msgpack.packb([message])) is control
+
+
+def test_header_authentication_waits_for_the_server_and_then_falls_back_to_a_message() -> None:
+    p = protocol(headers=True)
+    p.receive(CONNECTED, 1.0)
+    assert sent(p) == []
+    assert p.due() == 1.0 + HEADER_AUTH_WAIT_S
+    p.tick(1.0 + HEADER_AUTH_WAIT_S)
+    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+
+
+def test_header_authentication_needs_no_message_when_the_server_answers() -> None:
+    p = protocol(headers=True, trades={"A"})
+    p.receive(CONNECTED, 1.0)
+    p.receive(AUTHENTICATED, 1.1)
+    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+
+
+@pytest.mark.parametrize("code", [402, 408, 409, 411, 412])
+def test_refused_credentials_and_plans_are_fatal(code: int) -> None:
+    p = protocol()
+    p.receive(CONNECTED, 0.0)
+    with pytest.raises(CredentialsError) as caught:
+        p.receive(error(code), 0.1)
+    assert caught.value.code == code
+    assert f"({code})" in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [404, 407, 500])
+def test_errors_of_the_server_ask_for_a_new_connection(code: int) -> None:
+    p = authenticated(trades={"A"})
+    with pytest.raises(ServerError) as caught:
+        p.receive(error(code), 0.1)
+    assert caught.value.code == code
+
+
+def test_406_authenticates_again_on_the_same_socket_with_growing_pauses() -> None:
+    p = protocol(trades={"A"})
+    p.receive(CONNECTED, 0.0)
+    p.to_send()
+    [waiting] = p.receive(error(406), 10.0)
+    assert isinstance(waiting, Waiting)
+    assert sent(p) == []
+    assert p.due() == 10.5
+    p.tick(10.4)
+    assert sent(p) == []
+    p.tick(10.5)
+    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    p.receive(error(406), 10.6)
+    assert p.due() == 11.6
+    p.tick(11.6)
+    p.to_send()
+    p.receive(AUTHENTICATED, 11.7)
+    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+
+
+def test_406_without_end_gives_the_connection_up() -> None:
+    p = protocol()
+    p.receive(CONNECTED, 0.0)
+    now = 0.0
+    with pytest.raises(ServerError, match="after 5 attempts"):
+        for _ in range(10):
+            p.receive(error(406), now)
+            now = p.due() or now
+            p.tick(now)
+
+
+def test_401_authenticates_again_and_then_subscribes() -> None:
+    p = authenticated(trades={"A"})
+    p.to_send()
+    p.receive(error(401), 0.2)
+    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    p.receive(AUTHENTICATED, 0.3)
+    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+
+
+def test_403_means_that_we_are_authenticated() -> None:
+    p = protocol(headers=True, trades={"A"})
+    p.receive(CONNECTED, 0.0)
+    p.tick(HEADER_AUTH_WAIT_S)
+    p.to_send()
+    p.receive(error(403), 2.1)
+    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+
+
+def test_405_finds_how_many_symbols_the_plan_allows_and_refuses_the_rest() -> None:
+    symbols = {f"S{i:02d}" for i in range(50)}
+    p = authenticated(trades=symbols)
+    served: set[str] = set()
+    refused: set[str] = set()
+    rounds = 0
+    while p.state is not State.STREAMING:
+        [request] = sent(p)
+        rounds += 1
+        asked = set(request["trades"])
+        answer = error(405) if len(served | asked) > 30 else ack(trades=sorted(served | asked))
+        if len(served | asked) <= 30:
+            served |= asked
+        for happened in p.receive(answer, 1.0):
+            if isinstance(happened, Refused):
+                refused |= {r.symbol for r in happened.refusals}
+    assert len(served) == 30
+    assert served | refused == symbols
+    assert not served & refused
+    assert rounds < 20
+
+
+def test_410_drops_the_channel_and_keeps_the_others() -> None:
+    p = authenticated(trades={"A", "B"}, bars={"A", "B"})
+    sent(p)
+    p.receive(error(410), 1.0)
+    assert sent(p) == [{"action": "subscribe", "trades": ["A", "B"]}]
+    p.receive(ack(trades=["A", "B"]), 1.1)
+    assert sent(p) == [{"action": "subscribe", "bars": ["A", "B"]}]
+    happened = p.receive(error(410, "invalid subscribe action for this feed"), 1.2)
+    assert [type(h) for h in happened] == [Refused, Ready]
+    assert {r.symbol for r in happened[0].refusals} == {"A", "B"}  # type: ignore[union-attr]
+    assert p.subscriptions.active == {"trades": {"A", "B"}}
+
+
+def test_400_is_traced_to_the_one_malformed_symbol() -> None:
+    p = authenticated(trades={"A", "B", "BAD!", "C", "D"})
+    served: set[str] = set()
+    while p.state is not State.STREAMING:
+        asked = set(sent(p)[0]["trades"])
+        if "BAD!" in asked:
+            p.receive(error(400, "invalid syntax"), 1.0)
+        else:
+            served |= asked
+            p.receive(ack(trades=sorted(served)), 1.0)
+    assert served == {"A", "B", "C", "D"}
+    assert p.subscriptions.refused == {("trades", "BAD!"): "invalid syntax (400)"}
+
+
+def test_413_refuses_the_star_and_nothing_else() -> None:
+    p = authenticated(trades={"*"}, quotes={"*"})
+    sent(p)
+    p.receive(error(413), 1.0)
+    p.receive(ack(trades=["*"]), 1.0)
+    p.receive(error(413), 1.0)
+    assert p.state is State.STREAMING
+    assert set(p.subscriptions.refused) == {("quotes", "*")}
+    assert p.subscriptions.active == {"trades": {"*"}}
+
+
+def test_an_acknowledgement_that_leaves_a_symbol_out_refuses_it() -> None:
+    p = authenticated(trades={"A", "B"})
+    happened = p.receive(ack(trades=["A"]), 1.0)
+    assert isinstance(happened[0], Refused)
+    assert happened[0].refusals[0].symbol == "B"
+
+
+def test_requests_stay_below_32_kb_and_each_waits_for_its_answer() -> None:
+    symbols = {f"SYMBOL{i:05d}" for i in range(6000)}
+    p = authenticated(trades=symbols, quotes=symbols)
+    served: set[str] = set()
+    requests = 0
+    while p.state is not State.STREAMING:
+        [message] = p.to_send()
+        assert len(message) < 32 * 1024
+        request = orjson.loads(message)
+        assert request["trades"] == request["quotes"]
+        served |= set(request["trades"])
+        requests += 1
+        p.receive(ack(trades=sorted(served), quotes=sorted(served)), 1.0)
+    assert served == symbols
+    assert requests > 5
+
+
+def test_subscriptions_change_while_data_flows() -> None:
+    p = authenticated(trades={"A"})
+    p.receive(ack(trades=["A"]), 1.0)
+    p.to_send()
+    p.subscriptions.wanted["trades"] = {"B"}
+    assert p.change(2.0) == []
+    assert sent(p) == [{"action": "unsubscribe", "trades": ["A"]}]
+    p.receive(ack(trades=[]), 2.1)
+    assert sent(p) == [{"action": "subscribe", "trades": ["B"]}]
+    assert p.receive(ack(trades=["B"]), 2.2) == [Ready()]
+    assert p.change(3.0) == []
+    assert sent(p) == []
+
+
+def test_a_change_in_the_middle_of_subscribing_is_asked_for_afterwards() -> None:
+    p = authenticated(trades={"A"})
+    sent(p)
+    p.subscriptions.wanted["trades"].add("B")
+    p.change(1.0)
+    assert sent(p) == []
+    p.receive(ack(trades=["A"]), 1.1)
+    assert sent(p) == [{"action": "subscribe", "trades": ["B"]}]
+
+
+def test_channels_that_the_server_adds_by_itself_are_left_alone() -> None:
+    p = authenticated(trades={"A"})
+    p.receive(ack(trades=["A"], corrections=["A"], cancelErrors=["A"]), 1.0)
+    p.to_send()
+    p.change(2.0)
+    assert sent(p) == []
+
+
+@pytest.mark.parametrize("stage", ["greeting", "authentication", "subscription"])
+def test_an_answer_that_does_not_come_ends_the_connection(stage: str) -> None:
+    p = protocol(trades={"A"})
+    if stage != "greeting":
+        p.receive(CONNECTED, 0.0)
+    if stage == "subscription":
+        p.receive(AUTHENTICATED, 0.0)
+    due = p.due()
+    assert due == ANSWER_WAIT_S
+    with pytest.raises(ServerError, match="no "):
+        p.tick(due)
+
+
+def test_unknown_messages_and_errors_change_nothing() -> None:
+    p = authenticated(trades={"A"})
+    p.receive(ack(trades=["A"]), 1.0)
+    [note] = p.receive(error(999, "what"), 1.1)
+    assert isinstance(note, Note)
+    assert p.receive(b'[{"T":"success","msg":"hello"}]', 1.2) == [
+        Note("unexpected success message 'hello' while streaming")
+    ]
+    assert p.state is State.STREAMING
+
+
+def test_a_broken_control_message_is_an_error_of_the_server() -> None:
+    for payload in (b'[{"T":"error"', b'{"T":"error"}', b"[1]"):
+        with pytest.raises(ServerError):
+            CODECS["json"].decode(payload)
+    with pytest.raises(ServerError):
+        CODECS["msgpack"].decode(b"\x91\x82\xa1T")

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdstream.wire.subscription import Request, Subscriptions, requests
+
+SYMBOLS = st.frozensets(st.text("ABCXYZ/é1", min_size=1, max_size=8), max_size=40)
+
+
+@given(st.dictionaries(st.sampled_from(["trades", "quotes", "bars"]), SYMBOLS))
+def test_requests_ask_for_exactly_what_is_wanted(wanted: dict[str, frozenset[str]]) -> None:
+    asked: dict[str, list[str]] = {}
+    for request in requests("subscribe", wanted):
+        for channel, symbols in request.symbols:
+            asked.setdefault(channel, []).extend(symbols)
+    assert {c: frozenset(s) for c, s in asked.items()} == {c: s for c, s in wanted.items() if s}
+    assert all(len(s) == len(set(s)) for s in asked.values())
+
+
+@given(SYMBOLS.filter(bool))
+def test_cutting_a_request_again_and_again_loses_no_symbol(symbols: frozenset[str]) -> None:
+    todo = [Request("subscribe", (("trades", tuple(sorted(symbols))), ("quotes", ("A",))))]
+    alone = []
+    while todo:
+        request = todo.pop()
+        parts = request.halves()
+        todo += parts
+        if not parts:
+            alone += request.refuse("no")
+    assert {r.symbol for r in alone if r.channel == "trades"} == symbols
+    assert {r.symbol for r in alone if r.channel == "quotes"} == {"A"}
+
+
+def test_refused_symbols_are_not_asked_for_again() -> None:
+    s = Subscriptions(wanted={"trades": {"A", "B"}})
+    s.refused["trades", "B"] = "no"
+    assert s.missing() == {"trades": frozenset({"A"})}

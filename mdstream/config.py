@@ -74,7 +74,7 @@ class FetchConfig(Struct, frozen=True):
     budget_per_minute: int = 200
     concurrency: int = 64
     timeout_s: float = 10.0
-    deadline_s: float = 60.0
+    deadline_s: float = 90.0
     attempts: int = 5
 
 

@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 stamina.instrumentation.set_on_retry_hooks([])  # what finally came of a request is in its result
 
 
+_LONGEST_PAUSE_S = 61.0
+"""A used-up budget is whole again after a minute; no server is waited for longer than that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """A successful answer: its bytes as received and when they were complete."""
@@ -115,10 +119,10 @@ class RestClient:
     def _failed(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         message = f"HTTP {status}: {_message(data)}"
         if status in RETRIED_STATUSES:
-            pause = pause_asked_for(headers, time.time())
+            pause = pause_asked_for(status, headers, time.time())
             if status == 429:
                 # Everyone waits, not only this request: the budget is the account's.
-                self.budget.hold(min(CAP_S, pause if pause is not None else 1.0))
+                self.budget.hold(min(_LONGEST_PAUSE_S, pause if pause is not None else 1.0))
             return ServerError(message, status, pause)
         if status == 401 or (status == 403 and "subscription" not in message):
             return CredentialsError(message, status)
@@ -130,7 +134,7 @@ def _pause_before_retry(error: Exception) -> bool | float:
     if isinstance(error, BadRequestError | CredentialsError | CertificateError):
         return False
     if isinstance(error, ServerError):
-        return True if error.retry_after is None else min(error.retry_after, CAP_S)
+        return True if error.retry_after is None else min(error.retry_after, _LONGEST_PAUSE_S)
     return isinstance(error, NetworkError)
 
 

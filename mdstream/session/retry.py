@@ -24,15 +24,16 @@ def backoff(first: float = FIRST_S, cap: float = CAP_S) -> Iterator[float]:
         pause = min(pause * 2, cap)
 
 
-def pause_asked_for(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds a response asks us to wait: `Retry-After`, else until `X-RateLimit-Reset`.
+def pause_asked_for(status: int, headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds a response asks us to wait: `Retry-After`; for a 429 else until `X-RateLimit-Reset`.
 
+    The reset comes with every response, and says nothing about when a failing server recovers.
     `now` is Unix time, as the reset is. None where nothing was asked for or it cannot be read.
     """
     after = headers.get("Retry-After", "")
     if after.isdigit():
         return float(after)
     reset = headers.get("X-RateLimit-Reset", "")
-    if reset.isdigit():
+    if status == 429 and reset.isdigit():
         return max(0.0, float(reset) - now)
     return None

@@ -321,7 +321,7 @@ def _refused_upgrade(error: websockets.InvalidStatus, url: str) -> Exception:
         return ConfigError(
             f"{url} answered HTTP {status}: no such stream there; check stream_url and the feed"
         )
-    asked = pause_asked_for(dict(response.headers.raw_items()), time.time())
+    asked = pause_asked_for(status, dict(response.headers.raw_items()), time.time())
     return ServerError(f"HTTP {status} in place of a connection", status, asked)
 
 

@@ -108,6 +108,7 @@ class RestService:
             if not allowed:
                 raise Refusal(429, "too many requests")
             if fault := self._faults.strikes("rest", stream):
+                headers["Retry-After"] = "1"
                 raise Refusal(int(fault.number), "the simulator was told to fail")
             self._check_key(request, key, stream)
             body, status = to_json(answer()), 200

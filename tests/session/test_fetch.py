@@ -1,0 +1,320 @@
+"""Fetch cycles against the real simulator: groups, retries, pages, bad symbols, budgets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdstream.config import from_mapping
+from mdstream.errors import CredentialsError, NetworkError, ServerError
+from mdstream.handoff.ticket import Found
+from mdstream.session.budget import Budget
+from mdstream.session.fetch import Cycle, Fetcher, group
+from mdstream.session.rest import BadRequestError, RestClient
+from mdstream.simulator.server import Simulator
+from mdstream.simulator.settings import SimulatorSettings
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+from tests.decoding import decode
+
+SYMBOLS = {
+    "stocks": ["AAPL", "MSFT", "IBM"],
+    "options": ["AAPL261218C00200000", "SPY261218P00590000"],
+    "crypto": ["BTC/USD", "ETH/USD"],
+    "news": ["AAPL", "TSLA"],
+}
+
+
+@given(
+    st.lists(st.text("ABCDEF/€", min_size=1, max_size=12), unique=True, max_size=300),
+    st.integers(-5, 400),
+    st.integers(1, 200),
+)
+def test_groups_hold_every_symbol_once_and_are_as_few_as_allowed(
+    symbols: list[str], allowed: int, largest: int
+) -> None:
+    groups = group(symbols, allowed, largest)
+    assert [s for g in groups for s in g] == symbols
+    assert all(0 < len(g) <= largest for g in groups)
+    if len(symbols) <= allowed:
+        assert all(len(g) == 1 for g in groups), "one request a symbol while the budget allows it"
+
+
+def test_no_query_grows_too_long() -> None:
+    groups = group([f"{'X' * 200}{i}" for i in range(1000)], 1, 1000)
+    assert all(sum(len(s) + 3 for s in g) <= 6000 for g in groups)
+
+
+class Case:
+    def __init__(self, sim: Simulator, stream: str, budget: int, **config: Any) -> None:
+        self.sim, self.stream = sim, stream
+        self.config = from_mapping(
+            {
+                "stream_url": sim.stream_url,
+                "data_url": sim.data_url,
+                "credentials": {"key_id": "k", "secret_key": "s"},
+                **config,
+            }
+        )
+        self.client = RestClient(self.config, Budget(budget))
+        self.bodies: list[bytes] = []
+        self.fetcher = Fetcher(
+            STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0
+        )
+
+    async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+        """What the pipeline would answer, by way of the real decoder."""
+        self.bodies.append(body)
+        decoded = decode(self.stream, body, kind=kind)
+        symbols, empty = decoded.symbols[0]
+        return Found(symbols, empty, decoded.page_tokens.get(0, ""))
+
+
+def play(
+    story: Callable[[Case], Awaitable[None]],
+    stream: str = "stocks",
+    budget: int = 200,
+    config: dict[str, Any] | None = None,
+    **sim: Any,
+) -> None:
+    """`budget` decides how symbols are grouped; the requests themselves are not held back by it."""
+
+    async def main() -> None:
+        settings = SimulatorSettings(port=0, **{"rate_limit": 100_000, **sim})
+        async with Simulator(settings) as simulator:
+            case = Case(simulator, stream, 10_000, **(config or {}))
+            case.client.budget.share = budget
+            async with case.client, asyncio.timeout(60):
+                await story(case)
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_every_symbol_of_every_stream_is_fetched_at_once(stream: str) -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle(SYMBOLS[stream])
+        assert cycle.ok == set(SYMBOLS[stream])
+        assert cycle.failed == {}
+        assert cycle.requests == len(SYMBOLS[stream])
+        assert 0.2 <= cycle.t_stream_s < 0.2 * len(SYMBOLS[stream]) + 0.3
+
+    play(story, stream, latency_ms=200)
+
+
+def test_fifty_symbols_take_about_as_long_as_one() -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle([f"S{i}" for i in range(50)])
+        assert (len(cycle.ok), cycle.requests) == (50, 50)
+        assert cycle.t_stream_s < 50 * 0.1 / 4
+
+    play(story, latency_ms=100)
+
+
+def test_a_small_budget_makes_groups() -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle([f"S{i}" for i in range(50)])
+        assert (len(cycle.ok), cycle.requests) == (50, 10)
+
+    play(story, budget=10)
+
+
+@pytest.mark.parametrize("budget", [200, 3])
+def test_one_bad_symbol_is_one_failure_with_its_reason(budget: int) -> None:
+    async def story(case: Case) -> None:
+        symbols = [f"S{i}" for i in range(20)] + ["not good"]
+        cycle = await case.fetcher.cycle(symbols)
+        assert cycle.failed == {"not good": "HTTP 400: invalid symbol: not good"}
+        assert cycle.ok == {f"S{i}" for i in range(20)}
+
+    play(story, budget=budget)
+
+
+def test_a_group_is_bisected_when_the_service_does_not_name_the_culprit() -> None:
+    async def story(case: Case) -> None:
+        real = case.client.get
+
+        async def get(path: str, params: Any) -> Any:
+            try:
+                return await real(path, params)
+            except BadRequestError:
+                raise BadRequestError("HTTP 400: something is wrong", 400) from None
+
+        case.client.get = get  # type: ignore[method-assign]
+        symbols = [f"S{i}" for i in range(30)] + ["b@d", "w*rse"]
+        cycle = await case.fetcher.cycle(symbols)
+        assert set(cycle.failed) == {"b@d", "w*rse"}
+        assert len(cycle.ok) == 30
+
+    play(story, budget=4)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_passing_failures_are_retried(status: int) -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle(["AAPL"])
+        assert cycle.ok == {"AAPL"}
+        assert cycle.requests == 2
+
+    play(story, faults=(f"rest={status}*1",))
+
+
+def test_a_used_up_account_waits_for_the_reset_and_goes_on() -> None:
+    async def story(case: Case) -> None:
+        window = case.sim._rest._window
+        # The account's minute is nearly over, and another program has used all of it.
+        window.take = lambda key: (  # type: ignore[method-assign]
+            time.time() >= reset,
+            {"X-RateLimit-Limit": "200", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)},
+        )
+        cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
+        assert cycle.ok == {"AAPL", "MSFT"}
+        assert time.time() >= reset
+
+    reset = int(time.time()) + 3
+    play(story)
+
+
+def test_a_failure_that_stays_is_recorded_and_the_others_go_on() -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
+        assert cycle.ok == set()
+        assert cycle.failed["AAPL"].startswith("HTTP 503: the simulator was told to fail")
+
+    play(story, config={"fetch": {"attempts": 2}}, faults=("rest=503",))
+
+
+def test_a_service_that_does_not_answer_is_given_up_at_the_deadline() -> None:
+    async def story(case: Case) -> None:
+        started = time.monotonic()
+        cycle = await case.fetcher.cycle(["AAPL"])
+        assert time.monotonic() - started < 8
+        assert cycle.failed == {"AAPL": "no answer within 0.3 s"}
+
+    play(story, config={"fetch": {"timeout_s": 0.3, "deadline_s": 2.0}}, faults=("slow=5",))
+
+
+def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
+        assert set(cycle.failed.values()) == {"HTTP 401: the simulator was told to fail"}
+        assert cycle.requests == 2
+        with pytest.raises(CredentialsError):
+            await case.client.get("/v2/stocks/snapshots", {"symbols": "A"})
+
+    play(story, faults=("rest=401",))
+
+
+def test_symbols_that_the_service_leaves_out_have_failed() -> None:
+    async def story(case: Case) -> None:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+            found = orjson.loads(body)
+            return Found(frozenset(found) - {"MSFT"}, frozenset({"MSFT"}), "")
+
+        case.fetcher._commit = commit
+        cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
+        assert cycle.ok == {"AAPL"}
+        assert cycle.failed == {"MSFT": "the service has no data for it"}
+
+    play(story)
+
+
+def test_a_chain_is_followed_through_all_its_pages() -> None:
+    async def story(case: Case) -> None:
+        real = case.client.get
+
+        async def small_pages(path: str, params: Any) -> Any:
+            return await real(path, {**params, "limit": "40"})
+
+        case.client.get = small_pages  # type: ignore[method-assign]
+        cycle = await case.fetcher.cycle(["AAPL"])
+        assert cycle.ok == {"AAPL"}
+        assert len(cycle.contracts["AAPL"]) == 96
+        assert len(case.bodies) >= 3
+
+    play(story, "options")
+
+
+def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
+    async def story(case: Case) -> None:
+        asked = []
+        real = case.client.get
+
+        async def get(path: str, params: Any) -> Any:
+            asked.append(dict(params))
+            return await real(path, params)
+
+        case.client.get = get  # type: ignore[method-assign]
+        await case.fetcher.cycle(["AAPL"])
+        second = await case.fetcher.cycle(["AAPL"])
+        assert "start" not in asked[0]
+        assert asked[1]["start"].endswith("Z")
+        assert second.ok == {"AAPL"}, "no new article is no failure"
+
+    play(story, "news")
+
+
+def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
+    async def story(case: Case) -> None:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+            return Found(frozenset({"X"}), frozenset(), "again")
+
+        async def get(path: str, params: Any) -> Any:
+            return type("Body", (), {"data": b"{}", "recv_ns": 0})
+
+        case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
+        cycle = Cycle()
+        await case.fetcher._chain("AAPL", cycle)
+        assert "came twice" in cycle.failed["AAPL"]
+
+    play(story, "options")
+
+
+def test_the_budget_lets_a_share_through_and_then_spaces_requests() -> None:
+    async def main() -> None:
+        budget = Budget(120)  # two a second once the share is used
+        started = time.monotonic()
+        for _ in range(121):
+            await budget.take()
+        assert 0.3 < time.monotonic() - started < 2.0
+
+    asyncio.run(main())
+
+
+def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:
+    async def main() -> None:
+        budget = Budget(100)
+        budget.hear({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 2)})
+        started = time.monotonic()
+        await asyncio.gather(*(budget.take() for _ in range(5)))
+        assert 0.8 < time.monotonic() - started < 3.0
+        budget.hear({"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(time.time()) + 50)})
+        await asyncio.wait_for(budget.take(), 0.5)
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_not_there_is_a_network_error() -> None:
+    async def main() -> None:
+        config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 1}})
+        async with RestClient(config, Budget(10)) as client:
+            with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
+                await client.get("/", {})
+
+    asyncio.run(main())
+
+
+def test_error_bodies_that_are_no_json_are_told_as_they_are() -> None:
+    async def story(case: Case) -> None:
+        with pytest.raises((ServerError, BadRequestError), match="HTTP 404: 404: Not Found"):
+            await case.client.get("/nowhere", {})
+
+    play(story)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+
+import pytest
+
+from mdstream.session.hours import is_open
+from mdstream.session.retry import backoff, pause_asked_for
+
+
+def test_pauses_double_up_to_the_cap_with_jitter_that_only_shortens() -> None:
+    for _ in range(50):
+        pauses = list(itertools.islice(backoff(0.5, 30.0), 10))
+        for i, pause in enumerate(pauses):
+            full = min(0.5 * 2**i, 30.0)
+            assert full / 2 <= pause <= full
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (429, {}, None),
+        (503, {"Retry-After": "7"}, 7.0),
+        (429, {"Retry-After": "tomorrow"}, None),
+        (429, {"X-RateLimit-Reset": "1030"}, 30.0),
+        (429, {"X-RateLimit-Reset": "900"}, 0.0),
+        (503, {"X-RateLimit-Reset": "1030"}, None),
+        (429, {"Retry-After": "2", "X-RateLimit-Reset": "1030"}, 2.0),
+    ],
+)
+def test_the_pause_a_response_asks_for(status: int, headers: dict[str, str], expected: float | None) -> None:
+    assert pause_asked_for(status, headers, 1000.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        (datetime(2026, 11, 20, 14, 29, 59, tzinfo=UTC), False),  # a Friday in winter: 9:29:59
+        (datetime(2026, 11, 20, 14, 30, tzinfo=UTC), True),
+        (datetime(2026, 11, 20, 20, 59, 59, tzinfo=UTC), True),
+        (datetime(2026, 11, 20, 21, 0, tzinfo=UTC), False),
+        (datetime(2026, 7, 1, 13, 30, tzinfo=UTC), True),  # daylight saving: an hour earlier
+        (datetime(2026, 11, 21, 15, 0, tzinfo=UTC), False),  # a Saturday
+    ],
+)
+def test_regular_sessions_of_us_exchanges(moment: datetime, expected: bool) -> None:
+    assert is_open(moment) is expected

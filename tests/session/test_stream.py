@@ -1,0 +1,340 @@
+"""The stream session against the real simulator, with everything that goes wrong at real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import trustme
+import uvloop
+
+from mdstream.config import Config, check, from_mapping
+from mdstream.errors import CertificateError, ConfigError, CredentialsError
+from mdstream.session.stream import StreamSession, Target
+from mdstream.simulator.server import Simulator
+from mdstream.simulator.settings import SimulatorSettings
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+from mdstream.wire.subscription import Subscriptions
+
+WANTED = {
+    "stocks": {"trades": {"AAPL", "MSFT"}, "quotes": {"AAPL"}},
+    "options": {"trades": {"AAPL261218C00200000"}, "quotes": {"AAPL261218C00200000"}},
+    "crypto": {"orderbooks": {"BTC/USD"}},
+    "news": {"news": {"AAPL"}},
+}
+
+
+class Sink:
+    """Takes payloads, as the pipeline would."""
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.room = 1 << 60
+
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
+        assert abs(recv_ns - time.time_ns()) < 5e9
+        if len(self.payloads) >= self.room:
+            return False
+        self.payloads.append(payload)
+        return True
+
+    async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
+        while not self.offer(payload, kind, recv_ns):
+            await asyncio.sleep(0.01)
+
+
+class Case:
+    """A simulator and a session on it."""
+
+    def __init__(self, sim: Simulator, stream: str, **config: Any) -> None:
+        self.sim, self.sink, self.said = sim, Sink(), list[str]()
+        values = {
+            "stream_url": sim.stream_url,
+            "data_url": sim.data_url,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+            **config,
+        }
+        self.config: Config = from_mapping(values)
+        self.subscriptions = Subscriptions(wanted={c: set(s) for c, s in WANTED[stream].items()})
+        self.session = StreamSession(
+            Target.of(self.config, STREAMS[stream]), self.subscriptions, self.sink, self.said.append
+        )
+
+    async def until(self, condition: Callable[[], Any], timeout: float = 15.0) -> None:
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+def play(
+    story: Callable[[Case], Awaitable[None]],
+    stream: str = "stocks",
+    config: dict[str, Any] | None = None,
+    **sim: Any,
+) -> None:
+    """Run `story` beside a session; the session's own fatal error ends it."""
+
+    async def main() -> None:
+        async with Simulator(SimulatorSettings(port=0, **sim)) as simulator:
+            case = Case(simulator, stream, **(config or {}))
+            running = asyncio.ensure_future(case.session.run())
+            telling = asyncio.ensure_future(story(case))
+            try:
+                await asyncio.wait({running, telling}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (running, telling):
+                    if task.done():
+                        task.result()
+            finally:
+                for task in (running, telling):
+                    task.cancel()
+                await asyncio.gather(running, telling, return_exceptions=True)
+
+    uvloop.run(main())
+
+
+async def data_flows(case: Case) -> None:
+    before = len(case.sink.payloads)
+    await case.until(lambda: len(case.sink.payloads) > before + 3)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("auth", ["message", "headers"])
+def test_every_stream_connects_authenticates_and_flows(stream: str, auth: str) -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        assert case.session.ready.is_set()
+        active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED[stream]}
+        assert active == WANTED[stream]
+
+    play(story, stream, {"auth": auth}, rate=2000)
+
+
+def test_any_stream_may_be_had_in_msgpack() -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        assert case.sink.payloads[0][0] == 0x91
+
+    play(story, "crypto", {"crypto": {"codec": "msgpack"}})
+
+
+def test_compression_is_off_unless_asked_for() -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        assert case.session._socket is not None
+        assert case.session._socket.protocol.extensions == []
+
+    play(story)
+
+
+@pytest.mark.parametrize("code", [402, 409, 411, 412])
+def test_fatal_codes_end_the_session_at_once(code: int) -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: False, 5)
+
+    with pytest.raises(CredentialsError) as caught:
+        play(story, faults=(f"auth={code}",))
+    assert caught.value.code == code
+
+
+def test_a_wrong_key_is_fatal_and_never_told() -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: False, 5)
+
+    with pytest.raises(CredentialsError, match="APCA_API_KEY_ID") as caught:
+        play(
+            story,
+            config={"credentials": {"key_id": "hidden-key", "secret_key": "hidden-secret"}},
+            credentials=msgspec.convert({"key_id": "a", "secret_key": "b"}, type(Config().credentials)),
+        )
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_second_connection_waits_on_its_socket_until_the_first_one_leaves() -> None:
+    async def story(case: Case) -> None:
+        keys = {"credentials": {"key_id": "other", "secret_key": "other"}}
+        first, second = Case(case.sim, "stocks", **keys), Case(case.sim, "stocks", **keys)
+        holding = asyncio.ensure_future(first.session.run())
+        await data_flows(first)
+        waiting = asyncio.ensure_future(second.session.run())
+        await second.until(lambda: any("406" in text for text in second.said))
+        await data_flows(first)  # the first one survives
+        assert second.sink.payloads == []
+        holding.cancel()
+        await data_flows(second)
+        assert second.session.connects == 1, "it was to be the same socket"
+        waiting.cancel()
+        await asyncio.gather(holding, waiting, return_exceptions=True)
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [("drop@0.3*1",), ("error=407@0.3*1",), ("error=500@0.3*1",), ("auth=404*1",), ("upgrade=503*1",)],
+)
+def test_lost_connections_come_back_and_everything_is_subscribed_again(faults: tuple[str, ...]) -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: case.session.reconnects == 1)
+        await case.until(case.session.ready.is_set)
+        await data_flows(case)
+        active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED["stocks"]}
+        assert active == WANTED["stocks"]
+
+    play(story, faults=faults)
+
+
+def test_http_429_at_the_upgrade_waits_for_seconds() -> None:
+    async def story(case: Case) -> None:
+        started = time.monotonic()
+        await data_flows(case)
+        assert time.monotonic() - started >= 5.0
+
+    play(story, faults=("upgrade=429*1",))
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, CredentialsError), (403, CredentialsError), (404, ConfigError)])
+def test_other_4xx_at_the_upgrade_are_fatal(status: int, error: type[Exception]) -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: False, 5)
+
+    with pytest.raises(error, match=f"HTTP {status}"):
+        play(story, faults=(f"upgrade={status}",))
+
+
+def test_a_mute_socket_is_reconnected_after_its_channels_limit() -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        started = time.monotonic()
+        await case.until(lambda: case.session.reconnects == 1, 10)
+        assert 0.7 < time.monotonic() - started < 5
+        assert any("mute" in text for text in case.said)
+        await data_flows(case)
+
+    play(story, config={"stocks": {"mute_after_s": {"quotes": 1.0}}}, faults=("mute@0.5*1",))
+
+
+def test_a_quiet_channel_alone_is_not_taken_for_dead() -> None:
+    async def story(case: Case) -> None:
+        case.subscriptions.wanted = {"statuses": {"AAPL"}}
+        await case.until(case.session.ready.is_set)
+        await asyncio.sleep(2.5)
+        assert case.session.reconnects == 0
+
+    play(story, config={"stocks": {"mute_after_s": {"quotes": 1.0}}}, rate=0.01)
+
+
+def test_subscriptions_change_without_a_reconnect() -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        case.subscriptions.wanted["trades"] = {"TSLA"}
+        case.session.change()
+        await case.until(lambda: case.subscriptions.active.get("trades") == {"TSLA"})
+        await case.until(lambda: any(b'"S":"TSLA"' in p for p in case.sink.payloads[-50:]))
+        assert case.session.connects == 1
+
+    play(story)
+
+
+def test_a_malformed_symbol_is_refused_and_the_others_flow() -> None:
+    async def story(case: Case) -> None:
+        await case.until(case.session.ready.is_set)
+        assert ("trades", "not a symbol") in case.subscriptions.refused
+        assert case.subscriptions.active["trades"] == {"AAPL", "MSFT"}
+        await data_flows(case)
+
+    def prepared(case: Case) -> Awaitable[None]:
+        case.subscriptions.wanted["trades"].add("not a symbol")
+        return story(case)
+
+    play(prepared, config={})
+
+
+def test_a_symbol_limit_refuses_what_is_beyond_it() -> None:
+    async def story(case: Case) -> None:
+        await case.until(case.session.ready.is_set)
+        assert len(case.subscriptions.active["trades"]) == 5
+        assert len(case.subscriptions.refused) == 7
+
+    def prepared(case: Case) -> Awaitable[None]:
+        case.subscriptions.wanted = {"trades": {f"S{i}" for i in range(12)}}
+        return story(case)
+
+    play(prepared, symbol_limit=5)
+
+
+def test_a_star_on_option_quotes_is_refused_and_trades_flow() -> None:
+    async def story(case: Case) -> None:
+        await case.until(case.session.ready.is_set)
+        assert set(case.subscriptions.refused) == {("quotes", "*")}
+        assert case.subscriptions.active["trades"] == {"*"}
+
+    def prepared(case: Case) -> Awaitable[None]:
+        case.subscriptions.wanted = {"trades": {"*"}, "quotes": {"*"}}
+        return story(case)
+
+    play(prepared, "options")
+
+
+def test_no_room_means_that_reading_pauses_and_nothing_is_lost() -> None:
+    async def story(case: Case) -> None:
+        case.sink.room = 100
+        await case.until(lambda: len(case.sink.payloads) == 100)
+        await asyncio.sleep(1.0)
+        assert len(case.sink.payloads) == 100
+        case.sink.room = 1 << 60
+        await case.until(lambda: len(case.sink.payloads) == 20_000)
+
+    play(story, rate=0, messages=20_000)
+
+
+def certificates(folder: Any, authority: trustme.CA, name: str) -> dict[str, str]:
+    issued = authority.issue_cert(name)
+    key, chain = folder / "key.pem", folder / "chain.pem"
+    issued.private_key_pem.write_to_path(key)
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    return {"tls_certificate": str(chain), "tls_key": str(key)}
+
+
+def test_tls_is_verified_against_a_private_authority(tmp_path: Any) -> None:
+    authority = trustme.CA()
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(bundle)
+
+    async def story(case: Case) -> None:
+        assert case.sim.stream_url.startswith("wss://")
+        await data_flows(case)
+
+    play(story, config={"ca_file": str(bundle)}, **certificates(tmp_path, authority, "127.0.0.1"))
+
+
+@pytest.mark.parametrize("wrong", ["authority", "name"])
+def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(tmp_path: Any, wrong: str) -> None:
+    authority, trusted = trustme.CA(), trustme.CA()
+    bundle = tmp_path / "ca.pem"
+    (trusted if wrong == "authority" else authority).cert_pem.write_to_path(bundle)
+    name = "127.0.0.1" if wrong == "authority" else "example.org"
+
+    async def story(case: Case) -> None:
+        await case.until(lambda: False, 5)
+
+    with pytest.raises(CertificateError, match=r"the certificate of wss://127.0.0.1:\d+/v2/iex does not verify"):
+        play(story, config={"ca_file": str(bundle)}, **certificates(tmp_path, authority, name))
+
+
+def test_keys_never_show_in_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def story(case: Case) -> None:
+        await data_flows(case)
+
+    secret = {"key_id": "very-secret-id", "secret_key": "very-secret-key"}
+    play(story, config={"credentials": secret, "auth": "headers"}, faults=("drop@0.2*1",))
+    assert "very-secret" not in caplog.text
+    assert "very-secret" not in repr(check(from_mapping({"credentials": secret})))

@@ -76,7 +76,7 @@ class Engine:
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
         self._send({"config": msgspec.to_builtins(self.config)})
         started = self._await("started", self.config.start_timeout_s + 30)
         self._attachment = Attachment(Path(started["path"]))
@@ -97,10 +97,17 @@ class Engine:
             self._heard.wait_for(lambda: self._message("closed") is not None, 5)
         report = self._message("report")
         self.report = report["report"] if report else None
+        self._forget(process)
         code = process.returncode
         self.exit_code = Exit(code) if code in set(Exit) else Exit.STREAM_FAILED
-        self._process = None
         return self.report
+
+    def _forget(self, process: subprocess.Popen[str]) -> None:
+        """The process has ended: close what was left of it."""
+        self._process = None
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
     @property
     def run(self) -> str:
@@ -170,13 +177,12 @@ class Engine:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
-    def _listen(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._heard:
-                self._messages.append(json.loads(line))
-                self._heard.notify_all()
+    def _listen(self, stdout: IO[str]) -> None:
+        with stdout:
+            for line in stdout:
+                with self._heard:
+                    self._messages.append(json.loads(line))
+                    self._heard.notify_all()
         with self._heard:
             self._messages.append({"kind": "closed"})
             self._heard.notify_all()
@@ -197,7 +203,7 @@ class Engine:
         failed = self._message("failed") or {"reason": "the engine did not start", "code": 1}
         self._process.kill()
         self._process.wait()
-        self._process = None
+        self._forget(self._process)
         raise _ERRORS.get(failed["code"], MdstreamError)(failed["reason"])
 
 

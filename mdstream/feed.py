@@ -197,7 +197,7 @@ class Feed:
             rows = self.state.committed()["trade_rows"]
             run = str(self._assignment.run)
             self._committer.rebuild_bars(await self._pool.trades_again(run, self.spec.name, rows))
-        payloads = await self._pipeline.recover()
+        payloads = self._pipeline.recover()
         self._tell(f"took over; {payloads} payloads of the former process were still to commit")
 
     def _want(self, symbols: Iterable[str]) -> None:

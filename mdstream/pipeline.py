@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mdstream import recovery
 from mdstream.commit import Committer
 from mdstream.config import HandoffConfig
-from mdstream.errors import SharedMemoryError
+from mdstream.errors import SharedMemoryError, WorkerError
 from mdstream.frames.rundir import slab_path
-from mdstream.handoff.slab import Slab, State
+from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Found, Receipt, Ticket
 from mdstream.pool import PoisonedBatchError, WorkerPool
 from mdstream.streams.spec import PayloadKind
@@ -126,44 +127,22 @@ class Pipeline:
         self._kick_soon()
         return await future
 
-    async def recover(self) -> int:
+    def recover(self) -> int:
         """Take up the batches that a killed predecessor left; how many payloads they hold."""
-        left = []
-        for path in sorted((self._run / "slabs").glob(f"{self._stream}-*")):
-            if "-spill-" in path.name:
-                path.unlink()
-                continue
-            try:
-                slab = Slab.open(path)
-            except ValueError:
-                path.unlink()  # its maker was killed before it was one
-                continue
-            self._slabs += 1
-            if (
-                slab.state is not State.FREE
-                and slab.sequence >= self._next_sequence
-                and slab.entries
-            ):
-                left.append(_Batch(slab, slab.sequence))
-            else:
-                slab.release()
-                self._free.append(slab)
-        left.sort(key=lambda batch: batch.sequence)
-        for batch in left:
-            batch.slab.seal()
-            self._sealed.append(batch)
-        if left:
-            self._next_sequence = left[-1].sequence + 1
+        left = recovery.find(self._run, self._stream, self._state)
+        recovery.settle(self._state, left.pending)
+        self._payloads = self._state["payloads_received"]
+        self._bytes = self._state["bytes_received"]
+        self._slabs = len(left.pending) + len(left.free)
+        for slab in left.free:
+            self._give_back(slab)
+        for slab in left.pending:
+            slab.seal()
+            self._sealed.append(_Batch(slab, slab.sequence))
+            self._next_sequence = slab.sequence + 1
             self._idle.clear()
-        # What the predecessor had received is known exactly: what it committed, and these.
-        done = self._state.committed()
-        pending = [b.slab.table[: b.slab.entries] for b in left]
-        streamed = [t[t["kind"] <= PayloadKind.MSGPACK] for t in pending]
-        self._payloads = done["payloads"] + sum(len(t) for t in streamed)
-        self._bytes = done["bytes"] + sum(int(t["length"].sum()) for t in streamed)
-        self._publish_counts()
         self._dispatch()
-        return sum(len(t) for t in pending)
+        return left.payloads
 
     async def drain(self) -> None:
         """Submit what is there and wait until all of it is committed."""
@@ -267,19 +246,25 @@ class Pipeline:
             try:
                 self._commit(batch)
             except Exception as error:
+                self._publish_counts()
                 self.failed.set_exception(error)
                 return
             self._working.popleft()
             self._give_back(batch.slab)
-        self._kick()
+        if self._kick_due:
+            self._dispatch()  # what is being filled has its time yet
+        else:
+            self._kick()
         if not self._working and not self._sealed and self._filling is None:
             self._publish_counts()
             self._idle.set()
 
     def _commit(self, batch: _Batch) -> None:
         result = batch.result
-        if isinstance(result, SharedMemoryError):
-            raise result
+        if isinstance(result, SharedMemoryError | WorkerError) and not isinstance(
+            result, PoisonedBatchError
+        ):
+            raise result  # not the batch's fault: it stays in its slab
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.submit_ns)
             if result.control:

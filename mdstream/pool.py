@@ -36,6 +36,7 @@ SINGLE_THREADED = {
 """Environment of every worker: parallelism comes from the processes."""
 
 _END_WAIT_S = 5.0
+_START_ATTEMPTS = 3
 
 
 class PoisonedBatchError(WorkerError):
@@ -82,6 +83,7 @@ class WorkerPool:
         self._turn = asyncio.Condition()
         self._alone = False
         self._suspects = 0
+        self._dead = ""
 
     async def start(self) -> None:
         """Start the processes and wait until each can work."""
@@ -91,7 +93,9 @@ class WorkerPool:
             await self._warm_up()
 
     async def run(self, ticket: Ticket) -> Receipt:
-        """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them."""
+        """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and
+        `WorkerError` when no worker can be had at all.
+        """
         if not self.size:
             return self._job(ticket)
         strikes = 0
@@ -147,8 +151,8 @@ class WorkerPool:
         return set(multiprocessing.active_children()) - self._others
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self._executor is None:
-            raise WorkerError("the pool is closed")
+        if self._executor is None or self._dead:
+            raise WorkerError(self._dead or "the pool is closed")
         future = asyncio.wrap_future(self._executor.submit(function, *arguments))
         return await asyncio.wait_for(future, self._timeout_s)
 
@@ -158,16 +162,21 @@ class WorkerPool:
             if self._generation != broken or self._executor is None:
                 return
             started = time.monotonic()
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            await asyncio.to_thread(_end, self._processes(), 0.0)
-            self._executor = self._new_executor()
-            self._generation += 1
-            self.rebuilds += 1
-            try:
-                await self._warm_up()
-            except BrokenExecutor:
-                log.warning("a worker died while it started")
-            log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
+            for _ in range(_START_ATTEMPTS):
+                self._executor.shutdown(wait=False, cancel_futures=True)
+                await asyncio.to_thread(_end, self._processes(), 0.0)
+                self._executor = self._new_executor()
+                self._generation += 1
+                self.rebuilds += 1
+                try:
+                    await self._warm_up()
+                except BrokenExecutor:
+                    log.warning("a worker died while it started")
+                    continue
+                log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
+                return
+            self._dead = f"workers die as they start, {_START_ATTEMPTS} times in a row"
+            raise WorkerError(self._dead)
 
     # -- who runs beside whom
 

@@ -29,6 +29,7 @@ from typing import Any
 import msgspec
 
 from mdstream import log as logs
+from mdstream import recovery
 from mdstream.config import Config, Credentials
 from mdstream.errors import Exit, MdstreamError
 from mdstream.feed import Assignment
@@ -377,6 +378,7 @@ class Supervisor:
         process.join()
         code = process.exitcode
         record.process = None
+        record.up = False
         if record.pipe is not None:
             record.pipe.close()
             record.pipe = None
@@ -444,6 +446,9 @@ class Supervisor:
                 deadline = time.monotonic() + 5.0
             self._wait(min(0.5, max(0.01, left)))
         for record in self.feeds.values():
+            # Where a feed did not drain, what it had not committed is still in its slabs.
+            leftovers = recovery.find(self.path, record.stream, record.state)
+            recovery.settle(record.state, leftovers.pending)
             if not record.was_connected and not record.failure and not self.aborted:
                 record.failure = record.last_event or "never connected"
                 record.exit_code = Exit.STREAM_FAILED

@@ -173,7 +173,11 @@ def test_a_used_up_account_waits_for_the_reset_and_goes_on() -> None:
         # The account's minute is nearly over, and another program has used all of it.
         window.take = lambda key: (  # type: ignore[method-assign]
             time.time() >= reset,
-            {"X-RateLimit-Limit": "200", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)},
+            {
+                "X-RateLimit-Limit": "200",
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": str(reset),
+            },
         )
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
         assert cycle.ok == {"AAPL", "MSFT"}
@@ -296,7 +300,9 @@ def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:
         started = time.monotonic()
         await asyncio.gather(*(budget.take() for _ in range(5)))
         assert 0.8 < time.monotonic() - started < 3.0
-        budget.hear({"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(time.time()) + 50)})
+        budget.hear(
+            {"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(time.time()) + 50)}
+        )
         await asyncio.wait_for(budget.take(), 0.5)
 
     asyncio.run(main())

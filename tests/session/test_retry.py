@@ -29,7 +29,9 @@ def test_pauses_double_up_to_the_cap_with_jitter_that_only_shortens() -> None:
         (429, {"Retry-After": "2", "X-RateLimit-Reset": "1030"}, 2.0),
     ],
 )
-def test_the_pause_a_response_asks_for(status: int, headers: dict[str, str], expected: float | None) -> None:
+def test_the_pause_a_response_asks_for(
+    status: int, headers: dict[str, str], expected: float | None
+) -> None:
     assert pause_asked_for(status, headers, 1000.0) == expected
 
 

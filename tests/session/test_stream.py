@@ -150,7 +150,9 @@ def test_a_wrong_key_is_fatal_and_never_told() -> None:
         play(
             story,
             config={"credentials": {"key_id": "hidden-key", "secret_key": "hidden-secret"}},
-            credentials=msgspec.convert({"key_id": "a", "secret_key": "b"}, type(Config().credentials)),
+            credentials=msgspec.convert(
+                {"key_id": "a", "secret_key": "b"}, type(Config().credentials)
+            ),
         )
     assert "hidden" not in str(caught.value)
 
@@ -176,9 +178,17 @@ def test_a_second_connection_waits_on_its_socket_until_the_first_one_leaves() ->
 
 @pytest.mark.parametrize(
     "faults",
-    [("drop@0.3*1",), ("error=407@0.3*1",), ("error=500@0.3*1",), ("auth=404*1",), ("upgrade=503*1",)],
+    [
+        ("drop@0.3*1",),
+        ("error=407@0.3*1",),
+        ("error=500@0.3*1",),
+        ("auth=404*1",),
+        ("upgrade=503*1",),
+    ],
 )
-def test_lost_connections_come_back_and_everything_is_subscribed_again(faults: tuple[str, ...]) -> None:
+def test_lost_connections_come_back_and_everything_is_subscribed_again(
+    faults: tuple[str, ...],
+) -> None:
     async def story(case: Case) -> None:
         await case.until(lambda: case.session.reconnects == 1)
         await case.until(case.session.ready.is_set)
@@ -198,7 +208,9 @@ def test_http_429_at_the_upgrade_waits_for_seconds() -> None:
     play(story, faults=("upgrade=429*1",))
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, CredentialsError), (403, CredentialsError), (404, ConfigError)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, CredentialsError), (403, CredentialsError), (404, ConfigError)]
+)
 def test_other_4xx_at_the_upgrade_are_fatal(status: int, error: type[Exception]) -> None:
     async def story(case: Case) -> None:
         await case.until(lambda: False, 5)
@@ -315,7 +327,9 @@ def test_tls_is_verified_against_a_private_authority(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name"])
-def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(tmp_path: Any, wrong: str) -> None:
+def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(
+    tmp_path: Any, wrong: str
+) -> None:
     authority, trusted = trustme.CA(), trustme.CA()
     bundle = tmp_path / "ca.pem"
     (trusted if wrong == "authority" else authority).cert_pem.write_to_path(bundle)
@@ -324,7 +338,9 @@ def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(tmp_pat
     async def story(case: Case) -> None:
         await case.until(lambda: False, 5)
 
-    with pytest.raises(CertificateError, match=r"the certificate of wss://127.0.0.1:\d+/v2/iex does not verify"):
+    with pytest.raises(
+        CertificateError, match=r"the certificate of wss://127.0.0.1:\d+/v2/iex does not verify"
+    ):
         play(story, config={"ca_file": str(bundle)}, **certificates(tmp_path, authority, name))
 
 

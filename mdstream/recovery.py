@@ -1,0 +1,55 @@
+"""What a killed feed left in shared memory: batches received, and not committed.
+
+Slabs describe themselves, and the feed's counters say which batch was committed last; so it is known
+exactly, to the payload, what its successor still has to commit. What the server had sent into the
+dead feed's socket is gone with it, as with any connection that is lost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mdstream.frames.rundir import slab_path
+from mdstream.handoff.slab import Slab, State
+from mdstream.streams.spec import PayloadKind
+from mdstream.telemetry.state import FeedState
+
+
+class Leftovers(NamedTuple):
+    """A dead feed's slabs: those with payloads to commit, in order, and the others."""
+
+    pending: list[Slab]
+    free: list[Slab]
+
+    @property
+    def payloads(self) -> int:
+        return sum(slab.entries for slab in self.pending)
+
+
+def find(run: Path, stream: str, state: FeedState) -> Leftovers:
+    """The slabs of `stream` in run folder `run`. Half-made files of the dead feed are removed."""
+    pending: list[Slab] = []
+    free: list[Slab] = []
+    folder = slab_path(run, "x").parent
+    for path in folder.glob(f"{stream}-spill-*"):
+        path.unlink()
+    for path in sorted(folder.glob(f"{stream}-*")):
+        try:
+            slab = Slab.open(path)
+        except ValueError:
+            path.unlink()  # its maker was killed before it was one
+            continue
+        unfinished = slab.state is not State.FREE and slab.sequence > state["sequence"]
+        (pending if unfinished and slab.entries else free).append(slab)
+    pending.sort(key=lambda slab: slab.sequence)
+    return Leftovers(pending, free)
+
+
+def settle(state: FeedState, pending: list[Slab]) -> None:
+    """Set the counters of what was received: what was committed, and what is pending."""
+    done = state.committed()
+    tables = [slab.table[: slab.entries] for slab in pending]
+    streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]
+    state["payloads_received"] = done["payloads"] + sum(map(len, streamed))
+    state["bytes_received"] = done["bytes"] + sum(int(t["length"].sum()) for t in streamed)

@@ -1,0 +1,85 @@
+"""A real day of IBM through simulator and engine: every event a row, and its bars equal a plain loop's."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests import expected
+from tests.running import SHARED, engine, settings, simulator, until
+
+DAY = SHARED / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
+pytestmark = pytest.mark.skipif(not DAY.is_file(), reason="needs ../shared/data/ticks")
+
+
+def events() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Trades and quotes of the file, read plainly."""
+    trades, quotes = [], []
+    with gzip.open(DAY, "rt", newline="") as file:
+        for row in csv.DictReader(file):
+            base = {"symbol": row["symbol"], "ts": int(row["ns"])}
+            if row["kind"] == "t":
+                base |= {
+                    "price": float(row["price"]),
+                    "size": int(row["size"]),
+                    "exchange": row["exchange"],
+                }
+                trades.append(base)
+                continue
+            for side in ("bid", "ask"):
+                price, size, exchange = (
+                    row[f"{side}_{what}"] for what in ("price", "size", "exchange")
+                )
+                absent = float(price) == 0
+                base[f"{side}_price"] = None if absent else float(price)
+                base[f"{side}_size"] = None if absent and int(size) == 0 else int(size)
+                base[f"{side}_exchange"] = None if absent and not exchange.strip() else exchange
+            quotes.append(base)
+    return trades, quotes
+
+
+def columns(frame: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    coded = [
+        pl.col(c).cast(pl.String) for c, t in frame.schema.items() if isinstance(t, pl.Categorical)
+    ]
+    return frame.with_columns(pl.col("ts").to_physical(), *coded).select(names).to_dicts()
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_the_whole_day_arrives(tmp_path: Path, codec: str) -> None:
+    trades, quotes = events()
+    assert len(trades) + len(quotes) == 133_360
+    flags = ("--ticks", str(DAY), "--speed", "0", "--messages-per-frame", "4")
+    with simulator(*flags) as sim:
+        stocks = {"symbols": ["IBM"], "codec": codec}
+        with engine(settings(sim, tmp_path, streams=["stocks"], stocks=stocks)) as running:
+            run = running.attachment
+            until(lambda: run.rows("stocks.quotes") + run.rows("stocks.trades") >= 133_360)
+            assert columns(run.frame("stocks.trades"), list(trades[0])) == trades
+            assert columns(run.frame("stocks.quotes"), list(quotes[0])) == quotes
+            # The last bars come while the engine drains: follow them to the end.
+            with ThreadPoolExecutor() as pool:
+                bars = pool.submit(lambda: list(run.tail("stocks.bars_1m", from_start=True)))
+                running.stop()
+                rows = pl.concat(bars.result(10))
+    assert running.report is not None
+    assert running.report["streams"]["stocks"]["committed"] == 133_360
+    plain = expected.minute_bars(trades, lambda trade: "all")
+    assert rows["kind"].cast(pl.String).unique().to_list() == ["minute"]
+    assert len(rows) == len(plain) > 390
+    for row in rows.with_columns(pl.col("ts").to_physical()).iter_rows(named=True):
+        b = plain[str(row["symbol"]), row["ts"]]
+        assert (row["open"], row["high"], row["low"], row["close"]) == (
+            b["open"],
+            b["high"],
+            b["low"],
+            b["close"],
+        )
+        assert (row["volume"], row["trade_count"]) == (b["volume"], b["n"])
+        assert row["vwap"] == pytest.approx(float(b["pv"] / b["w"]), rel=1e-15)

@@ -1,0 +1,101 @@
+"""The pipeline of one stream without its sockets: payloads in, frames out, real workers between."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mdstream.commit import Committer
+from mdstream.config import HandoffConfig
+from mdstream.frames.head import Head
+from mdstream.frames.rundir import RunDirectory, state_path
+from mdstream.frames.writer import Limits
+from mdstream.pipeline import Pipeline
+from mdstream.pool import WorkerPool
+from mdstream.rejects import RejectFile
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+from mdstream.telemetry.state import FeedState
+
+Payload = tuple[bytes, PayloadKind, int]
+
+
+class Rig:
+    """One feed's pipeline on a run directory."""
+
+    def __init__(
+        self, run: Path, stream: str, pool: WorkerPool, rejects: Path, handoff: HandoffConfig
+    ) -> None:
+        path = state_path(run, stream)
+        self.state = FeedState(path) if path.exists() else FeedState.create(path)
+        self.run, self.stream, self.pool = run, stream, pool
+        self.controls: list[dict[str, Any]] = []
+        self.rejects = rejects / f"{stream}.jsonl"
+        limits = Limits(64_000_000, 4_000_000)
+        self.committer = Committer(
+            run, STREAMS[stream], self.state, limits, RejectFile(self.rejects)
+        )
+        self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control)
+
+    async def _control(self, messages: list[dict[str, Any]]) -> None:
+        self.controls += messages
+
+    async def feed(self, payloads: Sequence[Payload]) -> None:
+        for payload, kind, recv_ns in payloads:
+            if not kind.from_stream:
+                task = asyncio.ensure_future(self.pipeline.fetch(payload, kind, recv_ns))
+                await asyncio.sleep(0)
+                task.add_done_callback(lambda t: t.exception())
+            elif not self.pipeline.offer(payload, kind, recv_ns):
+                await self.pipeline.put(payload, kind, recv_ns)
+            await asyncio.sleep(0)
+
+    async def drain(self) -> None:
+        done = asyncio.ensure_future(self.pipeline.drain())
+        await asyncio.wait(
+            {done, self.pipeline.failed}, return_when=asyncio.FIRST_COMPLETED, timeout=60
+        )
+        if self.pipeline.failed.done():
+            done.cancel()
+            self.pipeline.failed.result()
+        assert done.done(), "the pipeline did not drain"
+        self.committer.close()
+
+
+@asynccontextmanager
+async def rig(
+    stream: str, workers: int, rejects: Path, timeout_s: float = 30.0, **handoff: Any
+) -> Any:
+    pool = WorkerPool(workers, timeout_s)
+    with RunDirectory() as directory:
+        directory.describe()
+        await pool.start()
+        try:
+            yield Rig(directory.path, stream, pool, rejects, HandoffConfig(**handoff))
+        finally:
+            await pool.close()
+
+
+def fingerprint(run: Path, stream: str) -> dict[str, str]:
+    """A digest of every column of every frame as it lies in memory, and of every dictionary."""
+    digests = {}
+    for folder in sorted((run / "frames").glob(f"{stream}.*")):
+        head = Head(folder, write=False)
+        columns: dict[str, Any] = {}
+        for number in range(head.first, head.end):
+            batch = pa.ipc.open_file(pa.memory_map(str(head.chunk_path(number)))).get_batch(0)
+            end = head.entry(number + 1).start_row if number + 1 < head.end else head.rows
+            batch = batch.slice(0, end - head.entry(number).start_row)
+            for field, column in zip(batch.schema, batch.columns, strict=True):
+                digest = columns.setdefault(field.name, hashlib.sha256())
+                digest.update(repr(column.to_pylist()).encode())
+        digests |= {f"{folder.name}.{name}": d.hexdigest() for name, d in columns.items()}
+    for path in sorted((run / "dictionaries").glob(f"{stream}.*")):
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests

@@ -1,0 +1,354 @@
+"""Hand-off, pool and commit together, with real worker processes, some of them killed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvloop
+
+from mdstream.errors import WorkerError
+from mdstream.frames.attach import attach
+from mdstream.simulator.encode import ENCODINGS
+from mdstream.simulator.records import History
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+from tests import traffic
+from tests.piping import Payload, Rig, fingerprint, rig
+
+COUNT = 6000
+RECV_NS = 1_700_000_000_000_000_000
+
+
+def payloads(stream: str, count: int = COUNT, per: int = 3) -> list[Payload]:
+    """The simulator's traffic as payloads, with a REST body and some garbage in between."""
+    form = ENCODINGS[STREAMS[stream].codec]
+    kind = PayloadKind.MSGPACK if form.binary else PayloadKind.JSON
+    messages = traffic.messages(stream, count)
+    out: list[Payload] = []
+    for i, start in enumerate(range(0, count, per)):
+        data = form.payload([form.message(m) for m in messages[start : start + per]])
+        out.append((data, kind, RECV_NS + i * 1000))
+    return out
+
+
+def mixed(stream: str) -> list[Payload]:
+    out = payloads(stream)
+    snapshot = ENCODINGS["json"].message(
+        {s: History(stream, 1, s).snapshot(RECV_NS) for s in traffic.SYMBOLS[stream]}
+    )
+    if stream != "stocks":
+        snapshot = b'{"snapshots":' + snapshot + b"}"
+    if stream != "news":
+        out.insert(500, (snapshot, PayloadKind.SNAPSHOTS, RECV_NS))
+    out.insert(700, (b"garbage \xff", out[0][1], RECV_NS + 5))
+    return out
+
+
+def messages_in(state: Any) -> dict[str, int]:
+    return {k: state.accounts()[k] for k in ("messages", "committed", "rejected", "in_flight")}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_parallel_equals_sequential_byte_for_byte(tmp_path: Path, stream: str) -> None:
+    async def go(workers: int) -> dict[str, str]:
+        async with rig(stream, workers, tmp_path, slab_kb=16) as r:
+            await r.feed(mixed(stream))
+            await r.drain()
+            assert messages_in(r.state) == {
+                "messages": COUNT + 1, "committed": COUNT, "rejected": 1, "in_flight": 0,
+            }  # fmt: skip
+            run = attach(str(r.run))
+            batches = run.frame("telemetry.batches")
+            assert batches["sequence"].to_list() == sorted(batches["sequence"].to_list())
+            assert batches.height > 20
+            assert batches["worker"].n_unique() == max(1, workers)
+            return fingerprint(r.run, stream)
+
+    sequential = uvloop.run(go(0))
+    assert uvloop.run(go(2)) == sequential
+    assert len(sequential) > 8
+
+
+def test_rejects_are_kept_with_payload_and_reason(tmp_path: Path) -> None:
+    good = traffic.messages("stocks", 2)
+    form = ENCODINGS["json"]
+    broken = [
+        form.message(good[0]),
+        b'{"T":"t","S":"A","t":"2024-01-01T00:00:00Z","p":"x"}',
+        form.message(good[1]),
+    ]
+
+    async def go() -> Rig:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed(
+                [
+                    (form.payload(broken), PayloadKind.JSON, RECV_NS),
+                    (b"\xff\xfe", PayloadKind.JSON, RECV_NS),
+                ]
+            )
+            await r.drain()
+            assert messages_in(r.state) == {
+                "messages": 4,
+                "committed": 2,
+                "rejected": 2,
+                "in_flight": 0,
+            }
+            return r
+
+    r = uvloop.run(go())
+    first, second = [json.loads(line) for line in r.rejects.read_text().splitlines()]
+    assert first["rejected"] == [{"message": 1, "reason": "p: expected a number, got text"}]
+    assert first["payload"] == form.payload(broken).decode()
+    assert first["recv_ns"] == RECV_NS
+    assert second["payload_base64"] == "//4="
+    assert second["rejected"][0]["message"] is None
+    assert second["rejected"][0]["reason"].startswith("not JSON")
+
+
+def test_payloads_larger_than_a_slab_pass(tmp_path: Path) -> None:
+    article = {
+        "T": "n",
+        "id": 1,
+        "headline": "h",
+        "created_at": "2024-01-01T00:00:00Z",
+        "symbols": ["A"],
+    }
+    sizes = [10, 3_000_000, 20, 200_000]
+    out = [
+        (orjson.dumps([{**article, "content": "é" * n}]), PayloadKind.JSON, RECV_NS) for n in sizes
+    ]
+
+    async def go() -> None:
+        async with rig("news", 1, tmp_path, slab_kb=16, slabs=3) as r:
+            await r.feed(out)
+            await r.drain()
+            contents = attach(str(r.run)).frame("news.articles")["content"]
+            assert [len(c) for c in contents] == sizes
+            left = sorted(p.name for p in (r.run / "slabs").iterdir())
+            assert len(left) <= 3
+            assert all((r.run / "slabs" / name).stat().st_size < 200_000 for name in left)
+
+    uvloop.run(go())
+
+
+def test_results_larger_than_their_slab_are_spilled(tmp_path: Path) -> None:
+    levels = b",".join(b'{"p":1,"s":2}' for _ in range(1000))
+    book = b'[{"T":"o","S":"BTC/USD","t":"2024-01-01T00:00:00Z","b":[' + levels + b'],"a":[]}]'
+
+    async def go() -> None:
+        async with rig("crypto", 1, tmp_path, slab_kb=16) as r:
+            await r.feed([(book, PayloadKind.JSON, RECV_NS)] * 5)
+            await r.drain()
+            assert attach(str(r.run)).frame("crypto.orderbooks").height == 5000
+            assert not list((r.run / "slabs").glob("*spill*"))
+
+    uvloop.run(go())
+
+
+def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path) as r:
+            body = orjson.dumps(
+                {"AAPL": {"latestTrade": {"p": 1, "t": "2024-01-01T00:00:00Z"}}, "B": None}
+            )
+            found = await r.pipeline.fetch(body, PayloadKind.SNAPSHOTS, RECV_NS)
+            assert found.symbols == {"AAPL"}
+            assert found.empty == {"B"}
+            assert attach(str(r.run)).frame("stocks.snapshots")["trade_price"].to_list() == [1.0]
+            assert messages_in(r.state)["messages"] == 0, "REST is counted apart"
+            await r.drain()
+
+    uvloop.run(go())
+
+
+def test_control_messages_mixed_with_data_reach_the_session(tmp_path: Path) -> None:
+    message = traffic.messages("stocks", 1)[0]
+    form = ENCODINGS["json"]
+    payload = form.payload([form.message(message), b'{"T":"error","code":407,"msg":"slow client"}'])
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed([(payload, PayloadKind.JSON, RECV_NS)])
+            await r.drain()
+            await asyncio.sleep(0.01)
+            assert r.controls == [{"T": "error", "code": 407, "msg": "slow client"}]
+            assert messages_in(r.state)["messages"] == 1
+
+    uvloop.run(go())
+
+
+async def kill_when_busy(r: Rig, number: int, times: int) -> int:
+    """Send a signal to the workers whenever they are at work, `times` times; returns how often."""
+    done = 0
+    hit: list[int] = []
+    while done < times:
+        if r.pool.busy and r.pool.pids != hit:
+            hit = r.pool.pids
+            for pid in hit:
+                os.kill(pid, number)
+            done += 1
+        await asyncio.sleep(0.001)
+    return done
+
+
+def test_a_worker_killed_in_mid_batch_costs_nothing(tmp_path: Path) -> None:
+    async def go(kill: bool) -> dict[str, str]:
+        async with rig("stocks", 2, tmp_path) as r:
+            feeding = asyncio.ensure_future(r.feed(payloads("stocks", 20_000, 50)))
+            if kill:
+                await kill_when_busy(r, signal.SIGKILL, 1)
+            await feeding
+            await r.drain()
+            assert messages_in(r.state) == {
+                "messages": 20_000,
+                "committed": 20_000,
+                "rejected": 0,
+                "in_flight": 0,
+            }
+            assert (r.pool.rebuilds > 0) is kill
+            return fingerprint(r.run, "stocks")
+
+    assert uvloop.run(go(True)) == uvloop.run(go(False))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_batch_that_kills_or_hangs_two_workers_is_given_up_and_kept(
+    tmp_path: Path, number: int
+) -> None:
+    big = payloads("stocks", 12_000, 12_000)  # one payload, long in the making
+    small = payloads("stocks", 30, 10)
+
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path, timeout_s=1.5, slab_kb=4096) as r:
+            await r.feed(big)
+            assert await asyncio.wait_for(kill_when_busy(r, number, 2), 30) == 2
+            await asyncio.sleep(0.5)
+            await r.feed(small)
+            await r.drain()
+            assert r.state.committed()["quarantined"] == 1
+            assert messages_in(r.state) == {
+                "messages": 31,
+                "committed": 30,
+                "rejected": 1,
+                "in_flight": 0,
+            }
+
+    uvloop.run(go())
+    [line] = (tmp_path / "stocks.jsonl").read_text().splitlines()
+    kept = json.loads(line)
+    assert kept["payload"].encode() == big[0][0]
+    assert "worker" in kept["rejected"][0]["reason"]
+
+
+def test_workers_that_cannot_even_start_stop_the_feed_and_lose_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path) as r:
+            monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
+            for pid in r.pool.pids:
+                os.kill(pid, signal.SIGKILL)
+            await r.feed(payloads("stocks", 30, 10))
+            with pytest.raises(WorkerError, match="die as they start"):
+                await r.drain()
+            assert r.state.accounts()["in_flight"] == 3
+            assert r.state.committed()["quarantined"] == 0
+
+    uvloop.run(go())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, workers: int) -> None:
+    stream = "stocks"
+    everything = payloads(stream, 6000, 3)
+
+    async def go() -> tuple[dict[str, str], dict[str, str]]:
+        async with rig(stream, workers, tmp_path, slab_kb=32) as first:
+            # Some batches committed, one half committed (trades are in, quotes are not), some sealed,
+            # one being filled: as a kill finds them.
+            await first.feed(everything[:800])
+            await first.pipeline.drain()
+            committed = first.state["sequence"]
+            first.pipeline._dispatch = lambda: None  # type: ignore[method-assign]
+            await first.feed(everything[800:1500])
+            pending = [*first.pipeline._sealed, first.pipeline._filling]
+            assert len(pending) > 3
+            ticket = first.pipeline._sealed[0]
+            from mdstream.handoff.ticket import Ticket
+
+            name = ticket.slab.path.name
+            receipt = await first.pool.run(Ticket(str(first.run), stream, name, ticket.sequence))
+            real = first.committer.frames["quotes"].append
+
+            def killed(*_: Any) -> None:
+                raise KeyboardInterrupt
+
+            first.committer.frames["quotes"].append = killed  # type: ignore[method-assign]
+            with pytest.raises(KeyboardInterrupt):
+                first.committer.commit(ticket.slab, receipt, 0)
+            first.committer.frames["quotes"].append = real  # type: ignore[method-assign]
+            assert first.state["sequence"] == committed
+
+            second = Rig(first.run, stream, first.pool, tmp_path, first.pipeline._config)
+            rows = second.state.committed()["trade_rows"]
+            partials = await first.pool.trades_again(str(first.run), stream, rows)
+            second.committer.rebuild_bars(partials)
+            assert second.pipeline.recover() == 700
+            await second.feed(everything[1500:])
+            await second.drain()
+            assert messages_in(second.state) == {
+                "messages": 6000,
+                "committed": 6000,
+                "rejected": 0,
+                "in_flight": 0,
+            }
+            recovered = fingerprint(second.run, stream)
+        async with rig(stream, 0, tmp_path) as undisturbed:
+            await undisturbed.feed(everything)
+            await undisturbed.drain()
+            return recovered, fingerprint(undisturbed.run, stream)
+
+    recovered, undisturbed = uvloop.run(go())
+    assert recovered == undisturbed
+
+
+def test_slabs_are_bounded_and_stalls_are_counted(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path, slab_kb=16, slabs=3) as r:
+            await r.feed(payloads("stocks", 6000, 3))
+            assert len(list((r.run / "slabs").iterdir())) <= 3
+            await r.drain()
+            assert r.state["stalls"] > 0
+            assert messages_in(r.state)["committed"] == 6000
+
+    uvloop.run(go())
+
+
+def test_a_linger_makes_larger_batches(tmp_path: Path) -> None:
+    async def batches(**handoff: Any) -> int:
+        async with rig("stocks", 1, tmp_path, **handoff) as r:
+            for payload in payloads("stocks", 100, 1):
+                r.pipeline.offer(*payload)
+                await asyncio.sleep(0.001)
+            await r.drain()
+            return int(r.state.committed()["batches"])
+
+    assert uvloop.run(batches(linger_ms=50)) * 3 < uvloop.run(batches())
+
+
+def test_fingerprints_notice_a_single_row(tmp_path: Path) -> None:
+    async def go(extra: bool) -> dict[str, str]:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed(list(itertools.islice(payloads("stocks", 60, 1), 50 + extra)))
+            await r.drain()
+            return fingerprint(r.run, "stocks")
+
+    assert uvloop.run(go(False)) != uvloop.run(go(True))

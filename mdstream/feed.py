@@ -155,7 +155,7 @@ class Feed:
         self._stop = asyncio.Event()
         self._go = asyncio.Event()
         self._fetched: Cycle | None = None
-        self._reconnects = state["reconnects"]
+        self._before = {name: state[name] for name in ("established", "reconnects", "control")}
         self._pids: list[int] = []
         self._subscriptions = Subscriptions()
         self._committer = Committer(
@@ -181,7 +181,7 @@ class Feed:
         if self._assignment.generation:
             await self._take_over()
         self._want(s for s in self._stream.symbols if self._is_streamed(s))
-        gauges = asyncio.create_task(self._publish_gauges())
+        gauges = asyncio.create_task(self._keep_gauges())
         try:
             self._outbox.put("up", None)
             await self._serve()
@@ -225,6 +225,7 @@ class Feed:
                 if task.done():
                     task.result()
         finally:
+            self._publish_gauges()
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -271,7 +272,6 @@ class Feed:
             self._session.change()
 
     async def _control(self, messages: Sequence[dict[str, Any]]) -> None:
-        self.state["control"] += len(messages)
         await self._session.handle_control(list(messages))
 
     # -- stop
@@ -317,18 +317,25 @@ class Feed:
                 wanted.difference_update(symbols)
         self._session.change()
 
-    async def _publish_gauges(self) -> None:
+    async def _keep_gauges(self) -> None:
         while True:
-            self._pipeline.heartbeat()
-            self.state["connected"] = self._session.ready.is_set()
-            self.state["reconnects"] = self._reconnects + self._session.reconnects
-            if self._pool.pids != self._pids:
-                self._pids = self._pool.pids
-                self._outbox.put("workers", self._pids)
+            self._publish_gauges()
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _publish_gauges(self) -> None:
+        session, state = self._session, self.state
+        self._pipeline.heartbeat()
+        state["connected"] = session.ready.is_set()
+        state["established"] = self._before["established"] + session.established
+        state["reconnects"] = self._before["reconnects"] + session.reconnects
+        state["control"] = self._before["control"] + session.control_messages
+        if self._pool.pids != self._pids:
+            self._pids = self._pool.pids
+            self._outbox.put("workers", self._pids)
 
     def _tell(self, text: str) -> None:
         self._outbox.put("event", text)
+        self._outbox.put("trouble", self._session.trouble)
         self._report_symbols()
 
     def _report_symbols(self) -> None:

@@ -86,12 +86,12 @@ class FeedRecord:
     started: float = 0.0
     restart_at: float | None = None
     up: bool = False
-    was_connected: bool = False
     done: bool = False
     failure: str = ""
     exit_code: int = 0
     last_words: str = ""
-    last_event: str = ""
+    trouble: str = ""
+    """Why the stream is not connected, as its session put it."""
     workers: list[int] = field(default_factory=list)
     ok: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -179,6 +179,11 @@ class Supervisor:
         """
         logs.set_up(self.config.log.level, self._write_log)
         os.environ.update(SINGLE_THREADED)
+        # Python's tracker of semaphores reports those of killed feeds as it removes them: no news to us.
+        ignored = "ignore:resource_tracker:UserWarning"
+        os.environ["PYTHONWARNINGS"] = ",".join(
+            filter(None, [os.environ.get("PYTHONWARNINGS"), ignored])
+        )
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
         for dead in rundir.reap(root):
             log.info("removed what the dead run %s had left", dead.name)
@@ -334,8 +339,9 @@ class Supervisor:
             case "log":
                 self._write_log(content)
             case "event":
-                record.last_event = content
                 self._note(record.stream, content)
+            case "trouble":
+                record.trouble = content
             case "up":
                 record.up = True
                 log.info("%s started (pid %s)", record.stream, record.state["pid"])
@@ -354,7 +360,6 @@ class Supervisor:
     def _check(self, now: float) -> None:
         """Hung feeds, feeds that do not start, restarts that are due."""
         for record in self.feeds.values():
-            record.was_connected |= bool(record.state["connected"])
             if record.process is not None:
                 silent = (time.time_ns() - record.state["heartbeat_ns"]) / 1e9
                 if record.up and silent > self.config.hang_timeout_s:
@@ -431,7 +436,6 @@ class Supervisor:
         self.draining = True
         deadline = time.monotonic() + self.config.drain_timeout_s
         for record in self.feeds.values():
-            record.was_connected |= bool(record.state["connected"])
             if record.process is None:
                 record.done = True  # between two lives: what it had is in its slabs
             self._tell(record, "drain")
@@ -449,8 +453,8 @@ class Supervisor:
             # Where a feed did not drain, what it had not committed is still in its slabs.
             leftovers = recovery.find(self.path, record.stream, record.state)
             recovery.settle(record.state, leftovers.pending)
-            if not record.was_connected and not record.failure and not self.aborted:
-                record.failure = record.last_event or "never connected"
+            if not record.state["established"] and not record.failure and not self.aborted:
+                record.failure = f"never connected: {record.trouble or 'no time to'}"
                 record.exit_code = Exit.STREAM_FAILED
 
     def _kill_everything(self) -> None:

@@ -113,8 +113,12 @@ class StreamSession:
         self.subscriptions = subscriptions
         self.ready = asyncio.Event()
         self.connects = 0
+        self.established = 0
+        """Connections that came as far as to be authenticated and subscribed."""
         self.reconnects = 0
         self.control_messages = 0
+        self.trouble = ""
+        """Why there is no connection, or was none lately; empty while all is well."""
         self._target = target
         self._sink = sink
         self._tell = on_event
@@ -143,6 +147,7 @@ class StreamSession:
             except (ServerError, NetworkError) as error:
                 if self._had_data:
                     pauses = backoff()  # it worked: begin again with short pauses
+                self.trouble = str(error)
                 pause = _pause(error, next(pauses))
                 self._say(f"connection lost: {error}; reconnecting in {pause:.1f} s")
                 self.reconnects += 1
@@ -155,6 +160,7 @@ class StreamSession:
     async def handle_control(self, messages: list[dict[str, Any]]) -> None:
         """Control messages that a worker found mixed with data."""
         if self._protocol is not None and self._socket is not None:
+            self.control_messages += len(messages)
             await self._react(self._protocol.receive_messages(messages, time.monotonic()))
 
     # -- one connection, in the order of its life
@@ -264,7 +270,10 @@ class StreamSession:
             match event:
                 case Ready():
                     self._last_data = time.monotonic()
-                    self.ready.set()
+                    self.trouble = ""
+                    if not self.ready.is_set():
+                        self.established += 1
+                        self.ready.set()
                     self._say(f"streaming {_summary(self.subscriptions)}")
                 case Refused(refusals):
                     reasons = {r.reason for r in refusals}

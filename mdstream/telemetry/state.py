@@ -41,6 +41,7 @@ LIVE = (
     "control",
     "reconnects",
     "connected",
+    "established",
     "stalls",
     "cycles",
     "requests",

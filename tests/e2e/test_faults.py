@@ -1,0 +1,333 @@
+"""What goes wrong in one place stays there, and the report says what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import mdstream
+from mdstream.errors import Exit
+from mdstream.streams import STREAMS
+from tests import traffic
+from tests.running import RunningSimulator, engine, settings, simulator, until
+
+COUNT = 12_000
+FLOOD = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "10")
+
+
+def pids(running: mdstream.Engine, role: str, stream: str) -> list[int]:
+    """Processes of a role that live now, as telemetry shows them."""
+    import polars as pl
+
+    frame = running.frame("telemetry.processes").with_columns(
+        pl.col("role", "stream").cast(pl.String)
+    )
+    mine = frame.filter((pl.col("role") == role) & (pl.col("stream") == stream))
+    return [pid for pid in mine["pid"].unique().to_list() if psutil.pid_exists(pid)]
+
+
+def complete(running: mdstream.Engine, *streams: str) -> None:
+    """These streams have every row of the traffic."""
+    run = running.attachment
+    for stream in streams:
+        want = traffic.row_count(stream, COUNT)
+        until(lambda s=stream, n=want: traffic.committed_rows(run, s) >= n, what=stream)
+        assert traffic.frames_of(run, stream) == traffic.rows(stream, COUNT)
+
+
+def untouched(report: dict[str, Any] | None, *streams: str) -> None:
+    assert report is not None
+    for stream in streams:
+        found = report["streams"][stream]
+        assert (found["state"], found["committed"], found["restarts"]) == ("stopped", COUNT, 0)
+        assert found["rejected"] == found["in_flight"] == 0
+
+
+def balanced(stream: dict[str, Any]) -> bool:
+    return stream["messages"] == stream["committed"] + stream["rejected"] + stream["in_flight"]
+
+
+def test_a_stream_that_cannot_authenticate_fails_alone(tmp_path: Path) -> None:
+    with simulator(*FLOOD, "--fault", "crypto:auth=402") as sim:
+        with engine(settings(sim, tmp_path, **traffic.symbols(*STREAMS))) as running:
+            complete(running, "stocks", "options", "news")
+        report = running.report
+    untouched(report, "stocks", "options", "news")
+    assert report is not None
+    crypto = report["streams"]["crypto"]
+    assert crypto["state"] == "failed"
+    assert "auth failed (402): check APCA_API_KEY_ID" in crypto["reason"]
+    assert running.exit_code == Exit.CREDENTIALS
+    assert [e["text"] for e in report["events"] if e["stream"] == "crypto" and "402" in e["text"]]
+
+
+def test_a_symbol_that_always_fails_is_one_line_of_the_report(tmp_path: Path) -> None:
+    with simulator("--rate", "500", "--fault", "symbol=BADX") as sim:
+        stocks = {"symbols": ["AAPL", "BADX", "MSFT"]}
+        with engine(
+            settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)
+        ) as running:
+            until(lambda: running.attachment.rows("stocks.snapshots") == 2)
+            until(lambda: running.attachment.rows("stocks.trades") > 20)
+        report = running.report
+    assert report is not None
+    assert running.exit_code == Exit.OK
+    stocks_report = report["streams"]["stocks"]
+    assert stocks_report["symbols_ok"] == 2
+    assert list(stocks_report["symbols_failed"]) == ["BADX"]
+    assert "invalid symbol: BADX" in stocks_report["symbols_failed"]["BADX"]
+    assert report["streams"]["crypto"]["symbols_failed"] == {}
+
+
+def test_a_killed_feed_comes_back_and_the_others_lose_nothing(tmp_path: Path) -> None:
+    with simulator("--rate", "4000", "--messages", str(COUNT)) as sim:
+        values = settings(sim, tmp_path, **traffic.symbols(*STREAMS), handoff={"slab_kb": 16})
+        with engine(values) as running:
+            run = running.attachment
+            until(lambda: run.rows("stocks.trades") > 500)
+            [victim] = pids(running, "feed", "stocks")
+            os.kill(victim, signal.SIGKILL)
+            for stream in ("options", "crypto", "news"):
+                until(lambda s=stream: sim.sent(s) == COUNT, 90)
+            # The killed stream's new connection gets a whole new flow.
+            until(lambda: sim.stats()["streams"]["stocks"]["connections"] == 2)
+            until(
+                lambda: traffic.committed_rows(run, "stocks") > traffic.row_count("stocks", COUNT)
+            )
+        report = running.report
+        sent = sim.sent("stocks")
+    untouched(report, "options", "crypto", "news")
+    assert report is not None
+    stocks = report["streams"]["stocks"]
+    assert (stocks["state"], stocks["restarts"]) == ("stopped", 1)
+    assert balanced(stocks)
+    assert stocks["in_flight"] == stocks["rejected"] == 0
+    assert COUNT < stocks["committed"] <= sent
+    assert any("was killed by signal 9" in e["text"] for e in report["events"])
+    assert any("took over" in e["text"] for e in report["events"])
+    assert running.exit_code == Exit.OK
+
+
+def test_what_a_killed_feed_had_received_is_committed_once(tmp_path: Path) -> None:
+    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "1")
+    with simulator(*flags) as sim:
+        values = settings(
+            sim, tmp_path, streams=["crypto"], handoff={"slab_kb": 16}, **traffic.symbols("crypto")
+        )
+        with engine(values) as running:
+            run = running.attachment
+            [victim] = until(lambda: pids(running, "feed", "crypto"))
+            until(lambda: run.rows("crypto.trades") > 200)
+            os.kill(victim, signal.SIGKILL)
+            until(
+                lambda: (
+                    sim.sent("crypto") >= COUNT
+                    and sim.stats()["streams"]["crypto"]["connections"] == 2
+                )
+            )
+            want = traffic.row_count("crypto", COUNT)
+            until(lambda: traffic.committed_rows(run, "crypto") >= want)
+            until(lambda: _whole_flow_at_the_end(run))
+            frames = traffic.frames_of(run, "crypto")
+    whole = traffic.rows("crypto", COUNT)
+    for channel, rows in frames.items():
+        again = len(rows) - len(whole[channel])
+        assert rows[again:] == whole[channel]
+        assert rows[:again] == whole[channel][:again], (
+            "a prefix of the first flow, without gap or repeat"
+        )
+
+
+def _whole_flow_at_the_end(run: Any) -> bool:
+    last = traffic.rows("crypto", COUNT)
+    return all(
+        traffic.as_rows(run.frame(f"crypto.{c}").tail(1)) == rows[-1:] for c, rows in last.items()
+    )
+
+
+def test_a_hung_feed_is_killed_and_replaced(tmp_path: Path) -> None:
+    with simulator("--rate", "200") as sim:
+        values = settings(sim, tmp_path, streams=["crypto", "news"], hang_timeout_s=2.0)
+        with engine(values) as running:
+            run = running.attachment
+            [victim] = until(lambda: pids(running, "feed", "crypto"))
+            until(lambda: run.rows("crypto.quotes") > 10)
+            os.kill(victim, signal.SIGSTOP)
+            until(lambda: not psutil.pid_exists(victim))
+            before = run.rows("crypto.quotes")
+            until(lambda: run.rows("crypto.quotes") > before + 10)
+        report = running.report
+    assert report is not None
+    assert report["streams"]["crypto"]["restarts"] == 1
+    assert report["streams"]["news"]["restarts"] == 0
+    assert any("hung: no heartbeat" in e["text"] for e in report["events"])
+
+
+def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
+    with simulator(*FLOOD) as sim:
+        values = settings(
+            sim,
+            tmp_path,
+            streams=["stocks", "crypto"],
+            workers=1,
+            **traffic.symbols("stocks", "crypto"),
+        )
+        with engine(values) as running:
+            [victim] = until(lambda: pids(running, "worker", "stocks"))
+            os.kill(victim, signal.SIGKILL)
+            complete(running, "stocks", "crypto")
+        report = running.report
+    untouched(report, "stocks", "crypto")
+    assert report is not None
+    assert report["streams"]["stocks"]["pool"]["rebuilds"] <= 1
+
+
+@pytest.mark.parametrize("stream", ["stocks", "options"])
+def test_garbage_is_rejected_and_kept_and_the_rest_arrives(tmp_path: Path, stream: str) -> None:
+    faults = ("--fault", f"{stream}:garbage=40*3", "--fault", f"{stream}:truncate=40*4")
+    with simulator(*FLOOD, *faults) as sim:
+        with engine(
+            settings(sim, tmp_path, streams=[stream], **traffic.symbols(stream))
+        ) as running:
+            complete(running, stream)
+            until(lambda: running.frame("telemetry.streams")["rejected"][-1] == 7)
+        report = running.report
+    assert report is not None
+    found = report["streams"][stream]
+    assert (found["messages"], found["committed"], found["rejected"]) == (COUNT + 7, COUNT, 7)
+    assert balanced(found)
+    kept = Path(found["rejects_file"]).read_text().splitlines()
+    assert len(kept) == 7
+    assert running.exit_code == Exit.OK
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason", "code"),
+    [
+        ("stocks", "answered HTTP 404: no such stream there", Exit.CONFIG),
+        ("news", "never connected: HTTP 200 in place of a connection", Exit.STREAM_FAILED),
+    ],
+)
+def test_a_stream_that_the_server_does_not_have_fails_alone(
+    tmp_path: Path, missing: str, reason: str, code: Exit
+) -> None:
+    with simulator("--rate", "200", "--streams", "crypto") as sim:
+        values = settings(sim, tmp_path, streams=["crypto", missing])
+        with engine(values) as running:
+            until(lambda: running.attachment.rows("crypto.quotes") > 10)
+        report = running.report
+    assert report is not None
+    assert report["streams"][missing]["state"] == "failed"
+    assert reason in report["streams"][missing]["reason"]
+    assert report["streams"]["crypto"]["state"] == "stopped"
+    assert running.exit_code == code
+
+
+def test_subscriptions_change_while_the_engine_runs(tmp_path: Path) -> None:
+    import polars as pl
+
+    def recent(run: Any) -> set[str]:
+        return set(run.frame("stocks.quotes").tail(20)["symbol"].cast(pl.String).unique())
+
+    with simulator("--rate", "500") as sim:
+        with engine(
+            settings(sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]})
+        ) as running:
+            run = running.attachment
+            until(lambda: run.rows("stocks.quotes") > 20)
+            running.subscribe("stocks", ["TSLA"])
+            until(lambda: recent(run) == {"AAPL", "TSLA"})
+            running.unsubscribe("stocks", ["AAPL"])
+            until(lambda: recent(run) == {"TSLA"})
+            with pytest.raises(mdstream.MdstreamError, match="does not run"):
+                running.subscribe("crypto", ["BTC/USD"])
+        assert running.report is not None
+        assert running.report["streams"]["stocks"]["reconnects"] == 0
+        assert sim.stats()["streams"]["stocks"]["connections"] == 1
+
+
+def test_an_underlying_brings_its_contracts(tmp_path: Path) -> None:
+    import polars as pl
+
+    options = {"symbols": ["AAPL"], "chain_contracts": 12}
+    with simulator("--rate", "500") as sim:
+        with engine(settings(sim, tmp_path, streams=["options"], options=options)) as running:
+            run = running.attachment
+            until(lambda: run.rows("options.quotes") > 200)
+            assert run.rows("options.snapshots") == 96
+            symbols = run.frame("options.quotes")["symbol"].cast(pl.String).unique()
+            assert 1 < len(symbols) <= 12
+            assert all(s.startswith("AAPL26") for s in symbols)
+        assert running.report is not None
+        assert running.report["streams"]["options"]["symbols_ok"] == 1
+
+
+def test_late_readers_and_dead_readers_disturb_nothing(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "import mdstream\nfor new in mdstream.attach().tail('stocks.quotes', from_start=True): print(new.height, flush=True)"
+    with simulator(*FLOOD) as sim:
+        with engine(
+            settings(sim, tmp_path, streams=["stocks"], **traffic.symbols("stocks"))
+        ) as running:
+            readers = [
+                subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+                for _ in range(2)
+            ]
+            complete(running, "stocks")
+            assert readers[0].stdout is not None
+            assert int(readers[0].stdout.readline()) > 0
+            readers[0].kill()
+            want = len(traffic.rows("stocks", COUNT)["quotes"])
+    # The other one follows to the very end, and then ends by itself.
+    out, _ = readers[1].communicate(timeout=30)
+    assert sum(map(int, out.split())) == want
+    readers[0].communicate()
+    untouched(running.report, "stocks")
+
+
+def sequential_seconds(sim: RunningSimulator, lists: dict[str, list[str]]) -> float:
+    """One stream after another, one symbol after another: what today's loops do."""
+    import time
+    import urllib.request
+    from urllib.parse import urlencode
+
+    started = time.monotonic()
+    for stream, symbols in lists.items():
+        path = STREAMS[stream].fetch.path.format(feed="us")
+        for symbol in symbols:
+            url = f"{sim.data_url}{path}?{urlencode({'symbols': symbol})}"
+            urllib.request.urlopen(url, timeout=10).read()
+    return time.monotonic() - started
+
+
+def test_t_total_is_about_the_longest_stream_and_not_their_sum(tmp_path: Path) -> None:
+    lists = {
+        "stocks": [f"S{i}" for i in range(50)],
+        "options": [
+            f"AAPL2612{d:02d}C{k:08d}" for d in range(10, 15) for k in range(100_000, 110_000, 1000)
+        ],
+        "crypto": [f"C{i}/USD" for i in range(50)],
+        "news": [f"N{i}" for i in range(50)],
+    }
+    with simulator("--rate", "50", "--latency", "50") as sim:
+        values = settings(
+            sim, tmp_path, fetch={"interval_s": 0}
+        )  # the default budget: 200 a minute
+        with engine(values | {s: {"symbols": names} for s, names in lists.items()}) as running:
+            until(lambda: running.frame("telemetry.streams")["cycles"][-4:].sum() == 4)
+        report = running.report
+        sequential = sequential_seconds(sim, lists)
+    assert report is not None
+    times = [report["streams"][s]["fetch"]["t_stream_s"] for s in lists]
+    assert all(report["streams"][s]["symbols_ok"] == 50 for s in lists)
+    assert all(report["streams"][s]["fetch"]["requests"] == 50 for s in lists)
+    assert sequential >= 200 * 0.05
+    assert max(times) <= report["t_total_s"] < sum(times)
+    assert report["t_total_s"] < sequential / 3

@@ -37,6 +37,9 @@ class Kind(Enum):
     SYMBOLS = "symbols"
     """A list of symbols: uint32 codes into the stream's `symbols` dictionary."""
 
+    # Kinds are looked up in dicts for every column of every batch; Enum's own hash is Python code.
+    __hash__ = object.__hash__
+
 
 class PayloadKind(IntEnum):
     """What a payload is: how its bytes are read, and where its records go."""

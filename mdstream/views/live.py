@@ -119,10 +119,11 @@ def _cores_line(run: Attachment) -> RenderableType:
     line = Text(f" cores {busy:.1f} of {len(last)} busy  ", style="bold")
     for value in last:
         line.append(" ▁▂▃▄▅▆▇█"[min(8, round(value / 12.5))], style="cyan")
-    batches = run.frame("telemetry.batches").tail(200)
-    if batches.height:
-        size = batches["messages"].sum() / batches.height
-        line.append(f"   {size:,.1f} messages a batch", style="dim")
+    if "telemetry.batches" in run.frames:  # each feed makes its part of it as it starts
+        batches = run.frame("telemetry.batches").tail(200)
+        if batches.height:
+            size = batches["messages"].sum() / batches.height
+            line.append(f"   {size:,.1f} messages a batch", style="dim")
     return line
 
 

@@ -167,7 +167,7 @@ def _area(
     runs: npt.NDArray[np.void],
 ) -> tuple[str, memoryview]:
     """Where the result goes: the slab's own area, or a file where that is too small."""
-    needed = sum(part_bytes(channel, columns) for channel, columns in batch) + runs.nbytes + 64
+    needed = sum(part_bytes(columns) for _, columns in batch) + runs.nbytes
     if needed <= len(slab.result):
         return "", slab.result
     name = f"{ticket.stream}-spill-{ticket.sequence}"
@@ -186,8 +186,8 @@ def _write(
     offset = 0
     parts = []
     for channel, columns in batch:
-        parts.append(write_part(area, offset, channel, columns))
-        offset += -(-part_bytes(channel, columns) // 8) * 8
+        part, offset = write_part(area, offset, channel, columns)
+        parts.append(part)
     if len(runs):
         area[offset : offset + runs.nbytes] = runs.tobytes()
     return tuple(parts), (offset, len(runs))

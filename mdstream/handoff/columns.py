@@ -87,23 +87,31 @@ def _spans(
     return spans, offset
 
 
-def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
-    """Bytes that `data` takes in a result area."""
-    return _spans(channel, len(data[0].values), _nulls(data), _heaps(data))[1]
+def part_bytes(data: Sequence[ColumnData]) -> int:
+    """Bytes that `data` takes in a result area, at most."""
+    return sum(
+        item.values.nbytes
+        + (0 if item.heap is None else item.heap.nbytes)
+        + (0 if item.mask is None else item.mask.nbytes)
+        + 16  # what alignment may add
+        for item in data
+    )
 
 
-def write_part(area: memoryview, offset: int, channel: Channel, data: Sequence[ColumnData]) -> Part:
-    """Copy the columns of one channel into `area` at `offset`."""
+def write_part(
+    area: memoryview, offset: int, channel: Channel, data: Sequence[ColumnData]
+) -> tuple[Part, int]:
+    """Copy the columns of one channel into `area` at `offset`; the part, and where it ends."""
     rows = len(data[0].values)
     part = Part(channel.name, rows, offset, _nulls(data), _heaps(data))
-    spans, _ = _spans(channel, rows, part.nulls, part.heaps)
+    spans, size = _spans(channel, rows, part.nulls, part.heaps)
     for item, span in zip(data, spans, strict=True):
         _put(area, offset + span.values, item.values)
         if item.heap is not None:
             _put(area, offset + span.heap, item.heap)
         if item.mask is not None:
             _put(area, offset + span.mask, item.mask)
-    return part
+    return part, offset + size
 
 
 def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData]:

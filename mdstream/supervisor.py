@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from mdstream import log as logs
 from mdstream import recovery
@@ -372,7 +373,7 @@ class Supervisor:
     def _kill(self, record: FeedRecord, reason: str) -> None:
         assert record.process is not None
         record.last_words = reason
-        record.process.kill()
+        _kill_tree(record.process)
 
     def _ended(self, record: FeedRecord) -> None:
         """A feed's process is gone: done, failed for good, or to be started again."""
@@ -460,7 +461,7 @@ class Supervisor:
     def _kill_everything(self) -> None:
         for record in self.feeds.values():
             if record.process is not None:
-                record.process.kill()
+                _kill_tree(record.process)
                 record.process.join(5.0)
                 record.process = None
         if self._simulator is not None:
@@ -537,6 +538,16 @@ class Supervisor:
         return sum(
             Head(folder, write=False).rows for folder in folders if (folder / "head").exists()
         )
+
+
+def _kill_tree(process: SpawnProcess) -> None:
+    """Kill a feed and its workers: one that is stopped would never notice that its feed is gone."""
+    assert process.pid is not None
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    process.kill()
 
 
 def _fields(sample: Any) -> dict[str, Any]:

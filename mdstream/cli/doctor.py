@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mdstream.cli.run import output_console
 from mdstream.config import Config, load
 from mdstream.errors import Exit
 
@@ -45,7 +45,7 @@ def doctor(
     for finding in findings:
         mark = Text(finding.verdict, style=_MARKS[finding.verdict])
         table.add_row(mark, finding.what, finding.found, finding.mend)
-    Console().print(table)
+    output_console().print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(int(Exit.STREAM_FAILED))
 

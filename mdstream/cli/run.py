@@ -122,8 +122,13 @@ def _run(config: Config, plain: bool) -> Exit:
         with _signals(supervisor):
             code = supervisor.run(finish)
     for result in results:
-        summary.show(result, Console(file=sys.stdout))
+        summary.show(result, output_console())
     return code
+
+
+def output_console() -> Console:
+    """Standard output; wide enough for tables where it is no terminal."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
 
 
 def _above(console: Console) -> Any:

@@ -29,7 +29,8 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter a flag
     ),
     seed: Annotated[int, typer.Option(help="The same seed gives the same market.")] = 1,
     rate: Annotated[
-        float, typer.Option(help="Messages a second on each stream connection; 0: flat out.")
+        float,
+        typer.Option(help="Messages a second on each connection (news: a fiftieth); 0: flat out."),
     ] = 1000.0,
     messages: Annotated[
         int, typer.Option(help="End each connection's flow after so many; 0: never.")

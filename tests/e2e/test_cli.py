@@ -1,0 +1,463 @@
+"""The command as its users run it: exit codes, one clear line each, Ctrl-C, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mdstream.frames.rundir import default_root, is_alive, reap, runs
+from tests.running import simulator, until
+
+MDSTREAM = [sys.executable, "-m", "mdstream"]
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("APCA_", "MDSTREAM_"))}
+
+
+def command(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MDSTREAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**CLEAN, **(env or {})},
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """`mdstream run` in the background, streaming."""
+    process = subprocess.Popen(
+        [*MDSTREAM, "run", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**CLEAN, **(env or {})},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def streaming(process: subprocess.Popen[str], streams: int = 1) -> None:
+    """Read log lines until so many streams are up."""
+    assert process.stderr is not None
+    seen = 0
+    while seen < streams:
+        line = process.stderr.readline()
+        assert line, "the engine ended early"
+        seen += " streaming " in line
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def all_gone(processes: list[psutil.Process], timeout: float = 15) -> None:
+    until(
+        lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE],
+        timeout,
+    )
+
+
+# -- a run that ends well
+
+
+def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = command("run", "--duration", "3", "--report", str(report))
+    assert done.returncode == 0, done.stderr
+    assert "to go live, set APCA_API_KEY_ID and APCA_API_SECRET_KEY" in done.stderr
+    assert "run 2" in done.stdout
+    found = json.loads(report.read_text())
+    assert set(found["streams"]) == {"stocks", "options", "crypto", "news"}
+    for stream in found["streams"].values():
+        assert stream["messages"] == stream["committed"] + stream["rejected"] + stream["in_flight"]
+        assert stream["messages"] > 0
+        assert stream["state"] == "stopped"
+        assert (
+            0
+            < stream["latency_ms"]["p50"]
+            <= stream["latency_ms"]["p99"]
+            <= stream["latency_ms"]["p999"]
+        )
+        assert stream["feed_delay_ms"]["p50"] is None or stream["feed_delay_ms"]["p50"] < 5000
+        assert stream["symbols_failed"] == {}
+    assert 3 <= found["duration_s"] < 30
+    assert 0 < found["t_total_s"] < 10
+    assert found["cores"]["count"] == len(found["cores"]["by_core"]) == os.cpu_count()
+    assert 0 <= found["cores"]["busy_mean"] <= 100
+    assert found["frames"]["stocks.trades"]["rows"] > 0
+    roles = {p["role"] for p in found["processes"]}
+    assert roles == {"supervisor", "feed", "worker", "simulator"}
+    assert found["run"] in done.stdout
+
+
+def test_log_lines_can_be_json_and_a_line_a_symbol() -> None:
+    done = command(
+        "run", "--streams", "crypto", "--duration", "1", "--log-json", "--log-level", "debug"
+    )
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {"ts", "level", "stream", "message", "pid", "logger"} <= set(records[0])
+    symbols = [r["message"] for r in records if r["level"] == "debug" and r["stream"] == "crypto"]
+    assert {"BTC/USD ok", "ETH/USD ok"} <= set(symbols)
+
+
+def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
+    pid, descriptor = pty.fork()
+    if pid == 0:
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "40"})
+        for name in [n for n in os.environ if n.startswith("APCA_")]:
+            del os.environ[name]
+        os.execv(
+            sys.executable, [*MDSTREAM, "run", "--duration", "4", "--streams", "stocks,crypto"]
+        )
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal closes when the command ends
+        while select.select([descriptor], [], [], 30)[0]:
+            data = os.read(descriptor, 65536)
+            if not data:
+                break
+            shown += data
+    os.close(descriptor)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    for heading in (
+        "stream",
+        "state",
+        "pid",
+        "symbols",
+        "msg/s",
+        "p50 ms",
+        "p99 ms",
+        "rows",
+        "pool",
+    ):
+        assert heading in text
+    assert re.search(r"stocks\s+streaming\s+\d+\s+10/0\s", text)
+    assert re.search(r"cores \d\.\d of \d+ busy", text)
+    assert "fetched 5 symbols" in text
+    assert "T_total of the first fetch" in text
+
+
+# -- ends that are asked for
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_stops_with_a_report(number: int) -> None:
+    with started("--streams", "stocks,crypto") as process:
+        streaming(process, 2)
+        children = family(process)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "stopped" in out
+        assert re.search(r"stocks\s.*\s0\s+0\s", out)
+        all_gone(children)
+
+
+def test_ctrl_c_reaches_the_whole_group_and_still_drains() -> None:
+    with started("--streams", "stocks") as process:
+        streaming(process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "stopped" in out
+        assert "Traceback" not in err
+
+
+def test_a_second_ctrl_c_stops_now() -> None:
+    with started("--streams", "stocks") as process:
+        streaming(process)
+        children = family(process)
+        feeds = [p for p in children if "spawn_main" in " ".join(p.cmdline())]
+        for feed in feeds:
+            feed.suspend()  # nobody will drain
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+        assert time.monotonic() - begun < 5
+        assert process.returncode == 130
+        all_gone(children)
+
+
+@pytest.mark.leaves_a_mess
+def test_a_killed_supervisor_takes_all_processes_along_and_the_next_start_cleans_up() -> None:
+    with started("--streams", "stocks,crypto") as process:
+        streaming(process, 2)
+        children = family(process)
+        assert len(children) >= 5
+        [left] = [
+            path for path in runs() if is_alive(path) and path.name.endswith(str(process.pid))
+        ]
+        process.kill()
+        process.wait()
+        all_gone(children)
+    assert left.exists()
+    done = command("run", "--streams", "news", "--duration", "0.5")
+    assert done.returncode == 0
+    assert f"removed what the dead run {left.name} had left" in done.stderr
+    assert not left.exists()
+    assert reap() == []
+
+
+def test_an_engine_ends_with_the_script_that_started_it() -> None:
+    code = (
+        "import mdstream, os, signal\n"
+        "e = mdstream.Engine({'streams': ['news']}); e.start(); print(e.run, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=CLEAN,
+        check=False,
+    )
+    assert done.returncode == -9
+    run = done.stdout.strip()
+    assert run
+    until(lambda: not [p for p in runs() if p.name.endswith(run)], 20, "the orphaned engine to end")
+
+
+# -- ends that are not
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (
+            ["run", "--streams", "bonds"],
+            2,
+            "streams: unknown stream 'bonds'; choose from stocks, options",
+        ),
+        (["run", "--symbols", "AAPL"], 2, "--symbols AAPL: write STREAM=VALUE"),
+        (["run", "--feed", "stocks=nyse"], 2, "stocks.feed: 'nyse' is not one of iex, sip"),
+        (["run", "--config", "/nowhere.toml"], 2, "cannot read /nowhere.toml: No such file"),
+        (
+            ["run", "--stream-url", "http://x"],
+            2,
+            "stream_url: 'http://x' must begin with ws or wss://",
+        ),
+        (["run", "--report", "/nowhere/r.json"], 2, "report: no folder /nowhere"),
+        (["run", "--workers", "-5"], 2, "workers: -5 is below -1"),
+        (["simulate", "--fault", "oops"], 2, "fault 'oops': expected [STREAM:]KIND"),
+        (["simulate", "--ticks", "/nowhere.csv"], 2, "ticks: no file '/nowhere.csv'"),
+        (["tail", "stocks.trades", "--run", "none"], 4, "no run none under"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(arguments: list[str], code: int, line: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == code
+    assert done.stderr.startswith(f"mdstream: {line}")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_unknown_settings_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("[stocks]\nsymbls = ['A']\n")
+    done = command("run", "--config", str(path))
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"mdstream: {path}: unknown setting stocks.symbls; did you mean 'symbols'?\n"
+    )
+    done = command("run", env={"MDSTREAM_FETCH__INTERVALS": "5"})
+    assert "environment: unknown setting fetch.intervals; did you mean 'interval_s'?" in done.stderr
+
+
+def test_a_bad_key_is_one_clear_line_and_its_own_exit_code(tmp_path: Path) -> None:
+    env = {"APCA_API_KEY_ID": "my-key", "APCA_API_SECRET_KEY": "my-secret"}
+    right = {"MDSTREAM_SIMULATOR_KEY_ID": "right", "MDSTREAM_SIMULATOR_SECRET_KEY": "right"}
+    with simulator(env=right) as sim:
+        report = tmp_path / "r.json"
+        done = command(
+            "run",
+            "--stream-url",
+            sim.stream_url,
+            "--streams",
+            "stocks,news",
+            "--report",
+            str(report),
+            env=env,
+        )
+    assert done.returncode == 3
+    lines = [line for line in done.stderr.splitlines() if "402" in line and "engine" in line]
+    assert len(lines) == 2, "said once a stream"
+    assert "check APCA_API_KEY_ID and APCA_API_SECRET_KEY" in lines[0]
+    everything = done.stdout + done.stderr + report.read_text()
+    assert "my-key" not in everything
+    assert "my-secret" not in everything
+
+
+def test_an_occupied_port_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = command("simulate", "--port", str(port))
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"mdstream: 127.0.0.1:{port} is in use")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def tiny_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MB, as full as a shared memory can be."""
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_shared_memory_is_one_clear_line(tiny_tmpfs: Path, tmp_path: Path) -> None:
+    filler = tiny_tmpfs / "filler"
+    with simulator("--rate", "0", "--messages-per-frame", "20") as sim:
+        env = {
+            "MDSTREAM_FRAMES__DIRECTORY": str(tiny_tmpfs),
+            "APCA_API_KEY_ID": "k",
+            "APCA_API_SECRET_KEY": "s",
+            "MDSTREAM_REJECTS": str(tmp_path),
+        }
+        started_at = time.monotonic()
+        done = command(
+            "run",
+            "--stream-url",
+            sim.stream_url,
+            "--streams",
+            "stocks",
+            "--duration",
+            "20",
+            env=env,
+        )
+    assert time.monotonic() - started_at < 20, "it was to fail before the time was over"
+    assert done.returncode == 4
+    assert re.search(r"no room for [\d.]+ MB at .*enlarge it \(Docker: --shm-size\)", done.stderr)
+    assert "Bus error" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not filler.exists()
+    assert list(tiny_tmpfs.iterdir()) == []
+
+
+# -- the other commands
+
+
+def test_tail_and_doctor_see_a_running_engine() -> None:
+    with started("--streams", "stocks,crypto") as process:
+        streaming(process, 2)
+        [path] = [p for p in runs() if p.name.endswith(str(process.pid))]
+        listed = command("tail")
+        assert re.search(r"\d+  stocks.trades", listed.stdout)
+        assert "telemetry.cores" in listed.stdout
+        rows = command("tail", "stocks.quotes", "-n", "5", "--json")
+        quotes = [json.loads(line) for line in rows.stdout.splitlines()]
+        assert len(quotes) == 5
+        assert {"symbol", "bid_price", "ask_price", "ts"} <= set(quotes[0])
+        table = command("tail", "crypto.trades", "-n", "3", "--from-start").stdout.splitlines()
+        assert table[0].split("\t")[:4] == ["symbol", "ts", "price", "size"]
+        assert len(table) == 4
+        wrong = command("tail", "stocks.nothing")
+        assert wrong.returncode == 2
+        assert "no frame 'stocks.nothing'" in wrong.stderr
+        said = command("doctor")
+        assert path.name in said.stdout
+        assert said.returncode == 0
+
+
+def test_tail_ends_quietly_when_its_reader_does() -> None:
+    with started("--streams", "stocks") as process:
+        streaming(process)
+        shell = f"{sys.executable} -m mdstream tail stocks.quotes --from-start | head -2"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", shell],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert len(done.stdout.splitlines()) == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_doctor_reaches_the_endpoints_it_is_given(tmp_path: Path) -> None:
+    env = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
+    with simulator("--fault", "crypto:auth=402") as sim:
+        env["MDSTREAM_STREAM_URL"] = sim.stream_url
+        done = command("doctor", env={**env, "COLUMNS": "200"})
+    assert done.returncode == 1
+    text = done.stdout
+    assert re.search(r"ok\s+data http://127.0.0.1:\d+\s+answers", text)
+    assert re.search(r"ok\s+stocks ws://\S+\s+connects and authenticates", text)
+    assert re.search(r"bad\s+crypto ws://\S+\s+auth failed \(402\)", text)
+    assert "Python" in text
+    assert str(default_root()) in text
+
+
+def test_help_teaches() -> None:
+    for name in ("run", "simulate", "tail", "doctor"):
+        done = command(name, "--help")
+        assert done.returncode == 0
+        assert len(done.stdout.splitlines()) > 10
+    text = command("run", "--help").stdout
+    for flag in (
+        "--config",
+        "--streams",
+        "--symbols",
+        "--duration",
+        "--report",
+        "--workers",
+        "--stream-url",
+        "--data-url",
+        "--feed",
+    ):
+        assert flag in text
+    assert "Ctrl-C" in text
+
+
+def test_a_package_that_shadows_the_workers_is_named(tmp_path: Path) -> None:
+    (tmp_path / "workers.py").write_text("X = 1\n")
+    code = "from mdstream.pool import WorkerPool; WorkerPool(0, 1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=CLEAN,
+        check=False,
+    )
+    assert "rename that file or folder" in done.stderr
+    assert str(tmp_path / "workers.py") in done.stderr

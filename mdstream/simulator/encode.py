@@ -47,7 +47,7 @@ def _json_ready(value: Any) -> Any:
     if kind is Time:
         return rfc3339(value)
     if kind is float:
-        return int(value) if value.is_integer() else value
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if kind is dict:
         return {k: _json_ready(v) for k, v in value.items()}
     if kind is list:

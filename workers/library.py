@@ -163,9 +163,9 @@ class LibraryDecoder:
 
     def _records(self, body: Message, kind: PayloadKind) -> tuple[Channel, list[Any], list[str]]:
         """The channel, its records (each told its symbol) and the symbols that came with nothing."""
-        if kind is PayloadKind.NEWS:
-            return self._spec.by_name["snapshots"], _list(body.get("news"), "news"), []
         name = kind.name.lower()
+        if kind is PayloadKind.NEWS:
+            return self._spec.by_name["snapshots"], _list(body.get(name), name), []
         channel = self._spec.by_name[name]
         content = body.get(name, body.get(name[:-1]))
         if "symbol" in body:

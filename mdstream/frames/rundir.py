@@ -64,9 +64,9 @@ class RunDirectory:
         self.path = root / (_prefix() + self.run)
         hidden = root / f".{_prefix()}{self.run}"
         try:
+            hidden.mkdir(mode=0o700)
             for folder in ("frames", "dictionaries", "slabs", "feeds"):
-                (hidden / folder).mkdir(parents=True)
-            os.chmod(hidden, 0o700)
+                (hidden / folder).mkdir()
             self._lock = os.open(
                 hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )

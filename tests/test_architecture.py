@@ -1,0 +1,126 @@
+"""Rules that nobody should have to remember: layers, I/O-free core, exports, files that stay readable."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mdstream
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import CODED
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted([*(ROOT / "mdstream").rglob("*.py"), *(ROOT / "workers").rglob("*.py")])
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_the_layers_hold() -> None:
+    linter = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    if linter is None:
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run(
+        [linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_protocol_has_no_input_and_no_output() -> None:
+    forbidden = {"asyncio", "socket", "time", "random", "websockets", "aiohttp", "threading", "os"}
+    for path in (ROOT / "mdstream" / "wire").glob("*.py"):
+        assert not imports(path) & forbidden, path
+
+
+def test_only_the_pool_imports_the_workers() -> None:
+    users = {
+        p.name
+        for p in SOURCES
+        if p.is_relative_to(ROOT / "mdstream")
+        and any(m.split(".")[0] == "workers" for m in imports(p))
+    }
+    assert users == {"pool.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_file_says_what_it_is_for(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "no docstring"
+    assert not re.search(r"(utils|helpers|common|manager|base)\.py$", path.name), (
+        "a drawer, not a room"
+    )
+
+
+def test_no_stream_is_known_by_name_in_shared_code() -> None:
+    shared = [ROOT / "workers", *(ROOT / "mdstream" / d for d in ("wire", "handoff", "frames"))]
+    files = [f for folder in shared for f in folder.rglob("*.py")]
+    files += [
+        ROOT / "mdstream" / n
+        for n in ("commit.py", "pipeline.py", "pool.py", "supervisor.py", "feed.py")
+    ]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in STREAMS:
+                raise AssertionError(f"{path.name}:{node.lineno} names the stream {node.value!r}")
+
+
+@pytest.mark.parametrize("spec", STREAMS.values(), ids=lambda s: s.name)
+def test_a_stream_declaration_is_sound(spec: object) -> None:
+    from mdstream.streams.spec import StreamSpec
+
+    assert isinstance(spec, StreamSpec)
+    assert spec.default_feed in spec.feeds
+    assert spec.codec in spec.codecs
+    assert set(spec.mute_after_s) <= set(spec.subscriptions)
+    types = [t for c in spec.channels for t in c.types]
+    assert len(types) == len(set(types))
+    for channel in spec.channels:
+        names = [c.name for c in channel.columns]
+        assert len(names) == len(set(names)) <= 63, "a head has one bit a column"
+        assert names[-1] == "recv_ts"
+        for column in channel.columns:
+            assert bool(column.dictionary) is (column.kind in CODED), column.name
+            assert not column.side_of or column.side_of in names
+
+
+def test_everything_exported_exists() -> None:
+    for name in mdstream.__all__:
+        assert getattr(mdstream, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = mdstream.nonsense  # type: ignore[attr-defined]
+
+
+def test_only_our_packages_would_be_installed() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    assert parser["options.packages.find"]["include"].split() == ["mdstream*", "workers*"]
+
+
+def test_no_program_is_pinned_twice() -> None:
+    names = [
+        re.split(r"[=<>\[]", line)[0].lower()
+        for file in ("run.txt", "dev.txt")
+        for line in (ROOT / "requirements" / file).read_text().splitlines()
+        if line and not line.startswith(("#", "-"))
+    ]
+    assert len(names) == len(set(names))
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    wanted = {
+        re.split(r"[=<>]", n)[0].lower() for n in parser["options"]["install_requires"].split()
+    }
+    assert {n.replace("_", "-") for n in wanted} <= {n.replace("_", "-") for n in names}

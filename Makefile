@@ -60,10 +60,12 @@ clean:  ## Remove the virtual environments and caches
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null 2>&1 || \
-	    { echo "mdstream needs Python 3.11 or newer; no $(PYTHON) here: try make PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "mdstream needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1 | cut -d" " -f2): try make PYTHON=python3.12" >&2; exit 2; }
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null); \
+	if [ -z "$$version" ]; then \
+	    echo "mdstream needs Python 3.11 or newer, and $(PYTHON) does not run here: try make PYTHON=python3.12" >&2; exit 2; \
+	elif ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	    echo "mdstream needs Python 3.11 or newer, and $(PYTHON) is $$version: try make PYTHON=python3.12" >&2; exit 2; \
+	fi
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2; exit 2; }
 

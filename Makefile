@@ -59,13 +59,16 @@ clean:  ## Remove the virtual environments and caches
 	@rm -rf .venv* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# One line, whatever is wrong with the interpreter.
+define check_python
+$(eval FOUND := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null))
+$(eval OLD := $(shell $(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.stdout.write("old")' 2>/dev/null))
+$(if $(FOUND),,$(error mdstream needs Python 3.11 or newer, and $(PYTHON) does not run here: try make PYTHON=python3.12))
+$(if $(OLD),$(error mdstream needs Python 3.11 or newer, and $(PYTHON) is $(FOUND): try make PYTHON=python3.12))
+endef
+
 $(VENV)/bin/python:
-	@version=$$($(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null); \
-	if [ -z "$$version" ]; then \
-	    echo "mdstream needs Python 3.11 or newer, and $(PYTHON) does not run here: try make PYTHON=python3.12" >&2; exit 2; \
-	elif ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-	    echo "mdstream needs Python 3.11 or newer, and $(PYTHON) is $$version: try make PYTHON=python3.12" >&2; exit 2; \
-	fi
+	$(check_python)
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2; exit 2; }
 

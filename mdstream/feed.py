@@ -257,9 +257,7 @@ class Feed:
         )
         log.info("%s", text)
         self._tell(text)
-        self._outbox.put(
-            "cycle", (self.state["cycles"], cycle.started_ns, cycle.ended_ns, cycle.requests)
-        )
+        self._outbox.put("cycle", (self.state["cycles"], cycle.started_ns, cycle.ended_ns))
         self._report_symbols()
         # A chain names the contracts of its underlying: follow them.
         contracts = [

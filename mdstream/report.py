@@ -11,9 +11,10 @@ import orjson
 import polars as pl
 
 from mdstream.errors import ConfigError
+from mdstream.feed_process import FeedProcess
 from mdstream.frames.attach import Attachment
 from mdstream.rejects import reject_path
-from mdstream.supervisor import FeedRecord, Supervisor
+from mdstream.supervisor import Supervisor
 
 
 def build(supervisor: Supervisor) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def t_total_s(supervisor: Supervisor) -> float | None:
     return (max(end for _, end in firsts) - min(start for start, _ in firsts)) / 1e9
 
 
-def _stream(row: dict[str, Any], record: FeedRecord, supervisor: Supervisor) -> dict[str, Any]:
+def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) -> dict[str, Any]:
     done = record.state.committed()
     rejects = reject_path(supervisor.config.rejects, supervisor.run_id, record.stream)
     times = sorted((end - start) / 1e9 for start, end in record.cycles.values())

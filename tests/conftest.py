@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +13,21 @@ import pytest
 from mdstream.frames.rundir import default_root
 from tests.running import until
 
+# Runs of the tests live apart, so that they disturb no engine that runs on this machine.
+_root = default_root() / f"mdstream-tests-{os.getpid()}"
+
+
+def pytest_configure() -> None:
+    _root.mkdir()
+    os.environ["MDSTREAM_FRAMES__DIRECTORY"] = str(_root)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_root, ignore_errors=True)
+
 
 def _shared() -> set[Path]:
-    return {path for path in default_root().iterdir() if "mdstream-" in path.name}
+    return set(_root.iterdir())
 
 
 def _descendants() -> set[int]:

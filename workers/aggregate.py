@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from mdstream.handoff.columns import PARTIAL, ColumnData
 from mdstream.streams.spec import BarRules, Channel
-from workers.library import Rows
+from workers.columns import Rows
 
 MINUTE = 60_000_000_000
 

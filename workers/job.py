@@ -34,7 +34,8 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, Kind, PayloadKind, split_conditions
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import Effects, partials
-from workers.library import Decoded, LibraryDecoder, Rows
+from workers.columns import Rows
+from workers.library import Decoded, LibraryDecoder
 
 _MAX_MAPPED = 128
 

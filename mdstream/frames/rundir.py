@@ -29,7 +29,11 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def default_root() -> Path:
-    """Where runs live: `/dev/shm`, or the folder for temporary files where there is none."""
+    """Where runs live: as the environment says, so that readers look where engines write; else
+    `/dev/shm`, or the folder for temporary files where there is none.
+    """
+    if told := os.environ.get("MDSTREAM_FRAMES__DIRECTORY"):
+        return Path(told)
     if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
         return SHARED_MEMORY
     return Path(tempfile.gettempdir())

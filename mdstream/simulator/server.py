@@ -23,10 +23,11 @@ import uvloop
 from aiohttp import web
 
 from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
+from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.rest import RestService
+from mdstream.simulator.sender import Sent, Shared
 from mdstream.simulator.settings import SimulatorSettings
-from mdstream.simulator.socket import Sent, Shared, StreamConnection
 from mdstream.streams import STREAMS
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from mdstream.frames.rundir import default_root, is_alive, reap, runs
 from tests.running import simulator, until
 
 MDSTREAM = [sys.executable, "-m", "mdstream"]
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("APCA_", "MDSTREAM_"))}
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("APCA_")}
 
 
 def command(

@@ -318,10 +318,10 @@ def test_random_bytes_are_rejected_or_hold_nothing(data: bytes, kind: PayloadKin
 def test_a_full_dictionary_rejects_new_texts_and_takes_known_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import workers.library
+    import workers.codes
     from mdstream.streams.spec import Kind
 
-    monkeypatch.setitem(workers.library.DICTIONARY_LIMIT, Kind.CODE, 2)
+    monkeypatch.setitem(workers.codes.DICTIONARY_LIMIT, Kind.CODE, 2)
     decoded = decode("stocks", orjson.dumps([{**TRADE, "x": x} for x in "KQKPQ"]))
     assert [r.reason for r in decoded.rejects] == ["x: the dictionary 'exchanges' is full"]
     assert [r["exchange"] for r in rows("stocks", decoded)["trades"]] == ["K", "Q", "K", "Q"]

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import aiohttp
 import msgpack
 import orjson
 from aiohttp import web
 
-from mdstream.simulator import flow
-from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
-from mdstream.simulator.faults import Faults
+from mdstream.simulator.encode import ENCODINGS, Encoding
 from mdstream.simulator.market import Message
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.sender import Sender, Shared
 from mdstream.simulator.symbols import is_valid
 from mdstream.streams.spec import StreamSpec
 
@@ -46,43 +40,6 @@ TEXTS = {
 _SETTLE_S = 0.05
 """After a change of subscriptions the flow waits this long for the next one."""
 
-_SHARES = {"news": 0.02}
-"""Streams that are slower than the rate by nature: an article for every fifty messages elsewhere."""
-
-_TICK_S = 0.005
-_BUFFERED = 1 << 20
-
-
-@dataclass(slots=True)
-class Sent:
-    """What one stream has sent, over all its connections."""
-
-    connections: int = 0
-    frames: int = 0
-    bytes: int = 0
-    messages: Counter[str] = field(default_factory=Counter)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "connections": self.connections,
-            "frames": self.frames,
-            "bytes": self.bytes,
-            "messages": self.messages.total(),
-            "by_type": dict(sorted(self.messages.items())),
-        }
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all connections of one simulator have in common."""
-
-    settings: SimulatorSettings
-    faults: Faults
-    sent: dict[str, Sent]
-    taken: set[tuple[str, str]] = field(default_factory=set)
-    """Endpoints in use, by path and key: the plan allows one connection each."""
-    journal: IO[bytes] | None = None
-
 
 class StreamConnection:
     """Speaks the protocol to one client, and sends it the flow it subscribed to."""
@@ -103,12 +60,11 @@ class StreamConnection:
         self._sent = shared.sent[spec.name]
         self._key = ""
         self._has_place = False
-        self._muted = False
         self._subscribed: dict[str, list[str]] = {}
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._sender = Sender(shared, spec, self._encoding, self._transport, self._error)
 
-    @property
     def _transport(self) -> asyncio.Transport:
         transport = self._request.transport
         if transport is None:
@@ -243,7 +199,7 @@ class StreamConnection:
     def _send(self, messages: list[Message]) -> None:
         encoding = self._encoding
         payload = encoding.payload([encoding.message(m) for m in messages])
-        self._transport.write(encoding.frame(payload))
+        self._transport().write(encoding.frame(payload))
 
     def _error(self, code: int) -> None:
         self._send([{"T": "error", "code": code, "msg": TEXTS.get(code, "error")}])
@@ -261,7 +217,7 @@ class StreamConnection:
             while self._changed.is_set():
                 self._changed.clear()
                 await asyncio.sleep(_SETTLE_S)
-            sender = asyncio.create_task(self._send_flow())
+            sender = asyncio.create_task(self._sender.send(self._subscribed))
             changed = asyncio.create_task(self._changed.wait())
             try:
                 await asyncio.wait({sender, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -273,154 +229,10 @@ class StreamConnection:
                     task.cancel()
                 await asyncio.gather(sender, changed, return_exceptions=True)
 
-    async def _send_flow(self) -> None:
-        faults = asyncio.create_task(self._timed_faults())
-        try:
-            settings, name = self._settings, self._spec.name
-            if settings.ticks and name == "stocks":
-                await self._recorded_day()
-            elif settings.rate > 0:
-                messages = flow.live(name, settings.seed, self._subscribed)
-                await self._at_rate(messages)
-            else:
-                await self._flat_out(flow.generated(name, settings.seed, self._subscribed))
-            await faults
-        finally:
-            faults.cancel()
-
-    async def _recorded_day(self) -> None:
-        """The day's events: at `speed` times the pace at which they happened, 0 for flat out."""
-        settings = self._settings
-        messages = flow.recorded(settings.ticks, self._subscribed)
-        if settings.messages:
-            messages = itertools.islice(messages, settings.messages)
-        if settings.speed <= 0:
-            for chunk in await asyncio.to_thread(lambda: list(self._chunks(messages))):
-                await self._write(chunk)
-            return
-        first: int | None = None
-        started = time.monotonic()
-        due: list[Message] = []
-        for message in messages:
-            first = message["t"] if first is None else first
-            at = started + (message["t"] - first) / 1e9 / settings.speed
-            if at - time.monotonic() > _TICK_S:
-                await self._write_all(due)
-                due = []
-                while (pause := at - time.monotonic()) > 0:
-                    await asyncio.sleep(pause)
-            due.append(message)
-        await self._write_all(due)
-
-    async def _at_rate(self, messages: Iterator[Message]) -> None:
-        settings = self._settings
-        rate = settings.rate * _SHARES.get(self._spec.name, 1.0)
-        started, done = time.monotonic(), 0
-        while not settings.messages or done < settings.messages:
-            due = int((time.monotonic() - started) * rate) - done
-            if settings.messages:
-                due = min(due, settings.messages - done)
-            due -= due % settings.messages_per_frame if done + due != settings.messages else 0
-            batch = list(itertools.islice(messages, due))
-            done += len(batch)
-            if due and not batch:
-                return  # nothing is subscribed
-            await self._write_all(batch)
-            if self._transport.get_write_buffer_size() > settings.slow_client_mb << 20:
-                await self._close_with(407)
-                return
-            await asyncio.sleep(_TICK_S)
-
-    async def _flat_out(self, messages: Iterator[Message]) -> None:
-        settings = self._settings
-        tape = await asyncio.to_thread(
-            flow.tape,
-            messages,
-            settings.messages or flow.TAPE_MESSAGES,
-            self._encoding,
-            settings.messages_per_frame,
-            self._shared.journal is not None,
-        )
-        while tape:
-            for chunk in tape:
-                await self._write(chunk)
-            if settings.messages:
-                return
-
-    def _chunks(self, messages: Iterator[Message]) -> Iterator[flow.Chunk]:
-        per_frame = self._settings.messages_per_frame
-        return flow.chunks(messages, self._encoding, per_frame, self._shared.journal is not None)
-
-    async def _write_all(self, messages: list[Message]) -> None:
-        for chunk in self._chunks(iter(messages)):
-            await self._write(chunk)
-
-    async def _write(self, chunk: flow.Chunk) -> None:
-        """Write a chunk; flat out, at most as fast as the client reads."""
-        if self._muted:
-            await asyncio.Event().wait()
-        transport = self._transport
-        transport.write(chunk.data)
-        self._sent.frames += chunk.frames
-        self._sent.bytes += len(chunk.data)
-        self._sent.messages.update(chunk.types)
-        if self._shared.journal is not None:
-            name = self._spec.name.encode()
-            for message in chunk.messages:
-                self._shared.journal.write(
-                    b'{"stream":"' + name + b'","message":' + to_json(message) + b"}\n"
-                )
-        self._disturb(chunk.frames)
-        if self._settings.rate <= 0 or self._settings.ticks:
-            while transport.get_write_buffer_size() > _BUFFERED:
-                await asyncio.sleep(0.0005)
-            await asyncio.sleep(0)
-
-    # -- what goes wrong on demand
-
-    def _disturb(self, frames: int) -> None:
-        for kind, payload in (("garbage", b'{"garbage" \xff\x00'), ("truncate", None)):
-            fault = self._shared.faults.of(kind, self._spec.name)
-            if fault is None:
-                continue
-            for _ in range(max(1, round(frames / max(1.0, fault.number)))):
-                if fault.happens():
-                    whole = self._encoding.payload([self._encoding.message(_HALVED)])
-                    half = whole[: len(whole) // 2] if payload is None else payload
-                    self._transport.write(ENCODINGS["msgpack"].frame(half))
-
-    async def _timed_faults(self) -> None:
-        """Drop, mute or refuse after the seconds that a fault names."""
-        faults = [
-            (fault.after_s, kind, fault)
-            for kind in ("drop", "mute", "error")
-            if (fault := self._shared.faults.of(kind, self._spec.name)) is not None
-        ]
-        started = time.monotonic()
-        for after_s, kind, fault in sorted(faults, key=lambda item: item[0]):
-            await asyncio.sleep(max(0.0, started + after_s - time.monotonic()))
-            if not fault.happens():
-                continue
-            if kind == "drop":
-                self._transport.abort()
-            elif kind == "error":
-                await self._close_with(int(fault.number))
-            else:
-                self._muted = True
-        await asyncio.Event().wait()
-
-    async def _close_with(self, code: int) -> None:
-        self._error(code)
-        await asyncio.sleep(0.05)
-        self._transport.abort()
-
     def _start(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
         task.add_done_callback(_log_failure)
         self._tasks.append(task)
-
-
-_HALVED: Message = {"T": "q", "S": "AAPL", "bp": 1.0, "bs": 1, "ap": 1.1, "as": 1}
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

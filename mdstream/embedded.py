@@ -1,0 +1,62 @@
+"""The embedded simulator: a child process that stands in for the service when there are no keys."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+import msgspec
+
+from mdstream.config import Config, Credentials
+from mdstream.errors import MdstreamError
+from mdstream.simulator.server import main as simulator_main
+from mdstream.simulator.settings import SimulatorSettings
+
+
+class EmbeddedSimulator:
+    """A simulator in a process of its own, on a free port of the loopback."""
+
+    def __init__(self, context: SpawnContext, config: Config) -> None:
+        given = config.simulator
+        settings = SimulatorSettings(
+            port=0,
+            streams=config.streams,
+            seed=given.seed,
+            rate=given.rate,
+            messages_per_frame=given.messages_per_frame,
+            latency_ms=given.latency_ms,
+        )
+        self._pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=simulator_main, args=(settings, theirs), name="simulator"
+        )
+        self.process.start()
+        theirs.close()
+        self._port = self._await_port(self._pipe, config.start_timeout_s)
+
+    def _await_port(self, pipe: Connection, timeout_s: float) -> int:
+        if not pipe.poll(timeout_s):
+            raise MdstreamError(f"the simulator did not start within {timeout_s:.0f} s")
+        try:
+            kind, content = pipe.recv()
+        except EOFError:
+            raise MdstreamError("the simulator ended while it started") from None
+        if kind == "failed":
+            raise MdstreamError(content)
+        return int(content)
+
+    def serve(self, config: Config) -> Config:
+        """`config` with this simulator's address, and a key it accepts."""
+        return msgspec.structs.replace(
+            config,
+            stream_url=f"ws://127.0.0.1:{self._port}",
+            data_url=f"http://127.0.0.1:{self._port}",
+            credentials=Credentials(key_id="simulated", secret_key="simulated"),
+        )
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self.process.terminate()
+        self.process.join(2.0)
+        if self.process.is_alive():
+            self.process.kill()

@@ -1,0 +1,201 @@
+"""One stream's feed process, as the supervisor sees it: started, heard, watched, started again.
+
+starting ──up──► connecting ◄──► streaming ──drain──► draining ──► stopped
+    ▲                 │               │                   │
+    └── restarting ◄──┴─── died ◄─────┘                   └──► failed (also at once: key, setting, memory)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+import psutil
+
+from mdstream.errors import Exit
+from mdstream.feed import Assignment
+from mdstream.feed import main as feed_main
+from mdstream.session.retry import backoff
+from mdstream.telemetry.state import FeedState
+
+log = logging.getLogger(__name__)
+
+_HEALTHY_S = 60.0
+"""A feed that ran this long gets short restart pauses again."""
+
+FATAL = frozenset({Exit.CONFIG, Exit.CREDENTIALS, Exit.SHARED_MEMORY})
+"""Exit codes that no new attempt can mend."""
+
+
+@dataclass(slots=True)
+class FeedProcess:
+    """What is known of one stream, through all the processes that serve it.
+
+    `note` is told what people should know, with a log level (0: none); `write_log` gets the records
+    of the process.
+    """
+
+    stream: str
+    state: FeedState
+    note: Callable[[str, str, int], None]
+    write_log: Callable[[dict[str, Any]], None]
+
+    # The mutable state: the process of the moment, and what it told.
+    process: SpawnProcess | None = None
+    pipe: Connection | None = None
+    generation: int = -1
+    """Counts the processes, from 0."""
+    started: float = 0.0
+    restart_at: float | None = None
+    up: bool = False
+    gone: bool = False
+    """Whether the process was told to begin fetching."""
+    done: bool = False
+    failure: str = ""
+    exit_code: int = 0
+    trouble: str = ""
+    """Why the stream is not connected, as its session put it."""
+    workers: list[int] = field(default_factory=list)
+    ok: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Symbol → why it is not served."""
+    cycles: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Fetch cycle → (start, end) in ns."""
+    _pauses: Iterator[float] = field(default_factory=backoff)
+    _last_words: str = ""
+
+    def label(self, draining: bool) -> str:
+        """The state of the stream, in one word."""
+        if self.failure:
+            return "failed"
+        if self.done:
+            return "stopped"
+        if self.process is None:
+            return "restarting"
+        if not self.up:
+            return "starting"
+        if draining:
+            return "draining"
+        return "streaming" if self.state["connected"] else "connecting"
+
+    # -- in the order of a process's life
+
+    def start(self, context: SpawnContext, assignment: Assignment) -> None:
+        """Start a process for the stream."""
+        self.generation = assignment.generation
+        self.restart_at = None
+        self.up = self.gone = False
+        self._last_words = ""
+        self.state["heartbeat_ns"] = time.time_ns()
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=feed_main, args=(assignment, theirs), name=f"feed-{self.stream}"
+        )
+        process.start()
+        theirs.close()
+        self.process, self.pipe, self.started = process, ours, time.monotonic()
+
+    def tell(self, *message: Any) -> None:
+        """Send a command: its name and arguments."""
+        if self.pipe is not None:
+            with contextlib.suppress(OSError):  # it is ending; its sentinel tells
+                self.pipe.send(message)
+
+    def receive(self) -> None:
+        """Take all messages that are there."""
+        try:
+            while self.pipe is not None and self.pipe.poll():
+                self._take(*self.pipe.recv())
+        except (EOFError, OSError):
+            self._hang_up()  # its exit code will say more
+
+    def _take(self, kind: str, content: Any) -> None:
+        match kind:
+            case "log":
+                self.write_log(content)
+            case "event":
+                self.note(self.stream, content, 0)
+            case "trouble":
+                self.trouble = content
+            case "up":
+                self.up = True
+                log.info("%s started (pid %s)", self.stream, self.state["pid"])
+            case "workers":
+                self.workers = content
+            case "symbols":
+                self.ok, self.failed = content
+            case "cycle":
+                number, started_ns, ended_ns = content
+                self.cycles[number] = (started_ns, ended_ns)
+            case "failed" | "crashed":
+                self._last_words = content
+
+    def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
+        """Kill the process if it does not start, or its loop does not turn."""
+        if self.process is None:
+            return
+        silent = (time.time_ns() - self.state["heartbeat_ns"]) / 1e9
+        if self.up and silent > hang_timeout_s:
+            self.kill(f"hung: no heartbeat for {silent:.0f} s")
+        elif not self.up and time.monotonic() - self.started > start_timeout_s:
+            self.kill(f"was not up after {start_timeout_s:.0f} s")
+
+    def kill(self, reason: str) -> None:
+        """Kill the process and its workers: a stopped worker would never notice that its feed is gone."""
+        if self.process is None or self.process.pid is None:
+            return
+        self._last_words = reason
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+        self.process.kill()
+
+    def ended(self, draining: bool) -> None:
+        """The process is gone: done, failed for good, or to be started again after a pause."""
+        process = self.process
+        assert process is not None
+        self.receive()
+        process.join()
+        self._hang_up()
+        code = process.exitcode
+        self.process = None
+        self.up = False
+        self.state["connected"] = 0
+        if code == Exit.OK and draining:
+            self.done = True
+            return
+        reason = self._last_words or _why_ended(code)
+        if code in FATAL or draining:
+            self.fail(reason, code or Exit.STREAM_FAILED)
+            return
+        if time.monotonic() - self.started > _HEALTHY_S:
+            self._pauses = backoff()
+        pause = next(self._pauses)
+        self.restart_at = time.monotonic() + pause
+        text = f"feed process {reason}; starting it again in {pause:.1f} s"
+        self.note(self.stream, text, logging.WARNING)
+
+    def fail(self, reason: str, code: int) -> None:
+        """Give the stream up."""
+        self.done, self.failure, self.exit_code = True, reason, code
+        self.note(self.stream, f"failed: {reason}", logging.ERROR)
+
+    def _hang_up(self) -> None:
+        if self.pipe is not None:
+            self.pipe.close()
+            self.pipe = None
+
+
+def _why_ended(code: int | None) -> str:
+    if code is None:
+        return "ended"
+    if code < 0:
+        return f"was killed by signal {-code}"
+    return f"ended with code {code}"

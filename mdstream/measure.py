@@ -1,0 +1,83 @@
+"""What the supervisor measures each second, written to the telemetry frames."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mdstream.feed_process import FeedProcess
+from mdstream.frames.head import Head
+from mdstream.telemetry.histogram import percentile_ms
+from mdstream.telemetry.recorder import TelemetryRecorder
+from mdstream.telemetry.sampler import Sampler
+from mdstream.telemetry.schema import CORES, PROCESSES, STREAMS
+
+_QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+_GAUGES = (
+    "pid", "reconnects", "cycles", "requests", "symbols_ok", "symbols_failed", "pool_size",
+    "pool_busy", "pool_queue", "pool_rebuilds", "stalls",
+)  # fmt: skip
+
+
+class Measurements:
+    """Writes a row a stream, process and core at each `sample`."""
+
+    def __init__(self, run: Path, simulator_pid: int | None) -> None:
+        self._run = run
+        self._simulator_pid = simulator_pid
+        self._recorder = TelemetryRecorder(run)
+        self._sampler = Sampler()
+
+    def sample(self, feeds: Iterable[FeedProcess], draining: bool) -> None:
+        """Measure everything now."""
+        ts = time.time_ns()
+        feeds = list(feeds)
+        self._recorder.write(STREAMS, [self._stream(ts, feed, draining) for feed in feeds])
+        processes = self._sampler.processes(self._roles(feeds))
+        self._recorder.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
+        cores = enumerate(self._sampler.cores())
+        self._recorder.write(
+            CORES, [{"ts": ts, "core": core, "busy_percent": busy} for core, busy in cores]
+        )
+
+    def close(self) -> None:
+        self._recorder.close()
+
+    def _roles(self, feeds: list[FeedProcess]) -> dict[int, tuple[str, str]]:
+        """Process id → role and stream of everything that belongs to this run."""
+        roles = {os.getpid(): ("supervisor", "")}
+        if self._simulator_pid is not None:
+            roles[self._simulator_pid] = ("simulator", "")
+        for feed in feeds:
+            if feed.process is not None and feed.process.pid is not None:
+                roles[feed.process.pid] = ("feed", feed.stream)
+                roles.update(dict.fromkeys(feed.workers, ("worker", feed.stream)))
+        return roles
+
+    def _stream(self, ts: int, feed: FeedProcess, draining: bool) -> dict[str, Any]:
+        state, done = feed.state, feed.state.committed()
+        return {
+            "ts": ts,
+            "stream": feed.stream,
+            "state": feed.label(draining),
+            "generation": feed.generation,
+            **state.accounts(),
+            "fetch_messages": done["fetch_messages"],
+            "fetch_rejected": done["fetch_rejected"],
+            "t_stream_s": state["t_stream_ns"] / 1e9,
+            "rows": self._rows(feed.stream),
+            **{name: state[name] for name in _GAUGES},
+            **{
+                f"{name}_{label}_ms": percentile_ms(counts, quantile)
+                for name, counts in (("latency", state.latency), ("feed_delay", state.feed_delay))
+                for label, quantile in _QUANTILES
+            },
+        }
+
+    def _rows(self, stream: str) -> int:
+        folders = (self._run / "frames").glob(f"{stream}.*")
+        return sum(Head(f, write=False).rows for f in folders if (f / "head").exists())

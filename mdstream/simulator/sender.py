@@ -1,0 +1,227 @@
+"""What one connection is sent: its flow, at its pace, with the faults that were asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from mdstream.simulator import flow
+from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
+from mdstream.simulator.faults import Faults
+from mdstream.simulator.market import Message
+from mdstream.simulator.settings import SimulatorSettings
+from mdstream.streams.spec import StreamSpec
+
+_SHARES = {"news": 0.02}
+"""Streams that are slower than the rate by nature: an article for every fifty messages elsewhere."""
+
+_TICK_S = 0.005
+_BUFFERED = 1 << 20
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one stream has sent, over all its connections."""
+
+    connections: int = 0
+    frames: int = 0
+    bytes: int = 0
+    messages: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "connections": self.connections,
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "messages": self.messages.total(),
+            "by_type": dict(sorted(self.messages.items())),
+        }
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of one simulator have in common."""
+
+    settings: SimulatorSettings
+    faults: Faults
+    sent: dict[str, Sent]
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    """Endpoints in use, by path and key: the plan allows one connection each."""
+    journal: IO[bytes] | None = None
+
+
+class Sender:
+    """Sends one connection what it subscribed to, until it is cancelled.
+
+    `transport` gives the connection, or raises `ConnectionResetError` when the client is gone;
+    `refuse` tells the client an error code.
+    """
+
+    # The mutable state: whether a fault has silenced this connection.
+
+    def __init__(
+        self,
+        shared: Shared,
+        spec: StreamSpec,
+        encoding: Encoding,
+        transport: Callable[[], asyncio.Transport],
+        refuse: Callable[[int], None],
+    ) -> None:
+        self._shared = shared
+        self._settings = shared.settings
+        self._spec = spec
+        self._encoding = encoding
+        self._transport = transport
+        self._refuse = refuse
+        self._sent = shared.sent[spec.name]
+        self._muted = False
+
+    async def send(self, subscribed: flow.Subscription) -> None:
+        """The whole flow of one subscription."""
+        faults = asyncio.create_task(self._timed_faults())
+        try:
+            settings, name = self._settings, self._spec.name
+            if settings.ticks and name == "stocks":
+                await self._recorded_day(subscribed)
+            elif settings.rate > 0:
+                messages = flow.live(name, settings.seed, subscribed)
+                await self._at_rate(messages)
+            else:
+                await self._flat_out(flow.generated(name, settings.seed, subscribed))
+            await faults
+        finally:
+            faults.cancel()
+
+    async def _recorded_day(self, subscribed: flow.Subscription) -> None:
+        """The day's events: at `speed` times the pace at which they happened, 0 for flat out."""
+        settings = self._settings
+        messages = flow.recorded(settings.ticks, subscribed)
+        if settings.messages:
+            messages = itertools.islice(messages, settings.messages)
+        if settings.speed <= 0:
+            for chunk in await asyncio.to_thread(lambda: list(self._chunks(messages))):
+                await self._write(chunk)
+            return
+        first: int | None = None
+        started = time.monotonic()
+        due: list[Message] = []
+        for message in messages:
+            first = message["t"] if first is None else first
+            at = started + (message["t"] - first) / 1e9 / settings.speed
+            if at - time.monotonic() > _TICK_S:
+                await self._write_all(due)
+                due = []
+                while (pause := at - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
+            due.append(message)
+        await self._write_all(due)
+
+    async def _at_rate(self, messages: Iterator[Message]) -> None:
+        settings = self._settings
+        rate = settings.rate * _SHARES.get(self._spec.name, 1.0)
+        started, done = time.monotonic(), 0
+        while not settings.messages or done < settings.messages:
+            due = int((time.monotonic() - started) * rate) - done
+            if settings.messages:
+                due = min(due, settings.messages - done)
+            due -= due % settings.messages_per_frame if done + due != settings.messages else 0
+            batch = list(itertools.islice(messages, due))
+            done += len(batch)
+            if due and not batch:
+                return  # nothing is subscribed
+            await self._write_all(batch)
+            if self._transport().get_write_buffer_size() > settings.slow_client_mb << 20:
+                await self._close_with(407)
+                return
+            await asyncio.sleep(_TICK_S)
+
+    async def _flat_out(self, messages: Iterator[Message]) -> None:
+        settings = self._settings
+        tape = await asyncio.to_thread(
+            flow.tape,
+            messages,
+            settings.messages or flow.TAPE_MESSAGES,
+            self._encoding,
+            settings.messages_per_frame,
+            self._shared.journal is not None,
+        )
+        while tape:
+            for chunk in tape:
+                await self._write(chunk)
+            if settings.messages:
+                return
+
+    def _chunks(self, messages: Iterator[Message]) -> Iterator[flow.Chunk]:
+        per_frame = self._settings.messages_per_frame
+        return flow.chunks(messages, self._encoding, per_frame, self._shared.journal is not None)
+
+    async def _write_all(self, messages: list[Message]) -> None:
+        for chunk in self._chunks(iter(messages)):
+            await self._write(chunk)
+
+    async def _write(self, chunk: flow.Chunk) -> None:
+        """Write a chunk; flat out, at most as fast as the client reads."""
+        if self._muted:
+            await asyncio.Event().wait()
+        transport = self._transport()
+        transport.write(chunk.data)
+        self._sent.frames += chunk.frames
+        self._sent.bytes += len(chunk.data)
+        self._sent.messages.update(chunk.types)
+        if self._shared.journal is not None:
+            name = self._spec.name.encode()
+            for message in chunk.messages:
+                self._shared.journal.write(
+                    b'{"stream":"' + name + b'","message":' + to_json(message) + b"}\n"
+                )
+        self._disturb(chunk.frames)
+        if self._settings.rate <= 0 or self._settings.ticks:
+            while transport.get_write_buffer_size() > _BUFFERED:
+                await asyncio.sleep(0.0005)
+            await asyncio.sleep(0)
+
+    # -- what goes wrong on demand
+
+    def _disturb(self, frames: int) -> None:
+        for kind, payload in (("garbage", b'{"garbage" \xff\x00'), ("truncate", None)):
+            fault = self._shared.faults.of(kind, self._spec.name)
+            if fault is None:
+                continue
+            for _ in range(max(1, round(frames / max(1.0, fault.number)))):
+                if fault.happens():
+                    whole = self._encoding.payload([self._encoding.message(_HALVED)])
+                    half = whole[: len(whole) // 2] if payload is None else payload
+                    self._transport().write(ENCODINGS["msgpack"].frame(half))
+
+    async def _timed_faults(self) -> None:
+        """Drop, mute or refuse after the seconds that a fault names."""
+        faults = [
+            (fault.after_s, kind, fault)
+            for kind in ("drop", "mute", "error")
+            if (fault := self._shared.faults.of(kind, self._spec.name)) is not None
+        ]
+        started = time.monotonic()
+        for after_s, kind, fault in sorted(faults, key=lambda item: item[0]):
+            await asyncio.sleep(max(0.0, started + after_s - time.monotonic()))
+            if not fault.happens():
+                continue
+            if kind == "drop":
+                self._transport().abort()
+            elif kind == "error":
+                await self._close_with(int(fault.number))
+            else:
+                self._muted = True
+        await asyncio.Event().wait()
+
+    async def _close_with(self, code: int) -> None:
+        self._refuse(code)
+        await asyncio.sleep(0.05)
+        self._transport().abort()
+
+
+_HALVED: Message = {"T": "q", "S": "AAPL", "bp": 1.0, "bs": 1, "ap": 1.1, "as": 1}

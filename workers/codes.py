@@ -1,0 +1,117 @@
+"""Texts to codes, in the order in which the messages came.
+
+Texts that a dictionary does not know yet are noted while channels are converted, each with the place
+where it first came. At the end of the batch they get provisional codes in the order of these places;
+the feed replaces them as it commits. So the codes do not depend on how a stream was cut into batches,
+nor on the order in which channels and columns are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.spec import Channel, Column, Kind
+from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
+from workers.columns import Coded, Position, Unfit, present
+
+LONGEST_TEXT = 1024
+"""Characters a symbol, exchange or list of conditions may have."""
+
+Place = tuple[Position, int]
+"""Where a text came: its message, and its column."""
+
+
+class BatchCodes:
+    """The codes of one batch. `known` gives those of a dictionary by name."""
+
+    # The mutable state: new texts by dictionary, with the place where each first came.
+
+    def __init__(self, known: Callable[[str], Mapping[str, int]]) -> None:
+        self._known = known
+        self._noted: dict[str, dict[str, Place]] = {}
+
+    def admit(self, channel: Channel, coded: Coded, positions: list[Position]) -> None:
+        """Note the texts that are new; raises `Unfit`, and notes none, where one cannot be taken."""
+        fresh: dict[str, dict[str, Place]] = {}
+        for index, texts in coded:
+            column = channel.columns[index]
+            known = self._known(column.dictionary)
+            unknown = _members(column, texts).difference(known)
+            unknown.discard(None)
+            if not unknown:
+                continue
+            first = fresh.setdefault(column.dictionary, {})
+            noted = self._noted.get(column.dictionary, {})
+            if max(map(len, unknown)) > LONGEST_TEXT:
+                raise Unfit(f"{column.key}: text of over {LONGEST_TEXT} characters")
+            if len(known) + len(unknown.union(noted, first)) > DICTIONARY_LIMIT[column.kind]:
+                raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
+            for row, text in enumerate(texts):
+                for item in text if column.kind is Kind.SYMBOLS and text else (text,):
+                    if item in unknown:
+                        at = (positions[row], index)
+                        first[item] = min(at, first.get(item, at))
+        for dictionary, first in fresh.items():
+            noted = self._noted.setdefault(dictionary, {})
+            for text, at in first.items():
+                noted[text] = min(at, noted.get(text, at))
+
+    def new(self) -> dict[str, tuple[str, ...]]:
+        """New texts by dictionary, in the order they came."""
+        return {
+            dictionary: tuple(sorted(noted, key=noted.__getitem__))
+            for dictionary, noted in self._noted.items()
+        }
+
+    def assign(
+        self,
+        channel: Channel,
+        columns: list[ColumnData],
+        coded: Coded,
+        new: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """Fill the coded columns of a channel."""
+        for index, texts in coded:
+            column = channel.columns[index]
+            code = self._coder(column, new.get(column.dictionary, ()))
+            columns[index] = (
+                _code_lists(texts, code)
+                if column.kind is Kind.SYMBOLS
+                else _code_column(column, texts, code)
+            )
+
+    def _coder(self, column: Column, fresh: Sequence[str]) -> Callable[[str], int]:
+        known = self._known(column.dictionary)
+        if not fresh:
+            return known.__getitem__
+        base = PROVISIONAL[column.kind]
+        provisional = {text: base + i for i, text in enumerate(fresh)}
+
+        def code(text: str) -> int:
+            found = known.get(text)
+            return provisional[text] if found is None else found
+
+        return code
+
+
+def _members(column: Column, texts: Sequence[Any]) -> set[Any]:
+    if column.kind is Kind.SYMBOLS:
+        return {symbol for listed in texts if listed for symbol in listed}
+    return set(texts)
+
+
+def _code_column(column: Column, texts: list[Any], code: Callable[[Any], int]) -> ColumnData:
+    mask = present(texts)
+    codes = {text: code(text) for text in set(texts) if text is not None}
+    codes[None] = 0
+    return ColumnData(np.array([codes[t] for t in texts], DTYPE[column.kind]), mask)
+
+
+def _code_lists(lists: list[Any], code: Callable[[Any], int]) -> ColumnData:
+    heap = np.array([code(s) for listed in lists if listed for s in listed], np.uint32)
+    ends = np.cumsum([len(v or ()) for v in lists], dtype=np.int64)
+    return ColumnData(ends, present(lists), heap)

@@ -36,6 +36,10 @@ class Exit(IntEnum):
     """Stopped at once by a second Ctrl-C."""
 
 
+UNRECOVERABLE = frozenset({Exit.CONFIG, Exit.CREDENTIALS, Exit.SHARED_MEMORY})
+"""Reasons for a stream to fail that no new attempt can mend."""
+
+
 class MdstreamError(Exception):
     """Root of all errors raised by mdstream; `exit_code` is what a command ends with."""
 

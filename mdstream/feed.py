@@ -31,7 +31,7 @@ import uvloop
 
 from mdstream.commit import Committer
 from mdstream.config import Config
-from mdstream.errors import Exit, MdstreamError
+from mdstream.errors import UNRECOVERABLE, Exit, MdstreamError
 from mdstream.frames.rundir import state_path
 from mdstream.frames.writer import Limits
 from mdstream.log import Outbox, set_up_child
@@ -43,7 +43,7 @@ from mdstream.session.fetch import Cycle, Fetcher
 from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession, Target
 from mdstream.streams import STREAMS
-from mdstream.streams.options import is_contract
+from mdstream.streams.options import is_contract, nearest
 from mdstream.telemetry.state import FeedState
 from mdstream.wire.subscription import Subscriptions
 
@@ -79,8 +79,7 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     try:
         uvloop.run(serve(assignment, outbox, pipe))
     except MdstreamError as error:
-        log.error("%s", error)
-        outbox.put("failed", str(error))
+        outbox.put("failed", str(error))  # the supervisor says it, once
         code = error.exit_code
     except Exception as error:
         log.exception("the feed failed")
@@ -184,7 +183,12 @@ class Feed:
         gauges = asyncio.create_task(self._keep_gauges())
         try:
             self._outbox.put("up", None)
-            await self._serve()
+            try:
+                await self._serve()
+            except MdstreamError as error:
+                if error.exit_code in UNRECOVERABLE and not self._pipeline.failed.done():
+                    await self._drain()  # what was received before is committed all the same
+                raise
             await self._drain()
         finally:
             gauges.cancel()
@@ -263,7 +267,7 @@ class Feed:
         contracts = [
             contract
             for chain in cycle.contracts.values()
-            for contract in chain[: self._stream.chain_contracts]
+            for contract in nearest(chain, self._stream.chain_contracts)
         ]
         if contracts:
             self._want(contracts)
@@ -338,7 +342,7 @@ class Feed:
 
     def _report_symbols(self) -> None:
         """Tell the supervisor which symbols are served and which are not, and why."""
-        failed = {symbol: reason for (_, symbol), reason in self._subscriptions.refused.items()}
+        failed = self._subscriptions.refused_everywhere()
         if self._fetched is None:
             active = set().union(*self._subscriptions.active.values())
             ok = active.intersection(self._stream.symbols)

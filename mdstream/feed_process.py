@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from mdstream.errors import Exit
+from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import Assignment
 from mdstream.feed import main as feed_main
 from mdstream.session.retry import backoff
@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 
 _HEALTHY_S = 60.0
 """A feed that ran this long gets short restart pauses again."""
-
-FATAL = frozenset({Exit.CONFIG, Exit.CREDENTIALS, Exit.SHARED_MEMORY})
-"""Exit codes that no new attempt can mend."""
 
 
 @dataclass(slots=True)
@@ -67,8 +64,9 @@ class FeedProcess:
     """Symbol → why it is not served."""
     cycles: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Fetch cycle → (start, end) in ns."""
+    last_words: str = ""
+    """Why the last process ended, as it put it."""
     _pauses: Iterator[float] = field(default_factory=backoff)
-    _last_words: str = ""
 
     def label(self, draining: bool) -> str:
         """The state of the stream, in one word."""
@@ -91,7 +89,7 @@ class FeedProcess:
         self.generation = assignment.generation
         self.restart_at = None
         self.up = self.gone = False
-        self._last_words = ""
+        self.last_words = ""
         self.state["heartbeat_ns"] = time.time_ns()
         ours, theirs = context.Pipe()
         process = context.Process(
@@ -134,7 +132,7 @@ class FeedProcess:
                 number, started_ns, ended_ns = content
                 self.cycles[number] = (started_ns, ended_ns)
             case "failed" | "crashed":
-                self._last_words = content
+                self.last_words = content
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
         """Kill the process if it does not start, or its loop does not turn."""
@@ -150,7 +148,7 @@ class FeedProcess:
         """Kill the process and its workers: a stopped worker would never notice that its feed is gone."""
         if self.process is None or self.process.pid is None:
             return
-        self._last_words = reason
+        self.last_words = reason
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
@@ -171,8 +169,8 @@ class FeedProcess:
         if code == Exit.OK and draining:
             self.done = True
             return
-        reason = self._last_words or _why_ended(code)
-        if code in FATAL or draining:
+        reason = self.last_words or _why_ended(code)
+        if code in UNRECOVERABLE or draining:
             self.fail(reason, code or Exit.STREAM_FAILED)
             return
         if time.monotonic() - self.started > _HEALTHY_S:

@@ -28,9 +28,9 @@ from mdstream import log as logs
 from mdstream import recovery
 from mdstream.config import Config
 from mdstream.embedded import EmbeddedSimulator
-from mdstream.errors import Exit
+from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import Assignment
-from mdstream.feed_process import FATAL, FeedProcess
+from mdstream.feed_process import FeedProcess
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.measure import Measurements
@@ -248,8 +248,11 @@ class Supervisor:
         self.draining = True
         deadline = time.monotonic() + self.config.drain_timeout_s
         for feed in self.feeds.values():
-            if feed.process is None:
-                feed.done = True  # between two lives: what it had is in its slabs
+            if feed.process is None and not feed.done:  # between two lives
+                if feed.state["established"]:
+                    feed.done = True  # it worked before, and what it had is in its slabs
+                else:
+                    feed.fail(feed.last_words or "its process would not stay", Exit.STREAM_FAILED)
             feed.tell("drain")
         while any(feed.process for feed in self.feeds.values()) and not self.aborted:
             left = deadline - time.monotonic()
@@ -262,9 +265,9 @@ class Supervisor:
             # Where a feed did not drain, what it had not committed is still in its slabs.
             leftovers = recovery.find(self.path, feed.stream, feed.state)
             recovery.settle(feed.state, leftovers.pending)
-            if not feed.state["established"] and not feed.failure and not self.aborted:
-                reason = f"never connected: {feed.trouble or 'no time to'}"
-                feed.fail(reason, Exit.STREAM_FAILED)
+            # One that had no time to connect has not failed; one that had trouble has.
+            if not feed.state["established"] and not feed.failure and feed.trouble:
+                feed.fail(f"never connected: {feed.trouble}", Exit.STREAM_FAILED)
 
     def _end_children(self) -> None:
         for feed in self.feeds.values():
@@ -284,7 +287,7 @@ class Supervisor:
         if not codes:
             return Exit.OK
         code = codes.pop()
-        return Exit(code) if not codes and code in FATAL else Exit.STREAM_FAILED
+        return Exit(code) if not codes and code in UNRECOVERABLE else Exit.STREAM_FAILED
 
 
 def _prepare_environment() -> None:

@@ -69,7 +69,7 @@ def test_parallel_equals_sequential_byte_for_byte(tmp_path: Path, stream: str) -
             batches = run.frame("telemetry.batches")
             assert batches["sequence"].to_list() == sorted(batches["sequence"].to_list())
             assert batches.height > 20
-            assert batches["worker"].n_unique() == max(1, workers)
+            assert set(batches["worker"].unique()) <= set(r.pool.pids or [os.getpid()])
             return fingerprint(r.run, stream)
 
     sequential = uvloop.run(go(0))

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdstream.cli.run import output_console
-from mdstream.config import Config, load
+from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config, load
 from mdstream.errors import Exit
 
 _LEAST_SHM = 256 * 1024 * 1024
@@ -39,7 +39,7 @@ def doctor(
     """Check what a run needs: Python, shared memory, cores, keys, endpoints, leftovers of dead runs."""
     settings = load(config)
     findings = [*_machine(settings), *_runs(settings), *_keys(settings)]
-    if not offline and not settings.simulated:
+    if not offline:
         findings += asyncio.run(_endpoints(settings))
     table = Table("", "what", "found", "how to mend", box=None, padding=(0, 1))
     for finding in findings:
@@ -110,9 +110,12 @@ def _keys(config: Config) -> Iterator[Finding]:
 
 
 async def _endpoints(config: Config) -> list[Finding]:
-    """Connect and authenticate as a run would, one stream after the other."""
-    from mdstream.cli.probe import probe_data, probe_stream
+    """Connect and authenticate as a run would; without keys, only see whether the hosts are there."""
+    from mdstream.cli.probe import probe_data, probe_reach, probe_stream
 
+    if config.simulated:
+        live = await asyncio.gather(probe_reach(LIVE_STREAM_URL), probe_reach(LIVE_DATA_URL))
+        return [Finding(*finding) for finding in live]
     found = [await probe_data(config)]
     found += [await probe_stream(config, name) for name in config.streams]
     return [Finding(*finding) for finding in found]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +18,7 @@ from mdstream.streams.spec import PayloadKind
 from mdstream.wire.subscription import Subscriptions
 
 _TIMEOUT_S = 12.0
+_REACH_S = 5.0
 
 Outcome = tuple[str, str, str, str]
 
@@ -33,6 +36,24 @@ async def probe_data(config: Config) -> Outcome:
     except MdstreamError as error:
         return "bad", f"data {base}", str(error), "check the key, data_url, and the network"
     return "ok", f"data {base}", "answers", ""
+
+
+async def probe_reach(url: str) -> Outcome:
+    """Whether the host of `url` can be reached at all, with a certificate that verifies."""
+    host = urlsplit(url).hostname or ""
+    try:
+        async with asyncio.timeout(_REACH_S):
+            _, writer = await asyncio.open_connection(host, 443, ssl=ssl.create_default_context())
+            writer.close()
+    except (OSError, TimeoutError) as error:
+        reason = str(error) or f"no answer within {_REACH_S:.0f} s"
+        return (
+            "note",
+            url,
+            f"cannot be reached: {reason}",
+            "needed to go live, not on the simulator",
+        )
+    return "ok", url, "can be reached", ""
 
 
 class _Nowhere:

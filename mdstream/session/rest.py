@@ -17,7 +17,7 @@ from mdstream.config import Config
 from mdstream.errors import CertificateError, CredentialsError, NetworkError, ServerError
 from mdstream.session.budget import Budget
 from mdstream.session.retry import CAP_S, FIRST_S, RETRIED_STATUSES, pause_asked_for
-from mdstream.session.stream import tls_context
+from mdstream.session.stream import is_loopback, tls_context
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class RestClient:
             connector=connector,
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
+            trust_env=not is_loopback(self._base),  # a proxy, where the environment names one
         )
         return self
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from typing import Protocol as Interface
+from urllib.parse import urlsplit
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
@@ -88,6 +89,11 @@ class Target:
             # Limits that were asked for hold at all hours; our own only while the market is open.
             watch_always=spec.always_open or bool(stream.mute_after_s),
         )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether `url` names this machine, which no proxy stands before."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def tls_context(config: Config) -> ssl.SSLContext:
@@ -186,6 +192,7 @@ class StreamSession:
                 ping_timeout=20,
                 max_size=target.max_payload,
                 max_queue=_MESSAGES_BUFFERED,
+                proxy=None if is_loopback(target.url) else True,
                 logger=_library_log,
             ) as socket:
                 self._socket = socket

@@ -78,6 +78,29 @@ OPTIONS = StreamSpec(
 )
 
 
+def nearest(contracts: list[str], count: int) -> list[str]:
+    """The `count` contracts that trade most, as far as their names tell: the next expiry first, and
+    the strikes in the middle of those that are listed, for exchanges list them around the price.
+    """
+
+    def strike(contract: str) -> int:
+        return int(contract[-8:])
+
+    def expiry(contract: str) -> str:
+        return contract[-15:-9]
+
+    strikes: dict[str, list[int]] = {}
+    for contract in contracts:
+        strikes.setdefault(expiry(contract), []).append(strike(contract))
+    middle = {date: sorted(listed)[len(listed) // 2] for date, listed in strikes.items()}
+
+    def rank(contract: str) -> tuple[str, int, str]:
+        date = expiry(contract)
+        return date, abs(strike(contract) - middle[date]), contract
+
+    return sorted(contracts, key=rank)[:count]
+
+
 def is_contract(symbol: str) -> bool:
     """Whether `symbol` is an OCC contract (`AAPL240426C00162500`) and not an underlying.
 

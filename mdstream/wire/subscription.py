@@ -97,6 +97,18 @@ class Subscriptions:
         active = {c: s for c, s in self.active.items() if c in self.wanted}
         return self._differences(active, self.wanted)
 
+    def refused_everywhere(self) -> dict[str, str]:
+        """Symbols that are refused on every channel they are wanted on, with the last reason.
+
+        A channel that the feed does not have takes no symbol away as long as another serves it.
+        """
+        out = {}
+        for (_, symbol), reason in self.refused.items():
+            channels = [c for c, symbols in self.wanted.items() if symbol in symbols]
+            if channels and all((c, symbol) in self.refused for c in channels):
+                out[symbol] = reason
+        return out
+
     def _differences(
         self, left: Mapping[str, set[str]], right: Mapping[str, set[str]]
     ) -> dict[str, frozenset[str]]:

@@ -36,3 +36,9 @@ def test_refused_symbols_are_not_asked_for_again() -> None:
     s = Subscriptions(wanted={"trades": {"A", "B"}})
     s.refused["trades", "B"] = "no"
     assert s.missing() == {"trades": frozenset({"A"})}
+
+
+def test_a_symbol_counts_as_refused_only_where_no_channel_serves_it() -> None:
+    s = Subscriptions(wanted={"trades": {"A", "B"}, "imbalances": {"A", "B"}})
+    s.refused = {("imbalances", "A"): "no", ("imbalances", "B"): "no", ("trades", "B"): "bad"}
+    assert s.refused_everywhere() == {"B": "bad"}

@@ -153,6 +153,7 @@ class Feed:
         self._pool = pool
         self._stop = asyncio.Event()
         self._go = asyncio.Event()
+        self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched: Cycle | None = None
         self._before = {name: state[name] for name in ("established", "reconnects", "control")}
         self._pids: list[int] = []
@@ -165,7 +166,12 @@ class Feed:
             RejectFile(reject_path(config.rejects, assignment.run_id, self.spec.name)),
         )
         self._pipeline = Pipeline(
-            run, self.spec.name, config.handoff, pool, self._committer, self._control
+            run,
+            self.spec.name,
+            config.handoff,
+            pool,
+            self._committer,
+            self._control,
         )
         self._session = StreamSession(
             Target.of(config, self.spec), self._subscriptions, self._pipeline, self._tell
@@ -179,19 +185,15 @@ class Feed:
         self.state["pool_size"] = self._pool.size
         if self._assignment.generation:
             await self._take_over()
-        self._want(s for s in self._stream.symbols if self._is_streamed(s))
-        gauges = asyncio.create_task(self._keep_gauges())
+        self._want(s for s in self._symbols if self._is_streamed(s))
+        self._outbox.put("up", None)
         try:
-            self._outbox.put("up", None)
-            try:
-                await self._serve()
-            except MdstreamError as error:
-                if error.exit_code in UNRECOVERABLE and not self._pipeline.failed.done():
-                    await self._drain()  # what was received before is committed all the same
-                raise
-            await self._drain()
-        finally:
-            gauges.cancel()
+            await self._serve()
+        except MdstreamError as error:
+            if error.exit_code in UNRECOVERABLE and not self._pipeline.failed.done():
+                await self._drain()  # what was received before is committed all the same
+            raise
+        await self._drain()
 
     # -- start
 
@@ -219,7 +221,12 @@ class Feed:
         """Run session and fetcher until stopped, or until one of them fails for good."""
         waiting: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(part)
-            for part in (self._session.run(), self._fetch_forever(), self._stop.wait())
+            for part in (
+                self._session.run(),
+                self._fetch_forever(),
+                self._keep_gauges(),
+                self._stop.wait(),
+            )
         ]
         try:
             await asyncio.wait(
@@ -237,20 +244,20 @@ class Feed:
     async def _fetch_forever(self) -> None:
         """A cycle over all symbols at start, and one each interval."""
         await self._go.wait()
-        symbols = [s for s in self._stream.symbols if s != "*"]
         budget = Budget(self._assignment.budget)
         interval = self._config.fetch.interval_s
         async with RestClient(self._config, budget) as client:
             fetcher = Fetcher(self.spec, self._stream, client, self._pipeline.fetch, interval)
-            while symbols:
+            while True:
                 started = time.monotonic()
-                await self._record(await fetcher.cycle(symbols))
+                if symbols := [s for s in self._symbols if s != "*"]:
+                    self._record(await fetcher.cycle(symbols))
                 if not interval:
                     break
                 await asyncio.sleep(max(0.0, started + interval - time.monotonic()))
         await asyncio.Event().wait()
 
-    async def _record(self, cycle: Cycle) -> None:
+    def _record(self, cycle: Cycle) -> None:
         self._fetched = cycle
         self.state["cycles"] += 1
         self.state["requests"] += cycle.requests
@@ -273,8 +280,8 @@ class Feed:
             self._want(contracts)
             self._session.change()
 
-    async def _control(self, messages: Sequence[dict[str, Any]]) -> None:
-        await self._session.handle_control(list(messages))
+    def _control(self, messages: list[dict[str, Any]]) -> None:
+        self._session.handle_control(messages)
 
     # -- stop
 
@@ -308,7 +315,15 @@ class Feed:
                 log.error("unknown command %r", name)
 
     def _resubscribe(self, action: str, channels: Sequence[str], symbols: Sequence[str]) -> None:
+        """Follow symbols from now on, or no more; without channels, in the fetches too."""
         subscriptions = self._subscriptions
+        if not channels:
+            for symbol in symbols:
+                if action == "subscribe":
+                    self._symbols[symbol] = None
+                else:
+                    self._symbols.pop(symbol, None)
+        symbols = [s for s in symbols if self._is_streamed(s)]
         for channel in channels or self._stream.channels:
             wanted = subscriptions.wanted.setdefault(channel, set())
             for symbol in symbols:
@@ -345,7 +360,7 @@ class Feed:
         failed = self._subscriptions.refused_everywhere()
         if self._fetched is None:
             active = set().union(*self._subscriptions.active.values())
-            ok = active.intersection(self._stream.symbols)
+            ok = active.intersection(self._symbols)
         else:
             failed.update(self._fetched.failed)
             ok = set(self._fetched.ok)

@@ -66,6 +66,7 @@ class FeedProcess:
     """Fetch cycle → (start, end) in ns."""
     last_words: str = ""
     """Why the last process ended, as it put it."""
+    _changes: list[tuple[Any, ...]] = field(default_factory=list)
     _pauses: Iterator[float] = field(default_factory=backoff)
 
     def label(self, draining: bool) -> str:
@@ -100,7 +101,14 @@ class FeedProcess:
         self.process, self.pipe, self.started = process, ours, time.monotonic()
 
     def tell(self, *message: Any) -> None:
-        """Send a command: its name and arguments."""
+        """Send a command: its name and arguments. Changes of subscriptions outlive the process."""
+        if message[0] in ("subscribe", "unsubscribe"):
+            self._changes.append(message)
+            if not self.up:
+                return
+        self._send(message)
+
+    def _send(self, message: tuple[Any, ...]) -> None:
         if self.pipe is not None:
             with contextlib.suppress(OSError):  # it is ending; its sentinel tells
                 self.pipe.send(message)
@@ -124,6 +132,8 @@ class FeedProcess:
             case "up":
                 self.up = True
                 log.info("%s started (pid %s)", self.stream, self.state["pid"])
+                for message in self._changes:
+                    self._send(message)  # what was subscribed while a former process served
             case "workers":
                 self.workers = content
             case "symbols":

@@ -19,7 +19,7 @@ from typing import IO, Any
 import orjson
 
 QUEUED = 10_000
-"""Messages to the supervisor that may wait; further log records are dropped and counted."""
+"""Messages to the supervisor that may wait before log records are dropped."""
 
 
 class Outbox:
@@ -28,19 +28,21 @@ class Outbox:
     def __init__(self, pipe: Connection) -> None:
         self.dropped = 0
         self._pipe = pipe
-        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(QUEUED)
+        self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send, name="outbox", daemon=True)
         self._thread.start()
 
     def put(self, kind: str, content: Any) -> None:
-        """Queue one message; a full queue drops it and counts."""
-        try:
-            self._queue.put_nowait((kind, content))
-        except queue.Full:
+        """Queue one message. Log records are dropped, and counted, while too much waits already."""
+        if kind == "log" and self._queue.qsize() >= QUEUED:
             self.dropped += 1
+        else:
+            self._queue.put((kind, content))
 
     def close(self) -> None:
         """Send what is queued, then stop."""
+        if self.dropped:
+            self._queue.put(("event", f"{self.dropped} log records were dropped"))
         self._queue.put(None)
         self._thread.join(2.0)
 

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Pipeline:
         config: HandoffConfig,
         pool: WorkerPool,
         committer: Committer,
-        on_control: Callable[[list[dict[str, Any]]], Awaitable[None]],
+        on_control: Callable[[list[dict[str, Any]]], None],
     ) -> None:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._run = run
@@ -179,7 +179,10 @@ class Pipeline:
         if length <= capacity and self._free:
             return self._free.pop()  # the last one used is still in cache
         if self._slabs >= self._config.slabs:
-            return None
+            if not self._free:
+                return None
+            self._free.pop(0).unlink()  # an ordinary one makes way for a large one
+            self._slabs -= 1
         name = f"{self._stream}-{self._next_sequence}"
         slab = Slab.create(slab_path(self._run, name), max(length, capacity))
         self._slabs += 1
@@ -268,7 +271,7 @@ class Pipeline:
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.submit_ns)
             if result.control:
-                self._spawn(self._on_control(list(result.control)))
+                self._on_control(list(result.control))
             for index, future in batch.waiting.items():
                 self._answer(future, result, index)
             return
@@ -286,11 +289,6 @@ class Pipeline:
         if not future.done():
             symbols, empty = receipt.symbols.get(index, (frozenset(), frozenset()))
             future.set_result(Found(symbols, empty, receipt.page_tokens.get(index, "")))
-
-    def _spawn(self, awaitable: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(awaitable)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _publish_counts(self) -> None:
         self._state["payloads_received"] = self._payloads

@@ -43,7 +43,7 @@ class Rig:
         )
         self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control)
 
-    async def _control(self, messages: list[dict[str, Any]]) -> None:
+    def _control(self, messages: list[dict[str, Any]]) -> None:
         self.controls += messages
 
     async def feed(self, payloads: Sequence[Payload]) -> None:

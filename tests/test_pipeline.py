@@ -139,6 +139,28 @@ def test_payloads_larger_than_a_slab_pass(tmp_path: Path) -> None:
     uvloop.run(go())
 
 
+def test_a_large_payload_passes_also_when_every_slab_exists_already(tmp_path: Path) -> None:
+    article = {
+        "T": "n",
+        "id": 1,
+        "headline": "h",
+        "created_at": "2024-01-01T00:00:00Z",
+        "symbols": ["A"],
+    }
+    small, large = (orjson.dumps([{**article, "content": "x" * n}]) for n in (10_000, 500_000))
+
+    async def go() -> None:
+        async with rig("news", 1, tmp_path, slab_kb=16, slabs=2) as r:
+            await r.feed([(small, PayloadKind.JSON, RECV_NS)] * 10)
+            await r.pipeline.drain()
+            assert len(list((r.run / "slabs").iterdir())) == 2
+            await asyncio.wait_for(r.feed([(large, PayloadKind.JSON, RECV_NS)] * 3), 20)
+            await r.drain()
+            assert attach(str(r.run)).frame("news.articles").height == 13
+
+    uvloop.run(go())
+
+
 def test_results_larger_than_their_slab_are_spilled(tmp_path: Path) -> None:
     levels = b",".join(b'{"p":1,"s":2}' for _ in range(1000))
     book = b'[{"T":"o","S":"BTC/USD","t":"2024-01-01T00:00:00Z","b":[' + levels + b'],"a":[]}]'

@@ -25,8 +25,17 @@ import numpy.typing as npt
 from mdstream.handoff.space import reserve
 
 HEADER_BYTES = 64
-RESULT_FACTOR = 4
-"""Room for results, in multiples of the payload bytes; what needs more is spilled to a file."""
+_RESULT_FACTOR = 4
+_RESULT_SPARE = 8 * 1024 * 1024
+
+
+def _result_bytes(capacity: int) -> int:
+    """Room for results: four times the payloads, for a large slab not that much more than them.
+
+    What needs more is spilled to a file of its own.
+    """
+    return min(_RESULT_FACTOR * capacity, capacity + _RESULT_SPARE)
+
 
 ENTRY = np.dtype(
     [
@@ -78,7 +87,7 @@ class Slab:
         """A new slab for `capacity` payload bytes. Raises `NoSpaceError` where there is no room."""
         capacity = -(-capacity // 64) * 64
         entries = max(64, capacity // _PAYLOAD_BYTES_PER_ENTRY)
-        size = HEADER_BYTES + entries * ENTRY.itemsize + capacity * (1 + RESULT_FACTOR)
+        size = HEADER_BYTES + entries * ENTRY.itemsize + capacity + _result_bytes(capacity)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             reserve(descriptor, size, path)

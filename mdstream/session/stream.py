@@ -133,6 +133,8 @@ class StreamSession:
         self._protocol: Protocol | None = None
         self._last_data = 0.0
         self._had_data = False
+        self._stalled = False
+        self._found_late: list[dict[str, Any]] = []
         self._changed = asyncio.Event()
 
     @property
@@ -143,7 +145,8 @@ class StreamSession:
         """Connect, stream, and reconnect. Raises what no further attempt can mend."""
         pauses = backoff()
         while True:
-            self._had_data = False
+            self._had_data = self._stalled = False
+            self._found_late.clear()  # they were the former connection's
             try:
                 async with self._connection() as socket:
                     self.connects += 1
@@ -163,11 +166,11 @@ class StreamSession:
         """Have the server follow a change of `subscriptions.wanted`."""
         self._changed.set()
 
-    async def handle_control(self, messages: list[dict[str, Any]]) -> None:
-        """Control messages that a worker found mixed with data."""
-        if self._protocol is not None and self._socket is not None:
-            self.control_messages += len(messages)
-            await self._react(self._protocol.receive_messages(messages, time.monotonic()))
+    def handle_control(self, messages: list[dict[str, Any]]) -> None:
+        """Take control messages that a worker found among the data; the conversation sees to them."""
+        self.control_messages += len(messages)
+        self._found_late += messages
+        self._changed.set()
 
     # -- one connection, in the order of its life
 
@@ -189,7 +192,7 @@ class StreamSession:
                 open_timeout=_OPEN_TIMEOUT_S,
                 close_timeout=1,
                 ping_interval=10,
-                ping_timeout=20,
+                ping_timeout=60,
                 max_size=target.max_payload,
                 max_queue=_MESSAGES_BUFFERED,
                 proxy=None if is_loopback(target.url) else True,
@@ -244,7 +247,9 @@ class StreamSession:
                 await self._control(payload, protocol, recv_ns)
                 continue
             if not offer(payload, kind, recv_ns):
+                self._stalled = True  # it is we who are silent now, not the server
                 await self._sink.put(payload, kind, recv_ns)
+                self._stalled = False
             self._last_data = monotonic()
             self._had_data = True
 
@@ -267,9 +272,12 @@ class StreamSession:
                     await self._changed.wait()
             self._changed.clear()
             now = time.monotonic()
-            await self._react(protocol.tick(now) + protocol.change(now))
+            found, self._found_late = self._found_late, []
+            happened = protocol.receive_messages(found, now)
+            await self._react(happened + protocol.tick(now) + protocol.change(now))
             limit = mute_limit(self._target, self.subscriptions)
-            if protocol.state is State.STREAMING and limit and now - self._last_data > limit:
+            silent = now - self._last_data
+            if protocol.state is State.STREAMING and limit and silent > limit and not self._stalled:
                 raise NetworkError(f"connected but mute for {limit:.0f} s")
 
     async def _react(self, happened: list[Any]) -> None:

@@ -305,6 +305,30 @@ def test_no_room_means_that_reading_pauses_and_nothing_is_lost() -> None:
     play(story, rate=0, messages=20_000)
 
 
+def test_a_stall_of_ours_is_not_taken_for_a_mute_server() -> None:
+    async def story(case: Case) -> None:
+        case.sink.room = 10
+        await case.until(lambda: len(case.sink.payloads) == 10)
+        await asyncio.sleep(3.0)
+        case.sink.room = 1 << 60
+        await data_flows(case)
+        assert case.session.reconnects == 0
+
+    play(story, config={"stocks": {"mute_after_s": {"quotes": 1.0}}})
+
+
+def test_control_messages_found_among_the_data_are_seen_to() -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        # As a worker hands it back: it was not recognised where it was received.
+        case.session.handle_control([{"code": 407, "msg": "slow client", "T": "error"}])
+        await case.until(lambda: any("slow client (407)" in text for text in case.said))
+        await data_flows(case)
+        assert case.session.reconnects == 1
+
+    play(story)
+
+
 def certificates(folder: Any, authority: trustme.CA, name: str) -> dict[str, str]:
     issued = authority.issue_cert(name)
     key, chain = folder / "key.pem", folder / "chain.pem"

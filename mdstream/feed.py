@@ -202,7 +202,12 @@ class Feed:
         if self.spec.bar_rules:
             rows = self.state.committed()["trade_rows"]
             run = str(self._assignment.run)
-            self._committer.rebuild_bars(await self._pool.trades_again(run, self.spec.name, rows))
+            try:
+                partials = await self._pool.trades_again(run, self.spec.name, rows)
+                self._committer.rebuild_bars(partials)
+            except Exception:
+                # Bars are derived; the data they come from must not wait for them.
+                log.exception("the open bars of the former process could not be built again")
         payloads = self._pipeline.recover()
         self._tell(f"took over; {payloads} payloads of the former process were still to commit")
 

@@ -58,69 +58,84 @@ def stream_of(
     return client, channels
 
 
-def listen(name: str, sim: RunningSimulator, raw: bool) -> tuple[list[Any], dict[str, list[str]]]:
-    """Run the client until it has all the simulator sent; what it got, and its subscription."""
-    client, channels = stream_of(name, sim, raw)
-    got: list[Any] = []
+class Listener:
+    """A client of alpaca-py on a thread of its own, as its users run it."""
 
-    async def handler(message: Any) -> None:
-        got.append(message)
+    def __init__(self, name: str, sim: RunningSimulator, raw: bool) -> None:
+        self.name = name
+        self.got: list[Any] = []
+        self._client, channels = stream_of(name, sim, raw)
 
-    symbols = traffic.SYMBOLS[name]
-    for subscribe in channels.values():
-        subscribe(handler, *symbols)
-    if name == "stocks":
-        client.register_trade_corrections(handler)
-        client.register_trade_cancels(handler)
-    thread = threading.Thread(target=client.run, daemon=True)
-    thread.start()
-    try:
-        until(lambda: sim.sent(name) >= COUNT)
-        quiet = time.monotonic()
-        seen = len(got)
-        while time.monotonic() - quiet < 1.0:  # whatever is on its way arrives
+        async def handler(message: Any) -> None:
+            self.got.append(message)
+
+        symbols = traffic.SYMBOLS[name]
+        for subscribe in channels.values():
+            subscribe(handler, *symbols)
+        if name == "stocks":
+            self._client.register_trade_corrections(handler)
+            self._client.register_trade_cancels(handler)
+        self.subscription = {channel: list(symbols) for channel in channels}
+        self._thread = threading.Thread(target=self._client.run, daemon=True)
+        self._thread.start()
+
+    def settle(self) -> None:
+        """Wait until nothing more comes."""
+        seen, quiet = len(self.got), time.monotonic()
+        while time.monotonic() - quiet < 1.0:
             time.sleep(0.05)
-            if len(got) != seen:
-                seen, quiet = len(got), time.monotonic()
-    finally:
-        client.stop()
-        thread.join(10)
-    assert not thread.is_alive()
-    return got, {channel: list(symbols) for channel in channels}
+            if len(self.got) != seen:
+                seen, quiet = len(self.got), time.monotonic()
+
+    def stop(self) -> None:
+        self._client.stop()
+
+    def join(self) -> None:
+        self._thread.join(15)
+        assert not self._thread.is_alive()
 
 
-@pytest.mark.parametrize("name", ["stocks", "options", "crypto", "news"])
-def test_it_gets_every_message_the_simulator_says_it_sent(name: str) -> None:
-    with simulator(
-        "--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "3", "--streams", name
-    ) as sim:
-        got, subscription = listen(name, sim, raw=True)
-        assert sim.sent(name) == COUNT
-    sent = list(itertools.islice(flow.generated(name, 1, subscription), COUNT))
-    if name == "news":  # it calls the handler once for each subscribed symbol of an article
-        unique = {m["id"]: m for m in got}
-        got = list(unique.values())
-        sent = list({m["id"]: m for m in sent}.values())
-    assert len(got) == len(sent)
-    for received, message in zip(got, sent, strict=True):
-        assert list(received) == list(message)
-        for key, value in message.items():
-            if key in ("t", "created_at", "updated_at"):
-                assert received[key].to_unix_nano() == value
-            else:
-                assert received[key] == value
+def listen(raw: bool) -> list[tuple[Listener, list[dict[str, Any]]]]:
+    """All four of its clients at once; each with what the simulator sent it."""
+    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "3")
+    with simulator(*flags) as sim:
+        listeners = [Listener(name, sim, raw) for name in ("stocks", "options", "crypto", "news")]
+        for listener in listeners:
+            until(lambda n=listener.name: sim.sent(n) >= COUNT)
+        for listener in listeners:
+            listener.settle()
+            assert sim.sent(listener.name) == COUNT
+            listener.stop()
+        for listener in listeners:
+            listener.join()
+    return [
+        (one, list(itertools.islice(flow.generated(one.name, 1, one.subscription), COUNT)))
+        for one in listeners
+    ]
 
 
-@pytest.mark.parametrize("name", ["stocks", "options", "crypto", "news"])
-def test_its_models_take_every_message(name: str) -> None:
-    with simulator("--rate", "0", "--messages", str(COUNT), "--streams", name) as sim:
-        got, subscription = listen(name, sim, raw=False)
-    sent = list(itertools.islice(flow.generated(name, 1, subscription), COUNT))
-    if name == "news":
-        assert {m.id for m in got} == {m["id"] for m in sent}
-        return
-    assert len(got) == COUNT
-    assert [m.symbol for m in got] == [m["S"] for m in sent]
+def test_it_gets_every_message_the_simulator_says_it_sent() -> None:
+    for listener, sent in listen(raw=True):
+        got = listener.got
+        if listener.name == "news":  # it calls the handler for each subscribed symbol of an article
+            got = list({m["id"]: m for m in got}.values())
+            sent = list({m["id"]: m for m in sent}.values())
+        assert len(got) == len(sent)
+        for received, message in zip(got, sent, strict=True):
+            assert list(received) == list(message)
+            for key, value in message.items():
+                if key in ("t", "created_at", "updated_at"):
+                    assert received[key].to_unix_nano() == value
+                else:
+                    assert received[key] == value
+
+
+def test_its_models_take_every_message() -> None:
+    for listener, sent in listen(raw=False):
+        if listener.name == "news":
+            assert {m.id for m in listener.got} == {m["id"] for m in sent}
+        else:
+            assert [m.symbol for m in listener.got] == [m["S"] for m in sent]
 
 
 def test_a_refused_key_is_refused_for_it_too() -> None:

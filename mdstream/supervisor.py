@@ -131,6 +131,7 @@ class Supervisor:
         for dead in rundir.reap(root):
             log.info("removed what the dead run %s had left", dead.name)
         with RunDirectory(root) as self.directory:
+            self.directory.name_semaphores()
             self.started_ns = time.time_ns()
             try:
                 self._start()

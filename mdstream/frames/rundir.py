@@ -8,14 +8,18 @@
         slabs/                payloads on their way to the workers
         feeds/<stream>.state  counters of each feed
 
+    /dev/shm/sem.mdstream-<uid>-<run>-*   semaphores of the feeds' pools, wherever <root> is
+
 The lock is the kernel's: it is gone with its owner, however that died, and no process number that
 was given out twice can fake it. A folder whose lock can be had belongs to a dead run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -88,9 +92,18 @@ class RunDirectory:
         text = json.dumps({"run": self.run, "pid": os.getpid(), **facts}, indent=2)
         (self.path / "run.json").write_text(text + "\n")
 
+    def name_semaphores(self) -> None:
+        """Have all processes started from now on put the run's name on their semaphores.
+
+        Python removes those of a killed process when its tracker ends, and nobody does if the tracker
+        is killed as well; under their run's name they go with it.
+        """
+        multiprocessing.current_process()._config["semprefix"] = f"/{self.path.name}"  # type: ignore[attr-defined]
+
     def close(self) -> None:
-        """Remove the folder. Readers keep what they have mapped."""
+        """Remove the folder and the semaphores. Readers keep what they have mapped."""
         shutil.rmtree(self.path, ignore_errors=True)
+        _remove_semaphores(self.path.name)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -150,9 +163,22 @@ def reap(root: Path | None = None) -> list[Path]:
     dead = [path for path in runs(root) if not is_alive(path)]
     for path in dead:
         shutil.rmtree(path, ignore_errors=True)
+        _remove_semaphores(path.name)
+    for path in SHARED_MEMORY.glob(f"sem.{_prefix()}*"):
+        # The run's folder may lie under another root; then it is dead if its supervisor is.
+        name = path.name[len("sem.") :].rpartition("-")[0]
+        if not Path("/proc", name.rpartition("-")[2]).exists():
+            _remove_semaphores(name)
     for path in (root or default_root()).glob("." + _prefix() + "*"):
         # Made, but never locked and named: its maker died in between, or is at it this moment.
         if not is_alive(path) and time.time() - path.stat().st_mtime > 60:
             shutil.rmtree(path, ignore_errors=True)
             dead.append(path)
     return dead
+
+
+def _remove_semaphores(name: str) -> None:
+    """Remove the semaphores of the run whose folder is called `name`."""
+    for path in SHARED_MEMORY.glob(f"sem.{name}-*"):
+        with contextlib.suppress(OSError):  # gone by itself
+            path.unlink()

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mdstream.frames.rundir import default_root, is_alive, reap, runs
+from mdstream.frames.rundir import SHARED_MEMORY, default_root, is_alive, reap, runs
 from tests.running import simulator, until
 
 MDSTREAM = [sys.executable, "-m", "mdstream"]
@@ -225,6 +225,25 @@ def test_a_killed_supervisor_takes_all_processes_along_and_the_next_start_cleans
     assert f"removed what the dead run {left.name} had left" in done.stderr
     assert not left.exists()
     assert reap() == []
+
+
+@pytest.mark.leaves_a_mess
+def test_the_next_start_cleans_up_after_a_kill_of_the_whole_group() -> None:
+    """As an out-of-memory killer does it: nobody is left to tidy, not even Python's own tracker."""
+
+    def semaphores() -> list[Path]:
+        return [p for p in SHARED_MEMORY.glob("sem.mdstream-*") if f"-{process.pid}-" in p.name]
+
+    with started("--streams", "stocks") as process:
+        streaming(process)
+        children = family(process)
+        assert semaphores()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        all_gone(children)
+    assert semaphores()
+    reap()
+    assert not semaphores()
 
 
 def test_an_engine_ends_with_the_script_that_started_it() -> None:

@@ -155,8 +155,11 @@ class Feed:
         self._go = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched: Cycle | None = None
-        self._before = {name: state[name] for name in ("established", "reconnects", "control")}
+        self._before = {
+            name: state[name] for name in ("established", "reconnects", "control", "requests")
+        }
         self._pids: list[int] = []
+        self._client: RestClient | None = None
         self._subscriptions = Subscriptions()
         self._committer = Committer(
             run,
@@ -251,8 +254,8 @@ class Feed:
         await self._go.wait()
         budget = Budget(self._assignment.budget)
         interval = self._config.fetch.interval_s
-        async with RestClient(self._config, budget) as client:
-            fetcher = Fetcher(self.spec, self._stream, client, self._pipeline.fetch, interval)
+        async with RestClient(self._config, budget) as self._client:
+            fetcher = Fetcher(self.spec, self._stream, self._client, self._pipeline.fetch, interval)
             while True:
                 started = time.monotonic()
                 if symbols := [s for s in self._symbols if s != "*"]:
@@ -265,7 +268,6 @@ class Feed:
     def _record(self, cycle: Cycle) -> None:
         self._fetched = cycle
         self.state["cycles"] += 1
-        self.state["requests"] += cycle.requests
         self.state["t_stream_ns"] = cycle.ended_ns - cycle.started_ns
         text = (
             f"fetched {len(cycle.ok)} symbols, {len(cycle.failed)} failed, "
@@ -351,6 +353,8 @@ class Feed:
         state["established"] = self._before["established"] + session.established
         state["reconnects"] = self._before["reconnects"] + session.reconnects
         state["control"] = self._before["control"] + session.control_messages
+        if self._client is not None:
+            state["requests"] = self._before["requests"] + self._client.requests
         if self._pool.pids != self._pids:
             self._pids = self._pool.pids
             self._outbox.put("workers", self._pids)

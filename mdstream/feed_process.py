@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -51,6 +51,7 @@ class FeedProcess:
     started: float = 0.0
     restart_at: float | None = None
     up: bool = False
+    up_since: float = 0.0
     gone: bool = False
     """Whether the process was told to begin fetching."""
     done: bool = False
@@ -59,6 +60,8 @@ class FeedProcess:
     trouble: str = ""
     """Why the stream is not connected, as its session put it."""
     workers: list[int] = field(default_factory=list)
+    symbols: Sequence[str] = ()
+    """What the stream was configured to follow."""
     ok: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → why it is not served."""
@@ -88,6 +91,7 @@ class FeedProcess:
     def start(self, context: SpawnContext, assignment: Assignment) -> None:
         """Start a process for the stream."""
         self.generation = assignment.generation
+        self.symbols = assignment.config.stream(self.stream).symbols
         self.restart_at = None
         self.up = self.gone = False
         self.last_words = ""
@@ -131,6 +135,7 @@ class FeedProcess:
                 self.trouble = content
             case "up":
                 self.up = True
+                self.up_since = time.monotonic()
                 log.info("%s started (pid %s)", self.stream, self.state["pid"])
                 for message in self._changes:
                     self._send(message)  # what was subscribed while a former process served
@@ -191,8 +196,12 @@ class FeedProcess:
         self.note(self.stream, text, logging.WARNING)
 
     def fail(self, reason: str, code: int) -> None:
-        """Give the stream up."""
+        """Give the stream up; if it never streamed, none of its symbols was served."""
         self.done, self.failure, self.exit_code = True, reason, code
+        if not self.state["established"]:
+            self.failed = {**dict.fromkeys([*self.symbols, *self.ok], reason), **self.failed}
+            self.ok = []
+            self.state["symbols_ok"], self.state["symbols_failed"] = 0, len(self.failed)
         self.note(self.stream, f"failed: {reason}", logging.ERROR)
 
     def _hang_up(self) -> None:

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 
+_CONNECT_PATIENCE_S = 3.0
+"""A feed that was up for so long and never connected has failed, with or without a reason told."""
+
 _GO_PATIENCE_S = 20.0
 """How long the first fetches wait for the slowest feed to start."""
 
@@ -247,7 +250,8 @@ class Supervisor:
     def _drain(self) -> None:
         """Have every feed finish what it has; kill those that do not in time."""
         self.draining = True
-        deadline = time.monotonic() + self.config.drain_timeout_s
+        drained = time.monotonic()
+        deadline = drained + self.config.drain_timeout_s
         for feed in self.feeds.values():
             if feed.process is None and not feed.done:  # between two lives
                 if feed.state["established"]:
@@ -266,9 +270,12 @@ class Supervisor:
             # Where a feed did not drain, what it had not committed is still in its slabs.
             leftovers = recovery.find(self.path, feed.stream, feed.state)
             recovery.settle(feed.state, leftovers.pending)
-            # One that had no time to connect has not failed; one that had trouble has.
-            if not feed.state["established"] and not feed.failure and feed.trouble:
-                feed.fail(f"never connected: {feed.trouble}", Exit.STREAM_FAILED)
+            # One that had no time to connect has not failed; one that had trouble, or time, has.
+            trouble = feed.trouble
+            if not trouble and feed.up_since and drained - feed.up_since > _CONNECT_PATIENCE_S:
+                trouble = "no answer from the server yet"
+            if not feed.state["established"] and not feed.failure and trouble:
+                feed.fail(f"never connected: {trouble}", Exit.STREAM_FAILED)
 
     def _end_children(self) -> None:
         for feed in self.feeds.values():

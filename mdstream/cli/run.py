@@ -22,7 +22,7 @@ _NAMES = ", ".join(STREAMS)
 
 def run(
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings; see README for all of them.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings; README lists all of them.")
     ] = None,
     streams: Annotated[
         str | None,

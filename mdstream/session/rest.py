@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 stamina.instrumentation.set_on_retry_hooks([])  # what finally came of a request is in its result
 
+_QUIET_S = 10.0
+"""Seconds between two log lines about requests that failed and are tried again."""
 
 _LONGEST_PAUSE_S = 61.0
 """A used-up budget is whole again after a minute; no server is waited for longer than that."""
@@ -57,6 +59,7 @@ class RestClient:
             "User-Agent": "mdstream",
         }
         self._session: aiohttp.ClientSession | None = None
+        self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
         connector = aiohttp.TCPConnector(
@@ -94,8 +97,18 @@ class RestClient:
         ):
             with attempt:
                 await self.budget.take()
-                return await self._once(path, params)
+                try:
+                    return await self._once(path, params)
+                except (ServerError, NetworkError) as error:
+                    self._complain(error)
+                    raise
         raise AssertionError("the loop above returns or raises")
+
+    def _complain(self, error: Exception) -> None:
+        """Say that the server gives trouble: once for the many requests that meet it at a time."""
+        if _pause_before_retry(error) and time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _QUIET_S
+            log.warning("REST: %s; trying again where that may help", error)
 
     async def _once(self, path: str, params: Mapping[str, str]) -> Body:
         assert self._session is not None, "use RestClient as a context manager"

@@ -37,7 +37,7 @@ from mdstream.session.hours import is_open
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff, pause_asked_for
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.wire.codec import CODECS
-from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting
+from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting, raise_if_fatal
 from mdstream.wire.state import State
 from mdstream.wire.subscription import Subscriptions
 
@@ -146,7 +146,8 @@ class StreamSession:
         pauses = backoff()
         while True:
             self._had_data = self._stalled = False
-            self._found_late.clear()  # they were the former connection's
+            self._heed_late_words()
+            established = self.established
             try:
                 async with self._connection() as socket:
                     self.connects += 1
@@ -154,7 +155,7 @@ class StreamSession:
             except (CredentialsError, CertificateError, ConfigError):
                 raise
             except (ServerError, NetworkError) as error:
-                if self._had_data:
+                if self._had_data and self.established > established:
                     pauses = backoff()  # it worked: begin again with short pauses
                 self.trouble = str(error)
                 pause = _pause(error, next(pauses))
@@ -171,6 +172,12 @@ class StreamSession:
         self.control_messages += len(messages)
         self._found_late += messages
         self._changed.set()
+
+    def _heed_late_words(self) -> None:
+        """Control messages found after their connection was gone: only what is final still matters."""
+        found, self._found_late = self._found_late, []
+        for message in found:
+            raise_if_fatal(message)
 
     # -- one connection, in the order of its life
 
@@ -297,6 +304,7 @@ class StreamSession:
                         f"refused {len(refusals)} subscriptions ({names}): {'; '.join(reasons)}"
                     )
                 case Waiting(reason):
+                    self.trouble = reason
                     self._say(reason)
                 case Note(text):
                     log.warning("%s", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,9 +13,11 @@ from mdstream.errors import ServerError
 
 CodecName = Literal["json", "msgpack"]
 
-# A control message comes alone in its array, and `T` is its first key: seven bytes tell it from data,
+# A control message comes alone in its array, and `T` is its first key: a few bytes tell it from data,
 # so that data is never parsed where it is received. (`"s"` alone is the type of a trading status.)
+_JSON_USUAL = b'[{"T":"'
 _JSON_CONTROL = (b'[{"T":"su', b'[{"T":"er')
+_JSON_SPACED_CONTROL = re.compile(rb'\s*\[\s*\{\s*"T"\s*:\s*"(?:su|er)').match
 _MSGPACK_CONTROL = (b"\xa1T\xa7success", b"\xa1T\xa5error", b"\xa1T\xacsubscription")
 
 
@@ -35,8 +38,10 @@ class JsonCodec:
         return _messages(messages, payload)
 
     def is_control(self, payload: bytes) -> bool:
-        """Whether `payload` is a control message in the form the service sends."""
-        return payload.startswith(_JSON_CONTROL)
+        """Whether `payload` is a control message, written compactly or with spaces."""
+        if payload.startswith(_JSON_USUAL):
+            return payload.startswith(_JSON_CONTROL)
+        return _JSON_SPACED_CONTROL(payload) is not None
 
 
 class MsgpackCodec:

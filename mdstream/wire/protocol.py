@@ -23,11 +23,15 @@ from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, ServerError
 from mdstream.wire.codec import Codec
 from mdstream.wire.state import Event, State, follow
-from mdstream.wire.subscription import Refusal, Request, Subscriptions, requests
+from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
 
 HEADER_AUTH_WAIT_S = 2.0
 ANSWER_WAIT_S = 10.0
 """How long the server may take to greet, to authenticate, and to acknowledge a request."""
+
+SETTLE_S = 1.0
+"""How long an acknowledgement may lack what was asked for before it counts as refused: another may be
+on its way, when the server answers channel by channel, or twice."""
 
 _AUTH_RETRY_S = (0.5, 1.0, 2.0, 3.0, 5.0)
 """Pauses before authenticating again on the same socket while another connection holds the place."""
@@ -62,6 +66,8 @@ Happening = Ready | Refused | Waiting | Note
 class _Outstanding:
     request: Request
     deadline: float
+    settle_at: float | None = None
+    """Set by an acknowledgement that does not show all of the request."""
 
 
 class Protocol:
@@ -83,7 +89,7 @@ class Protocol:
     ) -> None:
         self.state = State.OPENING
         self.subscriptions = subscriptions
-        subscriptions.active = {}
+        subscriptions.begin()
         self._codec = codec
         self._credentials = credentials
         self._headers_sent = headers_sent
@@ -122,7 +128,9 @@ class Protocol:
 
     def due(self) -> float | None:
         """When `tick` wants to be called, at the latest; None if nothing waits for a time."""
-        times = [self._auth_at, self._outstanding.deadline if self._outstanding else None]
+        times = [self._auth_at]
+        if self._outstanding is not None:
+            times.append(self._outstanding.settle_at or self._outstanding.deadline)
         if self.state in (State.OPENING, State.AUTHENTICATING) and self._auth_at is None:
             times.append(self._deadline)
         return min((t for t in times if t is not None), default=None)
@@ -135,7 +143,12 @@ class Protocol:
             raise ServerError(f"no greeting within {ANSWER_WAIT_S:.0f} s")
         elif self.state is State.AUTHENTICATING and self._auth_at is None and now >= self._deadline:
             raise ServerError(f"no answer to authentication within {ANSWER_WAIT_S:.0f} s")
-        elif self._outstanding and now >= self._outstanding.deadline:
+        elif self._outstanding is None:
+            pass
+        elif self._outstanding.settle_at is not None:
+            if now >= self._outstanding.settle_at:
+                return self._settle(now)
+        elif now >= self._outstanding.deadline:
             raise ServerError(f"no answer to a subscription within {ANSWER_WAIT_S:.0f} s")
         return []
 
@@ -200,19 +213,25 @@ class Protocol:
         return []
 
     def _acknowledge(self, message: dict[str, Any], now: float) -> list[Happening]:
-        subscriptions = self.subscriptions
-        subscriptions.active = {
-            channel: {symbol for symbol in symbols if isinstance(symbol, str)}
-            for channel, symbols in message.items()
-            if isinstance(symbols, list)
-        }
+        self.subscriptions.acknowledged(message)
         if self._outstanding is None:
             return []
+        if self.subscriptions.shows(self._outstanding.request):
+            self._outstanding = None
+            return self._next_request(now)
+        if self._outstanding.settle_at is None:
+            self._outstanding.settle_at = now + SETTLE_S
+        return []
+
+    def _settle(self, now: float) -> list[Happening]:
+        """No further acknowledgement came: what the last one lacks is refused."""
+        assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
+        subscriptions = self.subscriptions
         happened: list[Happening] = []
         if request.action == "subscribe":
             lost = [
-                Refusal(channel, symbol, "not in the server's acknowledgement")
+                Refusal(channel, symbol, OMITTED)
                 for channel, symbols in request.symbols
                 for symbol in symbols
                 if symbol not in subscriptions.active.get(channel, ())
@@ -232,14 +251,14 @@ class Protocol:
     # -- errors
 
     def _fail(self, code: Any, text: str, now: float) -> list[Happening]:
-        answer = _ANSWERS.get(code)
+        answer = _ANSWERS.get(code) if type(code) is int else None
         if answer is None:
             reason = f"unknown error {code}: {text}"
             return self._mend_request(reason, now) if self._outstanding else [Note(reason)]
         return answer(self, code, text, now)
 
     def _fatal(self, code: int, text: str, now: float) -> list[Happening]:
-        raise CredentialsError(f"{text} ({code}): {_ADVICE[code]}", code)
+        raise _final(code, text)
 
     def _reconnect(self, code: int, text: str, now: float) -> list[Happening]:
         raise ServerError(f"{text} ({code})", code)
@@ -261,6 +280,7 @@ class Protocol:
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
         self._outstanding = None
+        self.subscriptions.active = {}  # and with us, what we had subscribed
         self._follow(Event.REFUSED_FOR_NOW)
         if self._auth_at is None:
             if self._auth_attempts >= len(_AUTH_RETRY_S):
@@ -285,8 +305,12 @@ class Protocol:
         """Cut the outstanding request where that may help; refuse what is at fault."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
-        # 410 speaks of a channel: no symbol of it will do.
-        parts = request.channels() if code == 410 else request.halves()
+        if code == 400:  # speaks of a symbol: it will do on no channel
+            parts = request.symbol_halves()
+        elif code == 410:  # speaks of a channel: no symbol of it will do
+            parts = request.channels()
+        else:
+            parts = request.halves()
         refused: list[Refusal] = []
         if len(parts) > 1:
             self._queue.extendleft(reversed(parts))
@@ -341,3 +365,14 @@ _ADVICE = {
     411: "the key may not read market data",
     412: 'this stream is served in msgpack only; set codec = "msgpack"',
 }
+
+
+def raise_if_fatal(message: dict[str, Any]) -> None:
+    """Raise `CredentialsError` if `message` is an error that no further attempt can mend."""
+    code = message.get("code")
+    if message.get("T") == "error" and type(code) is int and code in _ADVICE:
+        raise _final(code, str(message.get("msg", "")))
+
+
+def _final(code: int, text: str) -> CredentialsError:
+    return CredentialsError(f"{text} ({code}): {_ADVICE[code]}", code)

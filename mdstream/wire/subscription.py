@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_REQUEST_BYTES = 32 * 1024 - 512
+
+OMITTED = "not in the server's acknowledgement"
+"""Why a symbol is refused that the server said nothing about; a new connection asks for it again."""
 
 Wanted = Mapping[str, frozenset[str]]
 """Channel → symbols."""
@@ -39,8 +42,20 @@ class Request:
         """The same request, one for each channel."""
         return [Request(self.action, (pair,)) for pair in self.symbols]
 
+    def symbol_halves(self) -> list[Request]:
+        """The same request in two, each with half of the symbols; nothing where it names but one."""
+        symbols = sorted({symbol for _, listed in self.symbols for symbol in listed})
+        if len(symbols) < 2:
+            return []
+        first = set(symbols[: len(symbols) // 2])
+        halves = [
+            [(c, tuple(s for s in listed if (s in first) is part)) for c, listed in self.symbols]
+            for part in (True, False)
+        ]
+        return [Request(self.action, tuple((c, s) for c, s in half if s)) for half in halves]
+
     def halves(self) -> list[Request]:
-        """The same request in two, or nothing where it cannot be cut any more."""
+        """The same request channel by channel, then in two, or nothing where it cannot be cut."""
         if len(self.symbols) > 1:
             return self.channels()
         channel, symbols = self.symbols[0]
@@ -87,6 +102,31 @@ class Subscriptions:
     active: dict[str, set[str]] = field(default_factory=dict)
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """(channel, symbol) → reason."""
+
+    def begin(self) -> None:
+        """A new connection: nothing is subscribed, and what a server left out may be asked for again."""
+        self.active = {}
+        self.refused = {pair: why for pair, why in self.refused.items() if why != OMITTED}
+
+    def acknowledged(self, message: Mapping[str, Any]) -> None:
+        """Take an acknowledgement, which tells the server's whole set."""
+        self.active = {
+            channel: {symbol for symbol in symbols if isinstance(symbol, str)}
+            for channel, symbols in message.items()
+            if isinstance(symbols, list)
+        }
+        for channel, symbol in list(self.refused):
+            if symbol in self.active.get(channel, ()):
+                del self.refused[channel, symbol]
+
+    def shows(self, request: Request) -> bool:
+        """Whether the server's set has what `request` adds, or lacks what it takes away."""
+        asked = request.action == "subscribe"
+        return all(
+            (symbol in self.active.get(channel, ())) is asked
+            for channel, symbols in request.symbols
+            for symbol in symbols
+        )
 
     def missing(self) -> dict[str, frozenset[str]]:
         """What is wanted, not refused and not there yet."""

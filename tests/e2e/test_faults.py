@@ -66,6 +66,25 @@ def test_a_stream_that_cannot_authenticate_fails_alone(tmp_path: Path) -> None:
     assert [e["text"] for e in report["events"] if e["stream"] == "crypto" and "402" in e["text"]]
 
 
+def test_a_stream_that_never_got_in_has_failed_and_served_no_symbol(tmp_path: Path) -> None:
+    with simulator("--rate", "500", "--fault", "stocks:auth=406") as sim:
+        stocks = {"symbols": ["AAPL", "MSFT"]}
+        with engine(
+            settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)
+        ) as running:
+            until(lambda: running.attachment.rows("crypto.trades") > 20)
+            until(lambda: running.attachment.rows("telemetry.streams") >= 6)  # three seconds
+        report = running.report
+    assert report is not None
+    assert running.exit_code == Exit.STREAM_FAILED
+    refused = report["streams"]["stocks"]
+    assert refused["state"] == "failed"
+    assert "never connected: connection limit exceeded (406)" in refused["reason"]
+    assert refused["symbols_ok"] == 0
+    assert set(refused["symbols_failed"]) == {"AAPL", "MSFT"}
+    assert report["streams"]["crypto"]["symbols_failed"] == {}
+
+
 def test_a_symbol_that_always_fails_is_one_line_of_the_report(tmp_path: Path) -> None:
     with simulator("--rate", "500", "--fault", "symbol=BADX") as sim:
         stocks = {"symbols": ["AAPL", "BADX", "MSFT"]}

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trustme
 import uvloop
+from websockets.asyncio.server import ServerConnection, serve
 
 from mdstream.config import Config, check, from_mapping
 from mdstream.errors import CertificateError, ConfigError, CredentialsError
@@ -327,6 +328,43 @@ def test_control_messages_found_among_the_data_are_seen_to() -> None:
         assert case.session.reconnects == 1
 
     play(story)
+
+
+def test_a_final_error_found_after_the_connection_was_lost_ends_the_session() -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: case.session.reconnects == 1)
+        case.session.handle_control([{"T": "error", "code": 409, "msg": "insufficient"}])
+        await case.until(lambda: False)
+
+    with pytest.raises(CredentialsError, match="409"):
+        play(story, faults=("drop@0.2",))
+
+
+def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> None:
+    """Else a server that talks nonsense and hangs up would be called without end, twice a second."""
+
+    async def main() -> list[str]:
+        async def nonsense(socket: ServerConnection) -> None:
+            await socket.send('[{"hello":"world"}]')
+            socket.transport.abort()
+
+        async with serve(nonsense, "127.0.0.1", 0) as server:
+            url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            said: list[str] = []
+            config = from_mapping({"stream_url": url, "data_url": "http://127.0.0.1:1"})
+            session = StreamSession(
+                Target.of(config, STREAMS["stocks"]), Subscriptions(), Sink(), said.append
+            )
+            running = asyncio.ensure_future(session.run())
+            async with asyncio.timeout(20):
+                while len(said) < 4:
+                    await asyncio.sleep(0.05)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            return said
+
+    pauses = [float(text.rsplit(" ", 2)[1]) for text in uvloop.run(main())]
+    assert pauses[3] >= 2.0 > 0.5 >= pauses[0]
 
 
 def certificates(folder: Any, authority: trustme.CA, name: str) -> dict[str, str]:

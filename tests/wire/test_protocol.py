@@ -14,6 +14,7 @@ from mdstream.wire.codec import CODECS
 from mdstream.wire.protocol import (
     ANSWER_WAIT_S,
     HEADER_AUTH_WAIT_S,
+    SETTLE_S,
     Note,
     Protocol,
     Ready,
@@ -79,6 +80,9 @@ def test_msgpack_goes_both_ways() -> None:
         (CONNECTED, True),
         (error(402), True),
         (ack(trades=[]), True),
+        (b'[{"T": "error", "code": 402}]', True),
+        (b' [ { "T" : "subscription" } ]', True),
+        (b'[{"T": "s", "S": "AAPL"}]', False),
         (b'[{"T":"s","S":"AAPL","sc":"H"}]', False),
         (b'[{"T":"t","S":"AAPL"},{"T":"error"}]', False),
         (b"", False),
@@ -246,11 +250,97 @@ def test_413_refuses_the_star_and_nothing_else() -> None:
     assert p.subscriptions.active == {"trades": {"*"}}
 
 
-def test_an_acknowledgement_that_leaves_a_symbol_out_refuses_it() -> None:
+def test_what_no_acknowledgement_shows_within_a_second_is_refused() -> None:
     p = authenticated(trades={"A", "B"})
-    happened = p.receive(ack(trades=["A"]), 1.0)
-    assert isinstance(happened[0], Refused)
-    assert happened[0].refusals[0].symbol == "B"
+    assert p.receive(ack(trades=["A"]), 1.0) == []
+    assert p.due() == 1.0 + SETTLE_S
+    assert p.tick(1.0 + SETTLE_S / 2) == []
+    refused, ready = p.tick(1.0 + SETTLE_S)
+    assert isinstance(refused, Refused)
+    assert refused.refusals[0].symbol == "B"
+    assert ready == Ready()
+
+
+def test_a_server_may_acknowledge_channel_by_channel() -> None:
+    p = authenticated(trades={"A"}, quotes={"A"}, bars={"A"})
+    assert p.receive(ack(trades=["A"]), 1.0) == []
+    assert p.receive(ack(trades=["A"], quotes=["A"]), 1.4) == []
+    assert p.receive(ack(trades=["A"], quotes=["A"], bars=["A"]), 1.9) == [Ready()]
+    assert p.subscriptions.refused == {}
+
+
+def test_an_acknowledgement_that_comes_twice_does_not_answer_the_next_request() -> None:
+    symbols = {f"SYMBOL{i:05d}" for i in range(4000)}
+    p = authenticated(trades=symbols)
+    served: set[str] = set()
+    happened: list[Any] = []
+    while p.state is not State.STREAMING:
+        for request in sent(p):
+            served |= set(request["trades"])
+        happened += p.receive(ack(trades=sorted(served)), 1.0)
+        happened += p.receive(ack(trades=sorted(served)), 1.0)
+    assert happened == [Ready()]
+    assert served == symbols
+
+
+def test_a_symbol_that_is_acknowledged_late_is_not_refused_any_more() -> None:
+    p = authenticated(trades={"A", "B"})
+    p.receive(ack(trades=["A"]), 1.0)
+    p.tick(1.0 + SETTLE_S)
+    p.receive(ack(trades=["A", "B"]), 9.0)
+    assert p.subscriptions.refused == {}
+    assert p.subscriptions.active == {"trades": {"A", "B"}}
+
+
+def test_what_a_server_left_out_is_asked_for_again_by_the_next_connection() -> None:
+    p = authenticated(trades={"A", "B"})
+    p.receive(ack(trades=["A"]), 1.0)
+    p.tick(1.0 + SETTLE_S)
+    p.subscriptions.refused["trades", "C"] = "invalid syntax (400)"
+    Protocol(CODECS["json"], KEYS, p.subscriptions, 5.0)
+    assert p.subscriptions.missing() == {"trades": {"A", "B"}}
+    assert set(p.subscriptions.refused) == {("trades", "C")}
+
+
+def test_a_server_that_forgot_us_is_told_all_subscriptions_again() -> None:
+    p = authenticated(trades={"A"})
+    p.receive(ack(trades=["A"]), 1.0)
+    p.to_send()
+    p.receive(error(401, "not authenticated"), 5.0)
+    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    p.receive(AUTHENTICATED, 5.1)
+    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    assert p.receive(ack(trades=["A"]), 5.2) == [Ready()]
+
+
+def test_a_malformed_symbol_is_found_over_all_channels_at_once() -> None:
+    channels = ("trades", "quotes", "bars", "lulds", "statuses")
+    p = authenticated(**{c: {"A", "B", "BAD!", "C"} for c in channels})
+    served: dict[str, set[str]] = {}
+    rounds = 0
+    while p.state is not State.STREAMING:
+        [request] = sent(p)
+        rounds += 1
+        request.pop("action")
+        if "BAD!" in request["trades"]:
+            refused = p.receive(error(400, "invalid syntax"), 1.0)
+            continue
+        for channel, symbols in request.items():
+            served.setdefault(channel, set()).update(symbols)
+        p.receive(ack(**{c: sorted(s) for c, s in served.items()}), 1.0)
+    assert rounds <= 6
+    assert served == {c: {"A", "B", "C"} for c in channels}
+    assert {channel for channel, _ in p.subscriptions.refused} == set(channels)
+    assert {symbol for _, symbol in p.subscriptions.refused} == {"BAD!"}
+    assert refused
+
+
+@pytest.mark.parametrize("code", [[1], {"a": 1}, "402", None, 1.5, True])
+def test_an_error_without_a_proper_code_is_only_noted(code: Any) -> None:
+    p = authenticated(trades={"A"})
+    p.receive(ack(trades=["A"]), 1.0)
+    [note] = p.receive(orjson.dumps([{"T": "error", "code": code, "msg": "odd"}]), 2.0)
+    assert isinstance(note, Note)
 
 
 def test_requests_stay_below_32_kb_and_each_waits_for_its_answer() -> None:

@@ -88,7 +88,7 @@ class HandoffConfig(Struct, frozen=True):
     slab_kb: int = 512
     slabs: int = 32
     linger_ms: float = 0.0
-    ticket_timeout_s: float = 30.0
+    ticket_timeout_s: float = 10.0
     max_payload_mb: int = 64
 
 
@@ -136,7 +136,7 @@ class Config(Struct, frozen=True):
     """Folder for rejected payloads; empty: the user's state folder."""
     start_timeout_s: float = 60.0
     hang_timeout_s: float = 10.0
-    drain_timeout_s: float = 15.0
+    drain_timeout_s: float = 30.0
     credentials: Credentials = Credentials()
     stocks: StreamConfig = StreamConfig()
     options: StreamConfig = StreamConfig()
@@ -230,14 +230,25 @@ def check(config: Config) -> Config:
         ("stream_url", config.stream_url, ("ws", "wss")),
         ("data_url", config.data_url, ("http", "https")),
     ):
-        parts = urlsplit(url)
-        if url and (parts.scheme not in schemes or not parts.hostname):
-            raise ConfigError(f"{name}: {url!r} must begin with {' or '.join(schemes)}://host")
+        if url:
+            _check_url(name, url, schemes)
     if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
         raise ConfigError("set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither")
     _check_choices(config)
     _check_numbers(config)
     return config
+
+
+def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ConfigError(f"{name}: {url!r} must begin with {' or '.join(schemes)}://host")
+    try:
+        usable = parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{name}: the port in {url!r} must be a number from 1 to 65535")
 
 
 def _check_choices(config: Config) -> None:
@@ -266,7 +277,21 @@ def _check_numbers(config: Config) -> None:
         ("handoff.max_payload_mb", config.handoff.max_payload_mb, 1),
         ("frames.retention_mb", config.frames.retention_mb, 1),
         ("frames.chunk_mb", config.frames.chunk_mb, 1),
+        ("start_timeout_s", config.start_timeout_s, 1),
+        ("hang_timeout_s", config.hang_timeout_s, 1),
+        ("drain_timeout_s", config.drain_timeout_s, 0),
         ("simulator.messages_per_frame", config.simulator.messages_per_frame, 1),
+        ("simulator.rate", config.simulator.rate, 0),
+        ("simulator.latency_ms", config.simulator.latency_ms, 0),
+        *(
+            (f"{stream}.chain_contracts", config.stream(stream).chain_contracts, 1)
+            for stream in config.streams
+        ),
+        *(
+            (f"{stream}.mute_after_s.{channel}", seconds, 0.1)
+            for stream in config.streams
+            for channel, seconds in config.stream(stream).mute_after_s.items()
+        ),
     ):
         if not value >= least:  # also refuses NaN
             raise ConfigError(f"{name}: {value} is below {least}, the least it can be")

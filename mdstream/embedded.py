@@ -9,6 +9,7 @@ import msgspec
 
 from mdstream.config import Config, Credentials
 from mdstream.errors import MdstreamError
+from mdstream.interrupts import deaf_children
 from mdstream.simulator.server import main as simulator_main
 from mdstream.simulator.settings import SimulatorSettings
 
@@ -30,7 +31,8 @@ class EmbeddedSimulator:
         self.process: SpawnProcess = context.Process(
             target=simulator_main, args=(settings, theirs), name="simulator"
         )
-        self.process.start()
+        with deaf_children():
+            self.process.start()
         theirs.close()
         self._port = self._await_port(self._pipe, config.start_timeout_s)
 

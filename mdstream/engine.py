@@ -1,6 +1,6 @@
 """The engine from Python: a context manager for scripts and notebooks.
 
-    with mdstream.Engine({"symbols": {"stocks": ["AAPL"]}}) as engine:
+    with mdstream.Engine({"stocks": {"symbols": ["AAPL"]}}) as engine:
         print(engine.frame("stocks.trades"))
 
 The supervisor runs in a process of its own, so that nothing here blocks it, and no script needs an
@@ -26,6 +26,7 @@ import polars as pl
 from mdstream.config import Config, check, from_mapping, load
 from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
 from mdstream.frames.attach import Attachment, Tail
+from mdstream.interrupts import deaf_children
 
 _ERRORS: dict[int, type[MdstreamError]] = {
     Exit.CONFIG: ConfigError,
@@ -68,14 +69,15 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine; returns when every feed's process is up. Raises what prevents that."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mdstream.host"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        with deaf_children():  # Ctrl-C belongs to the script or notebook
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mdstream.host"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
         self._send({"config": msgspec.to_builtins(self.config)})
         started = self._await("started", self.config.start_timeout_s + 30)

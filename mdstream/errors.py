@@ -4,8 +4,8 @@
     ├── ConfigError              a setting, flag, file or argument is wrong            exit 2
     ├── CredentialsError         the service refuses this key or plan; never retried   exit 3
     ├── SharedMemoryError        shared memory cannot hold what was asked of it        exit 4
-    │   ├── NoSpaceError         the file system behind the frames is full
-    │   └── NoRunError           no running engine where one was looked for
+    │   └── NoSpaceError         the file system behind the frames is full
+    ├── NoRunError               no running engine where one was looked for            exit 6
     ├── AddressInUseError        another program listens on the port                   exit 5
     ├── ServerError              the service failed or broke its protocol; retried
     ├── NetworkError             no connection, or one that was lost; retried
@@ -30,10 +30,11 @@ class Exit(IntEnum):
     CREDENTIALS = 3
     SHARED_MEMORY = 4
     ADDRESS_IN_USE = 5
+    NO_RUN = 6
     ORPHANED = 70
     """A child whose parent died and that therefore ended itself."""
     INTERRUPTED = 130
-    """Stopped at once by a second Ctrl-C."""
+    """Stopped at once: by a second Ctrl-C, or by one before anything had begun."""
 
 
 UNRECOVERABLE = frozenset({Exit.CONFIG, Exit.CREDENTIALS, Exit.SHARED_MEMORY})
@@ -80,8 +81,10 @@ class NoSpaceError(SharedMemoryError):
         self.path, self.needed, self.free = path, needed, free
 
 
-class NoRunError(SharedMemoryError):
+class NoRunError(MdstreamError):
     """No running engine was found to attach to."""
+
+    exit_code = Exit.NO_RUN
 
 
 class AddressInUseError(MdstreamError):

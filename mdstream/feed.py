@@ -29,6 +29,7 @@ from typing import Any
 
 import uvloop
 
+from mdstream import interrupts
 from mdstream.commit import Committer
 from mdstream.config import Config
 from mdstream.errors import UNRECOVERABLE, Exit, MdstreamError
@@ -70,7 +71,7 @@ class Assignment:
 
 def main(assignment: Assignment, pipe: Connection) -> None:
     """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to interpret
+    interrupts.ignore()  # Ctrl-C is the supervisor's to interpret
     _die_with_parent()
     os.environ.update(SINGLE_THREADED)
     outbox = Outbox(pipe)
@@ -367,13 +368,11 @@ class Feed:
     def _report_symbols(self) -> None:
         """Tell the supervisor which symbols are served and which are not, and why."""
         failed = self._subscriptions.refused_everywhere()
-        if self._fetched is None:
-            active = set().union(*self._subscriptions.active.values())
-            ok = active.intersection(self._symbols)
-        else:
-            failed.update(self._fetched.failed)
-            ok = set(self._fetched.ok)
-        ok -= failed.keys()
+        ok = set().union(*self._subscriptions.active.values())
+        if self._fetched is not None:
+            ok |= self._fetched.ok
+            failed |= {s: why for s, why in self._fetched.failed.items() if s in self._symbols}
+        ok = ok.intersection(self._symbols) - failed.keys()
         self.state["symbols_ok"] = len(ok)
         self.state["symbols_failed"] = len(failed)
         self._outbox.put("symbols", (sorted(ok), failed))

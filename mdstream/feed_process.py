@@ -21,6 +21,7 @@ import psutil
 from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import Assignment
 from mdstream.feed import main as feed_main
+from mdstream.interrupts import deaf_children
 from mdstream.session.retry import backoff
 from mdstream.telemetry.state import FeedState
 
@@ -100,7 +101,8 @@ class FeedProcess:
         process = context.Process(
             target=feed_main, args=(assignment, theirs), name=f"feed-{self.stream}"
         )
-        process.start()
+        with deaf_children():
+            process.start()
         theirs.close()
         self.process, self.pipe, self.started = process, ours, time.monotonic()
 

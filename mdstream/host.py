@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any
 
-from mdstream import report
+from mdstream import interrupts, report
 from mdstream.config import from_mapping
 from mdstream.errors import MdstreamError
 from mdstream.log import line_writer
@@ -21,7 +21,7 @@ from mdstream.supervisor import Supervisor
 
 def main() -> int:
     """Run an engine for the process at the other end of standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the script or notebook
+    interrupts.ignore()
     config = from_mapping(json.loads(sys.stdin.readline())["config"])
     told = False
 

@@ -25,7 +25,7 @@ from typing import Any
 from mdstream import recovery
 from mdstream.commit import Committer
 from mdstream.config import HandoffConfig
-from mdstream.errors import SharedMemoryError, WorkerError
+from mdstream.errors import NoSpaceError, SharedMemoryError, WorkerError
 from mdstream.frames.rundir import slab_path
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Found, Receipt, Ticket
@@ -73,6 +73,7 @@ class Pipeline:
         self._limit = pool.size + 1
         self._free: list[Slab] = []
         self._slabs = 0
+        self._cramped = False
         self._filling: _Batch | None = None
         self._sealed: deque[_Batch] = deque()
         self._working: deque[_Batch] = deque()
@@ -184,7 +185,15 @@ class Pipeline:
             self._free.pop(0).unlink()  # an ordinary one makes way for a large one
             self._slabs -= 1
         name = f"{self._stream}-{self._next_sequence}"
-        slab = Slab.create(slab_path(self._run, name), max(length, capacity))
+        try:
+            slab = Slab.create(slab_path(self._run, name), max(length, capacity))
+        except NoSpaceError:
+            if self._slabs == len(self._free):  # no other will come back and make room
+                raise
+            if not self._cramped:
+                log.warning("shared memory is full: going on with %d slabs", self._slabs)
+            self._cramped = True
+            return None
         self._slabs += 1
         return slab
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +121,17 @@ def _processes(run: Attachment) -> list[dict[str, Any]]:
         .rename({"cpu_user_s": "cpu_s", "rss_bytes": "rss_max_bytes"})
     )
     return by_process.to_dicts()
+
+
+def check_path(path: str | Path) -> None:
+    """Raise `ConfigError` if no report could be written there: better told before a run than after."""
+    path = Path(path).absolute()
+    if not path.parent.is_dir():
+        raise ConfigError(f"report: no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"report: {path} is a folder; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"report: {path} cannot be written")
 
 
 def write(report: dict[str, Any], path: str | Path) -> None:

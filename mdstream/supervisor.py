@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,8 @@ class Supervisor:
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
             self.feeds[name] = FeedProcess(name, state, self._note, self._write_log)
-            self._spawn(self.feeds[name])
+            if not self.draining:
+                self._spawn(self.feeds[name])
 
     def _spawn(self, feed: FeedProcess) -> None:
         share = self.config.fetch.budget_per_minute // len(self.config.streams)
@@ -254,8 +256,8 @@ class Supervisor:
         deadline = drained + self.config.drain_timeout_s
         for feed in self.feeds.values():
             if feed.process is None and not feed.done:  # between two lives
-                if feed.state["established"]:
-                    feed.done = True  # it worked before, and what it had is in its slabs
+                if feed.state["established"] or feed.generation < 0:
+                    feed.done = True  # what it had is in its slabs; or it was never begun
                 else:
                     feed.fail(feed.last_words or "its process would not stay", Exit.STREAM_FAILED)
             feed.tell("drain")
@@ -306,3 +308,5 @@ def _prepare_environment() -> None:
     before = os.environ.get("PYTHONWARNINGS", "")
     if quiet not in before:
         os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    # Else Python starts it with the first child, and lets Ctrl-C through to that child.
+    resource_tracker.ensure_running()

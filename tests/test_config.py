@@ -73,6 +73,14 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, {"data_url": "ftp://x"}, "data_url: 'ftp://x' must begin with http or https://host"),
         ({}, {"fetch": {"budget_per_minute": 2}}, "fetch.budget_per_minute: 2 is below 4"),
         ({}, {"handoff": {"slabs": 1}}, "handoff.slabs: 1 is below 2"),
+        ({}, {"simulator": {"rate": -1.0}}, "simulator.rate: -1.0 is below 0"),
+        ({}, {"stocks": {"chain_contracts": 0}}, "stocks.chain_contracts: 0 is below 1"),
+        (
+            {},
+            {"stocks": {"mute_after_s": {"trades": -1.0}}},
+            "stocks.mute_after_s.trades: -1.0 is below 0.1",
+        ),
+        ({}, {"data_url": "http://x:99999"}, "data_url: the port in 'http://x:99999' must be a"),
         ({}, {"duration": float("nan")}, "duration: nan is below 0"),
     ],
 )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-import signal
 import threading
 
+from mdstream import interrupts
 from mdstream.errors import Exit
 
 
 def start() -> None:
     """Initializer of every worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.ignore()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), name="parent-watch", daemon=True).start()

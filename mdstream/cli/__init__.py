@@ -1,8 +1,13 @@
 """The `mdstream` command."""
 
+import sys
+
 
 def main() -> None:
     """Entry point. Heavy imports wait until here: every child process imports this package too."""
-    from mdstream.cli.app import app
+    try:
+        from mdstream.cli.app import app
 
-    app()
+        app()
+    except KeyboardInterrupt:  # before any command could say what it means
+        sys.exit(130)

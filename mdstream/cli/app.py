@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from mdstream.errors import MdstreamError
+from mdstream.errors import Exit, MdstreamError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +34,9 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
         except MdstreamError as error:
             print(f"mdstream: {error}", file=sys.stderr)
             raise typer.Exit(int(error.exit_code)) from error
+        except KeyboardInterrupt:
+            print("mdstream: interrupted", file=sys.stderr)
+            raise typer.Exit(int(Exit.INTERRUPTED)) from None
 
     return run
 

@@ -17,7 +17,8 @@ from mdstream.cli.run import output_console
 from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config, load
 from mdstream.errors import Exit
 
-_LEAST_SHM = 256 * 1024 * 1024
+_COMFORTABLE = 256 * 1024 * 1024
+_FRAMES_AT_LEAST = 2 * 1024 * 1024
 _MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 
 
@@ -52,6 +53,7 @@ def doctor(
 
 def _machine(config: Config) -> Iterator[Finding]:
     from mdstream.frames.rundir import SHARED_MEMORY, default_root
+    from mdstream.handoff.slab import file_bytes
 
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "Python", version)  # an older one could not even import this
@@ -68,12 +70,15 @@ def _machine(config: Config) -> Iterator[Finding]:
         return
     stat = os.statvfs(root)
     free, size = stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
-    found = f"{root}: {free / 1e6:,.0f} of {size / 1e6:,.0f} MB free"
-    if free < _LEAST_SHM:
-        yield Finding(
-            "note", "shared memory", found, "enlarge it (Docker: --shm-size=1g), or lower "
-            "frames.retention_mb",
-        )  # fmt: skip
+    found = f"{root}: {free / 1e6:,.1f} of {size / 1e6:,.1f} MB free"
+    needed = len(config.streams) * (file_bytes(config.handoff.slab_kb * 1024) + _FRAMES_AT_LEAST)
+    if free < max(needed, _COMFORTABLE):
+        enlarge = "enlarge it (Docker: --shm-size=1g), "
+        yield (
+            Finding("bad", "shared memory", found, enlarge + "or run fewer streams")
+            if free < needed
+            else Finding("note", "shared memory", found, enlarge + "or lower frames.retention_mb")
+        )
     elif root != SHARED_MEMORY and not config.frames.directory:
         yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
     else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +15,9 @@ from mdstream.config import Config, load
 from mdstream.errors import ConfigError, Exit
 from mdstream.log import line_writer, text_line
 from mdstream.streams import STREAMS
+
+if TYPE_CHECKING:
+    from mdstream.supervisor import Supervisor
 
 _NAMES = ", ".join(STREAMS)
 
@@ -91,10 +93,11 @@ def run(
         flags.setdefault("log", {})["level"] = log_level
     if log_json:
         flags.setdefault("log", {})["json"] = True
-    raise typer.Exit(int(_run(load(config, flags=flags), plain)))
+    with _Stop() as stop:
+        raise typer.Exit(int(_run(load(config, flags=flags), plain, stop)))
 
 
-def _run(config: Config, plain: bool) -> Exit:
+def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     # The engine's parts are heavy to import; a wrong flag should be told at once.
     from mdstream import report
     from mdstream.supervisor import Supervisor
@@ -106,23 +109,23 @@ def _run(config: Config, plain: bool) -> Exit:
 
     def finish(supervisor: Supervisor) -> None:
         results.append(report.build(supervisor))
-        if config.report:
-            report.write(results[0], config.report)
 
-    if config.report and not Path(config.report).absolute().parent.is_dir():
-        raise ConfigError(f"report: no folder {Path(config.report).absolute().parent}")
+    if config.report:
+        report.check_path(config.report)
     source = "simulator, made-up data" if config.simulated else config.urls()[0]
     if console.is_terminal and not plain and not config.log.json:
         with LiveView(console, source) as view:
             supervisor = Supervisor(config, _above(console), view.show)
-            with _signals(supervisor):
-                code = supervisor.run(finish)
+            stop.obey(supervisor)
+            code = supervisor.run(finish)
     else:
         supervisor = Supervisor(config, line_writer(config.log.json))
-        with _signals(supervisor):
-            code = supervisor.run(finish)
+        stop.obey(supervisor)
+        code = supervisor.run(finish)
     for result in results:
         summary.show(result, output_console())
+        if config.report:
+            report.write(result, config.report)
     return code
 
 
@@ -141,17 +144,41 @@ def _above(console: Console) -> Any:
     return write
 
 
-@contextmanager
-def _signals(supervisor: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the run; a second one stops it at once."""
-    before = {
-        number: signal.signal(number, lambda *_: supervisor.stop())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+class _Stop:
+    """Ctrl-C, SIGTERM, the end of the terminal: the first stops the run, a second one at once.
+
+    Heard from the first moment, before there is a run.
+    """
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._supervisor: Supervisor | None = None
+
+    def obey(self, supervisor: Supervisor) -> None:
+        """Pass on to `supervisor` what was asked so far, and what will be."""
+        self._supervisor = supervisor
+        for _ in range(self._asked):
+            supervisor.stop()
+
+    def _ask(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:  # nobody is there to write to any more
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):
+                if stream.isatty():
+                    os.dup2(nowhere, stream.fileno())
+        self._asked += 1
+        if self._supervisor is not None:
+            self._supervisor.stop()
+
+    def __enter__(self) -> _Stop:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 

@@ -60,7 +60,7 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter a flag
     """Serve all four streams and the REST calls beside them on one port, over made-up data.
 
     Point any Alpaca client at it: ws://127.0.0.1:8765/v2/iex and http://127.0.0.1:8765. Every key is
-    welcome, unless MDSTREAM_SIMULATOR_KEY_ID and MDSTREAM_SIMULATOR_SECRET_KEY name the only one that is.
+    welcome, unless SIMULATOR_KEY_ID and SIMULATOR_SECRET_KEY name the only one that is.
     While it runs, GET /simulator/stats tells what was sent; POST /simulator/faults, a JSON list, replaces
     the faults. All of it is on loopback unless --host says otherwise.
     """
@@ -93,8 +93,8 @@ def simulate(  # noqa: PLR0913, PLR0917  one parameter a flag
 
 def _key() -> Credentials:
     return Credentials(
-        key_id=os.environ.get("MDSTREAM_SIMULATOR_KEY_ID", ""),
-        secret_key=os.environ.get("MDSTREAM_SIMULATOR_SECRET_KEY", ""),
+        key_id=os.environ.get("SIMULATOR_KEY_ID", ""),
+        secret_key=os.environ.get("SIMULATOR_SECRET_KEY", ""),
     )
 
 
@@ -106,7 +106,16 @@ def _check(settings: SimulatorSettings) -> None:
             )
     for text in settings.faults:
         parse(text)
-    if settings.messages_per_frame < 1 or settings.messages < 0 or not 0 <= settings.port < 65536:
-        raise ConfigError(
-            "--messages-per-frame must be at least 1, --messages and --port not negative"
-        )
+    if not 0 <= settings.port < 65536:
+        raise ConfigError(f"--port: {settings.port} is no port; choose from 0 (any) to 65535")
+    for flag, value, least in (
+        ("--messages-per-frame", settings.messages_per_frame, 1),
+        ("--messages", settings.messages, 0),
+        ("--rate", settings.rate, 0),
+        ("--latency", settings.latency_ms, 0),
+        ("--rate-limit", settings.rate_limit, 1),
+        ("--symbol-limit", settings.symbol_limit, 0),
+        ("--speed", settings.speed, 0),
+    ):
+        if not value >= least:  # also refuses NaN
+            raise ConfigError(f"{flag}: {value} is below {least}, the least it can be")

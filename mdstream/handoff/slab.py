@@ -37,6 +37,21 @@ def _result_bytes(capacity: int) -> int:
     return min(_RESULT_FACTOR * capacity, capacity + _RESULT_SPARE)
 
 
+def _whole_lines(capacity: int) -> int:
+    return -(-capacity // 64) * 64
+
+
+def _entries(capacity: int) -> int:
+    return max(64, capacity // _PAYLOAD_BYTES_PER_ENTRY)
+
+
+def file_bytes(capacity: int) -> int:
+    """Shared memory that a slab for `capacity` payload bytes takes."""
+    capacity = _whole_lines(capacity)
+    table = _entries(capacity) * ENTRY.itemsize
+    return HEADER_BYTES + table + capacity + _result_bytes(capacity)
+
+
 ENTRY = np.dtype(
     [
         ("offset", "<u8"),
@@ -85,9 +100,8 @@ class Slab:
     @classmethod
     def create(cls, path: Path, capacity: int) -> Slab:
         """A new slab for `capacity` payload bytes. Raises `NoSpaceError` where there is no room."""
-        capacity = -(-capacity // 64) * 64
-        entries = max(64, capacity // _PAYLOAD_BYTES_PER_ENTRY)
-        size = HEADER_BYTES + entries * ENTRY.itemsize + capacity + _result_bytes(capacity)
+        capacity = _whole_lines(capacity)
+        entries, size = _entries(capacity), file_bytes(capacity)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             reserve(descriptor, size, path)

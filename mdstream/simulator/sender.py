@@ -80,6 +80,7 @@ class Sender:
         self._refuse = refuse
         self._sent = shared.sent[spec.name]
         self._muted = False
+        self._since_disturbed: Counter[str] = Counter()
 
     async def send(self, subscribed: flow.Subscription) -> None:
         """The whole flow of one subscription."""
@@ -192,7 +193,10 @@ class Sender:
             fault = self._shared.faults.of(kind, self._spec.name)
             if fault is None:
                 continue
-            for _ in range(max(1, round(frames / max(1.0, fault.number)))):
+            every = max(1, int(fault.number))
+            self._since_disturbed[kind] += frames
+            times, self._since_disturbed[kind] = divmod(self._since_disturbed[kind], every)
+            for _ in range(times):
                 if fault.happens():
                     whole = self._encoding.payload([self._encoding.message(_HALVED)])
                     half = whole[: len(whole) // 2] if payload is None else payload

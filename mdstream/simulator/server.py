@@ -22,6 +22,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from mdstream import interrupts
 from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
 from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
@@ -175,7 +176,7 @@ def run(settings: SimulatorSettings) -> Simulator:
 
 def main(settings: SimulatorSettings, pipe: Connection) -> None:
     """Entry of the embedded simulator's process: tells its port over `pipe`, serves till that closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.ignore()
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from mdstream.frames.attach import Attachment
 from mdstream.supervisor import RunEvent, Supervisor
+from mdstream.views.table import Field, fit
 
 _RATE_OVER_S = 3
 _EVENTS_SHOWN = 6
@@ -52,21 +52,17 @@ class LiveView:
             self._attachment = Attachment(supervisor.path)
         elapsed = (time.time_ns() - supervisor.started_ns) / 1e9
         title = f"mdstream {supervisor.run_id} · {elapsed:.0f} s · {self._headline}"
-        self._live.update(draw(self._attachment, list(supervisor.events), title), refresh=True)
+        view = draw(self._attachment, list(supervisor.events), title, self._live.console)
+        # The empty line is where the terminal shows the ^C; elsewhere it would push the view away.
+        self._live.update(Group(view, ""), refresh=True)
 
 
-def draw(run: Attachment, events: list[RunEvent], title: str) -> RenderableType:
-    """The whole view as one renderable."""
+def draw(run: Attachment, events: list[RunEvent], title: str, console: Console) -> RenderableType:
+    """The whole view as one renderable, as wide as `console`."""
     recent = run.frame("telemetry.streams").filter(
         pl.col("ts") > pl.col("ts").max() - pl.duration(seconds=_RATE_OVER_S + 1)
     )
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
-    for heading in ("stream", "state"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("pid", "symbols", "msg/s", "messages", "p50 ms", "p99 ms", "rows", "pool"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in streams_now(recent):
-        table.add_row(*_cells(row))
+    table = fit(_fields(streams_now(recent)), console.width - 4, console, expand=True)
     return Panel(Group(table, _cores_line(run), _event_lines(events)), title=title, box=box.ROUNDED)
 
 
@@ -87,23 +83,30 @@ def streams_now(recent: pl.DataFrame) -> list[dict[str, Any]]:
     return query.collect().to_dicts()
 
 
-def _cells(row: dict[str, Any]) -> list[RenderableType]:
-    rate = row["messages_per_s"]
-    failed = row["symbols_failed"]
-    symbols = Text(f"{row['symbols_ok']}")
-    symbols.append(f"/{failed}", style="red" if failed else "dim")
+def _fields(rows: list[dict[str, Any]]) -> list[Field]:
+    states = [Text(row["state"], style=_STYLES.get(row["state"], "")) for row in rows]
+    pools = [f"{row['pool_busy']}/{row['pool_size']} +{row['pool_queue']}" for row in rows]
     return [
-        row["stream"],
-        Text(row["state"], style=_STYLES.get(row["state"], "")),
-        str(row["pid"] or ""),
-        symbols,
-        f"{rate:,.0f}" if rate is not None and math.isfinite(rate) else "-",
-        f"{row['messages']:,}",
-        _number(row["latency_p50_ms"]),
-        _number(row["latency_p99_ms"]),
-        f"{row['rows']:,}",
-        f"{row['pool_busy']}/{row['pool_size']} +{row['pool_queue']}",
+        Field("stream", [row["stream"] for row in rows], justify="left"),
+        Field("state", states, justify="left"),
+        Field("pid", [str(row["pid"] or "") for row in rows], 2),
+        Field("symbols", [_symbols(row) for row in rows]),
+        Field("msg/s", [_rate(row["messages_per_s"]) for row in rows]),
+        Field("messages", [f"{row['messages']:,}" for row in rows], 4),
+        Field("p50 ms", [_number(row["latency_p50_ms"]) for row in rows], 3),
+        Field("p99 ms", [_number(row["latency_p99_ms"]) for row in rows]),
+        Field("rows", [f"{row['rows']:,}" for row in rows], 1),
+        Field("pool", pools, 5),
     ]
+
+
+def _symbols(row: dict[str, Any]) -> Text:
+    failed = row["symbols_failed"]
+    return Text(f"{row['symbols_ok']}").append(f"/{failed}", style="red" if failed else "dim")
+
+
+def _rate(value: float | None) -> str:
+    return f"{value:,.0f}" if value is not None and math.isfinite(value) else "-"
 
 
 def _number(value: float | None) -> str:

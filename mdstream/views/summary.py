@@ -4,43 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from mdstream.views.table import Field, fit
+
+_REASONS_SHOWN = 5
+_SYMBOLS_SHOWN = 4
 
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the report: a row a stream, then what a person should know besides."""
-    console.print(_draw(report))
+    console.print(_draw(report, console))
 
 
-def _draw(report: dict[str, Any]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("stream")
-    table.add_column("state")
-    for heading in (
-        "symbols ok/failed", "messages", "committed", "rejected", "in flight", "T_stream s",
-        "p50 ms", "p99 ms", "reconnects", "restarts",
-    ):  # fmt: skip
-        table.add_column(heading, justify="right")
-    for name, stream in report["streams"].items():
-        latency = stream["latency_ms"]
-        table.add_row(
-            name,
-            Text(stream["state"], style="bold red" if stream["state"] == "failed" else "green"),
-            f"{stream['symbols_ok']}/{len(stream['symbols_failed'])}",
-            f"{stream['messages']:,}",
-            f"{stream['committed']:,}",
-            f"{stream['rejected']:,}",
-            f"{stream['in_flight']:,}",
-            _number(stream["fetch"]["t_stream_s"]),
-            _number(latency["p50"]),
-            _number(latency["p99"]),
-            str(stream["reconnects"]),
-            str(stream["restarts"]),
-        )
+def _draw(report: dict[str, Any], console: Console) -> RenderableType:
+    streams = list(report["streams"].values())
+
+    def counts(name: str) -> list[RenderableType]:
+        return [f"{stream[name]:,}" for stream in streams]
+
+    def latencies(name: str) -> list[RenderableType]:
+        return [_number(stream["latency_ms"][name]) for stream in streams]
+
+    symbols = [f"{s['symbols_ok']}/{len(s['symbols_failed'])}" for s in streams]
+    fields = [
+        Field("stream", list(report["streams"]), justify="left"),
+        Field("state", [_state(stream["state"]) for stream in streams], justify="left"),
+        Field("symbols\nok/failed", symbols, 1),
+        Field("messages", counts("messages")),
+        Field("committed", counts("committed")),
+        Field("rejected", counts("rejected")),
+        Field("in flight", counts("in_flight")),
+        Field("T_stream s", [_number(s["fetch"]["t_stream_s"]) for s in streams], 4),
+        Field("p50 ms", latencies("p50"), 3),
+        Field("p99 ms", latencies("p99"), 2),
+        Field("reconnects", counts("reconnects"), 5),
+        Field("restarts", counts("restarts"), 6),
+    ]
+    table = fit(fields, console.width, console)
     return Group(Text(_headline(report), style="bold"), table, *_remarks(report))
+
+
+def _state(state: str) -> Text:
+    return Text(state, style="bold red" if state == "failed" else "green")
 
 
 def _headline(report: dict[str, Any]) -> str:
@@ -58,14 +65,24 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
     for name, stream in report["streams"].items():
         if stream["reason"]:
             remarks.append(Text(f"{name} failed: {stream['reason']}", style="bold red"))
-        failed = list(stream["symbols_failed"].items())
-        for symbol, reason in failed[:5]:
-            remarks.append(Text(f"{name} {symbol}: {reason}", style="yellow"))
-        if len(failed) > 5:
-            remarks.append(Text(f"{name}: {len(failed) - 5} more symbols failed", style="yellow"))
+        by_reason: dict[str, list[str]] = {}
+        for symbol, reason in stream["symbols_failed"].items():
+            by_reason.setdefault(reason, []).append(symbol)
+        by_reason.pop(stream["reason"] or "", None)  # said already
+        for reason, symbols in list(by_reason.items())[:_REASONS_SHOWN]:
+            remarks.append(Text(f"{name} {_some(symbols)}: {reason}", style="yellow"))
+        if len(by_reason) > _REASONS_SHOWN:
+            more = sum(map(len, list(by_reason.values())[_REASONS_SHOWN:]))
+            remarks.append(Text(f"{name}: {more} more symbols failed", style="yellow"))
         if stream["rejects_file"]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
     return remarks
+
+
+def _some(symbols: list[str]) -> str:
+    shown = ", ".join(symbols[:_SYMBOLS_SHOWN])
+    more = len(symbols) - _SYMBOLS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _number(value: float | None) -> str:

@@ -166,7 +166,7 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
 # -- ends that are asked for
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_drains_and_stops_with_a_report(number: int) -> None:
     with started("--streams", "stocks,crypto") as process:
         streaming(process, 2)
@@ -187,6 +187,24 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains() -> None:
         assert process.returncode == 0
         assert "stopped" in out
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.6, 1.0, 1.4, 1.8, 2.5])
+def test_ctrl_c_while_everything_starts_is_a_clean_end(after_s: float) -> None:
+    process = subprocess.Popen(
+        [*MDSTREAM, "run", "--streams", "stocks,crypto"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=CLEAN,
+        start_new_session=True,
+    )
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert "Traceback" not in err
+    assert "failed:" not in err
+    assert process.returncode in (0, 130)
 
 
 def test_a_second_ctrl_c_stops_now() -> None:
@@ -285,11 +303,19 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
             2,
             "stream_url: 'http://x' must begin with ws or wss://",
         ),
+        (
+            ["run", "--stream-url", "ws://x:port"],
+            2,
+            "stream_url: the port in 'ws://x:port' must be",
+        ),
+        (["run", "--report", "/"], 2, "report: / is a folder; name a file in it"),
         (["run", "--report", "/nowhere/r.json"], 2, "report: no folder /nowhere"),
         (["run", "--workers", "-5"], 2, "workers: -5 is below -1"),
         (["simulate", "--fault", "oops"], 2, "fault 'oops': expected [STREAM:]KIND"),
         (["simulate", "--ticks", "/nowhere.csv"], 2, "ticks: no file '/nowhere.csv'"),
-        (["tail", "stocks.trades", "--run", "none"], 4, "no run none under"),
+        (["simulate", "--port", "99999"], 2, "--port: 99999 is no port"),
+        (["simulate", "--rate", "-1"], 2, "--rate: -1.0 is below 0"),
+        (["tail", "stocks.trades", "--run", "none"], 6, "no run none under"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(arguments: list[str], code: int, line: str) -> None:
@@ -314,7 +340,7 @@ def test_unknown_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_bad_key_is_one_clear_line_and_its_own_exit_code(tmp_path: Path) -> None:
     env = {"APCA_API_KEY_ID": "my-key", "APCA_API_SECRET_KEY": "my-secret"}
-    right = {"MDSTREAM_SIMULATOR_KEY_ID": "right", "MDSTREAM_SIMULATOR_SECRET_KEY": "right"}
+    right = {"SIMULATOR_KEY_ID": "right", "SIMULATOR_SECRET_KEY": "right"}
     with simulator(env=right) as sim:
         report = tmp_path / "r.json"
         done = command(

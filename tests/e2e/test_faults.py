@@ -226,6 +226,15 @@ def test_garbage_is_rejected_and_kept_and_the_rest_arrives(tmp_path: Path, strea
     assert running.exit_code == Exit.OK
 
 
+def test_garbage_comes_behind_every_nth_payload_at_any_pace(tmp_path: Path) -> None:
+    with simulator("--rate", "1000", "--messages", "1500", "--fault", "garbage=50") as sim:
+        with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
+            run = running.attachment
+            until(lambda: run.frame("telemetry.streams")["messages"][-1] == 1500 + 30)
+        assert running.report is not None
+        assert running.report["streams"]["crypto"]["rejected"] == 30
+
+
 @pytest.mark.parametrize(
     ("missing", "reason", "code"),
     [
@@ -268,6 +277,7 @@ def test_subscriptions_change_while_the_engine_runs(tmp_path: Path) -> None:
                 running.subscribe("crypto", ["BTC/USD"])
         assert running.report is not None
         assert running.report["streams"]["stocks"]["reconnects"] == 0
+        assert running.report["streams"]["stocks"]["symbols_ok"] == 1, "TSLA alone"
         assert sim.stats()["streams"]["stocks"]["connections"] == 1
 
 

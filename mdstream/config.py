@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -258,6 +259,11 @@ def _check_choices(config: Config) -> None:
         raise ConfigError(f"log.level: {config.log.level!r} must be debug, info, warning or error")
     if config.ca_file and not Path(config.ca_file).is_file():
         raise ConfigError(f"ca_file: no file {config.ca_file!r}")
+    if config.ca_file:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except ssl.SSLError as error:
+            raise ConfigError(f"ca_file: {config.ca_file!r} holds no PEM certificate") from error
 
 
 def _check_numbers(config: Config) -> None:

@@ -27,6 +27,7 @@ from mdstream.config import Config, check, from_mapping, load
 from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
 from mdstream.frames.attach import Attachment, Tail
 from mdstream.interrupts import deaf_children
+from mdstream.streams import STREAMS
 
 _ERRORS: dict[int, type[MdstreamError]] = {
     Exit.CONFIG: ConfigError,
@@ -161,6 +162,15 @@ class Engine:
     ) -> None:
         if stream not in self.config.streams:
             raise ConfigError(f"{command}: stream {stream!r} does not run")
+        if isinstance(symbols, str) or isinstance(channels, str):
+            raise ConfigError(f"{command}: symbols and channels are lists of names, not one text")
+        offered = STREAMS[stream].subscriptions
+        for channel in channels:
+            if channel not in offered:
+                raise ConfigError(
+                    f"{command}: {stream} has no channel {channel!r}; choose from "
+                    + ", ".join(offered)
+                )
         self._send(
             {
                 "command": command,

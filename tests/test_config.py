@@ -81,6 +81,7 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
             "stocks.mute_after_s.trades: -1.0 is below 0.1",
         ),
         ({}, {"data_url": "http://x:99999"}, "data_url: the port in 'http://x:99999' must be a"),
+        ({}, {"ca_file": __file__}, f"ca_file: '{__file__}' holds no PEM certificate"),
         ({}, {"duration": float("nan")}, "duration: nan is below 0"),
     ],
 )

@@ -68,7 +68,9 @@ class RunDirectory:
 
     def __init__(self, root: Path | None = None) -> None:
         root = root or default_root()
-        self.run = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        now = time.time_ns()
+        begun = time.strftime("%Y%m%dT%H%M%S", time.localtime(now // 1_000_000_000))
+        self.run = f"{begun}.{now // 1_000_000 % 1000:03d}-{os.getpid()}"
         self.path = root / (_prefix() + self.run)
         hidden = root / f".{_prefix()}{self.run}"
         try:
@@ -79,6 +81,7 @@ class RunDirectory:
                 hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            _describe(hidden, {"run": self.run, "pid": os.getpid()})
             # Under its real name only once it is locked: the reaper of another run never sees it free.
             hidden.rename(self.path)
         except OSError as error:
@@ -89,8 +92,7 @@ class RunDirectory:
 
     def describe(self, **facts: Any) -> None:
         """Write `run.json`."""
-        text = json.dumps({"run": self.run, "pid": os.getpid(), **facts}, indent=2)
-        (self.path / "run.json").write_text(text + "\n")
+        _describe(self.path, {"run": self.run, "pid": os.getpid(), **facts})
 
     def name_semaphores(self) -> None:
         """Have all processes started from now on put the run's name on their semaphores.
@@ -113,6 +115,13 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _describe(folder: Path, facts: dict[str, Any]) -> None:
+    """Write `run.json` whole: a reader finds the former or the new one, never half of it."""
+    new = folder / "run.json.new"
+    new.write_text(json.dumps(facts, indent=2) + "\n")
+    new.rename(folder / "run.json")
 
 
 def is_alive(path: Path) -> bool:

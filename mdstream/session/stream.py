@@ -36,7 +36,7 @@ from mdstream.errors import (
 from mdstream.session.hours import is_open
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff, pause_asked_for
 from mdstream.streams.spec import PayloadKind, StreamSpec
-from mdstream.wire.codec import CODECS
+from mdstream.wire.codec import CODECS, CONTROL
 from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting, raise_if_fatal
 from mdstream.wire.state import State
 from mdstream.wire.subscription import Subscriptions
@@ -265,6 +265,10 @@ class StreamSession:
             messages = CODECS[self._target.codec].decode(payload)
         except ServerError:
             await self._sink.put(payload, self._kind, recv_ns)  # to be rejected, and kept
+            return
+        if any(message.get("T") not in CONTROL for message in messages):
+            # Data came along with it: a worker makes rows of it, and hands back what is control.
+            await self._sink.put(payload, self._kind, recv_ns)
             return
         await self._react(protocol.receive_messages(messages, time.monotonic()))
         self.control_messages += len(messages)

@@ -330,6 +330,20 @@ def test_control_messages_found_among_the_data_are_seen_to() -> None:
     play(story)
 
 
+def test_data_behind_a_control_message_goes_to_the_workers_with_it() -> None:
+    async def story(case: Case) -> None:
+        await data_flows(case)
+        socket = case.session._protocol
+        assert socket is not None
+        shared = b'[{"T":"success","msg":"hello"},{"T":"t","S":"AAPL","p":1}]'
+        before = case.session.control_messages
+        await case.session._control(shared, socket, time.time_ns())
+        assert shared in case.sink.payloads
+        assert case.session.control_messages == before, "the worker finds it, and hands it back"
+
+    play(story)
+
+
 def test_a_final_error_found_after_the_connection_was_lost_ends_the_session() -> None:
     async def story(case: Case) -> None:
         await case.until(lambda: case.session.reconnects == 1)

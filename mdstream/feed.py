@@ -256,7 +256,9 @@ class Feed:
         budget = Budget(self._assignment.budget)
         interval = self._config.fetch.interval_s
         async with RestClient(self._config, budget) as self._client:
-            fetcher = Fetcher(self.spec, self._stream, self._client, self._pipeline.fetch, interval)
+            fetcher = Fetcher(
+                self.spec, self._stream, self._client, self._pipeline.fetch, interval, self._follow
+            )
             while True:
                 started = time.monotonic()
                 if symbols := [s for s in self._symbols if s != "*"]:
@@ -278,15 +280,11 @@ class Feed:
         self._tell(text)
         self._outbox.put("cycle", (self.state["cycles"], cycle.started_ns, cycle.ended_ns))
         self._report_symbols()
-        # A chain names the contracts of its underlying: follow them.
-        contracts = [
-            contract
-            for chain in cycle.contracts.values()
-            for contract in nearest(chain, self._stream.chain_contracts)
-        ]
-        if contracts:
-            self._want(contracts)
-            self._session.change()
+
+    def _follow(self, chain: list[str]) -> None:
+        """A chain names the contracts of its underlying: follow those that matter most."""
+        self._want(nearest(chain, self._stream.chain_contracts))
+        self._session.change()
 
     def _control(self, messages: list[dict[str, Any]]) -> None:
         self._session.handle_control(messages)

@@ -43,8 +43,6 @@ class Cycle:
     ok: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason."""
-    contracts: dict[str, list[str]] = field(default_factory=dict)
-    """Underlying → contracts of its chain."""
     requests: int = 0
     started_ns: int = 0
     ended_ns: int = 0
@@ -75,7 +73,7 @@ def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]
 
 
 class Fetcher:
-    """Runs cycles for one stream."""
+    """Runs cycles for one stream. `on_chain` is told the contracts of each chain as soon as it is there."""
 
     def __init__(
         self,
@@ -84,19 +82,21 @@ class Fetcher:
         client: RestClient,
         commit: Commit,
         interval_s: float,
+        on_chain: Callable[[list[str]], None] = lambda contracts: None,
     ) -> None:
         self._spec = spec
         self._stream = stream
         self._client = client
         self._commit = commit
         self._interval_s = interval_s
+        self._on_chain = on_chain
         self._since = ""
 
     async def cycle(self, symbols: Sequence[str]) -> Cycle:
         """Fetch every one of `symbols`, all at once. Never raises for a symbol; its reason is recorded."""
         result = Cycle(started_ns=time.time_ns())
         since, requests = self._since, self._client.requests
-        self._since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         chains = [s for s in symbols if self._spec.fetch.chain_path and not is_contract(s)]
         singles = [s for s in symbols if s not in set(chains)]
         window = min(self._interval_s or WINDOW_S, WINDOW_S)
@@ -107,6 +107,8 @@ class Fetcher:
                 tasks.create_task(self._chain(underlying, result))
             for members in groups:
                 tasks.create_task(self._group(members, since, result))
+        if result.ok:  # else nothing was learnt, and the next cycle asks for this time too
+            self._since = begun
         result.requests = self._client.requests - requests
         result.ended_ns = time.time_ns()
         return result
@@ -141,7 +143,7 @@ class Fetcher:
         if not found:
             self._fail([underlying], _NO_DATA, result)
             return
-        result.contracts[underlying] = sorted(found)
+        self._on_chain(sorted(found))
         self._succeed(underlying, result)
 
     async def _pages(self, path: str, params: dict[str, str], since: str) -> set[str]:

@@ -66,9 +66,11 @@ class Case:
         )
         self.client = RestClient(self.config, Budget(budget))
         self.bodies: list[bytes] = []
+        self.chains: list[list[str]] = []
         self.fetcher = Fetcher(
-            STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0
-        )
+            STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0,
+            self.chains.append,
+        )  # fmt: skip
 
     async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
         """What the pipeline would answer, by way of the real decoder."""
@@ -241,10 +243,46 @@ def test_a_chain_is_followed_through_all_its_pages() -> None:
         case.client.get = small_pages  # type: ignore[method-assign]
         cycle = await case.fetcher.cycle(["AAPL"])
         assert cycle.ok == {"AAPL"}
-        assert len(cycle.contracts["AAPL"]) == 96
+        assert [len(chain) for chain in case.chains] == [96]
         assert len(case.bodies) >= 3
 
     play(story, "options")
+
+
+def test_a_chain_is_told_at_once_and_does_not_wait_for_a_slow_one() -> None:
+    async def story(case: Case) -> None:
+        real, gate = case.client.get, asyncio.Event()
+
+        async def one_is_slow(path: str, params: Any) -> Any:
+            if path.endswith("SPY"):
+                await gate.wait()
+            return await real(path, params)
+
+        case.client.get = one_is_slow  # type: ignore[method-assign]
+        cycle = asyncio.ensure_future(case.fetcher.cycle(["AAPL", "SPY"]))
+        while not case.chains:
+            await asyncio.sleep(0.01)
+        assert not cycle.done()
+        gate.set()
+        assert (await cycle).ok == {"AAPL", "SPY"}
+        assert len(case.chains) == 2
+
+    play(story, "options")
+
+
+def test_a_cycle_that_failed_leaves_its_time_to_the_next_one() -> None:
+    async def story(case: Case) -> None:
+        await case.fetcher.cycle(["AAPL"])
+        since = case.fetcher._since
+        case.client.get = case.fetcher._client.get = _refuse  # type: ignore[method-assign]
+        await asyncio.sleep(1.1)
+        assert (await case.fetcher.cycle(["AAPL"])).failed
+        assert case.fetcher._since == since != ""
+
+    async def _refuse(path: str, params: Any) -> Any:
+        raise NetworkError("gone")
+
+    play(story, "news")
 
 
 def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ KINDS = {
 
 _FAULT = re.compile(
     r"(?:(?P<stream>[a-z]+):)?(?P<kind>[a-z]+)(?:=(?P<value>[^@*]+))?"
-    r"(?:@(?P<after>[\d.]+))?(?:\*(?P<times>\d+))?"
+    r"(?:@(?P<after>\d+(?:\.\d+)?))?(?:\*(?P<times>\d+))?"
 )
 
 
@@ -67,13 +68,15 @@ def parse(text: str) -> Fault:
             raise ConfigError(f"fault {text!r}: write {kind}@SECONDS")
     elif not value or (kind != "symbol" and not _is_number(value)):
         raise ConfigError(f"fault {text!r}: {kind} needs a value, as in {kind}=402")
+    if kind in ("garbage", "truncate") and float(value) < 1:
+        raise ConfigError(f"fault {text!r}: {kind} needs a number of payloads, as in {kind}=50")
     times = int(match["times"]) if match["times"] else None
     return Fault(kind, stream, value, float(match["after"] or 0), times)
 
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) >= 0
+        return 0 <= float(text) < math.inf
     except ValueError:
         return False
 

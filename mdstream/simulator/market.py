@@ -24,6 +24,10 @@ UNIVERSE: dict[str, tuple[str, ...]] = {
         "NFLX", "JPM", "BAC", "WMT", "DIS", "KO", "PFE", "XOM", "CVX", "CSCO", "ORCL", "CRM", "V",
         "MA", "UNH", "HD", "PG", "T",
     ),
+    "options": (
+        "AAPL261204C00225000", "AAPL261204P00225000", "AAPL261218C00230000", "AAPL261218P00230000",
+        "SPY261204C00590000", "SPY261204P00590000", "SPY261218C00595000", "SPY261218P00585000",
+    ),
     "crypto": (
         "BTC/USD", "ETH/USD", "SOL/USD", "LTC/USD", "DOGE/USD", "AVAX/USD", "LINK/USD", "UNI/USD",
     ),

@@ -18,11 +18,9 @@ import orjson
 
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import Reject
-from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
 from workers.codes import BatchCodes
 from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
-
-CONTROL = frozenset({"success", "error", "subscription"})
 
 
 @dataclass(slots=True)

@@ -35,8 +35,8 @@ from mdstream.errors import (
 )
 from mdstream.session.hours import is_open
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff, pause_asked_for
-from mdstream.streams.spec import PayloadKind, StreamSpec
-from mdstream.wire.codec import CODECS, CONTROL
+from mdstream.streams.spec import CONTROL, PayloadKind, StreamSpec
+from mdstream.wire.codec import CODECS
 from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting, raise_if_fatal
 from mdstream.wire.state import State
 from mdstream.wire.subscription import Subscriptions

@@ -61,6 +61,9 @@ class PayloadKind(IntEnum):
         return self <= PayloadKind.MSGPACK
 
 
+CONTROL = frozenset({"success", "error", "subscription"})
+"""Values of `T` that are part of the conversation, and no data."""
+
 VARIABLE = frozenset({Kind.TEXT, Kind.JSON, Kind.SYMBOLS})
 """Kinds whose rows differ in size: stored as 64-bit offsets and a heap."""
 

@@ -13,9 +13,6 @@ from mdstream.errors import ServerError
 
 CodecName = Literal["json", "msgpack"]
 
-CONTROL = frozenset({"success", "error", "subscription"})
-"""Values of `T` that are part of the conversation, and no data."""
-
 # A control message comes alone in its array, and `T` is its first key: a few bytes tell it from data,
 # so that data is never parsed where it is received. (`"s"` alone is the type of a trading status.)
 _JSON_USUAL = b'[{"T":"'

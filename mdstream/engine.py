@@ -23,10 +23,11 @@ from typing import IO, Any
 import msgspec
 import polars as pl
 
-from mdstream.config import Config, check, from_mapping, load
+from mdstream.config import Config
 from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
 from mdstream.frames.attach import Attachment, Tail
 from mdstream.interrupts import deaf_children
+from mdstream.settings import check, from_mapping, load
 from mdstream.streams import STREAMS
 
 _ERRORS: dict[int, type[MdstreamError]] = {

@@ -33,7 +33,7 @@ from mdstream import interrupts
 from mdstream.commit import Committer
 from mdstream.config import Config
 from mdstream.errors import UNRECOVERABLE, Exit, MdstreamError
-from mdstream.frames.rundir import state_path
+from mdstream.frames.rundir import requests_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.log import Outbox, set_up_child
 from mdstream.pipeline import Pipeline
@@ -178,7 +178,11 @@ class Feed:
             self._control,
         )
         self._session = StreamSession(
-            Target.of(config, self.spec), self._subscriptions, self._pipeline, self._tell
+            Target.of(config, self.spec),
+            self._subscriptions,
+            self._pipeline,
+            self._tell,
+            self._rows_of,
         )
 
     async def run(self) -> None:
@@ -253,7 +257,8 @@ class Feed:
     async def _fetch_forever(self) -> None:
         """A cycle over all symbols at start, and one each interval."""
         await self._go.wait()
-        budget = Budget(self._assignment.budget)
+        path = requests_path(self._assignment.run, self.spec.name)
+        budget = Budget.shared(self._assignment.budget, path)
         interval = self._config.fetch.interval_s
         async with RestClient(self._config, budget) as self._client:
             fetcher = Fetcher(
@@ -357,6 +362,14 @@ class Feed:
         if self._pool.pids != self._pids:
             self._pids = self._pool.pids
             self._outbox.put("workers", self._pids)
+
+    def _rows_of(self, subscription: str) -> int:
+        """Rows so far in the frame that takes what comes by `subscription`."""
+        return sum(
+            self._committer.frames[channel.name].rows
+            for channel in self.spec.channels
+            if subscription in channel.subscriptions
+        )
 
     def _tell(self, text: str) -> None:
         self._outbox.put("event", text)

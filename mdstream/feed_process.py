@@ -68,6 +68,8 @@ class FeedProcess:
     """Symbol → why it is not served."""
     cycles: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Fetch cycle → (start, end) in ns."""
+    deaths: int = 0
+    """How many processes in a row ended before their time."""
     last_words: str = ""
     """Why the last process ended, as it put it."""
     _changes: list[tuple[Any, ...]] = field(default_factory=list)
@@ -191,11 +193,25 @@ class FeedProcess:
             self.fail(reason, code or Exit.STREAM_FAILED)
             return
         if time.monotonic() - self.started > _HEALTHY_S:
-            self._pauses = backoff()
+            self._pauses, self.deaths = backoff(), 0
+        self.deaths += 1
         pause = next(self._pauses)
         self.restart_at = time.monotonic() + pause
+        self.last_words = reason
         text = f"feed process {reason}; starting it again in {pause:.1f} s"
         self.note(self.stream, text, logging.WARNING)
+
+    def give_up_restart(self) -> None:
+        """The run ends between two lives of the process, or before its first.
+
+        What it had received is in its slabs. One death that came too late to be mended is no failure of
+        the stream; one that never served, or could not be kept alive, is.
+        """
+        if self.generation >= 0 and (self.deaths > 1 or not self.state["established"]):
+            times = f" ({self.deaths} times in a row)" if self.deaths > 1 else ""
+            self.fail(f"feed process {self.last_words}{times}", Exit.STREAM_FAILED)
+        else:
+            self.done = True
 
     def fail(self, reason: str, code: int) -> None:
         """Give the stream up; if it never streamed, none of its symbols was served."""

@@ -13,9 +13,9 @@ import sys
 from typing import Any
 
 from mdstream import interrupts, report
-from mdstream.config import from_mapping
 from mdstream.errors import MdstreamError
 from mdstream.log import line_writer
+from mdstream.settings import from_mapping
 from mdstream.supervisor import Supervisor
 
 

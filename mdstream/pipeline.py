@@ -34,7 +34,7 @@ from mdstream.streams.spec import PayloadKind
 
 log = logging.getLogger(__name__)
 
-_NOTHING = Found(frozenset(), frozenset(), "")
+_GIVEN_UP = Found(frozenset(), frozenset(), "", "it broke the decoder; kept with the rejects")
 
 
 @dataclass(slots=True)
@@ -292,12 +292,14 @@ class Pipeline:
         self._committer.quarantine(batch.slab, batch.sequence, str(result) or repr(result))
         for future in batch.waiting.values():
             if not future.done():
-                future.set_result(_NOTHING)
+                future.set_result(_GIVEN_UP)
 
     def _answer(self, future: asyncio.Future[Found], receipt: Receipt, index: int) -> None:
         if not future.done():
             symbols, empty = receipt.symbols.get(index, (frozenset(), frozenset()))
-            future.set_result(Found(symbols, empty, receipt.page_tokens.get(index, "")))
+            faults = (r.reason for r in receipt.rejects if r.payload == index and r.message < 0)
+            token = receipt.page_tokens.get(index, "")
+            future.set_result(Found(symbols, empty, token, next(faults, "")))
 
     def _publish_counts(self) -> None:
         self._state["payloads_received"] = self._payloads

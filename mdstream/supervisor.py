@@ -255,11 +255,8 @@ class Supervisor:
         drained = time.monotonic()
         deadline = drained + self.config.drain_timeout_s
         for feed in self.feeds.values():
-            if feed.process is None and not feed.done:  # between two lives
-                if feed.state["established"] or feed.generation < 0:
-                    feed.done = True  # what it had is in its slabs; or it was never begun
-                else:
-                    feed.fail(feed.last_words or "its process would not stay", Exit.STREAM_FAILED)
+            if feed.process is None and not feed.done:
+                feed.give_up_restart()
             feed.tell("drain")
         while any(feed.process for feed in self.feeds.values()) and not self.aborted:
             left = deadline - time.monotonic()

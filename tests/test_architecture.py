@@ -16,7 +16,8 @@ import orjson
 import pytest
 
 import mdstream
-from mdstream.config import Config, from_mapping
+from mdstream.config import Config
+from mdstream.settings import from_mapping
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED
 

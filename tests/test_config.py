@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config, from_mapping, load
+from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config
 from mdstream.errors import ConfigError
+from mdstream.settings import from_mapping, load
 
 
 def test_file_gives_way_to_environment_and_environment_to_flags(tmp_path: Path) -> None:

@@ -191,6 +191,22 @@ def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) 
     uvloop.run(go())
 
 
+@pytest.mark.parametrize("body", [b"<html>busy</html>", b"[1, 2]", b'{"AAPL": {"latest'])
+def test_a_rest_body_that_is_of_no_use_says_why(tmp_path: Path, body: bytes) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            good = r.pipeline.fetch(b"{}", PayloadKind.SNAPSHOTS, RECV_NS)
+            bad = r.pipeline.fetch(body, PayloadKind.SNAPSHOTS, RECV_NS)
+            answers = await asyncio.gather(good, bad)
+            assert answers[0].fault == ""
+            assert answers[1].fault
+            [kept] = map(json.loads, r.rejects.read_text().splitlines())
+            assert kept["rejected"] == [{"message": None, "reason": answers[1].fault}]
+            await r.drain()
+
+    uvloop.run(go())
+
+
 def test_control_messages_mixed_with_data_reach_the_session(tmp_path: Path) -> None:
     message = traffic.messages("stocks", 1)[0]
     form = ENCODINGS["json"]

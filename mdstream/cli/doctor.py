@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mdstream.cli.run import output_console
-from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config, load
+from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config
 from mdstream.errors import Exit
+from mdstream.settings import load
 
 _COMFORTABLE = 256 * 1024 * 1024
 _FRAMES_AT_LEAST = 2 * 1024 * 1024

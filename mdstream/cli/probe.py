@@ -70,7 +70,7 @@ async def probe_stream(config: Config, name: str) -> Outcome:
     """Connect to one stream and authenticate; nothing is subscribed."""
     target = Target.of(config, STREAMS[name])
     heard: list[str] = []
-    session = StreamSession(target, Subscriptions(), _Nowhere(), heard.append)
+    session = StreamSession(target, Subscriptions(), _Nowhere(), heard.append, lambda channel: 0)
     running = asyncio.ensure_future(session.run())
     ready = asyncio.ensure_future(session.ready.wait())
     try:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mdstream.config import Config, load
+from mdstream.config import Config
 from mdstream.errors import ConfigError, Exit
 from mdstream.log import line_writer, text_line
+from mdstream.settings import load
 from mdstream.streams import STREAMS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@
         frames/<name>/        head, and chunks as Arrow IPC files
         dictionaries/         the texts behind codes, one JSON text a line
         slabs/                payloads on their way to the workers
-        feeds/<stream>.state  counters of each feed
+        feeds/<stream>.state  counters of each feed; .requests beside it, when it made its REST requests
 
     /dev/shm/sem.mdstream-<uid>-<run>-*   semaphores of the feeds' pools, wherever <root> is
 
@@ -61,6 +61,10 @@ def slab_path(run: Path, name: str) -> Path:
 
 def state_path(run: Path, stream: str) -> Path:
     return run / "feeds" / f"{stream}.state"
+
+
+def requests_path(run: Path, stream: str) -> Path:
+    return run / "feeds" / f"{stream}.requests"
 
 
 class RunDirectory:

@@ -72,3 +72,5 @@ class Found(NamedTuple):
     symbols: frozenset[str]
     empty: frozenset[str]
     page_token: str
+    fault: str = ""
+    """Why the body as a whole is of no use; empty if it is."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
-from aiolimiter import AsyncLimiter
+from mdstream.handoff.space import reserve
 
 WINDOW_S = 60.0
 
@@ -14,24 +17,43 @@ WINDOW_S = 60.0
 class Budget:
     """This feed's share of the account's requests a minute, corrected by what the service says.
 
-    A whole share may go out at once, then requests follow as it refills. When the service says
-    that the account has nothing left (other programs use it too), all wait until it says so no more.
+    In no minute, wherever it begins, are there more requests than the share; a whole share may go
+    out at once. When the service says that the account has nothing left (other programs use it
+    too), all wait until it says so no more.
+
+    `sent` holds the times of the last `share` requests, int64 nanoseconds of the machine's monotonic
+    clock, 0 where there was none. In a file it outlives the process, and the next one keeps to it too.
     """
 
-    # The mutable state: the limiter, and the monotonic time before which nothing is sent.
+    # The mutable state: the ring of times, the oldest one's place, and until when nothing is sent.
 
-    def __init__(self, share: int) -> None:
+    def __init__(self, share: int, sent: memoryview | None = None) -> None:
         self.share = max(1, share)
         self.waited_s = 0.0
-        self._limiter = AsyncLimiter(self.share, WINDOW_S)
+        self._sent = memoryview(bytearray(8 * self.share)).cast("q") if sent is None else sent
+        self._oldest = min(range(len(self._sent)), key=self._sent.__getitem__)
         self._closed_until = 0.0
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    def shared(cls, share: int, path: Path) -> Budget:
+        """A budget whose times are in the file at `path`, there already or not."""
+        share = max(1, share)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            reserve(descriptor, 8 * share, path)
+            return cls(share, memoryview(mmap.mmap(descriptor, 8 * share)).cast("q"))
+        finally:
+            os.close(descriptor)
 
     async def take(self) -> None:
-        """Wait for leave to send one request."""
+        """Wait for leave to send one request; those who wait are served in the order they came."""
         started = time.monotonic()
-        await self._limiter.acquire()
-        while (pause := self._closed_until - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
+        async with self._turn:
+            while (pause := self._pause()) > 0:
+                await asyncio.sleep(pause)
+            self._sent[self._oldest] = time.monotonic_ns()
+            self._oldest = (self._oldest + 1) % len(self._sent)
         self.waited_s += time.monotonic() - started
 
     def hear(self, headers: Mapping[str, str]) -> None:
@@ -44,3 +66,9 @@ class Budget:
     def hold(self, seconds: float) -> None:
         """Send nothing for `seconds`."""
         self._closed_until = max(self._closed_until, time.monotonic() + max(0.0, seconds))
+
+    def _pause(self) -> float:
+        """Seconds until the next request may go."""
+        oldest, now_ns = self._sent[self._oldest], time.monotonic_ns()
+        left = (oldest - now_ns + WINDOW_S * 1e9) / 1e9 if oldest else 0.0
+        return max(left, self._closed_until - now_ns / 1e9)

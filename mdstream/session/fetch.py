@@ -159,6 +159,8 @@ class Fetcher:
         while True:
             body = await self._client.get(path.format(feed=self._stream.feed), params)
             found = await self._commit(body.data, fetch.kind, body.recv_ns)
+            if found.fault:
+                raise ServerError(f"unusable answer: {found.fault}")
             symbols |= found.symbols
             # On the first cycle the newest page of articles is enough: the past is a backfill's work.
             if not found.page_token or (fetch.since_parameter and not since):

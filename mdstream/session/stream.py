@@ -17,7 +17,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from typing import Protocol as Interface
 from urllib.parse import urlsplit
@@ -33,8 +32,8 @@ from mdstream.errors import (
     NetworkError,
     ServerError,
 )
-from mdstream.session.hours import is_open
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff, pause_asked_for
+from mdstream.session.silence import MuteLimits, Silence
 from mdstream.streams.spec import CONTROL, PayloadKind, StreamSpec
 from mdstream.wire.codec import CODECS
 from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting, raise_if_fatal
@@ -69,8 +68,7 @@ class Target:
     compression: bool
     tls: ssl.SSLContext | None
     max_payload: int
-    mute_after_s: dict[str, float]
-    watch_always: bool
+    mute: MuteLimits
 
     @classmethod
     def of(cls, config: Config, spec: StreamSpec) -> Target:
@@ -85,9 +83,7 @@ class Target:
             compression=config.compression,
             tls=tls_context(config) if base.startswith("wss:") else None,
             max_payload=config.handoff.max_payload_mb * 1024 * 1024,
-            mute_after_s={**spec.mute_after_s, **stream.mute_after_s},
-            # Limits that were asked for hold at all hours; our own only while the market is open.
-            watch_always=spec.always_open or bool(stream.mute_after_s),
+            mute=MuteLimits.of(spec, stream.mute_after_s),
         )
 
 
@@ -104,7 +100,8 @@ def tls_context(config: Config) -> ssl.SSLContext:
 class StreamSession:
     """Keeps one stream connected and subscribed. `run` returns only by cancellation or fatal error.
 
-    `on_event` is told, in a sentence, what a person following the run wants to know.
+    `on_event` is told, in a sentence, what a person following the run wants to know; `rows_of` counts
+    the rows that a channel has brought so far.
     """
 
     # The mutable state: the connection and its protocol while there is one, and counters.
@@ -115,6 +112,7 @@ class StreamSession:
         subscriptions: Subscriptions,
         sink: Sink,
         on_event: Callable[[str], None],
+        rows_of: Callable[[str], int],
     ) -> None:
         self.subscriptions = subscriptions
         self.ready = asyncio.Event()
@@ -131,7 +129,7 @@ class StreamSession:
         self._kind = PayloadKind.MSGPACK if target.codec == "msgpack" else PayloadKind.JSON
         self._socket: ClientConnection | None = None
         self._protocol: Protocol | None = None
-        self._last_data = 0.0
+        self._silence = Silence(target.mute, rows_of)
         self._had_data = False
         self._stalled = False
         self._found_late: list[dict[str, Any]] = []
@@ -247,6 +245,7 @@ class StreamSession:
         """Receive, stamp, hand on. Nothing else happens here."""
         receive, offer, kind = socket.recv, self._sink.offer, self._kind
         is_control, now_ns, monotonic = protocol.is_control, time.time_ns, time.monotonic
+        silence = self._silence
         while True:
             payload: bytes = await receive(decode=False)
             recv_ns = now_ns()
@@ -257,7 +256,7 @@ class StreamSession:
                 self._stalled = True  # it is we who are silent now, not the server
                 await self._sink.put(payload, kind, recv_ns)
                 self._stalled = False
-            self._last_data = monotonic()
+            silence.last_data = monotonic()
             self._had_data = True
 
     async def _control(self, payload: bytes, protocol: Protocol, recv_ns: int) -> None:
@@ -286,16 +285,16 @@ class StreamSession:
             found, self._found_late = self._found_late, []
             happened = protocol.receive_messages(found, now)
             await self._react(happened + protocol.tick(now) + protocol.change(now))
-            limit = mute_limit(self._target, self.subscriptions)
-            silent = now - self._last_data
-            if protocol.state is State.STREAMING and limit and silent > limit and not self._stalled:
-                raise NetworkError(f"connected but mute for {limit:.0f} s")
+            if protocol.state is not State.STREAMING or self._stalled:
+                self._silence.restart()
+            elif reason := self._silence.broken(now, self.subscriptions):
+                raise NetworkError(reason)
 
     async def _react(self, happened: list[Any]) -> None:
         for event in happened:
             match event:
                 case Ready():
-                    self._last_data = time.monotonic()
+                    self._silence.restart()
                     self.trouble = ""
                     if not self.ready.is_set():
                         self.established += 1
@@ -319,17 +318,6 @@ class StreamSession:
     def _say(self, text: str) -> None:
         log.info("%s", text)
         self._tell(text)
-
-
-def mute_limit(target: Target, subscriptions: Subscriptions) -> float | None:
-    """After how many silent seconds the socket counts as dead, with what is subscribed now.
-
-    The most talkative channel decides. None: silence is normal, now or for these channels.
-    """
-    if not target.watch_always and not is_open(datetime.now(UTC)):
-        return None
-    active = (c for c, symbols in subscriptions.active.items() if symbols)
-    return min((target.mute_after_s[c] for c in active if c in target.mute_after_s), default=None)
 
 
 def _summary(subscriptions: Subscriptions) -> str:

@@ -188,6 +188,29 @@ def test_a_hung_feed_is_killed_and_replaced(tmp_path: Path) -> None:
     assert any("hung: no heartbeat" in e["text"] for e in report["events"])
 
 
+def test_a_feed_that_cannot_be_kept_alive_has_failed(tmp_path: Path) -> None:
+    with simulator("--rate", "200") as sim:
+        values = settings(sim, tmp_path, streams=["crypto", "news"])
+        with engine(values) as running:
+            run = running.attachment
+            until(lambda: run.rows("crypto.quotes") > 10)
+            dead: set[int] = set()
+            while len(dead) < 3:
+                [victim] = until(
+                    lambda: [p for p in pids(running, "feed", "crypto") if p not in dead]
+                )
+                os.kill(victim, signal.SIGKILL)
+                dead.add(victim)
+                until(lambda v=victim: not psutil.pid_exists(v))
+        report = running.report
+    assert report is not None
+    crypto = report["streams"]["crypto"]
+    assert crypto["state"] == "failed"
+    assert "was killed by signal 9 (3 times in a row)" in crypto["reason"]
+    assert running.exit_code == Exit.STREAM_FAILED
+    assert report["streams"]["news"]["state"] == "stopped"
+
+
 def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
     with simulator(*FLOOD) as sim:
         values = settings(

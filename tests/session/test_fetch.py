@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,12 +14,13 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.config import from_mapping
 from mdstream.errors import CredentialsError, NetworkError, ServerError
 from mdstream.handoff.ticket import Found
+from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import Cycle, Fetcher, group
 from mdstream.session.rest import BadRequestError, RestClient
+from mdstream.settings import from_mapping
 from mdstream.simulator.server import Simulator
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.streams import STREAMS
@@ -320,15 +322,58 @@ def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None
     play(story, "options")
 
 
-def test_the_budget_lets_a_share_through_and_then_spaces_requests() -> None:
+def test_no_window_sees_more_requests_than_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "WINDOW_S", 0.5)
+
     async def main() -> None:
-        budget = Budget(120)  # two a second once the share is used
-        started = time.monotonic()
-        for _ in range(121):
+        budget, sent = Budget(20), []
+
+        async def one(number: int) -> None:
             await budget.take()
-        assert 0.3 < time.monotonic() - started < 2.0
+            sent.append((time.monotonic(), number))
+
+        started = time.monotonic()
+        await asyncio.gather(*map(one, range(20)))
+        assert time.monotonic() - started < 0.4, "a whole share may go at once"
+        await asyncio.sleep(0.3)
+        await asyncio.gather(*map(one, range(20, 55)))
+        times = [at for at, _ in sent]
+        assert min(b - a for a, b in zip(times, times[20:], strict=False)) > 0.49
+        assert [number for _, number in sent] == list(range(55)), "first come, first served"
 
     asyncio.run(main())
+
+
+def test_a_successor_keeps_to_what_its_killed_predecessor_spent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(budgets, "WINDOW_S", 0.5)
+
+    async def main() -> None:
+        first = Budget.shared(8, tmp_path / "requests")
+        started = time.monotonic()
+        for _ in range(6):
+            await first.take()
+        second = Budget.shared(8, tmp_path / "requests")
+        await second.take()
+        await second.take()
+        assert time.monotonic() - started < 0.4, "two were left"
+        await second.take()
+        assert time.monotonic() - started > 0.49
+
+    asyncio.run(main())
+
+
+def test_an_answer_of_no_use_is_told_as_what_it_is() -> None:
+    async def story(case: Case) -> None:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+            return Found(frozenset(), frozenset(), "", "not valid JSON: at byte 0")
+
+        case.fetcher._commit = commit
+        cycle = await case.fetcher.cycle(["AAPL"])
+        assert cycle.failed == {"AAPL": "unusable answer: not valid JSON: at byte 0"}
+
+    play(story)
 
 
 def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:

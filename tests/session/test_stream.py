@@ -14,13 +14,14 @@ import trustme
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
-from mdstream.config import Config, check, from_mapping
+from mdstream.config import Config
 from mdstream.errors import CertificateError, ConfigError, CredentialsError
 from mdstream.session.stream import StreamSession, Target
+from mdstream.settings import check, from_mapping
 from mdstream.simulator.server import Simulator
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.wire.subscription import Subscriptions
 
 WANTED = {
@@ -45,6 +46,10 @@ class Sink:
         self.payloads.append(payload)
         return True
 
+    def rows(self, spec: StreamSpec, subscription: str) -> int:
+        types = [t for c in spec.channels if subscription in c.subscriptions for t in c.types]
+        return sum(p.count(f'"T":"{t}"'.encode()) for p in self.payloads for t in types)
+
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         while not self.offer(payload, kind, recv_ns):
             await asyncio.sleep(0.01)
@@ -64,7 +69,11 @@ class Case:
         self.config: Config = from_mapping(values)
         self.subscriptions = Subscriptions(wanted={c: set(s) for c, s in WANTED[stream].items()})
         self.session = StreamSession(
-            Target.of(self.config, STREAMS[stream]), self.subscriptions, self.sink, self.said.append
+            Target.of(self.config, STREAMS[stream]),
+            self.subscriptions,
+            self.sink,
+            self.said.append,
+            lambda channel: self.sink.rows(STREAMS[stream], channel),
         )
 
     async def until(self, condition: Callable[[], Any], timeout: float = 15.0) -> None:
@@ -226,10 +235,23 @@ def test_a_mute_socket_is_reconnected_after_its_channels_limit() -> None:
         started = time.monotonic()
         await case.until(lambda: case.session.reconnects == 1, 10)
         assert 0.7 < time.monotonic() - started < 5
-        assert any("mute" in text for text in case.said)
+        assert any("no quotes for 1 s" in text for text in case.said)
         await data_flows(case)
 
     play(story, config={"stocks": {"mute_after_s": {"quotes": 1.0}}}, faults=("mute@0.5*1",))
+
+
+def test_a_channel_that_stopped_is_missed_while_others_flow() -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: case.session.reconnects, 10)
+        assert any("connected but no statuses for 1 s" in text for text in case.said)
+        assert case.sink.rows(STREAMS["stocks"], "trades") > 10
+
+    def prepared(case: Case) -> Awaitable[None]:
+        case.subscriptions.wanted = {"trades": {"AAPL"}, "statuses": {"AAPL"}}
+        return story(case)
+
+    play(prepared, config={"stocks": {"mute_after_s": {"statuses": 1.0}}}, rate=30)
 
 
 def test_a_quiet_channel_alone_is_not_taken_for_dead() -> None:
@@ -367,7 +389,11 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
             said: list[str] = []
             config = from_mapping({"stream_url": url, "data_url": "http://127.0.0.1:1"})
             session = StreamSession(
-                Target.of(config, STREAMS["stocks"]), Subscriptions(), Sink(), said.append
+                Target.of(config, STREAMS["stocks"]),
+                Subscriptions(),
+                Sink(),
+                said.append,
+                lambda channel: 0,
             )
             running = asyncio.ensure_future(session.run())
             async with asyncio.timeout(20):

@@ -1,0 +1,76 @@
+"""A server that keeps to the protocol, but not in the way the service or our simulator does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.server import Server, ServerConnection, serve
+
+from mdstream.simulator.encode import to_json
+from tests import traffic
+from tests.running import engine, settings, simulator, until
+
+CONNECTED = {"T": "success", "msg": "connected"}
+AUTHENTICATED = {"T": "success", "msg": "authenticated"}
+
+
+@contextlib.contextmanager
+def server(talk: Callable[[ServerConnection], None]) -> Iterator[str]:
+    """A WebSocket server on a free port that talks so with each client; its address."""
+    running: Server = serve(talk, "127.0.0.1", 0)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    try:
+        yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
+    finally:
+        running.shutdown()
+        thread.join(10)
+
+
+def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(
+    tmp_path: Path,
+) -> None:
+    messages = traffic.messages("crypto", 3000)
+    told: list[str] = []
+
+    def talk(client: ServerConnection) -> None:
+        def send(*parts: dict[str, Any]) -> None:
+            client.send(json.dumps(parts))
+
+        send(CONNECTED)
+        assert json.loads(client.recv())["action"] == "auth"
+        send(AUTHENTICATED)
+        request = json.loads(client.recv())
+        told.append(request.pop("action"))
+        acknowledged = {"T": "subscription", **request}
+        size = len(messages) // 3
+        plain = [json.loads(to_json(m)) for m in messages]
+        send(acknowledged, *plain[:size])
+        send(*plain[size : 2 * size])
+        send(*plain[2 * size :], {"T": "error", "code": 407, "msg": "slow client"})
+        with contextlib.suppress(Exception):
+            client.recv()
+
+    with simulator("--rate", "1") as sim, server(talk) as url:
+        values = settings(sim, tmp_path, streams=["crypto"], **traffic.symbols("crypto"))
+        with engine(values | {"stream_url": url}) as running:
+            run = running.attachment
+            until(
+                lambda: traffic.committed_rows(run, "crypto") >= traffic.row_count("crypto", 3000)
+            )
+            until(lambda: len(told) > 1, what="407 asks for a new connection")
+            frames = traffic.frames_of(run, "crypto")
+        report = running.report
+    whole = traffic.rows("crypto", 3000)
+    for channel, rows in frames.items():
+        assert rows[: len(whole[channel])] == whole[channel]
+    assert report is not None
+    stream = report["streams"]["crypto"]
+    assert stream["messages"] == stream["committed"] >= 3000
+    assert stream["reconnects"] >= 1
+    assert set(told) == {"subscribe"}

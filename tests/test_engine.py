@@ -36,6 +36,39 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
     assert done.stdout == "True True\nstopped 0\n"
 
 
+def test_one_attaches_as_soon_as_the_run_can_be_found(tmp_path: Path) -> None:
+    started = mdstream.Engine(settings(None, tmp_path, streams=["crypto"]) | {"credentials": {}})
+    script = """
+import mdstream, time
+from mdstream.errors import NoRunError
+while True:
+    try:
+        run = mdstream.attach()
+    except NoRunError:
+        time.sleep(0.0005)
+    else:
+        break
+assert run.alive and run.frames is not None
+print(run.run)
+"""
+    waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with started as running:
+        found, _ = waiting.communicate(timeout=60)
+        assert waiting.returncode == 0
+        assert found.strip() == running.run
+
+
+def test_symbols_are_lists_and_no_text(tmp_path: Path) -> None:
+    with simulator("--rate", "10") as sim:
+        with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
+            with pytest.raises(ConfigError, match="lists of names, not one text"):
+                running.subscribe("crypto", "DOGE/USD")
+            with pytest.raises(ConfigError, match="no channel 'nonsense'"):
+                running.subscribe("crypto", ["DOGE/USD"], ["nonsense"])
+            with pytest.raises(ConfigError, match="'news' does not run"):
+                running.unsubscribe("news", ["AAPL"])
+
+
 def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
     utc = pl.Datetime("ns", "UTC")
     with simulator("--rate", "1000") as sim:

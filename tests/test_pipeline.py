@@ -14,8 +14,9 @@ import orjson
 import pytest
 import uvloop
 
-from mdstream.errors import WorkerError
+from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.frames.attach import attach
+from mdstream.handoff.slab import Slab
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.records import History
 from mdstream.streams import STREAMS
@@ -171,6 +172,32 @@ def test_results_larger_than_their_slab_are_spilled(tmp_path: Path) -> None:
             await r.drain()
             assert attach(str(r.run)).frame("crypto.orderbooks").height == 5000
             assert not list((r.run / "slabs").glob("*spill*"))
+
+    uvloop.run(go())
+
+
+def test_no_room_for_another_slab_goes_on_with_those_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+    create = Slab.create
+
+    def scarce(path: Path, capacity: int) -> Slab:
+        nonlocal made
+        if made == 2:
+            raise NoSpaceError(str(path.parent), capacity, 0)
+        made += 1
+        return create(path, capacity)
+
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path, slab_kb=16) as r:
+            monkeypatch.setattr(Slab, "create", staticmethod(scarce))
+            await r.feed(payloads("stocks"))
+            await r.drain()
+            assert messages_in(r.state) == {
+                "messages": COUNT, "committed": COUNT, "rejected": 0, "in_flight": 0,
+            }  # fmt: skip
+            assert made == 2
 
     uvloop.run(go())
 

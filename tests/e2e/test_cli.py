@@ -472,6 +472,17 @@ def test_doctor_reaches_the_endpoints_it_is_given(tmp_path: Path) -> None:
     assert str(default_root()) in text
 
 
+def test_doctor_calls_bad_what_a_run_would_fail_on(tiny_tmpfs: Path, tmp_path: Path) -> None:
+    for folder, said in (
+        (str(tiny_tmpfs), r"bad\s+shared memory\s+\S+: .*enlarge it"),
+        (str(tmp_path / "none"), r"bad\s+shared memory\s+cannot write \S+\s+set frames.directory"),
+    ):
+        env = {"MDSTREAM_FRAMES__DIRECTORY": folder, "COLUMNS": "250"}
+        done = command("doctor", "--offline", env=env)
+        assert done.returncode == 1
+        assert re.search(said, done.stdout)
+
+
 def test_help_teaches() -> None:
     for name in ("run", "simulate", "tail", "doctor"):
         done = command(name, "--help")

@@ -204,7 +204,8 @@ def test_ctrl_c_while_everything_starts_is_a_clean_end(after_s: float) -> None:
     _, err = process.communicate(timeout=30)
     assert "Traceback" not in err
     assert "failed:" not in err
-    assert process.returncode in (0, 130)
+    # Killed by the signal: Python itself was not up yet. A shell shows 130 for it, too.
+    assert process.returncode in (0, 130, -signal.SIGINT)
 
 
 def test_a_second_ctrl_c_stops_now() -> None:
@@ -475,7 +476,7 @@ def test_doctor_reaches_the_endpoints_it_is_given(tmp_path: Path) -> None:
 def test_doctor_calls_bad_what_a_run_would_fail_on(tiny_tmpfs: Path, tmp_path: Path) -> None:
     for folder, said in (
         (str(tiny_tmpfs), r"bad\s+shared memory\s+\S+: .*enlarge it"),
-        (str(tmp_path / "none"), r"bad\s+shared memory\s+cannot write \S+\s+set frames.directory"),
+        (str(tmp_path / "none"), r"bad\s+shared memory\s+cannot write .*set frames.directory"),
     ):
         env = {"MDSTREAM_FRAMES__DIRECTORY": folder, "COLUMNS": "250"}
         done = command("doctor", "--offline", env=env)

@@ -14,6 +14,8 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -24,6 +26,7 @@ from typing import Any
 
 from mdstream.errors import ConfigError, WorkerError
 from mdstream.handoff.ticket import Receipt, Ticket
+from mdstream.interrupts import deaf_children
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,17 @@ def _workers() -> ModuleType:
             "mdstream's: rename that file or folder, or start mdstream from another directory"
         )
     return workers
+
+
+def compile_kernels() -> subprocess.Popen[bytes] | None:
+    """A process that compiles the workers' kernels; None if that was done before on this machine."""
+    _workers()
+    from workers import boot
+
+    if boot.is_compiled():
+        return None
+    with deaf_children():
+        return subprocess.Popen([sys.executable, "-m", "workers.warm"])
 
 
 class WorkerPool:
@@ -91,6 +105,8 @@ class WorkerPool:
             os.environ.update(SINGLE_THREADED)
             self._executor = self._new_executor()
             await self._warm_up()
+        else:
+            await asyncio.to_thread(self._boot.warm)
 
     async def run(self, ticket: Ticket) -> Receipt:
         """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and

@@ -35,7 +35,7 @@ from mdstream.feed_process import FeedProcess
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.measure import Measurements
-from mdstream.pool import SINGLE_THREADED
+from mdstream.pool import SINGLE_THREADED, compile_kernels
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -171,11 +171,25 @@ class Supervisor:
         simulator_pid = self._simulator.process.pid if self._simulator else None
         self._measurements = Measurements(self.path, simulator_pid)
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
+        self._compile()
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
             self.feeds[name] = FeedProcess(name, state, self._note, self._write_log)
             if not self.draining:
                 self._spawn(self.feeds[name])
+
+    def _compile(self) -> None:
+        """The first run of a version on a machine compiles the decoders, before all else."""
+        compiling = compile_kernels()
+        if compiling is None:
+            return
+        log.info("compiling the decoders for this machine: half a minute, once")
+        while compiling.poll() is None and not self.draining:
+            self._wait(0.1)
+        if compiling.poll() is None:
+            compiling.kill()
+        if compiling.wait() and not self.draining:
+            log.warning("the decoders were not compiled; each worker will try for itself")
 
     def _spawn(self, feed: FeedProcess) -> None:
         share = self.config.fetch.budget_per_minute // len(self.config.streams)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from mdstream.frames.rundir import default_root
+from mdstream.pool import compile_kernels
 from tests.running import until
 
 # Runs of the tests live apart, so that they disturb no engine that runs on this machine.
@@ -20,6 +21,9 @@ _root = default_root() / f"mdstream-tests-{os.getpid()}"
 def pytest_configure() -> None:
     _root.mkdir()
     os.environ["MDSTREAM_FRAMES__DIRECTORY"] = str(_root)
+    # Else the first tests would wait for it, each with its own patience.
+    if (compiling := compile_kernels()) is not None and compiling.wait():
+        raise pytest.UsageError("the decoders could not be compiled: see above")
 
 
 def pytest_unconfigure() -> None:

@@ -9,6 +9,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, Column, Kind, PayloadKind
 from mdstream.streams.storage import PROVISIONAL
 from workers.library import Decoded, LibraryDecoder
+from workers.payloads import Payloads
 
 RECV_NS = 1_700_000_000_123_456_789
 
@@ -33,7 +34,7 @@ class Dictionaries:
 
 def decode(stream: str, *payloads: bytes, kind: PayloadKind = PayloadKind.JSON) -> Decoded:
     decoder = LibraryDecoder(STREAMS[stream], Dictionaries().known)
-    return decoder.decode([(p, kind, RECV_NS) for p in payloads])
+    return decoder.decode(Payloads.of([(p, kind, RECV_NS) for p in payloads]))
 
 
 def rows(
@@ -54,14 +55,19 @@ def rows(
     return out
 
 
+def text_of(decoded: Decoded, dictionaries: Dictionaries | None, column: Column, code: int) -> str:
+    """The text behind a code, given in this batch or before."""
+    if code >= PROVISIONAL[column.kind]:
+        return decoded.new[column.dictionary][code - PROVISIONAL[column.kind]]
+    assert dictionaries is not None
+    return dictionaries.texts[column.dictionary][code]
+
+
 def _values(
     column: Column, data: ColumnData, decoded: Decoded, dictionaries: Dictionaries | None
 ) -> list[Any]:
     def text(code: int) -> str:
-        if code >= PROVISIONAL[column.kind]:
-            return decoded.new[column.dictionary][code - PROVISIONAL[column.kind]]
-        assert dictionaries is not None
-        return dictionaries.texts[column.dictionary][code]
+        return text_of(decoded, dictionaries, column, code)
 
     values: list[Any] = data.values.tolist()
     if data.heap is not None:

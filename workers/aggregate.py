@@ -12,7 +12,7 @@ lost), good to some 100 bits, and rounded once, in the finished bar.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -20,35 +20,69 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.handoff.columns import PARTIAL, ColumnData
-from mdstream.streams.spec import BarRules, Channel
-from workers.columns import Rows
+from mdstream.streams.spec import BarRules, Channel, Column, Kind, split_conditions
+from workers.kernels import runs
 
-MINUTE = 60_000_000_000
+TextOf = Callable[[Column, int], str]
+"""The text behind a code of a column."""
+
+_UNKNOWN = 255
+_MOST = 1 << 10
+"""Codes of conditions, and of tapes, whose effect is remembered."""
 
 
 class Effect(IntEnum):
     """What a trade does to its minute bar."""
 
-    NOTHING = 0
-    VOLUME = 1
+    NOTHING = runs.NOTHING
+    VOLUME = runs.VOLUME
     """Counts in volume and trade count only."""
-    ALL = 2
+    ALL = runs.ALL
 
 
 class Effects:
-    """Looks up what a trade does by its conditions and tape; remembers every answer."""
+    """Looks up what trades do by their conditions and tapes; remembers every answer."""
+
+    # The mutable state: the answers, by code of conditions + 1 and code of tape + 1; 0 is none.
 
     def __init__(self, rules: BarRules) -> None:
         self._rules = rules
-        self._known: dict[tuple[Any, Any], Effect] = {}
+        self._known: npt.NDArray[np.uint8] = np.full((_MOST, 16), _UNKNOWN, np.uint8)
 
-    def of(self, conditions: Any, tape: Any) -> Effect:
+    def of(self, conditions: Any, tape: str | None) -> Effect:
         """The effect of the strictest of `conditions` (a list, or one as text) on `tape`."""
-        key = (tuple(conditions) if type(conditions) is list else conditions, tape)
-        effect = self._known.get(key)
-        if effect is None:
-            effect = self._known[key] = self._strictest(conditions, tape or "")
-        return effect
+        return self._strictest(conditions, tape or "")
+
+    def of_rows(
+        self, channel: Channel, columns: list[ColumnData], text: TextOf
+    ) -> npt.NDArray[np.uint8]:
+        """The effect of every trade."""
+        by_name = dict(zip((c.name for c in channel.columns), columns, strict=True))
+        rows = len(columns[0].values)
+        if "conditions" not in by_name:
+            return np.full(rows, Effect.ALL, np.uint8)
+        conditions = _numbers(by_name["conditions"])
+        tapes = _numbers(by_name["tape"]) if "tape" in by_name else np.zeros(rows, np.int64)
+        known = self._known
+        usual = (conditions < known.shape[0]) & (tapes < known.shape[1])
+        effects = np.full(rows, _UNKNOWN, np.uint8)
+        effects[usual] = known[conditions[usual], tapes[usual]]
+        unknown = np.flatnonzero(effects == _UNKNOWN)
+        for pair in set(zip(conditions[unknown].tolist(), tapes[unknown].tolist(), strict=True)):
+            effect = self._effect(channel, pair, text)
+            if pair[0] < known.shape[0] and pair[1] < known.shape[1]:
+                known[pair] = effect
+            effects[unknown[(conditions[unknown] == pair[0]) & (tapes[unknown] == pair[1])]] = (
+                effect
+            )
+        return effects
+
+    def _effect(self, channel: Channel, pair: tuple[int, int], text: TextOf) -> Effect:
+        column = channel.column("conditions")
+        conditions: Any = text(column, pair[0] - 1) if pair[0] else None
+        if conditions is not None and column.kind is Kind.CONDITIONS:
+            conditions = split_conditions(conditions)
+        return self.of(conditions, text(channel.column("tape"), pair[1] - 1) if pair[1] else None)
 
     def _strictest(self, conditions: Any, tape: str) -> Effect:
         effect = Effect.ALL
@@ -63,88 +97,36 @@ class Effects:
         return effect
 
 
-def add(total: tuple[float, float], value: float) -> tuple[float, float]:
-    """`total`, a pair of floats, plus `value`, without loss (two-sum)."""
-    high, low = total
-    new = high + value
-    back = new - high
-    return new, low + ((high - (new - back)) + (value - back))
-
-
-class Run:
-    """One run of trades while it grows. Prices are NaN until a trade may set them."""
-
-    __slots__ = (
-        "close", "high", "low", "minute", "notional", "open", "recv_ts", "symbol", "trades",
-        "volume", "weight",
-    )  # fmt: skip
-
-    def __init__(self, symbol: int, minute: int) -> None:
-        self.symbol, self.minute = symbol, minute
-        self.open = self.high = self.low = self.close = math.nan
-        self.volume = self.notional = self.weight = (0.0, 0.0)
-        self.trades = 0
-        self.recv_ts = 0
-
-    def trade(self, price: float, size: float, effect: Effect) -> None:
-        """Take in one trade that does not do nothing."""
-        self.trades += 1
-        self.volume = add(self.volume, size)
-        if effect is Effect.ALL:
-            if self.trades == 1 or self.open != self.open:
-                self.open = self.high = self.low = price
-            elif price > self.high:
-                self.high = price
-            elif price < self.low:
-                self.low = price
-            self.close = price
-            self.notional = add(self.notional, price * size)
-            self.weight = add(self.weight, size)
-
-    def row(self) -> tuple[Any, ...]:
-        """The run in the order of `PARTIAL`."""
-        return (
-            self.symbol, self.trades, self.minute, self.open, self.high, self.low, self.close,
-            self.volume, self.notional, self.weight, self.recv_ts,
-        )  # fmt: skip
+def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
+    """Codes + 1, and 0 where there is none."""
+    numbers = data.values.astype(np.int64) + 1
+    if data.mask is not None:
+        numbers[~data.mask] = 0
+    return numbers
 
 
 def partials(
-    channel: Channel, rows: Rows, columns: list[ColumnData], effects: Effects
+    channel: Channel, columns: list[ColumnData], effects: Effects, text: TextOf
 ) -> npt.NDArray[np.void]:
     """The runs of a batch of trades, as `PARTIAL` rows in the order in which they began."""
-    at = {column.name: i for i, column in enumerate(channel.columns)}
-
-    def listed(name: str) -> list[Any]:
-        data = columns[at[name]]
-        values: list[Any] = data.values.tolist()
-        if data.mask is None:
-            return values
-        return [v if there else None for v, there in zip(values, data.mask, strict=True)]
-
-    current: dict[int, Run] = {}
-    runs: list[Run] = []
-    newest = -(1 << 63)
-    for record, symbol, ts, price, size, recv_ts in zip(
-        rows.records,
-        listed("symbol"),
-        listed("ts"),
-        listed("price"),
-        listed("size"),
-        rows.recv_ns,
-        strict=True,
-    ):
-        effect = effects.of(record.get("c"), record.get("z"))
-        if effect is Effect.NOTHING or price is None or size is None:
-            continue
-        minute = ts - ts % MINUTE
-        if minute > newest:
-            newest = minute
-            current.clear()
-        run = current.get(symbol)
-        if run is None or run.minute != minute:
-            run = current[symbol] = Run(symbol, minute)
-            runs.append(run)
-        run.trade(price, size, effect)
-        run.recv_ts = recv_ts
-    return np.array([run.row() for run in runs], PARTIAL)
+    by_name = dict(zip((c.name for c in channel.columns), columns, strict=True))
+    effect = effects.of_rows(channel, columns, text)
+    for name in ("price", "size"):
+        if (mask := by_name[name].mask) is not None:
+            effect[~mask] = Effect.NOTHING
+    rows = len(effect)
+    room = 1 << max(4, (2 * rows).bit_length())
+    scratch = np.empty((2, room), np.int64)
+    out = np.empty(rows, PARTIAL)
+    count = runs.fold(
+        by_name["symbol"].values,
+        by_name["ts"].values,
+        by_name["price"].values,
+        by_name["size"].values.astype(np.float64),
+        effect,
+        by_name["recv_ts"].values,
+        scratch[0],
+        scratch[1],
+        out,
+    )
+    return out[:count]

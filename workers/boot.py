@@ -19,11 +19,27 @@ def start() -> None:
         threading.Thread(target=_die_with, args=(parent,), name="parent-watch", daemon=True).start()
     import workers.job  # noqa: F401  pay for the imports now, not with the first batch
 
+    warm()
+
     # A batch makes and drops some 100,000 objects without a cycle among them. Collecting seldom
     # is worth a third of the decoding time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
+
+
+def warm() -> None:
+    """Get the kernels ready: from disk, or compiled."""
+    from workers.warm import warm
+
+    warm()
+
+
+def is_compiled() -> bool:
+    """Whether the kernels of this version are on disk."""
+    from workers.kernels.compiling import COMPLETE
+
+    return COMPLETE.exists()
 
 
 def ready(_: int) -> int:

@@ -77,14 +77,16 @@ class BatchCodes:
         """Fill the coded columns of a channel."""
         for index, texts in coded:
             column = channel.columns[index]
-            code = self._coder(column, new.get(column.dictionary, ()))
+            code = self.coder(column, new)
             columns[index] = (
                 _code_lists(texts, code)
                 if column.kind is Kind.SYMBOLS
                 else _code_column(column, texts, code)
             )
 
-    def _coder(self, column: Column, fresh: Sequence[str]) -> Callable[[str], int]:
+    def coder(self, column: Column, new: Mapping[str, tuple[str, ...]]) -> Callable[[str], int]:
+        """Text → code of one column, provisional where `new` has the text."""
+        fresh = new.get(column.dictionary, ())
         known = self._known(column.dictionary)
         if not fresh:
             return known.__getitem__

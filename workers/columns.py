@@ -71,7 +71,7 @@ class ColumnMaker:
                 continue
             values = values_of(rows.records, column, subs)
             if column.kind in CODED:
-                texts = _code_texts(column, values)
+                texts = code_texts(column, values)
                 if column.side_of in absent:
                     _blank_texts(texts, absent[column.side_of])
                 coded.append((index, texts))
@@ -90,6 +90,13 @@ class ColumnMaker:
                 raise Unfit(f"{column.key}: missing")
             columns.append(data)
         return columns, coded
+
+    def value(self, column: Column, value: Any) -> ColumnData:
+        """One value of a column of numbers or times. Raises `Unfit` or `ValueError`."""
+        try:
+            return self._convert[column.kind](column, [value])
+        except OverflowError as error:
+            raise Unfit(f"{column.key}: {error}") from error
 
     def _times(self, column: Column, values: list[Any]) -> ColumnData:
         nanoseconds = self._timestamps.nanoseconds
@@ -237,7 +244,7 @@ def _heap(texts: list[bytes], mask: Any) -> ColumnData:
     return ColumnData(ends, mask, np.frombuffer(b"".join(texts), np.uint8))
 
 
-def _code_texts(column: Column, values: list[Any]) -> list[Any]:
+def code_texts(column: Column, values: list[Any]) -> list[Any]:
     """The texts behind a column of codes: a text or None a row, a list of texts for SYMBOLS."""
     types = set(map(type, values))
     if column.kind is Kind.CONDITIONS:

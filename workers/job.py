@@ -17,7 +17,8 @@ import mmap
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import reserve
 from mdstream.handoff.ticket import Part, Receipt, Ticket
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import Channel, Kind, PayloadKind, split_conditions
+from mdstream.streams.spec import Channel, Column, PayloadKind
+from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import Effects, partials
-from workers.columns import Rows
-from workers.library import Decoded, LibraryDecoder
+from workers.decoder import Decoder
+from workers.library import Decoded
+from workers.payloads import Payloads
 
 _MAX_MAPPED = 128
 
@@ -53,7 +56,7 @@ class _Context:
             name: DictionaryReader(dictionary_path(self.run, stream, name))
             for name in self.spec.dictionaries
         }
-        self.decoder = LibraryDecoder(self.spec, self._known)
+        self.decoder = Decoder(self.spec, self._known)
         rules = self.spec.bar_rules
         self.effects = Effects(rules) if rules else None
 
@@ -69,6 +72,13 @@ class _Context:
     def refresh(self) -> None:
         for dictionary in self._dictionaries.values():
             dictionary.refresh()
+
+    def text(self, column: Column, code: int, new: Mapping[str, tuple[str, ...]]) -> str:
+        """The text behind a code, which may be one of this batch."""
+        base = PROVISIONAL[column.kind]
+        if code >= base:
+            return new[column.dictionary][code - base]
+        return self._dictionaries[column.dictionary].texts[code]
 
     def _known(self, dictionary: str) -> Mapping[str, int]:
         return self._dictionaries[dictionary].codes
@@ -89,7 +99,7 @@ def run(ticket: Ticket) -> Receipt:
     slab = context.slab(ticket.slab)
     entries = slab.entries
 
-    decoded = context.decoder.decode(_payloads(slab, entries))
+    decoded = context.decoder.decode(Payloads.of_slab(slab, entries))
     table = slab.table[:entries]
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
@@ -128,28 +138,17 @@ def trades_again(run: str, stream: str, rows: int) -> bytes:
         return b""
     channel = spec.by_name["trades"]
     _, frame = FrameReader(frame_path(Path(run), f"{stream}.trades"), {}).read(0, rows)
-    conditions: list[Any] = [None] * frame.height
-    if "conditions" in frame.columns:
-        conditions = frame["conditions"].cast(str).to_list()
-        if channel.column("conditions").kind is Kind.CONDITIONS:
-            conditions = [None if c is None else split_conditions(c) for c in conditions]
-    tapes = frame["tape"].cast(str).to_list() if "tape" in frame.columns else conditions
-    records = [{"c": c, "z": z} for c, z in zip(conditions, tapes, strict=True)]
-    received = frame["recv_ts"].to_physical().to_list()
     columns = [
         ColumnData(
-            frame[column.name].to_physical().fill_null(0).to_numpy(),
-            frame[column.name].is_not_null().to_numpy(),
+            np.require(frame[c.name].to_physical().fill_null(0).to_numpy(), DTYPE[c.kind], "C"),
+            frame[c.name].is_not_null().to_numpy(),
         )
-        for column in channel.columns
+        for c in channel.columns
     ]
-    rows_ = Rows(records, [], received)
-    return partials(channel, rows_, columns, Effects(spec.bar_rules)).tobytes()
-
-
-def _payloads(slab: Slab, entries: int) -> Iterator[tuple[memoryview, PayloadKind, int]]:
-    for offset, length, kind, _, recv_ns, _, _ in slab.table[:entries].tolist():
-        yield slab.view[offset : offset + length], PayloadKind(kind), recv_ns
+    context = _Context(run, stream)
+    context.refresh()
+    effects = Effects(spec.bar_rules)
+    return partials(channel, columns, effects, partial(context.text, new={})).tobytes()
 
 
 def _aggregate(context: _Context, decoded: Decoded) -> Batch:
@@ -157,8 +156,8 @@ def _aggregate(context: _Context, decoded: Decoded) -> Batch:
     if context.effects is None or "trades" not in decoded.columns:
         return batch, np.empty(0, np.void)
     channel = context.spec.by_name["trades"]
-    rows, columns = decoded.rows["trades"], decoded.columns["trades"]
-    return batch, partials(channel, rows, columns, context.effects)
+    text = partial(context.text, new=decoded.new)
+    return batch, partials(channel, decoded.columns["trades"], context.effects, text)
 
 
 def _area(

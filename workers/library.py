@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import orjson
@@ -21,6 +21,7 @@ from mdstream.handoff.ticket import Reject
 from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
 from workers.codes import BatchCodes
 from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
+from workers.payloads import Payloads
 
 
 @dataclass(slots=True)
@@ -37,6 +38,18 @@ class Decoded:
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
     symbols: dict[int, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
     page_tokens: dict[int, str] = field(default_factory=dict)
+    gave_way: int = 0
+    """Payloads that kernels began and left to the library."""
+
+
+class Piece(NamedTuple):
+    """A payload, or some messages of one: which, the first of them, and their bytes."""
+
+    payload: int
+    message: int
+    data: memoryview | bytes
+    kind: PayloadKind
+    recv_ns: int
 
 
 class LibraryDecoder:
@@ -50,21 +63,33 @@ class LibraryDecoder:
         self._known = known
         self._maker = ColumnMaker()
 
-    def decode(self, payloads: Iterable[tuple[memoryview | bytes, PayloadKind, int]]) -> Decoded:
-        """Columns of a batch of (bytes, kind, receive time in ns). Never raises for bad bytes."""
-        out = Decoded()
-        for index, (payload, kind, recv_ns) in enumerate(payloads):
+    def decode(self, payloads: Payloads) -> Decoded:
+        """Columns of a batch. Never raises for bad bytes."""
+        pieces = [
+            Piece(i, 0, payloads.view(i), PayloadKind(kind), recv_ns)
+            for i, (kind, recv_ns) in enumerate(
+                zip(payloads.kinds.tolist(), payloads.recv_ns.tolist(), strict=True)
+            )
+        ]
+        return self.decode_pieces(pieces, BatchCodes(self._known), [0] * len(payloads))
+
+    def decode_pieces(
+        self, pieces: Iterable[Piece], codes: BatchCodes, counts: list[int]
+    ) -> Decoded:
+        """Columns of what others left of a batch: their new texts are in `codes`, and the messages of
+        each payload that they took in `counts`.
+        """
+        out = Decoded(counts=counts)
+        for piece in pieces:
             try:
-                parsed = _parse(payload, kind)
-                if kind.from_stream:
-                    count = self._split_stream(parsed, index, recv_ns, out)
+                parsed = _parse(piece.data, piece.kind)
+                if piece.kind.from_stream:
+                    counts[piece.payload] += self._split_stream(parsed, piece, out)
                 else:
-                    count = self._split_rest(parsed, kind, index, recv_ns, out)
+                    counts[piece.payload] += self._split_rest(parsed, piece, out)
             except Unfit as error:
-                out.rejects.append(Reject(index, -1, str(error)))
-                count = 1
-            out.counts.append(count)
-        codes = BatchCodes(self._known)
+                out.rejects.append(Reject(piece.payload, -1, str(error)))
+                counts[piece.payload] += 1
         coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
         out.new = codes.new()
         for name, columns in out.columns.items():
@@ -73,34 +98,33 @@ class LibraryDecoder:
 
     # -- 1. payloads to messages
 
-    def _split_stream(self, parsed: Any, payload: int, recv_ns: int, out: Decoded) -> int:
+    def _split_stream(self, parsed: Any, piece: Piece, out: Decoded) -> int:
         if type(parsed) is not list:
             raise Unfit(f"expected an array of messages, got {type_name(parsed)}")
         control = 0
-        for index, message in enumerate(parsed):
+        for index, message in enumerate(parsed, piece.message):
             wire_type = message.get("T") if type(message) is dict else None
             channel = self._spec.by_type.get(wire_type) if type(wire_type) is str else None
             if channel is not None:
                 rows = out.rows.setdefault(channel.name, Rows())
                 rows.records.append(message)
-                rows.positions.append((payload, index))
-                rows.recv_ns.append(recv_ns)
+                rows.positions.append((piece.payload, index))
+                rows.recv_ns.append(piece.recv_ns)
             elif type(wire_type) is str and wire_type in CONTROL:
                 out.control.append(message)
                 control += 1
             else:
-                out.rejects.append(Reject(payload, index, _why_unknown(message)))
+                out.rejects.append(Reject(piece.payload, index, _why_unknown(message)))
         return len(parsed) - control
 
-    def _split_rest(
-        self, body: Any, kind: PayloadKind, payload: int, recv_ns: int, out: Decoded
-    ) -> int:
+    def _split_rest(self, body: Any, piece: Piece, out: Decoded) -> int:
+        payload = piece.payload
         if type(body) is not dict:
             raise Unfit(f"expected an object, got {type_name(body)}")
         token = body.get("next_page_token")
         if type(token) is str and token:
             out.page_tokens[payload] = token
-        channel, records, empty = self._records(body, kind)
+        channel, records, empty = self._records(body, piece.kind)
         rows = out.rows.setdefault(channel.name, Rows())
         found = set()
         for index, record in enumerate(records):
@@ -111,7 +135,7 @@ class LibraryDecoder:
                 continue
             rows.records.append(record)
             rows.positions.append((payload, index))
-            rows.recv_ns.append(recv_ns)
+            rows.recv_ns.append(piece.recv_ns)
             found.add(record.get("S", ""))
         out.symbols[payload] = (frozenset(found), frozenset(empty))
         return len(records)

@@ -16,9 +16,11 @@ from mdstream.simulator.encode import rfc3339
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Kind, PayloadKind
 from tests import expected
-from tests.decoding import Dictionaries
-from workers.aggregate import Effect, Effects, add, partials
+from tests.decoding import Dictionaries, text_of
+from workers.aggregate import Effect, Effects, partials
+from workers.kernels.runs import add
 from workers.library import LibraryDecoder
+from workers.payloads import Payloads
 
 START = 1_700_000_040_000_000_000 - 1_700_000_040_000_000_000 % MINUTE
 
@@ -66,11 +68,11 @@ def test_the_strictest_condition_decides_what_a_trade_does(
 
 @given(st.lists(st.floats(-1e12, 1e12)))
 def test_sums_kept_in_pairs_are_exact_when_rounded(values: list[float]) -> None:
-    total = (0.0, 0.0)
+    total = np.zeros(2)
     for value in values:
-        total = add(total, value)
+        add(total, value)
     exact = sum(map(Fraction, values), Fraction(0))
-    assert abs(Fraction(sum(total)) - exact) <= abs(exact) * Fraction(1, 2**52) + Fraction(
+    assert abs(Fraction(float(total.sum())) - exact) <= abs(exact) * Fraction(1, 2**52) + Fraction(
         1, 10**15
     )
 
@@ -113,12 +115,12 @@ def build(trades: list[tuple[Any, ...]], cuts: list[int]) -> list[tuple[Any, ...
     while left:
         size = cuts[turn % len(cuts)]
         batch, left, turn = left[:size], left[size:], turn + 1
-        decoded = decoder.decode([(payload(t), PayloadKind.JSON, 0) for t in batch])
+        decoded = decoder.decode(Payloads.of([(payload(t), PayloadKind.JSON, 0) for t in batch]))
         runs = partials(
             spec.by_name["trades"],
-            decoded.rows["trades"],
             decoded.columns["trades"],
             Effects(spec.bar_rules),
+            lambda column, code, d=decoded: text_of(d, dictionaries, column, code),
         )
         dictionaries.take(decoded)
         names = decoded.new.get("symbols", ())

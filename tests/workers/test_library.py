@@ -20,6 +20,7 @@ from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
 from tests import expected
 from tests.decoding import RECV_NS, Dictionaries, decode, rows
 from workers.library import LibraryDecoder
+from workers.payloads import Payloads
 
 CONTRACTS = ["AAPL261218C00200000", "SPY261218P00590000"]
 SYMBOLS = {"options": CONTRACTS, **{s: list(UNIVERSE[s][:4]) for s in ("stocks", "crypto", "news")}}
@@ -63,7 +64,9 @@ def test_codes_do_not_depend_on_how_the_stream_was_cut(
         left = list(payloads)
         for size in itertools.cycle(sizes):
             batch, left = left[:size], left[size:]
-            dictionaries.take(decoder.decode([(p, PayloadKind.JSON, 0) for p in batch]))
+            dictionaries.take(
+                decoder.decode(Payloads.of([(p, PayloadKind.JSON, 0) for p in batch]))
+            )
             if not left:
                 return dictionaries.texts
         raise AssertionError
@@ -361,12 +364,11 @@ def test_msgpack_numbers_of_every_width_and_all_forms_of_text() -> None:
 def test_one_batch_may_mix_stream_payloads_and_rest_bodies() -> None:
     decoder = LibraryDecoder(STREAMS["stocks"], Dictionaries().known)
     snapshot = {"AAPL": {"latestTrade": {"p": 5, "t": "2023-04-06T11:54:26Z"}}, "NONE": None}
-    decoded = decoder.decode(
-        [
-            (orjson.dumps([TRADE]), PayloadKind.JSON, RECV_NS),
-            (orjson.dumps(snapshot), PayloadKind.SNAPSHOTS, RECV_NS),
-        ]
-    )
+    batch = [
+        (orjson.dumps([TRADE]), PayloadKind.JSON, RECV_NS),
+        (orjson.dumps(snapshot), PayloadKind.SNAPSHOTS, RECV_NS),
+    ]
+    decoded = decoder.decode(Payloads.of(batch))
     assert decoded.counts == [1, 1]
     assert decoded.symbols == {1: (frozenset({"AAPL"}), frozenset({"NONE"}))}
     [row] = rows("stocks", decoded)["snapshots"]

@@ -1,0 +1,12 @@
+"""Compiled decoding: payload bytes to typed columns without a Python object in between.
+
+    compiling    how kernels are compiled, and where the machine code is kept
+    words        eight bytes at a time
+    match_*      pass 1: where each value of each message stands, by the layouts learned so far
+    values_*     pass 2: a column of places to a column of numbers
+    texts        a column of places to a column of codes
+    sides, runs  what follows from finished columns: absent quote sides, one-minute partials
+
+Kernels read and write flat arrays and know no stream. `workers.layouts` and `workers.decoder` make
+these arrays from the declarations in `mdstream.streams`.
+"""

@@ -1,0 +1,71 @@
+"""How kernels are compiled, and where the machine code is kept.
+
+Numba compiles each kernel once and keeps it on disk. Its own check of what is out of date sees only the
+file a kernel stands in, not those it calls into; so the folder's name holds a digest of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from llvmlite.binding import get_host_cpu_name
+
+BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
+"""Whether every access is checked, which is slow: for fuzzing."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _digest() -> str:
+    """Names what the machine code depends on and Numba's own key leaves out."""
+    versions = f"{sys.version} {numba.__version__} {get_host_cpu_name()} {BOUNDS_CHECKED}"
+    digest = hashlib.sha256(versions.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    """A folder that can be written, wherever the package itself is installed."""
+    told = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    name = f"kernels-{_digest()}"
+    for base in (
+        Path(told) / "mdstream" if told else Path.home() / ".cache" / "mdstream",
+        Path(tempfile.gettempdir()) / f"mdstream-{os.getuid()}",
+    ):
+        try:
+            (base / name).mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(base / name, os.W_OK):
+            return base / name
+    raise OSError(f"no folder for compiled kernels: {base} cannot be written; set NUMBA_CACHE_DIR")
+
+
+CACHE = _cache_folder()
+numba.config.CACHE_DIR = str(CACHE)
+
+
+def kernel(function: F) -> F:
+    """Compile `function` on first use, and keep the machine code on disk."""
+    compiled: F = numba.njit(cache=True, error_model="numpy", boundscheck=BOUNDS_CHECKED)(function)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """A helper that is compiled into the kernels which call it."""
+    compiled: F = numba.njit(inline="never", error_model="numpy", boundscheck=BOUNDS_CHECKED)(
+        function
+    )
+    return compiled
+
+
+COMPLETE = CACHE / "complete"
+"""Is there once all kernels of these sources are on disk."""

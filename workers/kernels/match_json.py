@@ -1,0 +1,325 @@
+"""Pass 1 for JSON: where the values of every message stand, by layouts that were met before.
+
+Messages of a type repeat each other to the byte, but for their values. So a message is compared with
+the layouts learned so far, word by word; between the literals only the end of each value is looked
+for. What stands in a value is checked by pass 2, which refuses whatever is no value of its column.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workers.kernels import ops
+from workers.kernels.compiling import inlined, kernel
+from workers.kernels.words import MASKS, find, load64, repeated
+
+QUOTE = 0x22
+COMMA = 0x2C
+OPEN = 0x5B
+CLOSE = 0x5D
+NO_FIT = -1
+NO_ROOM = -2
+_QUOTES = repeated(QUOTE)
+_CLOSES = repeated(CLOSE)
+
+
+@inlined
+def skip_space(buffer: Any, i: int, end: int) -> int:
+    """The first byte from `i` on that is no white space."""
+    while i < end and (
+        buffer[i] == 0x20 or buffer[i] == 0x0A or buffer[i] == 0x0D or buffer[i] == 0x09
+    ):
+        i += 1
+    return i
+
+
+@inlined
+def literal_fits(buffer: Any, i: int, words: Any, first: int, length: int) -> bool:
+    """Whether the literal stands at byte `i`."""
+    left = length
+    while left > 8:
+        if load64(buffer, i) != words[first]:
+            return False
+        i += 8
+        first += 1
+        left -= 8
+    return (load64(buffer, i) ^ words[first]) & MASKS[left] == 0
+
+
+@inlined
+def is_plain(buffer: Any, i: int, end: int) -> bool:
+    """Whether a text's bytes stand for themselves: ASCII, no escape, no control character."""
+    while i < end:
+        byte = buffer[i]
+        if byte < 0x20 or byte >= 0x7F or byte == 0x5C or byte == QUOTE:
+            return False
+        i += 1
+    return True
+
+
+@inlined
+def _is_digit(byte: Any) -> bool:
+    return 0x30 <= byte <= 0x39
+
+
+@inlined
+def is_bare(buffer: Any, i: int, end: int) -> bool:
+    """Whether these bytes are a number as JSON writes it, true, false or null."""
+    size = end - i
+    if size == 4:
+        word = load64(buffer, i) & MASKS[4]
+        if word == 0x65757274 or word == 0x6C6C756E:
+            return True
+    if size == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
+        return True
+    if i < end and buffer[i] == 0x2D:
+        i += 1
+    if i >= end or not _is_digit(buffer[i]):
+        return False
+    if buffer[i] == 0x30:
+        i += 1
+    else:
+        while i < end and _is_digit(buffer[i]):
+            i += 1
+    if i < end and buffer[i] == 0x2E:
+        i += 1
+        start = i
+        while i < end and _is_digit(buffer[i]):
+            i += 1
+        if i == start:
+            return False
+    # An exponent may be too large for any number: that is for the library to say.
+    return i == end
+
+
+@inlined
+def _levels(
+    buffer: Any, i: int, end: int, words: Any, item: Any, spans: Any, slot: int, row: int, side: int
+) -> tuple[int, int]:
+    """The levels of one side of a book from after their bracket: where they end, and the next row.
+
+    A negative end: `NO_FIT`, they are not in the form of `item`; or `NO_ROOM`.
+    """
+    if i < end and buffer[i] == CLOSE:
+        return i + 1, row
+    while i < end:
+        if row >= spans.shape[1]:
+            return NO_ROOM, row
+        for part in range(2):
+            if not literal_fits(buffer, i, words, item[part, 0], item[part, 1]):
+                return NO_FIT, row
+            i += item[part, 1]
+            stop = find(buffer, i, end, repeated(item[part, 3]))
+            spans[item[part, 2], row] = np.uint64(i) | np.uint64(stop - i) << np.uint64(32)
+            i = stop
+        spans[slot, row] = np.uint64(side)
+        if not literal_fits(buffer, i, words, item[2, 0], item[2, 1]):
+            return NO_FIT, row
+        i += item[2, 1]
+        row += 1
+        if i < end and buffer[i] == COMMA:
+            i += 1
+        elif i < end and buffer[i] == CLOSE:
+            return i + 1, row
+        else:
+            return NO_FIT, row
+    return NO_FIT, row
+
+
+@inlined
+def follow(
+    buffer: Any,
+    i: int,
+    end: int,
+    words: Any,
+    steps: Any,
+    items: Any,
+    step: int,
+    spans: Any,
+    row: int,
+) -> tuple[int, int]:
+    """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
+
+    A negative end: `NO_FIT`, or `NO_ROOM` for the rows of a book.
+    """
+    first = step
+    top = row
+    while True:
+        length = steps[step, ops.LENGTH]
+        if not literal_fits(buffer, i, words, steps[step, ops.LITERAL], length):
+            return NO_FIT, row
+        i += length
+        action = steps[step, ops.ACTION]
+        slot = steps[step, ops.SLOT]
+        if action == ops.BARE:
+            start = i
+            i = find(buffer, i, end, repeated(steps[step, ops.ARGUMENT]))
+            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.TEXT:
+            start = i - 1
+            i = find(buffer, i, end, _QUOTES) + 1
+            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.SAME_LENGTH:
+            start = i - 1
+            i += steps[step, ops.ARGUMENT]
+            if i >= end or buffer[i] != QUOTE:
+                i = find(buffer, start + 1, end, _QUOTES)
+                steps[step, ops.ARGUMENT] = i - start - 1
+            i += 1
+            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.LIST:
+            start = i - 1
+            i = find(buffer, i, end, _CLOSES) + 1
+            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.END:
+            if i > end:
+                return NO_FIT, row
+            if top == row:
+                return i, row + 1
+            while first < step:  # a book: what the message says holds for each level
+                slot = steps[first, ops.SLOT]
+                if steps[first, ops.ACTION] != ops.LEVELS:
+                    for below in range(row + 1, top):
+                        spans[slot, below] = spans[slot, row]
+                first += 1
+            return i, top
+        elif action == ops.HERE:
+            length = steps[step, ops.ARGUMENT]
+            spans[slot, row] = np.uint64(i) | np.uint64(length) << np.uint64(32)
+        elif action == ops.MISSING:
+            spans[slot, row] = np.uint64(0)
+        elif action == ops.SKIP_TEXT:
+            start = i
+            i = find(buffer, i, end, _QUOTES)
+            if not is_plain(buffer, start, i):
+                return NO_FIT, row
+            i += 1
+        elif action == ops.SKIP_BARE:
+            start = i
+            i = find(buffer, i, end, repeated(steps[step, ops.ARGUMENT]))
+            if not is_bare(buffer, start, i):
+                return NO_FIT, row
+        elif action == ops.LEVELS:
+            argument = steps[step, ops.ARGUMENT]
+            i, top = _levels(
+                buffer, i, end, words, items[argument >> 8], spans, slot, top, argument & 255
+            )
+            if i < 0:
+                return i, row
+        elif action == ops.SOME:
+            if top == row:
+                return NO_FIT, row
+        else:
+            return NO_FIT, row
+        if i > end:
+            return NO_FIT, row
+        step += 1
+
+
+@kernel
+def match(
+    buffer: Any,
+    offsets: Any,
+    lengths: Any,
+    verdicts: Any,
+    messages: Any,
+    words: Any,
+    steps: Any,
+    items: Any,
+    layouts: Any,
+    known: int,
+    spans: Any,
+    row_payload: Any,
+    row_message: Any,
+    rows: Any,
+    before: Any,
+    at: Any,
+) -> int:
+    """Match the messages of payloads from where `at` says; `ops.DONE`, or why it stopped there.
+
+    `buffer` uint8 of all payloads and `SPARE` bytes more; `offsets`, `lengths` int64 a payload;
+    `verdicts` uint8 and `messages` uint32 a payload, written here. `spans` uint64 (slot, row);
+    `row_payload`, `row_message` int32 (channel, row); `rows` int64 a channel, and `before` what it was
+    when the payload began.
+    """
+    room = spans.shape[1]
+    last = 0
+    resumed = at[ops.AT_BYTE] >= 0
+    for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
+        if verdicts[payload] != ops.GOOD:
+            continue
+        i = offsets[payload]
+        end = i + lengths[payload]
+        count = 0
+        after = -1
+        good = True
+        if resumed:
+            resumed = False
+            i = at[ops.AT_BYTE]
+            count = at[ops.AT_MESSAGE]
+            after = at[ops.AT_AFTER]
+        else:
+            before[:] = rows
+            messages[payload] = 0
+            i = skip_space(buffer, i, end)
+            good = i < end and buffer[i] == OPEN
+            i = skip_space(buffer, i + 1, end)
+            if good and i < end and buffer[i] == CLOSE:
+                if skip_space(buffer, i + 1, end) != end:
+                    verdicts[payload] = ops.GAVE_WAY
+                continue
+        while good:
+            stop = after
+            if stop >= 0:
+                after = -1  # this one was taken out of our hands
+            else:
+                word = load64(buffer, i)
+                for turn in range(known):
+                    layout = last + turn
+                    if layout >= known:
+                        layout -= known
+                    first = layouts[layout, ops.FIRST]
+                    start = words[steps[first, ops.LITERAL]]
+                    if (word ^ start) & MASKS[layouts[layout, ops.START]]:
+                        continue
+                    channel = layouts[layout, ops.CHANNEL]
+                    row = rows[channel]
+                    if row >= room:
+                        stop = NO_ROOM
+                        break
+                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, row)
+                    if stop >= 0:
+                        last = layout
+                        rows[channel] = top
+                        while row < top:
+                            row_payload[channel, row] = payload
+                            row_message[channel, row] = count
+                            row += 1
+                        messages[payload] += 1
+                        break
+                    if stop == NO_ROOM:
+                        break
+            if stop < 0:
+                at[ops.AT_PAYLOAD] = payload
+                at[ops.AT_MESSAGE] = count
+                at[ops.AT_BYTE] = i
+                at[ops.AT_AFTER] = -1
+                return ops.FULL if stop == NO_ROOM else ops.MISS
+            count += 1
+            i = stop
+            if i >= end or buffer[i] != COMMA:
+                i = skip_space(buffer, i, end)
+            if i < end and buffer[i] == COMMA:
+                i += 1
+                if buffer[i] <= 0x20:
+                    i = skip_space(buffer, i, end)
+                continue
+            good = i < end and buffer[i] == CLOSE and skip_space(buffer, i + 1, end) == end
+            break
+        if not good:
+            verdicts[payload] = ops.GAVE_WAY
+            messages[payload] = 0
+            rows[:] = before
+    return ops.DONE

@@ -1,0 +1,81 @@
+"""A layout in numbers: the steps by which a kernel follows one message.
+
+Each step is a literal that must stand there, byte for byte, and then what comes after it. Places of
+values ("spans") are kept as start | length << 32, both in bytes, 0 where a value is missing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Columns of a step.
+LITERAL = 0
+"""Index of the literal's first word."""
+LENGTH = 1
+"""Bytes of the literal."""
+ACTION = 2
+SLOT = 3
+"""Where the span goes: row of the table of spans."""
+ARGUMENT = 4
+STEP_WIDTH = 5
+
+# Actions.
+TEXT = 0
+"""JSON: a text, its opening quote in the literal."""
+SAME_LENGTH = 1
+"""JSON: a text that mostly has the length it had last, which ARGUMENT remembers."""
+BARE = 2
+"""JSON: a number, true, false or null, that ends at the byte in ARGUMENT."""
+LIST = 3
+"""JSON: an array without arrays inside, its opening bracket in the literal."""
+VALUE = 4
+"""msgpack: any value but a map."""
+HERE = 5
+"""A value of ARGUMENT bytes that is part of the next literal: the type of the message."""
+MISSING = 6
+"""No value in this layout."""
+SKIP_TEXT = 7
+"""JSON: a text that no column wants; plain ASCII, or the payload gives way."""
+SKIP_BARE = 8
+"""JSON: a number, true, false or null that no column wants, checked to be one."""
+SKIP_VALUE = 9
+"""msgpack: a value that no column wants."""
+LEVELS = 10
+"""A list of levels, each of which is a row: ARGUMENT is the index of its item << 8 | its side, from 1,
+which stands in place of a span."""
+SOME = 11
+"""The message fits only if it had a level."""
+END = 12
+
+# An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
+# value, and the literal that ends the item.
+
+# Columns of a layout.
+FIRST = 0
+"""Index of its first step."""
+CHANNEL = 1
+START = 2
+"""Bytes of the first literal that fit into one word."""
+LAYOUT_WIDTH = 3
+
+# What a match says of a payload.
+GOOD = np.uint8(0)
+GAVE_WAY = np.uint8(1)
+OTHER = np.uint8(2)
+"""Not for this kernel."""
+
+# Why a match stopped.
+DONE = 0
+MISS = 1
+"""A message has a layout that is not known."""
+FULL = 2
+"""The table of spans has no room for another row."""
+
+# Where a match stands between two calls.
+AT_PAYLOAD = 0
+AT_MESSAGE = 1
+AT_BYTE = 2
+"""Where the message begins; negative before the payload was begun."""
+AT_AFTER = 3
+"""Where the message ends, if others have seen to it; else negative."""
+AT_WIDTH = 4

@@ -1,0 +1,154 @@
+"""Texts to codes: a hash table from raw bytes, as they stand in a payload, to a number of its own.
+
+Raw bytes that were met before need not be looked at again: which text they spell, and whether they
+are well formed, was found out by the library when they came first. Texts of up to eight bytes are
+keys as they are; of longer ones the table keeps a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workers.kernels.compiling import inlined, kernel
+from workers.kernels.words import MASKS, load64
+
+_MASK32 = np.uint64(0xFFFFFFFF)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+NO_CODE = -1
+"""In `codes`: the text has no code yet."""
+NULL = -2
+"""In `codes`: the bytes spell that there is no text."""
+UNFIT = -3
+"""In `codes`: the bytes are no text that the column takes."""
+
+LONGEST = 512
+"""Raw bytes of a text that a table takes."""
+
+
+@inlined
+def _hash_of(buffer: Any, i: int, length: int) -> Any:
+    """A hash of `length` bytes, 1 or more."""
+    value = np.uint64(0)
+    while length > 8:
+        value = (value ^ load64(buffer, i)) * _MULTIPLIER
+        value ^= value >> np.uint64(32)
+        i += 8
+        length -= 8
+    value = (value ^ (load64(buffer, i) & MASKS[length])) * _MULTIPLIER
+    return value ^ value >> np.uint64(32)
+
+
+@inlined
+def _same(buffer: Any, i: int, pool: Any, j: int, length: int) -> bool:
+    while length > 8:
+        if load64(buffer, i) != load64(pool, j):
+            return False
+        i += 8
+        j += 8
+        length -= 8
+    return (load64(buffer, i) ^ load64(pool, j)) & MASKS[length] == 0
+
+
+@inlined
+def _find(buffer: Any, i: int, length: int, slots: Any, starts: Any, sizes: Any, pool: Any) -> int:
+    """The slot of a text, or of the gap where it would go."""
+    mask = len(slots) - 1
+    place = np.int64(_hash_of(buffer, i, length) & np.uint64(mask))
+    while True:
+        number = slots[place]
+        if number < 0:
+            return place
+        if sizes[number] == length and _same(buffer, i, pool, starts[number], length):
+            return place
+        place = (place + 1) & mask
+
+
+@kernel
+def insert(
+    buffer: Any,
+    start: int,
+    length: int,
+    number: int,
+    slots: Any,
+    starts: Any,
+    sizes: Any,
+    pool: Any,
+) -> None:
+    """Give the text at `start` the number `number`; its copy is in the pool already."""
+    slots[_find(buffer, start, length, slots, starts, sizes, pool)] = number
+
+
+@kernel
+def look_up(
+    buffer: Any,
+    spans: Any,
+    slots: Any,
+    starts: Any,
+    sizes: Any,
+    pool: Any,
+    codes: Any,
+    blanks: Any,
+    absent: Any,
+    values: Any,
+    there: Any,
+    odd: Any,
+    numbers: Any,
+) -> tuple[int, int]:
+    """Codes of a column: how many rows have bytes never met (in `odd`), how many a text without a
+    code (in `odd` too, from the end backwards, with their numbers in `numbers`).
+
+    Where `absent` (by row; empty for none) says so, blank texts are no texts.
+    """
+    strange = 0
+    fresh = 0
+    size = len(spans)
+    mask = len(slots) - 1
+    sided = len(absent) > 0
+    for row in range(size):
+        span = spans[row]
+        length = np.int64(span >> np.uint64(32))
+        i = np.int64(span & _MASK32)
+        values[row] = 0
+        if length == 0:
+            there[row] = False
+            continue
+        if length <= 8:
+            word = load64(buffer, i) & MASKS[length]
+            value = word * _MULTIPLIER
+            place = np.int64((value ^ value >> np.uint64(32)) & np.uint64(mask))
+            number = slots[place]
+            while number >= 0 and not (
+                sizes[number] == length and load64(pool, starts[number]) == word
+            ):
+                place = (place + 1) & mask
+                number = slots[place]
+        elif length <= LONGEST:
+            number = slots[_find(buffer, i, length, slots, starts, sizes, pool)]
+        else:
+            number = -1
+        there[row] = True
+        if number < 0:
+            odd[strange] = row
+            strange += 1
+            continue
+        code = codes[number]
+        if code >= 0 and not (sided and absent[row] and blanks[number]):
+            values[row] = code
+        elif code == NULL or (sided and absent[row] and blanks[number]):
+            there[row] = False
+        else:
+            numbers[size - 1 - fresh] = number
+            odd[size - 1 - fresh] = row
+            fresh += 1
+    return strange, fresh
+
+
+@kernel
+def insert_all(count: int, slots: Any, starts: Any, sizes: Any, pool: Any) -> None:
+    """Fill an empty table with the first `count` texts of the pool."""
+    for number in range(count):
+        place = _find(pool, starts[number], sizes[number], slots, starts, sizes, pool)
+        slots[place] = number

@@ -1,0 +1,283 @@
+"""Pass 2 for JSON: spans to numbers, a column at a time.
+
+Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library: every
+value whose form it does not know to the last byte. It answers how many those are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workers.kernels.compiling import inlined, kernel
+from workers.kernels.words import MASKS, load64
+
+_NULL = 0x6C6C756E
+_MASK32 = np.uint64(0xFFFFFFFF)
+_TENS = np.array([10.0**n for n in range(23)])
+_EXACT = np.uint64(1 << 53)
+
+
+@inlined
+def digits8(word: Any) -> Any:
+    """The number that eight ASCII digits spell, the first in the lowest byte."""
+    word = (word & np.uint64(0x0F0F0F0F0F0F0F0F)) * np.uint64(2561) >> np.uint64(8)
+    word = (word & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601) >> np.uint64(16)
+    return (word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
+
+
+@inlined
+def are_digits8(word: Any) -> bool:
+    """Whether all eight bytes are ASCII digits."""
+    return (
+        (word & np.uint64(0xF0F0F0F0F0F0F0F0))
+        | (((word + np.uint64(0x0606060606060606)) & np.uint64(0xF0F0F0F0F0F0F0F0)) >> np.uint64(4))
+    ) == np.uint64(0x3333333333333333)
+
+
+@inlined
+def few_digits(buffer: Any, start: int, count: int) -> tuple[bool, Any]:
+    """The number that `count` (1 to 8) bytes spell, and whether all are digits."""
+    shift = np.uint64(64 - 8 * count)
+    word = load64(buffer, start) << shift
+    word |= np.uint64(0x3030303030303030) & ~(np.uint64(0xFFFFFFFFFFFFFFFF) << shift)
+    return are_digits8(word), digits8(word)
+
+
+@kernel
+def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
+    """Numbers to float64, correctly rounded: whole digits below 2^53, scaled by one power of ten."""
+    strange = 0
+    for row in range(len(spans)):
+        span = spans[row]
+        length = np.int64(span >> np.uint64(32))
+        i = np.int64(span & _MASK32)
+        end = i + length
+        there[row] = True
+        if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
+            there[row] = False
+            values[row] = 0.0
+            continue
+        negative = buffer[i] == 0x2D
+        if negative:
+            i += 1
+        number = np.uint64(0)
+        start = i
+        point = -1
+        while i < end:
+            digit = buffer[i] - np.uint8(0x30)
+            if digit > 9:
+                if buffer[i] != 0x2E or point >= 0:
+                    break
+                point = i
+            else:
+                number = number * np.uint64(10) + np.uint64(digit)
+            i += 1
+        whole = (i if point < 0 else point) - start
+        scale = 0 if point < 0 else i - point - 1
+        good = (
+            whole > 0
+            and i - start <= 19
+            and number < _EXACT
+            and (whole == 1 or buffer[start] != 0x30)
+            and (point < 0 or scale > 0)
+            and not (negative and number == 0)
+        )
+        power = -scale
+        if good and i < end and (buffer[i] | 0x20) == 0x65:
+            i += 1
+            minus = False
+            if i < end and (buffer[i] == 0x2D or buffer[i] == 0x2B):
+                minus = buffer[i] == 0x2D
+                i += 1
+            exponent = 0
+            begin = i
+            while i < end and i - begin < 4 and buffer[i] - np.uint8(0x30) <= 9:
+                exponent = exponent * 10 + np.int64(buffer[i] - np.uint8(0x30))
+                i += 1
+            good = i > begin
+            power += -exponent if minus else exponent
+        if good and i == end and -22 <= power <= 22:
+            value = np.float64(number)
+            if power < 0:
+                value /= _TENS[-power]
+            else:
+                value *= _TENS[power]
+            values[row] = -value if negative else value
+        else:
+            values[row] = 0.0
+            odd[strange] = row
+            strange += 1
+    return strange
+
+
+@kernel
+def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool) -> int:
+    """Whole numbers of up to 18 digits to int64 or uint64."""
+    strange = 0
+    for row in range(len(spans)):
+        span = spans[row]
+        length = np.int64(span >> np.uint64(32))
+        i = np.int64(span & _MASK32)
+        there[row] = True
+        values[row] = 0
+        if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
+            there[row] = False
+            continue
+        negative = buffer[i] == 0x2D
+        if negative:
+            i += 1
+            length -= 1
+        good = (
+            0 < length <= 18
+            and (length == 1 or buffer[i] != 0x30)
+            and not (negative and not signed)
+        )
+        number = np.uint64(0)
+        while good and length > 8:
+            word = load64(buffer, i)
+            good = are_digits8(word)
+            number = number * np.uint64(100000000) + digits8(word)
+            i += 8
+            length -= 8
+        if good:
+            good, rest = few_digits(buffer, i, length)
+            number = number * np.uint64(_TENS[length]) + rest
+        if good:
+            values[row] = -np.int64(number) if negative else np.int64(number)
+        else:
+            odd[strange] = row
+            strange += 1
+    return strange
+
+
+@kernel
+def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool) -> int:
+    """True and false; missing ones are `default`, null is false."""
+    strange = 0
+    for row in range(len(spans)):
+        span = spans[row]
+        length = np.int64(span >> np.uint64(32))
+        i = np.int64(span & _MASK32)
+        there[row] = True
+        values[row] = default
+        if length == 4 and load64(buffer, i) & MASKS[4] == 0x65757274:
+            values[row] = True
+        elif length == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
+            values[row] = False
+        elif length != 0:
+            odd[strange] = row
+            strange += 1
+    return strange
+
+
+_MINUTE_NS = 60_000_000_000
+_FRACTIONS = np.array([10 ** (9 - n) for n in range(10)], np.int64)
+_MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
+
+
+@inlined
+def _two(buffer: Any, i: int) -> int:
+    """Two digits as a number; negative if they are none."""
+    high = buffer[i] - np.uint8(0x30)
+    low = buffer[i + 1] - np.uint8(0x30)
+    if high > 9 or low > 9:
+        return -1
+    return np.int64(high) * 10 + np.int64(low)
+
+
+@inlined
+def days_since_1970(year: int, month: int, day: int) -> int:
+    """Days of the proleptic Gregorian calendar (March first, so that leap days come last)."""
+    if month <= 2:
+        year -= 1
+        month += 12
+    return (
+        365 * year
+        + year // 4
+        - year // 100
+        + year // 400
+        + (153 * (month - 3) + 2) // 5
+        + day
+        - 719469
+    )
+
+
+@inlined
+def _minute(buffer: Any, i: int) -> int:
+    """`2024-03-12T10:38:` as minutes since 1970; negative if it is no such time after 1970."""
+    century = _two(buffer, i)
+    year = _two(buffer, i + 2)
+    month = _two(buffer, i + 5)
+    day = _two(buffer, i + 8)
+    hour = _two(buffer, i + 11)
+    minute = _two(buffer, i + 14)
+    if (
+        century < 0 or year < 0 or month < 1 or month > 12 or day < 1
+        or hour < 0 or hour > 23 or minute < 0 or minute > 59
+        or buffer[i + 4] != 0x2D or buffer[i + 7] != 0x2D or buffer[i + 10] != 0x54
+        or buffer[i + 13] != 0x3A or buffer[i + 16] != 0x3A
+    ):  # fmt: skip
+        return -1
+    year += century * 100
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    if year < 1970 or year > 2200 or day > _MONTH_DAYS[month - 1] + (month == 2 and leap):
+        return -1
+    return (days_since_1970(year, month, day) * 24 + hour) * 60 + minute
+
+
+@kernel
+def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
+    """RFC 3339 texts in UTC (`Z`) from 1970 on to nanoseconds; the minute is remembered."""
+    strange = 0
+    first = np.uint64(0)
+    second = np.uint64(0)
+    tenth = np.uint8(0)
+    base = np.int64(0)
+    for row in range(len(spans)):
+        span = spans[row]
+        length = np.int64(span >> np.uint64(32))
+        i = np.int64(span & _MASK32)
+        there[row] = length != 0
+        values[row] = 0
+        if length == 0:
+            continue
+        good = 22 <= length <= 32 and length != 23 and buffer[i] == 0x22
+        good = good and buffer[i + length - 2] == 0x5A and buffer[i + length - 1] == 0x22
+        if good:
+            # "2024-03 | -12T10:3 | 8:
+            if (
+                load64(buffer, i) != first
+                or load64(buffer, i + 8) != second
+                or buffer[i + 16] != tenth
+                or buffer[i + 17] != 0x3A
+            ):
+                minute = _minute(buffer, i + 1)
+                if minute >= 0:
+                    base = minute * _MINUTE_NS
+                    first = load64(buffer, i)
+                    second = load64(buffer, i + 8)
+                    tenth = buffer[i + 16]
+                else:
+                    good = False
+        if good:
+            seconds = _two(buffer, i + 18)
+            good = 0 <= seconds <= 59
+            nanoseconds = np.int64(0)
+            places = length - 23
+            if places > 0:
+                good = good and buffer[i + 20] == 0x2E
+                fits, number = few_digits(buffer, i + 21, min(places, 8))
+                good = good and fits
+                if places == 9:
+                    ninth = buffer[i + 29] - np.uint8(0x30)
+                    good = good and ninth <= 9
+                    number = number * np.uint64(10) + np.uint64(ninth)
+                nanoseconds = np.int64(number) * _FRACTIONS[places]
+            values[row] = base + seconds * 1_000_000_000 + nanoseconds
+        if not good:
+            values[row] = 0
+            odd[strange] = row
+            strange += 1
+    return strange

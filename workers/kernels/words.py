@@ -1,0 +1,82 @@
+"""Eight bytes at a time: loads at any address, and searches without a branch a byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from workers.kernels.compiling import BOUNDS_CHECKED, inlined
+
+SPARE = 16
+"""Bytes that must follow the last payload in its buffer: words are loaded whole."""
+
+LOW = np.uint64(0x0101010101010101)
+HIGH = np.uint64(0x8080808080808080)
+
+
+@intrinsic
+def _load64(context: Any, buffer: Any, index: Any) -> Any:
+    """The little-endian word at byte `index`, which need not be aligned. Checks nothing."""
+    signature = types.uint64(buffer, index)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        address = builder.gep(array.data, [arguments[1]])
+        word = ir.IntType(64)
+        loaded = builder.load(builder.bitcast(address, word.as_pointer()), typ=word)
+        loaded.align = 1
+        return loaded
+
+    return signature, generate
+
+
+@intrinsic
+def first_bit(context: Any, word: Any) -> Any:
+    """The place of the lowest bit that is set in a word that is not 0."""
+    signature = types.int64(types.uint64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return signature, generate
+
+
+if BOUNDS_CHECKED:
+
+    @numba.njit(boundscheck=True)
+    def load64(buffer: Any, index: Any) -> Any:
+        """The little-endian word at byte `index`, both ends checked."""
+        if index < 0 or index + 8 > len(buffer):
+            raise IndexError("a word beyond the buffer")
+        return _load64(buffer, index)
+
+else:
+    load64 = _load64
+
+
+@inlined
+def repeated(byte: Any) -> Any:
+    """A word of eight times `byte`."""
+    return LOW * np.uint64(byte)
+
+
+@inlined
+def find(buffer: Any, start: int, end: int, pattern: Any) -> int:
+    """Where the byte repeated in `pattern` comes first in `buffer[start:end]`; `end` if nowhere."""
+    i = start
+    while i < end:
+        word = load64(buffer, i) ^ pattern
+        hit = (word - LOW) & ~word & HIGH
+        if hit:
+            return min(end, i + (first_bit(hit) >> 3))
+        i += 8
+    return end
+
+
+MASKS = np.array([(1 << 8 * n) - 1 for n in range(8)] + [(1 << 64) - 1], np.uint64)
+"""`MASKS[n]` keeps the first n bytes of a word."""

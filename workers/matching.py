@@ -1,0 +1,130 @@
+"""Pass 1: where every value of every message stands, with the layouts learned as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.streams.spec import StreamSpec
+from workers.kernels import ops
+from workers.layouts import Layouts, Table, Unlearnable
+from workers.payloads import Payloads
+
+_MOST_LESSONS = 64
+"""Layouts learned in one batch; traffic that has more is the library's."""
+
+_MANY_LAYOUTS = 48
+_START_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one codec is matched and learned."""
+
+    match: Callable[..., int]
+    learn: Callable[[Layouts, bytes], None]
+    end: Callable[[memoryview], int]
+    """Bytes of the value that a buffer begins with; 0 if it is none."""
+    is_whole: Callable[[bytes], bool]
+    """Whether the library can read these bytes."""
+
+
+@dataclass(slots=True)
+class Aside:
+    """A message among others that kernels leave to the library."""
+
+    payload: int
+    message: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Matched:
+    """What a match found. Arrays are views that hold until the next match."""
+
+    rows: npt.NDArray[np.int64]
+    """Rows of each table."""
+    messages: npt.NDArray[np.uint32]
+    """Messages of each payload that are rows of a kernel."""
+    asides: list[Aside] = field(default_factory=list)
+
+
+class Matcher:
+    """Matches batches of one stream and codec."""
+
+    # The mutable state: the layouts, and arrays that each batch uses anew.
+
+    def __init__(self, spec: StreamSpec, tables: dict[str, Table], codec: Codec) -> None:
+        self._codec = codec
+        self._tables = tables
+        self._layouts = Layouts(spec, tables)
+        self._make_room(_START_ROWS)
+
+    def _make_room(self, rows: int) -> None:
+        slots = sum(len(t.channel.columns) for t in self._tables.values())
+        self.spans: npt.NDArray[np.uint64] = np.empty((slots, rows), np.uint64)
+        self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
+        self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
+
+    def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
+        """Match the payloads whose verdict is `GOOD`; those that are not to be followed give way."""
+        rows = np.zeros(len(self._tables), np.int64)
+        before = np.zeros_like(rows)
+        found = Matched(rows, np.zeros(len(payloads), np.uint32))
+        at = np.zeros(ops.AT_WIDTH, np.int64)
+        at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
+        if self._layouts.known > _MANY_LAYOUTS:
+            self._layouts.forget()
+        lessons = 0
+        layouts = self._layouts
+        while True:
+            why = self._codec.match(
+                payloads.buffer, payloads.offsets, payloads.lengths, verdicts, found.messages,
+                layouts.words, layouts.steps, layouts.items, layouts.layouts, layouts.known, self.spans,
+                self.row_payload, self.row_message, rows, before, at,
+            )  # fmt: skip
+            if why == ops.DONE:
+                return found
+            if why == ops.FULL:
+                self._grow()
+                continue
+            payload, message = int(at[ops.AT_PAYLOAD]), int(at[ops.AT_MESSAGE])
+            start = int(at[ops.AT_BYTE])
+            end = int(payloads.offsets[payload] + payloads.lengths[payload])
+            lessons += 1
+            rest = payloads.buffer[start:end].data
+            if lessons <= _MOST_LESSONS:
+                size = self._codec.end(rest)
+                data = bytes(rest[:size])
+                try:
+                    if not size:
+                        raise Unlearnable("no whole value")
+                    self._codec.learn(layouts, data)
+                    continue
+                except Unlearnable:
+                    if size and message and self._codec.is_whole(data):
+                        found.asides.append(Aside(payload, message, data))
+                        at[ops.AT_AFTER] = start + size
+                        continue
+            verdicts[payload] = ops.GAVE_WAY
+            found.messages[payload] = 0
+            rows[:] = before
+            at[ops.AT_PAYLOAD] = payload + 1
+            at[ops.AT_BYTE] = -1
+
+    def _grow(self) -> None:
+        spans, payload, message = self.spans, self.row_payload, self.row_message
+        room = spans.shape[1]
+        self._make_room(room * 4)
+        self.spans[:, :room] = spans
+        self.row_payload[:, :room] = payload
+        self.row_message[:, :room] = message
+
+
+def drop(asides: list[Aside], verdicts: Any) -> list[Aside]:
+    """The asides of payloads that were matched to their end."""
+    return [aside for aside in asides if verdicts[aside.payload] == ops.GOOD]

@@ -1,0 +1,61 @@
+"""The payloads of one batch, as decoders take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.handoff.slab import Slab
+from mdstream.streams.spec import PayloadKind
+from workers.kernels.words import SPARE
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """Bytes in one buffer, and a number a payload for each of the rest.
+
+    `buffer` is uint8 and goes on for `SPARE` bytes at least behind the last payload.
+    """
+
+    buffer: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.uint8]
+    recv_ns: npt.NDArray[np.int64]
+
+    @classmethod
+    def of_slab(cls, slab: Slab, entries: int) -> Payloads:
+        """The first `entries` payloads of a slab, in place."""
+        table = slab.table[:entries]
+        return cls(
+            np.frombuffer(slab.view, np.uint8),
+            table["offset"].astype(np.int64),
+            table["length"].astype(np.int64),
+            table["kind"].astype(np.uint8),
+            table["recv_ns"].astype(np.int64),
+        )
+
+    @classmethod
+    def of(cls, payloads: Iterable[tuple[bytes, PayloadKind, int]]) -> Payloads:
+        """A copy of (bytes, kind, receive time in ns)."""
+        parts: Sequence[tuple[bytes, PayloadKind, int]] = list(payloads)
+        lengths = np.array([len(data) for data, _, _ in parts], np.int64)
+        whole = bytearray(b"".join(data for data, _, _ in parts) + bytes(SPARE))
+        return cls(
+            np.frombuffer(whole, np.uint8),
+            np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)[: len(parts)],
+            lengths,
+            np.array([kind for _, kind, _ in parts], np.uint8),
+            np.array([recv for _, _, recv in parts], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def view(self, index: int) -> memoryview:
+        """The bytes of payload `index`, in place."""
+        start = int(self.offsets[index])
+        return self.buffer[start : start + int(self.lengths[index])].data

@@ -1,0 +1,64 @@
+"""Gets the kernels ready: from disk in a moment, or compiled, once, in some seconds.
+
+`python -m workers.warm` does it for all processes that come after.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from mdstream import interrupts
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
+from workers.aggregate import Effects, partials
+from workers.decoder import Decoder
+from workers.kernels.compiling import COMPLETE
+from workers.payloads import Payloads
+
+_VALUES = {
+    Kind.SYMBOL: "AAPL",
+    Kind.TIME: "2024-03-12T10:38:50.79613221Z",
+    Kind.FLOAT: 1.5,
+    Kind.INT: 100,
+    Kind.UINT: 100,
+    Kind.BOOL: True,
+    Kind.CODE: "C",
+    Kind.CONDITIONS: ["@"],
+}
+_LEVELS = [{"p": 1.5, "s": 2}]
+
+
+def warm() -> None:
+    """Run every kernel once. What is not on disk is compiled, and kept."""
+    for spec in STREAMS.values():
+        messages = [_sample(c) for c in spec.channels if c.types and _is_fixed(c)]
+        if not messages or spec.codec != "json":
+            continue
+        payload = orjson.dumps(messages)
+        decoded = Decoder(spec, lambda name: {}).decode(
+            Payloads.of([(payload, PayloadKind.JSON, 0)])
+        )
+        if decoded.gave_way:
+            raise AssertionError(f"kernels do not follow {payload!r}")
+        if spec.bar_rules is not None:
+            trades = spec.by_name["trades"]
+            partials(trades, decoded.columns["trades"], Effects(spec.bar_rules), lambda c, n: "")
+    COMPLETE.touch()
+
+
+def _is_fixed(channel: Channel) -> bool:
+    return not any(column.kind in VARIABLE for column in channel.columns)
+
+
+def _sample(channel: Channel) -> dict[str, Any]:
+    """A message of a channel, as its columns are declared."""
+    message = {c.key: _VALUES[c.kind] for c in channel.columns if c.key}
+    message |= dict.fromkeys(channel.levels or (), _LEVELS)
+    return message | {"T": channel.types[0]}
+
+
+if __name__ == "__main__":
+    interrupts.ignore()
+    warm()

@@ -363,8 +363,10 @@ class Feed:
             self._pids = self._pool.pids
             self._outbox.put("workers", self._pids)
 
-    def _rows_of(self, subscription: str) -> int:
-        """Rows so far in the frame that takes what comes by `subscription`."""
+    def _rows_of(self, subscription: str) -> int | None:
+        """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""
+        if self._pipeline.is_late:
+            return None
         return sum(
             self._committer.frames[channel.name].rows
             for channel in self.spec.channels

@@ -71,7 +71,11 @@ class FeedProcess:
     deaths: int = 0
     """How many processes in a row ended before their time."""
     last_words: str = ""
-    """Why the last process ended, as it put it."""
+    """Why the process ended, as it put it."""
+    cause: str = ""
+    """Why the process before this one died."""
+    _established: int = 0
+    """Connections established before this process."""
     _changes: list[tuple[Any, ...]] = field(default_factory=list)
     _pauses: Iterator[float] = field(default_factory=backoff)
 
@@ -98,6 +102,7 @@ class FeedProcess:
         self.restart_at = None
         self.up = self.gone = False
         self.last_words = ""
+        self._established = self.state["established"]
         self.state["heartbeat_ns"] = time.time_ns()
         ours, theirs = context.Pipe()
         process = context.Process(
@@ -146,7 +151,8 @@ class FeedProcess:
             case "workers":
                 self.workers = content
             case "symbols":
-                self.ok, self.failed = content
+                if any(content) or self.state["connected"]:  # one that just began knows nothing yet
+                    self.ok, self.failed = content
             case "cycle":
                 number, started_ns, ended_ns = content
                 self.cycles[number] = (started_ns, ended_ns)
@@ -186,6 +192,8 @@ class FeedProcess:
         self.up = False
         self.state["connected"] = 0
         if code == Exit.OK and draining:
+            if self.state["established"] == self._established:
+                self.give_up_restart()
             self.done = True
             return
         reason = self.last_words or _why_ended(code)
@@ -197,29 +205,28 @@ class FeedProcess:
         self.deaths += 1
         pause = next(self._pauses)
         self.restart_at = time.monotonic() + pause
-        self.last_words = reason
+        self.cause = reason
         text = f"feed process {reason}; starting it again in {pause:.1f} s"
         self.note(self.stream, text, logging.WARNING)
 
     def give_up_restart(self) -> None:
-        """The run ends between two lives of the process, or before its first.
+        """The run ends between two lives of the process, or before one came to serve.
 
         What it had received is in its slabs. One death that came too late to be mended is no failure of
         the stream; one that never served, or could not be kept alive, is.
         """
-        if self.generation >= 0 and (self.deaths > 1 or not self.state["established"]):
+        if self.deaths > 1 or (self.deaths and not self.state["established"]):
             times = f" ({self.deaths} times in a row)" if self.deaths > 1 else ""
-            self.fail(f"feed process {self.last_words}{times}", Exit.STREAM_FAILED)
+            self.fail(f"feed process {self.cause}{times}", Exit.STREAM_FAILED)
         else:
             self.done = True
 
     def fail(self, reason: str, code: int) -> None:
-        """Give the stream up; if it never streamed, none of its symbols was served."""
+        """Give the stream up: none of its symbols is served any more."""
         self.done, self.failure, self.exit_code = True, reason, code
-        if not self.state["established"]:
-            self.failed = {**dict.fromkeys([*self.symbols, *self.ok], reason), **self.failed}
-            self.ok = []
-            self.state["symbols_ok"], self.state["symbols_failed"] = 0, len(self.failed)
+        self.failed = {**dict.fromkeys([*self.symbols, *self.ok], reason), **self.failed}
+        self.ok = []
+        self.state["symbols_ok"], self.state["symbols_failed"] = 0, len(self.failed)
         self.note(self.stream, f"failed: {reason}", logging.ERROR)
 
     def _hang_up(self) -> None:

@@ -34,6 +34,7 @@ from mdstream.streams.spec import PayloadKind
 
 log = logging.getLogger(__name__)
 
+_LATE_NS = 500_000_000
 _GIVEN_UP = Found(frozenset(), frozenset(), "", "it broke the decoder; kept with the rejects")
 
 
@@ -90,6 +91,13 @@ class Pipeline:
     def queued(self) -> int:
         """Batches that wait for a worker."""
         return len(self._sealed) + max(0, len(self._working) - max(1, self._pool.size))
+
+    @property
+    def is_late(self) -> bool:
+        """Whether payloads that came a while ago are not in the frames yet."""
+        if self._sealed:
+            return True
+        return bool(self._working) and time.time_ns() - self._working[0].submit_ns > _LATE_NS
 
     # -- payloads in
 

@@ -9,6 +9,7 @@ command line.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import ssl
 import tomllib
@@ -25,6 +26,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import StreamSpec
 
 ENV_PREFIX = "MDSTREAM_"
+_LARGEST_BUDGET = 1_000_000
 
 
 def load(
@@ -103,6 +105,13 @@ def _check_choices(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
+    if config.fetch.budget_per_minute > _LARGEST_BUDGET:
+        raise ConfigError(
+            f"fetch.budget_per_minute: {config.fetch.budget_per_minute} is above {_LARGEST_BUDGET}, "
+            "more than any plan allows"
+        )
+    if not math.isfinite(config.duration):
+        raise ConfigError("duration: give seconds, or 0 to run until stopped")
     for name, value, least in (
         ("workers", config.workers, -1),
         ("duration", config.duration, 0),
@@ -147,9 +156,10 @@ def _check_stream(spec: StreamSpec, stream: StreamConfig) -> None:
         raise refuse("feed", stream.feed, tuple(spec.feeds))
     if stream.codec not in spec.codecs:
         raise refuse("codec", stream.codec, spec.codecs)
-    for channel in (*stream.channels, *stream.mute_after_s):
-        if channel not in spec.subscriptions:
-            raise refuse("channels", channel, spec.subscriptions)
+    for setting in ("channels", "mute_after_s"):
+        for channel in getattr(stream, setting):
+            if channel not in spec.subscriptions:
+                raise refuse(setting, channel, spec.subscriptions)
     for symbol in stream.symbols:
         if not symbol or symbol != symbol.strip() or "," in symbol:
             raise ConfigError(f"{spec.name}.symbols: {symbol!r} is no symbol")
@@ -180,9 +190,14 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             target = values
             for group in groups:
                 target = target.setdefault(group, {})
+            if groups[-1:] == ["mute_after_s"]:
+                field = _CHANNELS.get(field, field)
             target[field] = _split(text) if field in _LISTS else text
     return values
 
+
+_CHANNELS = {name.lower(): name for spec in STREAMS.values() for name in spec.subscriptions}
+"""Channels as they stand in the names of environment variables, which have no case."""
 
 _LISTS = {"streams", "symbols", "channels"}
 

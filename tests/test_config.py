@@ -83,7 +83,7 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ),
         ({}, {"data_url": "http://x:99999"}, "data_url: the port in 'http://x:99999' must be a"),
         ({}, {"ca_file": __file__}, f"ca_file: '{__file__}' holds no PEM certificate"),
-        ({}, {"duration": float("nan")}, "duration: nan is below 0"),
+        ({}, {"duration": float("nan")}, "duration: give seconds"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(
@@ -129,3 +129,21 @@ def test_workers_share_the_cores_unless_told(monkeypatch: pytest.MonkeyPatch) ->
     assert from_mapping({"workers": 0}).workers_per_stream() == 0
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert Config().workers_per_stream() == 1
+
+
+def test_channels_keep_their_names_in_the_environment() -> None:
+    config = load(environ={"MDSTREAM_STOCKS__MUTE_AFTER_S__UPDATEDBARS": "5"})
+    assert config.stocks.mute_after_s == {"updatedBars": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"stocks": {"mute_after_s": {"barrs": 5}}}, "stocks.mute_after_s: 'barrs' is not one of"),
+        ({"fetch": {"budget_per_minute": 2_000_000}}, "above 1000000, more than any plan"),
+        ({"duration": float("inf")}, "duration: give seconds"),
+    ],
+)
+def test_settings_beyond_reason_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        from_mapping(values)

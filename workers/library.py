@@ -144,6 +144,8 @@ class LibraryDecoder:
         """The channel, its records (each told its symbol) and the symbols that came with nothing."""
         name = kind.name.lower()
         if kind is PayloadKind.NEWS:
+            if name not in body:
+                raise Unfit(f"{name}: missing")
             return self._spec.by_name["snapshots"], list_of(body.get(name), name), []
         channel = self._spec.by_name[name]
         content = body.get(name, body.get(name[:-1]))

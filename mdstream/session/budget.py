@@ -12,6 +12,8 @@ from pathlib import Path
 from mdstream.handoff.space import reserve
 
 WINDOW_S = 60.0
+_MARGIN_S = 1.0
+"""A request may take a moment from here to where it is counted: a new connection costs some."""
 
 
 class Budget:
@@ -70,5 +72,5 @@ class Budget:
     def _pause(self) -> float:
         """Seconds until the next request may go."""
         oldest, now_ns = self._sent[self._oldest], time.monotonic_ns()
-        left = (oldest - now_ns + WINDOW_S * 1e9) / 1e9 if oldest else 0.0
+        left = (oldest - now_ns + (WINDOW_S + _MARGIN_S) * 1e9) / 1e9 if oldest else 0.0
         return max(left, self._closed_until - now_ns / 1e9)

@@ -143,7 +143,12 @@ class Fetcher:
         if not found:
             self._fail([underlying], _NO_DATA, result)
             return
-        self._on_chain(sorted(found))
+        contracts = sorted(filter(is_contract, found))
+        if not contracts:
+            odd = ", ".join(sorted(found)[:3])
+            self._fail([underlying], f"its chain names no contract, but {odd[:80]!r}", result)
+            return
+        self._on_chain(contracts)
         self._succeed(underlying, result)
 
     async def _pages(self, path: str, params: dict[str, str], since: str) -> set[str]:

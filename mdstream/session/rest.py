@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import time
@@ -49,6 +50,7 @@ class RestClient:
         self.budget = budget
         self.requests = 0
         self._config = config.fetch
+        self._under_way = asyncio.Semaphore(config.fetch.concurrency)
         self._base = config.urls()[1]
         self._tls: ssl.SSLContext | bool = (
             tls_context(config) if self._base.startswith("https:") else False
@@ -62,9 +64,8 @@ class RestClient:
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
-        connector = aiohttp.TCPConnector(
-            limit=self._config.concurrency, ssl=self._tls, ttl_dns_cache=300
-        )
+        # No limit of the connector's own: what waits there would have spent its budget and its time.
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
@@ -96,12 +97,13 @@ class RestClient:
             wait_max=CAP_S,
         ):
             with attempt:
-                await self.budget.take()
-                try:
-                    return await self._once(path, params)
-                except (ServerError, NetworkError) as error:
-                    self._complain(error)
-                    raise
+                async with self._under_way:
+                    await self.budget.take()
+                    try:
+                        return await self._once(path, params)
+                    except (ServerError, NetworkError) as error:
+                        self._complain(error)
+                        raise
         raise AssertionError("the loop above returns or raises")
 
     def _complain(self, error: Exception) -> None:
@@ -127,6 +129,9 @@ class RestClient:
             ) from error
         except TimeoutError as error:
             raise NetworkError(f"no answer within {self._config.timeout_s:g} s") from error
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
+            why = " ".join(str(error).split())
+            raise NetworkError(f"the answer of {self._base} cannot be read: {why}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NetworkError(f"cannot reach {self._base}: {error}") from error
 

@@ -43,16 +43,20 @@ class MuteLimits:
 
 
 class Silence:
-    """How long one stream has been silent. `rows_of` counts the rows that came by a channel so far."""
+    """How long one stream has been silent.
+
+    `rows_of` counts the rows that came by a channel so far; None says that it cannot be told now, for
+    what came still waits here.
+    """
 
     # The mutable state: when data came last, and for watched channels their rows and since when.
 
-    def __init__(self, limits: MuteLimits, rows_of: Callable[[str], int]) -> None:
+    def __init__(self, limits: MuteLimits, rows_of: Callable[[str], int | None]) -> None:
         self.last_data = 0.0
         """When the socket brought data last, in seconds of the monotonic clock; set by the reader."""
         self._limits = limits
         self._rows_of = rows_of
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[int | None, float]] = {}
 
     def restart(self) -> None:
         """All silence begins anew: the connection does, or we ourselves had stopped to read."""
@@ -70,7 +74,7 @@ class Silence:
                 continue
             rows = self._rows_of(channel)
             before, since = self._seen.get(channel, (-1, now))
-            if rows != before:
+            if rows is None or rows != before:
                 self._seen[channel] = (rows, now)
             elif now - since > limit:
                 return f"connected but no {channel} for {limit:g} s"

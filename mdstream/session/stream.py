@@ -34,7 +34,7 @@ from mdstream.errors import (
 )
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff, pause_asked_for
 from mdstream.session.silence import MuteLimits, Silence
-from mdstream.streams.spec import CONTROL, PayloadKind, StreamSpec
+from mdstream.streams.spec import PayloadKind, StreamSpec, is_control
 from mdstream.wire.codec import CODECS
 from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting, raise_if_fatal
 from mdstream.wire.state import State
@@ -112,7 +112,7 @@ class StreamSession:
         subscriptions: Subscriptions,
         sink: Sink,
         on_event: Callable[[str], None],
-        rows_of: Callable[[str], int],
+        rows_of: Callable[[str], int | None],
     ) -> None:
         self.subscriptions = subscriptions
         self.ready = asyncio.Event()
@@ -265,7 +265,7 @@ class StreamSession:
         except ServerError:
             await self._sink.put(payload, self._kind, recv_ns)  # to be rejected, and kept
             return
-        if any(message.get("T") not in CONTROL for message in messages):
+        if not all(is_control(message) for message in messages):
             # Data came along with it: a worker makes rows of it, and hands back what is control.
             await self._sink.put(payload, self._kind, recv_ns)
             return

@@ -109,4 +109,6 @@ def is_contract(symbol: str) -> bool:
     """
     root, tail = symbol[:-15], symbol[-15:]
     digits = tail[:6] + tail[7:]
-    return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isdigit()
+    return (
+        bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()
+    )

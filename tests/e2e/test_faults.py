@@ -208,6 +208,7 @@ def test_a_feed_that_cannot_be_kept_alive_has_failed(tmp_path: Path) -> None:
     assert crypto["state"] == "failed"
     assert "was killed by signal 9 (3 times in a row)" in crypto["reason"]
     assert running.exit_code == Exit.STREAM_FAILED
+    assert set(crypto["symbols_failed"]) == set(STREAMS["crypto"].symbols)
     assert report["streams"]["news"]["state"] == "stopped"
 
 

@@ -45,6 +45,7 @@ def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(
         send(CONNECTED)
         assert json.loads(client.recv())["action"] == "auth"
         send(AUTHENTICATED)
+        send({"T": "success", "msg": "what is this"}, {"T": [1]})
         request = json.loads(client.recv())
         told.append(request.pop("action"))
         acknowledged = {"T": "subscription", **request}
@@ -71,6 +72,9 @@ def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(
         assert rows[: len(whole[channel])] == whole[channel]
     assert report is not None
     stream = report["streams"]["crypto"]
-    assert stream["messages"] == stream["committed"] >= 3000
+    assert stream["committed"] >= 3000
+    assert stream["messages"] == stream["committed"] + stream["rejected"]
+    assert stream["rejected"] == len(told), "a type that is no text, once a connection"
+    assert stream["restarts"] == 0
     assert stream["reconnects"] >= 1
     assert set(told) == {"subscribe"}

@@ -324,6 +324,7 @@ def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None
 
 def test_no_window_sees_more_requests_than_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "WINDOW_S", 0.5)
+    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
 
     async def main() -> None:
         budget, sent = Budget(20), []
@@ -348,6 +349,7 @@ def test_a_successor_keeps_to_what_its_killed_predecessor_spent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(budgets, "WINDOW_S", 0.5)
+    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
 
     async def main() -> None:
         first = Budget.shared(8, tmp_path / "requests")
@@ -362,6 +364,34 @@ def test_a_successor_keeps_to_what_its_killed_predecessor_spent(
         assert time.monotonic() - started > 0.49
 
     asyncio.run(main())
+
+
+def test_a_chain_of_odd_names_fails_alone() -> None:
+    async def story(case: Case) -> None:
+        found = {"SPY": {"SPY261218P00590000", "SPY1", "SPY26121\u00b2P00590000"}, "BRK": {"BRK"}}
+
+        async def get(path: str, params: Any) -> Any:
+            return type("Body", (), {"data": path.rpartition("/")[2], "recv_ns": 0})
+
+        async def commit(body: Any, kind: PayloadKind, recv_ns: int) -> Found:
+            return Found(frozenset(found[body]), frozenset(), "")
+
+        case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
+        cycle = await case.fetcher.cycle(["SPY", "BRK"])
+        assert cycle.ok == {"SPY"}
+        assert "names no contract, but 'BRK'" in cycle.failed["BRK"]
+        assert case.chains == [["SPY261218P00590000"]]
+
+    play(story, "options")
+
+
+def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
+    async def story(case: Case) -> None:
+        cycle = await case.fetcher.cycle([f"A{i}" for i in range(6)])
+        assert cycle.failed == {}
+        assert cycle.requests == 6
+
+    play(story, config={"fetch": {"concurrency": 1, "timeout_s": 1.5}}, latency_ms=500)
 
 
 def test_an_answer_of_no_use_is_told_as_what_it_is() -> None:

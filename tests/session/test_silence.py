@@ -47,6 +47,18 @@ def test_a_limit_that_was_asked_for_is_the_channels_own() -> None:
     assert not watch.broken(start + 40, follows("quotes"))
 
 
+def test_what_waits_here_is_not_the_servers_silence() -> None:
+    told: list[int | None] = [3]
+    watch = Silence(replace(OWN, own={}, asked={"quotes": 5.0}), lambda channel: told[0])
+    start = time.monotonic()
+    assert not watch.broken(start, follows("quotes"))
+    told[0] = None
+    assert not watch.broken(start + 6, follows("quotes")), "a worker of ours hangs"
+    told[0] = 3
+    assert not watch.broken(start + 7, follows("quotes"))
+    assert watch.broken(start + 13, follows("quotes"))
+
+
 def test_what_the_user_names_replaces_ours_and_holds_at_all_hours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

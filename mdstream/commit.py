@@ -115,7 +115,7 @@ class Committer:
         now = time.time_ns()
         receipt = Receipt(
             sequence, 0, now, now, "", (), (0, 0), {}, (from_stream, entries - from_stream),
-            rejects, (), {}, {}, (),
+            rejects, (), {}, {}, (), 0,
         )  # fmt: skip
         self._count(slab, receipt, rejected, now, quarantined=1)
 
@@ -227,7 +227,8 @@ class Committer:
             self._measured.append(
                 (
                     receipt.sequence, receipt.worker, len(table), slab.used, sum(receipt.messages),
-                    sum(rejected), int(table["recv_ns"][0]), int(table["recv_ns"][-1]), submit_ns,
+                    sum(rejected), receipt.gave_way, int(table["recv_ns"][0]),
+                    int(table["recv_ns"][-1]), submit_ns,
                     receipt.start_ns, receipt.end_ns, commit_ns,
                 )
             )  # fmt: skip

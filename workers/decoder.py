@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -23,23 +25,40 @@ from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, Str
 from mdstream.streams.storage import DTYPE
 from workers.codes import BatchCodes
 from workers.columns import ColumnMaker, Position, Unfit
-from workers.kernels import match_json, ops, values_json
+from workers.kernels import match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels import texts as text_kernels
-from workers.layouts import Table, is_json, json_end, learn_json, tables_of
+from workers.layouts import (
+    Table,
+    is_json,
+    is_msgpack,
+    json_end,
+    learn_json,
+    learn_msgpack,
+    msgpack_end,
+    tables_of,
+)
 from workers.library import Decoded, LibraryDecoder, Piece
 from workers.matching import Codec, Matched, Matcher, drop
 from workers.payloads import Payloads
 from workers.texts import TextTable
 
-_JSON = Codec(match_json.match, learn_json, json_end, is_json)
+_CODECS = {
+    PayloadKind.JSON: Codec(
+        match_json.match, learn_json, json_end, is_json, lambda data: b"[" + data + b"]", values_json
+    ),
+    PayloadKind.MSGPACK: Codec(
+        match_msgpack.match, learn_msgpack, msgpack_end, is_msgpack, lambda data: b"\x91" + data,
+        values_msgpack,
+    ),
+}  # fmt: skip
+_PARSE: dict[PayloadKind, Callable[[bytes], Any]] = {
+    PayloadKind.JSON: orjson.loads,
+    PayloadKind.MSGPACK: partial(msgpack.unpackb, strict_map_key=False),
+}
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NO_SIDE: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
 
 Known = Callable[[str], Mapping[str, int]]
-
-
-class _GiveWay(Exception):
-    """Rows of payloads that are the library's, found in pass 2."""
 
 
 @dataclass(slots=True)
@@ -75,7 +94,9 @@ class Decoder:
         self._known = known
         self._library = LibraryDecoder(spec, known)
         tables = tables_of(spec)
-        self._paths = {PayloadKind.JSON: _Path(spec, known, tables, _JSON, orjson.loads)}
+        self._paths = {
+            kind: _Path(spec, known, tables, codec, _PARSE[kind]) for kind, codec in _CODECS.items()
+        }
 
     def decode(self, payloads: Payloads) -> Decoded:
         """Columns of a batch. Never raises for bad bytes."""
@@ -93,10 +114,11 @@ class Decoder:
                 _admit(codes, self._spec.by_name[name], part)
         except Unfit:  # a dictionary is full: message by message, as the library does
             return self._library.decode(payloads)
-        return self._merge(payloads, verdicts, found, parts, codes)
+        return self._merge(kind, payloads, verdicts, found, parts, codes)
 
     def _merge(
         self,
+        kind: PayloadKind,
         payloads: Payloads,
         verdicts: npt.NDArray[np.uint8],
         found: Matched,
@@ -117,8 +139,8 @@ class Decoder:
             Piece(
                 a.payload,
                 a.message,
-                b"[" + a.data + b"]",
-                PayloadKind.JSON,
+                _CODECS[kind].wrap(a.data),
+                kind,
                 int(payloads.recv_ns[a.payload]),
             )
             for a in drop(found.asides, verdicts)
@@ -179,6 +201,7 @@ class _Path:
         self._known = known
         self._tables = tables
         self._matcher = Matcher(spec, tables, codec)
+        self._kernels = codec.values
         self._maker = ColumnMaker()
         self._parse = parse
         self._texts: dict[Any, TextTable] = {}
@@ -248,16 +271,16 @@ class _Path:
         odd = np.empty(len(spans), np.int64)
         match column.kind:
             case Kind.FLOAT:
-                strange = values_json.floats(buffer, spans, values, there, odd)
+                strange = self._kernels.floats(buffer, spans, values, there, odd)
             case Kind.TIME:
-                strange = values_json.times(buffer, spans, values, there, odd)
+                strange = self._kernels.times(buffer, spans, values, there, odd)
             case Kind.BOOL:
-                strange = values_json.booleans(
+                strange = self._kernels.booleans(
                     buffer, spans, values, there, odd, bool(column.default)
                 )
             case _:
                 signed = column.kind is Kind.INT
-                strange = values_json.integers(buffer, spans, values, there, odd, signed)
+                strange = self._kernels.integers(buffer, spans, values, there, odd, signed)
         return [
             row
             for row in odd[:strange].tolist()
@@ -270,7 +293,7 @@ class _Path:
         """Convert one value as the library does; whether it fits."""
         try:
             data = self._maker.value(column, self._parse(_raw(payloads, spans[row])))
-        except (Unfit, ValueError):
+        except (Unfit, ValueError, msgpack.UnpackException):
             return False
         values[row] = data.values[0]
         there[row] = data.mask is None

@@ -123,6 +123,7 @@ def run(ticket: Ticket) -> Receipt:
         decoded.symbols,
         decoded.page_tokens,
         _delays(context, decoded),
+        decoded.gave_way,
     )
 
 

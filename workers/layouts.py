@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -54,6 +55,11 @@ class Table:
     def sides(self) -> tuple[str, ...]:
         """The keys of a book's levels, in the order in which their rows come."""
         return tuple(self.channel.levels or ())
+
+    def wanted(self) -> dict[str, Kind]:
+        """The keys of a message that columns want; those of a book's levels are not the message's."""
+        of_levels = {"p", "s", "side"} if self.sides else set[str]()
+        return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
 
 
 def tables_of(spec: StreamSpec) -> dict[str, Table]:
@@ -186,8 +192,7 @@ def learn_json(layouts: Layouts, data: bytes) -> None:
     if of_type is None or of_type.first != ord('"'):
         raise Unlearnable("no type")
     table = layouts.table(data[of_type.start + 1 : of_type.end - 1].decode())
-    of_levels = {"p", "s", "side"} if table.sides else set[str]()
-    kinds = {c.key: c.kind for c in table.channel.columns if c.key and c.key not in of_levels}
+    kinds = table.wanted()
     steps: list[tuple[bytes, int, int, int]] = []
     cursor = 0
     sides = [m for m in members if m.key in table.sides]
@@ -243,6 +248,105 @@ def _json_item(layouts: Layouts, table: Table, lists: list[bytes]) -> int:
         parts.append((some[cursor : member.start], table.slots[member.key], some[member.end]))
         cursor = member.end
     return layouts.item([*parts, (some[cursor : last.end], -1, 0)])
+
+
+def learn_msgpack(layouts: Layouts, data: bytes) -> None:
+    """Learn the layout of the msgpack message `data`. Raises `Unlearnable`."""
+    *members, last = msgpack_members(data)
+    keys = [member.key for member in members]
+    if len(set(keys)) < len(keys) or len(keys) > _MOST_MEMBERS:
+        raise Unlearnable("a key stands twice, or there are too many")
+    of_type = next((m for m in members if m.key == "T"), None)
+    if of_type is None or not 0xA0 <= of_type.first < 0xC0:
+        raise Unlearnable("no type")
+    table = layouts.table(data[of_type.start + 1 : of_type.end].decode())
+    wanted = table.wanted()
+    steps: list[tuple[bytes, int, int, int]] = []
+    cursor = 0
+    sides = [m for m in members if m.key in table.sides]
+    if [m.key for m in sides] != list(table.sides):
+        raise Unlearnable("the sides of a book in another order")
+    item = _msgpack_item(layouts, table, [data[m.start : m.end] for m in sides]) if sides else 0
+    for member in members:
+        slot = table.slots[member.key] if member.key in wanted else -1
+        start, end = member.start, member.end
+        literal = data[cursor:start]
+        cursor = end
+        if member.key == "T":
+            if slot >= 0:
+                steps.append((literal, ops.HERE, slot, end - start))
+                cursor = start
+            else:
+                cursor = start - len(literal)
+        elif member.key in table.sides:
+            argument = item << 8 | table.sides.index(member.key) + 1
+            steps.append((literal, ops.LEVELS, table.slots["side"], argument))
+        else:
+            steps.append((literal, ops.SKIP_VALUE if slot < 0 else ops.VALUE, slot, 0))
+    if sides:
+        steps.append((b"", ops.SOME, -1, 0))
+    layouts.add(table, [*steps, (data[cursor : last.end], ops.END, -1, 0)])
+
+
+def msgpack_members(data: bytes) -> Iterator[Member]:
+    """The members of the map that `data` is; last, one without a key that marks its end."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
+    unpacker.feed(data)
+    try:
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            if type(key) is not str:
+                raise Unlearnable("a key that is no text")
+            start = unpacker.tell()
+            unpacker.skip()
+            yield Member(key, start, unpacker.tell(), data[start])
+    except (ValueError, msgpack.UnpackException, IndexError) as error:
+        raise Unlearnable("no map") from error
+    yield Member("", len(data), len(data), 0)
+
+
+def _msgpack_item(layouts: Layouts, table: Table, lists: list[bytes]) -> int:
+    """The form of a book's levels, by the first one there is."""
+    for text in lists:
+        unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(text)))
+        unpacker.feed(text)
+        try:
+            if not unpacker.read_array_header():
+                continue
+            start = unpacker.tell()
+            unpacker.skip()
+        except (ValueError, msgpack.UnpackException) as error:
+            raise Unlearnable("no levels") from error
+        some = text[start : unpacker.tell()]
+        *members, _ = msgpack_members(some)
+        if sorted(m.key for m in members) != ["p", "s"]:
+            raise Unlearnable("levels of another form")
+        parts, cursor = [], 0
+        for member in members:
+            parts.append((some[cursor : member.start], table.slots[member.key], 0))
+            cursor = member.end
+        return layouts.item([*parts, (b"", -1, 0)])
+    raise Unlearnable("no level to learn from")
+
+
+def is_msgpack(data: bytes) -> bool:
+    """Whether the library can read `data`."""
+    try:
+        msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return False
+    return True
+
+
+def msgpack_end(data: Any) -> int:
+    """How many bytes of `data` its first msgpack value takes; 0 if it has none."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except (ValueError, msgpack.UnpackException):
+        return 0
+    return int(unpacker.tell())
 
 
 def is_json(data: bytes) -> bool:

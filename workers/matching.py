@@ -31,6 +31,10 @@ class Codec:
     """Bytes of the value that a buffer begins with; 0 if it is none."""
     is_whole: Callable[[bytes], bool]
     """Whether the library can read these bytes."""
+    wrap: Callable[[bytes], bytes]
+    """A message as a payload of its own."""
+    values: Any
+    """The kernels of pass 2."""
 
 
 @dataclass(slots=True)

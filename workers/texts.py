@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 
@@ -77,7 +78,7 @@ class TextTable:
             if self._column.values is not None and value is not None:
                 value = self._column.values[value]
             [text] = code_texts(self._column, [value])
-        except (Unfit, ValueError, KeyError, TypeError):
+        except (Unfit, ValueError, KeyError, TypeError, msgpack.UnpackException):
             return kernels.UNFIT, None
         if text is None:
             return kernels.NULL, None

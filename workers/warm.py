@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import orjson
 
 from mdstream import interrupts
@@ -34,17 +35,17 @@ def warm() -> None:
     """Run every kernel once. What is not on disk is compiled, and kept."""
     for spec in STREAMS.values():
         messages = [_sample(c) for c in spec.channels if c.types and _is_fixed(c)]
-        if not messages or spec.codec != "json":
-            continue
-        payload = orjson.dumps(messages)
-        decoded = Decoder(spec, lambda name: {}).decode(
-            Payloads.of([(payload, PayloadKind.JSON, 0)])
-        )
-        if decoded.gave_way:
-            raise AssertionError(f"kernels do not follow {payload!r}")
-        if spec.bar_rules is not None:
-            trades = spec.by_name["trades"]
-            partials(trades, decoded.columns["trades"], Effects(spec.bar_rules), lambda c, n: "")
+        for kind, payload in (
+            (PayloadKind.JSON, orjson.dumps(messages)),
+            (PayloadKind.MSGPACK, msgpack.packb(messages)),
+        ):
+            decoded = Decoder(spec, lambda name: {}).decode(Payloads.of([(payload, kind, 0)]))
+            if decoded.gave_way or decoded.rejects:
+                raise AssertionError(f"kernels do not follow {payload!r}")
+            if "trades" in decoded.columns and spec.bar_rules is not None:
+                trades = spec.by_name["trades"]
+                rules = Effects(spec.bar_rules)
+                partials(trades, decoded.columns["trades"], rules, lambda column, code: "")
     COMPLETE.touch()
 
 

@@ -64,6 +64,8 @@ class Receipt(NamedTuple):
     """REST payload → the token of its next page."""
     delays: tuple[tuple[int, int], ...]
     """Event time → receive, as (histogram bucket, messages)."""
+    gave_way: int
+    """Payloads that the kernels began and left to the library."""
 
 
 class Found(NamedTuple):

@@ -30,6 +30,7 @@ BATCHES = Channel(
         _int("bytes"),
         _int("messages"),
         _int("rejected"),
+        _int("gave_way"),
         _time("first_recv_ts"),
         _time("last_recv_ts"),
         _time("submit_ts"),
@@ -38,7 +39,8 @@ BATCHES = Channel(
         _time("commit_ts"),
     ),
 )
-"""A row a batch: how much, by which worker, and when it passed each station."""
+"""A row a batch: how much, by which worker, and when it passed each station. `gave_way`: payloads that
+the kernels began and left to the library."""
 
 STREAMS = Channel(
     "streams",

@@ -180,7 +180,7 @@ def follow(
                 return i, row + 1
             while first < step:  # a book: what the message says holds for each level
                 slot = steps[first, ops.SLOT]
-                if steps[first, ops.ACTION] != ops.LEVELS:
+                if steps[first, ops.ACTION] != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
                         spans[slot, below] = spans[slot, row]
                 first += 1

@@ -46,6 +46,17 @@ def first_bit(context: Any, word: Any) -> Any:
     return signature, generate
 
 
+@intrinsic
+def reversed_bytes(context: Any, word: Any) -> Any:
+    """A word with its bytes in the other order."""
+    signature = types.uint64(types.uint64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bswap(arguments[0])
+
+    return signature, generate
+
+
 if BOUNDS_CHECKED:
 
     @numba.njit(boundscheck=True)

@@ -1,0 +1,280 @@
+"""Pass 1 for msgpack: where the values of every message stand, by layouts that were met before.
+
+As for JSON, messages of a type repeat each other but for their values; and here each value says by
+its first bytes how long it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workers.kernels import ops
+from workers.kernels.compiling import inlined, kernel
+from workers.kernels.match_json import NO_FIT, NO_ROOM, literal_fits
+from workers.kernels.words import MASKS, load64
+
+_SIZES = np.zeros(256, np.int64)
+"""Bytes of a value by its first byte; 0 where more bytes tell, -1 where none is known."""
+_SIZES[:0x80] = _SIZES[0xE0:] = 1
+_SIZES[0x80:0xA0] = -1  # maps; arrays are counted apart
+_SIZES[0xA0:0xC0] = np.arange(1, 33)
+_SIZES[[0xC0, 0xC2, 0xC3]] = 1
+_SIZES[[0xCA, 0xCE, 0xD2]] = 5
+_SIZES[[0xCB, 0xCF, 0xD3]] = 9
+_SIZES[[0xCC, 0xD0]] = 2
+_SIZES[[0xCD, 0xD1]] = 3
+_SIZES[[0xD4, 0xD5, 0xD6, 0xD7, 0xD8]] = [3, 4, 6, 10, 18]
+_SIZES[[0xC1, 0xC6, 0xC8, 0xC9, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF]] = -1
+
+
+@inlined
+def _scalar(buffer: Any, i: int) -> int:
+    """Bytes of the value at `i` if it is neither array nor map; else -1."""
+    first = buffer[i]
+    size = _SIZES[first]
+    if size != 0:
+        return size
+    length = np.int64(buffer[i + 1])
+    if first == 0xC4 or first == 0xD9:  # bin8, str8
+        return 2 + length
+    if first == 0xC7:  # ext8
+        return 3 + length
+    return 3 + (length << 8 | np.int64(buffer[i + 2]))  # bin16, str16
+
+
+@inlined
+def _count(buffer: Any, i: int) -> tuple[int, int]:
+    """Items of the array at `i`, and where they begin; -1 items if there is no array."""
+    first = buffer[i]
+    if first & 0xF0 == 0x90:
+        return np.int64(first & 0x0F), i + 1
+    if first == 0xDC:
+        return np.int64(buffer[i + 1]) << 8 | np.int64(buffer[i + 2]), i + 3
+    if first == 0xDD:
+        count = np.int64(0)
+        for k in range(4):
+            count = count << 8 | np.int64(buffer[i + 1 + k])
+        return count, i + 5
+    return np.int64(-1), i
+
+
+@inlined
+def _value(buffer: Any, i: int, end: int) -> int:
+    """Where the value at `i` ends, which may be an array of plain values; negative if unknown."""
+    size = _scalar(buffer, i)
+    if size > 0:
+        return i + size
+    count, i = _count(buffer, i)
+    if count < 0:
+        return NO_FIT
+    while count > 0:
+        if i >= end:
+            return NO_FIT
+        size = _scalar(buffer, i)
+        if size < 0:
+            return NO_FIT
+        i += size
+        count -= 1
+    return i
+
+
+@inlined
+def _may_skip(buffer: Any, i: int, stop: int) -> bool:
+    """Whether a value that no column wants is one that any reader takes."""
+    first = buffer[i]
+    if first < 0x80 or first >= 0xE0 or first == 0xC0 or first == 0xC2 or first == 0xC3:
+        return True
+    if 0xCA <= first <= 0xD3:
+        return True
+    if 0xA0 <= first < 0xC0 or first == 0xD9:
+        i += 2 if first == 0xD9 else 1
+        while i < stop:
+            if buffer[i] >= 0x80:
+                return False
+            i += 1
+        return True
+    return False
+
+
+@inlined
+def _levels(
+    buffer: Any, i: int, end: int, words: Any, item: Any, spans: Any, slot: int, row: int, side: int
+) -> tuple[int, int]:
+    """The levels of one side of a book: where they end, and the next row; negative as `follow`."""
+    count, i = _count(buffer, i)
+    if count < 0:
+        return NO_FIT, row
+    while count > 0:
+        if row >= spans.shape[1]:
+            return NO_ROOM, row
+        for part in range(2):
+            if i >= end or not literal_fits(buffer, i, words, item[part, 0], item[part, 1]):
+                return NO_FIT, row
+            i += item[part, 1]
+            size = _scalar(buffer, i)
+            if size < 0:
+                return NO_FIT, row
+            spans[item[part, 2], row] = np.uint64(i) | np.uint64(size) << np.uint64(32)
+            i += size
+        spans[slot, row] = np.uint64(side)
+        row += 1
+        count -= 1
+    return i, row
+
+
+@inlined
+def follow(
+    buffer: Any,
+    i: int,
+    end: int,
+    words: Any,
+    steps: Any,
+    items: Any,
+    step: int,
+    spans: Any,
+    row: int,
+) -> tuple[int, int]:
+    """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
+
+    A negative end: `NO_FIT`, or `NO_ROOM` for the rows of a book.
+    """
+    first = step
+    top = row
+    while True:
+        length = steps[step, ops.LENGTH]
+        if not literal_fits(buffer, i, words, steps[step, ops.LITERAL], length):
+            return NO_FIT, row
+        i += length
+        if i > end:
+            return NO_FIT, row
+        action = steps[step, ops.ACTION]
+        slot = steps[step, ops.SLOT]
+        if action == ops.VALUE:
+            start = i
+            i = _value(buffer, i, end)
+            if i < 0:
+                return NO_FIT, row
+            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.HERE:
+            length = steps[step, ops.ARGUMENT]
+            spans[slot, row] = np.uint64(i) | np.uint64(length) << np.uint64(32)
+        elif action == ops.MISSING:
+            spans[slot, row] = np.uint64(0)
+        elif action == ops.SKIP_VALUE:
+            start = i
+            i = _value(buffer, i, end)
+            if i < 0 or i > end or not _may_skip(buffer, start, i):
+                return NO_FIT, row
+        elif action == ops.LEVELS:
+            argument = steps[step, ops.ARGUMENT]
+            i, top = _levels(
+                buffer, i, end, words, items[argument >> 8], spans, slot, top, argument & 255
+            )
+            if i < 0:
+                return i, row
+        elif action == ops.SOME:
+            if top == row:
+                return NO_FIT, row
+        else:  # END
+            if top == row:
+                return i, row + 1
+            while first < step:  # a book: what the message says holds for each level
+                slot = steps[first, ops.SLOT]
+                if steps[first, ops.ACTION] != ops.LEVELS and slot >= 0:
+                    for below in range(row + 1, top):
+                        spans[slot, below] = spans[slot, row]
+                first += 1
+            return i, top
+        if i > end:
+            return NO_FIT, row
+        step += 1
+
+
+@kernel
+def match(
+    buffer: Any,
+    offsets: Any,
+    lengths: Any,
+    verdicts: Any,
+    messages: Any,
+    words: Any,
+    steps: Any,
+    items: Any,
+    layouts: Any,
+    known: int,
+    spans: Any,
+    row_payload: Any,
+    row_message: Any,
+    rows: Any,
+    before: Any,
+    at: Any,
+) -> int:
+    """Match payloads of msgpack; arguments and answer as `match_json.match`."""
+    room = spans.shape[1]
+    last = 0
+    resumed = at[ops.AT_BYTE] >= 0
+    for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
+        if verdicts[payload] != ops.GOOD:
+            continue
+        end = offsets[payload] + lengths[payload]
+        total, i = _count(buffer, offsets[payload])
+        count = np.int64(0)
+        after = np.int64(-1)
+        good = lengths[payload] > 0 and total >= 0 and i <= end
+        if resumed:
+            resumed = False
+            i = at[ops.AT_BYTE]
+            count = at[ops.AT_MESSAGE]
+            after = at[ops.AT_AFTER]
+        else:
+            before[:] = rows
+            messages[payload] = 0
+        while good and count < total:
+            stop = after
+            if stop >= 0:
+                after = np.int64(-1)  # this one was taken out of our hands
+            elif i >= end:
+                good = False
+                break
+            else:
+                word = load64(buffer, i)
+                for turn in range(known):
+                    layout = last + turn
+                    if layout >= known:
+                        layout -= known
+                    first = layouts[layout, ops.FIRST]
+                    start = words[steps[first, ops.LITERAL]]
+                    if (word ^ start) & MASKS[layouts[layout, ops.START]]:
+                        continue
+                    channel = layouts[layout, ops.CHANNEL]
+                    row = rows[channel]
+                    if row >= room:
+                        stop = np.int64(NO_ROOM)
+                        break
+                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, row)
+                    if stop >= 0:
+                        last = layout
+                        rows[channel] = top
+                        while row < top:
+                            row_payload[channel, row] = payload
+                            row_message[channel, row] = count
+                            row += 1
+                        messages[payload] += 1
+                        break
+                    if stop == NO_ROOM:
+                        break
+                if stop < 0:
+                    at[ops.AT_PAYLOAD] = payload
+                    at[ops.AT_MESSAGE] = count
+                    at[ops.AT_BYTE] = i
+                    at[ops.AT_AFTER] = -1
+                    return ops.FULL if stop == NO_ROOM else ops.MISS
+            count += 1
+            i = stop
+        if not good or i != end:
+            verdicts[payload] = ops.GAVE_WAY
+            messages[payload] = 0
+            rows[:] = before
+    return ops.DONE

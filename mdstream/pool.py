@@ -80,14 +80,14 @@ class WorkerPool:
 
     def __init__(self, size: int, timeout_s: float) -> None:
         _workers()
-        from workers import boot, job
+        from workers import boot
 
         self.size = size
         self.rebuilds = 0
         self.busy = 0
         self.pids: list[int] = []
-        self._job: Callable[[Ticket], Receipt] = job.run
-        self._trades: Callable[[str, str, int], bytes] = job.trades_again
+        self._job: Callable[[Ticket], Receipt] = boot.run
+        self._trades: Callable[[str, str, int], bytes] = boot.trades_again
         self._boot = boot
         self._timeout_s = timeout_s
         self._generation = 0

@@ -9,6 +9,7 @@ import threading
 
 from mdstream import interrupts
 from mdstream.errors import Exit
+from mdstream.handoff.ticket import Receipt, Ticket
 
 
 def start() -> None:
@@ -40,6 +41,20 @@ def is_compiled() -> bool:
     from workers.kernels.compiling import COMPLETE
 
     return COMPLETE.exists()
+
+
+def run(ticket: Ticket) -> Receipt:
+    """`workers.job.run`; the feed, which only names it, need not load the decoders."""
+    from workers import job
+
+    return job.run(ticket)
+
+
+def trades_again(run: str, stream: str, rows: int) -> bytes:
+    """`workers.job.trades_again`."""
+    from workers import job
+
+    return job.trades_again(run, stream, rows)
 
 
 def ready(_: int) -> int:

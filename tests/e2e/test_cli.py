@@ -87,7 +87,7 @@ def all_gone(processes: list[psutil.Process], timeout: float = 15) -> None:
 
 def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    done = command("run", "--duration", "3", "--report", str(report))
+    done = command("run", "--duration", "6", "--report", str(report))
     assert done.returncode == 0, done.stderr
     assert "to go live, set APCA_API_KEY_ID and APCA_API_SECRET_KEY" in done.stderr
     assert "run 2" in done.stdout

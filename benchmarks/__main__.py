@@ -11,7 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-NAMES = {"fetch": "T_total: all streams and symbols at once against one after another"}
+NAMES = {
+    "fetch": "T_total: all streams and symbols at once against one after another",
+    "decode": "payloads to columns on one core: the kernels against the libraries",
+}
 
 
 def main() -> None:

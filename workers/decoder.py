@@ -58,6 +58,8 @@ _PARSE: dict[PayloadKind, Callable[[bytes], Any]] = {
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NO_SIDE: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
 
+LEAST_BYTES = 8192
+
 Known = Callable[[str], Mapping[str, int]]
 
 
@@ -87,11 +89,13 @@ class Decoder:
     """Decodes the batches of one stream.
 
     `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
+    Batches of fewer than `least_bytes` are the library's: to begin costs kernels more than they save.
     """
 
-    def __init__(self, spec: StreamSpec, known: Known) -> None:
+    def __init__(self, spec: StreamSpec, known: Known, least_bytes: int = LEAST_BYTES) -> None:
         self._spec = spec
         self._known = known
+        self._least_bytes = least_bytes
         self._library = LibraryDecoder(spec, known)
         tables = tables_of(spec)
         self._paths = {
@@ -104,7 +108,7 @@ class Decoder:
             return Decoded()
         kind = PayloadKind(int(payloads.kinds[0]))
         path = self._paths.get(kind)
-        if path is None:
+        if path is None or int(payloads.lengths.sum()) < self._least_bytes:
             return self._library.decode(payloads)
         codes = BatchCodes(self._known)
         verdicts = np.where(payloads.kinds == kind, ops.GOOD, ops.OTHER).astype(np.uint8)

@@ -39,7 +39,7 @@ def warm() -> None:
             (PayloadKind.JSON, orjson.dumps(messages)),
             (PayloadKind.MSGPACK, msgpack.packb(messages)),
         ):
-            decoded = Decoder(spec, lambda name: {}).decode(Payloads.of([(payload, kind, 0)]))
+            decoded = Decoder(spec, lambda name: {}, 0).decode(Payloads.of([(payload, kind, 0)]))
             if decoded.gave_way or decoded.rejects:
                 raise AssertionError(f"kernels do not follow {payload!r}")
             if "trades" in decoded.columns and spec.bar_rules is not None:

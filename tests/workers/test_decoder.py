@@ -28,7 +28,7 @@ class Pair:
 
     def __init__(self, stream: str) -> None:
         self.kernels, self.library = Dictionaries(), Dictionaries()
-        self._decoder = Decoder(STREAMS[stream], self.kernels.known)
+        self._decoder = Decoder(STREAMS[stream], self.kernels.known, least_bytes=0)
         self._oracle = LibraryDecoder(STREAMS[stream], self.library.known)
         self.payloads = self.gave_way = 0
 

@@ -28,7 +28,8 @@ def _digest() -> str:
     versions = f"{sys.version} {numba.__version__} {get_host_cpu_name()} {BOUNDS_CHECKED}"
     digest = hashlib.sha256(versions.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+        # Numba takes a file of another place or time for another file.
+        digest.update(f"{path.resolve()} {path.stat().st_mtime_ns}".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

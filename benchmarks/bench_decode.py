@@ -1,0 +1,290 @@
+"""How fast do payloads become columns (or what each reader makes of them), on one core?
+
+The same stock trades and quotes for all, in the encoding each reader takes:
+
+    memcpy         the bytes copied once: the floor
+    kernel-json, kernel-msgpack     our compiled decoder: typed columns, codes, times
+    orjson, msgpack                 our library decoder: the same columns through Python objects
+    orjson-polars  orjson, then a Polars frame for trades and one for quotes
+    polars         Polars' NDJSON reader, on one thread: a line a message, times and codes left as text
+    pyarrow        pyarrow.json's reader, on one thread, on the same lines
+    msgspec        typed structs; no columns
+    alpaca-py-raw, alpaca-py        its live dispatch on msgpack: dicts, or its models
+
+Each subject is a process of its own, and all take turns; medians are shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import GenericAlias
+from typing import Any
+
+MESSAGES = 20_000
+PER_PAYLOAD = (1, 2, 20, 100)
+ROUNDS = 7
+TICKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
+
+SUBJECTS = (
+    "memcpy", "kernel-json", "kernel-msgpack", "orjson", "msgpack", "orjson-polars", "polars",
+    "pyarrow", "msgspec", "alpaca-py-raw", "alpaca-py",
+)  # fmt: skip
+_SLOW = {"orjson", "msgpack", "orjson-polars", "msgspec", "alpaca-py-raw", "alpaca-py"}
+
+Work = tuple[Callable[[], object], int, int]
+"""What is timed, how many messages it takes, and how many bytes."""
+
+
+# -- the traffic
+
+
+def traffic(source: str, count: int) -> list[dict[str, Any]]:
+    """The first trades and quotes of the seeded simulator, or of the recorded day."""
+    from mdstream.simulator import flow
+
+    if source == "ibm-day":
+        messages: Iterable[Any] = flow.recorded(str(TICKS), {"trades": ["*"], "quotes": ["*"]})
+    else:
+        symbols = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"]
+        messages = flow.generated("stocks", 1, {"trades": symbols, "quotes": symbols})
+    return list(itertools.islice((m for m in messages if m["T"] in "tq"), count))
+
+
+def encoded(codec: str, messages: list[dict[str, Any]], per: int) -> list[bytes]:
+    from mdstream.simulator.encode import ENCODINGS
+
+    form = ENCODINGS[codec]
+    single = [form.message(m) for m in messages]
+    return [form.payload(single[i : i + per]) for i in range(0, len(single), per)]
+
+
+# -- the subjects
+
+
+def ours(payloads: list[bytes], codec: str, kernels: bool) -> Callable[[], object]:
+    from mdstream.streams import STREAMS
+    from mdstream.streams.spec import PayloadKind
+    from workers.decoder import Decoder
+    from workers.library import LibraryDecoder
+    from workers.payloads import Payloads
+
+    codes: dict[str, dict[str, int]] = {}
+    make: Any = Decoder if kernels else LibraryDecoder
+    decoder = make(STREAMS["stocks"], lambda name: codes.setdefault(name, {}))
+    kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
+    # Slabs of some 500 KB, as the engine fills them under load.
+    size = max(1, 500_000 * len(payloads) // sum(map(len, payloads)))
+    batches = [
+        Payloads.of([(p, kind, 0) for p in payloads[i : i + size]])
+        for i in range(0, len(payloads), size)
+    ]
+
+    def work() -> None:
+        for batch in batches:
+            for name, texts in decoder.decode(batch).new.items():
+                for text in texts:
+                    codes[name].setdefault(text, len(codes[name]))
+
+    return work
+
+
+def orjson_polars(payloads: list[bytes]) -> Callable[[], object]:
+    import orjson
+    import polars as pl
+
+    def work() -> None:
+        records: dict[str, list[Any]] = {"t": [], "q": []}
+        for payload in payloads:
+            for message in orjson.loads(payload):
+                records[message["T"]].append(message)
+        for rows in records.values():
+            pl.DataFrame(rows, infer_schema_length=100)
+
+    return work
+
+
+def msgspec_structs(payloads: list[bytes]) -> Callable[[], object]:
+    import msgspec
+
+    def struct(name: str, tag: str, **fields: Any) -> Any:
+        rename = {"size": "as"}  # a keyword in Python
+        return msgspec.defstruct(
+            name,
+            list(fields.items()),
+            tag_field="T",
+            tag=tag,
+            rename=rename if tag == "q" else None,
+        )
+
+    trade = struct("Trade", "t", S=str, i=int, x=str, p=float, s=int, c=list[str], z=str, t=str)
+    quote = struct(
+        "Quote",
+        "q",
+        S=str,
+        bx=str,
+        bp=float,
+        bs=int,
+        ax=str,
+        ap=float,
+        size=int,
+        c=list[str],
+        z=str,
+        t=str,
+    )
+    decode = msgspec.json.Decoder(GenericAlias(list, (trade | quote,))).decode
+    return lambda: [decode(payload) for payload in payloads]
+
+
+def alpaca_py(payloads: list[bytes], raw: bool) -> Callable[[], object]:
+    import msgpack
+    from alpaca.data.live import StockDataStream
+
+    stream = StockDataStream("key", "secret", raw_data=raw)
+
+    async def handler(message: Any) -> None:
+        pass
+
+    stream._handlers["trades"]["*"] = stream._handlers["quotes"]["*"] = handler
+
+    async def every() -> None:
+        for payload in payloads:
+            for message in msgpack.unpackb(payload, timestamp=0):
+                await stream._dispatch(message)
+
+    return lambda: asyncio.run(every())
+
+
+def prepare(subject: str, source: str, per: int) -> Work:
+    """The work of a subject on `per` messages a payload."""
+    messages = traffic(source, MESSAGES // 10 if subject.startswith("alpaca") else MESSAGES)
+    codec = "msgpack" if "msgpack" in subject or subject.startswith("alpaca") else "json"
+    payloads = encoded(codec, messages, per)
+    size = sum(map(len, payloads))
+    lines = b"\n".join(encoded("json", messages, 1)).replace(b"]\n[", b"\n")[1:-1]
+    whole = bytearray(b"".join(payloads))
+    match subject:
+        case "memcpy":
+            work: Callable[[], object] = lambda: bytes(whole)  # noqa: E731
+        case "kernel-json" | "kernel-msgpack":
+            work = ours(payloads, codec, kernels=True)
+        case "orjson" | "msgpack":
+            work = ours(payloads, codec, kernels=False)
+        case "orjson-polars":
+            work = orjson_polars(payloads)
+        case "polars":
+            import polars as pl
+
+            work = lambda: pl.read_ndjson(lines, infer_schema_length=100)  # noqa: E731
+        case "pyarrow":
+            from pyarrow import json as arrow_json
+
+            once = arrow_json.ReadOptions(use_threads=False, block_size=1 << 24)
+            work = lambda: arrow_json.read_json(io.BytesIO(lines), once)  # noqa: E731
+        case "msgspec":
+            work = msgspec_structs(payloads)
+        case _:
+            work = alpaca_py(payloads, subject.endswith("raw"))
+    return work, len(messages), size
+
+
+def subject_process(subject: str, source: str) -> None:
+    """Time one subject whenever a line on standard input names a size of payloads."""
+    prepared: dict[int, Work] = {}
+    for line in sys.stdin:
+        per = int(line)
+        if per not in prepared:
+            prepared[per] = prepare(subject, source, per)
+            prepared[per][0]()  # what is done once is not what is asked
+        work, messages, size = prepared[per]
+        turns = 1 if subject in _SLOW else 5
+        started = time.perf_counter()
+        for _ in range(turns):
+            work()
+        seconds = (time.perf_counter() - started) / turns
+        print(json.dumps([seconds, messages, size]), flush=True)
+
+
+# -- the comparison
+
+
+def run() -> list[dict[str, Any]]:
+    """Measure every subject at every size of payloads; one record each."""
+    records: list[dict[str, Any]] = []
+    for source in ("simulator", "ibm-day"):
+        if source == "ibm-day" and not TICKS.exists():
+            print(f"\nibm-day: skipped, no {TICKS.name}")
+            continue
+        sizes = PER_PAYLOAD if source == "simulator" else (20,)
+        records += compare(source, sizes)
+    return records
+
+
+def compare(source: str, sizes: Iterable[int]) -> list[dict[str, Any]]:
+    environment = {**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.bench_decode"]
+    processes = {
+        subject: subprocess.Popen(
+            [*command, subject, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        )
+        for subject in SUBJECTS
+    }  # fmt: skip
+    times: dict[tuple[str, int], list[tuple[float, int, int]]] = {}
+    try:
+        for turn in range(ROUNDS):
+            print(f"\r{source}: round {turn + 1} of {ROUNDS} ", end="", file=sys.stderr, flush=True)
+            for per in sizes:
+                for subject, process in processes.items():
+                    assert process.stdin is not None
+                    assert process.stdout is not None
+                    process.stdin.write(f"{per}\n")
+                    process.stdin.flush()
+                    answer = process.stdout.readline()
+                    if not answer:
+                        raise RuntimeError(f"{subject} ended: see above")
+                    times.setdefault((subject, per), []).append(tuple(json.loads(answer)))
+    finally:
+        for process in processes.values():
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait()
+    return [
+        _shown(source, per, subject, times[subject, per]) for per in sizes for subject in SUBJECTS
+    ]
+
+
+def _shown(
+    source: str, per: int, subject: str, taken: list[tuple[float, int, int]]
+) -> dict[str, Any]:
+    seconds = statistics.median(s for s, _, _ in taken)
+    spread = max(s for s, _, _ in taken) / min(s for s, _, _ in taken)
+    _, messages, size = taken[0]
+    if subject == SUBJECTS[0]:
+        print(f"\n{source}, {per} a payload: million messages/s, MB/s, ns a message, worst/best")
+    print(
+        f"  {subject:14} {messages / seconds / 1e6:9.3f} {size / seconds / 1e6:10.1f} "
+        f"{seconds / messages * 1e9:10.1f} {spread:6.2f}"
+    )
+    return {
+        "question": "decode",
+        "subject": subject,
+        "params": {"source": source, "messages_per_payload": per, "messages": messages},
+        "messages_per_s": messages / seconds,
+        "bytes_per_s": size / seconds,
+        "ns_per_message": seconds / messages * 1e9,
+        "worst_to_best": spread,
+    }
+
+
+if __name__ == "__main__":
+    subject_process(sys.argv[1], sys.argv[2])

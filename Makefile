@@ -11,7 +11,7 @@ RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow check fmt bench-fetch lock clean
+.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -31,6 +31,9 @@ test: $(DEV_STAMP)  ## Run the tests
 
 test-slow: $(DEV_STAMP)  ## Run the long tests too
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
+	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/test_decoder.py --timeout 3600 $(ARGS)
 
 check: $(DEV_STAMP)  ## Lint, formatting, types, import layers
 	@$(BIN)/ruff check .

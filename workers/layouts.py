@@ -121,7 +121,11 @@ class Layouts:
         needed = sum(-(-len(literal) // 8) or 1 for literal, _, _, _ in steps)
         if self._steps + len(steps) > _MOST_STEPS or self._words + needed > _MOST_WORDS:
             raise Unlearnable("no room")
-        self.layouts[self.known] = (self._steps, table.index, min(8, len(steps[0][0])))
+        self.layouts[self.known] = (
+            self._steps * ops.STEP_WIDTH,
+            table.index,
+            min(8, len(steps[0][0])),
+        )
         for literal, action, slot, argument in steps:
             self.steps[self._steps] = (self._literal(literal), len(literal), action, slot, argument)
             self._steps += 1

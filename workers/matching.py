@@ -88,7 +88,8 @@ class Matcher:
         while True:
             why = self._codec.match(
                 payloads.buffer, payloads.offsets, payloads.lengths, verdicts, found.messages,
-                layouts.words, layouts.steps, layouts.items, layouts.layouts, layouts.known, self.spans,
+                layouts.words, layouts.steps.reshape(-1), layouts.items, layouts.layouts, layouts.known,
+                self.spans.reshape(-1), self.spans.shape[1],
                 self.row_payload, self.row_message, rows, before, at,
             )  # fmt: skip
             if why == ops.DONE:

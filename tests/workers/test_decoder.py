@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgpack
@@ -20,6 +21,7 @@ from workers.library import Decoded, LibraryDecoder
 from workers.payloads import Payloads
 
 COUNT = 3000
+FUZZ = int(os.environ.get("FUZZ", "1"))  # `make fuzz` tries more, with every access checked
 KINDS = {"json": PayloadKind.JSON, "msgpack": PayloadKind.MSGPACK}
 
 
@@ -109,7 +111,7 @@ def test_payloads_cut_at_every_byte_are_the_same_rejects(stream: str, codec: str
 
 @pytest.mark.parametrize(("stream", "codec"), CODED_STREAMS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 * FUZZ, deadline=None)
 def test_flipped_bytes_decode_alike(stream: str, codec: str, data: st.DataObject) -> None:
     pair, whole = Pair(stream), small(stream, codec, 4)
     pair.decode([whole], KINDS[codec])
@@ -164,7 +166,7 @@ def json_message(draw: st.DrawFn, stream: str) -> bytes:
 
 @pytest.mark.parametrize("stream", ["stocks", "crypto"])
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * FUZZ, deadline=None)
 def test_messages_of_any_shape_decode_alike(stream: str, data: st.DataObject) -> None:
     messages = data.draw(st.lists(json_message(stream), min_size=1, max_size=6))
     per = data.draw(st.integers(1, 3))
@@ -197,7 +199,7 @@ ODD_OBJECTS = st.one_of(
 
 @pytest.mark.parametrize("stream", ["stocks", "crypto", "options"])
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * FUZZ, deadline=None)
 def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) -> None:
     form = ENCODINGS["msgpack"]
     bodies = []

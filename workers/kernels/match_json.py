@@ -13,7 +13,7 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.words import MASKS, find, load64, repeated
+from workers.kernels.words import MASKS, find, load64, peek, poke, repeated
 
 QUOTE = 0x22
 COMMA = 0x2C
@@ -40,12 +40,15 @@ def literal_fits(buffer: Any, i: int, words: Any, first: int, length: int) -> bo
     """Whether the literal stands at byte `i`."""
     left = length
     while left > 8:
-        if load64(buffer, i) != words[first]:
+        if load64(buffer, i) != peek(words, first):
             return False
         i += 8
         first += 1
         left -= 8
-    return (load64(buffer, i) ^ words[first]) & MASKS[left] == 0
+    if left == 0:
+        return True
+    differing = load64(buffer, i) ^ peek(words, first)
+    return differing << np.uint64(64 - 8 * left) == 0
 
 
 @inlined
@@ -96,7 +99,16 @@ def is_bare(buffer: Any, i: int, end: int) -> bool:
 
 @inlined
 def _levels(
-    buffer: Any, i: int, end: int, words: Any, item: Any, spans: Any, slot: int, row: int, side: int
+    buffer: Any,
+    i: int,
+    end: int,
+    words: Any,
+    item: Any,
+    spans: Any,
+    room: int,
+    slot: int,
+    row: int,
+    side: int,
 ) -> tuple[int, int]:
     """The levels of one side of a book from after their bracket: where they end, and the next row.
 
@@ -105,16 +117,20 @@ def _levels(
     if i < end and buffer[i] == CLOSE:
         return i + 1, row
     while i < end:
-        if row >= spans.shape[1]:
+        if row >= room:
             return NO_ROOM, row
         for part in range(2):
             if not literal_fits(buffer, i, words, item[part, 0], item[part, 1]):
                 return NO_FIT, row
             i += item[part, 1]
             stop = find(buffer, i, end, repeated(item[part, 3]))
-            spans[item[part, 2], row] = np.uint64(i) | np.uint64(stop - i) << np.uint64(32)
+            poke(
+                spans,
+                item[part, 2] * room + row,
+                np.uint64(i) | np.uint64(stop - i) << np.uint64(32),
+            )
             i = stop
-        spans[slot, row] = np.uint64(side)
+        poke(spans, slot * room + row, np.uint64(side))
         if not literal_fits(buffer, i, words, item[2, 0], item[2, 1]):
             return NO_FIT, row
         i += item[2, 1]
@@ -138,6 +154,7 @@ def follow(
     items: Any,
     step: int,
     spans: Any,
+    room: int,
     row: int,
 ) -> tuple[int, int]:
     """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
@@ -147,49 +164,49 @@ def follow(
     first = step
     top = row
     while True:
-        length = steps[step, ops.LENGTH]
-        if not literal_fits(buffer, i, words, steps[step, ops.LITERAL], length):
+        length = peek(steps, step + ops.LENGTH)
+        if not literal_fits(buffer, i, words, peek(steps, step + ops.LITERAL), length):
             return NO_FIT, row
         i += length
-        action = steps[step, ops.ACTION]
-        slot = steps[step, ops.SLOT]
+        action = peek(steps, step + ops.ACTION)
+        slot = peek(steps, step + ops.SLOT)
         if action == ops.BARE:
             start = i
-            i = find(buffer, i, end, repeated(steps[step, ops.ARGUMENT]))
-            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+            i = find(buffer, i, end, repeated(peek(steps, step + ops.ARGUMENT)))
+            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.TEXT:
             start = i - 1
             i = find(buffer, i, end, _QUOTES) + 1
-            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.SAME_LENGTH:
             start = i - 1
-            i += steps[step, ops.ARGUMENT]
+            i += peek(steps, step + ops.ARGUMENT)
             if i >= end or buffer[i] != QUOTE:
                 i = find(buffer, start + 1, end, _QUOTES)
-                steps[step, ops.ARGUMENT] = i - start - 1
+                poke(steps, step + ops.ARGUMENT, i - start - 1)
             i += 1
-            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.LIST:
             start = i - 1
             i = find(buffer, i, end, _CLOSES) + 1
-            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.END:
             if i > end:
                 return NO_FIT, row
             if top == row:
                 return i, row + 1
             while first < step:  # a book: what the message says holds for each level
-                slot = steps[first, ops.SLOT]
-                if steps[first, ops.ACTION] != ops.LEVELS and slot >= 0:
+                slot = peek(steps, first + ops.SLOT)
+                if peek(steps, first + ops.ACTION) != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
-                        spans[slot, below] = spans[slot, row]
-                first += 1
+                        poke(spans, slot * room + below, peek(spans, slot * room + row))
+                first += ops.STEP_WIDTH
             return i, top
         elif action == ops.HERE:
-            length = steps[step, ops.ARGUMENT]
-            spans[slot, row] = np.uint64(i) | np.uint64(length) << np.uint64(32)
+            length = peek(steps, step + ops.ARGUMENT)
+            poke(spans, slot * room + row, np.uint64(i) | np.uint64(length) << np.uint64(32))
         elif action == ops.MISSING:
-            spans[slot, row] = np.uint64(0)
+            poke(spans, slot * room + row, np.uint64(0))
         elif action == ops.SKIP_TEXT:
             start = i
             i = find(buffer, i, end, _QUOTES)
@@ -198,13 +215,13 @@ def follow(
             i += 1
         elif action == ops.SKIP_BARE:
             start = i
-            i = find(buffer, i, end, repeated(steps[step, ops.ARGUMENT]))
+            i = find(buffer, i, end, repeated(peek(steps, step + ops.ARGUMENT)))
             if not is_bare(buffer, start, i):
                 return NO_FIT, row
         elif action == ops.LEVELS:
-            argument = steps[step, ops.ARGUMENT]
+            argument = peek(steps, step + ops.ARGUMENT)
             i, top = _levels(
-                buffer, i, end, words, items[argument >> 8], spans, slot, top, argument & 255
+                buffer, i, end, words, items[argument >> 8], spans, room, slot, top, argument & 255
             )
             if i < 0:
                 return i, row
@@ -215,7 +232,7 @@ def follow(
             return NO_FIT, row
         if i > end:
             return NO_FIT, row
-        step += 1
+        step += ops.STEP_WIDTH
 
 
 @kernel
@@ -231,6 +248,7 @@ def match(
     layouts: Any,
     known: int,
     spans: Any,
+    room: int,
     row_payload: Any,
     row_message: Any,
     rows: Any,
@@ -240,11 +258,11 @@ def match(
     """Match the messages of payloads from where `at` says; `ops.DONE`, or why it stopped there.
 
     `buffer` uint8 of all payloads and `SPARE` bytes more; `offsets`, `lengths` int64 a payload;
-    `verdicts` uint8 and `messages` uint32 a payload, written here. `spans` uint64 (slot, row);
+    `verdicts` uint8 and `messages` uint32 a payload, written here. `spans` uint64 (slot, row) of `room`
+    rows a slot, flat; `steps` flat, too;
     `row_payload`, `row_message` int32 (channel, row); `rows` int64 a channel, and `before` what it was
     when the payload began.
     """
-    room = spans.shape[1]
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
     for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
@@ -281,7 +299,7 @@ def match(
                     if layout >= known:
                         layout -= known
                     first = layouts[layout, ops.FIRST]
-                    start = words[steps[first, ops.LITERAL]]
+                    start = words[peek(steps, first + ops.LITERAL)]
                     if (word ^ start) & MASKS[layouts[layout, ops.START]]:
                         continue
                     channel = layouts[layout, ops.CHANNEL]
@@ -289,7 +307,7 @@ def match(
                     if row >= room:
                         stop = NO_ROOM
                         break
-                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, row)
+                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row)
                     if stop >= 0:
                         last = layout
                         rows[channel] = top

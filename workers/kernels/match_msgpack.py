@@ -13,7 +13,7 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
 from workers.kernels.match_json import NO_FIT, NO_ROOM, literal_fits
-from workers.kernels.words import MASKS, load64
+from workers.kernels.words import MASKS, load64, peek, poke
 
 _SIZES = np.zeros(256, np.int64)
 """Bytes of a value by its first byte; 0 where more bytes tell, -1 where none is known."""
@@ -100,14 +100,23 @@ def _may_skip(buffer: Any, i: int, stop: int) -> bool:
 
 @inlined
 def _levels(
-    buffer: Any, i: int, end: int, words: Any, item: Any, spans: Any, slot: int, row: int, side: int
+    buffer: Any,
+    i: int,
+    end: int,
+    words: Any,
+    item: Any,
+    spans: Any,
+    room: int,
+    slot: int,
+    row: int,
+    side: int,
 ) -> tuple[int, int]:
     """The levels of one side of a book: where they end, and the next row; negative as `follow`."""
     count, i = _count(buffer, i)
     if count < 0:
         return NO_FIT, row
     while count > 0:
-        if row >= spans.shape[1]:
+        if row >= room:
             return NO_ROOM, row
         for part in range(2):
             if i >= end or not literal_fits(buffer, i, words, item[part, 0], item[part, 1]):
@@ -116,9 +125,9 @@ def _levels(
             size = _scalar(buffer, i)
             if size < 0:
                 return NO_FIT, row
-            spans[item[part, 2], row] = np.uint64(i) | np.uint64(size) << np.uint64(32)
+            poke(spans, item[part, 2] * room + row, np.uint64(i) | np.uint64(size) << np.uint64(32))
             i += size
-        spans[slot, row] = np.uint64(side)
+        poke(spans, slot * room + row, np.uint64(side))
         row += 1
         count -= 1
     return i, row
@@ -134,6 +143,7 @@ def follow(
     items: Any,
     step: int,
     spans: Any,
+    room: int,
     row: int,
 ) -> tuple[int, int]:
     """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
@@ -143,34 +153,34 @@ def follow(
     first = step
     top = row
     while True:
-        length = steps[step, ops.LENGTH]
-        if not literal_fits(buffer, i, words, steps[step, ops.LITERAL], length):
+        length = peek(steps, step + ops.LENGTH)
+        if not literal_fits(buffer, i, words, peek(steps, step + ops.LITERAL), length):
             return NO_FIT, row
         i += length
         if i > end:
             return NO_FIT, row
-        action = steps[step, ops.ACTION]
-        slot = steps[step, ops.SLOT]
+        action = peek(steps, step + ops.ACTION)
+        slot = peek(steps, step + ops.SLOT)
         if action == ops.VALUE:
             start = i
             i = _value(buffer, i, end)
             if i < 0:
                 return NO_FIT, row
-            spans[slot, row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.HERE:
-            length = steps[step, ops.ARGUMENT]
-            spans[slot, row] = np.uint64(i) | np.uint64(length) << np.uint64(32)
+            length = peek(steps, step + ops.ARGUMENT)
+            poke(spans, slot * room + row, np.uint64(i) | np.uint64(length) << np.uint64(32))
         elif action == ops.MISSING:
-            spans[slot, row] = np.uint64(0)
+            poke(spans, slot * room + row, np.uint64(0))
         elif action == ops.SKIP_VALUE:
             start = i
             i = _value(buffer, i, end)
             if i < 0 or i > end or not _may_skip(buffer, start, i):
                 return NO_FIT, row
         elif action == ops.LEVELS:
-            argument = steps[step, ops.ARGUMENT]
+            argument = peek(steps, step + ops.ARGUMENT)
             i, top = _levels(
-                buffer, i, end, words, items[argument >> 8], spans, slot, top, argument & 255
+                buffer, i, end, words, items[argument >> 8], spans, room, slot, top, argument & 255
             )
             if i < 0:
                 return i, row
@@ -181,15 +191,15 @@ def follow(
             if top == row:
                 return i, row + 1
             while first < step:  # a book: what the message says holds for each level
-                slot = steps[first, ops.SLOT]
-                if steps[first, ops.ACTION] != ops.LEVELS and slot >= 0:
+                slot = peek(steps, first + ops.SLOT)
+                if peek(steps, first + ops.ACTION) != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
-                        spans[slot, below] = spans[slot, row]
-                first += 1
+                        poke(spans, slot * room + below, peek(spans, slot * room + row))
+                first += ops.STEP_WIDTH
             return i, top
         if i > end:
             return NO_FIT, row
-        step += 1
+        step += ops.STEP_WIDTH
 
 
 @kernel
@@ -205,6 +215,7 @@ def match(
     layouts: Any,
     known: int,
     spans: Any,
+    room: int,
     row_payload: Any,
     row_message: Any,
     rows: Any,
@@ -212,7 +223,6 @@ def match(
     at: Any,
 ) -> int:
     """Match payloads of msgpack; arguments and answer as `match_json.match`."""
-    room = spans.shape[1]
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
     for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
@@ -245,7 +255,7 @@ def match(
                     if layout >= known:
                         layout -= known
                     first = layouts[layout, ops.FIRST]
-                    start = words[steps[first, ops.LITERAL]]
+                    start = words[peek(steps, first + ops.LITERAL)]
                     if (word ^ start) & MASKS[layouts[layout, ops.START]]:
                         continue
                     channel = layouts[layout, ops.CHANNEL]
@@ -253,7 +263,7 @@ def match(
                     if row >= room:
                         stop = np.int64(NO_ROOM)
                         break
-                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, row)
+                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row)
                     if stop >= 0:
                         last = layout
                         rows[channel] = top

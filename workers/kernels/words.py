@@ -36,6 +36,31 @@ def _load64(context: Any, buffer: Any, index: Any) -> Any:
 
 
 @intrinsic
+def _peek(context: Any, array: Any, index: Any) -> Any:
+    """Item `index` of a one-dimensional array, without what Python's negative indices cost."""
+    signature = array.dtype(array, index)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]]))
+
+    return signature, generate
+
+
+@intrinsic
+def _poke(context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Set item `index` of a one-dimensional array; as `_peek`."""
+    signature = types.void(array, index, array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.store(arguments[2], builder.gep(data, [arguments[1]]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def first_bit(context: Any, word: Any) -> Any:
     """The place of the lowest bit that is set in a word that is not 0."""
     signature = types.int64(types.uint64)
@@ -66,8 +91,22 @@ if BOUNDS_CHECKED:
             raise IndexError("a word beyond the buffer")
         return _load64(buffer, index)
 
+    @numba.njit(boundscheck=True)
+    def peek(array: Any, index: Any) -> Any:
+        """Item `index` of a flat array, checked."""
+        if index < 0 or index >= len(array):
+            raise IndexError("beyond the array")
+        return array[index]
+
+    @numba.njit(boundscheck=True)
+    def poke(array: Any, index: Any, value: Any) -> None:
+        """Set item `index` of a flat array, checked."""
+        if index < 0 or index >= len(array):
+            raise IndexError("beyond the array")
+        array[index] = value
+
 else:
-    load64 = _load64
+    load64, peek, poke = _load64, _peek, _poke
 
 
 @inlined

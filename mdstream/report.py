@@ -75,7 +75,7 @@ def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) ->
         "in_flight": row["in_flight"],
         "control": record.state["control"],
         "reconnects": row["reconnects"],
-        "restarts": record.generation,
+        "restarts": max(0, record.generation),  # -1: never begun
         "stalls": row["stalls"],
         "fetch": {
             "cycles": row["cycles"],

@@ -195,7 +195,7 @@ def learn_json(layouts: Layouts, data: bytes) -> None:
     of_type = next((m for m in members if m.key == "T"), None)
     if of_type is None or of_type.first != ord('"'):
         raise Unlearnable("no type")
-    table = layouts.table(data[of_type.start + 1 : of_type.end - 1].decode())
+    table = layouts.table(data[of_type.start + 1 : of_type.end - 1].decode(errors="replace"))
     kinds = table.wanted()
     steps: list[tuple[bytes, int, int, int]] = []
     cursor = 0
@@ -263,7 +263,7 @@ def learn_msgpack(layouts: Layouts, data: bytes) -> None:
     of_type = next((m for m in members if m.key == "T"), None)
     if of_type is None or not 0xA0 <= of_type.first < 0xC0:
         raise Unlearnable("no type")
-    table = layouts.table(data[of_type.start + 1 : of_type.end].decode())
+    table = layouts.table(data[of_type.start + 1 : of_type.end].decode(errors="replace"))
     wanted = table.wanted()
     steps: list[tuple[bytes, int, int, int]] = []
     cursor = 0

@@ -214,3 +214,9 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
     pair = Pair(stream)
     pair.decode([payload, payload], PayloadKind.MSGPACK)
     pair.decode([payload], PayloadKind.MSGPACK)
+
+
+@pytest.mark.parametrize("payload", [b"\x91\x81\xa1T\xa1\x80"])
+def test_what_fuzzing_found(payload: bytes) -> None:
+    pair = Pair("stocks")
+    pair.decode([payload, small("stocks", "msgpack", 2)], PayloadKind.MSGPACK)

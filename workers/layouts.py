@@ -357,7 +357,7 @@ def is_json(data: bytes) -> bool:
     """Whether the library can read `data`."""
     try:
         orjson.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -366,5 +366,5 @@ def json_end(data: Any) -> int:
     """How many bytes of `data` its first JSON value takes; 0 if it has none."""
     try:
         return json.JSONDecoder().raw_decode(bytes(data).decode())[1]
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0

@@ -216,7 +216,14 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
     pair.decode([payload], PayloadKind.MSGPACK)
 
 
-@pytest.mark.parametrize("payload", [b"\x91\x81\xa1T\xa1\x80"])
-def test_what_fuzzing_found(payload: bytes) -> None:
+@pytest.mark.parametrize(
+    ("codec", "payload"),
+    [
+        ("msgpack", b"\x91\x81\xa1T\xa1\x80"),
+        ("msgpack", b"\xdd\xff\xff\xff\xff\x81\xa1T\xa1t"),
+        ("json", b'[{"T":"t","x":' + b"[" * 100_000),
+    ],
+)
+def test_what_fuzzing_found(codec: str, payload: bytes) -> None:
     pair = Pair("stocks")
-    pair.decode([payload, small("stocks", "msgpack", 2)], PayloadKind.MSGPACK)
+    pair.decode([payload, small("stocks", codec, 2)], KINDS[codec])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import msgpack
@@ -222,8 +223,10 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
         ("msgpack", b"\x91\x81\xa1T\xa1\x80"),
         ("msgpack", b"\xdd\xff\xff\xff\xff\x81\xa1T\xa1t"),
         ("json", b'[{"T":"t","x":' + b"[" * 100_000),
+        ("json", small("stocks", "json", 1).replace(b'"p":', b'"p":,"p":', 1)),
+        ("json", re.sub(rb'("[bap]+":)[0-9.]+', rb"\1", small("stocks", "json", 1), count=1)),
     ],
 )
 def test_what_fuzzing_found(codec: str, payload: bytes) -> None:
     pair = Pair("stocks")
-    pair.decode([payload, small("stocks", codec, 2)], KINDS[codec])
+    pair.decode([small("stocks", codec, 2), payload, small("stocks", codec, 2)], KINDS[codec])

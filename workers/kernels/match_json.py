@@ -124,6 +124,8 @@ def _levels(
                 return NO_FIT, row
             i += item[part, 1]
             stop = find(buffer, i, end, repeated(item[part, 3]))
+            if stop == i:
+                return NO_FIT, row
             poke(
                 spans,
                 item[part, 2] * room + row,
@@ -173,6 +175,8 @@ def follow(
         if action == ops.BARE:
             start = i
             i = find(buffer, i, end, repeated(peek(steps, step + ops.ARGUMENT)))
+            if i == start:  # nothing is no value; an empty span would say that the key is missing
+                return NO_FIT, row
             poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.TEXT:
             start = i - 1

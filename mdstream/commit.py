@@ -115,7 +115,7 @@ class Committer:
         now = time.time_ns()
         receipt = Receipt(
             sequence, 0, now, now, "", (), (0, 0), {}, (from_stream, entries - from_stream),
-            rejects, (), {}, {}, (), 0,
+            rejects, (), {}, (), 0,
         )  # fmt: skip
         self._count(slab, receipt, rejected, now, quarantined=1)
 

@@ -20,7 +20,7 @@ import psutil
 
 from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import Assignment
-from mdstream.feed import main as feed_main
+from mdstream.feed_entry import main as feed_main
 from mdstream.interrupts import deaf_children
 from mdstream.session.retry import backoff
 from mdstream.telemetry.state import FeedState

@@ -35,7 +35,7 @@ from mdstream.streams.spec import PayloadKind
 log = logging.getLogger(__name__)
 
 _LATE_NS = 500_000_000
-_GIVEN_UP = Found(frozenset(), frozenset(), "", "it broke the decoder; kept with the rejects")
+_GIVEN_UP = Found(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
 
 
 @dataclass(slots=True)
@@ -304,10 +304,7 @@ class Pipeline:
 
     def _answer(self, future: asyncio.Future[Found], receipt: Receipt, index: int) -> None:
         if not future.done():
-            symbols, empty = receipt.symbols.get(index, (frozenset(), frozenset()))
-            faults = (r.reason for r in receipt.rejects if r.payload == index and r.message < 0)
-            token = receipt.page_tokens.get(index, "")
-            future.set_result(Found(symbols, empty, token, next(faults, "")))
+            future.set_result(receipt.bodies[index])
 
     def _publish_counts(self) -> None:
         self._state["payloads_received"] = self._payloads

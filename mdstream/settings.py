@@ -93,7 +93,7 @@ def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
 def _check_choices(config: Config) -> None:
     if config.auth not in ("message", "headers"):
         raise ConfigError(f"auth: {config.auth!r} must be message or headers")
-    if config.log.level not in ("debug", "info", "warning", "error"):
+    if config.log.level.lower() not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log.level: {config.log.level!r} must be debug, info, warning or error")
     if config.ca_file and not Path(config.ca_file).is_file():
         raise ConfigError(f"ca_file: no file {config.ca_file!r}")

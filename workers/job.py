@@ -120,8 +120,7 @@ def run(ticket: Ticket) -> Receipt:
         (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
         tuple(decoded.rejects),
         tuple(decoded.control),
-        decoded.symbols,
-        decoded.page_tokens,
+        decoded.bodies,
         _delays(context, decoded),
         decoded.gave_way,
     )

@@ -9,7 +9,8 @@ fit are its messages tried one by one, so that exactly the bad ones are rejected
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import msgpack
 import orjson
 
 from mdstream.handoff.columns import ColumnData
-from mdstream.handoff.ticket import Reject
+from mdstream.handoff.ticket import Found, Reject
 from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
 from workers.codes import BatchCodes
 from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
@@ -36,8 +37,8 @@ class Decoded:
     rejects: list[Reject] = field(default_factory=list)
     control: list[Message] = field(default_factory=list)
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    symbols: dict[int, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
-    page_tokens: dict[int, str] = field(default_factory=dict)
+    bodies: dict[int, Found] = field(default_factory=dict)
+    """What each REST payload held."""
     gave_way: int = 0
     """Payloads that kernels began and left to the library."""
 
@@ -50,6 +51,15 @@ class Piece(NamedTuple):
     data: memoryview | bytes
     kind: PayloadKind
     recv_ns: int
+
+
+class _Body(NamedTuple):
+    """A REST body's records, each told its symbol, and the symbol of each; none in news."""
+
+    channel: Channel
+    records: list[Any]
+    symbols: list[str]
+    page_token: str
 
 
 class LibraryDecoder:
@@ -80,20 +90,26 @@ class LibraryDecoder:
         each payload that they took in `counts`.
         """
         out = Decoded(counts=counts)
+        bodies: dict[int, _Body] = {}
         for piece in pieces:
             try:
                 parsed = _parse(piece.data, piece.kind)
                 if piece.kind.from_stream:
                     counts[piece.payload] += self._split_stream(parsed, piece, out)
                 else:
-                    counts[piece.payload] += self._split_rest(parsed, piece, out)
+                    body = bodies[piece.payload] = self._body(parsed, piece.kind)
+                    counts[piece.payload] += self._split_rest(body, piece, out)
             except Unfit as error:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
                 counts[piece.payload] += 1
+                if not piece.kind.from_stream:
+                    out.bodies[piece.payload] = Found(frozenset(), {}, "", str(error))
         coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
         out.new = codes.new()
         for name, columns in out.columns.items():
             codes.assign(self._spec.by_name[name], columns, coded[name], out.new)
+        for payload, body in bodies.items():
+            out.bodies[payload] = _found(body, [r for r in out.rejects if r.payload == payload])
         return out
 
     # -- 1. payloads to messages
@@ -117,17 +133,10 @@ class LibraryDecoder:
                 out.rejects.append(Reject(piece.payload, index, _why_unknown(message)))
         return len(parsed) - control
 
-    def _split_rest(self, body: Any, piece: Piece, out: Decoded) -> int:
+    def _split_rest(self, body: _Body, piece: Piece, out: Decoded) -> int:
         payload = piece.payload
-        if type(body) is not dict:
-            raise Unfit(f"expected an object, got {type_name(body)}")
-        token = body.get("next_page_token")
-        if type(token) is str and token:
-            out.page_tokens[payload] = token
-        channel, records, empty = self._records(body, piece.kind)
-        rows = out.rows.setdefault(channel.name, Rows())
-        found = set()
-        for index, record in enumerate(records):
+        rows = out.rows.setdefault(body.channel.name, Rows())
+        for index, record in enumerate(body.records):
             if type(record) is not dict:
                 out.rejects.append(
                     Reject(payload, index, f"expected an object, got {type_name(record)}")
@@ -136,17 +145,22 @@ class LibraryDecoder:
             rows.records.append(record)
             rows.positions.append((payload, index))
             rows.recv_ns.append(piece.recv_ns)
-            found.add(record.get("S", ""))
-        out.symbols[payload] = (frozenset(found), frozenset(empty))
-        return len(records)
+        return len(body.records)
 
-    def _records(self, body: Message, kind: PayloadKind) -> tuple[Channel, list[Any], list[str]]:
-        """The channel, its records (each told its symbol) and the symbols that came with nothing."""
+    def _body(self, body: Any, kind: PayloadKind) -> _Body:
+        """A REST body taken apart. Raises `Unfit` for what is none of `kind`."""
+        if type(body) is not dict:
+            raise Unfit(f"expected an object, got {type_name(body)}")
+        token = body.get("next_page_token")
+        page_token = token if type(token) is str else ""
         name = kind.name.lower()
         if kind is PayloadKind.NEWS:
             if name not in body:
                 raise Unfit(f"{name}: missing")
-            return self._spec.by_name["snapshots"], list_of(body.get(name), name), []
+            articles = list_of(body.get(name), name)
+            return _Body(
+                self._spec.by_name["snapshots"], articles, [""] * len(articles), page_token
+            )
         channel = self._spec.by_name[name]
         content = body.get(name, body.get(name[:-1]))
         if "symbol" in body:
@@ -159,15 +173,14 @@ class LibraryDecoder:
         if type(content) is not dict:
             raise Unfit(f"{name}: expected an object by symbol, got {type_name(content)}")
         records: list[Any] = []
-        empty: list[str] = []
+        symbols: list[str] = []
         for symbol, value in content.items():
-            if not value:
-                empty.append(symbol)
             for record in value if type(value) is list else [value] if value else []:
                 if type(record) is dict:
                     record["S"] = symbol
                 records.append(record)
-        return channel, records, empty
+                symbols.append(symbol)
+        return _Body(channel, records, symbols, page_token)
 
     # -- 2. messages to columns
 
@@ -203,6 +216,18 @@ class LibraryDecoder:
                 good.positions += flat.positions
                 good.recv_ns += flat.recv_ns
         return good
+
+
+def _found(body: _Body, rejects: Sequence[Reject]) -> Found:
+    """What is told of a body whose messages in `rejects` became no rows."""
+    records = Counter(body.symbols)
+    records.subtract(body.symbols[r.message] for r in rejects)
+    refused: dict[str, str] = {}
+    for reject in rejects:
+        symbol = body.symbols[reject.message]
+        if not records[symbol]:
+            refused.setdefault(symbol, reject.reason)
+    return Found(frozenset(records) - refused.keys(), refused, body.page_token)
 
 
 def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:

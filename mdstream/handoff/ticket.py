@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -38,6 +39,18 @@ class Reject(NamedTuple):
     reason: str
 
 
+class Found(NamedTuple):
+    """What one REST body held, told to whoever fetched it once its rows are in the frames."""
+
+    symbols: frozenset[str]
+    """Those with a row."""
+    refused: Mapping[str, str]
+    """Those whose every record was rejected, and why the first was."""
+    page_token: str
+    fault: str = ""
+    """Why the body as a whole is of no use; empty if it is."""
+
+
 class Receipt(NamedTuple):
     """What a worker made of one ticket."""
 
@@ -58,21 +71,9 @@ class Receipt(NamedTuple):
     rejects: tuple[Reject, ...]
     control: tuple[dict[str, Any], ...]
     """Control messages that came mixed with data."""
-    symbols: dict[int, tuple[frozenset[str], frozenset[str]]]
-    """REST payload → the symbols its body has data for, and those it names with nothing."""
-    page_tokens: dict[int, str]
-    """REST payload → the token of its next page."""
+    bodies: dict[int, Found]
+    """REST payload → what its body held."""
     delays: tuple[tuple[int, int], ...]
     """Event time → receive, as (histogram bucket, messages)."""
     gave_way: int
     """Payloads that the kernels began and left to the library."""
-
-
-class Found(NamedTuple):
-    """What one REST body held, told to whoever fetched it once its rows are in the frames."""
-
-    symbols: frozenset[str]
-    empty: frozenset[str]
-    page_token: str
-    fault: str = ""
-    """Why the body as a whole is of no use; empty if it is."""

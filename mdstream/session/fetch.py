@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _MAX_QUERY_BYTES = 6000
 _NO_DATA = "the service has no data for it"
+_UNUSABLE = "unusable answer"
 
 Commit = Callable[[bytes, PayloadKind, int], Awaitable[Found]]
 """Hands a body to the pipeline; answers when its rows are in the frames."""
@@ -115,7 +116,9 @@ class Fetcher:
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
         try:
-            found = await self._pages(self._spec.fetch.path, {"symbols": ",".join(symbols)}, since)
+            found, refused = await self._pages(
+                self._spec.fetch.path, {"symbols": ",".join(symbols)}, since
+            )
         except BadRequestError as error:
             if len(symbols) == 1 or error.code == 403:
                 self._fail(symbols, str(error), result)
@@ -126,22 +129,23 @@ class Fetcher:
         except MdstreamError as error:
             self._fail(symbols, str(error), result)
         else:
+            # News says nothing of symbols without an article, and that is no failure.
+            silent = self._spec.fetch.kind is PayloadKind.NEWS and not refused
             for symbol in symbols:
-                # News says nothing of symbols without an article, and that is no failure.
-                if symbol in found or self._spec.fetch.kind is PayloadKind.NEWS:
+                if symbol in found or silent:
                     self._succeed(symbol, result)
                 else:
-                    self._fail([symbol], _NO_DATA, result)
+                    self._fail([symbol], _why_nothing(symbol, found, refused), result)
 
     async def _chain(self, underlying: str, result: Cycle) -> None:
         path = self._spec.fetch.chain_path.format(symbol=underlying)
         try:
-            found = await self._pages(path, {"limit": "1000"}, "")
+            found, refused = await self._pages(path, {"limit": "1000"}, "")
         except MdstreamError as error:
             self._fail([underlying], str(error), result)
             return
         if not found:
-            self._fail([underlying], _NO_DATA, result)
+            self._fail([underlying], _why_nothing(underlying, found, refused), result)
             return
         contracts = sorted(filter(is_contract, found))
         if not contracts:
@@ -151,8 +155,12 @@ class Fetcher:
         self._on_chain(contracts)
         self._succeed(underlying, result)
 
-    async def _pages(self, path: str, params: dict[str, str], since: str) -> set[str]:
-        """All pages of one request, handed on as they come; the symbols that had data."""
+    async def _pages(
+        self, path: str, params: dict[str, str], since: str
+    ) -> tuple[set[str], dict[str, str]]:
+        """All pages of one request, handed on as they come: the symbols that had data, and those
+        whose data was of no use, with the reason.
+        """
         fetch = self._spec.fetch
         params = {**fetch.fixed, **params}
         if fetch.feed_parameter:
@@ -160,16 +168,18 @@ class Fetcher:
         if fetch.since_parameter and since:
             params[fetch.since_parameter] = since
         symbols: set[str] = set()
+        refused: dict[str, str] = {}
         seen: set[str] = set()
         while True:
             body = await self._client.get(path.format(feed=self._stream.feed), params)
             found = await self._commit(body.data, fetch.kind, body.recv_ns)
             if found.fault:
-                raise ServerError(f"unusable answer: {found.fault}")
+                raise ServerError(f"{_UNUSABLE}: {found.fault}")
             symbols |= found.symbols
+            refused |= found.refused
             # On the first cycle the newest page of articles is enough: the past is a backfill's work.
             if not found.page_token or (fetch.since_parameter and not since):
-                return symbols
+                return symbols, refused
             if found.page_token in seen:
                 raise ServerError(f"page token {found.page_token[:40]!r} came twice")
             seen.add(found.page_token)
@@ -183,6 +193,16 @@ class Fetcher:
         for symbol in symbols:
             result.failed[symbol] = reason
             log.debug("%s failed: %s", symbol, reason)
+
+
+def _why_nothing(symbol: str, found: set[str], refused: dict[str, str]) -> str:
+    """Why an answer with data for `found`, and none to use for `refused`, gave `symbol` nothing."""
+    if symbol in refused:
+        return f"{_UNUSABLE}: {refused[symbol]}"
+    if refused and not found:
+        name, reason = next(iter(refused.items()))
+        return f"{_UNUSABLE}: {name[:40]!r}: {reason}" if name else f"{_UNUSABLE}: {reason}"
+    return _NO_DATA
 
 
 def _without_culprit(symbols: list[str], reason: str) -> list[list[str]]:

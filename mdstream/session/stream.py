@@ -36,7 +36,8 @@ from mdstream.session.retry import THROTTLED_LEAST_S, backoff, pause_asked_for
 from mdstream.session.silence import MuteLimits, Silence
 from mdstream.streams.spec import PayloadKind, StreamSpec, is_control
 from mdstream.wire.codec import CODECS
-from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting, raise_if_fatal
+from mdstream.wire.final import raise_if_fatal
+from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting
 from mdstream.wire.state import State
 from mdstream.wire.subscription import Subscriptions
 

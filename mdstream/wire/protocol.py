@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mdstream.config import Credentials
-from mdstream.errors import CredentialsError, ServerError
+from mdstream.errors import ServerError
 from mdstream.wire.codec import Codec
+from mdstream.wire.final import final
 from mdstream.wire.state import Event, State, follow
 from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
 
@@ -258,7 +259,7 @@ class Protocol:
         return answer(self, code, text, now)
 
     def _fatal(self, code: int, text: str, now: float) -> list[Happening]:
-        raise _final(code, text)
+        raise final(code, text)
 
     def _reconnect(self, code: int, text: str, now: float) -> list[Happening]:
         raise ServerError(f"{text} ({code})", code)
@@ -357,22 +358,3 @@ _ANSWERS: dict[Any, _Answer] = {
     413: Protocol._mend,
     500: Protocol._reconnect,
 }
-
-_ADVICE = {
-    402: "check APCA_API_KEY_ID and APCA_API_SECRET_KEY",
-    408: "this API is not enabled for the account",
-    409: "the plan does not include this feed; choose another with --feed",
-    411: "the key may not read market data",
-    412: 'this stream is served in msgpack only; set codec = "msgpack"',
-}
-
-
-def raise_if_fatal(message: dict[str, Any]) -> None:
-    """Raise `CredentialsError` if `message` is an error that no further attempt can mend."""
-    code = message.get("code")
-    if message.get("T") == "error" and type(code) is int and code in _ADVICE:
-        raise _final(code, str(message.get("msg", "")))
-
-
-def _final(code: int, text: str) -> CredentialsError:
-    return CredentialsError(f"{text} ({code}): {_ADVICE[code]}", code)

@@ -77,9 +77,7 @@ class Case:
     async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
         """What the pipeline would answer, by way of the real decoder."""
         self.bodies.append(body)
-        decoded = decode(self.stream, body, kind=kind)
-        symbols, empty = decoded.symbols[0]
-        return Found(symbols, empty, decoded.page_tokens.get(0, ""))
+        return decode(self.stream, body, kind=kind).bodies[0]
 
 
 def play(
@@ -225,7 +223,7 @@ def test_symbols_that_the_service_leaves_out_have_failed() -> None:
     async def story(case: Case) -> None:
         async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
             found = orjson.loads(body)
-            return Found(frozenset(found) - {"MSFT"}, frozenset({"MSFT"}), "")
+            return Found(frozenset(found) - {"MSFT"}, {}, "")
 
         case.fetcher._commit = commit
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
@@ -309,7 +307,7 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
 def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
     async def story(case: Case) -> None:
         async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
-            return Found(frozenset({"X"}), frozenset(), "again")
+            return Found(frozenset({"X"}), {}, "again")
 
         async def get(path: str, params: Any) -> Any:
             return type("Body", (), {"data": b"{}", "recv_ns": 0})
@@ -374,7 +372,7 @@ def test_a_chain_of_odd_names_fails_alone() -> None:
             return type("Body", (), {"data": path.rpartition("/")[2], "recv_ns": 0})
 
         async def commit(body: Any, kind: PayloadKind, recv_ns: int) -> Found:
-            return Found(frozenset(found[body]), frozenset(), "")
+            return Found(frozenset(found[body]), {}, "")
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
         cycle = await case.fetcher.cycle(["SPY", "BRK"])
@@ -394,16 +392,30 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
     play(story, config={"fetch": {"concurrency": 1, "timeout_s": 1.5}}, latency_ms=500)
 
 
-def test_an_answer_of_no_use_is_told_as_what_it_is() -> None:
+@pytest.mark.parametrize(
+    ("stream", "answer", "reason"),
+    [
+        ("stocks", b"<html>", "unusable answer: not JSON"),
+        ("stocks", b"{}", "the service has no data for it"),
+        ("stocks", b'{"AAPL": null}', "the service has no data for it"),
+        ("stocks", b'{"AAPL": 5}', "unusable answer: expected an object, got int"),
+        ("stocks", b'{"AAPL": {"latestTrade": 5}}', "unusable answer: latestTrade: expected"),
+        ("stocks", b'{"message": "ok"}', "unusable answer: 'message': expected an object, got text"),
+        ("stocks", b'{"MSFT": {}, "X": {"latestTrade": {"p": 1}}}', "the service has no data"),
+        ("news", b'{"news": [{"id": "odd"}]}', "unusable answer: "),
+    ],
+)
+def test_an_answer_of_no_use_is_told_as_what_it_is(stream: str, answer: bytes, reason: str) -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
-            return Found(frozenset(), frozenset(), "", "not valid JSON: at byte 0")
+        async def get(path: str, params: Any) -> Any:
+            return type("Body", (), {"data": answer, "recv_ns": 0})
 
-        case.fetcher._commit = commit
+        case.client.get = get  # type: ignore[method-assign, assignment]
         cycle = await case.fetcher.cycle(["AAPL"])
-        assert cycle.failed == {"AAPL": "unusable answer: not valid JSON: at byte 0"}
+        assert set(cycle.failed) == {"AAPL"}
+        assert cycle.failed["AAPL"].startswith(reason)
 
-    play(story)
+    play(story, stream)
 
 
 def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdstream.handoff.ticket import Found
 from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.market import UNIVERSE
@@ -370,6 +371,6 @@ def test_one_batch_may_mix_stream_payloads_and_rest_bodies() -> None:
     ]
     decoded = decoder.decode(Payloads.of(batch))
     assert decoded.counts == [1, 1]
-    assert decoded.symbols == {1: (frozenset({"AAPL"}), frozenset({"NONE"}))}
+    assert decoded.bodies == {1: Found(frozenset({"AAPL"}), {}, "")}
     [row] = rows("stocks", decoded)["snapshots"]
     assert (row["symbol"], row["trade_price"], row["quote_ts"]) == ("AAPL", 5.0, None)

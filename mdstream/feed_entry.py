@@ -1,0 +1,90 @@
+"""The feed's process: its entry, its heartbeat, its end.
+
+What it serves is `mdstream.feed`; what the supervisor sees of it, `mdstream.feed_process`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+import uvloop
+
+from mdstream import interrupts
+from mdstream.errors import Exit, MdstreamError
+from mdstream.feed import HEARTBEAT_S, Assignment, Feed
+from mdstream.frames.rundir import state_path
+from mdstream.log import Outbox, set_up_child
+from mdstream.pool import SINGLE_THREADED, WorkerPool
+from mdstream.telemetry.state import FeedState
+
+log = logging.getLogger(__name__)
+
+_EXIT_WAIT_S = 3.0
+
+
+def main(assignment: Assignment, pipe: Connection) -> None:
+    """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
+    interrupts.ignore()  # Ctrl-C is the supervisor's to interpret
+    _die_with_parent()
+    os.environ.update(SINGLE_THREADED)
+    outbox = Outbox(pipe)
+    set_up_child(outbox, assignment.stream, assignment.config.log.level)
+    code = Exit.OK
+    try:
+        uvloop.run(serve(assignment, outbox, pipe))
+    except MdstreamError as error:
+        outbox.put("failed", str(error))  # the supervisor says it, once
+        code = error.exit_code
+    except Exception as error:
+        log.exception("the feed failed")
+        outbox.put("crashed", f"{type(error).__name__}: {error}")
+        code = Exit.STREAM_FAILED
+    outbox.close()
+    # Threads of a broken executor may hold up a clean exit; not for long.
+    watchdog = threading.Timer(_EXIT_WAIT_S, os._exit, (code,))
+    watchdog.daemon = True
+    watchdog.start()
+    sys.exit(code)
+
+
+async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> None:
+    """Serve one stream until the supervisor says drain. Raises what makes the stream fail."""
+    state = FeedState(state_path(assignment.run, assignment.stream))
+    state["pid"] = os.getpid()
+    state["generation"] = assignment.generation
+    config = assignment.config
+    pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s)
+    beat = asyncio.create_task(_beat(state))
+    try:
+        await pool.start()
+        await Feed(assignment, outbox, pipe, state, pool).run()
+    finally:
+        beat.cancel()
+        state["connected"] = 0
+        await pool.close()
+
+
+async def _beat(state: FeedState) -> None:
+    """Show the supervisor that this process's loop turns."""
+    while True:
+        state["heartbeat_ns"] = time.time_ns()
+        await asyncio.sleep(HEARTBEAT_S)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(Exit.ORPHANED)
+
+    if parent is not None:
+        threading.Thread(target=watch, name="parent-watch", daemon=True).start()

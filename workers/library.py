@@ -22,7 +22,7 @@ from mdstream.handoff.ticket import Found, Reject
 from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
 from workers.codes import BatchCodes
 from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
-from workers.payloads import Payloads
+from workers.payloads import Payloads, Piece
 
 
 @dataclass(slots=True)
@@ -41,16 +41,6 @@ class Decoded:
     """What each REST payload held."""
     gave_way: int = 0
     """Payloads that kernels began and left to the library."""
-
-
-class Piece(NamedTuple):
-    """A payload, or some messages of one: which, the first of them, and their bytes."""
-
-    payload: int
-    message: int
-    data: memoryview | bytes
-    kind: PayloadKind
-    recv_ns: int
 
 
 class _Body(NamedTuple):
@@ -75,12 +65,7 @@ class LibraryDecoder:
 
     def decode(self, payloads: Payloads) -> Decoded:
         """Columns of a batch. Never raises for bad bytes."""
-        pieces = [
-            Piece(i, 0, payloads.view(i), PayloadKind(kind), recv_ns)
-            for i, (kind, recv_ns) in enumerate(
-                zip(payloads.kinds.tolist(), payloads.recv_ns.tolist(), strict=True)
-            )
-        ]
+        pieces = [payloads.piece(i) for i in range(len(payloads))]
         return self.decode_pieces(pieces, BatchCodes(self._known), [0] * len(payloads))
 
     def decode_pieces(
@@ -164,6 +149,8 @@ class LibraryDecoder:
         channel = self._spec.by_name[name]
         content = body.get(name, body.get(name[:-1]))
         if "symbol" in body:
+            if type(body["symbol"]) is not str:
+                raise Unfit(f"symbol: expected text, got {type_name(body['symbol'])}")
             single = body if kind is PayloadKind.SNAPSHOTS and content is None else content
             content = {body["symbol"]: single}
         elif content is None and kind is PayloadKind.SNAPSHOTS:

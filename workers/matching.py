@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import StreamSpec
 from workers.kernels import ops
 from workers.layouts import Layouts, Table, Unlearnable
@@ -31,8 +32,8 @@ class Codec:
     """Bytes of the value that a buffer begins with; 0 if it is none."""
     is_whole: Callable[[bytes], bool]
     """Whether the library can read these bytes."""
-    wrap: Callable[[bytes], bytes]
-    """A message as a payload of its own."""
+    wrap: Callable[[bytes], bytes] | None
+    """A message as a payload of its own; None where the library must see the whole payload."""
     values: Any
     """The kernels of pass 2."""
 
@@ -44,6 +45,7 @@ class Aside:
     payload: int
     message: int
     data: bytes
+    """The message as a payload of its own."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class Matched:
     messages: npt.NDArray[np.uint32]
     """Messages of each payload that are rows of a kernel."""
     asides: list[Aside] = field(default_factory=list)
+    bodies: dict[int, Found] = field(default_factory=dict)
+    """What each REST payload held."""
 
 
 class Matcher:
@@ -66,6 +70,7 @@ class Matcher:
         self._codec = codec
         self._tables = tables
         self._layouts = Layouts(spec, tables)
+        self._more: tuple[Any, ...] = ()
         self._make_room(_START_ROWS)
 
     def _make_room(self, rows: int) -> None:
@@ -79,8 +84,7 @@ class Matcher:
         rows = np.zeros(len(self._tables), np.int64)
         before = np.zeros_like(rows)
         found = Matched(rows, np.zeros(len(payloads), np.uint32))
-        at = np.zeros(ops.AT_WIDTH, np.int64)
-        at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
+        at = self._begin(len(payloads))
         if self._layouts.known > _MANY_LAYOUTS:
             self._layouts.forget()
         lessons = 0
@@ -90,7 +94,7 @@ class Matcher:
                 payloads.buffer, payloads.offsets, payloads.lengths, verdicts, found.messages,
                 layouts.words, layouts.steps.reshape(-1), layouts.items, layouts.layouts, layouts.known,
                 self.spans.reshape(-1), self.spans.shape[1],
-                self.row_payload, self.row_message, rows, before, at,
+                self.row_payload, self.row_message, rows, before, at, *self._more,
             )  # fmt: skip
             if why == ops.DONE:
                 return found
@@ -111,8 +115,9 @@ class Matcher:
                     self._codec.learn(layouts, data)
                     continue
                 except Unlearnable:
-                    if size and message and self._codec.is_whole(data):
-                        found.asides.append(Aside(payload, message, data))
+                    wrap = self._codec.wrap
+                    if wrap is not None and size and message and self._codec.is_whole(data):
+                        found.asides.append(Aside(payload, message, wrap(data)))
                         at[ops.AT_AFTER] = start + size
                         continue
             verdicts[payload] = ops.GAVE_WAY
@@ -120,6 +125,12 @@ class Matcher:
             rows[:] = before
             at[ops.AT_PAYLOAD] = payload + 1
             at[ops.AT_BYTE] = -1
+
+    def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
+        """Where a match begins."""
+        at = np.zeros(ops.AT_WIDTH, np.int64)
+        at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
+        return at
 
     def _grow(self) -> None:
         spans, payload, message = self.spans, self.row_payload, self.row_message

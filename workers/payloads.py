@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,16 @@ import numpy.typing as npt
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE
+
+
+class Piece(NamedTuple):
+    """A payload, or some messages of one: which, the first of them, and their bytes."""
+
+    payload: int
+    message: int
+    data: memoryview | bytes
+    kind: PayloadKind
+    recv_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,16 @@ class Payloads:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def piece(self, index: int) -> Piece:
+        """All of payload `index`."""
+        kind = PayloadKind(int(self.kinds[index]))
+        return Piece(index, 0, self.view(index), kind, int(self.recv_ns[index]))
+
+    def cut(self, span: Any) -> bytes:
+        """The bytes of a span (start | length << 32)."""
+        start = int(span) & 0xFFFFFFFF
+        return self.buffer[start : start + (int(span) >> 32)].tobytes()
 
     def view(self, index: int) -> memoryview:
         """The bytes of payload `index`, in place."""

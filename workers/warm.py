@@ -16,6 +16,7 @@ from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from workers.aggregate import Effects, partials
 from workers.decoder import Decoder
 from workers.kernels.compiling import COMPLETE
+from workers.path import has_kernels
 from workers.payloads import Payloads
 
 _VALUES = {
@@ -35,10 +36,14 @@ def warm() -> None:
     """Run every kernel once. What is not on disk is compiled, and kept."""
     for spec in STREAMS.values():
         messages = [_sample(c) for c in spec.channels if c.types and _is_fixed(c)]
+        body: dict[str, Any] = {spec.fetch.kind.name.lower(): {}}
         for kind, payload in (
             (PayloadKind.JSON, orjson.dumps(messages)),
             (PayloadKind.MSGPACK, msgpack.packb(messages)),
+            (spec.fetch.kind, orjson.dumps(body)),
         ):
+            if not has_kernels(spec, kind):
+                continue
             decoded = Decoder(spec, lambda name: {}, 0).decode(Payloads.of([(payload, kind, 0)]))
             if decoded.gave_way or decoded.rejects:
                 raise AssertionError(f"kernels do not follow {payload!r}")

@@ -400,7 +400,11 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
         ("stocks", b'{"AAPL": null}', "the service has no data for it"),
         ("stocks", b'{"AAPL": 5}', "unusable answer: expected an object, got int"),
         ("stocks", b'{"AAPL": {"latestTrade": 5}}', "unusable answer: latestTrade: expected"),
-        ("stocks", b'{"message": "ok"}', "unusable answer: 'message': expected an object, got text"),
+        (
+            "stocks",
+            b'{"message": "ok"}',
+            "unusable answer: 'message': expected an object, got text",
+        ),
         ("stocks", b'{"MSFT": {}, "X": {"latestTrade": {"p": 1}}}', "the service has no data"),
         ("news", b'{"news": [{"id": "odd"}]}', "unusable answer: "),
     ],

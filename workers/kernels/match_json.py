@@ -13,15 +13,14 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
+from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
 from workers.kernels.words import MASKS, find, load64, peek, poke, repeated
 
 QUOTE = 0x22
 COMMA = 0x2C
 OPEN = 0x5B
 CLOSE = 0x5D
-NO_FIT = -1
-NO_ROOM = -2
-_QUOTES = repeated(QUOTE)
+QUOTES = repeated(QUOTE)
 _CLOSES = repeated(CLOSE)
 
 
@@ -33,22 +32,6 @@ def skip_space(buffer: Any, i: int, end: int) -> int:
     ):
         i += 1
     return i
-
-
-@inlined
-def literal_fits(buffer: Any, i: int, words: Any, first: int, length: int) -> bool:
-    """Whether the literal stands at byte `i`."""
-    left = length
-    while left > 8:
-        if load64(buffer, i) != peek(words, first):
-            return False
-        i += 8
-        first += 1
-        left -= 8
-    if left == 0:
-        return True
-    differing = load64(buffer, i) ^ peek(words, first)
-    return differing << np.uint64(64 - 8 * left) == 0
 
 
 @inlined
@@ -114,6 +97,7 @@ def _levels(
 
     A negative end: `NO_FIT`, they are not in the form of `item`; or `NO_ROOM`.
     """
+    i = skip_space(buffer, i, end)
     if i < end and buffer[i] == CLOSE:
         return i + 1, row
     while i < end:
@@ -137,8 +121,12 @@ def _levels(
             return NO_FIT, row
         i += item[2, 1]
         row += 1
+        if i < end and buffer[i] <= 0x20:
+            i = skip_space(buffer, i, end)
         if i < end and buffer[i] == COMMA:
             i += 1
+            if i < end and buffer[i] <= 0x20:
+                i = skip_space(buffer, i, end)
         elif i < end and buffer[i] == CLOSE:
             return i + 1, row
         else:
@@ -180,13 +168,13 @@ def follow(
             poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.TEXT:
             start = i - 1
-            i = find(buffer, i, end, _QUOTES) + 1
+            i = find(buffer, i, end, QUOTES) + 1
             poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
         elif action == ops.SAME_LENGTH:
             start = i - 1
             i += peek(steps, step + ops.ARGUMENT)
             if i >= end or buffer[i] != QUOTE:
-                i = find(buffer, start + 1, end, _QUOTES)
+                i = find(buffer, start + 1, end, QUOTES)
                 poke(steps, step + ops.ARGUMENT, i - start - 1)
             i += 1
             poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
@@ -213,7 +201,7 @@ def follow(
             poke(spans, slot * room + row, np.uint64(0))
         elif action == ops.SKIP_TEXT:
             start = i
-            i = find(buffer, i, end, _QUOTES)
+            i = find(buffer, i, end, QUOTES)
             if not is_plain(buffer, start, i):
                 return NO_FIT, row
             i += 1
@@ -237,6 +225,9 @@ def follow(
         if i > end:
             return NO_FIT, row
         step += ops.STEP_WIDTH
+
+
+_fit = fitting(follow)
 
 
 @kernel
@@ -297,32 +288,18 @@ def match(
             if stop >= 0:
                 after = -1  # this one was taken out of our hands
             else:
-                word = load64(buffer, i)
-                for turn in range(known):
-                    layout = last + turn
-                    if layout >= known:
-                        layout -= known
-                    first = layouts[layout, ops.FIRST]
-                    start = words[peek(steps, first + ops.LITERAL)]
-                    if (word ^ start) & MASKS[layouts[layout, ops.START]]:
-                        continue
-                    channel = layouts[layout, ops.CHANNEL]
+                stop, top, last = _fit(
+                    buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
+                )
+                if stop >= 0:
+                    channel = layouts[last, ops.CHANNEL]
                     row = rows[channel]
-                    if row >= room:
-                        stop = NO_ROOM
-                        break
-                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row)
-                    if stop >= 0:
-                        last = layout
-                        rows[channel] = top
-                        while row < top:
-                            row_payload[channel, row] = payload
-                            row_message[channel, row] = count
-                            row += 1
-                        messages[payload] += 1
-                        break
-                    if stop == NO_ROOM:
-                        break
+                    rows[channel] = top
+                    while row < top:
+                        row_payload[channel, row] = payload
+                        row_message[channel, row] = count
+                        row += 1
+                    messages[payload] += 1
             if stop < 0:
                 at[ops.AT_PAYLOAD] = payload
                 at[ops.AT_MESSAGE] = count

@@ -12,8 +12,8 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.match_json import NO_FIT, NO_ROOM, literal_fits
-from workers.kernels.words import MASKS, load64, peek, poke
+from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
+from workers.kernels.words import peek, poke
 
 _SIZES = np.zeros(256, np.int64)
 """Bytes of a value by its first byte; 0 where more bytes tell, -1 where none is known."""
@@ -202,6 +202,9 @@ def follow(
         step += ops.STEP_WIDTH
 
 
+_fit = fitting(follow)
+
+
 @kernel
 def match(
     buffer: Any,
@@ -249,32 +252,18 @@ def match(
                 good = False
                 break
             else:
-                word = load64(buffer, i)
-                for turn in range(known):
-                    layout = last + turn
-                    if layout >= known:
-                        layout -= known
-                    first = layouts[layout, ops.FIRST]
-                    start = words[peek(steps, first + ops.LITERAL)]
-                    if (word ^ start) & MASKS[layouts[layout, ops.START]]:
-                        continue
-                    channel = layouts[layout, ops.CHANNEL]
+                stop, top, last = _fit(
+                    buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
+                )
+                if stop >= 0:
+                    channel = layouts[last, ops.CHANNEL]
                     row = rows[channel]
-                    if row >= room:
-                        stop = np.int64(NO_ROOM)
-                        break
-                    stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row)
-                    if stop >= 0:
-                        last = layout
-                        rows[channel] = top
-                        while row < top:
-                            row_payload[channel, row] = payload
-                            row_message[channel, row] = count
-                            row += 1
-                        messages[payload] += 1
-                        break
-                    if stop == NO_ROOM:
-                        break
+                    rows[channel] = top
+                    while row < top:
+                        row_payload[channel, row] = payload
+                        row_message[channel, row] = count
+                        row += 1
+                    messages[payload] += 1
                 if stop < 0:
                     at[ops.AT_PAYLOAD] = payload
                     at[ops.AT_MESSAGE] = count

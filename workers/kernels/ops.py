@@ -79,3 +79,16 @@ AT_BYTE = 2
 AT_AFTER = 3
 """Where the message ends, if others have seen to it; else negative."""
 AT_WIDTH = 4
+
+# Of REST bodies: where the walk is, what was met, the one symbol that the body names, the symbols in
+# the table of keys, as many as before the payload began; and, the same for all of a match: the channel,
+# the slot of its symbols, and whether symbols may stand bare.
+AT_PLACE = 4
+AT_MET = 5
+AT_WHOLE = 6
+AT_KEYS = 7
+AT_KEYS_BEFORE = 8
+AT_CHANNEL = 9
+AT_SYMBOLS = 10
+AT_BARE = 11
+AT_BODIES_WIDTH = 12

@@ -1,0 +1,247 @@
+"""Kernels for one kind of payload of one stream: pass 1, pass 2, and what gives way.
+
+payloads ─► match ─► spans ─► a column at a time ─► values, masks, codes
+▲                      │
+└── without those in ──┘  which something does not fit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
+from mdstream.streams.storage import DTYPE
+from workers import learn_json, learn_msgpack
+from workers.bodies import BodyMatcher
+from workers.columns import ColumnMaker, Position, Unfit
+from workers.kernels import match_json, match_msgpack, ops, values_json, values_msgpack
+from workers.kernels import texts as text_kernels
+from workers.layouts import Table, tables_of
+from workers.matching import Codec, Matched, Matcher
+from workers.payloads import Payloads
+from workers.texts import TextTable
+
+CODECS = {
+    PayloadKind.JSON: Codec(
+        match_json.match, learn_json.learn_message, learn_json.end_of, learn_json.is_whole,
+        lambda data: b"[" + data + b"]", values_json,
+    ),
+    PayloadKind.MSGPACK: Codec(
+        match_msgpack.match, learn_msgpack.learn_message, learn_msgpack.end_of, learn_msgpack.is_whole,
+        lambda data: b"\x91" + data, values_msgpack,
+    ),
+}  # fmt: skip
+_NO_SIDE: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+
+Known = Callable[[str], Mapping[str, int]]
+
+
+@dataclass(slots=True)
+class Fresh:
+    """Texts of one column that have no code yet: their rows, and the texts."""
+
+    column: int
+    rows: list[int]
+    texts: list[str]
+
+
+@dataclass(slots=True)
+class Part:
+    """What kernels made of one channel."""
+
+    columns: list[ColumnData]
+    fresh: list[Fresh]
+    payload: npt.NDArray[np.int32]
+    message: npt.NDArray[np.int32]
+
+    def position(self, row: int) -> Position:
+        """Where a row came."""
+        return int(self.payload[row]), int(self.message[row])
+
+
+def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
+    """Whether kernels know payloads of `kind` in this stream."""
+    if kind.from_stream:
+        return True
+    channel = spec.by_name.get(kind.name.lower())
+    return channel is not None and bool(tables_of([channel]))
+
+
+class Path:
+    """Kernels for one kind of payload of one stream."""
+
+    # The mutable state: the layouts and the texts met so far.
+
+    def __init__(self, spec: StreamSpec, known: Known, kind: PayloadKind) -> None:
+        self._known = known
+        parse: Callable[[bytes], Any] = orjson.loads
+        if kind.from_stream:
+            codec = CODECS[kind]
+            self._tables = tables_of(spec.channels)
+            self._matcher = Matcher(spec, self._tables, codec)
+            self._kernels = codec.values
+            if kind is PayloadKind.MSGPACK:
+                parse = partial(msgpack.unpackb, strict_map_key=False)
+        else:
+            self._tables = tables_of([spec.by_name[kind.name.lower()]])
+            [table] = self._tables.values()
+            self._matcher = BodyMatcher(spec, table, kind)
+            self._kernels = values_json
+        self._maker = ColumnMaker()
+        self._parse = parse
+        self._texts: dict[Any, TextTable] = {}
+        for table in self._tables.values():
+            for column in table.channel.columns:
+                if column.kind in CODED:
+                    self._texts.setdefault(_text_key(column), TextTable(column, parse))
+
+    def decode(
+        self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]
+    ) -> tuple[Matched, dict[str, Part]]:
+        """Decode payloads whose verdict is `GOOD`, and change that of those that give way."""
+        for (dictionary, *_), texts in self._texts.items():
+            texts.refresh(self._known(dictionary))
+        while True:
+            found = self._matcher.match(payloads, verdicts)
+            bad: set[int] = set()
+            parts = {}
+            for name, table in self._tables.items():
+                if rows := int(found.rows[table.index]):
+                    parts[name] = self._part(payloads, table, rows, bad)
+            if not bad:
+                return found, parts
+            verdicts[list(bad)] = ops.GAVE_WAY
+
+    def _part(self, payloads: Payloads, table: Table, rows: int, bad: set[int]) -> Part:
+        """The columns of one channel; payloads with a row that does not fit are added to `bad`."""
+        matcher = self._matcher
+        payload = matcher.row_payload[table.index, :rows]
+        part = Part([], [], payload.copy(), matcher.row_message[table.index, :rows].copy())
+        absent: dict[str, npt.NDArray[np.bool_]] = {}
+        for index, column in enumerate(table.channel.columns):
+            if not column.key:
+                part.columns.append(ColumnData(payloads.recv_ns[payload]))
+                continue
+            spans = matcher.spans[table.base + index, :rows]
+            side = absent.get(column.side_of, _NO_SIDE)
+            there = np.empty(rows, np.bool_)
+            values = np.empty(rows, DTYPE[column.kind])
+            fresh = None
+            if table.sides and column.key == "side":
+                odd, fresh = self._sides(table, column, spans, values, there)
+            elif column.kind in CODED:
+                odd, fresh = self._codes(payloads, column, spans, side, values, there)
+            else:
+                odd = self._values(payloads, column, spans, values, there)
+                if column.absent_at_zero:
+                    absent[column.name] = values == 0
+                    there &= ~absent[column.name]
+                elif len(side):
+                    there &= ~(side & (values == 0))
+            if fresh is not None:
+                fresh.column = index
+                part.fresh.append(fresh)
+            if column.required:
+                odd += np.flatnonzero(~there).tolist()
+            bad.update(payload[odd].tolist())
+            whole = column.kind is Kind.BOOL or bool(there.all())
+            part.columns.append(ColumnData(values, None if whole else there))
+        return part
+
+    def _values(
+        self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any
+    ) -> list[int]:
+        """Numbers and times; the rows that do not fit."""
+        buffer = payloads.buffer
+        odd = np.empty(len(spans), np.int64)
+        match column.kind:
+            case Kind.FLOAT:
+                strange = self._kernels.floats(buffer, spans, values, there, odd)
+            case Kind.TIME:
+                strange = self._kernels.times(buffer, spans, values, there, odd)
+            case Kind.BOOL:
+                strange = self._kernels.booleans(
+                    buffer, spans, values, there, odd, bool(column.default)
+                )
+            case _:
+                signed = column.kind is Kind.INT
+                strange = self._kernels.integers(buffer, spans, values, there, odd, signed)
+        return [
+            row
+            for row in odd[:strange].tolist()
+            if not self._one(payloads, column, spans, values, there, row)
+        ]
+
+    def _one(
+        self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
+    ) -> bool:
+        """Convert one value as the library does; whether it fits."""
+        try:
+            data = self._maker.value(column, self._parse(payloads.cut(spans[row])))
+        except (Unfit, ValueError, msgpack.UnpackException):
+            return False
+        values[row] = data.values[0]
+        there[row] = data.mask is None
+        return True
+
+    def _sides(
+        self, table: Table, column: Column, spans: Any, values: Any, there: Any
+    ) -> tuple[list[int], Fresh | None]:
+        """The codes of book sides, which are no texts in the payload; and those without a code."""
+        assert table.channel.levels is not None
+        known = self._known(column.dictionary)
+        fresh = Fresh(-1, [], [])
+        there[:] = True
+        for number, side in enumerate(table.channel.levels.values(), 1):
+            rows = spans == number
+            if side in known:
+                values[rows] = known[side]
+            else:
+                fresh.rows += np.flatnonzero(rows).tolist()
+        fresh.rows.sort()
+        names = list(table.channel.levels.values())
+        fresh.texts = [names[int(spans[row]) - 1] for row in fresh.rows]
+        return [], fresh if fresh.rows else None
+
+    def _codes(
+        self, payloads: Payloads, column: Column, spans: Any, side: Any, values: Any, there: Any
+    ) -> tuple[list[int], Fresh | None]:
+        """Codes; the rows that do not fit, and the texts that are new."""
+        table = self._texts[_text_key(column)]
+        known = self._known(column.dictionary)
+        odd, numbers = np.empty((2, len(spans)), np.int64)
+        while True:
+            strange, count = text_kernels.look_up(
+                payloads.buffer, spans, table.slots, table.starts, table.sizes, table.pool,
+                table.codes, table.blanks, side, values, there, odd, numbers,
+            )  # fmt: skip
+            if not strange:
+                break
+            for raw in {payloads.cut(span) for span in spans[odd[:strange]]}:
+                table.meet(raw, known)
+        bad: list[int] = []
+        fresh = Fresh(-1, [], [])
+        for row, number in zip(
+            odd[len(odd) - count :].tolist(), numbers[len(odd) - count :].tolist(), strict=True
+        ):
+            text = table.texts[number]
+            if table.codes[number] == text_kernels.UNFIT or text is None:
+                bad.append(row)
+            else:
+                fresh.rows.append(row)
+                fresh.texts.append(text)
+        return bad, fresh if fresh.rows else None
+
+
+def _text_key(column: Column) -> tuple[Any, ...]:
+    values = None if column.values is None else tuple(column.values.items())
+    return column.dictionary, column.kind, column.required, values

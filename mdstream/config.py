@@ -72,6 +72,7 @@ class HandoffConfig(Struct, frozen=True):
 
     `linger_ms` holds a batch back for company (0: submit as soon as a worker is free).
     `ticket_timeout_s` is how long one batch may keep a worker before the worker counts as hung.
+    `kernels` says whether compiled kernels decode what they know, or the library everything.
     """
 
     slab_kb: int = 512
@@ -79,6 +80,7 @@ class HandoffConfig(Struct, frozen=True):
     linger_ms: float = 0.0
     ticket_timeout_s: float = 10.0
     max_payload_mb: int = 64
+    kernels: bool = True
 
 
 class FramesConfig(Struct, frozen=True):

@@ -251,7 +251,13 @@ class Pipeline:
             task.add_done_callback(self._tasks.discard)
 
     async def _work(self, batch: _Batch) -> None:
-        ticket = Ticket(str(self._run), self._stream, batch.slab.path.name, batch.sequence)
+        ticket = Ticket(
+            str(self._run),
+            self._stream,
+            batch.slab.path.name,
+            batch.sequence,
+            self._config.kernels,
+        )
         try:
             batch.result = await self._pool.run(ticket)
         except Exception as error:

@@ -23,6 +23,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.piping import Payload, Rig, fingerprint, rig
+from tests.running import as_rows
 
 COUNT = 6000
 RECV_NS = 1_700_000_000_000_000_000
@@ -162,6 +163,22 @@ def test_a_large_payload_passes_also_when_every_slab_exists_already(tmp_path: Pa
             assert attach(str(r.run)).frame("news.articles").height == 13
 
     uvloop.run(go())
+
+
+def test_kernels_and_the_library_alone_make_the_same_frames(tmp_path: Path) -> None:
+    frames = []
+
+    async def go(kernels: bool) -> None:
+        async with rig("stocks", 1, tmp_path, kernels=kernels) as r:
+            await r.feed(payloads("stocks"))
+            await r.drain()
+            run = attach(str(r.run))
+            frames.append({c: as_rows(run.frame(f"stocks.{c}")) for c in ("trades", "quotes")})
+
+    for kernels in (True, False):
+        uvloop.run(go(kernels))
+    assert frames[0] == frames[1]
+    assert frames[0]["quotes"]
 
 
 def test_results_larger_than_their_slab_are_spilled(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import Effects, partials
 from workers.decoder import Decoder
-from workers.library import Decoded
+from workers.library import Decoded, LibraryDecoder
 from workers.payloads import Payloads
 
 _MAX_MAPPED = 128
@@ -48,7 +48,7 @@ Batch = tuple[list[tuple[Channel, list[ColumnData]]], "npt.NDArray[np.void]"]
 class _Context:
     """What a worker keeps between the tickets of one stream of one run."""
 
-    def __init__(self, run: str, stream: str) -> None:
+    def __init__(self, run: str, stream: str, kernels: bool = True) -> None:
         self.spec = STREAMS[stream]
         self.run = Path(run)
         self.slabs: OrderedDict[str, Slab] = OrderedDict()
@@ -56,7 +56,8 @@ class _Context:
             name: DictionaryReader(dictionary_path(self.run, stream, name))
             for name in self.spec.dictionaries
         }
-        self.decoder = Decoder(self.spec, self._known)
+        decoder = Decoder if kernels else LibraryDecoder
+        self.decoder = decoder(self.spec, self._known)
         rules = self.spec.bar_rules
         self.effects = Effects(rules) if rules else None
 
@@ -84,13 +85,13 @@ class _Context:
         return self._dictionaries[dictionary].codes
 
 
-_contexts: dict[tuple[str, str], _Context] = {}
+_contexts: dict[tuple[str, str, bool], _Context] = {}
 
 
 def run(ticket: Ticket) -> Receipt:
     """Decode and aggregate the batch of `ticket`."""
     start_ns = time.time_ns()
-    key = (ticket.run, ticket.stream)
+    key = (ticket.run, ticket.stream, ticket.kernels)
     if key not in _contexts:
         _contexts.clear()
         _contexts[key] = _Context(*key)

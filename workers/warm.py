@@ -15,7 +15,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from workers.aggregate import Effects, partials
 from workers.decoder import Decoder
-from workers.kernels.compiling import COMPLETE
+from workers.kernels.compiling import COMPLETE, drop_unused
 from workers.path import has_kernels
 from workers.payloads import Payloads
 
@@ -68,3 +68,4 @@ def _sample(channel: Channel) -> dict[str, Any]:
 if __name__ == "__main__":
     interrupts.ignore()
     warm()
+    drop_unused()

@@ -10,13 +10,14 @@ class Ticket(NamedTuple):
     """A batch for a worker: the slab that holds its payloads, and its place in the order.
 
     `run` is the run directory, `stream` the stream's name. Whatever else the worker needs stands
-    in the slab's own header and table.
+    in the slab's own header and table. `kernels` says whether kernels may decode it.
     """
 
     run: str
     stream: str
     slab: str
     sequence: int
+    kernels: bool = True
 
 
 class Part(NamedTuple):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,12 +44,19 @@ def _cache_folder() -> Path:
         Path(tempfile.gettempdir()) / f"mdstream-{os.getuid()}",
     ):
         try:
-            (base / name).mkdir(parents=True, exist_ok=True)
+            base.mkdir(0o700, parents=True, exist_ok=True)
+            (base / name).mkdir(exist_ok=True)
         except OSError:
             continue
-        if os.access(base / name, os.W_OK):
+        # What lies in it is run: it must be ours alone, above all among everybody's temporary files.
+        found = base.stat()
+        ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
+        if ours and os.access(base / name, os.W_OK):
             return base / name
-    raise OSError(f"no folder for compiled kernels: {base} cannot be written; set NUMBA_CACHE_DIR")
+    raise OSError(
+        f"no folder for compiled kernels: {base} cannot be written, or is not this user's alone; "
+        "set NUMBA_CACHE_DIR to a folder that is"
+    )
 
 
 CACHE = _cache_folder()
@@ -69,4 +78,16 @@ def inlined(function: F) -> F:
 
 
 COMPLETE = CACHE / "complete"
-"""Is there once all kernels of these sources are on disk."""
+"""Is there once all kernels of these sources are on disk; its time is when they were last used."""
+
+UNUSED_DAYS = 30
+
+
+def drop_unused() -> None:
+    """Remove what other versions left beside this one's code and nobody has used for long."""
+    oldest = time.time() - UNUSED_DAYS * 86400
+    for folder in CACHE.parent.glob("kernels-*"):
+        marker = folder / COMPLETE.name
+        used = (marker if marker.exists() else folder).stat().st_mtime
+        if folder != CACHE and used < oldest:
+            shutil.rmtree(folder, ignore_errors=True)

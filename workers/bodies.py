@@ -16,7 +16,6 @@ from workers.matching import Codec, Matched, Matcher
 from workers.payloads import Payloads
 
 _START_KEYS = 1024
-_LONGEST_NAME = 24
 
 
 class BodyMatcher(Matcher):
@@ -105,8 +104,8 @@ class BodyMatcher(Matcher):
 
 def _packed(*names: str) -> npt.NDArray[np.uint64]:
     """Names as the kernel reads them: length and bytes, in words of eight."""
-    words = np.zeros((len(names), 1 + _LONGEST_NAME // 8), np.uint64)
+    words = np.zeros((len(names), ops.NAME_WIDTH), np.uint64)
     for row, name in zip(words, names, strict=True):
         row[0] = len(name)
-        row[1:] = np.frombuffer(name.encode().ljust(_LONGEST_NAME, b"\0"), np.uint64)
-    return words
+        row[1:] = np.frombuffer(name.encode().ljust(8 * (ops.NAME_WIDTH - 1), b"\0"), np.uint64)
+    return words.reshape(-1)

@@ -92,9 +92,10 @@ class Matcher:
         while True:
             why = self._codec.match(
                 payloads.buffer, payloads.offsets, payloads.lengths, verdicts, found.messages,
-                layouts.words, layouts.steps.reshape(-1), layouts.items, layouts.layouts, layouts.known,
+                layouts.words, layouts.steps.reshape(-1), layouts.items.reshape(-1),
+                layouts.layouts.reshape(-1), layouts.known,
                 self.spans.reshape(-1), self.spans.shape[1],
-                self.row_payload, self.row_message, rows, before, at, *self._more,
+                self.row_payload.reshape(-1), self.row_message.reshape(-1), rows, before, at, *self._more,
             )  # fmt: skip
             if why == ops.DONE:
                 return found

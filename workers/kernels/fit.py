@@ -9,7 +9,7 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import inlined
-from workers.kernels.words import MASKS, load64, peek
+from workers.kernels.words import MASKS, load64
 
 NO_FIT = -1
 NO_ROOM = -2
@@ -20,14 +20,14 @@ def literal_fits(buffer: Any, i: int, words: Any, first: int, length: int) -> bo
     """Whether the literal stands at byte `i`."""
     left = length
     while left > 8:
-        if load64(buffer, i) != peek(words, first):
+        if load64(buffer, i) != words[first]:
             return False
         i += 8
         first += 1
         left -= 8
     if left == 0:
         return True
-    differing = load64(buffer, i) ^ peek(words, first)
+    differing = load64(buffer, i) ^ words[first]
     return differing << np.uint64(64 - 8 * left) == 0
 
 
@@ -58,11 +58,11 @@ def fitting(follow: Callable[..., tuple[int, int]]) -> Any:
             layout = last + turn
             if layout >= known:
                 layout -= known
-            first = layouts[layout, ops.FIRST]
-            start = words[peek(steps, first + ops.LITERAL)]
-            if (word ^ start) & MASKS[layouts[layout, ops.START]]:
+            first = layouts[layout * ops.LAYOUT_WIDTH + ops.FIRST]
+            start = words[steps[first + ops.LITERAL]]
+            if (word ^ start) & MASKS[layouts[layout * ops.LAYOUT_WIDTH + ops.START]]:
                 continue
-            row = rows[layouts[layout, ops.CHANNEL]]
+            row = rows[layouts[layout * ops.LAYOUT_WIDTH + ops.CHANNEL]]
             if row >= room:
                 return np.int64(NO_ROOM), row, layout
             stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row)

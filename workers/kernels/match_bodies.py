@@ -27,7 +27,7 @@ from workers.kernels.match_json import (
     is_plain,
     skip_space,
 )
-from workers.kernels.words import MASKS, find, load64, poke
+from workers.kernels.words import MASKS, find, load64, raw
 
 _BRACE = 0x7B
 _UNBRACE = 0x7D
@@ -100,8 +100,9 @@ def _is_null(buffer: Any, i: int, end: int) -> bool:
 @inlined
 def _is_key(buffer: Any, key: int, after: int, names: Any, name: int) -> bool:
     """Whether the key from its quote at `key` up to `after` is one of the names."""
-    length = np.int64(names[name, 0])
-    return after - key - 2 == length and literal_fits(buffer, key + 1, names[name], 1, length)
+    first = name * ops.NAME_WIDTH
+    length = np.int64(names[first])
+    return after - key - 2 == length and literal_fits(buffer, key + 1, names, first + 1, length)
 
 
 @inlined
@@ -145,10 +146,31 @@ def match(
     span of each symbol, its payload, and how many records it has. `tokens` uint64: span of the page
     token of each payload, 0 without one.
     """
+    payloads, channels, key_room = len(offsets), len(rows), len(keys)
+    buffer = raw(buffer)
+    offsets = raw(offsets)
+    lengths = raw(lengths)
+    verdicts = raw(verdicts)
+    messages = raw(messages)
+    words = raw(words)
+    steps = raw(steps)
+    items = raw(items)
+    layouts = raw(layouts)
+    spans = raw(spans)
+    row_payload = raw(row_payload)
+    row_message = raw(row_message)
+    rows = raw(rows)
+    before = raw(before)
+    at = raw(at)
+    names = raw(names)
+    keys = raw(keys)
+    key_payload = raw(key_payload)
+    key_records = raw(key_records)
+    tokens = raw(tokens)
     bare_symbols = at[ops.AT_BARE] > 0
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
-    for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
+    for payload in range(at[ops.AT_PAYLOAD], payloads):
         if verdicts[payload] != ops.GOOD:
             continue
         start = np.int64(offsets[payload])
@@ -162,7 +184,8 @@ def match(
             whole = np.uint64(at[ops.AT_WHOLE])
             good = True
         else:
-            before[:] = rows
+            for channel in range(channels):
+                before[channel] = rows[channel]
             at[ops.AT_KEYS_BEFORE] = at[ops.AT_KEYS]
             messages[payload] = 0
             tokens[payload] = 0
@@ -184,14 +207,14 @@ def match(
                     buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
                 )
                 if stop >= 0:
-                    channel = layouts[last, ops.CHANNEL]
+                    channel = layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]
                     row = rows[channel]
                     rows[channel] = top
                     symbol = whole if met & _PENDING else keys[key]
                     while row < top:
-                        poke(spans, at[ops.AT_SYMBOLS] * room + row, symbol)
-                        row_payload[channel, row] = payload
-                        row_message[channel, row] = count
+                        spans[at[ops.AT_SYMBOLS] * room + row] = symbol
+                        row_payload[channel * room + row] = payload
+                        row_message[channel * room + row] = count
                         row += 1
                     if not met & _PENDING:
                         key_records[key] += 1
@@ -244,7 +267,7 @@ def match(
                         good = good and i >= 0
                         place = np.int64(_NEXT)
                         continue
-                    if key + 1 >= len(keys):
+                    if key + 1 >= key_room:
                         why = ops.FULL
                     else:
                         if not met & _INSIDE and not null:
@@ -322,7 +345,7 @@ def match(
                 good = good and not met & _CONTENT
         if good and met & _PENDING:
             key = np.int64(at[ops.AT_KEYS])
-            if key >= len(keys):
+            if key >= key_room:
                 good = False
             else:
                 keys[key] = whole
@@ -331,12 +354,13 @@ def match(
                 at[ops.AT_KEYS] += 1
                 channel = at[ops.AT_CHANNEL]
                 for row in range(before[channel], rows[channel]):
-                    poke(spans, at[ops.AT_SYMBOLS] * room + row, whole)
+                    spans[at[ops.AT_SYMBOLS] * room + row] = whole
         if good:
             messages[payload] = count
         else:
             verdicts[payload] = ops.GAVE_WAY
             messages[payload] = 0
-            rows[:] = before
+            for channel in range(channels):
+                rows[channel] = before[channel]
             at[ops.AT_KEYS] = at[ops.AT_KEYS_BEFORE]
     return ops.DONE

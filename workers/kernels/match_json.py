@@ -14,7 +14,7 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
-from workers.kernels.words import MASKS, find, load64, peek, poke, repeated
+from workers.kernels.words import MASKS, find, load64, raw, repeated
 
 QUOTE = 0x22
 COMMA = 0x2C
@@ -86,7 +86,8 @@ def _levels(
     i: int,
     end: int,
     words: Any,
-    item: Any,
+    items: Any,
+    item: int,
     spans: Any,
     room: int,
     slot: int,
@@ -104,22 +105,22 @@ def _levels(
         if row >= room:
             return NO_ROOM, row
         for part in range(2):
-            if not literal_fits(buffer, i, words, item[part, 0], item[part, 1]):
+            if not literal_fits(
+                buffer, i, words, items[item + 4 * part + 0], items[item + 4 * part + 1]
+            ):
                 return NO_FIT, row
-            i += item[part, 1]
-            stop = find(buffer, i, end, repeated(item[part, 3]))
+            i += items[item + 4 * part + 1]
+            stop = find(buffer, i, end, repeated(items[item + 4 * part + 3]))
             if stop == i:
                 return NO_FIT, row
-            poke(
-                spans,
-                item[part, 2] * room + row,
-                np.uint64(i) | np.uint64(stop - i) << np.uint64(32),
-            )
+            spans[items[item + 4 * part + 2] * room + row] = np.uint64(i) | np.uint64(
+                stop - i
+            ) << np.uint64(32)
             i = stop
-        poke(spans, slot * room + row, np.uint64(side))
-        if not literal_fits(buffer, i, words, item[2, 0], item[2, 1]):
+        spans[slot * room + row] = np.uint64(side)
+        if not literal_fits(buffer, i, words, items[item + 8 + 0], items[item + 8 + 1]):
             return NO_FIT, row
-        i += item[2, 1]
+        i += items[item + 8 + 1]
         row += 1
         if i < end and buffer[i] <= 0x20:
             i = skip_space(buffer, i, end)
@@ -154,51 +155,51 @@ def follow(
     first = step
     top = row
     while True:
-        length = peek(steps, step + ops.LENGTH)
-        if not literal_fits(buffer, i, words, peek(steps, step + ops.LITERAL), length):
+        length = steps[step + ops.LENGTH]
+        if not literal_fits(buffer, i, words, steps[step + ops.LITERAL], length):
             return NO_FIT, row
         i += length
-        action = peek(steps, step + ops.ACTION)
-        slot = peek(steps, step + ops.SLOT)
+        action = steps[step + ops.ACTION]
+        slot = steps[step + ops.SLOT]
         if action == ops.BARE:
             start = i
-            i = find(buffer, i, end, repeated(peek(steps, step + ops.ARGUMENT)))
+            i = find(buffer, i, end, repeated(steps[step + ops.ARGUMENT]))
             if i == start:  # nothing is no value; an empty span would say that the key is missing
                 return NO_FIT, row
-            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.TEXT:
             start = i - 1
             i = find(buffer, i, end, QUOTES) + 1
-            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.SAME_LENGTH:
             start = i - 1
-            i += peek(steps, step + ops.ARGUMENT)
+            i += steps[step + ops.ARGUMENT]
             if i >= end or buffer[i] != QUOTE:
                 i = find(buffer, start + 1, end, QUOTES)
-                poke(steps, step + ops.ARGUMENT, i - start - 1)
+                steps[step + ops.ARGUMENT] = i - start - 1
             i += 1
-            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.LIST:
             start = i - 1
             i = find(buffer, i, end, _CLOSES) + 1
-            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.END:
             if i > end:
                 return NO_FIT, row
             if top == row:
                 return i, row + 1
             while first < step:  # a book: what the message says holds for each level
-                slot = peek(steps, first + ops.SLOT)
-                if peek(steps, first + ops.ACTION) != ops.LEVELS and slot >= 0:
+                slot = steps[first + ops.SLOT]
+                if steps[first + ops.ACTION] != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
-                        poke(spans, slot * room + below, peek(spans, slot * room + row))
+                        spans[slot * room + below] = spans[slot * room + row]
                 first += ops.STEP_WIDTH
             return i, top
         elif action == ops.HERE:
-            length = peek(steps, step + ops.ARGUMENT)
-            poke(spans, slot * room + row, np.uint64(i) | np.uint64(length) << np.uint64(32))
+            length = steps[step + ops.ARGUMENT]
+            spans[slot * room + row] = np.uint64(i) | np.uint64(length) << np.uint64(32)
         elif action == ops.MISSING:
-            poke(spans, slot * room + row, np.uint64(0))
+            spans[slot * room + row] = np.uint64(0)
         elif action == ops.SKIP_TEXT:
             start = i
             i = find(buffer, i, end, QUOTES)
@@ -207,13 +208,23 @@ def follow(
             i += 1
         elif action == ops.SKIP_BARE:
             start = i
-            i = find(buffer, i, end, repeated(peek(steps, step + ops.ARGUMENT)))
+            i = find(buffer, i, end, repeated(steps[step + ops.ARGUMENT]))
             if not is_bare(buffer, start, i):
                 return NO_FIT, row
         elif action == ops.LEVELS:
-            argument = peek(steps, step + ops.ARGUMENT)
+            argument = steps[step + ops.ARGUMENT]
             i, top = _levels(
-                buffer, i, end, words, items[argument >> 8], spans, room, slot, top, argument & 255
+                buffer,
+                i,
+                end,
+                words,
+                items,
+                (argument >> 8) * ops.ITEM_WIDTH,
+                spans,
+                room,
+                slot,
+                top,
+                argument & 255,
             )
             if i < 0:
                 return i, row
@@ -258,9 +269,25 @@ def match(
     `row_payload`, `row_message` int32 (channel, row); `rows` int64 a channel, and `before` what it was
     when the payload began.
     """
+    payloads, channels = len(offsets), len(rows)
+    buffer = raw(buffer)
+    offsets = raw(offsets)
+    lengths = raw(lengths)
+    verdicts = raw(verdicts)
+    messages = raw(messages)
+    words = raw(words)
+    steps = raw(steps)
+    items = raw(items)
+    layouts = raw(layouts)
+    spans = raw(spans)
+    row_payload = raw(row_payload)
+    row_message = raw(row_message)
+    rows = raw(rows)
+    before = raw(before)
+    at = raw(at)
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
-    for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
+    for payload in range(at[ops.AT_PAYLOAD], payloads):
         if verdicts[payload] != ops.GOOD:
             continue
         i = offsets[payload]
@@ -274,7 +301,8 @@ def match(
             count = at[ops.AT_MESSAGE]
             after = at[ops.AT_AFTER]
         else:
-            before[:] = rows
+            for channel in range(channels):
+                before[channel] = rows[channel]
             messages[payload] = 0
             i = skip_space(buffer, i, end)
             good = i < end and buffer[i] == OPEN
@@ -292,12 +320,12 @@ def match(
                     buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
                 )
                 if stop >= 0:
-                    channel = layouts[last, ops.CHANNEL]
+                    channel = layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]
                     row = rows[channel]
                     rows[channel] = top
                     while row < top:
-                        row_payload[channel, row] = payload
-                        row_message[channel, row] = count
+                        row_payload[channel * room + row] = payload
+                        row_message[channel * room + row] = count
                         row += 1
                     messages[payload] += 1
             if stop < 0:
@@ -320,5 +348,6 @@ def match(
         if not good:
             verdicts[payload] = ops.GAVE_WAY
             messages[payload] = 0
-            rows[:] = before
+            for channel in range(channels):
+                rows[channel] = before[channel]
     return ops.DONE

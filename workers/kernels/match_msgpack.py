@@ -13,7 +13,7 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
-from workers.kernels.words import peek, poke
+from workers.kernels.words import raw
 
 _SIZES = np.zeros(256, np.int64)
 """Bytes of a value by its first byte; 0 where more bytes tell, -1 where none is known."""
@@ -104,7 +104,8 @@ def _levels(
     i: int,
     end: int,
     words: Any,
-    item: Any,
+    items: Any,
+    item: int,
     spans: Any,
     room: int,
     slot: int,
@@ -119,15 +120,19 @@ def _levels(
         if row >= room:
             return NO_ROOM, row
         for part in range(2):
-            if i >= end or not literal_fits(buffer, i, words, item[part, 0], item[part, 1]):
+            if i >= end or not literal_fits(
+                buffer, i, words, items[item + 4 * part + 0], items[item + 4 * part + 1]
+            ):
                 return NO_FIT, row
-            i += item[part, 1]
+            i += items[item + 4 * part + 1]
             size = _scalar(buffer, i)
             if size < 0:
                 return NO_FIT, row
-            poke(spans, item[part, 2] * room + row, np.uint64(i) | np.uint64(size) << np.uint64(32))
+            spans[items[item + 4 * part + 2] * room + row] = np.uint64(i) | np.uint64(
+                size
+            ) << np.uint64(32)
             i += size
-        poke(spans, slot * room + row, np.uint64(side))
+        spans[slot * room + row] = np.uint64(side)
         row += 1
         count -= 1
     return i, row
@@ -153,34 +158,44 @@ def follow(
     first = step
     top = row
     while True:
-        length = peek(steps, step + ops.LENGTH)
-        if not literal_fits(buffer, i, words, peek(steps, step + ops.LITERAL), length):
+        length = steps[step + ops.LENGTH]
+        if not literal_fits(buffer, i, words, steps[step + ops.LITERAL], length):
             return NO_FIT, row
         i += length
         if i > end:
             return NO_FIT, row
-        action = peek(steps, step + ops.ACTION)
-        slot = peek(steps, step + ops.SLOT)
+        action = steps[step + ops.ACTION]
+        slot = steps[step + ops.SLOT]
         if action == ops.VALUE:
             start = i
             i = _value(buffer, i, end)
             if i < 0:
                 return NO_FIT, row
-            poke(spans, slot * room + row, np.uint64(start) | np.uint64(i - start) << np.uint64(32))
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.HERE:
-            length = peek(steps, step + ops.ARGUMENT)
-            poke(spans, slot * room + row, np.uint64(i) | np.uint64(length) << np.uint64(32))
+            length = steps[step + ops.ARGUMENT]
+            spans[slot * room + row] = np.uint64(i) | np.uint64(length) << np.uint64(32)
         elif action == ops.MISSING:
-            poke(spans, slot * room + row, np.uint64(0))
+            spans[slot * room + row] = np.uint64(0)
         elif action == ops.SKIP_VALUE:
             start = i
             i = _value(buffer, i, end)
             if i < 0 or i > end or not _may_skip(buffer, start, i):
                 return NO_FIT, row
         elif action == ops.LEVELS:
-            argument = peek(steps, step + ops.ARGUMENT)
+            argument = steps[step + ops.ARGUMENT]
             i, top = _levels(
-                buffer, i, end, words, items[argument >> 8], spans, room, slot, top, argument & 255
+                buffer,
+                i,
+                end,
+                words,
+                items,
+                (argument >> 8) * ops.ITEM_WIDTH,
+                spans,
+                room,
+                slot,
+                top,
+                argument & 255,
             )
             if i < 0:
                 return i, row
@@ -191,10 +206,10 @@ def follow(
             if top == row:
                 return i, row + 1
             while first < step:  # a book: what the message says holds for each level
-                slot = peek(steps, first + ops.SLOT)
-                if peek(steps, first + ops.ACTION) != ops.LEVELS and slot >= 0:
+                slot = steps[first + ops.SLOT]
+                if steps[first + ops.ACTION] != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
-                        poke(spans, slot * room + below, peek(spans, slot * room + row))
+                        spans[slot * room + below] = spans[slot * room + row]
                 first += ops.STEP_WIDTH
             return i, top
         if i > end:
@@ -226,9 +241,25 @@ def match(
     at: Any,
 ) -> int:
     """Match payloads of msgpack; arguments and answer as `match_json.match`."""
+    payloads, channels = len(offsets), len(rows)
+    buffer = raw(buffer)
+    offsets = raw(offsets)
+    lengths = raw(lengths)
+    verdicts = raw(verdicts)
+    messages = raw(messages)
+    words = raw(words)
+    steps = raw(steps)
+    items = raw(items)
+    layouts = raw(layouts)
+    spans = raw(spans)
+    row_payload = raw(row_payload)
+    row_message = raw(row_message)
+    rows = raw(rows)
+    before = raw(before)
+    at = raw(at)
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
-    for payload in range(at[ops.AT_PAYLOAD], len(offsets)):
+    for payload in range(at[ops.AT_PAYLOAD], payloads):
         if verdicts[payload] != ops.GOOD:
             continue
         end = offsets[payload] + lengths[payload]
@@ -242,7 +273,8 @@ def match(
             count = at[ops.AT_MESSAGE]
             after = at[ops.AT_AFTER]
         else:
-            before[:] = rows
+            for channel in range(channels):
+                before[channel] = rows[channel]
             messages[payload] = 0
         while good and count < total:
             stop = after
@@ -256,12 +288,12 @@ def match(
                     buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
                 )
                 if stop >= 0:
-                    channel = layouts[last, ops.CHANNEL]
+                    channel = layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]
                     row = rows[channel]
                     rows[channel] = top
                     while row < top:
-                        row_payload[channel, row] = payload
-                        row_message[channel, row] = count
+                        row_payload[channel * room + row] = payload
+                        row_message[channel * room + row] = count
                         row += 1
                     messages[payload] += 1
                 if stop < 0:
@@ -275,5 +307,6 @@ def match(
         if not good or i != end:
             verdicts[payload] = ops.GAVE_WAY
             messages[payload] = 0
-            rows[:] = before
+            for channel in range(channels):
+                rows[channel] = before[channel]
     return ops.DONE

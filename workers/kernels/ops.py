@@ -50,6 +50,8 @@ END = 12
 # An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
 # value, and the literal that ends the item.
 
+ITEM_WIDTH = 12
+
 # Columns of a layout.
 FIRST = 0
 """Index of its first step."""
@@ -79,6 +81,9 @@ AT_BYTE = 2
 AT_AFTER = 3
 """Where the message ends, if others have seen to it; else negative."""
 AT_WIDTH = 4
+
+NAME_WIDTH = 4
+"""Of REST bodies: words of a member's name, after its length."""
 
 # Of REST bodies: where the walk is, what was met, the one symbol that the body names, the symbols in
 # the table of keys, as many as before the payload began; and, the same for all of a match: the channel,

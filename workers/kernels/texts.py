@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.words import MASKS, load64
+from workers.kernels.words import MASKS, load64, raw
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -53,9 +53,10 @@ def _same(buffer: Any, i: int, pool: Any, j: int, length: int) -> bool:
 
 
 @inlined
-def _find(buffer: Any, i: int, length: int, slots: Any, starts: Any, sizes: Any, pool: Any) -> int:
+def _find(
+    buffer: Any, i: int, length: int, slots: Any, mask: int, starts: Any, sizes: Any, pool: Any
+) -> int:
     """The slot of a text, or of the gap where it would go."""
-    mask = len(slots) - 1
     place = np.int64(_hash_of(buffer, i, length) & np.uint64(mask))
     while True:
         number = slots[place]
@@ -78,7 +79,9 @@ def insert(
     pool: Any,
 ) -> None:
     """Give the text at `start` the number `number`; its copy is in the pool already."""
-    slots[_find(buffer, start, length, slots, starts, sizes, pool)] = number
+    mask = len(slots) - 1
+    buffer, slots, starts, sizes, pool = raw(buffer), raw(slots), raw(starts), raw(sizes), raw(pool)
+    slots[_find(buffer, start, length, slots, mask, starts, sizes, pool)] = number
 
 
 @kernel
@@ -107,6 +110,8 @@ def look_up(
     size = len(spans)
     mask = len(slots) - 1
     sided = len(absent) > 0
+    buffer, slots, starts, sizes, pool = raw(buffer), raw(slots), raw(starts), raw(sizes), raw(pool)
+    codes = raw(codes)
     for row in range(size):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -126,7 +131,7 @@ def look_up(
                 place = (place + 1) & mask
                 number = slots[place]
         elif length <= LONGEST:
-            number = slots[_find(buffer, i, length, slots, starts, sizes, pool)]
+            number = slots[_find(buffer, i, length, slots, mask, starts, sizes, pool)]
         else:
             number = -1
         there[row] = True
@@ -149,6 +154,8 @@ def look_up(
 @kernel
 def insert_all(count: int, slots: Any, starts: Any, sizes: Any, pool: Any) -> None:
     """Fill an empty table with the first `count` texts of the pool."""
+    mask = len(slots) - 1
+    slots, starts, sizes, pool = raw(slots), raw(starts), raw(sizes), raw(pool)
     for number in range(count):
-        place = _find(pool, starts[number], sizes[number], slots, starts, sizes, pool)
+        place = _find(pool, starts[number], sizes[number], slots, mask, starts, sizes, pool)
         slots[place] = number

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.words import MASKS, load64
+from workers.kernels.words import MASKS, load64, raw
 
 _NULL = 0x6C6C756E
 _MASK32 = np.uint64(0xFFFFFFFF)
@@ -48,6 +48,7 @@ def few_digits(buffer: Any, start: int, count: int) -> tuple[bool, Any]:
 @kernel
 def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
     """Numbers to float64, correctly rounded: whole digits below 2^53, scaled by one power of ten."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]
@@ -115,6 +116,7 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
 @kernel
 def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool) -> int:
     """Whole numbers of up to 18 digits to int64 or uint64."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]
@@ -155,6 +157,7 @@ def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed:
 @kernel
 def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool) -> int:
     """True and false; missing ones are `default`, null is false."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]
@@ -227,9 +230,21 @@ def _minute(buffer: Any, i: int) -> int:
     return (days_since_1970(year, month, day) * 24 + hour) * 60 + minute
 
 
+@inlined
+def _offset(buffer: Any, i: int) -> tuple[bool, int]:
+    """`+01:00` as minutes ahead of UTC, and whether it is such an offset."""
+    hours = _two(buffer, i + 1)
+    minutes = _two(buffer, i + 4)
+    good = 0 <= hours <= 23 and 0 <= minutes <= 59 and buffer[i + 3] == 0x3A
+    if buffer[i] == 0x2D:
+        return good, -(hours * 60 + minutes)
+    return good and buffer[i] == 0x2B, hours * 60 + minutes
+
+
 @kernel
 def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
-    """RFC 3339 texts in UTC (`Z`) from 1970 on to nanoseconds; the minute is remembered."""
+    """RFC 3339 texts from 1970 on to nanoseconds; the minute is remembered."""
+    buffer = raw(buffer)
     strange = 0
     first = np.uint64(0)
     second = np.uint64(0)
@@ -243,8 +258,13 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
         values[row] = 0
         if length == 0:
             continue
-        good = 22 <= length <= 32 and length != 23 and buffer[i] == 0x22
-        good = good and buffer[i + length - 2] == 0x5A and buffer[i + length - 1] == 0x22
+        size = length - 3  # without quotes and Z
+        ahead = np.int64(0)
+        good = length >= 22 and buffer[i] == 0x22 and buffer[i + length - 1] == 0x22
+        if good and buffer[i + length - 2] != 0x5A:
+            size -= 5
+            good, ahead = _offset(buffer, i + length - 7)
+        good = good and 19 <= size <= 29 and size != 20
         if good:
             # "2024-03 | -12T10:3 | 8:
             if (
@@ -265,7 +285,7 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
             seconds = _two(buffer, i + 18)
             good = 0 <= seconds <= 59
             nanoseconds = np.int64(0)
-            places = length - 23
+            places = size - 20
             if places > 0:
                 good = good and buffer[i + 20] == 0x2E
                 fits, number = few_digits(buffer, i + 21, min(places, 8))
@@ -275,7 +295,7 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
                     good = good and ninth <= 9
                     number = number * np.uint64(10) + np.uint64(ninth)
                 nanoseconds = np.int64(number) * _FRACTIONS[places]
-            values[row] = base + seconds * 1_000_000_000 + nanoseconds
+            values[row] = base - ahead * _MINUTE_NS + seconds * 1_000_000_000 + nanoseconds
         if not good:
             values[row] = 0
             odd[strange] = row

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.words import MASKS, load64, reversed_bytes
+from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NIL = 0xC0
@@ -47,6 +47,7 @@ def _whole(buffer: Any, i: int, length: int) -> tuple[int, Any]:
 @kernel
 def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
     """Floats and whole numbers of every width to float64."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]
@@ -77,6 +78,7 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
 @kernel
 def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool) -> int:
     """Whole numbers of every width to int64 or uint64."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]
@@ -105,6 +107,7 @@ def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed:
 @kernel
 def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool) -> int:
     """True and false; missing ones are `default`."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]
@@ -127,6 +130,7 @@ def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default
 @kernel
 def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
     """Timestamps in the 4-, 8- and 12-byte forms to nanoseconds."""
+    buffer = raw(buffer)
     strange = 0
     for row in range(len(spans)):
         span = spans[row]

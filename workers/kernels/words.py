@@ -20,42 +20,27 @@ HIGH = np.uint64(0x8080808080808080)
 
 
 @intrinsic
-def _load64(context: Any, buffer: Any, index: Any) -> Any:
-    """The little-endian word at byte `index`, which need not be aligned. Checks nothing."""
-    signature = types.uint64(buffer, index)
+def _raw(context: Any, array: Any) -> Any:
+    """Where the items of an array are."""
+    signature = types.CPointer(array.dtype)(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.gep(array.data, [arguments[1]])
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+    return signature, generate
+
+
+@intrinsic
+def _load64(context: Any, pointer: Any, index: Any) -> Any:
+    """The little-endian word at byte `index`, which need not be aligned. Checks nothing."""
+    signature = types.uint64(pointer, index)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = builder.gep(arguments[0], [arguments[1]])
         word = ir.IntType(64)
         loaded = builder.load(builder.bitcast(address, word.as_pointer()), typ=word)
         loaded.align = 1
         return loaded
-
-    return signature, generate
-
-
-@intrinsic
-def _peek(context: Any, array: Any, index: Any) -> Any:
-    """Item `index` of a one-dimensional array, without what Python's negative indices cost."""
-    signature = array.dtype(array, index)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load(builder.gep(data, [arguments[1]]))
-
-    return signature, generate
-
-
-@intrinsic
-def _poke(context: Any, array: Any, index: Any, value: Any) -> Any:
-    """Set item `index` of a one-dimensional array; as `_peek`."""
-    signature = types.void(array, index, array.dtype)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        builder.store(arguments[2], builder.gep(data, [arguments[1]]))
-        return context.get_dummy_value()
 
     return signature, generate
 
@@ -85,28 +70,21 @@ def reversed_bytes(context: Any, word: Any) -> Any:
 if BOUNDS_CHECKED:
 
     @numba.njit(boundscheck=True)
+    def raw(array: Any) -> Any:
+        """The array itself, whose every access is checked."""
+        return array
+
+    @numba.njit(boundscheck=True)
     def load64(buffer: Any, index: Any) -> Any:
         """The little-endian word at byte `index`, both ends checked."""
         if index < 0 or index + 8 > len(buffer):
             raise IndexError("a word beyond the buffer")
-        return _load64(buffer, index)
-
-    @numba.njit(boundscheck=True)
-    def peek(array: Any, index: Any) -> Any:
-        """Item `index` of a flat array, checked."""
-        if index < 0 or index >= len(array):
-            raise IndexError("beyond the array")
-        return array[index]
-
-    @numba.njit(boundscheck=True)
-    def poke(array: Any, index: Any, value: Any) -> None:
-        """Set item `index` of a flat array, checked."""
-        if index < 0 or index >= len(array):
-            raise IndexError("beyond the array")
-        array[index] = value
+        return _load64(_raw(buffer), index)
 
 else:
-    load64, peek, poke = _load64, _peek, _poke
+    # Arrays are counted references: to hand one to a helper costs more than what the helper does.
+    # A pointer is indexed alike, without a count, a check, or Python's negative indices.
+    raw, load64 = _raw, _load64
 
 
 @inlined

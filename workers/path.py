@@ -98,6 +98,7 @@ class Path:
             self._kernels = values_json
         self._maker = ColumnMaker()
         self._parse = parse
+        self._numbers: npt.NDArray[np.int64] = np.empty((2, 0), np.int64)
         self._texts: dict[Any, TextTable] = {}
         for table in self._tables.values():
             for column in table.channel.columns:
@@ -126,60 +127,68 @@ class Path:
         matcher = self._matcher
         payload = matcher.row_payload[table.index, :rows]
         part = Part([], [], payload.copy(), matcher.row_message[table.index, :rows].copy())
+        masks = np.empty((len(table.channel.columns), rows), np.bool_)
         absent: dict[str, npt.NDArray[np.bool_]] = {}
         for index, column in enumerate(table.channel.columns):
             if not column.key:
-                part.columns.append(ColumnData(payloads.recv_ns[payload]))
+                part.columns.append(ColumnData(payloads.recv_ns.take(payload)))
                 continue
-            spans = matcher.spans[table.base + index, :rows]
+            spans, there = matcher.spans[table.base + index, :rows], masks[index]
             side = absent.get(column.side_of, _NO_SIDE)
-            there = np.empty(rows, np.bool_)
             values = np.empty(rows, DTYPE[column.kind])
             fresh = None
             if table.sides and column.key == "side":
-                odd, fresh = self._sides(table, column, spans, values, there)
+                odd, missing, fresh = self._sides(table, column, spans, values, there)
             elif column.kind in CODED:
-                odd, fresh = self._codes(payloads, column, spans, side, values, there)
+                odd, missing, fresh = self._codes(payloads, column, spans, side, values, there)
             else:
-                odd = self._values(payloads, column, spans, values, there)
-                if column.absent_at_zero:
+                odd, missing = self._values(payloads, column, spans, values, there)
+                if column.absent_at_zero and not values.all():
                     absent[column.name] = values == 0
                     there &= ~absent[column.name]
                 elif len(side):
                     there &= ~(side & (values == 0))
+                if odd or len(side) or absent:
+                    missing = rows - int(np.count_nonzero(there))
             if fresh is not None:
                 fresh.column = index
                 part.fresh.append(fresh)
-            if column.required:
+            if missing and column.required:
                 odd += np.flatnonzero(~there).tolist()
-            bad.update(payload[odd].tolist())
-            whole = column.kind is Kind.BOOL or bool(there.all())
-            part.columns.append(ColumnData(values, None if whole else there))
+            if odd:
+                bad.update(payload[odd].tolist())
+            has_mask = missing and column.kind is not Kind.BOOL
+            part.columns.append(ColumnData(values, there if has_mask else None))
         return part
 
     def _values(
         self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any
-    ) -> list[int]:
-        """Numbers and times; the rows that do not fit."""
-        buffer = payloads.buffer
-        odd = np.empty(len(spans), np.int64)
+    ) -> tuple[list[int], int]:
+        """Numbers and times; the rows that do not fit, and how many have no value."""
+        buffer, odd = payloads.buffer, self._scratch(len(spans))[0]
         match column.kind:
             case Kind.FLOAT:
-                strange = self._kernels.floats(buffer, spans, values, there, odd)
+                strange, missing = self._kernels.floats(buffer, spans, values, there, odd)
             case Kind.TIME:
-                strange = self._kernels.times(buffer, spans, values, there, odd)
+                strange, missing = self._kernels.times(buffer, spans, values, there, odd)
             case Kind.BOOL:
-                strange = self._kernels.booleans(
+                strange, missing = self._kernels.booleans(
                     buffer, spans, values, there, odd, bool(column.default)
                 )
             case _:
                 signed = column.kind is Kind.INT
-                strange = self._kernels.integers(buffer, spans, values, there, odd, signed)
-        return [
-            row
-            for row in odd[:strange].tolist()
-            if not self._one(payloads, column, spans, values, there, row)
-        ]
+                strange, missing = self._kernels.integers(buffer, spans, values, there, odd, signed)
+        if not strange:
+            return [], missing
+        rows = odd[:strange].tolist()
+        bad = [r for r in rows if not self._one(payloads, column, spans, values, there, r)]
+        return bad, len(there) - int(np.count_nonzero(there))
+
+    def _scratch(self, rows: int) -> npt.NDArray[np.int64]:
+        """Two arrays of a number a row, good until the next call."""
+        if self._numbers.shape[1] < rows:
+            self._numbers = np.empty((2, 2 * rows), np.int64)
+        return self._numbers[:, :rows]
 
     def _one(
         self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
@@ -195,7 +204,7 @@ class Path:
 
     def _sides(
         self, table: Table, column: Column, spans: Any, values: Any, there: Any
-    ) -> tuple[list[int], Fresh | None]:
+    ) -> tuple[list[int], int, Fresh | None]:
         """The codes of book sides, which are no texts in the payload; and those without a code."""
         assert table.channel.levels is not None
         known = self._known(column.dictionary)
@@ -210,25 +219,32 @@ class Path:
         fresh.rows.sort()
         names = list(table.channel.levels.values())
         fresh.texts = [names[int(spans[row]) - 1] for row in fresh.rows]
-        return [], fresh if fresh.rows else None
+        return [], 0, fresh if fresh.rows else None
 
     def _codes(
         self, payloads: Payloads, column: Column, spans: Any, side: Any, values: Any, there: Any
-    ) -> tuple[list[int], Fresh | None]:
-        """Codes; the rows that do not fit, and the texts that are new."""
+    ) -> tuple[list[int], int, Fresh | None]:
+        """Codes; the rows that do not fit, how many have no text, and the texts that are new."""
         table = self._texts[_text_key(column)]
-        known = self._known(column.dictionary)
-        odd, numbers = np.empty((2, len(spans)), np.int64)
+        odd, numbers = self._scratch(len(spans))
         while True:
-            strange, count = text_kernels.look_up(
-                payloads.buffer, spans, table.slots, table.starts, table.sizes, table.pool,
+            strange, count, missing = text_kernels.look_up(
+                payloads.buffer, spans, table.keys, table.slots, table.starts, table.sizes, table.pool,
                 table.codes, table.blanks, side, values, there, odd, numbers,
             )  # fmt: skip
-            if not strange:
+            unmet = {
+                payloads.cut(span)
+                for span in spans[odd[:strange]]
+                if int(span) >> 32 <= text_kernels.LONGEST
+            }
+            if not unmet:
                 break
-            for raw in {payloads.cut(span) for span in spans[odd[:strange]]}:
+            known = self._known(column.dictionary)
+            for raw in unmet:
                 table.meet(raw, known)
-        bad: list[int] = []
+        bad = odd[:strange].tolist()  # texts so long that only the library takes them
+        if not count:
+            return bad, missing, None
         fresh = Fresh(-1, [], [])
         for row, number in zip(
             odd[len(odd) - count :].tolist(), numbers[len(odd) - count :].tolist(), strict=True
@@ -239,7 +255,7 @@ class Path:
             else:
                 fresh.rows.append(row)
                 fresh.texts.append(text)
-        return bad, fresh if fresh.rows else None
+        return bad, missing, fresh if fresh.rows else None
 
 
 def _text_key(column: Column) -> tuple[Any, ...]:

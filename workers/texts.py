@@ -33,6 +33,7 @@ class TextTable:
 
     def clear(self) -> None:
         """Forget every text."""
+        self.keys: npt.NDArray[np.uint64] = np.zeros(256, np.uint64)
         self.slots: npt.NDArray[np.int32] = np.full(256, -1, np.int32)
         self.starts: npt.NDArray[np.int64] = np.zeros(128, np.int64)
         self.sizes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
@@ -54,19 +55,15 @@ class TextTable:
                 self._uncoded.discard(number)
 
     def meet(self, raw: bytes, known: Mapping[str, int]) -> None:
-        """Learn what `raw` spells."""
-        code, text = kernels.UNFIT, None
-        if len(raw) <= kernels.LONGEST:
-            code, text = self._read(raw, known)
+        """Learn what `raw`, of up to `LONGEST` bytes, spells."""
+        code, text = self._read(raw, known)
         number = len(self.texts)
         self._make_room(number + 1, self._used + len(raw))
         self.pool[self._used : self._used + len(raw)] = np.frombuffer(raw, np.uint8)
         self.starts[number], self.sizes[number] = self._used, len(raw)
         self.codes[number] = code
         self.blanks[number] = text is not None and not text.strip()
-        kernels.insert(
-            self.pool, self._used, len(raw), number, self.slots, self.starts, self.sizes, self.pool
-        )
+        self._insert(number, number + 1)
         self._used += -(-len(raw) // 8) * 8  # zeros behind it: a short text is one whole word
         self.texts.append(text)
         if code == kernels.NO_CODE:
@@ -93,4 +90,8 @@ class TextTable:
             self.pool = np.concatenate((self.pool, np.zeros(len(self.pool) + size, np.uint8)))
         if texts * 2 > len(self.slots):
             self.slots = np.full(len(self.slots) * 4, -1, np.int32)
-            kernels.insert_all(len(self.texts), self.slots, self.starts, self.sizes, self.pool)
+            self.keys = np.zeros(len(self.slots), np.uint64)
+            self._insert(0, len(self.texts))
+
+    def _insert(self, first: int, count: int) -> None:
+        kernels.insert(first, count, self.keys, self.slots, self.starts, self.sizes, self.pool)

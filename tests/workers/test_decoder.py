@@ -165,6 +165,9 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
         ("msgpack", b"\xdd\xff\xff\xff\xff\x81\xa1T\xa1t"),
         ("json", b'[{"T":"t","x":' + b"[" * 100_000),
         ("json", small("stocks", "json", 1).replace(b'"p":', b'"p":,"p":', 1)),
+        ("json", small("stocks", "json", 1).replace(b'"S":"', b'"S":"' + b"A" * 600, 1)),
+        ("json", small("stocks", "json", 1).replace(b'"S":"', b'"S":"' + b"A" * 1100, 1)),
+        ("msgpack", msgpack.packb([{"T": "q", "S": "A" * 600, "t": msgpack.Timestamp(1, 1)}])),
         ("json", re.sub(rb'("[bap]+":)[0-9.]+', rb"\1", small("stocks", "json", 1), count=1)),
     ],
 )

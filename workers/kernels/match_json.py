@@ -19,6 +19,7 @@ from workers.kernels.words import MASKS, find, load64, raw, repeated
 QUOTE = 0x22
 COMMA = 0x2C
 OPEN = 0x5B
+_ZULU = 0x5A
 CLOSE = 0x5D
 QUOTES = repeated(QUOTE)
 _CLOSES = repeated(CLOSE)
@@ -174,7 +175,8 @@ def follow(
         elif action == ops.SAME_LENGTH:
             start = i - 1
             i += steps[step + ops.ARGUMENT]
-            if i >= end or buffer[i] != QUOTE:
+            # A quote alone may be one of the next message, behind a shorter text.
+            if i >= end or buffer[i] != QUOTE or buffer[i - 1] != _ZULU:
                 i = find(buffer, start + 1, end, QUOTES)
                 steps[step + ops.ARGUMENT] = i - start - 1
             i += 1

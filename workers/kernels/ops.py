@@ -23,7 +23,7 @@ STEP_WIDTH = 5
 TEXT = 0
 """JSON: a text, its opening quote in the literal."""
 SAME_LENGTH = 1
-"""JSON: a text that mostly has the length it had last, which ARGUMENT remembers."""
+"""JSON: a text that mostly ends in Z and has the length it had last, which ARGUMENT remembers."""
 BARE = 2
 """JSON: a number, true, false or null, that ends at the byte in ARGUMENT."""
 LIST = 3

@@ -1,8 +1,8 @@
 """Texts to codes: a hash table from raw bytes, as they stand in a payload, to a number of its own.
 
 Raw bytes that were met before need not be looked at again: which text they spell, and whether they
-are well formed, was found out by the library when they came first. Texts of up to eight bytes are
-keys as they are; of longer ones the table keeps a copy.
+are well formed, was found out by the library when they came first. Texts of up to seven bytes are
+compared as one word, longer ones with a copy in the table's pool.
 """
 
 from __future__ import annotations
@@ -29,16 +29,26 @@ LONGEST = 512
 
 
 @inlined
-def _hash_of(buffer: Any, i: int, length: int) -> Any:
-    """A hash of `length` bytes, 1 or more."""
+def _key_of(buffer: Any, i: int, length: int) -> Any:
+    """A text of 1 to 7 bytes and its length in one word."""
+    return load64(buffer, i) & MASKS[length] | np.uint64(length) << np.uint64(56)
+
+
+@inlined
+def _hash_of(word: Any) -> Any:
+    word *= _MULTIPLIER
+    return word ^ word >> np.uint64(32)
+
+
+@inlined
+def _hash_long(buffer: Any, i: int, length: int) -> Any:
+    """A hash of `length` bytes, 8 or more."""
     value = np.uint64(0)
     while length > 8:
-        value = (value ^ load64(buffer, i)) * _MULTIPLIER
-        value ^= value >> np.uint64(32)
+        value = _hash_of(value ^ load64(buffer, i))
         i += 8
         length -= 8
-    value = (value ^ (load64(buffer, i) & MASKS[length])) * _MULTIPLIER
-    return value ^ value >> np.uint64(32)
+    return _hash_of(value ^ (load64(buffer, i) & MASKS[length]))
 
 
 @inlined
@@ -57,7 +67,11 @@ def _find(
     buffer: Any, i: int, length: int, slots: Any, mask: int, starts: Any, sizes: Any, pool: Any
 ) -> int:
     """The slot of a text, or of the gap where it would go."""
-    place = np.int64(_hash_of(buffer, i, length) & np.uint64(mask))
+    if length <= 7:
+        hashed = _hash_of(_key_of(buffer, i, length))
+    else:
+        hashed = _hash_long(buffer, i, length)
+    place = np.int64(hashed & np.uint64(mask))
     while True:
         number = slots[place]
         if number < 0:
@@ -68,26 +82,10 @@ def _find(
 
 
 @kernel
-def insert(
-    buffer: Any,
-    start: int,
-    length: int,
-    number: int,
-    slots: Any,
-    starts: Any,
-    sizes: Any,
-    pool: Any,
-) -> None:
-    """Give the text at `start` the number `number`; its copy is in the pool already."""
-    mask = len(slots) - 1
-    buffer, slots, starts, sizes, pool = raw(buffer), raw(slots), raw(starts), raw(sizes), raw(pool)
-    slots[_find(buffer, start, length, slots, mask, starts, sizes, pool)] = number
-
-
-@kernel
 def look_up(
     buffer: Any,
     spans: Any,
+    keys: Any,
     slots: Any,
     starts: Any,
     sizes: Any,
@@ -99,19 +97,20 @@ def look_up(
     there: Any,
     odd: Any,
     numbers: Any,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Codes of a column: how many rows have bytes never met (in `odd`), how many a text without a
-    code (in `odd` too, from the end backwards, with their numbers in `numbers`).
+    code (in `odd` too, from the end backwards, with their numbers in `numbers`), how many no text.
 
     Where `absent` (by row; empty for none) says so, blank texts are no texts.
     """
     strange = 0
     fresh = 0
+    missing = 0
     size = len(spans)
     mask = len(slots) - 1
     sided = len(absent) > 0
     buffer, slots, starts, sizes, pool = raw(buffer), raw(slots), raw(starts), raw(sizes), raw(pool)
-    codes = raw(codes)
+    codes, keys = raw(codes), raw(keys)
     for row in range(size):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -119,17 +118,14 @@ def look_up(
         values[row] = 0
         if length == 0:
             there[row] = False
+            missing += 1
             continue
-        if length <= 8:
-            word = load64(buffer, i) & MASKS[length]
-            value = word * _MULTIPLIER
-            place = np.int64((value ^ value >> np.uint64(32)) & np.uint64(mask))
-            number = slots[place]
-            while number >= 0 and not (
-                sizes[number] == length and load64(pool, starts[number]) == word
-            ):
+        if length <= 7:
+            key = _key_of(buffer, i, length)
+            place = np.int64(_hash_of(key) & np.uint64(mask))
+            while keys[place] != key and slots[place] >= 0:
                 place = (place + 1) & mask
-                number = slots[place]
+            number = slots[place]
         elif length <= LONGEST:
             number = slots[_find(buffer, i, length, slots, mask, starts, sizes, pool)]
         else:
@@ -144,18 +140,23 @@ def look_up(
             values[row] = code
         elif code == NULL or (sided and absent[row] and blanks[number]):
             there[row] = False
+            missing += 1
         else:
             numbers[size - 1 - fresh] = number
             odd[size - 1 - fresh] = row
             fresh += 1
-    return strange, fresh
+    return strange, fresh, missing
 
 
 @kernel
-def insert_all(count: int, slots: Any, starts: Any, sizes: Any, pool: Any) -> None:
-    """Fill an empty table with the first `count` texts of the pool."""
+def insert(
+    first: int, count: int, keys: Any, slots: Any, starts: Any, sizes: Any, pool: Any
+) -> None:
+    """Give their places to the texts of the pool from the number `first` on, `count` in all."""
     mask = len(slots) - 1
-    slots, starts, sizes, pool = raw(slots), raw(starts), raw(sizes), raw(pool)
-    for number in range(count):
-        place = _find(pool, starts[number], sizes[number], slots, mask, starts, sizes, pool)
+    keys, slots, starts, sizes, pool = raw(keys), raw(slots), raw(starts), raw(sizes), raw(pool)
+    for number in range(first, count):
+        length = sizes[number]
+        place = _find(pool, starts[number], length, slots, mask, starts, sizes, pool)
         slots[place] = number
+        keys[place] = _key_of(pool, starts[number], length) if length <= 7 else np.uint64(0)

@@ -1,7 +1,8 @@
 """Pass 2 for JSON: spans to numbers, a column at a time.
 
 Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library: every
-value whose form it does not know to the last byte. It answers how many those are.
+value whose form it does not know to the last byte. It answers how many those are, and how many rows have
+no value.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.words import MASKS, load64, raw
+from workers.kernels.words import HIGH, LOW, MASKS, find, first_bit, load64, raw, repeated
 
 _NULL = 0x6C6C756E
 _MASK32 = np.uint64(0xFFFFFFFF)
 _TENS = np.array([10.0**n for n in range(23)])
+_WHOLE_TENS = np.array([10**n for n in range(19)], np.uint64)
 _EXACT = np.uint64(1 << 53)
+_POINTS = repeated(0x2E)
+_ZEROS = repeated(0x30)
 
 
 @inlined
@@ -45,11 +49,55 @@ def few_digits(buffer: Any, start: int, count: int) -> tuple[bool, Any]:
     return are_digits8(word), digits8(word)
 
 
+@inlined
+def _begins_well(buffer: Any, i: int, length: int) -> bool:
+    """Whether a number without a sign has no zero in front of other digits."""
+    return buffer[i] != 0x30 or length == 1 or buffer[i + 1] == 0x2E
+
+
+@inlined
+def _decimal8(buffer: Any, i: int, length: int) -> tuple[bool, Any, int]:
+    """A decimal of 1 to 8 bytes as a whole number and the places behind its point, and whether it is
+    one. The point is taken out, the digits move together, and zeros fill up in front of them.
+    """
+    word = load64(buffer, i) << np.uint64(64 - 8 * length)
+    spare = 8 - length
+    scale = np.int64(0)
+    good = True
+    dots = word ^ _POINTS
+    hit = (dots - LOW) & ~dots & HIGH
+    if hit:
+        place = np.int64(first_bit(hit) >> 3)
+        good = place > spare and place < 7
+        scale = 7 - place
+        word = (word & MASKS[place]) << np.uint64(8) | (word & ~MASKS[place + 1])
+        spare += 1
+    word |= _ZEROS & MASKS[spare]
+    good = good and are_digits8(word) and _begins_well(buffer, i, length)
+    return good, digits8(word), scale
+
+
+@inlined
+def _decimal17(buffer: Any, i: int, end: int) -> tuple[bool, Any, int]:
+    """As `_decimal8`, of up to 8 digits on each side of a point."""
+    point = find(buffer, i, end, _POINTS)
+    whole = point - i
+    scale = end - point - 1
+    if not (1 <= whole <= 8 and 1 <= scale <= 8):
+        return False, np.uint64(0), np.int64(0)
+    good, high = few_digits(buffer, i, whole)
+    fits, low = few_digits(buffer, point + 1, scale)
+    number = high * _WHOLE_TENS[scale] + low
+    good = good and fits and number < _EXACT and _begins_well(buffer, i, whole)
+    return good, number, scale
+
+
 @kernel
-def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
+def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
     """Numbers to float64, correctly rounded: whole digits below 2^53, scaled by one power of ten."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -58,7 +106,15 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
         there[row] = True
         if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
             there[row] = False
+            missing += 1
             values[row] = 0.0
+            continue
+        if length <= 8:
+            usual, number, scale = _decimal8(buffer, i, length)
+        else:
+            usual, number, scale = _decimal17(buffer, i, end)
+        if usual:
+            values[row] = np.float64(number) / _TENS[scale]
             continue
         negative = buffer[i] == 0x2D
         if negative:
@@ -110,14 +166,17 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
             values[row] = 0.0
             odd[strange] = row
             strange += 1
-    return strange
+    return strange, missing
 
 
 @kernel
-def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool) -> int:
+def integers(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool
+) -> tuple[int, int]:
     """Whole numbers of up to 18 digits to int64 or uint64."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -126,6 +185,7 @@ def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed:
         values[row] = 0
         if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
             there[row] = False
+            missing += 1
             continue
         negative = buffer[i] == 0x2D
         if negative:
@@ -145,20 +205,23 @@ def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed:
             length -= 8
         if good:
             good, rest = few_digits(buffer, i, length)
-            number = number * np.uint64(_TENS[length]) + rest
+            number = number * _WHOLE_TENS[length] + rest
         if good:
             values[row] = -np.int64(number) if negative else np.int64(number)
         else:
             odd[strange] = row
             strange += 1
-    return strange
+    return strange, missing
 
 
 @kernel
-def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool) -> int:
+def booleans(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool
+) -> tuple[int, int]:
     """True and false; missing ones are `default`, null is false."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -172,7 +235,7 @@ def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default
         elif length != 0:
             odd[strange] = row
             strange += 1
-    return strange
+    return strange, missing
 
 
 _MINUTE_NS = 60_000_000_000
@@ -242,10 +305,11 @@ def _offset(buffer: Any, i: int) -> tuple[bool, int]:
 
 
 @kernel
-def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
+def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
     """RFC 3339 texts from 1970 on to nanoseconds; the minute is remembered."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     first = np.uint64(0)
     second = np.uint64(0)
     tenth = np.uint8(0)
@@ -257,6 +321,7 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
         there[row] = length != 0
         values[row] = 0
         if length == 0:
+            missing += 1
             continue
         size = length - 3  # without quotes and Z
         ahead = np.int64(0)
@@ -300,4 +365,4 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
             values[row] = 0
             odd[strange] = row
             strange += 1
-    return strange
+    return strange, missing

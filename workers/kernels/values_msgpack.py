@@ -1,7 +1,7 @@
 """Pass 2 for msgpack: spans to numbers, a column at a time; as `values_json`.
 
 Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library. It
-answers how many those are.
+answers how many those are, and how many rows have no value.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ def _whole(buffer: Any, i: int, length: int) -> tuple[int, Any]:
 
 
 @kernel
-def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
+def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
     """Floats and whole numbers of every width to float64."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -57,6 +58,7 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
         first = buffer[i]
         if length == 0 or first == _NIL:
             there[row] = False
+            missing += 1
             values[row] = 0.0
         elif first == 0xCB:
             values[row] = np.uint64(_big_endian(buffer, i + 1, 8)).view(np.float64)
@@ -72,14 +74,17 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
                 values[row] = 0.0
                 odd[strange] = row
                 strange += 1
-    return strange
+    return strange, missing
 
 
 @kernel
-def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool) -> int:
+def integers(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool
+) -> tuple[int, int]:
     """Whole numbers of every width to int64 or uint64."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -88,6 +93,7 @@ def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed:
         values[row] = 0
         if length == 0 or buffer[i] == _NIL:
             there[row] = False
+            missing += 1
             continue
         form, number = _whole(buffer, i, length)
         if form == 2 and signed:
@@ -101,14 +107,17 @@ def integers(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed:
             values[row] = np.int64(number)
         else:
             values[row] = number
-    return strange
+    return strange, missing
 
 
 @kernel
-def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool) -> int:
+def booleans(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool
+) -> tuple[int, int]:
     """True and false; missing ones are `default`."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -124,14 +133,15 @@ def booleans(buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default
         else:
             odd[strange] = row
             strange += 1
-    return strange
+    return strange, missing
 
 
 @kernel
-def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
+def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
     """Timestamps in the 4-, 8- and 12-byte forms to nanoseconds."""
     buffer = raw(buffer)
     strange = 0
+    missing = 0
     for row in range(len(spans)):
         span = spans[row]
         length = np.int64(span >> np.uint64(32))
@@ -139,6 +149,7 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
         there[row] = length != 0
         values[row] = 0
         if length == 0:
+            missing += 1
             continue
         head = load64(buffer, i)
         seconds = np.int64(0)
@@ -158,4 +169,4 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> int:
         else:
             odd[strange] = row
             strange += 1
-    return strange
+    return strange, missing

@@ -22,7 +22,7 @@ HIGH = np.uint64(0x8080808080808080)
 @intrinsic
 def _raw(context: Any, array: Any) -> Any:
     """Where the items of an array are."""
-    signature = types.CPointer(array.dtype)(array)
+    signature = types.CPointer(array.dtype)(array)  # type: ignore[attr-defined]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, arguments[0]).data

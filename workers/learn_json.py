@@ -97,11 +97,13 @@ def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, in
             action = ops.SKIP_TEXT
         elif kind is Kind.TIME:
             action = ops.SAME_LENGTH
+        elif kind is Kind.CODE and member.end - member.start == 3:
+            action = ops.ONE
         return 1, action, member.end - member.start - 2
     if member.first == ord("["):
         if kind is None:
             raise Unlearnable("an array that no column wants")
-        return 1, ops.LIST, 0
+        return 1, ops.LIST, member.end - member.start
     return 0, ops.SKIP_BARE if kind is None else ops.BARE, data[member.end]
 
 

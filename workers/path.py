@@ -68,6 +68,31 @@ class Part:
         return int(self.payload[row]), int(self.message[row])
 
 
+@dataclass(slots=True)
+class _Task:
+    """How one column is made."""
+
+    column: Column
+    dtype: npt.DTypeLike
+    convert: Callable[..., tuple[int, int, int]] | None = None
+    """The kernel; None for codes."""
+    option: bool = False
+    """What it wants to know besides: whether integers have a sign; what missing booleans are."""
+    texts: TextTable | None = None
+    sides: tuple[str, ...] = ()
+    """The names of a book's sides, for the column that tells them."""
+
+
+_CONVERTED = {
+    Kind.FLOAT: ("floats", False),
+    Kind.TIME: ("times", False),
+    Kind.BOOL: ("booleans", False),
+    Kind.INT: ("integers", True),
+    Kind.UINT: ("integers", False),
+}
+"""Kind → its kernel, and what that is told."""
+
+
 def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
     """Whether kernels know payloads of `kind` in this stream."""
     if kind.from_stream:
@@ -100,10 +125,22 @@ class Path:
         self._parse = parse
         self._numbers: npt.NDArray[np.int64] = np.empty((2, 0), np.int64)
         self._texts: dict[Any, TextTable] = {}
-        for table in self._tables.values():
-            for column in table.channel.columns:
-                if column.kind in CODED:
-                    self._texts.setdefault(_text_key(column), TextTable(column, parse))
+        self._tasks = [
+            [self._task(table, column) for column in table.channel.columns]
+            for table in self._tables.values()
+        ]
+
+    def _task(self, table: Table, column: Column) -> _Task:
+        task = _Task(column, DTYPE[column.kind])
+        if column.key == "side" and table.sides:
+            task.sides = tuple((table.channel.levels or {}).values())
+        elif column.kind in CODED:
+            task.texts = self._texts.setdefault(_text_key(column), TextTable(column, self._parse))
+        else:
+            name, task.option = _CONVERTED[column.kind]
+            task.convert = getattr(self._kernels, name)
+            task.option = task.option or bool(column.default)
+        return task
 
     def decode(
         self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]
@@ -127,32 +164,28 @@ class Path:
         matcher = self._matcher
         payload = matcher.row_payload[table.index, :rows]
         part = Part([], [], payload.copy(), matcher.row_message[table.index, :rows].copy())
-        masks = np.empty((len(table.channel.columns), rows), np.bool_)
+        tasks = self._tasks[table.index]
+        masks = np.empty((len(tasks), rows), np.bool_)
         absent: dict[str, npt.NDArray[np.bool_]] = {}
-        for index, column in enumerate(table.channel.columns):
+        for index, task in enumerate(tasks):
+            column = task.column
             if not column.key:
                 part.columns.append(ColumnData(payloads.recv_ns.take(payload)))
                 continue
             spans, there = matcher.spans[table.base + index, :rows], masks[index]
+            values = np.empty(rows, task.dtype)
             side = absent.get(column.side_of, _NO_SIDE)
-            values = np.empty(rows, DTYPE[column.kind])
-            fresh = None
-            if table.sides and column.key == "side":
-                odd, missing, fresh = self._sides(table, column, spans, values, there)
-            elif column.kind in CODED:
-                odd, missing, fresh = self._codes(payloads, column, spans, side, values, there)
+            if task.convert is None:
+                odd, missing, fresh = self._codes(payloads, task, spans, side, values, there)
+                if fresh is not None:
+                    fresh.column = index
+                    part.fresh.append(fresh)
             else:
-                odd, missing = self._values(payloads, column, spans, values, there)
-                if column.absent_at_zero and not values.all():
-                    absent[column.name] = values == 0
-                    there &= ~absent[column.name]
-                elif len(side):
-                    there &= ~(side & (values == 0))
-                if odd or len(side) or absent:
-                    missing = rows - int(np.count_nonzero(there))
-            if fresh is not None:
-                fresh.column = index
-                part.fresh.append(fresh)
+                if column.absent_at_zero:
+                    side = np.empty(rows, np.bool_)
+                odd, missing, zeros = self._values(payloads, task, spans, side, values, there)
+                if zeros:
+                    absent[column.name] = side
             if missing and column.required:
                 odd += np.flatnonzero(~there).tolist()
             if odd:
@@ -162,27 +195,27 @@ class Path:
         return part
 
     def _values(
-        self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any
-    ) -> tuple[list[int], int]:
-        """Numbers and times; the rows that do not fit, and how many have no value."""
-        buffer, odd = payloads.buffer, self._scratch(len(spans))[0]
-        match column.kind:
-            case Kind.FLOAT:
-                strange, missing = self._kernels.floats(buffer, spans, values, there, odd)
-            case Kind.TIME:
-                strange, missing = self._kernels.times(buffer, spans, values, there, odd)
-            case Kind.BOOL:
-                strange, missing = self._kernels.booleans(
-                    buffer, spans, values, there, odd, bool(column.default)
-                )
-            case _:
-                signed = column.kind is Kind.INT
-                strange, missing = self._kernels.integers(buffer, spans, values, there, odd, signed)
+        self, payloads: Payloads, task: _Task, spans: Any, side: Any, values: Any, there: Any
+    ) -> tuple[list[int], int, int]:
+        """Numbers and times: the rows that do not fit, how many have no value, and how many zeros
+        there are that mean that a quote's side is absent.
+        """
+        assert task.convert is not None
+        odd = self._scratch(len(spans))[0]
+        strange, missing, zeros = task.convert(
+            payloads.buffer, spans, values, there, odd, side, task.option
+        )
         if not strange:
-            return [], missing
+            return [], missing, zeros
         rows = odd[:strange].tolist()
-        bad = [r for r in rows if not self._one(payloads, column, spans, values, there, r)]
-        return bad, len(there) - int(np.count_nonzero(there))
+        bad = [r for r in rows if not self._one(payloads, task.column, spans, values, there, r)]
+        if task.column.absent_at_zero:
+            np.equal(values, 0, out=side)
+            there &= ~side
+            zeros = int(np.count_nonzero(side))
+        elif len(side):
+            there &= ~(side & (values == 0))
+        return bad, len(there) - int(np.count_nonzero(there)), zeros
 
     def _scratch(self, rows: int) -> npt.NDArray[np.int64]:
         """Two arrays of a number a row, good until the next call."""
@@ -202,36 +235,21 @@ class Path:
         there[row] = data.mask is None
         return True
 
-    def _sides(
-        self, table: Table, column: Column, spans: Any, values: Any, there: Any
-    ) -> tuple[list[int], int, Fresh | None]:
-        """The codes of book sides, which are no texts in the payload; and those without a code."""
-        assert table.channel.levels is not None
-        known = self._known(column.dictionary)
-        fresh = Fresh(-1, [], [])
-        there[:] = True
-        for number, side in enumerate(table.channel.levels.values(), 1):
-            rows = spans == number
-            if side in known:
-                values[rows] = known[side]
-            else:
-                fresh.rows += np.flatnonzero(rows).tolist()
-        fresh.rows.sort()
-        names = list(table.channel.levels.values())
-        fresh.texts = [names[int(spans[row]) - 1] for row in fresh.rows]
-        return [], 0, fresh if fresh.rows else None
-
     def _codes(
-        self, payloads: Payloads, column: Column, spans: Any, side: Any, values: Any, there: Any
+        self, payloads: Payloads, task: _Task, spans: Any, side: Any, values: Any, there: Any
     ) -> tuple[list[int], int, Fresh | None]:
         """Codes; the rows that do not fit, how many have no text, and the texts that are new."""
-        table = self._texts[_text_key(column)]
+        if task.texts is None:
+            return [], 0, self._book_sides(task, spans, values, there)
+        table = task.texts
         odd, numbers = self._scratch(len(spans))
         while True:
             strange, count, missing = text_kernels.look_up(
                 payloads.buffer, spans, table.keys, table.slots, table.starts, table.sizes, table.pool,
                 table.codes, table.blanks, side, values, there, odd, numbers,
             )  # fmt: skip
+            if not strange:
+                break
             unmet = {
                 payloads.cut(span)
                 for span in spans[odd[:strange]]
@@ -239,7 +257,7 @@ class Path:
             }
             if not unmet:
                 break
-            known = self._known(column.dictionary)
+            known = self._known(task.column.dictionary)
             for raw in unmet:
                 table.meet(raw, known)
         bad = odd[:strange].tolist()  # texts so long that only the library takes them
@@ -256,6 +274,21 @@ class Path:
                 fresh.rows.append(row)
                 fresh.texts.append(text)
         return bad, missing, fresh if fresh.rows else None
+
+    def _book_sides(self, task: _Task, spans: Any, values: Any, there: Any) -> Fresh | None:
+        """The codes of a book's sides, which are no texts in the payload; and those without a code."""
+        known = self._known(task.column.dictionary)
+        fresh = Fresh(-1, [], [])
+        there[:] = True
+        for number, side in enumerate(task.sides, 1):
+            rows = spans == number
+            if side in known:
+                values[rows] = known[side]
+            else:
+                fresh.rows += np.flatnonzero(rows).tolist()
+        fresh.rows.sort()
+        fresh.texts = [task.sides[int(spans[row]) - 1] for row in fresh.rows]
+        return fresh if fresh.rows else None
 
 
 def _text_key(column: Column) -> tuple[Any, ...]:

@@ -70,10 +70,16 @@ def kernel(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """A helper that is compiled into the kernels which call it."""
-    compiled: F = numba.njit(inline="never", error_model="numpy", boundscheck=BOUNDS_CHECKED)(
+    """A helper that becomes part of the kernels which use it."""
+    compiled: F = numba.njit(forceinline=True, error_model="numpy", boundscheck=BOUNDS_CHECKED)(
         function
     )
+    return compiled
+
+
+def called(function: F) -> F:
+    """A helper too large for that: kernels call it."""
+    compiled: F = numba.njit(error_model="numpy", boundscheck=BOUNDS_CHECKED)(function)
     return compiled
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels import ops
-from workers.kernels.compiling import inlined, kernel
+from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
 from workers.kernels.words import MASKS, find, load64, raw, repeated
 
@@ -81,7 +81,7 @@ def is_bare(buffer: Any, i: int, end: int) -> bool:
     return i == end
 
 
-@inlined
+@called
 def _levels(
     buffer: Any,
     i: int,
@@ -136,7 +136,7 @@ def _levels(
     return NO_FIT, row
 
 
-@inlined
+@called
 def follow(
     buffer: Any,
     i: int,
@@ -181,9 +181,19 @@ def follow(
                 steps[step + ops.ARGUMENT] = i - start - 1
             i += 1
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.ONE:
+            # What is guessed need not be waited for: here that the text ends behind one byte.
+            start = i - 1
+            i += 2
+            if i > end or buffer[i - 1] != QUOTE:
+                i = find(buffer, start + 1, end, QUOTES) + 1
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.LIST:
             start = i - 1
-            i = find(buffer, i, end, _CLOSES) + 1
+            i = start + steps[step + ops.ARGUMENT]
+            if i > end or buffer[i - 1] != CLOSE or buffer[i - 2] != QUOTE:
+                i = find(buffer, start + 1, end, _CLOSES) + 1
+                steps[step + ops.ARGUMENT] = i - start
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.END:
             if i > end:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels import ops
-from workers.kernels.compiling import inlined, kernel
+from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
 from workers.kernels.words import raw
 
@@ -98,7 +98,7 @@ def _may_skip(buffer: Any, i: int, stop: int) -> bool:
     return False
 
 
-@inlined
+@called
 def _levels(
     buffer: Any,
     i: int,
@@ -138,7 +138,7 @@ def _levels(
     return i, row
 
 
-@inlined
+@called
 def follow(
     buffer: Any,
     i: int,

@@ -27,7 +27,8 @@ SAME_LENGTH = 1
 BARE = 2
 """JSON: a number, true, false or null, that ends at the byte in ARGUMENT."""
 LIST = 3
-"""JSON: an array without arrays inside, its opening bracket in the literal."""
+"""JSON: an array without arrays inside, its opening bracket in the literal; mostly of texts, and as long as
+the last one, which ARGUMENT remembers."""
 VALUE = 4
 """msgpack: any value but a map."""
 HERE = 5
@@ -46,6 +47,8 @@ which stands in place of a span."""
 SOME = 11
 """The message fits only if it had a level."""
 END = 12
+ONE = 13
+"""JSON: a text that mostly is one character, its opening quote in the literal."""
 
 # An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
 # value, and the literal that ends the item.

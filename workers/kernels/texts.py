@@ -67,10 +67,7 @@ def _find(
     buffer: Any, i: int, length: int, slots: Any, mask: int, starts: Any, sizes: Any, pool: Any
 ) -> int:
     """The slot of a text, or of the gap where it would go."""
-    if length <= 7:
-        hashed = _hash_of(_key_of(buffer, i, length))
-    else:
-        hashed = _hash_long(buffer, i, length)
+    hashed = _hash_of(_key_of(buffer, i, length)) if length <= 7 else _hash_long(buffer, i, length)
     place = np.int64(hashed & np.uint64(mask))
     while True:
         number = slots[place]

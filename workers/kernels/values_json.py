@@ -1,8 +1,8 @@
 """Pass 2 for JSON: spans to numbers, a column at a time.
 
 Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library: every
-value whose form it does not know to the last byte. It answers how many those are, and how many rows have
-no value.
+value whose form it does not know to the last byte. It answers how many those are, how many rows have no
+value, and how many zeros there are where `absent` asks for that (`workers.kernels.sides`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels.compiling import inlined, kernel
+from workers.kernels.sides import blank_prices, blank_sizes
 from workers.kernels.words import HIGH, LOW, MASKS, find, first_bit, load64, raw, repeated
 
 _NULL = 0x6C6C756E
@@ -93,7 +94,9 @@ def _decimal17(buffer: Any, i: int, end: int) -> tuple[bool, Any, int]:
 
 
 @kernel
-def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
+def floats(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
     """Numbers to float64, correctly rounded: whole digits below 2^53, scaled by one power of ten."""
     buffer = raw(buffer)
     strange = 0
@@ -104,7 +107,7 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[
         i = np.int64(span & _MASK32)
         end = i + length
         there[row] = True
-        if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
+        if length == 0:
             there[row] = False
             missing += 1
             values[row] = 0.0
@@ -115,6 +118,11 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[
             usual, number, scale = _decimal17(buffer, i, end)
         if usual:
             values[row] = np.float64(number) / _TENS[scale]
+            continue
+        if length == 4 and load64(buffer, i) & MASKS[4] == _NULL:
+            there[row] = False
+            missing += 1
+            values[row] = 0.0
             continue
         negative = buffer[i] == 0x2D
         if negative:
@@ -166,13 +174,14 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[
             values[row] = 0.0
             odd[strange] = row
             strange += 1
-    return strange, missing
+    zeros, more = blank_prices(values, there, absent)
+    return strange, missing + more, zeros
 
 
 @kernel
 def integers(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool
-) -> tuple[int, int]:
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
     """Whole numbers of up to 18 digits to int64 or uint64."""
     buffer = raw(buffer)
     strange = 0
@@ -182,6 +191,11 @@ def integers(
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         there[row] = True
+        if 0 < length <= 8 and (buffer[i] != 0x30 or length == 1):
+            usual, number = few_digits(buffer, i, length)
+            if usual:
+                values[row] = number
+                continue
         values[row] = 0
         if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
             there[row] = False
@@ -194,7 +208,7 @@ def integers(
         good = (
             0 < length <= 18
             and (length == 1 or buffer[i] != 0x30)
-            and not (negative and not signed)
+            and not (negative and not option)
         )
         number = np.uint64(0)
         while good and length > 8:
@@ -211,14 +225,14 @@ def integers(
         else:
             odd[strange] = row
             strange += 1
-    return strange, missing
+    return strange, missing + blank_sizes(values, there, absent), 0
 
 
 @kernel
 def booleans(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool
-) -> tuple[int, int]:
-    """True and false; missing ones are `default`, null is false."""
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
+    """True and false; missing ones are `option`, null is false."""
     buffer = raw(buffer)
     strange = 0
     missing = 0
@@ -227,7 +241,7 @@ def booleans(
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         there[row] = True
-        values[row] = default
+        values[row] = option
         if length == 4 and load64(buffer, i) & MASKS[4] == 0x65757274:
             values[row] = True
         elif length == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
@@ -235,7 +249,7 @@ def booleans(
         elif length != 0:
             odd[strange] = row
             strange += 1
-    return strange, missing
+    return strange, missing, 0
 
 
 _MINUTE_NS = 60_000_000_000
@@ -305,7 +319,9 @@ def _offset(buffer: Any, i: int) -> tuple[bool, int]:
 
 
 @kernel
-def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
+def times(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
     """RFC 3339 texts from 1970 on to nanoseconds; the minute is remembered."""
     buffer = raw(buffer)
     strange = 0
@@ -365,4 +381,4 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[i
             values[row] = 0
             odd[strange] = row
             strange += 1
-    return strange, missing
+    return strange, missing, 0

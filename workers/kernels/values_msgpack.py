@@ -1,7 +1,8 @@
 """Pass 2 for msgpack: spans to numbers, a column at a time; as `values_json`.
 
 Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library. It
-answers how many those are, and how many rows have no value.
+answers how many those are, how many rows have no value, and how many zeros there are where `absent` asks
+for that (`workers.kernels.sides`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workers.kernels.compiling import inlined, kernel
+from workers.kernels.sides import blank_prices, blank_sizes
 from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _MASK32 = np.uint64(0xFFFFFFFF)
@@ -45,7 +47,9 @@ def _whole(buffer: Any, i: int, length: int) -> tuple[int, Any]:
 
 
 @kernel
-def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
+def floats(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
     """Floats and whole numbers of every width to float64."""
     buffer = raw(buffer)
     strange = 0
@@ -74,13 +78,14 @@ def floats(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[
                 values[row] = 0.0
                 odd[strange] = row
                 strange += 1
-    return strange, missing
+    zeros, more = blank_prices(values, there, absent)
+    return strange, missing + more, zeros
 
 
 @kernel
 def integers(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, signed: bool
-) -> tuple[int, int]:
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
     """Whole numbers of every width to int64 or uint64."""
     buffer = raw(buffer)
     strange = 0
@@ -96,25 +101,25 @@ def integers(
             missing += 1
             continue
         form, number = _whole(buffer, i, length)
-        if form == 2 and signed:
+        if form == 2 and option:
             form = 1 if np.int64(number) >= 0 else 0
-        elif form == 1 and not signed and np.int64(number) < 0:
+        elif form == 1 and not option and np.int64(number) < 0:
             form = 0
         if form == 0:
             odd[strange] = row
             strange += 1
-        elif signed:
+        elif option:
             values[row] = np.int64(number)
         else:
             values[row] = number
-    return strange, missing
+    return strange, missing + blank_sizes(values, there, absent), 0
 
 
 @kernel
 def booleans(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, default: bool
-) -> tuple[int, int]:
-    """True and false; missing ones are `default`."""
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
+    """True and false; missing ones are `option`."""
     buffer = raw(buffer)
     strange = 0
     missing = 0
@@ -123,7 +128,7 @@ def booleans(
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         there[row] = True
-        values[row] = default
+        values[row] = option
         if length == 0:
             continue
         if buffer[i] == 0xC3:
@@ -133,11 +138,13 @@ def booleans(
         else:
             odd[strange] = row
             strange += 1
-    return strange, missing
+    return strange, missing, 0
 
 
 @kernel
-def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[int, int]:
+def times(
+    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
+) -> tuple[int, int, int]:
     """Timestamps in the 4-, 8- and 12-byte forms to nanoseconds."""
     buffer = raw(buffer)
     strange = 0
@@ -169,4 +176,4 @@ def times(buffer: Any, spans: Any, values: Any, there: Any, odd: Any) -> tuple[i
         else:
             odd[strange] = row
             strange += 1
-    return strange, missing
+    return strange, missing, 0

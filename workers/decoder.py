@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.codes import BatchCodes
@@ -60,12 +60,12 @@ class Decoder:
         self._library = LibraryDecoder(spec, known)
         self._paths: dict[PayloadKind, Path] = {}
 
-    def decode(self, payloads: Payloads) -> Decoded:
-        """Columns of a batch. Never raises for bad bytes."""
+    def decode(self, payloads: Payloads, area: ResultArea | None = None) -> Decoded:
+        """Columns of a batch, made in `area` where that can be. Never raises for bad bytes."""
         kinds = self._kinds(payloads)
         if not kinds:
             return self._library.decode(payloads)
-        taken = self._take(payloads, kinds)
+        taken = self._take(payloads, kinds, area)
         codes = BatchCodes(self._known)
         try:
             for name, parts in taken.parts.items():
@@ -81,14 +81,16 @@ class Decoder:
         kinds = map(PayloadKind, np.flatnonzero(sizes > self._least_bytes).tolist())
         return [kind for kind in kinds if has_kernels(self._spec, kind)]
 
-    def _take(self, payloads: Payloads, kinds: list[PayloadKind]) -> _Taken:
+    def _take(
+        self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea | None
+    ) -> _Taken:
         taken = _Taken(np.ones(len(payloads), np.bool_), np.zeros(len(payloads), np.uint32))
         for kind in kinds:
             path = self._paths.get(kind)
             if path is None:
                 path = self._paths[kind] = Path(self._spec, self._known, kind)
             verdicts = np.where(payloads.kinds == kind, ops.GOOD, ops.OTHER).astype(np.uint8)
-            found, parts = path.decode(payloads, verdicts)
+            found, parts = path.decode(payloads, verdicts, area)
             taken.left &= verdicts != ops.GOOD
             taken.messages += found.messages
             taken.bodies |= found.bodies

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
-from mdstream.handoff.columns import ColumnData, part_bytes, write_part
+from mdstream.handoff.columns import ColumnData, ResultArea, part_bytes
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import reserve
 from mdstream.handoff.ticket import Part, Receipt, Ticket
@@ -36,13 +37,13 @@ from mdstream.streams.spec import Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import Effects, partials
-from workers.decoder import Decoder
-from workers.library import Decoded, LibraryDecoder
+from workers.decoder import LEAST_BYTES, Decoder
+from workers.library import Decoded
 from workers.payloads import Payloads
 
 _MAX_MAPPED = 128
 
-Batch = tuple[list[tuple[Channel, list[ColumnData]]], "npt.NDArray[np.void]"]
+Batch = list[tuple[Channel, list[ColumnData]]]
 
 
 class _Context:
@@ -56,8 +57,8 @@ class _Context:
             name: DictionaryReader(dictionary_path(self.run, stream, name))
             for name in self.spec.dictionaries
         }
-        decoder = Decoder if kernels else LibraryDecoder
-        self.decoder = decoder(self.spec, self._known)
+        least_bytes = LEAST_BYTES if kernels else sys.maxsize
+        self.decoder = Decoder(self.spec, self._known, least_bytes)
         rules = self.spec.bar_rules
         self.effects = Effects(rules) if rules else None
 
@@ -100,14 +101,14 @@ def run(ticket: Ticket) -> Receipt:
     slab = context.slab(ticket.slab)
     entries = slab.entries
 
-    decoded = context.decoder.decode(Payloads.of_slab(slab, entries))
+    area = ResultArea(slab.result)
+    decoded = context.decoder.decode(Payloads.of_slab(slab, entries), area)
     table = slab.table[:entries]
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
     batch, runs = _aggregate(context, decoded)
-    spill, area = _area(slab, ticket, batch, runs)
-    parts, where = _write(area, batch, runs)
+    spill, parts, where = _write(slab, ticket, area, batch, runs)
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -152,7 +153,7 @@ def trades_again(run: str, stream: str, rows: int) -> bytes:
     return partials(channel, columns, effects, partial(context.text, new={})).tobytes()
 
 
-def _aggregate(context: _Context, decoded: Decoded) -> Batch:
+def _aggregate(context: _Context, decoded: Decoded) -> tuple[Batch, npt.NDArray[np.void]]:
     batch = [(context.spec.by_name[name], columns) for name, columns in decoded.columns.items()]
     if context.effects is None or "trades" not in decoded.columns:
         return batch, np.empty(0, np.void)
@@ -161,37 +162,42 @@ def _aggregate(context: _Context, decoded: Decoded) -> Batch:
     return batch, partials(channel, decoded.columns["trades"], context.effects, text)
 
 
-def _area(
-    slab: Slab,
-    ticket: Ticket,
-    batch: list[tuple[Channel, list[ColumnData]]],
-    runs: npt.NDArray[np.void],
-) -> tuple[str, memoryview]:
-    """Where the result goes: the slab's own area, or a file where that is too small."""
-    needed = sum(part_bytes(columns) for _, columns in batch) + runs.nbytes
-    if needed <= len(slab.result):
-        return "", slab.result
+def _write(
+    slab: Slab, ticket: Ticket, area: ResultArea, batch: Batch, runs: npt.NDArray[np.void]
+) -> tuple[str, tuple[Part, ...], tuple[int, int]]:
+    """Put the result into the slab's own area, or into a file where that is too small: the file's name,
+    the parts, and where the runs are.
+    """
+    if (written := _put(area, batch, runs)) is not None:
+        return "", *written
+    needed = sum(part_bytes(channel, columns) for channel, columns in batch) + runs.nbytes
     name = f"{ticket.stream}-spill-{ticket.sequence}"
     path = slab_path(Path(ticket.run), name)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         reserve(descriptor, needed, path)
-        return name, memoryview(mmap.mmap(descriptor, needed))
+        written = _put(ResultArea(memoryview(mmap.mmap(descriptor, needed))), batch, runs)
     finally:
         os.close(descriptor)
+    assert written is not None
+    return name, *written
 
 
-def _write(
-    area: memoryview, batch: list[tuple[Channel, list[ColumnData]]], runs: npt.NDArray[np.void]
-) -> tuple[tuple[Part, ...], tuple[int, int]]:
-    offset = 0
+def _put(
+    area: ResultArea, batch: Batch, runs: npt.NDArray[np.void]
+) -> tuple[tuple[Part, ...], tuple[int, int]] | None:
     parts = []
     for channel, columns in batch:
-        part, offset = write_part(area, offset, channel, columns)
+        part = area.put(channel, columns)
+        if part is None:
+            return None
         parts.append(part)
+    start, end = area.used, area.used + runs.nbytes
+    if end > len(area.memory):
+        return None
     if len(runs):
-        area[offset : offset + runs.nbytes] = runs.tobytes()
-    return tuple(parts), (offset, len(runs))
+        area.memory[start:end] = runs.tobytes()
+    return tuple(parts), (start, len(runs))
 
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DTYPE
 from workers import learn_json, learn_msgpack
@@ -77,7 +77,8 @@ class _Task:
     convert: Callable[..., tuple[int, int, int]] | None = None
     """The kernel; None for codes."""
     option: bool = False
-    """What it wants to know besides: whether integers have a sign; what missing booleans are."""
+    """What it wants to know besides: whether integers have a sign, what missing booleans are, whether
+    floats are the price of a quote's side."""
     texts: TextTable | None = None
     sides: tuple[str, ...] = ()
     """The names of a book's sides, for the column that tells them."""
@@ -139,13 +140,16 @@ class Path:
         else:
             name, task.option = _CONVERTED[column.kind]
             task.convert = getattr(self._kernels, name)
-            task.option = task.option or bool(column.default)
+            task.option = task.option or bool(column.default) or column.absent_at_zero
         return task
 
     def decode(
-        self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]
+        self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea | None
     ) -> tuple[Matched, dict[str, Part]]:
-        """Decode payloads whose verdict is `GOOD`, and change that of those that give way."""
+        """Decode payloads whose verdict is `GOOD`, in `area` if there is room, and change the verdict of
+        those that give way.
+        """
+        used = area.used if area is not None else 0
         for (dictionary, *_), texts in self._texts.items():
             texts.refresh(self._known(dictionary))
         while True:
@@ -154,26 +158,39 @@ class Path:
             parts = {}
             for name, table in self._tables.items():
                 if rows := int(found.rows[table.index]):
-                    parts[name] = self._part(payloads, table, rows, bad)
+                    made = area.make(table.channel, rows) if area is not None else None
+                    parts[name] = self._part(payloads, table, rows, made, bad)
             if not bad:
                 return found, parts
             verdicts[list(bad)] = ops.GAVE_WAY
+            if area is not None:
+                area.used = used
 
-    def _part(self, payloads: Payloads, table: Table, rows: int, bad: set[int]) -> Part:
-        """The columns of one channel; payloads with a row that does not fit are added to `bad`."""
+    def _part(
+        self,
+        payloads: Payloads,
+        table: Table,
+        rows: int,
+        made: list[ColumnData] | None,
+        bad: set[int],
+    ) -> Part:
+        """The columns of one channel, in `made` if given; payloads with a row that does not fit are
+        added to `bad`.
+        """
         matcher = self._matcher
         payload = matcher.row_payload[table.index, :rows]
-        part = Part([], [], payload.copy(), matcher.row_message[table.index, :rows].copy())
         tasks = self._tasks[table.index]
-        masks = np.empty((len(tasks), rows), np.bool_)
+        if made is None:
+            made = [ColumnData(np.empty(rows, task.dtype)) for task in tasks]
+        part = Part(made, [], payload.copy(), matcher.row_message[table.index, :rows].copy())
         absent: dict[str, npt.NDArray[np.bool_]] = {}
-        for index, task in enumerate(tasks):
-            column = task.column
+        for index, (task, data) in enumerate(zip(tasks, made, strict=True)):
+            column, values = task.column, data.values
             if not column.key:
-                part.columns.append(ColumnData(payloads.recv_ns.take(payload)))
+                payloads.recv_ns.take(payload, out=values, mode="clip")
                 continue
-            spans, there = matcher.spans[table.base + index, :rows], masks[index]
-            values = np.empty(rows, task.dtype)
+            spans = matcher.spans[table.base + index, :rows]
+            there = np.empty(rows, np.bool_) if data.mask is None else data.mask
             side = absent.get(column.side_of, _NO_SIDE)
             if task.convert is None:
                 odd, missing, fresh = self._codes(payloads, task, spans, side, values, there)
@@ -190,8 +207,7 @@ class Path:
                 odd += np.flatnonzero(~there).tolist()
             if odd:
                 bad.update(payload[odd].tolist())
-            has_mask = missing and column.kind is not Kind.BOOL
-            part.columns.append(ColumnData(values, there if has_mask else None))
+            data.mask = there if missing and column.kind is not Kind.BOOL else None
         return part
 
     def _values(

@@ -2,11 +2,12 @@
 
 A part is its columns one after another, each aligned to 8 bytes:
 
-    fixed size     [ values ][ mask, if the column has a null ]
+    fixed size     [ values ][ mask, if the column may have nulls ]
     variable size  [ row ends, int64 ][ heap ][ mask, if … ]
 
-A mask has one byte a row, 1 where the value is there. Both sides derive every offset from the same
-declaration, so that a `Part` of a few numbers is all that has to cross.
+A mask has one byte a row, 1 where the value is there; where nothing is missing its place is left as it
+is. Both sides derive every offset from the same declaration, so that a `Part` of a few numbers is all
+that has to cross; and as soon as the number of rows is known, columns of a fixed size can be made in place.
 """
 
 from __future__ import annotations
@@ -68,55 +69,91 @@ class _Span(NamedTuple):
     mask: int
 
 
-def _spans(
-    channel: Channel, rows: int, nulls: int, heaps: Sequence[int]
-) -> tuple[list[_Span], int]:
+def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Span], int]:
     """Where every column of a part lies, and the size of the whole."""
     spans, offset, sizes = [], 0, iter(heaps)
-    for index, column in enumerate(channel.columns):
+    for column in channel.columns:
         values, heap, mask, width = offset, -1, -1, DTYPE[column.kind].itemsize
         if column.kind in VARIABLE:
             heap = offset + rows * 8
             offset = _aligned(heap + next(sizes) * width)
         else:
             offset = _aligned(offset + rows * width)
-        if nulls >> index & 1:
+        if column.nullable:
             mask = offset
             offset = _aligned(offset + rows)
         spans.append(_Span(values, heap, mask))
     return spans, offset
 
 
-def part_bytes(data: Sequence[ColumnData]) -> int:
-    """Bytes that `data` takes in a result area, at most."""
-    return sum(
-        item.values.nbytes
-        + (0 if item.heap is None else item.heap.nbytes)
-        + (0 if item.mask is None else item.mask.nbytes)
-        + 16  # what alignment may add
-        for item in data
-    )
+class ResultArea:
+    """The memory that takes a worker's result, filled from its beginning."""
+
+    # The mutable state: how far it is filled, and the columns that were made in place.
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self.used = 0
+        self._made: dict[str, tuple[int, list[ColumnData]]] = {}
+
+    def make(self, channel: Channel, rows: int) -> list[ColumnData] | None:
+        """Empty columns of `rows` rows for a channel of columns of a fixed size, to be filled in place;
+        None if there is no room.
+        """
+        spans, size = _spans(channel, rows, ())
+        if self.used + size > len(self.memory):
+            return None
+        start, self.used = self.used, self.used + size
+
+        def view(dtype: npt.DTypeLike, offset: int) -> npt.NDArray[Any]:
+            return np.frombuffer(self.memory, dtype, rows, start + offset)
+
+        columns = [
+            ColumnData(
+                view(DTYPE[column.kind], span.values),
+                None if span.mask < 0 else view(np.bool_, span.mask),
+            )
+            for column, span in zip(channel.columns, spans, strict=True)
+        ]
+        self._made[channel.name] = start, columns
+        return columns
+
+    def put(self, channel: Channel, data: list[ColumnData]) -> Part | None:
+        """The part that `data` is, copied unless `make` gave that list; None if there is no room."""
+        rows = len(data[0].values)
+        nulls = sum(1 << i for i, item in enumerate(data) if item.mask is not None)
+        heaps = tuple(len(item.heap) for item in data if item.heap is not None)
+        start, made = self._made.get(channel.name, (0, None))
+        if made is data:
+            return Part(channel.name, rows, start, nulls, heaps)
+        spans, size = _spans(channel, rows, heaps)
+        start = self.used
+        if start + size > len(self.memory):
+            return None
+        self.used += size
+        for item, span in zip(data, spans, strict=True):
+            self._copy(start + span.values, item.values)
+            if item.heap is not None:
+                self._copy(start + span.heap, item.heap)
+            if item.mask is not None:
+                self._copy(start + span.mask, item.mask)
+        return Part(channel.name, rows, start, nulls, heaps)
+
+    def _copy(self, offset: int, values: Array) -> None:
+        if values.size:
+            data = np.ascontiguousarray(values).data.cast("B")
+            self.memory[offset : offset + len(data)] = data
 
 
-def write_part(
-    area: memoryview, offset: int, channel: Channel, data: Sequence[ColumnData]
-) -> tuple[Part, int]:
-    """Copy the columns of one channel into `area` at `offset`; the part, and where it ends."""
-    rows = len(data[0].values)
-    part = Part(channel.name, rows, offset, _nulls(data), _heaps(data))
-    spans, size = _spans(channel, rows, part.nulls, part.heaps)
-    for item, span in zip(data, spans, strict=True):
-        _put(area, offset + span.values, item.values)
-        if item.heap is not None:
-            _put(area, offset + span.heap, item.heap)
-        if item.mask is not None:
-            _put(area, offset + span.mask, item.mask)
-    return part, offset + size
+def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
+    """Bytes that `data` takes in a result area."""
+    heaps = [len(item.heap) for item in data if item.heap is not None]
+    return _spans(channel, len(data[0].values), heaps)[1]
 
 
 def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData]:
     """The columns of `part`, as views into `area`."""
-    spans, _ = _spans(channel, part.rows, part.nulls, part.heaps)
+    spans, _ = _spans(channel, part.rows, part.heaps)
     sizes = iter(part.heaps)
 
     def view(dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
@@ -125,23 +162,8 @@ def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData
     return [
         ColumnData(
             view(np.int64 if span.heap >= 0 else DTYPE[column.kind], part.rows, span.values),
-            None if span.mask < 0 else view(np.bool_, part.rows, span.mask),
+            view(np.bool_, part.rows, span.mask) if part.nulls >> index & 1 else None,
             None if span.heap < 0 else view(DTYPE[column.kind], next(sizes), span.heap),
         )
-        for column, span in zip(channel.columns, spans, strict=True)
+        for index, (column, span) in enumerate(zip(channel.columns, spans, strict=True))
     ]
-
-
-def _put(area: memoryview, offset: int, values: Array) -> None:
-    if not values.size:
-        return
-    data = np.ascontiguousarray(values).data.cast("B")
-    area[offset : offset + len(data)] = data
-
-
-def _nulls(data: Sequence[ColumnData]) -> int:
-    return sum(1 << i for i, item in enumerate(data) if item.mask is not None)
-
-
-def _heaps(data: Sequence[ColumnData]) -> tuple[int, ...]:
-    return tuple(len(item.heap) for item in data if item.heap is not None)

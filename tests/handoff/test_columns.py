@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.handoff.columns import ColumnData, part_bytes, read_part, write_part
+from mdstream.handoff.columns import ColumnData, ResultArea, part_bytes, read_part
 from mdstream.streams.spec import Channel, Column, Kind
 
 CHANNEL = Channel(
@@ -50,14 +50,48 @@ def test_columns_come_back_as_they_were_written(rows: list[tuple[object, ...]], 
         fixed(price, np.float64),
     ]
     offset = skip * 8
-    area = memoryview(bytearray(offset + part_bytes(data) + 16))
-    part, end = write_part(area, offset, CHANNEL, data)
-    assert end <= offset + part_bytes(data)
-    assert bytes(area[end:]) == bytes(len(area) - end), "wrote beyond its size"
-    for wrote, read in zip(data, read_part(area, CHANNEL, part), strict=True):
+    memory = memoryview(bytearray(offset + part_bytes(CHANNEL, data) + 16))
+    area = ResultArea(memory)
+    area.used = offset
+    part = area.put(CHANNEL, data)
+    assert part is not None
+    assert area.used == offset + part_bytes(CHANNEL, data)
+    assert bytes(memory[area.used :]) == bytes(16), "wrote beyond its size"
+    assert area.put(CHANNEL, data) is None, "there is no room for another"
+    for wrote, read in zip(data, read_part(memory, CHANNEL, part), strict=True):
         np.testing.assert_array_equal(wrote.values, read.values)
         assert (wrote.mask is None) == (read.mask is None)
         if wrote.mask is not None:
             np.testing.assert_array_equal(wrote.mask, read.mask)
         if wrote.heap is not None:
             np.testing.assert_array_equal(wrote.heap, read.heap)
+
+
+FIXED = Channel("y", tuple(c for c in CHANNEL.columns if c.kind is not Kind.TEXT))
+
+
+@given(st.integers(1, 50), st.integers(0, 5), st.data())
+def test_columns_made_in_place_are_not_copied(rows: int, skip: int, data: st.DataObject) -> None:
+    memory = memoryview(bytearray(4096))
+    area = ResultArea(memory)
+    area.used = skip * 8
+    made = area.make(FIXED, rows)
+    assert made is not None
+    flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
+    for column, item in zip(FIXED.columns, made, strict=True):
+        item.values[:] = np.arange(rows) % 2
+        if item.mask is not None:
+            item.mask[:] = data.draw(flags)
+            if item.mask.all():
+                item.mask = None
+        assert column.nullable or item.mask is None
+    before, used = bytes(memory), area.used
+    part = area.put(FIXED, made)
+    assert (bytes(memory), area.used) == (before, used)
+    assert part is not None
+    for wrote, read in zip(made, read_part(memory, FIXED, part), strict=True):
+        np.testing.assert_array_equal(wrote.values, read.values)
+        assert (wrote.mask is None) == (read.mask is None)
+        if wrote.mask is not None:
+            np.testing.assert_array_equal(wrote.mask, read.mask)
+    assert ResultArea(memory[:64]).make(FIXED, 50) is None

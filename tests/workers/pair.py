@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests.decoding import RECV_NS, Dictionaries
@@ -20,13 +21,15 @@ class Pair:
         self._decoder = Decoder(STREAMS[stream], self.kernels.known, least_bytes=0)
         self._oracle = LibraryDecoder(STREAMS[stream], self.library.known)
         self.payloads = self.gave_way = 0
+        self.room = 1 << 20
 
     def decode(self, payloads: list[bytes], kind: PayloadKind) -> Decoded:
         return self.decode_mixed([(p, kind) for p in payloads])
 
     def decode_mixed(self, payloads: list[tuple[bytes, PayloadKind]]) -> Decoded:
         batch = Payloads.of([(p, kind, RECV_NS + i) for i, (p, kind) in enumerate(payloads)])
-        ours, theirs = self._decoder.decode(batch), self._oracle.decode(batch)
+        area = ResultArea(memoryview(bytearray(self.room)))
+        ours, theirs = self._decoder.decode(batch, area), self._oracle.decode(batch)
         assert_same(ours, theirs)
         self.payloads += len(payloads)
         self.gave_way += ours.gave_way

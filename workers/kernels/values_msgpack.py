@@ -78,6 +78,8 @@ def floats(
                 values[row] = 0.0
                 odd[strange] = row
                 strange += 1
+    if not option:
+        return strange, missing + blank_sizes(values, there, absent), 0
     zeros, more = blank_prices(values, there, absent)
     return strange, missing + more, zeros
 

@@ -27,14 +27,27 @@ class EmbeddedSimulator:
             messages_per_frame=given.messages_per_frame,
             latency_ms=given.latency_ms,
         )
-        self._pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(
-            target=simulator_main, args=(settings, theirs), name="simulator"
+        self._context = context
+        self._settings = settings
+        self._timeout_s = config.start_timeout_s
+        self._port = 0
+        self._start()
+
+    def start_again(self) -> None:
+        """Take the place of one that died, on the same port. Raises `MdstreamError` if that is taken."""
+        self._pipe.close()
+        self._settings = msgspec.structs.replace(self._settings, port=self._port)
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        self.process: SpawnProcess = self._context.Process(
+            target=simulator_main, args=(self._settings, theirs), name="simulator"
         )
         with deaf_children():
             self.process.start()
         theirs.close()
-        self._port = self._await_port(self._pipe, config.start_timeout_s)
+        self._port = self._await_port(self._pipe, self._timeout_s)
 
     def _await_port(self, pipe: Connection, timeout_s: float) -> int:
         if not pipe.poll(timeout_s):

@@ -37,6 +37,12 @@ _ERRORS: dict[int, type[MdstreamError]] = {
 }
 
 
+_COMPILE_S = 120.0
+"""The first run of a version on a machine may take so much longer to start."""
+
+_ABANDON_S = 10.0
+
+
 class Engine:
     """A running engine. `config` is a `Config`, a mapping of settings, or the path of a TOML file.
 
@@ -71,6 +77,9 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine; returns when every feed's process is up. Raises what prevents that."""
+        if self._process is not None:
+            raise MdstreamError("the engine is started already: stop() it first")
+        self._messages, self._attachment, self.report, self.exit_code = [], None, None, None
         with deaf_children():  # Ctrl-C belongs to the script or notebook
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mdstream.host"],
@@ -81,8 +90,12 @@ class Engine:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
-        self._send({"config": msgspec.to_builtins(self.config)})
-        started = self._await("started", self.config.start_timeout_s + 30)
+        try:
+            self._send({"config": msgspec.to_builtins(self.config)})
+            started = self._await("started", self.config.start_timeout_s + _COMPILE_S)
+        except BaseException:  # Ctrl-C too: whoever did not get an engine cannot stop it
+            self._abandon()
+            raise
         self._attachment = Attachment(Path(started["path"]))
 
     def stop(self) -> dict[str, Any] | None:
@@ -106,8 +119,20 @@ class Engine:
         self.exit_code = Exit(code) if code in set(Exit) else Exit.STREAM_FAILED
         return self.report
 
+    def _abandon(self) -> None:
+        """End a process that did not come up."""
+        process = self._process
+        if process is None:
+            return
+        self._forget(process)  # the end of its input tells it to stop and clean up
+        try:
+            process.wait(_ABANDON_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
     def _forget(self, process: subprocess.Popen[str]) -> None:
-        """The process has ended: close what was left of it."""
+        """Close the way to a process that has ended, or shall."""
         self._process = None
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -184,8 +209,8 @@ class Engine:
     # -- talking with the host process: a JSON object a line, both ways
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
+        if self._process is None or self._process.stdin is None:
+            raise MdstreamError("the engine does not run: use `with Engine(...)`, or start()")
         with contextlib.suppress(BrokenPipeError):  # it is ending; its messages say why
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
@@ -212,11 +237,7 @@ class Engine:
         message = self._message(kind)
         if message is not None:
             return message
-        assert self._process is not None
         failed = self._message("failed") or {"reason": "the engine did not start", "code": 1}
-        self._process.kill()
-        self._process.wait()
-        self._forget(self._process)
         raise _ERRORS.get(failed["code"], MdstreamError)(failed["reason"])
 
 

@@ -20,6 +20,7 @@ from mdstream import interrupts
 from mdstream.errors import Exit, MdstreamError
 from mdstream.feed import HEARTBEAT_S, Assignment, Feed
 from mdstream.frames.rundir import state_path
+from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, set_up_child
 from mdstream.pool import SINGLE_THREADED, WorkerPool
 from mdstream.telemetry.state import FeedState
@@ -43,9 +44,13 @@ def main(assignment: Assignment, pipe: Connection) -> None:
         outbox.put("failed", str(error))  # the supervisor says it, once
         code = error.exit_code
     except Exception as error:
-        log.exception("the feed failed")
-        outbox.put("crashed", f"{type(error).__name__}: {error}")
-        code = Exit.STREAM_FAILED
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            outbox.put("failed", f"no room left: {error}")
+            code = Exit.SHARED_MEMORY
+        else:
+            log.exception("the feed failed")
+            outbox.put("crashed", f"{type(error).__name__}: {error}")
+            code = Exit.STREAM_FAILED
     outbox.close()
     # Threads of a broken executor may hold up a clean exit; not for long.
     watchdog = threading.Timer(_EXIT_WAIT_S, os._exit, (code,))

@@ -27,6 +27,8 @@ from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
 
+_CONNECT_PATIENCE_S = 3.0
+_LOST_PATIENCE_S = 10.0
 _HEALTHY_S = 60.0
 """A feed that ran this long gets short restart pauses again."""
 
@@ -60,6 +62,8 @@ class FeedProcess:
     exit_code: int = 0
     trouble: str = ""
     """Why the stream is not connected, as its session put it."""
+    lost_at: float = 0.0
+    """When that began, on the monotonic clock."""
     workers: list[int] = field(default_factory=list)
     symbols: Sequence[str] = ()
     """What the stream was configured to follow."""
@@ -141,6 +145,8 @@ class FeedProcess:
             case "event":
                 self.note(self.stream, content, 0)
             case "trouble":
+                if content and not self.trouble:
+                    self.lost_at = time.monotonic()
                 self.trouble = content
             case "up":
                 self.up = True
@@ -228,6 +234,26 @@ class FeedProcess:
         self.ok = []
         self.state["symbols_ok"], self.state["symbols_failed"] = 0, len(self.failed)
         self.note(self.stream, f"failed: {reason}", logging.ERROR)
+
+    def judge(self, ended: float) -> None:
+        """Whether a run that began to end at `ended` left the stream without its server.
+
+        One that had no time to connect has not failed; one that had trouble, or time, has, and so has
+        one that lost its server and could not get it back.
+        """
+        trouble = self.trouble
+        if self.failure:
+            return
+        if not self.state["established"]:
+            if not trouble and self.up_since and ended - self.up_since > _CONNECT_PATIENCE_S:
+                trouble = "no answer from the server yet"
+            if trouble:
+                self.fail(f"never connected: {trouble}", Exit.STREAM_FAILED)
+        elif trouble and ended - self.lost_at > _LOST_PATIENCE_S:
+            away = ended - self.lost_at
+            self.fail(
+                f"without its server for the last {away:.0f} s: {trouble}", Exit.STREAM_FAILED
+            )
 
     def _hang_up(self) -> None:
         if self.pipe is not None:

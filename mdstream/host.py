@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from mdstream import interrupts, report
-from mdstream.errors import MdstreamError
+from mdstream.errors import Exit, MdstreamError
 from mdstream.log import line_writer
 from mdstream.settings import from_mapping
 from mdstream.supervisor import Supervisor
@@ -22,7 +22,13 @@ from mdstream.supervisor import Supervisor
 def main() -> int:
     """Run an engine for the process at the other end of standard input."""
     interrupts.ignore()
-    config = from_mapping(json.loads(sys.stdin.readline())["config"])
+    lines = _Lines(sys.stdin.fileno())
+    first = lines.read()
+    while first == []:
+        first = lines.read()
+    if first is None:
+        return int(Exit.INTERRUPTED)  # it ended before it had said what to run
+    config = from_mapping(json.loads(first[0])["config"])
     told = False
 
     def on_sample(supervisor: Supervisor) -> None:
@@ -32,8 +38,9 @@ def main() -> int:
             _say("started", run=supervisor.run_id, path=str(supervisor.path))
 
     supervisor = Supervisor(config, line_writer(config.log.json), on_sample)
-    supervisor.watch(sys.stdin.fileno(), lambda: _command(supervisor))
+    supervisor.watch(sys.stdin.fileno(), lambda: _hear(supervisor, lines.read()))
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    _hear(supervisor, first[1:])
     try:
         return int(supervisor.run(lambda run: _say("report", report=report.build(run))))
     except MdstreamError as error:
@@ -45,14 +52,28 @@ def _say(kind: str, **content: Any) -> None:
     print(json.dumps({"kind": kind, **content}), flush=True)
 
 
-def _command(supervisor: Supervisor) -> None:
-    # Read from the descriptor itself: a buffered reader could hold lines that no wait sees.
-    data = os.read(sys.stdin.fileno(), 1 << 16)
-    if not data:
+class _Lines:
+    """Lines of a descriptor, as they come: a buffered reader could hold some that no wait sees."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._rest = b""
+
+    def read(self) -> list[bytes] | None:
+        """The lines that one read completes, which waits if there is nothing; None at the end."""
+        data = os.read(self._descriptor, 1 << 16)
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return lines
+
+
+def _hear(supervisor: Supervisor, lines: list[bytes] | None) -> None:
+    if lines is None:
         supervisor.unwatch(sys.stdin.fileno())
         supervisor.stop()
         return
-    for line in data.splitlines():
+    for line in lines:
         message = json.loads(line)
         match message["command"]:
             case "stop":

@@ -117,10 +117,21 @@ def json_line(record: dict[str, Any]) -> str:
 
 
 def line_writer(as_json: bool, out: IO[str] | None = None) -> Callable[[dict[str, Any]], None]:
-    """Writes records to `out` (standard error), a line each."""
+    """Writes records to `out` (standard error), a line each. A log that cannot be written, its disk full
+    or its reader gone, stops no run; how many lines it lost is told when it takes lines again.
+    """
     layout = json_line if as_json else text_line
+    lost = 0
 
     def write(record: dict[str, Any]) -> None:
-        print(layout(record), file=out or sys.stderr, flush=True)
+        nonlocal lost
+        try:
+            if lost:
+                told = {**record, "level": "warning", "message": f"{lost} log lines were lost"}
+                print(layout(told), file=out or sys.stderr, flush=True)
+                lost = 0
+            print(layout(record), file=out or sys.stderr, flush=True)
+        except OSError:
+            lost += 1
 
     return write

@@ -79,7 +79,10 @@ def check(config: Config) -> Config:
 
 
 def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {url!r} is no address: {error}") from error
     if parts.scheme not in schemes or not parts.hostname:
         raise ConfigError(f"{name}: {url!r} must begin with {' or '.join(schemes)}://host")
     try:
@@ -146,6 +149,8 @@ def _check_numbers(config: Config) -> None:
     ):
         if not value >= least:  # also refuses NaN
             raise ConfigError(f"{name}: {value} is below {least}, the least it can be")
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}: {value} is no number of this world")
 
 
 def _check_stream(spec: StreamSpec, stream: StreamConfig) -> None:
@@ -190,6 +195,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             target = values
             for group in groups:
                 target = target.setdefault(group, {})
+                if not isinstance(target, dict):
+                    raise ConfigError(
+                        f"environment: {variable} sets a part of {group}, and "
+                        f"{ENV_PREFIX}{group.upper()} sets it as a whole"
+                    )
             if groups[-1:] == ["mute_after_s"]:
                 field = _CHANNELS.get(field, field)
             target[field] = _split(text) if field in _LISTS else text

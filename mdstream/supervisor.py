@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 
-_CONNECT_PATIENCE_S = 3.0
-"""A feed that was up for so long and never connected has failed, with or without a reason told."""
 
 _GO_PATIENCE_S = 20.0
 """How long the first fetches wait for the slowest feed to start."""
@@ -172,6 +170,7 @@ class Supervisor:
         self._measurements = Measurements(self.path, simulator_pid)
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
         self._compile()
+        self.started_ns = time.time_ns()
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
             self.feeds[name] = FeedProcess(name, state, self._note, self._write_log)
@@ -239,6 +238,9 @@ class Supervisor:
             feed.check(self.config.start_timeout_s, self.config.hang_timeout_s)
             if feed.restart_at is not None and time.monotonic() >= feed.restart_at:
                 self._spawn(feed)
+        if self._simulator is not None and not self._simulator.process.is_alive():
+            self._note("simulator", "died; starting it again on its port", logging.WARNING)
+            self._simulator.start_again()
 
     def _let_go(self) -> None:
         """Once every feed is up, all fetch at once; one that comes up later need not wait."""
@@ -283,12 +285,7 @@ class Supervisor:
             # Where a feed did not drain, what it had not committed is still in its slabs.
             leftovers = recovery.find(self.path, feed.stream, feed.state)
             recovery.settle(feed.state, leftovers.pending)
-            # One that had no time to connect has not failed; one that had trouble, or time, has.
-            trouble = feed.trouble
-            if not trouble and feed.up_since and drained - feed.up_since > _CONNECT_PATIENCE_S:
-                trouble = "no answer from the server yet"
-            if not feed.state["established"] and not feed.failure and trouble:
-                feed.fail(f"never connected: {trouble}", Exit.STREAM_FAILED)
+            feed.judge(drained)
 
     def _end_children(self) -> None:
         for feed in self.feeds.values():

@@ -42,6 +42,7 @@ from workers.library import Decoded
 from workers.payloads import Payloads
 
 _MAX_MAPPED = 128
+_EVENT_TIMES = {"trades": "ts", "quotes": "ts", "articles": "created_at"}
 
 Batch = list[tuple[Channel, list[ColumnData]]]
 
@@ -201,12 +202,12 @@ def _put(
 
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
-    """How old the batch's trades and quotes were when they came, as a sparse histogram."""
+    """How old the batch's events were when they came, as a sparse histogram."""
     found: Counter[int] = Counter()
     for name, columns in decoded.columns.items():
         at = {c.name: i for i, c in enumerate(context.spec.by_name[name].columns)}
-        if name in ("trades", "quotes"):
-            age: Any = columns[at["recv_ts"]].values - columns[at["ts"]].values
+        if event_time := _EVENT_TIMES.get(name):
+            age: Any = columns[at["recv_ts"]].values - columns[at[event_time]].values
             buckets, counts = np.unique(bucket_of(age), return_counts=True)
             found.update(dict(zip(buckets.tolist(), counts.tolist(), strict=True)))
     return tuple(sorted(found.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from mdstream.cli.output import drop, open_standard_streams
 from mdstream.errors import Exit, MdstreamError
 
 P = ParamSpec("P")
@@ -29,8 +31,9 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        open_standard_streams()
         try:
-            return command(*args, **kwargs)
+            return _to_the_end(command, *args, **kwargs)
         except MdstreamError as error:
             print(f"mdstream: {error}", file=sys.stderr)
             raise typer.Exit(int(error.exit_code)) from error
@@ -39,6 +42,23 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(int(Exit.INTERRUPTED)) from None
 
     return run
+
+
+def _to_the_end(command: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run `command`, output flushed. Who closed the pipe has seen enough; a full disk is an error."""
+    try:
+        try:
+            return command(*args, **kwargs)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        drop()
+        raise typer.Exit(int(Exit.OK)) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        drop()
+        raise MdstreamError(f"the output cannot be written: {error.strerror}") from error
 
 
 def _register() -> None:

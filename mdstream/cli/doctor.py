@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mdstream.cli.run import output_console
+from mdstream.cli.output import output_console
 from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config
 from mdstream.errors import Exit
 from mdstream.settings import load
@@ -40,6 +41,7 @@ def doctor(
 ) -> None:
     """Check what a run needs: Python, shared memory, cores, keys, endpoints, leftovers of dead runs."""
     settings = load(config)
+    logging.getLogger("mdstream").setLevel(logging.CRITICAL)  # the table says it all
     findings = [*_machine(settings), *_runs(settings), *_keys(settings)]
     if not offline:
         findings += asyncio.run(_endpoints(settings))
@@ -122,6 +124,6 @@ async def _endpoints(config: Config) -> list[Finding]:
     if config.simulated:
         live = await asyncio.gather(probe_reach(LIVE_STREAM_URL), probe_reach(LIVE_DATA_URL))
         return [Finding(*finding) for finding in live]
-    found = [await probe_data(config)]
-    found += [await probe_stream(config, name) for name in config.streams]
+    streams = (probe_stream(config, name) for name in config.streams)
+    found = await asyncio.gather(probe_data(config), *streams)
     return [Finding(*finding) for finding in found]

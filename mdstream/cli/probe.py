@@ -69,23 +69,25 @@ class _Nowhere:
 async def probe_stream(config: Config, name: str) -> Outcome:
     """Connect to one stream and authenticate; nothing is subscribed."""
     target = Target.of(config, STREAMS[name])
-    heard: list[str] = []
-    session = StreamSession(target, Subscriptions(), _Nowhere(), heard.append, lambda channel: 0)
+    heard = asyncio.Event()
+    session = StreamSession(
+        target, Subscriptions(), _Nowhere(), lambda text: heard.set(), lambda channel: 0
+    )
     running = asyncio.ensure_future(session.run())
-    ready = asyncio.ensure_future(session.ready.wait())
+    first = asyncio.ensure_future(heard.wait())
     try:
         await asyncio.wait(
-            {running, ready}, timeout=_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            {running, first}, timeout=_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
         )
-        if ready.done():
+        if session.ready.is_set():
             return "ok", f"{name} {target.url}", "connects and authenticates", ""
         if running.done():
             running.result()
-        reason = heard[-1] if heard else f"no answer within {_TIMEOUT_S:.0f} s"
+        reason = session.trouble or f"no answer within {_TIMEOUT_S:.0f} s"
     except MdstreamError as error:
         reason = str(error)
     finally:
-        for task in (running, ready):
+        for task in (running, first):
             task.cancel()
-        await asyncio.gather(running, ready, return_exceptions=True)
+        await asyncio.gather(running, first, return_exceptions=True)
     return "bad", f"{name} {target.url}", reason, "check the key, the feed, stream_url, the network"

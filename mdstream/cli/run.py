@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mdstream.cli.output import drop, output_console
 from mdstream.config import Config
 from mdstream.errors import ConfigError, Exit
 from mdstream.log import line_writer, text_line
@@ -124,15 +125,14 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
         stop.obey(supervisor)
         code = supervisor.run(finish)
     for result in results:
-        summary.show(result, output_console())
-        if config.report:
+        if config.report:  # first: it does not depend on who reads the output
             report.write(result, config.report)
+        try:
+            summary.show(result, output_console())
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read it has seen enough; the code is the run's
+            drop()
     return code
-
-
-def output_console() -> Console:
-    """Standard output; wide enough for tables where it is no terminal."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
 
 
 def _above(console: Console) -> Any:

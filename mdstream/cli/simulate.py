@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,8 +105,18 @@ def _check(settings: SimulatorSettings) -> None:
             raise ConfigError(
                 f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}"
             )
+    if not settings.streams:
+        raise ConfigError("--streams: name at least one of " + ", ".join(STREAMS))
     for text in settings.faults:
         parse(text)
+    if settings.tls_key and not settings.tls_certificate:
+        raise ConfigError("--tls-key: give its certificate too, with --tls-certificate")
+    if settings.ticks:
+        from mdstream.simulator.flow import recorded
+
+        everything = {"trades": ["*"], "quotes": ["*"]}
+        if next(recorded(settings.ticks, everything), None) is None:
+            raise ConfigError(f"--ticks: {settings.ticks} has no trade and no quote")
     if not 0 <= settings.port < 65536:
         raise ConfigError(f"--port: {settings.port} is no port; choose from 0 (any) to 65535")
     for flag, value, least in (
@@ -119,3 +130,5 @@ def _check(settings: SimulatorSettings) -> None:
     ):
         if not value >= least:  # also refuses NaN
             raise ConfigError(f"{flag}: {value} is below {least}, the least it can be")
+        if not math.isfinite(value):
+            raise ConfigError(f"{flag}: {value} is no number of this world")

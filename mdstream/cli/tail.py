@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mdstream.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def tail(
@@ -23,7 +25,7 @@ def tail(
         bool, typer.Option(help="Begin with the oldest row that is kept.")
     ] = False,
     rows: Annotated[
-        int, typer.Option("--rows", "-n", help="End after so many rows; 0: never.")
+        int, typer.Option("--rows", "-n", min=0, help="End after so many rows; 0: never.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
 ) -> None:
@@ -46,7 +48,8 @@ def tail(
             if as_json:
                 sys.stdout.write(new.write_ndjson())
             else:
-                sys.stdout.write(new.write_csv(include_header=header, separator="\t"))
+                flat = new.with_columns(_joined(new))
+                sys.stdout.write(flat.write_csv(include_header=header, separator="\t"))
             sys.stdout.flush()
             header = False
             left -= new.height
@@ -55,9 +58,16 @@ def tail(
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        # Whoever read this has seen enough; do not fail once more while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        pass  # whoever read this has seen enough
     if following.missed:
         print(
             f"mdstream: {following.missed} rows were dropped before they were read", file=sys.stderr
         )
+
+
+def _joined(frame: pl.DataFrame) -> list[pl.Expr]:
+    """Lists of symbols as one text each, which a table's cell can hold."""
+    import polars as pl
+
+    lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
+    return [pl.col(name).cast(pl.List(pl.String)).list.join(",") for name in lists]

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -56,8 +57,8 @@ class Categories:
     def _register(self, texts: Sequence[str], first: int) -> bool:
         series = pl.Series(texts, dtype=self.dtype)
         self._kept.append(series)  # Polars forgets categories that nothing refers to
-        codes = series.to_physical()
-        return bool(codes[0] == first and codes[-1] == first + len(texts) - 1)
+        codes = series.to_physical().to_numpy()
+        return bool((codes == np.arange(first, first + len(texts))).all())
 
     def _fresh(self) -> pl.Categorical:
         self._kept.clear()

@@ -11,6 +11,7 @@ from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import RING, Head
 from mdstream.frames.layout import HEAP_PER_ROW, arrow_schema, row_bytes
 from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.space import room_for
 from mdstream.streams.spec import VARIABLE, Column
 
 _FIRST_CHUNK_BYTES = 128 * 1024
@@ -38,8 +39,10 @@ class FrameWriter:
 
     def __init__(self, folder: Path, columns: Sequence[Column], limits: Limits) -> None:
         if not (folder / "head").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "schema").write_bytes(arrow_schema(columns).serialize())
+            schema = arrow_schema(columns).serialize()
+            with room_for(folder, len(schema)):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "schema").write_bytes(schema)
             Head.create(folder)  # last: a frame exists for readers once it has a head
         self.head = Head(folder, write=True)
         self.head.close(False)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdstream.handoff.space import reserve
+from mdstream.session.retry import number
 
 WINDOW_S = 60.0
 _MARGIN_S = 1.0
@@ -61,9 +62,9 @@ class Budget:
     def hear(self, headers: Mapping[str, str]) -> None:
         """Take note of `X-RateLimit-*`; when nothing remains, hold back until the reset."""
         if headers.get("X-RateLimit-Remaining") == "0":
-            reset = headers.get("X-RateLimit-Reset", "")
-            if reset.isdigit():
-                self.hold(min(WINDOW_S, float(reset) - time.time()))
+            reset = number(headers.get("X-RateLimit-Reset", ""))
+            if reset is not None:
+                self.hold(min(WINDOW_S, reset - time.time()))
 
     def hold(self, seconds: float) -> None:
         """Send nothing for `seconds`."""

@@ -18,9 +18,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from mdstream.config import StreamConfig
-from mdstream.errors import MdstreamError, ServerError
+from mdstream.errors import MdstreamError, ServerError, SharedMemoryError
 from mdstream.handoff.ticket import Found
 from mdstream.session.budget import WINDOW_S
 from mdstream.session.rest import BadRequestError, RestClient
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _MAX_QUERY_BYTES = 6000
 _NO_DATA = "the service has no data for it"
 _UNUSABLE = "unusable answer"
+_MOST_PAGES = 100
 
 Commit = Callable[[bytes, PayloadKind, int], Awaitable[Found]]
 """Hands a body to the pipeline; answers when its rows are in the frames."""
@@ -103,11 +105,14 @@ class Fetcher:
         window = min(self._interval_s or WINDOW_S, WINDOW_S)
         allowed = int(self._client.budget.share * window / WINDOW_S) - len(chains)
         groups = group(singles, allowed, self._spec.fetch.max_symbols)
-        async with asyncio.TaskGroup() as tasks:
-            for underlying in chains:
-                tasks.create_task(self._chain(underlying, result))
-            for members in groups:
-                tasks.create_task(self._group(members, since, result))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for underlying in chains:
+                    tasks.create_task(self._chain(underlying, result))
+                for members in groups:
+                    tasks.create_task(self._group(members, since, result))
+        except* SharedMemoryError as errors:
+            raise errors.exceptions[0] from None  # no symbol's fault: there is no room for any
         if result.ok:  # else nothing was learnt, and the next cycle asks for this time too
             self._since = begun
         result.requests = self._client.requests - requests
@@ -119,6 +124,8 @@ class Fetcher:
             found, refused = await self._pages(
                 self._spec.fetch.path, {"symbols": ",".join(symbols)}, since
             )
+        except SharedMemoryError:
+            raise
         except BadRequestError as error:
             if len(symbols) == 1 or error.code == 403:
                 self._fail(symbols, str(error), result)
@@ -138,9 +145,11 @@ class Fetcher:
                     self._fail([symbol], _why_nothing(symbol, found, refused), result)
 
     async def _chain(self, underlying: str, result: Cycle) -> None:
-        path = self._spec.fetch.chain_path.format(symbol=underlying)
+        path = self._spec.fetch.chain_path.format(symbol=quote(underlying, safe=""))
         try:
             found, refused = await self._pages(path, {"limit": "1000"}, "")
+        except SharedMemoryError:
+            raise
         except MdstreamError as error:
             self._fail([underlying], str(error), result)
             return
@@ -183,6 +192,8 @@ class Fetcher:
             if found.page_token in seen:
                 raise ServerError(f"page token {found.page_token[:40]!r} came twice")
             seen.add(found.page_token)
+            if len(seen) == _MOST_PAGES:
+                raise ServerError(f"an answer of over {_MOST_PAGES} pages")
             params["page_token"] = found.page_token
 
     def _succeed(self, symbol: str, result: Cycle) -> None:

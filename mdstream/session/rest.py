@@ -27,9 +27,6 @@ stamina.instrumentation.set_on_retry_hooks([])  # what finally came of a request
 _QUIET_S = 10.0
 """Seconds between two log lines about requests that failed and are tried again."""
 
-_LONGEST_PAUSE_S = 61.0
-"""A used-up budget is whole again after a minute; no server is waited for longer than that."""
-
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -84,11 +81,14 @@ class RestClient:
             await self._session.close()
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
-        """One GET, retried while that may help, within the deadline.
+        """One GET, retried while that may help, within the deadline, which begins when its first attempt
+        may go out.
 
         Raises `BadRequestError` (asking again is useless), `CredentialsError`, `ServerError` or
         `NetworkError` (the last attempt's reason).
         """
+        await self._leave()
+        waited = True
         async for attempt in stamina.retry_context(
             on=_pause_before_retry,
             attempts=self._config.attempts,
@@ -97,14 +97,26 @@ class RestClient:
             wait_max=CAP_S,
         ):
             with attempt:
-                async with self._under_way:
-                    await self.budget.take()
-                    try:
-                        return await self._once(path, params)
-                    except (ServerError, NetworkError) as error:
-                        self._complain(error)
-                        raise
+                if not waited:
+                    await self._leave()
+                waited = False
+                try:
+                    return await self._once(path, params)
+                except (ServerError, NetworkError) as error:
+                    self._complain(error)
+                    raise
+                finally:
+                    self._under_way.release()
         raise AssertionError("the loop above returns or raises")
+
+    async def _leave(self) -> None:
+        """Wait for a place among the requests under way, then for leave of the budget."""
+        await self._under_way.acquire()
+        try:
+            await self.budget.take()
+        except BaseException:
+            self._under_way.release()
+            raise
 
     def _complain(self, error: Exception) -> None:
         """Say that the server gives trouble: once for the many requests that meet it at a time."""
@@ -116,7 +128,10 @@ class RestClient:
         assert self._session is not None, "use RestClient as a context manager"
         self.requests += 1
         try:
-            async with self._session.get(self._base + path, params=params) as response:
+            # Not after a redirect: the keys are for this server alone.
+            async with self._session.get(
+                self._base + path, params=params, allow_redirects=False
+            ) as response:
                 data = await response.read()
                 recv_ns = time.time_ns()
                 self.budget.hear(response.headers)
@@ -137,11 +152,14 @@ class RestClient:
 
     def _failed(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         message = f"HTTP {status}: {_message(data)}"
+        if 300 <= status < 400:
+            where = headers.get("Location", "nowhere")[:200]
+            message = f"HTTP {status}: sent on to {where}; if that is the server, set data_url"
         if status in RETRIED_STATUSES:
             pause = pause_asked_for(status, headers, time.time())
             if status == 429:
                 # Everyone waits, not only this request: the budget is the account's.
-                self.budget.hold(min(_LONGEST_PAUSE_S, pause if pause is not None else 1.0))
+                self.budget.hold(pause if pause is not None else 1.0)
             return ServerError(message, status, pause)
         if status == 401 or (status == 403 and "subscription" not in message):
             return CredentialsError(message, status)
@@ -153,7 +171,7 @@ def _pause_before_retry(error: Exception) -> bool | float:
     if isinstance(error, BadRequestError | CredentialsError | CertificateError):
         return False
     if isinstance(error, ServerError):
-        return True if error.retry_after is None else min(error.retry_after, _LONGEST_PAUSE_S)
+        return True if error.retry_after is None else error.retry_after
     return isinstance(error, NetworkError)
 
 

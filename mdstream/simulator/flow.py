@@ -6,6 +6,7 @@ import csv
 import gzip
 import itertools
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def recorded(path: str | Path, subscription: Subscription) -> Iterator[Message]:
                 symbols = wanted.get(row["kind"], set())
                 if "*" in symbols or row["symbol"] in symbols:
                     yield _message(row, number)
-    except (OSError, UnicodeDecodeError, ValueError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, csv.Error, zlib.error) as error:
         raise ConfigError(f"cannot read ticks from {path}: {error}") from error
 
 

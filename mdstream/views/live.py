@@ -62,8 +62,13 @@ def draw(run: Attachment, events: list[RunEvent], title: str, console: Console) 
     recent = run.frame("telemetry.streams").filter(
         pl.col("ts") > pl.col("ts").max() - pl.duration(seconds=_RATE_OVER_S + 1)
     )
-    table = fit(_fields(streams_now(recent)), console.width - 4, console, expand=True)
-    return Panel(Group(table, _cores_line(run), _event_lines(events)), title=title, box=box.ROUNDED)
+    now = streams_now(recent)
+    table = fit(_fields(now), console.width - 4, console, expand=True)
+    return Panel(
+        Group(table, _cores_line(run), _pool_line(run, now), _event_lines(events)),
+        title=title,
+        box=box.ROUNDED,
+    )
 
 
 def streams_now(recent: pl.DataFrame) -> list[dict[str, Any]]:
@@ -122,11 +127,20 @@ def _cores_line(run: Attachment) -> RenderableType:
     line = Text(f" cores {busy:.1f} of {len(last)} busy  ", style="bold")
     for value in last:
         line.append(" ▁▂▃▄▅▆▇█"[min(8, round(value / 12.5))], style="cyan")
+    return line
+
+
+def _pool_line(run: Attachment, rows: list[dict[str, Any]]) -> RenderableType:
+    """All workers together; the table has those of each stream where there is room."""
+    busy, size, queue = (
+        sum(row[f"pool_{part}"] for row in rows) for part in ("busy", "size", "queue")
+    )
+    line = Text(f" pool {busy} of {size} busy, {queue} queued", style="bold")
     if "telemetry.batches" in run.frames:  # each feed makes its part of it as it starts
         batches = run.frame("telemetry.batches").tail(200)
         if batches.height:
-            size = batches["messages"].sum() / batches.height
-            line.append(f"   {size:,.1f} messages a batch", style="dim")
+            per = batches["messages"].sum() / batches.height
+            line.append(f"   {per:,.1f} messages a batch", style="dim")
     return line
 
 

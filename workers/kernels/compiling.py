@@ -39,10 +39,13 @@ def _cache_folder() -> Path:
     """A folder that can be written, wherever the package itself is installed."""
     told = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     name = f"kernels-{_digest()}"
+    home = os.path.expanduser("~/.cache")  # itself, where there is no home at all
     for base in (
-        Path(told) / "mdstream" if told else Path.home() / ".cache" / "mdstream",
+        Path(told or home) / "mdstream",
         Path(tempfile.gettempdir()) / f"mdstream-{os.getuid()}",
     ):
+        if not base.is_absolute():
+            continue
         try:
             base.mkdir(0o700, parents=True, exist_ok=True)
             (base / name).mkdir(exist_ok=True)

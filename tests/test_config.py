@@ -69,6 +69,13 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, {"stocks": {"symbols": ["A", "*"]}}, "stocks.symbols: '*' means all and stands alone"),
         ({}, {"stocks": {"symbols": [" A"]}}, "stocks.symbols: ' A' is no symbol"),
         ({}, {"auth": "magic"}, "auth: 'magic' must be message or headers"),
+        ({}, {"start_timeout_s": float("inf")}, "start_timeout_s: inf is no number"),
+        ({}, {"stream_url": "ws://[::1"}, "stream_url: 'ws://[::1' is no address"),
+        (
+            {"MDSTREAM_STREAMS": "stocks", "MDSTREAM_STREAMS__A": "3"},
+            {},
+            "MDSTREAM_STREAMS__A sets a part of streams",
+        ),
         ({}, {"log": {"level": "loud"}}, "log.level: 'loud' must be"),
         ({}, {"ca_file": "/nowhere.pem"}, "ca_file: no file '/nowhere.pem'"),
         ({}, {"data_url": "ftp://x"}, "data_url: 'ftp://x' must begin with http or https://host"),

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 import mdstream
-from mdstream.errors import ConfigError, Exit, NoRunError
+from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError
+from mdstream.frames.rundir import runs
 from tests.running import engine, settings, simulator, until
 
 SCRIPT = """
@@ -67,6 +68,53 @@ def test_symbols_are_lists_and_no_text(tmp_path: Path) -> None:
                 running.subscribe("crypto", ["DOGE/USD"], ["nonsense"])
             with pytest.raises(ConfigError, match="'news' does not run"):
                 running.unsubscribe("news", ["AAPL"])
+
+
+def test_thousands_of_symbols_are_one_command(tmp_path: Path) -> None:
+    with simulator("--rate", "10") as sim:
+        with engine(settings(sim, tmp_path, streams=["stocks"])) as running:
+            running.subscribe("stocks", [f"X{i}" for i in range(20_000)], ["trades"])
+            running.subscribe("stocks", ["IBM"], ["trades"])
+            assert not running.wait(2)
+        assert running.exit_code == 0
+
+
+def test_an_engine_runs_once_at_a_time_and_may_run_again(tmp_path: Path) -> None:
+    with simulator("--rate", "10") as sim:
+        again = mdstream.Engine(settings(sim, tmp_path, streams=["crypto"]))
+        with pytest.raises(MdstreamError, match="does not run"):
+            again.subscribe("crypto", ["DOGE/USD"])
+        names = set()
+        for _ in range(2):
+            with again:
+                with pytest.raises(MdstreamError, match="started already"):
+                    again.start()
+                names.add(again.run)
+            assert again.exit_code == 0
+        assert len(names) == 2
+
+
+INTERRUPTED = """
+import _thread, threading, mdstream
+engine = mdstream.Engine({"streams": ["crypto"], "rejects": REJECTS})
+threading.Timer(1.0, _thread.interrupt_main).start()
+try:
+    engine.start()
+except KeyboardInterrupt:
+    print("interrupted")
+print(engine.stop())
+"""
+
+
+def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED.replace("REJECTS", repr(str(tmp_path))))
+    before = set(runs())
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "interrupted\nNone\n", done.stderr
+    assert set(runs()) <= before
 
 
 def test_frames_have_the_promised_columns(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ MDSTREAM = [sys.executable, "-m", "mdstream"]
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("APCA_")}
 
 
+KEYS = {"APCA_API_KEY_ID": "test", "APCA_API_SECRET_KEY": "test"}
+
+
 def command(
     *arguments: str, env: dict[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
@@ -518,3 +521,62 @@ def test_a_package_that_shadows_the_workers_is_named(tmp_path: Path) -> None:
     )
     assert "rename that file or folder" in done.stderr
     assert str(tmp_path / "workers.py") in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["| true", ">/dev/full", ">&-", "2>/dev/full", "2>&- | true"])
+def test_nobody_takes_the_output_and_the_report_is_there(shell: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    run = f"{' '.join(MDSTREAM)} run --duration 1 --streams crypto --report {report}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {run} {shell}"], capture_output=True, text=True,
+        timeout=60, env=CLEAN, check=False,
+    )  # fmt: skip
+    assert json.loads(report.read_text())["streams"]["crypto"]["state"] == "stopped"
+    assert "Traceback" not in done.stderr
+    if shell == ">/dev/full":
+        assert done.returncode == 1
+        assert "the output cannot be written: No space left on device" in done.stderr
+    else:
+        assert done.returncode == 0
+
+
+def test_news_can_be_tailed(tmp_path: Path) -> None:
+    with simulator("--rate", "500") as sim:
+        urls = ("--stream-url", sim.stream_url, "--data-url", sim.data_url)
+        with started("--streams", "news", *urls, env=KEYS) as process:
+            streaming(process)
+            done = command("tail", "news.articles", "-n", "3", "--from-start")
+            assert done.returncode == 0, done.stderr
+            header, *rows = done.stdout.splitlines()
+            assert "symbols" in header.split("\t")
+            assert len(rows) >= 3
+
+
+def test_the_simulator_comes_back_on_its_port(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    with started("--streams", "crypto", "--duration", "12", "--report", str(report)) as process:
+        streaming(process)
+        [simulated] = [
+            p for p in family(process) if any(c.status == "LISTEN" for c in p.net_connections())
+        ]
+        simulated.kill()
+        streaming(process)
+        process.wait(60)
+    stream = json.loads(report.read_text())["streams"]["crypto"]
+    assert (stream["state"], stream["reason"]) == ("stopped", None)
+    assert stream["reconnects"] >= 1
+
+
+def test_a_stream_that_lost_its_server_for_good_has_failed(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    with simulator("--rate", "100") as sim:
+        urls = ("--stream-url", sim.stream_url, "--data-url", sim.data_url)
+        run = ("--streams", "crypto", "--duration", "14", "--report", str(report))
+        with started(*run, *urls, env=KEYS) as process:
+            streaming(process)
+            sim.process.kill()
+            assert process.wait(60) == 1
+    stream = json.loads(report.read_text())["streams"]["crypto"]
+    assert stream["state"] == "failed"
+    assert stream["reason"].startswith("without its server for the last 1")
+    assert stream["messages"] == stream["committed"] + stream["rejected"] + stream["in_flight"]

@@ -295,6 +295,35 @@ def test_symbols_are_categoricals_that_compare_with_text(run: RunDirectory) -> N
     assert again.filter(pl.col("symbol") == "S3").height == 5
 
 
+def test_texts_that_a_program_looked_for_first_keep_their_own_codes(run: RunDirectory) -> None:
+    folder = frame_path(run.path, "test.rows")
+    writer = FrameWriter(folder, COLUMNS, ROOMY)
+    writer.append(simple(0, 20))
+    attachment = attach(run.run)
+    frame = attachment.frame("test.rows")
+    # Two that will come, though not in this order: Polars has a code for each from now on.
+    assert not frame.filter(pl.col("symbol").is_in(["AAPL", "NVDA"])).height
+    names = ["AAPL", "MSFT", "NVDA", "AMZN"]
+    DictionaryWriter(dictionary_path(run.path, "test", "symbols")).add(names)
+    writer.append(data([(20 + i, 20 + i, float(i), False, "", [0]) for i in range(4)]))
+    again = attachment.frame("test.rows").tail(4)
+    assert again["symbol"].cast(pl.String).to_list() == names
+    assert again.filter(pl.col("symbol") == "NVDA")["price"].to_list() == [2.0]
+
+
+def test_no_room_for_a_new_frame_is_a_clear_error(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    def write(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(NoSpaceError, match="enlarge it"):
+        FrameWriter(frame_path(run.path, "test.more"), COLUMNS, ROOMY)
+
+
 def test_an_empty_frame_has_its_columns(run: RunDirectory) -> None:
     FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
     frame = attach(run.run).frame("test.rows")

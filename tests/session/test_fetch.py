@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import uvloop
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.errors import CredentialsError, NetworkError, ServerError
+from mdstream.errors import CredentialsError, NetworkError, NoSpaceError, ServerError
 from mdstream.handoff.ticket import Found
 from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
@@ -451,5 +453,116 @@ def test_error_bodies_that_are_no_json_are_told_as_they_are() -> None:
     async def story(case: Case) -> None:
         with pytest.raises((ServerError, BadRequestError), match="HTTP 404: 404: Not Found"):
             await case.client.get("/nowhere", {})
+
+    play(story)
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Callable[[web.Request], web.Response]) -> AsyncIterator[str]:
+    """An HTTP server on a free port that gives each request this answer; its address."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return answer(request)
+
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def client(url: str, budget: Budget, **fetch: Any) -> RestClient:
+    values = {
+        "stream_url": url.replace("http", "ws"),
+        "data_url": url,
+        "credentials": {"key_id": "k", "secret_key": "s"},
+        "fetch": fetch,
+    }
+    return RestClient(from_mapping(values), budget)
+
+
+def test_keys_do_not_follow_a_redirect() -> None:
+    async def main() -> None:
+        stolen: list[str] = []
+
+        def elsewhere(request: web.Request) -> web.Response:
+            stolen.append(request.headers.get("APCA-API-KEY-ID", ""))
+            return web.Response(text="{}")
+
+        async with answering(elsewhere) as other:
+            moved = web.HTTPFound(f"{other}/stolen").headers["Location"]
+            redirect = lambda _: web.Response(status=302, headers={"Location": moved})  # noqa: E731
+            async with answering(redirect) as url, client(url, Budget(10)) as rest:
+                with pytest.raises(BadRequestError, match=r"HTTP 302: sent on to .*; if that is"):
+                    await rest.get("/v2/stocks/snapshots", {})
+        assert stolen == []
+
+    asyncio.run(main())
+
+
+def test_odd_headers_are_no_reason_to_fail() -> None:
+    async def main() -> None:
+        odd = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\u00b2"}
+        answer = lambda _: web.Response(text="{}", headers=odd)  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
+
+    asyncio.run(main())
+
+
+def test_waiting_for_the_budget_takes_no_time_from_the_retries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budgets, "WINDOW_S", 2.0)
+    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
+
+    async def main() -> None:
+        statuses = iter([200, 500, 200])
+        answer = lambda _: web.Response(status=next(statuses), text="{}")  # noqa: E731
+        async with answering(answer) as url:
+            async with client(url, Budget(1), deadline_s=1.5) as rest:
+                await rest.get("/v2/stocks/snapshots", {})
+                # It waits 2 s for its first attempt, which fails, and 2 s for the second.
+                assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
+                assert rest.requests == 3
+
+    asyncio.run(main())
+
+
+def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
+    async def story(case: Case) -> None:
+        count = 0
+        asked: list[str] = []
+
+        async def get(path: str, params: Any) -> Any:
+            asked.append(path)
+            return type("Body", (), {"data": b"", "recv_ns": 0})
+
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+            nonlocal count
+            count += 1
+            return Found(frozenset({"SPY261218P00590000"}), {}, f"token {count}")
+
+        case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
+        cycle = await case.fetcher.cycle(["A?b=1/../x"])
+        assert cycle.failed == {"A?b=1/../x": "an answer of over 100 pages"}
+        assert set(asked) == {"/v1beta1/options/snapshots/A%3Fb%3D1%2F..%2Fx"}
+
+    play(story, "options")
+
+
+def test_no_room_is_no_symbols_fault() -> None:
+    async def story(case: Case) -> None:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+            raise NoSpaceError("/dev/shm", 1, 0)
+
+        case.fetcher._commit = commit
+        with pytest.raises(NoSpaceError):
+            await case.fetcher.cycle(["AAPL", "MSFT"])
 
     play(story)

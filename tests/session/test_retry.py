@@ -27,6 +27,11 @@ def test_pauses_double_up_to_the_cap_with_jitter_that_only_shortens() -> None:
         (429, {"X-RateLimit-Reset": "900"}, 0.0),
         (503, {"X-RateLimit-Reset": "1030"}, None),
         (429, {"Retry-After": "2", "X-RateLimit-Reset": "1030"}, 2.0),
+        (503, {"Retry-After": "86400"}, 61.0),
+        (503, {"Retry-After": "9" * 400}, 61.0),
+        (429, {"X-RateLimit-Reset": "1795492487000"}, 61.0),
+        (429, {"Retry-After": "\u00b2"}, None),
+        (429, {"X-RateLimit-Reset": "\u0663"}, None),
     ],
 )
 def test_the_pause_a_response_asks_for(

@@ -65,7 +65,7 @@ class Decoder:
         kinds = self._kinds(payloads)
         if not kinds:
             return self._library.decode(payloads)
-        taken = self._take(payloads, kinds, area)
+        taken = self._take(payloads, kinds, area or ResultArea(memoryview(b"")))
         codes = BatchCodes(self._known)
         try:
             for name, parts in taken.parts.items():
@@ -81,9 +81,7 @@ class Decoder:
         kinds = map(PayloadKind, np.flatnonzero(sizes > self._least_bytes).tolist())
         return [kind for kind in kinds if has_kernels(self._spec, kind)]
 
-    def _take(
-        self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea | None
-    ) -> _Taken:
+    def _take(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> _Taken:
         taken = _Taken(np.ones(len(payloads), np.bool_), np.zeros(len(payloads), np.uint32))
         for kind in kinds:
             path = self._paths.get(kind)

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from mdstream.handoff.columns import ColumnData, ResultArea
+from mdstream.handoff.columns import ColumnData, ResultArea, made_bytes
 from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
-from mdstream.streams.storage import DTYPE
 from workers import learn_json, learn_msgpack
 from workers.bodies import BodyMatcher
 from workers.columns import ColumnMaker, Position, Unfit
+from workers.kernels import columns as plans
 from workers.kernels import match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels import texts as text_kernels
 from workers.layouts import Table, tables_of
@@ -40,7 +40,6 @@ CODECS = {
         lambda data: b"\x91" + data, values_msgpack,
     ),
 }  # fmt: skip
-_NO_SIDE: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
 
 Known = Callable[[str], Mapping[str, int]]
 
@@ -68,30 +67,16 @@ class Part:
         return int(self.payload[row]), int(self.message[row])
 
 
-@dataclass(slots=True)
-class _Task:
-    """How one column is made."""
-
-    column: Column
-    dtype: npt.DTypeLike
-    convert: Callable[..., tuple[int, int, int]] | None = None
-    """The kernel; None for codes."""
-    option: bool = False
-    """What it wants to know besides: whether integers have a sign, what missing booleans are, whether
-    floats are the price of a quote's side."""
-    texts: TextTable | None = None
-    sides: tuple[str, ...] = ()
-    """The names of a book's sides, for the column that tells them."""
-
-
-_CONVERTED = {
-    Kind.FLOAT: ("floats", False),
-    Kind.TIME: ("times", False),
-    Kind.BOOL: ("booleans", False),
-    Kind.INT: ("integers", True),
-    Kind.UINT: ("integers", False),
+_KINDS = {
+    Kind.FLOAT: plans.FLOAT,
+    Kind.INT: plans.INT,
+    Kind.UINT: plans.UINT,
+    Kind.BOOL: plans.BOOL,
+    Kind.TIME: plans.TIME,
+    Kind.CODE: plans.CODE16,
+    Kind.CONDITIONS: plans.CODE16,
+    Kind.SYMBOL: plans.CODE32,
 }
-"""Kind → its kernel, and what that is told."""
 
 
 def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
@@ -124,120 +109,192 @@ class Path:
             self._kernels = values_json
         self._maker = ColumnMaker()
         self._parse = parse
-        self._numbers: npt.NDArray[np.int64] = np.empty((2, 0), np.int64)
-        self._texts: dict[Any, TextTable] = {}
-        self._tasks = [
-            [self._task(table, column) for column in table.channel.columns]
-            for table in self._tables.values()
-        ]
+        self._texts = TextTable(parse)
+        self._plans = [self._plan(table) for table in self._tables.values()]
+        self._make_room(0)
 
-    def _task(self, table: Table, column: Column) -> _Task:
-        task = _Task(column, DTYPE[column.kind])
-        if column.key == "side" and table.sides:
-            task.sides = tuple((table.channel.levels or {}).values())
-        elif column.kind in CODED:
-            task.texts = self._texts.setdefault(_text_key(column), TextTable(column, self._parse))
-        else:
-            name, task.option = _CONVERTED[column.kind]
-            task.convert = getattr(self._kernels, name)
-            task.option = task.option or bool(column.default) or column.absent_at_zero
-        return task
+    def _plan(self, table: Table) -> npt.NDArray[np.int64]:
+        """What is to be done for each column of a channel; where its values go is known a batch at a
+        time.
+        """
+        columns = table.channel.columns
+        names = [column.name for column in columns]
+        plan = np.zeros((len(columns), plans.PLAN_WIDTH), np.int64)
+        for index, column in enumerate(columns):
+            kind, option = _KINDS[column.kind], int(column.default or column.absent_at_zero)
+            if not column.key:
+                kind = plans.RECEIVED
+            elif table.sides and column.key == "side":
+                kind = plans.GIVEN
+            elif column.kind in CODED:
+                option = self._texts.owner(column)
+            side = names.index(column.side_of) if column.side_of else -1
+            plan[index] = kind, table.base + index, 0, 0, option, side
+        return plan
+
+    def _make_room(self, rows: int) -> None:
+        """Arrays for what columns leave over, good until the next channel."""
+        most = max(map(len, self._plans), default=0)
+        self._scratch: npt.NDArray[np.uint8] = np.empty(2 * most * rows, np.uint8)
+        self._odd: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._numbers: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._room = rows
 
     def decode(
-        self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea | None
+        self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea
     ) -> tuple[Matched, dict[str, Part]]:
         """Decode payloads whose verdict is `GOOD`, in `area` if there is room, and change the verdict of
         those that give way.
         """
-        used = area.used if area is not None else 0
-        for (dictionary, *_), texts in self._texts.items():
-            texts.refresh(self._known(dictionary))
+        used = area.used
+        self._texts.refresh(self._known)
         while True:
             found = self._matcher.match(payloads, verdicts)
             bad: set[int] = set()
             parts = {}
             for name, table in self._tables.items():
                 if rows := int(found.rows[table.index]):
-                    made = area.make(table.channel, rows) if area is not None else None
-                    parts[name] = self._part(payloads, table, rows, made, bad)
+                    parts[name] = self._part(payloads, table, rows, area, bad)
             if not bad:
                 return found, parts
             verdicts[list(bad)] = ops.GAVE_WAY
-            if area is not None:
-                area.used = used
+            area.used = used
 
     def _part(
-        self,
-        payloads: Payloads,
-        table: Table,
-        rows: int,
-        made: list[ColumnData] | None,
-        bad: set[int],
+        self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]
     ) -> Part:
-        """The columns of one channel, in `made` if given; payloads with a row that does not fit are
-        added to `bad`.
+        """The columns of one channel, in `area` if there is room; payloads with a row that does not fit
+        are added to `bad`.
         """
-        matcher = self._matcher
-        payload = matcher.row_payload[table.index, :rows]
-        tasks = self._tasks[table.index]
+        matcher, channel = self._matcher, table.channel
+        made = area.make(channel, rows)
         if made is None:
-            made = [ColumnData(np.empty(rows, task.dtype)) for task in tasks]
-        part = Part(made, [], payload.copy(), matcher.row_message[table.index, :rows].copy())
-        absent: dict[str, npt.NDArray[np.bool_]] = {}
-        for index, (task, data) in enumerate(zip(tasks, made, strict=True)):
-            column, values = task.column, data.values
-            if not column.key:
-                payloads.recv_ns.take(payload, out=values, mode="clip")
-                continue
-            spans = matcher.spans[table.base + index, :rows]
-            there = np.empty(rows, np.bool_) if data.mask is None else data.mask
-            side = absent.get(column.side_of, _NO_SIDE)
-            if task.convert is None:
-                odd, missing, fresh = self._codes(payloads, task, spans, side, values, there)
-                if fresh is not None:
-                    fresh.column = index
-                    part.fresh.append(fresh)
-            else:
-                if column.absent_at_zero:
-                    side = np.empty(rows, np.bool_)
-                odd, missing, zeros = self._values(payloads, task, spans, side, values, there)
-                if zeros:
-                    absent[column.name] = side
+            area = ResultArea(memoryview(bytearray(made_bytes(channel, rows))))
+            made = area.make(channel, rows)
+            assert made is not None
+        payload = matcher.row_payload[table.index, :rows]
+        part = Part(
+            made.columns, [], payload.copy(), matcher.row_message[table.index, :rows].copy()
+        )
+        spans = matcher.spans[table.base : table.base + len(channel.columns), :rows]
+        plan = self._plans[table.index].copy()
+        plan[:, plans.VALUES], plan[:, plans.MASK] = made.values, made.masks
+        counts = np.zeros((len(plan), plans.COUNTS_WIDTH), np.int64)
+        if rows > self._room:
+            self._make_room(2 * rows)
+        if table.sides:
+            self._book_sides(table, spans, part)
+        while self._converted(payloads, table, plan, area, rows, payload, counts):
+            pass
+        for index, (column, data) in enumerate(zip(channel.columns, part.columns, strict=True)):
+            strange, fresh, missing, _ = counts[index].tolist()
+            at = index * rows
+            there = data.mask
+            if there is None:
+                below = (len(plan) + index) * rows
+                there = self._scratch[below : below + rows].view(np.bool_)
+            odd: list[int] = []
+            if strange:
+                odd = self._odd[at : at + strange].tolist()
+                if (
+                    column.kind not in CODED
+                ):  # of codes, texts so long that only the library takes them
+                    odd = self._fix(payloads, column, spans[index], data, there, odd)
+                    side = int(plan[index, plans.SIDE])
+                    if side >= 0 and counts[side, plans.ZEROS]:
+                        absent = self._scratch[side * rows : (side + 1) * rows].view(np.bool_)
+                        there &= ~(absent & (data.values == 0))
+                    missing = rows - int(np.count_nonzero(there))
+            if fresh:
+                odd += self._fresh(part, index, at + rows - fresh, at + rows)
             if missing and column.required:
                 odd += np.flatnonzero(~there).tolist()
             if odd:
                 bad.update(payload[odd].tolist())
-            data.mask = there if missing and column.kind is not Kind.BOOL else None
+            if not missing or column.kind is Kind.BOOL:
+                data.mask = None
         return part
 
-    def _values(
-        self, payloads: Payloads, task: _Task, spans: Any, side: Any, values: Any, there: Any
-    ) -> tuple[list[int], int, int]:
-        """Numbers and times: the rows that do not fit, how many have no value, and how many zeros
-        there are that mean that a quote's side is absent.
-        """
-        assert task.convert is not None
-        odd = self._scratch(len(spans))[0]
-        strange, missing, zeros = task.convert(
-            payloads.buffer, spans, values, there, odd, side, task.option
-        )
-        if not strange:
-            return [], missing, zeros
-        rows = odd[:strange].tolist()
-        bad = [r for r in rows if not self._one(payloads, task.column, spans, values, there, r)]
-        if task.column.absent_at_zero:
-            np.equal(values, 0, out=side)
-            there &= ~side
-            zeros = int(np.count_nonzero(side))
-        elif len(side):
-            there &= ~(side & (values == 0))
-        return bad, len(there) - int(np.count_nonzero(there)), zeros
+    def _converted(
+        self, payloads: Payloads, table: Table, plan: Any, area: ResultArea, rows: int, payload: Any,
+        counts: Any,
+    ) -> bool:  # fmt: skip
+        """Run the kernel once; whether it has to run again, for something was learned from it."""
+        matcher, texts = self._matcher, self._texts
+        self._kernels.convert(
+            payloads.buffer, matcher.spans.reshape(-1), matcher.spans.shape[1], rows, payload,
+            payloads.recv_ns, plan.reshape(-1), area.bytes, self._scratch, texts.keys, texts.slots,
+            texts.starts, texts.sizes, texts.owners, texts.pool, texts.codes, texts.blanks, self._odd,
+            self._numbers, counts.reshape(-1),
+        )  # fmt: skip
+        again = False
+        for index in np.flatnonzero(counts[:, plans.STRANGE]).tolist():
+            column = table.channel.columns[index]
+            if plan[index, plans.KIND] == plans.GIVEN:
+                continue
+            at, strange = index * rows, int(counts[index, plans.STRANGE])
+            spans = matcher.spans[table.base + index, :rows]
+            if column.kind in CODED:
+                again |= self._meet(payloads, column, spans[self._odd[at : at + strange]])
+            elif column.absent_at_zero:
+                self._give_prices(payloads, column, index, spans, area, rows, plan, counts)
+                again = True
+        return again
 
-    def _scratch(self, rows: int) -> npt.NDArray[np.int64]:
-        """Two arrays of a number a row, good until the next call."""
-        if self._numbers.shape[1] < rows:
-            self._numbers = np.empty((2, 2 * rows), np.int64)
-        return self._numbers[:, :rows]
+    def _meet(self, payloads: Payloads, column: Column, spans: Any) -> bool:
+        """Learn texts that were never met; whether there were any that can be learned."""
+        unmet = {payloads.cut(s) for s in spans if int(s) >> 32 <= text_kernels.LONGEST}
+        owner, known = self._texts.owner(column), self._known(column.dictionary)
+        for raw in unmet:
+            self._texts.meet(raw, owner, known)
+        return bool(unmet)
+
+    def _give_prices(
+        self, payloads: Payloads, column: Column, index: int, spans: Any, area: ResultArea, rows: int,
+        plan: Any, counts: Any,
+    ) -> None:  # fmt: skip
+        """Convert odd prices of a quote's side before the columns beside them are made again."""
+        at, strange = index * rows, int(counts[index, plans.STRANGE])
+        values = np.frombuffer(area.memory, np.float64, rows, int(plan[index, plans.VALUES]))
+        there = np.frombuffer(area.memory, np.bool_, rows, int(plan[index, plans.MASK]))
+        rest = self._fix(
+            payloads,
+            column,
+            spans,
+            ColumnData(values),
+            there,
+            self._odd[at : at + strange].tolist(),
+        )
+        zeros = values == 0
+        self._scratch[at : at + rows] = zeros
+        there &= ~zeros
+        self._odd[at : at + len(rest)] = rest
+        missing = rows - int(np.count_nonzero(there))
+        counts[index] = len(rest), 0, missing, np.count_nonzero(zeros)
+        plan[index, plans.KIND] = plans.GIVEN
+
+    def _fix(
+        self, payloads: Payloads, column: Column, spans: Any, data: ColumnData, there: Any, odd: list[int]
+    ) -> list[int]:  # fmt: skip
+        """Convert values as the library does, one by one; the rows that it does not take either."""
+        return [r for r in odd if not self._one(payloads, column, spans, data.values, there, r)]
+
+    def _fresh(self, part: Part, index: int, start: int, stop: int) -> list[int]:
+        """Note the texts of one column that have no code yet; the rows whose bytes are no text."""
+        bad: list[int] = []
+        fresh = Fresh(index, [], [])
+        for row, number in zip(
+            self._odd[start:stop].tolist(), self._numbers[start:stop].tolist(), strict=True
+        ):
+            text = self._texts.texts[number]
+            if self._texts.codes[number] == text_kernels.UNFIT or text is None:
+                bad.append(row)
+            else:
+                fresh.rows.append(row)
+                fresh.texts.append(text)
+        if fresh.rows:
+            part.fresh.append(fresh)
+        return bad
 
     def _one(
         self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
@@ -251,62 +308,19 @@ class Path:
         there[row] = data.mask is None
         return True
 
-    def _codes(
-        self, payloads: Payloads, task: _Task, spans: Any, side: Any, values: Any, there: Any
-    ) -> tuple[list[int], int, Fresh | None]:
-        """Codes; the rows that do not fit, how many have no text, and the texts that are new."""
-        if task.texts is None:
-            return [], 0, self._book_sides(task, spans, values, there)
-        table = task.texts
-        odd, numbers = self._scratch(len(spans))
-        while True:
-            strange, count, missing = text_kernels.look_up(
-                payloads.buffer, spans, table.keys, table.slots, table.starts, table.sizes, table.pool,
-                table.codes, table.blanks, side, values, there, odd, numbers,
-            )  # fmt: skip
-            if not strange:
-                break
-            unmet = {
-                payloads.cut(span)
-                for span in spans[odd[:strange]]
-                if int(span) >> 32 <= text_kernels.LONGEST
-            }
-            if not unmet:
-                break
-            known = self._known(task.column.dictionary)
-            for raw in unmet:
-                table.meet(raw, known)
-        bad = odd[:strange].tolist()  # texts so long that only the library takes them
-        if not count:
-            return bad, missing, None
-        fresh = Fresh(-1, [], [])
-        for row, number in zip(
-            odd[len(odd) - count :].tolist(), numbers[len(odd) - count :].tolist(), strict=True
-        ):
-            text = table.texts[number]
-            if table.codes[number] == text_kernels.UNFIT or text is None:
-                bad.append(row)
-            else:
-                fresh.rows.append(row)
-                fresh.texts.append(text)
-        return bad, missing, fresh if fresh.rows else None
-
-    def _book_sides(self, task: _Task, spans: Any, values: Any, there: Any) -> Fresh | None:
+    def _book_sides(self, table: Table, spans: Any, part: Part) -> None:
         """The codes of a book's sides, which are no texts in the payload; and those without a code."""
-        known = self._known(task.column.dictionary)
-        fresh = Fresh(-1, [], [])
-        there[:] = True
-        for number, side in enumerate(task.sides, 1):
-            rows = spans == number
-            if side in known:
-                values[rows] = known[side]
+        index = next(i for i, c in enumerate(table.channel.columns) if c.key == "side")
+        names = list((table.channel.levels or {}).values())
+        known = self._known(table.channel.columns[index].dictionary)
+        fresh = Fresh(index, [], [])
+        for number, name in enumerate(names, 1):
+            rows = spans[index] == number
+            if name in known:
+                part.columns[index].values[rows] = known[name]
             else:
                 fresh.rows += np.flatnonzero(rows).tolist()
         fresh.rows.sort()
-        fresh.texts = [task.sides[int(spans[row]) - 1] for row in fresh.rows]
-        return fresh if fresh.rows else None
-
-
-def _text_key(column: Column) -> tuple[Any, ...]:
-    values = None if column.values is None else tuple(column.values.items())
-    return column.dictionary, column.kind, column.required, values
+        fresh.texts = [names[int(spans[index, row]) - 1] for row in fresh.rows]
+        if fresh.rows:
+            part.fresh.append(fresh)

@@ -18,18 +18,27 @@ _MOST_TEXTS = 1 << 21
 
 
 class TextTable:
-    """The texts of one kind of column in one codec.
+    """The texts of all coded columns in one codec; each kind of column is an owner, by number.
 
     `parse` reads raw bytes as the library does. A text is met once by the library, and from then on
     by its bytes alone.
     """
 
-    # The mutable state: the arrays the kernels read, the texts by number, those without a code.
+    # The mutable state: the owners, the arrays the kernels read, the texts by number, those without
+    # a code.
 
-    def __init__(self, column: Column, parse: Callable[[bytes], Any]) -> None:
-        self._column = column
+    def __init__(self, parse: Callable[[bytes], Any]) -> None:
         self._parse = parse
+        self._columns: list[Column] = []
         self.clear()
+
+    def owner(self, column: Column) -> int:
+        """The number of the kind of column that `column` is; columns of a kind share their texts."""
+        kinds = [_kind(known) for known in self._columns]
+        if _kind(column) not in kinds:
+            self._columns.append(column)
+            return len(kinds)
+        return kinds.index(_kind(column))
 
     def clear(self) -> None:
         """Forget every text."""
@@ -37,31 +46,33 @@ class TextTable:
         self.slots: npt.NDArray[np.int32] = np.full(256, -1, np.int32)
         self.starts: npt.NDArray[np.int64] = np.zeros(128, np.int64)
         self.sizes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
+        self.owners: npt.NDArray[np.int64] = np.zeros(128, np.int64)
         self.codes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
-        self.blanks: npt.NDArray[np.bool_] = np.zeros(128, np.bool_)
+        self.blanks: npt.NDArray[np.uint8] = np.zeros(128, np.uint8)
         self.pool: npt.NDArray[np.uint8] = np.zeros(4096, np.uint8)
         self.texts: list[str | None] = []
         self._used = 0
         self._uncoded: set[int] = set()
 
-    def refresh(self, known: Mapping[str, int]) -> None:
-        """Take up the codes that texts have been given since."""
+    def refresh(self, known: Callable[[str], Mapping[str, int]]) -> None:
+        """Take up the codes that texts have been given since; `known` has those of each dictionary."""
         if len(self.texts) > _MOST_TEXTS:
             self.clear()
         for number in list(self._uncoded):
-            code = known.get(self.texts[number] or "")
+            codes = known(self._columns[int(self.owners[number])].dictionary)
+            code = codes.get(self.texts[number] or "")
             if code is not None:
                 self.codes[number] = code
                 self._uncoded.discard(number)
 
-    def meet(self, raw: bytes, known: Mapping[str, int]) -> None:
-        """Learn what `raw`, of up to `LONGEST` bytes, spells."""
-        code, text = self._read(raw, known)
+    def meet(self, raw: bytes, owner: int, known: Mapping[str, int]) -> None:
+        """Learn what `raw`, of up to `LONGEST` bytes, spells for a column of `owner`."""
+        code, text = self._read(raw, self._columns[owner], known)
         number = len(self.texts)
         self._make_room(number + 1, self._used + len(raw))
         self.pool[self._used : self._used + len(raw)] = np.frombuffer(raw, np.uint8)
         self.starts[number], self.sizes[number] = self._used, len(raw)
-        self.codes[number] = code
+        self.owners[number], self.codes[number] = owner, code
         self.blanks[number] = text is not None and not text.strip()
         self._insert(number, number + 1)
         self._used += -(-len(raw) // 8) * 8  # zeros behind it: a short text is one whole word
@@ -69,12 +80,12 @@ class TextTable:
         if code == kernels.NO_CODE:
             self._uncoded.add(number)
 
-    def _read(self, raw: bytes, known: Mapping[str, int]) -> tuple[int, str | None]:
+    def _read(self, raw: bytes, column: Column, known: Mapping[str, int]) -> tuple[int, str | None]:
         try:
             value = self._parse(raw)
-            if self._column.values is not None and value is not None:
-                value = self._column.values[value]
-            [text] = code_texts(self._column, [value])
+            if column.values is not None and value is not None:
+                value = column.values[value]
+            [text] = code_texts(column, [value])
         except (Unfit, ValueError, KeyError, TypeError, msgpack.UnpackException):
             return kernels.UNFIT, None
         if text is None:
@@ -83,7 +94,7 @@ class TextTable:
 
     def _make_room(self, texts: int, size: int) -> None:
         if texts > len(self.starts):
-            for name in ("starts", "sizes", "codes", "blanks"):
+            for name in ("starts", "sizes", "owners", "codes", "blanks"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate((old, np.zeros_like(old))))
         if size + SPARE > len(self.pool):
@@ -94,4 +105,12 @@ class TextTable:
             self._insert(0, len(self.texts))
 
     def _insert(self, first: int, count: int) -> None:
-        kernels.insert(first, count, self.keys, self.slots, self.starts, self.sizes, self.pool)
+        kernels.insert(
+            first, count, self.keys, self.slots, self.starts, self.sizes, self.owners, self.pool
+        )
+
+
+def _kind(column: Column) -> tuple[Any, ...]:
+    """What decides which code bytes stand for."""
+    values = None if column.values is None else tuple(column.values.items())
+    return column.dictionary, column.kind, column.required, values

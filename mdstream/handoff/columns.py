@@ -86,6 +86,14 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
     return spans, offset
 
 
+class Made(NamedTuple):
+    """Columns that are yet to be filled, and where in the area their values and masks are (-1: none)."""
+
+    columns: list[ColumnData]
+    values: list[int]
+    masks: list[int]
+
+
 class ResultArea:
     """The memory that takes a worker's result, filled from its beginning."""
 
@@ -93,10 +101,11 @@ class ResultArea:
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, len(memory))
         self.used = 0
         self._made: dict[str, tuple[int, list[ColumnData]]] = {}
 
-    def make(self, channel: Channel, rows: int) -> list[ColumnData] | None:
+    def make(self, channel: Channel, rows: int) -> Made | None:
         """Empty columns of `rows` rows for a channel of columns of a fixed size, to be filled in place;
         None if there is no room.
         """
@@ -116,7 +125,11 @@ class ResultArea:
             for column, span in zip(channel.columns, spans, strict=True)
         ]
         self._made[channel.name] = start, columns
-        return columns
+        return Made(
+            columns,
+            [start + span.values for span in spans],
+            [-1 if span.mask < 0 else start + span.mask for span in spans],
+        )
 
     def put(self, channel: Channel, data: list[ColumnData]) -> Part | None:
         """The part that `data` is, copied unless `make` gave that list; None if there is no room."""
@@ -149,6 +162,11 @@ def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
     """Bytes that `data` takes in a result area."""
     heaps = [len(item.heap) for item in data if item.heap is not None]
     return _spans(channel, len(data[0].values), heaps)[1]
+
+
+def made_bytes(channel: Channel, rows: int) -> int:
+    """Bytes that `rows` rows of a channel of columns of a fixed size take."""
+    return _spans(channel, rows, ())[1]
 
 
 def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData]:

@@ -78,7 +78,7 @@ def test_columns_made_in_place_are_not_copied(rows: int, skip: int, data: st.Dat
     made = area.make(FIXED, rows)
     assert made is not None
     flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    for column, item in zip(FIXED.columns, made, strict=True):
+    for column, item in zip(FIXED.columns, made.columns, strict=True):
         item.values[:] = np.arange(rows) % 2
         if item.mask is not None:
             item.mask[:] = data.draw(flags)
@@ -86,10 +86,10 @@ def test_columns_made_in_place_are_not_copied(rows: int, skip: int, data: st.Dat
                 item.mask = None
         assert column.nullable or item.mask is None
     before, used = bytes(memory), area.used
-    part = area.put(FIXED, made)
+    part = area.put(FIXED, made.columns)
     assert (bytes(memory), area.used) == (before, used)
     assert part is not None
-    for wrote, read in zip(made, read_part(memory, FIXED, part), strict=True):
+    for wrote, read in zip(made.columns, read_part(memory, FIXED, part), strict=True):
         np.testing.assert_array_equal(wrote.values, read.values)
         assert (wrote.mask is None) == (read.mask is None)
         if wrote.mask is not None:

@@ -10,27 +10,28 @@ from workers.kernels.compiling import inlined
 
 
 @inlined
-def blank_prices(values: Any, there: Any, absent: Any) -> tuple[int, int]:
-    """Mark in `absent` (a row each, or empty for a column that is no quote's price) where the price is 0,
-    which then is no price; how many such rows there are, and how many of them had a value.
+def blank_prices(rows: int, values: Any, there: Any, absent: Any, side: int) -> tuple[int, int]:
+    """Mark in `absent`, from `side` on, the rows whose price is 0, which then is no price; how many such
+    rows there are, and how many of them had a value.
     """
     zeros = np.int64(0)
     blanked = np.int64(0)
-    for row in range(len(absent)):
+    for row in range(rows):
         zero = values[row] == 0.0
-        absent[row] = zero
+        absent[side + row] = zero
         zeros += zero
-        blanked += zero and there[row]
-        there[row] = there[row] and not zero
+        if zero and there[row]:
+            there[row] = 0
+            blanked += 1
     return zeros, blanked
 
 
 @inlined
-def blank_sizes(values: Any, there: Any, absent: Any) -> int:
-    """Take out sizes of 0 where the side is `absent` (a row each, or empty); how many these were."""
+def blank_sizes(rows: int, values: Any, there: Any, absent: Any, side: int) -> int:
+    """Take out sizes of 0 where `absent`, from `side` on, says that the side is; how many these were."""
     blanked = np.int64(0)
-    for row in range(len(absent)):
-        if absent[row] and values[row] == 0 and there[row]:
-            there[row] = False
+    for row in range(rows):
+        if absent[side + row] and values[row] == 0 and there[row]:
+            there[row] = 0
             blanked += 1
     return blanked

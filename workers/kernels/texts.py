@@ -1,4 +1,6 @@
-"""Texts to codes: a hash table from raw bytes, as they stand in a payload, to a number of its own.
+"""Texts to codes: a hash table from raw bytes, as they stand in a payload, to a number of their own.
+
+What bytes stand for depends on whose they are: an exchange's or a symbol's; so each text has an owner.
 
 Raw bytes that were met before need not be looked at again: which text they spell, and whether they
 are well formed, was found out by the library when they came first. Texts of up to seven bytes are
@@ -11,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from workers.kernels.compiling import inlined, kernel
+from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.words import MASKS, load64, raw
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+MOST_OWNERS = 32
+"""Kinds of text that share one table."""
 
 NO_CODE = -1
 """In `codes`: the text has no code yet."""
@@ -29,9 +34,9 @@ LONGEST = 512
 
 
 @inlined
-def _key_of(buffer: Any, i: int, length: int) -> Any:
-    """A text of 1 to 7 bytes and its length in one word."""
-    return load64(buffer, i) & MASKS[length] | np.uint64(length) << np.uint64(56)
+def _key_of(buffer: Any, i: int, length: int, owner: int) -> Any:
+    """A text of 1 to 7 bytes, its length and its owner in one word."""
+    return load64(buffer, i) & MASKS[length] | np.uint64(owner << 3 | length) << np.uint64(56)
 
 
 @inlined
@@ -41,9 +46,9 @@ def _hash_of(word: Any) -> Any:
 
 
 @inlined
-def _hash_long(buffer: Any, i: int, length: int) -> Any:
-    """A hash of `length` bytes, 8 or more."""
-    value = np.uint64(0)
+def _hash_long(buffer: Any, i: int, length: int, owner: int) -> Any:
+    """A hash of `length` bytes, 8 or more, and their owner."""
+    value = np.uint64(owner)
     while length > 8:
         value = _hash_of(value ^ load64(buffer, i))
         i += 8
@@ -64,96 +69,94 @@ def _same(buffer: Any, i: int, pool: Any, j: int, length: int) -> bool:
 
 @inlined
 def _find(
-    buffer: Any, i: int, length: int, slots: Any, mask: int, starts: Any, sizes: Any, pool: Any
-) -> int:
+    buffer: Any, i: int, length: int, owner: int, slots: Any, mask: int, starts: Any, sizes: Any,
+    owners: Any, pool: Any,
+) -> int:  # fmt: skip
     """The slot of a text, or of the gap where it would go."""
-    hashed = _hash_of(_key_of(buffer, i, length)) if length <= 7 else _hash_long(buffer, i, length)
+    if length <= 7:
+        hashed = _hash_of(_key_of(buffer, i, length, owner))
+    else:
+        hashed = _hash_long(buffer, i, length, owner)
     place = np.int64(hashed & np.uint64(mask))
     while True:
         number = slots[place]
         if number < 0:
             return place
-        if sizes[number] == length and _same(buffer, i, pool, starts[number], length):
+        if (
+            sizes[number] == length
+            and owners[number] == owner
+            and _same(buffer, i, pool, starts[number], length)
+        ):
             return place
         place = (place + 1) & mask
 
 
-@kernel
+@called
 def look_up(
-    buffer: Any,
-    spans: Any,
-    keys: Any,
-    slots: Any,
-    starts: Any,
-    sizes: Any,
-    pool: Any,
-    codes: Any,
-    blanks: Any,
-    absent: Any,
-    values: Any,
-    there: Any,
-    odd: Any,
-    numbers: Any,
-) -> tuple[int, int, int]:
-    """Codes of a column: how many rows have bytes never met (in `odd`), how many a text without a
-    code (in `odd` too, from the end backwards, with their numbers in `numbers`), how many no text.
+    buffer: Any, spans: Any, first: int, rows: int, owner: int, keys: Any, slots: Any, mask: int,
+    starts: Any, sizes: Any, owners: Any, pool: Any, codes: Any, blanks: Any, absent: Any, side: int,
+    values: Any, there: Any, odd: Any, numbers: Any, at: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Codes of a column: how many rows have bytes never met (in `odd`, from `at` on), how many a text
+    without a code (in `odd` too, backwards from `at` + `rows`, with their numbers in `numbers`), how many
+    no text.
 
-    Where `absent` (by row; empty for none) says so, blank texts are no texts.
+    Where `absent` says so, from `side` on, blank texts are no texts; `side` is negative if none are.
     """
     strange = 0
     fresh = 0
     missing = 0
-    size = len(spans)
-    mask = len(slots) - 1
-    sided = len(absent) > 0
-    buffer, slots, starts, sizes, pool = raw(buffer), raw(slots), raw(starts), raw(sizes), raw(pool)
-    codes, keys = raw(codes), raw(keys)
-    for row in range(size):
-        span = spans[row]
+    last = at + rows - 1
+    for row in range(rows):
+        span = spans[first + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         values[row] = 0
         if length == 0:
-            there[row] = False
+            there[row] = 0
             missing += 1
             continue
         if length <= 7:
-            key = _key_of(buffer, i, length)
+            key = _key_of(buffer, i, length, owner)
             place = np.int64(_hash_of(key) & np.uint64(mask))
             while keys[place] != key and slots[place] >= 0:
                 place = (place + 1) & mask
-            number = slots[place]
+            number = np.int64(slots[place])
         elif length <= LONGEST:
-            number = slots[_find(buffer, i, length, slots, mask, starts, sizes, pool)]
+            number = np.int64(
+                slots[_find(buffer, i, length, owner, slots, mask, starts, sizes, owners, pool)]
+            )
         else:
-            number = -1
-        there[row] = True
+            number = np.int64(-1)
+        there[row] = 1
         if number < 0:
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
             continue
         code = codes[number]
-        if code >= 0 and not (sided and absent[row] and blanks[number]):
+        blank = side >= 0 and absent[side + row] and blanks[number]
+        if code >= 0 and not blank:
             values[row] = code
-        elif code == NULL or (sided and absent[row] and blanks[number]):
-            there[row] = False
+        elif code == NULL or blank:
+            there[row] = 0
             missing += 1
         else:
-            numbers[size - 1 - fresh] = number
-            odd[size - 1 - fresh] = row
+            numbers[last - fresh] = number
+            odd[last - fresh] = row
             fresh += 1
     return strange, fresh, missing
 
 
 @kernel
 def insert(
-    first: int, count: int, keys: Any, slots: Any, starts: Any, sizes: Any, pool: Any
+    first: int, count: int, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any
 ) -> None:
     """Give their places to the texts of the pool from the number `first` on, `count` in all."""
     mask = len(slots) - 1
     keys, slots, starts, sizes, pool = raw(keys), raw(slots), raw(starts), raw(sizes), raw(pool)
+    owners = raw(owners)
     for number in range(first, count):
-        length = sizes[number]
-        place = _find(pool, starts[number], length, slots, mask, starts, sizes, pool)
+        start, length, owner = starts[number], sizes[number], owners[number]
+        place = _find(pool, start, length, owner, slots, mask, starts, sizes, owners, pool)
         slots[place] = number
-        keys[place] = _key_of(pool, starts[number], length) if length <= 7 else np.uint64(0)
+        keys[place] = _key_of(pool, start, length, owner) if length <= 7 else np.uint64(0)

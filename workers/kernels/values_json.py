@@ -1,8 +1,8 @@
 """Pass 2 for JSON: spans to numbers, a column at a time.
 
-Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library: every
-value whose form it does not know to the last byte. It answers how many those are, how many rows have no
-value, and how many zeros there are where `absent` asks for that (`workers.kernels.sides`).
+Each function fills `values` and `there`, and lists in `odd`, from `at` on, the rows that it leaves to the
+library: every value whose form it does not know to the last byte. It answers how many those are, and how
+many rows have no value.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from workers.kernels.compiling import inlined, kernel
-from workers.kernels.sides import blank_prices, blank_sizes
+from workers.kernels.columns import PLAN_WIDTH, converting
+from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.words import HIGH, LOW, MASKS, find, first_bit, load64, raw, repeated
 
 _NULL = 0x6C6C756E
@@ -93,22 +93,21 @@ def _decimal17(buffer: Any, i: int, end: int) -> tuple[bool, Any, int]:
     return good, number, scale
 
 
-@kernel
+@called
 def floats(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+) -> tuple[int, int]:
     """Numbers to float64, correctly rounded: whole digits below 2^53, scaled by one power of ten."""
-    buffer = raw(buffer)
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         end = i + length
-        there[row] = True
+        there[row] = 1
         if length == 0:
-            there[row] = False
+            there[row] = 0
             missing += 1
             values[row] = 0.0
             continue
@@ -120,7 +119,7 @@ def floats(
             values[row] = np.float64(number) / _TENS[scale]
             continue
         if length == 4 and load64(buffer, i) & MASKS[4] == _NULL:
-            there[row] = False
+            there[row] = 0
             missing += 1
             values[row] = 0.0
             continue
@@ -172,27 +171,31 @@ def floats(
             values[row] = -value if negative else value
         else:
             values[row] = 0.0
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-    if not option:
-        return strange, missing + blank_sizes(values, there, absent), 0
-    zeros, more = blank_prices(values, there, absent)
-    return strange, missing + more, zeros
+    return strange, missing
 
 
-@kernel
+@called
 def integers(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
+    buffer: Any,
+    spans: Any,
+    offset: int,
+    rows: int,
+    values: Any,
+    there: Any,
+    odd: Any,
+    at: int,
+    signed: Any,
+) -> tuple[int, int]:
     """Whole numbers of up to 18 digits to int64 or uint64."""
-    buffer = raw(buffer)
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = True
+        there[row] = 1
         if 0 < length <= 8 and (buffer[i] != 0x30 or length == 1):
             usual, number = few_digits(buffer, i, length)
             if usual:
@@ -200,7 +203,7 @@ def integers(
                 continue
         values[row] = 0
         if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
-            there[row] = False
+            there[row] = 0
             missing += 1
             continue
         negative = buffer[i] == 0x2D
@@ -210,7 +213,7 @@ def integers(
         good = (
             0 < length <= 18
             and (length == 1 or buffer[i] != 0x30)
-            and not (negative and not option)
+            and not (negative and not signed)
         )
         number = np.uint64(0)
         while good and length > 8:
@@ -225,33 +228,40 @@ def integers(
         if good:
             values[row] = -np.int64(number) if negative else np.int64(number)
         else:
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-    return strange, missing + blank_sizes(values, there, absent), 0
+    return strange, missing
 
 
-@kernel
+@called
 def booleans(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
-    """True and false; missing ones are `option`, null is false."""
-    buffer = raw(buffer)
+    buffer: Any,
+    spans: Any,
+    offset: int,
+    rows: int,
+    values: Any,
+    there: Any,
+    odd: Any,
+    at: int,
+    default: Any,
+) -> tuple[int, int]:
+    """True and false; missing ones are `default`, null is false."""
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = True
-        values[row] = option
+        there[row] = 1
+        values[row] = default
         if length == 4 and load64(buffer, i) & MASKS[4] == 0x65757274:
             values[row] = True
         elif length == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
             values[row] = False
         elif length != 0:
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-    return strange, missing, 0
+    return strange, missing
 
 
 _MINUTE_NS = 60_000_000_000
@@ -320,20 +330,19 @@ def _offset(buffer: Any, i: int) -> tuple[bool, int]:
     return good and buffer[i] == 0x2B, hours * 60 + minutes
 
 
-@kernel
+@called
 def times(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+) -> tuple[int, int]:
     """RFC 3339 texts from 1970 on to nanoseconds; the minute is remembered."""
-    buffer = raw(buffer)
     strange = 0
     missing = 0
     first = np.uint64(0)
     second = np.uint64(0)
     tenth = np.uint8(0)
     base = np.int64(0)
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         there[row] = length != 0
@@ -381,6 +390,24 @@ def times(
             values[row] = base - ahead * _MINUTE_NS + seconds * 1_000_000_000 + nanoseconds
         if not good:
             values[row] = 0
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-    return strange, missing, 0
+    return strange, missing
+
+
+_convert = converting(floats, integers, booleans, times)
+
+
+@kernel
+def convert(
+    buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any, area: Any,
+    scratch: Any, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any, codes: Any,
+    blanks: Any, odd: Any, numbers: Any, counts: Any,
+) -> None:  # fmt: skip
+    """All columns of one channel; `workers.kernels.columns` says how."""
+    _convert(
+        raw(buffer), raw(spans), room, rows, raw(payload), raw(received), raw(plan),
+        len(plan) // PLAN_WIDTH, raw(area), raw(scratch), raw(keys), raw(slots), len(slots) - 1,
+        raw(starts), raw(sizes), raw(owners), raw(pool), raw(codes), raw(blanks), raw(odd),
+        raw(numbers), raw(counts),
+    )  # fmt: skip

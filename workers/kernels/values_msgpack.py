@@ -1,8 +1,8 @@
 """Pass 2 for msgpack: spans to numbers, a column at a time; as `values_json`.
 
-Each kernel fills `values` and `there`, and lists in `odd` the rows that it leaves to the library. It
-answers how many those are, how many rows have no value, and how many zeros there are where `absent` asks
-for that (`workers.kernels.sides`).
+Each function fills `values` and `there`, and lists in `odd`, from `at` on, the rows that it leaves to the
+library: every value whose form it does not know to the last byte. It answers how many those are, and how
+many rows have no value.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from workers.kernels.compiling import inlined, kernel
-from workers.kernels.sides import blank_prices, blank_sizes
+from workers.kernels.columns import PLAN_WIDTH, converting
+from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _MASK32 = np.uint64(0xFFFFFFFF)
@@ -46,22 +46,21 @@ def _whole(buffer: Any, i: int, length: int) -> tuple[int, Any]:
     return 0, np.uint64(0)
 
 
-@kernel
+@called
 def floats(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+) -> tuple[int, int]:
     """Floats and whole numbers of every width to float64."""
-    buffer = raw(buffer)
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = True
+        there[row] = 1
         first = buffer[i]
         if length == 0 or first == _NIL:
-            there[row] = False
+            there[row] = 0
             missing += 1
             values[row] = 0.0
         elif first == 0xCB:
@@ -76,61 +75,72 @@ def floats(
                 values[row] = np.float64(number)
             else:
                 values[row] = 0.0
-                odd[strange] = row
+                odd[at + strange] = row
                 strange += 1
-    if not option:
-        return strange, missing + blank_sizes(values, there, absent), 0
-    zeros, more = blank_prices(values, there, absent)
-    return strange, missing + more, zeros
+    return strange, missing
 
 
-@kernel
+@called
 def integers(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
+    buffer: Any,
+    spans: Any,
+    offset: int,
+    rows: int,
+    values: Any,
+    there: Any,
+    odd: Any,
+    at: int,
+    signed: Any,
+) -> tuple[int, int]:
     """Whole numbers of every width to int64 or uint64."""
-    buffer = raw(buffer)
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = True
+        there[row] = 1
         values[row] = 0
         if length == 0 or buffer[i] == _NIL:
-            there[row] = False
+            there[row] = 0
             missing += 1
             continue
         form, number = _whole(buffer, i, length)
-        if form == 2 and option:
+        if form == 2 and signed:
             form = 1 if np.int64(number) >= 0 else 0
-        elif form == 1 and not option and np.int64(number) < 0:
+        elif form == 1 and not signed and np.int64(number) < 0:
             form = 0
         if form == 0:
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-        elif option:
+        elif signed:
             values[row] = np.int64(number)
         else:
             values[row] = number
-    return strange, missing + blank_sizes(values, there, absent), 0
+    return strange, missing
 
 
-@kernel
+@called
 def booleans(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
-    """True and false; missing ones are `option`."""
-    buffer = raw(buffer)
+    buffer: Any,
+    spans: Any,
+    offset: int,
+    rows: int,
+    values: Any,
+    there: Any,
+    odd: Any,
+    at: int,
+    default: Any,
+) -> tuple[int, int]:
+    """True and false; missing ones are `default`."""
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = True
-        values[row] = option
+        there[row] = 1
+        values[row] = default
         if length == 0:
             continue
         if buffer[i] == 0xC3:
@@ -138,21 +148,20 @@ def booleans(
         elif buffer[i] == 0xC2:
             values[row] = False
         else:
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-    return strange, missing, 0
+    return strange, missing
 
 
-@kernel
+@called
 def times(
-    buffer: Any, spans: Any, values: Any, there: Any, odd: Any, absent: Any, option: bool
-) -> tuple[int, int, int]:
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+) -> tuple[int, int]:
     """Timestamps in the 4-, 8- and 12-byte forms to nanoseconds."""
-    buffer = raw(buffer)
     strange = 0
     missing = 0
-    for row in range(len(spans)):
-        span = spans[row]
+    for row in range(rows):
+        span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         there[row] = length != 0
@@ -176,6 +185,24 @@ def times(
         if nanoseconds < 1_000_000_000 and -_LATEST_S <= seconds <= _LATEST_S:
             values[row] = seconds * 1_000_000_000 + nanoseconds
         else:
-            odd[strange] = row
+            odd[at + strange] = row
             strange += 1
-    return strange, missing, 0
+    return strange, missing
+
+
+_convert = converting(floats, integers, booleans, times)
+
+
+@kernel
+def convert(
+    buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any, area: Any,
+    scratch: Any, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any, codes: Any,
+    blanks: Any, odd: Any, numbers: Any, counts: Any,
+) -> None:  # fmt: skip
+    """All columns of one channel; `workers.kernels.columns` says how."""
+    _convert(
+        raw(buffer), raw(spans), room, rows, raw(payload), raw(received), raw(plan),
+        len(plan) // PLAN_WIDTH, raw(area), raw(scratch), raw(keys), raw(slots), len(slots) - 1,
+        raw(starts), raw(sizes), raw(owners), raw(pool), raw(codes), raw(blanks), raw(odd),
+        raw(numbers), raw(counts),
+    )  # fmt: skip

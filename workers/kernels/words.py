@@ -67,6 +67,45 @@ def reversed_bytes(context: Any, word: Any) -> Any:
     return signature, generate
 
 
+def _typed(item: Any) -> Any:
+    """An intrinsic: a byte pointer moved by some bytes, as a pointer to items."""
+
+    @intrinsic
+    def typed(context: Any, pointer: Any, offset: Any) -> Any:
+        signature = types.CPointer(item)(pointer, offset)  # type: ignore[attr-defined]
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address = builder.gep(arguments[0], [arguments[1]])
+            return builder.bitcast(address, context.get_value_type(signature.return_type))
+
+        return signature, generate
+
+    return typed
+
+
+def _viewed(dtype: Any) -> Any:
+    """The same for an array, whose every access is checked."""
+
+    width = dtype.itemsize
+
+    @numba.njit(boundscheck=True)
+    def viewed(array: Any, offset: int) -> Any:
+        size = (len(array) - offset) // width * width
+        return array[offset : offset + size].view(dtype)
+
+    return viewed
+
+
+_ITEMS = ("uint8", "uint16", "uint32", "int64", "uint64", "float64")
+if BOUNDS_CHECKED:
+    as_uint8, as_uint16, as_uint32, as_int64, as_uint64, as_float64 = (
+        _viewed(np.dtype(name)) for name in _ITEMS
+    )
+else:
+    as_uint8, as_uint16, as_uint32, as_int64, as_uint64, as_float64 = (
+        _typed(getattr(types, name)) for name in _ITEMS
+    )
+
 if BOUNDS_CHECKED:
 
     @numba.njit(boundscheck=True)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from mdstream.handoff.columns import ColumnData, ResultArea, made_bytes
+from mdstream.handoff.columns import ColumnData, ResultArea, Shape
 from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
 from workers import learn_json, learn_msgpack
 from workers.bodies import BodyMatcher
@@ -111,6 +111,7 @@ class Path:
         self._parse = parse
         self._texts = TextTable(parse)
         self._plans = [self._plan(table) for table in self._tables.values()]
+        self._shapes = [Shape(table.channel) for table in self._tables.values()]
         self._make_room(0)
 
     def _plan(self, table: Table) -> npt.NDArray[np.int64]:
@@ -167,10 +168,11 @@ class Path:
         are added to `bad`.
         """
         matcher, channel = self._matcher, table.channel
-        made = area.make(channel, rows)
+        shape = self._shapes[table.index]
+        made = area.make(shape, rows)
         if made is None:
-            area = ResultArea(memoryview(bytearray(made_bytes(channel, rows))))
-            made = area.make(channel, rows)
+            area = ResultArea(memoryview(bytearray(shape.bytes(rows))))
+            made = area.make(shape, rows)
             assert made is not None
         payload = matcher.row_payload[table.index, :rows]
         part = Part(
@@ -186,34 +188,44 @@ class Path:
             self._book_sides(table, spans, part)
         while self._converted(payloads, table, plan, area, rows, payload, counts):
             pass
-        for index, (column, data) in enumerate(zip(channel.columns, part.columns, strict=True)):
-            strange, fresh, missing, _ = counts[index].tolist()
-            at = index * rows
-            there = data.mask
-            if there is None:
-                below = (len(plan) + index) * rows
-                there = self._scratch[below : below + rows].view(np.bool_)
-            odd: list[int] = []
-            if strange:
-                odd = self._odd[at : at + strange].tolist()
-                if (
-                    column.kind not in CODED
-                ):  # of codes, texts so long that only the library takes them
-                    odd = self._fix(payloads, column, spans[index], data, there, odd)
-                    side = int(plan[index, plans.SIDE])
-                    if side >= 0 and counts[side, plans.ZEROS]:
-                        absent = self._scratch[side * rows : (side + 1) * rows].view(np.bool_)
-                        there &= ~(absent & (data.values == 0))
-                    missing = rows - int(np.count_nonzero(there))
-            if fresh:
-                odd += self._fresh(part, index, at + rows - fresh, at + rows)
-            if missing and column.required:
-                odd += np.flatnonzero(~there).tolist()
-            if odd:
+        for index, told in enumerate(counts.tolist()):
+            if any(told):
+                odd = self._leftovers(payloads, table, index, part, plan, counts)
                 bad.update(payload[odd].tolist())
-            if not missing or column.kind is Kind.BOOL:
-                data.mask = None
+            else:
+                part.columns[index].mask = None
         return part
+
+    def _leftovers(
+        self, payloads: Payloads, table: Table, index: int, part: Part, plan: Any, counts: Any
+    ) -> list[int]:
+        """See to what the kernel left over in one column; the rows that do not fit."""
+        strange, fresh, missing, _ = counts[index].tolist()
+        column, data = table.channel.columns[index], part.columns[index]
+        rows = len(data.values)
+        at = index * rows
+        there = data.mask
+        if there is None:
+            below = (len(plan) + index) * rows
+            there = self._scratch[below : below + rows].view(np.bool_)
+        odd: list[int] = self._odd[at : at + strange].tolist()
+        if (
+            odd and column.kind not in CODED
+        ):  # of codes, texts so long that only the library takes them
+            spans = self._matcher.spans[table.base + index]
+            odd = self._fix(payloads, column, spans, data, there, odd)
+            side = int(plan[index, plans.SIDE])
+            if side >= 0 and counts[side, plans.ZEROS]:
+                absent = self._scratch[side * rows : (side + 1) * rows].view(np.bool_)
+                there &= ~(absent & (data.values == 0))
+            missing = rows - int(np.count_nonzero(there))
+        if fresh:
+            odd += self._fresh(part, index, at + rows - fresh, at + rows)
+        if missing and column.required:
+            odd += np.flatnonzero(~there).tolist()
+        if not missing or column.kind is Kind.BOOL:
+            data.mask = None
+        return odd
 
     def _converted(
         self, payloads: Payloads, table: Table, plan: Any, area: ResultArea, rows: int, payload: Any,

@@ -114,6 +114,8 @@ def _check(settings: SimulatorSettings) -> None:
     if settings.ticks:
         from mdstream.simulator.flow import recorded
 
+        if not Path(settings.ticks).is_file():
+            raise ConfigError(f"ticks: no file {settings.ticks!r}")
         everything = {"trades": ["*"], "quotes": ["*"]}
         if next(recorded(settings.ticks, everything), None) is None:
             raise ConfigError(f"--ticks: {settings.ticks} has no trade and no quote")

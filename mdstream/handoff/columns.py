@@ -94,6 +94,26 @@ class Made(NamedTuple):
     masks: list[int]
 
 
+class Shape:
+    """How the columns of a channel lie, all of a fixed size, whatever the number of rows."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.columns: list[tuple[str, int, bool]] = []
+        """Of each column: what numpy calls its type, bytes a value, whether it has a mask."""
+        for column in channel.columns:
+            dtype = DTYPE[column.kind]
+            self.columns.append((dtype.char, dtype.itemsize, column.nullable))
+
+    def bytes(self, rows: int) -> int:
+        """Bytes that `rows` rows take."""
+        mask = _aligned(rows)
+        return sum(
+            _aligned(rows * width) + (mask if nullable else 0)
+            for _, width, nullable in self.columns
+        )
+
+
 class ResultArea:
     """The memory that takes a worker's result, filled from its beginning."""
 
@@ -103,33 +123,32 @@ class ResultArea:
         self.memory = memory
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, len(memory))
         self.used = 0
+        self._views: dict[str, Array] = {}
         self._made: dict[str, tuple[int, list[ColumnData]]] = {}
 
-    def make(self, channel: Channel, rows: int) -> Made | None:
-        """Empty columns of `rows` rows for a channel of columns of a fixed size, to be filled in place;
-        None if there is no room.
-        """
-        spans, size = _spans(channel, rows, ())
-        if self.used + size > len(self.memory):
+    def make(self, shape: Shape, rows: int) -> Made | None:
+        """Empty columns of `rows` rows, to be filled in place; None if there is no room."""
+        columns: list[ColumnData] = []
+        values: list[int] = []
+        masks: list[int] = []
+        start = offset = self.used
+        if start + shape.bytes(rows) > len(self.memory):
             return None
-        start, self.used = self.used, self.used + size
-
-        def view(dtype: npt.DTypeLike, offset: int) -> npt.NDArray[Any]:
-            return np.frombuffer(self.memory, dtype, rows, start + offset)
-
-        columns = [
-            ColumnData(
-                view(DTYPE[column.kind], span.values),
-                None if span.mask < 0 else view(np.bool_, span.mask),
-            )
-            for column, span in zip(channel.columns, spans, strict=True)
-        ]
-        self._made[channel.name] = start, columns
-        return Made(
-            columns,
-            [start + span.values for span in spans],
-            [-1 if span.mask < 0 else start + span.mask for span in spans],
-        )
+        mask_bytes = _aligned(rows)
+        for char, width, nullable in shape.columns:
+            values.append(offset)
+            data = ColumnData(self._view(char, width, offset, rows))
+            offset = _aligned(offset + rows * width)
+            if nullable:
+                data.mask = self._view("?", 1, offset, rows)
+                masks.append(offset)
+                offset += mask_bytes
+            else:
+                masks.append(-1)
+            columns.append(data)
+        self.used = offset
+        self._made[shape.channel.name] = start, columns
+        return Made(columns, values, masks)
 
     def put(self, channel: Channel, data: list[ColumnData]) -> Part | None:
         """The part that `data` is, copied unless `make` gave that list; None if there is no room."""
@@ -152,6 +171,14 @@ class ResultArea:
                 self._copy(start + span.mask, item.mask)
         return Part(channel.name, rows, start, nulls, heaps)
 
+    def _view(self, char: str, width: int, offset: int, rows: int) -> Array:
+        """`rows` items at byte `offset`; cut from a view of the whole, which costs less than a new one."""
+        whole = self._views.get(char)
+        if whole is None:
+            whole = self._views[char] = self.bytes[: len(self.memory) // width * width].view(char)
+        first = offset // width
+        return whole[first : first + rows]
+
     def _copy(self, offset: int, values: Array) -> None:
         if values.size:
             data = np.ascontiguousarray(values).data.cast("B")
@@ -162,11 +189,6 @@ def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
     """Bytes that `data` takes in a result area."""
     heaps = [len(item.heap) for item in data if item.heap is not None]
     return _spans(channel, len(data[0].values), heaps)[1]
-
-
-def made_bytes(channel: Channel, rows: int) -> int:
-    """Bytes that `rows` rows of a channel of columns of a fixed size take."""
-    return _spans(channel, rows, ())[1]
 
 
 def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData]:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.handoff.columns import ColumnData, ResultArea, part_bytes, read_part
+from mdstream.handoff.columns import ColumnData, ResultArea, Shape, part_bytes, read_part
 from mdstream.streams.spec import Channel, Column, Kind
 
 CHANNEL = Channel(
@@ -75,7 +75,7 @@ def test_columns_made_in_place_are_not_copied(rows: int, skip: int, data: st.Dat
     memory = memoryview(bytearray(4096))
     area = ResultArea(memory)
     area.used = skip * 8
-    made = area.make(FIXED, rows)
+    made = area.make(Shape(FIXED), rows)
     assert made is not None
     flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
     for column, item in zip(FIXED.columns, made.columns, strict=True):
@@ -94,4 +94,4 @@ def test_columns_made_in_place_are_not_copied(rows: int, skip: int, data: st.Dat
         assert (wrote.mask is None) == (read.mask is None)
         if wrote.mask is not None:
             np.testing.assert_array_equal(wrote.mask, read.mask)
-    assert ResultArea(memory[:64]).make(FIXED, 50) is None
+    assert ResultArea(memory[:64]).make(Shape(FIXED), 50) is None

@@ -85,7 +85,6 @@ def _typed(item: Any) -> Any:
 
 def _viewed(dtype: Any) -> Any:
     """The same for an array, whose every access is checked."""
-
     width = dtype.itemsize
 
     @numba.njit(boundscheck=True)

@@ -72,15 +72,16 @@ def encoded(codec: str, messages: list[dict[str, Any]], per: int) -> list[bytes]
 
 
 def ours(payloads: list[bytes], codec: str, kernels: bool) -> Callable[[], object]:
+    from mdstream.handoff.columns import ResultArea
     from mdstream.streams import STREAMS
     from mdstream.streams.spec import PayloadKind
     from workers.decoder import Decoder
-    from workers.library import LibraryDecoder
     from workers.payloads import Payloads
 
     codes: dict[str, dict[str, int]] = {}
-    make: Any = Decoder if kernels else LibraryDecoder
-    decoder = make(STREAMS["stocks"], lambda name: codes.setdefault(name, {}))
+    least_bytes = 0 if kernels else sys.maxsize
+    decoder = Decoder(STREAMS["stocks"], lambda name: codes.setdefault(name, {}), least_bytes)
+    memory = memoryview(bytearray(4_000_000))  # as the result area of a slab
     kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
     # Slabs of some 500 KB, as the engine fills them under load.
     size = max(1, 500_000 * len(payloads) // sum(map(len, payloads)))
@@ -91,7 +92,7 @@ def ours(payloads: list[bytes], codec: str, kernels: bool) -> Callable[[], objec
 
     def work() -> None:
         for batch in batches:
-            for name, texts in decoder.decode(batch).new.items():
+            for name, texts in decoder.decode(batch, ResultArea(memory)).new.items():
                 for text in texts:
                     codes[name].setdefault(text, len(codes[name]))
 
@@ -224,8 +225,7 @@ def run() -> list[dict[str, Any]]:
         if source == "ibm-day" and not TICKS.exists():
             print(f"\nibm-day: skipped, no {TICKS.name}")
             continue
-        sizes = PER_PAYLOAD if source == "simulator" else (20,)
-        records += compare(source, sizes)
+        records += compare(source, PER_PAYLOAD)
     return records
 
 

@@ -130,7 +130,14 @@ class Layouts:
             min(8, len(steps[0][0])),
         )
         for literal, action, slot, argument in steps:
-            self.steps[self._steps] = (self._literal(literal), len(literal), action, slot, argument)
+            self.steps[self._steps] = (
+                self._literal(literal),
+                len(literal),
+                action,
+                slot,
+                argument,
+                0,
+            )
             self._steps += 1
         self.known += 1
 

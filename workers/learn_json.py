@@ -104,7 +104,9 @@ def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, in
         if kind is None:
             raise Unlearnable("an array that no column wants")
         return 1, ops.LIST, member.end - member.start
-    return 0, ops.SKIP_BARE if kind is None else ops.BARE, data[member.end]
+    if kind is None:
+        return 0, ops.SKIP_BARE, data[member.end]
+    return 0, ops.SAME_BARE if kind is Kind.FLOAT else ops.BARE, data[member.end]
 
 
 def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:

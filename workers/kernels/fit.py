@@ -65,7 +65,11 @@ def fitting(follow: Callable[..., tuple[int, int]]) -> Any:
             row = rows[layouts[layout * ops.LAYOUT_WIDTH + ops.CHANNEL]]
             if row >= room:
                 return np.int64(NO_ROOM), row, layout
-            stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row)
+            stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row, True)
+            if stop == NO_FIT:
+                stop, top = follow(
+                    buffer, i, end, words, steps, items, first, spans, room, row, False
+                )
             if stop >= 0 or stop == NO_ROOM:
                 return stop, top, layout
         return np.int64(NO_FIT), np.int64(0), last

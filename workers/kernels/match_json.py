@@ -19,7 +19,6 @@ from workers.kernels.words import MASKS, find, load64, raw, repeated
 QUOTE = 0x22
 COMMA = 0x2C
 OPEN = 0x5B
-_ZULU = 0x5A
 CLOSE = 0x5D
 QUOTES = repeated(QUOTE)
 _CLOSES = repeated(CLOSE)
@@ -148,10 +147,13 @@ def follow(
     spans: Any,
     room: int,
     row: int,
+    guess: bool,
 ) -> tuple[int, int]:
     """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
 
-    A negative end: `NO_FIT`, or `NO_ROOM` for the rows of a book.
+    A negative end: `NO_FIT`, or `NO_ROOM` for the rows of a book. With `guess`, values are taken to be as
+    long as the last ones where a byte that ends them stands there: so the processor need not wait for
+    one end to look for the next. A guess may be wrong; then the message does not fit.
     """
     first = step
     top = row
@@ -168,6 +170,15 @@ def follow(
             if i == start:  # nothing is no value; an empty span would say that the key is missing
                 return NO_FIT, row
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
+        elif action == ops.SAME_BARE:
+            start = i
+            i += steps[step + ops.SECOND]
+            if not guess or i >= end or buffer[i] != steps[step + ops.ARGUMENT]:
+                i = find(buffer, start, end, repeated(steps[step + ops.ARGUMENT]))
+                steps[step + ops.SECOND] = i - start
+            if i == start:
+                return NO_FIT, row
+            spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.TEXT:
             start = i - 1
             i = find(buffer, i, end, QUOTES) + 1
@@ -175,8 +186,7 @@ def follow(
         elif action == ops.SAME_LENGTH:
             start = i - 1
             i += steps[step + ops.ARGUMENT]
-            # A quote alone may be one of the next message, behind a shorter text.
-            if i >= end or buffer[i] != QUOTE or buffer[i - 1] != _ZULU:
+            if not guess or i >= end or buffer[i] != QUOTE:
                 i = find(buffer, start + 1, end, QUOTES)
                 steps[step + ops.ARGUMENT] = i - start - 1
             i += 1
@@ -185,13 +195,13 @@ def follow(
             # What is guessed need not be waited for: here that the text ends behind one byte.
             start = i - 1
             i += 2
-            if i > end or buffer[i - 1] != QUOTE:
+            if not guess or i > end or buffer[i - 1] != QUOTE:
                 i = find(buffer, start + 1, end, QUOTES) + 1
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.LIST:
             start = i - 1
             i = start + steps[step + ops.ARGUMENT]
-            if i > end or buffer[i - 1] != CLOSE or buffer[i - 2] != QUOTE:
+            if not guess or i > end or buffer[i - 1] != CLOSE:
                 i = find(buffer, start + 1, end, _CLOSES) + 1
                 steps[step + ops.ARGUMENT] = i - start
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)

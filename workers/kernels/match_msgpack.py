@@ -150,6 +150,7 @@ def follow(
     spans: Any,
     room: int,
     row: int,
+    guess: bool,
 ) -> tuple[int, int]:
     """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
 

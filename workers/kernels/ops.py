@@ -17,13 +17,14 @@ ACTION = 2
 SLOT = 3
 """Where the span goes: row of the table of spans."""
 ARGUMENT = 4
-STEP_WIDTH = 5
+SECOND = 5
+STEP_WIDTH = 6
 
 # Actions.
 TEXT = 0
 """JSON: a text, its opening quote in the literal."""
 SAME_LENGTH = 1
-"""JSON: a text that mostly ends in Z and has the length it had last, which ARGUMENT remembers."""
+"""JSON: a text that mostly has the length it had last, which ARGUMENT remembers."""
 BARE = 2
 """JSON: a number, true, false or null, that ends at the byte in ARGUMENT."""
 LIST = 3
@@ -49,6 +50,8 @@ SOME = 11
 END = 12
 ONE = 13
 """JSON: a text that mostly is one character, its opening quote in the literal."""
+SAME_BARE = 14
+"""As BARE; mostly as long as the last one, which SECOND remembers."""
 
 # An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
 # value, and the literal that ends the item.

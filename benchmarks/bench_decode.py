@@ -81,10 +81,10 @@ def ours(payloads: list[bytes], codec: str, kernels: bool) -> Callable[[], objec
     codes: dict[str, dict[str, int]] = {}
     least_bytes = 0 if kernels else sys.maxsize
     decoder = Decoder(STREAMS["stocks"], lambda name: codes.setdefault(name, {}), least_bytes)
-    memory = memoryview(bytearray(4_000_000))  # as the result area of a slab
+    memory = memoryview(bytearray(8_000_000))  # as the result area of a slab
     kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
-    # Slabs of some 500 KB, as the engine fills them under load.
-    size = max(1, 500_000 * len(payloads) // sum(map(len, payloads)))
+    # Slabs of some 1 MB, as the engine fills them under load.
+    size = max(1, 1_000_000 * len(payloads) // sum(map(len, payloads)))
     batches = [
         Payloads.of([(p, kind, 0) for p in payloads[i : i + size]])
         for i in range(0, len(payloads), size)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import Any
 
 import msgpack
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
+from tests.running import SHARED
 from tests.workers.pair import ODD_VALUES, Pair
 
 COUNT = 3000
@@ -174,3 +178,30 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
 def test_what_fuzzing_found(codec: str, payload: bytes) -> None:
     pair = Pair("stocks")
     pair.decode([small("stocks", codec, 2), payload, small("stocks", codec, 2)], KINDS[codec])
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_a_recorded_day_decodes_alike(codec: str) -> None:
+    day = SHARED / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
+    form, pair = ENCODINGS[codec], Pair("stocks")
+    pair.room = 8 << 20
+    events = flow.recorded(day, {"trades": ["*"], "quotes": ["*"]})
+    count = 0
+    while part := [form.message(m) for m in itertools.islice(events, 8000)]:
+        pair.decode([form.payload(part[i : i + 20]) for i in range(0, len(part), 20)], KINDS[codec])
+        count += len(part)
+    assert count == 133_360
+    assert pair.gave_way == 0
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize("stream", ["stocks", "crypto", "options", "news"])
+def test_recorded_frames_decode_alike(stream: str) -> None:
+    pair = Pair(stream)
+    for path in sorted((SHARED / "data" / "alpaca" / "stream").glob(f"{stream}*.jsonl")):
+        lines = path.read_bytes().splitlines()
+        for batch in (lines, lines * 3, lines[::-1]):
+            pair.decode(batch, PayloadKind.JSON)
+        as_msgpack = [msgpack.packb(orjson.loads(line)) for line in lines]
+        pair.decode(as_msgpack * 2, PayloadKind.MSGPACK)

@@ -29,6 +29,7 @@ class BodyMatcher(Matcher):
             learn_json.is_whole,
             None,
             values_json,
+            by_keys=True,
         )
         super().__init__(spec, {table.channel.name: table}, codec)
         name = kind.name.lower()

@@ -7,7 +7,7 @@ column stands in the stream's declaration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from workers.kernels import ops
 _MOST_LAYOUTS = 64
 _MOST_STEPS = 4096
 _MOST_WORDS = 16384
+_MOST_ENTRIES = 1 << 16
 MOST_MEMBERS = 96
 
 Step = tuple[bytes, int, int, int]
@@ -79,6 +80,22 @@ def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
     return tables
 
 
+class Shortcut(NamedTuple):
+    """A layout by the keys of its messages, as `workers.kernels.keys` reads it: its entries and what follows
+    them; values between literals, words more to compare, keys, bytes before the end of the first key.
+    """
+
+    entries: list[int]
+    between: int
+    more: int
+    keys: int
+    lead: int
+
+
+ShortcutMaker = Callable[[Sequence[Step]], Shortcut | None]
+"""Makes one of steps, if their form allows it."""
+
+
 class Layouts:
     """The layouts of one codec of one stream, as the arrays that kernels read."""
 
@@ -94,8 +111,9 @@ class Layouts:
         self.steps: npt.NDArray[np.int64] = np.zeros((_MOST_STEPS, ops.STEP_WIDTH), np.int64)
         self.layouts: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, ops.LAYOUT_WIDTH), np.int64)
         self.items: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, 3, 4), np.int64)
+        self.entries: npt.NDArray[np.int64] = np.zeros(_MOST_ENTRIES, np.int64)
         self.known = 0
-        self._steps = self._words = self._items = 0
+        self._steps = self._words = self._items = self._entries = 0
 
     def table(self, wire_type: str) -> Table:
         """The table of a message type. Raises `Unlearnable` where kernels have none."""
@@ -106,9 +124,9 @@ class Layouts:
 
     def forget(self) -> None:
         """Start anew: the service has come to write otherwise."""
-        self.known = self._steps = self._words = self._items = 0
+        self.known = self._steps = self._words = self._items = self._entries = 0
 
-    def add(self, table: Table, steps: list[Step]) -> None:
+    def add(self, table: Table, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
         """Add a layout; its last step is what stands at the end."""
         if self.known == _MOST_LAYOUTS or len(steps) > MOST_MEMBERS:
             raise Unlearnable("no room")
@@ -124,7 +142,8 @@ class Layouts:
         needed = sum(-(-len(literal) // 8) or 1 for literal, _, _, _ in steps)
         if self._steps + len(steps) > _MOST_STEPS or self._words + needed > _MOST_WORDS:
             raise Unlearnable("no room")
-        self.layouts[self.known] = (
+        self.layouts[self.known] = -1
+        self.layouts[self.known, : ops.START + 1] = (
             self._steps * ops.STEP_WIDTH,
             table.index,
             min(8, len(steps[0][0])),
@@ -139,7 +158,19 @@ class Layouts:
                 0,
             )
             self._steps += 1
+        if shortcut is not None:
+            self._shorten(shortcut(steps))
         self.known += 1
+
+    def _shorten(self, found: Shortcut | None) -> None:
+        """Keep the shortcut for the layout that comes next."""
+        if found is None or self._entries + len(found.entries) > _MOST_ENTRIES:
+            return
+        stop = self._entries + len(found.entries)
+        self.entries[self._entries : stop] = found.entries
+        place = (self._entries, found.between, found.more, found.keys, found.lead)
+        self.layouts[self.known, ops.ENTRIES :] = place
+        self._entries = stop
 
     def item(self, parts: list[tuple[bytes, int, int]]) -> int:
         """Add the form of one level: two values as (literal, slot, last byte), and what ends it."""
@@ -169,6 +200,7 @@ class Form:
     before it, how its end is found, and the argument to that."""
     level: Callable[[Table, list[bytes]], list[tuple[bytes, int, int]]]
     """The form of a book's levels, as `Layouts.item` takes it, by the first one in its lists."""
+    shortcut: ShortcutMaker | None = None
 
 
 def lay_out(
@@ -209,7 +241,7 @@ def lay_out(
         cursor = member.end
     if sides:
         steps.append((b"", ops.SOME, -1, 0))
-    layouts.add(table, [*steps, (data[cursor : last.end], ops.END, -1, 0)])
+    layouts.add(table, [*steps, (data[cursor : last.end], ops.END, -1, 0)], form.shortcut)
 
 
 def type_of(members: Iterable[Member]) -> Member:

@@ -12,6 +12,7 @@ import orjson
 from mdstream.streams.spec import Kind
 from workers.kernels import ops
 from workers.layouts import Form, Layouts, Member, Table, Unlearnable, lay_out, type_of
+from workers.shortcuts import shortcut
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _PLAIN = re.compile(rb'"([^"\\\x00-\x1f\x80-\xff]*)"')
@@ -126,7 +127,7 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
     return [*parts, (some[cursor : last.end], -1, 0)]
 
 
-_FORM = Form(1, _value, _level)
+_FORM = Form(1, _value, _level, shortcut)
 
 
 def is_whole(data: bytes) -> bool:

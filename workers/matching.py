@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import StreamSpec
-from workers.kernels import ops
+from workers.kernels import keys, ops
 from workers.layouts import Layouts, Table, Unlearnable
 from workers.payloads import Payloads
 
@@ -19,7 +19,7 @@ _MOST_LESSONS = 64
 """Layouts learned in one batch; traffic that has more is the library's."""
 
 _MANY_LAYOUTS = 48
-_START_ROWS = 4096
+_START_ROWS = 4096 + 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Codec:
     """A message as a payload of its own; None where the library must see the whole payload."""
     values: Any
     """The kernels of pass 2."""
+    by_keys: bool
+    """Whether there are shortcuts by the keys of a message."""
 
 
 @dataclass(slots=True)
@@ -64,12 +66,17 @@ class Matched:
 class Matcher:
     """Matches batches of one stream and codec."""
 
-    # The mutable state: the layouts, and arrays that each batch uses anew.
+    # The mutable state: the layouts, the bytes between two messages, arrays that each batch uses anew.
 
     def __init__(self, spec: StreamSpec, tables: dict[str, Table], codec: Codec) -> None:
         self._codec = codec
         self._tables = tables
         self._layouts = Layouts(spec, tables)
+        self._by_keys: tuple[Any, ...] = ()
+        if codec.by_keys:
+            window = np.zeros(keys.WIDTH, np.int64)
+            window[keys.GAP] = 1
+            self._by_keys = self._layouts.entries, window
         self._more: tuple[Any, ...] = ()
         self._make_room(_START_ROWS)
 
@@ -95,7 +102,8 @@ class Matcher:
                 layouts.words, layouts.steps.reshape(-1), layouts.items.reshape(-1),
                 layouts.layouts.reshape(-1), layouts.known,
                 self.spans.reshape(-1), self.spans.shape[1],
-                self.row_payload.reshape(-1), self.row_message.reshape(-1), rows, before, at, *self._more,
+                self.row_payload.reshape(-1), self.row_message.reshape(-1), rows, before, at,
+                *self._by_keys, *self._more,
             )  # fmt: skip
             if why == ops.DONE:
                 return found
@@ -136,7 +144,7 @@ class Matcher:
     def _grow(self) -> None:
         spans, payload, message = self.spans, self.row_payload, self.row_message
         room = spans.shape[1]
-        self._make_room(room * 4)
+        self._make_room(room * 4 + 24)
         self.spans[:, :room] = spans
         self.row_payload[:, :room] = payload
         self.row_message[:, :room] = message

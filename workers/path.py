@@ -33,11 +33,11 @@ from workers.texts import TextTable
 CODECS = {
     PayloadKind.JSON: Codec(
         match_json.match, learn_json.learn_message, learn_json.end_of, learn_json.is_whole,
-        lambda data: b"[" + data + b"]", values_json,
+        lambda data: b"[" + data + b"]", values_json, by_keys=True,
     ),
     PayloadKind.MSGPACK: Codec(
         match_msgpack.match, learn_msgpack.learn_message, learn_msgpack.end_of, learn_msgpack.is_whole,
-        lambda data: b"\x91" + data, values_msgpack,
+        lambda data: b"\x91" + data, values_msgpack, by_keys=False,
     ),
 }  # fmt: skip
 

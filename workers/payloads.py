@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 class Payloads:
     """Bytes in one buffer, and a number a payload for each of the rest.
 
-    `buffer` is uint8 and goes on for `SPARE` bytes at least behind the last payload.
+    `buffer` is uint8 and has `SPARE` bytes at least before the first payload and behind the last.
     """
 
     buffer: npt.NDArray[np.uint8]
@@ -54,10 +54,10 @@ class Payloads:
         """A copy of (bytes, kind, receive time in ns)."""
         parts: Sequence[tuple[bytes, PayloadKind, int]] = list(payloads)
         lengths = np.array([len(data) for data, _, _ in parts], np.int64)
-        whole = bytearray(b"".join(data for data, _, _ in parts) + bytes(SPARE))
+        whole = bytearray(b"".join((bytes(SPARE), *(data for data, _, _ in parts), bytes(SPARE))))
         return cls(
             np.frombuffer(whole, np.uint8),
-            np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)[: len(parts)],
+            np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)[: len(parts)] + SPARE,
             lengths,
             np.array([kind for _, kind, _ in parts], np.uint8),
             np.array([recv for _, _, recv in parts], np.int64),

@@ -16,13 +16,14 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
 from workers.kernels.fit import NO_ROOM, fitting, literal_fits
-from workers.kernels.match_json import (
+from workers.kernels.keys import GAP, hurry, move_to, open_window
+from workers.kernels.match_json import follow
+from workers.kernels.tokens import (
     CLOSE,
     COMMA,
     OPEN,
     QUOTE,
     QUOTES,
-    follow,
     is_bare,
     is_plain,
     skip_space,
@@ -133,6 +134,8 @@ def match(
     rows: Any,
     before: Any,
     at: Any,
+    entries: Any,
+    window: Any,
     names: Any,
     keys: Any,
     key_payload: Any,
@@ -162,11 +165,14 @@ def match(
     rows = raw(rows)
     before = raw(before)
     at = raw(at)
+    entries = raw(entries)
+    window = raw(window)
     names = raw(names)
     keys = raw(keys)
     key_payload = raw(key_payload)
     key_records = raw(key_records)
     tokens = raw(tokens)
+    open_window(window, 0, offsets[payloads - 1] + lengths[payloads - 1] if payloads else 0)
     bare_symbols = at[ops.AT_BARE] > 0
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
@@ -203,9 +209,15 @@ def match(
             key = np.int64(at[ops.AT_KEYS]) - 1
             why = ops.DONE
             if place in (_RECORD, _LISTED):
-                stop, top, last = _fit(
-                    buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
+                move_to(window, i)
+                stop, last = hurry(
+                    buffer, i, end, entries, layouts, known, spans, room, rows, last, window
                 )
+                top = rows[layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]] + 1
+                if stop < 0:
+                    stop, top, last = _fit(
+                        buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
+                    )
                 if stop >= 0:
                     channel = layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]
                     row = rows[channel]
@@ -224,6 +236,7 @@ def match(
                         place = np.int64(_NEXT)
                     elif i < end and buffer[i] == COMMA:
                         i = skip_space(buffer, i + 1, end)
+                        window[GAP] = i - stop
                     else:
                         good = i < end and buffer[i] == CLOSE
                         i += 1

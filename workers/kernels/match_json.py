@@ -12,73 +12,21 @@ from typing import Any
 import numpy as np
 
 from workers.kernels import ops
-from workers.kernels.compiling import called, inlined, kernel
+from workers.kernels.compiling import called, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
-from workers.kernels.words import MASKS, find, load64, raw, repeated
-
-QUOTE = 0x22
-COMMA = 0x2C
-OPEN = 0x5B
-CLOSE = 0x5D
-QUOTES = repeated(QUOTE)
-_CLOSES = repeated(CLOSE)
-
-
-@inlined
-def skip_space(buffer: Any, i: int, end: int) -> int:
-    """The first byte from `i` on that is no white space."""
-    while i < end and (
-        buffer[i] == 0x20 or buffer[i] == 0x0A or buffer[i] == 0x0D or buffer[i] == 0x09
-    ):
-        i += 1
-    return i
-
-
-@inlined
-def is_plain(buffer: Any, i: int, end: int) -> bool:
-    """Whether a text's bytes stand for themselves: ASCII, no escape, no control character."""
-    while i < end:
-        byte = buffer[i]
-        if byte < 0x20 or byte >= 0x7F or byte == 0x5C or byte == QUOTE:
-            return False
-        i += 1
-    return True
-
-
-@inlined
-def _is_digit(byte: Any) -> bool:
-    return 0x30 <= byte <= 0x39
-
-
-@inlined
-def is_bare(buffer: Any, i: int, end: int) -> bool:
-    """Whether these bytes are a number as JSON writes it, true, false or null."""
-    size = end - i
-    if size == 4:
-        word = load64(buffer, i) & MASKS[4]
-        if word == 0x65757274 or word == 0x6C6C756E:
-            return True
-    if size == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
-        return True
-    if i < end and buffer[i] == 0x2D:
-        i += 1
-    if i >= end or not _is_digit(buffer[i]):
-        return False
-    if buffer[i] == 0x30:
-        i += 1
-    else:
-        while i < end and _is_digit(buffer[i]):
-            i += 1
-    if i < end and buffer[i] == 0x2E:
-        i += 1
-        start = i
-        while i < end and _is_digit(buffer[i]):
-            i += 1
-        if i == start:
-            return False
-    # An exponent may be too large for any number: that is for the library to say.
-    return i == end
-
+from workers.kernels.keys import GAP, hurry, move_to, open_window
+from workers.kernels.tokens import (
+    CLOSE,
+    CLOSES,
+    COMMA,
+    OPEN,
+    QUOTE,
+    QUOTES,
+    is_bare,
+    is_plain,
+    skip_space,
+)
+from workers.kernels.words import find, raw, repeated
 
 @called
 def _levels(
@@ -202,7 +150,7 @@ def follow(
             start = i - 1
             i = start + steps[step + ops.ARGUMENT]
             if not guess or i > end or buffer[i - 1] != CLOSE:
-                i = find(buffer, start + 1, end, _CLOSES) + 1
+                i = find(buffer, start + 1, end, CLOSES) + 1
                 steps[step + ops.ARGUMENT] = i - start
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.END:
@@ -282,6 +230,8 @@ def match(
     rows: Any,
     before: Any,
     at: Any,
+    entries: Any,
+    window: Any,
 ) -> int:
     """Match the messages of payloads from where `at` says; `ops.DONE`, or why it stopped there.
 
@@ -307,6 +257,9 @@ def match(
     rows = raw(rows)
     before = raw(before)
     at = raw(at)
+    entries = raw(entries)
+    window = raw(window)
+    open_window(window, 0, offsets[payloads - 1] + lengths[payloads - 1] if payloads else 0)
     last = 0
     resumed = at[ops.AT_BYTE] >= 0
     for payload in range(at[ops.AT_PAYLOAD], payloads):
@@ -333,14 +286,23 @@ def match(
                 if skip_space(buffer, i + 1, end) != end:
                     verdicts[payload] = ops.GAVE_WAY
                 continue
+        move_to(window, i)
         while good:
             stop = after
             if stop >= 0:
                 after = -1  # this one was taken out of our hands
+                move_to(window, stop)
             else:
-                stop, top, last = _fit(
-                    buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
+                stop, last = hurry(
+                    buffer, i, end, entries, layouts, known, spans, room, rows, last, window
                 )
+                top = rows[layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]] + 1
+                if stop < 0:
+                    stop, top, last = _fit(
+                        buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
+                    )
+                    if stop >= 0:
+                        move_to(window, stop)
                 if stop >= 0:
                     channel = layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]
                     row = rows[channel]
@@ -364,6 +326,7 @@ def match(
                 i += 1
                 if buffer[i] <= 0x20:
                     i = skip_space(buffer, i, end)
+                window[GAP] = i - stop
                 continue
             good = i < end and buffer[i] == CLOSE and skip_space(buffer, i + 1, end) == end
             break

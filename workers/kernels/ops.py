@@ -64,7 +64,17 @@ FIRST = 0
 CHANNEL = 1
 START = 2
 """Bytes of the first literal that fit into one word."""
-LAYOUT_WIDTH = 3
+ENTRIES = 3
+"""JSON: where the entries of the layout's shortcut begin (`keys`); negative if it has none."""
+BETWEEN = 4
+"""Values between two literals."""
+MORE = 5
+"""Words more to compare."""
+KEYS = 6
+"""Keys of the message."""
+LEAD = 7
+"""Bytes before the end of its first key."""
+LAYOUT_WIDTH = 8
 
 # What a match says of a payload.
 GOOD = np.uint8(0)

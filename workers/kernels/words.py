@@ -12,8 +12,8 @@ from numba.extending import intrinsic
 
 from workers.kernels.compiling import BOUNDS_CHECKED, inlined
 
-SPARE = 16
-"""Bytes that must follow the last payload in its buffer: words are loaded whole."""
+SPARE = 128
+"""Bytes that must follow the last payload in its buffer: words and blocks are loaded whole."""
 
 LOW = np.uint64(0x0101010101010101)
 HIGH = np.uint64(0x8080808080808080)
@@ -52,6 +52,51 @@ def first_bit(context: Any, word: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return signature, generate
+
+
+@intrinsic
+def first_bit_or_64(context: Any, word: Any) -> Any:
+    """The place of the lowest bit that is set; 64 if none is."""
+    signature = types.int64(types.uint64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.false_bit)
+
+    return signature, generate
+
+
+@intrinsic
+def count_bits(context: Any, word: Any) -> Any:
+    """How many bits of a word are set."""
+    signature = types.int64(types.uint64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return signature, generate
+
+
+@intrinsic
+def _pairs64(context: Any, pointer: Any, index: Any, first: Any, second: Any) -> Any:
+    """A bit for each of 64 bytes from `index` on: whether it is `first`, and `second` follows it."""
+    signature = types.uint64(pointer, index, types.uint8, types.uint8)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # Vectors of any size are LLVM's own: it makes of them what the processor has.
+        block = ir.VectorType(ir.IntType(8), 64)
+        address = builder.gep(arguments[0], [arguments[1]])
+        found = []
+        for ahead, byte in enumerate(arguments[2:]):
+            place = builder.gep(address, [context.get_constant(types.int64, ahead)])
+            loaded = builder.load(builder.bitcast(place, block.as_pointer()), typ=block)
+            loaded.align = 1
+            spread = ir.Constant(block, ir.Undefined)
+            lane = builder.insert_element(spread, byte, context.get_constant(types.int32, 0))
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+            found.append(builder.icmp_unsigned("==", loaded, builder.shuffle_vector(lane, spread, lanes)))
+        return builder.bitcast(builder.and_(*found), ir.IntType(64))
 
     return signature, generate
 
@@ -119,10 +164,17 @@ if BOUNDS_CHECKED:
             raise IndexError("a word beyond the buffer")
         return _load64(_raw(buffer), index)
 
+    @numba.njit(boundscheck=True)
+    def pairs64(buffer: Any, index: Any, first: Any, second: Any) -> Any:
+        """`_pairs64`, both ends checked."""
+        if index < 0 or index + 65 > len(buffer):
+            raise IndexError("a block beyond the buffer")
+        return _pairs64(_raw(buffer), index, first, second)
+
 else:
     # Arrays are counted references: to hand one to a helper costs more than what the helper does.
     # A pointer is indexed alike, without a count, a check, or Python's negative indices.
-    raw, load64 = _raw, _load64
+    raw, load64, pairs64 = _raw, _load64, _pairs64
 
 
 @inlined

@@ -1,0 +1,209 @@
+"""JSON messages by their keys: where all values of a message stand, found at once and not one by one.
+
+A key ends with the bytes `":`. These are looked for 64 bytes at a time, and their places noted ahead of the
+match. In a layout that is known, each key says where the literal around it must stand, and thereby
+where the value before it ends and the one behind it begins; so no search waits for the one before, and it does
+not matter how long values are. The places are but a guess: every literal is compared, and what is left
+between them is for pass 2 to check. Where the guess is wrong the message is followed step by step.
+
+Places are kept in a window, int64: `NEXT`, the first that was not used; `COUNT`, how many there are; `CURSOR`
+and `LIMIT`, from where and how far bytes are still to be looked at; `GAP`, bytes between two messages; and
+from `FIRST` on the places.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workers.kernels import ops
+from workers.kernels.compiling import called, inlined
+from workers.kernels.fit import NO_FIT
+from workers.kernels.tokens import QUOTE, is_bare, is_plain
+from workers.kernels.words import count_bits, first_bit_or_64, load64, pairs64
+
+NEXT = 0
+COUNT = 1
+CURSOR = 2
+LIMIT = 3
+GAP = 4
+FIRST = 8
+_ROOM = 1024
+WIDTH = FIRST + _ROOM + 64
+"""Numbers of a window: a block has 64 bytes, so no more than 64 places."""
+
+# Columns of a shortcut's entry: a literal with a key in it, or the last one.
+KEY = 0
+"""Which key of the message it is."""
+BEFORE = 1
+"""Bytes from the beginning of the literal to the end of its last key."""
+AHEAD = 2
+"""Bytes from there to the value: of a quote or bracket, the literal's last byte is the value's first."""
+SLOT = 3
+"""Of the value behind it. If no column wants that, what it must be: a plain text or a bare value."""
+WORD = 4
+"""Its first eight bytes."""
+MASK = 5
+"""Those of them that are its own, if it has fewer."""
+ENTRY_WIDTH = 6
+
+# Columns of what is more to compare, of literals with more than eight bytes: `KEY`, `BEFORE`, and
+MORE_WORD = 2
+MORE_MASK = 3
+MORE_WIDTH = 4
+
+TEXT = -1
+BARE = -2
+
+MOST_KEYS = 100
+"""Keys of a message for which there can be a shortcut."""
+LONGEST_LITERAL = 64
+"""How far from a place that was guessed bytes are compared: `words.SPARE` must be more than this."""
+
+_COLON = 0x3A
+
+
+@inlined
+def open_window(window: Any, start: int, limit: int) -> None:
+    """Begin at byte `start`."""
+    window[NEXT] = window[COUNT] = 0
+    window[CURSOR] = start
+    window[LIMIT] = limit
+
+
+@inlined
+def move_to(window: Any, i: int) -> None:
+    """Forget the places before byte `i`."""
+    if window[CURSOR] < i:
+        window[NEXT] = window[COUNT] = 0
+        window[CURSOR] = i
+    at, count = window[NEXT], window[COUNT]
+    while at < count and window[FIRST + at] < i:
+        at += 1
+    window[NEXT] = at
+
+
+@called
+def _fill(buffer: Any, window: Any) -> None:
+    """Look for places until the window is full, or the bytes are at their end."""
+    at, count = window[NEXT], window[COUNT]
+    for place in range(at, count):
+        window[FIRST + place - at] = window[FIRST + place]
+    count -= at
+    cursor, limit = window[CURSOR], window[LIMIT]
+    while cursor < limit and count <= _ROOM - 64:
+        bits = pairs64(buffer, cursor, np.uint8(QUOTE), np.uint8(_COLON))
+        if limit - cursor < 64:
+            bits &= (np.uint64(1) << np.uint64(limit - cursor)) - np.uint64(1)
+        found = count_bits(bits)
+        # Eight at once, however many there are, cost less than to ask after each whether it is the last.
+        at = FIRST + count
+        stop = at + found
+        while True:
+            for more in range(8):
+                window[at + more] = cursor + first_bit_or_64(bits)
+                bits &= bits - np.uint64(1)
+            at += 8
+            if at >= stop:
+                break
+        count += found
+        cursor += 64
+    window[NEXT] = 0
+    window[COUNT] = count
+    window[CURSOR] = cursor
+
+
+@inlined
+def _is_skipped(buffer: Any, begin: int, end: int, what: int) -> bool:
+    """Whether a value that no column wants is one."""
+    if what == TEXT:
+        return buffer[end - 1] == QUOTE and is_plain(buffer, begin, end - 1)
+    return is_bare(buffer, begin, end)
+
+
+@called
+def _leads(
+    buffer: Any, i: int, end: int, entries: Any, at: int, values: int, more: int, keys: int, lead: int,
+    spans: Any, room: int, row: int, window: Any,
+) -> int:  # fmt: skip
+    """Where the message at byte `i` ends if it has this layout; `NO_FIT` if it has not, as far as seen."""
+    places = FIRST + window[NEXT]
+    start = window[places + entries[at + KEY]] - entries[at + BEFORE]
+    if start != i:
+        return np.int64(NO_FIT)
+    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
+    order = np.int64(0)  # negative as soon as a value would end before it begins
+    for _ in range(values):
+        begin = start + entries[at + AHEAD]
+        slot = entries[at + SLOT]
+        at += ENTRY_WIDTH
+        start = window[places + entries[at + KEY]] - entries[at + BEFORE]
+        differing |= (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
+            entries[at + MASK]
+        )
+        order |= start - begin - 1
+        if slot >= 0:
+            spans[slot * room + row] = np.uint64(begin) | np.uint64(start - begin) << np.uint64(32)
+        elif order < 0 or not _is_skipped(buffer, begin, start, slot):
+            return np.int64(NO_FIT)
+    begin = start + entries[at + AHEAD]
+    slot = entries[at + SLOT]
+    at += ENTRY_WIDTH
+    stop = end - 1
+    if window[NEXT] + keys < window[COUNT] and window[places + keys] < end:
+        stop = window[places + keys] - lead - window[GAP]
+    start = stop - entries[at + BEFORE]
+    if order < 0 or differing != 0 or start <= begin:
+        return np.int64(NO_FIT)
+    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
+    if slot >= 0:
+        spans[slot * room + row] = np.uint64(begin) | np.uint64(start - begin) << np.uint64(32)
+    elif not _is_skipped(buffer, begin, start, slot):
+        return np.int64(NO_FIT)
+    at += ENTRY_WIDTH
+    for _ in range(more):
+        start = window[places + entries[at + KEY]] - entries[at + BEFORE]
+        differing |= (load64(buffer, start) ^ np.uint64(entries[at + MORE_WORD])) & np.uint64(
+            entries[at + MORE_MASK]
+        )
+        at += MORE_WIDTH
+    if differing != 0:
+        return np.int64(NO_FIT)
+    while entries[at] >= 0:  # the other columns, each with its size << 32 | place from `i`, or 0
+        span = entries[at + 1]
+        spans[entries[at] * room + row] = np.uint64(span + i if span else 0)
+        at += 2
+    return np.int64(stop)
+
+
+@inlined
+def hurry(
+    buffer: Any, i: int, end: int, entries: Any, layouts: Any, known: int, spans: Any, room: int, rows: Any,
+    last: int, window: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """Where the message at byte `i` ends, and its layout; a negative end if no shortcut leads there."""
+    if window[COUNT] - window[NEXT] <= MOST_KEYS and window[CURSOR] < window[LIMIT]:
+        _fill(buffer, window)
+    word = load64(buffer, i)
+    ready = window[COUNT] - window[NEXT]
+    for turn in range(known):
+        layout = last + turn
+        if layout >= known:
+            layout -= known
+        at = layout * ops.LAYOUT_WIDTH
+        first = layouts[at + ops.ENTRIES]
+        if first < 0 or (word ^ np.uint64(entries[first + WORD])) & np.uint64(entries[first + MASK]):
+            continue
+        row = rows[layouts[at + ops.CHANNEL]]
+        keys = layouts[at + ops.KEYS]
+        if row >= room or ready < keys:
+            break
+        stop = _leads(
+            buffer, i, end, entries, first, layouts[at + ops.BETWEEN], layouts[at + ops.MORE], keys,
+            layouts[at + ops.LEAD], spans, room, row, window,
+        )  # fmt: skip
+        if stop >= 0:
+            window[NEXT] += keys
+            return stop, layout
+    return np.int64(NO_FIT), last

@@ -12,7 +12,7 @@ lost), good to some 100 bits, and rounded once, in the finished bar.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -26,6 +26,7 @@ from workers.kernels import runs
 TextOf = Callable[[Column, int], str]
 """The text behind a code of a column."""
 
+_FOLDED = frozenset({"symbol", "ts", "price", "size", "recv_ts"})
 _UNKNOWN = 255
 _MOST = 1 << 10
 """Codes of conditions, and of tapes, whose effect is remembered."""
@@ -54,15 +55,15 @@ class Effects:
         return self._strictest(conditions, tape or "")
 
     def of_rows(
-        self, channel: Channel, columns: list[ColumnData], text: TextOf
+        self, channel: Channel, columns: Sequence[ColumnData], text: TextOf
     ) -> npt.NDArray[np.uint8]:
         """The effect of every trade."""
-        by_name = dict(zip((c.name for c in channel.columns), columns, strict=True))
+        at = {column.name: index for index, column in enumerate(channel.columns)}
         rows = len(columns[0].values)
-        if "conditions" not in by_name:
+        if "conditions" not in at:
             return np.full(rows, Effect.ALL, np.uint8)
-        conditions = _numbers(by_name["conditions"])
-        tapes = _numbers(by_name["tape"]) if "tape" in by_name else np.zeros(rows, np.int64)
+        conditions = _numbers(columns[at["conditions"]])
+        tapes = _numbers(columns[at["tape"]]) if "tape" in at else np.zeros(rows, np.int64)
         known = self._known
         usual = (conditions < known.shape[0]) & (tapes < known.shape[1])
         effects = np.full(rows, _UNKNOWN, np.uint8)
@@ -106,10 +107,10 @@ def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
 
 
 def partials(
-    channel: Channel, columns: list[ColumnData], effects: Effects, text: TextOf
+    channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
 ) -> npt.NDArray[np.void]:
     """The runs of a batch of trades, as `PARTIAL` rows in the order in which they began."""
-    by_name = dict(zip((c.name for c in channel.columns), columns, strict=True))
+    by_name = {c.name: columns[i] for i, c in enumerate(channel.columns) if c.name in _FOLDED}
     effect = effects.of_rows(channel, columns, text)
     for name in ("price", "size"):
         if (mask := by_name[name].mask) is not None:

@@ -67,22 +67,24 @@ class BatchCodes:
             for dictionary, noted in self._noted.items()
         }
 
-    def assign(
+    def assigned(
         self,
         channel: Channel,
-        columns: list[ColumnData],
+        columns: Sequence[ColumnData],
         coded: Coded,
         new: Mapping[str, tuple[str, ...]],
-    ) -> None:
-        """Fill the coded columns of a channel."""
+    ) -> list[ColumnData]:
+        """The columns of a channel with those filled that are coded."""
+        filled = list(columns)
         for index, texts in coded:
             column = channel.columns[index]
             code = self.coder(column, new)
-            columns[index] = (
+            filled[index] = (
                 _code_lists(texts, code)
                 if column.kind is Kind.SYMBOLS
                 else _code_column(column, texts, code)
             )
+        return filled
 
     def coder(self, column: Column, new: Mapping[str, tuple[str, ...]]) -> Callable[[str], int]:
         """Text → code of one column, provisional where `new` has the text."""

@@ -10,6 +10,7 @@ library's. So nothing depends on which way a payload took.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +88,7 @@ class Decoder:
             path = self._paths.get(kind)
             if path is None:
                 path = self._paths[kind] = Path(self._spec, self._known, kind)
-            verdicts = np.where(payloads.kinds == kind, ops.GOOD, ops.OTHER).astype(np.uint8)
+            verdicts = (payloads.kinds != kind) * ops.OTHER
             found, parts = path.decode(payloads, verdicts, area)
             taken.left &= verdicts != ops.GOOD
             taken.messages += found.messages
@@ -123,8 +124,8 @@ def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
 
 
 def _interleave(
-    parts: list[Part], others: list[ColumnData] | None, positions: list[Position]
-) -> list[ColumnData]:
+    parts: list[Part], others: Sequence[ColumnData] | None, positions: list[Position]
+) -> Sequence[ColumnData]:
     """The rows of all ways in the order in which they came."""
     if others is None and len(parts) == 1:
         return parts[0].columns
@@ -132,7 +133,7 @@ def _interleave(
     payload = np.concatenate([*(part.payload for part in parts), at[:, 0]])
     message = np.concatenate([*(part.message for part in parts), at[:, 1]])
     order = np.lexsort((message, payload))
-    ways = [part.columns for part in parts] + ([others] if others is not None else [])
+    ways = [*(part.columns for part in parts), *([] if others is None else [others])]
     merged = []
     for pieces in zip(*ways, strict=True):
         mask = None

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from workers.payloads import Payloads
 _MAX_MAPPED = 128
 _EVENT_TIMES = {"trades": "ts", "quotes": "ts", "articles": "created_at"}
 
-Batch = list[tuple[Channel, list[ColumnData]]]
+Batch = list[tuple[Channel, Sequence[ColumnData]]]
 
 
 class _Context:

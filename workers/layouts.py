@@ -81,8 +81,8 @@ def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
 
 
 class Shortcut(NamedTuple):
-    """A layout by the keys of its messages, as `workers.kernels.keys` reads it: its entries and what follows
-    them; values between literals, words more to compare, keys, bytes before the end of the first key.
+    """A layout by the keys of its messages, as `workers.kernels.keys` reads it: its entries and what
+    follows them; values between literals, words more to compare, keys, bytes before the first key's end.
     """
 
     entries: list[int]

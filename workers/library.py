@@ -29,7 +29,7 @@ from workers.payloads import Payloads, Piece
 class Decoded:
     """Everything found in one batch."""
 
-    columns: dict[str, list[ColumnData]] = field(default_factory=dict)
+    columns: dict[str, Sequence[ColumnData]] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
     """The accepted messages behind `columns`."""
     counts: list[int] = field(default_factory=list)
@@ -92,7 +92,9 @@ class LibraryDecoder:
         coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
         out.new = codes.new()
         for name, columns in out.columns.items():
-            codes.assign(self._spec.by_name[name], columns, coded[name], out.new)
+            out.columns[name] = codes.assigned(
+                self._spec.by_name[name], columns, coded[name], out.new
+            )
         for payload, body in bodies.items():
             out.bodies[payload] = _found(body, [r for r in out.rejects if r.payload == payload])
         return out

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from mdstream.handoff.columns import ColumnData, ResultArea, Shape
+from mdstream.handoff.columns import ColumnData, Columns, ResultArea, Shape
 from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
+from mdstream.streams.storage import DTYPE
 from workers import learn_json, learn_msgpack
 from workers.bodies import BodyMatcher
 from workers.columns import ColumnMaker, Position, Unfit
@@ -55,9 +56,9 @@ class Fresh:
 
 @dataclass(slots=True)
 class Part:
-    """What kernels made of one channel."""
+    """What kernels made of one channel; arrays are views that hold until the next batch."""
 
-    columns: list[ColumnData]
+    columns: Columns
     fresh: list[Fresh]
     payload: npt.NDArray[np.int32]
     message: npt.NDArray[np.int32]
@@ -115,9 +116,7 @@ class Path:
         self._make_room(0)
 
     def _plan(self, table: Table) -> npt.NDArray[np.int64]:
-        """What is to be done for each column of a channel; where its values go is known a batch at a
-        time.
-        """
+        """What is to be done for each column of a channel."""
         columns = table.channel.columns
         names = [column.name for column in columns]
         plan = np.zeros((len(columns), plans.PLAN_WIDTH), np.int64)
@@ -130,7 +129,8 @@ class Path:
             elif column.kind in CODED:
                 option = self._texts.owner(column)
             side = names.index(column.side_of) if column.side_of else -1
-            plan[index] = kind, table.base + index, 0, 0, option, side
+            width = DTYPE[column.kind].itemsize
+            plan[index] = kind, table.base + index, width, column.nullable, option, side
         return plan
 
     def _make_room(self, rows: int) -> None:
@@ -167,7 +167,7 @@ class Path:
         """The columns of one channel, in `area` if there is room; payloads with a row that does not fit
         are added to `bad`.
         """
-        matcher, channel = self._matcher, table.channel
+        matcher, columns = self._matcher, len(table.channel.columns)
         shape = self._shapes[table.index]
         made = area.make(shape, rows)
         if made is None:
@@ -175,25 +175,21 @@ class Path:
             made = area.make(shape, rows)
             assert made is not None
         payload = matcher.row_payload[table.index, :rows]
-        part = Part(
-            made.columns, [], payload.copy(), matcher.row_message[table.index, :rows].copy()
-        )
-        spans = matcher.spans[table.base : table.base + len(channel.columns), :rows]
+        part = Part(made, [], payload, matcher.row_message[table.index, :rows])
         plan = self._plans[table.index].copy()
-        plan[:, plans.VALUES], plan[:, plans.MASK] = made.values, made.masks
-        counts = np.zeros((len(plan), plans.COUNTS_WIDTH), np.int64)
+        counts = np.zeros((columns, plans.COUNTS_WIDTH), np.int64)
         if rows > self._room:
             self._make_room(2 * rows)
         if table.sides:
-            self._book_sides(table, spans, part)
-        while self._converted(payloads, table, plan, area, rows, payload, counts):
+            self._book_sides(table, matcher.spans[table.base : table.base + columns, :rows], part)
+        while self._converted(payloads, table, plan, part, counts):
             pass
-        for index, told in enumerate(counts.tolist()):
-            if any(told):
+        for index, (strange, fresh, missing, _) in enumerate(counts.tolist()):
+            if strange or fresh or (missing and table.channel.columns[index].required):
                 odd = self._leftovers(payloads, table, index, part, plan, counts)
                 bad.update(payload[odd].tolist())
-            else:
-                part.columns[index].mask = None
+            elif not missing:
+                made.complete(index)
         return part
 
     def _leftovers(
@@ -209,9 +205,7 @@ class Path:
             below = (len(plan) + index) * rows
             there = self._scratch[below : below + rows].view(np.bool_)
         odd: list[int] = self._odd[at : at + strange].tolist()
-        if (
-            odd and column.kind not in CODED
-        ):  # of codes, texts so long that only the library takes them
+        if odd and column.kind not in CODED:  # of codes: so long that only the library takes them
             spans = self._matcher.spans[table.base + index]
             odd = self._fix(payloads, column, spans, data, there, odd)
             side = int(plan[index, plans.SIDE])
@@ -224,32 +218,30 @@ class Path:
         if missing and column.required:
             odd += np.flatnonzero(~there).tolist()
         if not missing or column.kind is Kind.BOOL:
-            data.mask = None
+            part.columns.complete(index)
         return odd
 
     def _converted(
-        self, payloads: Payloads, table: Table, plan: Any, area: ResultArea, rows: int, payload: Any,
-        counts: Any,
-    ) -> bool:  # fmt: skip
+        self, payloads: Payloads, table: Table, plan: Any, part: Part, counts: Any
+    ) -> bool:
         """Run the kernel once; whether it has to run again, for something was learned from it."""
-        matcher, texts = self._matcher, self._texts
+        matcher, texts, made, rows = self._matcher, self._texts, part.columns, part.columns.rows
         self._kernels.convert(
-            payloads.buffer, matcher.spans.reshape(-1), matcher.spans.shape[1], rows, payload,
-            payloads.recv_ns, plan.reshape(-1), area.bytes, self._scratch, texts.keys, texts.slots,
-            texts.starts, texts.sizes, texts.owners, texts.pool, texts.codes, texts.blanks, self._odd,
-            self._numbers, counts.reshape(-1),
+            payloads.buffer, matcher.spans.reshape(-1), matcher.spans.shape[1], rows, part.payload,
+            payloads.recv_ns, plan.reshape(-1), made.area.bytes, made.start, self._scratch, texts.keys,
+            texts.slots, texts.starts, texts.sizes, texts.owners, texts.pool, texts.codes, texts.blanks,
+            self._odd, self._numbers, counts.reshape(-1),
         )  # fmt: skip
         again = False
-        for index in np.flatnonzero(counts[:, plans.STRANGE]).tolist():
-            column = table.channel.columns[index]
-            if plan[index, plans.KIND] == plans.GIVEN:
+        for index, strange in enumerate(counts[:, plans.STRANGE].tolist()):
+            if not strange or plan[index, plans.KIND] == plans.GIVEN:
                 continue
-            at, strange = index * rows, int(counts[index, plans.STRANGE])
+            column, at = table.channel.columns[index], index * rows
             spans = matcher.spans[table.base + index, :rows]
             if column.kind in CODED:
                 again |= self._meet(payloads, column, spans[self._odd[at : at + strange]])
             elif column.absent_at_zero:
-                self._give_prices(payloads, column, index, spans, area, rows, plan, counts)
+                self._give_prices(payloads, column, index, spans, part, plan, counts)
                 again = True
         return again
 
@@ -262,22 +254,15 @@ class Path:
         return bool(unmet)
 
     def _give_prices(
-        self, payloads: Payloads, column: Column, index: int, spans: Any, area: ResultArea, rows: int,
-        plan: Any, counts: Any,
+        self, payloads: Payloads, column: Column, index: int, spans: Any, part: Part, plan: Any,
+        counts: Any,
     ) -> None:  # fmt: skip
         """Convert odd prices of a quote's side before the columns beside them are made again."""
-        at, strange = index * rows, int(counts[index, plans.STRANGE])
-        values = np.frombuffer(area.memory, np.float64, rows, int(plan[index, plans.VALUES]))
-        there = np.frombuffer(area.memory, np.bool_, rows, int(plan[index, plans.MASK]))
-        rest = self._fix(
-            payloads,
-            column,
-            spans,
-            ColumnData(values),
-            there,
-            self._odd[at : at + strange].tolist(),
-        )
-        zeros = values == 0
+        data, rows = part.columns[index], part.columns.rows
+        at, strange, there = index * rows, int(counts[index, plans.STRANGE]), data.mask
+        odd = self._odd[at : at + strange].tolist()
+        rest = self._fix(payloads, column, spans, data, there, odd)
+        zeros = data.values == 0
         self._scratch[at : at + rows] = zeros
         there &= ~zeros
         self._odd[at : at + len(rest)] = rest

@@ -41,8 +41,8 @@ def shortcut(steps: Sequence[Step]) -> Shortcut | None:
             if not entries:
                 lead = literal.find(_END_OF_KEY)
             ahead = len(literal) - (action in _QUOTED)
-            slot = _SKIPPED.get(action, slot)
-            entries += [found - 1, last, ahead, slot, *_word(literal[:8])]
+            whose = _SKIPPED.get(action, slot)
+            entries += [found - 1, last, ahead, whose, *_word(literal[:8])]
             for at in range(8, len(literal), 8):
                 more += [found - 1, last - at, *_word(literal[at : at + 8])]
             literal = b""

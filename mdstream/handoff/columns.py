@@ -86,78 +86,100 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
     return spans, offset
 
 
-class Made(NamedTuple):
-    """Columns that are yet to be filled, and where in the area their values and masks are (-1: none)."""
-
-    columns: list[ColumnData]
-    values: list[int]
-    masks: list[int]
-
-
 class Shape:
     """How the columns of a channel lie, all of a fixed size, whatever the number of rows."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.columns: list[tuple[str, int, bool]] = []
-        """Of each column: what numpy calls its type, bytes a value, whether it has a mask."""
-        for column in channel.columns:
-            dtype = DTYPE[column.kind]
-            self.columns.append((dtype.char, dtype.itemsize, column.nullable))
+        dtypes = [DTYPE[column.kind] for column in channel.columns]
+        self.chars = [dtype.char for dtype in dtypes]
+        """What numpy calls the type of each."""
+        self.widths = [dtype.itemsize for dtype in dtypes]
+        self.masked = [column.nullable for column in channel.columns]
+        self.nullable = sum(1 << i for i, masked in enumerate(self.masked) if masked)
+        """A bit for each column that may have nulls."""
+        self._of_width = [(w, self.widths.count(w)) for w in sorted(set(self.widths))]
 
     def bytes(self, rows: int) -> int:
         """Bytes that `rows` rows take."""
-        mask = _aligned(rows)
-        return sum(
-            _aligned(rows * width) + (mask if nullable else 0)
-            for _, width, nullable in self.columns
-        )
+        values = sum(_aligned(rows * width) * count for width, count in self._of_width)
+        return values + _aligned(rows) * sum(self.masked)
+
+    def places(self, start: int, rows: int) -> list[tuple[int, int]]:
+        """Where each column's values and mask are if the first begins at `start`; -1: no mask."""
+        places = []
+        for width, masked in zip(self.widths, self.masked, strict=True):
+            mask = start + _aligned(rows * width)
+            places.append((start, mask if masked else -1))
+            start = mask + (_aligned(rows) if masked else 0)
+        return places
+
+
+class Columns(Sequence[ColumnData]):
+    """Columns of a fixed size that lie in a result area; views are made of those that are asked for.
+
+    At first each column that may have nulls has its mask; `complete` takes it away.
+    """
+
+    # The mutable state: a bit for each column that has a mask, and the views made so far.
+
+    def __init__(self, area: ResultArea, shape: Shape, rows: int, start: int) -> None:
+        self.area = area
+        self.shape = shape
+        self.rows = rows
+        self.start = start
+        self.nulls = shape.nullable
+        self._places: list[tuple[int, int]] = []
+        self._views: dict[int, ColumnData] = {}
+
+    def __len__(self) -> int:
+        return len(self.shape.chars)
+
+    def __getitem__(self, index: Any) -> Any:
+        view = self._views.get(index)
+        if view is None:
+            self._places = self._places or self.shape.places(self.start, self.rows)
+            first, mask = self._places[index]
+            has_mask = self.nulls >> index & 1
+            view = self._views[index] = ColumnData(
+                self.area.view(self.shape.chars[index], first, self.rows),
+                self.area.view("?", mask, self.rows) if has_mask else None,
+            )
+        return view
+
+    def complete(self, index: int) -> None:
+        """Nothing is missing in this column."""
+        self.nulls &= ~(1 << index)
+        if index in self._views:
+            self._views[index].mask = None
 
 
 class ResultArea:
     """The memory that takes a worker's result, filled from its beginning."""
 
-    # The mutable state: how far it is filled, and the columns that were made in place.
+    # The mutable state: how far it is filled, and views of the whole by type.
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, len(memory))
         self.used = 0
-        self._views: dict[str, Array] = {}
-        self._made: dict[str, tuple[int, list[ColumnData]]] = {}
+        self._whole: dict[str, tuple[Array, int]] = {}
 
-    def make(self, shape: Shape, rows: int) -> Made | None:
+    def make(self, shape: Shape, rows: int) -> Columns | None:
         """Empty columns of `rows` rows, to be filled in place; None if there is no room."""
-        columns: list[ColumnData] = []
-        values: list[int] = []
-        masks: list[int] = []
-        start = offset = self.used
-        if start + shape.bytes(rows) > len(self.memory):
+        start, end = self.used, self.used + shape.bytes(rows)
+        if end > len(self.memory):
             return None
-        mask_bytes = _aligned(rows)
-        for char, width, nullable in shape.columns:
-            values.append(offset)
-            data = ColumnData(self._view(char, width, offset, rows))
-            offset = _aligned(offset + rows * width)
-            if nullable:
-                data.mask = self._view("?", 1, offset, rows)
-                masks.append(offset)
-                offset += mask_bytes
-            else:
-                masks.append(-1)
-            columns.append(data)
-        self.used = offset
-        self._made[shape.channel.name] = start, columns
-        return Made(columns, values, masks)
+        self.used = end
+        return Columns(self, shape, rows, start)
 
-    def put(self, channel: Channel, data: list[ColumnData]) -> Part | None:
-        """The part that `data` is, copied unless `make` gave that list; None if there is no room."""
+    def put(self, channel: Channel, data: Sequence[ColumnData]) -> Part | None:
+        """The part that `data` is, copied unless it was made here; None if there is no room."""
+        if isinstance(data, Columns) and data.area is self:
+            return Part(channel.name, data.rows, data.start, data.nulls, ())
         rows = len(data[0].values)
         nulls = sum(1 << i for i, item in enumerate(data) if item.mask is not None)
         heaps = tuple(len(item.heap) for item in data if item.heap is not None)
-        start, made = self._made.get(channel.name, (0, None))
-        if made is data:
-            return Part(channel.name, rows, start, nulls, heaps)
         spans, size = _spans(channel, rows, heaps)
         start = self.used
         if start + size > len(self.memory):
@@ -171,13 +193,16 @@ class ResultArea:
                 self._copy(start + span.mask, item.mask)
         return Part(channel.name, rows, start, nulls, heaps)
 
-    def _view(self, char: str, width: int, offset: int, rows: int) -> Array:
-        """`rows` items at byte `offset`; cut from a view of the whole, which costs less than a new one."""
-        whole = self._views.get(char)
+    def view(self, char: str, offset: int, count: int) -> Array:
+        """`count` items at byte `offset`; cut from a view of the whole, which costs less than a new one."""
+        whole = self._whole.get(char)
         if whole is None:
-            whole = self._views[char] = self.bytes[: len(self.memory) // width * width].view(char)
+            width = np.dtype(char).itemsize
+            items = self.bytes[: len(self.memory) // width * width].view(char)
+            whole = self._whole[char] = items, width
+        items, width = whole
         first = offset // width
-        return whole[first : first + rows]
+        return items[first : first + count]
 
     def _copy(self, offset: int, values: Array) -> None:
         if values.size:

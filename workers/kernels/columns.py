@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.kernels.compiling import called
+from workers.kernels.compiling import called, inlined
 from workers.kernels.sides import blank_prices, blank_sizes
 from workers.kernels.texts import look_up
 from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_uint32, as_uint64
@@ -18,15 +18,18 @@ from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_
 KIND = 0
 SLOT = 1
 """Row of its spans."""
-VALUES = 2
-"""Where its values go, in bytes from the beginning of the area."""
-MASK = 3
-"""Where its mask goes; negative if it has no place."""
+WIDTH = 2
+"""Bytes a value."""
+MASKED = 3
+"""Whether there is a place for its mask, behind its values."""
 OPTION = 4
 """FLOAT: whether it is the price of a quote's side. BOOL: what missing ones are. Codes: whose texts."""
 SIDE = 5
 """The column of the price that tells whether its side of a quote is there; negative if there is none."""
 PLAN_WIDTH = 6
+
+ALIGNMENT = 8
+"""Values and masks begin at a multiple of this (`mdstream.handoff.columns`)."""
 
 # Kinds.
 FLOAT = 0
@@ -49,31 +52,38 @@ ZEROS = 3
 COUNTS_WIDTH = 4
 
 
+@inlined
+def _aligned(size: int) -> int:
+    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
 def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
     """The pass for one codec, whose values these functions read."""
 
     @called
     def convert(
         buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any,
-        columns: int, area: Any, scratch: Any, keys: Any, slots: Any, mask: int, starts: Any, sizes: Any,
-        owners: Any, pool: Any, codes: Any, blanks: Any, odd: Any, numbers: Any, counts: Any,
+        columns: int, area: Any, start: int, scratch: Any, keys: Any, slots: Any, mask: int, starts: Any,
+        sizes: Any, owners: Any, pool: Any, codes: Any, blanks: Any, odd: Any, numbers: Any, counts: Any,
     ) -> None:  # fmt: skip
-        """`scratch` uint8: two arrays of `rows` a column, the sides that are absent and masks that have
-        no place in the area.
+        """The first column begins at byte `start`, each has its mask behind it, if there is room for one.
+        `scratch` uint8: two arrays of `rows` a column, the sides that are absent and the masks that have no
+        place.
         """
         for column in range(columns):
             task = column * PLAN_WIDTH
             kind = plan[task + KIND]
+            first = plan[task + SLOT] * room
+            option = plan[task + OPTION]
+            at = column * rows
+            target = start
+            start += _aligned(rows * plan[task + WIDTH])
+            there = as_uint8(scratch, (columns + column) * rows)
+            if plan[task + MASKED]:
+                there = as_uint8(area, start)
+                start += _aligned(rows)
             if kind == GIVEN:
                 continue
-            first = plan[task + SLOT] * room
-            target = plan[task + VALUES]
-            option = plan[task + OPTION]
-            place = plan[task + MASK]
-            at = column * rows
-            there = as_uint8(scratch, (columns + column) * rows)
-            if place >= 0:
-                there = as_uint8(area, place)
             side = plan[task + SIDE]
             if side >= 0:
                 side = side * rows if counts[side * COUNTS_WIDTH + ZEROS] > 0 else -1

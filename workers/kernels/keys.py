@@ -1,14 +1,14 @@
 """JSON messages by their keys: where all values of a message stand, found at once and not one by one.
 
-A key ends with the bytes `":`. These are looked for 64 bytes at a time, and their places noted ahead of the
-match. In a layout that is known, each key says where the literal around it must stand, and thereby
-where the value before it ends and the one behind it begins; so no search waits for the one before, and it does
-not matter how long values are. The places are but a guess: every literal is compared, and what is left
-between them is for pass 2 to check. Where the guess is wrong the message is followed step by step.
+A key ends with the bytes `":`. These are looked for 64 bytes at a time, and their places noted ahead of
+the match. In a layout that is known, each key says where the literal around it must stand, and thereby
+where the value before it ends and the one behind it begins; so no search waits for the one before, and
+it does not matter how long values are. The places are but a guess: every literal is compared, and what is
+left between them is for pass 2 to check. Where the guess is wrong the message is followed step by step.
 
-Places are kept in a window, int64: `NEXT`, the first that was not used; `COUNT`, how many there are; `CURSOR`
-and `LIMIT`, from where and how far bytes are still to be looked at; `GAP`, bytes between two messages; and
-from `FIRST` on the places.
+Places are kept in a window, int64: `NEXT`, the first that was not used; `COUNT`, how many there are;
+`CURSOR` and `LIMIT`, from where and how far bytes are still to be looked at; `GAP`, bytes between two
+messages; and from `FIRST` on the places.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def _leads(
     start = window[places + entries[at + KEY]] - entries[at + BEFORE]
     if start != i:
         return np.int64(NO_FIT)
-    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
+    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
+        entries[at + MASK]
+    )
     order = np.int64(0)  # negative as soon as a value would end before it begins
     for _ in range(values):
         begin = start + entries[at + AHEAD]
@@ -156,7 +158,9 @@ def _leads(
     start = stop - entries[at + BEFORE]
     if order < 0 or differing != 0 or start <= begin:
         return np.int64(NO_FIT)
-    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
+    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
+        entries[at + MASK]
+    )
     if slot >= 0:
         spans[slot * room + row] = np.uint64(begin) | np.uint64(start - begin) << np.uint64(32)
     elif not _is_skipped(buffer, begin, start, slot):
@@ -193,7 +197,9 @@ def hurry(
             layout -= known
         at = layout * ops.LAYOUT_WIDTH
         first = layouts[at + ops.ENTRIES]
-        if first < 0 or (word ^ np.uint64(entries[first + WORD])) & np.uint64(entries[first + MASK]):
+        if first < 0 or (word ^ np.uint64(entries[first + WORD])) & np.uint64(
+            entries[first + MASK]
+        ):
             continue
         row = rows[layouts[at + ops.CHANNEL]]
         keys = layouts[at + ops.KEYS]

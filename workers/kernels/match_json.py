@@ -28,6 +28,7 @@ from workers.kernels.tokens import (
 )
 from workers.kernels.words import find, raw, repeated
 
+
 @called
 def _levels(
     buffer: Any,

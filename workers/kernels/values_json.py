@@ -401,13 +401,13 @@ _convert = converting(floats, integers, booleans, times)
 @kernel
 def convert(
     buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any, area: Any,
-    scratch: Any, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any, codes: Any,
-    blanks: Any, odd: Any, numbers: Any, counts: Any,
+    start: int, scratch: Any, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any,
+    codes: Any, blanks: Any, odd: Any, numbers: Any, counts: Any,
 ) -> None:  # fmt: skip
     """All columns of one channel; `workers.kernels.columns` says how."""
     _convert(
         raw(buffer), raw(spans), room, rows, raw(payload), raw(received), raw(plan),
-        len(plan) // PLAN_WIDTH, raw(area), raw(scratch), raw(keys), raw(slots), len(slots) - 1,
+        len(plan) // PLAN_WIDTH, raw(area), start, raw(scratch), raw(keys), raw(slots), len(slots) - 1,
         raw(starts), raw(sizes), raw(owners), raw(pool), raw(codes), raw(blanks), raw(odd),
         raw(numbers), raw(counts),
     )  # fmt: skip

@@ -95,7 +95,9 @@ def _pairs64(context: Any, pointer: Any, index: Any, first: Any, second: Any) ->
             spread = ir.Constant(block, ir.Undefined)
             lane = builder.insert_element(spread, byte, context.get_constant(types.int32, 0))
             lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
-            found.append(builder.icmp_unsigned("==", loaded, builder.shuffle_vector(lane, spread, lanes)))
+            found.append(
+                builder.icmp_unsigned("==", loaded, builder.shuffle_vector(lane, spread, lanes))
+            )
         return builder.bitcast(builder.and_(*found), ir.IntType(64))
 
     return signature, generate

@@ -213,8 +213,9 @@ def match(
                 stop, last = hurry(
                     buffer, i, end, entries, layouts, known, spans, room, rows, last, window
                 )
-                top = rows[layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]] + 1
-                if stop < 0:
+                if stop >= 0:
+                    top = rows[layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]] + 1
+                else:
                     stop, top, last = _fit(
                         buffer, i, end, words, steps, items, layouts, known, spans, room, rows, last
                     )

@@ -25,6 +25,10 @@ from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, l
 from workers.payloads import Payloads, Piece
 
 
+_MAPS = (0xDE, 0xDF)
+"""First bytes of large maps in msgpack."""
+
+
 @dataclass(slots=True)
 class Decoded:
     """Everything found in one batch."""
@@ -227,7 +231,30 @@ def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:
     except orjson.JSONDecodeError as error:
         raise Unfit(f"not JSON: {error}") from error
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise Unfit(f"not msgpack: {type(error).__name__}: {error}") from error
+        what = str(error) or type(error).__name__
+        raise Unfit(f"not msgpack: {what} (byte {_unreadable(bytes(payload))})") from error
+
+
+def _unreadable(payload: bytes) -> int:
+    """Where the first thing begins that keeps `payload` from being one array of maps in msgpack."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(payload)))
+    unpacker.feed(payload)
+    at = 0
+    try:
+        for _ in range(unpacker.read_array_header()):
+            at = unpacker.tell()
+            if payload[at] & 0xF0 != 0x80 and payload[at] not in _MAPS:
+                unpacker.skip()
+                continue
+            for item in range(2 * unpacker.read_map_header()):
+                at = unpacker.tell()
+                value = unpacker.unpack()
+                if item % 2 == 0:
+                    hash(value)  # a key
+        at = unpacker.tell()
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException):
+        pass
+    return int(at)
 
 
 def _why_unknown(message: Any) -> str:

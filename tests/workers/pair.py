@@ -6,7 +6,7 @@ import numpy as np
 
 from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import PayloadKind, StreamSpec
 from tests.decoding import RECV_NS, Dictionaries
 from workers.decoder import Decoder
 from workers.library import Decoded, LibraryDecoder
@@ -16,10 +16,11 @@ from workers.payloads import Payloads
 class Pair:
     """Both decoders, batch after batch, each with dictionaries of its own."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str | StreamSpec) -> None:
+        spec = STREAMS[stream] if isinstance(stream, str) else stream
         self.kernels, self.library = Dictionaries(), Dictionaries()
-        self._decoder = Decoder(STREAMS[stream], self.kernels.known, least_bytes=0)
-        self._oracle = LibraryDecoder(STREAMS[stream], self.library.known)
+        self._decoder = Decoder(spec, self.kernels.known, least_bytes=0)
+        self._oracle = LibraryDecoder(spec, self.library.known)
         self.payloads = self.gave_way = 0
         self.room = 1 << 20
 

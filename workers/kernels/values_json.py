@@ -20,8 +20,12 @@ _MASK32 = np.uint64(0xFFFFFFFF)
 _TENS = np.array([10.0**n for n in range(23)])
 _WHOLE_TENS = np.array([10**n for n in range(19)], np.uint64)
 _EXACT = np.uint64(1 << 53)
-_POINTS = repeated(0x2E)
-_ZEROS = repeated(0x30)
+_POINTS = np.uint64(repeated(0x2E))
+_ZEROS = np.uint64(repeated(0x30))
+_TO_TEN = np.uint64(repeated(0x76))
+"""Added to a byte of 10 or more, it sets the highest bit."""
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_LAST = np.uint64(0x8000000000000000)
 
 
 @inlined
@@ -61,21 +65,29 @@ def _decimal8(buffer: Any, i: int, length: int) -> tuple[bool, Any, int]:
     """A decimal of 1 to 8 bytes as a whole number and the places behind its point, and whether it is
     one. The point is taken out, the digits move together, and zeros fill up in front of them.
     """
-    word = load64(buffer, i) << np.uint64(64 - 8 * length)
-    spare = 8 - length
-    scale = np.int64(0)
-    good = True
+    shift = np.uint64(64 - 8 * length)
+    first = load64(buffer, i)
+    word = first << shift
     dots = word ^ _POINTS
     hit = (dots - LOW) & ~dots & HIGH
+    # Zeros in front: as many bytes as were shifted in, and one more where the point was.
+    spare = ~(_ALL << shift)
+    scale = np.int64(0)
+    good = True
     if hit:
-        place = np.int64(first_bit(hit) >> 3)
-        good = place > spare and place < 7
-        scale = 7 - place
-        word = (word & MASKS[place]) << np.uint64(8) | (word & ~MASKS[place + 1])
-        spare += 1
-    word |= _ZEROS & MASKS[spare]
-    good = good and are_digits8(word) and _begins_well(buffer, i, length)
-    return good, digits8(word), scale
+        below = (hit >> np.uint64(7)) - np.uint64(1)  # the bytes before the point
+        good = below > spare and hit != _LAST
+        scale = 7 - np.int64(first_bit(hit) >> 3)
+        word = (word & below) << np.uint64(8) | (word & ~((hit << np.uint64(1)) - np.uint64(1)))
+        spare = spare << np.uint64(8) | np.uint64(0xFF)
+    word = word ^ _ZEROS & ~spare  # digits as they count: 0 to 9
+    strange = ((word + _TO_TEN) | word) & HIGH
+    two = first & np.uint64(0xFFFF)
+    leading = (two & np.uint64(0xFF)) == 0x30 and (two >> np.uint64(8)) - np.uint64(0x30) <= 9
+    good = good and strange == 0 and not (leading and length > 1)
+    word = word * np.uint64(2561) >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF)
+    word = word * np.uint64(6553601) >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF)
+    return good, word * np.uint64(42949672960001) >> np.uint64(32), scale
 
 
 @inlined

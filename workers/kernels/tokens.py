@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from workers.kernels.compiling import inlined
-from workers.kernels.words import MASKS, load64, repeated
+from workers.kernels.words import MASKS, eight_of, load64
 
 QUOTE = 0x22
 COMMA = 0x2C
 OPEN = 0x5B
 CLOSE = 0x5D
-QUOTES = repeated(QUOTE)
-CLOSES = repeated(CLOSE)
+QUOTES = eight_of(QUOTE)
+CLOSES = eight_of(CLOSE)
 
 
 @inlined

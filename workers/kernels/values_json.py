@@ -13,16 +13,16 @@ import numpy as np
 
 from workers.kernels.columns import PLAN_WIDTH, converting
 from workers.kernels.compiling import called, inlined, kernel
-from workers.kernels.words import HIGH, LOW, MASKS, find, first_bit, load64, raw, repeated
+from workers.kernels.words import HIGH, LOW, MASKS, eight_of, find, first_bit, load64, raw
 
 _NULL = 0x6C6C756E
 _MASK32 = np.uint64(0xFFFFFFFF)
 _TENS = np.array([10.0**n for n in range(23)])
 _WHOLE_TENS = np.array([10**n for n in range(19)], np.uint64)
 _EXACT = np.uint64(1 << 53)
-_POINTS = np.uint64(repeated(0x2E))
-_ZEROS = np.uint64(repeated(0x30))
-_TO_TEN = np.uint64(repeated(0x76))
+_POINTS = eight_of(0x2E)
+_ZEROS = eight_of(0x30)
+_TO_TEN = eight_of(0x76)
 """Added to a byte of 10 or more, it sets the highest bit."""
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LAST = np.uint64(0x8000000000000000)

@@ -179,6 +179,11 @@ else:
     raw, load64, pairs64 = _raw, _load64, _pairs64
 
 
+def eight_of(byte: int) -> np.uint64:
+    """A constant: a word of eight times `byte`."""
+    return np.uint64(int(LOW) * byte)
+
+
 @inlined
 def repeated(byte: Any) -> Any:
     """A word of eight times `byte`."""

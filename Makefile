@@ -33,7 +33,7 @@ test-slow: $(DEV_STAMP)  ## Run the long tests too
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
-	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/test_decoder.py tests/workers/test_bodies.py --timeout 3600 $(ARGS)
+	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/test_decoder.py tests/workers/test_bodies.py tests/workers/test_declared.py --timeout 3600 $(ARGS)
 
 check: $(DEV_STAMP)  ## Lint, formatting, types, import layers
 	@$(BIN)/ruff check .

@@ -39,7 +39,8 @@ SUBJECTS = (
     "memcpy", "kernel-json", "kernel-msgpack", "orjson", "msgpack", "orjson-polars", "polars",
     "pyarrow", "msgspec", "alpaca-py-raw", "alpaca-py",
 )  # fmt: skip
-_SLOW = {"orjson", "msgpack", "orjson-polars", "msgspec", "alpaca-py-raw", "alpaca-py"}
+_TURN_S = 0.15
+"""What a subject's turn takes at least: a process that has slept needs some milliseconds to get warm."""
 
 Work = tuple[Callable[[], object], int, int]
 """What is timed, how many messages it takes, and how many bytes."""
@@ -167,7 +168,7 @@ def alpaca_py(payloads: list[bytes], raw: bool) -> Callable[[], object]:
 
 def prepare(subject: str, source: str, per: int) -> Work:
     """The work of a subject on `per` messages a payload."""
-    messages = traffic(source, MESSAGES // 10 if subject.startswith("alpaca") else MESSAGES)
+    messages = traffic(source, MESSAGES)
     codec = "msgpack" if "msgpack" in subject or subject.startswith("alpaca") else "json"
     payloads = encoded(codec, messages, per)
     size = sum(map(len, payloads))
@@ -207,12 +208,12 @@ def subject_process(subject: str, source: str) -> None:
             prepared[per] = prepare(subject, source, per)
             prepared[per][0]()  # what is done once is not what is asked
         work, messages, size = prepared[per]
-        turns = 1 if subject in _SLOW else 5
-        started = time.perf_counter()
-        for _ in range(turns):
+        turns, started, seconds = 0, time.perf_counter(), 0.0
+        while seconds < _TURN_S:
             work()
-        seconds = (time.perf_counter() - started) / turns
-        print(json.dumps([seconds, messages, size]), flush=True)
+            turns += 1
+            seconds = time.perf_counter() - started
+        print(json.dumps([seconds / turns, messages, size]), flush=True)
 
 
 # -- the comparison

@@ -24,7 +24,6 @@ from workers.codes import BatchCodes
 from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
 from workers.payloads import Payloads, Piece
 
-
 _MAPS = (0xDE, 0xDF)
 """First bytes of large maps in msgpack."""
 

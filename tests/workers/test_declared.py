@@ -23,7 +23,18 @@ from mdstream.streams.spec import (
 from tests.workers.pair import Pair
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
-KEYS = ["S", "t", "px", "qty", "venue_of_execution", "c", "seq", "flag", "x", "a_key_of_more_than_one_word"]
+KEYS = [
+    "S",
+    "t",
+    "px",
+    "qty",
+    "venue_of_execution",
+    "c",
+    "seq",
+    "flag",
+    "x",
+    "a_key_of_more_than_one_word",
+]
 VALUES: dict[Kind, Any] = {
     Kind.SYMBOL: st.sampled_from(["AAPL", "BTC/USD", "A", "AAPL240426C00162500"]),
     Kind.TIME: st.sampled_from(["2024-03-12T10:38:50.79613221Z", "2024-03-12T10:39:00Z"]),

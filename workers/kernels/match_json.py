@@ -211,6 +211,9 @@ def follow(
 
 _fit = fitting(follow)
 
+_NONE = -1
+_SEVERAL = -2
+
 
 @kernel
 def match(
@@ -262,6 +265,9 @@ def match(
     window = raw(window)
     open_window(window, 0, offsets[payloads - 1] + lengths[payloads - 1] if payloads else 0)
     last = 0
+    grown = np.int64(
+        _SEVERAL
+    )  # the channel with rows of this payload, whose `before` is out of date
     resumed = at[ops.AT_BYTE] >= 0
     for payload in range(at[ops.AT_PAYLOAD], payloads):
         if verdicts[payload] != ops.GOOD:
@@ -277,8 +283,12 @@ def match(
             count = at[ops.AT_MESSAGE]
             after = at[ops.AT_AFTER]
         else:
-            for channel in range(channels):
-                before[channel] = rows[channel]
+            if grown >= 0:
+                before[grown] = rows[grown]
+            elif grown == _SEVERAL:
+                for channel in range(channels):
+                    before[channel] = rows[channel]
+            grown = _NONE
             messages[payload] = 0
             i = skip_space(buffer, i, end)
             good = i < end and buffer[i] == OPEN
@@ -307,6 +317,7 @@ def match(
                         move_to(window, stop)
                 if stop >= 0:
                     channel = layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]
+                    grown = channel if grown in (_NONE, channel) else np.int64(_SEVERAL)
                     row = rows[channel]
                     rows[channel] = top
                     while row < top:

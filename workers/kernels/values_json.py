@@ -29,29 +29,25 @@ _LAST = np.uint64(0x8000000000000000)
 
 
 @inlined
-def digits8(word: Any) -> Any:
-    """The number that eight ASCII digits spell, the first in the lowest byte."""
-    word = (word & np.uint64(0x0F0F0F0F0F0F0F0F)) * np.uint64(2561) >> np.uint64(8)
-    word = (word & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601) >> np.uint64(16)
-    return (word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
+def number_of(digits: Any) -> Any:
+    """The number of eight digits, 0 to 9 each, the first in the lowest byte."""
+    digits = digits * np.uint64(2561) >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF)
+    digits = digits * np.uint64(6553601) >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF)
+    return digits * np.uint64(42949672960001) >> np.uint64(32)
 
 
 @inlined
-def are_digits8(word: Any) -> bool:
-    """Whether all eight bytes are ASCII digits."""
-    return (
-        (word & np.uint64(0xF0F0F0F0F0F0F0F0))
-        | (((word + np.uint64(0x0606060606060606)) & np.uint64(0xF0F0F0F0F0F0F0F0)) >> np.uint64(4))
-    ) == np.uint64(0x3333333333333333)
+def are_digits(digits: Any) -> bool:
+    """Whether all eight bytes are 0 to 9."""
+    return ((digits + _TO_TEN) | digits) & HIGH == 0
 
 
 @inlined
 def few_digits(buffer: Any, start: int, count: int) -> tuple[bool, Any]:
     """The number that `count` (1 to 8) bytes spell, and whether all are digits."""
     shift = np.uint64(64 - 8 * count)
-    word = load64(buffer, start) << shift
-    word |= np.uint64(0x3030303030303030) & ~(np.uint64(0xFFFFFFFFFFFFFFFF) << shift)
-    return are_digits8(word), digits8(word)
+    digits = (load64(buffer, start) ^ _ZEROS) << shift
+    return are_digits(digits), number_of(digits)
 
 
 @inlined
@@ -80,14 +76,11 @@ def _decimal8(buffer: Any, i: int, length: int) -> tuple[bool, Any, int]:
         scale = 7 - np.int64(first_bit(hit) >> 3)
         word = (word & below) << np.uint64(8) | (word & ~((hit << np.uint64(1)) - np.uint64(1)))
         spare = spare << np.uint64(8) | np.uint64(0xFF)
-    word = word ^ _ZEROS & ~spare  # digits as they count: 0 to 9
-    strange = ((word + _TO_TEN) | word) & HIGH
+    digits = word ^ _ZEROS & ~spare
     two = first & np.uint64(0xFFFF)
     leading = (two & np.uint64(0xFF)) == 0x30 and (two >> np.uint64(8)) - np.uint64(0x30) <= 9
-    good = good and strange == 0 and not (leading and length > 1)
-    word = word * np.uint64(2561) >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF)
-    word = word * np.uint64(6553601) >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF)
-    return good, word * np.uint64(42949672960001) >> np.uint64(32), scale
+    good = good and are_digits(digits) and not (leading and length > 1)
+    return good, number_of(digits), scale
 
 
 @inlined
@@ -229,9 +222,9 @@ def integers(
         )
         number = np.uint64(0)
         while good and length > 8:
-            word = load64(buffer, i)
-            good = are_digits8(word)
-            number = number * np.uint64(100000000) + digits8(word)
+            digits = load64(buffer, i) ^ _ZEROS
+            good = are_digits(digits)
+            number = number * np.uint64(100000000) + number_of(digits)
             i += 8
             length -= 8
         if good:
@@ -277,7 +270,6 @@ def booleans(
 
 
 _MINUTE_NS = 60_000_000_000
-_FRACTIONS = np.array([10 ** (9 - n) for n in range(10)], np.int64)
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
 
 
@@ -391,14 +383,12 @@ def times(
             nanoseconds = np.int64(0)
             places = size - 20
             if places > 0:
-                good = good and buffer[i + 20] == 0x2E
-                fits, number = few_digits(buffer, i + 21, min(places, 8))
-                good = good and fits
-                if places == 9:
-                    ninth = buffer[i + 29] - np.uint8(0x30)
-                    good = good and ninth <= 9
-                    number = number * np.uint64(10) + np.uint64(ninth)
-                nanoseconds = np.int64(number) * _FRACTIONS[places]
+                # Eight places with zeros behind what is there, and the ninth.
+                kept = MASKS[min(places, 8)]
+                digits = (load64(buffer, i + 21) ^ _ZEROS) & kept
+                ninth = np.int64(buffer[i + 29]) - 0x30 if places == 9 else np.int64(0)
+                good = good and buffer[i + 20] == 0x2E and are_digits(digits) and 0 <= ninth <= 9
+                nanoseconds = np.int64(number_of(digits)) * 10 + ninth
             values[row] = base - ahead * _MINUTE_NS + seconds * 1_000_000_000 + nanoseconds
         if not good:
             values[row] = 0

@@ -384,7 +384,7 @@ def times(
             places = size - 20
             if places > 0:
                 # Eight places with zeros behind what is there, and the ninth.
-                kept = MASKS[min(places, 8)]
+                kept = MASKS[8 if places == 9 else places]
                 digits = (load64(buffer, i + 21) ^ _ZEROS) & kept
                 ninth = np.int64(buffer[i + 29]) - 0x30 if places == 9 else np.int64(0)
                 good = good and buffer[i + 20] == 0x2E and are_digits(digits) and 0 <= ninth <= 9

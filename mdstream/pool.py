@@ -58,15 +58,26 @@ def _workers() -> ModuleType:
     return workers
 
 
-def compile_kernels() -> subprocess.Popen[bytes] | None:
-    """A process that compiles the workers' kernels; None if that was done before on this machine."""
+def compile_kernels() -> subprocess.Popen[str] | None:
+    """A process that compiles the workers' kernels; None if that was done before on this machine.
+
+    Where they cannot be kept on disk it raises OSError, or the process ends with a code other than 0 and
+    says why on its standard error.
+    """
     _workers()
     from workers import boot
 
     if boot.is_compiled():
         return None
     with deaf_children():
-        return subprocess.Popen([sys.executable, "-m", "workers.warm"])
+        return subprocess.Popen(
+            [sys.executable, "-m", "workers.warm"], stderr=subprocess.PIPE, text=True
+        )
+
+
+def do_without_kernels() -> None:
+    """Have all workers that start from now on do without compiled decoders."""
+    os.environ[_workers().UNKEPT] = "1"
 
 
 class WorkerPool:

@@ -25,6 +25,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mdstream import log as logs
 from mdstream import recovery
 from mdstream.config import Config
@@ -35,7 +37,7 @@ from mdstream.feed_process import FeedProcess
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.measure import Measurements
-from mdstream.pool import SINGLE_THREADED, compile_kernels
+from mdstream.pool import SINGLE_THREADED, compile_kernels, do_without_kernels
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -179,7 +181,11 @@ class Supervisor:
 
     def _compile(self) -> None:
         """The first run of a version on a machine compiles the decoders, before all else."""
-        compiling = compile_kernels()
+        try:
+            compiling = compile_kernels()
+        except OSError as error:
+            self._do_without_kernels(str(error))
+            return
         if compiling is None:
             return
         log.info("compiling the decoders for this machine: half a minute, once")
@@ -187,8 +193,19 @@ class Supervisor:
             self._wait(0.1)
         if compiling.poll() is None:
             compiling.kill()
-        if compiling.wait() and not self.draining:
-            log.warning("the decoders were not compiled; each worker will try for itself")
+        _, told = compiling.communicate()
+        if compiling.returncode and not self.draining:
+            self._do_without_kernels(told.strip().rpartition("\n")[2])
+
+    def _do_without_kernels(self, why: str) -> None:
+        log.warning(
+            "the compiled decoders cannot be kept on disk: %s. This run decodes with the library, much "
+            "slower; to mend it, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of room",
+            why,
+        )
+        do_without_kernels()
+        handoff = msgspec.structs.replace(self._effective.handoff, kernels=False)
+        self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
 
     def _spawn(self, feed: FeedProcess) -> None:
         share = self.config.fetch.budget_per_minute // len(self.config.streams)

@@ -22,8 +22,10 @@ def pytest_configure() -> None:
     _root.mkdir()
     os.environ["MDSTREAM_FRAMES__DIRECTORY"] = str(_root)
     # Else the first tests would wait for it, each with its own patience.
-    if (compiling := compile_kernels()) is not None and compiling.wait():
-        raise pytest.UsageError("the decoders could not be compiled: see above")
+    if (compiling := compile_kernels()) is not None:
+        _, told = compiling.communicate()
+        if compiling.returncode:
+            raise pytest.UsageError(f"the decoders could not be compiled: {told}")
 
 
 def pytest_unconfigure() -> None:

@@ -10,6 +10,7 @@ import threading
 from mdstream import interrupts
 from mdstream.errors import Exit
 from mdstream.handoff.ticket import Receipt, Ticket
+from workers import UNKEPT
 
 
 def start() -> None:
@@ -31,16 +32,18 @@ def start() -> None:
 
 def warm() -> None:
     """Get the kernels ready: from disk, or compiled."""
+    if os.environ.get(UNKEPT):
+        return
     from workers.warm import warm
 
     warm()
 
 
 def is_compiled() -> bool:
-    """Whether the kernels of this version are on disk."""
-    from workers.kernels.compiling import COMPLETE
+    """Whether the kernels of this version are on disk. Raises OSError where they cannot be."""
+    from workers.kernels.compiling import is_complete
 
-    return COMPLETE.exists()
+    return is_complete()
 
 
 def run(ticket: Ticket) -> Receipt:

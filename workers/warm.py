@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import msgpack
@@ -15,7 +16,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from workers.aggregate import Effects, partials
 from workers.decoder import Decoder
-from workers.kernels.compiling import COMPLETE, drop_unused
+from workers.kernels.compiling import CACHE, complete, drop_unused
 from workers.path import has_kernels
 from workers.payloads import Payloads
 
@@ -51,7 +52,7 @@ def warm() -> None:
                 trades = spec.by_name["trades"]
                 rules = Effects(spec.bar_rules)
                 partials(trades, decoded.columns["trades"], rules, lambda column, code: "")
-    COMPLETE.touch()
+    complete()
 
 
 def _is_fixed(channel: Channel) -> bool:
@@ -67,5 +68,8 @@ def _sample(channel: Channel) -> dict[str, Any]:
 
 if __name__ == "__main__":
     interrupts.ignore()
-    warm()
-    drop_unused()
+    try:
+        warm()
+        drop_unused()
+    except OSError as error:
+        sys.exit(f"{CACHE}: {error.strerror or error}")

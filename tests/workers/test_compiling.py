@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from workers import UNKEPT
 from workers.kernels import compiling
 
+RUN = [
+    sys.executable,
+    "-m",
+    "mdstream",
+    "run",
+    "--streams",
+    "stocks",
+    "--duration",
+    "3",
+    "--report",
+]
 SHOW = "from workers.kernels import compiling; print(compiling.CACHE)"
 
 
@@ -60,3 +73,34 @@ def test_a_folder_that_others_may_write_is_not_taken(tmp_path: Path) -> None:
     cache.parent.chmod(0o777)
     with pytest.raises(subprocess.CalledProcessError):
         cache_with(XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
+
+
+def test_where_they_cannot_be_kept_the_library_decodes(tmp_path: Path) -> None:
+    taken = tmp_path / f"mdstream-{os.getuid()}"
+    (tmp_path / "mdstream").touch()
+    taken.touch()
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [*RUN, str(report)], capture_output=True, text=True, timeout=90, check=False,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NUMBA_CACHE_DIR": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert f"cannot be kept on disk: {taken} cannot be written" in line
+    assert "NUMBA_CACHE_DIR" in line
+    stocks = json.loads(report.read_text())["streams"]["stocks"]
+    assert stocks["committed"] == stocks["messages"] > 0
+    assert os.environ.get(UNKEPT) is None
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
+    code = full + "import runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code += "runpy.run_module('workers.warm', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=False,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}/mdstream/kernels-")
+    assert done.stderr.strip().endswith("File too large")

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numba
 from llvmlite.binding import get_host_cpu_name
 
+from workers import UNKEPT
+
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
 """Whether every access is checked, which is slow: for fuzzing."""
 
@@ -56,19 +58,19 @@ def _cache_folder() -> Path:
         ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
         if ours and os.access(base / name, os.W_OK):
             return base / name
-    raise OSError(
-        f"no folder for compiled kernels: {base} cannot be written, or is not this user's alone; "
-        "set NUMBA_CACHE_DIR to a folder that is"
-    )
+    raise OSError(f"{base} cannot be written, or is not this user's alone")
 
 
-CACHE = _cache_folder()
-numba.config.CACHE_DIR = str(CACHE)
+CACHE = None if os.environ.get(UNKEPT) else _cache_folder()
+if CACHE is not None:
+    numba.config.CACHE_DIR = str(CACHE)
 
 
 def kernel(function: F) -> F:
     """Compile `function` on first use, and keep the machine code on disk."""
-    compiled: F = numba.njit(cache=True, error_model="numpy", boundscheck=BOUNDS_CHECKED)(function)
+    compiled: F = numba.njit(
+        cache=CACHE is not None, error_model="numpy", boundscheck=BOUNDS_CHECKED
+    )(function)
     return compiled
 
 
@@ -86,17 +88,32 @@ def called(function: F) -> F:
     return compiled
 
 
-COMPLETE = CACHE / "complete"
-"""Is there once all kernels of these sources are on disk; its time is when they were last used."""
+_COMPLETE = "complete"
+"""A file that is there once all kernels of these sources are on disk; its time is when they were last
+used."""
+
+
+def is_complete() -> bool:
+    """Whether all kernels of these sources are on disk."""
+    return CACHE is not None and (CACHE / _COMPLETE).exists()
+
+
+def complete() -> None:
+    """All kernels are on disk, and were used now."""
+    if CACHE is not None:
+        (CACHE / _COMPLETE).touch()
+
 
 UNUSED_DAYS = 30
 
 
 def drop_unused() -> None:
     """Remove what other versions left beside this one's code and nobody has used for long."""
+    if CACHE is None:
+        return
     oldest = time.time() - UNUSED_DAYS * 86400
     for folder in CACHE.parent.glob("kernels-*"):
-        marker = folder / COMPLETE.name
+        marker = folder / _COMPLETE
         used = (marker if marker.exists() else folder).stat().st_mtime
         if folder != CACHE and used < oldest:
             shutil.rmtree(folder, ignore_errors=True)

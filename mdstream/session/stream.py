@@ -300,7 +300,7 @@ class StreamSession:
                     if not self.ready.is_set():
                         self.established += 1
                         self.ready.set()
-                    self._say(f"streaming {_summary(self.subscriptions)}")
+                    self._say(_summary(self.subscriptions))
                 case Refused(refusals):
                     reasons = {r.reason for r in refusals}
                     names = ", ".join(sorted({f"{r.channel} {r.symbol}" for r in refusals})[:5])
@@ -324,7 +324,8 @@ class StreamSession:
 def _summary(subscriptions: Subscriptions) -> str:
     counts = {c: len(s) for c, s in subscriptions.active.items() if s}
     parts = (f"{c} {'*' if '*' in subscriptions.active[c] else n}" for c, n in counts.items())
-    return ", ".join(parts) or "nothing"
+    named = ", ".join(parts)
+    return f"streaming {named}" if named else "connected; nothing to stream yet"
 
 
 def _pause(error: Exception, pause: float) -> float:

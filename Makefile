@@ -11,7 +11,7 @@ RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch lock clean
+.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch bench-decode lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -47,6 +47,9 @@ fmt: $(DEV_STAMP)  ## Format the code
 
 bench-fetch: $(DEV_STAMP)  ## Measure T_total: all streams at once against one after another
 	@$(BIN)/python -m benchmarks fetch $(ARGS)
+
+bench-decode: $(DEV_STAMP)  ## Measure decoding on one core: the kernels against the libraries
+	@$(BIN)/python -m benchmarks decode $(ARGS)
 
 lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

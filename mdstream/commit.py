@@ -27,8 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.bars import BarBuilder, BarRow, bars_1m
+from mdstream.errors import NoSpaceError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
+from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, read_part
 from mdstream.handoff.slab import Slab
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _TELEMETRY_ROWS = 256
 """Rows of `telemetry.batches` that are written together."""
+_TELEMETRY_WAITING = 4096
+"""Rows of it that may wait for room in shared memory; then the oldest go."""
 
 Codes = dict[str, npt.NDArray[np.uint32]]
 """Dictionary → codes of a batch's new texts, in the batch's order."""
@@ -53,7 +57,8 @@ class Committer:
     """Everything one feed writes for readers. Lives in the feed's process alone."""
 
     # The mutable state: the frames, dictionaries and counters in shared memory; bars that are open;
-    # rows of telemetry that wait to be written together.
+    # the rows that the last batch, and the end, made of them; rows of telemetry that wait to be
+    # written together.
 
     def __init__(
         self, run: Path, spec: StreamSpec, state: FeedState, limits: Limits, rejects: RejectFile
@@ -71,15 +76,19 @@ class Committer:
         if spec.bar_rules:
             volume = Kind.INT if spec.bar_rules.integer_volume else Kind.FLOAT
             channels.append(bars_1m(volume))
+        share = Share(limits.together)
         self.frames = {
             channel.name: FrameWriter(
-                frame_path(run, f"{spec.name}.{channel.name}"), channel.columns, limits
+                frame_path(run, f"{spec.name}.{channel.name}"), channel.columns, limits, share
             )
             for channel in channels
         }
         self._bars = BarBuilder(volume) if spec.bar_rules else None
+        self._joined = 0
+        self._joined_rows: list[BarRow] = []
+        self._last_bars: list[BarRow] = []
         self._telemetry = FrameWriter(
-            frame_path(run, f"telemetry.batches@{spec.name}"), BATCHES.columns, limits
+            frame_path(run, f"telemetry.batches@{spec.name}"), BATCHES.columns, limits, share
         )
         self._measured: list[tuple[int, ...]] = []
 
@@ -125,16 +134,25 @@ class Committer:
             self._bars.join(np.frombuffer(partials, PARTIAL))
 
     def flush(self) -> None:
-        """Write the rows of telemetry that wait."""
+        """Write the rows of telemetry that wait; where there is no room they wait on, up to a limit."""
         if self._measured:
             values = np.array(self._measured, np.int64)
-            self._measured.clear()
-            self._telemetry.append([ColumnData(column) for column in values.T])
+            try:
+                self._telemetry.append([ColumnData(column) for column in values.T])
+            except NoSpaceError:
+                del self._measured[:-_TELEMETRY_WAITING]
+            else:
+                self._measured.clear()
 
     def close(self) -> None:
-        """The stream has ended in good order: publish the open bars and close every frame."""
+        """The stream has ended in good order: publish the open bars and close every frame.
+
+        Raises `NoSpaceError` where shared memory is full; it can be tried again.
+        """
         if self._bars is not None:
-            self._publish_bars(self._bars.finish(), 0)
+            self._last_bars = self._last_bars or self._bars.finish()
+            self._publish_bars(self._last_bars, 0)
+            self._last_bars = []
         self.flush()
         for frame in (*self.frames.values(), self._telemetry):
             frame.close()
@@ -170,7 +188,9 @@ class Committer:
             partials["symbol"] = _replace(
                 partials["symbol"], codes["symbols"], PROVISIONAL[Kind.SYMBOL]
             )
-        self._publish_bars(self._bars.join(partials), receipt.sequence)
+        if self._joined != receipt.sequence:  # else there was no room for the rows: once more
+            self._joined, self._joined_rows = receipt.sequence, self._bars.join(partials)
+        self._publish_bars(self._joined_rows, receipt.sequence)
 
     def _publish_bars(self, rows: list[BarRow], sequence: int) -> None:
         if rows:

@@ -68,14 +68,15 @@ class FetchConfig(Struct, frozen=True):
 
 
 class HandoffConfig(Struct, frozen=True):
-    """From the socket to the workers: `slabs` buffers of `slab_kb` a stream, then reading pauses.
+    """From the socket to the workers: `slabs` buffers of `slab_kb` a stream, then reading pauses; fewer and
+    smaller ones where shared memory is small.
 
     `linger_ms` holds a batch back for company (0: submit as soon as a worker is free).
     `ticket_timeout_s` is how long one batch may keep a worker before the worker counts as hung.
     `kernels` says whether compiled kernels decode what they know, or the library everything.
     """
 
-    slab_kb: int = 1024
+    slab_kb: int = 512
     slabs: int = 16
     linger_ms: float = 0.0
     ticket_timeout_s: float = 10.0
@@ -84,10 +85,13 @@ class HandoffConfig(Struct, frozen=True):
 
 
 class FramesConfig(Struct, frozen=True):
-    """Shared frames: where they live, and how many megabytes of each are kept."""
+    """Shared frames: where they live, how many megabytes of each are kept, and how many of all frames of
+    a stream together (0: its share of what is free when the run starts).
+    """
 
     directory: str = ""
     retention_mb: int = 256
+    stream_mb: int = 0
     chunk_mb: int = 16
 
 

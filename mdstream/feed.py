@@ -25,7 +25,7 @@ from typing import Any
 
 from mdstream.commit import Committer
 from mdstream.config import Config
-from mdstream.errors import UNRECOVERABLE, MdstreamError
+from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
 from mdstream.log import Outbox
@@ -98,7 +98,11 @@ class Feed:
             run,
             self.spec,
             state,
-            Limits(config.frames.retention_mb * 1_000_000, config.frames.chunk_mb * 1_000_000),
+            Limits(
+                config.frames.retention_mb * 1_000_000,
+                config.frames.chunk_mb * 1_000_000,
+                config.frames.stream_mb * 1_000_000,
+            ),
             RejectFile(reject_path(config.rejects, assignment.run_id, self.spec.name)),
         )
         self._pipeline = Pipeline(
@@ -235,8 +239,20 @@ class Feed:
         if self._pipeline.failed.done():
             drained.cancel()
             self._pipeline.failed.result()
-        self._committer.close()
+        self._pipeline.close()
+        await self._close_frames()
         self._report_symbols()
+
+    async def _close_frames(self) -> None:
+        """Publish what is open and close the frames; there may be room for that only in a moment."""
+        deadline = time.monotonic() + _EXIT_WAIT_S
+        while True:
+            try:
+                return self._committer.close()
+            except NoSpaceError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(HEARTBEAT_S)
 
     # -- the supervisor's side
 

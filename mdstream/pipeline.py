@@ -8,7 +8,10 @@ Batching is natural: a slab is handed over as soon as a worker is free for it, a
 So a quiet stream has single payloads in its batches and the least delay, a busy one has full slabs.
 
 The number of slabs is bounded. When all are full, `offer` refuses and `put` waits: reading from the socket
-pauses, TCP holds the server back, and `stalls` counts it.
+pauses, TCP holds the server back, and `stalls` counts it. Slabs that were idle for a while are given back.
+
+Where shared memory has no room for a slab or for rows, idle slabs make way, and what cannot go on waits and
+tries again; only when that has lasted `FULL_S` the stream fails.
 """
 
 from __future__ import annotations
@@ -34,6 +37,11 @@ from mdstream.streams.spec import PayloadKind
 
 log = logging.getLogger(__name__)
 
+FULL_S = 30.0
+"""How long shared memory may have no room before the stream fails."""
+_AGAIN_S = 0.25
+_IDLE_S = 10.0
+"""A slab that was not needed for so long is given back."""
 _LATE_NS = 500_000_000
 _GIVEN_UP = Found(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
 
@@ -52,7 +60,8 @@ class _Batch:
 class Pipeline:
     """The hand-off of one feed. `failed` is set when shared memory gave out; nothing moves then."""
 
-    # The mutable state: the batch being filled, those that wait, those with the workers (in order).
+    # The mutable state: the batch being filled, those that wait, those with the workers (in order);
+    # slabs that are free, and how few they were lately; since when there is no room.
 
     def __init__(
         self,
@@ -74,7 +83,9 @@ class Pipeline:
         self._limit = pool.size + 1
         self._free: list[Slab] = []
         self._slabs = 0
-        self._cramped = False
+        self._idle_slabs = 0
+        self._looked = time.monotonic()
+        self._full_since = 0.0
         self._filling: _Batch | None = None
         self._sealed: deque[_Batch] = deque()
         self._working: deque[_Batch] = deque()
@@ -159,6 +170,11 @@ class Pipeline:
         self._dispatch()
         await self._idle.wait()
 
+    def close(self) -> None:
+        """Nothing more will come: give the slabs back."""
+        while self._drop_idle():
+            pass
+
     def heartbeat(self) -> None:
         """Publish gauges and whatever telemetry waits; called a few times a second."""
         self._publish_counts()
@@ -167,6 +183,7 @@ class Pipeline:
         self._state["pool_rebuilds"] = self._pool.rebuilds
         self._state["slabs"] = self._slabs
         self._committer.flush()
+        self._trim()
 
     # -- slabs
 
@@ -186,22 +203,20 @@ class Pipeline:
     def _take_slab(self, length: int) -> Slab | None:
         capacity = self._config.slab_kb * 1024
         if length <= capacity and self._free:
-            return self._free.pop()  # the last one used is still in cache
-        if self._slabs >= self._config.slabs:
-            if not self._free:
-                return None
-            self._free.pop(0).unlink()  # an ordinary one makes way for a large one
-            self._slabs -= 1
+            slab = self._free.pop()  # the last one used is still in cache
+            self._idle_slabs = min(self._idle_slabs, len(self._free))
+            return slab
+        # An ordinary one makes way for a large one.
+        if self._slabs >= self._config.slabs and not self._drop_idle():
+            return None
         name = f"{self._stream}-{self._next_sequence}"
         try:
             slab = Slab.create(slab_path(self._run, name), max(length, capacity))
-        except NoSpaceError:
+        except NoSpaceError as error:
             if self._slabs == len(self._free):  # no other will come back and make room
-                raise
-            if not self._cramped:
-                log.warning("shared memory is full: going on with %d slabs", self._slabs)
-            self._cramped = True
+                self._wait_for_memory(error, self._room.set)
             return None
+        self._full_since = 0.0
         self._slabs += 1
         return slab
 
@@ -214,9 +229,37 @@ class Pipeline:
             self._free.append(slab)
         self._room.set()
 
+    def _trim(self) -> None:
+        """Give back the slabs that were idle all the time since this was last done."""
+        now = time.monotonic()
+        if now - self._looked >= _IDLE_S:
+            for _ in range(self._idle_slabs - 1):
+                self._drop_idle()
+            self._looked, self._idle_slabs = now, len(self._free)
+
+    def _drop_idle(self) -> bool:
+        """Remove an idle slab; whether there was one."""
+        if not self._free:
+            return False
+        self._free.pop(0).unlink()
+        self._slabs -= 1
+        return True
+
     async def _wait_for_room(self) -> None:
         self._publish_counts()
         await self._room.wait()
+
+    def _wait_for_memory(self, error: NoSpaceError, again: Callable[[], None]) -> None:
+        """Call `again` when idle slabs have made way or a moment has passed; fail if that lasts."""
+        now = time.monotonic()
+        if not self._full_since:
+            self._full_since = now
+            log.warning("%s; waiting up to %.0f s for room", error, FULL_S)
+        made_way = self._drop_idle()
+        if now - self._full_since > FULL_S:
+            self._fail(error)
+        else:
+            asyncio.get_running_loop().call_later(0.0 if made_way else _AGAIN_S, again)
 
     # -- tickets
 
@@ -271,10 +314,13 @@ class Pipeline:
             batch = self._working[0]
             try:
                 self._commit(batch)
-            except Exception as error:
-                self._publish_counts()
-                self.failed.set_exception(error)
+            except NoSpaceError as error:
+                self._wait_for_memory(error, self._commit_ready)
                 return
+            except Exception as error:
+                self._fail(error)
+                return
+            self._full_since = 0.0
             self._working.popleft()
             self._give_back(batch.slab)
         if self._kick_due:
@@ -284,6 +330,11 @@ class Pipeline:
         if not self._working and not self._sealed and self._filling is None:
             self._publish_counts()
             self._idle.set()
+
+    def _fail(self, error: Exception) -> None:
+        self._publish_counts()
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def _commit(self, batch: _Batch) -> None:
         result = batch.result

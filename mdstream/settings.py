@@ -130,6 +130,7 @@ def _check_numbers(config: Config) -> None:
         ("handoff.ticket_timeout_s", config.handoff.ticket_timeout_s, 0.1),
         ("handoff.max_payload_mb", config.handoff.max_payload_mb, 1),
         ("frames.retention_mb", config.frames.retention_mb, 1),
+        ("frames.stream_mb", config.frames.stream_mb, 0),
         ("frames.chunk_mb", config.frames.chunk_mb, 1),
         ("start_timeout_s", config.start_timeout_s, 1),
         ("hang_timeout_s", config.hang_timeout_s, 1),

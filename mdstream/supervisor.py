@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from mdstream import log as logs
-from mdstream import recovery
+from mdstream import memory, recovery
 from mdstream.config import Config
 from mdstream.embedded import EmbeddedSimulator
 from mdstream.errors import UNRECOVERABLE, Exit
@@ -93,6 +93,7 @@ class Supervisor:
         self._measurements: Measurements | None = None
         self._effective = config
         self._gone = False
+        self._settled: set[str] = set()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -137,6 +138,7 @@ class Supervisor:
         with RunDirectory(root) as self.directory:
             self.directory.name_semaphores()
             self.started_ns = time.time_ns()
+            self._fit_memory(self.directory.path.parent)
             try:
                 self._start()
                 self._loop()
@@ -155,7 +157,7 @@ class Supervisor:
     def _start(self) -> None:
         if self.config.simulated:
             self._simulator = EmbeddedSimulator(self._context, self.config)
-            self._effective = self._simulator.serve(self.config)
+            self._effective = self._simulator.serve(self._effective)
             log.info(
                 "no keys: running on the embedded simulator (made-up data); to go live, set "
                 "APCA_API_KEY_ID and APCA_API_SECRET_KEY"
@@ -178,6 +180,18 @@ class Supervisor:
             self.feeds[name] = FeedProcess(name, state, self._note, self._write_log)
             if not self.draining:
                 self._spawn(self.feeds[name])
+
+    def _fit_memory(self, root: Path) -> None:
+        """Share out what shared memory there is."""
+        free = memory.check(self._effective, root).free
+        fitted = memory.fit(self._effective, free)
+        if memory.is_cramped(self._effective, fitted):
+            log.warning(
+                "only %.0f MB of shared memory are free at %s: %s; enlarge it (Docker: --shm-size=1g) "
+                "to keep more",
+                free / 1e6, root, memory.described(fitted),
+            )  # fmt: skip
+        self._effective = fitted
 
     def _compile(self) -> None:
         """The first run of a version on a machine compiles the decoders, before all else."""
@@ -244,6 +258,8 @@ class Supervisor:
                 pipes[source].receive()
             elif source in ends:
                 ends[source].ended(self.draining)
+                if ends[source].failure:
+                    self._settle(ends[source])
             elif source == self._wake_read:
                 os.read(self._wake_read, 1024)
             elif source in self._inputs:
@@ -289,7 +305,7 @@ class Supervisor:
         deadline = drained + self.config.drain_timeout_s
         for feed in self.feeds.values():
             if feed.process is None and not feed.done:
-                feed.give_up_restart()
+                self._end_between_lives(feed)
             feed.tell("drain")
         while any(feed.process for feed in self.feeds.values()) and not self.aborted:
             left = deadline - time.monotonic()
@@ -299,10 +315,25 @@ class Supervisor:
                 deadline = time.monotonic() + 5.0
             self._wait(min(0.5, max(0.01, left)))
         for feed in self.feeds.values():
-            # Where a feed did not drain, what it had not committed is still in its slabs.
-            leftovers = recovery.find(self.path, feed.stream, feed.state)
-            recovery.settle(feed.state, leftovers.pending)
+            self._settle(feed)
             feed.judge(drained)
+
+    def _end_between_lives(self, feed: FeedProcess) -> None:
+        """The run ends before a feed is started again: what it had received is committed all the same."""
+        if feed.up_since and recovery.find(self.path, feed.stream, feed.state).pending:
+            self._spawn(feed)
+        else:
+            feed.give_up_restart()
+
+    def _settle(self, feed: FeedProcess) -> None:
+        """Count what a feed that is gone for good left in its slabs, and give the memory to others."""
+        if feed.stream in self._settled:
+            return
+        self._settled.add(feed.stream)
+        leftovers = recovery.find(self.path, feed.stream, feed.state)
+        recovery.settle(feed.state, leftovers.pending)
+        for slab in (*leftovers.pending, *leftovers.free):
+            slab.unlink()
 
     def _end_children(self) -> None:
         for feed in self.feeds.values():

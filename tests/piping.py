@@ -65,6 +65,7 @@ class Rig:
             done.cancel()
             self.pipeline.failed.result()
         assert done.done(), "the pipeline did not drain"
+        self.pipeline.close()
         self.committer.close()
 
 

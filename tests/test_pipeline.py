@@ -14,8 +14,10 @@ import orjson
 import pytest
 import uvloop
 
+from mdstream import pipeline
 from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.frames.attach import attach
+from mdstream.frames.chunk import Chunk
 from mdstream.handoff.slab import Slab
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.records import History
@@ -217,6 +219,83 @@ def test_no_room_for_another_slab_goes_on_with_those_at_hand(
                 "messages": COUNT, "committed": COUNT, "rejected": 0, "in_flight": 0,
             }  # fmt: skip
             assert made == 2
+
+    uvloop.run(go())
+
+
+class Fullness:
+    """Shared memory that has no room for new chunks while `full`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self.refused = 0
+        create = Chunk.create
+
+        def scarce(path: Path, *rest: Any) -> None:
+            if self.full:
+                self.refused += 1
+                raise NoSpaceError(str(path), 1, 0)
+            create(path, *rest)
+
+        monkeypatch.setattr(Chunk, "create", staticmethod(scarce))
+
+
+def test_a_shortage_that_passes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [payloads("stocks")[i : i + 100] for i in range(0, 2000, 100)]
+
+    async def go(memory: Fullness | None) -> tuple[dict[str, str], dict[str, int]]:
+        async with rig("stocks", 1, tmp_path, slab_kb=64) as r:
+            for index, batch in enumerate(batches):
+                if memory is not None and index % 4 == 0:
+                    memory.full = True
+                    asyncio.get_running_loop().call_later(0.6, setattr, memory, "full", False)
+                await r.feed(batch)
+            await r.drain()
+            return fingerprint(r.run, "stocks"), messages_in(r.state)
+
+    undisturbed = uvloop.run(go(None))
+    memory = Fullness(monkeypatch)
+    assert uvloop.run(go(memory)) == undisturbed
+    assert memory.refused > 3
+
+
+def test_a_shortage_that_lasts_fails_the_stream_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FULL_S", 0.6)
+    memory = Fullness(monkeypatch)
+
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path) as r:
+            memory.full = True
+            await r.feed(payloads("stocks", 30))
+            with pytest.raises(NoSpaceError, match="enlarge it"):
+                await r.drain()
+            assert messages_in(r.state)["committed"] == 0
+            assert messages_in(r.state)["in_flight"] == 10, "payloads that wait in their slab"
+
+    uvloop.run(go())
+
+
+def test_slabs_that_are_idle_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_IDLE_S", 0.05)
+
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path, slab_kb=16, slabs=12) as r:
+            for payload in payloads("stocks", 3000):
+                assert r.pipeline.offer(*payload) or await r.pipeline.put(*payload) is None
+            for _ in range(6):
+                r.pipeline.heartbeat()
+                await asyncio.sleep(0.3)
+            assert len(list((r.run / "slabs").iterdir())) == 1
+            await r.feed(payloads("stocks", 3000))
+            await r.drain()
+            assert messages_in(r.state)["committed"] == 6000
+            assert not list((r.run / "slabs").iterdir())
 
     uvloop.run(go())
 

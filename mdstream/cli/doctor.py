@@ -14,13 +14,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mdstream import memory
 from mdstream.cli.output import output_console
 from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config
 from mdstream.errors import Exit
 from mdstream.settings import load
 
-_COMFORTABLE = 256 * 1024 * 1024
-_FRAMES_AT_LEAST = 2 * 1024 * 1024
 _MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 
 
@@ -56,7 +55,6 @@ def doctor(
 
 def _machine(config: Config) -> Iterator[Finding]:
     from mdstream.frames.rundir import SHARED_MEMORY, default_root
-    from mdstream.handoff.slab import file_bytes
 
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "Python", version)  # an older one could not even import this
@@ -71,17 +69,14 @@ def _machine(config: Config) -> Iterator[Finding]:
     if not root.is_dir() or not os.access(root, os.W_OK):
         yield Finding("bad", "shared memory", f"cannot write {root}", "set frames.directory")
         return
-    stat = os.statvfs(root)
-    free, size = stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
-    found = f"{root}: {free / 1e6:,.1f} of {size / 1e6:,.1f} MB free"
-    needed = len(config.streams) * (file_bytes(config.handoff.slab_kb * 1024) + _FRAMES_AT_LEAST)
-    if free < max(needed, _COMFORTABLE):
-        enlarge = "enlarge it (Docker: --shm-size=1g), "
-        yield (
-            Finding("bad", "shared memory", found, enlarge + "or run fewer streams")
-            if free < needed
-            else Finding("note", "shared memory", found, enlarge + "or lower frames.retention_mb")
-        )
+    room = memory.Room.at(root)
+    fitted = memory.fit(config, room.free)
+    found = f"{root}: {room.free / 1e6:,.1f} of {room.size / 1e6:,.1f} MB free"
+    enlarge = "enlarge it (Docker: --shm-size=1g)"
+    if room.free < memory.needed(config):
+        yield Finding("bad", "shared memory", found, enlarge + ", or run fewer streams")
+    elif memory.is_cramped(config, fitted):
+        yield Finding("note", "shared memory", f"{found}; {memory.described(fitted)}", enlarge)
     elif root != SHARED_MEMORY and not config.frames.directory:
         yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
     else:

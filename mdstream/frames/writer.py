@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from mdstream.errors import NoSpaceError
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import RING, Head
 from mdstream.frames.layout import HEAP_PER_ROW, arrow_schema, row_bytes
+from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.space import room_for
 from mdstream.streams.spec import VARIABLE, Column
@@ -17,27 +19,40 @@ from mdstream.streams.spec import VARIABLE, Column
 _FIRST_CHUNK_BYTES = 128 * 1024
 _GROWTH = 4
 _SPARE = 1.2
+_LEAST_ROWS = 64
+_CHUNKS_PER_SHARE = 12
+"""So many chunks at least fit into what a stream's frames share, so that few rows go at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of a frame that are kept, and bytes of its largest chunk."""
+    """Bytes of a frame that are kept, bytes of its largest chunk, and what all frames of its stream may
+    take together.
+    """
 
     retention: int
     chunk: int
+    together: int = sys.maxsize
 
 
 class FrameWriter:
     """The one writer of a frame; takes up a frame that a killed predecessor left.
 
     When a frame holds more than `limits.retention` bytes, its oldest chunk goes; likewise, and
-    earlier, when the file system has no room for a new one. `dropped_rows` counts what went.
-    Chunks grow from small to `limits.chunk`, so that a quiet frame stays small.
+    earlier, when the frames of its `share` hold more than that, or the file system has no room for
+    a new chunk. `dropped_rows` counts what went. Chunks grow from small to `limits.chunk`, so that
+    a quiet frame stays small.
     """
 
     # The mutable state, all owned by this writer: the current chunk and the sizes of those kept.
 
-    def __init__(self, folder: Path, columns: Sequence[Column], limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[Column],
+        limits: Limits,
+        share: Share | None = None,
+    ) -> None:
         if not (folder / "head").exists():
             schema = arrow_schema(columns).serialize()
             with room_for(folder, len(schema)):
@@ -48,11 +63,23 @@ class FrameWriter:
         self.head.close(False)
         self.columns = tuple(columns)
         self._limits = limits
+        self._share = share or Share(sys.maxsize)
         self._sizes: dict[int, int] = {}
         self._heap_per_row = [HEAP_PER_ROW[c.kind] for c in self.columns if c.kind in VARIABLE]
         self._number = -1
         self._chunk: Chunk | None = None
         self._resume()
+        self._share.join(self)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the chunks that are kept."""
+        return sum(self._sizes.values())
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether there is a chunk besides the one that is being filled."""
+        return len(self._sizes) > (self._chunk is not None)
 
     @property
     def rows(self) -> int:
@@ -68,7 +95,8 @@ class FrameWriter:
     def append(self, data: Sequence[ColumnData], sequence: int = 0) -> None:
         """Append rows and publish them, all at once. A batch that is already here is skipped.
 
-        Raises `NoSpaceError` where not even dropping old chunks made room; nothing is published then.
+        Raises `NoSpaceError` where not even dropping old chunks made room for a small new one; nothing
+        is published then.
         """
         if sequence and self.head.has(sequence):
             return
@@ -78,7 +106,12 @@ class FrameWriter:
             chunk = self._chunk
             room = chunk.room(data, start, total - chunk.start_row) if chunk else 0
             if chunk is None or room == 0:
-                self._rotate(data, start, total)
+                try:
+                    self._rotate(data, start, total)
+                except NoSpaceError:
+                    if chunk is not None:  # the rows that it took will come again
+                        chunk.resume(self.head.rows - chunk.start_row)
+                    raise
                 continue
             nulls = chunk.write(data, start, start + room, total - chunk.start_row)
             self.head.note_nulls(self._number, nulls)
@@ -112,33 +145,39 @@ class FrameWriter:
 
     def _rotate(self, data: Sequence[ColumnData], start: int, total: int) -> None:
         """Close the current chunk at row `total` and begin one that takes at least one row more."""
-        if self._chunk is not None:
-            rows = total - self._chunk.start_row
-            self._learn(self._chunk, rows)
-            self._chunk.seal(rows, self.head.entry(self._number).nulls)
-            self._chunk = None
+        full = self._chunk
+        if full is not None:
+            self._learn(full, total - full.start_row)
         number = self.head.end
-        target = min(_FIRST_CHUNK_BYTES * _GROWTH ** min(number, 16), self._limits.chunk)
-        rows = max(64, target // row_bytes(self.columns, self._heap_per_row))
-        heaps = [
-            max(int(rows * per_row), _length(item, start))
-            for per_row, item in zip(
-                self._heap_per_row, (d for d in data if d.heap is not None), strict=True
-            )
-        ]
+        most = min(self._limits.chunk, self._share.limit // _CHUNKS_PER_SHARE)
+        target = min(_FIRST_CHUNK_BYTES * _GROWTH ** min(number, 16), most)
+        rows = max(_LEAST_ROWS, target // row_bytes(self.columns, self._heap_per_row))
         self._retire(target)
+        self._share.make_room(target)
         path = self.head.chunk_path(number)
         while True:
             try:
-                Chunk.create(path, self.columns, rows, heaps)
+                Chunk.create(path, self.columns, rows, self._heaps(data, start, rows))
                 break
             except NoSpaceError:
-                if not self._sizes:
+                if self._share.drop():
+                    continue
+                if rows == _LEAST_ROWS:
                     raise
-                self._drop_oldest()
+                rows = max(_LEAST_ROWS, rows // _GROWTH)
+        if full is not None:
+            full.seal(total - full.start_row, self.head.entry(self._number).nulls)
         self._sizes[number] = path.stat().st_size
         self._chunk = Chunk(path, self.columns, total, rows)
         self._number = self.head.add_chunk(total, rows)
+
+    def _heaps(self, data: Sequence[ColumnData], start: int, rows: int) -> list[int]:
+        """Items of each heap of a chunk of `rows` rows; row `start` of `data` fits in any case."""
+        variable = (item for item in data if item.heap is not None)
+        return [
+            max(int(rows * per_row), _length(item, start))
+            for per_row, item in zip(self._heap_per_row, variable, strict=True)
+        ]
 
     def _learn(self, chunk: Chunk, rows: int) -> None:
         """Size the heaps of the next chunk by what this one's rows used, and some more."""
@@ -147,13 +186,13 @@ class FrameWriter:
             self._heap_per_row = [n / rows * _SPARE + 1 for n in used]
 
     def _retire(self, coming: int) -> None:
-        while self._sizes and (
-            sum(self._sizes.values()) + coming > self._limits.retention
-            or len(self._sizes) >= RING - 1
+        while self.can_drop and (
+            self.bytes + coming > self._limits.retention or len(self._sizes) >= RING - 1
         ):
-            self._drop_oldest()
+            self.drop_oldest()
 
-    def _drop_oldest(self) -> None:
+    def drop_oldest(self) -> None:
+        """Remove the oldest chunk; readers that have it mapped keep it."""
         oldest = min(self._sizes)
         self.head.retire_first()
         self.head.chunk_path(oldest).unlink(missing_ok=True)

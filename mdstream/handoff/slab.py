@@ -25,14 +25,14 @@ import numpy.typing as npt
 from mdstream.handoff.space import reserve
 
 HEADER_BYTES = 64
-_RESULT_FACTOR = 4
+_RESULT_FACTOR = 2
 _RESULT_SPARE = 8 * 1024 * 1024
 
 
 def _result_bytes(capacity: int) -> int:
-    """Room for results: four times the payloads, for a large slab not that much more than them.
+    """Room for results: twice the payloads, for a large slab not that much more than them.
 
-    What needs more is spilled to a file of its own.
+    What needs more (small levels of order books) is spilled to a file of its own.
     """
     return min(_RESULT_FACTOR * capacity, capacity + _RESULT_SPARE)
 
@@ -68,7 +68,8 @@ ENTRY = np.dtype(
 _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
 _ENTRY = struct.Struct("=QIHxxqI4x")
 _MAGIC = b"mdslab01"
-_PAYLOAD_BYTES_PER_ENTRY = 64
+_PAYLOAD_BYTES_PER_ENTRY = 96
+"""With smaller payloads a slab's table is full before its room for bytes is."""
 
 
 class State(IntEnum):

@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from mdstream.errors import NoSpaceError
 from mdstream.frames.attach import attach
+from mdstream.frames.chunk import Chunk
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.head import Head
 from mdstream.frames.reader import FrameReader
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
+from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import Column, Kind
@@ -194,6 +196,80 @@ def test_the_oldest_chunk_goes_and_a_slow_tail_is_told(run: RunDirectory) -> Non
     assert tail.missed == 20_010 - new.height
     assert writer.dropped_rows == tail.missed
     assert held["ts"].to_physical().to_list() == list(range(10)), "what a reader holds stays"
+
+
+def test_frames_of_a_stream_share_what_it_may_take(run: RunDirectory) -> None:
+    share = Share(500_000)
+    large, small = (
+        FrameWriter(frame_path(run.path, f"test.{name}"), COLUMNS, ROOMY, share)
+        for name in ("large", "small")
+    )
+    for start in range(0, 20_000, 1_000):
+        large.append(simple(start, 1_000))
+    assert large.bytes <= 500_000
+    assert large.dropped_rows > 0
+    kept = large.rows - large.dropped_rows
+    for start in range(0, 3_000, 100):
+        small.append(simple(start, 100))
+    assert large.bytes + small.bytes <= 500_000
+    assert large.rows - large.dropped_rows < kept, "the large one has made way"
+    frame = attach(run.run).frame("test.large")
+    end = large.rows
+    assert frame["ts"].to_physical().to_list() == list(range(end - frame.height, end))
+    assert attach(run.run).frame("test.small")["ts"].to_physical()[-1] == 2_999
+
+
+def test_a_batch_that_found_no_room_is_appended_once_there_is(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = frame_path(run.path, "test.rows")
+    writer = FrameWriter(folder, COLUMNS, Limits(64_000_000, 200_000))
+    writer.append(simple(0, 100), 1)
+    create = Chunk.create
+
+    def full(path: Path, *_: Any) -> None:
+        raise NoSpaceError(str(path), 1, 0)
+
+    for sequence in range(2, 5):
+        first = writer.rows
+        monkeypatch.setattr(Chunk, "create", staticmethod(full))
+        for _ in range(3):
+            with pytest.raises(NoSpaceError):
+                writer.append(simple(first, 5_000), sequence)
+            assert writer.rows == first, "nothing is published of it"
+            frame = attach(run.run).frame("test.rows")
+            assert frame["ts"].to_physical().to_list() == list(range(first - frame.height, first))
+        monkeypatch.setattr(Chunk, "create", staticmethod(create))
+        writer.append(simple(first, 5_000), sequence)
+    writer.append(simple(0, 5_000), 4)  # it is there already
+    writer.close()
+    frame = attach(run.run).frame("test.rows")
+    kept = range(15_100 - frame.height, 15_100)  # old ones had to make way
+    assert frame["ts"].to_physical().to_list() == list(kept)
+    assert frame["text"].to_list() == [f"t{i}" for i in kept]
+    for path in folder.glob("*.arrow"):
+        pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).validate(full=True)
+    lengths = [
+        pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).num_rows
+        for path in sorted(folder.glob("*.arrow"))
+    ]
+    assert sum(lengths) == len(kept) >= 5_000, "no file says that it holds rows of the attempts"
+
+
+def test_where_there_is_room_for_a_small_chunk_only_it_is_small(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Chunk.create
+
+    def cramped(path: Path, columns: Any, rows: int, heaps: Any) -> None:
+        if rows > 100:
+            raise NoSpaceError(str(path), rows, 0)
+        create(path, columns, rows, heaps)
+
+    monkeypatch.setattr(Chunk, "create", staticmethod(cramped))
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    writer.append(simple(0, 1_000))
+    assert attach(run.run).frame("test.rows")["ts"].to_physical()[-1] == 999
 
 
 def test_a_text_larger_than_a_chunk_gets_one_of_its_own(run: RunDirectory) -> None:

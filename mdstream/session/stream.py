@@ -189,7 +189,7 @@ class StreamSession:
             headers["APCA-API-KEY-ID"] = target.credentials.key_id
             headers["APCA-API-SECRET-KEY"] = target.credentials.secret_key
         try:
-            async with connect(
+            async with _Connect(
                 target.url,
                 additional_headers=headers,
                 user_agent_header="mdstream",
@@ -335,10 +335,22 @@ def _pause(error: Exception, pause: float) -> float:
     return max(pause, asked or 0.0)
 
 
+class _Connect(connect):
+    """A connection to the very server that was named: the keys are for no other."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 def _refused_upgrade(error: websockets.InvalidStatus, url: str) -> Exception:
     """What an HTTP status in place of a WebSocket means."""
     response = error.response
     status = response.status_code
+    if 300 <= status < 400:
+        where = response.headers.get("Location", "nowhere")[:200]
+        return ConfigError(
+            f"{url} answered HTTP {status}: sent on to {where}; if that is the server, set stream_url"
+        )
     if status in (401, 403):
         return CredentialsError(
             f"{url} answered HTTP {status}: check APCA_API_KEY_ID and APCA_API_SECRET_KEY", status

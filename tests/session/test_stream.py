@@ -456,3 +456,39 @@ def test_keys_never_show_in_logs(caplog: pytest.LogCaptureFixture) -> None:
     play(story, config={"credentials": secret, "auth": "headers"}, faults=("drop@0.2*1",))
     assert "very-secret" not in caplog.text
     assert "very-secret" not in repr(check(from_mapping({"credentials": secret})))
+
+
+@pytest.mark.parametrize("auth", ["message", "headers"])
+def test_keys_do_not_follow_a_redirect(auth: str) -> None:
+    stolen: list[str] = []
+
+    async def main() -> None:
+        async def keep(connection: Any) -> None:
+            stolen.append(str(connection.request.headers))
+            async for message in connection:
+                stolen.append(str(message))
+
+        async with serve(keep, "127.0.0.1", 0) as thief:
+            elsewhere = f"ws://localhost:{thief.sockets[0].getsockname()[1]}/v2/iex"
+
+            def send_on(connection: Any, request: Any) -> Any:
+                answer = connection.respond(302, "")
+                answer.headers["Location"] = elsewhere
+                return answer
+
+            async with serve(keep, "127.0.0.1", 0, process_request=send_on) as server:
+                values = {
+                    "stream_url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+                    "credentials": {"key_id": "k", "secret_key": "s"},
+                    "auth": auth,
+                }
+                session = StreamSession(
+                    Target.of(from_mapping(values), STREAMS["stocks"]), Subscriptions(), Sink(),
+                    lambda text: None, lambda channel: 0,
+                )  # fmt: skip
+                with pytest.raises(ConfigError, match=f"sent on to {elsewhere}; .* set stream_url"):
+                    async with asyncio.timeout(10):
+                        await session.run()
+
+    uvloop.run(main())
+    assert stolen == []

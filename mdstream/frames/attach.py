@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -50,7 +51,7 @@ class Attachment:
 
     def rows(self, name: str) -> int:
         """Rows ever published in frame `name`, those that retention has dropped included."""
-        return sum(reader.rows for reader in self._parts(name))
+        return sum(reader.rows for reader in self.parts(name))
 
     def frame(self, name: str) -> pl.DataFrame:
         """Frame `name` as it stands now, as a zero-copy DataFrame.
@@ -59,7 +60,7 @@ class Attachment:
         `Datetime("ns", "UTC")`, prices Float64, symbols and codes categoricals. Memory that the
         engine drops later stays readable as long as the DataFrame lives.
         """
-        pieces = [_labelled(reader, reader.read()[1]) for reader in self._parts(name)]
+        pieces = [_labelled(reader, reader.read()[1]) for reader in self.parts(name)]
         return pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
 
     def tail(self, name: str, *, from_start: bool = False, poll_s: float = 0.005) -> Tail:
@@ -69,13 +70,13 @@ class Attachment:
         engine does. A reader too slow for the frame's retention skips what was dropped; the
         tail's `missed` counts those rows.
         """
-        return Tail(self, self._parts(name), from_start, poll_s)
+        return Tail(self, name, from_start, poll_s)
 
     def _folders(self, pattern: str) -> list[Path]:
         found = (self.path / "frames").glob(pattern)
         return sorted(path for path in found if (path / "head").exists())
 
-    def _parts(self, name: str) -> list[FrameReader]:
+    def parts(self, name: str) -> list[FrameReader]:
         """The readers of a frame: one, or one for each process that writes a part of it."""
         folders = self._folders(name) or self._folders(name + "@*")
         if not folders:
@@ -97,14 +98,18 @@ class Tail:
 
     _CHECK_S = 0.5
 
-    def __init__(
-        self, attachment: Attachment, parts: list[FrameReader], from_start: bool, poll_s: float
-    ) -> None:
+    # The mutable state: the next row of each part of the frame; when it was last looked whether there
+    # are more parts, and whether the engine lives.
+
+    def __init__(self, attachment: Attachment, name: str, from_start: bool, poll_s: float) -> None:
         self.missed = 0
         self._attachment = attachment
+        self._name = name
         self._poll_s = poll_s
+        parts = attachment.parts(name)
         self._next = {part: part.first_row if from_start else part.rows for part in parts}
-        self._checked = time.monotonic()
+        self._many = any("@" in part.name for part in parts)
+        self._looked = self._checked = time.monotonic()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         while True:
@@ -128,6 +133,7 @@ class Tail:
 
     def poll(self) -> pl.DataFrame | None:
         """What is new since the last call, without waiting; None if nothing is."""
+        self._look_for_parts()
         pieces = []
         for part, row in self._next.items():
             if part.rows > row:
@@ -137,6 +143,17 @@ class Tail:
                 if frame.height:
                     pieces.append(_labelled(part, frame))
         return pl.concat(pieces, rechunk=False) if pieces else None
+
+    def _look_for_parts(self) -> None:
+        """A frame that many processes write has a part more when one more has begun."""
+        now = time.monotonic()
+        if self._many and now - self._looked >= self._CHECK_S:
+            self._looked = now
+            with contextlib.suppress(
+                NoRunError, KeyError
+            ):  # ended: what is mapped can still be read
+                for part in self._attachment.parts(self._name):
+                    self._next.setdefault(part, 0)
 
     def _ended(self) -> bool:
         if any(part.rows > row for part, row in self._next.items()):

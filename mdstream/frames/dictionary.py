@@ -7,14 +7,13 @@ lock and no header, and any other program can read the file as it is.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
 
-from mdstream.handoff.space import no_space
+from mdstream.handoff.space import no_space, room_for
 
 
 class DictionaryReader:
@@ -65,11 +64,10 @@ class DictionaryWriter(DictionaryReader):
         fresh = [text for text in dict.fromkeys(texts) if text not in self.codes]
         if fresh:
             data = b"".join(orjson.dumps(text) + b"\n" for text in fresh)
-            try:
-                os.write(self._descriptor, data)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                raise no_space(self.path, len(data)) from error
+            with room_for(self.path, len(data)):
+                written = os.write(self._descriptor, data)
+            if written < len(data):
+                os.ftruncate(self._descriptor, self._read)
+                raise no_space(self.path, len(data))
             self.refresh()
         return [self.codes[text] for text in texts]

@@ -8,7 +8,6 @@ free text and lists (news, statuses) are converted, which copies them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,47 +22,47 @@ from mdstream.streams.spec import Kind
 
 
 class Categories:
-    """A shared dictionary as Polars categories whose codes equal the dictionary's.
+    """A shared dictionary as Polars categories, the same ones as long as the run is read.
 
-    Polars gives a text the next code when it first meets it, also when a program merely looks for one
-    that never came; then the two would part, and a fresh set of categories is begun.
+    Polars gives a text the next code when it first meets it, and so the dictionary's own, unless a program
+    had named a text (in a cast, a join) that came to the dictionary later. From there on codes are
+    translated, which copies the column; before, they are what lies in shared memory.
     """
 
+    # The mutable state: Polars' code of each text; how many of them from the first on are the
+    # dictionary's own; series that refer to the texts, for Polars forgets those that nothing refers to.
+
     def __init__(self, path: Path, physical: type[pl.UInt16] | type[pl.UInt32]) -> None:
+        self.dtype = pl.Categorical(pl.Categories(str(path), "mdstream", physical))
         self._reader = DictionaryReader(path)
-        self._physical = physical
-        self._generation = 0
+        self._codes = pl.Series(dtype=physical)
+        self._own = 0
         self._kept: list[pl.Series] = []
-        self.dtype = self._fresh()
 
     @property
     def texts(self) -> list[str]:
         self._reader.refresh()
         return self._reader.texts
 
-    def refresh(self) -> bool:
-        """Register texts that are new; True if that took a fresh set of categories."""
-        before = len(self._reader.texts)
-        texts = self.texts
-        if len(texts) == before:
-            return False
-        if self._register(texts[before:], before):
-            return False
-        self._generation += 1
-        self.dtype = self._fresh()
-        self._register(texts, 0)
-        return True
-
-    def _register(self, texts: Sequence[str], first: int) -> bool:
+    def refresh(self) -> None:
+        """Make texts known to Polars that are new."""
+        first = len(self._codes)
+        texts = self.texts[first:]
+        if not texts:
+            return
         series = pl.Series(texts, dtype=self.dtype)
-        self._kept.append(series)  # Polars forgets categories that nothing refers to
-        codes = series.to_physical().to_numpy()
-        return bool((codes == np.arange(first, first + len(texts))).all())
+        self._kept.append(series)
+        codes = series.to_physical()
+        if self._own == first:
+            differing = np.flatnonzero(codes.to_numpy() != np.arange(first, first + len(texts)))
+            self._own += int(differing[0]) if len(differing) else len(texts)
+        self._codes = self._codes.append(codes)
 
-    def _fresh(self) -> pl.Categorical:
-        self._kept.clear()
-        name = f"{self._reader.path}#{self._generation}"
-        return pl.Categorical(pl.Categories(name, "mdstream", self._physical))
+    def of(self, codes: pl.Series) -> pl.Series:
+        """A column of the dictionary's codes as a column of texts."""
+        if self._own < len(self._codes) and (codes.max() or 0) >= self._own:  # type: ignore[operator]
+            codes = self._codes.gather(codes)
+        return codes.cat.to(self.dtype)
 
 
 class FrameReader:
@@ -144,8 +143,7 @@ class FrameReader:
         return True
 
     def _piece(self, entry: Entry, end: int, sealed: bool) -> pl.DataFrame:
-        if self._refresh_categories():
-            self._sealed.clear()
+        self._refresh_categories()
         if sealed and entry.number in self._sealed:
             return self._sealed[entry.number]
         # Read again: a null may have come between reading the entry and the row count.
@@ -155,7 +153,7 @@ class FrameReader:
             self._sealed[entry.number] = frame
         return frame
 
-    def _refresh_categories(self) -> bool:
+    def _refresh_categories(self) -> None:
         assert self._schema is not None
         for field in self._schema:
             name = field.metadata.get(b"dictionary", b"").decode()
@@ -164,7 +162,8 @@ class FrameReader:
                 stream = self.name.partition(".")[0]
                 path = dictionary_path(self._run, stream, name)
                 self._categories[name] = Categories(path, physical)
-        return sum(c.refresh() for c in self._categories.values()) > 0  # all of them, always
+        for categories in self._categories.values():
+            categories.refresh()
 
     def _empty(self) -> pl.DataFrame:
         """No rows, but the columns and types the frame has."""
@@ -220,7 +219,7 @@ def _to_polars(batch: pa.RecordBatch, categories: dict[str, Categories]) -> pl.D
             continue
         series: pl.Series = pl.from_arrow(array)  # type: ignore[assignment]
         if b"dictionary" in field.metadata:
-            series = series.cat.to(categories[field.metadata[b"dictionary"].decode()].dtype)
+            series = categories[field.metadata[b"dictionary"].decode()].of(series)
         columns.append(series.alias(field.name))
     return pl.DataFrame(columns)
 

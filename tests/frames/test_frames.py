@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import NoSpaceError
-from mdstream.frames.attach import attach
+from mdstream.frames.attach import Tail, attach
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.head import Head
@@ -385,6 +385,70 @@ def test_texts_that_a_program_looked_for_first_keep_their_own_codes(run: RunDire
     again = attachment.frame("test.rows").tail(4)
     assert again["symbol"].cast(pl.String).to_list() == names
     assert again.filter(pl.col("symbol") == "NVDA")["price"].to_list() == [2.0]
+
+
+def test_rows_before_and_after_a_program_named_a_text_go_together(run: RunDirectory) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
+    attachment = attach(run.run)
+    tail = attachment.tail("test.rows")
+    batches = []
+
+    def append(rows: list[Row]) -> None:
+        writer.append(data(rows))
+        new = tail.poll()
+        assert new is not None
+        batches.append(new)
+
+    append([(i, i, float(i), False, "", [i]) for i in range(20)])
+    watched = pl.DataFrame({"symbol": ["S3", "NVDA", "TSLA"]})
+    dtype = batches[0].schema["symbol"]
+    watched = watched.with_columns(pl.col("symbol").cast(dtype))  # two of them never came yet
+    writer_of = DictionaryWriter(dictionary_path(run.path, "test", "symbols"))
+    for symbol in ("MSFT", "TSLA", "AMZN", "NVDA"):
+        [code] = writer_of.add([symbol])
+        append([(code, code, 1.0, False, "", [code]), (3, code, None, False, "", None)])
+    everything = pl.concat(batches)
+    assert everything.schema["symbol"] == dtype
+    assert everything["symbol"].cast(pl.String).to_list()[20::2] == ["MSFT", "TSLA", "AMZN", "NVDA"]
+    assert everything.equals(attachment.frame("test.rows"))
+    found = everything.join(watched, on="symbol")["symbol"].cast(pl.String).value_counts()
+    assert dict(found.iter_rows()) == {"S3": 5, "TSLA": 1, "NVDA": 1}
+    assert batches[0].join(batches[-1], on="symbol").height == 1
+
+
+def test_a_tail_follows_parts_that_begin_after_it(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tail, "_CHECK_S", 0.0)
+    column = COLUMNS[1:2]
+
+    def rows(first: int) -> list[ColumnData]:
+        return [ColumnData(np.arange(first, first + 3, dtype=np.int64))]
+
+    one = FrameWriter(frame_path(run.path, "test.batches@one"), column, ROOMY)
+    one.append(rows(0))
+    tail = attach(run.run).tail("test.batches")
+    assert tail.poll() is None
+    two = FrameWriter(frame_path(run.path, "test.batches@two"), column, ROOMY)
+    two.append(rows(10))
+    one.append(rows(20))
+    new = tail.poll()
+    assert new is not None
+    assert sorted(new["ts"].to_physical()) == [10, 11, 12, 20, 21, 22]
+    assert tail.missed == 0
+
+
+def test_half_a_line_of_a_dictionary_is_taken_back(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = DictionaryWriter(dictionary_path(run.path, "test", "short"))
+    writer.add(["A"])
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))
+    with pytest.raises(NoSpaceError):
+        writer.add(["BBBBBBBB", "C"])
+    monkeypatch.setattr(os, "write", write)
+    assert writer.add(["C", "BBBBBBBB", "A"]) == [1, 2, 0]
 
 
 def test_no_room_for_a_new_frame_is_a_clear_error(

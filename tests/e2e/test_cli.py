@@ -388,8 +388,10 @@ def tmpfs(folder: Path, megabytes: int) -> Iterator[Path]:
     )
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def free_bytes(folder: Path) -> int:

@@ -465,8 +465,7 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
     async def main() -> None:
         async def keep(connection: Any) -> None:
             stolen.append(str(connection.request.headers))
-            async for message in connection:
-                stolen.append(str(message))
+            stolen.extend([str(message) async for message in connection])
 
         async with serve(keep, "127.0.0.1", 0) as thief:
             elsewhere = f"ws://localhost:{thief.sockets[0].getsockname()[1]}/v2/iex"

@@ -37,7 +37,7 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
 from mdstream.rejects import RejectFile
 from mdstream.streams.spec import CODED, Channel, Kind, PayloadKind, StreamSpec
-from mdstream.streams.storage import PROVISIONAL
+from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.schema import BATCHES
 from mdstream.telemetry.state import FeedState
@@ -71,6 +71,12 @@ class Committer:
             name: DictionaryWriter(dictionary_path(run, spec.name, name))
             for name in spec.dictionaries
         }
+        self._most_texts = {
+            column.dictionary: DICTIONARY_LIMIT[column.kind]
+            for channel in spec.channels
+            for column in channel.columns
+            if column.kind in CODED
+        }
         channels = [c for c in spec.channels if c.types or c.name == "snapshots"]
         volume = Kind.INT
         if spec.bar_rules:
@@ -93,6 +99,15 @@ class Committer:
         self._measured: list[tuple[int, ...]] = []
 
     # -- a batch, in the order of the steps above
+
+    def fits(self, receipt: Receipt) -> bool:
+        """Whether the dictionaries have room for a batch's new texts. If not, it is to be decoded once
+        more: batches before it brought others, which its worker could not know.
+        """
+        return all(
+            self.dictionaries[name].size_with(texts) <= self._most_texts[name]
+            for name, texts in receipt.new.items()
+        )
 
     def commit(self, slab: Slab, receipt: Receipt, submit_ns: int) -> None:
         """Commit one batch. Raises `NoSpaceError` where shared memory is full; the batch then does not

@@ -287,11 +287,15 @@ class Pipeline:
     def _dispatch(self) -> None:
         while self._sealed and len(self._working) < self._limit:
             batch = self._sealed.popleft()
-            batch.submit_ns = time.time_ns()
             self._working.append(batch)
-            task = asyncio.get_running_loop().create_task(self._work(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._submit(batch)
+
+    def _submit(self, batch: _Batch) -> None:
+        batch.submit_ns = time.time_ns()
+        batch.result = None
+        task = asyncio.get_running_loop().create_task(self._work(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _work(self, batch: _Batch) -> None:
         ticket = Ticket(
@@ -312,6 +316,9 @@ class Pipeline:
     def _commit_ready(self) -> None:
         while self._working and self._working[0].result is not None and not self.failed.done():
             batch = self._working[0]
+            if isinstance(batch.result, Receipt) and not self._committer.fits(batch.result):
+                self._submit(batch)
+                return
             try:
                 self._commit(batch)
             except NoSpaceError as error:

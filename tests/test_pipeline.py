@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 import pytest
 import uvloop
 
@@ -22,7 +23,8 @@ from mdstream.handoff.slab import Slab
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.records import History
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import Kind, PayloadKind
+from mdstream.streams.storage import DICTIONARY_LIMIT
 from tests import traffic
 from tests.piping import Payload, Rig, fingerprint, rig
 from tests.running import as_rows
@@ -493,6 +495,33 @@ def test_slabs_are_bounded_and_stalls_are_counted(tmp_path: Path) -> None:
             assert messages_in(r.state)["committed"] == 6000
 
     uvloop.run(go())
+
+
+def test_a_dictionary_that_gets_full_is_full_at_the_same_text_however_many_work(
+    tmp_path: Path,
+) -> None:
+    count, per = 20_000, 100
+    trades = [
+        f'{{"T":"t","S":"A","x":"X{i}","p":1,"s":1,"t":"2024-01-01T00:00:00Z"}}'
+        for i in range(count)
+    ]
+    payloads = [
+        (f"[{','.join(trades[i : i + per])}]".encode(), PayloadKind.JSON, RECV_NS)
+        for i in range(0, count, per)
+    ]
+
+    async def go(workers: int) -> tuple[dict[str, str], dict[str, int]]:
+        async with rig("stocks", workers, tmp_path / str(workers), slab_kb=64) as r:
+            await r.feed(payloads)
+            await r.drain()
+            limit = DICTIONARY_LIMIT[Kind.CODE]
+            exchanges = attach(str(r.run)).frame("stocks.trades")["exchange"].cast(pl.String)
+            assert exchanges.to_list() == [f"X{i}" for i in range(limit)]
+            return fingerprint(r.run, "stocks"), messages_in(r.state)
+
+    parallel, counts = uvloop.run(go(3))
+    assert counts["rejected"] == count - DICTIONARY_LIMIT[Kind.CODE]
+    assert (parallel, counts) == uvloop.run(go(0))
 
 
 def test_a_linger_makes_larger_batches(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ class BatchCodes:
             noted = self._noted.get(column.dictionary, {})
             if max(map(len, unknown)) > LONGEST_TEXT:
                 raise Unfit(f"{column.key}: text of over {LONGEST_TEXT} characters")
-            if len(known) + len(unknown.union(noted, first)) > DICTIONARY_LIMIT[column.kind]:
+            new = sum(text not in noted for text in first)
+            new += sum(text not in noted and text not in first for text in unknown)
+            if len(known) + len(noted) + new > DICTIONARY_LIMIT[column.kind]:
                 raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
             for row, text in enumerate(texts):
                 for item in text if column.kind is Kind.SYMBOLS and text else (text,):

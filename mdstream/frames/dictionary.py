@@ -59,6 +59,10 @@ class DictionaryWriter(DictionaryReader):
         # A predecessor killed in mid-write may have left half a line.
         os.ftruncate(self._descriptor, self._read)
 
+    def size_with(self, texts: Iterable[str]) -> int:
+        """How many texts there would be with `texts`, each of which stands there once."""
+        return len(self.codes) + sum(text not in self.codes for text in texts)
+
     def add(self, texts: Iterable[str]) -> list[int]:
         """Codes of `texts`; those that are new get the next ones, in order."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self.codes]

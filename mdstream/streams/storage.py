@@ -37,5 +37,4 @@ DICTIONARY_LIMIT: dict[Kind, int] = {
     Kind.CODE: 1 << 14,
     Kind.CONDITIONS: 1 << 14,
 }
-"""Texts a dictionary takes before further new ones are rejected: half of what the codes could
-number, so that batches under way at that moment still fit."""
+"""Texts a dictionary takes before messages with further new ones are rejected."""

@@ -88,6 +88,7 @@ class Feed:
         self._go = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched: Cycle | None = None
+        self._fetcher: Fetcher | None = None
         self._before = {
             name: state[name] for name in ("established", "reconnects", "control", "requests")
         }
@@ -197,7 +198,7 @@ class Feed:
         budget = Budget.shared(self._assignment.budget, path)
         interval = self._config.fetch.interval_s
         async with RestClient(self._config, budget) as self._client:
-            fetcher = Fetcher(
+            fetcher = self._fetcher = Fetcher(
                 self.spec, self._stream, self._client, self._pipeline.fetch, interval, self._follow
             )
             while True:
@@ -330,10 +331,19 @@ class Feed:
         """Tell the supervisor which symbols are served and which are not, and why."""
         failed = self._subscriptions.refused_everywhere()
         ok = set().union(*self._subscriptions.active.values())
-        if self._fetched is not None:
-            ok |= self._fetched.ok
-            failed |= {s: why for s, why in self._fetched.failed.items() if s in self._symbols}
+        if (fetched := self._fetched or self._first_cycle()) is not None:
+            ok |= fetched.ok
+            failed |= {s: why for s, why in fetched.failed.items() if s in self._symbols}
         ok = ok.intersection(self._symbols) - failed.keys()
         self.state["symbols_ok"] = len(ok)
         self.state["symbols_failed"] = len(failed)
         self._outbox.put("symbols", (sorted(ok), failed))
+
+    def _first_cycle(self) -> Cycle | None:
+        """What is known of a first cycle that is not over, once the server gives trouble with it."""
+        if self._fetcher is None or self._client is None or not self._client.trouble:
+            return None
+        cycle = self._fetcher.current
+        pending = self._symbols.keys() - cycle.ok - cycle.failed.keys() - {"*"}
+        why = dict.fromkeys(pending, f"not fetched yet: {self._client.trouble}")
+        return Cycle(cycle.ok, {**why, **cycle.failed})

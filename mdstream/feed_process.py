@@ -80,6 +80,8 @@ class FeedProcess:
     """Why the process before this one died."""
     _established: int = 0
     """Connections established before this process."""
+    _condemned: bool = False
+    """Whether the process was killed for good."""
     _changes: list[tuple[Any, ...]] = field(default_factory=list)
     _pauses: Iterator[float] = field(default_factory=backoff)
 
@@ -175,11 +177,13 @@ class FeedProcess:
         elif not self.up and time.monotonic() - self.started > start_timeout_s:
             self.kill(f"was not up after {start_timeout_s:.0f} s")
 
-    def kill(self, reason: str) -> None:
-        """Kill the process and its workers: a stopped worker would never notice that its feed is gone."""
+    def kill(self, reason: str, final: bool = False) -> None:
+        """Kill the process and its workers: a stopped worker would never notice that its feed is gone.
+        `final`: the stream has failed with it.
+        """
         if self.process is None or self.process.pid is None:
             return
-        self.last_words = reason
+        self.last_words, self._condemned = reason, final
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
@@ -187,7 +191,9 @@ class FeedProcess:
         self.process.kill()
 
     def ended(self, draining: bool) -> None:
-        """The process is gone: done, failed for good, or to be started again after a pause."""
+        """The process is gone: done, failed for good, or to be started again after a pause; what becomes of
+        one that died while it drained is the supervisor's to say.
+        """
         process = self.process
         assert process is not None
         self.receive()
@@ -203,15 +209,18 @@ class FeedProcess:
             self.done = True
             return
         reason = self.last_words or _why_ended(code)
-        if code in UNRECOVERABLE or draining:
+        if code in UNRECOVERABLE or self._condemned:
             self.fail(reason, code or Exit.STREAM_FAILED)
             return
         if time.monotonic() - self.started > _HEALTHY_S:
             self._pauses, self.deaths = backoff(), 0
         self.deaths += 1
+        self.cause = reason
+        if draining:
+            self.note(self.stream, f"feed process {reason} at the end of the run", logging.WARNING)
+            return
         pause = next(self._pauses)
         self.restart_at = time.monotonic() + pause
-        self.cause = reason
         text = f"feed process {reason}; starting it again in {pause:.1f} s"
         self.note(self.stream, text, logging.WARNING)
 
@@ -254,6 +263,13 @@ class FeedProcess:
             self.fail(
                 f"without its server for the last {away:.0f} s: {trouble}", Exit.STREAM_FAILED
             )
+        elif self.failed and not self.ok and not self._has_rows():
+            symbol, reason = next(iter(sorted(self.failed.items())))
+            self.fail(f"none of its symbols is served ({symbol}: {reason})", Exit.STREAM_FAILED)
+
+    def _has_rows(self) -> bool:
+        done = self.state.committed()
+        return done["messages"] + done["fetch_messages"] > done["rejected"] + done["fetch_rejected"]
 
     def _hang_up(self) -> None:
         if self.pipe is not None:

@@ -70,7 +70,8 @@ class Supervisor:
     telemetry, for a live view.
     """
 
-    # The mutable state: the feeds, what stage the run is in, and the events so far.
+    # The mutable state: the feeds, what stage the run is in, the events so far; of which streams the
+    # last process is gone, and which got one more at the end.
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Supervisor:
         self._effective = config
         self._gone = False
         self._settled: set[str] = set()
+        self._revived: set[str] = set()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -257,9 +259,12 @@ class Supervisor:
             if source in pipes:
                 pipes[source].receive()
             elif source in ends:
-                ends[source].ended(self.draining)
-                if ends[source].failure:
-                    self._settle(ends[source])
+                feed = ends[source]
+                feed.ended(self.draining)
+                if feed.failure:
+                    self._settle(feed)
+                elif self.draining and not feed.done:
+                    self._end_between_lives(feed)
             elif source == self._wake_read:
                 os.read(self._wake_read, 1024)
             elif source in self._inputs:
@@ -306,12 +311,13 @@ class Supervisor:
         for feed in self.feeds.values():
             if feed.process is None and not feed.done:
                 self._end_between_lives(feed)
-            feed.tell("drain")
+            else:
+                feed.tell("drain")
         while any(feed.process for feed in self.feeds.values()) and not self.aborted:
             left = deadline - time.monotonic()
             if left <= 0:
                 for feed in self.feeds.values():
-                    feed.kill(f"not drained within {self.config.drain_timeout_s:.0f} s")
+                    feed.kill(f"not drained within {self.config.drain_timeout_s:.0f} s", final=True)
                 deadline = time.monotonic() + 5.0
             self._wait(min(0.5, max(0.01, left)))
         for feed in self.feeds.values():
@@ -319,9 +325,12 @@ class Supervisor:
             feed.judge(drained)
 
     def _end_between_lives(self, feed: FeedProcess) -> None:
-        """The run ends before a feed is started again: what it had received is committed all the same."""
-        if feed.up_since and recovery.find(self.path, feed.stream, feed.state).pending:
+        """The run ends while a feed has no process: one more commits what it had received, if anything."""
+        waiting = recovery.find(self.path, feed.stream, feed.state).pending
+        if waiting and feed.up_since and feed.stream not in self._revived:
+            self._revived.add(feed.stream)
             self._spawn(feed)
+            feed.tell("drain")
         else:
             feed.give_up_restart()
 

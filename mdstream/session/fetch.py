@@ -94,10 +94,12 @@ class Fetcher:
         self._interval_s = interval_s
         self._on_chain = on_chain
         self._since = ""
+        self.current = Cycle()
+        """The cycle under way, or the last one, with what is known of it so far."""
 
     async def cycle(self, symbols: Sequence[str]) -> Cycle:
         """Fetch every one of `symbols`, all at once. Never raises for a symbol; its reason is recorded."""
-        result = Cycle(started_ns=time.time_ns())
+        result = self.current = Cycle(started_ns=time.time_ns())
         since, requests = self._since, self._client.requests
         begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         chains = [s for s in symbols if self._spec.fetch.chain_path and not is_contract(s)]

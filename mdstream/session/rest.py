@@ -57,6 +57,8 @@ class RestClient:
             "APCA-API-SECRET-KEY": config.credentials.secret_key,
             "User-Agent": "mdstream",
         }
+        self.trouble = ""
+        """Why the last attempt failed; empty after one that did not."""
         self._session: aiohttp.ClientSession | None = None
         self._quiet_until = 0.0
 
@@ -120,6 +122,7 @@ class RestClient:
 
     def _complain(self, error: Exception) -> None:
         """Say that the server gives trouble: once for the many requests that meet it at a time."""
+        self.trouble = str(error)
         if _pause_before_retry(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
             log.warning("REST: %s; trying again where that may help", error)
@@ -136,6 +139,7 @@ class RestClient:
                 recv_ns = time.time_ns()
                 self.budget.hear(response.headers)
                 if response.status == 200:
+                    self.trouble = ""
                     return Body(data, recv_ns)
                 raise self._failed(response.status, data, response.headers)
         except aiohttp.ClientConnectorCertificateError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,60 @@ def test_a_symbol_that_always_fails_is_one_line_of_the_report(tmp_path: Path) ->
     assert list(stocks_report["symbols_failed"]) == ["BADX"]
     assert "invalid symbol: BADX" in stocks_report["symbols_failed"]["BADX"]
     assert report["streams"]["crypto"]["symbols_failed"] == {}
+
+
+def test_a_stream_that_serves_none_of_its_symbols_has_failed(tmp_path: Path) -> None:
+    with simulator("--rate", "500", "--fault", "symbol=BADX") as sim:
+        streams = {"streams": ["stocks", "crypto"], "stocks": {"symbols": ["BADX"]}}
+        with engine(settings(sim, tmp_path, **streams)) as running:
+            until(lambda: running.frame("telemetry.streams")["symbols_failed"].max() == 1)
+            until(lambda: running.attachment.rows("crypto.trades") > 20)
+        report = running.report
+    assert report is not None
+    assert running.exit_code == Exit.STREAM_FAILED
+    assert report["streams"]["stocks"]["state"] == "failed"
+    reason = report["streams"]["stocks"]["reason"]
+    assert re.match(r"none of its symbols is served \(BADX: .*invalid symbol: BADX\)", reason)
+    assert report["streams"]["crypto"]["state"] == "stopped"
+
+
+def test_symbols_whose_first_fetch_met_nothing_but_trouble_are_told(tmp_path: Path) -> None:
+    with simulator("--rate", "500", "--fault", "stocks:rest=500") as sim:
+        streams = {"streams": ["stocks", "crypto"], "stocks": {"symbols": ["AAPL", "MSFT"]}}
+        fetch = {"deadline_s": 60, "attempts": 50}
+        with engine(settings(sim, tmp_path, **streams, fetch=fetch)) as running:
+            until(lambda: running.attachment.rows("stocks.trades") > 20)
+            until(lambda: (running.frame("telemetry.streams")["requests"].max() or 0) > 4)
+        report = running.report
+    assert report is not None
+    stocks = report["streams"]["stocks"]
+    assert stocks["fetch"]["cycles"] == 0
+    assert set(stocks["symbols_failed"]) == {"AAPL", "MSFT"}
+    assert stocks["symbols_failed"]["AAPL"].startswith("not fetched yet: HTTP 500")
+    assert stocks["state"] == "stopped", "it streams"
+    assert report["streams"]["crypto"]["symbols_failed"] == {}
+
+
+def test_what_a_feed_between_two_lives_had_received_is_committed_at_the_end(
+    tmp_path: Path,
+) -> None:
+    with simulator("--rate", "0", "--messages-per-frame", "1") as sim:
+        values = settings(
+            sim, tmp_path, streams=["stocks", "crypto"], **traffic.symbols("stocks", "crypto")
+        )
+        with engine(values) as running:
+            run = running.attachment
+            until(lambda: run.rows("stocks.trades") > 500)
+            [victim] = pids(running, "feed", "stocks")
+            os.kill(victim, signal.SIGKILL)
+        report = running.report
+    assert report is not None
+    assert report["streams"]["crypto"]["restarts"] == 0
+    stocks = report["streams"]["stocks"]
+    assert balanced(stocks)
+    assert (stocks["state"], stocks["in_flight"], stocks["rejected"]) == ("stopped", 0, 0)
+    assert stocks["restarts"] == 1
+    assert running.exit_code == Exit.OK
 
 
 def test_a_killed_feed_comes_back_and_the_others_lose_nothing(tmp_path: Path) -> None:

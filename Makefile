@@ -69,7 +69,7 @@ clean:  ## Remove the virtual environments and caches
 define check_python
 $(eval FOUND := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null))
 $(eval OLD := $(shell $(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.stdout.write("old")' 2>/dev/null))
-$(if $(FOUND),,$(error mdstream needs Python 3.11 or newer, and $(PYTHON) does not run here: try make PYTHON=python3.12))
+$(if $(FOUND),,$(error mdstream needs Python 3.11 or newer, and $(PYTHON) does not run here ($(shell $(PYTHON) -c 1 2>&1 | head -n 1)): try make PYTHON=python3.12))
 $(if $(OLD),$(error mdstream needs Python 3.11 or newer, and $(PYTHON) is $(FOUND): try make PYTHON=python3.12))
 endef
 

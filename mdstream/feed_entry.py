@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
+from typing import Any
 
 import uvloop
 
@@ -65,6 +66,7 @@ async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> Non
     state["pid"] = os.getpid()
     state["generation"] = assignment.generation
     config = assignment.config
+    asyncio.get_running_loop().set_exception_handler(_tell)
     pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s)
     beat = asyncio.create_task(_beat(state))
     try:
@@ -74,6 +76,15 @@ async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> Non
         beat.cancel()
         state["connected"] = 0
         await pool.close()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for: of a connection that was given up anyway, a line for the curious."""
+    error = context.get("exception")
+    if isinstance(error, OSError):  # which errors of TLS are, too
+        log.debug("%s: %s", context["message"], error)
+    else:
+        log.error("%s", context["message"], exc_info=error)
 
 
 async def _beat(state: FeedState) -> None:

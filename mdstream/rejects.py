@@ -26,6 +26,15 @@ def reject_path(folder: str, run_id: str, stream: str) -> Path:
     return base / run_id / f"{stream}-rejects.jsonl"
 
 
+def why_unwritable(folder: str, run_id: str) -> str:
+    """Why rejects could not be kept in `folder`; empty if they can."""
+    path = reject_path(folder, run_id, "x").parent
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if not there.is_dir():
+        return f"{there} is no folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
+
+
 class RejectFile:
     """The file of one stream's rejects; made when the first one comes.
 

@@ -27,6 +27,7 @@ from mdstream.streams.spec import StreamSpec
 
 ENV_PREFIX = "MDSTREAM_"
 _LARGEST_BUDGET = 1_000_000
+_MOST_WORKERS = 256
 
 
 def load(
@@ -108,6 +109,10 @@ def _check_choices(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
+    if config.workers > _MOST_WORKERS:
+        raise ConfigError(
+            f"workers: {config.workers} is above {_MOST_WORKERS}, more than any stream can keep busy"
+        )
     if config.fetch.budget_per_minute > _LARGEST_BUDGET:
         raise ConfigError(
             f"fetch.budget_per_minute: {config.fetch.budget_per_minute} is above {_LARGEST_BUDGET}, "

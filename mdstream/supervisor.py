@@ -31,13 +31,14 @@ from mdstream import log as logs
 from mdstream import memory, recovery
 from mdstream.config import Config
 from mdstream.embedded import EmbeddedSimulator
-from mdstream.errors import UNRECOVERABLE, Exit
+from mdstream.errors import UNRECOVERABLE, ConfigError, Exit
 from mdstream.feed import Assignment
 from mdstream.feed_process import FeedProcess
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.measure import Measurements
 from mdstream.pool import SINGLE_THREADED, compile_kernels, do_without_kernels
+from mdstream.rejects import why_unwritable
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ class Supervisor:
             self.directory.name_semaphores()
             self.started_ns = time.time_ns()
             self._fit_memory(self.directory.path.parent)
+            self._look_at_rejects()
             try:
                 self._start()
                 self._loop()
@@ -194,6 +196,13 @@ class Supervisor:
                 free / 1e6, root, memory.described(fitted),
             )  # fmt: skip
         self._effective = fitted
+
+    def _look_at_rejects(self) -> None:
+        """Better told now than with the first reject, that it cannot be kept."""
+        if why := why_unwritable(self.config.rejects, self.run_id):
+            if self.config.rejects:
+                raise ConfigError(f"rejects: {why}")
+            log.warning("rejected payloads will be counted but not kept: %s (set rejects)", why)
 
     def _compile(self) -> None:
         """The first run of a version on a machine compiles the decoders, before all else."""

@@ -81,6 +81,7 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, {"data_url": "ftp://x"}, "data_url: 'ftp://x' must begin with http or https://host"),
         ({}, {"fetch": {"budget_per_minute": 2}}, "fetch.budget_per_minute: 2 is below 4"),
         ({}, {"handoff": {"slabs": 1}}, "handoff.slabs: 1 is below 2"),
+        ({}, {"workers": 257}, "workers: 257 is above 256"),
         ({}, {"simulator": {"rate": -1.0}}, "simulator.rate: -1.0 is below 0"),
         ({}, {"stocks": {"chain_contracts": 0}}, "stocks.chain_contracts: 0 is below 1"),
         (

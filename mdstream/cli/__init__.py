@@ -2,12 +2,24 @@
 
 import sys
 
+from mdstream.errors import Exit
+
 
 def main() -> None:
     """Entry point. Heavy imports wait until here: every child process imports this package too."""
     try:
+        import typer
+
         from mdstream.cli.app import app
 
-        app()
-    except KeyboardInterrupt:  # before any command could say what it means
-        sys.exit(130)
+        try:
+            code = app(sys.argv[1:] or ["--help"], prog_name="mdstream", standalone_mode=False)
+        except typer.TyperException as error:  # a flag that is none, or a value that is of no use
+            context = getattr(error, "ctx", None)
+            name = context.command_path if context is not None else "mdstream"
+            text = " ".join(error.format_message().split())
+            print(f"mdstream: {text} (see {name} --help)", file=sys.stderr)
+            code = int(Exit.CONFIG)
+    except (KeyboardInterrupt, EOFError):  # before any command could say what it means
+        code = int(Exit.INTERRUPTED)
+    sys.exit(code)

@@ -133,6 +133,9 @@ class StreamConnection:
             self._error(int(fault.number))
             return
         expected = self._settings.credentials
+        if not (key and secret):
+            self._error(402)
+            return
         if expected and (key, secret) != (expected.key_id, expected.secret_key):
             self._error(402)
             return

@@ -125,6 +125,8 @@ class RestService:
         if stream == "crypto":
             return  # open to everyone, as the service's
         secret = request.headers.get("APCA-API-SECRET-KEY", "")
+        if not (key and secret):
+            raise Refusal(401, "forbidden.")
         if expected and (key, secret) != (expected.key_id, expected.secret_key):
             raise Refusal(401, "forbidden.")
 

@@ -35,4 +35,4 @@ class SimulatorSettings(Struct, frozen=True):
     tls_certificate: str = ""
     tls_key: str = ""
     credentials: Credentials = Credentials()
-    """If set, any other key is refused; else every key is welcome."""
+    """If set, any other key is refused; else every key is welcome, but none is not."""

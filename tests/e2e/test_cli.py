@@ -515,6 +515,30 @@ def test_doctor_calls_bad_what_a_run_would_fail_on(tmp_path: Path) -> None:
             assert re.search(said, done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--duration", "abc"), "Invalid value for '--duration'"),
+        (("run", "--bogus"), "No such option: --bogus"),
+        (("--bogus",), "No such option: --bogus"),
+        (("nothing",), "No such command 'nothing'"),
+        (("simulate", "--rate"), "Option '--rate' requires an argument"),
+        (("run", "--workers", "1000"), "workers: 1000 is above 256"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"mdstream: {said}")
+
+
+def test_without_a_command_it_helps() -> None:
+    done = command()
+    assert done.returncode == 0
+    assert "Usage: mdstream" in done.stdout
+
+
 def test_help_teaches() -> None:
     for name in ("run", "simulate", "tail", "doctor"):
         done = command(name, "--help")

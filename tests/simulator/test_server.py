@@ -23,6 +23,7 @@ from mdstream.simulator.settings import SimulatorSettings
 
 SUBSCRIBE = {"action": "subscribe", "trades": ["AAPL"]}
 AUTH = {"action": "auth", "key": "k", "secret": "s"}
+KEYS = {"APCA-API-KEY-ID": "k", "APCA-API-SECRET-KEY": "s"}
 
 
 class Client:
@@ -176,6 +177,21 @@ def test_keys_in_headers_authenticate_unprompted() -> None:
     talk(story, headers={"APCA-API-KEY-ID": "k", "APCA-API-SECRET-KEY": "s"})
 
 
+def test_no_key_is_no_key() -> None:
+    async def story(client: Client, sim: Simulator) -> None:
+        assert await client.say({"action": "auth"}) == error(402, "auth failed")
+        async with aiohttp.ClientSession() as http:
+            for path, status in (
+                ("/v2/stocks/snapshots", 401),
+                ("/v1beta3/crypto/us/snapshots", 200),
+            ):
+                symbols = {"symbols": "AAPL" if status == 401 else "BTC/USD"}
+                async with http.get(sim.data_url + path, params=symbols) as answer:
+                    assert answer.status == status
+
+    talk(story)
+
+
 def test_only_the_key_it_was_given_if_it_was_given_one() -> None:
     async def story(client: Client, sim: Simulator) -> None:
         assert await client.say({**AUTH, "key": "other"}) == error(402, "auth failed")
@@ -309,7 +325,7 @@ def rest(
     async def main() -> None:
         async with (
             Simulator(SimulatorSettings(port=0, **settings)) as sim,
-            aiohttp.ClientSession() as http,
+            aiohttp.ClientSession(headers=KEYS) as http,
         ):
 
             async def get(path: str, **params: str) -> Any:

@@ -208,7 +208,7 @@ class FeedProcess:
                 self.give_up_restart()
             self.done = True
             return
-        reason = self.last_words or _why_ended(code)
+        reason = self.last_words or why_ended(code)
         if code in UNRECOVERABLE or self._condemned:
             self.fail(reason, code or Exit.STREAM_FAILED)
             return
@@ -277,7 +277,8 @@ class FeedProcess:
             self.pipe = None
 
 
-def _why_ended(code: int | None) -> str:
+def why_ended(code: int | None) -> str:
+    """How a process ended, in words, by its exit code."""
     if code is None:
         return "ended"
     if code < 0:

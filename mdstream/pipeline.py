@@ -351,6 +351,12 @@ class Pipeline:
             raise result  # not the batch's fault: it stays in its slab
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.submit_ns)
+            if result.fault:
+                log.error(
+                    "batch %d: the kernels failed, the library decoded it: %s",
+                    batch.sequence,
+                    result.fault,
+                )
             if result.control:
                 self._on_control(list(result.control))
             for index, future in batch.waiting.items():

@@ -33,7 +33,7 @@ from mdstream.config import Config
 from mdstream.embedded import EmbeddedSimulator
 from mdstream.errors import UNRECOVERABLE, ConfigError, Exit
 from mdstream.feed import Assignment
-from mdstream.feed_process import FeedProcess
+from mdstream.feed_process import FeedProcess, why_ended
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.measure import Measurements
@@ -209,7 +209,7 @@ class Supervisor:
         try:
             compiling = compile_kernels()
         except OSError as error:
-            self._do_without_kernels(str(error))
+            self._do_without_kernels(f"they cannot be kept on disk: {error.strerror or error}")
             return
         if compiling is None:
             return
@@ -220,12 +220,13 @@ class Supervisor:
             compiling.kill()
         _, told = compiling.communicate()
         if compiling.returncode and not self.draining:
-            self._do_without_kernels(told.strip().rpartition("\n")[2])
+            ended = why_ended(compiling.returncode)
+            self._do_without_kernels(told.strip().rpartition("\n")[2] or f"compiling {ended}")
 
     def _do_without_kernels(self, why: str) -> None:
         log.warning(
-            "the compiled decoders cannot be kept on disk: %s. This run decodes with the library, much "
-            "slower; to mend it, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of room",
+            "no compiled decoders: %s. This run decodes with the library, much slower; if the disk is to "
+            "blame, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of room",
             why,
         )
         do_without_kernels()

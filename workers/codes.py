@@ -28,9 +28,11 @@ Place = tuple[Position, int]
 class BatchCodes:
     """The codes of one batch. `known` gives those of a dictionary by name."""
 
-    # The mutable state: new texts by dictionary, with the place where each first came.
+    # The mutable state: new texts by dictionary, with the place where each first came; whether one
+    # found no place in its dictionary.
 
     def __init__(self, known: Callable[[str], Mapping[str, int]]) -> None:
+        self.overflowed = False
         self._known = known
         self._noted: dict[str, dict[str, Place]] = {}
 
@@ -51,6 +53,7 @@ class BatchCodes:
             new = sum(text not in noted for text in first)
             new += sum(text not in noted and text not in first for text in unknown)
             if len(known) + len(noted) + new > DICTIONARY_LIMIT[column.kind]:
+                self.overflowed = True
                 raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
             for row, text in enumerate(texts):
                 for item in text if column.kind is Kind.SYMBOLS and text else (text,):

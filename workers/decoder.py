@@ -10,6 +10,7 @@ library's. So nothing depends on which way a payload took.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,15 +67,37 @@ class Decoder:
         kinds = self._kinds(payloads)
         if not kinds:
             return self._library.decode(payloads)
-        taken = self._take(payloads, kinds, area or ResultArea(memoryview(b"")))
+        area = area or ResultArea(memoryview(b""))
+        used, fault = area.used, ""
+        try:
+            if decoded := self.by_kernels(payloads, kinds, area):
+                return decoded
+        except Exception as error:  # a fault of ours must not cost a batch
+            self._paths.clear()
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        area.used = used
+        alone = self._library.decode(payloads)
+        alone.gave_way, alone.fault = len(payloads), fault
+        return alone
+
+    def by_kernels(
+        self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea
+    ) -> Decoded | None:
+        """Columns of a batch, its payloads of `kinds` by kernels, and by the library what these do not
+        take; None where a dictionary has no place for all new texts: which find one depends on the
+        order in which they came. Raises what goes wrong.
+        """
+        taken = self._take(payloads, kinds, area)
         codes = BatchCodes(self._known)
         try:
             for name, parts in taken.parts.items():
                 for part in parts:
                     _admit(codes, self._spec.by_name[name], part)
-        except Unfit:  # a dictionary is full: message by message, as the library does
-            return self._library.decode(payloads)
-        return self._merge(payloads, taken, codes)
+        except Unfit:
+            return None
+        decoded = self._merge(payloads, taken, codes)
+        return None if codes.overflowed else decoded
 
     def _kinds(self, payloads: Payloads) -> list[PayloadKind]:
         """The kinds of payload that are worth a kernel's while."""

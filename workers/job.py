@@ -126,6 +126,7 @@ def run(ticket: Ticket) -> Receipt:
         decoded.bodies,
         _delays(context, decoded),
         decoded.gave_way,
+        decoded.fault,
     )
 
 

@@ -21,6 +21,7 @@ _MOST_LAYOUTS = 64
 _MOST_STEPS = 4096
 _MOST_WORDS = 16384
 _MOST_ENTRIES = 1 << 16
+_LONGEST_LITERAL = 1024
 MOST_MEMBERS = 96
 
 Step = tuple[bytes, int, int, int]
@@ -96,6 +97,16 @@ ShortcutMaker = Callable[[Sequence[Step]], Shortcut | None]
 """Makes one of steps, if their form allows it."""
 
 
+class Mark(NamedTuple):
+    """How much of the arrays of `Layouts` is in use."""
+
+    known: int
+    steps: int
+    words: int
+    items: int
+    entries: int
+
+
 class Layouts:
     """The layouts of one codec of one stream, as the arrays that kernels read."""
 
@@ -122,9 +133,28 @@ class Layouts:
             raise Unlearnable(f"no kernel for messages of type {wire_type!r}")
         return table
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there is little room left for another layout."""
+        return (
+            self.known * 4 > _MOST_LAYOUTS * 3
+            or self._steps * 4 > _MOST_STEPS * 3
+            or self._words * 4 > _MOST_WORDS * 3
+            or self._items * 4 > _MOST_LAYOUTS * 3
+            or self._entries * 4 > _MOST_ENTRIES * 3
+        )
+
     def forget(self) -> None:
         """Start anew: the service has come to write otherwise."""
-        self.known = self._steps = self._words = self._items = self._entries = 0
+        self.go_back(Mark(0, 0, 0, 0, 0))
+
+    def mark(self) -> Mark:
+        """Where the arrays end now."""
+        return Mark(self.known, self._steps, self._words, self._items, self._entries)
+
+    def go_back(self, mark: Mark) -> None:
+        """Forget what was added since."""
+        self.known, self._steps, self._words, self._items, self._entries = mark
 
     def add(self, table: Table, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
         """Add a layout; its last step is what stands at the end."""
@@ -139,8 +169,7 @@ class Layouts:
         ]
         # Missing columns come before the end, which alone says that a message fits.
         steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]
-        needed = sum(-(-len(literal) // 8) or 1 for literal, _, _, _ in steps)
-        if self._steps + len(steps) > _MOST_STEPS or self._words + needed > _MOST_WORDS:
+        if self._steps + len(steps) > _MOST_STEPS:
             raise Unlearnable("no room")
         self.layouts[self.known] = -1
         self.layouts[self.known, : ops.START + 1] = (
@@ -174,7 +203,7 @@ class Layouts:
 
     def item(self, parts: list[tuple[bytes, int, int]]) -> int:
         """Add the form of one level: two values as (literal, slot, last byte), and what ends it."""
-        if self._items == _MOST_LAYOUTS or self._words + 96 > _MOST_WORDS:
+        if self._items == _MOST_LAYOUTS:
             raise Unlearnable("no room")
         for part, (literal, slot, last) in enumerate(parts):
             self.items[self._items, part] = (self._literal(literal), len(literal), slot, last)
@@ -184,6 +213,8 @@ class Layouts:
     def _literal(self, literal: bytes) -> int:
         """Keep a literal; the index of its first word."""
         first, size = self._words, -(-len(literal) // 8) or 1
+        if len(literal) > _LONGEST_LITERAL or first + size > _MOST_WORDS:
+            raise Unlearnable("no room")
         self.words[first : first + size] = np.frombuffer(literal.ljust(size * 8, b"\0"), np.uint64)
         self._words += size
         return first

@@ -103,7 +103,7 @@ def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, in
         return 1, action, member.end - member.start - 2
     if member.first == ord("["):
         if kind is None:
-            raise Unlearnable("an array that no column wants")
+            return 0, ops.SKIP_LIST, 0
         return 1, ops.LIST, member.end - member.start
     if kind is None:
         return 0, ops.SKIP_BARE, data[member.end]
@@ -142,6 +142,7 @@ def is_whole(data: bytes) -> bool:
 def end_of(data: Any) -> int:
     """How many bytes of `data` its first JSON value takes; 0 if it has none."""
     try:
-        return json.JSONDecoder().raw_decode(bytes(data).decode())[1]
+        text = bytes(data).decode()
+        return len(text[: json.JSONDecoder().raw_decode(text)[1]].encode())
     except (ValueError, RecursionError):
         return 0

@@ -11,6 +11,9 @@ from mdstream.streams.spec import Kind
 from workers.kernels import ops
 from workers.layouts import Form, Layouts, Member, Table, Unlearnable, lay_out, type_of
 
+_ERRORS = (ValueError, TypeError, msgpack.UnpackException)
+"""What the library says of bytes that it cannot read; of keys that are maps, that they are no keys."""
+
 
 def learn_message(layouts: Layouts, data: bytes) -> None:
     """Learn the layout of the message `data`. Raises `Unlearnable`."""
@@ -36,7 +39,7 @@ def members_of(data: bytes) -> Iterator[Member]:
             start = unpacker.tell()
             unpacker.skip()
             yield Member(key, start, unpacker.tell(), data[start])
-    except (ValueError, msgpack.UnpackException, IndexError) as error:
+    except (*_ERRORS, IndexError) as error:
         raise Unlearnable("no map") from error
     yield Member("", len(data), len(data), 0)
 
@@ -54,7 +57,7 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
                 continue
             start = unpacker.tell()
             unpacker.skip()
-        except (ValueError, msgpack.UnpackException) as error:
+        except _ERRORS as error:
             raise Unlearnable("no levels") from error
         some = text[start : unpacker.tell()]
         *members, _ = members_of(some)
@@ -75,7 +78,7 @@ def is_whole(data: bytes) -> bool:
     """Whether the library can read `data`."""
     try:
         msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, TypeError, msgpack.UnpackException):
+    except _ERRORS:
         return False
     return True
 
@@ -86,6 +89,6 @@ def end_of(data: Any) -> int:
     unpacker.feed(data)
     try:
         unpacker.skip()
-    except (ValueError, msgpack.UnpackException):
+    except _ERRORS:
         return 0
     return int(unpacker.tell())

@@ -44,6 +44,8 @@ class Decoded:
     """What each REST payload held."""
     gave_way: int = 0
     """Payloads that kernels began and left to the library."""
+    fault: str = ""
+    """What went wrong with the kernels, if anything did; then all payloads gave way."""
 
 
 class _Body(NamedTuple):

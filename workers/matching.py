@@ -18,7 +18,9 @@ from workers.payloads import Payloads
 _MOST_LESSONS = 64
 """Layouts learned in one batch; traffic that has more is the library's."""
 
-_MANY_LAYOUTS = 48
+_MOST_ASIDES = 512
+"""Messages among others that are left to the library in one batch; then their payloads are."""
+
 _START_ROWS = 4096 + 24
 
 
@@ -92,10 +94,13 @@ class Matcher:
         before = np.zeros_like(rows)
         found = Matched(rows, np.zeros(len(payloads), np.uint32))
         at = self._begin(len(payloads))
-        if self._layouts.known > _MANY_LAYOUTS:
-            self._layouts.forget()
-        lessons = 0
-        layouts = self._layouts
+        layouts, lessons, learned = self._layouts, 0, (-1, -1)
+        if layouts.is_crowded:
+            layouts.forget()
+        mark = layouts.mark()
+        if self._by_keys and len(payloads):
+            ends = int(payloads.offsets[-1] + payloads.lengths[-1])
+            keys.open_window(self._by_keys[1], ends)
         while True:
             why = self._codec.match(
                 payloads.buffer, payloads.offsets, payloads.lengths, verdicts, found.messages,
@@ -110,30 +115,42 @@ class Matcher:
             if why == ops.FULL:
                 self._grow()
                 continue
-            payload, message = int(at[ops.AT_PAYLOAD]), int(at[ops.AT_MESSAGE])
+            place = payload, _ = int(at[ops.AT_PAYLOAD]), int(at[ops.AT_MESSAGE])
             start = int(at[ops.AT_BYTE])
             end = int(payloads.offsets[payload] + payloads.lengths[payload])
-            lessons += 1
             rest = payloads.buffer[start:end].data
-            if lessons <= _MOST_LESSONS:
-                size = self._codec.end(rest)
-                data = bytes(rest[:size])
+            size = self._codec.end(rest) if lessons <= _MOST_LESSONS else 0
+            data = bytes(rest[:size])
+            if place == learned:  # but the message does not fit: a value in it is odd
+                layouts.go_back(mark)
+            elif size:
+                mark, lessons, learned = layouts.mark(), lessons + 1, place
                 try:
-                    if not size:
-                        raise Unlearnable("no whole value")
                     self._codec.learn(layouts, data)
                     continue
                 except Unlearnable:
-                    wrap = self._codec.wrap
-                    if wrap is not None and size and message and self._codec.is_whole(data):
-                        found.asides.append(Aside(payload, message, wrap(data)))
-                        at[ops.AT_AFTER] = start + size
-                        continue
+                    layouts.go_back(mark)
+                    lessons -= 1
+            if self._goes_alone(place, data, found):
+                at[ops.AT_AFTER] = start + size
+                continue
             verdicts[payload] = ops.GAVE_WAY
             found.messages[payload] = 0
             rows[:] = before
             at[ops.AT_PAYLOAD] = payload + 1
             at[ops.AT_BYTE] = -1
+
+    def _goes_alone(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
+        """Whether a message that kernels do not take is left to the library, and the others are not."""
+        payload, message = place
+        wrap = self._codec.wrap
+        if wrap is None or not data or not message or len(found.asides) == _MOST_ASIDES:
+            return False
+        alone = wrap(data)
+        if not self._codec.is_whole(alone):
+            return False
+        found.asides.append(Aside(payload, message, alone))
+        return True
 
     def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
         """Where a match begins."""

@@ -9,11 +9,12 @@ from workers.layouts import Shortcut, Step
 
 _END_OF_KEY = b'":'
 _OF_ONE_VALUE = frozenset(
-    {ops.TEXT, ops.SAME_LENGTH, ops.BARE, ops.SAME_BARE, ops.LIST, ops.ONE, ops.SKIP_TEXT, ops.SKIP_BARE}
+    {ops.TEXT, ops.SAME_LENGTH, ops.BARE, ops.SAME_BARE, ops.LIST, ops.ONE, ops.SKIP_TEXT, ops.SKIP_BARE,
+     ops.SKIP_LIST}
 )  # fmt: skip
 _QUOTED = frozenset({ops.TEXT, ops.SAME_LENGTH, ops.LIST, ops.ONE})
 """Their first byte is in the literal before them."""
-_SKIPPED = {ops.SKIP_TEXT: keys.TEXT, ops.SKIP_BARE: keys.BARE}
+_SKIPPED = {ops.SKIP_TEXT: keys.TEXT, ops.SKIP_BARE: keys.BARE, ops.SKIP_LIST: keys.LIST}
 
 
 def shortcut(steps: Sequence[Step]) -> Shortcut | None:

@@ -15,6 +15,8 @@ from workers.kernels import texts as kernels
 from workers.kernels.words import SPARE
 
 _MOST_TEXTS = 1 << 21
+_MOST_UNCODED = 1 << 12
+"""Texts without a code: of messages that were rejected for something else, when a batch begins."""
 
 
 class TextTable:
@@ -56,7 +58,7 @@ class TextTable:
 
     def refresh(self, known: Callable[[str], Mapping[str, int]]) -> None:
         """Take up the codes that texts have been given since; `known` has those of each dictionary."""
-        if len(self.texts) > _MOST_TEXTS:
+        if len(self.texts) > _MOST_TEXTS or len(self._uncoded) > _MOST_UNCODED:
             self.clear()
         for number in list(self._uncoded):
             codes = known(self._columns[int(self.owners[number])].dictionary)

@@ -26,14 +26,18 @@ class Timestamps:
     def nanoseconds(self, value: Any) -> int:
         """RFC 3339 text or a msgpack timestamp, in nanoseconds. Raises ValueError with the reason."""
         if type(value) is str:
-            if value[-1:] == "Z" and value[19:20] in (".", "Z"):
-                seconds = self._seconds.get(value[:19])
+            seconds = self._seconds.get(value[:19]) if value[-1:] == "Z" else None
+            if seconds is not None:
                 fraction = value[20:-1]
-                if seconds is not None and len(fraction) <= 9:
-                    if not fraction and value[19] == "Z":
-                        return seconds
-                    if fraction.isascii() and fraction.isdigit():
-                        return seconds + int(fraction.ljust(9, "0"))
+                if len(value) == 20:
+                    return seconds
+                if (
+                    value[19] == "."
+                    and len(fraction) <= 9
+                    and fraction.isascii()
+                    and fraction.isdigit()
+                ):
+                    return seconds + int(fraction.ljust(9, "0"))
             return self._parse(value)
         if type(value) is msgpack.Timestamp:
             return _bounded(value.seconds * _NANOSECONDS + value.nanoseconds, value)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -12,11 +13,12 @@ import msgpack
 import orjson
 
 from mdstream import interrupts
+from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from workers.aggregate import Effects, partials
 from workers.decoder import Decoder
-from workers.kernels.compiling import CACHE, complete, drop_unused
+from workers.kernels import compiling
 from workers.path import has_kernels
 from workers.payloads import Payloads
 
@@ -45,14 +47,15 @@ def warm() -> None:
         ):
             if not has_kernels(spec, kind):
                 continue
-            decoded = Decoder(spec, lambda name: {}, 0).decode(Payloads.of([(payload, kind, 0)]))
-            if decoded.gave_way or decoded.rejects:
+            batch, area = Payloads.of([(payload, kind, 0)]), ResultArea(memoryview(b""))
+            decoded = Decoder(spec, lambda name: {}).by_kernels(batch, [kind], area)
+            if decoded is None or decoded.gave_way or decoded.rejects:
                 raise AssertionError(f"kernels do not follow {payload!r}")
             if "trades" in decoded.columns and spec.bar_rules is not None:
                 trades = spec.by_name["trades"]
                 rules = Effects(spec.bar_rules)
                 partials(trades, decoded.columns["trades"], rules, lambda column, code: "")
-    complete()
+    compiling.used()
 
 
 def _is_fixed(channel: Channel) -> bool:
@@ -66,10 +69,26 @@ def _sample(channel: Channel) -> dict[str, Any]:
     return message | {"T": channel.types[0]}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Compile what is not on disk, or cannot be loaded from there, for this user's processes to come."""
     interrupts.ignore()
     try:
-        warm()
-        drop_unused()
+        with compiling.alone():
+            try:
+                warm()
+            except OSError:
+                raise
+            except Exception:
+                if sys.argv[1:]:
+                    raise
+                compiling.discard()
+                os.execv(sys.executable, [sys.executable, "-m", "workers.warm", "again"])
+            compiling.complete()
+            compiling.drop_unused()
     except OSError as error:
-        sys.exit(f"{CACHE}: {error.strerror or error}")
+        why = error.strerror or error
+        sys.exit(f"they cannot be kept in {compiling.CACHE}: {why}")
+
+
+if __name__ == "__main__":
+    main()

@@ -78,3 +78,5 @@ class Receipt(NamedTuple):
     """Event time → receive, as (histogram bucket, messages)."""
     gave_way: int
     """Payloads that the kernels began and left to the library."""
+    fault: str = ""
+    """What went wrong with the kernels; the library has decoded all payloads then."""

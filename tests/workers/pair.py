@@ -31,6 +31,7 @@ class Pair:
         batch = Payloads.of([(p, kind, RECV_NS + i) for i, (p, kind) in enumerate(payloads)])
         area = ResultArea(memoryview(bytearray(self.room)))
         ours, theirs = self._decoder.decode(batch, area), self._oracle.decode(batch)
+        assert not ours.fault
         assert_same(ours, theirs)
         self.payloads += len(payloads)
         self.gave_way += ours.gave_way

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,5 +103,43 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}/mdstream/kernels-")
-    assert done.stderr.strip().endswith("File too large")
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"they cannot be kept in {tmp_path}/mdstream/kernels-")
+    assert line.endswith("File too large")
+
+
+def test_without_room_nothing_is_compiled_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "CACHE", tmp_path)
+    assert not compiling.is_complete()
+    monkeypatch.setattr(compiling, "_ROOM_BYTES", 1 << 62)
+    with pytest.raises(OSError, match="less than 10 MB free"):
+        compiling.is_complete()
+
+
+def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
+    assert compiling.CACHE is not None
+    copy = tmp_path / "mdstream" / compiling.CACHE.name
+    shutil.copytree(compiling.CACHE, copy)
+    code, index = min(copy.rglob("*.nbc")), max(copy.rglob("*.nbi"))
+
+    def is_complete() -> str:
+        show = "from workers.kernels import compiling; print(compiling.is_complete())"
+        done = subprocess.run(
+            [sys.executable, "-c", show], capture_output=True, text=True, check=True, timeout=60,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    assert is_complete() == "True"
+    code.write_bytes(b"garbage")
+    index.write_bytes(index.read_bytes()[:100])
+    assert is_complete() == "False"
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.warm"], capture_output=True, text=True, timeout=150,
+        check=False, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert is_complete() == "True"
+    assert code.stat().st_size > 1000 or not code.exists()

@@ -16,10 +16,15 @@ from hypothesis import strategies as st
 from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import Kind, PayloadKind
+from mdstream.streams.storage import DICTIONARY_LIMIT
 from tests import traffic
+from tests.decoding import Dictionaries
 from tests.running import SHARED
-from tests.workers.pair import ODD_VALUES, Pair
+from tests.workers.pair import ODD_VALUES, Pair, assert_same
+from workers.decoder import Decoder
+from workers.path import Path
+from workers.payloads import Payloads
 
 COUNT = 3000
 FUZZ = int(os.environ.get("FUZZ", "1"))  # `make fuzz` tries more, with every access checked
@@ -178,6 +183,165 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
 def test_what_fuzzing_found(codec: str, payload: bytes) -> None:
     pair = Pair("stocks")
     pair.decode([small("stocks", codec, 2), payload, small("stocks", codec, 2)], KINDS[codec])
+
+
+TRADE = b'{"T":"t","S":"A","p":%s,"t":"2024-03-12T10:38:50Z"%s}'
+
+
+def json_trade(price: bytes = b"1.5", more: bytes = b"") -> bytes:
+    return TRADE % (price, more)
+
+
+def test_a_payload_that_ends_within_a_literal_goes_on_in_no_other() -> None:
+    whole = b'[{"T":"t","S":"A","p": 1 ,"s":2,"t":"2024-03-12T10:38:50Z"}]'
+    cut = b'[{"T":"t","S":"A","p":'
+    empty = whole.replace(b" 1 ", b" ")
+    pair = Pair("stocks")
+    pair.decode([whole] * 400 + [cut, b" " + whole, empty] + [whole] * 100, PayloadKind.JSON)
+    book = b'[{"T":"o","S":"B","t":"2024-03-12T10:38:50Z","b":[{"p": 1,"s": 2}],"a":[]}]'
+    crypto = Pair("crypto")
+    for stop in range(len(book)):
+        crypto.decode([book, book[:stop], b" " + book, book[stop:], book], PayloadKind.JSON)
+
+
+@pytest.mark.parametrize("stream", ["stocks", "crypto"])
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@given(data=st.data())
+@settings(max_examples=150 * FUZZ, deadline=None)
+def test_bytes_cut_into_payloads_anywhere_decode_alike(
+    stream: str, codec: str, data: st.DataObject
+) -> None:
+    whole = small(stream, codec, 3) * 4
+    cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=6).map(sorted))
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    pair = Pair(stream)
+    pair.decode([small(stream, codec, 3), *pieces], KINDS[codec])
+    pair.decode([*pieces, small(stream, codec, 3)], KINDS[codec])
+
+
+NESTED = b"\x91" * 1023 + b"\x01"
+
+
+@pytest.mark.parametrize(
+    ("codec", "payload"),
+    [
+        ("msgpack", b"\x91\x82\x81\x81\x01\x02\x03\x04\xa1T\xa1t"),  # a key that is a map
+        ("msgpack", msgpack.packb([{"T": "t", "S": "A"}])[:-1] + b"\x81\x81\x01\x02\x03"),
+        ("msgpack", b"\x92" + msgpack.packb({"T": "t"}) + b"\x82\xa1T\xa2zz\xa1y" + NESTED),
+        ("json", b"[" + json_trade(more=b',"n":' + b"9" * 400) + b"]"),
+        ("json", b"[" + json_trade(more=b',"n":-' + b"9" * 309 + b".5") + b"]"),
+        ("json", b"[" + json_trade(more=b',"n":1e-7,"m":1E+99,"k":1e400') + b"]"),
+        ("json", b"[" + json_trade().replace(b"50Z", b"50ZZ") + b"]"),
+        ("json", b"[" + json_trade().replace(b"50Z", b"50Z123Z") + b"]"),
+        ("json", b"[" + json_trade(more=b',"n":["a",1,null, true ,[1]]') + b"]"),
+        ("json", b"[" + json_trade(more=b',"n":["a",1,null, true ,]') + b"]"),
+        ("json", b"[" + json_trade(more=b',"n":[ ],"m":["\xc3\xa9"]') + b"]"),
+    ],
+)
+def test_what_reviews_found(codec: str, payload: bytes) -> None:
+    usual = small("stocks", codec, 2)
+    trade = b"[" + json_trade() + b"]" if codec == "json" else usual
+    pair = Pair("stocks")
+    pair.decode([trade, usual, payload, payload, usual], KINDS[codec])
+    pair.decode([payload, usual], KINDS[codec])
+
+
+def test_levels_with_whitespace_without_end_are_the_librarys() -> None:
+    usual = small("crypto", "json", 6)
+    pair = Pair("crypto")
+    for count in (700, 5_000, 140_000):
+        level = b'{"p":1,' + b" " * count + b'"s":2}'
+        book = b'[{"T":"o","S":"B","t":"2024-03-12T10:38:50Z","b":[' + level + b'],"a":[]}]'
+        pair.decode([usual, book, usual, book], PayloadKind.JSON)
+
+
+ODD_UNKNOWN: list[tuple[str, Any]] = [
+    ("json", 1e-09), ("json", 1e300), ("json", "\u00e9"), ("json", [1, "a"]), ("json", {"a": 1}),
+    ("msgpack", msgpack.Timestamp(1, 5)), ("msgpack", b"\x00\xff"), ("msgpack", [1, "a", None]),
+    ("msgpack", {"a": 1}), ("msgpack", "\u00e9"), ("msgpack", msgpack.ExtType(5, b"abc")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "value"), ODD_UNKNOWN, ids=lambda v: str(v)[:20])
+def test_one_message_with_an_odd_member_costs_its_own_payload_at_most(
+    codec: str, value: Any
+) -> None:
+    pack: Any = orjson.dumps if codec == "json" else msgpack.packb
+    when: Any = "2024-03-12T10:38:50Z" if codec == "json" else msgpack.Timestamp(1, 5)
+    trades = [{"T": "t", "S": "A", "p": i / 4, "s": i, "t": when} for i in range(20)]
+    odd = [{**trades[0], "unknown": value}, *trades[1:]]
+    pair = Pair("stocks")
+    for batch in ([odd] + [trades] * 50, [odd[::-1]] + [trades] * 50, [trades] * 50 + [odd]):
+        before = pair.gave_way
+        pair.decode([pack(payload) for payload in batch], KINDS[codec])
+        assert pair.gave_way - before <= 1
+
+
+def test_layouts_that_have_used_up_all_room_make_way_for_others() -> None:
+    pair = Pair("stocks")
+    for j in range(60):
+        many = b"".join(b',"k%d_%d":1' % (j, i) for i in range(90))
+        pair.decode([b"[" + json_trade(more=many) + b"]"], PayloadKind.JSON)
+    payload = b"[" + b",".join(json_trade(b"%d" % i, b',"z":"C"') for i in range(20)) + b"]"
+    pair.decode([payload] * 3, PayloadKind.JSON)
+    before = pair.gave_way
+    pair.decode([payload] * 3, PayloadKind.JSON)
+    assert pair.gave_way == before
+
+
+def test_many_statuses_among_trades_go_alone() -> None:
+    status = orjson.dumps(
+        {"T": "s", "S": "A", "sc": "H", "sm": "Halt\u00e9", "t": "2024-03-12T10:38:50Z"}
+    )
+    payload = b"[" + b",".join([json_trade()] * 3 + [status] + [json_trade()] * 3) + b"]"
+    pair = Pair("stocks")
+    pair.decode([payload] * 300, PayloadKind.JSON)
+    assert pair.gave_way == 0
+
+
+def test_texts_of_rejected_messages_are_not_kept_for_ever() -> None:
+    pair = Pair("stocks")
+    for start in range(0, 9000, 1500):
+        bad = [
+            b'[{"T":"t","S":"S%d","p":"x","t":"2024-03-12T10:38:50Z"}]' % i
+            for i in range(start, start + 1500)
+        ]
+        pair.decode([small("stocks", "json", 2), *bad], PayloadKind.JSON)
+    assert all(len(p._texts.texts) < 8000 for p in pair._decoder._paths.values())
+
+
+def test_which_new_texts_find_a_place_in_a_dictionary_goes_by_their_order() -> None:
+    def trade(exchange: str, price: bytes = b"1") -> bytes:
+        return b"[" + json_trade(price, b',"x":"' + exchange.encode() + b'"') + b"]"
+
+    pair = Pair("stocks")
+    limit = DICTIONARY_LIMIT[Kind.CODE]
+    for start in range(0, limit - 1, 1000):
+        stop = min(start + 1000, limit - 1)
+        pair.decode([trade(f"X{i}") for i in range(start, stop)], PayloadKind.JSON)
+    odd = trade("NEW1", b'"x"').replace(b'"x","t"', b'1,"odd":{"a":1},"t"')  # the library's
+    decoded = pair.decode([trade("X1"), odd, trade("NEW2"), trade("X2")], PayloadKind.JSON)
+    assert decoded.new["exchanges"] == ("NEW1",)
+    assert [r.payload for r in decoded.rejects] == [2]
+
+
+def test_a_fault_of_the_kernels_costs_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    payloads = [small("stocks", "json", 2)] * 4
+    decoder = Decoder(STREAMS["stocks"], Dictionaries().known, 0)
+    batch = Payloads.of([(p, PayloadKind.JSON, 1) for p in payloads])
+    right = decoder.decode(batch)
+
+    def broken(*_: Any) -> None:
+        raise IndexError("a word beyond the buffer")
+
+    decoder = Decoder(STREAMS["stocks"], Dictionaries().known, 0)
+    monkeypatch.setattr(Path, "decode", broken)
+    decoded = decoder.decode(batch)
+    assert re.match(
+        r"IndexError: a word beyond the buffer \(.*test_decoder.py, line", decoded.fault
+    )
+    assert decoded.gave_way == 4
+    assert_same(decoded, right)
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")

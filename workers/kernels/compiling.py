@@ -6,13 +6,17 @@ file a kernel stands in, not those it calls into; so the folder's name holds a d
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,19 +93,68 @@ def called(function: F) -> F:
 
 
 _COMPLETE = "complete"
-"""A file that is there once all kernels of these sources are on disk; its time is when they were last
-used."""
+"""A file that is there once all kernels of these sources are on disk: their digests. Its time is when they
+were last used."""
+
+_ROOM_BYTES = 10_000_000
 
 
 def is_complete() -> bool:
-    """Whether all kernels of these sources are on disk."""
-    return CACHE is not None and (CACHE / _COMPLETE).exists()
+    """Whether all kernels of these sources are on disk, as they were compiled.
+
+    Raises OSError if they are not, and there is no room for them.
+    """
+    if CACHE is None:
+        return False
+    try:
+        told = json.loads((CACHE / _COMPLETE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        told = {}
+    if told and told == _digests(CACHE):
+        return True
+    stat = os.statvfs(CACHE)
+    if stat.f_bavail * stat.f_frsize < _ROOM_BYTES:
+        raise OSError(errno.ENOSPC, f"{CACHE}: less than 10 MB free")
+    return False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """While no other process compiles for this folder."""
+    assert CACHE is not None
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def discard() -> None:
+    """Remove what is on disk: it cannot be loaded."""
+    assert CACHE is not None
+    for path in CACHE.rglob("*.nb?"):
+        path.unlink(missing_ok=True)
 
 
 def complete() -> None:
-    """All kernels are on disk, and were used now."""
+    """All kernels are on disk now."""
     if CACHE is not None:
+        hidden = CACHE / f"{_COMPLETE}.{os.getpid()}"
+        hidden.write_text(json.dumps(_digests(CACHE)))
+        hidden.rename(CACHE / _COMPLETE)
+
+
+def used() -> None:
+    """All kernels were used now."""
+    if CACHE is not None and (CACHE / _COMPLETE).exists():
         (CACHE / _COMPLETE).touch()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The digest of each file with machine code, by its place under `folder`."""
+    files = (path for path in folder.rglob("*.nb?") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+    }
 
 
 UNUSED_DAYS = 30

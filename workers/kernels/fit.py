@@ -16,8 +16,10 @@ NO_ROOM = -2
 
 
 @inlined
-def literal_fits(buffer: Any, i: int, words: Any, first: int, length: int) -> bool:
-    """Whether the literal stands at byte `i`."""
+def literal_fits(buffer: Any, i: int, end: int, words: Any, first: int, length: int) -> bool:
+    """Whether the literal stands at byte `i`, and ends at `end` at the latest."""
+    if i + length > end:
+        return False
     left = length
     while left > 8:
         if load64(buffer, i) != words[first]:

@@ -16,11 +16,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from workers.kernels import ops
 from workers.kernels.compiling import called, inlined
 from workers.kernels.fit import NO_FIT
-from workers.kernels.tokens import QUOTE, is_bare, is_plain
+from workers.kernels.tokens import OPEN, QUOTE, is_bare, is_plain, list_end
 from workers.kernels.words import count_bits, first_bit_or_64, load64, pairs64
 
 NEXT = 0
@@ -55,6 +56,7 @@ MORE_WIDTH = 4
 
 TEXT = -1
 BARE = -2
+LIST = -3
 
 MOST_KEYS = 100
 """Keys of a message for which there can be a shortcut."""
@@ -64,11 +66,9 @@ LONGEST_LITERAL = 64
 _COLON = 0x3A
 
 
-@inlined
-def open_window(window: Any, start: int, limit: int) -> None:
-    """Begin at byte `start`."""
-    window[NEXT] = window[COUNT] = 0
-    window[CURSOR] = start
+def open_window(window: npt.NDArray[np.int64], limit: int) -> None:
+    """Begin with the bytes of another batch, that end at `limit`."""
+    window[NEXT] = window[COUNT] = window[CURSOR] = 0
     window[LIMIT] = limit
 
 
@@ -119,6 +119,8 @@ def _is_skipped(buffer: Any, begin: int, end: int, what: int) -> bool:
     """Whether a value that no column wants is one."""
     if what == TEXT:
         return buffer[end - 1] == QUOTE and is_plain(buffer, begin, end - 1)
+    if what == LIST:
+        return buffer[begin] == OPEN and list_end(buffer, begin, end) == end
     return is_bare(buffer, begin, end)
 
 

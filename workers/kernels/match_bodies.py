@@ -16,7 +16,7 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
 from workers.kernels.fit import NO_ROOM, fitting, literal_fits
-from workers.kernels.keys import GAP, hurry, move_to, open_window
+from workers.kernels.keys import GAP, hurry, move_to
 from workers.kernels.match_json import follow
 from workers.kernels.tokens import (
     CLOSE,
@@ -103,7 +103,9 @@ def _is_key(buffer: Any, key: int, after: int, names: Any, name: int) -> bool:
     """Whether the key from its quote at `key` up to `after` is one of the names."""
     first = name * ops.NAME_WIDTH
     length = np.int64(names[first])
-    return after - key - 2 == length and literal_fits(buffer, key + 1, names, first + 1, length)
+    return after - key - 2 == length and literal_fits(
+        buffer, key + 1, after, names, first + 1, length
+    )
 
 
 @inlined
@@ -172,7 +174,6 @@ def match(
     key_payload = raw(key_payload)
     key_records = raw(key_records)
     tokens = raw(tokens)
-    open_window(window, 0, offsets[payloads - 1] + lengths[payloads - 1] if payloads else 0)
     bare_symbols = at[ops.AT_BARE] > 0
     last = 0
     resumed = at[ops.AT_BYTE] >= 0

@@ -14,7 +14,7 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import called, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
-from workers.kernels.keys import GAP, hurry, move_to, open_window
+from workers.kernels.keys import GAP, hurry, move_to
 from workers.kernels.tokens import (
     CLOSE,
     CLOSES,
@@ -24,6 +24,7 @@ from workers.kernels.tokens import (
     QUOTES,
     is_bare,
     is_plain,
+    list_end,
     skip_space,
 )
 from workers.kernels.words import find, raw, repeated
@@ -55,7 +56,7 @@ def _levels(
             return NO_ROOM, row
         for part in range(2):
             if not literal_fits(
-                buffer, i, words, items[item + 4 * part + 0], items[item + 4 * part + 1]
+                buffer, i, end, words, items[item + 4 * part + 0], items[item + 4 * part + 1]
             ):
                 return NO_FIT, row
             i += items[item + 4 * part + 1]
@@ -67,7 +68,7 @@ def _levels(
             ) << np.uint64(32)
             i = stop
         spans[slot * room + row] = np.uint64(side)
-        if not literal_fits(buffer, i, words, items[item + 8 + 0], items[item + 8 + 1]):
+        if not literal_fits(buffer, i, end, words, items[item + 8 + 0], items[item + 8 + 1]):
             return NO_FIT, row
         i += items[item + 8 + 1]
         row += 1
@@ -108,7 +109,7 @@ def follow(
     top = row
     while True:
         length = steps[step + ops.LENGTH]
-        if not literal_fits(buffer, i, words, steps[step + ops.LITERAL], length):
+        if not literal_fits(buffer, i, end, words, steps[step + ops.LITERAL], length):
             return NO_FIT, row
         i += length
         action = steps[step + ops.ACTION]
@@ -155,8 +156,6 @@ def follow(
                 steps[step + ops.ARGUMENT] = i - start
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.END:
-            if i > end:
-                return NO_FIT, row
             if top == row:
                 return i, row + 1
             while first < step:  # a book: what the message says holds for each level
@@ -181,6 +180,10 @@ def follow(
             start = i
             i = find(buffer, i, end, repeated(steps[step + ops.ARGUMENT]))
             if not is_bare(buffer, start, i):
+                return NO_FIT, row
+        elif action == ops.SKIP_LIST:
+            i = list_end(buffer, i, end)
+            if i < 0:
                 return NO_FIT, row
         elif action == ops.LEVELS:
             argument = steps[step + ops.ARGUMENT]
@@ -263,7 +266,6 @@ def match(
     at = raw(at)
     entries = raw(entries)
     window = raw(window)
-    open_window(window, 0, offsets[payloads - 1] + lengths[payloads - 1] if payloads else 0)
     last = 0
     grown = np.int64(
         _SEVERAL

@@ -13,7 +13,7 @@ import numpy as np
 from workers.kernels import ops
 from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
-from workers.kernels.words import raw
+from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _SIZES = np.zeros(256, np.int64)
 """Bytes of a value by its first byte; 0 where more bytes tell, -1 where none is known."""
@@ -81,21 +81,49 @@ def _value(buffer: Any, i: int, end: int) -> int:
 
 
 @inlined
-def _may_skip(buffer: Any, i: int, stop: int) -> bool:
-    """Whether a value that no column wants is one that any reader takes."""
+def _is_sound(buffer: Any, i: int, stop: int) -> bool:
+    """Whether the value at `i`, neither array nor map, is one that any reader takes."""
     first = buffer[i]
     if first < 0x80 or first >= 0xE0 or first == 0xC0 or first == 0xC2 or first == 0xC3:
         return True
-    if 0xCA <= first <= 0xD3:
+    if 0xCA <= first <= 0xD3 or first == 0xC4 or first == 0xC5:  # numbers, bytes
         return True
-    if 0xA0 <= first < 0xC0 or first == 0xD9:
-        i += 2 if first == 0xD9 else 1
+    if 0xA0 <= first < 0xC0 or first == 0xD9 or first == 0xDA:
+        i += 1
+        if first >= 0xD9:
+            i += np.int64(first) - 0xD8
         while i < stop:
             if buffer[i] >= 0x80:
                 return False
             i += 1
         return True
+    kind = buffer[i + 2] if first == 0xC7 else buffer[i + 1]
+    if 0xD4 <= first <= 0xD8 or first == 0xC7:
+        if kind < 0x80:
+            return True
+        head = load64(buffer, i)  # else only timestamps, with less than a second of nanoseconds
+        if head & MASKS[2] == 0xFFD6:
+            return True
+        if head & MASKS[2] == 0xFFD7:
+            return reversed_bytes(load64(buffer, i + 2)) >> np.uint64(34) < 1_000_000_000
+        if head & MASKS[3] == 0xFF0CC7:
+            return reversed_bytes(load64(buffer, i + 3)) >> np.uint64(32) < 1_000_000_000
     return False
+
+
+@inlined
+def _may_skip(buffer: Any, i: int, stop: int) -> bool:
+    """Whether a value that no column wants, maybe an array of plain ones, is one that any reader takes."""
+    count, inside = _count(buffer, i)
+    if count < 0:
+        return _is_sound(buffer, i, stop)
+    i = inside
+    while i < stop:
+        size = _scalar(buffer, i)
+        if size < 0 or not _is_sound(buffer, i, i + size):
+            return False
+        i += size
+    return True
 
 
 @called
@@ -121,7 +149,7 @@ def _levels(
             return NO_ROOM, row
         for part in range(2):
             if i >= end or not literal_fits(
-                buffer, i, words, items[item + 4 * part + 0], items[item + 4 * part + 1]
+                buffer, i, end, words, items[item + 4 * part + 0], items[item + 4 * part + 1]
             ):
                 return NO_FIT, row
             i += items[item + 4 * part + 1]
@@ -160,11 +188,9 @@ def follow(
     top = row
     while True:
         length = steps[step + ops.LENGTH]
-        if not literal_fits(buffer, i, words, steps[step + ops.LITERAL], length):
+        if not literal_fits(buffer, i, end, words, steps[step + ops.LITERAL], length):
             return NO_FIT, row
         i += length
-        if i > end:
-            return NO_FIT, row
         action = steps[step + ops.ACTION]
         slot = steps[step + ops.SLOT]
         if action == ops.VALUE:

@@ -52,6 +52,8 @@ ONE = 13
 """JSON: a text that mostly is one character, its opening quote in the literal."""
 SAME_BARE = 14
 """As BARE; mostly as long as the last one, which SECOND remembers."""
+SKIP_LIST = 15
+"""JSON: an array that no column wants, of plain texts and bare values, or the payload gives way."""
 
 # An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
 # value, and the literal that ends the item.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workers.kernels.compiling import inlined
-from workers.kernels.words import MASKS, eight_of, load64
+from workers.kernels.words import MASKS, eight_of, find, load64
 
 QUOTE = 0x22
 COMMA = 0x2C
@@ -13,6 +13,8 @@ OPEN = 0x5B
 CLOSE = 0x5D
 QUOTES = eight_of(QUOTE)
 CLOSES = eight_of(CLOSE)
+_LONGEST_NUMBER = 200
+"""Digits that are sure to fit into a float64, with an exponent of two digits."""
 
 
 @inlined
@@ -43,7 +45,7 @@ def _is_digit(byte: Any) -> bool:
 
 @inlined
 def is_bare(buffer: Any, i: int, end: int) -> bool:
-    """Whether these bytes are a number as JSON writes it, true, false or null."""
+    """Whether these bytes are true, false, null, or a number as JSON writes it, far from the largest."""
     size = end - i
     if size == 4:
         word = load64(buffer, i) & MASKS[4]
@@ -51,6 +53,8 @@ def is_bare(buffer: Any, i: int, end: int) -> bool:
             return True
     if size == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
         return True
+    if size > _LONGEST_NUMBER:
+        return False
     if i < end and buffer[i] == 0x2D:
         i += 1
     if i >= end or not _is_digit(buffer[i]):
@@ -67,5 +71,41 @@ def is_bare(buffer: Any, i: int, end: int) -> bool:
             i += 1
         if i == start:
             return False
-    # An exponent may be too large for any number: that is for the library to say.
+    if i < end and buffer[i] | 0x20 == 0x65:
+        i += 1
+        if i < end and (buffer[i] == 0x2B or buffer[i] == 0x2D):
+            i += 1
+        start = i
+        while i < end and _is_digit(buffer[i]):
+            i += 1
+        return i == end and 1 <= i - start <= 2
     return i == end
+
+
+@inlined
+def list_end(buffer: Any, i: int, end: int) -> int:
+    """Where the array at `i` ends, which has plain texts and bare values only; negative if it is none."""
+    i = skip_space(buffer, i + 1, end)
+    if i < end and buffer[i] == CLOSE:
+        return i + 1
+    while i < end:
+        if buffer[i] == QUOTE:
+            start = i + 1
+            i = find(buffer, start, end, QUOTES)
+            if i >= end or not is_plain(buffer, start, i):
+                return -1
+            i += 1
+        else:
+            start = i
+            while i < end and buffer[i] > 0x20 and buffer[i] != COMMA and buffer[i] != CLOSE:
+                i += 1
+            if not is_bare(buffer, start, i):
+                return -1
+        i = skip_space(buffer, i, end)
+        if i < end and buffer[i] == COMMA:
+            i = skip_space(buffer, i + 1, end)
+        elif i < end and buffer[i] == CLOSE:
+            return i + 1
+        else:
+            return -1
+    return -1

@@ -25,6 +25,8 @@ _ZEROS = eight_of(0x30)
 _TO_TEN = eight_of(0x76)
 """Added to a byte of 10 or more, it sets the highest bit."""
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_LONGEST = 64
+"""Bytes of a number that is looked at here."""
 _LAST = np.uint64(0x8000000000000000)
 
 
@@ -118,8 +120,13 @@ def floats(
             continue
         if length <= 8:
             usual, number, scale = _decimal8(buffer, i, length)
-        else:
+        elif length <= _LONGEST:
             usual, number, scale = _decimal17(buffer, i, end)
+        else:
+            values[row] = 0.0
+            odd[at + strange] = row
+            strange += 1
+            continue
         if usual:
             values[row] = np.float64(number) / _TENS[scale]
             continue

@@ -9,7 +9,8 @@ from mdstream._version import __version__
 if TYPE_CHECKING:
     from mdstream.engine import Engine
     from mdstream.errors import MdstreamError
-    from mdstream.frames.attach import Attachment, Tail, attach
+    from mdstream.frames.attach import Attachment, attach
+    from mdstream.frames.tail import Tail
 
 __all__ = ["Attachment", "Engine", "MdstreamError", "Tail", "__version__", "attach"]
 
@@ -17,7 +18,7 @@ _WHERE = {
     "Attachment": "mdstream.frames.attach",
     "Engine": "mdstream.engine",
     "MdstreamError": "mdstream.errors",
-    "Tail": "mdstream.frames.attach",
+    "Tail": "mdstream.frames.tail",
     "attach": "mdstream.frames.attach",
 }
 

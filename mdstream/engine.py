@@ -25,7 +25,9 @@ import polars as pl
 
 from mdstream.config import Config
 from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
-from mdstream.frames.attach import Attachment, Tail
+from mdstream.frames.attach import Attachment
+from mdstream.frames.narrow import Since
+from mdstream.frames.tail import Tail
 from mdstream.interrupts import deaf_children
 from mdstream.settings import check, from_mapping, load
 from mdstream.streams import STREAMS
@@ -155,13 +157,27 @@ class Engine:
         """Names of all frames."""
         return self.attachment.frames
 
-    def frame(self, name: str) -> pl.DataFrame:
+    def frame(
+        self,
+        name: str,
+        *,
+        symbols: str | Sequence[str] | None = None,
+        since: Since | None = None,
+    ) -> pl.DataFrame:
         """Frame `name` as it stands now; see `Attachment.frame`."""
-        return self.attachment.frame(name)
+        return self.attachment.frame(name, symbols=symbols, since=since)
 
-    def tail(self, name: str, *, from_start: bool = False) -> Tail:
+    def tail(self, name: str, **how: Any) -> Tail:
         """Follow frame `name`; see `Attachment.tail`."""
-        return self.attachment.tail(name, from_start=from_start)
+        return self.attachment.tail(name, **how)
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """A SQL query over frames by their names; see `Attachment.sql`."""
+        return self.attachment.sql(query)
+
+    def wait_for(self, name: str, where: pl.Expr | None = None, **how: Any) -> pl.DataFrame:
+        """Wait for rows of frame `name`; see `Attachment.wait_for`."""
+        return self.attachment.wait_for(name, where, **how)
 
     def subscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
         """Add symbols to a running stream, on `channels` (all that the stream follows by default)."""

@@ -6,6 +6,7 @@
     ├── SharedMemoryError        shared memory cannot hold what was asked of it        exit 4
     │   └── NoSpaceError         the file system behind the frames is full
     ├── NoRunError               no running engine where one was looked for            exit 6
+    ├── LagError                 a reader is further behind than it allowed itself
     ├── AddressInUseError        another program listens on the port                   exit 5
     ├── ServerError              the service failed or broke its protocol; retried
     ├── NetworkError             no connection, or one that was lost; retried
@@ -85,6 +86,10 @@ class NoRunError(MdstreamError):
     """No running engine was found to attach to."""
 
     exit_code = Exit.NO_RUN
+
+
+class LagError(MdstreamError):
+    """A reader is further behind the engine than it allowed itself to be."""
 
 
 class AddressInUseError(MdstreamError):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
+import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from mdstream.errors import NoRunError
 from mdstream.frames import rundir
+from mdstream.frames.narrow import Since, narrowed
 from mdstream.frames.reader import Categories, FrameReader
+from mdstream.frames.tail import Follow, Tail, labelled
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas
+    import pyarrow as pa
 
 
 def attach(run: str | None = None, directory: str | Path | None = None) -> Attachment:
@@ -53,24 +61,131 @@ class Attachment:
         """Rows ever published in frame `name`, those that retention has dropped included."""
         return sum(reader.rows for reader in self.parts(name))
 
-    def frame(self, name: str) -> pl.DataFrame:
+    def frame(
+        self,
+        name: str,
+        *,
+        symbols: str | Sequence[str] | None = None,
+        since: Since | None = None,
+    ) -> pl.DataFrame:
         """Frame `name` as it stands now, as a zero-copy DataFrame.
 
         Rows that come later are not in it: call again, which costs microseconds. Times are
         `Datetime("ns", "UTC")`, prices Float64, symbols and codes categoricals. Memory that the
         engine drops later stays readable as long as the DataFrame lives.
-        """
-        pieces = [_labelled(reader, reader.read()[1]) for reader in self.parts(name)]
-        return pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
 
-    def tail(self, name: str, *, from_start: bool = False, poll_s: float = 0.005) -> Tail:
+        `symbols` keeps rows of these symbols only (articles that name one of them), `since` rows whose
+        time (`ts`; of articles `created_at`) is not before a moment: a datetime with its zone, a
+        timedelta (so long ago), or nanoseconds. What is kept is a copy then.
+        """
+        pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
+        frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
+        return narrowed(frame, symbols, since)
+
+    def lazy(self, name: str) -> pl.LazyFrame:
+        """Frame `name` as it stands now, for a query that Polars optimises as a whole."""
+        return self.frame(name).lazy()
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """The answer to a SQL query over frames by their names, as they stand now.
+
+            run.sql("select symbol, avg(price) from stocks.trades group by symbol")
+
+        Raises Polars' errors where it is no query, or names what is no frame.
+        """
+        names = [name for name in self.frames if name.lower() in query.lower()]
+        return pl.SQLContext({name: self.lazy(name) for name in names}, eager=True).execute(query)
+
+    def tail(
+        self,
+        name: str,
+        *,
+        symbols: str | Sequence[str] | None = None,
+        from_start: bool = False,
+        poll_s: float = 0.005,
+        max_rows: int = 0,
+        max_lag: int = 0,
+        on_lag: Literal["drop", "raise"] = "drop",
+    ) -> Tail:
         """Follow frame `name`: iterate, with `for` or `async for`, over DataFrames of new rows.
 
         Begins with the next row, or with the oldest that is kept if `from_start`. Ends when the
-        engine does. A reader too slow for the frame's retention skips what was dropped; the
-        tail's `missed` counts those rows.
+        engine does. `symbols` keeps rows of these only. `max_rows` bounds the rows of one DataFrame.
+
+        A reader may be as far behind as the frame keeps rows, or `max_lag` rows if that is given;
+        what it did not read in time is dropped and counted in the tail's `missed`, or, with
+        `on_lag="raise"`, ends it with `LagError`. The engine never waits for a reader.
         """
-        return Tail(self, name, from_start, poll_s)
+        narrow = None
+        if symbols is not None:
+            narrow = partial(narrowed, symbols=symbols, since=None)
+        return Tail(self, name, Follow(from_start, poll_s, max_rows, max_lag, on_lag), narrow)
+
+    def wait_for(
+        self,
+        name: str,
+        where: pl.Expr | None = None,
+        *,
+        symbols: str | Sequence[str] | None = None,
+        timeout: float | None = None,
+    ) -> pl.DataFrame:
+        """Wait for rows of frame `name` that are yet to come: the first ones for which `where` holds.
+
+            run.wait_for("stocks.trades", pl.col("price") > 200, symbols="AAPL", timeout=60)
+
+        A frame that is not there yet is waited for as well. Raises `TimeoutError` after `timeout`
+        seconds, and `NoRunError` if the engine ends before.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        tail: Tail | None = None
+        while time.monotonic() < deadline:
+            if tail is None:
+                with contextlib.suppress(KeyError):
+                    tail = self.tail(name, symbols=symbols)
+            new = tail.poll() if tail is not None else None
+            if new is not None and where is not None:
+                new = new.filter(where)
+            if new is not None and new.height:
+                return new
+            if not self.alive:
+                raise NoRunError(f"run {self.run} ended before {name} had such a row")
+            time.sleep(0.005)
+        raise TimeoutError(f"{name} had no such row within {timeout:g} s")
+
+    def arrow(self, name: str) -> pa.Table:
+        """Frame `name` as a pyarrow table; numbers and times are not copied."""
+        return self.frame(name).to_arrow()
+
+    def pandas(self, name: str) -> pandas.DataFrame:
+        """Frame `name` as a pandas DataFrame: a copy. Needs pandas."""
+        return self.frame(name).to_pandas()
+
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with each frame, as it stands now, as a view. Needs duckdb."""
+        import duckdb
+
+        connection = duckdb.connect()
+        for name in self.frames:
+            schema, _, view = name.partition(".")
+            connection.execute(f'create schema if not exists "{schema}"')
+            connection.register(f"{schema}__{view}", self.arrow(name))
+            connection.execute(f'create view "{schema}"."{view}" as from "{schema}__{view}"')
+        return connection
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the run and its frames."""
+        state = "running" if self.alive else "ended"
+        with contextlib.suppress(NoRunError):
+            rows = [(name, self.rows(name), _columns_of(self.frame(name))) for name in self.frames]
+            body = "".join(
+                f"<tr><td>{name}</td><td style='text-align:right'>{count:,}</td><td>{columns}</td></tr>"
+                for name, count, columns in rows
+            )
+            return (
+                f"<b>mdstream run {self.run}</b>, {state}<table><tr><th>frame</th><th>rows</th>"
+                f"<th>columns</th></tr>{body}</table>"
+            )
+        return f"<b>mdstream run {self.run}</b>, {state}"
 
     def _folders(self, pattern: str) -> list[Path]:
         found = (self.path / "frames").glob(pattern)
@@ -93,84 +208,5 @@ class Attachment:
         return [self._readers[folder.name] for folder in folders]
 
 
-class Tail:
-    """New rows of a frame as they come. `missed` counts rows that were dropped before being read."""
-
-    _CHECK_S = 0.5
-
-    # The mutable state: the next row of each part of the frame; when it was last looked whether there
-    # are more parts, and whether the engine lives.
-
-    def __init__(self, attachment: Attachment, name: str, from_start: bool, poll_s: float) -> None:
-        self.missed = 0
-        self._attachment = attachment
-        self._name = name
-        self._poll_s = poll_s
-        parts = attachment.parts(name)
-        self._next = {part: part.first_row if from_start else part.rows for part in parts}
-        self._many = any("@" in part.name for part in parts)
-        self._looked = self._checked = time.monotonic()
-
-    def __iter__(self) -> Iterator[pl.DataFrame]:
-        while True:
-            new = self.poll()
-            if new is not None:
-                yield new
-            elif self._ended():
-                return
-            else:
-                time.sleep(self._poll_s)
-
-    async def __aiter__(self) -> AsyncIterator[pl.DataFrame]:
-        while True:
-            new = self.poll()
-            if new is not None:
-                yield new
-            elif self._ended():
-                return
-            else:
-                await asyncio.sleep(self._poll_s)
-
-    def poll(self) -> pl.DataFrame | None:
-        """What is new since the last call, without waiting; None if nothing is."""
-        self._look_for_parts()
-        pieces = []
-        for part, row in self._next.items():
-            if part.rows > row:
-                first, frame = part.read(row)
-                self.missed += first - row
-                self._next[part] = first + frame.height
-                if frame.height:
-                    pieces.append(_labelled(part, frame))
-        return pl.concat(pieces, rechunk=False) if pieces else None
-
-    def _look_for_parts(self) -> None:
-        """A frame that many processes write has a part more when one more has begun."""
-        now = time.monotonic()
-        if self._many and now - self._looked >= self._CHECK_S:
-            self._looked = now
-            with contextlib.suppress(
-                NoRunError, KeyError
-            ):  # ended: what is mapped can still be read
-                for part in self._attachment.parts(self._name):
-                    self._next.setdefault(part, 0)
-
-    def _ended(self) -> bool:
-        if any(part.rows > row for part, row in self._next.items()):
-            return False
-        if all(part.head.closed for part in self._next):
-            return True
-        now = time.monotonic()
-        if now - self._checked < self._CHECK_S:
-            return False
-        self._checked = now
-        return not self._attachment.alive
-
-
-def _labelled(reader: FrameReader, frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of one part of a frame, told apart by the stream they come from."""
-    _, _, stream = reader.name.partition("@")
-    if not stream:
-        return frame
-    label = pl.lit(stream).cast(pl.Categorical).alias("stream")
-    return frame.select(label, pl.all())
+def _columns_of(frame: pl.DataFrame) -> str:
+    return ", ".join(frame.columns)

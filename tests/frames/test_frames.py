@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import NoSpaceError
-from mdstream.frames.attach import Tail, attach
+from mdstream.frames.attach import attach
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.head import Head
 from mdstream.frames.reader import FrameReader
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.share import Share
+from mdstream.frames.tail import Tail
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import Column, Kind

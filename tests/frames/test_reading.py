@@ -214,3 +214,30 @@ def test_a_notebook_shows_the_run_and_its_frames(market: Market, directory: RunD
     assert "symbol, ts, price" in page
     directory.close()
     assert "ended" in market.run._repr_html_()
+
+
+def test_chunks_open_without_any_code_of_ours(market: Market, directory: RunDirectory) -> None:
+    for _ in range(40):
+        market.trade(500)
+    head = market.writer.head
+    sealed, live = head.chunk_path(head.end - 2), head.chunk_path(head.end - 1)
+    start = head.entry(head.end - 1).start_row
+    rows = head.rows - start  # as the head says; beside it, a live chunk is a file like any other
+    first = head.entry(head.end - 2).start_row
+
+    whole = pl.read_ipc(sealed)
+    assert prices(whole) == list(range(first, start))
+    assert whole["symbol"].to_list()[:3] == [(first + i) % 3 for i in range(3)]
+    assert prices(pl.read_ipc(live, n_rows=rows)) == list(range(start, head.rows))
+
+    batch = pa.ipc.open_file(pa.memory_map(str(sealed))).get_batch(0)
+    assert batch.column("price").to_pylist() == list(range(first, start))
+    batch = pa.ipc.open_file(pa.memory_map(str(live))).get_batch(0).slice(0, rows)
+    assert batch.column("price").to_pylist() == list(range(start, head.rows))
+
+    table = pa.ipc.open_file(pa.memory_map(str(sealed))).read_all()
+    query = "select count(*), min(price), max(price), count(distinct symbol) from table"
+    with duckdb.connect() as connection:
+        connection.register("trades", table)
+        [found] = connection.sql(query.replace("table", "trades")).fetchall()
+    assert found == (start - first, first, start - 1, 3)

@@ -67,6 +67,8 @@ class RestService:
 
         def add(path: str, stream: str, answer: Callable[..., Any], **fixed: Any) -> None:
             async def handle(request: web.Request) -> web.Response:
+                if "Upgrade" in request.headers:  # news has one path for both
+                    raise web.HTTPNotFound
                 return await self._guarded(
                     request, stream, lambda: answer(request, stream, **fixed)
                 )

@@ -1,15 +1,16 @@
 """Committing: what a worker made of a batch goes to the ends of the frames, in the stream's order.
 
-    receipt + result area ─► codes for new texts ─► rows to each frame ─► bars ─► counters
+    receipt + result area ─► codes for new texts ─► rows to each frame ─► latest ─► bars ─► counters
                                                         each once, also when the feed is killed in between
 
 1. Texts that had no code get the next ones, and the provisional codes in the columns are replaced.
 2. Each frame takes its rows, and remembers the batch's number with them (`frames.head`).
-3. The one-minute partials join the bars; those that are finished are rows too.
-4. Rejects are kept on disk with their payload and reason.
-5. The feed's counters change all at once, and with them the batch counts as committed.
+3. The table of what is last of each symbol takes the batch's newest rows.
+4. The one-minute partials join the bars; those that are finished are rows too.
+5. Rejects are kept on disk with their payload and reason.
+6. The feed's counters change all at once, and with them the batch counts as committed.
 
-A feed that takes the place of a killed one commits the batches that step 5 has not reached once more:
+A feed that takes the place of a killed one commits the batches that step 6 has not reached once more:
 frames that have them already skip them.
 """
 
@@ -35,6 +36,7 @@ from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, read_part
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
+from mdstream.latest import Latest
 from mdstream.rejects import RejectFile
 from mdstream.streams.spec import CODED, Channel, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
@@ -89,6 +91,8 @@ class Committer:
             )
             for channel in channels
         }
+        path = frame_path(run, f"{spec.name}.latest")
+        self._latest = Latest(path, spec, share) if spec.latest else None
         self._bars = BarBuilder(volume) if spec.bar_rules else None
         self._joined = 0
         self._joined_rows: list[BarRow] = []
@@ -123,6 +127,10 @@ class Committer:
             channel = self._spec.by_name[part.channel]
             columns = self._resolved(channel, area, part, codes)
             self.frames[part.channel].append(columns, receipt.sequence)
+        for part in receipt.latest:
+            assert self._latest is not None
+            channel = self._spec.by_name[part.channel]
+            self._latest.update(channel, self._resolved(channel, area, part, codes))
         self._join_bars(area, receipt, codes)
         rejected = self._keep_rejects(slab, receipt.rejects)
         self._count(slab, receipt, rejected, submit_ns)
@@ -138,7 +146,7 @@ class Committer:
         from_stream = int((slab.table["kind"][:entries] <= PayloadKind.MSGPACK).sum())
         now = time.time_ns()
         receipt = Receipt(
-            sequence, 0, now, now, "", (), (0, 0), {}, (from_stream, entries - from_stream),
+            sequence, 0, now, now, "", (), (), (0, 0), {}, (from_stream, entries - from_stream),
             rejects, (), {}, (), 0,
         )  # fmt: skip
         self._count(slab, receipt, rejected, now, quarantined=1)
@@ -171,6 +179,8 @@ class Committer:
         self.flush()
         for frame in (*self.frames.values(), self._telemetry):
             frame.close()
+        if self._latest is not None:
+            self._latest.close()
 
     # -- the steps
 

@@ -167,6 +167,10 @@ class Engine:
         """Frame `name` as it stands now; see `Attachment.frame`."""
         return self.attachment.frame(name, symbols=symbols, since=since)
 
+    def latest(self, stream: str, **how: Any) -> pl.DataFrame:
+        """The last trade and quote of each symbol; see `Attachment.latest`."""
+        return self.attachment.latest(stream, **how)
+
     def tail(self, name: str, **how: Any) -> Tail:
         """Follow frame `name`; see `Attachment.tail`."""
         return self.attachment.tail(name, **how)

@@ -4,7 +4,7 @@
 
 1. Map the slab (once; slabs are reused) and read which payloads it holds.
 2. Decode them to columns, one set a channel; texts without a code get provisional ones.
-3. Fold the trades into one-minute partials.
+3. Fold the trades into one-minute partials; pick the newest rows of each symbol.
 4. Write columns and partials into the slab's result area, or into a file of their own where they
    do not fit, and answer with a receipt that says where everything is.
 
@@ -38,6 +38,7 @@ from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import Effects, partials
 from workers.decoder import LEAST_BYTES, Decoder
+from workers.latest import newest_rows
 from workers.library import Decoded
 from workers.payloads import Payloads
 
@@ -109,7 +110,8 @@ def run(ticket: Ticket) -> Receipt:
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
     batch, runs = _aggregate(context, decoded)
-    spill, parts, where = _write(slab, ticket, area, batch, runs)
+    latest = _latest(context, decoded)
+    spill, parts, where = _write(slab, ticket, area, batch + latest, runs)
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -117,7 +119,8 @@ def run(ticket: Ticket) -> Receipt:
         start_ns,
         time.time_ns(),
         spill,
-        parts,
+        parts[: len(batch)],
+        parts[len(batch) :],
         where,
         decoded.new,
         (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
@@ -162,6 +165,19 @@ def _aggregate(context: _Context, decoded: Decoded) -> tuple[Batch, npt.NDArray[
     channel = context.spec.by_name["trades"]
     text = partial(context.text, new=decoded.new)
     return batch, partials(channel, decoded.columns["trades"], context.effects, text)
+
+
+def _latest(context: _Context, decoded: Decoded) -> Batch:
+    """Of each channel that tells of symbols what was last: its newest rows."""
+    spec = context.spec
+    times = {aspect.channel: "ts" for aspect in spec.latest if aspect.channel}
+    if spec.latest:
+        times["snapshots"] = "recv_ts"
+    return [
+        (channel := spec.by_name[name], newest_rows(channel, decoded.columns[name], time))
+        for name, time in times.items()
+        if name in decoded.columns
+    ]
 
 
 def _write(

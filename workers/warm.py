@@ -19,6 +19,7 @@ from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from workers.aggregate import Effects, partials
 from workers.decoder import Decoder
 from workers.kernels import compiling
+from workers.latest import newest_rows
 from workers.path import has_kernels
 from workers.payloads import Payloads
 
@@ -55,6 +56,7 @@ def warm() -> None:
                 trades = spec.by_name["trades"]
                 rules = Effects(spec.bar_rules)
                 partials(trades, decoded.columns["trades"], rules, lambda column, code: "")
+                newest_rows(trades, decoded.columns["trades"], "ts")
     compiling.used()
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from mdstream.errors import NoRunError
+from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
+from mdstream.frames.layout import is_table, read_schema
 from mdstream.frames.narrow import Since, narrowed
 from mdstream.frames.reader import Categories, FrameReader
+from mdstream.frames.table_reader import TableReader
 from mdstream.frames.tail import Follow, Tail, labelled
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Attachment:
         self.info: dict[str, Any] = json.loads((path / "run.json").read_text())
         self.run: str = self.info["run"]
         self._readers: dict[str, FrameReader] = {}
+        self._tables: dict[str, TableReader] = {}
         self._categories: dict[str, dict[str, Categories]] = {}
 
     def __repr__(self) -> str:
@@ -59,6 +62,8 @@ class Attachment:
 
     def rows(self, name: str) -> int:
         """Rows ever published in frame `name`, those that retention has dropped included."""
+        if (table := self._table(name)) is not None:
+            return table.rows
         return sum(reader.rows for reader in self.parts(name))
 
     def frame(
@@ -78,9 +83,17 @@ class Attachment:
         time (`ts`; of articles `created_at`) is not before a moment: a datetime with its zone, a
         timedelta (so long ago), or nanoseconds. What is kept is a copy then.
         """
+        if (table := self._table(name)) is not None:
+            return narrowed(table.read(), symbols, since)
         pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
         frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
         return narrowed(frame, symbols, since)
+
+    def latest(self, stream: str, *, symbols: str | Sequence[str] | None = None) -> pl.DataFrame:
+        """The last trade and quote of each symbol of `stream`, with their times: a row a symbol, each as it
+        was at one moment. A copy, for the engine keeps it up to date in place.
+        """
+        return self.frame(f"{stream}.latest", symbols=symbols)
 
     def lazy(self, name: str) -> pl.LazyFrame:
         """Frame `name` as it stands now, for a query that Polars optimises as a whole."""
@@ -116,6 +129,10 @@ class Attachment:
         what it did not read in time is dropped and counted in the tail's `missed`, or, with
         `on_lag="raise"`, ends it with `LagError`. The engine never waits for a reader.
         """
+        if self._table(name) is not None:
+            raise ConfigError(
+                f"{name} is a table: its rows change in place, and no tail follows them"
+            )
         narrow = None
         if symbols is not None:
             narrow = partial(narrowed, symbols=symbols, since=None)
@@ -190,6 +207,16 @@ class Attachment:
     def _folders(self, pattern: str) -> list[Path]:
         found = (self.path / "frames").glob(pattern)
         return sorted(path for path in found if (path / "head").exists())
+
+    def _table(self, name: str) -> TableReader | None:
+        """The reader of a table; None if `name` is none."""
+        if name not in self._tables:
+            folder = self.path / "frames" / name
+            if not (folder / "head").exists() or not is_table(read_schema(folder)):
+                return None
+            categories = self._categories.setdefault(name.partition(".")[0], {})
+            self._tables[name] = TableReader(folder, categories)
+        return self._tables[name]
 
     def parts(self, name: str) -> list[FrameReader]:
         """The readers of a frame: one, or one for each process that writes a part of it."""

@@ -29,19 +29,30 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Chunk:
-    """A chunk of fixed capacity that rows are written into, at any place, by its one writer."""
+    """A chunk of fixed capacity that rows are written into, at any place, by its one writer.
+
+    `views` are its columns, as arrays over the map; with `write` false they can only be read.
+    """
 
     # The mutable state: `heap_used`, items taken from each heap; the rows themselves.
 
-    def __init__(self, path: Path, columns: Sequence[Column], start_row: int, rows: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        start_row: int,
+        rows: int,
+        write: bool = True,
+    ) -> None:
         self.path = path
         self.start_row = start_row
         self.rows = rows
-        with path.open("r+b") as file:
-            self._mapping = mmap.mmap(file.fileno(), 0)
+        access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+        with path.open("r+b" if write else "rb") as file:
+            self._mapping = mmap.mmap(file.fileno(), 0, access=access)
         base = pa.py_buffer(memoryview(self._mapping))
-        self._views = [
-            _View(self._mapping, column, buffers, rows)
+        self.views = [
+            View(self._mapping, column, buffers, rows)
             for column, buffers in zip(columns, find_buffers(base), strict=True)
         ]
         self.heap_used = [0] * len(columns)
@@ -70,14 +81,14 @@ class Chunk:
 
     def resume(self, rows: int) -> None:
         """Take up a predecessor's chunk that holds `rows` rows."""
-        for index, view in enumerate(self._views):
+        for index, view in enumerate(self.views):
             if view.heap is not None:
                 self.heap_used[index] = int(view.values[rows])
 
     def room(self, data: Sequence[ColumnData], start: int, at: int) -> int:
         """How many rows of `data` from `start` on fit behind row `at`."""
         fit = self.rows - at
-        for index, (view, item) in enumerate(zip(self._views, data, strict=True)):
+        for index, (view, item) in enumerate(zip(self.views, data, strict=True)):
             if view.heap is not None:
                 ends: Any = item.values
                 taken = int(ends[start - 1]) if start else 0
@@ -88,7 +99,7 @@ class Chunk:
     def write(self, data: Sequence[ColumnData], start: int, stop: int, at: int) -> int:
         """Copy rows `start`..`stop` of `data` to row `at`; returns a bit for each column with a null."""
         nulls = 0
-        for index, (view, item) in enumerate(zip(self._views, data, strict=True)):
+        for index, (view, item) in enumerate(zip(self.views, data, strict=True)):
             if view.heap is not None:
                 self.heap_used[index] = view.put_heap(item, start, stop, at, self.heap_used[index])
             elif view.packed:
@@ -106,12 +117,12 @@ class Chunk:
         """Close the chunk at `rows` rows and make it a true Arrow file of that many."""
         counts = [
             rows - _count_bits(view.validity, rows) if nulls >> index & 1 else 0
-            for index, view in enumerate(self._views)
+            for index, view in enumerate(self.views)
         ]
         patch_lengths(memoryview(self._mapping), rows, counts)
 
 
-class _View:
+class View:
     """The buffers of one column, as arrays over the map."""
 
     def __init__(self, mapping: mmap.mmap, column: Column, buffers: Buffers, rows: int) -> None:
@@ -132,6 +143,19 @@ class _View:
         else:
             self.values = array(dtype, rows, buffers.values)
 
+    def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of `rows` have a value, by the bitmap."""
+        bits = self.validity[rows >> 3] >> (rows & 7).astype(np.uint8)
+        return np.asarray(bits & 1, np.bool_)
+
+    def mark(self, rows: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_] | None) -> None:
+        """Say of each of `rows` whether it has a value; of all that they have if `mask` is None."""
+        wanted = np.ones(len(rows), np.bool_) if mask is None else mask
+        changed = self.present(rows) != wanted
+        if changed.any():
+            _set_bits_at(self.validity, rows[changed & wanted])
+            _clear_bits(self.validity, rows[changed & ~wanted])
+
     def put_heap(self, item: ColumnData, start: int, stop: int, at: int, used: int) -> int:
         """Append the heap items of some rows and their ends; returns the heap's new fill."""
         assert self.heap is not None
@@ -145,7 +169,10 @@ class _View:
 
 
 def _set_bits(bits: Bytes, at: int, values: npt.NDArray[np.bool_]) -> None:
-    rows = np.flatnonzero(values) + at
+    _set_bits_at(bits, np.flatnonzero(values) + at)
+
+
+def _set_bits_at(bits: Bytes, rows: npt.NDArray[np.intp]) -> None:
     np.bitwise_or.at(bits, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -36,15 +37,40 @@ HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBO
 """Heap items that a frame's first chunk sets aside for each row; later ones go by what was used."""
 
 
-def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The Arrow schema of a frame; field metadata name each column's kind and dictionary."""
+def arrow_schema(columns: Sequence[Column], table: bool = False) -> pa.Schema:
+    """The Arrow schema of a frame; field metadata name each column's kind and dictionary, the schema's
+    say whether the frame is a table (`frames.table`).
+    """
     fields = []
     for column in columns:
         metadata = {"kind": column.kind.value}
         if column.kind in CODED:
             metadata["dictionary"] = column.dictionary
         fields.append(pa.field(column.name, _TYPES[column.kind], column.nullable, metadata))
-    return pa.schema(fields)
+    return pa.schema(fields, {"table": "yes"} if table else None)
+
+
+def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
+    """The columns behind an Arrow schema, as far as their storage goes."""
+    return tuple(
+        Column(
+            field.name,
+            Kind(field.metadata[b"kind"].decode()),
+            required=not field.nullable,
+            dictionary=field.metadata.get(b"dictionary", b"").decode(),
+        )
+        for field in schema
+    )
+
+
+def read_schema(folder: Path) -> pa.Schema:
+    """The schema of the frame in `folder`."""
+    return pa.ipc.read_schema(pa.py_buffer((folder / "schema").read_bytes()))
+
+
+def is_table(schema: pa.Schema) -> bool:
+    """Whether a frame is a table, whose rows change in place."""
+    return b"table" in (schema.metadata or {})
 
 
 def row_bytes(columns: Sequence[Column], heap_per_row: Sequence[float]) -> int:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from mdstream.errors import NoRunError
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.head import Entry, Head
+from mdstream.frames.layout import read_schema
 from mdstream.frames.rundir import dictionary_path
 from mdstream.streams.spec import Kind
 
@@ -63,6 +64,17 @@ class Categories:
         if self._own < len(self._codes) and (codes.max() or 0) >= self._own:  # type: ignore[operator]
             codes = self._codes.gather(codes)
         return codes.cat.to(self.dtype)
+
+
+def refresh(categories: dict[str, Categories], schema: pa.Schema, run: Path, stream: str) -> None:
+    """Bring `categories` up to date, with those that a frame of `schema` needs."""
+    for field in schema:
+        name = field.metadata.get(b"dictionary", b"").decode()
+        if name and name not in categories:
+            physical = pl.UInt16 if field.type == pa.uint16() else pl.UInt32
+            categories[name] = Categories(dictionary_path(run, stream, name), physical)
+    for each in categories.values():
+        each.refresh()
 
 
 class FrameReader:
@@ -155,24 +167,15 @@ class FrameReader:
 
     def _refresh_categories(self) -> None:
         assert self._schema is not None
-        for field in self._schema:
-            name = field.metadata.get(b"dictionary", b"").decode()
-            if name and name not in self._categories:
-                physical = pl.UInt16 if field.type == pa.uint16() else pl.UInt32
-                stream = self.name.partition(".")[0]
-                path = dictionary_path(self._run, stream, name)
-                self._categories[name] = Categories(path, physical)
-        for categories in self._categories.values():
-            categories.refresh()
+        refresh(self._categories, self._schema, self._run, self.name.partition(".")[0])
 
     def _empty(self) -> pl.DataFrame:
         """No rows, but the columns and types the frame has."""
         if self._schema is None:
-            data = (self.head.folder / "schema").read_bytes()
-            self._schema = pa.ipc.read_schema(pa.py_buffer(data))
+            self._schema = read_schema(self.head.folder)
         self._refresh_categories()
         arrays = [pa.array([], field.type) for field in self._schema]
-        return _to_polars(pa.RecordBatch.from_arrays(arrays, schema=self._schema), self._categories)
+        return to_polars(pa.RecordBatch.from_arrays(arrays, schema=self._schema), self._categories)
 
 
 class _Chunk:
@@ -204,10 +207,11 @@ class _Chunk:
                     children=children,
                 )
             )
-        return _to_polars(pa.RecordBatch.from_arrays(arrays, schema=self.schema), categories)
+        return to_polars(pa.RecordBatch.from_arrays(arrays, schema=self.schema), categories)
 
 
-def _to_polars(batch: pa.RecordBatch, categories: dict[str, Categories]) -> pl.DataFrame:
+def to_polars(batch: pa.RecordBatch, categories: dict[str, Categories]) -> pl.DataFrame:
+    """Columns as Polars shows them, codes as the texts they stand for."""
     columns = []
     for field, array in zip(batch.schema, batch.columns, strict=True):
         kind = Kind(field.metadata[b"kind"].decode())

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from mdstream.frames.writer import FrameWriter
+
+class Member(Protocol):
+    """What takes memory: a frame."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether it has something old that can go."""
+        ...
+
+    def drop_oldest(self) -> None: ...
 
 
 class Share:
@@ -18,9 +29,9 @@ class Share:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._frames: list[FrameWriter] = []
+        self._frames: list[Member] = []
 
-    def join(self, frame: FrameWriter) -> None:
+    def join(self, frame: Member) -> None:
         """Count `frame` in from now on."""
         self._frames.append(frame)
 

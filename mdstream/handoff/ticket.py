@@ -63,6 +63,8 @@ class Receipt(NamedTuple):
     spill: str
     """File that holds the result where it did not fit into the slab; empty otherwise."""
     parts: tuple[Part, ...]
+    latest: tuple[Part, ...]
+    """Rows of channels once more: those that are the newest of their symbol."""
     partials: tuple[int, int]
     """Offset and count of the one-minute partials in the result area."""
     new: dict[str, tuple[str, ...]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mdstream.streams.spec import RECV_TS, Column, Kind
+from mdstream.streams.spec import RECV_TS, Aspect, Column, Kind
 
 SYMBOL = Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols")
 TS = Column("ts", Kind.TIME, "t", required=True)
@@ -77,3 +77,19 @@ def snapshot(
         *nested("daily", "dailyBar", bar),
         *nested("prev_daily", "prevDailyBar", bar),
     )
+
+
+def last(name: str, channel: str, columns: tuple[Column, ...]) -> Aspect:
+    """The last row of a channel as an aspect of its symbol: `trade_price`, `trade_ts`, `trade_recv_ts`."""
+    named = [
+        replace(
+            column,
+            name=f"{name}_{column.name}",
+            required=False,
+            side_of=column.side_of and f"{name}_{column.side_of}",
+        )
+        for column in columns
+        if column.key not in ("S", "T", "")
+    ]
+    recv = Column(f"{name}_recv_ts", Kind.TIME)
+    return Aspect(name, (*named, recv), f"{name}_ts", recv.name, channel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import SYMBOL, TS, bars, quote_side, snapshot
+from mdstream.streams.columns import SYMBOL, TS, bars, last, quote_side, snapshot
 from mdstream.streams.spec import (
     RECV_TS,
     BarRules,
@@ -66,5 +66,6 @@ CRYPTO = StreamSpec(
     fetch=Fetch("/v1beta3/crypto/{feed}/snapshots", PayloadKind.SNAPSHOTS),
     mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
     always_open=True,
+    latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=BarRules(integer_volume=False),
 )

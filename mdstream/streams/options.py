@@ -8,11 +8,13 @@ from mdstream.streams.columns import (
     bars,
     conditions,
     exchange,
+    last,
     quote_side,
     snapshot,
 )
 from mdstream.streams.spec import (
     RECV_TS,
+    Aspect,
     BarRules,
     Channel,
     Column,
@@ -73,6 +75,16 @@ OPTIONS = StreamSpec(
     ),
     mute_after_s={"trades": 600.0, "quotes": 120.0},
     always_open=False,
+    latest=(
+        last("trade", "trades", _TRADE),
+        last("quote", "quotes", _QUOTE),
+        Aspect(
+            "greeks",
+            (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)),
+            "greeks_recv_ts",
+            "greeks_recv_ts",
+        ),
+    ),
     bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
     starless=("quotes",),
 )

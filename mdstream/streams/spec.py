@@ -106,6 +106,9 @@ class Column:
         return not self.required and self.default is None
 
 
+_SYMBOL_OF_TABLE = (Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),)
+_VERSION_OF_TABLE = (Column("version", Kind.UINT, required=True),)
+
 RECV_TS = Column("recv_ts", Kind.TIME, required=True)
 """When the payload was received here; the last column of every frame that comes off the wire."""
 
@@ -129,6 +132,33 @@ class Channel:
     def column(self, name: str) -> Column:
         """The column called `name`."""
         return next(c for c in self.columns if c.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Aspect:
+    """Something that is known of a symbol, and of which only the last counts: its trade, its quote.
+
+    It is brought by the rows of `channel` (empty: by none), and by those of `snapshots`. `columns` are
+    those of `<stream>.latest`, each named after the aspect where the channel's own are not; `time`
+    is the one that says which of two is the newer, `recv` when it came.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    time: str
+    recv: str
+    channel: str = ""
+
+    def sources(self, channel: Channel) -> list[int]:
+        """For each of `columns` the index of the channel's column that brings it."""
+        names = [column.name for column in channel.columns]
+        found = []
+        for column in self.columns:
+            own = "recv_ts" if column.name == self.recv else column.name
+            if own not in names:
+                own = own.removeprefix(self.name + "_")
+            found.append(names.index(own))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +215,8 @@ class StreamSpec:
     always_open: bool
     """Whether this market trades around the clock."""
     bar_rules: BarRules | None = None
+    latest: tuple[Aspect, ...] = ()
+    """What `<stream>.latest` tells of each symbol."""
     automatic: Mapping[str, str] = field(default_factory=dict)
     """Subscription the server adds by itself → the one it comes along with."""
     starless: tuple[str, ...] = ()
@@ -198,6 +230,12 @@ class StreamSpec:
     @cached_property
     def by_name(self) -> dict[str, Channel]:
         return {c.name: c for c in self.channels}
+
+    @cached_property
+    def latest_channel(self) -> Channel:
+        """The table of what was last: a row a symbol."""
+        columns = [column for aspect in self.latest for column in aspect.columns]
+        return Channel("latest", (*_SYMBOL_OF_TABLE, *columns, *_VERSION_OF_TABLE))
 
     @cached_property
     def subscriptions(self) -> tuple[str, ...]:

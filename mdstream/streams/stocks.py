@@ -9,6 +9,7 @@ from mdstream.streams.columns import (
     bars,
     conditions,
     exchange,
+    last,
     quote_side,
     snapshot,
 )
@@ -136,6 +137,7 @@ STOCKS = StreamSpec(
     fetch=Fetch("/v2/stocks/snapshots", PayloadKind.SNAPSHOTS, feed_parameter=True),
     mute_after_s={"trades": 120.0, "quotes": 60.0, "bars": 180.0},
     always_open=False,
+    latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=_BAR_RULES,
     automatic={"corrections": "trades", "cancelErrors": "trades"},
 )

@@ -1,0 +1,149 @@
+"""A table: a row a symbol, kept up to date in place, read without locks.
+
+It lies in one chunk, laid out as those of append-only frames; the number of a row is the symbol's code.
+When codes outgrow it, a larger chunk takes its place. Its last column is each row's version, a counter:
+
+    writer   version odd ─► columns ─► version even, one more
+    reader   versions ─► columns ─► versions again: rows whose version changed, or is odd, once more
+
+Version 0 marks a row that never had anything. A row whose writer was killed in it stays odd until the
+writer's successor, which gets the same batch again, has written it once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.chunk import Chunk
+from mdstream.frames.head import Head
+from mdstream.frames.layout import arrow_schema
+from mdstream.frames.share import Share
+from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.space import room_for
+from mdstream.streams.spec import Column
+
+Rows = npt.NDArray[np.int64]
+
+_START_ROWS = 256
+_GROWTH = 4
+MOST_ROWS = 1 << 18
+"""Symbols that a table has room for; `TableWriter.untracked` counts updates of others."""
+
+
+class TableWriter:
+    """The one writer of a table; takes up the table that a killed predecessor left.
+
+    `columns` begin with the symbol and end with the version.
+    """
+
+    # The mutable state: the chunk; everything in it is readers'.
+
+    def __init__(self, folder: Path, columns: Sequence[Column], share: Share) -> None:
+        self.columns = tuple(columns)
+        self.untracked = 0
+        if not (folder / "head").exists():
+            schema = arrow_schema(columns, table=True).serialize()
+            with room_for(folder, len(schema)):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "schema").write_bytes(schema)
+            Head.create(folder)  # last: a frame exists for readers once it has a head
+        self.head = Head(folder, write=True)
+        self.head.close(False)
+        self._chunk: Chunk | None = None
+        for path in folder.glob("*.arrow"):
+            if self.head.end == 0 or path != self.head.chunk_path(self.head.end - 1):
+                path.unlink()  # a former one, or one that was not finished
+        if self.head.end:
+            entry = self.head.entry(self.head.end - 1)
+            self._chunk = self._open(entry.number, entry.capacity)
+        share.join(self)
+
+    # -- what its share asks of every frame
+
+    @property
+    def bytes(self) -> int:
+        return self._chunk.path.stat().st_size if self._chunk is not None else 0
+
+    @property
+    def can_drop(self) -> bool:
+        return False
+
+    def drop_oldest(self) -> None:
+        raise AssertionError("a table has nothing that is old")
+
+    # -- rows
+
+    def update(self, rows: Rows, data: Sequence[tuple[int, ColumnData]], newer: int) -> None:
+        """Write `data` (index of a column, and its values) into `rows`, each of which stands there once.
+
+        A row is left as it is if what it has in column `newer` is above the value that is to come.
+        Raises `NoSpaceError` where a larger table finds no room; nothing is written then.
+        """
+        order = next(item for index, item in data if index == newer)
+        fits = rows < MOST_ROWS
+        self.untracked += len(rows) - int(np.count_nonzero(fits))
+        if order.mask is not None:
+            fits &= order.mask
+        if not fits.any():
+            return
+        self._grow(int(rows[fits].max()) + 1)
+        assert self._chunk is not None
+        views = self._chunk.views
+        known = rows[fits]
+        late = order.values[fits] < views[newer].values[known]
+        fits[fits] = ~(late & views[newer].present(known))
+        chosen = np.flatnonzero(fits)
+        if not len(chosen):
+            return
+        rows = rows[chosen]
+        versions = views[-1].values
+        odd = versions[rows] | np.uint64(1)
+        versions[rows] = odd
+        for index, item in data:
+            view = views[index]
+            view.values[rows] = item.values[chosen]
+            if self.columns[index].nullable:
+                view.mark(rows, None if item.mask is None else item.mask[chosen])
+        versions[rows] = odd + np.uint64(1)
+        if (count := int(rows.max()) + 1) > self.head.rows:
+            self.head.publish(count, 0)
+
+    def close(self) -> None:
+        """No more updates will come."""
+        self.head.close()
+
+    def _grow(self, rows: int) -> None:
+        """See to it that there is room for `rows` rows."""
+        old, capacity = self._chunk, self._chunk.rows if self._chunk is not None else 0
+        if rows <= capacity:
+            return
+        capacity = max(capacity, _START_ROWS)
+        while capacity < rows:
+            capacity = min(capacity * _GROWTH, MOST_ROWS)
+        number = self.head.end
+        Chunk.create(self.head.chunk_path(number), self.columns, capacity, ())
+        new = self._open(number, capacity)
+        every = np.arange(capacity)
+        new.views[0].values[:] = every
+        for view, column in zip(new.views, self.columns, strict=True):
+            if column.nullable:
+                view.mark(every, np.zeros(capacity, np.bool_))
+        if old is not None:
+            every = np.arange(old.rows)
+            for view, former, column in zip(new.views, old.views, self.columns, strict=True):
+                view.values[: old.rows] = former.values[: old.rows]
+                if column.nullable:
+                    view.mark(every, former.present(every))
+        self.head.add_chunk(0, capacity)
+        self.head.note_nulls(number, (1 << 64) - 1)
+        if old is not None:
+            self.head.retire_first()
+            old.path.unlink(missing_ok=True)
+        self._chunk = new
+
+    def _open(self, number: int, capacity: int) -> Chunk:
+        return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)

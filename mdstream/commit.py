@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.bars import BarBuilder, BarRow, bars_1m
+from mdstream.books import Books
 from mdstream.errors import NoSpaceError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
@@ -38,6 +39,7 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
 from mdstream.latest import Latest
 from mdstream.rejects import RejectFile
+from mdstream.streams.books import book_channel
 from mdstream.streams.spec import CODED, Channel, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
@@ -93,6 +95,9 @@ class Committer:
         }
         path = frame_path(run, f"{spec.name}.latest")
         self._latest = Latest(path, spec, share) if spec.latest else None
+        self._books: Books | None = None
+        if (books := book_channel(spec)) is not None:
+            self._books = Books(frame_path(run, f"{spec.name}.books"), books, share)
         self._bars = BarBuilder(volume) if spec.bar_rules else None
         self._joined = 0
         self._joined_rows: list[BarRow] = []
@@ -128,9 +133,7 @@ class Committer:
             columns = self._resolved(channel, area, part, codes)
             self.frames[part.channel].append(columns, receipt.sequence)
         for part in receipt.latest:
-            assert self._latest is not None
-            channel = self._spec.by_name[part.channel]
-            self._latest.update(channel, self._resolved(channel, area, part, codes))
+            self._bring_up_to_date(part, area, codes)
         self._join_bars(area, receipt, codes)
         rejected = self._keep_rejects(slab, receipt.rejects)
         self._count(slab, receipt, rejected, submit_ns)
@@ -179,8 +182,9 @@ class Committer:
         self.flush()
         for frame in (*self.frames.values(), self._telemetry):
             frame.close()
-        if self._latest is not None:
-            self._latest.close()
+        for table in (self._latest, self._books):
+            if table is not None:
+                table.close()
 
     # -- the steps
 
@@ -202,6 +206,16 @@ class Committer:
                 else:
                     data.values = _replace(data.values, fresh, PROVISIONAL[column.kind])
         return columns
+
+    def _bring_up_to_date(self, part: Part, area: memoryview, codes: Codes) -> None:
+        """Tables of what is last of each symbol. Written once more, they are the same."""
+        channel = self._spec.by_name[part.channel]
+        columns = self._resolved(channel, area, part, codes)
+        if not channel.levels:
+            assert self._latest is not None
+            self._latest.update(channel, columns)
+        elif self._books is not None:
+            self._books.update(columns, dict(enumerate(self.dictionaries["book_sides"].texts)))
 
     def _join_bars(self, area: memoryview, receipt: Receipt, codes: Codes) -> None:
         offset, count = receipt.partials

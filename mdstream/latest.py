@@ -18,8 +18,9 @@ from mdstream.frames.table import TableWriter
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import Channel, StreamSpec
 
-_Bringing = tuple[list[tuple[int, int]], int]
-"""Of one aspect: column of the table ← column of the channel; and the table's column of its time."""
+_Bringing = tuple[list[tuple[int, int]], int | None]
+"""Of one aspect: column of the table ← column of the channel; and the table's column of its time, if it
+has one of its own."""
 
 
 class Latest:
@@ -35,7 +36,7 @@ class Latest:
                 sources = aspect.sources(spec.by_name[name])
                 places = [at[column.name] for column in aspect.columns]
                 moved = list(zip(places, sources, strict=True))
-                self._bringing.setdefault(name, []).append((moved, at[aspect.time]))
+                self._bringing.setdefault(name, []).append((moved, at.get(aspect.time)))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData]) -> None:
         """Take in rows of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""

@@ -33,10 +33,12 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import reserve
 from mdstream.handoff.ticket import Part, Receipt, Ticket
 from mdstream.streams import STREAMS
+from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import Effects, partials
+from workers.books import net_rows
 from workers.decoder import LEAST_BYTES, Decoder
 from workers.latest import newest_rows
 from workers.library import Decoded
@@ -168,16 +170,22 @@ def _aggregate(context: _Context, decoded: Decoded) -> tuple[Batch, npt.NDArray[
 
 
 def _latest(context: _Context, decoded: Decoded) -> Batch:
-    """Of each channel that tells of symbols what was last: its newest rows."""
+    """What brings tables up to date: of trades and quotes the newest rows of each symbol, of levels those
+    that still tell of a book.
+    """
     spec = context.spec
     times = {aspect.channel: "ts" for aspect in spec.latest if aspect.channel}
     if spec.latest:
         times["snapshots"] = "recv_ts"
-    return [
+    latest: Batch = [
         (channel := spec.by_name[name], newest_rows(channel, decoded.columns[name], time))
         for name, time in times.items()
         if name in decoded.columns
     ]
+    books = book_channel(spec)
+    if books is not None and books.name in decoded.columns:
+        latest.append((books, net_rows(books, decoded.columns[books.name])))
+    return latest
 
 
 def _write(

@@ -15,8 +15,10 @@ import orjson
 from mdstream import interrupts
 from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
+from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from workers.aggregate import Effects, partials
+from workers.books import net_rows
 from workers.decoder import Decoder
 from workers.kernels import compiling
 from workers.latest import newest_rows
@@ -57,6 +59,9 @@ def warm() -> None:
                 rules = Effects(spec.bar_rules)
                 partials(trades, decoded.columns["trades"], rules, lambda column, code: "")
                 newest_rows(trades, decoded.columns["trades"], "ts")
+            books = book_channel(spec)
+            if books is not None and books.name in decoded.columns:
+                net_rows(books, decoded.columns[books.name])
     compiling.used()
 
 

@@ -95,6 +95,14 @@ class Attachment:
         """
         return self.frame(f"{stream}.latest", symbols=symbols)
 
+    def book(self, symbol: str, stream: str = "crypto") -> pl.DataFrame:
+        """The best levels of a symbol's order book, a row a level, from the best one (`level` 1) on.
+
+        All are of one moment. `bid_levels` and `ask_levels` tell how many levels the book has; it is
+        `complete` if it has begun with a reset.
+        """
+        return self.frame(f"{stream}.books", symbols=symbol)
+
     def lazy(self, name: str) -> pl.LazyFrame:
         """Frame `name` as it stands now, for a query that Polars optimises as a whole."""
         return self.frame(name).lazy()

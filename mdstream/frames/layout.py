@@ -37,9 +37,9 @@ HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBO
 """Heap items that a frame's first chunk sets aside for each row; later ones go by what was used."""
 
 
-def arrow_schema(columns: Sequence[Column], table: bool = False) -> pa.Schema:
+def arrow_schema(columns: Sequence[Column], table: bool = False, levels: int = 0) -> pa.Schema:
     """The Arrow schema of a frame; field metadata name each column's kind and dictionary, the schema's
-    say whether the frame is a table (`frames.table`).
+    say whether the frame is a table (`frames.table`), and how many levels of order books are in a row.
     """
     fields = []
     for column in columns:
@@ -47,7 +47,7 @@ def arrow_schema(columns: Sequence[Column], table: bool = False) -> pa.Schema:
         if column.kind in CODED:
             metadata["dictionary"] = column.dictionary
         fields.append(pa.field(column.name, _TYPES[column.kind], column.nullable, metadata))
-    return pa.schema(fields, {"table": "yes"} if table else None)
+    return pa.schema(fields, {"table": "yes", "levels": str(levels)} if table else None)
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
@@ -66,6 +66,11 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
 def read_schema(folder: Path) -> pa.Schema:
     """The schema of the frame in `folder`."""
     return pa.ipc.read_schema(pa.py_buffer((folder / "schema").read_bytes()))
+
+
+def levels_in(schema: pa.Schema) -> int:
+    """How many levels of an order book are in a row of a table; 0: it holds none."""
+    return int((schema.metadata or {}).get(b"levels", b"0"))
 
 
 def is_table(schema: pa.Schema) -> bool:

@@ -37,16 +37,19 @@ MOST_ROWS = 1 << 18
 class TableWriter:
     """The one writer of a table; takes up the table that a killed predecessor left.
 
-    `columns` begin with the symbol and end with the version.
+    `columns` begin with the symbol and end with the version. `levels` says that they hold so many levels
+    of an order book, which readers see as a row each.
     """
 
     # The mutable state: the chunk; everything in it is readers'.
 
-    def __init__(self, folder: Path, columns: Sequence[Column], share: Share) -> None:
+    def __init__(
+        self, folder: Path, columns: Sequence[Column], share: Share, levels: int = 0
+    ) -> None:
         self.columns = tuple(columns)
         self.untracked = 0
         if not (folder / "head").exists():
-            schema = arrow_schema(columns, table=True).serialize()
+            schema = arrow_schema(columns, table=True, levels=levels).serialize()
             with room_for(folder, len(schema)):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "schema").write_bytes(schema)
@@ -77,25 +80,29 @@ class TableWriter:
 
     # -- rows
 
-    def update(self, rows: Rows, data: Sequence[tuple[int, ColumnData]], newer: int) -> None:
+    def update(
+        self, rows: Rows, data: Sequence[tuple[int, ColumnData]], newer: int | None = None
+    ) -> None:
         """Write `data` (index of a column, and its values) into `rows`, each of which stands there once.
 
-        A row is left as it is if what it has in column `newer` is above the value that is to come.
-        Raises `NoSpaceError` where a larger table finds no room; nothing is written then.
+        With `newer`, a row is left as it is if what it has in that column is above the value that is to
+        come, or that is null. Raises `NoSpaceError` where a larger table finds no room; nothing is
+        written then.
         """
-        order = next(item for index, item in data if index == newer)
         fits = rows < MOST_ROWS
         self.untracked += len(rows) - int(np.count_nonzero(fits))
-        if order.mask is not None:
-            fits &= order.mask
         if not fits.any():
             return
         self._grow(int(rows[fits].max()) + 1)
         assert self._chunk is not None
         views = self._chunk.views
-        known = rows[fits]
-        late = order.values[fits] < views[newer].values[known]
-        fits[fits] = ~(late & views[newer].present(known))
+        if newer is not None:
+            order = next(item for index, item in data if index == newer)
+            if order.mask is not None:
+                fits &= order.mask
+            known = rows[fits]
+            late = order.values[fits] < views[newer].values[known]
+            fits[fits] = ~(late & views[newer].present(known))
         chosen = np.flatnonzero(fits)
         if not len(chosen):
             return

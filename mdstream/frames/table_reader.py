@@ -14,7 +14,7 @@ import pyarrow as pa
 from mdstream.errors import NoRunError
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import Head
-from mdstream.frames.layout import arrow_schema, columns_of, read_schema
+from mdstream.frames.layout import arrow_schema, columns_of, levels_in, read_schema
 from mdstream.frames.reader import Categories, refresh, to_polars
 from mdstream.streams.spec import Column
 from mdstream.streams.storage import DTYPE
@@ -36,7 +36,9 @@ class TableReader:
         self.name = folder.name
         self._run = folder.parent.parent
         self._categories = categories
-        self._columns = columns_of(read_schema(folder))
+        schema = read_schema(folder)
+        self._columns = columns_of(schema)
+        self._levels = levels_in(schema)
         self._number = -1
         self._chunk: Chunk | None = None
 
@@ -46,10 +48,11 @@ class TableReader:
         return self.head.rows
 
     def read(self) -> pl.DataFrame:
-        """All rows that ever had something, copied, without their versions."""
+        """All rows that ever had something, copied, without versions; of order books a row a level."""
         batch = self._copy()
         refresh(self._categories, batch.schema, self._run, self.name.partition(".")[0])
-        return to_polars(batch, self._categories)
+        frame = to_polars(batch, self._categories)
+        return _by_level(frame, self._levels) if self._levels else frame
 
     def _copy(self) -> pa.RecordBatch:
         columns = self._columns[:-1]
@@ -119,3 +122,24 @@ def _batch(columns: Sequence[Column], values: Any, masks: Any) -> pa.RecordBatch
             )
         )
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _by_level(frame: pl.DataFrame, levels: int) -> pl.DataFrame:
+    """Books in a row each, as a row a level, from the best one (1) on."""
+    sides = [f"{side}_{what}" for side in ("bid", "ask") for what in ("price", "size")]
+    pieces = [
+        frame.select(
+            "symbol",
+            pl.lit(level, pl.Int64).alias("level"),
+            *(pl.col(f"{name}_{level}").alias(name) for name in sides),
+            "ts",
+            "recv_ts",
+            pl.col("complete").cast(pl.Boolean),
+            "bid_levels",
+            "ask_levels",
+            pl.int_range(pl.len()).alias("_row"),
+        )
+        for level in range(1, levels + 1)
+    ]
+    there = pl.col("bid_price").is_not_null() | pl.col("ask_price").is_not_null()
+    return pl.concat(pieces).filter(there).sort("_row", "level").drop("_row")

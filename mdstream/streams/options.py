@@ -81,7 +81,7 @@ OPTIONS = StreamSpec(
         Aspect(
             "greeks",
             (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)),
-            "greeks_recv_ts",
+            "",
             "greeks_recv_ts",
         ),
     ),

@@ -140,7 +140,7 @@ class Aspect:
 
     It is brought by the rows of `channel` (empty: by none), and by those of `snapshots`. `columns` are
     those of `<stream>.latest`, each named after the aspect where the channel's own are not; `time`
-    is the one that says which of two is the newer, `recv` when it came.
+    is the one that says which of two is the newer (empty: the one that comes later), `recv` when it came.
     """
 
     name: str

@@ -95,13 +95,17 @@ class Attachment:
         """
         return self.frame(f"{stream}.latest", symbols=symbols)
 
-    def book(self, symbol: str, stream: str = "crypto") -> pl.DataFrame:
+    def book(self, symbol: str) -> pl.DataFrame:
         """The best levels of a symbol's order book, a row a level, from the best one (`level` 1) on.
 
         All are of one moment. `bid_levels` and `ask_levels` tell how many levels the book has; it is
         `complete` if it has begun with a reset.
         """
-        return self.frame(f"{stream}.books", symbols=symbol)
+        names = [name for name in self.frames if name.endswith(".books")]
+        if not names:
+            raise KeyError(f"no frame of order books in run {self.run}")
+        found = [self.frame(name, symbols=symbol) for name in names]
+        return next((frame for frame in found if frame.height), found[0])
 
     def lazy(self, name: str) -> pl.LazyFrame:
         """Frame `name` as it stands now, for a query that Polars optimises as a whole."""

@@ -29,7 +29,8 @@ class Latest:
     def __init__(self, folder: Path, spec: StreamSpec, share: Share) -> None:
         table = spec.latest_channel
         at = {column.name: index for index, column in enumerate(table.columns)}
-        self._table = TableWriter(folder, table.columns, share)
+        facts = {"contracts": "yes"} if spec.fetch.chain_path else {}
+        self._table = TableWriter(folder, table.columns, share, **facts)
         self._bringing: dict[str, list[_Bringing]] = {}
         for aspect in spec.latest:
             for name in filter(None, (aspect.channel, "snapshots")):

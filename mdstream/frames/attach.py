@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,8 @@ import polars as pl
 
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
-from mdstream.frames.layout import is_table, read_schema
+from mdstream.frames.chains import chains
+from mdstream.frames.layout import has_contracts, is_table, read_schema
 from mdstream.frames.narrow import Since, narrowed
 from mdstream.frames.reader import Categories, FrameReader
 from mdstream.frames.table_reader import TableReader
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     import duckdb
     import pandas
     import pyarrow as pa
+
+
+_LATEST, _CHAINS = ".latest", ".chains"
+"""A table of what is last, and the view of it that shows contracts as chains."""
 
 
 def attach(run: str | None = None, directory: str | Path | None = None) -> Attachment:
@@ -58,10 +64,15 @@ class Attachment:
     @property
     def frames(self) -> list[str]:
         """Names of all frames: `<stream>.<channel>`, and the engine's own `telemetry.*`."""
-        return sorted({path.name.partition("@")[0] for path in self._folders("*")})
+        names = {path.name.partition("@")[0] for path in self._folders("*")}
+        tables = {name.removesuffix(_LATEST) for name in names if name.endswith(_LATEST)}
+        names |= {stream + _CHAINS for stream in tables if self._has_contracts(stream)}
+        return sorted(names)
 
     def rows(self, name: str) -> int:
         """Rows ever published in frame `name`, those that retention has dropped included."""
+        if name.endswith(_CHAINS):
+            name = name.removesuffix(_CHAINS) + _LATEST
         if (table := self._table(name)) is not None:
             return table.rows
         return sum(reader.rows for reader in self.parts(name))
@@ -83,6 +94,9 @@ class Attachment:
         time (`ts`; of articles `created_at`) is not before a moment: a datetime with its zone, a
         timedelta (so long ago), or nanoseconds. What is kept is a copy then.
         """
+        if name.endswith(_CHAINS) and self._has_contracts(name.removesuffix(_CHAINS)):
+            latest = self.frame(name.removesuffix(_CHAINS) + _LATEST, symbols=symbols)
+            return narrowed(chains(latest), None, since)
         if (table := self._table(name)) is not None:
             return narrowed(table.read(), symbols, since)
         pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
@@ -106,6 +120,19 @@ class Attachment:
             raise KeyError(f"no frame of order books in run {self.run}")
         found = [self.frame(name, symbols=symbol) for name in names]
         return next((frame for frame in found if frame.height), found[0])
+
+    def chain(self, root: str, *, expiry: date | None = None) -> pl.DataFrame:
+        """The option chain of `root` (an underlying's, mostly), of all expiries or one.
+
+        A row a contract: `strike`, `expiry`, `right`, bid, ask, mid, last, implied volatility and Greeks,
+        and when each of these was the case. Quotes and trades are the stream's last ones, Greeks those of
+        the last snapshot.
+        """
+        for name in self.frames:
+            if name.endswith(_CHAINS):
+                found = self.frame(name).filter(pl.col("root") == root)
+                return found if expiry is None else found.filter(pl.col("expiry") == expiry)
+        raise KeyError(f"no option chains in run {self.run}")
 
     def lazy(self, name: str) -> pl.LazyFrame:
         """Frame `name` as it stands now, for a query that Polars optimises as a whole."""
@@ -219,6 +246,11 @@ class Attachment:
     def _folders(self, pattern: str) -> list[Path]:
         found = (self.path / "frames").glob(pattern)
         return sorted(path for path in found if (path / "head").exists())
+
+    def _has_contracts(self, stream: str) -> bool:
+        """Whether the symbols of `stream` are option contracts."""
+        folder = self.path / "frames" / (stream + _LATEST)
+        return (folder / "head").exists() and has_contracts(read_schema(folder))
 
     def _table(self, name: str) -> TableReader | None:
         """The reader of a table; None if `name` is none."""

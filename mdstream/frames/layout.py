@@ -37,9 +37,9 @@ HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBO
 """Heap items that a frame's first chunk sets aside for each row; later ones go by what was used."""
 
 
-def arrow_schema(columns: Sequence[Column], table: bool = False, levels: int = 0) -> pa.Schema:
+def arrow_schema(columns: Sequence[Column], **facts: str) -> pa.Schema:
     """The Arrow schema of a frame; field metadata name each column's kind and dictionary, the schema's
-    say whether the frame is a table (`frames.table`), and how many levels of order books are in a row.
+    hold `facts`: of a table (`frames.table`) that it is one, and what its rows are.
     """
     fields = []
     for column in columns:
@@ -47,7 +47,7 @@ def arrow_schema(columns: Sequence[Column], table: bool = False, levels: int = 0
         if column.kind in CODED:
             metadata["dictionary"] = column.dictionary
         fields.append(pa.field(column.name, _TYPES[column.kind], column.nullable, metadata))
-    return pa.schema(fields, {"table": "yes", "levels": str(levels)} if table else None)
+    return pa.schema(fields, facts or None)
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
@@ -71,6 +71,11 @@ def read_schema(folder: Path) -> pa.Schema:
 def levels_in(schema: pa.Schema) -> int:
     """How many levels of an order book are in a row of a table; 0: it holds none."""
     return int((schema.metadata or {}).get(b"levels", b"0"))
+
+
+def has_contracts(schema: pa.Schema) -> bool:
+    """Whether the symbols of a table are option contracts."""
+    return b"contracts" in (schema.metadata or {})
 
 
 def is_table(schema: pa.Schema) -> bool:

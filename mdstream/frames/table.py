@@ -37,19 +37,17 @@ MOST_ROWS = 1 << 18
 class TableWriter:
     """The one writer of a table; takes up the table that a killed predecessor left.
 
-    `columns` begin with the symbol and end with the version. `levels` says that they hold so many levels
-    of an order book, which readers see as a row each.
+    `columns` begin with the symbol and end with the version. `facts` tell readers what the rows are:
+    `levels`, so many levels of an order book, which they see as a row each; `contracts`, options.
     """
 
     # The mutable state: the chunk; everything in it is readers'.
 
-    def __init__(
-        self, folder: Path, columns: Sequence[Column], share: Share, levels: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, columns: Sequence[Column], share: Share, **facts: str) -> None:
         self.columns = tuple(columns)
         self.untracked = 0
         if not (folder / "head").exists():
-            schema = arrow_schema(columns, table=True, levels=levels).serialize()
+            schema = arrow_schema(columns, table="yes", **facts).serialize()
             with room_for(folder, len(schema)):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "schema").write_bytes(schema)

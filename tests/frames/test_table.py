@@ -187,7 +187,7 @@ def read_for(name: str, seconds: float) -> None:
     reader = attach(name)
     end, last = time.monotonic() + seconds, np.zeros(3000, np.int64)
     reads = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or reads < 10:
         frame = reader.latest("test")
         check(frame)
         code = frame["symbol"].to_physical().to_numpy()
@@ -195,7 +195,6 @@ def read_for(name: str, seconds: float) -> None:
         assert (turn >= last[code]).all()
         last[code] = turn
         reads += 1
-    assert reads > 5
 
 
 @pytest.mark.leaves_a_mess

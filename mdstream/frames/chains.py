@@ -1,0 +1,51 @@
+"""Option chains: what is last of each contract, with what its name tells.
+
+A contract is named root, expiry (YYMMDD), C or P, and the strike times 1000 in eight digits (OCC, in the
+compact form): `AAPL240426C00162500`. The last 15 characters are fixed, whatever the root.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+_GREEKS = ("implied_volatility", "delta", "gamma", "theta", "vega", "rho")
+
+
+def chains(latest: pl.DataFrame) -> pl.DataFrame:
+    """A row a contract, in the order of root, expiry, strike and right, from the table of what is last.
+
+    `expiry` is a date, `right` call or put, `strike` and prices Float64; `mid` is null where a side is
+    absent. Rows whose symbol is no contract are left out.
+    """
+    name = pl.col("symbol").cast(pl.String)
+    tail = name.str.tail(15)
+    parsed = latest.with_columns(
+        root=name.str.head(-15),
+        expiry=tail.str.head(6).str.to_date("%y%m%d", strict=False),
+        right=tail.str.slice(6, 1).replace_strict({"C": "call", "P": "put"}, default=None),
+        strike=tail.str.tail(8).cast(pl.Int64, strict=False) / 1000,
+    ).filter(
+        (pl.col("root") != "")
+        & pl.col("expiry").is_not_null()
+        & pl.col("right").is_not_null()
+        & pl.col("strike").is_not_null()
+    )
+    bid, ask = pl.col("quote_bid_price"), pl.col("quote_ask_price")
+    return parsed.select(
+        "symbol",
+        "root",
+        "expiry",
+        "strike",
+        "right",
+        bid.alias("bid"),
+        ask.alias("ask"),
+        ((bid + ask) / 2).alias("mid"),
+        pl.col("trade_price").alias("last"),
+        pl.col("quote_bid_size").alias("bid_size"),
+        pl.col("quote_ask_size").alias("ask_size"),
+        pl.col("trade_size").alias("last_size"),
+        *_GREEKS,
+        "quote_ts",
+        "trade_ts",
+        "greeks_recv_ts",
+    ).sort("root", "expiry", "strike", "right")

@@ -118,6 +118,11 @@ class Committer:
             for name, texts in receipt.new.items()
         )
 
+    def discard(self, receipt: Receipt) -> None:
+        """What a worker made of a batch, if it had not room in its slab, goes."""
+        if receipt.spill:
+            slab_path(self._run, receipt.spill).unlink(missing_ok=True)
+
     def commit(self, slab: Slab, receipt: Receipt, submit_ns: int) -> None:
         """Commit one batch. Raises `NoSpaceError` where shared memory is full; the batch then does not
         count as committed, and what was published of it is skipped when it is committed again.
@@ -137,8 +142,7 @@ class Committer:
         self._join_bars(area, receipt, codes)
         rejected = self._keep_rejects(slab, receipt.rejects)
         self._count(slab, receipt, rejected, submit_ns)
-        if spilled is not None:
-            slab_path(self._run, receipt.spill).unlink(missing_ok=True)
+        self.discard(receipt)
 
     def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
         """Give up a batch: keep all its payloads on disk, and count each as one rejected message."""

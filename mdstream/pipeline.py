@@ -317,6 +317,7 @@ class Pipeline:
         while self._working and self._working[0].result is not None and not self.failed.done():
             batch = self._working[0]
             if isinstance(batch.result, Receipt) and not self._committer.fits(batch.result):
+                self._committer.discard(batch.result)
                 self._submit(batch)
                 return
             try:

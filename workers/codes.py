@@ -8,7 +8,7 @@ nor on the order in which channels and columns are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,24 +21,35 @@ from workers.columns import Coded, Position, Unfit, present
 LONGEST_TEXT = 1024
 """Characters a symbol, exchange or list of conditions may have."""
 
-Place = tuple[Position, int]
-"""Where a text came: its message, and its column."""
+Place = tuple[int, int, int]
+"""Where a row came: its payload, its message, and which row of that message it is."""
+
+
+def places_of(positions: Iterable[Position]) -> list[Place]:
+    """The places of rows whose messages follow one another."""
+    places: list[Place] = []
+    for payload, message in positions:
+        row = 0
+        if places and places[-1][:2] == (payload, message):
+            row = places[-1][2] + 1
+        places.append((payload, message, row))
+    return places
 
 
 class BatchCodes:
     """The codes of one batch. `known` gives those of a dictionary by name."""
 
-    # The mutable state: new texts by dictionary, with the place where each first came; whether one
-    # found no place in its dictionary.
+    # The mutable state: new texts by dictionary, with where each first came (place of its row, item of
+    # a list, column); whether one found no place in its dictionary.
 
     def __init__(self, known: Callable[[str], Mapping[str, int]]) -> None:
         self.overflowed = False
         self._known = known
-        self._noted: dict[str, dict[str, Place]] = {}
+        self._noted: dict[str, dict[str, tuple[Place, int, int]]] = {}
 
-    def admit(self, channel: Channel, coded: Coded, positions: list[Position]) -> None:
+    def admit(self, channel: Channel, coded: Coded, places: list[Place]) -> None:
         """Note the texts that are new; raises `Unfit`, and notes none, where one cannot be taken."""
-        fresh: dict[str, dict[str, Place]] = {}
+        fresh: dict[str, dict[str, tuple[Place, int, int]]] = {}
         for index, texts in coded:
             column = channel.columns[index]
             known = self._known(column.dictionary)
@@ -56,9 +67,10 @@ class BatchCodes:
                 self.overflowed = True
                 raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
             for row, text in enumerate(texts):
-                for item in text if column.kind is Kind.SYMBOLS and text else (text,):
+                items = text if column.kind is Kind.SYMBOLS and text else (text,)
+                for number, item in enumerate(items):
                     if item in unknown:
-                        at = (positions[row], index)
+                        at = places[row], number, index
                         first[item] = min(at, first.get(item, at))
         for dictionary, first in fresh.items():
             noted = self._noted.setdefault(dictionary, {})

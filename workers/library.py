@@ -20,7 +20,7 @@ import orjson
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import Found, Reject
 from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
-from workers.codes import BatchCodes
+from workers.codes import BatchCodes, places_of
 from workers.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
 from workers.payloads import Payloads, Piece
 
@@ -184,7 +184,7 @@ class LibraryDecoder:
         try:
             flat = flatten(channel, rows)
             columns, coded = self._maker.columns(channel, flat)
-            codes.admit(channel, coded, flat.positions)
+            codes.admit(channel, coded, places_of(flat.positions))
         except Unfit:
             flat = self._sift(channel, rows, out, codes)
             columns, coded = self._maker.columns(channel, flat)
@@ -202,7 +202,7 @@ class LibraryDecoder:
             try:
                 flat = flatten(channel, Rows([record], [position], [recv_ns]))
                 _, coded = self._maker.columns(channel, flat)
-                codes.admit(channel, coded, flat.positions)
+                codes.admit(channel, coded, places_of(flat.positions))
             except Unfit as error:
                 out.rejects.append(Reject(*position, str(error)))
             else:

@@ -22,7 +22,8 @@ from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DTYPE
 from workers import learn_json, learn_msgpack
 from workers.bodies import BodyMatcher
-from workers.columns import ColumnMaker, Position, Unfit
+from workers.codes import Place
+from workers.columns import ColumnMaker, Unfit
 from workers.kernels import columns as plans
 from workers.kernels import match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels import texts as text_kernels
@@ -63,9 +64,13 @@ class Part:
     payload: npt.NDArray[np.int32]
     message: npt.NDArray[np.int32]
 
-    def position(self, row: int) -> Position:
+    def place(self, row: int) -> Place:
         """Where a row came."""
-        return int(self.payload[row]), int(self.message[row])
+        payload, message = self.payload, self.message
+        first = row
+        while first and (payload[first - 1], message[first - 1]) == (payload[row], message[row]):
+            first -= 1
+        return int(payload[row]), int(message[row]), row - first
 
 
 _KINDS = {

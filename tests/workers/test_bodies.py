@@ -95,6 +95,21 @@ def test_generated_bodies_decode_alike_and_do_not_give_way(stream: str, kind: Pa
     assert pair.gave_way == 0
 
 
+@pytest.mark.parametrize(("stream", "kind"), KINDS)
+def test_bodies_that_end_with_their_records_do_not_give_way(stream: str, kind: PayloadKind) -> None:
+    some = records(stream, kind, 30)
+    latest = {f"S{i}": record for i, record in enumerate(some)}
+    bodies = [orjson.dumps({kind.name.lower(): latest})]
+    if kind is PayloadKind.SNAPSHOTS:
+        bodies.append(orjson.dumps(latest))
+    else:
+        bodies.append(orjson.dumps({kind.name.lower(): {"A": some[:9], "B": some[9:]}}))
+    pair = Pair(stream)
+    for _ in range(2):
+        pair.decode(bodies, kind)
+        assert pair.gave_way == 0
+
+
 def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> None:
     trades = records("stocks", PayloadKind.TRADES, 30)
     stream = ENCODINGS["json"].payload(

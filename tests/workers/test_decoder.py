@@ -246,6 +246,40 @@ def test_what_reviews_found(codec: str, payload: bytes) -> None:
     pair.decode([payload, usual], KINDS[codec])
 
 
+KEPT_BYTES = b'0"[]{},: x-\xff' if FUZZ == 1 else bytes(range(32, 127)) + b"\x00\xff\n"
+UNKNOWN_MEMBERS = b',"q":[1,"a",null],"r":"text","n":-1.5e-07,"f":false'
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        b"[" + json_trade(more=UNKNOWN_MEMBERS) + b"]",
+        b"[" + json_trade(more=b',"c":["@","T"],"z":"C"') + b"," + json_trade() + b"]",
+        small("stocks", "msgpack", 1),
+        b"\x91" + msgpack.packb({"T": "t", "S": "A", "t": msgpack.Timestamp(1, 5), "q": [1, b"x"]}),
+    ],
+    ids=["unknown", "two", "msgpack", "msgpack-unknown"],
+)
+def test_every_byte_bent_to_many_others_decodes_alike(whole: bytes) -> None:
+    kind = PayloadKind.JSON if whole[:1] == b"[" else PayloadKind.MSGPACK
+    pair = Pair("stocks")
+    pair.decode([whole] * 3, kind)
+    for place in range(len(whole)):
+        bent = [whole[:place] + bytes([byte]) + whole[place + 1 :] for byte in KEPT_BYTES]
+        pair.decode([whole, *bent, whole], kind)
+
+
+def test_new_texts_of_one_message_get_codes_in_its_own_order() -> None:
+    time = b'"t":"2024-03-12T10:38:50.1Z"'
+    sides = b'"b":[{"p":1.5,"s":2}],"a":[{"p":1.6,"s":2}]'
+    body = b'{"orderbooks":{"BTC/USD":{' + time + b"," + sides + b"}}}"
+    update = b'[{"T":"o","S":"BTC/USD",' + time + b',"b":[],"a":[{"p":1.6,"s":2}]}]'
+    decoded = Pair("crypto").decode_mixed(
+        [(body, PayloadKind.ORDERBOOKS), (update, PayloadKind.JSON)]
+    )
+    assert decoded.new["book_sides"] == ("bid", "ask")
+
+
 def test_levels_with_whitespace_without_end_are_the_librarys() -> None:
     usual = small("crypto", "json", 6)
     pair = Pair("crypto")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from workers.kernels import ops
 from workers.kernels.compiling import called, inlined
 from workers.kernels.fit import NO_FIT
-from workers.kernels.tokens import OPEN, QUOTE, is_bare, is_plain, list_end
+from workers.kernels.tokens import COMMA, OPEN, QUOTE, is_bare, is_plain, list_end
 from workers.kernels.words import count_bits, first_bit_or_64, load64, pairs64
 
 NEXT = 0
@@ -126,10 +126,13 @@ def _is_skipped(buffer: Any, begin: int, end: int, what: int) -> bool:
 
 @called
 def _leads(
-    buffer: Any, i: int, end: int, entries: Any, at: int, values: int, more: int, keys: int, lead: int,
-    spans: Any, room: int, row: int, window: Any,
+    buffer: Any, i: int, end: int, last: int, entries: Any, at: int, values: int, more: int, keys: int,
+    lead: int, spans: Any, room: int, row: int, window: Any,
 ) -> int:  # fmt: skip
-    """Where the message at byte `i` ends if it has this layout; `NO_FIT` if it has not, as far as seen."""
+    """Where the message at byte `i` ends if it has this layout; `NO_FIT` if it has not, as far as seen.
+
+    Behind it there is another message, or `last` as the payload's last byte.
+    """
     places = FIRST + window[NEXT]
     start = window[places + entries[at + KEY]] - entries[at + BEFORE]
     if start != i:
@@ -154,11 +157,11 @@ def _leads(
     begin = start + entries[at + AHEAD]
     slot = entries[at + SLOT]
     at += ENTRY_WIDTH
-    stop = end - 1
+    stop, behind = end - 1, last
     if window[NEXT] + keys < window[COUNT] and window[places + keys] < end:
-        stop = window[places + keys] - lead - window[GAP]
+        stop, behind = window[places + keys] - lead - window[GAP], COMMA
     start = stop - entries[at + BEFORE]
-    if order < 0 or differing != 0 or start <= begin:
+    if order < 0 or differing != 0 or start <= begin or buffer[stop] != behind:
         return np.int64(NO_FIT)
     differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
         entries[at + MASK]
@@ -185,10 +188,12 @@ def _leads(
 
 @inlined
 def hurry(
-    buffer: Any, i: int, end: int, entries: Any, layouts: Any, known: int, spans: Any, room: int, rows: Any,
-    last: int, window: Any,
+    buffer: Any, i: int, end: int, closing: int, entries: Any, layouts: Any, known: int, spans: Any,
+    room: int, rows: Any, last: int, window: Any,
 ) -> tuple[int, int]:  # fmt: skip
-    """Where the message at byte `i` ends, and its layout; a negative end if no shortcut leads there."""
+    """Where the message at byte `i` ends, and its layout; a negative end if no shortcut leads there.
+    `closing` is the byte that ends a payload behind its last message, 0 if that cannot be said.
+    """
     if window[COUNT] - window[NEXT] <= MOST_KEYS and window[CURSOR] < window[LIMIT]:
         _fill(buffer, window)
     word = load64(buffer, i)
@@ -208,8 +213,8 @@ def hurry(
         if row >= room or ready < keys:
             break
         stop = _leads(
-            buffer, i, end, entries, first, layouts[at + ops.BETWEEN], layouts[at + ops.MORE], keys,
-            layouts[at + ops.LEAD], spans, room, row, window,
+            buffer, i, end, closing, entries, first, layouts[at + ops.BETWEEN], layouts[at + ops.MORE],
+            keys, layouts[at + ops.LEAD], spans, room, row, window,
         )  # fmt: skip
         if stop >= 0:
             window[NEXT] += keys

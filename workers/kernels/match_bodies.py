@@ -212,7 +212,7 @@ def match(
             if place in (_RECORD, _LISTED):
                 move_to(window, i)
                 stop, last = hurry(
-                    buffer, i, end, entries, layouts, known, spans, room, rows, last, window
+                    buffer, i, end, 0, entries, layouts, known, spans, room, rows, last, window
                 )
                 if stop >= 0:
                     top = rows[layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]] + 1

@@ -29,6 +29,9 @@ from workers.kernels.tokens import (
 )
 from workers.kernels.words import find, raw, repeated
 
+_FAR = 256
+"""How far a number's end is looked for: what ends it in one layout may never come in another."""
+
 
 @called
 def _levels(
@@ -60,7 +63,7 @@ def _levels(
             ):
                 return NO_FIT, row
             i += items[item + 4 * part + 1]
-            stop = find(buffer, i, end, repeated(items[item + 4 * part + 3]))
+            stop = find(buffer, i, min(end, i + _FAR), repeated(items[item + 4 * part + 3]))
             if stop == i:
                 return NO_FIT, row
             spans[items[item + 4 * part + 2] * room + row] = np.uint64(i) | np.uint64(
@@ -116,7 +119,7 @@ def follow(
         slot = steps[step + ops.SLOT]
         if action == ops.BARE:
             start = i
-            i = find(buffer, i, end, repeated(steps[step + ops.ARGUMENT]))
+            i = find(buffer, i, min(end, i + _FAR), repeated(steps[step + ops.ARGUMENT]))
             if i == start:  # nothing is no value; an empty span would say that the key is missing
                 return NO_FIT, row
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
@@ -124,7 +127,9 @@ def follow(
             start = i
             i += steps[step + ops.SECOND]
             if not guess or i >= end or buffer[i] != steps[step + ops.ARGUMENT]:
-                i = find(buffer, start, end, repeated(steps[step + ops.ARGUMENT]))
+                i = find(
+                    buffer, start, min(end, start + _FAR), repeated(steps[step + ops.ARGUMENT])
+                )
                 steps[step + ops.SECOND] = i - start
             if i == start:
                 return NO_FIT, row
@@ -178,11 +183,11 @@ def follow(
             i += 1
         elif action == ops.SKIP_BARE:
             start = i
-            i = find(buffer, i, end, repeated(steps[step + ops.ARGUMENT]))
+            i = find(buffer, i, min(end, i + _FAR), repeated(steps[step + ops.ARGUMENT]))
             if not is_bare(buffer, start, i):
                 return NO_FIT, row
         elif action == ops.SKIP_LIST:
-            i = list_end(buffer, i, end)
+            i = list_end(buffer, i, end) if i < end and buffer[i] == OPEN else -1
             if i < 0:
                 return NO_FIT, row
         elif action == ops.LEVELS:
@@ -307,7 +312,7 @@ def match(
                 move_to(window, stop)
             else:
                 stop, last = hurry(
-                    buffer, i, end, entries, layouts, known, spans, room, rows, last, window
+                    buffer, i, end, CLOSE, entries, layouts, known, spans, room, rows, last, window
                 )
                 if stop >= 0:
                     top = rows[layouts[last * ops.LAYOUT_WIDTH + ops.CHANNEL]] + 1

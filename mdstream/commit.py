@@ -86,7 +86,7 @@ class Committer:
         if spec.bar_rules:
             volume = Kind.INT if spec.bar_rules.integer_volume else Kind.FLOAT
             channels.append(bars_1m(volume))
-        share = Share(limits.together)
+        share = self._share = Share(limits.together)
         self.frames = {
             channel.name: FrameWriter(
                 frame_path(run, f"{spec.name}.{channel.name}"), channel.columns, limits, share
@@ -117,6 +117,10 @@ class Committer:
             self.dictionaries[name].size_with(texts) <= self._most_texts[name]
             for name, texts in receipt.new.items()
         )
+
+    def make_way(self) -> None:
+        """Drop what is oldest of the largest frame: something else finds no room."""
+        self._share.drop()
 
     def discard(self, receipt: Receipt) -> None:
         """What a worker made of a batch, if it had not room in its slab, goes."""

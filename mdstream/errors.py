@@ -81,6 +81,10 @@ class NoSpaceError(SharedMemoryError):
         )
         self.path, self.needed, self.free = path, needed, free
 
+    def __reduce__(self) -> tuple[type[NoSpaceError], tuple[str, int, int]]:
+        """Workers raise it, too: it has to come across."""
+        return type(self), (self.path, self.needed, self.free)
+
 
 class NoRunError(MdstreamError):
     """No running engine was found to attach to."""

@@ -29,6 +29,8 @@ class Measurements:
     def __init__(self, run: Path, simulator_pid: int | None) -> None:
         self._run = run
         self._simulator_pid = simulator_pid
+        self.streams: dict[str, dict[str, Any]] = {}
+        """The last sample of each stream, as its row in the frame."""
         self._recorder = TelemetryRecorder(run)
         self._sampler = Sampler()
 
@@ -36,7 +38,8 @@ class Measurements:
         """Measure everything now."""
         ts = time.time_ns()
         feeds = list(feeds)
-        self._recorder.write(STREAMS, [self._stream(ts, feed, draining) for feed in feeds])
+        self.streams = {feed.stream: self._stream(ts, feed, draining) for feed in feeds}
+        self._recorder.write(STREAMS, list(self.streams.values()))
         processes = self._sampler.processes(self._roles(feeds))
         self._recorder.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
         cores = enumerate(self._sampler.cores())

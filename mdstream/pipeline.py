@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Pipeline:
     """The hand-off of one feed. `failed` is set when shared memory gave out; nothing moves then."""
 
     # The mutable state: the batch being filled, those that wait, those with the workers (in order);
-    # slabs that are free, and how few they were lately; since when there is no room.
+    # slabs that are free, and how few they were lately; since when there is no room for what.
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Pipeline:
         self._slabs = 0
         self._idle_slabs = 0
         self._looked = time.monotonic()
-        self._full_since = 0.0
+        self._full_since: dict[str, float] = {}
         self._filling: _Batch | None = None
         self._sealed: deque[_Batch] = deque()
         self._working: deque[_Batch] = deque()
@@ -214,9 +215,9 @@ class Pipeline:
             slab = Slab.create(slab_path(self._run, name), max(length, capacity))
         except NoSpaceError as error:
             if self._slabs == len(self._free):  # no other will come back and make room
-                self._wait_for_memory(error, self._room.set)
+                self._wait_for_memory("slab", error, self._room.set)
             return None
-        self._full_since = 0.0
+        self._full_since.pop("slab", None)
         self._slabs += 1
         return slab
 
@@ -249,14 +250,14 @@ class Pipeline:
         self._publish_counts()
         await self._room.wait()
 
-    def _wait_for_memory(self, error: NoSpaceError, again: Callable[[], None]) -> None:
+    def _wait_for_memory(self, what: str, error: NoSpaceError, again: Callable[[], None]) -> None:
         """Call `again` when idle slabs have made way or a moment has passed; fail if that lasts."""
         now = time.monotonic()
-        if not self._full_since:
-            self._full_since = now
+        if what not in self._full_since:
+            self._full_since[what] = now
             log.warning("%s; waiting up to %.0f s for room", error, FULL_S)
         made_way = self._drop_idle()
-        if now - self._full_since > FULL_S:
+        if now - self._full_since[what] > FULL_S:
             self._fail(error)
         else:
             asyncio.get_running_loop().call_later(0.0 if made_way else _AGAIN_S, again)
@@ -316,6 +317,11 @@ class Pipeline:
     def _commit_ready(self) -> None:
         while self._working and self._working[0].result is not None and not self.failed.done():
             batch = self._working[0]
+            if isinstance(batch.result, NoSpaceError):  # the worker's: it needed more than its slab
+                error, batch.result = batch.result, None  # once: others call this, too
+                self._committer.make_way()
+                self._wait_for_memory("rows", error, partial(self._submit, batch))
+                return
             if isinstance(batch.result, Receipt) and not self._committer.fits(batch.result):
                 self._committer.discard(batch.result)
                 self._submit(batch)
@@ -323,12 +329,12 @@ class Pipeline:
             try:
                 self._commit(batch)
             except NoSpaceError as error:
-                self._wait_for_memory(error, self._commit_ready)
+                self._wait_for_memory("rows", error, self._commit_ready)
                 return
             except Exception as error:
                 self._fail(error)
                 return
-            self._full_since = 0.0
+            self._full_since.pop("rows", None)
             self._working.popleft()
             self._give_back(batch.slab)
         if self._kick_due:

@@ -58,16 +58,21 @@ def _workers() -> ModuleType:
     return workers
 
 
+def are_kernels_compiled() -> bool:
+    """Whether the workers' kernels are on this machine's disk. Raises OSError where they cannot be kept."""
+    _workers()
+    from workers import boot
+
+    return boot.is_compiled()
+
+
 def compile_kernels() -> subprocess.Popen[str] | None:
     """A process that compiles the workers' kernels; None if that was done before on this machine.
 
     Where they cannot be kept on disk it raises OSError, or the process ends with a code other than 0 and
     says why on its standard error.
     """
-    _workers()
-    from workers import boot
-
-    if boot.is_compiled():
+    if are_kernels_compiled():
         return None
     with deaf_children():
         return subprocess.Popen(

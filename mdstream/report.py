@@ -21,13 +21,7 @@ from mdstream.supervisor import Supervisor
 def build(supervisor: Supervisor) -> dict[str, Any]:
     """Everything about a run that has ended, as plain values."""
     run = Attachment(supervisor.path)
-    last = (
-        run.frame("telemetry.streams")
-        .with_columns(pl.col("stream", "state").cast(pl.String))
-        .group_by("stream", maintain_order=True)
-        .last()
-    )
-    rows = {str(row["stream"]): row for row in last.iter_rows(named=True)}
+    rows = supervisor.streams  # also if there was no room for the last row of the frame
     streams = {
         name: _stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()
     }

@@ -110,6 +110,12 @@ class Supervisor:
         assert self.directory is not None
         return self.directory.path
 
+    @property
+    def streams(self) -> dict[str, dict[str, Any]]:
+        """The last sample of each stream: a row of `telemetry.streams`."""
+        assert self._measurements is not None
+        return self._measurements.streams
+
     def watch(self, source: int, act: Callable[[], None]) -> None:
         """Call `act` whenever file descriptor `source` can be read."""
         self._inputs[source] = act

@@ -71,10 +71,15 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    stream: str, workers: int, rejects: Path, timeout_s: float = 30.0, **handoff: Any
+    stream: str,
+    workers: int,
+    rejects: Path,
+    timeout_s: float = 30.0,
+    root: Path | None = None,
+    **handoff: Any,
 ) -> Any:
     pool = WorkerPool(workers, timeout_s)
-    with RunDirectory() as directory:
+    with RunDirectory(root) as directory:
         directory.describe()
         await pool.start()
         try:

@@ -12,7 +12,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import pytest
 
 import mdstream
 from mdstream.frames.attach import Attachment
@@ -119,3 +121,27 @@ def as_rows(frame: Any) -> list[dict[str, Any]]:
         *(pl.col(c).to_physical() for c in times), *(pl.col(c).cast(pl.String) for c in coded)
     )
     return plain.drop("recv_ts", strict=False).to_dicts()
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system that is as easily full as a shared memory."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, file: BinaryIO) -> None:
+    """Leave no room on the file system of `folder`: let `file`, which is unbuffered, take it all."""
+    stat = os.statvfs(folder)
+    with contextlib.suppress(OSError):
+        file.write(bytes(max(4096, stat.f_bavail * stat.f_frsize)))

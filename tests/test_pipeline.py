@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mdstream.streams.spec import Kind, PayloadKind
 from mdstream.streams.storage import DICTIONARY_LIMIT
 from tests import traffic
 from tests.piping import Payload, Rig, fingerprint, rig
-from tests.running import as_rows
+from tests.running import as_rows, fill, tmpfs
 
 COUNT = 6000
 RECV_NS = 1_700_000_000_000_000_000
@@ -261,6 +262,38 @@ def test_a_shortage_that_passes_changes_nothing(
     memory = Fullness(monkeypatch)
     assert uvloop.run(go(memory)) == undisturbed
     assert memory.refused > 3
+
+
+def test_a_worker_that_finds_no_room_for_its_result_waits_for_it(tmp_path: Path) -> None:
+    levels = b",".join(b'{"p":1,"s":2}' for _ in range(20_000))
+    book = b'[{"T":"o","S":"BTC/USD","t":"2024-01-01T00:00:00Z","b":[' + levels + b'],"a":[]}]'
+
+    async def go(root: Path) -> None:
+        async with rig("crypto", 1, tmp_path, root=root, slab_kb=16, slabs=4) as r:
+            await r.feed([(book, PayloadKind.JSON, RECV_NS)])
+            await r.pipeline.drain()
+            filler = root / "filler"
+            with filler.open("wb", buffering=0) as file:
+                refused = asyncio.ensure_future(r.feed([(book, PayloadKind.JSON, RECV_NS)] * 6))
+                for _ in range(100):
+                    fill(root, file)
+                    await asyncio.sleep(0.01)
+            filler.unlink()
+            await refused
+            await r.drain()
+            assert messages_in(r.state) == {
+                "messages": 7, "committed": 7, "rejected": 0, "in_flight": 0,
+            }  # fmt: skip
+            assert not list((r.run / "slabs").glob("*spill*"))
+
+    with tmpfs(tmp_path / "shm", 24) as root:
+        uvloop.run(go(root))
+
+
+def test_errors_come_across_from_the_workers() -> None:
+    error = NoSpaceError("/dev/shm/x", 1_000_000, 2)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.needed, again.free) == (str(error), 1_000_000, 2)
 
 
 def test_a_shortage_that_lasts_fails_the_stream_and_says_why(

@@ -143,7 +143,7 @@ class Decoder:
 
 def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
     for fresh in part.fresh:
-        codes.admit(channel, [(fresh.column, fresh.texts)], [part.place(r) for r in fresh.rows])
+        codes.admit(channel, [(fresh.column, fresh.texts)], part.places(fresh.rows))
 
 
 def _interleave(

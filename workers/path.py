@@ -7,7 +7,7 @@ payloads ─► match ─► spans ─► a column at a time ─► values, mask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,13 +64,15 @@ class Part:
     payload: npt.NDArray[np.int32]
     message: npt.NDArray[np.int32]
 
-    def place(self, row: int) -> Place:
-        """Where a row came."""
-        payload, message = self.payload, self.message
-        first = row
-        while first and (payload[first - 1], message[first - 1]) == (payload[row], message[row]):
-            first -= 1
-        return int(payload[row]), int(message[row]), row - first
+    def places(self, rows: Sequence[int]) -> list[Place]:
+        """Where rows came."""
+        begins = (np.diff(self.payload) != 0) | (np.diff(self.message) != 0)
+        firsts = np.concatenate([[0], np.flatnonzero(begins) + 1])
+        first = firsts[np.searchsorted(firsts, rows, side="right") - 1]
+        within = (np.asarray(rows) - first).tolist()
+        return list(
+            zip(self.payload[rows].tolist(), self.message[rows].tolist(), within, strict=True)
+        )
 
 
 _KINDS = {

@@ -81,6 +81,8 @@ def main() -> None:
     interrupts.ignore()
     try:
         with compiling.alone():
+            if compiling.is_damaged():
+                compiling.discard()
             try:
                 warm()
             except OSError:

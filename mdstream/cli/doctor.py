@@ -38,7 +38,7 @@ def doctor(
     ] = None,
     offline: Annotated[bool, typer.Option(help="Do not try to reach the endpoints.")] = False,
 ) -> None:
-    """Check what a run needs: Python, shared memory, cores, keys, endpoints, leftovers of dead runs."""
+    """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints, no dead runs."""
     settings = load(config)
     logging.getLogger("mdstream").setLevel(logging.CRITICAL)  # the table says it all
     findings = [*_machine(settings), *_runs(settings), *_keys(settings)]
@@ -60,11 +60,12 @@ def _machine(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "Python", version)  # an older one could not even import this
     cores = os.cpu_count() or 1
     workers = config.workers_per_stream()
-    found = f"{cores}; {len(config.streams)} streams with {workers} workers each"
+    found = f"{cores}; workers a stream: {workers}"
     if cores > 1:
         yield Finding("ok", "cores", found)
     else:
         yield Finding("note", "cores", found, "one core: everything takes turns")
+    yield _kernels(config)
     root = Path(config.frames.directory) if config.frames.directory else default_root()
     if not root.is_dir() or not os.access(root, os.W_OK):
         yield Finding("bad", "shared memory", f"cannot write {root}", "set frames.directory")
@@ -81,6 +82,23 @@ def _machine(config: Config) -> Iterator[Finding]:
         yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
     else:
         yield Finding("ok", "shared memory", found)
+
+
+def _kernels(config: Config) -> Finding:
+    from mdstream.pool import are_kernels_compiled
+
+    what = "compiled decoders"
+    if not config.handoff.kernels:
+        return Finding("note", what, "off: the library decodes", "set handoff.kernels = true")
+    try:
+        if are_kernels_compiled():
+            return Finding("ok", what, "ready")
+    except OSError as error:
+        return Finding(
+            "note", what, f"cannot be kept, so the library decodes: {error}",
+            "make room, or name another folder in NUMBA_CACHE_DIR",
+        )  # fmt: skip
+    return Finding("ok", what, "not yet there: the first run compiles them, for about a minute")
 
 
 def _runs(config: Config) -> Iterator[Finding]:

@@ -194,7 +194,7 @@ def _pairs(flag: str, values: list[str] | None) -> list[tuple[str, str]]:
     pairs: dict[str, str] = {}
     for text in values or ():
         name, equals, value = text.partition("=")
-        if not equals or name not in STREAMS or not value:
+        if not equals or name not in STREAMS or not _names(value):
             raise ConfigError(f"{flag} {text}: write STREAM=VALUE with STREAM one of {_NAMES}")
         pairs[name] = f"{pairs[name]},{value}" if name in pairs and flag == "--symbols" else value
     return list(pairs.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import threading
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_NAME = re.compile(r"\w+\.\w+")
+_FRAME_S = 10.0
+"""How long a frame that is not there may take to appear."""
+_QUOTED = re.compile(r'"(\w+)"\."(\w+)"')
+_coded = cs.categorical()
 _LATEST, _CHAINS = ".latest", ".chains"
 """A table of what is last, and the view of it that shows contracts as chains."""
 
@@ -43,10 +51,16 @@ def attach(run: str | None = None, directory: str | Path | None = None) -> Attac
 
 
 class Attachment:
-    """A reader's view of one run. It never blocks the engine, however slow or dead the reader is."""
+    """A reader's view of one run; threads may share it. However slow or dead the reader is, the engine does
+    not wait for it.
+    """
+
+    # The mutable state: readers and categories, as they were asked for. `lock` guards them and all they
+    # have mapped.
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = threading.RLock()
         self.info: dict[str, Any] = json.loads((path / "run.json").read_text())
         self.run: str = self.info["run"]
         self._readers: dict[str, FrameReader] = {}
@@ -73,9 +87,10 @@ class Attachment:
         """Rows ever published in frame `name`, those that retention has dropped included."""
         if name.endswith(_CHAINS):
             name = name.removesuffix(_CHAINS) + _LATEST
-        if (table := self._table(name)) is not None:
-            return table.rows
-        return sum(reader.rows for reader in self.parts(name))
+        with self.lock:
+            if (table := self._table(name)) is not None:
+                return table.rows
+            return sum(reader.rows for reader in self.parts(name))
 
     def frame(
         self,
@@ -97,10 +112,12 @@ class Attachment:
         if name.endswith(_CHAINS) and self._has_contracts(name.removesuffix(_CHAINS)):
             latest = self.frame(name.removesuffix(_CHAINS) + _LATEST, symbols=symbols)
             return narrowed(chains(latest), None, since)
-        if (table := self._table(name)) is not None:
-            return narrowed(table.read(), symbols, since)
-        pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
-        frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
+        with self.lock:
+            if (table := self._table(name)) is not None:
+                frame = table.read()
+            else:
+                pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
+                frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
         return narrowed(frame, symbols, since)
 
     def latest(self, stream: str, *, symbols: str | Sequence[str] | None = None) -> pl.DataFrame:
@@ -143,10 +160,14 @@ class Attachment:
 
             run.sql("select symbol, avg(price) from stocks.trades group by symbol")
 
-        Raises Polars' errors where it is no query, or names what is no frame.
+        Symbols and codes are texts in it. Raises Polars' errors where it is no query, or names what is no
+        frame.
         """
-        names = [name for name in self.frames if name.lower() in query.lower()]
-        return pl.SQLContext({name: self.lazy(name) for name in names}, eager=True).execute(query)
+        query = _QUOTED.sub(r"\1.\2", query)
+        frames = {name: self.lazy(name) for name in self._there() if name.lower() in query.lower()}
+        # Texts, as SQL knows them: categories can neither be searched nor joined with those of others.
+        plain = {name: frame.with_columns(_coded.cast(pl.String)) for name, frame in frames.items()}
+        return pl.SQLContext(plain, eager=True).execute(query)
 
     def tail(
         self,
@@ -168,10 +189,11 @@ class Attachment:
         what it did not read in time is dropped and counted in the tail's `missed`, or, with
         `on_lag="raise"`, ends it with `LagError`. The engine never waits for a reader.
         """
-        if self._table(name) is not None:
-            raise ConfigError(
-                f"{name} is a table: its rows change in place, and no tail follows them"
-            )
+        with self.lock:
+            if self._table(name) is not None:
+                raise ConfigError(
+                    f"{name} is a table: its rows change in place, and no tail follows them"
+                )
         narrow = None
         if symbols is not None:
             narrow = partial(narrowed, symbols=symbols, since=None)
@@ -189,15 +211,21 @@ class Attachment:
 
             run.wait_for("stocks.trades", pl.col("price") > 200, symbols="AAPL", timeout=60)
 
-        A frame that is not there yet is waited for as well. Raises `TimeoutError` after `timeout`
+        A frame that is not there yet is waited for some seconds. Raises `TimeoutError` after `timeout`
         seconds, and `NoRunError` if the engine ends before.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        started = time.monotonic()
+        deadline = math.inf if timeout is None else started + timeout
         tail: Tail | None = None
+        absent = False
         while time.monotonic() < deadline:
             if tail is None:
-                with contextlib.suppress(KeyError):
-                    tail = self.tail(name, symbols=symbols)
+                try:
+                    tail = self.tail(name, symbols=symbols, from_start=absent)
+                except KeyError:
+                    absent = True  # all of its rows are yet to come
+                    if time.monotonic() - started > _FRAME_S:
+                        raise
             new = tail.poll() if tail is not None else None
             if new is not None and where is not None:
                 new = new.filter(where)
@@ -221,7 +249,7 @@ class Attachment:
         import duckdb
 
         connection = duckdb.connect()
-        for name in self.frames:
+        for name in self._there():
             schema, _, view = name.partition(".")
             connection.execute(f'create schema if not exists "{schema}"')
             connection.register(f"{schema}__{view}", self.arrow(name))
@@ -247,6 +275,12 @@ class Attachment:
         found = (self.path / "frames").glob(pattern)
         return sorted(path for path in found if (path / "head").exists())
 
+    def _there(self) -> list[str]:
+        """The names of all frames. Raises `NoRunError` where there are none any more."""
+        if not self.path.exists():
+            raise NoRunError(f"run {self.run} has ended")
+        return self.frames
+
     def _has_contracts(self, stream: str) -> bool:
         """Whether the symbols of `stream` are option contracts."""
         folder = self.path / "frames" / (stream + _LATEST)
@@ -254,6 +288,8 @@ class Attachment:
 
     def _table(self, name: str) -> TableReader | None:
         """The reader of a table; None if `name` is none."""
+        if not _NAME.fullmatch(name):
+            return None
         if name not in self._tables:
             folder = self.path / "frames" / name
             if not (folder / "head").exists() or not is_table(read_schema(folder)):
@@ -263,8 +299,12 @@ class Attachment:
         return self._tables[name]
 
     def parts(self, name: str) -> list[FrameReader]:
-        """The readers of a frame: one, or one for each process that writes a part of it."""
-        folders = self._folders(name) or self._folders(name + "@*")
+        """The readers of a frame: one, or one for each process that writes a part of it. To be called, and
+        read, under `lock`.
+        """
+        folders: list[Path] = []
+        if _NAME.fullmatch(name):
+            folders = self._folders(name) or self._folders(name + "@*")
         if not folders:
             if not self.path.exists():
                 raise NoRunError(f"run {self.run} has ended")

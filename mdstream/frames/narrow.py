@@ -9,8 +9,8 @@ import polars as pl
 
 from mdstream.errors import ConfigError
 
-Since = datetime | timedelta | int
-"""A moment (with its time zone), how long ago, or nanoseconds since 1970 UTC."""
+Since = datetime | timedelta | int | str
+"""A moment (with its time zone; as text, in ISO 8601), how long ago, or nanoseconds since 1970 UTC."""
 
 _TIMES = ("ts", "created_at", "recv_ts")
 
@@ -46,6 +46,11 @@ def _time_of(frame: pl.DataFrame) -> str:
 
 def nanoseconds(since: Since) -> int:
     """`since` as nanoseconds since 1970 UTC."""
+    if isinstance(since, str):
+        try:
+            since = datetime.fromisoformat(since)
+        except ValueError as error:
+            raise ConfigError(f"since: {error}") from error
     if isinstance(since, timedelta):
         since = datetime.now(UTC) - since
     if isinstance(since, datetime):
@@ -53,4 +58,8 @@ def nanoseconds(since: Since) -> int:
             raise ConfigError(f"since: {since} has no time zone; datetime.now(UTC) has one")
         whole = since.astimezone(UTC).replace(microsecond=0)
         return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
+    if not isinstance(since, int):
+        raise ConfigError(
+            f"since: {since!r} is no moment: give a datetime, a timedelta or nanoseconds"
+        )
     return since

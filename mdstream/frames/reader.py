@@ -125,6 +125,13 @@ class FrameReader:
             return begin, self._empty()
         return begin, pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
 
+    def streams(self) -> pl.Categorical:
+        """The type of columns that name streams, for a part of a frame to say whose it is."""
+        if "streams" not in self._categories:
+            path = dictionary_path(self._run, self.name.partition(".")[0], "streams")
+            self._categories["streams"] = Categories(path, pl.UInt16)
+        return self._categories["streams"].dtype
+
     def _span(self) -> tuple[int, int]:
         rows, end, first = self.head.rows, self.head.end, self.head.first
         return (self.head.entry(first).start_row if end > first else 0), rows

@@ -39,6 +39,13 @@ class Follow:
     def __post_init__(self) -> None:
         if self.on_lag not in ("drop", "raise"):
             raise ConfigError(f"on_lag: {self.on_lag!r} must be drop or raise")
+        for name, value in (
+            ("poll_s", self.poll_s),
+            ("max_rows", self.max_rows),
+            ("max_lag", self.max_lag),
+        ):
+            if not value >= 0:
+                raise ConfigError(f"{name}: {value} is below 0")
 
 
 class Tail:
@@ -64,9 +71,10 @@ class Tail:
         self._name = name
         self._follow = follow
         self._narrow = narrow
-        parts = attachment.parts(name)
-        start = follow.from_start
-        self._next = {part: part.first_row if start else part.rows for part in parts}
+        with attachment.lock:
+            parts = attachment.parts(name)
+            start = follow.from_start
+            self._next = {part: part.first_row if start else part.rows for part in parts}
         self._many = any("@" in part.name for part in parts)
         self._looked = self._checked = time.monotonic()
 
@@ -96,11 +104,12 @@ class Tail:
         pieces = []
         for part, row in self._next.items():
             if part.rows > row:
-                frame = self._read(part, row)
+                with self._attachment.lock:
+                    frame = labelled(part, self._read(part, row))
                 if self._narrow is not None:
                     frame = self._narrow(frame)
                 if frame.height:
-                    pieces.append(labelled(part, frame))
+                    pieces.append(frame)
         return pl.concat(pieces, rechunk=False) if pieces else None
 
     def _read(self, part: FrameReader, row: int) -> pl.DataFrame:
@@ -122,9 +131,8 @@ class Tail:
         now = time.monotonic()
         if self._many and now - self._looked >= self._CHECK_S:
             self._looked = now
-            with contextlib.suppress(
-                NoRunError, KeyError
-            ):  # ended: what is mapped can still be read
+            # Where the run has ended, what is mapped can still be read.
+            with contextlib.suppress(NoRunError, KeyError), self._attachment.lock:
                 for part in self._attachment.parts(self._name):
                     self._next.setdefault(part, 0)
 
@@ -145,5 +153,5 @@ def labelled(reader: FrameReader, frame: pl.DataFrame) -> pl.DataFrame:
     _, _, stream = reader.name.partition("@")
     if not stream:
         return frame
-    label = pl.lit(stream).cast(pl.Categorical).alias("stream")
+    label = pl.lit(stream).cast(reader.streams()).alias("stream")
     return frame.select(label, pl.all())

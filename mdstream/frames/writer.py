@@ -157,27 +157,32 @@ class FrameWriter:
         path = self.head.chunk_path(number)
         while True:
             try:
-                Chunk.create(path, self.columns, rows, self._heaps(data, start, rows))
+                Chunk.create(path, self.columns, rows, self._heaps(data, start, rows, target))
                 break
             except NoSpaceError:
                 if self._share.drop():
                     continue
-                if rows == _LEAST_ROWS:
+                if rows == _LEAST_ROWS and not target:
                     raise
                 rows = max(_LEAST_ROWS, rows // _GROWTH)
+                target = target // _GROWTH if rows > _LEAST_ROWS else 0
         if full is not None:
             full.seal(total - full.start_row, self.head.entry(self._number).nulls)
         self._sizes[number] = path.stat().st_size
         self._chunk = Chunk(path, self.columns, total, rows)
         self._number = self.head.add_chunk(total, rows)
 
-    def _heaps(self, data: Sequence[ColumnData], start: int, rows: int) -> list[int]:
-        """Items of each heap of a chunk of `rows` rows; row `start` of `data` fits in any case."""
+    def _heaps(self, data: Sequence[ColumnData], start: int, rows: int, most: int) -> list[int]:
+        """Items of each heap of a chunk of `rows` rows: `most` bytes at most, but row `start` of `data`
+        fits in any case.
+        """
+        heaps = []
         variable = (item for item in data if item.heap is not None)
-        return [
-            max(int(rows * per_row), _length(item, start))
-            for per_row, item in zip(self._heap_per_row, variable, strict=True)
-        ]
+        for per_row, item in zip(self._heap_per_row, variable, strict=True):
+            assert item.heap is not None
+            usual = min(int(rows * per_row), most // item.heap.itemsize)
+            heaps.append(max(usual, _length(item, start)))
+        return heaps
 
     def _learn(self, chunk: Chunk, rows: int) -> None:
         """Size the heaps of the next chunk by what this one's rows used, and some more."""

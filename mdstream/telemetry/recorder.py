@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mdstream.errors import NoSpaceError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
@@ -16,6 +18,8 @@ from mdstream.streams.spec import Channel, Kind
 from mdstream.streams.storage import DTYPE
 from mdstream.telemetry.schema import CORES, PROCESSES, STREAMS
 
+log = logging.getLogger(__name__)
+
 _LIMITS = Limits(retention=32_000_000, chunk=4_000_000)
 
 
@@ -23,6 +27,7 @@ class TelemetryRecorder:
     """The one writer of the supervisor's frames."""
 
     def __init__(self, run: Path) -> None:
+        self.lost = 0
         self._run = run
         self._dictionaries: dict[str, DictionaryWriter] = {}
         self._frames = {
@@ -33,7 +38,17 @@ class TelemetryRecorder:
         }
 
     def write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
-        """Append `rows`, values by column name; None where a column may be null."""
+        """Append `rows`, values by column name; None where a column may be null. Where there is no room for
+        them they are lost, and counted in `lost`.
+        """
+        try:
+            self._write(channel, rows)
+        except NoSpaceError as error:
+            if not self.lost:
+                log.warning("telemetry is not kept: %s", error)
+            self.lost += len(rows)
+
+    def _write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
         data = []

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from mdstream.frames.rundir import SHARED_MEMORY, default_root, is_alive, reap, runs
-from tests.running import simulator, until
+from tests.running import fill, simulator, tmpfs, until
 
 MDSTREAM = [sys.executable, "-m", "mdstream"]
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("APCA_")}
@@ -377,28 +377,6 @@ def test_an_occupied_port_is_one_clear_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@contextlib.contextmanager
-def tmpfs(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system that is as easily full as a shared memory."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def free_bytes(folder: Path) -> int:
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
-
-
 def test_a_shared_memory_that_is_too_small_is_one_clear_line(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "shm", 6) as folder:
         done = command("run", "--duration", "5", env={"MDSTREAM_FRAMES__DIRECTORY": str(folder)})
@@ -435,8 +413,7 @@ def test_a_shared_memory_that_is_full_for_a_moment_loses_nothing(tmp_path: Path)
             with filler.open("wb", buffering=0) as file:
                 deadline = time.monotonic() + 2.5
                 while time.monotonic() < deadline:
-                    with contextlib.suppress(OSError):
-                        file.write(bytes(max(4096, free_bytes(folder))))
+                    fill(folder, file)
                     time.sleep(0.01)
             filler.unlink()
             _, stderr = process.communicate(timeout=60)

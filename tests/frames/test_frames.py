@@ -282,6 +282,9 @@ def test_a_text_larger_than_a_chunk_gets_one_of_its_own(run: RunDirectory) -> No
         )
     )
     assert attach(run.run).frame("test.rows")["text"].to_list() == ["small", big, "s"]
+    writer.append(simple(3, 5_000))
+    large = [p for p in writer.head.folder.glob("*.arrow") if p.stat().st_size > 400_000]
+    assert len(large) == 1, "those that come after it are of the usual size"
 
 
 def test_a_successor_goes_on_where_a_writer_stopped(run: RunDirectory) -> None:
@@ -483,6 +486,10 @@ def test_parts_of_a_frame_show_as_one_with_their_stream(run: RunDirectory) -> No
     frame = attachment.frame("test.batches")
     assert sorted(frame["stream"].cast(pl.String).to_list()) == ["news"] * 3 + ["stocks"] * 3
     assert attachment.rows("test.batches") == 6
+    DictionaryWriter(dictionary_path(run.path, "test", "streams")).add(["news", "stocks"])
+    named = pl.Series("stream", ["news"]).cast(attachment.frame("test.batches").schema["stream"])
+    joined = frame.join(named.to_frame(), on="stream")
+    assert joined.height == 3
 
 
 def test_unknown_frames_are_told_apart_from_ended_runs(run: RunDirectory) -> None:

@@ -86,6 +86,7 @@ def test_rows_of_some_symbols(market: Market) -> None:
         START + 7 * SECOND,
         datetime.fromtimestamp(START / 1e9 + 7, UTC),
         datetime.fromtimestamp(START / 1e9 + 7, UTC).astimezone(),
+        datetime.fromtimestamp(START / 1e9 + 7, UTC).isoformat(),
     ],
 )
 def test_rows_since_a_moment(market: Market, since: Any) -> None:
@@ -101,9 +102,18 @@ def test_rows_since_so_long_ago(market: Market) -> None:
     assert prices(market.run.frame("stocks.trades", since=ago)) == [7, 8, 9]
 
 
-def test_a_moment_without_its_zone_is_no_moment(market: Market) -> None:
-    with pytest.raises(ConfigError, match="has no time zone"):
-        market.run.frame("stocks.trades", since=datetime(2024, 1, 1))
+@pytest.mark.parametrize(
+    ("since", "said"),
+    [
+        (datetime(2024, 1, 1), "has no time zone"),
+        ("2024-01-01T00:00:00", "has no time zone"),
+        ("yesterday", "yesterday"),
+        (1.5, "give a datetime, a timedelta or nanoseconds"),
+    ],
+)
+def test_a_moment_that_could_be_another_is_refused(market: Market, since: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        market.run.frame("stocks.trades", since=since)
 
 
 def test_articles_of_a_symbol(directory: RunDirectory) -> None:
@@ -136,6 +146,83 @@ def test_sql_over_frames_by_their_names(market: Market) -> None:
     with pytest.raises(pl.exceptions.SQLInterfaceError):
         market.run.sql("select * from stocks.nothing")
     assert market.run.lazy("stocks.trades").select(pl.col("price").max()).collect().item() == 9
+
+
+def test_sql_takes_symbols_for_texts(market: Market, directory: RunDirectory) -> None:
+    DictionaryWriter(dictionary_path(directory.path, "crypto", "symbols")).add(["IBM", "AAPL"])
+    other = FrameWriter(
+        frame_path(directory.path, "crypto.trades"), TRADES, Limits(64_000_000, 4_000_000)
+    )
+    other.append(
+        [
+            ColumnData(np.array([1], np.uint32)),
+            ColumnData(np.array([START])),
+            ColumnData(np.ones(1)),
+        ]
+    )
+    market.trade(4)
+    query = """select price from "stocks"."trades" where symbol like '%PL'"""
+    assert prices(market.run.sql(query)) == [0, 3]
+    query = (
+        "select s.price from stocks.trades s join crypto.trades c on s.symbol = c.symbol "
+        "order by s.price"
+    )
+    assert prices(market.run.sql(query)) == [0, 3]
+    directory.close()
+    for ask in (lambda: market.run.sql(query), market.run.duckdb):
+        with pytest.raises(NoRunError, match="has ended"):
+            ask()
+
+
+def test_threads_may_share_an_attachment(directory: RunDirectory) -> None:
+    """While there are new chunks, and symbols, all the time."""
+    names = DictionaryWriter(dictionary_path(directory.path, "stocks", "symbols"))
+    writer = FrameWriter(
+        frame_path(directory.path, "stocks.trades"), TRADES, Limits(600_000, 64_000)
+    )
+    run = attach(directory.run)
+    stop = threading.Event()
+    seen: list[int] = []
+    failures: list[BaseException] = []
+
+    def read(look: Any) -> None:
+        try:
+            while not stop.is_set():
+                frame = look()
+                if frame is None:
+                    continue
+                named = frame["symbol"].cast(pl.String).str.slice(1).cast(pl.Float64)
+                assert (named == frame["price"]).all()
+                seen.append(frame.height)
+        except BaseException as error:
+            failures.append(error)
+
+    looks = [
+        lambda: run.frame("stocks.trades"),
+        lambda: run.frame("stocks.trades", since=START),
+        run.tail("stocks.trades").poll,
+    ]
+    readers = [threading.Thread(target=read, args=(look,)) for look in looks * 2]
+    for reader in readers:
+        reader.start()
+    for start in range(0, 40_000, 100):
+        at = np.arange(start, start + 100)
+        names.add([f"S{i}" for i in at])
+        writer.append(
+            [ColumnData(at.astype(np.uint32)), ColumnData(START + at), ColumnData(at * 1.0)]
+        )
+        time.sleep(0.001)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not failures
+    assert len(seen) > 100
+
+
+@pytest.mark.parametrize("name", ["../stocks.trades", "stocks", "stocks.*", "", "stocks.trades/"])
+def test_what_is_no_name_of_a_frame_is_no_frame(market: Market, name: str) -> None:
+    with pytest.raises(KeyError, match=r"there are stocks.trades"):
+        market.run.frame(name)
 
 
 def test_other_libraries_get_their_own_tables(market: Market) -> None:
@@ -181,6 +268,12 @@ def test_a_tail_that_lags_says_so_if_it_is_to(market: Market) -> None:
         market.run.tail("stocks.trades", on_lag="block")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["max_rows", "max_lag", "poll_s"])
+def test_a_tail_cannot_follow_by_less_than_nothing(market: Market, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: -1 is below 0"):
+        market.run.tail("stocks.trades", **{name: -1})  # type: ignore[arg-type]
+
+
 def test_a_row_that_is_yet_to_come_can_be_waited_for(market: Market) -> None:
     market.trade(5)
     later = threading.Timer(0.2, market.trade, (10,))
@@ -188,6 +281,20 @@ def test_a_row_that_is_yet_to_come_can_be_waited_for(market: Market) -> None:
     found = market.run.wait_for("stocks.trades", pl.col("price") > 7, symbols="MSFT", timeout=10)
     later.join()
     assert prices(found) == [10, 13]
+
+
+def test_rows_of_a_frame_that_is_yet_to_come_can_be_waited_for(directory: RunDirectory) -> None:
+    later = threading.Timer(0.2, lambda: Market(directory, Limits(64_000_000, 4_000_000)).trade(3))
+    later.start()
+    found = attach(directory.run).wait_for("stocks.trades", timeout=10)
+    later.join()
+    assert prices(found) == [0, 1, 2]
+
+
+def test_a_frame_that_never_comes_is_told(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdstream.frames.attach._FRAME_S", 0.1)
+    with pytest.raises(KeyError, match=r"no frame 'stocks.trade'.*there are stocks.trades"):
+        market.run.wait_for("stocks.trade")
 
 
 def test_waiting_ends_with_its_time_or_with_the_run(

@@ -132,14 +132,22 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
         )  # fmt: skip
         return done.stdout.strip()
 
+    def warm() -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "workers.warm"], capture_output=True, text=True, timeout=150,
+            check=False, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+
     assert is_complete() == "True"
+    code.write_bytes(code.read_bytes()[:-100])  # Numba would load it, and might die of it
+    assert is_complete() == "False"
+    warm()
+    assert is_complete() == "True"
+    code, index = min(copy.rglob("*.nbc")), max(copy.rglob("*.nbi"))
     code.write_bytes(b"garbage")
     index.write_bytes(index.read_bytes()[:100])
     assert is_complete() == "False"
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.warm"], capture_output=True, text=True, timeout=150,
-        check=False, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    warm()
     assert is_complete() == "True"
     assert code.stat().st_size > 1000 or not code.exists()

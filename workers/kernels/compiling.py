@@ -106,11 +106,7 @@ def is_complete() -> bool:
     """
     if CACHE is None:
         return False
-    try:
-        told = json.loads((CACHE / _COMPLETE).read_bytes())
-    except (FileNotFoundError, ValueError):
-        told = {}
-    if told and told == _digests(CACHE):
+    if (told := _told()) and told == _digests(CACHE):
         return True
     stat = os.statvfs(CACHE)
     if stat.f_bavail * stat.f_frsize < _ROOM_BYTES:
@@ -127,10 +123,29 @@ def alone() -> Iterator[None]:
         yield
 
 
+def is_damaged() -> bool:
+    """Whether what is on disk is not what was compiled: to load it could end the process."""
+    assert CACHE is not None
+    told = _told()
+    return bool(told) and told != _digests(CACHE)
+
+
+def _told() -> dict[str, str]:
+    """The digests of the kernels as they were compiled; none if they were not, or that is damaged."""
+    assert CACHE is not None
+    try:
+        told = json.loads((CACHE / _COMPLETE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return {"": ""}
+    return told if isinstance(told, dict) else {"": ""}
+
+
 def discard() -> None:
     """Remove what is on disk: it cannot be loaded."""
     assert CACHE is not None
-    for path in CACHE.rglob("*.nb?"):
+    for path in (CACHE / _COMPLETE, *CACHE.rglob("*.nb?")):
         path.unlink(missing_ok=True)
 
 

@@ -6,7 +6,7 @@
 1. Texts that had no code get the next ones, and the provisional codes in the columns are replaced.
 2. Each frame takes its rows, and remembers the batch's number with them (`frames.head`).
 3. The table of what is last of each symbol takes the batch's newest rows.
-4. The one-minute partials join the bars; those that are finished are rows too.
+4. The runs of trades join the bars; those that are over are rows too.
 5. Rejects are kept on disk with their payload and reason.
 6. The feed's counters change all at once, and with them the batch counts as committed.
 
@@ -20,28 +20,29 @@ import logging
 import mmap
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.bars import BarBuilder, BarRow, bars_1m
+from mdstream.bars import BarBuilder, MakeBars, Published
 from mdstream.books import Books
 from mdstream.errors import NoSpaceError
+from mdstream.frames.columns import FrameColumns
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
-from mdstream.handoff.columns import PARTIAL, ColumnData, read_part
+from mdstream.handoff.columns import PARTIAL, ColumnData, Run, joined, read_part
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
 from mdstream.latest import Latest
 from mdstream.rejects import RejectFile
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import CODED, Channel, Kind, PayloadKind, StreamSpec
-from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
+from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, StreamSpec
+from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.schema import BATCHES
 from mdstream.telemetry.state import FeedState
@@ -65,7 +66,13 @@ class Committer:
     # written together.
 
     def __init__(
-        self, run: Path, spec: StreamSpec, state: FeedState, limits: Limits, rejects: RejectFile
+        self,
+        run: Path,
+        spec: StreamSpec,
+        state: FeedState,
+        limits: Limits,
+        rejects: RejectFile,
+        make_bars: MakeBars,
     ) -> None:
         self.state = state
         self.rejects = rejects
@@ -82,26 +89,26 @@ class Committer:
             if column.kind in CODED
         }
         channels = [c for c in spec.channels if c.types or c.name == "snapshots"]
-        volume = Kind.INT
-        if spec.bar_rules:
-            volume = Kind.INT if spec.bar_rules.integer_volume else Kind.FLOAT
-            channels.append(bars_1m(volume))
         share = self._share = Share(limits.together)
         self.frames = {
             channel.name: FrameWriter(
                 frame_path(run, f"{spec.name}.{channel.name}"), channel.columns, limits, share
             )
-            for channel in channels
+            for channel in (*channels, *spec.built_bars)
         }
         path = frame_path(run, f"{spec.name}.latest")
         self._latest = Latest(path, spec, share) if spec.latest else None
         self._books: Books | None = None
         if (books := book_channel(spec)) is not None:
             self._books = Books(frame_path(run, f"{spec.name}.books"), books, share)
-        self._bars = BarBuilder(volume) if spec.bar_rules else None
+        self._bars: BarBuilder | None = None
+        if spec.bar_rules:
+            names = ("trades", *(channel.name for channel in spec.built_bars))
+            frames = {name: FrameColumns(self.frames[name]) for name in names}
+            self._bars = make_bars(spec, frames, self._text)
         self._joined = 0
-        self._joined_rows: list[BarRow] = []
-        self._last_bars: list[BarRow] = []
+        self._joined_rows: Published = {}
+        self._last_bars: Published = {}
         self._telemetry = FrameWriter(
             frame_path(run, f"telemetry.batches@{spec.name}"), BATCHES.columns, limits, share
         )
@@ -137,35 +144,50 @@ class Committer:
             name: np.array(self.dictionaries[name].add(texts), np.uint32)
             for name, texts in receipt.new.items()
         }
+        rows = {}
         for part in receipt.parts:
             channel = self._spec.by_name[part.channel]
             columns = self._resolved(channel, area, part, codes)
             self.frames[part.channel].append(columns, receipt.sequence)
+            rows[part.channel] = columns
         for part in receipt.latest:
             self._bring_up_to_date(part, area, codes)
-        self._join_bars(area, receipt, codes)
+        self._join_bars(area, receipt, codes, rows)
         rejected = self._keep_rejects(slab, receipt.rejects)
         self._count(slab, receipt, rejected, submit_ns)
         self.discard(receipt)
 
     def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
         """Give up a batch: keep all its payloads on disk, and count each as one rejected message."""
-        entries = slab.entries
-        slab.table["messages"][:entries] = 1
-        rejects = tuple(Reject(index, -1, reason) for index in range(entries))
+        kinds = slab.table["kind"][: slab.entries]
+        slab.table["messages"][: slab.entries] = kinds != PayloadKind.MARK
+        payloads = np.flatnonzero(kinds != PayloadKind.MARK).tolist()
+        rejects = tuple(Reject(index, -1, reason) for index in payloads)
         rejected = self._keep_rejects(slab, rejects)
-        from_stream = int((slab.table["kind"][:entries] <= PayloadKind.MSGPACK).sum())
+        from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
         now = time.time_ns()
         receipt = Receipt(
-            sequence, 0, now, now, "", (), (), (0, 0), {}, (from_stream, entries - from_stream),
+            sequence, 0, now, now, "", (), (), (0, 0), {}, (from_stream, len(payloads) - from_stream),
             rejects, (), {}, (), 0,
         )  # fmt: skip
         self._count(slab, receipt, rejected, now, quarantined=1)
 
-    def rebuild_bars(self, partials: bytes) -> None:
-        """Bring the open bars to where a killed predecessor left them: all of it was published."""
-        if self._bars is not None:
-            self._bars.join(np.frombuffer(partials, PARTIAL))
+    def restore_bars(self, runs: bytes) -> None:
+        """Bring the open bars to where a killed predecessor left them."""
+        if self._bars is None:
+            return
+        amendments = {kind: _everything(self.frames[name]) for kind, name in self._amending()}
+        self._bars.restore(np.frombuffer(runs, PARTIAL), amendments)
+
+    @property
+    def bars_wait(self) -> bool:
+        """Whether there are bars that time alone will end."""
+        return self._bars is not None and self._bars.is_open
+
+    @property
+    def bars_unmatched(self) -> int:
+        """Corrections and cancels whose trade, or whose bar's trades, are no longer here."""
+        return self._bars.unmatched if self._bars is not None else 0
 
     def flush(self) -> None:
         """Write the rows of telemetry that wait; where there is no room they wait on, up to a limit."""
@@ -186,7 +208,7 @@ class Committer:
         if self._bars is not None:
             self._last_bars = self._last_bars or self._bars.finish()
             self._publish_bars(self._last_bars, 0)
-            self._last_bars = []
+            self._last_bars = {}
         self.flush()
         for frame in (*self.frames.values(), self._telemetry):
             frame.close()
@@ -225,26 +247,37 @@ class Committer:
         elif self._books is not None:
             self._books.update(columns, dict(enumerate(self.dictionaries["book_sides"].texts)))
 
-    def _join_bars(self, area: memoryview, receipt: Receipt, codes: Codes) -> None:
+    def _join_bars(
+        self, area: memoryview, receipt: Receipt, codes: Codes, rows: Mapping[str, list[ColumnData]]
+    ) -> None:
         offset, count = receipt.partials
         if self._bars is None or not count:
             return
-        partials = np.frombuffer(area, PARTIAL, count, offset)
-        if "symbols" in codes:
-            partials = partials.copy()
-            partials["symbol"] = _replace(
-                partials["symbol"], codes["symbols"], PROVISIONAL[Kind.SYMBOL]
-            )
         if self._joined != receipt.sequence:  # else there was no room for the rows: once more
-            self._joined, self._joined_rows = receipt.sequence, self._bars.join(partials)
+            runs = np.frombuffer(area, PARTIAL, count, offset).copy()
+            if "symbols" in codes:
+                fresh = codes["symbols"]
+                runs["symbol"] = _replace(runs["symbol"], fresh, PROVISIONAL[Kind.SYMBOL])
+            trades = len(rows["trades"][0].values) if "trades" in rows else 0
+            before = self.frames["trades"].rows - trades
+            amendments = {kind: rows[name] for kind, name in self._amending() if name in rows}
+            self._joined_rows = self._bars.join(runs, before, amendments)
+            self._joined = receipt.sequence
         self._publish_bars(self._joined_rows, receipt.sequence)
 
-    def _publish_bars(self, rows: list[BarRow], sequence: int) -> None:
-        if rows:
-            assert self._bars is not None
-            kinds = ("minute", "updated")
-            codes = dict(zip(kinds, self.dictionaries["bar_kinds"].add(kinds), strict=True))
-            self.frames["bars_1m"].append(self._bars.columns(rows, codes), sequence)
+    def _publish_bars(self, rows: Published, sequence: int) -> None:
+        for name, columns in rows.items():
+            self.frames[name].append(columns, sequence)
+
+    def _amending(self) -> list[tuple[Run, str]]:
+        """Which channels amend trades, and how."""
+        rules = self._spec.bar_rules
+        assert rules is not None
+        named = ((Run.CORRECTION, rules.corrections), (Run.CANCEL, rules.cancels))
+        return [(kind, name) for kind, name in named if name]
+
+    def _text(self, column: Column, code: int) -> str:
+        return self.dictionaries[column.dictionary].texts[code]
 
     def _keep_rejects(self, slab: Slab, rejects: Sequence[Reject]) -> tuple[int, int]:
         """Keep the rejected payloads; how many messages of the stream, and of REST, they make."""
@@ -276,6 +309,7 @@ class Committer:
         for bucket, messages in receipt.delays:
             self.state.feed_delay[bucket] += np.uint64(messages)
         payloads, size = int(streamed.sum()), int(table["length"][streamed].sum())
+        marks = int((table["kind"] == PayloadKind.MARK).sum())
         trades = self.frames.get("trades")
         self.state.commit(
             receipt.sequence,
@@ -283,17 +317,17 @@ class Committer:
             bytes=size,
             messages=receipt.messages[0],
             rejected=rejected[0],
-            fetch_payloads=len(table) - payloads,
+            fetch_payloads=len(table) - payloads - marks,
             fetch_messages=receipt.messages[1],
             fetch_rejected=rejected[1],
             quarantined=quarantined,
             batches=1,
             trade_rows=trades.rows if trades else 0,
         )
-        if len(table):
+        if len(table) > marks:
             self._measured.append(
                 (
-                    receipt.sequence, receipt.worker, len(table), slab.used, sum(receipt.messages),
+                    receipt.sequence, receipt.worker, len(table) - marks, slab.used, sum(receipt.messages),
                     sum(rejected), receipt.gave_way, int(table["recv_ns"][0]),
                     int(table["recv_ns"][-1]), submit_ns,
                     receipt.start_ns, receipt.end_ns, commit_ns,
@@ -301,6 +335,17 @@ class Committer:
             )  # fmt: skip
             if len(self._measured) >= _TELEMETRY_ROWS:
                 self.flush()
+
+
+def _everything(frame: FrameWriter) -> list[ColumnData]:
+    """All rows that a frame still has."""
+    columns = FrameColumns(frame)
+    pieces = [
+        columns.take(views, np.arange(rows)) for _, rows, views in columns.newest_first(frame.rows)
+    ]
+    if not pieces:
+        return [ColumnData(np.empty(0, DTYPE[column.kind])) for column in frame.columns]
+    return [joined(each) for each in zip(*reversed(pieces), strict=True)]
 
 
 def _replace(codes: Any, fresh: npt.NDArray[np.uint32], base: int) -> Any:

@@ -44,6 +44,7 @@ from mdstream.wire.subscription import Subscriptions
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
+_TICK_S = 1.0
 _EXIT_WAIT_S = 3.0
 
 
@@ -105,6 +106,7 @@ class Feed:
                 config.frames.stream_mb * 1_000_000,
             ),
             RejectFile(reject_path(config.rejects, assignment.run_id, self.spec.name)),
+            pool.make_bars,
         )
         self._pipeline = Pipeline(
             run,
@@ -148,8 +150,9 @@ class Feed:
             rows = self.state.committed()["trade_rows"]
             run = str(self._assignment.run)
             try:
-                partials = await self._pool.trades_again(run, self.spec.name, rows)
-                self._committer.rebuild_bars(partials)
+                self._committer.restore_bars(
+                    await self._pool.trades_again(run, self.spec.name, rows)
+                )
             except Exception:
                 # Bars are derived; the data they come from must not wait for them.
                 log.exception("the open bars of the former process could not be built again")
@@ -175,6 +178,7 @@ class Feed:
                 self._session.run(),
                 self._fetch_forever(),
                 self._keep_gauges(),
+                self._keep_time(),
                 self._stop.wait(),
             )
         ]
@@ -298,6 +302,11 @@ class Feed:
         while True:
             self._publish_gauges()
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._pipeline.tick()
 
     def _publish_gauges(self) -> None:
         session, state = self._session, self.state

@@ -34,7 +34,7 @@ from mdstream.frames.rundir import slab_path
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Found, Receipt, Ticket
 from mdstream.pool import PoisonedBatchError, WorkerPool
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import Mark, PayloadKind
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Pipeline:
     """The hand-off of one feed. `failed` is set when shared memory gave out; nothing moves then."""
 
     # The mutable state: the batch being filled, those that wait, those with the workers (in order);
-    # slabs that are free, and how few they were lately; since when there is no room for what.
+    # slabs that are free, and how few they were lately; since when there is no room for what; whether
+    # a lost connection is still to be noted.
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class Pipeline:
         self._looked = time.monotonic()
         self._full_since: dict[str, float] = {}
         self._filling: _Batch | None = None
+        self._seam_due = False
         self._sealed: deque[_Batch] = deque()
         self._working: deque[_Batch] = deque()
         self._next_sequence = self._state["sequence"] + 1
@@ -148,6 +150,20 @@ class Pipeline:
         self._kick_soon()
         return await future
 
+    def seam(self) -> None:
+        """The connection is lost: what comes next does not follow upon what came."""
+        self._seam_due = True
+        if self._filling is not None:
+            self._note_seam(self._filling)
+
+    def tick(self) -> None:
+        """Have bars end for which nothing came that tells that they are over."""
+        if self._committer.bars_wait:
+            batch = self._filling or self._begin(len(Mark.TICK))
+            if batch is not None and batch.slab.fits(len(Mark.TICK)):
+                batch.slab.append(Mark.TICK.value, PayloadKind.MARK, time.time_ns())
+                self._kick_soon()
+
     def recover(self) -> int:
         """Take up the batches that a killed predecessor left; how many payloads they hold."""
         left = recovery.find(self._run, self._stream, self._state)
@@ -191,7 +207,7 @@ class Pipeline:
     def _begin(self, length: int) -> _Batch | None:
         """A new batch with room for `length` bytes at least; None while every slab is in use."""
         self._seal()
-        slab = self._take_slab(length)
+        slab = self._take_slab(length + len(Mark.SEAM) * self._seam_due)
         if slab is None:
             self._room.clear()
             return None
@@ -199,7 +215,14 @@ class Pipeline:
         self._filling = _Batch(slab, self._next_sequence)
         self._next_sequence += 1
         self._idle.clear()
+        if self._seam_due:
+            self._note_seam(self._filling)
         return self._filling
+
+    def _note_seam(self, batch: _Batch) -> None:
+        if batch.slab.fits(len(Mark.SEAM)):
+            batch.slab.append(Mark.SEAM.value, PayloadKind.MARK, time.time_ns())
+            self._seam_due = False
 
     def _take_slab(self, length: int) -> Slab | None:
         capacity = self._config.slab_kb * 1024

@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess as Process
 from types import ModuleType
 from typing import Any
 
+from mdstream.bars import MakeBars
 from mdstream.errors import ConfigError, WorkerError
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.interrupts import deaf_children
@@ -104,6 +105,7 @@ class WorkerPool:
         self.pids: list[int] = []
         self._job: Callable[[Ticket], Receipt] = boot.run
         self._trades: Callable[[str, str, int], bytes] = boot.trades_again
+        self.make_bars: MakeBars = boot.make_bars
         self._boot = boot
         self._timeout_s = timeout_s
         self._generation = 0
@@ -120,7 +122,8 @@ class WorkerPool:
         if self.size:
             os.environ.update(SINGLE_THREADED)
             self._executor = self._new_executor()
-            await self._warm_up()
+            # This process, too, has some work for the kernels: `make_bars`.
+            await asyncio.gather(self._warm_up(), asyncio.to_thread(self._boot.prepare_bars))
         else:
             await asyncio.to_thread(self._boot.warm)
 
@@ -149,11 +152,11 @@ class WorkerPool:
                 raise PoisonedBatchError(f"the batch's worker {what}, twice")
 
     async def trades_again(self, run: str, stream: str, rows: int) -> bytes:
-        """Partials of the first `rows` trades in the trades frame, for a feed that starts over."""
+        """Runs of the first `rows` trades in the trades frame, for a feed that starts over."""
         if not self.size:
             return self._trades(run, stream, rows)
-        partials: bytes = await self._submit(self._trades, run, stream, rows)
-        return partials
+        runs: bytes = await self._submit(self._trades, run, stream, rows)
+        return runs
 
     async def close(self) -> None:
         """End the processes: idle ones at once, a working one when its ticket is done, or killed."""

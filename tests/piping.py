@@ -39,7 +39,7 @@ class Rig:
         self.rejects = rejects / f"{stream}.jsonl"
         limits = Limits(64_000_000, 4_000_000)
         self.committer = Committer(
-            run, STREAMS[stream], self.state, limits, RejectFile(self.rejects)
+            run, STREAMS[stream], self.state, limits, RejectFile(self.rejects), pool.make_bars
         )
         self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control)
 

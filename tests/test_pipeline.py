@@ -497,8 +497,8 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
 
             second = Rig(first.run, stream, first.pool, tmp_path, first.pipeline._config)
             rows = second.state.committed()["trade_rows"]
-            partials = await first.pool.trades_again(str(first.run), stream, rows)
-            second.committer.rebuild_bars(partials)
+            runs = await first.pool.trades_again(str(first.run), stream, rows)
+            second.committer.restore_bars(runs)
             assert second.pipeline.recover() == 700
             await second.feed(everything[1500:])
             await second.drain()

@@ -1,9 +1,9 @@
-"""Trades of a batch to one-minute partials, by Alpaca's rules for minute bars.
+"""What moves the bars of a batch: trades, and what amends them, folded to runs by Alpaca's rules.
 
-A partial is a *run*: consecutive trades of one symbol that fall in one minute. A new run begins with
-every change of minute, also a change back (a late trade), and every run ends when the stream as a
-whole comes to a new minute. So the feed, which joins the runs of successive batches, gets the same
-bars wherever a batch happened to end.
+A *run* is consecutive trades of one symbol that fall in one second. A new run begins with every change of
+second, also a change back (a late trade), and every run ends when the stream as a whole comes to a new
+second, and where something else happened: a correction, a cancel, a lost connection. So the feed, which
+joins the runs of successive batches (`workers.bars`), gets the same bars wherever a batch happened to end.
 
 Sums of floats depend on the order in which they are added, and runs are cut differently each time.
 Each sum is therefore kept as an unevaluated pair (Knuth's two-sum: the rounded sum and what rounding
@@ -12,21 +12,28 @@ lost), good to some 100 bits, and rounded once, in the finished bar.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.bars import TextOf
 from mdstream.handoff.columns import PARTIAL, ColumnData
-from mdstream.streams.spec import BarRules, Channel, Column, Kind, split_conditions
+from mdstream.streams.spec import (
+    BarRules,
+    Channel,
+    Kind,
+    Mark,
+    PayloadKind,
+    StreamSpec,
+    split_conditions,
+)
 from workers.kernels import runs
+from workers.library import Decoded
+from workers.payloads import Payloads
 
-TextOf = Callable[[Column, int], str]
-"""The text behind a code of a column."""
-
-_FOLDED = frozenset({"symbol", "ts", "price", "size", "recv_ts"})
 _UNKNOWN = 255
 _MOST = 1 << 10
 """Codes of conditions, and of tapes, whose effect is remembered."""
@@ -39,6 +46,8 @@ class Effect(IntEnum):
     VOLUME = runs.VOLUME
     """Counts in volume and trade count only."""
     ALL = runs.ALL
+    MIDPOINT = runs.MIDPOINT
+    """No trade but a quote, whose midpoint moves prices."""
 
 
 class Effects:
@@ -78,6 +87,13 @@ class Effects:
             )
         return effects
 
+    def of_codes(
+        self, channel: Channel, conditions: int | None, tape: int | None, text: TextOf
+    ) -> Effect:
+        """The effect of one trade, by its codes."""
+        pair = (-1 if conditions is None else conditions) + 1, (-1 if tape is None else tape) + 1
+        return self._effect(channel, pair, text)
+
     def _effect(self, channel: Channel, pair: tuple[int, int], text: TextOf) -> Effect:
         column = channel.column("conditions")
         conditions: Any = text(column, pair[0] - 1) if pair[0] else None
@@ -106,28 +122,144 @@ def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def partials(
-    channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
+class Events(NamedTuple):
+    """Whatever moves bars, in the order in which it came: an array a field."""
+
+    symbols: npt.NDArray[np.uint32]
+    times: npt.NDArray[np.int64]
+    prices: npt.NDArray[np.float64]
+    sizes: npt.NDArray[np.float64]
+    effects: npt.NDArray[np.uint8]
+    received: npt.NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, effect: int, symbols: Any, received: Any) -> Events:
+        """Events that move no price."""
+        rows = len(received)
+        return cls(
+            symbols,
+            received,
+            np.zeros(rows),
+            np.zeros(rows),
+            np.full(rows, effect, np.uint8),
+            received,
+        )
+
+    def put(self, index: int, price: float, size: float, effect: int) -> None:
+        """Let a trade count as another."""
+        self.prices[index], self.sizes[index], self.effects[index] = price, size, effect
+
+
+_MARKS = {Mark.SEAM: runs.SEAM, Mark.TICK: runs.TICK}
+
+
+def runs_of(
+    spec: StreamSpec,
+    rules: BarRules,
+    decoded: Decoded,
+    payloads: Payloads,
+    effects: Effects,
+    text: TextOf,
 ) -> npt.NDArray[np.void]:
-    """The runs of a batch of trades, as `PARTIAL` rows in the order in which they began."""
-    by_name = {c.name: columns[i] for i, c in enumerate(channel.columns) if c.name in _FOLDED}
-    effect = effects.of_rows(channel, columns, text)
-    for name in ("price", "size"):
-        if (mask := by_name[name].mask) is not None:
-            effect[~mask] = Effect.NOTHING
-    rows = len(effect)
+    """The runs of a batch, as `PARTIAL` rows in the order in which they began."""
+    found: list[tuple[npt.NDArray[np.int64], Events]] = []
+    for name in ("trades", rules.midpoints, rules.corrections, rules.cancels):
+        if not name or name not in decoded.columns:
+            continue
+        channel, columns = spec.by_name[name], decoded.columns[name]
+        if name == "trades":
+            events = events_of_trades(channel, columns, effects, text)
+        elif name == rules.midpoints:
+            events = events_of_quotes(channel, columns)
+        else:
+            effect = runs.CORRECTION if name == rules.corrections else runs.CANCEL
+            by_name = _by_name(channel, columns)
+            events = Events.nothing(effect, by_name["symbol"].values, by_name["recv_ts"].values)
+        found.append((decoded.order_of(name), events))
+    found += _marks(payloads)
+    if not found:
+        return np.empty(0, PARTIAL)
+    return fold(in_order([places for places, _ in found], [events for _, events in found]))
+
+
+def in_order(places: Sequence[npt.NDArray[np.int64]], events: Sequence[Events]) -> Events:
+    """Events of several kinds, by their places."""
+    if len(events) == 1:
+        return events[0]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return Events(*(np.concatenate(each)[order] for each in zip(*events, strict=True)))
+
+
+def fold(events: Events) -> npt.NDArray[np.void]:
+    """Events folded to runs."""
+    rows = len(events.effects)
     room = 1 << max(4, (2 * rows).bit_length())
     scratch = np.empty((2, room), np.int64)
     out = np.empty(rows, PARTIAL)
     count = runs.fold(
+        _plain(events.symbols), _plain(events.times), _plain(events.prices), _plain(events.sizes),
+        _plain(events.effects), _plain(events.received), scratch[0], scratch[1], out,
+    )  # fmt: skip
+    return out[:count]
+
+
+def _plain(array: Any) -> Any:
+    """One kind of array only: for each other one the kernel would be compiled once more."""
+    return np.require(array, requirements=("C", "W"))
+
+
+def events_of_trades(
+    channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
+) -> Events:
+    """Trades; those without price or size move nothing."""
+    by_name = _by_name(channel, columns)
+    effect = effects.of_rows(channel, columns, text)
+    for name in ("price", "size"):
+        if (mask := by_name[name].mask) is not None:
+            effect[~mask] = Effect.NOTHING
+    return Events(
         by_name["symbol"].values,
         by_name["ts"].values,
         by_name["price"].values,
         by_name["size"].values.astype(np.float64),
         effect,
         by_name["recv_ts"].values,
-        scratch[0],
-        scratch[1],
-        out,
     )
-    return out[:count]
+
+
+def events_of_quotes(channel: Channel, columns: Sequence[ColumnData]) -> Events:
+    """Quotes, whose midpoint counts where they have both sides."""
+    by_name = _by_name(channel, columns)
+    bid, ask = by_name["bid_price"], by_name["ask_price"]
+    effect = np.full(len(bid.values), Effect.MIDPOINT, np.uint8)
+    for side in (bid, ask):
+        if side.mask is not None:
+            effect[~side.mask] = Effect.NOTHING
+    middle = (bid.values + ask.values) / 2
+    return Events(
+        by_name["symbol"].values,
+        by_name["ts"].values,
+        middle,
+        np.zeros(len(middle)),
+        effect,
+        by_name["recv_ts"].values,
+    )
+
+
+def _marks(payloads: Payloads) -> list[tuple[npt.NDArray[np.int64], Events]]:
+    """What the feed noted between the payloads."""
+    found = []
+    for at in np.flatnonzero(payloads.kinds == PayloadKind.MARK).tolist():
+        effect = _MARKS[Mark(bytes(payloads.view(at)))]
+        received = payloads.recv_ns[at : at + 1]
+        found.append(
+            (
+                np.array([at << 32], np.int64),
+                Events.nothing(effect, np.zeros(1, np.uint32), received),
+            )
+        )
+    return found
+
+
+def _by_name(channel: Channel, columns: Sequence[ColumnData]) -> dict[str, ColumnData]:
+    return {column.name: data for column, data in zip(channel.columns, columns, strict=True)}

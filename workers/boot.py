@@ -6,10 +6,14 @@ import gc
 import multiprocessing
 import os
 import threading
+from collections.abc import Mapping
 
 from mdstream import interrupts
+from mdstream.bars import BarBuilder, TextOf
 from mdstream.errors import Exit
+from mdstream.frames.columns import FrameColumns
 from mdstream.handoff.ticket import Receipt, Ticket
+from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
 
 
@@ -58,6 +62,18 @@ def trades_again(run: str, stream: str, rows: int) -> bytes:
     from workers import job
 
     return job.trades_again(run, stream, rows)
+
+
+def prepare_bars() -> None:
+    """Load what `make_bars` needs, which takes a moment."""
+    import workers.bars  # noqa: F401
+
+
+def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> BarBuilder:
+    """`workers.bars.Bars`, for a feed."""
+    from workers.bars import Bars
+
+    return Bars(spec, frames, text)
 
 
 def ready(_: int) -> int:

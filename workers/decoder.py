@@ -11,13 +11,12 @@ library's. So nothing depends on which way a payload took.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.handoff.columns import ColumnData, ResultArea
+from mdstream.handoff.columns import ColumnData, ResultArea, joined
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.codes import BatchCodes
@@ -137,7 +136,7 @@ class Decoder:
                     code = codes.coder(channel.columns[fresh.column], out.new)
                     part.columns[fresh.column].values[fresh.rows] = [code(t) for t in fresh.texts]
             positions = out.rows[name].positions if name in out.columns else []
-            out.columns[name] = _interleave(parts, out.columns.get(name), positions)
+            _interleave(name, parts, positions, out)
         return out
 
 
@@ -146,12 +145,13 @@ def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
         codes.admit(channel, [(fresh.column, fresh.texts)], part.places(fresh.rows))
 
 
-def _interleave(
-    parts: list[Part], others: Sequence[ColumnData] | None, positions: list[Position]
-) -> Sequence[ColumnData]:
-    """The rows of all ways in the order in which they came."""
+def _interleave(name: str, parts: list[Part], positions: list[Position], out: Decoded) -> None:
+    """Put the rows of all ways in the order in which they came."""
+    others = out.columns.get(name)
     if others is None and len(parts) == 1:
-        return parts[0].columns
+        out.columns[name] = parts[0].columns
+        out.places[name] = parts[0].payload, parts[0].message
+        return
     at = np.array(positions, np.int64).reshape(-1, 2)
     payload = np.concatenate([*(part.payload for part in parts), at[:, 0]])
     message = np.concatenate([*(part.message for part in parts), at[:, 1]])
@@ -159,12 +159,8 @@ def _interleave(
     ways = [*(part.columns for part in parts), *([] if others is None else [others])]
     merged = []
     for pieces in zip(*ways, strict=True):
-        mask = None
-        if any(piece.mask is not None for piece in pieces):
-            mask = np.concatenate([_mask(piece) for piece in pieces])[order]
-        merged.append(ColumnData(np.concatenate([p.values for p in pieces])[order], mask))
-    return merged
-
-
-def _mask(data: ColumnData) -> npt.NDArray[np.bool_]:
-    return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
+        whole = joined(pieces)
+        mask = None if whole.mask is None else whole.mask[order]
+        merged.append(ColumnData(whole.values[order], mask))
+    out.columns[name] = merged
+    out.places[name] = payload[order], message[order]

@@ -4,8 +4,8 @@
 
 1. Map the slab (once; slabs are reused) and read which payloads it holds.
 2. Decode them to columns, one set a channel; texts without a code get provisional ones.
-3. Fold the trades into one-minute partials; pick the newest rows of each symbol.
-4. Write columns and partials into the slab's result area, or into a file of their own where they
+3. Fold what moves bars into runs; pick the newest rows of each symbol.
+4. Write columns and runs into the slab's result area, or into a file of their own where they
    do not fit, and answer with a receipt that says where everything is.
 
 The task may run twice (its worker died, or its feed did) and then writes the same bytes again.
@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
-from mdstream.handoff.columns import ColumnData, ResultArea, part_bytes
+from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, part_bytes
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import reserve
 from mdstream.handoff.ticket import Part, Receipt, Ticket
@@ -37,7 +37,14 @@ from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
-from workers.aggregate import Effects, partials
+from workers.aggregate import (
+    Effects,
+    events_of_quotes,
+    events_of_trades,
+    fold,
+    in_order,
+    runs_of,
+)
 from workers.books import net_rows
 from workers.decoder import LEAST_BYTES, Decoder
 from workers.latest import newest_rows
@@ -106,12 +113,14 @@ def run(ticket: Ticket) -> Receipt:
     entries = slab.entries
 
     area = ResultArea(slab.result)
-    decoded = context.decoder.decode(Payloads.of_slab(slab, entries), area)
+    payloads = Payloads.of_slab(slab, entries)
+    decoded = context.decoder.decode(payloads, area)
     table = slab.table[:entries]
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
-    batch, runs = _aggregate(context, decoded)
+    batch = [(context.spec.by_name[name], columns) for name, columns in decoded.columns.items()]
+    runs = _runs(context, decoded, payloads)
     latest = _latest(context, decoded)
     spill, parts, where = _write(slab, ticket, area, batch + latest, runs)
     messages = table["messages"].astype(np.int64)
@@ -136,37 +145,47 @@ def run(ticket: Ticket) -> Receipt:
 
 
 def trades_again(run: str, stream: str, rows: int) -> bytes:
-    """The partials of the first `rows` trades that the trades frame still has, as bytes.
+    """The runs of the first `rows` trades that the trades frame still has, and of quotes where their
+    midpoints count, as bytes.
 
-    For a feed that takes the place of a killed one, whose open bars died with it.
+    For a feed that takes the place of a killed one, whose open bars died with it. Which of a trade and a
+    quote of one payload came first is not known any more.
     """
+    spec = STREAMS[stream]
+    if (rules := spec.bar_rules) is None:
+        return b""
+    context = _Context(run, stream)
+    context.refresh()
+    trades = spec.by_name["trades"]
+    columns = _kept(run, stream, trades, rows)
+    text = partial(context.text, new={})
+    found = [events_of_trades(trades, columns, Effects(rules), text)]
+    if rules.midpoints:
+        quotes = spec.by_name[rules.midpoints]
+        found.append(events_of_quotes(quotes, _kept(run, stream, quotes, None)))
+    places = [events.received for events in found]
+    return fold(in_order(places, found)).tobytes()
+
+
+def _kept(run: str, stream: str, channel: Channel, rows: int | None) -> list[ColumnData]:
+    """The first rows of a frame, as far as they are kept."""
     from mdstream.frames.reader import FrameReader
 
-    spec = STREAMS[stream]
-    if spec.bar_rules is None:
-        return b""
-    channel = spec.by_name["trades"]
-    _, frame = FrameReader(frame_path(Path(run), f"{stream}.trades"), {}).read(0, rows)
-    columns = [
+    _, frame = FrameReader(frame_path(Path(run), f"{stream}.{channel.name}"), {}).read(0, rows)
+    return [
         ColumnData(
             np.require(frame[c.name].to_physical().fill_null(0).to_numpy(), DTYPE[c.kind], "C"),
             frame[c.name].is_not_null().to_numpy(),
         )
         for c in channel.columns
     ]
-    context = _Context(run, stream)
-    context.refresh()
-    effects = Effects(spec.bar_rules)
-    return partials(channel, columns, effects, partial(context.text, new={})).tobytes()
 
 
-def _aggregate(context: _Context, decoded: Decoded) -> tuple[Batch, npt.NDArray[np.void]]:
-    batch = [(context.spec.by_name[name], columns) for name, columns in decoded.columns.items()]
-    if context.effects is None or "trades" not in decoded.columns:
-        return batch, np.empty(0, np.void)
-    channel = context.spec.by_name["trades"]
+def _runs(context: _Context, decoded: Decoded, payloads: Payloads) -> npt.NDArray[np.void]:
+    if (rules := context.spec.bar_rules) is None or context.effects is None:
+        return np.empty(0, PARTIAL)
     text = partial(context.text, new=decoded.new)
-    return batch, partials(channel, decoded.columns["trades"], context.effects, text)
+    return runs_of(context.spec, rules, decoded, payloads, context.effects, text)
 
 
 def _latest(context: _Context, decoded: Decoded) -> Batch:

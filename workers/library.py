@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from mdstream.handoff.columns import ColumnData
@@ -34,7 +36,9 @@ class Decoded:
 
     columns: dict[str, Sequence[ColumnData]] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
-    """The accepted messages behind `columns`."""
+    """The accepted messages behind `columns`, as far as the library decoded them."""
+    places: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
+    """Payload and message of each row, of channels that kernels had a part in."""
     counts: list[int] = field(default_factory=list)
     """Messages of each payload; a payload that cannot be split counts as one."""
     rejects: list[Reject] = field(default_factory=list)
@@ -46,6 +50,15 @@ class Decoded:
     """Payloads that kernels began and left to the library."""
     fault: str = ""
     """What went wrong with the kernels, if anything did; then all payloads gave way."""
+
+    def order_of(self, name: str) -> npt.NDArray[np.int64]:
+        """A number a row of a channel: by these the rows of all channels are in the order they came in."""
+        if name in self.places:
+            payload, message = self.places[name]
+        else:
+            payload, message = np.array(self.rows[name].positions, np.int64).reshape(-1, 2).T
+        order: npt.NDArray[np.int64] = payload.astype(np.int64) << 32 | message
+        return order
 
 
 class _Body(NamedTuple):
@@ -82,6 +95,8 @@ class LibraryDecoder:
         out = Decoded(counts=counts)
         bodies: dict[int, _Body] = {}
         for piece in pieces:
+            if piece.kind is PayloadKind.MARK:
+                continue
             try:
                 parsed = _parse(piece.data, piece.kind)
                 if piece.kind.from_stream:

@@ -17,7 +17,8 @@ from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
-from workers.aggregate import Effects, partials
+from workers import bars
+from workers.aggregate import Effects, runs_of
 from workers.books import net_rows
 from workers.decoder import Decoder
 from workers.kernels import compiling
@@ -54,14 +55,13 @@ def warm() -> None:
             decoded = Decoder(spec, lambda name: {}).by_kernels(batch, [kind], area)
             if decoded is None or decoded.gave_way or decoded.rejects:
                 raise AssertionError(f"kernels do not follow {payload!r}")
-            if "trades" in decoded.columns and spec.bar_rules is not None:
-                trades = spec.by_name["trades"]
-                rules = Effects(spec.bar_rules)
-                partials(trades, decoded.columns["trades"], rules, lambda column, code: "")
-                newest_rows(trades, decoded.columns["trades"], "ts")
+            if (rules := spec.bar_rules) is not None and kind.from_stream:
+                runs_of(spec, rules, decoded, batch, Effects(rules), lambda column, code: "")
+                newest_rows(spec.by_name["trades"], decoded.columns["trades"], "ts")
             books = book_channel(spec)
             if books is not None and books.name in decoded.columns:
                 net_rows(books, decoded.columns[books.name])
+    bars.warm()
     compiling.used()
 
 

@@ -65,6 +65,9 @@ class _Nowhere:
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         return None
 
+    def seam(self) -> None:
+        return None
+
 
 async def probe_stream(config: Config, name: str) -> Outcome:
     """Connect to one stream and authenticate; nothing is subscribed."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +28,13 @@ Array = npt.NDArray[Any]
 
 PARTIAL = np.dtype(
     [
+        ("kind", "<u4"),
         ("symbol", "<u4"),
+        ("row", "<u4"),
         ("trades", "<u4"),
-        ("minute", "<i8"),
+        ("second", "<i8"),
+        ("begun", "<i8"),
+        ("recv_ts", "<i8"),
         ("open", "<f8"),
         ("high", "<f8"),
         ("low", "<f8"),
@@ -37,11 +42,26 @@ PARTIAL = np.dtype(
         ("volume", "<f8", 2),
         ("notional", "<f8", 2),
         ("weight", "<f8", 2),
-        ("recv_ts", "<i8"),
     ]
 )
-"""A run of one symbol's trades within one minute: `minute` in ns, prices NaN where no trade of the
-run may set them, sums as unevaluated pairs of floats (`workers.aggregate` says why)."""
+"""A run: one symbol's trades within one second, or what happened between them (`kind`, of `Run`).
+
+`second` is its begin in ns. Prices are NaN where no trade of the run may set them; sums are unevaluated
+pairs of floats (`workers.aggregate` says why). `row` counts the batch's trades before it; `begun` and
+`recv_ts` tell when its first and last one were received. Of an amendment `trades` is its channel's row.
+"""
+
+
+class Run(IntEnum):
+    """What a `PARTIAL` row is."""
+
+    TRADES = 0
+    AHEAD = 1
+    """Trades with a time so far in the future that no clock may follow it."""
+    SEAM = 2
+    TICK = 3
+    CORRECTION = 4
+    CANCEL = 5
 
 
 @dataclass(slots=True)
@@ -55,6 +75,19 @@ class ColumnData:
     values: Array
     mask: npt.NDArray[np.bool_] | None = None
     heap: Array | None = None
+
+
+def joined(pieces: Sequence[ColumnData]) -> ColumnData:
+    """Pieces of a column of fixed size, one after another."""
+    mask = None
+    if any(piece.mask is not None for piece in pieces):
+        mask = np.concatenate([mask_of(piece) for piece in pieces])
+    return ColumnData(np.concatenate([piece.values for piece in pieces]), mask)
+
+
+def mask_of(data: ColumnData) -> npt.NDArray[np.bool_]:
+    """Which rows have a value."""
+    return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
 
 
 def _aligned(offset: int) -> int:

@@ -66,7 +66,7 @@ class Receipt(NamedTuple):
     latest: tuple[Part, ...]
     """Rows of channels once more: those that are the newest of their symbol."""
     partials: tuple[int, int]
-    """Offset and count of the one-minute partials in the result area."""
+    """Offset and count of the runs (`handoff.columns.PARTIAL`) in the result area."""
     new: dict[str, tuple[str, ...]]
     """Texts by dictionary that had no code yet; `handoff.columns.PROVISIONAL` + i stands for the i-th."""
     messages: tuple[int, int]

@@ -57,6 +57,9 @@ class Sink(Interface):
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload, waiting for room."""
 
+    def seam(self) -> None:
+        """The connection is lost: what comes next does not follow upon what came."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -241,6 +244,7 @@ class StreamSession:
             for task in (reader, keeper):
                 task.cancel()
             await asyncio.gather(reader, keeper, return_exceptions=True)
+            self._sink.seam()
 
     async def _read(self, socket: ClientConnection, protocol: Protocol) -> None:
         """Receive, stamp, hand on. Nothing else happens here."""

@@ -67,5 +67,5 @@ CRYPTO = StreamSpec(
     mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
     always_open=True,
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
-    bar_rules=BarRules(integer_volume=False),
+    bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),
 )

@@ -55,10 +55,21 @@ class PayloadKind(IntEnum):
     BARS = 5
     ORDERBOOKS = 6
     NEWS = 7
+    MARK = 8
+    """A word of the feed's own between payloads, where it happened: one of `Mark`. It is no data."""
 
     @property
     def from_stream(self) -> bool:
         return self <= PayloadKind.MSGPACK
+
+
+class Mark(bytes, Enum):
+    """What a feed notes among its payloads, so that bars are the same wherever batches are cut."""
+
+    SEAM = b"seam"
+    """The connection was lost here: what came between is not known."""
+    TICK = b"tick"
+    """Nothing came for a while: only time went on."""
 
 
 CONTROL = frozenset({"success", "error", "subscription"})
@@ -161,6 +172,28 @@ class Aspect:
         return found
 
 
+BAR_INTERVALS = {"bars_1s": 1_000_000_000, "bars_1m": 60_000_000_000}
+"""Channels of bars that are built here, and their length in ns."""
+
+
+def _built_bars(volume: Kind) -> tuple[Column, ...]:
+    """Columns of bars that are built here. Prices are null in a bar whose every trade was cancelled;
+    `vwap_volume` is the volume behind `vwap`, so that longer bars can be made of these.
+    """
+    return (
+        _SYMBOL_OF_TABLE[0],
+        Column("ts", Kind.TIME, required=True),
+        *(Column(name, Kind.FLOAT) for name in ("open", "high", "low", "close")),
+        Column("volume", volume, required=True),
+        Column("trade_count", Kind.INT, required=True),
+        Column("vwap", Kind.FLOAT),
+        Column("vwap_volume", volume, required=True),
+        Column("revised", Kind.BOOL, required=True),
+        Column("complete", Kind.BOOL, required=True),
+        RECV_TS,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class BarRules:
     """Which trades update which part of a minute bar, by condition code and tape.
@@ -169,11 +202,17 @@ class BarRules:
     of its conditions; a condition that is listed nowhere restricts nothing. The same letter means
     other things on the CTA tapes (A, B) than on the UTP tapes (C, O), so each condition maps to the
     tapes on which the rule holds; no tapes means all.
+
+    `midpoints` names the channel of quotes whose midpoints move prices too, as the service has it for
+    crypto: such a bar needs no trade. `corrections` and `cancels` name the channels that amend trades.
     """
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
     nothing: Mapping[str, str] = field(default_factory=dict)
-    integer_volume: bool = True
+    volume: Kind = Kind.INT
+    midpoints: str = ""
+    corrections: str = ""
+    cancels: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +275,14 @@ class StreamSpec:
         """The table of what was last: a row a symbol."""
         columns = [column for aspect in self.latest for column in aspect.columns]
         return Channel("latest", (*_SYMBOL_OF_TABLE, *columns, *_VERSION_OF_TABLE))
+
+    @cached_property
+    def built_bars(self) -> tuple[Channel, ...]:
+        """The channels of bars that are built here from trades."""
+        if self.bar_rules is None:
+            return ()
+        columns = _built_bars(self.bar_rules.volume)
+        return tuple(Channel(name, columns) for name in BAR_INTERVALS)
 
     @cached_property
     def subscriptions(self) -> tuple[str, ...]:

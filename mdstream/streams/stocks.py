@@ -107,6 +107,8 @@ _BAR_RULES = BarRules(
         "W": "CO",
     },
     nothing=dict.fromkeys("MQ9", ""),
+    corrections="corrections",
+    cancels="cancels",
 )
 
 STOCKS = StreamSpec(

@@ -1,0 +1,63 @@
+"""The columns of a frame as arrays, for its own writer's process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.chunk import Chunk, View
+from mdstream.frames.writer import FrameWriter
+from mdstream.handoff.columns import ColumnData
+
+
+class FrameColumns:
+    """What a frame of columns of fixed size still has, chunk by chunk."""
+
+    # The mutable state: the chunks that are mapped, by number.
+
+    def __init__(self, frame: FrameWriter) -> None:
+        self._frame = frame
+        self._names = [column.name for column in frame.columns]
+        self._chunks: dict[int, Chunk] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows ever published."""
+        return self._frame.rows
+
+    @property
+    def first_row(self) -> int:
+        """The oldest row that is kept."""
+        return self._frame.dropped_rows
+
+    def newest_first(self, stop: int) -> Iterator[tuple[int, int, dict[str, View]]]:
+        """Rows below `stop`, a chunk at a time from the newest on: the number of its first row, how many
+        rows there are, and views by name of column, over shared memory.
+        """
+        head = self._frame.head
+        for number in [n for n in self._chunks if n < head.first]:
+            del self._chunks[number]
+        for number in range(head.end - 1, head.first - 1, -1):
+            entry = head.entry(number)
+            if entry.start_row >= stop:
+                continue
+            chunk = self._chunks.get(number)
+            if chunk is None:
+                path, columns = head.chunk_path(number), self._frame.columns
+                chunk = Chunk(path, columns, entry.start_row, entry.capacity, write=False)
+                self._chunks[number] = chunk
+            yield (
+                entry.start_row,
+                stop - entry.start_row,
+                dict(zip(self._names, chunk.views, strict=True)),
+            )
+            stop = entry.start_row
+
+    def take(self, views: dict[str, View], rows: npt.NDArray[np.int64]) -> list[ColumnData]:
+        """A copy of some rows of a chunk."""
+        return [
+            ColumnData(view.values[rows], view.present(rows) if column.nullable else None)
+            for column, view in zip(self._frame.columns, views.values(), strict=True)
+        ]

@@ -1,0 +1,328 @@
+"""Runs to bars: joined in order, published when their time is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mdstream.handoff.columns import Run
+from workers.kernels.compiling import inlined, kernel
+from workers.kernels.runs import SECOND, begin
+
+BAR = np.dtype(
+    [
+        ("symbol", "<u4"),
+        ("flags", "<u4"),
+        ("second", "<i8"),
+        ("recv_ts", "<i8"),
+        ("trades", "<i8"),
+        ("open", "<f8"),
+        ("high", "<f8"),
+        ("low", "<f8"),
+        ("close", "<f8"),
+        ("volume", "<f8", 2),
+        ("notional", "<f8", 2),
+        ("weight", "<f8", 2),
+    ]
+)
+"""A bar while it can still change; `second` is its begin in ns."""
+
+PUBLISHED, DIRTY, STALE, INCOMPLETE = 1, 2, 4, 8
+"""Flags: has been published; changed since; must be built again from its trades; not all of it was seen."""
+
+ROW = np.dtype(
+    [
+        ("turn", "<i8"),
+        ("symbol", "<u4"),
+        ("ts", "<i8"),
+        ("open", "<f8"),
+        ("high", "<f8"),
+        ("low", "<f8"),
+        ("close", "<f8"),
+        ("volume", "<f8"),
+        ("trade_count", "<i8"),
+        ("vwap", "<f8"),
+        ("vwap_volume", "<f8"),
+        ("revised", "?"),
+        ("complete", "?"),
+        ("recv_ts", "<i8"),
+    ]
+)
+"""A published bar; `turn` counts the moments at which bars were."""
+
+COUNT, CHANGED, CLOCK, CLOCK_RECV, GAP_FROM, GAP_TO, GAP_OPEN = range(7)
+LATE, OUT, TURN, TO_BUILD, WHY, AT = range(7, 13)
+"""Words of a level's head: bars there are; those changed since they were published; the stream's time and
+when that was received; the last gap; trades that came too late; rows in `out`; turns; bars to be built
+again; why `join` stopped, and before which trade of the batch.
+"""
+HEAD_WORDS = 13
+
+DONE, FULL, ROOM, BUILD = range(4)
+"""Why `join` stopped: at the end; no place for another bar, for rows; bars are to be built again first."""
+
+NEVER = -(1 << 62)
+
+_SEAM, _TICK, _TRADES = int(Run.SEAM), int(Run.TICK), int(Run.TRADES)
+_PATIENCE = SECOND
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+@inlined
+def _place(symbol: Any, second: Any, bars: Any, table: Any) -> int:
+    """Where in the table a bar is, or would be."""
+    mask = np.uint64(len(table) - 1)
+    mixed = (np.uint64(symbol) << np.uint64(40)) ^ np.uint64(second // SECOND)
+    place = (mixed * _MULTIPLIER >> np.uint64(20)) & mask
+    while True:
+        slot = table[place]
+        if slot < 0 or (bars[slot].symbol == symbol and bars[slot].second == second):
+            return np.int64(place)
+        place = np.uint64(place + np.uint64(1)) & mask
+
+
+@inlined
+def _plus(total: Any, more: Any) -> None:
+    """Add the pair `more` to the pair `total` (two-sum of the heads; the tails just add up)."""
+    high = total[0]
+    new = high + more[0]
+    back = new - high
+    total[0] = new
+    total[1] += more[1] + ((high - (new - back)) + (more[0] - back))
+
+
+@inlined
+def _absorb(bar: Any, run: Any) -> None:
+    """Take in a run that follows what is there."""
+    bar.trades += run.trades
+    bar.recv_ts = run.recv_ts
+    _plus(bar.volume, run.volume)
+    _plus(bar.notional, run.notional)
+    _plus(bar.weight, run.weight)
+    if run.open == run.open:
+        if bar.open != bar.open:
+            bar.open = run.open
+            bar.high = run.high
+            bar.low = run.low
+        else:
+            bar.high = max(bar.high, run.high)
+            bar.low = min(bar.low, run.low)
+        bar.close = run.close
+
+
+@inlined
+def _emit(bar: Any, row: Any, turn: int, midpoints: bool) -> bool:
+    """Publish a bar as it is now, if it is one: the service makes none without price or volume. One whose
+    trades were all taken back since it was published is published as empty.
+    """
+    volume = bar.volume[0] + bar.volume[1]
+    is_bar = bar.open == bar.open and bar.open != 0.0 and (midpoints or volume != 0.0)
+    if not (is_bar or bar.flags & PUBLISHED):
+        return False
+    row.turn = turn
+    row.symbol = bar.symbol
+    row.ts = bar.second
+    row.open = bar.open if is_bar else np.nan
+    row.high = bar.high if is_bar else np.nan
+    row.low = bar.low if is_bar else np.nan
+    row.close = bar.close if is_bar else np.nan
+    row.volume = volume
+    row.trade_count = bar.trades
+    weight = bar.weight[0] + bar.weight[1]
+    row.vwap_volume = weight
+    if weight != 0.0:
+        row.vwap = (bar.notional[0] + bar.notional[1]) / weight
+    elif not is_bar:
+        row.vwap = np.nan
+    else:
+        row.vwap = 0.0 if midpoints else bar.close
+    row.revised = bar.flags & PUBLISHED != 0
+    row.complete = bar.flags & INCOMPLETE == 0
+    row.recv_ts = bar.recv_ts
+    bar.flags |= PUBLISHED
+    return True
+
+
+@inlined
+def _publish(
+    before: int, midpoints: bool, bars: Any, changed: Any, head: Any, out: Any, interval: int
+) -> None:
+    """Publish all changed bars that ended by `before`."""
+    kept = 0
+    for index in range(head[CHANGED]):
+        slot = changed[index]
+        bar = bars[slot]
+        if bar.second + interval > before:
+            changed[kept] = slot
+            kept += 1
+            continue
+        bar.flags &= ~DIRTY
+        if _emit(bar, out[head[OUT]], head[TURN], midpoints):
+            head[OUT] += 1
+    head[CHANGED] = kept
+    head[TURN] += 1
+
+
+@kernel
+def join(
+    runs: Any,
+    first: int,
+    interval: int,
+    every: int,
+    horizon: int,
+    midpoints: bool,
+    bars: Any,
+    table: Any,
+    changed: Any,
+    head: Any,
+    out: Any,
+) -> int:
+    """Join `runs` from `first` on to bars of `interval` ns; the one before which it stopped, for a reason.
+
+    When the stream's time passes a multiple of `every` ns, bars that are over and have changed become rows
+    of `out`. Trades that are `horizon` ns late are counted, and change nothing.
+    """
+    head[WHY] = DONE
+    for index in range(first, len(runs)):
+        run = runs[index]
+        kind = run.kind
+        if kind == _SEAM:
+            if not head[GAP_OPEN]:  # else the gap goes on
+                head[GAP_OPEN] = 1
+                head[GAP_FROM] = head[CLOCK] - head[CLOCK] % interval
+            for number in range(head[CHANGED]):
+                bar = bars[changed[number]]
+                if bar.second >= head[GAP_FROM]:
+                    bar.flags |= INCOMPLETE
+            continue
+        if kind == _TICK:
+            if head[CLOCK] == NEVER:
+                continue
+            now = head[CLOCK] + (run.begun - head[CLOCK_RECV]) - _PATIENCE
+            now -= now % SECOND
+        else:
+            now = run.second if kind == _TRADES else np.int64(NEVER)
+        if now > head[CLOCK]:
+            due = head[CLOCK] // every != now // every
+            if due and head[TO_BUILD]:
+                head[WHY] = BUILD
+                head[AT] = run.row
+                return index
+            if due and head[OUT] + head[CHANGED] > len(out):
+                head[WHY] = ROOM
+                return index
+            head[CLOCK_RECV] = run.begun
+            head[CLOCK] = now
+            if due:
+                _publish(now, midpoints, bars, changed, head, out, interval)
+            if head[GAP_OPEN] and kind == _TRADES:
+                head[GAP_OPEN] = 0
+                head[GAP_TO] = now - now % interval
+        if kind == _TICK:
+            continue
+        start = run.second - run.second % interval
+        if start + interval <= head[CLOCK] - horizon:
+            head[LATE] += run.trades
+            continue
+        place = _place(run.symbol, start, bars, table)
+        slot = np.int64(table[place])
+        if slot < 0:
+            if head[COUNT] >= len(bars):
+                head[WHY] = FULL
+                return index
+            slot = head[COUNT]
+            head[COUNT] += 1
+            table[place] = slot
+            begin(bars[slot], run.symbol, start)
+            bars[slot].flags = 0
+        bar = bars[slot]
+        if start >= head[GAP_FROM] and (head[GAP_OPEN] or start <= head[GAP_TO]):
+            bar.flags |= INCOMPLETE
+        _absorb(bar, run)
+        if not bar.flags & DIRTY:
+            bar.flags |= DIRTY
+            changed[head[CHANGED]] = slot
+            head[CHANGED] += 1
+    return len(runs)
+
+
+@kernel
+def close(interval: int, midpoints: bool, bars: Any, changed: Any, head: Any, out: Any) -> None:
+    """Publish all changed bars, over or not; `out` has room for them."""
+    for number in range(head[CHANGED]):
+        bar = bars[changed[number]]
+        if bar.second + interval > head[CLOCK]:
+            bar.flags |= INCOMPLETE
+    _publish(np.int64(1) << np.int64(62), midpoints, bars, changed, head, out, interval)
+
+
+@kernel
+def index(bars: Any, table: Any, changed: Any, head: Any) -> None:
+    """Make the table, and the list of changed bars, anew for the bars there are."""
+    table[:] = -1
+    head[CHANGED] = 0
+    for slot in range(head[COUNT]):
+        bar = bars[slot]
+        table[_place(bar.symbol, bar.second, bars, table)] = slot
+        if bar.flags & DIRTY:
+            changed[head[CHANGED]] = slot
+            head[CHANGED] += 1
+
+
+@kernel
+def touch(
+    symbol: int, start: int, recv: int, bars: Any, table: Any, changed: Any, head: Any
+) -> int:
+    """Have a bar built again before bars are published next; there is a place for one more. Its slot if it
+    is a new one, else -1.
+    """
+    place = _place(np.uint32(symbol), np.int64(start), bars, table)
+    slot = np.int64(table[place])
+    is_new = slot < 0
+    if is_new:
+        slot = head[COUNT]
+        head[COUNT] += 1
+        table[place] = slot
+        begin(bars[slot], np.uint32(symbol), np.int64(start))
+        bars[slot].flags = 0
+        bars[slot].recv_ts = recv
+    bar = bars[slot]
+    bar.recv_ts = max(bar.recv_ts, recv)
+    if not bar.flags & STALE:
+        bar.flags |= STALE
+        head[TO_BUILD] += 1
+    if not bar.flags & DIRTY:
+        bar.flags |= DIRTY
+        changed[head[CHANGED]] = slot
+        head[CHANGED] += 1
+    return slot if is_new else np.int64(-1)
+
+
+@kernel
+def build(interval: int, runs: Any, bars: Any, table: Any, slots: Any, head: Any) -> None:
+    """Build the bars in `slots` again from all runs of their symbols."""
+    for slot in slots:
+        bar = bars[slot]
+        begin(bar, bar.symbol, bar.second)
+    for index in range(len(runs)):
+        run = runs[index]
+        slot = np.int64(table[_place(run.symbol, run.second - run.second % interval, bars, table)])
+        if slot >= 0 and bars[slot].flags & STALE:
+            recv = bars[slot].recv_ts
+            _absorb(bars[slot], run)
+            bars[slot].recv_ts = max(recv, run.recv_ts)
+    for slot in slots:
+        bars[slot].flags &= ~STALE
+    head[TO_BUILD] = 0
+
+
+@kernel
+def find(
+    symbols: Any, ids: Any, exchanges: Any, rows: int, symbol: int, number: Any, exchange: int
+) -> int:
+    """The last of `rows` trades that is `number` of `symbol` on `exchange`; -1 if there is none."""
+    for row in range(rows - 1, -1, -1):
+        if ids[row] == number and symbols[row] == symbol and exchanges[row] == exchange:
+            return row
+    return -1

@@ -168,20 +168,22 @@ def rows(stream: str, messages: list[Message]) -> dict[str, list[Row]]:
     return out
 
 
-def minute_bars(trades: list[Row], effect: Any) -> dict[tuple[str, int], Row]:
-    """One-minute bars by (symbol, minute), by a plain loop over trades in order.
+def bars(
+    trades: list[Row], effect: Any, interval: int = 60_000_000_000
+) -> dict[tuple[str, int], Row]:
+    """Bars of `interval` ns by (symbol, begin), by a plain loop over trades in order.
 
     `effect(trade)` is "all", "volume" or "nothing".
     """
     from fractions import Fraction
 
-    bars: dict[tuple[str, int], Row] = {}
+    found: dict[tuple[str, int], Row] = {}
     for t in trades:
         what = effect(t)
         if what == "nothing":
             continue
-        key = (t["symbol"], t["ts"] - t["ts"] % 60_000_000_000)
-        b = bars.setdefault(
+        key = (t["symbol"], t["ts"] - t["ts"] % interval)
+        b = found.setdefault(
             key, {"open": None, "volume": Fraction(0), "n": 0, "pv": Fraction(0), "w": Fraction(0)}
         )
         b["volume"] += Fraction(t["size"])
@@ -193,4 +195,4 @@ def minute_bars(trades: list[Row], effect: Any) -> dict[tuple[str, int], Row]:
             b["high"], b["low"], b["close"] = max(b["high"], p), min(b["low"], p), p
             b["pv"] += Fraction(p * t["size"])
             b["w"] += Fraction(t["size"])
-    return {key: b for key, b in bars.items() if b["open"] and b["volume"]}
+    return {key: b for key, b in found.items() if b["open"] and b["volume"]}

@@ -24,7 +24,6 @@ from mdstream.handoff.columns import PARTIAL, ColumnData
 from mdstream.streams.spec import (
     BarRules,
     Channel,
-    Kind,
     Mark,
     PayloadKind,
     StreamSpec,
@@ -60,8 +59,9 @@ class Effects:
         self._known: npt.NDArray[np.uint8] = np.full((_MOST, 16), _UNKNOWN, np.uint8)
 
     def of(self, conditions: Any, tape: str | None) -> Effect:
-        """The effect of the strictest of `conditions` (a list, or one as text) on `tape`."""
-        return self._strictest(conditions, tape or "")
+        """The effect of a trade with `conditions` (a list, or one as text) on `tape`."""
+        price, volume = self._rules.counts(conditions or (), tape or "")
+        return Effect.ALL if price else Effect.VOLUME if volume else Effect.NOTHING
 
     def of_rows(
         self, channel: Channel, columns: Sequence[ColumnData], text: TextOf
@@ -97,21 +97,9 @@ class Effects:
     def _effect(self, channel: Channel, pair: tuple[int, int], text: TextOf) -> Effect:
         column = channel.column("conditions")
         conditions: Any = text(column, pair[0] - 1) if pair[0] else None
-        if conditions is not None and column.kind is Kind.CONDITIONS:
+        if conditions is not None and self._rules.lists:
             conditions = split_conditions(conditions)
         return self.of(conditions, text(channel.column("tape"), pair[1] - 1) if pair[1] else None)
-
-    def _strictest(self, conditions: Any, tape: str) -> Effect:
-        effect = Effect.ALL
-        for condition in conditions or ():
-            for table, weaker in (
-                (self._rules.volume_only, Effect.VOLUME),
-                (self._rules.nothing, Effect.NOTHING),
-            ):
-                tapes = table.get(condition)
-                if tapes is not None and (not tapes or tape in tapes):
-                    effect = min(effect, weaker)
-        return effect
 
 
 def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:

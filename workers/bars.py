@@ -12,6 +12,7 @@ what came, never on how that was cut into batches.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ _EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
 """Length of bars → how often those that are over and have changed are published."""
 _START = 1024
 _MOST_AMENDED = 100_000
+_MOST_BUILT = 200_000
+"""Trades of bars that are built again at one time, which takes some 30 ms."""
 
 Array = npt.NDArray[Any]
 
@@ -130,7 +133,7 @@ class _Level:
 
     def build(self, slots: Array, runs: Array) -> None:
         """Build bars again from all runs of their symbols."""
-        kernels.build(self.interval, runs, self.bars, self.table, slots, self.head)
+        kernels.build(self.interval, runs, self.bars, self.table, self.changed, slots, self.head)
 
     def drain(self) -> list[ColumnData]:
         """What was published, in order; nothing twice."""
@@ -215,7 +218,7 @@ class Bars:
 
     def finish(self) -> Published:
         for level in self._levels:
-            self._build(level, self._trades.rows)
+            self._build(level, self._trades.rows, sys.maxsize)
             level.finish()
         return self._published()
 
@@ -312,18 +315,24 @@ class Bars:
 
     # -- bars built again
 
-    def _build(self, level: _Level, stop: int) -> None:
-        """Build the bars that amendments touched again, from the trades below row `stop`."""
+    def _build(self, level: _Level, stop: int, most: int = _MOST_BUILT) -> None:
+        """Build bars that amendments touched again, from the trades below row `stop`: the first ones that
+        have `most` trades together; the others will be next time.
+        """
         slots = level.stale()
         if len(slots) and self._trades.first_row:
             kept = level.bars["second"][slots] > self._oldest_kept(stop)
             self.unmatched += level.leave(slots[~kept])
             slots = slots[kept]
-        if len(slots):
-            begins = level.bars["second"][slots]
-            symbols = np.unique(level.bars["symbol"][slots])
-            span = int(begins.min()), int(begins.max()) + level.interval
-            level.build(slots, self._runs_of(symbols, span, stop))
+        if not len(slots):
+            return
+        bars = level.bars[slots]
+        order = np.lexsort((bars["symbol"], bars["second"]))
+        trades = np.cumsum(bars["trades"][order])
+        slots = slots[order[: max(1, int(np.searchsorted(trades, most, side="right")))]]
+        begins, symbols = level.bars["second"][slots], np.unique(level.bars["symbol"][slots])
+        span = int(begins.min()), int(begins.max()) + level.interval
+        level.build(slots, self._runs_of(symbols, span, stop))
 
     def _oldest_kept(self, stop: int) -> int:
         """The time of the oldest trade that is kept: of bars before, some trades are gone."""
@@ -334,11 +343,13 @@ class Bars:
 
     def _runs_of(self, symbols: Array, span: tuple[int, int], stop: int) -> Array:
         """The runs of some symbols' trades in a span of time, as they count now."""
+        wanted = np.zeros(int(symbols.max()) + 1, np.bool_)
+        wanted[symbols] = True
         numbers, pieces = [], []
         for start, rows, views in self._trades.newest_first(stop):
-            found = np.flatnonzero(np.isin(views["symbol"].values[:rows], symbols))
-            times = views["ts"].values[found]
-            found = found[(times >= span[0]) & (times < span[1])]
+            codes, times = views["symbol"].values, views["ts"].values
+            found = np.empty(rows, np.int64)
+            found = found[: kernels.select(codes, times, rows, wanted, *span, found)]
             numbers.append(found + start)
             pieces.append(self._trades.take(views, found))
         trades = self._spec.by_name["trades"]
@@ -363,3 +374,6 @@ def warm() -> None:
     for array in (texts, numbers, places):
         array.setflags(write=False)  # as a frame's columns are
     kernels.find(texts, numbers, places, 0, 0, np.uint64(0), 0)
+    times = np.zeros(0, np.int64)
+    times.setflags(write=False)
+    kernels.select(texts, times, 0, np.zeros(1, np.bool_), 0, 0, np.zeros(0, np.int64))

@@ -19,12 +19,14 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
+from mdstream.frames.bars import Every, compared, longer, of_trades
 from mdstream.frames.chains import chains
 from mdstream.frames.layout import has_contracts, is_table, read_schema
 from mdstream.frames.narrow import Since, narrowed
 from mdstream.frames.reader import Categories, FrameReader
 from mdstream.frames.table_reader import TableReader
 from mdstream.frames.tail import Follow, Tail, labelled
+from mdstream.streams import STREAMS
 
 if TYPE_CHECKING:
     import duckdb
@@ -150,6 +152,36 @@ class Attachment:
                 found = self.frame(name).filter(pl.col("root") == root)
                 return found if expiry is None else found.filter(pl.col("expiry") == expiry)
         raise KeyError(f"no option chains in run {self.run}")
+
+    def bars(
+        self,
+        stream: str,
+        every: str = "1m",
+        *,
+        symbols: str | Sequence[str] | None = None,
+        since: Since | None = None,
+    ) -> pl.DataFrame:
+        """Bars of `stream` as they are now, a row a bar, sorted by symbol and time.
+
+            run.bars("stocks", "5m", symbols="AAPL")
+
+        `every` is a time (`30s`, `5m`, `1h`, `1d`; days are those of New York) or what is traded (`1000
+        trades`, `50000 volume`, `1000000 dollars`). Bars of time are made of those the engine builds, with
+        all corrections; those of what is traded of the trades as they came.
+        """
+        length = Every.parse(every)
+        rules = STREAMS[stream].bar_rules if stream in STREAMS else None
+        if rules is None:
+            raise ConfigError(f"bars: {stream} has no trades to make them of")
+        source = self.frame(f"{stream}.{length.source}", symbols=symbols, since=since)
+        return longer(source, length) if length.is_time else of_trades(source, rules, length)
+
+    def compare_bars(self, stream: str) -> pl.DataFrame:
+        """The service's minute bars of `stream` beside those built here, a row a bar.
+
+        `differing` names the numbers that are not the same. Bars that are not complete here are left out.
+        """
+        return compared(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
 
     def lazy(self, name: str) -> pl.LazyFrame:
         """Frame `name` as it stands now, for a query that Polars optimises as a whole."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdstream.errors import ConfigError
+from mdstream.simulator.bars import BarServer
 from mdstream.simulator.encode import Encoding, Time
 from mdstream.simulator.market import Market, Message
+from mdstream.streams import STREAMS
 
 TAPE_MESSAGES = 50_000
 """Messages encoded beforehand for an endless flow flat out; they repeat."""
@@ -70,8 +72,11 @@ def generated(stream: str, seed: int, subscription: Subscription) -> Iterator[Me
 
 
 def live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
-    """The market's messages, each with the time at which it is made."""
-    return Market(stream, seed, subscription).messages(time.time_ns)
+    """The market's messages, each with the time at which it is made, and bars of its trades."""
+    messages = Market(stream, seed, subscription).messages(time.time_ns)
+    if "bars" not in STREAMS[stream].subscriptions:
+        return messages
+    return BarServer(stream, subscription).added(messages)
 
 
 def tape(
@@ -87,6 +92,11 @@ _COLUMNS = {"kind", "symbol", "ns", "price", "size", "exchange"} | {
 
 
 def recorded(path: str | Path, subscription: Subscription) -> Iterator[Message]:
+    """A real day's trades and quotes from a CSV file (`read`), and bars of its trades."""
+    return BarServer("stocks", subscription).added(read(path, subscription))
+
+
+def read(path: str | Path, subscription: Subscription) -> Iterator[Message]:
     """A real day's trades and quotes from a CSV file (gzip'd or not), in its order.
 
     The columns are named in the file's first line: kind (t or q), symbol, ns (nanoseconds UTC), then

@@ -45,7 +45,7 @@ _WEIGHTS = {
     "dailyBars": 1.0, "statuses": 0.2, "lulds": 0.3, "imbalances": 0.2, "news": 1.0,
 }  # fmt: skip
 
-_CORRECTION_SHARE = 0.01
+_CORRECTION_SHARE = 0.002
 """Share of trades that come with a correction or a cancel of an earlier one."""
 
 _FIRST_IDS = {

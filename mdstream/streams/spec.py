@@ -7,7 +7,7 @@ and the simulator read the declaration and know no stream by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from functools import cached_property
@@ -210,9 +210,22 @@ class BarRules:
     volume_only: Mapping[str, str] = field(default_factory=dict)
     nothing: Mapping[str, str] = field(default_factory=dict)
     volume: Kind = Kind.INT
+    lists: bool = False
+    """Whether a trade has a list of conditions, and not one."""
     midpoints: str = ""
     corrections: str = ""
     cancels: str = ""
+
+    def counts(self, conditions: Iterable[str], tape: str) -> tuple[bool, bool]:
+        """Whether a trade with these conditions counts in prices, and in volume."""
+        price = volume = True
+        for condition in conditions:
+            for table, is_nothing in ((self.volume_only, False), (self.nothing, True)):
+                tapes = table.get(condition)
+                if tapes is not None and (not tapes or tape in tapes):
+                    price = False
+                    volume = volume and not is_nothing
+        return price, volume
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ _BAR_RULES = BarRules(
         "W": "CO",
     },
     nothing=dict.fromkeys("MQ9", ""),
+    lists=True,
     corrections="corrections",
     cancels="cancels",
 )

@@ -51,6 +51,16 @@ def columns(frame: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
     return frame.with_columns(pl.col("ts").to_physical(), *coded).select(names).to_dicts()
 
 
+def check(rows: pl.DataFrame, plain: dict[tuple[str, int], dict[str, Any]]) -> None:
+    assert len(rows) == len(plain)
+    for row in rows.with_columns(pl.col("ts").to_physical()).iter_rows(named=True):
+        b = plain[str(row["symbol"]), row["ts"]]
+        prices = (row["open"], row["high"], row["low"], row["close"])
+        assert prices == (b["open"], b["high"], b["low"], b["close"])
+        assert (row["volume"], row["trade_count"]) == (b["volume"], b["n"])
+        assert row["vwap"] == pytest.approx(float(b["pv"] / b["w"]), rel=1e-14)
+
+
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 def test_the_whole_day_arrives(tmp_path: Path, codec: str) -> None:
     trades, quotes = events()
@@ -63,23 +73,26 @@ def test_the_whole_day_arrives(tmp_path: Path, codec: str) -> None:
             until(lambda: run.rows("stocks.quotes") + run.rows("stocks.trades") >= 133_360)
             assert columns(run.frame("stocks.trades"), list(trades[0])) == trades
             assert columns(run.frame("stocks.quotes"), list(quotes[0])) == quotes
+            # The server's own bars, made of the same trades by other code, are ours.
+            beside = run.compare_bars("stocks")
+            assert len(beside) > 380
+            assert not beside.filter(pl.col("differing").list.len() > 0).height
+            served = run.frame("stocks.bars")
+            minutes, hours = run.frame("stocks.bars_1m"), run.bars("stocks", "1h")
+            thousands = run.bars("stocks", "1000 trades")
             # The last bars come while the engine drains: follow them to the end.
             with ThreadPoolExecutor() as pool:
                 bars = pool.submit(lambda: list(run.tail("stocks.bars_1m", from_start=True)))
                 running.stop()
                 rows = pl.concat(bars.result(10))
     assert running.report is not None
-    assert running.report["streams"]["stocks"]["committed"] == 133_360
-    plain = expected.minute_bars(trades, lambda trade: "all")
+    assert running.report["streams"]["stocks"]["committed"] == 133_360 + len(served)
+    assert thousands["trade_count"].to_list() == [1000] * (len(trades) // 1000) + [
+        len(trades) % 1000
+    ]
+    until_then = [t for t in trades if t["ts"] < minutes["ts"].to_physical().max() + 60 * 10**9]
+    check(hours, expected.bars(until_then, lambda trade: "all", 3600 * 10**9))
+    plain = expected.bars(trades, lambda trade: "all")
     rows = rows.unique(["symbol", "ts"], keep="last")  # time alone may have ended one too early
-    assert len(rows) == len(plain) > 390
-    for row in rows.with_columns(pl.col("ts").to_physical()).iter_rows(named=True):
-        b = plain[str(row["symbol"]), row["ts"]]
-        assert (row["open"], row["high"], row["low"], row["close"]) == (
-            b["open"],
-            b["high"],
-            b["low"],
-            b["close"],
-        )
-        assert (row["volume"], row["trade_count"]) == (b["volume"], b["n"])
-        assert row["vwap"] == pytest.approx(float(b["pv"] / b["w"]), rel=1e-15)
+    assert len(rows) > 390
+    check(rows, plain)

@@ -28,8 +28,10 @@ BAR = np.dtype(
 )
 """A bar while it can still change; `second` is its begin in ns."""
 
-PUBLISHED, DIRTY, STALE, INCOMPLETE = 1, 2, 4, 8
-"""Flags: has been published; changed since; must be built again from its trades; not all of it was seen."""
+PUBLISHED, DIRTY, STALE, INCOMPLETE, BUILDING = 1, 2, 4, 8, 16
+"""Flags: has been published; changed since; must be built again from its trades; not all of it was seen; is
+being built again.
+"""
 
 ROW = np.dtype(
     [
@@ -52,12 +54,12 @@ ROW = np.dtype(
 """A published bar; `turn` counts the moments at which bars were."""
 
 COUNT, CHANGED, CLOCK, CLOCK_RECV, GAP_FROM, GAP_TO, GAP_OPEN = range(7)
-LATE, OUT, TURN, TO_BUILD, WHY, AT = range(7, 13)
+LATE, OUT, TURN, TO_BUILD, BUILT, WHY, AT = range(7, 14)
 """Words of a level's head: bars there are; those changed since they were published; the stream's time and
 when that was received; the last gap; trades that came too late; rows in `out`; turns; bars to be built
-again; why `join` stopped, and before which trade of the batch.
+again, and the time for which some were; why `join` stopped, and before which trade of the batch.
 """
-HEAD_WORDS = 13
+HEAD_WORDS = 14
 
 DONE, FULL, ROOM, BUILD = range(4)
 """Why `join` stopped: at the end; no place for another bar, for rows; bars are to be built again first."""
@@ -205,7 +207,8 @@ def join(
             now = run.second if kind == _TRADES else np.int64(NEVER)
         if now > head[CLOCK]:
             due = head[CLOCK] // every != now // every
-            if due and head[TO_BUILD]:
+            if due and head[TO_BUILD] and head[BUILT] != now:
+                head[BUILT] = now
                 head[WHY] = BUILD
                 head[AT] = run.row
                 return index
@@ -300,21 +303,29 @@ def touch(
 
 
 @kernel
-def build(interval: int, runs: Any, bars: Any, table: Any, slots: Any, head: Any) -> None:
+def build(
+    interval: int, runs: Any, bars: Any, table: Any, changed: Any, slots: Any, head: Any
+) -> None:
     """Build the bars in `slots` again from all runs of their symbols."""
     for slot in slots:
         bar = bars[slot]
         begin(bar, bar.symbol, bar.second)
+        bar.flags |= BUILDING
     for index in range(len(runs)):
         run = runs[index]
         slot = np.int64(table[_place(run.symbol, run.second - run.second % interval, bars, table)])
-        if slot >= 0 and bars[slot].flags & STALE:
+        if slot >= 0 and bars[slot].flags & BUILDING:
             recv = bars[slot].recv_ts
             _absorb(bars[slot], run)
             bars[slot].recv_ts = max(recv, run.recv_ts)
     for slot in slots:
-        bars[slot].flags &= ~STALE
-    head[TO_BUILD] = 0
+        bar = bars[slot]
+        bar.flags &= ~(STALE | BUILDING)
+        head[TO_BUILD] -= 1
+        if not bar.flags & DIRTY:
+            bar.flags |= DIRTY
+            changed[head[CHANGED]] = slot
+            head[CHANGED] += 1
 
 
 @kernel
@@ -326,3 +337,16 @@ def find(
         if ids[row] == number and symbols[row] == symbol and exchanges[row] == exchange:
             return row
     return -1
+
+
+@kernel
+def select(symbols: Any, times: Any, rows: int, wanted: Any, first: int, end: int, out: Any) -> int:
+    """Which of `rows` trades are of wanted symbols (a flag a symbol) and from `first` to `end`, into `out`;
+    how many there are.
+    """
+    count = 0
+    for row in range(rows):
+        if symbols[row] < len(wanted) and wanted[symbols[row]] and first <= times[row] < end:
+            out[count] = row
+            count += 1
+    return count

@@ -38,6 +38,7 @@ import psutil
 import mdstream
 from benchmarks import soak_plot, soak_verdict
 from benchmarks.__main__ import header
+from mdstream.errors import NoRunError
 from mdstream.frames.rundir import state_path
 from mdstream.interrupts import deaf_children
 from mdstream.simulator.sender import _SHARES
@@ -55,7 +56,7 @@ TOLD_EVERY_S = 10
 _QUIET_S = 30.0
 """How long what is under way at the end may take to arrive."""
 _SUPERVISORS_OWN = ("telemetry.streams", "telemetry.processes", "telemetry.cores")
-"""Frames that grow by some 7 MB an hour until each has 32 MB; counted apart."""
+"""Frames that grow slowly until each has 32 MB; counted apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,10 @@ def main() -> int:
     if given.reader:
         return follow(given.reader)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    return soak(Given(given.minutes, given.rate, given.out))
+    try:
+        return soak(Given(given.minutes, given.rate, given.out))
+    except KeyboardInterrupt:  # before there was anything to end in good order
+        return 130
 
 
 def soak(given: Given) -> int:
@@ -109,13 +113,14 @@ def measure(given: Given, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str
             title = f"{given.rate:,.0f} messages/s, {header()}"
             print(f"soak: {given.minutes:g} minutes at {title}\nrun {engine.run}, frames {FRAMES}")
             sampler = Sampler(engine, {simulator.process.pid: "simulator", reader.pid: "reader"})
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt, NoRunError):
                 for sample in _each_second(given.minutes * 60, sampler, simulator):
                     samples.append(sample)
                     file.write(json.dumps(sample) + "\n")
             with _no_interrupts():
                 sent = _quiet(engine, simulator)
-        assert engine.report is not None
+        if engine.report is None:
+            raise RuntimeError(f"the engine left no report: see {given.out}/engine.log")
         streams = {
             name: {
                 "sent": sent[name],
@@ -188,7 +193,6 @@ def _reader(run: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def follow(run: str) -> int:
     """What the reader does: look at every new quote."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     total = 0.0
     for new in mdstream.attach(run).tail("stocks.quotes"):
         total += float(new["bid_price"].sum())

@@ -57,14 +57,15 @@ def draw(samples: Sequence[Sample], verdict: dict[str, Any], title: str, path: P
 
 
 def _legend(axis: Any) -> None:
-    """Under the title, where no line can be hidden by it."""
+    """Between title and plot, where it can hide no line."""
     handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        axis.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=len(labels),
-            borderaxespad=0, handlelength=1.2, columnspacing=1.0,
-        )  # fmt: skip
-        axis.set_title(axis.get_title(loc="left"), loc="left", pad=17)
+    columns = len(labels) if len(labels) <= 5 else 4
+    rows = -(-len(labels) // columns)
+    axis.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns,
+        borderaxespad=0, borderpad=0.2, handlelength=1.2, columnspacing=1.2, labelspacing=0.2,
+    )  # fmt: skip
+    axis.set_title(axis.get_title(loc="left"), loc="left", pad=6 + 13 * rows)
 
 
 def _fit(axis: Any, verdict: dict[str, Any], name: str) -> None:
@@ -142,7 +143,8 @@ def _latency(axis: Any, minutes: list[float], samples: Sequence[Sample]) -> None
         values = [float("nan") if (v := s["latency_ms"][name]) is None else v for s in samples]
         axis.plot(minutes, values, color=color, label=name)
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for formatted in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        formatted(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
 
 
 def _in_flight(axis: Any, minutes: list[float], samples: Sequence[Sample]) -> None:
@@ -157,5 +159,6 @@ def _rows(axis: Any, minutes: list[float], samples: Sequence[Sample]) -> None:
     axis.set_title("million rows written")
     for stream, color in STREAMS.items():
         values = [s["streams"][stream]["rows"] / 1e6 for s in samples]
-        axis.plot(minutes, values, color=color, label=stream)
+        dashed = "--" if stream == "stocks" else "-"  # it hides options, which are as many
+        axis.plot(minutes, values, color=color, linestyle=dashed, label=stream)
     axis.set_ylim(bottom=0)

@@ -74,6 +74,7 @@ def judge(samples: Sequence[Sample], end: dict[str, Any]) -> dict[str, Any]:
     return {
         "flat": bool(lines) and all(lines[name]["flat"] for name in JUDGED),
         "complete": all(_is_complete(stream) for stream in streams),
+        "title": end["title"],
         "wanted_rate": end["wanted_rate"],
         "rate": _rate(judged, "messages", seconds),
         "sent_rate": _rate(judged, "sent", seconds),

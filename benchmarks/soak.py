@@ -1,0 +1,386 @@
+"""Does the engine stay as it is: memory, descriptors, shared memory and latency, under a steady load?
+
+    simulator ──► engine (`mdstream.Engine`, all four streams) ──► a reader that follows stocks.quotes
+                        ▲ once a second: a sample, a JSON line in samples.jsonl
+
+1. Start the simulator at a rate that makes `--rate` messages a second over the four streams, and the
+   engine on it, with frames so small that their retention is reached within minutes.
+2. Sample once a second, and tell every ten.
+3. Unsubscribe from everything, so that the simulator sends no more, and wait until what it sent has
+   arrived: sent and received can then be compared to the message.
+4. Stop the engine; judge (`soak_verdict`), draw (`soak_plot`). Exit code 1 if it did not stay flat, or if
+   messages are missing.
+
+Ctrl-C goes to step 3 at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.request import urlopen
+
+import numpy as np
+import polars as pl
+import psutil
+
+import mdstream
+from benchmarks import soak_plot, soak_verdict
+from benchmarks.__main__ import header
+from mdstream.errors import NoRunError
+from mdstream.frames.rundir import state_path
+from mdstream.interrupts import deaf_children
+from mdstream.simulator.sender import _SHARES
+from mdstream.simulator.symbols import chain
+from mdstream.streams import STREAMS
+from mdstream.telemetry.histogram import BUCKETS, percentile_ms
+from mdstream.telemetry.state import FeedState
+
+PER_PAYLOAD = 20
+"""Messages in each WebSocket message."""
+CONTRACTS = 20
+FRAMES = {"retention_mb": 24, "stream_mb": 32, "chunk_mb": 4}
+"""Quotes fill theirs in half a minute, a stream of 1 MB/s in as long, news (0.3 MB/s) in two."""
+TOLD_EVERY_S = 10
+_QUIET_S = 30.0
+"""How long what is under way at the end may take to arrive."""
+_SUPERVISORS_OWN = ("telemetry.streams", "telemetry.processes", "telemetry.cores")
+"""Frames that grow slowly until each has 32 MB; counted apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    minutes: float
+    rate: float
+    out: Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--rate", type=float, default=50_000.0, help="messages/s, all streams")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/soak"), metavar="FOLDER")
+    parser.add_argument("--reader", metavar="RUN", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.reader:
+        return follow(given.reader)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return soak(Given(given.minutes, given.rate, given.out))
+    except KeyboardInterrupt:  # before there was anything to end in good order
+        return 130
+
+
+def soak(given: Given) -> int:
+    """Run, judge and draw; the exit code."""
+    given.out.mkdir(parents=True, exist_ok=True)
+    with (given.out / "samples.jsonl").open("w") as file:
+        samples, end = measure(given, file)
+    verdict = soak_verdict.judge(samples, end)
+    (given.out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n")
+    print("\n" + soak_verdict.described(verdict))
+    try:
+        soak_plot.draw(samples, verdict, end["title"], given.out / "soak.png")
+    except ModuleNotFoundError as error:
+        print(f"no plot: {error.name} is not installed (pip install -r requirements/bench.txt)")
+    print(f"written to {given.out}/: {', '.join(sorted(p.name for p in given.out.iterdir()))}")
+    return 0 if verdict["flat"] and verdict["complete"] else 1
+
+
+# -- the run
+
+
+def measure(given: Given, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The samples of a whole run, each written to `file` as it is taken, and what was known at its end."""
+    samples: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        simulator = stack.enter_context(Simulator(given.rate))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        log = stack.enter_context((given.out / "engine.log").open("w"))
+        engine = mdstream.Engine(_settings(simulator.url, folder), log=log)
+        with engine, _reader(engine.run) as reader:
+            title = f"{given.rate:,.0f} messages/s, {header()}"
+            print(f"soak: {given.minutes:g} minutes at {title}\nrun {engine.run}, frames {FRAMES}")
+            sampler = Sampler(engine, {simulator.process.pid: "simulator", reader.pid: "reader"})
+            with contextlib.suppress(KeyboardInterrupt, NoRunError):
+                for sample in _each_second(given.minutes * 60, sampler, simulator):
+                    samples.append(sample)
+                    file.write(json.dumps(sample) + "\n")
+            with _no_interrupts():
+                sent = _quiet(engine, simulator)
+        if engine.report is None:
+            raise RuntimeError(f"the engine left no report: see {given.out}/engine.log")
+        streams = {
+            name: {
+                "sent": sent[name],
+                **{
+                    k: row[k]
+                    for k in ("messages", "committed", "rejected", "in_flight", "restarts")
+                },
+                "reconnects": row["reconnects"],
+            }
+            for name, row in engine.report["streams"].items()
+        }
+    return samples, {"title": title, "wanted_rate": given.rate, "streams": streams}
+
+
+def _settings(url: str, rejects: str) -> dict[str, Any]:
+    return {
+        "data_url": url,
+        "credentials": {"key_id": "soak", "secret_key": "soak"},
+        "rejects": rejects,
+        "frames": FRAMES,
+        # Contracts, not an underlying: they can be unsubscribed by name.
+        "options": {"symbols": chain("AAPL")[:CONTRACTS]},
+    }
+
+
+class Simulator:
+    """The simulator in a process of its own."""
+
+    def __init__(self, rate: float) -> None:
+        each = rate / sum(_SHARES.get(name, 1.0) for name in STREAMS)
+        command = [
+            sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", str(each),
+            "--messages-per-frame", str(PER_PAYLOAD),
+        ]  # fmt: skip
+        with deaf_children():
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        found = re.search(r"and (http://\S+) ", self.process.stdout.readline())
+        if found is None:
+            raise RuntimeError("the simulator did not start")
+        self.url = found[1]
+
+    def sent(self) -> dict[str, int]:
+        """Messages sent so far, by stream."""
+        with urlopen(f"{self.url}/simulator/stats", timeout=10) as answer:
+            streams = json.load(answer)["streams"]
+        return {name: content["messages"] for name, content in streams.items()}
+
+    def __enter__(self) -> Simulator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def _reader(run: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that follows a frame for as long as the engine runs, and so ends by itself."""
+    with deaf_children():
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.soak", "--reader", run])
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)  # not yet, mostly: it looks twice a second whether the engine lives
+        process.terminate()
+        process.wait()
+
+
+def follow(run: str) -> int:
+    """What the reader does: look at every new quote."""
+    total = 0.0
+    for new in mdstream.attach(run).tail("stocks.quotes"):
+        total += float(new["bid_price"].sum())
+    return 0
+
+
+def _each_second(
+    seconds: float, sampler: Sampler, simulator: Simulator
+) -> Iterator[dict[str, Any]]:
+    started = time.monotonic()
+    last: dict[str, Any] = sampler.sample(0.0, simulator.sent())
+    told = last
+    for second in range(1, int(seconds) + 1):
+        while (left := started + second - time.monotonic()) > 0:
+            time.sleep(left)
+        if sampler.engine.wait(0):
+            print("the engine ended before its time: see engine.log")
+            return
+        now = time.monotonic() - started
+        if now - second > 1:
+            continue  # this machine was away for more than a second
+        sample = sampler.sample(now, simulator.sent())
+        yield sample
+        if second % TOLD_EVERY_S == 0:
+            print(_told(told, sample), flush=True)
+            told = sample
+
+
+def _told(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """One line of progress."""
+    seconds = now["t_s"] - before["t_s"]
+    rate = (soak_verdict.received(now) - soak_verdict.received(before)) / seconds
+    p50, p99 = (_shown_ms(now["latency_ms"][q]) for q in ("p50", "p99"))
+    kept = "" if now["retention_reached"] else "  (frames still fill)"
+    return (
+        f"{int(now['t_s']) // 60:3}:{int(now['t_s']) % 60:02}  {rate:8,.0f} messages/s  "
+        f"rows {sum(s['rows'] for s in now['streams'].values()):12,}  "
+        f"rss {soak_verdict.of_engine(now, 'rss') / 1e6:6,.0f} MB  "
+        f"fds {soak_verdict.of_engine(now, 'fds'):4,}  shm {now['shm']['total'] / 1e6:5,.0f} MB  "
+        f"in flight {sum(s['in_flight'] for s in now['streams'].values()):4}  "
+        f"p50 {p50}, p99 {p99} ms{kept}"
+    )
+
+
+def _shown_ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _quiet(engine: mdstream.Engine, simulator: Simulator) -> dict[str, int]:
+    """Have the simulator send no more, and wait for what it has sent; how much that was, by stream."""
+    for stream in engine.config.streams:
+        with contextlib.suppress(mdstream.MdstreamError):
+            engine.unsubscribe(stream, engine.config.stream(stream).symbols)
+    deadline = time.monotonic() + _QUIET_S
+    before: object = None
+    while time.monotonic() < deadline and not engine.wait(0):
+        time.sleep(1.0)
+        sent = simulator.sent()
+        accounts = {
+            name: FeedState(state_path(engine.attachment.path, name)).accounts() for name in sent
+        }
+        arrived = all(accounts[n]["messages"] >= sent[n] for n in sent)
+        if arrived and not any(a["in_flight"] for a in accounts.values()) and sent == before:
+            break
+        before = sent
+    return simulator.sent()
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """The end is short; a second Ctrl-C must not cut the accounts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -- the samples
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """One process: `rss` counts pages that others have too, `pss` its part of them, `anonymous` what is
+    its alone and no file's. Bytes.
+    """
+
+    role: str
+    stream: str
+    pid: int
+    rss: int
+    pss: int
+    anonymous: int
+    fds: int
+    threads: int
+
+
+class Sampler:
+    """Looks at the engine from outside, once a second."""
+
+    # The mutable state: the latency histograms of a second ago.
+
+    def __init__(self, engine: mdstream.Engine, others: dict[int, str]) -> None:
+        self.engine = engine
+        self._run = engine.attachment
+        self._others = others
+        self._states = {n: FeedState(state_path(self._run.path, n)) for n in engine.config.streams}
+        self._before = {name: state.latency.copy() for name, state in self._states.items()}
+        self._reached: set[str] = set()
+
+    def sample(self, t_s: float, sent: dict[str, int]) -> dict[str, Any]:
+        latency = np.zeros(BUCKETS, np.uint64)
+        streams = {}
+        for name, state in self._states.items():
+            counts = state.latency.copy()
+            new, self._before[name] = counts - self._before[name], counts
+            latency += new
+            streams[name] = {
+                "sent": sent[name],
+                **state.accounts(),
+                "rows": sum(self._run.rows(f) for f in self._frames(name)),
+                "reconnects": state["reconnects"],
+                "stalls": state["stalls"],
+                "latency_ms": _quantiles(new),
+            }
+        return {
+            "t_s": round(t_s, 3),
+            "processes": [asdict(p) for p in self._processes()],
+            "shm": self._shared_memory(),
+            "retention_reached": self._retention_reached(),
+            "latency_ms": _quantiles(latency),
+            "streams": streams,
+        }
+
+    def _frames(self, stream: str) -> list[str]:
+        return [name for name in self._run.frames if name.startswith(stream + ".")]
+
+    def _processes(self) -> Iterator[ProcessSample]:
+        roles = {pid: (role, "") for pid, role in self._others.items()}
+        frame = self._run.frame("telemetry.processes").filter(pl.col("ts") == pl.col("ts").last())
+        for pid, role, stream in frame.select("pid", "role", "stream").iter_rows():
+            roles[pid] = (role, stream)
+        for pid, (role, stream) in roles.items():
+            with contextlib.suppress(psutil.Error, OSError):
+                process = psutil.Process(pid)
+                memory = _rollup(pid)
+                yield ProcessSample(
+                    role, stream, pid, memory["Rss"], memory["Pss"], memory["Anonymous"],
+                    process.num_fds(), process.num_threads(),
+                )  # fmt: skip
+
+    def _shared_memory(self) -> dict[str, int]:
+        """Bytes that the run takes of `/dev/shm`: those of its frames, slabs, and the supervisor's own."""
+        found = {"frames": 0, "slabs": 0, "supervisor": 0, "other": 0}
+        for path in self._run.path.rglob("*"):
+            with contextlib.suppress(OSError):
+                stat = path.lstat()
+                part, *rest = path.relative_to(self._run.path).parts
+                if part == "frames" and rest and rest[0] in _SUPERVISORS_OWN:
+                    part = "supervisor"
+                found[part if part in found else "other"] += stat.st_blocks * 512
+        return {**found, "total": sum(found.values())}
+
+    def _retention_reached(self) -> bool:
+        """Whether every stream has begun to drop its oldest rows."""
+        for stream in self._states:
+            if stream not in self._reached:
+                with self._run.lock:
+                    parts = [
+                        p
+                        for name in self._frames(stream)
+                        if not name.endswith((".latest", ".books", ".chains"))
+                        for p in self._run.parts(name)
+                    ]
+                    if any(part.first_row for part in parts):
+                        self._reached.add(stream)
+        return len(self._reached) == len(self._states)
+
+
+def _quantiles(counts: Any) -> dict[str, float | None]:
+    return {"p50": percentile_ms(counts, 0.5), "p99": percentile_ms(counts, 0.99)}
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Bytes by kind, of one process."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

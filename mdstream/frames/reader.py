@@ -19,7 +19,7 @@ from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.head import Entry, Head
 from mdstream.frames.layout import read_schema
 from mdstream.frames.rundir import dictionary_path
-from mdstream.streams.spec import Kind
+from mdstream.streams.spec import VARIABLE, Kind
 
 
 class Categories:
@@ -59,9 +59,14 @@ class Categories:
             self._own += int(differing[0]) if len(differing) else len(texts)
         self._codes = self._codes.append(codes)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether Polars' codes are the dictionary's own, all of them."""
+        return self._own == len(self._codes)
+
     def of(self, codes: pl.Series) -> pl.Series:
         """A column of the dictionary's codes as a column of texts."""
-        if self._own < len(self._codes) and (codes.max() or 0) >= self._own:  # type: ignore[operator]
+        if not self.is_plain and (codes.max() or 0) >= self._own:  # type: ignore[operator]
             codes = self._codes.gather(codes)
         return codes.cat.to(self.dtype)
 
@@ -118,9 +123,13 @@ class FrameReader:
             end = rows if following is None else following.start_row
             if end <= begin or entry.start_row >= stop:
                 continue
-            piece = self._piece(entry, end, sealed=following is not None)
-            low = max(begin - entry.start_row, 0)
-            pieces.append(piece.slice(low, min(stop, end) - entry.start_row - low))
+            low, high = max(begin - entry.start_row, 0), min(stop, end) - entry.start_row
+            if following is None:
+                pieces.append(self._convert(entry, low, high))
+            else:
+                if entry.number not in self._sealed:
+                    self._sealed[entry.number] = self._convert(entry, 0, end - entry.start_row)
+                pieces.append(self._sealed[entry.number].slice(low, high - low))
         if not pieces:
             return begin, self._empty()
         return begin, pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
@@ -161,16 +170,11 @@ class FrameReader:
             self._schema = self._chunks[entry.number].schema
         return True
 
-    def _piece(self, entry: Entry, end: int, sealed: bool) -> pl.DataFrame:
+    def _convert(self, entry: Entry, start: int, stop: int) -> pl.DataFrame:
         self._refresh_categories()
-        if sealed and entry.number in self._sealed:
-            return self._sealed[entry.number]
         # Read again: a null may have come between reading the entry and the row count.
         nulls = self.head.entry(entry.number).nulls
-        frame = self._chunks[entry.number].frame(end - entry.start_row, nulls, self._categories)
-        if sealed:
-            self._sealed[entry.number] = frame
-        return frame
+        return self._chunks[entry.number].frame(start, stop, nulls, self._categories)
 
     def _refresh_categories(self) -> None:
         assert self._schema is not None
@@ -188,33 +192,77 @@ class FrameReader:
 class _Chunk:
     """A chunk mapped for reading."""
 
+    # The mutable state: the columns that were converted for all rows, and for which nulls.
+
     def __init__(self, path: Path) -> None:
         mapped = pa.memory_map(str(path))
         base = mapped.read_buffer(mapped.size())
         reader = pa.ipc.open_file(base)
         self.schema = reader.schema
-        self._arrays = reader.get_batch(0).columns
+        arrays = reader.get_batch(0).columns
+        self._arrays = arrays
+        self._dictionaries = {
+            field.metadata[b"dictionary"].decode()
+            for field in self.schema
+            if b"dictionary" in field.metadata
+        }
+        self._nulls = 0
+        self._steady: pl.DataFrame | None = None
 
-    def frame(self, rows: int, nulls: int, categories: dict[str, Categories]) -> pl.DataFrame:
-        """The first `rows` rows. `nulls` has a bit for each column that needs its bitmap."""
-        arrays = []
-        for index, array in enumerate(self._arrays):
-            buffers = array.buffers()
-            validity = buffers[0] if nulls >> index & 1 else None
-            children = None
-            if pa.types.is_large_list(array.type):
-                buffers, children = buffers[:2], [array.values]
-            # The null count that stands in a live chunk is not the true one: let Arrow count.
-            arrays.append(
-                pa.Array.from_buffers(
-                    array.type,
-                    rows,
-                    [validity, *buffers[1:]],
-                    null_count=-1 if validity else 0,
-                    children=children,
-                )
-            )
-        return to_polars(pa.RecordBatch.from_arrays(arrays, schema=self.schema), categories)
+    def frame(
+        self, start: int, stop: int, nulls: int, categories: dict[str, Categories]
+    ) -> pl.DataFrame:
+        """Rows `start`..`stop` of the chunk. `nulls` has a bit for each column that needs its bitmap."""
+        steady = self._steady_columns(nulls, categories)
+        part = steady.slice(start, stop - start)
+        if len(steady.columns) == len(self.schema):
+            return part
+        names = set(steady.columns)
+        fields = [field for field in self.schema if field.name not in names]
+        arrays = [
+            self._array(self.schema.get_field_index(f.name), stop, nulls)[start:] for f in fields
+        ]
+        others = to_polars(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), categories)
+        return part.hstack(others).select(self.schema.names)
+
+    def _steady_columns(self, nulls: int, categories: dict[str, Categories]) -> pl.DataFrame:
+        """Columns that can be converted once for all of the chunk's room, rows to come included: those of
+        fixed size where nothing is missing. To check codes is what costs Polars most.
+        """
+        if self._steady is None or self._nulls != nulls or not self._is_plain(categories):
+            self._nulls = nulls
+            self._steady = self._convert(nulls, categories)
+        return self._steady
+
+    def _is_plain(self, categories: dict[str, Categories]) -> bool:
+        return all(categories[name].is_plain for name in self._dictionaries)
+
+    def _convert(self, nulls: int, categories: dict[str, Categories]) -> pl.DataFrame:
+        columns, coded, rows = [], {}, len(self._arrays[0])
+        for index, field in enumerate(self.schema):
+            name = field.metadata.get(b"dictionary", b"").decode()
+            if nulls >> index & 1 or Kind(field.metadata[b"kind"].decode()) in VARIABLE:
+                continue
+            if name and not categories[name].is_plain:
+                continue
+            series: pl.Series = pl.from_arrow(self._array(index, rows, nulls))  # type: ignore[assignment]
+            columns.append(series.alias(field.name))
+            if name:
+                coded[field.name] = pl.col(field.name).cat.to(categories[name].dtype, strict=False)
+        frame = pl.DataFrame(columns).with_columns(**coded)
+        # A code beyond those we know of belongs to a row that is not published yet.
+        return frame.drop([name for name in coded if frame[name].null_count()])
+
+    def _array(self, index: int, rows: int, nulls: int) -> pa.Array:
+        array = self._arrays[index]
+        buffers, children = array.buffers(), None
+        validity = buffers[0] if nulls >> index & 1 else None
+        if pa.types.is_large_list(array.type):
+            buffers, children = buffers[:2], [array.values]
+        # The null count that stands in a live chunk is not the true one: let Arrow count.
+        return pa.Array.from_buffers(
+            array.type, rows, [validity, *buffers[1:]], -1 if validity else 0, children=children
+        )
 
 
 def to_polars(batch: pa.RecordBatch, categories: dict[str, Categories]) -> pl.DataFrame:

@@ -106,6 +106,7 @@ class Committer:
             names = ("trades", *(channel.name for channel in spec.built_bars))
             frames = {name: FrameColumns(self.frames[name]) for name in names}
             self._bars = make_bars(spec, frames, self._text)
+        self._before = state["bars_late"], state["bars_unmatched"]
         self._joined = 0
         self._joined_rows: Published = {}
         self._last_bars: Published = {}
@@ -184,11 +185,6 @@ class Committer:
         """Whether there are bars that time alone will end."""
         return self._bars is not None and self._bars.is_open
 
-    @property
-    def bars_unmatched(self) -> int:
-        """Corrections and cancels whose trade, or whose bar's trades, are no longer here."""
-        return self._bars.unmatched if self._bars is not None else 0
-
     def flush(self) -> None:
         """Write the rows of telemetry that wait; where there is no room they wait on, up to a limit."""
         if self._measured:
@@ -263,7 +259,12 @@ class Committer:
             amendments = {kind: rows[name] for kind, name in self._amending() if name in rows}
             self._joined_rows = self._bars.join(runs, before, amendments)
             self._joined = receipt.sequence
+            self._count_bars(self._bars)
         self._publish_bars(self._joined_rows, receipt.sequence)
+
+    def _count_bars(self, bars: BarBuilder) -> None:
+        self.state["bars_late"] = self._before[0] + bars.late
+        self.state["bars_unmatched"] = self._before[1] + bars.unmatched
 
     def _publish_bars(self, rows: Published, sequence: int) -> None:
         for name, columns in rows.items():

@@ -25,6 +25,9 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
     streams = {
         name: _stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()
     }
+    for name, stream in streams.items():
+        if f"{name}.bars_1m" in run.frames:
+            stream["bars"] = _bars(run, name, supervisor.feeds[name])
     return {
         "run": run.run,
         "started": datetime.fromtimestamp(supervisor.started_ns / 1e9, UTC).isoformat(),
@@ -86,6 +89,22 @@ def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) ->
         "quarantined": done["quarantined"],
         "pool": {"size": row["pool_size"], "rebuilds": row["pool_rebuilds"]},
         "rejects_file": str(rejects) if rejects.exists() else None,
+    }
+
+
+def _bars(run: Attachment, stream: str, record: FeedProcess) -> dict[str, Any]:
+    """Minute bars built here against those that the service sent: how many of each number differ."""
+    beside = run.compare_bars(stream) if f"{stream}.bars" in run.frames else None
+    differing: dict[str, int] = {}
+    if beside is not None:
+        counts = beside["differing"].explode(empty_as_null=False).value_counts(sort=True)
+        differing = dict(counts.iter_rows())
+    return {
+        "compared": beside.height if beside is not None else 0,
+        "equal": int((beside["differing"].list.len() == 0).sum()) if beside is not None else 0,
+        "differing": differing,
+        "late_trades": record.state["bars_late"],
+        "unmatched_amendments": record.state["bars_unmatched"],
     }
 
 

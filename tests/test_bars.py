@@ -333,8 +333,9 @@ def test_amendments_of_trades_that_are_gone_are_counted_and_change_nothing() -> 
                 ("cancel", {**cancel, "exchange": "N"}),
             ]
         )
-        assert made.committer.bars_unmatched == 2
-        made.batch([trade(0, 60, id=9)])
+        assert made.state["bars_unmatched"] == 2
+        made.batch([trade(0, 60, id=9), trade(0, 61, ts=START - 120 * MINUTE)])
+        assert made.state["bars_late"] == 1
         made.batch([("cancel", cancel), trade(0, 90, id=10)])
         last = made.rows("bars_1m")[-1]
         assert (last["open"], last["volume"], last["trade_count"], last["revised"]) == (
@@ -359,5 +360,5 @@ def test_bars_whose_trades_retention_has_dropped_stay_as_they_are() -> None:
         )
         made.batch([trade(0, 90, id=10)])
         assert made.rows("bars_1m") == before
-        assert made.committer.bars_unmatched == 1
+        assert made.state["bars_unmatched"] == 1
         made.committer.close()

@@ -20,12 +20,12 @@ import polars.selectors as cs
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
 from mdstream.frames.bars import Every, compared, longer, of_trades
-from mdstream.frames.chains import chains
-from mdstream.frames.layout import has_contracts, is_table, read_schema
+from mdstream.frames.layout import is_table, read_schema
 from mdstream.frames.narrow import Since, narrowed
 from mdstream.frames.reader import Categories, FrameReader
 from mdstream.frames.table_reader import TableReader
 from mdstream.frames.tail import Follow, Tail, labelled
+from mdstream.frames.views import View, view_of, views_in
 from mdstream.streams import STREAMS
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ _FRAME_S = 10.0
 """How long a frame that is not there may take to appear."""
 _QUOTED = re.compile(r'"(\w+)"\."(\w+)"')
 _coded = cs.categorical()
-_LATEST, _CHAINS = ".latest", ".chains"
-"""A table of what is last, and the view of it that shows contracts as chains."""
 
 
 def attach(run: str | None = None, directory: str | Path | None = None) -> Attachment:
@@ -81,14 +79,14 @@ class Attachment:
     def frames(self) -> list[str]:
         """Names of all frames: `<stream>.<channel>`, and the engine's own `telemetry.*`."""
         names = {path.name.partition("@")[0] for path in self._folders("*")}
-        tables = {name.removesuffix(_LATEST) for name in names if name.endswith(_LATEST)}
-        names |= {stream + _CHAINS for stream in tables if self._has_contracts(stream)}
-        return sorted(names)
+        return sorted(names | views_in(self.path / "frames", names))
 
     def rows(self, name: str) -> int:
-        """Rows ever published in frame `name`, those that retention has dropped included."""
-        if name.endswith(_CHAINS):
-            name = name.removesuffix(_CHAINS) + _LATEST
+        """Rows ever published in frame `name`, or in the one that view `name` shows, with those that
+        retention has dropped.
+        """
+        if (found := self._view(name)) is not None:
+            name = found[0]
         with self.lock:
             if (table := self._table(name)) is not None:
                 return table.rows
@@ -111,9 +109,9 @@ class Attachment:
         time (`ts`; of articles `created_at`) is not before a moment: a datetime with its zone, a
         timedelta (so long ago), or nanoseconds. What is kept is a copy then.
         """
-        if name.endswith(_CHAINS) and self._has_contracts(name.removesuffix(_CHAINS)):
-            latest = self.frame(name.removesuffix(_CHAINS) + _LATEST, symbols=symbols)
-            return narrowed(chains(latest), None, since)
+        if (found := self._view(name)) is not None:
+            source, view = found
+            return narrowed(view.make(self.frame(source)), symbols, since)
         with self.lock:
             if (table := self._table(name)) is not None:
                 frame = table.read()
@@ -124,7 +122,8 @@ class Attachment:
 
     def latest(self, stream: str, *, symbols: str | Sequence[str] | None = None) -> pl.DataFrame:
         """The last trade and quote of each symbol of `stream`, with their times: a row a symbol, each as it
-        was at one moment. A copy, for the engine keeps it up to date in place.
+        was at one moment. A copy, for the engine keeps it up to date in place. Of `news`: each article
+        once, as it reads now; `symbols` keeps those that name one of them.
         """
         return self.frame(f"{stream}.latest", symbols=symbols)
 
@@ -148,7 +147,7 @@ class Attachment:
         the last snapshot.
         """
         for name in self.frames:
-            if name.endswith(_CHAINS):
+            if name.endswith(".chains"):
                 found = self.frame(name).filter(pl.col("root") == root)
                 return found if expiry is None else found.filter(pl.col("expiry") == expiry)
         raise KeyError(f"no option chains in run {self.run}")
@@ -221,6 +220,8 @@ class Attachment:
         what it did not read in time is dropped and counted in the tail's `missed`, or, with
         `on_lag="raise"`, ends it with `LagError`. The engine never waits for a reader.
         """
+        if (found := self._view(name)) is not None:
+            raise ConfigError(f"{name} is a view of {found[0]}: follow that")
         with self.lock:
             if self._table(name) is not None:
                 raise ConfigError(
@@ -313,10 +314,8 @@ class Attachment:
             raise NoRunError(f"run {self.run} has ended")
         return self.frames
 
-    def _has_contracts(self, stream: str) -> bool:
-        """Whether the symbols of `stream` are option contracts."""
-        folder = self.path / "frames" / (stream + _LATEST)
-        return (folder / "head").exists() and has_contracts(read_schema(folder))
+    def _view(self, name: str) -> tuple[str, View] | None:
+        return view_of(self.path / "frames", name) if _NAME.fullmatch(name) else None
 
     def _table(self, name: str) -> TableReader | None:
         """The reader of a table; None if `name` is none."""

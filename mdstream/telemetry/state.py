@@ -53,8 +53,12 @@ LIVE = (
     "pool_queue",
     "pool_rebuilds",
     "slabs",
+    "bars_late",
+    "bars_unmatched",
 )
-"""Counters and gauges that stand alone. `sequence` is that of the last committed batch."""
+"""Counters and gauges that stand alone. `sequence` is that of the last committed batch; `bars_late` counts
+trades that came too late for any bar, `bars_unmatched` corrections and cancels of what is no longer here.
+"""
 
 _LIVE = {name: index for index, name in enumerate(LIVE)}
 _COMMITTED = {name: index for index, name in enumerate(COMMITTED)}

@@ -74,9 +74,20 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
         if len(by_reason) > _REASONS_SHOWN:
             more = sum(map(len, list(by_reason.values())[_REASONS_SHOWN:]))
             remarks.append(Text(f"{name}: {more} more symbols failed", style="yellow"))
+        if (bars := stream.get("bars")) and bars["compared"]:
+            remarks.append(_bars(name, bars))
         if stream["rejects_file"]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
     return remarks
+
+
+def _bars(stream: str, bars: dict[str, Any]) -> Text:
+    """How the minute bars built here compare with the service's."""
+    text = f"{stream}: {bars['equal']:,} of {bars['compared']:,} minute bars equal the service's"
+    if not bars["differing"]:
+        return Text(text)
+    names = ", ".join(f"{name} {count}" for name, count in bars["differing"].items())
+    return Text(f"{text}; others differ in {names}", style="yellow")
 
 
 def _some(symbols: list[str]) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mdstream.errors import NoRunError
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.head import Entry, Head
-from mdstream.frames.layout import read_schema
+from mdstream.frames.layout import find_buffers, read_schema
 from mdstream.frames.rundir import dictionary_path
 from mdstream.streams.spec import Kind
 
@@ -191,27 +191,25 @@ class _Chunk:
     def __init__(self, path: Path) -> None:
         mapped = pa.memory_map(str(path))
         base = mapped.read_buffer(mapped.size())
-        reader = pa.ipc.open_file(base)
-        self.schema = reader.schema
-        self._arrays = reader.get_batch(0).columns
+        self.schema = pa.ipc.open_file(base).schema
+        self._base = base
+        self._buffers = find_buffers(base)
 
     def frame(self, rows: int, nulls: int, categories: dict[str, Categories]) -> pl.DataFrame:
         """The first `rows` rows. `nulls` has a bit for each column that needs its bitmap."""
         arrays = []
-        for index, array in enumerate(self._arrays):
-            buffers = array.buffers()
-            validity = buffers[0] if nulls >> index & 1 else None
-            children = None
-            if pa.types.is_large_list(array.type):
-                buffers, children = buffers[:2], [array.values]
-            # The null count that stands in a live chunk is not the true one: let Arrow count.
+        for index, (field, found) in enumerate(zip(self.schema, self._buffers, strict=True)):
+            validity = self._base.slice(found.validity) if nulls >> index & 1 else None
+            buffers, children = [validity, self._base.slice(found.values)], None
+            if pa.types.is_large_list(field.type):
+                heap = [None, self._base.slice(found.heap)]
+                children = [pa.Array.from_buffers(pa.uint32(), found.heap_items, heap)]
+            elif found.heap >= 0:
+                buffers.append(self._base.slice(found.heap))
+            null_count = -1 if validity else 0  # -1: let Arrow count
             arrays.append(
                 pa.Array.from_buffers(
-                    array.type,
-                    rows,
-                    [validity, *buffers[1:]],
-                    null_count=-1 if validity else 0,
-                    children=children,
+                    field.type, rows, buffers, null_count=null_count, children=children
                 )
             )
         return to_polars(pa.RecordBatch.from_arrays(arrays, schema=self.schema), categories)

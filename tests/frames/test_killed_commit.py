@@ -402,7 +402,7 @@ def test_a_commit_that_drops_the_oldest_rows_killed_at_some_steps(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("limits", [SMALL, FEW])
+@pytest.mark.parametrize("limits", [SMALL, FEW], ids=["kept", "dropped"])
 @pytest.mark.parametrize("stream", MESSAGES)
 def test_a_large_commit_killed_at_every_step(tmp_path: Path, stream: str, limits: Limits) -> None:
     assert_thorough(kill_at_steps(work_of(stream, 300, 300, limits, tmp_path)), 200)

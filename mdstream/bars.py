@@ -43,8 +43,10 @@ class BarBuilder(Protocol):
     def finish(self) -> Published:
         """The stream has ended: publish whatever is open."""
 
-    def restore(self, runs: npt.NDArray[np.void], amendments: Amendments) -> None:
-        """Get to where a killed predecessor was: all that can be published now has been."""
+    def restore(self, runs: npt.NDArray[np.void], trades: int, amendments: Amendments) -> None:
+        """Get to where a killed predecessor was, which had committed so many `trades`: all that could be
+        published has been.
+        """
 
 
 MakeBars = Callable[[StreamSpec, Mapping[str, FrameColumns], TextOf], BarBuilder]

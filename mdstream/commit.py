@@ -45,7 +45,7 @@ from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, Str
 from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.schema import BATCHES
-from mdstream.telemetry.state import FeedState
+from mdstream.telemetry.state import LENGTHS, FeedState
 
 log = logging.getLogger(__name__)
 
@@ -173,12 +173,24 @@ class Committer:
         )  # fmt: skip
         self._count(slab, receipt, rejected, now, quarantined=1)
 
+    @property
+    def committed_rows(self) -> dict[str, int]:
+        """Rows of the frames that bars are made of, those of batches that count as committed."""
+        rules = self._spec.bar_rules
+        if rules is None:
+            return {}
+        done = self.state.committed()
+        return {name: done[c] for c, name in zip(LENGTHS, rules.sources, strict=True) if name}
+
     def restore_bars(self, runs: bytes) -> None:
         """Bring the open bars to where a killed predecessor left them."""
         if self._bars is None:
             return
-        amendments = {kind: _everything(self.frames[name]) for kind, name in self._amending()}
-        self._bars.restore(np.frombuffer(runs, PARTIAL), amendments)
+        rows = self.committed_rows
+        amendments = {
+            kind: _rows_of(self.frames[name], rows[name]) for kind, name in self._amending()
+        }
+        self._bars.restore(np.frombuffer(runs, PARTIAL), rows["trades"], amendments)
 
     @property
     def bars_wait(self) -> bool:
@@ -311,7 +323,9 @@ class Committer:
             self.state.feed_delay[bucket] += np.uint64(messages)
         payloads, size = int(streamed.sum()), int(table["length"][streamed].sum())
         marks = int((table["kind"] == PayloadKind.MARK).sum())
-        trades = self.frames.get("trades")
+        rules = self._spec.bar_rules
+        sources = zip(LENGTHS, rules.sources if rules else (), strict=False)
+        lengths = {counter: self.frames[name].rows for counter, name in sources if name}
         self.state.commit(
             receipt.sequence,
             payloads=payloads,
@@ -323,7 +337,7 @@ class Committer:
             fetch_rejected=rejected[1],
             quarantined=quarantined,
             batches=1,
-            trade_rows=trades.rows if trades else 0,
+            **lengths,
         )
         if len(table) > marks:
             self._measured.append(
@@ -338,12 +352,10 @@ class Committer:
                 self.flush()
 
 
-def _everything(frame: FrameWriter) -> list[ColumnData]:
-    """All rows that a frame still has."""
+def _rows_of(frame: FrameWriter, stop: int) -> list[ColumnData]:
+    """The rows below `stop` that a frame still has."""
     columns = FrameColumns(frame)
-    pieces = [
-        columns.take(views, np.arange(rows)) for _, rows, views in columns.newest_first(frame.rows)
-    ]
+    pieces = [columns.take(views, np.arange(rows)) for _, rows, views in columns.newest_first(stop)]
     if not pieces:
         return [ColumnData(np.empty(0, DTYPE[column.kind])) for column in frame.columns]
     return [joined(each) for each in zip(*reversed(pieces), strict=True)]

@@ -147,7 +147,7 @@ class Feed:
     async def _take_over(self) -> None:
         """What a killed predecessor left: its open bars, and the batches it did not commit."""
         if self.spec.bar_rules:
-            rows = self.state.committed()["trade_rows"]
+            rows = self._committer.committed_rows
             run = str(self._assignment.run)
             try:
                 self._committer.restore_bars(

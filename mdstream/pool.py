@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess as Process
@@ -104,7 +104,7 @@ class WorkerPool:
         self.busy = 0
         self.pids: list[int] = []
         self._job: Callable[[Ticket], Receipt] = boot.run
-        self._trades: Callable[[str, str, int], bytes] = boot.trades_again
+        self._trades: Callable[[str, str, Mapping[str, int]], bytes] = boot.trades_again
         self.make_bars: MakeBars = boot.make_bars
         self._boot = boot
         self._timeout_s = timeout_s
@@ -151,8 +151,8 @@ class WorkerPool:
             if strikes == 2:
                 raise PoisonedBatchError(f"the batch's worker {what}, twice")
 
-    async def trades_again(self, run: str, stream: str, rows: int) -> bytes:
-        """Runs of the first `rows` trades in the trades frame, for a feed that starts over."""
+    async def trades_again(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
+        """Runs of the first `rows` trades, and quotes, in their frames, for a feed that starts over."""
         if not self.size:
             return self._trades(run, stream, rows)
         runs: bytes = await self._submit(self._trades, run, stream, rows)

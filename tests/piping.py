@@ -24,20 +24,26 @@ from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 
 Payload = tuple[bytes, PayloadKind, int]
+LIMITS = Limits(64_000_000, 4_000_000)
 
 
 class Rig:
     """One feed's pipeline on a run directory."""
 
     def __init__(
-        self, run: Path, stream: str, pool: WorkerPool, rejects: Path, handoff: HandoffConfig
+        self,
+        run: Path,
+        stream: str,
+        pool: WorkerPool,
+        rejects: Path,
+        handoff: HandoffConfig,
+        limits: Limits = LIMITS,
     ) -> None:
         path = state_path(run, stream)
         self.state = FeedState(path) if path.exists() else FeedState.create(path)
         self.run, self.stream, self.pool = run, stream, pool
         self.controls: list[dict[str, Any]] = []
         self.rejects = rejects / f"{stream}.jsonl"
-        limits = Limits(64_000_000, 4_000_000)
         self.committer = Committer(
             run, STREAMS[stream], self.state, limits, RejectFile(self.rejects), pool.make_bars
         )

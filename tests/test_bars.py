@@ -243,7 +243,7 @@ def test_a_successor_of_a_killed_feed_gets_the_same_bars(
         made = Bench(run.path, "stocks")
         for index, batch in enumerate(batches):
             if index * size <= killed < (index + 1) * size:
-                rows = made.state.committed()["trade_rows"]
+                rows = made.committer.committed_rows
                 again = boot.trades_again(str(run.path), "stocks", rows)
                 made = Bench(run.path, "stocks")
                 made.committer.restore_bars(again)

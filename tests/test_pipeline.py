@@ -496,7 +496,7 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
             assert first.state["sequence"] == committed
 
             second = Rig(first.run, stream, first.pool, tmp_path, first.pipeline._config)
-            rows = second.state.committed()["trade_rows"]
+            rows = second.committer.committed_rows
             runs = await first.pool.trades_again(str(first.run), stream, rows)
             second.committer.restore_bars(runs)
             assert second.pipeline.recover() == 700

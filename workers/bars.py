@@ -222,17 +222,16 @@ class Bars:
             level.finish()
         return self._published()
 
-    def restore(self, runs: Array, amendments: Amendments) -> None:
+    def restore(self, runs: Array, trades: int, amendments: Amendments) -> None:
         self._join(runs, 0)
-        rows = self._trades.rows
         for kind, columns in amendments.items():
             for index in range(len(columns[0].values)):
-                self._apply(kind, self._values(kind, columns, index), rows)
+                self._apply(kind, self._values(kind, columns, index), trades)
         for level in self._levels:
             level.see_published()
         seam = np.zeros(1, runs.dtype)
         seam["kind"] = Run.SEAM
-        self._join(seam, rows)
+        self._join(seam, trades)
         self._published()
 
     def _published(self) -> Published:

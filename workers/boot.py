@@ -57,7 +57,7 @@ def run(ticket: Ticket) -> Receipt:
     return job.run(ticket)
 
 
-def trades_again(run: str, stream: str, rows: int) -> bytes:
+def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
     """`workers.job.trades_again`."""
     from workers import job
 

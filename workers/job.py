@@ -144,9 +144,9 @@ def run(ticket: Ticket) -> Receipt:
     )
 
 
-def trades_again(run: str, stream: str, rows: int) -> bytes:
-    """The runs of the first `rows` trades that the trades frame still has, and of quotes where their
-    midpoints count, as bytes.
+def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
+    """The runs of the trades that the trades frame still has, and of quotes where their midpoints count, as
+    bytes: of each channel the first `rows`.
 
     For a feed that takes the place of a killed one, whose open bars died with it. Which of a trade and a
     quote of one payload came first is not known any more.
@@ -157,17 +157,17 @@ def trades_again(run: str, stream: str, rows: int) -> bytes:
     context = _Context(run, stream)
     context.refresh()
     trades = spec.by_name["trades"]
-    columns = _kept(run, stream, trades, rows)
+    columns = _kept(run, stream, trades, rows["trades"])
     text = partial(context.text, new={})
     found = [events_of_trades(trades, columns, Effects(rules), text)]
     if rules.midpoints:
         quotes = spec.by_name[rules.midpoints]
-        found.append(events_of_quotes(quotes, _kept(run, stream, quotes, None)))
+        found.append(events_of_quotes(quotes, _kept(run, stream, quotes, rows[quotes.name])))
     places = [events.received for events in found]
     return fold(in_order(places, found)).tobytes()
 
 
-def _kept(run: str, stream: str, channel: Channel, rows: int | None) -> list[ColumnData]:
+def _kept(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData]:
     """The first rows of a frame, as far as they are kept."""
     from mdstream.frames.reader import FrameReader
 

@@ -80,7 +80,9 @@ class Chunk:
             raise
 
     def resume(self, rows: int) -> None:
-        """Take up a predecessor's chunk that holds `rows` rows."""
+        """Take up a chunk that holds `rows` rows; it is open again if it was sealed, or half sealed."""
+        nulls = [int(len(view.validity) > 0) for view in self.views]
+        patch_lengths(memoryview(self._mapping), self.rows + 1, nulls)
         for index, view in enumerate(self.views):
             if view.heap is not None:
                 self.heap_used[index] = int(view.values[rows])

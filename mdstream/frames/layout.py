@@ -55,12 +55,16 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     return tuple(
         Column(
             field.name,
-            Kind(field.metadata[b"kind"].decode()),
+            _kind(field),
             required=not field.nullable,
             dictionary=field.metadata.get(b"dictionary", b"").decode(),
         )
         for field in schema
     )
+
+
+def _kind(field: pa.Field) -> Kind:
+    return Kind(field.metadata[b"kind"].decode())
 
 
 def read_schema(folder: Path) -> pa.Schema:
@@ -147,27 +151,30 @@ def _zeros(size: int) -> pa.Buffer:
 
 
 def find_buffers(base: pa.Buffer) -> list[Buffers]:
-    """Where the buffers of each column lie in the chunk whose whole file is `base`."""
-    batch = pa.ipc.open_file(base).get_batch(0)
+    """Where the buffers of each column lie in the chunk whose whole file is `base`.
 
-    def offset(buffer: pa.Buffer | None) -> int:
-        return -1 if buffer is None else buffer.address - base.address
+    By what never changes. Lengths and null counts do, one after another, when the chunk is sealed: readers
+    may open it meanwhile, and the writer be killed in between. pyarrow refuses a batch that is half sealed.
+    """
+    file = memoryview(base)
+    batch, body = _record_batch(file)
+    at = _vector(file, batch, 2)
+    places = struct.iter_unpack("<qq", file[at : at + (body - at) // 16 * 16])
+
+    def place() -> tuple[int, int]:
+        """Offset within the file, and bytes, of the next buffer."""
+        offset, size = next(places)
+        return (body + offset if size else -1), size
 
     found = []
-    for array in batch.columns:
-        buffers = array.buffers()
-        if pa.types.is_large_string(array.type):
-            found.append(
-                Buffers(offset(buffers[0]), offset(buffers[1]), offset(buffers[2]), buffers[2].size)
-            )
-        elif pa.types.is_large_list(array.type):
-            found.append(
-                Buffers(
-                    offset(buffers[0]), offset(buffers[1]), offset(buffers[3]), len(array.values)
-                )
-            )
-        else:
-            found.append(Buffers(offset(buffers[0]), offset(buffers[1]), -1, 0))
+    for field in pa.ipc.open_file(base).schema:
+        validity, values = place()[0], place()[0]
+        heap, size = -1, 0
+        if pa.types.is_large_list(field.type):
+            place()  # items have no nulls
+        if pa.types.is_large_string(field.type) or pa.types.is_large_list(field.type):
+            heap, size = place()
+        found.append(Buffers(validity, values, heap, size // DTYPE[_kind(field)].itemsize))
     return found
 
 
@@ -177,10 +184,9 @@ def patch_lengths(file: memoryview, rows: int, nulls: Sequence[int]) -> None:
     Arrow IPC file: magic, schema message, then the record batch message, a flatbuffer whose
     header table holds `length` and a vector of (length, null count) nodes.
     """
-    batch = _record_batch(file)
+    batch, _ = _record_batch(file)
     struct.pack_into("<q", file, _field(file, batch, 0), rows)
-    nodes = _field(file, batch, 1)
-    nodes += struct.unpack_from("<I", file, nodes)[0] + 4
+    nodes = _vector(file, batch, 1)
     schema = pa.ipc.open_file(pa.py_buffer(file)).schema
     for field, count in zip(schema, nulls, strict=True):
         struct.pack_into("<qq", file, nodes, rows, count)
@@ -189,8 +195,8 @@ def patch_lengths(file: memoryview, rows: int, nulls: Sequence[int]) -> None:
             nodes += 16  # the items keep the length of their heap
 
 
-def _record_batch(file: memoryview) -> int:
-    """Offset of the record batch table: the header of the second message in the file."""
+def _record_batch(file: memoryview) -> tuple[int, int]:
+    """Offsets of the record batch table, the header of the second message in the file, and of its body."""
     at = 8
     for _ in range(2):
         size = struct.unpack_from("<i", file, at + 4)[0]
@@ -198,7 +204,14 @@ def _record_batch(file: memoryview) -> int:
     root = message + struct.unpack_from("<I", file, message)[0]
     header = _field(file, root, 2)
     table: int = header + struct.unpack_from("<I", file, header)[0]
-    return table
+    return table, at
+
+
+def _vector(file: memoryview, table: int, index: int) -> int:
+    """Offset of the first item of the vector that field `index` of a flatbuffer table is."""
+    at = _field(file, table, index)
+    first: int = at + struct.unpack_from("<I", file, at)[0] + 4
+    return first
 
 
 def _field(file: memoryview, table: int, index: int) -> int:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mdstream.errors import NoRunError
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.head import Entry, Head
-from mdstream.frames.layout import read_schema
+from mdstream.frames.layout import find_buffers, read_schema
 from mdstream.frames.rundir import dictionary_path
 from mdstream.streams.spec import VARIABLE, Kind
 
@@ -162,7 +162,9 @@ class FrameReader:
     def _map(self, entry: Entry) -> bool:
         if entry.number not in self._chunks:
             try:
-                self._chunks[entry.number] = _Chunk(self.head.chunk_path(entry.number))
+                self._chunks[entry.number] = _Chunk(
+                    self.head.chunk_path(entry.number), entry.capacity
+                )
             except FileNotFoundError:
                 if not self._run.exists():
                     raise NoRunError(f"{self.name}: its run has ended") from None
@@ -194,13 +196,13 @@ class _Chunk:
 
     # The mutable state: the columns that were converted for all rows, and for which nulls.
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rows: int) -> None:
         mapped = pa.memory_map(str(path))
         base = mapped.read_buffer(mapped.size())
-        reader = pa.ipc.open_file(base)
-        self.schema = reader.schema
-        arrays = reader.get_batch(0).columns
-        self._arrays = arrays
+        self.schema = pa.ipc.open_file(base).schema
+        self._base = base
+        self._buffers = find_buffers(base)
+        self._rows = rows
         self._dictionaries = {
             field.metadata[b"dictionary"].decode()
             for field in self.schema
@@ -238,14 +240,14 @@ class _Chunk:
         return all(categories[name].is_plain for name in self._dictionaries)
 
     def _convert(self, nulls: int, categories: dict[str, Categories]) -> pl.DataFrame:
-        columns, coded, rows = [], {}, len(self._arrays[0])
+        columns, coded = [], {}
         for index, field in enumerate(self.schema):
             name = field.metadata.get(b"dictionary", b"").decode()
             if nulls >> index & 1 or Kind(field.metadata[b"kind"].decode()) in VARIABLE:
                 continue
             if name and not categories[name].is_plain:
                 continue
-            series: pl.Series = pl.from_arrow(self._array(index, rows, nulls))  # type: ignore[assignment]
+            series: pl.Series = pl.from_arrow(self._array(index, self._rows, nulls))  # type: ignore[assignment]
             columns.append(series.alias(field.name))
             if name:
                 coded[field.name] = pl.col(field.name).cat.to(categories[name].dtype, strict=False)
@@ -254,14 +256,17 @@ class _Chunk:
         return frame.drop([name for name in coded if frame[name].null_count()])
 
     def _array(self, index: int, rows: int, nulls: int) -> pa.Array:
-        array = self._arrays[index]
-        buffers, children = array.buffers(), None
-        validity = buffers[0] if nulls >> index & 1 else None
-        if pa.types.is_large_list(array.type):
-            buffers, children = buffers[:2], [array.values]
-        # The null count that stands in a live chunk is not the true one: let Arrow count.
+        field, found = self.schema.field(index), self._buffers[index]
+        validity = self._base.slice(found.validity) if nulls >> index & 1 else None
+        buffers, children = [validity, self._base.slice(found.values)], None
+        if pa.types.is_large_list(field.type):
+            heap = [None, self._base.slice(found.heap)]
+            children = [pa.Array.from_buffers(pa.uint32(), found.heap_items, heap)]
+        elif found.heap >= 0:
+            buffers.append(self._base.slice(found.heap))
+        null_count = -1 if validity else 0  # -1: let Arrow count
         return pa.Array.from_buffers(
-            array.type, rows, [validity, *buffers[1:]], -1 if validity else 0, children=children
+            field.type, rows, buffers, null_count=null_count, children=children
         )
 
 

@@ -66,8 +66,8 @@ class FrameWriter:
         self._share = share or Share(sys.maxsize)
         self._sizes: dict[int, int] = {}
         self._heap_per_row = [HEAP_PER_ROW[c.kind] for c in self.columns if c.kind in VARIABLE]
-        self._number = -1
-        self._chunk: Chunk | None = None
+        self._number: int
+        self._chunk: Chunk | None
         self._resume()
         self._share.join(self)
 
@@ -109,8 +109,7 @@ class FrameWriter:
                 try:
                     self._rotate(data, start, total)
                 except NoSpaceError:
-                    if chunk is not None:  # the rows that it took will come again
-                        chunk.resume(self.head.rows - chunk.start_row)
+                    self._resume()  # the rows taken so far, maybe into several chunks, will come again
                     raise
                 continue
             nulls = chunk.write(data, start, start + room, total - chunk.start_row)
@@ -128,6 +127,7 @@ class FrameWriter:
         self.head.close()
 
     def _resume(self) -> None:
+        """Go on behind the last row that was published."""
         head = self.head
         while head.end > head.first and head.entry(head.end - 1).start_row > head.rows:
             head.discard_last()
@@ -136,6 +136,7 @@ class FrameWriter:
             if path not in kept:
                 path.unlink()
         self._sizes = {number: path.stat().st_size for path, number in kept.items()}
+        self._number, self._chunk = -1, None
         if kept:
             entry = head.entry(head.end - 1)
             self._number = entry.number

@@ -216,6 +216,11 @@ class BarRules:
     corrections: str = ""
     cancels: str = ""
 
+    @property
+    def sources(self) -> tuple[str, str, str, str]:
+        """The channels that bars are made of; empty where there is none."""
+        return "trades", self.midpoints, self.corrections, self.cancels
+
     def counts(self, conditions: Iterable[str], tape: str) -> tuple[bool, bool]:
         """Whether a trade with these conditions counts in prices, and in volume."""
         price = volume = True

@@ -27,8 +27,13 @@ COMMITTED = (
     "quarantined",
     "batches",
     "trade_rows",
+    "midpoint_rows",
+    "correction_rows",
+    "cancel_rows",
 )
-"""Counters that change with a commit. `trade_rows` is the length of the trades frame then."""
+"""Counters that change with a commit. The last ones are lengths of the frames that bars are made of."""
+
+LENGTHS = COMMITTED[-4:]
 
 LIVE = (
     "heartbeat_ns",
@@ -105,11 +110,11 @@ class FeedState:
                 return dict(zip(COMMITTED, values, strict=True))
 
     def commit(self, sequence: int, **added: int) -> None:
-        """Count batch `sequence`: `added` to each counter, `trade_rows` set. Once or not at all."""
+        """Count batch `sequence`: `added` to each counter, lengths set. Once or not at all."""
         current = self.committed()
         start = _COPY + sequence % 2 * len(COMMITTED)
         for name, index in _COMMITTED.items():
-            base = 0 if name == "trade_rows" else current[name]
+            base = 0 if name in LENGTHS else current[name]
             self._words[start + index] = base + added.get(name, 0)
         self["sequence"] = sequence
 

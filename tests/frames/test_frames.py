@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -257,6 +259,33 @@ def test_a_batch_that_found_no_room_is_appended_once_there_is(
     assert sum(lengths) == len(kept) >= 5_000, "no file says that it holds rows of the attempts"
 
 
+def test_a_batch_that_found_room_for_some_chunks_only_is_appended_once_there_is(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 50_000))
+    writer.append(simple(0, 100), 1)
+    create, made = Chunk.create, 0
+
+    def scarce(path: Path, *rest: Any) -> None:
+        nonlocal made
+        if made == 2:
+            raise NoSpaceError(str(path), 1, 0)
+        made += 1
+        create(path, *rest)
+
+    monkeypatch.setattr(Chunk, "create", staticmethod(scarce))
+    with pytest.raises(NoSpaceError):
+        writer.append(simple(100, 5_000), 2)
+    assert made == 2
+    assert writer.rows == 100
+    monkeypatch.setattr(Chunk, "create", staticmethod(create))
+    writer.append(simple(100, 5_000), 2)
+    frame = attach(run.run).frame("test.rows")
+    kept = range(5_100 - frame.height, 5_100)  # old ones had to make way
+    assert frame["ts"].to_physical().to_list() == list(kept)
+    assert frame["text"].to_list() == [f"t{i}" for i in kept]
+
+
 def test_where_there_is_room_for_a_small_chunk_only_it_is_small(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +352,39 @@ def test_a_commit_cut_short_at_any_step_happens_once(run: RunDirectory, stage: s
     assert frame["ts"].to_physical().to_list() == list(range(2_350))
     assert frame["text"].to_list() == [f"t{i}" for i in range(2_350)]
     assert frame["price"].null_count() == sum(i % 3 == 0 for i in range(2_350))
+
+
+@pytest.mark.parametrize("stores", range(len(COLUMNS) + 2))
+def test_a_chunk_that_is_half_sealed_can_be_read_and_written(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, stores: int
+) -> None:
+    """As its writer leaves it if it is killed in between."""
+    folder = frame_path(run.path, "test.rows")
+    writer = FrameWriter(folder, COLUMNS, ROOMY)
+    writer.append(simple(1, 1), 1)
+    pack, done = struct.pack_into, 0
+
+    def killed(*arguments: Any) -> None:
+        nonlocal done
+        if done == stores:
+            raise KeyboardInterrupt
+        done += 1
+        pack(*arguments)
+
+    monkeypatch.setattr(struct, "pack_into", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        writer.close()
+    monkeypatch.setattr(struct, "pack_into", pack)
+    assert attach(run.run).frame("test.rows")["text"].to_list() == ["t1"]
+    successor = FrameWriter(folder, COLUMNS, ROOMY)
+    successor.append(simple(2, 500), 2)  # the first ones to have nulls
+    frame = attach(run.run).frame("test.rows")
+    assert frame["text"].to_list() == [f"t{i}" for i in range(1, 502)]
+    assert frame["price"].null_count() == 167
+    with pa.memory_map(str(successor.head.chunk_path(0))) as file:
+        live = pa.ipc.open_file(file).get_batch(0).slice(0, successor.rows)
+    assert live.column("price").null_count == 167
+    assert live.column("text").to_pylist() == frame["text"].to_list()
 
 
 def test_a_full_file_system_drops_old_chunks_first_and_then_is_a_clear_error(

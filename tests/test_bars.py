@@ -168,7 +168,7 @@ def stocks(draw: st.DrawFn) -> list[Event]:
     recv = START
     for _ in range(draw(st.integers(0, 40))):
         recv += draw(
-            st.sampled_from([0, SECOND // 10, SECOND // 10, SECOND, 7 * SECOND, 40 * SECOND])
+            st.sampled_from([1000, SECOND // 10, SECOND // 10, SECOND, 7 * SECOND, 40 * SECOND])
         )
         what = draw(
             st.sampled_from(["trade"] * 8 + ["cancel", "correction", "correction", "seam", "tick"])
@@ -238,6 +238,12 @@ def test_bars_of_crypto_have_the_midpoints_of_quotes(events: list[Event], cuts: 
 def test_a_successor_of_a_killed_feed_gets_the_same_bars(
     events: list[Event], killed: int, size: int
 ) -> None:
+    # That time went on while nothing came dies with the feed; what depends on it is left out.
+    events = [
+        (w, it)
+        for w, it in events
+        if w != "tick" and it["recv"] - it.get("ts", it["recv"]) < MINUTE
+    ]
     batches = [events[i : i + size] for i in range(0, len(events), size)]
     with RunDirectory() as run:
         made = Bench(run.path, "stocks")

@@ -224,9 +224,13 @@ class Bars:
 
     def restore(self, runs: Array, trades: int, amendments: Amendments) -> None:
         self._join(runs, 0)
-        for kind, columns in amendments.items():
-            for index in range(len(columns[0].values)):
-                self._apply(kind, self._values(kind, columns, index), trades)
+        found = [
+            (kind, self._values(kind, columns, index))
+            for kind, columns in amendments.items()
+            for index in range(len(columns[0].values))
+        ]
+        for kind, values in sorted(found, key=lambda each: each[1]["recv_ts"]):
+            self._apply(kind, values, trades)
         for level in self._levels:
             level.see_published()
         seam = np.zeros(1, runs.dtype)

@@ -15,7 +15,7 @@ DEV_STAMP := $(VENV)/.dev
 BENCH_STAMP := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch bench-decode bench-frames soak lock clean
+.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch bench-decode bench-bars bench-frames soak lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -54,6 +54,9 @@ bench-fetch: $(DEV_STAMP)  ## Measure T_total: all streams at once against one a
 
 bench-decode: $(DEV_STAMP)  ## Measure decoding on one core: the kernels against the libraries
 	@$(BIN)/python -m benchmarks decode $(ARGS)
+
+bench-bars: $(BENCH_STAMP)  ## Measure bars: ours against Polars, pandas and a loop
+	@$(BIN)/python -m benchmarks bars $(ARGS)
 
 bench-frames: $(BENCH_STAMP)  ## Measure frames: commits, reading, tails, memory; against Redis, Parquet, pandas, queues
 	@$(BIN)/python -m benchmarks frames $(ARGS)

@@ -14,6 +14,7 @@ from typing import Any
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
     "frames": "rows into frames, and frames into other processes: ours against what is used today",
+    "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
     "decode": "payloads to columns on one core: the kernels against the libraries",
 }
 

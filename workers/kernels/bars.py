@@ -75,8 +75,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 def _place(symbol: Any, second: Any, bars: Any, table: Any) -> int:
     """Where in the table a bar is, or would be."""
     mask = np.uint64(len(table) - 1)
-    mixed = (np.uint64(symbol) << np.uint64(40)) ^ np.uint64(second // SECOND)
-    place = (mixed * _MULTIPLIER >> np.uint64(20)) & mask
+    mixed = np.uint64(symbol) * _MULTIPLIER ^ np.uint64(second // SECOND)
+    place = (mixed * _MULTIPLIER >> np.uint64(32)) & mask
     while True:
         slot = table[place]
         if slot < 0 or (bars[slot].symbol == symbol and bars[slot].second == second):

@@ -1,0 +1,214 @@
+"""How fast do trades become bars of a second and of a minute, conditions heeded?
+
+A million stock trades of 10 or 1,000 symbols, over ten minutes, as decoded columns, in batches of 4,000:
+
+    mdstream       runs folded by a worker, joined and published by the feed (told apart)
+    polars         group_by on the same columns, all at once, without the rules, twice
+    pandas         the same with groupby
+    python         a loop over the trades with a dict of bars, by the rules
+
+Only the first keeps bars while trades come: the others are given everything at once. Each subject is a
+process of its own, and all take turns; medians are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+TRADES = 1_000_000
+SYMBOLS = (10, 1_000)
+SPAN_S = 600
+BATCH = 4_000
+REPEATS = 3
+SUBJECTS = ("mdstream", "polars", "pandas", "python")
+_START = 1_767_623_400_000_000_000
+_SECOND = 1_000_000_000
+
+Record = dict[str, Any]
+
+
+def trades(symbols: int) -> dict[str, Any]:
+    """Columns of `TRADES` trades in the order of their times, seeded; conditions: 0 is `@`, 1 `@I`."""
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    ts = _START + np.sort(random.integers(0, SPAN_S * _SECOND, TRADES))
+    return {
+        "symbol": random.integers(0, symbols, TRADES).astype(np.uint32),
+        "ts": ts,
+        "price": np.round(100 + random.normal(0, 0.5, TRADES).cumsum() / 100, 2),
+        "size": random.integers(1, 500, TRADES),
+        "conditions": (random.random(TRADES) < 0.3).astype(np.uint16),
+    }
+
+
+# -- the subjects: seconds in all, and more
+
+
+def _mdstream(given: dict[str, Any]) -> Record:
+    import numpy as np
+
+    from mdstream.frames.columns import FrameColumns
+    from mdstream.frames.rundir import RunDirectory, frame_path
+    from mdstream.frames.writer import FrameWriter, Limits
+    from mdstream.handoff.columns import ColumnData
+    from mdstream.streams import STREAMS
+    from workers.aggregate import Effects, events_of_trades, fold
+    from workers.bars import Bars
+
+    spec = STREAMS["stocks"]
+    rules = spec.bar_rules
+    assert rules is not None
+    channel, effects, texts = spec.by_name["trades"], Effects(rules), ("@", "@I")
+    made = {
+        "exchange": np.uint16, "tape": np.uint16, "id": np.uint64, "recv_ts": np.int64,
+    }  # fmt: skip
+
+    def columns(start: int) -> list[ColumnData]:
+        part = {name: values[start : start + BATCH] for name, values in given.items()}
+        rows = len(part["ts"])
+        part |= {name: np.zeros(rows, dtype) for name, dtype in made.items()}
+        part["recv_ts"] = part["ts"]
+        return [ColumnData(part[column.name]) for column in channel.columns]
+
+    with RunDirectory() as run:
+        frames = {
+            name: FrameColumns(
+                FrameWriter(
+                    frame_path(run.path, f"stocks.{name}"), c.columns, Limits(1 << 28, 1 << 24)
+                )
+            )
+            for name, c in {"trades": channel, **{c.name: c for c in spec.built_bars}}.items()
+        }
+        builder = Bars(spec, frames, lambda column, code: texts[code])
+        batches = [columns(start) for start in range(0, TRADES, BATCH)]
+        for column in batches[0]:
+            column.values = column.values.copy()
+        folding = joining = 0.0
+        bars = 0
+        for batch in batches:
+            began = time.perf_counter()
+            runs = fold(events_of_trades(channel, batch, effects, lambda column, code: texts[code]))
+            folded = time.perf_counter()
+            published = builder.join(runs, 0, {})
+            joining += time.perf_counter() - folded
+            folding += folded - began
+            bars += sum(len(rows[0].values) for rows in published.values())
+        began = time.perf_counter()
+        bars += sum(len(rows[0].values) for rows in builder.finish().values())
+        joining += time.perf_counter() - began
+    return {
+        "seconds": folding + joining, "bars": bars, "worker_ns": folding / TRADES * 1e9,
+        "feed_ns": joining / TRADES * 1e9,
+    }  # fmt: skip
+
+
+def _polars(given: dict[str, Any]) -> Record:
+    import polars as pl
+
+    frame = pl.DataFrame(given)
+    began, bars = time.perf_counter(), 0
+    for length in (_SECOND, 60 * _SECOND):
+        price, size = pl.col("price"), pl.col("size")
+        found = frame.group_by("symbol", pl.col("ts") // length, maintain_order=True).agg(
+            price.first().alias("open"), price.max().alias("high"), price.min().alias("low"),
+            price.last().alias("close"), size.sum().alias("volume"), pl.len(),
+            ((price * size).sum() / size.sum()).alias("vwap"),
+        )  # fmt: skip
+        bars += found.height
+    return {"seconds": time.perf_counter() - began, "bars": bars}
+
+
+def _pandas(given: dict[str, Any]) -> Record:
+    import pandas
+
+    frame = pandas.DataFrame(given)
+    frame["worth"] = frame["price"] * frame["size"]
+    began, bars = time.perf_counter(), 0
+    for length in (_SECOND, 60 * _SECOND):
+        found = frame.groupby(["symbol", frame["ts"] // length]).agg(
+            open=("price", "first"), high=("price", "max"), low=("price", "min"), close=("price", "last"),
+            volume=("size", "sum"), count=("size", "size"), worth=("worth", "sum"),
+        )  # fmt: skip
+        found["vwap"] = found["worth"] / found["volume"]
+        bars += len(found)
+    return {"seconds": time.perf_counter() - began, "bars": bars}
+
+
+def _python(given: dict[str, Any]) -> Record:
+    rows = list(zip(*(given[name].tolist() for name in given), strict=True))
+    began, bars = time.perf_counter(), 0
+    for length in (_SECOND, 60 * _SECOND):
+        found: dict[tuple[int, int], list[float]] = {}
+        for symbol, ts, price, size, condition in rows:
+            key = symbol, ts // length
+            bar = found.get(key)
+            if bar is None:
+                bar = found[key] = [0.0, 0.0, 1e300, 0.0, 0, 0, 0.0, 0]
+            bar[4] += size
+            bar[5] += 1
+            if condition == 0:
+                bar[0] = bar[0] or price
+                bar[1] = max(bar[1], price)
+                bar[2] = min(bar[2], price)
+                bar[3] = price
+                bar[6] += price * size
+                bar[7] += size
+        bars += len(found)
+    return {"seconds": time.perf_counter() - began, "bars": bars}
+
+
+# -- the orchestra
+
+
+def run() -> list[Record]:
+    """Measure all subjects in turn, and show a table."""
+    found: dict[tuple[str, int], list[Record]] = {}
+    for _ in range(REPEATS):
+        for symbols in SYMBOLS:
+            for subject in SUBJECTS:
+                command = [sys.executable, "-m", "benchmarks.bench_bars", subject, str(symbols)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found.setdefault((subject, symbols), []).append(json.loads(done.stdout))
+    records = []
+    print(
+        f"{'subject':>10} {'symbols':>8} {'M trades/s':>11} {'bars/s':>12} {'worker ns':>10} {'feed ns':>8}"
+    )
+    for (subject, symbols), turns in found.items():
+        seconds = statistics.median(turn["seconds"] for turn in turns)
+        record: Record = {
+            "question": "bars",
+            "subject": subject,
+            "params": {"symbols": symbols, "trades": TRADES},
+            "messages_per_s": TRADES / seconds,
+            "bars_per_s": turns[0]["bars"] / seconds,
+            "spread_s": [min(t["seconds"] for t in turns), max(t["seconds"] for t in turns)],
+        }
+        for name in ("worker_ns", "feed_ns"):
+            if name in turns[0]:
+                record[name] = statistics.median(turn[name] for turn in turns)
+        records.append(record)
+        parts = [f"{record[n]:.0f}" if n in record else "" for n in ("worker_ns", "feed_ns")]
+        print(
+            f"{subject:>10} {symbols:>8,} {TRADES / seconds / 1e6:>11.2f} {record['bars_per_s']:>12,.0f} "
+            f"{parts[0]:>10} {parts[1]:>8}"
+        )
+    return records
+
+
+def main() -> None:
+    subject, symbols = sys.argv[1], int(sys.argv[2])
+    work = {"mdstream": _mdstream, "polars": _polars, "pandas": _pandas, "python": _python}[subject]
+    given = trades(symbols)
+    if subject == "mdstream":
+        work(given)  # the kernels from disk
+    print(json.dumps(work(given)))
+
+
+if __name__ == "__main__":
+    main()

@@ -190,7 +190,7 @@ class Committer:
         amendments = {
             kind: _rows_of(self.frames[name], rows[name]) for kind, name in self._amending()
         }
-        self._bars.restore(np.frombuffer(runs, PARTIAL), rows["trades"], amendments)
+        self._bars.restore(np.frombuffer(runs, PARTIAL).copy(), rows["trades"], amendments)
 
     @property
     def bars_wait(self) -> bool:

@@ -206,7 +206,7 @@ class Attachment:
         *,
         symbols: str | Sequence[str] | None = None,
         from_start: bool = False,
-        poll_s: float = 0.005,
+        poll_s: float = 0.001,
         max_rows: int = 0,
         max_lag: int = 0,
         on_lag: Literal["drop", "raise"] = "drop",

@@ -31,7 +31,7 @@ class Follow:
     """
 
     from_start: bool = False
-    poll_s: float = 0.005
+    poll_s: float = 0.001
     max_rows: int = 0
     max_lag: int = 0
     on_lag: str = "drop"

@@ -38,6 +38,7 @@ class Sink:
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.room = 1 << 60
+        self.seams = 0
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         assert abs(recv_ns - time.time_ns()) < 5e9
@@ -53,6 +54,9 @@ class Sink:
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         while not self.offer(payload, kind, recv_ns):
             await asyncio.sleep(0.01)
+
+    def seam(self) -> None:
+        self.seams += 1
 
 
 class Case:
@@ -205,6 +209,7 @@ def test_lost_connections_come_back_and_everything_is_subscribed_again(
         await data_flows(case)
         active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED["stocks"]}
         assert active == WANTED["stocks"]
+        assert case.sink.seams == 1
 
     play(story, faults=faults)
 

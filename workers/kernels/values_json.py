@@ -18,6 +18,7 @@ from workers.kernels.words import HIGH, LOW, MASKS, eight_of, find, first_bit, l
 _NULL = 0x6C6C756E
 _MASK32 = np.uint64(0xFFFFFFFF)
 _TENS = np.array([10.0**n for n in range(23)])
+_MOST_SIGNED = np.uint64(2**63 - 1)
 _WHOLE_TENS = np.array([10**n for n in range(19)], np.uint64)
 _EXACT = np.uint64(1 << 53)
 _POINTS = eight_of(0x2E)
@@ -200,7 +201,7 @@ def integers(
     at: int,
     signed: Any,
 ) -> tuple[int, int]:
-    """Whole numbers of up to 18 digits to int64 or uint64."""
+    """Whole numbers of up to 19 digits to int64 or uint64."""
     strange = 0
     missing = 0
     for row in range(rows):
@@ -223,7 +224,7 @@ def integers(
             i += 1
             length -= 1
         good = (
-            0 < length <= 18
+            0 < length <= 19
             and (length == 1 or buffer[i] != 0x30)
             and not (negative and not signed)
         )
@@ -237,6 +238,7 @@ def integers(
         if good:
             good, rest = few_digits(buffer, i, length)
             number = number * _WHOLE_TENS[length] + rest
+            good = good and not (signed and number > _MOST_SIGNED)
         if good:
             values[row] = -np.int64(number) if negative else np.int64(number)
         else:

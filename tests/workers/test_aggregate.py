@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.streams import STREAMS
@@ -57,6 +57,7 @@ def test_the_strictest_condition_decides_what_a_trade_does(
 
 
 @given(st.lists(st.floats(-1e12, 1e12)))
+@settings(deadline=None)  # the first call compiles
 def test_sums_kept_in_pairs_are_exact_when_rounded(values: list[float]) -> None:
     total = np.zeros(2)
     for value in values:

@@ -40,6 +40,9 @@ class BarBuilder(Protocol):
     def join(self, runs: npt.NDArray[np.void], before: int, amendments: Amendments) -> Published:
         """Take in a batch's runs (`PARTIAL`), whose trades are in the trades frame from row `before` on."""
 
+    def lose(self, recv_ns: int) -> None:
+        """What came at this place of the stream is lost."""
+
     def finish(self) -> Published:
         """The stream has ended: publish whatever is open."""
 

@@ -171,6 +171,8 @@ class Committer:
             sequence, 0, now, now, "", (), (), (0, 0), {}, (from_stream, len(payloads) - from_stream),
             rejects, (), {}, (), 0,
         )  # fmt: skip
+        if self._bars is not None:
+            self._bars.lose(now)
         self._count(slab, receipt, rejected, now, quarantined=1)
 
     @property

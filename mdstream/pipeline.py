@@ -178,6 +178,7 @@ class Pipeline:
             self._sealed.append(_Batch(slab, slab.sequence))
             self._next_sequence = slab.sequence + 1
             self._idle.clear()
+        self._seam_due = True  # what the server sent into the dead feed's socket is gone
         self._dispatch()
         return left.payloads
 

@@ -126,6 +126,7 @@ class WorkerPool:
             await asyncio.gather(self._warm_up(), asyncio.to_thread(self._boot.prepare_bars))
         else:
             await asyncio.to_thread(self._boot.warm)
+            await asyncio.to_thread(self._boot.prepare_bars)
 
     async def run(self, ticket: Ticket) -> Receipt:
         """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and
@@ -154,7 +155,7 @@ class WorkerPool:
     async def trades_again(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
         """Runs of the first `rows` trades, and quotes, in their frames, for a feed that starts over."""
         if not self.size:
-            return self._trades(run, stream, rows)
+            return await asyncio.to_thread(self._trades, run, stream, rows)
         runs: bytes = await self._submit(self._trades, run, stream, rows)
         return runs
 

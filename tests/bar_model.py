@@ -27,8 +27,8 @@ class Model:
     rows: list[Row] = field(default_factory=list)
     prices: list[Row] = field(default_factory=list)
     clock: int | None = None
-    clock_recv: int = 0
-    published: set[tuple[int, int]] = field(default_factory=set)
+    seen: tuple[int, int] = (0, 0)
+    published: dict[tuple[int, int], int] = field(default_factory=dict)
     changed: dict[tuple[int, int], int] = field(default_factory=dict)
     gaps: list[list[int | None]] = field(default_factory=lambda: [[None, None]])
     blemished: set[tuple[int, int]] = field(default_factory=set)
@@ -70,13 +70,15 @@ class Model:
     def seam(self, it: Row) -> None:
         if self.gaps[-1][1] is not None:
             assert self.clock is not None
-            self.gaps.append([self.clock - self.clock % self.interval, None])
-        start = self.gaps[-1][0]
-        self.blemished |= {key for key in self.changed if start is None or key[1] >= start}
+            start = self.seen[0] - self.seen[0] % self.interval
+            self.gaps.append([start, None])
+            again = {key: recv for key, recv in self.published.items() if key[1] >= start}
+            self.changed = {**again, **self.changed}
+            self.blemished |= {key for key in self.changed if key[1] >= start}
 
     def tick(self, it: Row) -> None:
         if self.clock is not None:
-            now = self.clock + it["recv"] - self.clock_recv - SECOND
+            now = self.seen[0] + it["recv"] - self.seen[1] - SECOND
             self._pass(now - now % SECOND, it["recv"], data=False)
 
     def finish(self) -> list[Row]:
@@ -96,11 +98,14 @@ class Model:
         if self.clock is not None and now <= self.clock:
             return
         due = self.clock is None or now // self.every != self.clock // self.every
-        self.clock, self.clock_recv = now, recv
+        self.clock = now
+        if data:
+            self.seen = now, recv
         if due:
             self._publish(now)
         if data and self.gaps[-1][1] is None:
-            self.gaps[-1][1] = now - now % self.interval
+            end = now + 10 * SECOND  # what comes first may be a late one
+            self.gaps[-1][1] = end - end % self.interval
 
     # -- bars
 
@@ -112,12 +117,16 @@ class Model:
         if self.clock is not None and key[1] + self.interval <= self.clock - self.kept:
             self.late += self.prices[-1]["effect"] != "midpoint"
             return
-        start, end = self.gaps[-1]
-        if (start is None or key[1] >= start) and (end is None or key[1] <= end):
-            self.blemished.add(key)
+        self._heed_gaps(key)
         self.changed[key] = it["recv"]
 
+    def _heed_gaps(self, key: tuple[int, int]) -> None:
+        for start, end in self.gaps:
+            if (start is None or key[1] >= start) and (end is None or key[1] <= end):
+                self.blemished.add(key)
+
     def _touch(self, trade: Row, it: Row) -> None:
+        self._heed_gaps(self._key(trade))
         self.changed[self._key(trade)] = it["recv"]
 
     def _find(self, it: Row) -> Row | None:
@@ -139,7 +148,7 @@ class Model:
                 revised = key in self.published
                 complete = key not in self.blemished
                 self.rows.append({**row, "revised": revised, "complete": complete, "recv_ts": recv})
-                self.published.add(key)
+                self.published[key] = recv
 
     def _bar(self, key: tuple[int, int]) -> Row:
         trades = [t for t in self.prices if self._key(t) == key and t["effect"] != "nothing"]
@@ -156,7 +165,7 @@ class Model:
         }  # fmt: skip
         if weight:
             row["vwap"] = float(worth / weight)
-        if prices and (self.midpoints or volume):
+        if prices and all(prices) and (self.midpoints or volume):
             row |= {"open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1]}
             if not weight:
                 row["vwap"] = 0.0 if self.midpoints else prices[-1]

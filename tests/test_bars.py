@@ -318,14 +318,74 @@ def test_minutes_with_a_lost_connection_are_not_complete() -> None:
 
 
 def test_time_alone_ends_bars_of_a_quiet_stream() -> None:
-    tick = ("tick", {"recv": START + 62 * SECOND})
     with bench("stocks") as made:
-        made.batch([trade(0, 1)])
+        made.batch([trade(0, 1.5)])
         assert made.committer.bars_wait
-        assert not made.rows("bars_1m")
-        made.batch([tick])
+        for number in range(1, 70):
+            recv = START + int((1.5 + 1.001 * number) * SECOND)
+            made.batch([("tick", {"recv": recv})])
+            if made.rows("bars_1m"):
+                break
+        assert recv <= START + 62.5 * SECOND
         assert told(made.rows("bars_1m")) == [(0, 0, 1, False, False)]
         assert not made.committer.bars_wait
+        made.committer.close()
+
+
+def complete_minutes(events: Sequence[Event]) -> dict[int, bool]:
+    return {
+        minute: whole for _, minute, _, _, whole in told(built("stocks", events, [1])["bars_1m"])
+    }
+
+
+def test_what_comes_first_may_be_late_and_tells_nothing_of_its_minute() -> None:
+    first = trade(0, 65, ts=START + 58 * SECOND)
+    assert complete_minutes([first, *(trade(0, s) for s in (70, 121, 181))])[1] is False
+
+
+def test_bars_that_time_ended_while_the_connection_was_dead_are_revised() -> None:
+    def at(what: str, second: int) -> Event:
+        return what, {"recv": START + second * SECOND}
+
+    events = [
+        trade(0, 0),
+        trade(0, 70),
+        at("tick", 125),
+        at("seam", 130),
+        trade(0, 190),
+        trade(0, 250),
+    ]
+    rows = told(built("stocks", events, [1])["bars_1m"])
+    assert (0, 1, 1, False, True) in rows  # as it looked when time was up
+    assert (0, 1, 1, True, False) in rows
+
+
+def test_a_batch_that_is_given_up_leaves_its_bars_incomplete() -> None:
+    with bench("stocks") as made:
+        made.batch([trade(0, 0), trade(0, 60), trade(0, 120)])
+        made.slab.begin(made.state["sequence"] + 1)
+        made.slab.append(b"poison", PayloadKind.JSON, START + 121 * SECOND)
+        made.committer.quarantine(made.slab, made.state["sequence"] + 1, "poison")
+        made.batch([trade(0, s) for s in (125, 180, 240, 300)])
+        complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
+        assert complete == {0: False, 1: True, 2: False, 3: True, 4: True}
+        made.committer.close()
+
+
+def test_what_a_killed_feed_never_received_is_a_gap() -> None:
+    """Also behind batches that its successor finds in its slabs."""
+    with RunDirectory() as run:
+        made = Bench(run.path, "stocks")
+        made.batch([trade(0, s) for s in (0, 60, 120)])
+        again = boot.trades_again(str(run.path), "stocks", made.committer.committed_rows)
+        made = Bench(run.path, "stocks")
+        made.committer.restore_bars(again)
+        made.batch([trade(0, 130)])  # received by the dead one
+        made.batch(
+            [("seam", {"recv": START + 135 * SECOND}), *(trade(0, s) for s in (190, 240, 300))]
+        )
+        complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
+        assert complete == {0: False, 1: True, 2: False, 3: False, 4: True}
         made.committer.close()
 
 

@@ -63,8 +63,10 @@ class _Level:
         self.interval = BAR_INTERVALS[channel.name]
         self.midpoints = midpoints
         self.head: npt.NDArray[np.int64] = np.zeros(kernels.HEAD_WORDS, np.int64)
-        self.head[[kernels.CLOCK, kernels.CLOCK_RECV, kernels.GAP_FROM]] = kernels.NEVER
-        self.head[kernels.GAP_OPEN] = 1
+        self.head[[kernels.CLOCK, kernels.SEEN]] = kernels.NEVER
+        self.head[kernels.GAP_OPEN] = 1  # what was before the stream is not known
+        self._gaps: npt.NDArray[np.int64] = np.zeros((kernels.GAPS, 2), np.int64)
+        self._gaps[0] = kernels.NEVER, -kernels.NEVER
         self._rows: Array = np.zeros(_START, kernels.ROW)
         self._make_room(np.zeros(0, kernels.BAR), _START)
 
@@ -73,7 +75,7 @@ class _Level:
         while True:
             first = kernels.join(
                 runs, first, self.interval, _EVERY[self.interval], _KEPT[self.interval], self.midpoints,
-                self.bars, self.table, self.changed, self.head, self._rows,
+                self.bars, self.table, self.changed, self._gaps, self.head, self._rows,
             )  # fmt: skip
             why = self.head[kernels.WHY]
             if why == kernels.FULL:
@@ -88,7 +90,9 @@ class _Level:
         if self.head[kernels.COUNT] >= len(self.bars):
             self._forget()
         start = ts - ts % self.interval
-        slot = kernels.touch(symbol, start, recv, self.bars, self.table, self.changed, self.head)
+        slot = kernels.touch(
+            symbol, start, recv, self.bars, self.table, self.changed, self._gaps, self.head
+        )
         if slot >= 0 and self._was_published(symbol, start):
             self.bars["flags"][slot] |= kernels.PUBLISHED
 
@@ -103,19 +107,22 @@ class _Level:
         )
 
     def see_published(self) -> None:
-        """Go by the frame as to which bars have been published."""
+        """Go by the frame as to which bars have been published, and are complete."""
         bars = self.bars[: self.head[kernels.COUNT]]
         assert self._frame is not None
         oldest = bars["second"].min(initial=0)
-        published: set[tuple[int, int]] = set()
-        for _, rows, views in self._frame.newest_first(self._frame.rows):
+        complete: dict[tuple[int, int], bool] = {}
+        for _, rows, views in reversed(list(self._frame.newest_first(self._frame.rows))):
             symbols, times = views["symbol"].values[:rows], views["ts"].values[:rows]
-            kept = times >= oldest
-            published.update(zip(symbols[kept].tolist(), times[kept].tolist(), strict=True))
+            kept = np.flatnonzero(times >= oldest)
+            keys = zip(symbols[kept].tolist(), times[kept].tolist(), strict=True)
+            complete.update(zip(keys, views["complete"].bits(kept).tolist(), strict=True))
         keys = zip(bars["symbol"].tolist(), bars["second"].tolist(), strict=True)
-        seen = np.fromiter((key in published for key in keys), np.bool_, len(bars))
-        bars["flags"] &= ~np.uint32(kernels.PUBLISHED)
-        bars["flags"][seen] |= kernels.PUBLISHED
+        for slot, key in enumerate(keys):
+            flags = int(bars["flags"][slot]) & ~kernels.PUBLISHED
+            if key in complete:
+                flags |= kernels.PUBLISHED | (0 if complete[key] else kernels.INCOMPLETE)
+            bars["flags"][slot] = flags
 
     def stale(self) -> npt.NDArray[np.intp]:
         """The bars that must be."""
@@ -233,10 +240,12 @@ class Bars:
             self._apply(kind, values, trades)
         for level in self._levels:
             level.see_published()
-        seam = np.zeros(1, runs.dtype)
-        seam["kind"] = Run.SEAM
-        self._join(seam, trades)
         self._published()
+
+    def lose(self, recv_ns: int) -> None:
+        seam = np.zeros(1, PARTIAL)
+        seam["kind"], seam["begun"] = Run.SEAM, recv_ns
+        self._join(seam, self._trades.rows)
 
     def _published(self) -> Published:
         drained = {level.channel.name: level.drain() for level in self._levels}

@@ -65,8 +65,10 @@ def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
 
 
 def prepare_bars() -> None:
-    """Load what `make_bars` needs, which takes a moment."""
-    import workers.bars  # noqa: F401
+    """Get ready what `make_bars` needs, which takes a moment, or seconds where kernels cannot be kept."""
+    from workers import bars
+
+    bars.warm()
 
 
 def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> BarBuilder:

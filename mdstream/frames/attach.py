@@ -169,17 +169,22 @@ class Attachment:
         all corrections; those of what is traded of the trades as they came.
         """
         length = Every.parse(every)
-        rules = STREAMS[stream].bar_rules if stream in STREAMS else None
+        rules = STREAMS[stream].bar_rules if stream in list(STREAMS) else None
         if rules is None:
-            raise ConfigError(f"bars: {stream} has no trades to make them of")
-        source = self.frame(f"{stream}.{length.source}", symbols=symbols, since=since)
-        return longer(source, length) if length.is_time else of_trades(source, rules, length)
+            raise ConfigError(f"bars: {stream} is no stream with trades to make them of")
+        # Of all symbols: what was missed of one may have been missed of all.
+        source = self.frame(f"{stream}.{length.source}")
+        if length.is_time:
+            return narrowed(longer(source, length), symbols, since)
+        return narrowed(of_trades(narrowed(source, symbols, None), rules, length), None, since)
 
     def compare_bars(self, stream: str) -> pl.DataFrame:
         """The service's minute bars of `stream` beside those built here, a row a bar.
 
         `differing` names the numbers that are not the same. Bars that are not complete here are left out.
         """
+        if f"{stream}.bars" not in self.frames or f"{stream}.bars_1m" not in self.frames:
+            raise ConfigError(f"compare_bars: the service sends no bars of {stream}")
         return compared(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
 
     def lazy(self, name: str) -> pl.LazyFrame:

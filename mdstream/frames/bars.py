@@ -18,12 +18,15 @@ from mdstream.streams.spec import BarRules, split_conditions
 _TIME = re.compile(r"(\d+)\s*(s|m|h|d)")
 _TRADED = re.compile(r"(\d+(?:\.\d+)?)\s*(trades|volume|dollars)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+_MOST = 1e12
 _DAY_ZONE = "America/New_York"
 _PRICES = ("open", "high", "low", "close")
 _NUMBERS = (*_PRICES, "volume", "trade_count", "vwap")
 _KEY = ["symbol", "ts"]
-_CLOSE = 1e-6
-"""How far two prices may lie apart, as a share, and still count as the same: the service rounds `vwap`."""
+_CLOSE = 1e-9
+"""How far two numbers may lie apart, as a share, and still count as the same: the last digits of floats."""
+_APART = {"vwap": 1e-6, "trade_count": 0.0}
+"""The same for some: the service rounds `vwap`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Every:
     @classmethod
     def parse(cls, text: str) -> Every:
         """`5m`, `1h`, `1d`; `1000 trades`, `50000 volume`, `1000000 dollars`."""
-        for pattern in (_TIME, _TRADED):
-            if (found := pattern.fullmatch(text.strip())) and float(found[1]) > 0:
+        for pattern in (_TIME, _TRADED) if isinstance(text, str) else ():
+            if (found := pattern.fullmatch(text.strip())) and 0 < float(found[1]) <= _MOST:
                 return cls(float(found[1]), found[2])
         raise ConfigError(
             f"every: {text!r} is no length of a bar: write 30s, 5m, 1h or 1d, or 1000 trades, "
@@ -64,21 +67,26 @@ def last_rows(bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def longer(bars: pl.DataFrame, every: Every) -> pl.DataFrame:
-    """Bars of a longer time from shorter ones. `ts` is the begin; days are those of New York.
+    """Bars of a longer time from the shorter ones of all symbols. `ts` is the begin; days are New York's.
 
-    A bar is `complete` if all of its parts are, and later ones are there.
+    A bar is `complete` if nothing that falls into it was missed, of any symbol, and later ones are there.
     """
     bars = last_rows(bars)
+    if not bars.height:
+        return bars
     if every.unit == "d":
         local = pl.col("ts").dt.convert_time_zone(_DAY_ZONE).dt.truncate(f"{int(every.count)}d")
         begin = local.dt.convert_time_zone("UTC")
     else:
         begin = pl.col("ts").dt.truncate(f"{int(every.count)}{every.unit}")
     parts = bars.with_columns(begin.alias("_begin"))
-    grouped = _grouped(parts.sort("symbol", "ts"), ["symbol", "_begin"])
-    newest = parts["_begin"].max()
+    missed = parts.filter(~pl.col("complete"))["_begin"].unique()
+    oldest, newest = parts["ts"].min(), parts["_begin"].max()
+    whole = ~pl.col("_begin").is_in(missed.implode())
+    whole &= (pl.col("_begin") >= oldest) & (pl.col("_begin") < newest)
     return (
-        grouped.with_columns((pl.col("complete") & (pl.col("_begin") < newest)).alias("complete"))
+        _grouped(parts, ["symbol", "_begin"])
+        .with_columns(whole.alias("complete"))
         .drop("ts")
         .rename({"_begin": "ts"})
         .select(bars.columns)
@@ -102,7 +110,8 @@ def of_trades(trades: pl.DataFrame, rules: BarRules, every: Every) -> pl.DataFra
     else:
         amount = what[every.unit]
         before = (amount.cum_sum() - amount).over("symbol")
-        bucket = (before / every.count).floor().cast(pl.Int64)
+        # Sums of fractions are not exact: what is nearly a whole number is one.
+        bucket = (before / every.count + _CLOSE).floor().cast(pl.Int64)
     price = pl.when(pl.col("_price")).then(pl.col("price"))
     weight = pl.when(pl.col("_price")).then(pl.col("size")).otherwise(0)
     parts = counting.select(
@@ -119,10 +128,10 @@ def of_trades(trades: pl.DataFrame, rules: BarRules, every: Every) -> pl.DataFra
         pl.col("ts").alias("end"),
     )
     grouped = _grouped(parts, ["symbol", "bar"], pl.col("end").last())
-    newest = pl.col("bar") < pl.col("bar").max().over("symbol")
+    begun = pl.col("bar") < pl.col("bar").max().over("symbol")
     return (
-        grouped.filter(pl.col("open").is_not_null())
-        .with_columns(newest.alias("complete"))
+        grouped.with_columns(begun.alias("complete"))
+        .filter(pl.col("open").is_not_null())
         .sort("symbol", "bar")
     )
 
@@ -179,29 +188,25 @@ def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
     minutes = served.filter(pl.col("kind").cast(pl.String) != "daily")
     minutes = minutes.unique(_KEY, keep="last", maintain_order=True)
     own = last_rows(built)
-    span = own.filter("complete").select(
-        pl.col("ts").min().alias("first"), pl.col("ts").max().alias("last")
+    missed = own.filter(~pl.col("complete"))["ts"].unique()
+    seen = own.filter("complete")["ts"]
+    minutes = minutes.filter(
+        ~pl.col("ts").is_in(missed.implode()) & pl.col("ts").is_between(seen.min(), seen.max())
     )
     joined = minutes.select(*_KEY, *(pl.col(n).alias(f"{n}_served") for n in _NUMBERS)).join(
-        own.select(*_KEY, "complete", *(pl.col(n).alias(f"{n}_built") for n in _NUMBERS)),
-        on=_KEY,
-        how="left",
-    )
-    first, last = span.row(0)
-    joined = joined.filter(
-        pl.col("complete").fill_null(pl.col("ts").is_between(pl.lit(first), pl.lit(last)))
+        own.select(*_KEY, *(pl.col(n).alias(f"{n}_built") for n in _NUMBERS)), on=_KEY, how="left"
     )
     differing = [
-        pl.when(~_same(pl.col(f"{name}_served"), pl.col(f"{name}_built"))).then(pl.lit(name))
+        pl.when(
+            ~_same(pl.col(f"{name}_served"), pl.col(f"{name}_built"), _APART.get(name, _CLOSE))
+        ).then(pl.lit(name))
         for name in _NUMBERS
     ]
-    return (
-        joined.drop("complete")
-        .with_columns(pl.concat_list(differing).list.drop_nulls().alias("differing"))
-        .sort("ts", "symbol")
+    return joined.with_columns(pl.concat_list(differing).list.drop_nulls().alias("differing")).sort(
+        "ts", "symbol"
     )
 
 
-def _same(served: pl.Expr, built: pl.Expr) -> pl.Expr:
-    apart = (served - built).abs()
-    return (apart <= _CLOSE * served.abs()).fill_null(served.is_null() & built.is_null())
+def _same(served: pl.Expr, built: pl.Expr, apart: float) -> pl.Expr:
+    difference = (served - built).abs()
+    return (difference <= apart * served.abs()).fill_null(served.is_null() & built.is_null())

@@ -145,6 +145,10 @@ class View:
         else:
             self.values = array(dtype, rows, buffers.values)
 
+    def bits(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """The values of a packed column."""
+        return np.asarray(self.values[rows >> 3] >> (rows & 7).astype(np.uint8) & 1, np.bool_)
+
     def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which of `rows` have a value, by the bitmap."""
         bits = self.validity[rows >> 3] >> (rows & 7).astype(np.uint8)

@@ -20,6 +20,8 @@ def narrowed(
 ) -> pl.DataFrame:
     """The rows of `frame` for `symbols` whose time is not before `since`; all where these are None."""
     if symbols is not None:
+        if not isinstance(symbols, Sequence) or not all(isinstance(s, str) for s in symbols):
+            raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of them")
         frame = frame.filter(_of(frame, [symbols] if isinstance(symbols, str) else list(symbols)))
     if since is not None:
         frame = frame.filter(pl.col(_time_of(frame)).to_physical() >= nanoseconds(since))
@@ -52,13 +54,16 @@ def nanoseconds(since: Since) -> int:
         except ValueError as error:
             raise ConfigError(f"since: {error}") from error
     if isinstance(since, timedelta):
-        since = datetime.now(UTC) - since
+        try:
+            since = datetime.now(UTC) - since
+        except OverflowError as error:
+            raise ConfigError(f"since: {since} ago is before all times") from error
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise ConfigError(f"since: {since} has no time zone; datetime.now(UTC) has one")
         whole = since.astimezone(UTC).replace(microsecond=0)
         return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
-    if not isinstance(since, int):
+    if not isinstance(since, int) or isinstance(since, bool):
         raise ConfigError(
             f"since: {since!r} is no moment: give a datetime, a timedelta or nanoseconds"
         )

@@ -14,4 +14,5 @@ def latest(articles: pl.DataFrame) -> pl.DataFrame:
 def by_symbol(articles: pl.DataFrame) -> pl.DataFrame:
     """A row an article and symbol it names (`symbol`); articles that name none are left out."""
     rows = latest(articles).explode("symbols").rename({"symbols": "symbol"})
-    return rows.drop_nulls("symbol").select("symbol", pl.exclude("symbol"))
+    rows = rows.drop_nulls("symbol").unique(["id", "symbol"], maintain_order=True)
+    return rows.select("symbol", pl.exclude("symbol"))

@@ -73,7 +73,9 @@ def generated(stream: str, seed: int, subscription: Subscription) -> Iterator[Me
 
 def live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
     """The market's messages, each with the time at which it is made, and bars of its trades."""
-    messages = Market(stream, seed, subscription).messages(time.time_ns)
+    # Numbers are not used twice, also by the next connection.
+    ids_from = time.time_ns() // 1_000_000
+    messages = Market(stream, seed, subscription, ids_from).messages(time.time_ns)
     if "bars" not in STREAMS[stream].subscriptions:
         return messages
     return BarServer(stream, subscription).added(messages)

@@ -45,6 +45,10 @@ _WEIGHTS = {
     "dailyBars": 1.0, "statuses": 0.2, "lulds": 0.3, "imbalances": 0.2, "news": 1.0,
 }  # fmt: skip
 
+_UPDATE_SHARE = 0.05
+"""Share of articles that are a new version of an earlier one, which is among so many of the last:"""
+_REMEMBERED = 20
+
 _CORRECTION_SHARE = 0.002
 """Share of trades that come with a correction or a cancel of an earlier one."""
 
@@ -74,7 +78,9 @@ def base_price(symbol: str) -> float:
 class Market:
     """Messages of one stream for one subscription (channel → symbols), endlessly."""
 
-    def __init__(self, stream: str, seed: int, subscription: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, stream: str, seed: int, subscription: Mapping[str, Sequence[str]], ids_from: int = 0
+    ) -> None:
         self._stream = stream
         self._random = random.Random(f"{seed}/{stream}")
         self._choices: list[tuple[Callable[[str, Time], Message], list[str]]] = []
@@ -82,7 +88,8 @@ class Market:
         self._prices: dict[str, float] = {}
         self._books: set[str] = set()
         self._last_trade: dict[str, Message] = {}
-        self._ids = _FIRST_IDS[stream]
+        self._ids = _FIRST_IDS[stream] + ids_from
+        self._written: list[Message] = []
         makers = self._makers()
         for channel in sorted(subscription):
             symbols = list(subscription[channel])
@@ -305,7 +312,14 @@ class Market:
     # -- news
 
     def _article(self, symbol: str, at: Time) -> Message:
-        return article("n", self._random, symbol, at, self._id())
+        """A new one, or now and then an earlier one with a correction, under its own number."""
+        if self._written and self._random.random() < _UPDATE_SHARE:
+            before = self._random.choice(self._written)
+            second = Time(max(at - at % 1_000_000_000, before["updated_at"]))
+            return {**before, "headline": f"{before['headline']} (Corrected)", "updated_at": second}
+        new = article("n", self._random, symbol, at, self._id())
+        self._written = [*self._written[-_REMEMBERED:], new]
+        return new
 
 
 _HEADLINES = (

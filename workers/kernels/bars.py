@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mdstream.handoff.columns import Run
-from workers.kernels.compiling import inlined, kernel
+from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.runs import SECOND, begin
 
 BAR = np.dtype(
@@ -53,11 +53,12 @@ ROW = np.dtype(
 )
 """A published bar; `turn` counts the moments at which bars were."""
 
-COUNT, CHANGED, CLOCK, CLOCK_RECV, GAP_FROM, GAP_TO, GAP_OPEN = range(7)
+COUNT, CHANGED, CLOCK, SEEN, SEEN_RECV, GAP, GAP_OPEN = range(7)
 LATE, OUT, TURN, TO_BUILD, BUILT, WHY, AT = range(7, 14)
-"""Words of a level's head: bars there are; those changed since they were published; the stream's time and
-when that was received; the last gap; trades that came too late; rows in `out`; turns; bars to be built
-again, and the time for which some were; why `join` stopped, and before which trade of the batch.
+"""Words of a level's head: bars there are; those changed since they were published; the stream's time;
+the last one that trades told, and when that was received; the last gap, and whether it goes on; trades
+that came too late; rows in `out`; turns; bars to be built again, and the time for which some were; why
+`join` stopped, and before which trade of the batch.
 """
 HEAD_WORDS = 14
 
@@ -65,6 +66,11 @@ DONE, FULL, ROOM, BUILD = range(4)
 """Why `join` stopped: at the end; no place for another bar, for rows; bars are to be built again first."""
 
 NEVER = -(1 << 62)
+
+GAPS = 16
+"""So many of the last gaps are known: first and last begin of bars that may lack something."""
+LATENESS = 10 * SECOND
+"""So long exchanges have to report a trade: what comes first after a gap may be as much older."""
 
 _SEAM, _TICK, _TRADES = int(Run.SEAM), int(Run.TICK), int(Run.TRADES)
 _PATIENCE = SECOND
@@ -119,7 +125,8 @@ def _emit(bar: Any, row: Any, turn: int, midpoints: bool) -> bool:
     trades were all taken back since it was published is published as empty.
     """
     volume = bar.volume[0] + bar.volume[1]
-    is_bar = bar.open == bar.open and bar.open != 0.0 and (midpoints or volume != 0.0)
+    is_bar = bar.open == bar.open and (midpoints or volume != 0.0)
+    is_bar = is_bar and bar.open != 0.0 and bar.high != 0.0 and bar.low != 0.0 and bar.close != 0.0
     if not (is_bar or bar.flags & PUBLISHED):
         return False
     row.turn = turn
@@ -166,6 +173,41 @@ def _publish(
     head[TURN] += 1
 
 
+@inlined
+def _note_change(slot: int, bars: Any, changed: Any, head: Any) -> None:
+    """Have a bar published when it is over."""
+    if not bars[slot].flags & DIRTY:
+        bars[slot].flags |= DIRTY
+        changed[head[CHANGED]] = slot
+        head[CHANGED] += 1
+
+
+@inlined
+def _is_in_gap(start: int, gaps: Any, head: Any) -> bool:
+    """Whether a bar that begins at `start` may lack something."""
+    for gap in range(min(head[GAP] + 1, GAPS)):  # noqa: SIM110  Numba has no generators
+        if gaps[gap, 0] <= start <= gaps[gap, 1]:
+            return True
+    return False
+
+
+@called
+def _begin_gap(interval: int, bars: Any, changed: Any, gaps: Any, head: Any) -> None:
+    """What follows upon the last trades that were seen is not known. Bars since then that were published,
+    for time went on, are so once more.
+    """
+    head[GAP_OPEN] = 1
+    head[GAP] += 1
+    start = head[SEEN] - head[SEEN] % interval
+    gaps[head[GAP] % GAPS, 0] = start
+    gaps[head[GAP] % GAPS, 1] = -NEVER
+    for slot in range(head[COUNT]):
+        if bars[slot].second >= start:
+            bars[slot].flags |= INCOMPLETE
+            if bars[slot].flags & PUBLISHED:
+                _note_change(slot, bars, changed, head)
+
+
 @kernel
 def join(
     runs: Any,
@@ -177,6 +219,7 @@ def join(
     bars: Any,
     table: Any,
     changed: Any,
+    gaps: Any,
     head: Any,
     out: Any,
 ) -> int:
@@ -191,17 +234,12 @@ def join(
         kind = run.kind
         if kind == _SEAM:
             if not head[GAP_OPEN]:  # else the gap goes on
-                head[GAP_OPEN] = 1
-                head[GAP_FROM] = head[CLOCK] - head[CLOCK] % interval
-            for number in range(head[CHANGED]):
-                bar = bars[changed[number]]
-                if bar.second >= head[GAP_FROM]:
-                    bar.flags |= INCOMPLETE
+                _begin_gap(interval, bars, changed, gaps, head)
             continue
         if kind == _TICK:
             if head[CLOCK] == NEVER:
                 continue
-            now = head[CLOCK] + (run.begun - head[CLOCK_RECV]) - _PATIENCE
+            now = head[SEEN] + (run.begun - head[SEEN_RECV]) - _PATIENCE
             now -= now % SECOND
         else:
             now = run.second if kind == _TRADES else np.int64(NEVER)
@@ -215,13 +253,15 @@ def join(
             if due and head[OUT] + head[CHANGED] > len(out):
                 head[WHY] = ROOM
                 return index
-            head[CLOCK_RECV] = run.begun
             head[CLOCK] = now
+            if kind == _TRADES:
+                head[SEEN] = now
+                head[SEEN_RECV] = run.begun
             if due:
                 _publish(now, midpoints, bars, changed, head, out, interval)
             if head[GAP_OPEN] and kind == _TRADES:
                 head[GAP_OPEN] = 0
-                head[GAP_TO] = now - now % interval
+                gaps[head[GAP] % GAPS, 1] = (now + LATENESS) - (now + LATENESS) % interval
         if kind == _TICK:
             continue
         start = run.second - run.second % interval
@@ -239,14 +279,11 @@ def join(
             table[place] = slot
             begin(bars[slot], run.symbol, start)
             bars[slot].flags = 0
+            if _is_in_gap(start, gaps, head):
+                bars[slot].flags |= INCOMPLETE
         bar = bars[slot]
-        if start >= head[GAP_FROM] and (head[GAP_OPEN] or start <= head[GAP_TO]):
-            bar.flags |= INCOMPLETE
         _absorb(bar, run)
-        if not bar.flags & DIRTY:
-            bar.flags |= DIRTY
-            changed[head[CHANGED]] = slot
-            head[CHANGED] += 1
+        _note_change(slot, bars, changed, head)
     return len(runs)
 
 
@@ -275,7 +312,7 @@ def index(bars: Any, table: Any, changed: Any, head: Any) -> None:
 
 @kernel
 def touch(
-    symbol: int, start: int, recv: int, bars: Any, table: Any, changed: Any, head: Any
+    symbol: int, start: int, recv: int, bars: Any, table: Any, changed: Any, gaps: Any, head: Any
 ) -> int:
     """Have a bar built again before bars are published next; there is a place for one more. Its slot if it
     is a new one, else -1.
@@ -288,17 +325,14 @@ def touch(
         head[COUNT] += 1
         table[place] = slot
         begin(bars[slot], np.uint32(symbol), np.int64(start))
-        bars[slot].flags = 0
+        bars[slot].flags = INCOMPLETE if _is_in_gap(start, gaps, head) else 0
         bars[slot].recv_ts = recv
     bar = bars[slot]
     bar.recv_ts = max(bar.recv_ts, recv)
     if not bar.flags & STALE:
         bar.flags |= STALE
         head[TO_BUILD] += 1
-    if not bar.flags & DIRTY:
-        bar.flags |= DIRTY
-        changed[head[CHANGED]] = slot
-        head[CHANGED] += 1
+    _note_change(slot, bars, changed, head)
     return slot if is_new else np.int64(-1)
 
 
@@ -322,10 +356,7 @@ def build(
         bar = bars[slot]
         bar.flags &= ~(STALE | BUILDING)
         head[TO_BUILD] -= 1
-        if not bar.flags & DIRTY:
-            bar.flags |= DIRTY
-            changed[head[CHANGED]] = slot
-            head[CHANGED] += 1
+        _note_change(slot, bars, changed, head)
 
 
 @kernel

@@ -364,7 +364,7 @@ class Sampler:
                     parts = [
                         p
                         for name in self._frames(stream)
-                        if not name.endswith((".latest", ".books", ".chains"))
+                        if not name.endswith((".latest", ".books", ".chains", ".by_symbol"))
                         for p in self._run.parts(name)
                     ]
                     if any(part.first_row for part in parts):

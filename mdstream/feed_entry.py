@@ -24,6 +24,7 @@ from mdstream.frames.rundir import state_path
 from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, set_up_child
 from mdstream.pool import SINGLE_THREADED, WorkerPool
+from mdstream.streams import STREAMS
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> Non
     pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s)
     beat = asyncio.create_task(_beat(state))
     try:
-        await pool.start()
+        await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)
         await Feed(assignment, outbox, pipe, state, pool).run()
     finally:
         beat.cancel()

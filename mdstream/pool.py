@@ -117,16 +117,15 @@ class WorkerPool:
         self._suspects = 0
         self._dead = ""
 
-    async def start(self) -> None:
-        """Start the processes and wait until each can work."""
+    async def start(self, bars: bool = True) -> None:
+        """Start the processes and wait until each can work; and this one too, if it will make `bars`."""
+        ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
         if self.size:
             os.environ.update(SINGLE_THREADED)
             self._executor = self._new_executor()
-            # This process, too, has some work for the kernels: `make_bars`.
-            await asyncio.gather(self._warm_up(), asyncio.to_thread(self._boot.prepare_bars))
+            await asyncio.gather(self._warm_up(), *ready)
         else:
-            await asyncio.to_thread(self._boot.warm)
-            await asyncio.to_thread(self._boot.prepare_bars)
+            await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
 
     async def run(self, ticket: Ticket) -> Receipt:
         """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and

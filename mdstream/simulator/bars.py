@@ -6,6 +6,7 @@ Plain loops that share nothing but the table of rules with the engine's own bars
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mdstream.simulator.encode import Time
@@ -18,24 +19,62 @@ _NEW_YORK = 5 * 60 * MINUTE
 """When days begin, UTC: at New York's midnight, in winter."""
 
 Message = dict[str, Any]
+_Trade = tuple[Any, str, float, float, bool, bool]
+"""Number, exchange, price, size, whether it counts in prices and in volume: plain values cost little."""
+
+
+@dataclass(slots=True)
+class _Bar:
+    prices: tuple[float, ...] = ()
+    """Open, high, low and close, once there is one."""
+    volume: float = 0
+    count: int = 0
+    weight: float = 0
+    worth: float = 0
+
+    def reach(self, price: float) -> None:
+        if not self.prices:
+            self.prices = (price, price, price, price)
+        else:
+            opened, high, low, _ = self.prices
+            self.prices = (opened, max(high, price), min(low, price), price)
+
+    def add(self, trade: _Trade) -> None:
+        _, _, price, size, in_price, in_volume = trade
+        if in_volume:
+            self.volume += size
+            self.count += 1
+        if in_price:
+            self.reach(price)
+            self.weight += size
+            self.worth += price * size
+
+    @classmethod
+    def of(cls, trades: Sequence[_Trade]) -> _Bar:
+        bar = cls()
+        for trade in trades:
+            bar.add(trade)
+        return bar
 
 
 class BarServer:
     """Adds bars to the messages of one subscription, in place of those a market makes up."""
 
-    # The mutable state: what moved prices in the last minutes, by symbol and minute; which of these were
-    # served, and which have changed since; the days' bars; what time it is.
+    # The mutable state: the last minutes' bars by symbol and minute, and their trades where these can be
+    # amended; which bars were served, and which have changed since; the days' bars; what time it is.
 
     def __init__(self, stream: str, subscription: Mapping[str, Sequence[str]]) -> None:
         rules = STREAMS[stream].bar_rules
         assert rules is not None
         self._rules = rules
+        self._counts: dict[tuple[str, ...], tuple[bool, bool]] = {}
         self._wanted = {
             wire_type: set(subscription.get(channel, ()))
             for wire_type, channel in (("b", "bars"), ("u", "updatedBars"), ("d", "dailyBars"))
         }
         self._sources = set(subscription.get("trades", ()))
-        self._minutes: dict[tuple[str, int], list[Message]] = {}
+        self._bars: dict[tuple[str, int], _Bar] = {}
+        self._trades: dict[tuple[str, int], list[_Trade]] = {}
         self._served: set[tuple[str, int]] = set()
         self._amended: set[tuple[str, int]] = set()
         self._days: dict[str, Message] = {}
@@ -44,83 +83,98 @@ class BarServer:
     def added(self, messages: Iterator[Message]) -> Iterator[Message]:
         """`messages` with the bars of their trades between them."""
         for message in messages:
-            if message["T"] in self._wanted and self._is_source(message["S"]):
+            wire_type = message["T"]
+            if wire_type in self._wanted and self._is_source(message["S"]):
                 continue
             at = int(message["t"])
             if at // (MINUTE // 2) > self._now // (MINUTE // 2):
                 yield from self._over(at)
             self._now = max(self._now, at)
-            self._heed(message, at)
+            if wire_type == "t":
+                self._trade(message, at)
+            elif wire_type == "q" and self._rules.midpoints and self._is_source(message["S"]):
+                self._bar_of(message, at).reach((message["bp"] + message["ap"]) / 2)
+            elif wire_type in "xc":
+                self._amend(message)
             yield message
 
     def _is_source(self, symbol: str) -> bool:
         return symbol in self._sources or "*" in self._sources
 
-    def _heed(self, message: Message, at: int) -> None:
+    def _bar_of(self, message: Message, at: int) -> _Bar:
         key = message["S"], at - at % MINUTE
-        match message["T"]:
-            case "t":
-                self._minutes.setdefault(key, []).append(dict(message))
-            case "q" if self._rules.midpoints and self._is_source(message["S"]):
-                self._minutes.setdefault(key, []).append(dict(message))
-            case "x" | "c":
-                self._amend(message)
+        bar = self._bars.get(key)
+        if bar is None:
+            bar = self._bars[key] = _Bar()
+        return bar
+
+    def _trade(self, message: Message, at: int) -> None:
+        trade = (
+            message["i"], message.get("x", ""), message["p"], message["s"],
+            *self._effect(message.get("c", ()), message.get("z", "")),
+        )  # fmt: skip
+        self._bar_of(message, at).add(trade)
+        if self._rules.corrections:
+            self._trades.setdefault((message["S"], at - at % MINUTE), []).append(trade)
+
+    def _effect(self, conditions: Sequence[str], tape: str) -> tuple[bool, bool]:
+        key = (*conditions, tape)
+        if key not in self._counts:
+            self._counts[key] = self._rules.counts(conditions, tape)
+        return self._counts[key]
 
     def _amend(self, message: Message) -> None:
-        number = message["i"] if message["T"] == "x" else message["oi"]
-        for key, trades in self._minutes.items():
-            for trade in trades if key[0] == message["S"] else ():
-                if trade["T"] == "t" and (trade["i"], trade["x"]) == (number, message["x"]):
-                    if message["T"] == "x":
-                        trades.remove(trade)
-                    else:
-                        names = {"p": "cp", "s": "cs", "c": "cc", "i": "ci"}
-                        trade |= {name: message[new] for name, new in names.items()}
-                    self._amended.add(key)
-                    return
+        is_cancel = message["T"] == "x"
+        meant = message["i" if is_cancel else "oi"], message["x"]
+        for key, trades in self._trades.items():
+            if key[0] != message["S"]:
+                continue
+            for place in range(len(trades) - 1, -1, -1):
+                if trades[place][:2] != meant:
+                    continue
+                if is_cancel:
+                    del trades[place]
+                else:
+                    effect = self._effect(message["cc"], message["z"])
+                    corrected = message["ci"], message["x"], message["cp"], message["cs"], *effect
+                    trades[place] = corrected
+                self._bars[key] = _Bar.of(trades)
+                self._amended.add(key)
+                return
 
     def _over(self, at: int) -> Iterator[Message]:
         """Half a minute is over: the bars of the minutes before, or what has changed in them since."""
         begin = at - at % MINUTE
         if begin > self._now - self._now % MINUTE:
-            for key in sorted(key for key in self._minutes if key[1] < begin):
-                if key not in self._served and (bar := self._bar("b", *key)) is not None:
+            for key in sorted(key for key in self._bars if key[1] < begin):
+                if key not in self._served and (bar := self._message("b", *key)) is not None:
                     self._served.add(key)
                     yield from self._if_wanted(bar)
                     yield from self._if_wanted(self._day(bar))
             kept = begin - _REMEMBERED
-            self._minutes = {k: trades for k, trades in self._minutes.items() if k[1] >= kept}
+            self._bars = {key: bar for key, bar in self._bars.items() if key[1] >= kept}
+            self._trades = {key: trades for key, trades in self._trades.items() if key[1] >= kept}
             self._served = {key for key in self._served if key[1] >= kept}
         else:
             amended, self._amended = self._amended, set()
             for key in sorted(amended & self._served):
-                if (bar := self._bar("u", *key)) is not None:
+                if (bar := self._message("u", *key)) is not None:
                     yield from self._if_wanted(bar)
 
     def _if_wanted(self, bar: Message) -> Iterator[Message]:
         if bar["S"] in (wanted := self._wanted[bar["T"]]) or "*" in wanted:
             yield bar
 
-    def _bar(self, wire_type: str, symbol: str, begin: int) -> Message | None:
-        """A minute's bar, by a loop over its trades; None if it has no price or no volume."""
-        prices: list[float] = []
-        volume = count = weight = worth = 0
-        for it in self._minutes[symbol, begin]:
-            if it["T"] == "q":
-                prices.append((it["bp"] + it["ap"]) / 2)
-                continue
-            in_price, in_volume = self._rules.counts(it.get("c", ()), it.get("z", ""))
-            if in_volume:
-                volume, count = volume + it["s"], count + 1
-            if in_price:
-                prices.append(it["p"])
-                weight, worth = weight + it["s"], worth + it["p"] * it["s"]
-        if not prices or not (volume or self._rules.midpoints):
+    def _message(self, wire_type: str, symbol: str, begin: int) -> Message | None:
+        """A minute's bar; None if it has no price or no volume."""
+        bar = self._bars[symbol, begin]
+        if not bar.prices or not (bar.volume or self._rules.midpoints):
             return None
+        opened, high, low, close = bar.prices
+        vwap = round(bar.worth / bar.weight, 6) if bar.weight else 0.0
         return {
-            "T": wire_type, "S": symbol, "o": prices[0], "h": max(prices), "l": min(prices),
-            "c": prices[-1], "v": volume, "n": count, "vw": round(worth / weight, 6) if weight else 0.0,
-            "t": Time(begin),
+            "T": wire_type, "S": symbol, "o": opened, "h": high, "l": low, "c": close, "v": bar.volume,
+            "n": bar.count, "vw": vwap, "t": Time(begin),
         }  # fmt: skip
 
     def _day(self, bar: Message) -> Message:

@@ -77,6 +77,9 @@ class _Context:
         slab = self.slabs.pop(name, None)
         if slab is None:
             slab = Slab.open(slab_path(self.run, name))
+            # Those that the feed has given back keep their memory as long as they are mapped.
+            for gone in [n for n, each in self.slabs.items() if not each.path.exists()]:
+                del self.slabs[gone]
         self.slabs[name] = slab
         if len(self.slabs) > _MAX_MAPPED:
             self.slabs.popitem(last=False)

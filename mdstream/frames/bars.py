@@ -31,7 +31,7 @@ _APART = {"vwap": 1e-6, "trade_count": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """How long a bar is: `seconds`, or days (0), or so much of what was `traded`."""
+    """How long a bar is: `count` of a `unit`, of time (s, m, h, d) or of what is traded."""
 
     count: float
     unit: str
@@ -123,7 +123,6 @@ def of_trades(trades: pl.DataFrame, rules: BarRules, every: Every) -> pl.DataFra
         pl.lit(1, pl.Int64).alias("trade_count"),
         weight.alias("vwap_volume"),
         pl.lit(value=False).alias("revised"),
-        pl.lit(value=True).alias("complete"),
         "recv_ts",
         pl.col("ts").alias("end"),
     )
@@ -137,7 +136,7 @@ def of_trades(trades: pl.DataFrame, rules: BarRules, every: Every) -> pl.DataFra
 
 
 def _grouped(parts: pl.DataFrame, keys: list[str], *more: pl.Expr) -> pl.DataFrame:
-    """The definition: what is in a bucket, as a bar. Parts are in order."""
+    """The definition: what is in a bucket, as a bar, but for `complete`. Parts are in order."""
     weight = pl.col("vwap_volume").cast(pl.Float64)
     worth = (pl.col("vwap") * weight).sum() / weight.sum()
     return parts.group_by(keys, maintain_order=True).agg(
@@ -154,7 +153,6 @@ def _grouped(parts: pl.DataFrame, keys: list[str], *more: pl.Expr) -> pl.DataFra
         .alias("vwap"),
         pl.col("vwap_volume").sum(),
         pl.col("revised").any(),
-        pl.col("complete").all(),
         pl.col("recv_ts").max(),
         *more,
     )

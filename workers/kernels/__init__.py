@@ -5,7 +5,8 @@
     match_*      pass 1: where each value of each message stands, by the layouts learned so far
     values_*     pass 2: a column of places to a column of numbers
     texts        a column of places to a column of codes
-    sides, runs  what follows from finished columns: absent quote sides, runs; bars  runs joined, in the feed's process
+    sides, runs  what follows from finished columns: absent quote sides, runs of trades
+    bars         runs joined to bars, in the feed's process
 
 Kernels read and write flat arrays and know no stream. `workers.layouts` and `workers.decoder` make
 these arrays from the declarations in `mdstream.streams`.

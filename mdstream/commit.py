@@ -36,10 +36,11 @@ from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, Run, joined, read_part
+from mdstream.handoff.packing import Packing, UnpackingError, unpack
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
 from mdstream.latest import Latest
-from mdstream.rejects import RejectFile
+from mdstream.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
@@ -303,7 +304,7 @@ class Committer:
         for index, reasons in by_payload.items():
             entry = slab.table[index]
             kind = PayloadKind(int(entry["kind"]))
-            payload = bytes(slab.payload(index))
+            payload = _readable(slab.payload(index), Packing(int(entry["packing"])))
             self.rejects.keep(payload, kind, int(entry["recv_ns"]), sorted(reasons))
             counts[not kind.from_stream] += len(reasons)
         return counts[0], counts[1]
@@ -352,6 +353,14 @@ class Committer:
             )  # fmt: skip
             if len(self._measured) >= _TELEMETRY_ROWS:
                 self.flush()
+
+
+def _readable(payload: memoryview, packing: Packing) -> bytes:
+    """A payload as people can read it; one that does not unpack as it came."""
+    try:
+        return unpack(payload, packing, LIMIT_BYTES)
+    except UnpackingError:
+        return bytes(payload)
 
 
 def _rows_of(frame: FrameWriter, stop: int) -> list[ColumnData]:

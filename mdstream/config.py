@@ -125,8 +125,10 @@ class Config(Struct, frozen=True):
     """PEM bundle to trust instead of the system's authorities."""
     auth: str = "message"
     """How to authenticate on the stream: `message`, or `headers` with a message as fallback."""
+    websocket: str = "picows"
+    """The library that receives: `picows`, the fast one, or `websockets`."""
     compression: bool = False
-    """Ask the stream for permessage-deflate."""
+    """Ask the stream for permessage-deflate; only `websockets` knows it, and is used then."""
     rejects: str = ""
     """Folder for rejected payloads; empty: the user's state folder."""
     start_timeout_s: float = 60.0

@@ -35,7 +35,8 @@ from mdstream.rejects import RejectFile, reject_path
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import Cycle, Fetcher
 from mdstream.session.rest import RestClient
-from mdstream.session.stream import StreamSession, Target
+from mdstream.session.stream import StreamSession
+from mdstream.session.target import Target
 from mdstream.streams import STREAMS
 from mdstream.streams.options import is_contract, nearest
 from mdstream.telemetry.state import FeedState

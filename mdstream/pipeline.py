@@ -31,6 +31,7 @@ from mdstream.commit import Committer
 from mdstream.config import HandoffConfig
 from mdstream.errors import NoSpaceError, SharedMemoryError, WorkerError
 from mdstream.frames.rundir import slab_path
+from mdstream.handoff.packing import Packing, unpacked_size
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Found, Receipt, Ticket
 from mdstream.pool import PoisonedBatchError, WorkerPool
@@ -135,17 +136,21 @@ class Pipeline:
         while not self.offer(payload, kind, recv_ns):
             await self._wait_for_room()
 
-    async def fetch(self, body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+    async def fetch(
+        self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing = Packing.PLAIN
+    ) -> Found:
         """Take a REST body; returns what it held once its rows are in the frames."""
+        unpacked = unpacked_size(body, packing)
         while True:
             batch = self._filling
-            if batch is None or not batch.slab.fits(len(body)):
+            if batch is None or not batch.slab.fits(len(body), unpacked):
                 batch = self._begin(len(body))
             if batch is not None:
                 break
             await self._wait_for_room()
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-        batch.waiting[batch.slab.append(body, kind, recv_ns)] = future
+        index = batch.slab.append(body, kind, recv_ns, packing, unpacked)
+        batch.waiting[index] = future
         self._state["fetch_payloads_received"] += 1
         self._kick_soon()
         return await future

@@ -97,6 +97,8 @@ def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
 def _check_choices(config: Config) -> None:
     if config.auth not in ("message", "headers"):
         raise ConfigError(f"auth: {config.auth!r} must be message or headers")
+    if config.websocket not in ("picows", "websockets"):
+        raise ConfigError(f"websocket: {config.websocket!r} must be picows or websockets")
     if config.log.level.lower() not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log.level: {config.log.level!r} must be debug, info, warning or error")
     if config.ca_file and not Path(config.ca_file).is_file():

@@ -69,6 +69,7 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, {"stocks": {"symbols": ["A", "*"]}}, "stocks.symbols: '*' means all and stands alone"),
         ({}, {"stocks": {"symbols": [" A"]}}, "stocks.symbols: ' A' is no symbol"),
         ({}, {"auth": "magic"}, "auth: 'magic' must be message or headers"),
+        ({}, {"websocket": "ws"}, "websocket: 'ws' must be picows or websockets"),
         ({}, {"start_timeout_s": float("inf")}, "start_timeout_s: inf is no number"),
         ({}, {"stream_url": "ws://[::1"}, "stream_url: 'ws://[::1' is no address"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,9 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.handoff.packing import Packing, UnpackingError, unpack
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE
+
+MOST_UNPACKED = 256 * 1024 * 1024
+"""Bytes that one payload may unpack to; the service's pages have some 2 MB."""
 
 
 class Piece(NamedTuple):
@@ -39,8 +44,13 @@ class Payloads:
 
     @classmethod
     def of_slab(cls, slab: Slab, entries: int) -> Payloads:
-        """The first `entries` payloads of a slab, in place."""
+        """The first `entries` payloads of a slab: in place, unless some of them have to be unpacked.
+
+        What does not unpack is left as it is, to be rejected.
+        """
         table = slab.table[:entries]
+        if table["packing"].any():
+            return cls.of(_unpacked(slab, index, entry) for index, entry in enumerate(table))
         return cls(
             np.frombuffer(slab.view, np.uint8),
             table["offset"].astype(np.int64),
@@ -50,9 +60,9 @@ class Payloads:
         )
 
     @classmethod
-    def of(cls, payloads: Iterable[tuple[bytes, PayloadKind, int]]) -> Payloads:
+    def of(cls, payloads: Iterable[tuple[bytes | memoryview, PayloadKind, int]]) -> Payloads:
         """A copy of (bytes, kind, receive time in ns)."""
-        parts: Sequence[tuple[bytes, PayloadKind, int]] = list(payloads)
+        parts: Sequence[tuple[bytes | memoryview, PayloadKind, int]] = list(payloads)
         lengths = np.array([len(data) for data, _, _ in parts], np.int64)
         whole = bytearray(b"".join((bytes(SPARE), *(data for data, _, _ in parts), bytes(SPARE))))
         return cls(
@@ -80,3 +90,10 @@ class Payloads:
         """The bytes of payload `index`, in place."""
         start = int(self.offsets[index])
         return self.buffer[start : start + int(self.lengths[index])].data
+
+
+def _unpacked(slab: Slab, index: int, entry: Any) -> tuple[bytes | memoryview, PayloadKind, int]:
+    data: bytes | memoryview = slab.payload(index)
+    with contextlib.suppress(UnpackingError):
+        data = unpack(data, Packing(int(entry["packing"])), MOST_UNPACKED)
+    return data, PayloadKind(int(entry["kind"])), int(entry["recv_ns"])

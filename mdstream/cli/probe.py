@@ -12,7 +12,8 @@ from mdstream.config import Config
 from mdstream.errors import MdstreamError
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
-from mdstream.session.stream import StreamSession, Target
+from mdstream.session.stream import StreamSession
+from mdstream.session.target import Target
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from mdstream.wire.subscription import Subscriptions

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.handoff.packing import Packing
 from mdstream.handoff.space import reserve
 
 HEADER_BYTES = 64
@@ -57,16 +58,18 @@ ENTRY = np.dtype(
         ("offset", "<u8"),
         ("length", "<u4"),
         ("kind", "<u2"),
-        ("_pad", "<u2"),
+        ("packing", "<u2"),
         ("recv_ns", "<i8"),
         ("messages", "<u4"),
         ("_pad2", "<u4"),
     ]
 )
-"""One payload: where it is, what it is, when it came; a worker fills in how many messages it held."""
+"""One payload: where it is, what it is, how it is packed, when it came; a worker fills in how many
+messages it held.
+"""
 
 _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
-_ENTRY = struct.Struct("=QIHxxqI4x")
+_ENTRY = struct.Struct("=QIHHqI4x")
 _MAGIC = b"mdslab01"
 _PAYLOAD_BYTES_PER_ENTRY = 96
 """With smaller payloads a slab's table is full before its room for bytes is."""
@@ -81,13 +84,15 @@ class State(IntEnum):
 class Slab:
     """One slab, mapped into this process."""
 
-    # The mutable state: `used` and `count`, written by the feed alone while the slab fills.
+    # The mutable state: `used` and `count`, written by the feed alone while the slab fills, and what
+    # its payloads are unpacked.
 
     def __init__(self, path: Path, mapping: mmap.mmap, capacity: int, entries: int) -> None:
         self.path = path
         self.capacity = capacity
         self.used = 0
         self.count = 0
+        self._unpacked = 0
         self._mapping = mapping
         self._max_entries = entries
         self._data = HEADER_BYTES + entries * ENTRY.itemsize
@@ -150,14 +155,24 @@ class Slab:
 
     def begin(self, sequence: int) -> None:
         """Start filling, as batch `sequence`."""
-        self.used = self.count = 0
+        self.used = self.count = self._unpacked = 0
         self._words[3] = sequence
         self._words[4] = State.FILLING
 
-    def fits(self, length: int) -> bool:
-        return self.used + length <= self.capacity and self.count < self._max_entries
+    def fits(self, length: int, unpacked: int = 0) -> bool:
+        """Whether there is room for a payload, and for what is made of it if it unpacks to that."""
+        if self.used + length > self.capacity or self.count >= self._max_entries:
+            return False
+        return not self.count or self._unpacked + unpacked <= _result_bytes(self.capacity)
 
-    def append(self, payload: bytes | memoryview, kind: int, recv_ns: int) -> int:
+    def append(
+        self,
+        payload: bytes | memoryview,
+        kind: int,
+        recv_ns: int,
+        packing: Packing = Packing.PLAIN,
+        unpacked: int = 0,
+    ) -> int:
         """Copy one payload in (the only copy it ever gets here); returns its index."""
         index, length = self.count, len(payload)
         start = self._data + self.used
@@ -168,10 +183,12 @@ class Slab:
             start,
             length,
             kind,
+            packing,
             recv_ns,
             0,
         )
         self.used += length
+        self._unpacked += unpacked or length
         self.count = index + 1
         # Count and state share a word: whoever finds this slab after a kill sees whole entries.
         self._words[4] = State.FILLING | self.count << 8
@@ -185,7 +202,7 @@ class Slab:
         self._words[4] = State.FREE
 
     def payload(self, index: int) -> memoryview:
-        """The bytes of payload `index`, in place."""
+        """The bytes of payload `index`, in place and as they are packed."""
         entry = self.table[index]
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]

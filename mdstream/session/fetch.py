@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from mdstream.config import StreamConfig
 from mdstream.errors import MdstreamError, ServerError, SharedMemoryError
+from mdstream.handoff.packing import Packing
 from mdstream.handoff.ticket import Found
 from mdstream.session.budget import WINDOW_S
 from mdstream.session.rest import BadRequestError, RestClient
@@ -35,7 +36,7 @@ _NO_DATA = "the service has no data for it"
 _UNUSABLE = "unusable answer"
 _MOST_PAGES = 100
 
-Commit = Callable[[bytes, PayloadKind, int], Awaitable[Found]]
+Commit = Callable[[bytes, PayloadKind, int, Packing], Awaitable[Found]]
 """Hands a body to the pipeline; answers when its rows are in the frames."""
 
 
@@ -183,7 +184,7 @@ class Fetcher:
         seen: set[str] = set()
         while True:
             body = await self._client.get(path.format(feed=self._stream.feed), params)
-            found = await self._commit(body.data, fetch.kind, body.recv_ns)
+            found = await self._commit(body.data, fetch.kind, body.recv_ns, body.packing)
             if found.fault:
                 raise ServerError(f"{_UNUSABLE}: {found.fault}")
             symbols |= found.symbols

@@ -16,13 +16,17 @@ import stamina
 
 from mdstream.config import Config
 from mdstream.errors import CertificateError, CredentialsError, NetworkError, ServerError
+from mdstream.handoff.packing import Packing, UnpackingError, unpack
 from mdstream.session.budget import Budget
 from mdstream.session.retry import CAP_S, FIRST_S, RETRIED_STATUSES, pause_asked_for
-from mdstream.session.stream import is_loopback, tls_context
+from mdstream.session.target import is_loopback, tls_context
 
 log = logging.getLogger(__name__)
 
 stamina.instrumentation.set_on_retry_hooks([])  # what finally came of a request is in its result
+
+_MOST_TOLD = 1024 * 1024
+"""Bytes of an error's body, unpacked."""
 
 _QUIET_S = 10.0
 """Seconds between two log lines about requests that failed and are tried again."""
@@ -30,10 +34,11 @@ _QUIET_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A successful answer: its bytes as received and when they were complete."""
+    """A successful answer: its bytes as received, when they were complete, and how they are packed."""
 
     data: bytes
     recv_ns: int
+    packing: Packing
 
 
 class BadRequestError(ServerError):
@@ -56,6 +61,7 @@ class RestClient:
             "APCA-API-KEY-ID": config.credentials.key_id,
             "APCA-API-SECRET-KEY": config.credentials.secret_key,
             "User-Agent": "mdstream",
+            "Accept-Encoding": "gzip",
         }
         self.trouble = ""
         """Why the last attempt failed; empty after one that did not."""
@@ -68,6 +74,7 @@ class RestClient:
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
+            auto_decompress=False,  # a worker does that
             timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
             trust_env=not is_loopback(self._base),  # a proxy, where the environment names one
         )
@@ -138,10 +145,14 @@ class RestClient:
                 data = await response.read()
                 recv_ns = time.time_ns()
                 self.budget.hear(response.headers)
+                packing = _packing(response.headers.get("Content-Encoding", ""))
                 if response.status == 200:
                     self.trouble = ""
-                    return Body(data, recv_ns)
+                    return Body(data, recv_ns, packing)
+                data = unpack(data, packing, _MOST_TOLD)
                 raise self._failed(response.status, data, response.headers)
+        except UnpackingError as error:
+            raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise CertificateError(
                 f"the certificate of {self._base} does not verify: {error}"
@@ -177,6 +188,16 @@ def _pause_before_retry(error: Exception) -> bool | float:
     if isinstance(error, ServerError):
         return True if error.retry_after is None else error.retry_after
     return isinstance(error, NetworkError)
+
+
+def _packing(encoding: str) -> Packing:
+    """What a Content-Encoding means."""
+    match encoding.lower():
+        case "" | "identity":
+            return Packing.PLAIN
+        case "gzip" | "x-gzip":
+            return Packing.GZIP
+    raise UnpackingError(f"it is packed as {encoding[:40]!r}, which was not asked for")
 
 
 def _message(data: bytes) -> str:

@@ -22,7 +22,7 @@ TAPE_MESSAGES = 50_000
 """Messages encoded beforehand for an endless flow flat out; they repeat."""
 
 _CHUNK_BYTES = 128 * 1024
-_START_NS = 1_767_623_400_000_000_000  # 2026-01-05T14:30:00Z, a Monday's open
+START_NS = 1_767_623_400_000_000_000  # 2026-01-05T14:30:00Z, a Monday's open
 _STEP_NS = 61_237
 
 Subscription = Mapping[str, Sequence[str]]
@@ -67,7 +67,7 @@ def chunks(
 
 def generated(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
     """The market's messages with made-up times, the same at every call."""
-    ticks = itertools.count(_START_NS, _STEP_NS)
+    ticks = itertools.count(START_NS, _STEP_NS)
     return Market(stream, seed, subscription).messages(lambda: next(ticks))
 
 

@@ -18,6 +18,9 @@ from mdstream.simulator.records import DAY, QUOTES, TRADES, History, Series, bar
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.simulator.symbols import chain, is_valid
 
+_PACKED_FROM = 1024
+"""Bytes from which on an answer is worth packing."""
+
 NEWS_STEP = 3600 * 1_000_000_000
 
 _COMMON = {"symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof"}
@@ -118,9 +121,12 @@ class RestService:
             body, status = to_json({"message": refusal.message}), refusal.status
         if delay:
             await asyncio.sleep(delay)
-        return web.Response(
+        response = web.Response(
             body=body, status=status, headers=headers, content_type="application/json"
         )
+        if len(body) >= _PACKED_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
+            response.enable_compression(web.ContentCoding.gzip)
+        return response
 
     def _check_key(self, request: web.Request, key: str, stream: str) -> None:
         expected = self._settings.credentials

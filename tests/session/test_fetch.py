@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdstream.errors import CredentialsError, NetworkError, NoSpaceError, ServerError
+from mdstream.handoff.packing import Packing, unpack
 from mdstream.handoff.ticket import Found
 from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
@@ -76,8 +77,9 @@ class Case:
             self.chains.append,
         )  # fmt: skip
 
-    async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+    async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
         """What the pipeline would answer, by way of the real decoder."""
+        body = unpack(body, packing, 1 << 24)
         self.bodies.append(body)
         return decode(self.stream, body, kind=kind).bodies[0]
 
@@ -223,7 +225,7 @@ def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
 
 def test_symbols_that_the_service_leaves_out_have_failed() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
             found = orjson.loads(body)
             return Found(frozenset(found) - {"MSFT"}, {}, "")
 
@@ -308,11 +310,11 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
 
 def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
             return Found(frozenset({"X"}), {}, "again")
 
         async def get(path: str, params: Any) -> Any:
-            return type("Body", (), {"data": b"{}", "recv_ns": 0})
+            return type("Body", (), {"data": b"{}", "recv_ns": 0, "packing": Packing.PLAIN})
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
         cycle = Cycle()
@@ -371,9 +373,13 @@ def test_a_chain_of_odd_names_fails_alone() -> None:
         found = {"SPY": {"SPY261218P00590000", "SPY1", "SPY26121\u00b2P00590000"}, "BRK": {"BRK"}}
 
         async def get(path: str, params: Any) -> Any:
-            return type("Body", (), {"data": path.rpartition("/")[2], "recv_ns": 0})
+            return type(
+                "Body",
+                (),
+                {"data": path.rpartition("/")[2], "recv_ns": 0, "packing": Packing.PLAIN},
+            )
 
-        async def commit(body: Any, kind: PayloadKind, recv_ns: int) -> Found:
+        async def commit(body: Any, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
             return Found(frozenset(found[body]), {}, "")
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
@@ -414,7 +420,7 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
 def test_an_answer_of_no_use_is_told_as_what_it_is(stream: str, answer: bytes, reason: str) -> None:
     async def story(case: Case) -> None:
         async def get(path: str, params: Any) -> Any:
-            return type("Body", (), {"data": answer, "recv_ns": 0})
+            return type("Body", (), {"data": answer, "recv_ns": 0, "packing": Packing.PLAIN})
 
         case.client.get = get  # type: ignore[method-assign, assignment]
         cycle = await case.fetcher.cycle(["AAPL"])
@@ -515,6 +521,38 @@ def test_odd_headers_are_no_reason_to_fail() -> None:
     asyncio.run(main())
 
 
+def test_bodies_stay_packed_as_they_came() -> None:
+    body = orjson.dumps({"AAPL": {"x": "y" * 5000}})
+
+    async def main() -> None:
+        def answer(request: web.Request) -> web.Response:
+            assert request.headers["Accept-Encoding"] == "gzip"
+            status = int(request.query.get("status", "200"))
+            response = web.Response(body=body, status=status)
+            response.enable_compression(web.ContentCoding.gzip)
+            return response
+
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            got = await rest.get("/v2/stocks/snapshots", {})
+            assert got.packing is Packing.GZIP
+            assert len(got.data) < 200
+            assert unpack(got.data, got.packing, len(body)) == body
+            with pytest.raises(BadRequestError, match=r"HTTP 400: .*AAPL.*yyy"):
+                await rest.get("/v2/stocks/snapshots", {"status": "400"})
+
+    asyncio.run(main())
+
+
+def test_a_body_packed_in_a_way_that_was_not_asked_for_is_told() -> None:
+    async def main() -> None:
+        answer = lambda _: web.Response(body=b"?", headers={"Content-Encoding": "br"})  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10), attempts=1) as rest:
+            with pytest.raises(NetworkError, match="packed as 'br', which was not asked for"):
+                await rest.get("/v2/stocks/snapshots", {})
+
+    asyncio.run(main())
+
+
 def test_waiting_for_the_budget_takes_no_time_from_the_retries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -541,9 +579,9 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
 
         async def get(path: str, params: Any) -> Any:
             asked.append(path)
-            return type("Body", (), {"data": b"", "recv_ns": 0})
+            return type("Body", (), {"data": b"", "recv_ns": 0, "packing": Packing.PLAIN})
 
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
             nonlocal count
             count += 1
             return Found(frozenset({"SPY261218P00590000"}), {}, f"token {count}")
@@ -558,7 +596,7 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
 
 def test_no_room_is_no_symbols_fault() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
             raise NoSpaceError("/dev/shm", 1, 0)
 
         case.fetcher._commit = commit

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -16,7 +18,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from mdstream.config import Config
 from mdstream.errors import CertificateError, ConfigError, CredentialsError
-from mdstream.session.stream import StreamSession, Target
+from mdstream.session.stream import StreamSession
+from mdstream.session.target import Target
 from mdstream.settings import check, from_mapping
 from mdstream.simulator.server import Simulator
 from mdstream.simulator.settings import SimulatorSettings
@@ -30,6 +33,18 @@ WANTED = {
     "crypto": {"orderbooks": {"BTC/USD"}},
     "news": {"news": {"AAPL"}},
 }
+
+
+LIBRARY = ContextVar("LIBRARY", default="picows")
+"""Which library keeps the connections of a test."""
+
+
+@pytest.fixture(params=["picows", "websockets"], autouse=True)
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test here with either library."""
+    token = LIBRARY.set(request.param)
+    yield request.param
+    LIBRARY.reset(token)
 
 
 class Sink:
@@ -68,6 +83,7 @@ class Case:
             "stream_url": sim.stream_url,
             "data_url": sim.data_url,
             "credentials": {"key_id": "k", "secret_key": "s"},
+            "websocket": LIBRARY.get(),
             **config,
         }
         self.config: Config = from_mapping(values)
@@ -140,10 +156,128 @@ def test_any_stream_may_be_had_in_msgpack() -> None:
 def test_compression_is_off_unless_asked_for() -> None:
     async def story(case: Case) -> None:
         await data_flows(case)
-        assert case.session._socket is not None
-        assert case.session._socket.protocol.extensions == []
+        socket: Any = case.session._socket
+        if LIBRARY.get() == "websockets":
+            assert socket.connection.protocol.extensions == []
+        else:
+            assert "Sec-WebSocket-Extensions" not in socket._transport.request.headers
 
     play(story)
+
+
+@contextlib.asynccontextmanager
+async def talking(
+    talk: Callable[[ServerConnection], Awaitable[None]], **config: Any
+) -> AsyncIterator[Any]:
+    """A session with a server that says what `talk` says: its sink, and what it tells."""
+    async with serve(talk, "127.0.0.1", 0, max_size=None) as server:
+        values = {
+            "stream_url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+            "data_url": "http://127.0.0.1:1",
+            "websocket": LIBRARY.get(),
+            "handoff": {"max_payload_mb": 1},
+            **config,
+        }
+        sink, said = Sink(), list[str]()
+        session = StreamSession(
+            Target.of(from_mapping(values), STREAMS["stocks"]), Subscriptions(), sink,
+            said.append, lambda channel: 0,
+        )  # fmt: skip
+        running = asyncio.ensure_future(session.run())
+        try:
+            async with asyncio.timeout(20):
+                yield sink, said
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def test_compression_is_had_where_it_is_asked_for() -> None:
+    async def main() -> None:
+        extensions: list[Any] = []
+
+        async def talk(socket: ServerConnection) -> None:
+            extensions.extend(socket.protocol.extensions)
+            await socket.send("[]" * 1000)
+            await socket.wait_closed()
+
+        async with talking(talk, compression=True) as (sink, _):
+            while not sink.payloads:
+                await asyncio.sleep(0.01)
+        assert sink.payloads == [b"[]" * 1000]
+        assert len(extensions) == 1
+
+    uvloop.run(main())
+
+
+def test_a_payload_in_fragments_is_one_payload() -> None:
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await socket.send('[{"whole":1}]')
+            await socket.send(iter(['[{"T":"t"', ',"x":1}', "]"]))
+            await socket.send(iter([b"[", b"]"]))
+            await socket.wait_closed()
+
+        async with talking(talk) as (sink, _):
+            while len(sink.payloads) < 3:
+                await asyncio.sleep(0.01)
+            assert sink.payloads == [b'[{"whole":1}]', b'[{"T":"t","x":1}]', b"[]"]
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_a_payload_above_the_limit_ends_the_connection_and_is_told(fragments: int) -> None:
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            part = "x" * (1_500_000 // fragments)
+            await socket.send(iter([part] * fragments) if fragments > 1 else part)
+            await socket.wait_closed()
+
+        async with talking(talk) as (sink, said):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert "connection lost" in said[0]
+            assert sink.payloads == []
+
+    uvloop.run(main())
+
+
+def test_how_the_server_closed_the_connection_is_told() -> None:
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await socket.close(1012, "coming back soon")
+
+        async with talking(talk) as (_, said):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert "closed with 1012 coming back soon" in said[0]
+
+    uvloop.run(main())
+
+
+def test_what_was_read_before_a_connection_was_lost_is_handed_on_when_there_is_room() -> None:
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            for number in range(200):
+                await socket.send(f'[{{"n":{number}}}]')
+            await asyncio.sleep(0.3)
+            socket.transport.abort()
+
+        async with talking(talk) as (sink, said):
+            sink.room = 5
+            while len(sink.payloads) < 5:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.6)
+            assert len(sink.payloads) == 5
+            sink.room = 1 << 60
+            while not said:
+                await asyncio.sleep(0.01)
+            expected = [f'[{{"n":{number}}}]'.encode() for number in range(len(sink.payloads))]
+            assert sink.payloads == expected
+            assert len(expected) > 5
+
+    uvloop.run(main())
 
 
 @pytest.mark.parametrize("code", [402, 409, 411, 412])
@@ -366,7 +500,7 @@ def test_data_behind_a_control_message_goes_to_the_workers_with_it() -> None:
         assert socket is not None
         shared = b'[{"T":"success","msg":"hello"},{"T":"t","S":"AAPL","p":1}]'
         before = case.session.control_messages
-        await case.session._control(shared, socket, time.time_ns())
+        assert case.session._receiver(socket)(shared)
         assert shared in case.sink.payloads
         assert case.session.control_messages == before, "the worker finds it, and hands it back"
 
@@ -394,7 +528,9 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
         async with serve(nonsense, "127.0.0.1", 0) as server:
             url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             said: list[str] = []
-            config = from_mapping({"stream_url": url, "data_url": "http://127.0.0.1:1"})
+            config = from_mapping(
+                {"stream_url": url, "data_url": "http://127.0.0.1:1", "websocket": LIBRARY.get()}
+            )
             session = StreamSession(
                 Target.of(config, STREAMS["stocks"]),
                 Subscriptions(),
@@ -487,6 +623,7 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
                     "stream_url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}",
                     "credentials": {"key_id": "k", "secret_key": "s"},
                     "auth": auth,
+                    "websocket": LIBRARY.get(),
                 }
                 session = StreamSession(
                     Target.of(from_mapping(values), STREAMS["stocks"]), Subscriptions(), Sink(),

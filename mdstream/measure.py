@@ -14,7 +14,7 @@ from mdstream.frames.head import Head
 from mdstream.telemetry.histogram import percentile_ms
 from mdstream.telemetry.recorder import TelemetryRecorder
 from mdstream.telemetry.sampler import Sampler
-from mdstream.telemetry.schema import CORES, PROCESSES, STREAMS
+from mdstream.telemetry.schema import CORES, MACHINE, PROCESSES, STREAMS
 
 _QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
 _GAUGES = (
@@ -24,7 +24,7 @@ _GAUGES = (
 
 
 class Measurements:
-    """Writes a row a stream, process and core at each `sample`."""
+    """Writes a row a stream, process and core, and one of the machine, at each `sample`."""
 
     def __init__(self, run: Path, simulator_pid: int | None) -> None:
         self._run = run
@@ -42,10 +42,10 @@ class Measurements:
         self._recorder.write(STREAMS, list(self.streams.values()))
         processes = self._sampler.processes(self._roles(feeds))
         self._recorder.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
-        cores = enumerate(self._sampler.cores())
-        self._recorder.write(
-            CORES, [{"ts": ts, "core": core, "busy_percent": busy} for core, busy in cores]
-        )
+        cores = self._sampler.cores()
+        self._recorder.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
+        machine = self._sampler.machine(self._run)
+        self._recorder.write(MACHINE, [{"ts": ts, **asdict(machine)}])
 
     def close(self) -> None:
         self._recorder.close()

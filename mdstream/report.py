@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from mdstream import utilization
 from mdstream.errors import ConfigError
 from mdstream.feed_process import FeedProcess
 from mdstream.frames.attach import Attachment
@@ -38,6 +39,7 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
         "frames": {name: {"rows": run.rows(name)} for name in run.frames},
         "cores": _cores(run),
         "processes": _processes(run),
+        "utilization": utilization.build(run),
         "events": [
             {"ts": event.ts.isoformat(), "stream": event.stream, "text": event.text}
             for event in supervisor.events

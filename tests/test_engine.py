@@ -143,7 +143,7 @@ def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
                 "crypto.trades": "symbol ts price size id taker_side recv_ts",
                 "crypto.orderbooks": "symbol ts side price size reset recv_ts",
                 "news.articles": "id created_at updated_at headline summary author source url content symbols recv_ts",
-                "telemetry.cores": "ts core busy_percent",
+                "telemetry.cores": "ts core busy_percent user_percent system_percent",
             }
             for name, columns in expected.items():
                 frame = run.frame(name)

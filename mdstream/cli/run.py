@@ -103,7 +103,7 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     # The engine's parts are heavy to import; a wrong flag should be told at once.
     from mdstream import report
     from mdstream.supervisor import Supervisor
-    from mdstream.views import summary
+    from mdstream.views import summary, utilization
     from mdstream.views.live import LiveView
 
     console = Console(stderr=True)
@@ -128,7 +128,9 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
         if config.report:  # first: it does not depend on who reads the output
             report.write(result, config.report)
         try:
-            summary.show(result, output_console())
+            console = output_console()
+            summary.show(result, console)
+            utilization.show(result["utilization"], console)
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read it has seen enough; the code is the run's
             drop()

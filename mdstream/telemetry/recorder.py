@@ -1,4 +1,4 @@
-"""Writes what the supervisor measures into `telemetry.streams`, `.processes` and `.cores`."""
+"""Writes what the supervisor measures into `telemetry.streams`, `.processes`, `.cores` and `.machine`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import Channel, Kind
 from mdstream.streams.storage import DTYPE
-from mdstream.telemetry.schema import CORES, PROCESSES, STREAMS
+from mdstream.telemetry.schema import CORES, MACHINE, PROCESSES, STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class TelemetryRecorder:
             channel.name: FrameWriter(
                 frame_path(run, f"telemetry.{channel.name}"), channel.columns, _LIMITS
             )
-            for channel in (STREAMS, PROCESSES, CORES)
+            for channel in (STREAMS, PROCESSES, CORES, MACHINE)
         }
 
     def write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:

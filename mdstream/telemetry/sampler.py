@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -23,6 +26,27 @@ class ProcessSample:
     involuntary_switches: int
 
 
+@dataclass(frozen=True, slots=True)
+class CoreSample:
+    """One core; the fields are those of `telemetry.cores`."""
+
+    core: int
+    busy_percent: float
+    user_percent: float
+    system_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSample:
+    """The machine; the fields are those of `telemetry.machine`."""
+
+    memory_used_bytes: int
+    shm_bytes: int
+    net_sent_bytes: int
+    net_recv_bytes: int
+    switches: int
+
+
 class Sampler:
     """Samples cores and processes; percentages cover the time since the previous sample."""
 
@@ -30,11 +54,27 @@ class Sampler:
 
     def __init__(self) -> None:
         self._known: dict[int, psutil.Process] = {}
-        psutil.cpu_percent(percpu=True)
+        psutil.cpu_times_percent(percpu=True)
 
-    def cores(self) -> list[float]:
-        """Percent busy of each core."""
-        return psutil.cpu_percent(percpu=True)
+    def cores(self) -> list[CoreSample]:
+        """A sample of each core."""
+        return [
+            CoreSample(
+                core,
+                max(0.0, 100.0 - times.idle - getattr(times, "iowait", 0.0)),
+                times.user + getattr(times, "nice", 0.0),
+                times.system,
+            )
+            for core, times in enumerate(psutil.cpu_times_percent(percpu=True))
+        ]
+
+    def machine(self, run: Path) -> MachineSample:
+        """A sample of the machine, and of what the run in folder `run` takes of shared memory."""
+        memory, net = psutil.virtual_memory(), psutil.net_io_counters()
+        switches = psutil.cpu_stats().ctx_switches
+        return MachineSample(
+            memory.total - memory.available, _taken(run), net.bytes_sent, net.bytes_recv, switches
+        )
 
     def processes(self, roles: dict[int, tuple[str, str]]) -> list[ProcessSample]:
         """A sample of each process of `roles` (process id → role, stream) that still lives."""
@@ -65,3 +105,13 @@ class Sampler:
             except psutil.Error:
                 self._known.pop(pid, None)  # it ended in between
         return samples
+
+
+def _taken(folder: Path) -> int:
+    """Bytes that the files of a folder take; those that go meanwhile are not counted."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(where, name)).st_blocks * 512
+    return total

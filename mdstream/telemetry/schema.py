@@ -98,5 +98,31 @@ PROCESSES = Channel(
 )
 """A row a process and second; 100 percent is one core."""
 
-CORES = Channel("cores", (_time("ts"), _int("core"), _float("busy_percent")))
-"""A row a core and second: how busy it was, with everything that runs on this machine."""
+CORES = Channel(
+    "cores",
+    (
+        _time("ts"),
+        _int("core"),
+        _float("busy_percent"),
+        _float("user_percent"),
+        _float("system_percent"),
+    ),
+)
+"""A row a core and second: how busy it was, with everything that runs on this machine. What is busy and
+neither user's nor system's is interrupts, and what the host of a virtual machine took.
+"""
+
+MACHINE = Channel(
+    "machine",
+    (
+        _time("ts"),
+        _int("memory_used_bytes"),
+        _int("shm_bytes"),
+        _int("net_sent_bytes"),
+        _int("net_recv_bytes"),
+        _int("switches"),
+    ),
+)
+"""A row a second: memory in use on this machine, shared memory of this run, and since the machine's start
+bytes of all network interfaces (loopback too) and context switches.
+"""

@@ -22,7 +22,8 @@ def run() -> Iterator[RunDirectory]:
 
 
 def cores(second: int) -> list[dict[str, Any]]:
-    return [{"ts": second, "core": core, "busy_percent": 50.0} for core in range(2)]
+    busy = {"busy_percent": 50.0, "user_percent": 40.0, "system_percent": 10.0}
+    return [{"ts": second, "core": core, **busy} for core in range(2)]
 
 
 def test_measurements_that_find_no_room_are_counted_and_end_nothing(

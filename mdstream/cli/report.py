@@ -1,0 +1,83 @@
+"""`mdstream report`: where the CPU time of a run went, and what limits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from mdstream.cli.output import output_console
+from mdstream.errors import ConfigError
+
+
+def report(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN.json", help="Report of a run that has ended (`run --report`)."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="The engine that runs now, as far as it has come.")
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option(help="Run to look at with --live. Default: the newest.")
+    ] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page (.html) or a picture (.png) too. Needs the extra `report`.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The numbers, as JSON.")] = False,
+) -> None:
+    """Show how busy the cores were, who used them, where batches waited, and what limits the run."""
+    if (file is None) == (not live):
+        raise ConfigError(
+            "report: name the RUN.json of a run that has ended, or --live for one that runs"
+        )
+    title, found = _live(run, directory) if file is None else _kept(file)
+    if out is not None and out.suffix not in (".html", ".png"):
+        raise ConfigError(f"report: {out} is neither .html nor .png")
+    if as_json:
+        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    else:
+        from mdstream.views import utilization
+
+        console = output_console()
+        console.print(title, style="dim")
+        utilization.show(found, console)
+    if out is not None:
+        from mdstream.views import charts
+
+        charts.write(found, title, out)
+        if not as_json:
+            print(f"written to {out}")
+
+
+def _live(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
+    from mdstream import utilization
+    from mdstream.frames.attach import attach
+
+    attached = attach(run, directory)
+    if "telemetry.machine" not in attached.frames or not attached.rows("telemetry.machine"):
+        raise ConfigError(
+            f"report: run {attached.run} has measured nothing yet; try again in a second"
+        )
+    return f"run {attached.run}, still running", utilization.build(attached)
+
+
+def _kept(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        found = orjson.loads(file.read_bytes())
+        return f"run {found['run']}, started {found['started']}", found["utilization"]
+    except OSError as error:
+        raise ConfigError(f"report: cannot read {file}: {error.strerror}") from error
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"report: {file} is no report of a run; make one with `mdstream run --report {file}`"
+        ) from error

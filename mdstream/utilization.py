@@ -1,0 +1,326 @@
+"""Where a run's CPU time went and what held it back: queries on its telemetry frames.
+
+    cores      how busy each core was ────────────────┐
+    processes  CPU time, memory, switches of each one ─┤   by time, by role, by stage;
+    machine    memory, network, switches ──────────────┤─► a model; a sentence
+    batches    when each one passed each station ──────┘
+
+What comes out is plain values, for a report that outlives the frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from mdstream.frames.attach import Attachment
+
+_BINS = 240
+"""Points of time that are kept; a longer run has wider ones."""
+_SECOND = 1_000_000_000
+_STAGES = {
+    "receive": ("first_recv_ts", "submit_ts"),
+    "queue": ("submit_ts", "start_ts"),
+    "decode": ("start_ts", "end_ts"),
+    "commit": ("end_ts", "commit_ts"),
+}
+"""Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
+and going into the frames."""
+_LEAST_MESSAGES = 10_000
+_LEAST_BATCH = 100
+"""With fewer messages a batch, what a message costs tells nothing of what many would cost."""
+_FULL = 85.0
+"""Percent from which on something counts as used up."""
+
+Values = dict[str, Any]
+
+
+def build(run: Attachment) -> Values:
+    """The utilization of a run, as it stands now. Lists over time have a value each `bin_s` seconds."""
+    clock = _Clock(run)
+    processes = _processes(run)
+    streams = _streams(run, processes)
+    cores = _cores(run, clock)
+    roles = _roles(processes)
+    found = {
+        "seconds": clock.seconds,
+        "bin_s": clock.bin_s,
+        "cores": cores,
+        "roles": roles,
+        "busy_by_role": clock.by_role(processes, pl.col("cpu_percent") / 100),
+        "memory_by_role": clock.by_role(processes, pl.col("rss_bytes")),
+        "machine": _machine(run, clock),
+        "streams": streams,
+        "useful": _useful(streams, roles),
+    }
+    return {**found, "limit": limit(found)}
+
+
+class _Clock:
+    """Time since the first sample, in bins."""
+
+    def __init__(self, run: Attachment) -> None:
+        times = run.frame("telemetry.cores")["ts"].to_physical()
+        self._first = int(times.min() or 0)  # type: ignore[arg-type]
+        self.seconds = (int(times.max() or 0) - self._first) / _SECOND  # type: ignore[arg-type]
+        self.bin_s = max(1, -(-int(self.seconds) // _BINS))
+        self.bins = int(self.seconds / self.bin_s) + 1
+
+    def binned(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """`frame` with its bin; without the first sample, which covers no time yet."""
+        since = pl.col("ts").to_physical() - self._first
+        return frame.filter(since > 0).with_columns(
+            (since // (self.bin_s * _SECOND)).cast(pl.Int64).alias("bin")
+        )
+
+    def listed(self, frame: pl.DataFrame, value: str) -> list[float]:
+        """A value a bin; bins without one have 0."""
+        known = dict(zip(frame["bin"].to_list(), frame[value].to_list(), strict=True))
+        return [_rounded(known.get(index, 0.0)) for index in range(self.bins)]
+
+    def by_role(self, processes: pl.DataFrame, what: pl.Expr) -> dict[str, list[float]]:
+        """The sum of a value over the processes of each role, a list over time."""
+        sums = (
+            self.binned(processes)
+            .group_by("role", "bin", "ts")
+            .agg(what.sum().alias("value"))
+            .group_by("role", "bin")
+            .agg(pl.col("value").mean())
+        )
+        roles = sums["role"].unique().sort().to_list()
+        return {r: self.listed(sums.filter(pl.col("role") == r), "value") for r in roles}
+
+
+def _processes(run: Attachment) -> pl.DataFrame:
+    frame = run.frame("telemetry.processes")
+    return frame.with_columns(pl.col("role", "stream").cast(pl.String))
+
+
+def _cores(run: Attachment, clock: _Clock) -> Values:
+    """How busy the cores were: in the mean, and each over time."""
+    frame = clock.binned(run.frame("telemetry.cores"))
+    by_core = frame.group_by("core", "bin").agg(pl.col("busy_percent").mean())
+    cores = frame["core"].unique().sort().to_list()
+    means = {name: _rounded(frame[f"{name}_percent"].mean()) for name in ("busy", "user", "system")}
+    return {
+        "count": len(cores),
+        **means,
+        "idle": _rounded(100.0 - means["busy"]),
+        "by_core": [
+            clock.listed(by_core.filter(pl.col("core") == core), "busy_percent") for core in cores
+        ],
+    }
+
+
+def _roles(processes: pl.DataFrame) -> list[Values]:
+    """A row a role and stream: its CPU time since it began, its memory, its switches."""
+    last = processes.group_by("role", "stream", "pid", maintain_order=True).agg(
+        pl.col("cpu_user_s", "cpu_system_s", "voluntary_switches", "involuntary_switches").last(),
+        pl.col("rss_bytes").max(),
+    )
+    table = (
+        last.group_by("role", "stream", maintain_order=True)
+        .agg(pl.len().alias("processes"), pl.all().exclude("pid").sum())
+        .with_columns(pl.sum_horizontal("cpu_user_s", "cpu_system_s").alias("cpu_s"))
+    )
+    whole = table["cpu_s"].sum() or 1.0
+    return table.with_columns((pl.col("cpu_s") / whole).alias("share")).to_dicts()
+
+
+def _machine(run: Attachment, clock: _Clock) -> Values:
+    frame = clock.binned(run.frame("telemetry.machine"))
+    if not frame.height:
+        return {}
+    levels = frame.group_by("bin").agg(
+        pl.col("memory_used_bytes", "shm_bytes").mean(),
+        pl.col("net_recv_bytes", "switches").last(),
+    ).sort("bin")  # fmt: skip
+    rates = levels.with_columns(
+        pl.col("net_recv_bytes", "switches").diff().fill_null(0) / clock.bin_s
+    )
+    return {name: clock.listed(rates, name) for name in rates.columns if name != "bin"}
+
+
+# -- streams
+
+
+def _streams(run: Attachment, processes: pl.DataFrame) -> dict[str, Values]:
+    if "telemetry.batches" not in run.frames:
+        return {}
+    batches = run.frame("telemetry.batches").with_columns(pl.col("stream").cast(pl.String))
+    samples = run.frame("telemetry.streams").with_columns(pl.col("stream").cast(pl.String))
+    names = samples["stream"].unique(maintain_order=True).to_list()
+    cores = run.frame("telemetry.cores")["core"].n_unique()
+    return {
+        name: _stream(
+            batches.filter(pl.col("stream") == name),
+            samples.filter(pl.col("stream") == name),
+            processes.filter(pl.col("stream") == name),
+            cores,
+        )
+        for name in names
+        if batches.filter(pl.col("stream") == name).height
+    }
+
+
+def _stream(
+    batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, cores: int
+) -> Values:
+    """Of one stream: where its batches waited, what a message cost, and what that allows."""
+    messages = int(batches["messages"].sum())
+    spans = batches.select(
+        pl.col("messages"),
+        *(
+            ((pl.col(end) - pl.col(begin)).dt.total_nanoseconds() / 1e6).alias(stage)
+            for stage, (begin, end) in _STAGES.items()
+        ),
+    )
+    workers = int(samples["pool_size"].max() or 0)  # type: ignore[arg-type]
+    found: Values = {
+        "workers": workers,
+        "batches": batches.height,
+        "messages": messages,
+        "messages_per_batch": _rounded(messages / batches.height),
+        "decode_s": _rounded(float(spans["decode"].sum()) / 1e3),
+        "stages_ms": {
+            stage: {
+                "mean": _rounded((spans[stage] * spans["messages"]).sum() / max(1, messages)),
+                "p50": _rounded(spans[stage].quantile(0.5)),
+                "p99": _rounded(spans[stage].quantile(0.99)),
+            }
+            for stage in _STAGES
+        },
+    }
+    return {**found, **_costs(batches, samples, processes, workers, cores)}
+
+
+def _costs(
+    batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, workers: int, cores: int
+) -> Values:
+    """What a message cost, from the second after the first ones came: how processes start is not in it."""
+    flowing = samples.filter(pl.col("messages") > 0)
+    if flowing.height < 3:
+        return {}
+    first, last = flowing.row(1, named=True), flowing.row(-1, named=True)
+    messages = last["messages"] - first["messages"]
+    during = processes.filter(pl.col("ts").is_between(first["ts"], last["ts"]))
+    spent = (
+        during.group_by("role", "pid")
+        .agg(
+            *(
+                (pl.col(name).last() - pl.col(name).first())
+                for name in ("cpu_user_s", "cpu_system_s")
+            ),
+        )
+        .group_by("role")
+        .agg(pl.sum_horizontal("cpu_user_s", "cpu_system_s").sum().alias("cpu_s"))
+    )
+    cpu_s = dict(spent.iter_rows())
+    wall_s = (last["ts"] - first["ts"]).total_seconds()
+    done = batches.filter(pl.col("end_ts").is_between(first["ts"], last["ts"]))
+    decoding = (done["end_ts"] - done["start_ts"]).dt.total_nanoseconds().sum() / _SECOND
+    found: Values = {
+        "messages_per_s": _rounded(messages / wall_s),
+        "feed_busy": _rounded(100 * cpu_s.get("feed", 0.0) / wall_s),
+        "workers_busy": _rounded(100 * decoding / wall_s / max(1, workers)),
+    }
+    if messages >= _LEAST_MESSAGES and done.height and messages / done.height >= _LEAST_BATCH:
+        feed = cpu_s.get("feed", 0.0) / messages * 1e9
+        worker = cpu_s.get("worker", 0.0) / messages * 1e9
+        found |= {"feed_ns": _rounded(feed), "worker_ns": _rounded(worker)}
+        if workers and feed and worker:
+            found["model"] = model(feed, worker, workers, cores)
+    return found
+
+
+def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
+    """What a stream could do with the costs of a message as they are, were it alone on the machine.
+
+    The feed is one process, and commits in order: 1/feed. Workers share theirs: n/worker. And no more can
+    be spent than all cores have. `efficiency` is the speed-up over one process that does both, divided by
+    the processes that are at it.
+    """
+
+    def rate(count: int) -> float:
+        if count == 0:
+            return 1e9 / (feed_ns + worker_ns)
+        return 1e9 * min(1 / feed_ns, count / worker_ns, cores / (feed_ns + worker_ns))
+
+    speedup = rate(workers) / rate(0)
+    return {
+        "inline_per_s": _rounded(rate(0)),
+        "now_per_s": _rounded(rate(workers)),
+        "one_more_per_s": _rounded(rate(workers + 1)),
+        "speedup": _rounded(speedup),
+        "efficiency": _rounded(speedup / min(cores, workers + 1)),
+    }
+
+
+def _useful(streams: dict[str, Values], roles: list[Values]) -> Values:
+    """How much of the engine's CPU time decoded and aggregated; the simulator is not the engine's."""
+    engine = sum(row["cpu_s"] for row in roles if row["role"] != "simulator")
+    decode = sum(stream["decode_s"] for stream in streams.values())
+    return {
+        "engine_cpu_s": _rounded(engine),
+        "decode_s": _rounded(decode),
+        "share": _rounded(100 * decode / engine) if engine else 0.0,
+    }
+
+
+# -- the sentence
+
+
+def limit(found: Values) -> str:
+    """What held this run back, in a sentence."""
+    cores, streams = found["cores"], found["streams"]
+    if cores["busy"] >= _FULL:
+        return _by_cores(found)
+    busiest = max(streams, key=lambda s: streams[s].get("workers_busy", 0.0), default="")
+    if (
+        busiest
+        and streams[busiest]["workers"]
+        and streams[busiest].get("workers_busy", 0.0) >= _FULL
+    ):
+        return _by_workers(busiest, streams[busiest])
+    busiest = max(streams, key=lambda s: streams[s].get("feed_busy", 0.0), default="")
+    if busiest and streams[busiest].get("feed_busy", 0.0) >= _FULL:
+        return (
+            f"The feed of {busiest} limits this run: its one process was busy "
+            f"{streams[busiest]['feed_busy']:.0f}% of the time, so more workers would bring nothing."
+        )
+    simulator = [100 * value for value in found["busy_by_role"].get("simulator", [])]
+    if simulator and sum(simulator) / len(simulator) >= _FULL:
+        return "The simulator limits this run: its one process was busy nearly all the time."
+    return (
+        f"Nothing here limits this run: the cores were idle {cores['idle']:.0f}% of the time, and the "
+        "engine took what came as it came."
+    )
+
+
+def _by_cores(found: Values) -> str:
+    cores = found["cores"]
+    share = sum(row["share"] for row in found["roles"] if row["role"] == "simulator")
+    other = (
+        f", {100 * share:.0f}% of the run's CPU time being the simulator's" if share >= 0.05 else ""
+    )
+    return (
+        f"The cores limit this run: {cores['count']} were busy {cores['busy']:.0f}% of the time{other}; "
+        "more workers would bring nothing, more cores would."
+    )
+
+
+def _by_workers(name: str, stream: Values) -> str:
+    text = (
+        f"The workers of {name} limit this run: its {stream['workers']} decoded "
+        f"{stream['workers_busy']:.0f}% of the time"
+    )
+    if (estimate := stream.get("model")) is None:
+        return text + "."
+    gain = 100 * (estimate["one_more_per_s"] / estimate["now_per_s"] - 1)
+    return f"{text}; one more would bring some {gain:.0f}%."
+
+
+def _rounded(value: Any) -> float:
+    """Three decimals are enough for people, and keep reports small."""
+    return round(float(value or 0.0), 3)

@@ -1,0 +1,141 @@
+"""Where the CPU time of a run went, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from mdstream.views.table import Field, fit
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_MOST_LINES = 16
+"""With more cores, neighbours share a line."""
+_MOST_COLUMNS = 100
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print what limits the run, how busy its cores were over time, and who used them."""
+    console.print(draw(found, console))
+
+
+def draw(found: dict[str, Any], console: Console) -> RenderableType:
+    parts: list[RenderableType] = [Text(found["limit"], style="bold")]
+    if found["cores"]["count"]:
+        parts += [Text(_cores_line(found)), _heat_map(found, console.width)]
+    parts.append(fit(_roles(found), console.width, console))
+    if found["streams"]:
+        parts.append(fit(_streams(found["streams"]), console.width, console))
+    parts += _models(found["streams"])
+    return Group(*parts)
+
+
+def _cores_line(found: dict[str, Any]) -> str:
+    cores, useful = found["cores"], found["useful"]
+    text = (
+        f"{cores['count']} cores over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
+        f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
+    )
+    return (
+        f"{text}; of {useful['engine_cpu_s']:.1f} s of the engine's CPU time "
+        f"{useful['decode_s']:.1f} s ({useful['share']:.0f}%) decoded and aggregated"
+    )
+
+
+def _heat_map(found: dict[str, Any], width: int) -> Text:
+    """A line a core, a character a moment; the darker, the busier."""
+    by_core: Sequence[Sequence[float]] = found["cores"]["by_core"]
+    together = -(-len(by_core) // _MOST_LINES)
+    columns = max(8, min(_MOST_COLUMNS, width - 24))
+    lines = Text()
+    for first in range(0, len(by_core), together):
+        group = by_core[first : first + together]
+        values = _thinned([sum(each) / len(group) for each in zip(*group, strict=True)], columns)
+        last = first + len(group) - 1
+        name = f"core {first}" if last == first else f"cores {first}–{last}"
+        lines.append(f"  {name:<12}", style="dim")
+        for value in values:
+            lines.append(_LEVELS[min(8, round(value / 12.5))], style=_heat(value))
+        mean = sum(values) / len(values) if values else 0.0
+        lines.append(f" {mean:3.0f}%\n", style="dim")
+    lines.rstrip()
+    lines.no_wrap = True
+    return lines
+
+
+def _heat(value: float) -> str:
+    return "red" if value >= 90 else "yellow" if value >= 60 else "green"
+
+
+def _thinned(values: Sequence[float], most: int) -> list[float]:
+    """At most so many values: the means of neighbours."""
+    step = -(-len(values) // most) if values else 1
+    return [
+        sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)
+    ]
+
+
+def _roles(found: dict[str, Any]) -> list[Field]:
+    rows = found["roles"]
+    seconds = max(1.0, found["seconds"])
+
+    def rates(name: str) -> list[RenderableType]:
+        return [f"{row[name] / seconds:,.0f}" for row in rows]
+
+    return [
+        Field("process", [row["role"] for row in rows], justify="left"),
+        Field("stream", [row["stream"] for row in rows], justify="left"),
+        Field("count", [str(row["processes"]) for row in rows], 3),
+        Field("CPU s", [f"{row['cpu_s']:,.1f}" for row in rows]),
+        Field("user", [f"{row['cpu_user_s']:,.1f}" for row in rows], 4),
+        Field("system", [f"{row['cpu_system_s']:,.1f}" for row in rows], 4),
+        Field("share", [f"{100 * row['share']:.0f}%" for row in rows]),
+        Field("memory MB", [f"{row['rss_bytes'] / 1e6:,.0f}" for row in rows], 2),
+        Field("waits/s", rates("voluntary_switches"), 5),
+        Field("preempted/s", rates("involuntary_switches"), 5),
+    ]
+
+
+def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
+    rows = list(streams.values())
+
+    def stages(name: str) -> list[RenderableType]:
+        return [f"{row['stages_ms'][name]['mean']:.2f}" for row in rows]
+
+    def known(name: str, text: str) -> list[RenderableType]:
+        return [format(row[name], text) if name in row else "-" for row in rows]
+
+    return [
+        Field("stream", list(streams), justify="left"),
+        Field("messages/s", known("messages_per_s", ",.0f")),
+        Field("a batch", [f"{row['messages_per_batch']:,.1f}" for row in rows], 2),
+        Field("receive ms", stages("receive"), 1),
+        Field("queue ms", stages("queue"), 1),
+        Field("decode ms", stages("decode"), 1),
+        Field("commit ms", stages("commit"), 1),
+        Field("feed busy %", known("feed_busy", ".0f"), 2),
+        Field("workers busy %", known("workers_busy", ".0f"), 2),
+        Field("feed ns", known("feed_ns", ",.0f"), 3),
+        Field("worker ns", known("worker_ns", ",.0f"), 3),
+    ]
+
+
+def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
+    """What a stream could do, where its batches were large enough to tell."""
+    lines = []
+    for name, stream in streams.items():
+        if (found := stream.get("model")) is not None:
+            now, more = _millions(found["now_per_s"]), _millions(found["one_more_per_s"])
+            text = (
+                f"{name}, by what a message cost, alone on this machine: {now} with {stream['workers']} "
+                f"workers ({found['speedup']:.2f}× one process, efficiency "
+                f"{100 * found['efficiency']:.0f}%), {more} with one more"
+            )
+            lines.append(Text(text, style="dim"))
+    return lines
+
+
+def _millions(rate: float) -> str:
+    return f"{rate / 1e6:.2f} M messages/s"

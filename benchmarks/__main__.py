@@ -1,50 +1,46 @@
-"""`python -m benchmarks NAME [--json FILE]`: run one benchmark and show what it measured."""
+"""`python -m benchmarks NAME [--quick] [--json FILE]`: measure, show, and keep what was measured."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
-import os
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import Plan, machine
+
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
-    "frames": "rows into frames, and frames into other processes: ours against what is used today",
-    "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
     "decode": "payloads to columns on one core: the kernels against the libraries",
+    "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
+    "frames": "rows into frames, and frames into other processes: ours against what is used today",
+    "handoff": "decoding and aggregating inline against handed to workers",
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "name", choices=NAMES, help="; ".join(f"{n}: {t}" for n, t in NAMES.items())
-    )
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__,
+        epilog="; ".join(f"{name}: {text}" for name, text in NAMES.items()),
+    )  # fmt: skip
+    parser.add_argument("name", nargs="+", choices=[*NAMES, "all"], help="what to measure")
+    parser.add_argument("--quick", action="store_true", help="fewer turns of fewer cases")
     parser.add_argument("--json", metavar="FILE", help="write the records there")
     given = parser.parse_args()
-    module = importlib.import_module(f"benchmarks.bench_{given.name}")
-    print(f"{NAMES[given.name]}\n{header()}\n")
-    records: list[dict[str, Any]] = module.run()
+    names = list(NAMES) if "all" in given.name else given.name
+    modules = {name: importlib.import_module(f"benchmarks.bench_{name}") for name in names}
+    where = machine()
+    records: list[dict[str, Any]] = []
+    seconds = {name: module.TAKES_S[given.quick] for name, module in modules.items()}
+    with Plan(given.quick, seconds) as plan:
+        plan.print(where)
+        for name, module in modules.items():
+            plan.print(f"\n{name}: {NAMES[name]}")
+            with plan.question(name):
+                records += [{**record, "measured": where} for record in module.run(plan)]
     if given.json:
-        Path(given.json).write_text(json.dumps(records, indent=2) + "\n")
-
-
-def header() -> str:
-    """Where and with what this was measured."""
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{when}, {os.cpu_count()} cores of {model}, Python {platform.python_version()}"
+        Path(given.json).write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import psutil
 
 import mdstream
 from benchmarks import soak_plot, soak_verdict
-from benchmarks.__main__ import header
+from benchmarks.harness import machine
 from mdstream.errors import NoRunError
 from mdstream.frames.rundir import state_path
 from mdstream.interrupts import deaf_children
@@ -110,7 +110,7 @@ def measure(given: Given, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str
         log = stack.enter_context((given.out / "engine.log").open("w"))
         engine = mdstream.Engine(_settings(simulator.url, folder), log=log)
         with engine, _reader(engine.run) as reader:
-            title = f"{given.rate:,.0f} messages/s, {header()}"
+            title = f"{given.rate:,.0f} messages/s, {machine().partition(';')[0]}"
             print(f"soak: {given.minutes:g} minutes at {title}\nrun {engine.run}, frames {FRAMES}")
             sampler = Sampler(engine, {simulator.process.pid: "simulator", reader.pid: "reader"})
             with contextlib.suppress(KeyboardInterrupt, NoRunError):

@@ -248,8 +248,9 @@ class Bars:
         self._join(seam, self._trades.rows)
 
     def _published(self) -> Published:
-        drained = {level.channel.name: level.drain() for level in self._levels}
-        return {name: columns for name, columns in drained.items() if len(columns[0].values)}
+        return {
+            level.channel.name: level.drain() for level in self._levels if level.head[kernels.OUT]
+        }
 
     def _join(self, runs: Array, before: int) -> None:
         for level in self._levels:

@@ -1,0 +1,257 @@
+"""What does it cost to receive: WebSocket payloads into a slab, on one core?
+
+    websockets      its asyncio API, `recv` after `recv`: the engine's portable way
+    sans-io         its core without I/O, on a buffered protocol of asyncio
+    aiohttp         its client
+    picows          frames taken apart in C: the engine's way
+    session-…       the engine's whole session, with either library: stamps, control messages, back-pressure
+
+The simulator sends stock quotes flat out from a process of its own, 1, 2, 20 or 100 messages a payload. All
+copy each payload into the same kind of slab, with the time it came. What counts is `ns_per_payload`, the
+receiver's CPU time; the rate is also the simulator's. All take turns, on uvloop; medians are shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Case, Plan, Record, Subject, answer, asked, cell, table
+
+TAKES_S = (75.0, 12.0)
+"""Seconds on 2 cores: all of it, and the quick part."""
+
+TURNS = 5
+TURN_S = 0.5
+PER_PAYLOAD = (1, 2, 20, 100)
+SUBJECTS = ("websockets", "sans-io", "aiohttp", "picows", "session-websockets", "session-picows")
+
+_AUTH = '{"action":"auth","key":"k","secret":"s"}'
+_SUBSCRIBE = '{"action":"subscribe","quotes":["*"]}'
+
+
+class Sink:
+    """A slab that is filled again and again, and counts."""
+
+    def __init__(self) -> None:
+        from mdstream.handoff.slab import Slab
+
+        self.payloads = self.bytes = 0
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            self._slab = Slab.create(Path(folder) / "slab", 512 * 1024)
+        self._slab.begin(1)
+
+    def take(self, payload: bytes) -> None:
+        self.offer(payload, 0, time.time_ns())
+
+    def offer(self, payload: bytes, kind: int, recv_ns: int) -> bool:
+        slab = self._slab
+        if not slab.fits(len(payload)):
+            slab.begin(1)
+        slab.append(payload, kind, recv_ns)
+        self.payloads += 1
+        self.bytes += len(payload)
+        return True
+
+    async def put(self, payload: bytes, kind: int, recv_ns: int) -> None:
+        self.offer(payload, kind, recv_ns)
+
+    def seam(self) -> None:
+        return
+
+
+# -- the subjects: each receives until it is cancelled
+
+
+async def _websockets(url: str, sink: Sink) -> None:
+    from websockets.asyncio.client import connect
+
+    async with connect(url, compression=None, max_queue=1024, proxy=None) as socket:
+        await socket.send(_AUTH)
+        await socket.send(_SUBSCRIBE)
+        while True:
+            sink.take(await socket.recv(decode=False))
+
+
+async def _sans_io(url: str, sink: Sink) -> None:
+    from websockets.client import ClientProtocol
+    from websockets.frames import Frame, Opcode
+    from websockets.uri import parse_uri
+
+    class Buffered(asyncio.BufferedProtocol):
+        def __init__(self) -> None:
+            self._core = ClientProtocol(parse_uri(url))
+            self._memory = bytearray(256 * 1024)
+            self._transport: Any = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self._transport = transport
+            self._core.send_request(self._core.connect())
+            self._flush()
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return self._memory
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self._core.receive_data(bytes(memoryview(self._memory)[:nbytes]))
+            for event in self._core.events_received():
+                if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
+                    sink.take(bytes(event.data))
+                elif not isinstance(event, Frame):  # the handshake is done
+                    self._core.send_text(_AUTH.encode())
+                    self._core.send_text(_SUBSCRIBE.encode())
+            self._flush()
+
+        def _flush(self) -> None:
+            for data in self._core.data_to_send():
+                self._transport.write(data)
+
+    where = parse_uri(url)
+    await asyncio.get_running_loop().create_connection(Buffered, where.host, where.port)
+    await asyncio.Event().wait()
+
+
+async def _aiohttp(url: str, sink: Sink) -> None:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.ws_connect(url, compress=0) as socket:
+        await socket.send_str(_AUTH)
+        await socket.send_str(_SUBSCRIBE)
+        async for message in socket:
+            data = message.data
+            sink.take(data.encode() if isinstance(data, str) else data)
+
+
+async def _picows(url: str, sink: Sink) -> None:
+    from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+    class Listener(WSListener):
+        def on_ws_connected(self, transport: WSTransport) -> None:
+            transport.send(WSMsgType.TEXT, _AUTH.encode())
+            transport.send(WSMsgType.TEXT, _SUBSCRIBE.encode())
+
+        def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+            sink.take(frame.get_payload_as_bytes())
+
+    await ws_connect(Listener, url, read_buffer_init_size=256 * 1024)
+    await asyncio.Event().wait()
+
+
+def _session(library: str) -> Callable[[str, Sink], Awaitable[None]]:
+    async def receive(url: str, sink: Sink) -> None:
+        from mdstream.session.stream import StreamSession
+        from mdstream.session.target import Target
+        from mdstream.settings import from_mapping
+        from mdstream.streams import STREAMS
+        from mdstream.wire.subscription import Subscriptions
+
+        base = url.removesuffix("/v2/iex")
+        config = from_mapping({
+            "stream_url": base, "data_url": base.replace("ws", "http", 1), "websocket": library,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+        })  # fmt: skip
+        wanted = Subscriptions(wanted={"quotes": {"*"}})
+        target = Target.of(config, STREAMS["stocks"])
+        session = StreamSession(target, wanted, sink, lambda text: None, lambda channel: None)
+        await session.run()
+
+    return receive
+
+
+RECEIVERS: dict[str, Callable[[str, Sink], Awaitable[None]]] = {
+    "websockets": _websockets,
+    "sans-io": _sans_io,
+    "aiohttp": _aiohttp,
+    "picows": _picows,
+    "session-websockets": _session("websockets"),
+    "session-picows": _session("picows"),
+}
+
+
+async def serve(subject: str) -> None:
+    """A subject: it receives for a while from each address that is asked for."""
+    for wanted in asked():
+        sink = Sink()
+        receiving = asyncio.ensure_future(RECEIVERS[subject](wanted["url"], sink))
+        while sink.payloads < 2_000 and not receiving.done():
+            await asyncio.sleep(0.005)
+        began, cpu, before = time.perf_counter(), time.process_time(), sink.payloads
+        await asyncio.sleep(TURN_S)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        payloads = sink.payloads - before
+        receiving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await receiving
+        answer({"payloads_per_s": payloads / seconds, "ns_per_payload": cpu / payloads * 1e9})
+
+
+# -- the comparison
+
+
+@contextlib.contextmanager
+def simulator(per_payload: int) -> Iterator[str]:
+    """The simulator, sending flat out; its stock stream's address."""
+    command = [
+        sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", "0",
+        "--messages-per-frame", str(per_payload),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"(ws://\S+)", process.stdout.readline())
+        assert found
+        yield found[1].rstrip("/") + "/v2/iex"
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def run(plan: Plan) -> list[Record]:
+    """Measure, print a table, and return the records."""
+    sizes = plan.of(PER_PAYLOAD, (1, 20))
+    cases = [
+        Case("receive", subject, {"messages_per_payload": size})
+        for size in sizes
+        for subject in SUBJECTS
+    ]
+    with contextlib.ExitStack() as stack:
+        urls = {size: stack.enter_context(simulator(size)) for size in sizes}
+        subjects = {
+            name: stack.enter_context(Subject("benchmarks.bench_receive", name))
+            for name in SUBJECTS
+        }
+
+        def measure(case: Case) -> dict[str, float]:
+            size = case.params["messages_per_payload"]
+            found = subjects[case.subject].ask(url=urls[size])
+            return {
+                **found,
+                "messages_per_s": found["payloads_per_s"] * size,
+                "ns_per_message": found["ns_per_payload"] / size,
+            }
+
+        records = plan.in_turns("receive", cases, measure, plan.of(TURNS, 2))
+    rows = [
+        (
+            r["subject"], str(r["params"]["messages_per_payload"]), cell(r, "ns_per_payload", digits=0),
+            cell(r, "ns_per_message", digits=0), cell(r, "messages_per_s", 1e6, 2),
+        )
+        for r in records
+    ]  # fmt: skip
+    headings = ("subject", "messages a payload", "CPU ns a payload", "a message", "M messages/s")
+    plan.print(table("receive, one core", headings, rows))
+    return records
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(serve(sys.argv[1]))

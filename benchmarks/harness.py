@@ -1,0 +1,251 @@
+"""What all questions have in common: subjects in processes of their own, turns, records, tables.
+
+    plan ─► cases (a subject and its parameters) ─► turns, interleaved ─► a record a case
+
+Each case is measured once a turn, all of them before any is measured again, so that whatever else the
+machine does meets all alike. A record holds medians, and in `spread` the best and worst of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+Record = dict[str, Any]
+Answer = Mapping[str, float]
+T = TypeVar("T")
+
+_VERSIONS = ("numba", "numpy", "orjson", "polars", "pyarrow", "uvloop", "websockets")
+
+
+def machine() -> str:
+    """Where and with what this is measured, in a line."""
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
+    cores = os.cpu_count()
+    return f"{when}, {cores} cores of {model}, Python {platform.python_version()}; {versions}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One subject with one set of parameters."""
+
+    question: str
+    subject: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return " ".join([self.subject, *(f"{name}={value}" for name, value in self.params.items())])
+
+
+class Plan:
+    """How much is to be measured, and a bar that says what runs and how long is left.
+
+    With `quick`, fewer turns of fewer cases. `seconds` is what each question took where this was written;
+    from how far it has come, the bar tells the rest on this machine.
+    """
+
+    # The mutable state: what is done, in the seconds of the table.
+
+    def __init__(self, quick: bool, seconds: Mapping[str, float]) -> None:
+        self.quick = quick
+        self._seconds = dict(seconds)
+        self._began = time.monotonic()
+        self._done = 0.0
+        self._part = 0.0
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.fields[question]:>9}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f}% {task.fields[left]:>12}  {task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        total = sum(self._seconds.values()) or 1.0
+        self._task = self._bar.add_task("", total=total, question="", left="")
+
+    def of(self, full: T, quick: T) -> T:
+        """What to take of two sizes."""
+        return quick if self.quick else full
+
+    @contextlib.contextmanager
+    def question(self, name: str) -> Iterator[None]:
+        """Around all that one question measures."""
+        self._part = 0.0
+        self._bar.update(self._task, question=name, description="starting")
+        yield
+        self._done += self._seconds[name]
+        self._seconds[name] = 0.0
+
+    def say(self, name: str, share: float, what: str) -> None:
+        """So much of question `name` is done, and `what` runs now."""
+        done = self._done + share * self._seconds.get(name, 0.0)
+        total = self._bar.tasks[0].total or 1.0
+        taken = time.monotonic() - self._began
+        left = f"{_minutes(taken * (total - done) / done)} left" if done / total > 0.01 else ""
+        self._bar.update(self._task, completed=done, description=what[:60], left=left)
+
+    def in_turns(
+        self,
+        name: str,
+        cases: Sequence[Case],
+        measure: Callable[[Case], Answer],
+        turns: int,
+        share: tuple[float, float] = (0.0, 1.0),
+    ) -> list[Record]:
+        """Measure every case `turns` times, interleaved; a record each. `share`: from where to where in
+        question `name` this is.
+        """
+        found: list[list[Answer]] = [[] for _ in cases]
+        for turn in range(turns):
+            for index, case in enumerate(cases):
+                done = (turn * len(cases) + index) / (turns * len(cases))
+                self.say(name, share[0] + done * (share[1] - share[0]), case.text)
+                found[index].append(measure(case))
+        return [record(case, answers) for case, answers in zip(cases, found, strict=True)]
+
+    def print(self, text: str) -> None:
+        """Show a result, above the bar."""
+        self._bar.console.file.flush()
+        self._bar.stop()
+        print(text, flush=True)
+        self._bar.start()
+
+    def __enter__(self) -> Plan:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def record(case: Case, answers: Sequence[Answer]) -> Record:
+    """Medians of what was measured, and in `spread` the least and the most."""
+    names = [name for name in answers[0] if all(name in answer for answer in answers)]
+    values = {name: [float(answer[name]) for answer in answers] for name in names}
+    return {
+        "question": case.question,
+        "subject": case.subject,
+        "params": dict(case.params),
+        **{name: statistics.median(each) for name, each in values.items()},
+        "spread": {name: [min(each), max(each)] for name, each in values.items()},
+        "turns": len(answers),
+    }
+
+
+# -- subjects
+
+
+class Subject:
+    """A subject's process, `python -m MODULE ARGUMENTS`: it answers a JSON line for each one it is sent,
+    and first says one by itself.
+    """
+
+    def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        self._name = " ".join(command)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+        self.first = self._answer()
+
+    def ask(self, **what: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._name} ended: see above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def once(*command: str) -> dict[str, Any]:
+    """What a process prints that does one thing and ends."""
+    arguments = [sys.executable, "-m", *command]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def asked(first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """In a subject's process: say `first`, then yield what is asked until nobody asks any more."""
+    answer(first or {})
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def answer(what: Mapping[str, Any]) -> None:
+    """In a subject's process: answer."""
+    print(json.dumps(what), flush=True)
+
+
+# -- what people see
+
+
+def cell(found: Record, name: str, scale: float = 1.0, digits: int = 1) -> str:
+    """A median, with best and worst where it was measured more than once; empty if there is none."""
+    if name not in found:
+        return ""
+    values = (found[name], *found["spread"][name])
+    median, least, most = (f"{value / scale:,.{digits}f}" for value in values)
+    return median if found["turns"] == 1 else f"{median} ({least}–{most})"
+
+
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: the first column to the left, all others to the right."""
+    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
+    lines = [f"\n{title}"]
+    for row in (headings, *rows):
+        first, *others = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+        lines.append("  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

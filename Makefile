@@ -98,7 +98,7 @@ $(VENV)/bin/python:
 $(RUN_STAMP): $(VENV)/bin/python requirements/run.txt setup.cfg pyproject.toml
 	@echo "setting up $(VENV) (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt

@@ -15,6 +15,7 @@ NAMES = {
     "decode": "payloads to columns on one core: the kernels against the libraries",
     "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
     "frames": "rows into frames, and frames into other processes: ours against what is used today",
+    "receive": "WebSocket payloads into a slab: the engine's session, websockets, picows, aiohttp",
     "handoff": "decoding and aggregating inline against handed to workers",
 }
 
@@ -38,7 +39,10 @@ def main() -> None:
         for name, module in modules.items():
             plan.print(f"\n{name}: {NAMES[name]}")
             with plan.question(name):
-                records += [{**record, "measured": where} for record in module.run(plan)]
+                found = module.run(plan)
+            for table in module.tables(found):
+                plan.print(table.text())
+            records += [{"benchmark": name, **record, "measured": where} for record in found]
     if given.json:
         Path(given.json).write_text(json.dumps(records, indent=1) + "\n")
 

@@ -13,23 +13,24 @@ process of its own, and all take turns; medians are shown.
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell
+
+TAKES_S = (60.0, 15.0)
+"""Seconds on 2 cores: all of it, and the quick part."""
 
 TRADES = 1_000_000
 SYMBOLS = (10, 1_000)
 SPAN_S = 600
 BATCH = 4_000
-REPEATS = 3
-SUBJECTS = ("mdstream", "polars", "pandas", "python")
+TURNS = 3
 _START = 1_767_623_400_000_000_000
 _SECOND = 1_000_000_000
-
-Record = dict[str, Any]
 
 
 def trades(symbols: int) -> dict[str, Any]:
@@ -163,52 +164,63 @@ def _python(given: dict[str, Any]) -> Record:
     return {"seconds": time.perf_counter() - began, "bars": bars}
 
 
-# -- the orchestra
+WORK: dict[str, Callable[[dict[str, Any]], Record]] = {
+    "mdstream": _mdstream,
+    "polars": _polars,
+    "pandas": _pandas,
+    "python": _python,
+}
 
 
-def run() -> list[Record]:
-    """Measure all subjects in turn, and show a table."""
-    found: dict[tuple[str, int], list[Record]] = {}
-    for _ in range(REPEATS):
-        for symbols in SYMBOLS:
-            for subject in SUBJECTS:
-                command = [sys.executable, "-m", "benchmarks.bench_bars", subject, str(symbols)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found.setdefault((subject, symbols), []).append(json.loads(done.stdout))
-    records = []
-    print(
-        f"{'subject':>10} {'symbols':>8} {'M trades/s':>11} {'bars/s':>12} {'worker ns':>10} {'feed ns':>8}"
-    )
-    for (subject, symbols), turns in found.items():
-        seconds = statistics.median(turn["seconds"] for turn in turns)
-        record: Record = {
-            "question": "bars",
-            "subject": subject,
-            "params": {"symbols": symbols, "trades": TRADES},
-            "messages_per_s": TRADES / seconds,
-            "bars_per_s": turns[0]["bars"] / seconds,
-            "spread_s": [min(t["seconds"] for t in turns), max(t["seconds"] for t in turns)],
+def serve(subject: str) -> None:
+    """A subject: it makes bars whenever it is asked."""
+    given: dict[int, dict[str, Any]] = {}
+    for wanted in asked():
+        symbols = wanted["symbols"]
+        if symbols not in given:
+            given[symbols] = trades(symbols)
+            if subject == "mdstream":
+                WORK[subject](given[symbols])  # the kernels from disk
+        answer(WORK[subject](given[symbols]))
+
+
+# -- the comparison
+
+
+def run(plan: Plan) -> list[Record]:
+    """Measure all subjects in turn."""
+    cases = [
+        Case("bars", subject, {"symbols": symbols, "trades": TRADES})
+        for symbols in SYMBOLS
+        for subject in WORK
+        if not plan.quick or subject != "python"
+    ]
+    with contextlib.ExitStack() as stack:
+        subjects = {
+            name: stack.enter_context(Subject("benchmarks.bench_bars", name)) for name in WORK
         }
-        for name in ("worker_ns", "feed_ns"):
-            if name in turns[0]:
-                record[name] = statistics.median(turn[name] for turn in turns)
-        records.append(record)
-        parts = [f"{record[n]:.0f}" if n in record else "" for n in ("worker_ns", "feed_ns")]
-        print(
-            f"{subject:>10} {symbols:>8,} {TRADES / seconds / 1e6:>11.2f} {record['bars_per_s']:>12,.0f} "
-            f"{parts[0]:>10} {parts[1]:>8}"
+
+        def measure(case: Case) -> dict[str, float]:
+            found = subjects[case.subject].ask(symbols=case.params["symbols"])
+            seconds = found.pop("seconds")
+            rates = {"messages_per_s": TRADES / seconds, "bars_per_s": found["bars"] / seconds}
+            return {**rates, **found}
+
+        return plan.in_turns("bars", cases, measure, plan.of(TURNS, 2))
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records."""
+    rows = [
+        (
+            r["subject"], f"{r['params']['symbols']:,}", cell(r, "messages_per_s", 1e6, 2),
+            cell(r, "bars_per_s", 1e6, 3), cell(r, "worker_ns"), cell(r, "feed_ns"),
         )
-    return records
-
-
-def main() -> None:
-    subject, symbols = sys.argv[1], int(sys.argv[2])
-    work = {"mdstream": _mdstream, "polars": _polars, "pandas": _pandas, "python": _python}[subject]
-    given = trades(symbols)
-    if subject == "mdstream":
-        work(given)  # the kernels from disk
-    print(json.dumps(work(given)))
+        for r in records
+    ]  # fmt: skip
+    headings = ("subject", "symbols", "M trades/s", "M bars/s", "worker ns", "feed ns")
+    return [Table(f"Bars of {TRADES:,} trades", headings, rows)]
 
 
 if __name__ == "__main__":
-    main()
+    serve(sys.argv[1])

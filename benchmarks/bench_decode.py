@@ -17,22 +17,24 @@ Each subject is a process of its own, and all take turns; medians are shown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import itertools
-import json
-import os
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import GenericAlias
 from typing import Any
 
+from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell
+
+TAKES_S = (130.0, 20.0)
+"""Seconds on 2 cores: all of it, and the quick part."""
+
 MESSAGES = 20_000
 PER_PAYLOAD = (1, 2, 20, 100)
-ROUNDS = 7
+TURNS = 5
 TICKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
 
 SUBJECTS = (
@@ -199,11 +201,11 @@ def prepare(subject: str, source: str, per: int) -> Work:
     return work, len(messages), size
 
 
-def subject_process(subject: str, source: str) -> None:
-    """Time one subject whenever a line on standard input names a size of payloads."""
+def serve(subject: str, source: str) -> None:
+    """A subject: it works through the messages whenever it is asked, with so many a payload."""
     prepared: dict[int, Work] = {}
-    for line in sys.stdin:
-        per = int(line)
+    for wanted in asked():
+        per = wanted["messages_per_payload"]
         if per not in prepared:
             prepared[per] = prepare(subject, source, per)
             prepared[per][0]()  # what is done once is not what is asked
@@ -213,79 +215,66 @@ def subject_process(subject: str, source: str) -> None:
             work()
             turns += 1
             seconds = time.perf_counter() - started
-        print(json.dumps([seconds / turns, messages, size]), flush=True)
+        rate = turns / seconds
+        answer({
+            "messages_per_s": messages * rate, "bytes_per_s": size * rate,
+            "ns_per_message": 1e9 / (messages * rate),
+        })  # fmt: skip
 
 
 # -- the comparison
 
 
-def run() -> list[dict[str, Any]]:
+def run(plan: Plan) -> list[Record]:
     """Measure every subject at every size of payloads; one record each."""
-    records: list[dict[str, Any]] = []
-    for source in ("simulator", "ibm-day"):
-        if source == "ibm-day" and not TICKS.exists():
-            print(f"\nibm-day: skipped, no {TICKS.name}")
-            continue
-        records += compare(source, PER_PAYLOAD)
-    return records
-
-
-def compare(source: str, sizes: Iterable[int]) -> list[dict[str, Any]]:
-    environment = {**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.bench_decode"]
-    processes = {
-        subject: subprocess.Popen(
-            [*command, subject, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment,
-        )
+    sources = plan.of(("simulator", "ibm-day"), ("simulator",))
+    if not TICKS.exists() and "ibm-day" in sources:
+        plan.print(f"ibm-day: skipped, no {TICKS.name}")
+        sources = ("simulator",)
+    cases = [
+        Case("decode", subject, {"source": source, "messages_per_payload": per})
+        for source in sources
+        for per in plan.of(PER_PAYLOAD, (1, 20))
         for subject in SUBJECTS
-    }  # fmt: skip
-    times: dict[tuple[str, int], list[tuple[float, int, int]]] = {}
-    try:
-        for turn in range(ROUNDS):
-            print(f"\r{source}: round {turn + 1} of {ROUNDS} ", end="", file=sys.stderr, flush=True)
-            for per in sizes:
-                for subject, process in processes.items():
-                    assert process.stdin is not None
-                    assert process.stdout is not None
-                    process.stdin.write(f"{per}\n")
-                    process.stdin.flush()
-                    answer = process.stdout.readline()
-                    if not answer:
-                        raise RuntimeError(f"{subject} ended: see above")
-                    times.setdefault((subject, per), []).append(tuple(json.loads(answer)))
-    finally:
-        for process in processes.values():
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait()
-    return [
-        _shown(source, per, subject, times[subject, per]) for per in sizes for subject in SUBJECTS
     ]
+    environment = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with contextlib.ExitStack() as stack:
+        subjects = {
+            (subject, source): stack.enter_context(
+                Subject("benchmarks.bench_decode", subject, source, environment=environment)
+            )
+            for subject in SUBJECTS
+            for source in sources
+        }
+
+        def measure(case: Case) -> Answer:
+            return subjects[case.subject, case.params["source"]].ask(**case.params)
+
+        return plan.in_turns("decode", cases, measure, plan.of(TURNS, 2))
 
 
-def _shown(
-    source: str, per: int, subject: str, taken: list[tuple[float, int, int]]
-) -> dict[str, Any]:
-    seconds = statistics.median(s for s, _, _ in taken)
-    spread = max(s for s, _, _ in taken) / min(s for s, _, _ in taken)
-    _, messages, size = taken[0]
-    if subject == SUBJECTS[0]:
-        print(f"\n{source}, {per} a payload: million messages/s, MB/s, ns a message, worst/best")
-    print(
-        f"  {subject:14} {messages / seconds / 1e6:9.3f} {size / seconds / 1e6:10.1f} "
-        f"{seconds / messages * 1e9:10.1f} {spread:6.2f}"
-    )
-    return {
-        "question": "decode",
-        "subject": subject,
-        "params": {"source": source, "messages_per_payload": per, "messages": messages},
-        "messages_per_s": messages / seconds,
-        "bytes_per_s": size / seconds,
-        "ns_per_message": seconds / messages * 1e9,
-        "worst_to_best": spread,
-    }
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records: million messages a second by their number in a payload."""
+    found = []
+    for source in dict.fromkeys(r["params"]["source"] for r in records):
+        mine = [r for r in records if r["params"]["source"] == source]
+        sizes = sorted({r["params"]["messages_per_payload"] for r in mine})
+        rows = []
+        for subject in dict.fromkeys(r["subject"] for r in mine):
+            by_size = {
+                r["params"]["messages_per_payload"]: r for r in mine if r["subject"] == subject
+            }
+            last = by_size[sizes[-1]]
+            rows.append(
+                (
+                    subject, *(cell(by_size[size], "messages_per_s", 1e6, 2) for size in sizes),
+                    f"{last['ns_per_message']:,.0f}", f"{last['bytes_per_s'] / 1e6:,.0f}",
+                )
+            )  # fmt: skip
+        headings = ("M messages/s", *(f"{n} a payload" for n in sizes), "ns a message", "MB/s")
+        found.append(Table(f"Decoding on one core, {source}", headings, rows))
+    return found
 
 
 if __name__ == "__main__":
-    subject_process(sys.argv[1], sys.argv[2])
+    serve(sys.argv[1], sys.argv[2])

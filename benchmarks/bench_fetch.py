@@ -8,29 +8,46 @@ The same requests go to the same simulator, which takes a fixed time for each:
 
 `after` is the engine's own T_total, from the first request to the last committed row; the two others
 only fetch and throw the bodies away. Repeats are interleaved; medians are shown.
+
+One by one takes streams × symbols times the service's time; all at once, it would take it once. The last
+column is what so many requests of one symbol each need where the service allows 200 a minute, however
+they are made: arithmetic, not measured. The engine then asks for many symbols at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiohttp
 
 import mdstream
+from benchmarks.harness import Case, Plan, Record, Table, cell
 from mdstream.streams import STREAMS
 
-SYMBOLS = 50
-LATENCIES_MS = (20, 50, 100)
-REPEATS = 3
+TAKES_S = (200.0, 12.0)
+"""Seconds on 2 cores: all of it, and the quick part."""
+
+SIZES = (
+    (4, 50, 20),
+    (4, 50, 50),
+    (4, 50, 100),
+    (1, 50, 50),
+    (2, 50, 50),
+    (4, 10, 50),
+    (4, 200, 20),
+)
+"""Streams, symbols of each, and ms that the service takes."""
+TURNS = 2
+RATE_LIMIT = 200
+"""Requests a minute that the service allows its free plan."""
 
 Lists = dict[str, list[str]]
 
@@ -45,7 +62,7 @@ def symbol_lists(count: int) -> Lists:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def simulator(latency_ms: float) -> Iterator[str]:
     """The simulator in a process of its own; its REST address."""
     command = [
@@ -84,14 +101,15 @@ async def one_after_another(base: str, lists: Lists, streams_at_once: bool) -> f
         return time.perf_counter() - started
 
 
-def engine(base: str, lists: Lists) -> tuple[float, float, float]:
-    """T_total of the engine's first cycle, and the longest and the sum of T_stream."""
+def engine(base: str, lists: Lists) -> dict[str, float]:
+    """The engine's first cycle: T_total, and the longest and the sum of T_stream."""
     with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as silent:
         settings: dict[str, Any] = {
+            "streams": list(lists),
             "data_url": base,
             "credentials": {"key_id": "benchmark", "secret_key": "benchmark"},
             "rejects": folder,
-            "fetch": {"interval_s": 0, "budget_per_minute": 100_000},
+            "fetch": {"interval_s": 0, "budget_per_minute": 1_000_000},
             **{name: {"symbols": symbols} for name, symbols in lists.items()},
         }
         with mdstream.Engine(settings, log=silent) as running:
@@ -100,34 +118,54 @@ def engine(base: str, lists: Lists) -> tuple[float, float, float]:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
     assert running.report is not None
-    times = [s["fetch"]["t_stream_s"] for s in running.report["streams"].values()]
-    assert all(s["symbols_ok"] == SYMBOLS for s in running.report["streams"].values())
-    return running.report["t_total_s"], max(times), sum(times)
+    streams = running.report["streams"]
+    assert all(streams[name]["symbols_ok"] == len(each) for name, each in lists.items())
+    times = [stream["fetch"]["t_stream_s"] for stream in streams.values()]
+    return {"t_total_s": running.report["t_total_s"], "max_s": max(times), "sum_s": sum(times)}
 
 
-def run() -> list[dict[str, Any]]:
-    """Measure, print a table, and return the records."""
-    lists = symbol_lists(SYMBOLS)
-    records: list[dict[str, Any]] = []
-    print(f"4 streams × {SYMBOLS} symbols; seconds, medians of {REPEATS}\n")
-    headings = ("before", "streams", "after", "max", "sum")
-    print(f"{'service takes':>14}" + "".join(f"{h:>9}" for h in headings) + f"{'faster':>9}")
-    for latency in LATENCIES_MS:
-        before, streams, after, longest, total = [], [], [], [], []
-        with simulator(latency) as base:
-            for _ in range(REPEATS):
-                before.append(asyncio.run(one_after_another(base, lists, False)))
-                streams.append(asyncio.run(one_after_another(base, lists, True)))
-                t_total, t_max, t_sum = engine(base, lists)
-                after.append(t_total)
-                longest.append(t_max)
-                total.append(t_sum)
-        row = [statistics.median(v) for v in (before, streams, after, longest, total)]
-        faster = f"{row[0] / row[2]:.0f}×"
-        print(f"{latency:>11} ms" + "".join(f"{value:9.3f}" for value in row) + f"{faster:>9}")
-        params = {"streams": 4, "symbols": SYMBOLS, "latency_ms": latency}
-        for subject, values in (("before", before), ("streams", streams), ("after", after)):
-            records.append(
-                {"question": "fetch", "subject": subject, "params": params, "t_total_s": values}
+def run(plan: Plan) -> list[Record]:
+    """Measure everything."""
+    sizes = plan.of(SIZES, SIZES[:1])
+    cases = [
+        Case("fetch", subject, {"streams": streams, "symbols": symbols, "latency_ms": latency})
+        for streams, symbols, latency in sizes
+        for subject in ("before", "streams", "after")
+    ]
+    with contextlib.ExitStack() as stack:
+        bases = {
+            latency: stack.enter_context(simulator(latency))
+            for latency in sorted({latency for _, _, latency in sizes})
+        }
+
+        def measure(case: Case) -> dict[str, float]:
+            base, every = bases[case.params["latency_ms"]], symbol_lists(case.params["symbols"])
+            lists = dict(list(every.items())[: case.params["streams"]])
+            if case.subject == "after":
+                return engine(base, lists)
+            at_once = case.subject == "streams"
+            return {"t_total_s": asyncio.run(one_after_another(base, lists, at_once))}
+
+        return plan.in_turns("fetch", cases, measure, plan.of(TURNS, 1))
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records: a row for each size."""
+    rows = []
+    for before, streams, after in zip(records[::3], records[1::3], records[2::3], strict=True):
+        sizes = before["params"]
+        requests = sizes["streams"] * sizes["symbols"]
+        rows.append(
+            (
+                f"{sizes['streams']} × {sizes['symbols']}, {sizes['latency_ms']} ms",
+                *(cell(r, "t_total_s", digits=3) for r in (before, streams, after)),
+                cell(after, "max_s", digits=3), cell(after, "sum_s", digits=3),
+                f"{before['t_total_s'] / after['t_total_s']:.0f}×", f"{requests}×",
+                f"{requests * 60 / RATE_LIMIT:.0f}",
             )
-    return records
+        )  # fmt: skip
+    headings = (
+        "streams × symbols, service", "before", "streams", "after", "max", "sum", "faster",
+        "all at once would be", f"at {RATE_LIMIT} a minute",
+    )  # fmt: skip
+    return [Table("Seconds until every symbol is fetched", headings, rows)]

@@ -17,14 +17,18 @@ import contextlib
 import json
 import select
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-REPEATS = 5
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, once
+
+TAKES_S = (220.0, 25.0)
+"""Seconds on 2 cores: all of it, and the quick part (without the peers)."""
+
+TURNS = 3
 BATCHES = (100, 1_000, 4_000)
 COMMITTED = 2_000_000
 """Rows of a turn of `commit`."""
@@ -33,120 +37,47 @@ SYMBOL = "AAPL"
 """One of ten symbols."""
 RATES = (100, 1_000)
 FOLLOWED_S = 3.0
-FOLLOW_REPEATS = 3
+FOLLOW_TURNS = 2
 
-Record = dict[str, Any]
+_THIS = "benchmarks.bench_frames"
 
 
 # -- the orchestra
 
 
-class Process:
-    """A subject's process, which answers a JSON line for each one it is sent."""
-
-    def __init__(self, *command: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        self._name = " ".join(command)
-        self.first = self._answer()
-
-    def ask(self, **what: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self._name} ended: see above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
-
-
-def run() -> list[Record]:
-    """Measure everything, print tables, and return the records."""
-    return [*commit(), *access(), *memory(), *peers()]
-
-
-def _record(question: str, subject: str, params: Record, values: dict[str, list[float]]) -> Record:
-    measures = {
-        name: {"median": statistics.median(v), "best": min(v), "worst": max(v), "values": v}
-        for name, v in values.items()
-    }
-    return {"question": question, "subject": subject, "params": params, "measures": measures}
-
-
-def _cell(record: Record, name: str, scale: float = 1.0, digits: int = 1) -> str:
-    found = record["measures"].get(name)
-    if found is None:
-        return ""
-    median, best, worst = (f"{found[k] / scale:,.{digits}f}" for k in ("median", "best", "worst"))
-    return f"{median} ({best}–{worst})"
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
-    print(f"\n{title}")
-    for row in (headings, *rows):
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        print("  " + "  ".join([row[0].ljust(len(first)), *others]))
-
-
-def _told(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{what:60}", end="\r", file=sys.stderr, flush=True)
+def run(plan: Plan) -> list[Record]:
+    """Measure everything."""
+    turns = plan.of(TURNS, 1)
+    records = [*commit(plan, turns), *access(plan, turns), *memory(plan, turns)]
+    return records if plan.quick else [*records, *peers(plan, turns)]
 
 
 # -- commit
 
 
-def commit() -> list[Record]:
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def commit(plan: Plan, turns: int) -> list[Record]:
+    cases = [
+        Case("commit", f"stocks.{channel}", {"batch": size, "rows": COMMITTED})
+        for size in BATCHES
+        for channel in ("trades", "quotes")
+    ]
     with contextlib.ExitStack() as stack:
         subjects = {
-            channel: stack.enter_context(Process("benchmarks.bench_frames", "commit", channel))
+            f"stocks.{channel}": stack.enter_context(
+                Subject("benchmarks.bench_frames", "commit", channel)
+            )
             for channel in ("trades", "quotes")
         }
-        for turn in range(REPEATS):
-            for size in BATCHES:
-                for channel, process in subjects.items():
-                    _told(f"commit: turn {turn + 1} of {REPEATS}, {channel}")
-                    found.setdefault((channel, size), []).append(process.ask(batch=size))
-    records = [
-        _record(
-            "commit",
-            f"stocks.{channel}",
-            {"batch": size, "rows": COMMITTED, "dropped": min(a["dropped"] for a in answers)},
-            {
-                "ns_per_row": [a["seconds"] / COMMITTED * 1e9 for a in answers],
-                "longest_ms": [a["longest_ms"] for a in answers],
-            },
-        )
-        for (channel, size), answers in found.items()
-    ]
-    _table(
-        f"commit: medians of {REPEATS} (best–worst), {COMMITTED:,} rows each, 256 MB kept",
-        ("frame", "batch", "ns a row", "longest append, ms"),
-        [
-            (r["subject"], f"{r['params']['batch']:,}", _cell(r, "ns_per_row"),
-             _cell(r, "longest_ms"))
-            for r in records
-        ],
-    )  # fmt: skip
-    return records
+
+        def measure(case: Case) -> dict[str, float]:
+            found = subjects[case.subject].ask(batch=case.params["batch"])
+            return {
+                "ns_per_row": found["seconds"] / COMMITTED * 1e9,
+                "longest_ms": found["longest_ms"],
+                "dropped_rows": found["dropped"],
+            }
+
+        return plan.in_turns("frames", cases, measure, turns, (0.0, 0.2))
 
 
 def commit_process(channel: str) -> None:
@@ -157,7 +88,7 @@ def commit_process(channel: str) -> None:
         whole = rows.batches(4_000)[0]
         while not writer.dropped_rows:
             writer.append(whole)
-        print(json.dumps({"rows": writer.rows}), flush=True)
+        answer({"rows": writer.rows})
         for line in sys.stdin:
             size = json.loads(line)["batch"]
             batches = rows.batches(size)
@@ -170,61 +101,28 @@ def commit_process(channel: str) -> None:
                     longest, last = max(longest, now - last), now
             dropped = writer.dropped_rows - before
             seconds = last - started
-            print(
-                json.dumps({"seconds": seconds, "longest_ms": longest * 1e3, "dropped": dropped}),
-                flush=True,
-            )
+            answer({"seconds": seconds, "longest_ms": longest * 1e3, "dropped": dropped})
 
 
 # -- access
 
 
-def access() -> list[Record]:
-    found: dict[int, list[dict[str, Any]]] = {}
+def access(plan: Plan, turns: int) -> list[Record]:
+    sizes = plan.of(SIZES, SIZES[:1])
     with contextlib.ExitStack() as stack:
         holders = {
             size: stack.enter_context(
-                Process("benchmarks.bench_frames", "hold", "trades", str(size), "growing")
+                Subject("benchmarks.bench_frames", "hold", "trades", str(size), "growing")
             )
-            for size in SIZES
+            for size in sizes
         }
-        for turn in range(REPEATS):
-            for size, holder in holders.items():
-                _told(f"access: turn {turn + 1} of {REPEATS}, {size:,} rows")
-                found.setdefault(size, []).append(_once("access", holder.first["run"]))
-    records = [
-        _record(
-            "access",
-            "stocks.trades",
-            {"rows": size},
-            {name: [a[name] for a in answers] for name in answers[0]},
+        return plan.in_turns(
+            "frames",
+            [Case("access", "stocks.trades", {"rows": size}) for size in sizes],
+            lambda case: once(_THIS, "access", holders[case.params["rows"]].first["run"]),
+            turns,
+            (0.2, 0.4),
         )
-        for size, answers in found.items()
-    ]
-    shown = {
-        "import_ms": "import mdstream, ms",
-        "attach_ms": "attach(), ms",
-        "first_frame_ms": "first frame(), ms",
-        "warm_frame_ms": "frame() again, ms",
-        "first_sum_ms": "first sum of a column, ms",
-        "warm_sum_ms": "the same again, ms",
-        "first_symbol_ms": f"first frame(symbols={SYMBOL!r}), ms",
-        "warm_symbol_ms": "the same again, ms",
-    }
-    _table(
-        f"access: fresh processes, medians of {REPEATS} (best–worst), 10,000 rows/s being written",
-        ("", *(f"{size:,} rows" for size in SIZES)),
-        [(text, *(_cell(r, name, digits=2) for r in records)) for name, text in shown.items()],
-    )
-    return records
-
-
-def _once(*command: str) -> dict[str, Any]:
-    """What a process prints that does one thing and ends."""
-    arguments = [sys.executable, "-m", "benchmarks.bench_frames", *command]
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def access_process(run: str) -> None:
@@ -252,7 +150,7 @@ def access_process(run: str) -> None:
         timed("warm_sum_ms", frame["price"].sum)
     for name in ("first_symbol_ms", *["warm_symbol_ms"] * 5):
         timed(name, lambda: attached.frame("stocks.trades", symbols=SYMBOL))
-    print(json.dumps({name: statistics.median(values) for name, values in times.items()}))
+    answer({name: statistics.median(values) for name, values in times.items()})
 
 
 def hold_process(channel: str, count: int, growing: bool) -> None:
@@ -266,7 +164,7 @@ def hold_process(channel: str, count: int, growing: bool) -> None:
         sealed = range(head.first, head.end - 1)
         taken = sum(head.chunk_path(n).stat().st_blocks * 512 for n in sealed)
         per_row = taken / head.entry(head.end - 1).start_row
-        print(json.dumps({"run": run.run, "bytes_per_row": per_row}), flush=True)
+        answer({"run": run.run, "bytes_per_row": per_row})
         few = part(rows.rows, 0, 100)
         while not select.select([sys.stdin], [], [], 0.01)[0]:
             if growing:
@@ -276,47 +174,27 @@ def hold_process(channel: str, count: int, growing: bool) -> None:
 # -- memory
 
 
-def memory() -> list[Record]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    per_row = {}
+def memory(plan: Plan, turns: int) -> list[Record]:
     with contextlib.ExitStack() as stack:
         holders = {
             channel: stack.enter_context(
-                Process("benchmarks.bench_frames", "hold", channel, "1000000", "still")
+                Subject("benchmarks.bench_frames", "hold", channel, "1000000", "still")
             )
             for channel in ("trades", "quotes")
         }
-        for turn in range(REPEATS):
-            for channel, holder in holders.items():
-                _told(f"memory: turn {turn + 1} of {REPEATS}, {channel}")
-                per_row[channel] = holder.first["bytes_per_row"]
-                answer = _once("memory", holder.first["run"], channel)
-                found.setdefault(channel, []).append(answer)
-    records = [
-        _record(
-            "memory",
-            f"stocks.{channel}",
-            {"rows": 1_000_000},
-            {
-                "shared_bytes": [per_row[channel] * 1e6],
-                **{name: [a[name] for a in answers] for name in answers[0]},
-            },
+
+        def measure(case: Case) -> dict[str, float]:
+            holder = holders[case.subject.removeprefix("stocks.")]
+            grown = once(_THIS, "memory", holder.first["run"], case.subject.removeprefix("stocks."))
+            return {"shared_bytes": holder.first["bytes_per_row"] * 1e6, **grown}
+
+        return plan.in_turns(
+            "frames",
+            [Case("memory", f"stocks.{channel}", {"rows": 1_000_000}) for channel in holders],
+            measure,
+            turns,
+            (0.4, 0.5),
         )
-        for channel, answers in found.items()
-    ]
-    _table(
-        f"memory of a million rows, MB: medians of {REPEATS} (best–worst); what a reader grows by",
-        ("frame", "shared memory", "RSS, frame()", "RSS, all seen", "PSS, all seen", "anonymous"),
-        [
-            (
-                r["subject"],
-                f"{r['measures']['shared_bytes']['median'] / 1e6:.1f}",
-                *(_cell(r, name, 1e6) for name in ("rss_got", "rss", "pss", "anonymous")),
-            )
-            for r in records
-        ],
-    )
-    return records
 
 
 def memory_process(run: str, channel: str) -> None:
@@ -339,101 +217,167 @@ def memory_process(run: str, channel: str) -> None:
     frame.select(pl.all().to_physical().max())
     after = now()
     grown = {name: (after[name] - before[name]) * 1024 for name in after}
-    print(json.dumps({"rss_got": (got["rss"] - before["rss"]) * 1024, **grown}))
+    answer({"rss_got": (got["rss"] - before["rss"]) * 1024, **grown})
 
 
 # -- ours and the peers
 
 
-def peers() -> list[Record]:
+def peers(plan: Plan, turns: int) -> list[Record]:
     from benchmarks import frames_peers
 
     with contextlib.ExitStack() as stack:
-        subjects: dict[str, Process] = {}
+        subjects: dict[str, Subject] = {}
         for name in frames_peers.SUBJECTS:
-            _told(f"starting {name}")
-            process = stack.enter_context(Process("benchmarks.frames_peers", name))
-            if missing := process.first.get("missing"):
-                print(f"\n{name}: not available here, {missing}")
+            plan.say("frames", 0.5, f"starting {name}")
+            subject = stack.enter_context(Subject("benchmarks.frames_peers", name))
+            if missing := subject.first.get("missing"):
+                plan.print(f"\n{name}: not available here, {missing}")
                 continue
-            subjects[name] = process
-        read = {n: p for n, p in subjects.items() if n in frames_peers.READ}
-        followed = {n: p for n, p in subjects.items() if n in frames_peers.FOLLOWED}
-        versions = {n: p.first["version"] for n, p in subjects.items() if "version" in p.first}
-        return [*_reading(read, versions), *_following(followed, versions)]
+            subjects[name] = subject
+        read = {n: s for n, s in subjects.items() if n in frames_peers.READ}
+        followed = {n: s for n, s in subjects.items() if n in frames_peers.FOLLOWED}
+        return [*_reading(plan, read, turns), *_following(plan, followed)]
 
 
-def _reading(subjects: dict[str, Process], versions: dict[str, str]) -> list[Record]:
+def _reading(plan: Plan, subjects: dict[str, Subject], turns: int) -> list[Record]:
     from benchmarks.frames_peers import BATCH, ROWS
 
-    found: dict[str, list[dict[str, Any]]] = {}
-    for turn in range(-1, REPEATS):  # the first turn is for getting warm
-        for name, process in subjects.items():
-            _told(f"read: turn {turn + 1} of {REPEATS}, {name}")
-            answer = process.ask()
-            if turn >= 0:
-                found.setdefault(name, []).append(answer)
-    records = []
-    for name, answers in found.items():
-        params = {"rows": ROWS, "batch": BATCH, "with": versions.get(name, "")}
-        values = {
-            "write_ns_per_row": [a["write_s"] / ROWS * 1e9 for a in answers],
-            "write_cpu_ns_per_row": [a["write_cpu_s"] / ROWS * 1e9 for a in answers],
-            "read_ms": [a["read_s"] * 1e3 for a in answers],
+    def measure(case: Case) -> dict[str, float]:
+        found = subjects[case.subject].ask()
+        measured = {
+            "write_ns_per_row": found["write_s"] / ROWS * 1e9,
+            "write_cpu_ns_per_row": found["write_cpu_s"] / ROWS * 1e9,
+            "read_ms": found["read_s"] * 1e3,
         }
-        if answers[0]["stored"] is not None:
-            values["stored_bytes_per_row"] = [a["stored"] / ROWS for a in answers]
-        records.append(_record("read", name, params, values))
-    _table(
-        f"read: {ROWS:,} trades in batches of {BATCH:,}, medians of {REPEATS} (best–worst)",
-        ("subject", "write, ns a row", "its CPU, ns a row", "a reader has them, ms", "bytes a row"),
-        [
-            (
-                r["subject"], _cell(r, "write_ns_per_row", digits=0),
-                _cell(r, "write_cpu_ns_per_row", digits=0), _cell(r, "read_ms"),
-                f"{r['measures']['stored_bytes_per_row']['median']:.0f}"
-                if "stored_bytes_per_row" in r["measures"] else "-",
-            )
-            for r in records
-        ],
-    )  # fmt: skip
-    return records
+        if found["stored"] is not None:
+            measured["stored_bytes_per_row"] = found["stored"] / ROWS
+        return measured
+
+    cases = [
+        Case("read", name, {"rows": ROWS, "batch": BATCH, "with": subject.first.get("version", "")})
+        for name, subject in subjects.items()
+    ]
+    for case in cases:
+        measure(case)  # to get warm
+    return plan.in_turns("frames", cases, measure, turns, (0.55, 0.75))
 
 
-def _following(subjects: dict[str, Process], versions: dict[str, str]) -> list[Record]:
+def _following(plan: Plan, subjects: dict[str, Subject]) -> list[Record]:
     from benchmarks.frames_peers import COMMIT, SKIPPED
 
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for turn in range(FOLLOW_REPEATS):
-        for rate in RATES:
-            for name, process in subjects.items():
-                _told(f"tail: turn {turn + 1} of {FOLLOW_REPEATS}, {name} at {rate}/s")
-                answer = process.ask(rate=rate, commits=int(rate * FOLLOWED_S) + SKIPPED)
-                found.setdefault((name, rate), []).append(answer)
-    records = []
-    for (name, rate), answers in found.items():
-        ages = [sorted(a["ages_ns"]) for a in answers]
-        params = {"commits_per_s": rate, "rows": COMMIT, "with": versions.get(name, "")}
-        values = {
-            label: [every[int(len(every) * quantile)] / 1e3 for every in ages]
-            for label, quantile in (("p50_us", 0.5), ("p99_us", 0.99))
+    def measure(case: Case) -> dict[str, float]:
+        rate = case.params["commits_per_s"]
+        found = subjects[case.subject].ask(rate=rate, commits=int(rate * FOLLOWED_S) + SKIPPED)
+        ages = sorted(found["ages_ns"])
+        return {
+            "p50_us": ages[int(len(ages) * 0.5)] / 1e3,
+            "p99_us": ages[int(len(ages) * 0.99)] / 1e3,
+            "achieved_per_s": found["rate"],
         }
-        values["achieved_per_s"] = [a["rate"] for a in answers]
-        records.append(_record("tail", name, params, values))
-    _table(
-        f"tail: commits of {COMMIT} rows, µs until a reader has them, medians of {FOLLOW_REPEATS} "
-        "(best–worst)",
-        ("subject", "commits/s", "achieved", "p50", "p99"),
-        [
-            (
-                r["subject"], f"{r['params']['commits_per_s']:,}",
-                f"{r['measures']['achieved_per_s']['median']:,.0f}",
-                _cell(r, "p50_us", digits=0), _cell(r, "p99_us", digits=0),
-            )
-            for r in records
-        ],
+
+    cases = [
+        Case(
+            "tail",
+            name,
+            {"commits_per_s": rate, "rows": COMMIT, "with": s.first.get("version", "")},
+        )
+        for rate in RATES
+        for name, s in subjects.items()
+    ]
+    return plan.in_turns("frames", cases, measure, FOLLOW_TURNS, (0.75, 1.0))
+
+
+# -- what people see
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records: a table for each of the five questions that was asked."""
+    found = {
+        question: [r for r in records if r["question"] == question]
+        for question in ("commit", "access", "memory", "read", "tail")
+    }
+    makers = (_commits, _accesses, _memories, _reads, _tails)
+    pairs = zip(makers, found.values(), strict=True)
+    return [make(mine) for make, mine in pairs if mine]
+
+
+def _commits(records: Sequence[Record]) -> Table:
+    rows = [
+        (r["subject"], f"{r['params']['batch']:,}", cell(r, "ns_per_row"), cell(r, "longest_ms"))
+        for r in records
+    ]
+    headings = ("frame", "batch", "ns a row", "longest append, ms")
+    return Table(f"Commit: {COMMITTED:,} rows each, 256 MB kept", headings, rows)
+
+
+def _accesses(records: Sequence[Record]) -> Table:
+    shown = {
+        "import_ms": "`import mdstream`",
+        "attach_ms": "`attach()`",
+        "first_frame_ms": "first `frame()`",
+        "warm_frame_ms": "`frame()` again",
+        "first_sum_ms": "first sum of a column",
+        "warm_sum_ms": "the same again",
+        "first_symbol_ms": f"first `frame(symbols={SYMBOL!r})`",
+        "warm_symbol_ms": "the same again",
+    }
+    return Table(
+        "Access: a fresh process, 10,000 rows/s being written",
+        ("ms", *(f"{r['params']['rows']:,} rows" for r in records)),
+        [(text, *(cell(r, name, digits=2) for r in records)) for name, text in shown.items()],
+    )
+
+
+def _memories(records: Sequence[Record]) -> Table:
+    headings = (
+        "MB",
+        "shared memory",
+        "RSS, frame()",
+        "RSS, all seen",
+        "PSS, all seen",
+        "anonymous",
+    )
+    names = ("rss_got", "rss", "pss", "anonymous")
+    rows = [
+        (
+            r["subject"],
+            f"{r['shared_bytes'] / 1e6:.1f}",
+            *(cell(r, name, 1e6) for name in names),
+        )
+        for r in records
+    ]
+    return Table("Memory of a million rows, and what a reader grows by", headings, rows)
+
+
+def _reads(records: Sequence[Record]) -> Table:
+    headings = (
+        "", "write, ns a row", "its CPU, ns a row", "a reader has them, ms", "bytes a row",
     )  # fmt: skip
-    return records
+    rows = [
+        (
+            r["subject"], cell(r, "write_ns_per_row", digits=0),
+            cell(r, "write_cpu_ns_per_row", digits=0), cell(r, "read_ms"),
+            f"{r['stored_bytes_per_row']:.0f}" if "stored_bytes_per_row" in r else "-",
+        )
+        for r in records
+    ]  # fmt: skip
+    sizes = records[0]["params"]
+    title = f"Read: {sizes['rows']:,} trades in batches of {sizes['batch']:,}"
+    return Table(title, headings, rows)
+
+
+def _tails(records: Sequence[Record]) -> Table:
+    headings = ("µs", "commits/s", "achieved", "p50", "p99")
+    rows = [
+        (
+            r["subject"], f"{r['params']['commits_per_s']:,}", f"{r['achieved_per_s']:,.0f}",
+            cell(r, "p50_us", digits=0), cell(r, "p99_us", digits=0),
+        )
+        for r in records
+    ]  # fmt: skip
+    rows_each = records[0]["params"]["rows"]
+    return Table(f"Tail: from a commit of {rows_each} rows until a reader has them", headings, rows)
 
 
 def main(arguments: Iterator[str]) -> None:

@@ -20,11 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, answer, asked, cell, table
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell
 
 TAKES_S = (75.0, 12.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -115,8 +115,12 @@ async def _sans_io(url: str, sink: Sink) -> None:
                 self._transport.write(data)
 
     where = parse_uri(url)
-    await asyncio.get_running_loop().create_connection(Buffered, where.host, where.port)
-    await asyncio.Event().wait()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(Buffered, where.host, where.port)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        transport.close()
 
 
 async def _aiohttp(url: str, sink: Sink) -> None:
@@ -141,8 +145,11 @@ async def _picows(url: str, sink: Sink) -> None:
         def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
             sink.take(frame.get_payload_as_bytes())
 
-    await ws_connect(Listener, url, read_buffer_init_size=256 * 1024)
-    await asyncio.Event().wait()
+    transport, _ = await ws_connect(Listener, url, read_buffer_init_size=256 * 1024)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        transport.disconnect(graceful=False)
 
 
 def _session(library: str) -> Callable[[str, Sink], Awaitable[None]]:
@@ -183,6 +190,9 @@ async def serve(subject: str) -> None:
         receiving = asyncio.ensure_future(RECEIVERS[subject](wanted["url"], sink))
         while sink.payloads < 2_000 and not receiving.done():
             await asyncio.sleep(0.005)
+        if receiving.done():
+            receiving.result()
+            raise RuntimeError(f"{subject}: the connection was closed")
         began, cpu, before = time.perf_counter(), time.process_time(), sink.payloads
         await asyncio.sleep(TURN_S)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -215,7 +225,7 @@ def simulator(per_payload: int) -> Iterator[str]:
 
 
 def run(plan: Plan) -> list[Record]:
-    """Measure, print a table, and return the records."""
+    """Measure everything."""
     sizes = plan.of(PER_PAYLOAD, (1, 20))
     cases = [
         Case("receive", subject, {"messages_per_payload": size})
@@ -238,17 +248,27 @@ def run(plan: Plan) -> list[Record]:
                 "ns_per_message": found["ns_per_payload"] / size,
             }
 
-        records = plan.in_turns("receive", cases, measure, plan.of(TURNS, 2))
-    rows = [
-        (
-            r["subject"], str(r["params"]["messages_per_payload"]), cell(r, "ns_per_payload", digits=0),
-            cell(r, "ns_per_message", digits=0), cell(r, "messages_per_s", 1e6, 2),
-        )
-        for r in records
-    ]  # fmt: skip
-    headings = ("subject", "messages a payload", "CPU ns a payload", "a message", "M messages/s")
-    plan.print(table("receive, one core", headings, rows))
-    return records
+        return plan.in_turns("receive", cases, measure, plan.of(TURNS, 2))
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records: CPU ns a payload, by the number of messages in it."""
+    sizes = sorted({r["params"]["messages_per_payload"] for r in records})
+    rows = []
+    for subject in dict.fromkeys(r["subject"] for r in records):
+        found = {r["params"]["messages_per_payload"]: r for r in records if r["subject"] == subject}
+        rows.append(
+            (
+                subject, *(cell(found[size], "ns_per_payload", digits=0) for size in sizes),
+                *(f"{found[size]['ns_per_message']:,.0f}" for size in sizes),
+                *(f"{found[size]['messages_per_s'] / 1e6:.2f}" for size in sizes),
+            )
+        )  # fmt: skip
+    headings = (
+        "CPU ns", *(f"a payload of {n}" for n in sizes), *(f"a message of {n}" for n in sizes),
+        *(f"M messages/s, {n}" for n in sizes),
+    )  # fmt: skip
+    return [Table("Receiving on one core", headings, rows)]
 
 
 if __name__ == "__main__":

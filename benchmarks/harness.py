@@ -236,15 +236,30 @@ def cell(found: Record, name: str, scale: float = 1.0, digits: int = 1) -> str:
     return median if found["turns"] == 1 else f"{median} ({least}–{most})"
 
 
-def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, all others to the right."""
-    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
-    lines = [f"\n{title}"]
-    for row in (headings, *rows):
-        first, *others = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
-        lines.append("  " + "  ".join(cells))
-    return "\n".join(lines)
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What was measured, for people: the first column is what a row is about."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = (self.headings, *self.rows)
+        widths = [max(len(row[i]) for row in lines) for i in range(len(self.headings))]
+        shown = [f"\n{self.title}"]
+        for row in lines:
+            first, *others = zip(row, widths, strict=True)
+            cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+            shown.append("  " + "  ".join(cells))
+        return "\n".join(shown)
+
+    def markdown(self) -> str:
+        """For a document."""
+        rule = "|---" + "|---:" * (len(self.headings) - 1) + "|"
+        rows = ["| " + " | ".join(row) + " |" for row in (self.headings, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", rows[0], rule, *rows[1:]])
 
 
 def _minutes(seconds: float) -> str:

@@ -107,7 +107,7 @@ class Committer:
             names = ("trades", *(channel.name for channel in spec.built_bars))
             frames = {name: FrameColumns(self.frames[name]) for name in names}
             self._bars = make_bars(spec, frames, self._text)
-        self._before = state["bars_late"], state["bars_unmatched"]
+        self._before = state["bars_late"], state["bars_unmatched"], state["levels_dropped"]
         self._joined = 0
         self._joined_rows: Published = {}
         self._last_bars: Published = {}
@@ -257,6 +257,7 @@ class Committer:
             self._latest.update(channel, columns)
         elif self._books is not None:
             self._books.update(columns, dict(enumerate(self.dictionaries["book_sides"].texts)))
+            self.state["levels_dropped"] = self._before[2] + self._books.dropped
 
     def _join_bars(
         self, area: memoryview, receipt: Receipt, codes: Codes, rows: Mapping[str, list[ColumnData]]

@@ -75,7 +75,7 @@ class NoSpaceError(SharedMemoryError):
 
     def __init__(self, path: str, needed: int, free: int) -> None:
         super().__init__(
-            f"no room for {needed / 1e6:.1f} MB at {path} ({free / 1e6:.1f} MB free): "
+            f"no room for {_size(needed)} at {path} ({_size(free)} free): "
             "free some, enlarge it (Docker: --shm-size), or set frames.directory or "
             "frames.retention_mb"
         )
@@ -128,3 +128,8 @@ class CertificateError(NetworkError):
 
 class WorkerError(MdstreamError):
     """A pool process died or hung while it worked on a batch."""
+
+
+def _size(count: int) -> str:
+    """Bytes in the unit that tells them best."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1_000_000 else f"{count / 1e3:,.1f} kB"

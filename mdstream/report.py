@@ -87,6 +87,7 @@ def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) ->
         },
         "latency_ms": {q: row[f"latency_{q}_ms"] for q in ("p50", "p99", "p999")},
         "feed_delay_ms": {q: row[f"feed_delay_{q}_ms"] for q in ("p50", "p99", "p999")},
+        "levels_dropped": record.state["levels_dropped"],
         "batches": done["batches"],
         "quarantined": done["quarantined"],
         "pool": {"size": row["pool_size"], "rebuilds": row["pool_rebuilds"]},

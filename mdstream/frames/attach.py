@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"\w+\.\w+")
 _FRAME_S = 10.0
 """How long a frame that is not there may take to appear."""
-_QUOTED = re.compile(r'"(\w+)"\."(\w+)"')
+_QUOTED = re.compile(r"""('(?:[^']|'')*')|"(\w+)"\."(\w+)\"""")
 _coded = cs.categorical()
 
 
@@ -101,7 +101,9 @@ class Attachment:
     ) -> pl.DataFrame:
         """Frame `name` as it stands now, as a zero-copy DataFrame.
 
-        Rows that come later are not in it: call again, which costs microseconds. Times are
+        Rows that come later are not in it: call again, which costs some half a millisecond, however many
+        rows there are. Views (`options.chains`, `news.latest`) and books are made anew at each call and
+        cost milliseconds. Times are
         `Datetime("ns", "UTC")`, prices Float64, symbols and codes categoricals. Memory that the
         engine drops later stays readable as long as the DataFrame lives.
 
@@ -130,7 +132,8 @@ class Attachment:
     def book(self, symbol: str) -> pl.DataFrame:
         """The best levels of a symbol's order book, a row a level, from the best one (`level` 1) on.
 
-        All are of one moment. `bid_levels` and `ask_levels` tell how many levels the book has; it is
+        All are of one moment. `bid_levels` and `ask_levels` tell how many levels are known, of which the
+        best 1,000 of a side are kept (what is dropped is counted in the report); the book is
         `complete` if it has begun with a reset.
         """
         names = [name for name in self.frames if name.endswith(".books")]
@@ -181,7 +184,9 @@ class Attachment:
     def compare_bars(self, stream: str) -> pl.DataFrame:
         """The service's minute bars of `stream` beside those built here, a row a bar.
 
-        `differing` names the numbers that are not the same. Bars that are not complete here are left out.
+        `differing` names the numbers that are not the same: all of them where one side lacks the bar. Bars
+        that are not complete here are left out, and so is `vwap` beyond the sixth digit, which the service
+        does not send.
         """
         if f"{stream}.bars" not in self.frames or f"{stream}.bars_1m" not in self.frames:
             raise ConfigError(f"compare_bars: the service sends no bars of {stream}")
@@ -199,7 +204,7 @@ class Attachment:
         Symbols and codes are texts in it. Raises Polars' errors where it is no query, or names what is no
         frame.
         """
-        query = _QUOTED.sub(r"\1.\2", query)
+        query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # texts stay as they are
         frames = {name: self.lazy(name) for name in self._there() if name.lower() in query.lower()}
         # Texts, as SQL knows them: categories can neither be searched nor joined with those of others.
         plain = {name: frame.with_columns(_coded.cast(pl.String)) for name, frame in frames.items()}

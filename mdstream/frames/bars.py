@@ -26,7 +26,9 @@ _KEY = ["symbol", "ts"]
 _CLOSE = 1e-9
 """How far two numbers may lie apart, as a share, and still count as the same: the last digits of floats."""
 _APART = {"vwap": 1e-6, "trade_count": 0.0}
-"""The same for some: the service rounds `vwap`."""
+"""The same for some."""
+_ROUNDED = {"vwap": 5.1e-7}
+"""How far they may lie apart besides: the service rounds `vwap` to six digits behind the point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +182,9 @@ def _effects(trades: pl.DataFrame, rules: BarRules) -> pl.DataFrame:
 def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
     """The service's minute bars beside those built here, where these are complete.
 
-    A row a bar that the service sent: its numbers as `<name>_served` and `<name>_built`, and in `differing`
-    the names of those that are not the same. One that was not built has nulls, and every name.
+    A row a bar: its numbers as `<name>_served` and `<name>_built`, and in `differing` the names of those
+    that are not the same. A bar that only one side has, between the first and the last minute that the
+    service sent, has nulls for the other, and every name.
     """
     minutes = served.filter(pl.col("kind").cast(pl.String) != "daily")
     minutes = minutes.unique(_KEY, keep="last", maintain_order=True)
@@ -191,20 +194,29 @@ def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
     minutes = minutes.filter(
         ~pl.col("ts").is_in(missed.implode()) & pl.col("ts").is_between(seen.min(), seen.max())
     )
-    joined = minutes.select(*_KEY, *(pl.col(n).alias(f"{n}_served") for n in _NUMBERS)).join(
-        own.select(*_KEY, *(pl.col(n).alias(f"{n}_built") for n in _NUMBERS)), on=_KEY, how="left"
+    # Of the last minute some may be on their way; and what sets no price, the service does not send.
+    mutual = own.filter(
+        ~pl.col("ts").is_in(missed.implode())
+        & pl.col("ts").is_between(minutes["ts"].min(), minutes["ts"].max(), closed="left")
+        & pl.col("open").is_not_null()
     )
-    differing = [
-        pl.when(
-            ~_same(pl.col(f"{name}_served"), pl.col(f"{name}_built"), _APART.get(name, _CLOSE))
-        ).then(pl.lit(name))
-        for name in _NUMBERS
-    ]
+    own = pl.concat([own.join(minutes, on=_KEY, how="semi"), mutual]).unique(_KEY)
+    joined = minutes.select(*_KEY, *(pl.col(n).alias(f"{n}_served") for n in _NUMBERS)).join(
+        own.select(*_KEY, *(pl.col(n).alias(f"{n}_built") for n in _NUMBERS)),
+        on=_KEY,
+        how="full",
+        coalesce=True,
+    )
+    differing = [pl.when(~_same(name)).then(pl.lit(name)) for name in _NUMBERS]
     return joined.with_columns(pl.concat_list(differing).list.drop_nulls().alias("differing")).sort(
         "ts", "symbol"
     )
 
 
-def _same(served: pl.Expr, built: pl.Expr, apart: float) -> pl.Expr:
-    difference = (served - built).abs()
-    return (difference <= apart * served.abs()).fill_null(served.is_null() & built.is_null())
+def _same(name: str) -> pl.Expr:
+    served, built = pl.col(f"{name}_served"), pl.col(f"{name}_built")
+    allowed = _APART.get(name, _CLOSE) * served.abs() + _ROUNDED.get(name, 0.0)
+    # A bar that one side lacks is no null of a price: every bar has a volume.
+    absent = pl.col("volume_served").is_null() | pl.col("volume_built").is_null()
+    same = ((served - built).abs() <= allowed).fill_null(served.is_null() & built.is_null())
+    return same & ~absent

@@ -41,7 +41,8 @@ class TableWriter:
     `levels`, so many levels of an order book, which they see as a row each; `contracts`, options.
     """
 
-    # The mutable state: the chunk; everything in it is readers'.
+    # The mutable state: the chunk, in which everything is readers'; and by the columns of an update,
+    # in which rows all of them are known to be there.
 
     def __init__(self, folder: Path, columns: Sequence[Column], share: Share, **facts: str) -> None:
         self.columns = tuple(columns)
@@ -55,6 +56,7 @@ class TableWriter:
         self.head = Head(folder, write=True)
         self.head.close(False)
         self._chunk: Chunk | None = None
+        self._whole: dict[tuple[int, ...], npt.NDArray[np.bool_]] = {}
         for path in folder.glob("*.arrow"):
             if self.head.end == 0 or path != self.head.chunk_path(self.head.end - 1):
                 path.unlink()  # a former one, or one that was not finished
@@ -109,10 +111,8 @@ class TableWriter:
         odd = versions[rows] | np.uint64(1)
         versions[rows] = odd
         for index, item in data:
-            view = views[index]
-            view.values[rows] = item.values[chosen]
-            if self.columns[index].nullable:
-                view.mark(rows, None if item.mask is None else item.mask[chosen])
+            views[index].values[rows] = item.values[chosen]
+        self._mark(rows, chosen, data)
         versions[rows] = odd + np.uint64(1)
         if (count := int(rows.max()) + 1) > self.head.rows:
             self.head.publish(count, 0)
@@ -120,6 +120,28 @@ class TableWriter:
     def close(self) -> None:
         """No more updates will come."""
         self.head.close()
+
+    def _mark(
+        self, rows: Rows, chosen: npt.NDArray[np.intp], data: Sequence[tuple[int, ColumnData]]
+    ) -> None:
+        """Say of each value whether it is there. Mostly all are, and were before: that is quick."""
+        assert self._chunk is not None
+        key = tuple(index for index, _ in data)
+        whole = self._whole.get(key)
+        if whole is None:
+            whole = self._whole[key] = np.zeros(self._chunk.rows, np.bool_)
+        complete = all(item.mask is None for _, item in data)
+        if complete and whole[rows].all():
+            return
+        for index, item in data:
+            if self.columns[index].nullable:
+                mask = None if item.mask is None else item.mask[chosen]
+                self._chunk.views[index].mark(rows, mask)
+        if complete:
+            whole[rows] = True
+        else:
+            for each in self._whole.values():  # others may share a column
+                each[rows] = False
 
     def _grow(self, rows: int) -> None:
         """See to it that there is room for `rows` rows."""
@@ -149,6 +171,7 @@ class TableWriter:
             self.head.retire_first()
             old.path.unlink(missing_ok=True)
         self._chunk = new
+        self._whole.clear()
 
     def _open(self, number: int, capacity: int) -> Chunk:
         return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)

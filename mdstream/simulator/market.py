@@ -50,7 +50,16 @@ _UPDATE_SHARE = 0.05
 _REMEMBERED = 20
 
 _CORRECTION_SHARE = 0.002
-"""Share of trades that come with a correction or a cancel of an earlier one."""
+"""Share of trades that come with a correction or a cancel of an earlier one of their symbol,"""
+_REMEMBERED_SHARE = 0.002
+"""which is the last one that was remembered, as this share of them are: seconds or minutes old."""
+
+_BOOK_STEP = 2e-5
+"""Distance of an order book's levels, as a share of the price, or a tick,"""
+_BOOK_REACH = 400
+"""so many of which it reaches away from the price."""
+_TAKEN_SHARE = 0.3
+"""Share of changes of a book's side that take a level away."""
 
 _FIRST_IDS = {
     "stocks": 52_983_525_000_000,
@@ -86,8 +95,8 @@ class Market:
         self._choices: list[tuple[Callable[[str, Time], Message], list[str]]] = []
         self._weights: list[float] = []
         self._prices: dict[str, float] = {}
-        self._books: set[str] = set()
-        self._last_trade: dict[str, Message] = {}
+        self._books: dict[str, tuple[set[float], set[float]]] = {}
+        self._remembered_trade: dict[str, Message] = {}
         self._ids = _FIRST_IDS[stream] + ids_from
         self._written: list[Message] = []
         makers = self._makers()
@@ -221,10 +230,13 @@ class Market:
     def _amendments(
         self, symbol: str, trade: Message, clock: Callable[[], int]
     ) -> Iterator[Message]:
-        """A correction or a cancel of the symbol's former trade, which a subscriber of trades gets."""
-        before, self._last_trade[symbol] = self._last_trade.get(symbol), trade
+        """A correction or a cancel of an earlier trade of the symbol, which a subscriber of trades gets."""
+        before = self._remembered_trade.get(symbol)
+        if before is None or self._random.random() < _REMEMBERED_SHARE:
+            self._remembered_trade[symbol] = trade
         if before is None or self._random.random() >= _CORRECTION_SHARE:
             return
+        self._remembered_trade.pop(symbol)  # each is amended once
         at = Time(clock())
         if self._random.random() < 0.5:
             yield {
@@ -287,27 +299,32 @@ class Market:
     def _book(self, symbol: str, at: Time) -> Message:
         """The whole book first, then single levels; size 0 takes a level away."""
         price = self._price(symbol)
-        step = 0.01 if price >= 1 else 0.0001
+        step = max(0.01 if price >= 1 else 0.0001, round(price * _BOOK_STEP, 4))
 
-        def levels(sign: int, count: int, gone: float) -> list[Message]:
-            return [
-                {
-                    "p": round(price + sign * step * self._random.randint(1, 400), 4),
-                    "s": 0.0 if self._random.random() < gone else self._amount(),
-                }
-                for _ in range(count)
-            ]
+        reset = symbol not in self._books
+        book = self._books.setdefault(symbol, (set(), set()))
 
-        if symbol not in self._books:
-            self._books.add(symbol)
-            return {
-                "T": "o", "S": symbol, "t": at, "b": levels(-1, 10, 0), "a": levels(1, 10, 0),
-                "r": True,
-            }  # fmt: skip
-        bids, asks = self._random.choice(((1, 0), (0, 1), (1, 1), (2, 1)))
-        return {
-            "T": "o", "S": symbol, "t": at, "b": levels(-1, bids, 0.3), "a": levels(1, asks, 0.3),
-        }  # fmt: skip
+        def changes(sign: int, count: int) -> list[Message]:
+            """Levels that the price has passed, or left far behind, go; others come, or change."""
+            known = book[sign > 0]
+            gone = {p for p in known if not 0 < sign * (p - price) <= step * _BOOK_REACH}
+            if known - gone and not reset and self._random.random() < _TAKEN_SHARE:
+                gone.add(self._random.choice(sorted(known - gone)))
+            known -= gone
+            found = [{"p": p, "s": 0.0} for p in sorted(gone)]
+            for _ in range(count):
+                level = round(price + sign * step * self._random.randint(1, _BOOK_REACH), 4)
+                if level not in gone:
+                    known.add(level)
+                    found.append({"p": level, "s": self._amount()})
+            return found
+
+        if reset:
+            bids, asks = 10, 10
+        else:
+            bids, asks = self._random.choice(((1, 0), (0, 1), (1, 1), (2, 1)))
+        message = {"T": "o", "S": symbol, "t": at, "b": changes(-1, bids), "a": changes(1, asks)}
+        return {**message, "r": True} if reset else message
 
     # -- news
 

@@ -60,9 +60,11 @@ LIVE = (
     "slabs",
     "bars_late",
     "bars_unmatched",
+    "levels_dropped",
 )
 """Counters and gauges that stand alone. `sequence` is that of the last committed batch; `bars_late` counts
-trades that came too late for any bar, `bars_unmatched` corrections and cancels of what is no longer here.
+trades that came too late for any bar, `bars_unmatched` corrections and cancels of what is no longer here,
+`levels_dropped` levels beyond the best 1,000 of a side of an order book.
 """
 
 _LIVE = {name: index for index, name in enumerate(LIVE)}

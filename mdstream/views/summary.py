@@ -76,6 +76,11 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
             remarks.append(Text(f"{name}: {more} more symbols failed", style="yellow"))
         if (bars := stream.get("bars")) and bars["compared"]:
             remarks.append(_bars(name, bars))
+        if dropped := stream.get("levels_dropped"):
+            text = (
+                f"{name}: {dropped:,} levels beyond the best 1,000 of a side of a book were dropped"
+            )
+            remarks.append(Text(text, style="yellow"))
         if stream["rejects_file"]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
     return remarks

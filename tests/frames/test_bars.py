@@ -151,6 +151,8 @@ def test_differences_from_the_services_bars_are_named() -> None:
         ("A", 1, 1.0, 1_999_999, True),
         ("A", 2, 2.0, 7, True),
         ("A", 3, 2.0, 7, False),
+        ("C", 1, 2.0, 3, True),
+        ("C", 2, 2.0, 3, True),
     )
     theirs = served(
         ("A", 0, 9.0, 9),
@@ -162,8 +164,21 @@ def test_differences_from_the_services_bars_are_named() -> None:
     )
     found = compared(theirs, own).select("symbol", pl.col("ts").dt.minute(), "differing").rows()
     everything = ["open", "high", "low", "close", "volume", "trade_count", "vwap"]
-    # What was not built counts, but not where our own bars tell that something was missed.
-    assert found == [("A", 1, ["volume"]), ("A", 2, []), ("B", 2, everything)]
+    # What one side lacks counts, but not where our own bars tell that something was missed, nor what the
+    # service has not sent of the last minute.
+    assert found == [("A", 1, ["volume"]), ("C", 1, everything), ("A", 2, []), ("B", 2, everything)]
+
+
+@pytest.mark.parametrize(("price", "same"), [(0.3637264499167736, True), (0.3637272, False)])
+def test_a_vwap_may_be_rounded_to_six_digits_as_the_service_does(price: float, same: bool) -> None:
+    own = minutes(("A", 1, 1.0, 5, True)).with_columns(vwap=pl.lit(price))
+    theirs = served(("A", 1, 1.0, 5)).with_columns(vwap=pl.lit(0.363726))
+    assert compared(theirs, own)["differing"].to_list() == [[] if same else ["vwap"]]
+    tiny = 1.0423e-5
+    own, theirs = (
+        each.with_columns(vwap=pl.lit(v)) for each, v in ((own, tiny), (theirs, round(tiny, 6)))
+    )
+    assert compared(theirs, own)["differing"].to_list() == [[]]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import polars as pl
+import pyarrow as pa
 import pytest
 import uvloop
 
@@ -25,6 +27,7 @@ from mdstream.pool import WorkerPool
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
 from tests import expected, piping
+from tests.e2e import test_readme
 from tests.frames import dying
 from tests.piping import Payload, Rig
 
@@ -321,6 +324,31 @@ def assert_as_undisturbed(end: Seen, work: Work) -> None:
     assert (end.latest, end.books) == (work.cramped.end.latest, work.cramped.end.books)
 
 
+def assert_open_to_strangers(folder: Path, rows: int) -> None:
+    """The frame's last rows can be had with stock pyarrow, as README says, or it is told that they cannot."""
+    if not (folder / "head").exists() or folder.name.endswith((".latest", ".books")):
+        return  # a view, or a table, which changes in place
+    newest = readme_function("newest")
+    file, there = newest(folder)
+    assert 0 < there <= rows
+    try:
+        chunk = pa.ipc.open_file(pa.memory_map(file)).get_batch(0)
+    except OSError:
+        return  # it was being finished when the writer died; its successor does that
+    table = pa.Table.from_batches([chunk.slice(0, there)])
+    assert table.num_rows == there
+    pl.DataFrame(table)
+
+
+def readme_function(name: str) -> Any:
+    """A function that README shows."""
+    shown = next(b for b in test_readme.blocks() if f"def {name}(" in b)
+    start = shown.index(f"def {name}(")
+    namespace: dict[str, Any] = {"np": np}
+    exec(shown[start : shown.index("\n\n", start)], namespace)
+    return namespace[name]
+
+
 def die_and_succeed(pipe: Connection, work: Work, step: int, early: bool) -> Checked:
     """Have a writer die at `step`, look at what it leaves, and have a successor go on. Who looks was there
     `early`, or comes when the writer is dead.
@@ -335,6 +363,9 @@ def die_and_succeed(pipe: Connection, work: Work, step: int, early: bool) -> Che
         pipe.send("go")
         assert pipe.recv() == signal.SIGKILL
         checked = check(seen(run, work.plan.stream), work.cramped, work.roomy)
+        for name in run.frames:
+            if name.startswith(work.plan.stream) and (rows := run.rows(name)):
+                assert_open_to_strangers(run.path / "frames" / name, rows)
         counts = uvloop.run(succeed(work, directory.path))
         run = run if early else attach(directory.run)
         assert_as_undisturbed(seen(run, work.plan.stream), work)

@@ -1,0 +1,166 @@
+"""What was measured, as pictures: one for each question that is easier to look at than to read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import Record
+
+_STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "legend.frameon": False,
+}  # fmt: skip
+_COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c9c9c")
+
+
+def draw(question: str, records: Sequence[Record]) -> bytes | None:
+    """The picture of a benchmark's records as PNG; None if it has none."""
+    if question not in DRAWN or not records:
+        return None
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context(_STYLE):
+        figure = DRAWN[question](plt, records)
+        into = io.BytesIO()
+        figure.savefig(into, dpi=110, bbox_inches="tight")
+        plt.close(figure)
+    return into.getvalue()
+
+
+def _grouped(
+    axis: Any, records: Sequence[Record], measure: str, by: Callable[[Record], str], scale: float
+) -> None:
+    """Bars by subject, a colour for each group, with the spread of what was measured."""
+    subjects = list(dict.fromkeys(r["subject"] for r in records))
+    groups = list(dict.fromkeys(map(by, records)))
+    height = 0.8 / len(groups)
+    for number, group in enumerate(groups):
+        found = {r["subject"]: r for r in records if by(r) == group and measure in r}
+        places = [i + number * height for i, name in enumerate(subjects) if name in found]
+        mine = [found[name] for name in subjects if name in found]
+        values = [r[measure] / scale for r in mine]
+        low = [(r[measure] - r["spread"][measure][0]) / scale for r in mine]
+        high = [(r["spread"][measure][1] - r[measure]) / scale for r in mine]
+        axis.barh(
+            places, values, height, xerr=[low, high], color=_COLORS[number % len(_COLORS)],
+            label=group, error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
+        )  # fmt: skip
+    axis.set_yticks([i + 0.4 - height / 2 for i in range(len(subjects))], subjects)
+    axis.invert_yaxis()
+    axis.legend(fontsize=8)
+
+
+def _by(name: str, text: str) -> Callable[[Record], str]:
+    return lambda record: text.format(record["params"].get(name))
+
+
+def _fetch(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 4.5))
+
+    def size(record: Record) -> str:
+        params = record["params"]
+        return f"{params['streams']} × {params['symbols']}, {params['latency_ms']} ms"
+
+    sizes = list(dict.fromkeys(map(size, records)))
+    for number, subject in enumerate(dict.fromkeys(r["subject"] for r in records)):
+        found = {size(r): r["t_total_s"] for r in records if r["subject"] == subject}
+        places = [i + number * 0.27 for i in range(len(sizes))]
+        values = [found[each] for each in sizes]
+        axis.bar(places, values, 0.25, color=_COLORS[number], label=subject)
+    axis.set_xticks([i + 0.27 for i in range(len(sizes))], sizes, rotation=20, ha="right")
+    axis.set_yscale("log")
+    axis.set_title(
+        "seconds until every symbol is fetched, by streams × symbols and the service's time"
+    )
+    axis.legend()
+    return figure
+
+
+def _decode(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 6))
+    sources = list(dict.fromkeys(r["params"]["source"] for r in records))
+    mine = [r for r in records if r["params"]["source"] == sources[-1]]
+    mine = [r for r in mine if r["subject"] != "memcpy"]
+    _grouped(axis, mine, "messages_per_s", _by("messages_per_payload", "{} a payload"), 1e6)
+    axis.set_title(f"million messages/s on one core, {sources[-1]}")
+    return figure
+
+
+def _bars(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 3))
+    _grouped(axis, records, "messages_per_s", _by("symbols", "{} symbols"), 1e6)
+    axis.set_title("million trades/s to bars of a second and of a minute, on one core")
+    return figure
+
+
+def _receive(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 4))
+    _grouped(axis, records, "ns_per_payload", _by("messages_per_payload", "{} a payload"), 1e3)
+    axis.set_title("receiver's CPU time a payload, µs")
+    return figure
+
+
+def _frames(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axes = plt.subplots(1, 2, figsize=(12, 3.6))
+    read = [r for r in records if r["question"] == "read"]
+    tail = [r for r in records if r["question"] == "tail"]
+    if read:
+        _grouped(axes[0], read, "read_ms", lambda record: "100,000 rows", 1)
+        axes[0].set_xscale("log")
+        axes[0].set_title("ms until another process has the rows")
+    if tail:
+        _grouped(axes[1], tail, "p50_us", _by("commits_per_s", "{} commits/s"), 1e3)
+        axes[1].set_title("ms from a commit to a reader, p50")
+    return figure
+
+
+def _handoff(plt: Any, records: Sequence[Record]) -> Any:
+    from benchmarks.bench_handoff import described, fitted
+
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5))
+    rated = [r for r in records if "messages_per_s" in r]
+    for number, params in enumerate(_distinct(r["params"] for r in rated)):
+        mine = [r for r in rated if r["params"] == params]
+        workers = [int(r["workers"]) for r in mine]
+        rates = [r["messages_per_s"] / mine[0]["messages_per_s"] for r in mine]
+        color = _COLORS[number % len(_COLORS)]
+        axes[0].plot(workers, rates, "o-", color=color, label=described(params), linewidth=1)
+        if (model := fitted(mine)) is not None:
+            counts = [0, 1, 2, 3, 4, 6, 8, 12, 16]
+            modelled = [model(n) / 1e6 for n in counts]
+            axes[1].plot(counts, modelled, "--", color=color, linewidth=1)
+            measured = [r["messages_per_s"] / 1e6 for r in mine]
+            axes[1].plot(workers, measured, "o", color=color, markersize=4)
+    axes[0].axhline(1, color="#999999", linestyle=":")
+    axes[0].set_title("× inline, measured")
+    axes[0].set_xlabel("workers (0: inline)")
+    axes[0].legend(fontsize=6.5)
+    axes[1].set_title(
+        "M messages/s: measured (dots), and a model of as many cores as processes (dashed)"
+    )
+    axes[1].set_xlabel("workers")
+    return figure
+
+
+def _distinct(params: Any) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for each in params:
+        if each not in found:
+            found.append(each)
+    return found
+
+
+DRAWN: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
+    "fetch": _fetch,
+    "decode": _decode,
+    "bars": _bars,
+    "frames": _frames,
+    "receive": _receive,
+    "handoff": _handoff,
+}

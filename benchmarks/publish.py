@@ -1,0 +1,121 @@
+"""`python -m benchmarks.publish FILE.json`: from records to documents.
+
+    FILE.json ─┬─► RESULTS.md               tables of every question, as the terminal showed them
+               ├─► results/NAME.png         a picture for each that has one
+               ├─► results/index.html       both in one file
+               └─► ../README.md             the figures between its <!-- figure … --> marks
+
+Nothing is written down that is not in the records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks import pictures
+from benchmarks.__main__ import NAMES
+from benchmarks.figures import FIGURES
+from benchmarks.harness import Record
+
+_HERE = Path(__file__).resolve().parent
+_MARK = re.compile(r"(<!-- figure (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>mdstream: benchmarks</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; }}
+body {{ margin: 2rem auto; max-width: 1200px; padding: 0 1rem; }}
+h2 {{ margin-top: 2.5rem; }} img {{ max-width: 100%; }} p.where {{ color: #666; }}
+table {{ border-collapse: collapse; font-size: 13px; margin: 1rem 0; }}
+th, td {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid #eee; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style></head><body><h1>Benchmarks</h1>
+{sections}
+</body></html>
+"""
+
+
+def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each benchmark, in the order of the list of names."""
+    found: dict[str, list[Record]] = {}
+    for name in NAMES:
+        mine = [r for r in records if r.get("benchmark") == name]
+        if mine:
+            found[name] = mine
+    return found
+
+
+def results(found: dict[str, list[Record]]) -> str:
+    """RESULTS.md."""
+    parts = [
+        "# Results\n\nMade by `make bench` from what it measured; how, and what it means, stands in "
+        "[README.md](README.md). Medians, with the least and the most of all turns in brackets."
+    ]
+    for name, records in found.items():
+        parts.append(f"## {name}: {NAMES[name]}\n\n{_where(records)}")
+        if name in pictures.DRAWN:
+            parts.append(f"![{name}](results/{name}.png)")
+        module = importlib.import_module(f"benchmarks.bench_{name}")
+        parts += [table.markdown() for table in module.tables(records)]
+    return "\n\n".join(parts) + "\n"
+
+
+def page(found: dict[str, list[Record]], drawn: dict[str, bytes]) -> str:
+    """The page, which needs no other file."""
+    sections = []
+    for name, records in found.items():
+        where = html.escape(_where(records))
+        lines = [f"<h2>{name}: {html.escape(NAMES[name])}</h2>", f'<p class="where">{where}</p>']
+        if name in drawn:
+            data = base64.b64encode(drawn[name]).decode()
+            lines.append(f'<img alt="{name}" src="data:image/png;base64,{data}">')
+        module = importlib.import_module(f"benchmarks.bench_{name}")
+        for table in module.tables(records):
+            rows = [_row("th", table.headings), *(_row("td", row) for row in table.rows)]
+            title = html.escape(table.title)
+            lines += [f"<h4>{title}</h4>", "<table>", *rows, "</table>"]
+        sections.append("\n".join(lines))
+    return _PAGE.format(sections="\n".join(sections))
+
+
+def with_figures(text: str, records: list[Record]) -> str:
+    """A document with its figures as they are in the records. Raises `KeyError` for a mark of no figure."""
+    return _MARK.sub(lambda m: f"{m[1]}{FIGURES[m[2]](records)}{m[4]}", text)
+
+
+def _row(tag: str, cells: Any) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+
+def _where(records: list[Record]) -> str:
+    return "; ".join(dict.fromkeys(r["measured"] for r in records)) + "."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.publish", description=__doc__)
+    parser.add_argument("file", nargs="?", default=_HERE / "results" / "results.json", type=Path)
+    records = json.loads(parser.parse_args().file.read_text())
+    found = by_benchmark(records)
+    folder = _HERE / "results"
+    folder.mkdir(exist_ok=True)
+    drawn = {}
+    for name, mine in found.items():
+        picture = pictures.draw(name, mine)
+        if picture is not None:
+            drawn[name] = picture
+            (folder / f"{name}.png").write_bytes(picture)
+    (_HERE / "RESULTS.md").write_text(results(found))
+    (folder / "index.html").write_text(page(found, drawn))
+    readme = _HERE.parent / "README.md"
+    readme.write_text(with_figures(readme.read_text(), records))
+    print(f"written: {_HERE / 'RESULTS.md'}, {folder / 'index.html'}, {len(drawn)} pictures")
+
+
+if __name__ == "__main__":
+    main()

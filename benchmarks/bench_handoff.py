@@ -43,7 +43,9 @@ ROWS_A_PAGE = 10_000
 PAGES = 40
 QUIET = 300
 PER_PAYLOAD = (1, 2, 20, 100)
-SLABS_KB = (16, 64, 256, 512, 1024)
+SLABS_KB = (16, 64, 256, 1024, 2048)
+USUAL_KB = 1024
+"""The engine's own."""
 SYMBOLS = 30
 MANY_SYMBOLS = 1_000
 
@@ -263,7 +265,7 @@ async def _gzipped(run: Any, pool: Any, material: Material) -> dict[str, float]:
     from mdstream.streams.spec import PayloadKind
 
     pages = material.pages()
-    line = Line(run, "stocks", pool, 512)
+    line = Line(run, "stocks", pool, USUAL_KB)
 
     async def fetch(page: bytes) -> None:
         found = await line.pipeline.fetch(page, PayloadKind.TRADES, time.time_ns(), Packing.GZIP)
@@ -287,7 +289,7 @@ async def _one_by_one(run: Any, pool: Any, material: Material) -> dict[str, floa
 
     form = ENCODINGS["json"]
     single = material.messages("quotes", "json", SYMBOLS)[: QUIET + 50]
-    line = Line(run, "stocks", pool, 512)
+    line = Line(run, "stocks", pool, USUAL_KB)
     taken = []
     for message in single:
         began = time.perf_counter()
@@ -309,7 +311,7 @@ def cases(plan: Plan) -> list[Case]:
         "codec": "json",
         "symbols": SYMBOLS,
         "per_payload": 20,
-        "slab_kb": 512,
+        "slab_kb": USUAL_KB,
     }
     sizes = plan.of(PER_PAYLOAD, (1, 20))
     asked = [
@@ -319,7 +321,7 @@ def cases(plan: Plan) -> list[Case]:
     ]
     if not plan.quick:
         asked += [{**usual, "symbols": MANY_SYMBOLS}, {**usual, "traffic": "books"}]
-        asked += [{**usual, "slab_kb": size} for size in SLABS_KB if size != 512]
+        asked += [{**usual, "slab_kb": size} for size in SLABS_KB if size != USUAL_KB]
     questions = [("handoff", {"what": "payloads", **each}) for each in asked]
     questions += [("handoff", {"what": "pages"}), ("handoff", {"what": "quiet"})]
     return [

@@ -35,7 +35,7 @@ from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
-from mdstream.handoff.columns import PARTIAL, ColumnData, Run, joined, read_part
+from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Run, Shape, joined, read_part
 from mdstream.handoff.packing import Packing, UnpackingError, unpack
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
@@ -77,6 +77,7 @@ class Committer:
     ) -> None:
         self.state = state
         self.rejects = rejects
+        self._shapes = {channel.name: Shape(channel) for channel in spec.channels}
         self._run = run
         self._spec = spec
         self.dictionaries = {
@@ -141,7 +142,7 @@ class Committer:
         count as committed, and what was published of it is skipped when it is committed again.
         """
         spilled = self._spilled(receipt)
-        area = slab.result if spilled is None else memoryview(spilled)
+        area = slab.result if spilled is None else ResultArea(memoryview(spilled))
         codes = {
             name: np.array(self.dictionaries[name].add(texts), np.uint32)
             for name, texts in receipt.new.items()
@@ -236,9 +237,9 @@ class Committer:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _resolved(
-        self, channel: Channel, area: memoryview, part: Part, codes: Codes
+        self, channel: Channel, area: ResultArea, part: Part, codes: Codes
     ) -> list[ColumnData]:
-        columns = read_part(area, channel, part)
+        columns = read_part(area, self._shapes[channel.name], part)
         for column, data in zip(channel.columns, columns, strict=True):
             if column.kind in CODED and column.dictionary in codes:
                 fresh = codes[column.dictionary]
@@ -248,7 +249,7 @@ class Committer:
                     data.values = _replace(data.values, fresh, PROVISIONAL[column.kind])
         return columns
 
-    def _bring_up_to_date(self, part: Part, area: memoryview, codes: Codes) -> None:
+    def _bring_up_to_date(self, part: Part, area: ResultArea, codes: Codes) -> None:
         """Tables of what is last of each symbol. Written once more, they are the same."""
         channel = self._spec.by_name[part.channel]
         columns = self._resolved(channel, area, part, codes)
@@ -260,13 +261,13 @@ class Committer:
             self.state["levels_dropped"] = self._before[2] + self._books.dropped
 
     def _join_bars(
-        self, area: memoryview, receipt: Receipt, codes: Codes, rows: Mapping[str, list[ColumnData]]
+        self, area: ResultArea, receipt: Receipt, codes: Codes, rows: Mapping[str, list[ColumnData]]
     ) -> None:
         offset, count = receipt.partials
         if self._bars is None or not count:
             return
         if self._joined != receipt.sequence:  # else there was no room for the rows: once more
-            runs = np.frombuffer(area, PARTIAL, count, offset).copy()
+            runs = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
             if "symbols" in codes:
                 fresh = codes["symbols"]
                 runs["symbol"] = _replace(runs["symbol"], fresh, PROVISIONAL[Kind.SYMBOL])

@@ -76,8 +76,8 @@ class HandoffConfig(Struct, frozen=True):
     `kernels` says whether compiled kernels decode what they know, or the library everything.
     """
 
-    slab_kb: int = 512
-    slabs: int = 16
+    slab_kb: int = 1024
+    slabs: int = 12
     linger_ms: float = 0.0
     ticket_timeout_s: float = 10.0
     max_payload_mb: int = 64

@@ -119,11 +119,11 @@ class Pipeline:
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         """Take a payload of the stream, unless there is no room for it at this moment."""
         batch = self._filling
-        if batch is None or not batch.slab.fits(len(payload)):
+        if batch is None or not batch.slab.take(payload, kind, recv_ns):
             batch = self._begin(len(payload))
             if batch is None:
                 return False
-        batch.slab.append(payload, kind, recv_ns)
+            batch.slab.append(payload, kind, recv_ns)
         self._payloads += 1
         self._bytes += len(payload)
         if not self._kick_due:

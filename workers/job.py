@@ -17,7 +17,7 @@ import mmap
 import os
 import sys
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
-from mdstream.telemetry.histogram import bucket_of
+from mdstream.telemetry.histogram import BUCKETS, bucket_of
 from workers.aggregate import (
     Effects,
     events_of_quotes,
@@ -115,7 +115,8 @@ def run(ticket: Ticket) -> Receipt:
     slab = context.slab(ticket.slab)
     entries = slab.entries
 
-    area = ResultArea(slab.result)
+    area = slab.result
+    area.used = 0
     payloads = Payloads.of_slab(slab, entries)
     decoded = context.decoder.decode(payloads, area)
     table = slab.table[:entries]
@@ -250,11 +251,11 @@ def _put(
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
     """How old the batch's events were when they came, as a sparse histogram."""
-    found: Counter[int] = Counter()
+    found = np.zeros(BUCKETS, np.int64)
     for name, columns in decoded.columns.items():
         at = {c.name: i for i, c in enumerate(context.spec.by_name[name].columns)}
         if event_time := _EVENT_TIMES.get(name):
             age: Any = columns[at["recv_ts"]].values - columns[at[event_time]].values
-            buckets, counts = np.unique(bucket_of(age), return_counts=True)
-            found.update(dict(zip(buckets.tolist(), counts.tolist(), strict=True)))
-    return tuple(sorted(found.items()))
+            found += np.bincount(bucket_of(age), minlength=BUCKETS)
+    used = np.flatnonzero(found)
+    return tuple(zip(used.tolist(), found[used].tolist(), strict=True))

@@ -11,7 +11,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,8 @@ _TYPES: dict[Kind, pa.DataType] = {
     Kind.JSON: pa.large_string(),
     Kind.SYMBOLS: pa.large_list(pa.field("item", pa.uint32(), nullable=False)),
 }
+
+_BLOCK = 512
 
 HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBOLS: 4.0}
 """Heap items that a frame's first chunk sets aside for each row; later ones go by what was used."""
@@ -110,7 +114,35 @@ class Buffers:
     heap_items: int
 
 
-def write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Sequence[int]) -> None:
+class Blank(NamedTuple):
+    """The file of an empty chunk: how large it is, and what in it is not zero, by offset."""
+
+    size: int
+    pieces: tuple[tuple[int, bytes], ...]
+
+
+def blank(columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> Blank:
+    """The file of a chunk with room for `rows` rows, and so many items in each heap."""
+    return _blank(arrow_schema(columns).serialize().to_pybytes(), rows, tuple(heaps))
+
+
+@lru_cache(maxsize=16)
+def _blank(schema: bytes, rows: int, heaps: tuple[int, ...]) -> Blank:
+    """Remembered: chunks of a frame are mostly alike, and a new one then costs what its memory costs."""
+    sink = pa.BufferOutputStream()
+    _write_empty(sink, pa.ipc.read_schema(pa.py_buffer(schema)), rows, heaps)
+    data = np.frombuffer(sink.getvalue(), np.uint8)
+    words = np.resize(data, -(-len(data) // 8) * 8).view(np.uint64)
+    used = np.flatnonzero(np.maximum.reduceat(words, np.arange(0, len(words), _BLOCK // 8)))
+    gaps = np.flatnonzero(np.diff(used) > 1)
+    pieces = []
+    for first, last in zip(used[[0, *gaps + 1]], used[[*gaps, -1]], strict=True):
+        start, stop = int(first) * _BLOCK, (int(last) + 1) * _BLOCK
+        pieces.append((start, data[start:stop].tobytes()))
+    return Blank(len(data), tuple(pieces))
+
+
+def _write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Sequence[int]) -> None:
     """Write an Arrow file of `rows` usable rows, all slots valid and zero, to `sink`."""
     slots = rows + 1
     bits = np.full((slots + 7) // 8, 0xFF, np.uint8)

@@ -41,8 +41,8 @@ class TableWriter:
     `levels`, so many levels of an order book, which they see as a row each; `contracts`, options.
     """
 
-    # The mutable state: the chunk, in which everything is readers'; and by the columns of an update,
-    # in which rows all of them are known to be there.
+    # The mutable state: the chunk, in which everything is readers'; and of each column the rows that are
+    # known to have a value.
 
     def __init__(self, folder: Path, columns: Sequence[Column], share: Share, **facts: str) -> None:
         self.columns = tuple(columns)
@@ -56,13 +56,14 @@ class TableWriter:
         self.head = Head(folder, write=True)
         self.head.close(False)
         self._chunk: Chunk | None = None
-        self._whole: dict[tuple[int, ...], npt.NDArray[np.bool_]] = {}
+        self._whole = np.zeros((len(self.columns), 0), np.bool_)
         for path in folder.glob("*.arrow"):
             if self.head.end == 0 or path != self.head.chunk_path(self.head.end - 1):
                 path.unlink()  # a former one, or one that was not finished
         if self.head.end:
             entry = self.head.entry(self.head.end - 1)
             self._chunk = self._open(entry.number, entry.capacity)
+            self._whole = np.zeros((len(self.columns), entry.capacity), np.bool_)
         share.join(self)
 
     # -- what its share asks of every frame
@@ -126,22 +127,14 @@ class TableWriter:
     ) -> None:
         """Say of each value whether it is there. Mostly all are, and were before: that is quick."""
         assert self._chunk is not None
-        key = tuple(index for index, _ in data)
-        whole = self._whole.get(key)
-        if whole is None:
-            whole = self._whole[key] = np.zeros(self._chunk.rows, np.bool_)
-        complete = all(item.mask is None for _, item in data)
-        if complete and whole[rows].all():
-            return
-        for index, item in data:
+        masks = {index: item.mask[chosen] for index, item in data if item.mask is not None}
+        masks = {index: mask for index, mask in masks.items() if not mask.all()}
+        places = np.array([index for index, _ in data])
+        there = self._whole[places[:, None], rows].all(axis=1)
+        for index in {*masks, *places[~there].tolist()}:
             if self.columns[index].nullable:
-                mask = None if item.mask is None else item.mask[chosen]
-                self._chunk.views[index].mark(rows, mask)
-        if complete:
-            whole[rows] = True
-        else:
-            for each in self._whole.values():  # others may share a column
-                each[rows] = False
+                self._chunk.views[index].mark(rows, masks.get(index))
+            self._whole[index, rows] = masks.get(index, True)
 
     def _grow(self, rows: int) -> None:
         """See to it that there is room for `rows` rows."""
@@ -171,7 +164,7 @@ class TableWriter:
             self.head.retire_first()
             old.path.unlink(missing_ok=True)
         self._chunk = new
-        self._whole.clear()
+        self._whole = np.zeros((len(self.columns), capacity), np.bool_)
 
     def _open(self, number: int, capacity: int) -> Chunk:
         return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)

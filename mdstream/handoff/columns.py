@@ -120,7 +120,7 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
 
 
 class Shape:
-    """How the columns of a channel lie, all of a fixed size, whatever the number of rows."""
+    """How the columns of a channel lie, whatever the number of rows: if all are of a fixed size."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -249,13 +249,24 @@ def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
     return _spans(channel, len(data[0].values), heaps)[1]
 
 
-def read_part(area: memoryview, channel: Channel, part: Part) -> list[ColumnData]:
-    """The columns of `part`, as views into `area`."""
+def read_part(area: ResultArea, shape: Shape, part: Part) -> list[ColumnData]:
+    """The columns of `part`, whose channel is that of `shape`, as views into `area`."""
+    if not part.heaps:
+        return [
+            ColumnData(
+                area.view(char, first, part.rows),
+                area.view("?", mask, part.rows) if part.nulls >> index & 1 else None,
+            )
+            for index, (char, (first, mask)) in enumerate(
+                zip(shape.chars, shape.places(part.offset, part.rows), strict=True)
+            )
+        ]
+    channel = shape.channel
     spans, _ = _spans(channel, part.rows, part.heaps)
     sizes = iter(part.heaps)
 
     def view(dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
-        return np.frombuffer(area, dtype, count, part.offset + offset)
+        return np.frombuffer(area.memory, dtype, count, part.offset + offset)
 
     return [
         ColumnData(

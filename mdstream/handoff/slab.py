@@ -17,11 +17,13 @@ import mmap
 import os
 import struct
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.handoff.columns import ResultArea
 from mdstream.handoff.packing import Packing
 from mdstream.handoff.space import reserve
 
@@ -93,6 +95,7 @@ class Slab:
         self.used = 0
         self.count = 0
         self._unpacked = 0
+        self._most_unpacked = _result_bytes(capacity)
         self._mapping = mapping
         self._max_entries = entries
         self._data = HEADER_BYTES + entries * ENTRY.itemsize
@@ -146,10 +149,10 @@ class Slab:
         """Payloads in the slab, as published in its header."""
         return self._words[4] >> 8
 
-    @property
-    def result(self) -> memoryview:
+    @cached_property
+    def result(self) -> ResultArea:
         """The area for results."""
-        return self.view[self.result_offset :]
+        return ResultArea(self.view[self.result_offset :])
 
     # -- the feed's side, in the order of a slab's life
 
@@ -163,7 +166,23 @@ class Slab:
         """Whether there is room for a payload, and for what is made of it if it unpacks to that."""
         if self.used + length > self.capacity or self.count >= self._max_entries:
             return False
-        return not self.count or self._unpacked + unpacked <= _result_bytes(self.capacity)
+        return not self.count or self._unpacked + unpacked <= self._most_unpacked
+
+    def take(self, payload: bytes, kind: int, recv_ns: int) -> bool:
+        """`append`, if the payload `fits`, as fast as can be: it is asked for every one of the stream."""
+        length, used, count = len(payload), self.used, self.count
+        end = used + length
+        if end > self.capacity or count >= self._max_entries:
+            return False
+        start = self._data + used
+        self.view[start : start + length] = payload
+        at = HEADER_BYTES + count * _ENTRY.size
+        _ENTRY.pack_into(self._mapping, at, start, length, kind, 0, recv_ns, 0)
+        self.used = end
+        self.count = count = count + 1
+        self._unpacked += length
+        self._words[4] = State.FILLING | count << 8
+        return True
 
     def append(
         self,

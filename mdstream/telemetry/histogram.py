@@ -11,15 +11,18 @@ import numpy.typing as npt
 
 BUCKETS = 1024
 _PER_OCTAVE = 16
+_BELOW = 52 - 4
+"""Bits of a float behind the four that tell the bucket within an octave."""
+_BIAS = 1023
 
 Counts = npt.NDArray[np.uint64]
 
 
 def bucket_of(nanoseconds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The bucket of each duration; those below 1 ns (clocks that disagree) go to bucket 0."""
-    mantissa, exponent = np.frexp(np.maximum(nanoseconds, 1).astype(np.float64))
-    steps = ((mantissa - 0.5) * (2 * _PER_OCTAVE)).astype(np.int64)
-    return np.asarray((exponent - 1) * _PER_OCTAVE + steps, np.int64)
+    # Of a float's bits the upper 12 are its exponent, and the next ones what follows its leading one.
+    bits = np.maximum(nanoseconds, 1).astype(np.float64).view(np.int64)
+    return np.asarray((bits >> _BELOW) - _BIAS * _PER_OCTAVE, np.int64)
 
 
 def upper_ns(bucket: int) -> float:

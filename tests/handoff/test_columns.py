@@ -58,7 +58,7 @@ def test_columns_come_back_as_they_were_written(rows: list[tuple[object, ...]], 
     assert area.used == offset + part_bytes(CHANNEL, data)
     assert bytes(memory[area.used :]) == bytes(16), "wrote beyond its size"
     assert area.put(CHANNEL, data) is None, "there is no room for another"
-    for wrote, read in zip(data, read_part(memory, CHANNEL, part), strict=True):
+    for wrote, read in zip(data, read_part(area, Shape(CHANNEL), part), strict=True):
         np.testing.assert_array_equal(wrote.values, read.values)
         assert (wrote.mask is None) == (read.mask is None)
         if wrote.mask is not None:
@@ -89,7 +89,7 @@ def test_columns_made_in_place_are_not_copied(rows: int, skip: int, data: st.Dat
     part = area.put(FIXED, made)
     assert (bytes(memory), area.used) == (before, used)
     assert part is not None
-    for wrote, read in zip(made, read_part(memory, FIXED, part), strict=True):
+    for wrote, read in zip(made, read_part(area, Shape(FIXED), part), strict=True):
         np.testing.assert_array_equal(wrote.values, read.values)
         assert (wrote.mask is None) == (read.mask is None)
         if wrote.mask is not None:

@@ -51,7 +51,7 @@ def test_payloads_and_results_do_not_overlap(tmp_path: Path) -> None:
     slab = Slab.create(tmp_path / "slab", 4096)
     slab.begin(1)
     slab.append(b"x" * 4096, 0, 0)
-    slab.result[:] = b"\xff" * len(slab.result)
+    slab.result.bytes[:] = 0xFF
     assert bytes(slab.payload(0)) == b"x" * 4096
 
 

@@ -134,7 +134,8 @@ class Decoder:
             for part in parts:
                 for fresh in part.fresh:
                     code = codes.coder(channel.columns[fresh.column], out.new)
-                    part.columns[fresh.column].values[fresh.rows] = [code(t) for t in fresh.texts]
+                    values = part.columns[fresh.column].values
+                    values[fresh.rows] = np.array([code(t) for t in fresh.texts])[fresh.which]
             positions = out.rows[name].positions if name in out.columns else []
             _interleave(name, parts, positions, out)
         return out
@@ -142,7 +143,7 @@ class Decoder:
 
 def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
     for fresh in part.fresh:
-        codes.admit(channel, [(fresh.column, fresh.texts)], part.places(fresh.rows))
+        codes.admit(channel, [(fresh.column, fresh.texts)], part.places(fresh.firsts))
 
 
 def _interleave(name: str, parts: list[Part], positions: list[Position], out: Decoded) -> None:

@@ -7,10 +7,10 @@ payloads ─► match ─► spans ─► a column at a time ─► values, mask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -48,11 +48,24 @@ Known = Callable[[str], Mapping[str, int]]
 
 @dataclass(slots=True)
 class Fresh:
-    """Texts of one column that have no code yet: their rows, and the texts."""
+    """Texts of one column that have no code yet: the rows that have one, in order; the texts, each once,
+    with the first row of each; and for each row which text it has.
+    """
 
     column: int
-    rows: list[int]
+    rows: npt.NDArray[np.int64]
     texts: list[str]
+    firsts: npt.NDArray[np.int64]
+    which: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, column: int, rows: Any, numbers: Any, text_of: Callable[[int], str]) -> Fresh:
+        """What `rows` have, where each has the text of a number."""
+        order = np.argsort(rows, kind="stable")
+        rows, numbers = rows[order], numbers[order]
+        unique, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        texts = [text_of(number) for number in unique.tolist()]
+        return cls(column, rows, texts, rows[first], which)
 
 
 @dataclass(slots=True)
@@ -64,12 +77,12 @@ class Part:
     payload: npt.NDArray[np.int32]
     message: npt.NDArray[np.int32]
 
-    def places(self, rows: Sequence[int]) -> list[Place]:
+    def places(self, rows: npt.NDArray[np.int64]) -> list[Place]:
         """Where rows came."""
         begins = (np.diff(self.payload) != 0) | (np.diff(self.message) != 0)
         firsts = np.concatenate([[0], np.flatnonzero(begins) + 1])
         first = firsts[np.searchsorted(firsts, rows, side="right") - 1]
-        within = (np.asarray(rows) - first).tolist()
+        within = (rows - first).tolist()
         return list(
             zip(self.payload[rows].tolist(), self.message[rows].tolist(), within, strict=True)
         )
@@ -254,7 +267,8 @@ class Path:
 
     def _meet(self, payloads: Payloads, column: Column, spans: Any) -> bool:
         """Learn texts that were never met; whether there were any that can be learned."""
-        unmet = {payloads.cut(s) for s in spans if int(s) >> 32 <= text_kernels.LONGEST}
+        short = spans[spans >> 32 <= text_kernels.LONGEST]
+        unmet = {payloads.cut(span) for span in np.unique(short)}  # a body names its symbol once
         owner, known = self._texts.owner(column), self._known(column.dictionary)
         for raw in unmet:
             self._texts.meet(raw, owner, known)
@@ -285,20 +299,18 @@ class Path:
 
     def _fresh(self, part: Part, index: int, start: int, stop: int) -> list[int]:
         """Note the texts of one column that have no code yet; the rows whose bytes are no text."""
-        bad: list[int] = []
-        fresh = Fresh(index, [], [])
-        for row, number in zip(
-            self._odd[start:stop].tolist(), self._numbers[start:stop].tolist(), strict=True
-        ):
-            text = self._texts.texts[number]
-            if self._texts.codes[number] == text_kernels.UNFIT or text is None:
-                bad.append(row)
-            else:
-                fresh.rows.append(row)
-                fresh.texts.append(text)
-        if fresh.rows:
-            part.fresh.append(fresh)
-        return bad
+        rows, numbers = self._odd[start:stop].astype(np.int64), self._numbers[start:stop].copy()
+        texts, codes = self._texts.texts, self._texts.codes
+        unfit = [
+            number
+            for number in np.unique(numbers).tolist()
+            if codes[number] == text_kernels.UNFIT or texts[number] is None
+        ]
+        bad = np.isin(numbers, unfit)
+        if not bad.all():
+            text_of = cast("Callable[[int], str]", texts.__getitem__)
+            part.fresh.append(Fresh.of(index, rows[~bad], numbers[~bad], text_of))
+        return [int(row) for row in rows[bad]]
 
     def _one(
         self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
@@ -317,14 +329,12 @@ class Path:
         index = next(i for i, c in enumerate(table.channel.columns) if c.key == "side")
         names = list((table.channel.levels or {}).values())
         known = self._known(table.channel.columns[index].dictionary)
-        fresh = Fresh(index, [], [])
+        unknown = np.zeros(spans.shape[1], np.bool_)
         for number, name in enumerate(names, 1):
             rows = spans[index] == number
             if name in known:
                 part.columns[index].values[rows] = known[name]
             else:
-                fresh.rows += np.flatnonzero(rows).tolist()
-        fresh.rows.sort()
-        fresh.texts = [names[int(spans[index, row]) - 1] for row in fresh.rows]
-        if fresh.rows:
-            part.fresh.append(fresh)
+                unknown |= rows
+        if len(rows := np.flatnonzero(unknown)):
+            part.fresh.append(Fresh.of(index, rows, spans[index, rows] - 1, names.__getitem__))

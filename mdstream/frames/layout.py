@@ -132,8 +132,9 @@ def _blank(schema: bytes, rows: int, heaps: tuple[int, ...]) -> Blank:
     sink = pa.BufferOutputStream()
     _write_empty(sink, pa.ipc.read_schema(pa.py_buffer(schema)), rows, heaps)
     data = np.frombuffer(sink.getvalue(), np.uint8)
-    words = np.resize(data, -(-len(data) // 8) * 8).view(np.uint64)
+    words = data[: len(data) // 8 * 8].view(np.uint64)  # what is left is in the last block
     used = np.flatnonzero(np.maximum.reduceat(words, np.arange(0, len(words), _BLOCK // 8)))
+    used = np.union1d(used, (len(data) - 1) // _BLOCK)
     gaps = np.flatnonzero(np.diff(used) > 1)
     pieces = []
     for first, last in zip(used[[0, *gaps + 1]], used[[*gaps, -1]], strict=True):

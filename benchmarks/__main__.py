@@ -17,6 +17,7 @@ NAMES = {
     "frames": "rows into frames, and frames into other processes: ours against what is used today",
     "receive": "WebSocket payloads into a slab: the engine's session, websockets, picows, aiohttp",
     "handoff": "decoding and aggregating inline against handed to workers",
+    "engine": "three streams flat out: one process that does everything against feeds and pools",
 }
 
 

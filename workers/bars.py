@@ -359,7 +359,7 @@ class Bars:
         wanted = np.zeros(int(symbols.max()) + 1, np.bool_)
         wanted[symbols] = True
         numbers, pieces = [], []
-        for start, rows, views in self._trades.newest_first(stop):
+        for start, rows, views in self._trades.within("ts", *span, stop):
             codes, times = views["symbol"].values, views["ts"].values
             found = np.empty(rows, np.int64)
             found = found[: kernels.select(codes, times, rows, wanted, *span, found)]

@@ -15,12 +15,14 @@ from mdstream.handoff.columns import ColumnData
 class FrameColumns:
     """What a frame of columns of fixed size still has, chunk by chunk."""
 
-    # The mutable state: the chunks that are mapped, by number.
+    # The mutable state: the chunks that are mapped, by number; and of full ones, by their first row and a
+    # column, the least and the greatest value.
 
     def __init__(self, frame: FrameWriter) -> None:
         self._frame = frame
         self._names = [column.name for column in frame.columns]
         self._chunks: dict[int, Chunk] = {}
+        self._spans: dict[tuple[int, str], tuple[int, int]] = {}
 
     @property
     def rows(self) -> int:
@@ -54,6 +56,25 @@ class FrameColumns:
                 dict(zip(self._names, chunk.views, strict=True)),
             )
             stop = entry.start_row
+
+    def within(
+        self, name: str, first: int, end: int, stop: int
+    ) -> Iterator[tuple[int, int, dict[str, View]]]:
+        """As `newest_first`, without chunks that have nothing from `first` to `end` in column `name`."""
+        for start in [start for start, _ in self._spans if start < self.first_row]:
+            self._spans.pop((start, name), None)
+        newest = True
+        for start, rows, views in self.newest_first(stop):
+            if newest:  # it still grows
+                newest = False
+                yield start, rows, views
+                continue
+            if (start, name) not in self._spans:
+                values = views[name].values[:rows]
+                self._spans[start, name] = int(values.min()), int(values.max())
+            least, most = self._spans[start, name]
+            if least < end and most >= first:
+                yield start, rows, views
 
     def take(self, views: dict[str, View], rows: npt.NDArray[np.int64]) -> list[ColumnData]:
         """A copy of some rows of a chunk."""

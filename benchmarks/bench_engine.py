@@ -1,0 +1,241 @@
+"""What does the engine's shape bring: one process that does everything, or feeds and pools?
+
+Stocks, options and crypto, each as fast as the simulator sends it and TCP takes it, 20 messages a payload;
+each message ends in a frame, bars and last values included:
+
+    one process     three sessions and their pipelines on one loop, decoding inline
+    feeds           a process a stream, decoding inline
+    feeds + pools   the engine as it is: a process a stream, and workers
+
+The same sessions, pipelines and kernels do the work in all three. Measured is a stretch of seconds in the
+middle. Then everything is drained: what was received must be committed to the last message, and no
+connection may have been lost. The simulator is a process of its own, which sends the same 50,000 messages
+of each stream again and again; its CPU time is not counted, though it needs its share of the cores. News is
+left out: flat out it would be most of the work, where it is a fiftieth of the traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psutil
+
+from benchmarks.harness import Case, Plan, Record, Table, answer, cell, once
+
+TAKES_S = (90.0, 30.0)
+"""Seconds on 2 cores: all of it, and the quick part."""
+
+TURNS = 3
+WARM_S = 1.0
+STRETCH_S = 3.0
+PER_PAYLOAD = 20
+STREAMS = ("stocks", "options", "crypto")
+SUBJECTS = ("one process", "feeds", "feeds + pools")
+_PATIENCE_S = 60.0
+
+
+@contextlib.contextmanager
+def simulator() -> Iterator[str]:
+    """The simulator, which sends flat out; its stream address."""
+    command = [
+        sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", "0",
+        "--messages-per-frame", str(PER_PAYLOAD),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"(ws://\S+)", process.stdout.readline())
+        assert found
+        yield found[1].rstrip("/")
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+class Watch:
+    """Messages and CPU time of a stretch, which begins some time after all streams flow."""
+
+    # The mutable state: when the streams flowed; the stretch's begin.
+
+    def __init__(self) -> None:
+        self._flowed = 0.0
+        self._began: tuple[float, float, int] | None = None
+        self._deadline = time.monotonic() + _PATIENCE_S
+        self.found: dict[str, float] = {}
+
+    def look(self, committed: Sequence[int]) -> bool:
+        """Take note of how many messages of each stream are committed; whether the stretch is over."""
+        now = time.perf_counter()
+        if not self._flowed:
+            if all(committed):
+                self._flowed = now
+            elif time.monotonic() > self._deadline:
+                raise RuntimeError(
+                    f"no data on every stream after {_PATIENCE_S:.0f} s: {committed}"
+                )
+            return False
+        if self._began is None:
+            if now - self._flowed >= WARM_S:
+                self._began = now, _cpu_s(), sum(committed)
+            return False
+        began, cpu, first = self._began
+        if now - began < STRETCH_S:
+            return False
+        messages = sum(committed) - first
+        self.found = {
+            "messages_per_s": messages / (now - began),
+            "cpu_s_per_million": (_cpu_s() - cpu) / messages * 1e6,
+        }
+        return True
+
+
+def _cpu_s() -> float:
+    """CPU time of this process and all its children so far."""
+    here = psutil.Process()
+    total = 0.0
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _settings(url: str, folder: str, workers: int) -> dict[str, Any]:
+    return {
+        "streams": list(STREAMS),
+        "stream_url": url,
+        "credentials": {"key_id": "benchmark", "secret_key": "benchmark"},
+        "rejects": folder,
+        "workers": workers,
+        "fetch": {"interval_s": 0},
+        "stocks": {"channels": ["trades", "quotes"]},
+        "crypto": {"channels": ["trades", "quotes", "orderbooks"]},
+        "options": {"symbols": ["AAPL261218C00230000", "SPY261218C00595000"]},
+    }
+
+
+def engine(url: str, workers: int) -> dict[str, float]:
+    """The engine, with so many workers a stream."""
+    import mdstream
+
+    watch = Watch()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as silent,
+        mdstream.Engine(_settings(url, folder, workers), log=silent) as running,
+    ):
+        from mdstream.frames.rundir import state_path
+        from mdstream.telemetry.state import FeedState
+
+        states = [FeedState(state_path(running.attachment.path, name)) for name in STREAMS]
+        while not watch.look([state.committed()["messages"] for state in states]):
+            time.sleep(0.01)
+        latency = sum(state.latency.astype("int64") for state in states)
+    assert running.report is not None
+    streams = running.report["streams"].values()
+    assert not any(stream["reconnects"] or stream["restarts"] for stream in streams)
+    lost = sum(s["messages"] - s["committed"] + s["in_flight"] for s in streams)
+    return {**watch.found, **_percentiles(latency), "lost": float(lost)}
+
+
+async def one_process(url: str) -> dict[str, float]:
+    """All streams on one loop, decoding inline."""
+    from benchmarks.bench_handoff import USUAL_KB, Line
+    from mdstream.frames.rundir import RunDirectory
+    from mdstream.pool import WorkerPool
+    from mdstream.session.stream import StreamSession
+    from mdstream.session.target import Target
+    from mdstream.settings import from_mapping
+    from mdstream.streams import STREAMS as SPECS
+    from mdstream.wire.subscription import Subscriptions
+
+    watch, pool = Watch(), WorkerPool(0, 60.0)
+    await pool.start()
+    with tempfile.TemporaryDirectory() as folder, RunDirectory() as run:
+        config = from_mapping(_settings(url, folder, 0))
+        lines = [Line(run, name, pool, USUAL_KB) for name in STREAMS]
+        sessions, running = [], []
+        for name, line in zip(STREAMS, lines, strict=True):
+            stream = config.stream(name)
+            subscriptions = Subscriptions(wanted={c: set(stream.symbols) for c in stream.channels})
+            session = StreamSession(
+                Target.of(config, SPECS[name]), subscriptions, line.pipeline, lambda text: None,
+                lambda channel: None,
+            )  # fmt: skip
+            sessions.append(session)
+            running.append(asyncio.ensure_future(session.run()))
+        while not watch.look([line.state.committed()["messages"] for line in lines]):
+            await asyncio.sleep(0.01)
+        latency = sum(line.state.latency.astype("int64") for line in lines)
+        assert not any(session.reconnects for session in sessions)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        lost = 0
+        for line in lines:
+            await line.pipeline.drain()
+            accounts = line.state.accounts()
+            lost += accounts["rejected"] + accounts["in_flight"]
+            line.close()
+    await pool.close()
+    return {**watch.found, **_percentiles(latency), "lost": float(lost)}
+
+
+def _percentiles(latency: Any) -> dict[str, float]:
+    from mdstream.telemetry.histogram import percentile_ms
+
+    return {
+        "p50_ms": percentile_ms(latency, 0.5) or 0.0,
+        "p99_ms": percentile_ms(latency, 0.99) or 0.0,
+    }
+
+
+# -- the comparison
+
+
+def run(plan: Plan) -> list[Record]:
+    """Measure everything."""
+    cases = [
+        Case("engine", name, {"streams": len(STREAMS), "per_payload": PER_PAYLOAD})
+        for name in SUBJECTS
+    ]
+
+    def measure(case: Case) -> dict[str, float]:
+        with simulator() as url:
+            return once("benchmarks.bench_engine", case.subject, url)
+
+    return plan.in_turns("engine", cases, measure, plan.of(TURNS, 1))
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records."""
+    rows = [
+        (
+            r["subject"], cell(r, "messages_per_s", 1e6, 2),
+            f"{r['messages_per_s'] / records[0]['messages_per_s']:.2f}",
+            cell(r, "cpu_s_per_million", 1, 2), cell(r, "p50_ms"), cell(r, "p99_ms"),
+            f"{r['lost']:.0f}",
+        )
+        for r in records
+    ]  # fmt: skip
+    headings = ("", "M messages/s", "×", "CPU s a million", "p50 ms", "p99 ms", "lost")
+    return [Table("Three streams flat out, from the socket to the frames", headings, rows)]
+
+
+if __name__ == "__main__":
+    subject, address = sys.argv[1:]
+    if subject == "one process":
+        import uvloop
+
+        answer(uvloop.run(one_process(address)))
+    else:
+        answer(engine(address, 1 if subject == "feeds + pools" else 0))

@@ -15,7 +15,7 @@ DEV_STAMP := $(VENV)/.dev
 BENCH_STAMP := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow fuzz check fmt bench-fetch bench-decode bench-bars bench-frames soak lock clean
+.PHONY: help run simulate test test-slow fuzz check fmt bench bench-quick report soak lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -49,17 +49,21 @@ fmt: $(DEV_STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
 
-bench-fetch: $(DEV_STAMP)  ## Measure T_total: all streams at once against one after another
-	@$(BIN)/python -m benchmarks fetch $(ARGS)
+bench: $(BENCH_STAMP)  ## Measure everything and write benchmarks/RESULTS.md (NAMES="decode fetch": only these, and only show)
+ifdef NAMES
+	@$(BIN)/python -m benchmarks $(NAMES) $(ARGS)
+else
+	@mkdir -p benchmarks/results
+	@$(BIN)/python -m benchmarks all --json benchmarks/results/results.json $(ARGS)
+	@$(BIN)/python -m benchmarks.publish
+endif
 
-bench-decode: $(DEV_STAMP)  ## Measure decoding on one core: the kernels against the libraries
-	@$(BIN)/python -m benchmarks decode $(ARGS)
+bench-quick: $(BENCH_STAMP)  ## The same with fewer cases and turns, and only show
+	@$(BIN)/python -m benchmarks all --quick $(ARGS)
 
-bench-bars: $(BENCH_STAMP)  ## Measure bars: ours against Polars, pandas and a loop
-	@$(BIN)/python -m benchmarks bars $(ARGS)
-
-bench-frames: $(BENCH_STAMP)  ## Measure frames: commits, reading, tails, memory; against Redis, Parquet, pandas, queues
-	@$(BIN)/python -m benchmarks frames $(ARGS)
+report: $(DEV_STAMP)  ## Run the engine for a while and show where the CPU time went, as report.html too (DURATION=30)
+	@$(BIN)/mdstream run --duration $(or $(DURATION),30) --report report.json $(ARGS)
+	@$(BIN)/mdstream report report.json --out report.html
 
 soak: $(BENCH_STAMP)  ## Hold a load and see whether memory and descriptors stay flat (MINUTES=30 RATE=50000)
 	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(RATE) --out $(OUT) $(ARGS)

@@ -16,6 +16,7 @@ NAMES = {
     "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
     "frames": "rows into frames, and frames into other processes: ours against what is used today",
     "receive": "WebSocket payloads into a slab: the engine's session, websockets, picows, aiohttp",
+    "pools": "a megabyte to another process: which executor, and which way for the bytes",
     "handoff": "decoding and aggregating inline against handed to workers",
     "engine": "three streams flat out: one process that does everything against feeds and pools",
 }

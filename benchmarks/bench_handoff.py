@@ -38,7 +38,7 @@ TAKES_S = (200.0, 25.0)
 TURNS = 3
 TURN_S = 0.8
 """What is measured of a case in a turn, at least."""
-MESSAGES = 400_000
+MESSAGES = 200_000
 ROWS_A_PAGE = 10_000
 PAGES = 40
 QUIET = 300
@@ -62,8 +62,11 @@ def worker_counts() -> list[int]:
 class Material:
     """A folder of encoded messages, which the subjects read."""
 
+    # The mutable state: what has been read.
+
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
+        self._read: dict[str, list[bytes]] = {}
 
     def messages(self, traffic: str, codec: str, symbols: int) -> list[bytes]:
         """Single messages, encoded."""
@@ -79,8 +82,9 @@ class Material:
         path = self._folder / name
         if not path.exists():
             path.write_bytes(pickle.dumps(make()))
-        found: list[bytes] = pickle.loads(path.read_bytes())
-        return found
+        if name not in self._read:
+            self._read[name] = pickle.loads(path.read_bytes())
+        return self._read[name]
 
 
 def _messages(traffic: str, codec: str, symbols: int) -> list[bytes]:

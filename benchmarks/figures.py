@@ -52,8 +52,37 @@ def _fetch(records: Sequence[Record]) -> str:
     )
 
 
+def _engine(records: Sequence[Record]) -> str:
+    found = [_one(records, "engine", who) for who in ("one process", "feeds", "feeds + pools")]
+    one, feeds, pools = (float(r["messages_per_s"]) / 1e6 for r in found)
+    return (
+        f"{pools:.1f} million messages/s with feeds and pools, {feeds:.1f} with feeds alone, {one:.1f} "
+        "where one process does everything"
+    )
+
+
+def _handoff(records: Sequence[Record]) -> str:
+    def gain(**params: Any) -> str:
+        mine = [
+            r for r in records
+            if r["question"] == "handoff" and "messages_per_s" in r
+            and all(r["params"].get(n) == v for n, v in params.items())
+        ]  # fmt: skip
+        inline = next(r for r in mine if r["subject"] == "inline")
+        best = max((r for r in mine if r["workers"]), key=lambda r: float(r["messages_per_s"]))
+        return f"{best['messages_per_s'] / inline['messages_per_s']:.2f}×"
+
+    usual = {"codec": "json", "symbols": 30, "slab_kb": 1024, "traffic": "quotes"}
+    return (
+        f"{gain(**usual, per_payload=20)} of what one process does inline for payloads of 20 messages, "
+        f"{gain(what='pages')} for gzip'd pages, {gain(**usual, per_payload=1)} for single messages"
+    )
+
+
 FIGURES: dict[str, Callable[[Sequence[Record]], str]] = {
     "decode": _decode,
     "receive": _receive,
     "fetch": _fetch,
+    "engine": _engine,
+    "handoff": _handoff,
 }

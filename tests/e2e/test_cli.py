@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -116,6 +117,61 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
     roles = {p["role"] for p in found["processes"]}
     assert roles == {"supervisor", "feed", "worker", "simulator"}
     assert found["run"] in done.stdout
+    assert found["utilization"]["limit"] in done.stdout.replace("\n", " ")
+    assert_utilization(found["utilization"])
+
+    picture, page = tmp_path / "run.png", tmp_path / "run.html"
+    for out in (picture, page):
+        shown = command("report", str(report), "--out", str(out))
+        assert shown.returncode == 0, shown.stderr
+        assert f"run {found['run']}" in shown.stdout
+        assert "core 0" in shown.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert found["utilization"]["limit"] in page.read_text()
+    shown = command("report", str(report), "--json")
+    assert json.loads(shown.stdout) == found["utilization"]
+
+
+def assert_utilization(found: dict[str, Any]) -> None:
+    """What is told of a run's CPU time adds up."""
+    cores = found["cores"]
+    assert cores["count"] == len(cores["by_core"]) == os.cpu_count()
+    assert 0 < cores["user"] <= cores["busy"] <= 100
+    assert cores["idle"] == pytest.approx(100 - cores["busy"], abs=0.01)
+    assert sum(row["share"] for row in found["roles"]) == pytest.approx(1)
+    assert {row["role"] for row in found["roles"]} == {"supervisor", "feed", "worker", "simulator"}
+    assert sum(row["processes"] for row in found["roles"] if row["role"] == "feed") == 4
+    assert 0 < found["useful"]["decode_s"] < found["useful"]["engine_cpu_s"]
+    assert max(found["machine"]["shm_bytes"]) > 1e6
+    assert max(found["machine"]["switches"]) > 10
+    for stream in found["streams"].values():
+        assert stream["batches"] > 0
+        assert all(stage["mean"] >= 0 for stage in stream["stages_ms"].values())
+
+
+def test_the_report_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    with started("--streams", "crypto", "--duration", "20") as process:
+        streaming(process)
+        time.sleep(2.5)
+        shown = command("report", "--live")
+        assert shown.returncode == 0, shown.stderr
+        assert "still running" in shown.stdout
+        assert "crypto" in shown.stdout
+
+
+def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.json"
+    odd.write_text('{"run": 1}')
+    for arguments, told in (
+        ([], "name the RUN.json of a run that has ended, or --live"),
+        ([str(odd), "--live"], "name the RUN.json of a run that has ended, or --live"),
+        ([str(odd)], "is no report of a run; make one with"),
+        ([str(tmp_path / "none.json")], "cannot read"),
+    ):
+        done = command("report", *arguments)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_log_lines_can_be_json_and_a_line_a_symbol() -> None:

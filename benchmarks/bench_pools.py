@@ -1,0 +1,220 @@
+"""What does it cost to hand work to another process: which executor, and which way for the bytes?
+
+A megabyte of payloads goes to one worker, which adds up its bytes (numpy, some 0.1 ms) and answers with a
+few numbers:
+
+    pool, ticket      ProcessPoolExecutor, the bytes in a file that both have mapped: the engine's way
+    pool, pickle      ProcessPoolExecutor, the bytes pickled there
+    pool, both ways   the same, and pickled back
+    pool, shm         ProcessPoolExecutor, a new multiprocessing.shared_memory block each time
+    thread            ThreadPoolExecutor: no copy, one GIL
+    loky, ray         their executors, a ticket each; named and left out where they are not installed
+
+One task at a time (`round trip`), and two under way (`pipelined`), with the caller's CPU time a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context, shared_memory
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell
+
+TAKES_S = (40.0, 10.0)
+"""Seconds on 2 cores: all of it, and the quick part."""
+
+TURNS = 3
+TURN_S = 0.6
+SIZE = 1 << 20
+SUBJECTS = ("pool, ticket", "pool, pickle", "pool, both ways", "pool, shm", "thread", "loky", "ray")
+
+Submit = Callable[[], "Future[Any]"]
+
+
+# -- in the worker
+
+
+def _added(data: Any) -> int:
+    return int(np.frombuffer(data, np.uint8).sum())
+
+
+_mapped: dict[str, mmap.mmap] = {}
+
+
+def _of_file(path: str) -> int:
+    if path not in _mapped:
+        with open(path, "rb") as file:
+            _mapped[path] = mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ)
+    return _added(_mapped[path])
+
+
+def _back(data: bytes) -> tuple[int, bytes]:
+    return _added(data), data
+
+
+def _of_block(name: str) -> int:
+    block = shared_memory.SharedMemory(name)
+    try:
+        assert block.buf is not None
+        view = np.frombuffer(block.buf, np.uint8, SIZE)
+        total = int(view.sum())
+        del view
+        return total
+    finally:
+        block.close()
+
+
+# -- the subjects
+
+
+@contextlib.contextmanager
+def _submitting(subject: str) -> Iterator[Submit]:
+    """How a subject submits a task. Raises `ImportError` where it is not installed."""
+    data = np.random.default_rng(1).integers(0, 255, SIZE, np.uint8).tobytes()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
+        path = str(Path(folder) / "slab")
+        with open(path, "w+b") as file:
+            file.truncate(SIZE)
+            slab = mmap.mmap(file.fileno(), SIZE)
+
+        def filled() -> str:
+            slab[:] = data  # as payloads are copied in as they come
+            return path
+
+        if subject == "ray":
+            yield stack.enter_context(_ray(filled))
+            return
+        executor = stack.enter_context(_executor(subject))
+        match subject:
+            case "pool, pickle":
+                yield lambda: executor.submit(_added, data)
+            case "pool, both ways":
+                yield lambda: executor.submit(_back, data)
+            case "pool, shm":
+                yield lambda: _with_block(executor, data)
+            case "thread":
+                yield lambda: executor.submit(_added, data)
+            case _:
+                yield lambda: executor.submit(_of_file, filled())
+
+
+def _executor(subject: str) -> Executor:
+    if subject == "thread":
+        return ThreadPoolExecutor(1)
+    if subject == "loky":
+        from loky import ProcessPoolExecutor as Loky
+
+        made: Executor = Loky(1)
+        return made
+    return ProcessPoolExecutor(1, get_context("spawn"))
+
+
+def _with_block(executor: Executor, data: bytes) -> Future[Any]:
+    block = shared_memory.SharedMemory(create=True, size=SIZE)
+    assert block.buf is not None
+    block.buf[:SIZE] = data
+
+    def free(_: Future[Any]) -> None:
+        block.close()
+        block.unlink()
+
+    future = executor.submit(_of_block, block.name)
+    future.add_done_callback(free)
+    return future
+
+
+@contextlib.contextmanager
+def _ray(filled: Callable[[], str]) -> Iterator[Submit]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+    task = ray.remote(_of_file)
+    try:
+        yield lambda: task.remote(filled()).future()
+    finally:
+        ray.shutdown()
+
+
+def serve(subject: str) -> None:
+    """A subject: it hands over tasks for a while whenever it is asked."""
+    try:
+        with _submitting(subject) as submit:
+            submit().result()
+            for wanted in asked({"subject": subject}):
+                answer(_measure(submit, wanted["under_way"]))
+    except ImportError as error:
+        answer({"missing": str(error)})
+
+
+def _measure(submit: Submit, under_way: int) -> dict[str, float]:
+    tasks: deque[Future[Any]] = deque()
+    done, cpu, began = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - began < TURN_S:
+        while len(tasks) < under_way:
+            tasks.append(submit())
+        tasks.popleft().result()
+        done += 1
+    for task in tasks:
+        task.result()
+        done += 1
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return {"task_us": seconds / done * 1e6, "cpu_us": cpu / done * 1e6}
+
+
+# -- the comparison
+
+
+def run(plan: Plan) -> list[Record]:
+    """Measure everything."""
+    with contextlib.ExitStack() as stack:
+        subjects = {}
+        for name in SUBJECTS:
+            plan.say("pools", 0.0, f"starting {name}")
+            subject = stack.enter_context(Subject("benchmarks.bench_pools", name))
+            if missing := subject.first.get("missing"):
+                plan.print(f"{name}: left out, {missing}")
+            else:
+                subjects[name] = subject
+        cases = [
+            Case("pools", name, {"under_way": count, "bytes": SIZE})
+            for count in (1, 2)
+            for name in subjects
+        ]
+
+        def measure(case: Case) -> dict[str, float]:
+            return subjects[case.subject].ask(under_way=case.params["under_way"])
+
+        return plan.in_turns("pools", cases, measure, plan.of(TURNS, 1))
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What to show of the records."""
+    rows = []
+    for subject in dict.fromkeys(r["subject"] for r in records):
+        one, two = (
+            next(r for r in records if r["subject"] == subject and r["params"]["under_way"] == n)
+            for n in (1, 2)
+        )
+        costs = (cell(r, name, digits=0) for r in (one, two) for name in ("task_us", "cpu_us"))
+        rows.append((subject, *costs))
+    headings = ("µs a task", "round trip", "caller's CPU", "pipelined", "caller's CPU")
+    return [Table("A megabyte to another process", headings, rows)]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    serve(sys.argv[1])

@@ -1,0 +1,77 @@
+"""Where the CPU time of a run went: the arithmetic, and the sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mdstream.utilization import limit, model
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    stream = {"workers": 2, "workers_busy": 10.0, "feed_busy": 10.0}
+    usual = {
+        "cores": {"count": 4, "busy": 20.0, "idle": 80.0},
+        "roles": [{"role": "feed", "share": 0.5}, {"role": "simulator", "share": 0.5}],
+        "busy_by_role": {"simulator": [0.1, 0.1]},
+        "streams": {"stocks": stream, "news": dict(stream)},
+    }
+    return {**usual, **changes}
+
+
+def test_workers_add_up_until_the_feed_or_the_cores_end_it() -> None:
+    one = model(100.0, 300.0, 1, 16)
+    assert one["inline_per_s"] == pytest.approx(1e9 / 400)
+    assert one["now_per_s"] == pytest.approx(1e9 / 300)
+    assert one["one_more_per_s"] == pytest.approx(2e9 / 300)
+    assert one["speedup"] == pytest.approx(4 / 3, abs=1e-3)
+    assert one["efficiency"] == pytest.approx(2 / 3, abs=1e-3)
+    assert model(100.0, 300.0, 8, 16)["one_more_per_s"] == pytest.approx(1e7), "one feed"
+    assert model(100.0, 300.0, 3, 2)["now_per_s"] == pytest.approx(2e9 / 400), "two cores"
+
+
+def test_a_run_that_is_idle_is_limited_by_nothing() -> None:
+    assert "Nothing here limits this run: the cores were idle 80% of the time" in limit(found())
+    assert "Nothing here" in limit(found(streams={}, busy_by_role={}, roles=[]))
+
+
+def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
+    text = limit(found(cores={"count": 2, "busy": 97.0, "idle": 3.0}))
+    assert (
+        "The cores limit this run: 2 were busy 97% of the time, 50% of the run's CPU time" in text
+    )
+    alone = found(
+        cores={"count": 2, "busy": 97.0, "idle": 3.0}, roles=[{"role": "feed", "share": 1}]
+    )
+    assert "simulator" not in limit(alone)
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (
+            {"workers": 2, "workers_busy": 95.0},
+            "The workers of stocks limit this run: its 2 decoded 95%",
+        ),
+        (
+            {
+                "workers": 1,
+                "workers_busy": 95.0,
+                "model": {"now_per_s": 1.0, "one_more_per_s": 1.6},
+            },
+            "one more would bring some 60%",
+        ),
+        ({"workers": 0, "feed_busy": 99.0}, "The feed of stocks limits this run"),
+        (
+            {"workers": 2, "workers_busy": 20.0, "feed_busy": 99.0},
+            "more workers would bring nothing",
+        ),
+    ],
+)
+def test_a_stream_that_is_used_up_is_named(stream: dict[str, Any], expected: str) -> None:
+    assert expected in limit(found(streams={"news": {"workers": 1}, "stocks": stream}))
+
+
+def test_a_simulator_that_is_used_up_is_named() -> None:
+    assert "The simulator limits" in limit(found(busy_by_role={"simulator": [0.99, 0.97]}))

@@ -123,29 +123,52 @@ def _frames(plt: Any, records: Sequence[Record]) -> Any:
 def _handoff(plt: Any, records: Sequence[Record]) -> Any:
     from benchmarks.bench_handoff import described, fitted
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5))
+    figure, axes = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1, 1), layout="constrained")
     rated = [r for r in records if "messages_per_s" in r]
-    for number, params in enumerate(_distinct(r["params"] for r in rated)):
-        mine = [r for r in rated if r["params"] == params]
-        workers = [int(r["workers"]) for r in mine]
-        rates = [r["messages_per_s"] / mine[0]["messages_per_s"] for r in mine]
-        color = _COLORS[number % len(_COLORS)]
-        axes[0].plot(workers, rates, "o-", color=color, label=described(params), linewidth=1)
-        if (model := fitted(mine)) is not None:
-            counts = [0, 1, 2, 3, 4, 6, 8, 12, 16]
-            modelled = [model(n) / 1e6 for n in counts]
-            axes[1].plot(counts, modelled, "--", color=color, linewidth=1)
-            measured = [r["messages_per_s"] / 1e6 for r in mine]
-            axes[1].plot(workers, measured, "o", color=color, markersize=4)
-    axes[0].axhline(1, color="#999999", linestyle=":")
-    axes[0].set_title("× inline, measured")
-    axes[0].set_xlabel("workers (0: inline)")
-    axes[0].legend(fontsize=6.5)
-    axes[1].set_title(
-        "M messages/s: measured (dots), and a model of as many cores as processes (dashed)"
-    )
-    axes[1].set_xlabel("workers")
+    by_case = [
+        [r for r in rated if r["params"] == params]
+        for params in _distinct(r["params"] for r in rated)
+    ]
+    counts = sorted({int(r["workers"]) for r in rated} - {0})
+    height = 0.8 / max(1, len(counts))
+    for number, count in enumerate(counts):
+        gains = [
+            next(r["messages_per_s"] for r in mine if r["workers"] == count)
+            / mine[0]["messages_per_s"]
+            for mine in by_case
+        ]
+        places = [i + number * height for i in range(len(by_case))]
+        label = f"{count} worker{'s' if count > 1 else ''}"
+        axes[0].barh(places, gains, height, color=_COLORS[number % len(_COLORS)], label=label)
+    middle = 0.4 - height / 2
+    names = [described(mine[0]["params"]) for mine in by_case]
+    axes[0].set_yticks([i + middle for i in range(len(names))], names, fontsize=8)
+    axes[0].invert_yaxis()
+    axes[0].axvline(1, color="#444444", linewidth=1)
+    axes[0].set_title("× inline")
+    axes[0].set_xlim(0, 1.25 * axes[0].get_xlim()[1])
+    axes[0].legend(fontsize=8, loc="lower right")
+    shown = [mine for mine in by_case if _is_usual(mine[0]["params"])]
+    for number, mine in enumerate(shown):
+        color, model = _COLORS[number % len(_COLORS)], fitted(mine)
+        measured = [r["messages_per_s"] / 1e6 for r in mine]
+        workers = [r["workers"] for r in mine]
+        axes[1].plot(workers, measured, "o", color=color, label=described(mine[0]["params"]))
+        if model is not None:
+            xs = list(range(9))
+            axes[1].plot(xs, [model(n) / 1e6 for n in xs], "--", color=color, linewidth=1)
+    axes[1].set_title("M messages/s: measured (dots); a model with a core a process (dashed)")
+    axes[1].set_xlabel("workers (0: inline)")
+    axes[1].set_ylim(bottom=0)
+    axes[1].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     return figure
+
+
+def _is_usual(params: Mapping[str, Any]) -> bool:
+    """Whether a case is one of slabs and symbols as usual."""
+    if params["what"] == "pages":
+        return True
+    return bool((params["slab_kb"], params["symbols"]) == (1024, 30) and params["per_payload"] != 2)
 
 
 def _distinct(params: Any) -> list[Mapping[str, Any]]:

@@ -100,16 +100,17 @@ class PicowsSocket(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        if transport.is_close_frame_sent:
+        if kind == WSMsgType.CLOSE:
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code())
+            transport.disconnect()
+        elif transport.is_close_frame_sent:
             self.on_ws_disconnected(transport)  # it saw an error, yet reads on: that is no data
         elif kind in _DATA:
             if frame.fin and not self._parts:
                 self._hand_on(frame.get_payload_as_bytes())
             else:
                 self._assemble(frame)
-        elif kind == WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code())
-            transport.disconnect()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         handshake = transport.close_handshake

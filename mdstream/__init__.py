@@ -8,16 +8,29 @@ from mdstream._version import __version__
 
 if TYPE_CHECKING:
     from mdstream.engine import Engine
-    from mdstream.errors import MdstreamError
+    from mdstream.errors import ConfigError, LagError, MdstreamError, NoRunError
     from mdstream.frames.attach import Attachment, attach
     from mdstream.frames.tail import Tail
 
-__all__ = ["Attachment", "Engine", "MdstreamError", "Tail", "__version__", "attach"]
+__all__ = [
+    "Attachment",
+    "ConfigError",
+    "Engine",
+    "LagError",
+    "MdstreamError",
+    "NoRunError",
+    "Tail",
+    "__version__",
+    "attach",
+]
 
 _WHERE = {
     "Attachment": "mdstream.frames.attach",
+    "ConfigError": "mdstream.errors",
     "Engine": "mdstream.engine",
+    "LagError": "mdstream.errors",
     "MdstreamError": "mdstream.errors",
+    "NoRunError": "mdstream.errors",
     "Tail": "mdstream.frames.tail",
     "attach": "mdstream.frames.attach",
 }

@@ -184,7 +184,8 @@ def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
 
     A row a bar: its numbers as `<name>_served` and `<name>_built`, and in `differing` the names of those
     that are not the same. A bar that only one side has, between the first and the last minute that the
-    service sent, has nulls for the other, and every name.
+    service sent, has nulls for the other, and every name. Left out is what was amended here after the
+    service last told of it.
     """
     minutes = served.filter(pl.col("kind").cast(pl.String) != "daily")
     minutes = minutes.unique(_KEY, keep="last", maintain_order=True)
@@ -201,12 +202,16 @@ def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
         & pl.col("open").is_not_null()
     )
     own = pl.concat([own.join(minutes, on=_KEY, how="semi"), mutual]).unique(_KEY)
-    joined = minutes.select(*_KEY, *(pl.col(n).alias(f"{n}_served") for n in _NUMBERS)).join(
-        own.select(*_KEY, *(pl.col(n).alias(f"{n}_built") for n in _NUMBERS)),
+    values = (*_NUMBERS, "recv_ts")
+    joined = minutes.select(*_KEY, *(pl.col(n).alias(f"{n}_served") for n in values)).join(
+        own.select(*_KEY, *(pl.col(n).alias(f"{n}_built") for n in values)),
         on=_KEY,
         how="full",
         coalesce=True,
     )
+    # What came after the service's last word on a bar (an amendment, mostly) is in ours alone so far.
+    later = (pl.col("recv_ts_built") > pl.col("recv_ts_served")).fill_null(value=False)
+    joined = joined.filter(~later).drop("recv_ts_built", "recv_ts_served")
     differing = [pl.when(~_same(name)).then(pl.lit(name)) for name in _NUMBERS]
     return joined.with_columns(pl.concat_list(differing).list.drop_nulls().alias("differing")).sort(
         "ts", "symbol"

@@ -169,6 +169,17 @@ def test_differences_from_the_services_bars_are_named() -> None:
     assert found == [("A", 1, ["volume"]), ("C", 1, everything), ("A", 2, []), ("B", 2, everything)]
 
 
+def test_what_was_amended_after_the_services_last_word_is_not_compared_yet() -> None:
+    theirs = served(("A", 1, 1.0, 5), ("A", 2, 1.0, 5))
+    own = minutes(("A", 1, 1.0, 4, True), ("A", 2, 1.0, 4, True))
+    later = (
+        pl.when(pl.col("ts").dt.minute() == 1).then(timedelta(seconds=90)).otherwise(timedelta())
+    )
+    own = own.with_columns((pl.col("recv_ts") + later).cast(TIME))
+    found = compared(theirs, own)
+    assert found.select(pl.col("ts").dt.minute(), "differing").rows() == [(2, ["volume"])]
+
+
 @pytest.mark.parametrize(("price", "same"), [(0.3637264499167736, True), (0.3637272, False)])
 def test_a_vwap_may_be_rounded_to_six_digits_as_the_service_does(price: float, same: bool) -> None:
     own = minutes(("A", 1, 1.0, 5, True)).with_columns(vwap=pl.lit(price))

@@ -142,7 +142,7 @@ def _stages(axis: Any, found: dict[str, Any]) -> None:
         axis.barh(names, values, left=left, color=color, label=stage, height=0.6)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axis.invert_yaxis()
-    axis.legend(loc="lower right", ncols=4)
+    axis.legend(loc="upper right", ncols=4)
 
 
 def _memory(axis: Any, found: dict[str, Any]) -> None:
@@ -171,4 +171,4 @@ def _line(axis: Any, found: dict[str, Any], name: str, scale: float, label: str)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("seconds")
     if label:
-        axis.legend(loc="upper right", ncols=3)
+        axis.legend(loc="center right")

@@ -100,7 +100,7 @@ class Chunk:
             elif view.packed:
                 _set_bits(view.values, at, np.asarray(item.values[start:stop], np.bool_))
             else:
-                # A third of what it costs through the map, whose every page is a fault the first time.
+                # Half of what it costs through the map, whose every page is a fault the first time.
                 values = np.ascontiguousarray(item.values[start:stop], view.values.dtype)
                 _put(self._file, values.data, view.offset + at * values.itemsize)
             if item.mask is not None:

@@ -19,17 +19,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
 
-from benchmarks.harness import Case, Plan, Record, Table, answer, cell, once
+from benchmarks.harness import Case, Plan, Record, Table, answer, cell, once, simulator
 
 TAKES_S = (90.0, 30.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -41,24 +39,6 @@ PER_PAYLOAD = 20
 STREAMS = ("stocks", "options", "crypto")
 SUBJECTS = ("one process", "feeds", "feeds + pools")
 _PATIENCE_S = 60.0
-
-
-@contextlib.contextmanager
-def simulator() -> Iterator[str]:
-    """The simulator, which sends flat out; its stream address."""
-    command = [
-        sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", "0",
-        "--messages-per-frame", str(PER_PAYLOAD),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"(ws://\S+)", process.stdout.readline())
-        assert found
-        yield found[1].rstrip("/")
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 class Watch:
@@ -210,7 +190,8 @@ def run(plan: Plan) -> list[Record]:
     ]
 
     def measure(case: Case) -> dict[str, float]:
-        with simulator() as url:
+        flags = ("--rate", "0", "--messages-per-frame", str(PER_PAYLOAD))
+        with simulator(*flags) as (url, _):
             return once("benchmarks.bench_engine", case.subject, url)
 
     return plan.in_turns("engine", cases, measure, plan.of(TURNS, 1))

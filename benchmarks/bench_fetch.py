@@ -18,18 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
 
 import mdstream
-from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.harness import Case, Plan, Record, Table, cell, simulator
 from mdstream.streams import STREAMS
 
 TAKES_S = (200.0, 12.0)
@@ -60,24 +57,6 @@ def symbol_lists(count: int) -> Lists:
         "crypto": [f"C{i}/USD" for i in range(count)],
         "news": [f"N{i}" for i in range(count)],
     }
-
-
-@contextlib.contextmanager
-def simulator(latency_ms: float) -> Iterator[str]:
-    """The simulator in a process of its own; its REST address."""
-    command = [
-        sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", "1",
-        "--rate-limit", "1000000", "--latency", str(latency_ms),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"and (http://\S+) ", process.stdout.readline())
-        assert found
-        yield found[1]
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 async def one_after_another(base: str, lists: Lists, streams_at_once: bool) -> float:
@@ -134,7 +113,9 @@ def run(plan: Plan) -> list[Record]:
     ]
     with contextlib.ExitStack() as stack:
         bases = {
-            latency: stack.enter_context(simulator(latency))
+            latency: stack.enter_context(
+                simulator("--rate", "1", "--rate-limit", "1000000", "--latency", str(latency))
+            )[1]
             for latency in sorted({latency for _, _, latency in sizes})
         }
 

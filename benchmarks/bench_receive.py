@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell, simulator
 
 TAKES_S = (75.0, 12.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -206,24 +204,6 @@ async def serve(subject: str) -> None:
 # -- the comparison
 
 
-@contextlib.contextmanager
-def simulator(per_payload: int) -> Iterator[str]:
-    """The simulator, sending flat out; its stock stream's address."""
-    command = [
-        sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", "0",
-        "--messages-per-frame", str(per_payload),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"(ws://\S+)", process.stdout.readline())
-        assert found
-        yield found[1].rstrip("/") + "/v2/iex"
-    finally:
-        process.terminate()
-        process.communicate()
-
-
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
     sizes = plan.of(PER_PAYLOAD, (1, 20))
@@ -233,7 +213,10 @@ def run(plan: Plan) -> list[Record]:
         for subject in SUBJECTS
     ]
     with contextlib.ExitStack() as stack:
-        urls = {size: stack.enter_context(simulator(size)) for size in sizes}
+        urls = {}
+        for size in sizes:
+            flags = ("--rate", "0", "--messages-per-frame", str(size))
+            urls[size] = stack.enter_context(simulator(*flags))[0] + "/v2/iex"
         subjects = {
             name: stack.enter_context(Subject("benchmarks.bench_receive", name))
             for name in SUBJECTS

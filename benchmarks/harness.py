@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -222,6 +223,21 @@ def asked(first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
 def answer(what: Mapping[str, Any]) -> None:
     """In a subject's process: answer."""
     print(json.dumps(what), flush=True)
+
+
+@contextlib.contextmanager
+def simulator(*flags: str) -> Iterator[tuple[str, str]]:
+    """The simulator in a process of its own, with more `flags`: its stream's and its REST address."""
+    command = [sys.executable, "-m", "mdstream", "simulate", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"(ws://\S+) and (http://\S+) ", process.stdout.readline())
+        assert found
+        yield found[1], found[2]
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 # -- what people see

@@ -8,17 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Plan, machine
+from benchmarks.harness import Plan, findings, machine
 
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
     "decode": "payloads to columns on one core: the kernels against the libraries",
+    "pages": "pages of history to tables on one core: the kernels against the libraries and alpaca-py",
     "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
     "frames": "rows into frames, and frames into other processes: ours against what is used today",
     "receive": "WebSocket payloads into a slab: the engine's session, websockets, picows, aiohttp",
     "pools": "a megabyte to another process: which executor, and which way for the bytes",
     "handoff": "decoding and aggregating inline against handed to workers",
-    "engine": "three streams flat out: one process that does everything against feeds and pools",
+    "engine": "four streams flat out: one process that does everything against feeds and pools",
 }
 
 
@@ -44,6 +45,8 @@ def main() -> None:
                 found = module.run(plan)
             for table in module.tables(found):
                 plan.print(table.text())
+            for sentence in findings(module, found):
+                plan.print(f"  {sentence}")
             records += [{"benchmark": name, **record, "measured": where} for record in found]
     if given.json:
         Path(given.json).write_text(json.dumps(records, indent=1) + "\n")

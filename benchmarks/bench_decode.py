@@ -9,7 +9,9 @@ The same stock trades and quotes for all, in the encoding each reader takes:
     polars         Polars' NDJSON reader, on one thread: a line a message, times and codes left as text
     pyarrow        pyarrow.json's reader, on one thread, on the same lines
     msgspec        typed structs; no columns
+    duckdb         its JSON reader, on one thread, on the same lines in a file; into an Arrow table
     alpaca-py-raw, alpaca-py        its live dispatch on msgpack: dicts, or its models
+    cryptofeed     its live dispatch: the trades alone, as Kraken would send them, to its objects
 
 Each subject is a process of its own, and all take turns; medians are shown.
 """
@@ -19,14 +21,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import itertools
+import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import GenericAlias
 from typing import Any
 
+from benchmarks import traffic
 from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell
 
 TAKES_S = (130.0, 20.0)
@@ -35,11 +38,10 @@ TAKES_S = (130.0, 20.0)
 MESSAGES = 20_000
 PER_PAYLOAD = (1, 2, 20, 100)
 TURNS = 5
-TICKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
 
 SUBJECTS = (
     "memcpy", "kernel-json", "kernel-msgpack", "orjson", "msgpack", "orjson-polars", "polars",
-    "pyarrow", "msgspec", "alpaca-py-raw", "alpaca-py",
+    "pyarrow", "duckdb", "msgspec", "alpaca-py-raw", "alpaca-py", "cryptofeed",
 )  # fmt: skip
 _TURN_S = 0.15
 """What a subject's turn takes at least: a process that has slept needs some milliseconds to get warm."""
@@ -48,56 +50,18 @@ Work = tuple[Callable[[], object], int, int]
 """What is timed, how many messages it takes, and how many bytes."""
 
 
-# -- the traffic
-
-
-def traffic(source: str, count: int) -> list[dict[str, Any]]:
-    """The first trades and quotes of the seeded simulator, or of the recorded day."""
-    from mdstream.simulator import flow
-
-    if source == "ibm-day":
-        messages: Iterable[Any] = flow.recorded(str(TICKS), {"trades": ["*"], "quotes": ["*"]})
-    else:
-        symbols = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"]
-        messages = flow.generated("stocks", 1, {"trades": symbols, "quotes": symbols})
-    return list(itertools.islice((m for m in messages if m["T"] in "tq"), count))
-
-
-def encoded(codec: str, messages: list[dict[str, Any]], per: int) -> list[bytes]:
-    from mdstream.simulator.encode import ENCODINGS
-
-    form = ENCODINGS[codec]
-    single = [form.message(m) for m in messages]
-    return [form.payload(single[i : i + per]) for i in range(0, len(single), per)]
-
-
 # -- the subjects
 
 
 def ours(payloads: list[bytes], codec: str, kernels: bool) -> Callable[[], object]:
-    from mdstream.handoff.columns import ResultArea
-    from mdstream.streams import STREAMS
+    from benchmarks.decoding import Decoding, batches
     from mdstream.streams.spec import PayloadKind
-    from workers.decoder import Decoder
-    from workers.payloads import Payloads
 
-    codes: dict[str, dict[str, int]] = {}
-    least_bytes = 0 if kernels else sys.maxsize
-    decoder = Decoder(STREAMS["stocks"], lambda name: codes.setdefault(name, {}), least_bytes)
-    memory = memoryview(bytearray(8_000_000))  # as the result area of a slab
-    kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
-    # Slabs of some 1 MB, as the engine fills them under load.
-    size = max(1, 1_000_000 * len(payloads) // sum(map(len, payloads)))
-    batches = [
-        Payloads.of([(p, kind, 0) for p in payloads[i : i + size]])
-        for i in range(0, len(payloads), size)
-    ]
+    decoding, prepared = Decoding(kernels), batches(payloads, PayloadKind[codec.upper()])
 
     def work() -> None:
-        for batch in batches:
-            for name, texts in decoder.decode(batch, ResultArea(memory)).new.items():
-                for text in texts:
-                    codes[name].setdefault(text, len(codes[name]))
+        for batch in prepared:
+            decoding.run(batch)
 
     return work
 
@@ -168,13 +132,59 @@ def alpaca_py(payloads: list[bytes], raw: bool) -> Callable[[], object]:
     return lambda: asyncio.run(every())
 
 
+def duckdb_lines(lines: bytes) -> Callable[[], object]:
+    import duckdb
+
+    database = duckdb.connect()
+    database.execute("SET threads = 1")
+    file = tempfile.NamedTemporaryFile(suffix=".json")  # noqa: SIM115  # lives as long as the work
+    file.write(lines)
+    file.flush()
+
+    def work(path: str = file.name, kept: object = file) -> object:
+        form = "format = 'newline_delimited'"
+        return database.sql(f"FROM read_json('{path}', {form})").to_arrow_table()
+
+    return work
+
+
+def cryptofeed(trades: list[dict[str, Any]], per: int) -> Work:
+    """Trades of a symbol together, `per` a payload: Kraken's payloads are a pair's each."""
+    from cryptofeed.defines import TRADES
+    from cryptofeed.exchanges import Kraken
+    from cryptofeed.symbols import Symbols
+
+    by_symbol: dict[str, list[Any]] = {}
+    for trade in trades:
+        told = [f"{trade['p']:.5f}", f"{trade['s']:.8f}", f"{trade['t'] / 1e9:.6f}", "b", "l", ""]
+        by_symbol.setdefault(trade["S"], []).append(told)
+    payloads = [
+        json.dumps([1, told[i : i + per], "trade", f"{symbol}/USD"])
+        for symbol, told in by_symbol.items()
+        for i in range(0, len(told), per)
+    ]
+    Symbols.set("KRAKEN", {f"{symbol}-USD": f"{symbol}/USD" for symbol in by_symbol}, {})
+
+    async def handler(trade: object, received: float) -> None:
+        pass
+
+    symbols = [f"{symbol}-USD" for symbol in by_symbol]
+    feed = Kraken(symbols=symbols, channels=[TRADES], callbacks={TRADES: handler})
+
+    async def every() -> None:
+        for payload in payloads:
+            await feed.message_handler(payload, None, 1.0)
+
+    return lambda: asyncio.run(every()), len(trades), sum(map(len, payloads))
+
+
 def prepare(subject: str, source: str, per: int) -> Work:
     """The work of a subject on `per` messages a payload."""
-    messages = traffic(source, MESSAGES)
+    messages = traffic.messages(source, MESSAGES)
     codec = "msgpack" if "msgpack" in subject or subject.startswith("alpaca") else "json"
-    payloads = encoded(codec, messages, per)
+    payloads = traffic.payloads(codec, messages, per)
     size = sum(map(len, payloads))
-    lines = b"\n".join(encoded("json", messages, 1)).replace(b"]\n[", b"\n")[1:-1]
+    lines = b"\n".join(traffic.payloads("json", messages, 1)).replace(b"]\n[", b"\n")[1:-1]
     whole = bytearray(b"".join(payloads))
     match subject:
         case "memcpy":
@@ -196,6 +206,10 @@ def prepare(subject: str, source: str, per: int) -> Work:
             work = lambda: arrow_json.read_json(io.BytesIO(lines), once)  # noqa: E731
         case "msgspec":
             work = msgspec_structs(payloads)
+        case "duckdb":
+            work = duckdb_lines(lines)
+        case "cryptofeed":
+            return cryptofeed([m for m in messages if m["T"] == "t"], per)
         case _:
             work = alpaca_py(payloads, subject.endswith("raw"))
     return work, len(messages), size
@@ -228,8 +242,8 @@ def serve(subject: str, source: str) -> None:
 def run(plan: Plan) -> list[Record]:
     """Measure every subject at every size of payloads; one record each."""
     sources = plan.of(("simulator", "ibm-day"), ("simulator",))
-    if not TICKS.exists() and "ibm-day" in sources:
-        plan.print(f"ibm-day: skipped, no {TICKS.name}")
+    if not traffic.TICKS.exists() and "ibm-day" in sources:
+        plan.print(f"ibm-day: skipped, no {traffic.TICKS.name}")
         sources = ("simulator",)
     cases = [
         Case("decode", subject, {"source": source, "messages_per_payload": per})

@@ -150,3 +150,18 @@ def tables(records: Sequence[Record]) -> list[Table]:
         "all at once would be", f"at {RATE_LIMIT} a minute",
     )  # fmt: skip
     return [Table("Seconds until every symbol is fetched", headings, rows)]
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """What the records say, in sentences."""
+    sizes = [tuple(records[i : i + 3]) for i in range(0, len(records), 3)]
+    before, streams, after = max(
+        sizes, key=lambda each: each[0]["t_total_s"] / each[2]["t_total_s"]
+    )
+    where, ours = before["params"], after["t_total_s"]
+    return [
+        f"{where['streams']} streams of {where['symbols']} symbols at {where['latency_ms']} ms: T_total "
+        f"{ours:.2f} s, {before['t_total_s'] / ours:.0f} times faster than one after another and "
+        f"{streams['t_total_s'] / ours:.0f} times faster than streams at once; the longest stream took "
+        f"{after['max_s']:.2f} s, the sum of all {after['sum_s']:.2f} s."
+    ]

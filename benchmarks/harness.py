@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -276,6 +276,12 @@ class Table:
         rule = "|---" + "|---:" * (len(self.headings) - 1) + "|"
         rows = ["| " + " | ".join(row) + " |" for row in (self.headings, *self.rows)]
         return "\n".join([f"**{self.title}**", "", rows[0], rule, *rows[1:]])
+
+
+def findings(module: ModuleType, records: Sequence[Record]) -> list[str]:
+    """What a benchmark's records say in sentences, where it has a `findings`."""
+    found: list[str] = module.findings(records) if hasattr(module, "findings") else []
+    return found
 
 
 def _minutes(seconds: float) -> str:

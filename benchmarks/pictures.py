@@ -92,6 +92,13 @@ def _decode(plt: Any, records: Sequence[Record]) -> Any:
     return figure
 
 
+def _pages(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 3.6))
+    _grouped(axis, records, "messages_per_s", lambda record: "10,000 trades a page", 1e6)
+    axis.set_title("million rows/s of gzip'd pages of history, on one core")
+    return figure
+
+
 def _bars(plt: Any, records: Sequence[Record]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 3))
     _grouped(axis, records, "messages_per_s", _by("symbols", "{} symbols"), 1e6)
@@ -121,34 +128,31 @@ def _frames(plt: Any, records: Sequence[Record]) -> Any:
 
 
 def _handoff(plt: Any, records: Sequence[Record]) -> Any:
-    from benchmarks.bench_handoff import described, fitted
+    from benchmarks.bench_handoff import described
+    from benchmarks.scaling import by_case, fitted
 
     figure, axes = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1, 1), layout="constrained")
-    rated = [r for r in records if "messages_per_s" in r]
-    by_case = [
-        [r for r in rated if r["params"] == params]
-        for params in _distinct(r["params"] for r in rated)
-    ]
-    counts = sorted({int(r["workers"]) for r in rated} - {0})
+    cases = by_case(records)
+    counts = [int(r["workers"]) for r in cases[0][1:]]
     height = 0.8 / max(1, len(counts))
     for number, count in enumerate(counts):
         gains = [
             next(r["messages_per_s"] for r in mine if r["workers"] == count)
             / mine[0]["messages_per_s"]
-            for mine in by_case
+            for mine in cases
         ]
-        places = [i + number * height for i in range(len(by_case))]
+        places = [i + number * height for i in range(len(cases))]
         label = f"{count} worker{'s' if count > 1 else ''}"
         axes[0].barh(places, gains, height, color=_COLORS[number % len(_COLORS)], label=label)
     middle = 0.4 - height / 2
-    names = [described(mine[0]["params"]) for mine in by_case]
+    names = [described(mine[0]["params"]) for mine in cases]
     axes[0].set_yticks([i + middle for i in range(len(names))], names, fontsize=8)
     axes[0].invert_yaxis()
     axes[0].axvline(1, color="#444444", linewidth=1)
     axes[0].set_title("× inline")
     axes[0].set_xlim(0, 1.25 * axes[0].get_xlim()[1])
     axes[0].legend(fontsize=8, loc="lower right")
-    shown = [mine for mine in by_case if _is_usual(mine[0]["params"])]
+    shown = [mine for mine in cases if _is_usual(mine[0]["params"])]
     for number, mine in enumerate(shown):
         color, model = _COLORS[number % len(_COLORS)], fitted(mine)
         measured = [r["messages_per_s"] / 1e6 for r in mine]
@@ -171,19 +175,22 @@ def _is_usual(params: Mapping[str, Any]) -> bool:
     return bool((params["slab_kb"], params["symbols"]) == (1024, 30) and params["per_payload"] != 2)
 
 
-def _distinct(params: Any) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for each in params:
-        if each not in found:
-            found.append(each)
-    return found
+def _engine(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axes = plt.subplots(1, 2, figsize=(12, 2.4), layout="constrained")
+    _grouped(axes[0], records, "messages_per_s", lambda record: "four streams", 1e6)
+    axes[0].set_title("million messages/s, from the socket to the frames")
+    _grouped(axes[1], records, "cpu_s_per_million", lambda record: "four streams", 1)
+    axes[1].set_title("CPU seconds a million messages")
+    return figure
 
 
 DRAWN: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
     "fetch": _fetch,
     "decode": _decode,
+    "pages": _pages,
     "bars": _bars,
     "frames": _frames,
     "receive": _receive,
     "handoff": _handoff,
+    "engine": _engine,
 }

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import pictures
 from benchmarks.__main__ import NAMES
 from benchmarks.figures import FIGURES
-from benchmarks.harness import Record
+from benchmarks.harness import Record, findings
 
 _HERE = Path(__file__).resolve().parent
 _MARK = re.compile(r"(<!-- figure (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -62,6 +62,7 @@ def results(found: dict[str, list[Record]]) -> str:
         if name in pictures.DRAWN:
             parts.append(f"![{name}](results/{name}.png)")
         module = importlib.import_module(f"benchmarks.bench_{name}")
+        parts += findings(module, records)
         parts += [table.markdown() for table in module.tables(records)]
     return "\n\n".join(parts) + "\n"
 
@@ -76,6 +77,7 @@ def page(found: dict[str, list[Record]], drawn: dict[str, bytes]) -> str:
             data = base64.b64encode(drawn[name]).decode()
             lines.append(f'<img alt="{name}" src="data:image/png;base64,{data}">')
         module = importlib.import_module(f"benchmarks.bench_{name}")
+        lines += [f"<p>{html.escape(each)}</p>" for each in findings(module, records)]
         for table in module.tables(records):
             rows = [_row("th", table.headings), *(_row("td", row) for row in table.rows)]
             title = html.escape(table.title)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 import pytest
 
-from benchmarks import bench_handoff, figures, pictures, publish
+from benchmarks import bench_pages, figures, handoff_line, pictures, publish, scaling, traffic
 from benchmarks.harness import Case, Plan, Record, Table, cell, record
 
 ROOT = Path(__file__).parents[1]
@@ -95,9 +98,9 @@ def test_payloads_of_a_later_minute_are_the_same_but_for_their_times(codec: str)
     from mdstream.simulator.encode import ENCODINGS
 
     form = ENCODINGS[codec]
-    single = bench_handoff._messages("quotes", codec, 30)[:2_000]
+    single = handoff_line._messages("quotes", codec, 30)[:2_000]
     payloads = [form.payload(single[i : i + 20]) for i in range(0, len(single), 20)]
-    later = bench_handoff.later(payloads, codec, 7)
+    later = handoff_line.later(payloads, codec, 7)
 
     def plain(data: bytes) -> list[dict[str, Any]]:
         if codec == "json":
@@ -120,8 +123,53 @@ def test_the_model_of_more_workers_ends_at_the_feed() -> None:
         answers = [{"workers": float(workers), "messages_per_s": 2e6, **costs}]
         return record(Case("handoff", str(workers)), answers)
 
-    rate = bench_handoff.fitted([measured(0), measured(1, feed_ns=100.0, worker_ns=300.0)])
+    rate = scaling.fitted([measured(0), measured(1, feed_ns=100.0, worker_ns=300.0)])
     assert rate is not None
     assert [rate(n) for n in (0, 1, 2)] == pytest.approx([2e6, 1e9 / 300, 2e9 / 300])
     assert rate(3) == rate(16) == pytest.approx(1e7)
-    assert bench_handoff.fitted([measured(0)]) is None
+    assert scaling.fitted([measured(0)]) is None
+
+
+def rated(workers: int, rate: float, batch: float = 100.0, **params: Any) -> Record:
+    answers = [{"workers": float(workers), "messages_per_s": rate, "messages_per_batch": batch}]
+    return record(Case("handoff", str(workers), params), answers)
+
+
+def test_amdahls_fit_finds_the_fraction_that_the_rates_were_made_of() -> None:
+    def speed_up(processes: int) -> float:
+        return 1 / (0.3 + 0.7 / processes)
+
+    case = [rated(0, 1e6), *(rated(n, 1e6 * speed_up(min(n + 1, 8))) for n in (1, 2, 4, 8))]
+    assert scaling.parallel_fraction(case, cores=8) == pytest.approx(0.7)
+    assert scaling.parallel_fraction([rated(0, 1e6), rated(1, 0.9e6)], cores=2) == 0
+
+
+def test_a_pool_pays_from_where_one_worker_is_as_fast_as_none() -> None:
+    def sweep(*gains: tuple[float, float]) -> list[list[Record]]:
+        return [[rated(0, 1e6, size), rated(1, 1e6 * gain, size)] for size, gain in gains]
+
+    even = scaling.break_even(sweep((100, 0.8), (10_000, 1.2), (100_000, 1.3)))
+    assert even == (pytest.approx(1_000), 100, 10_000)
+    assert scaling.break_even(sweep((100, 1.1), (1_000, 1.2))) == (100, 100, 100)
+    none = scaling.break_even(sweep((100, 0.8), (1_000, 0.9)))
+    assert none is not None
+    assert none[0] == float("inf")
+    assert scaling.break_even(sweep((100, 0.8))) is None
+
+
+def test_every_reader_of_pages_makes_the_same_of_one(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    (page,) = traffic.pages(1)
+    (truth,) = orjson.loads(gzip.decompress(page))["trades"].values()
+    for subject in ("orjson-polars", "polars", "pyarrow", "duckdb"):
+        read = bench_pages.prepare(subject, str(tmp_path))(page)
+        frame = read if isinstance(read, pl.DataFrame) else pl.from_arrow(read)
+        assert isinstance(frame, pl.DataFrame)
+        rows = frame.with_columns(pl.col("t").dt.replace_time_zone(None)).rows(named=True)
+        assert [(r["i"], r["p"], r["c"]) for r in rows] == [(r["i"], r["p"], r["c"]) for r in truth]
+        assert [r["t"].isoformat() for r in rows] == [_iso(r["t"]) for r in truth]
+
+
+def _iso(text: str) -> str:
+    """Microseconds of an RFC 3339 time, as `datetime` has them."""
+    return datetime.fromisoformat(text[:26].rstrip("Z")).isoformat()

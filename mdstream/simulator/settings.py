@@ -9,7 +9,8 @@ class SimulatorSettings(Struct, frozen=True):
     """What `mdstream simulate` takes; the embedded simulator fills in a few of them.
 
     `rate` is messages a second for each stream connection (news: a fiftieth of it); 0 sends as fast
-    as the client takes them, from messages that are encoded beforehand and repeat. `messages` ends
+    as the client takes them (news: a fiftieth of the fastest other), from messages that are encoded
+    beforehand and repeat. `messages` ends
     the flow of each connection after so many (0: never). `latency_ms` delays every REST answer and
     authentication.
     `symbol_limit` is the plan's limit a connection, 0 for none. A client whose unsent data exceeds

@@ -1,0 +1,54 @@
+"""Our decoder as a subject: payloads of stocks to columns, without a pipeline around it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mdstream.streams.spec import PayloadKind
+
+
+class Decoding:
+    """Decodes batches, by kernels or by the library, and learns new texts as the engine does."""
+
+    # The mutable state: the codes of texts, and the decoder's layouts.
+
+    def __init__(self, kernels: bool) -> None:
+        from mdstream.streams import STREAMS
+        from workers.decoder import Decoder
+
+        self._codes: dict[str, dict[str, int]] = {}
+        least_bytes = 0 if kernels else sys.maxsize
+        self._decoder = Decoder(STREAMS["stocks"], self._known, least_bytes)
+        self._memory = memoryview(bytearray(16_000_000))  # as the result area of a slab
+
+    def _known(self, name: str) -> dict[str, int]:
+        return self._codes.setdefault(name, {})
+
+    def decode(self, payloads: Sequence[bytes], kind: PayloadKind) -> None:
+        """Payloads as they lie in a slab, to columns."""
+        from workers.payloads import Payloads
+
+        self.run(Payloads.of([(data, kind, 0) for data in payloads]))
+
+    def run(self, batch: Any) -> None:
+        """The same of `Payloads`."""
+        from mdstream.handoff.columns import ResultArea
+
+        decoded = self._decoder.decode(batch, ResultArea(self._memory))
+        assert not decoded.rejects
+        for name, texts in decoded.new.items():
+            for text in texts:
+                self._known(name).setdefault(text, len(self._codes[name]))
+
+
+def batches(payloads: Sequence[bytes], kind: PayloadKind) -> list[Any]:
+    """Payloads in batches of some 1 MB, as slabs are filled under load."""
+    from workers.payloads import Payloads
+
+    size = max(1, 1_000_000 * len(payloads) // sum(map(len, payloads)))
+    return [
+        Payloads.of([(p, kind, 0) for p in payloads[i : i + size]])
+        for i in range(0, len(payloads), size)
+    ]

@@ -1,0 +1,89 @@
+"""What the rates of `handoff` say about more cores, and from where on a pool pays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import Record
+
+APART = "apart"
+"""The subject that is the machine's ceiling: a process a core, which share nothing."""
+
+
+def by_case(records: Sequence[Record]) -> list[list[Record]]:
+    """The records with rates, those of the same parameters together: inline first, then by workers."""
+    found: list[list[Record]] = []
+    for record in records:
+        if "messages_per_s" not in record or record["subject"] == APART:
+            continue
+        if not found or found[-1][0]["params"] != record["params"]:
+            found.append([])
+        found[-1].append(record)
+    return found
+
+
+def gains(case: Sequence[Record]) -> dict[int, float]:
+    """The rate by the number of workers, as a multiple of inline."""
+    return {int(r["workers"]): r["messages_per_s"] / case[0]["messages_per_s"] for r in case[1:]}
+
+
+def ceiling(records: Sequence[Record], params: Mapping[str, Any]) -> float | None:
+    """What processes that share nothing reach together, as a multiple of one; None if not measured."""
+    mine = [r for r in records if r["params"] == params and "messages_per_s" in r]
+    apart = next((r for r in mine if r["subject"] == APART), None)
+    return apart["messages_per_s"] / mine[0]["messages_per_s"] if apart else None
+
+
+def parallel_fraction(case: Sequence[Record], cores: int) -> float:
+    """Amdahl's: the share of the work that more processes make shorter, fitted to the rates.
+
+    S = 1 / ((1 - f) + f / p), by least squares of 1 - 1/S over 1 - 1/p, where p is the number of
+    processes (the feed and its workers), but no more than `cores`.
+    """
+    above = below = 0.0
+    for workers, gain in gains(case).items():
+        possible = 1 - 1 / min(workers + 1, cores)
+        above += (1 - 1 / gain) * possible
+        below += possible**2
+    return min(1.0, max(0.0, above / below)) if below else 0.0
+
+
+def fitted(case: Sequence[Record]) -> Callable[[int], float] | None:
+    """Messages/s by the number of workers, with a core for each process: a model, by what one worker cost.
+
+    The feed's process is one, whatever it hands over, and workers share theirs: the slower of both decides.
+    """
+    one = next((r for r in case if r["workers"] == 1), None)
+    if one is None or not one.get("worker_ns"):
+        return None
+    inline = case[0]["messages_per_s"]
+
+    def rate(workers: int) -> float:
+        if workers == 0:
+            return float(inline)
+        return 1e9 * min(1 / float(one["feed_ns"]), workers / float(one["worker_ns"]))
+
+    return rate
+
+
+def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float, float] | None:
+    """Of cases that differ in their batches: the messages a batch from which one worker is as fast as
+    inline, by a line through the logarithms beside it, and the two batches that it lies between.
+
+    (n, n, n) if every batch measured pays from n on, and infinities if none does. None without a sweep.
+    """
+    points = sorted(
+        (case[1]["messages_per_batch"], gains(case)[1]) for case in cases if 1 in gains(case)
+    )
+    if len(points) < 2:
+        return None
+    loss = max((i for i, (_, gain) in enumerate(points) if gain < 1), default=-1)
+    if loss < 0:
+        return points[0][0], points[0][0], points[0][0]
+    if loss == len(points) - 1:
+        return math.inf, points[-1][0], math.inf
+    (small, below), (large, above) = points[loss], points[loss + 1]
+    way = (1 - below) / (above - below)
+    return small * (large / small) ** way, small, large

@@ -1,0 +1,48 @@
+"""What the benchmarks decode: messages and pages of the seeded simulator, or a recorded day's."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+TICKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
+ROWS_A_PAGE = 10_000
+"""The most that the service puts into a page."""
+
+
+def messages(source: str, count: int) -> list[dict[str, Any]]:
+    """The first trades and quotes of the simulator, or of the recorded day (`source` is `ibm-day`)."""
+    from mdstream.simulator import flow
+
+    if source == "ibm-day":
+        found: Iterable[Any] = flow.recorded(str(TICKS), {"trades": ["*"], "quotes": ["*"]})
+    else:
+        symbols = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"]
+        found = flow.generated("stocks", 1, {"trades": symbols, "quotes": symbols})
+    return list(itertools.islice((m for m in found if m["T"] in "tq"), count))
+
+
+def payloads(codec: str, found: Sequence[dict[str, Any]], per: int) -> list[bytes]:
+    """The messages as WebSocket payloads, `per` each."""
+    from mdstream.simulator.encode import ENCODINGS
+
+    form = ENCODINGS[codec]
+    single = [form.message(m) for m in found]
+    return [form.payload(single[i : i + per]) for i in range(0, len(single), per)]
+
+
+def pages(count: int) -> list[bytes]:
+    """Pages of historical stock trades, as the service answers: gzip'd JSON of `ROWS_A_PAGE` each."""
+    from mdstream.simulator.encode import to_json
+    from mdstream.simulator.records import TRADES, History
+
+    found = []
+    for number in range(count):
+        history, first = History("stocks", 1, f"S{number}"), 1_767_623_400 + number * ROWS_A_PAGE
+        records = [TRADES.at(history, index) for index in range(first, first + ROWS_A_PAGE)]
+        body = {"trades": {history.symbol: records}, "next_page_token": None}
+        found.append(gzip.compress(to_json(body), 6))
+    return found

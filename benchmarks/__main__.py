@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ def main() -> None:
         plan.print(where)
         for name, module in modules.items():
             plan.print(f"\n{name}: {NAMES[name]}")
+            began = time.monotonic()
             with plan.question(name):
                 found = module.run(plan)
             for table in module.tables(found):
                 plan.print(table.text())
             for sentence in findings(module, found):
                 plan.print(f"  {sentence}")
+            plan.print(f"  ({name} took {time.monotonic() - began:.0f} s)")
             records += [{"benchmark": name, **record, "measured": where} for record in found]
     if given.json:
         Path(given.json).write_text(json.dumps(records, indent=1) + "\n")

@@ -36,7 +36,7 @@ SIZES = (1_000_000, 10_000_000)
 SYMBOL = "AAPL"
 """One of ten symbols."""
 RATES = (100, 1_000)
-FOLLOWED_S = 3.0
+FOLLOWED_S = 2.0
 FOLLOW_TURNS = 2
 
 _THIS = "benchmarks.bench_frames"

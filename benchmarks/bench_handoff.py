@@ -101,7 +101,7 @@ def run(plan: Plan) -> list[Record]:
                 answers = list(threads.map(lambda each: each.ask(**case.params), apart))
             return {"messages_per_s": sum(found["messages_per_s"] for found in answers)}
 
-        return plan.in_turns("handoff", cases(plan), measure, plan.of(TURNS, 2))
+        return plan.in_turns("handoff", cases(plan), measure, plan.of(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:

@@ -212,7 +212,7 @@ def run(plan: Plan) -> list[Record]:
         def measure(case: Case) -> Answer:
             return subjects[case.subject].ask()
 
-        return plan.in_turns("pages", cases, measure, plan.of(TURNS, 2))
+        return plan.in_turns("pages", cases, measure, plan.of(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:

@@ -12,7 +12,16 @@ import orjson
 import polars as pl
 import pytest
 
-from benchmarks import bench_pages, figures, handoff_line, pictures, publish, scaling, traffic
+from benchmarks import (
+    bench_pages,
+    compare,
+    figures,
+    handoff_line,
+    pictures,
+    publish,
+    scaling,
+    traffic,
+)
 from benchmarks.harness import Case, Plan, Record, Table, cell, record
 
 ROOT = Path(__file__).parents[1]
@@ -173,3 +182,36 @@ def test_every_reader_of_pages_makes_the_same_of_one(tmp_path: Path) -> None:
 def _iso(text: str) -> str:
     """Microseconds of an RFC 3339 time, as `datetime` has them."""
     return datetime.fromisoformat(text[:26].rstrip("Z")).isoformat()
+
+
+def run_of(**rates: tuple[float, float, float]) -> list[Record]:
+    """Three turns of each subject."""
+    return [
+        {**record(Case("q", name), [{"messages_per_s": r} for r in turns]), "benchmark": "b"}
+        for name, turns in rates.items()
+    ]
+
+
+BEFORE = run_of(
+    kernel=(10.0, 10.1, 10.2), polars=(1.0, 1.02, 1.04), floor=(99, 100, 101), pyarrow=(5, 5.1, 5.2)
+)
+
+
+def test_a_subject_that_became_a_fifth_slower_is_seen_on_a_box_that_is_slower_too() -> None:
+    after = run_of(
+        kernel=(7.6, 7.7, 7.8),
+        polars=(0.9, 0.92, 0.94),
+        floor=(89, 90, 91),
+        pyarrow=(4.5, 4.6, 4.7),
+    )
+    found = compare.changes(BEFORE, after)
+    assert [c.case for c in found if c.worse] == ["b kernel "]
+    assert not any(c.differs and not c.worse for c in found)
+    assert not compare.turned(BEFORE, after)
+
+
+def test_two_runs_alike_differ_in_nothing_and_a_turned_conclusion_is_told() -> None:
+    assert not any(c.differs for c in compare.changes(BEFORE, BEFORE))
+    after = run_of(kernel=(4.0, 4.1, 4.2), pyarrow=(5, 5.1, 5.2))
+    (told,) = compare.turned(BEFORE, after)
+    assert "pyarrow is above kernel now" in told

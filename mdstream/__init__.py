@@ -8,9 +8,18 @@ from mdstream._version import __version__
 
 if TYPE_CHECKING:
     from mdstream.engine import Engine
-    from mdstream.errors import ConfigError, LagError, MdstreamError, NoRunError
+    from mdstream.errors import (
+        ConfigError,
+        LagError,
+        MdstreamError,
+        NoRunError,
+        NoStoreError,
+        StoreError,
+    )
     from mdstream.frames.attach import Attachment, attach
     from mdstream.frames.tail import Tail
+    from mdstream.history.api import backfill, backfill_async
+    from mdstream.history.catalogue import scan
 
 __all__ = [
     "Attachment",
@@ -19,9 +28,14 @@ __all__ = [
     "LagError",
     "MdstreamError",
     "NoRunError",
+    "NoStoreError",
+    "StoreError",
     "Tail",
     "__version__",
     "attach",
+    "backfill",
+    "backfill_async",
+    "scan",
 ]
 
 _WHERE = {
@@ -31,8 +45,13 @@ _WHERE = {
     "LagError": "mdstream.errors",
     "MdstreamError": "mdstream.errors",
     "NoRunError": "mdstream.errors",
+    "NoStoreError": "mdstream.errors",
+    "StoreError": "mdstream.errors",
     "Tail": "mdstream.frames.tail",
     "attach": "mdstream.frames.attach",
+    "backfill": "mdstream.history.api",
+    "backfill_async": "mdstream.history.api",
+    "scan": "mdstream.history.catalogue",
 }
 
 

@@ -5,6 +5,8 @@
     ├── CredentialsError         the service refuses this key or plan; never retried   exit 3
     ├── SharedMemoryError        shared memory cannot hold what was asked of it        exit 4
     │   └── NoSpaceError         the file system behind the frames is full
+    ├── StoreError               the store on disk cannot be written                   exit 1
+    │   └── NoStoreError         no table where one was looked for
     ├── NoRunError               no running engine where one was looked for            exit 6
     ├── LagError                 a reader is further behind than it allowed itself
     ├── AddressInUseError        another program listens on the port                   exit 5
@@ -84,6 +86,14 @@ class NoSpaceError(SharedMemoryError):
     def __reduce__(self) -> tuple[type[NoSpaceError], tuple[str, int, int]]:
         """Workers raise it, too: it has to come across."""
         return type(self), (self.path, self.needed, self.free)
+
+
+class StoreError(MdstreamError):
+    """The store on disk cannot be written, or is not what it should be."""
+
+
+class NoStoreError(StoreError):
+    """There is no such table in the store."""
 
 
 class NoRunError(MdstreamError):

@@ -21,15 +21,20 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess as Process
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from mdstream.bars import MakeBars
 from mdstream.errors import ConfigError, WorkerError
+from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.interrupts import deaf_children
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SINGLE_THREADED = {
     "POLARS_MAX_THREADS": "1",
@@ -131,14 +136,25 @@ class WorkerPool:
         """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and
         `WorkerError` when no worker can be had at all.
         """
+        return await self._do(self._job, ticket, f"batch {ticket.sequence}")
+
+    async def stage(self, ticket: PageTicket) -> PageReceipt:
+        """Have a worker stage a page of history; raises as `run`."""
+        return await self._do(self._boot.stage, ticket, f"page {Path(ticket.path).name}")
+
+    async def join(self, ticket: JoinTicket) -> JoinReceipt:
+        """Have a worker join staged files to one of the store; raises as `run`."""
+        return await self._do(self._boot.join, ticket, f"file {Path(ticket.into).name}")
+
+    async def _do(self, job: Callable[[T], R], ticket: T, name: str) -> R:
         if not self.size:
-            return self._job(ticket)
+            return job(ticket)
         strikes = 0
         while True:
             async with self._place(suspect=strikes > 0):
                 generation = self._generation
                 try:
-                    receipt: Receipt = await self._submit(self._job, ticket)
+                    receipt: R = await self._submit(job, ticket)
                     return receipt
                 except (BrokenExecutor, TimeoutError) as error:
                     hung = isinstance(error, TimeoutError)
@@ -146,10 +162,10 @@ class WorkerPool:
                     if strikes == 1:
                         self._suspects += 1
                     what = "hung" if hung else "died"
-                    log.warning("batch %d: its worker %s (%d of 2)", ticket.sequence, what, strikes)
+                    log.warning("%s: its worker %s (%d of 2)", name, what, strikes)
                     await self._rebuild(generation)
             if strikes == 2:
-                raise PoisonedBatchError(f"the batch's worker {what}, twice")
+                raise PoisonedBatchError(f"its worker {what}, twice")
 
     async def trades_again(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
         """Runs of the first `rows` trades, and quotes, in their frames, for a feed that starts over."""

@@ -12,6 +12,7 @@ from mdstream import interrupts
 from mdstream.bars import BarBuilder, TextOf
 from mdstream.errors import Exit
 from mdstream.frames.columns import FrameColumns
+from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
@@ -62,6 +63,20 @@ def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
     from workers import job
 
     return job.trades_again(run, stream, rows)
+
+
+def stage(ticket: PageTicket) -> PageReceipt:
+    """`workers.history.stage`."""
+    from workers import history
+
+    return history.stage(ticket)
+
+
+def join(ticket: JoinTicket) -> JoinReceipt:
+    """`workers.history.join`."""
+    from workers import history
+
+    return history.join(ticket)
 
 
 def prepare_bars() -> None:

@@ -22,7 +22,7 @@ _FAULT_HELP = "[STREAM:]KIND[=VALUE][@SECONDS][*TIMES], repeatable. " + " ".join
 )
 
 
-def simulate(  # noqa: PLR0913, PLR0917  one parameter a flag
+def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8765,
     streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(

@@ -26,11 +26,13 @@ class Budget:
 
     `sent` holds the times of the last `share` requests, int64 nanoseconds of the machine's monotonic
     clock, 0 where there was none. In a file it outlives the process, and the next one keeps to it too.
+    A budget that `learns` takes the service's limit as its share, once that has told it.
     """
 
     # The mutable state: the ring of times, the oldest one's place, and until when nothing is sent.
 
-    def __init__(self, share: int, sent: memoryview | None = None) -> None:
+    def __init__(self, share: int, sent: memoryview | None = None, learns: bool = False) -> None:
+        self._learns = learns
         self.share = max(1, share)
         self.waited_s = 0.0
         self._sent = memoryview(bytearray(8 * self.share)).cast("q") if sent is None else sent
@@ -61,6 +63,9 @@ class Budget:
 
     def hear(self, headers: Mapping[str, str]) -> None:
         """Take note of `X-RateLimit-*`; when nothing remains, hold back until the reset."""
+        limit = number(headers.get("X-RateLimit-Limit", ""))
+        if self._learns and limit and int(limit) != self.share:
+            self._learn(int(limit))
         if headers.get("X-RateLimit-Remaining") == "0":
             reset = number(headers.get("X-RateLimit-Reset", ""))
             if reset is not None:
@@ -69,6 +74,14 @@ class Budget:
     def hold(self, seconds: float) -> None:
         """Send nothing for `seconds`."""
         self._closed_until = max(self._closed_until, time.monotonic() + max(0.0, seconds))
+
+    def _learn(self, share: int) -> None:
+        """The account has another share than was thought."""
+        latest = sorted(self._sent)[-share:]
+        self.share, self._oldest = share, 0
+        self._sent = memoryview(bytearray(8 * share)).cast("q")
+        for place, sent in enumerate(latest, share - len(latest)):
+            self._sent[place] = sent
 
     def _pause(self) -> float:
         """Seconds until the next request may go."""

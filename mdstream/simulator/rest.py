@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -24,6 +25,12 @@ _PACKED_FROM = 1024
 NEWS_STEP = 3600 * 1_000_000_000
 
 _COMMON = {"symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof"}
+
+
+_PARTS = re.compile(
+    r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?"
+)
+"""A date or a time to the nanosecond: all but the fraction of a second, that, and the zone."""
 
 
 class Refusal(Exception):
@@ -301,13 +308,15 @@ class RestService:
         text = request.query.get(name)
         if not text:
             return default
+        parts = _PARTS.fullmatch(text)
         try:
-            moment = datetime.fromisoformat(text)
+            whole, fraction, zone = parts.groups(default="") if parts else ("", "", "")
+            moment = datetime.fromisoformat(whole + zone)
         except ValueError:
             raise Refusal(400, f"invalid {name}: {text}") from None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return Time(round(moment.timestamp() * 1e6) * 1000)
+        return Time(int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0")))
 
 
 def _token(symbol: str, index: int) -> str:

@@ -9,6 +9,7 @@ from mdstream.streams.spec import (
     Channel,
     Column,
     Fetch,
+    History,
     Kind,
     PayloadKind,
     StreamSpec,
@@ -66,6 +67,13 @@ CRYPTO = StreamSpec(
     fetch=Fetch("/v1beta3/crypto/{feed}/snapshots", PayloadKind.SNAPSHOTS),
     mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
     always_open=True,
+    history=(
+        History("trades", "/v1beta3/crypto/{feed}/trades", PayloadKind.TRADES),
+        History("quotes", "/v1beta3/crypto/{feed}/quotes", PayloadKind.QUOTES),
+        History(
+            "bars", "/v1beta3/crypto/{feed}/bars", PayloadKind.BARS, bars=True, partition="year"
+        ),
+    ),
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),
 )

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from mdstream.streams.spec import RECV_TS, Channel, Column, Fetch, Kind, PayloadKind, StreamSpec
+from mdstream.streams.spec import (
+    RECV_TS,
+    Channel,
+    Column,
+    Fetch,
+    History,
+    Kind,
+    PayloadKind,
+    StreamSpec,
+)
 
 _ARTICLE = (
     Column("id", Kind.INT, "id", required=True),
@@ -40,4 +49,15 @@ NEWS = StreamSpec(
     ),
     mute_after_s={},  # hours without an article are normal
     always_open=True,
+    history=(
+        History(
+            "articles",
+            "/v1beta1/news",
+            PayloadKind.NEWS,
+            rows="snapshots",
+            limit=50,
+            fixed={"include_content": "true"},
+            partition="year",
+        ),
+    ),
 )

@@ -19,6 +19,7 @@ from mdstream.streams.spec import (
     Channel,
     Column,
     Fetch,
+    History,
     Kind,
     PayloadKind,
     StreamSpec,
@@ -86,6 +87,10 @@ OPTIONS = StreamSpec(
         ),
     ),
     bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
+    history=(
+        History("trades", "/v1beta1/options/trades", PayloadKind.TRADES),
+        History("bars", "/v1beta1/options/bars", PayloadKind.BARS, bars=True, partition="year"),
+    ),
     starless=("quotes",),
 )
 

@@ -252,6 +252,28 @@ class Fetch:
     since_parameter: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """How the past of a channel is fetched over REST, symbol by symbol and page after page, and stored.
+
+    `{feed}` in the path stands for the stream's feed; `feed_parameter` says that it goes along as `feed`.
+    Pages are of `kind` and hold `limit` rows at most; `fixed` goes along with each request. Their records
+    become rows of `channel`, or of `rows` where that is another one. With `bars`, a timeframe is asked for,
+    and with `adjusted` an adjustment. The store keeps a `date` or a `year` apart (`partition`).
+    """
+
+    channel: str
+    path: str
+    kind: PayloadKind
+    rows: str = ""
+    limit: int = 10_000
+    feed_parameter: bool = False
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    bars: bool = False
+    adjusted: bool = False
+    partition: str = "date"
+
+
 @dataclass(frozen=True)
 class StreamSpec:
     """Everything mdstream knows about one stream type."""
@@ -276,6 +298,8 @@ class StreamSpec:
     """What `<stream>.latest` tells of each symbol."""
     automatic: Mapping[str, str] = field(default_factory=dict)
     """Subscription the server adds by itself → the one it comes along with."""
+    history: tuple[History, ...] = ()
+    """Channels whose past can be fetched."""
     starless: tuple[str, ...] = ()
     """Subscriptions for which the service does not accept `*`."""
 

@@ -19,6 +19,7 @@ from mdstream.streams.spec import (
     Channel,
     Column,
     Fetch,
+    History,
     Kind,
     PayloadKind,
     StreamSpec,
@@ -142,5 +143,18 @@ STOCKS = StreamSpec(
     always_open=False,
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=_BAR_RULES,
+    history=(
+        History("trades", "/v2/stocks/trades", PayloadKind.TRADES, feed_parameter=True),
+        History("quotes", "/v2/stocks/quotes", PayloadKind.QUOTES, feed_parameter=True),
+        History(
+            "bars",
+            "/v2/stocks/bars",
+            PayloadKind.BARS,
+            feed_parameter=True,
+            bars=True,
+            adjusted=True,
+            partition="year",
+        ),
+    ),
     automatic={"corrections": "trades", "cancelErrors": "trades"},
 )

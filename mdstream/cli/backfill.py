@@ -1,0 +1,202 @@
+"""`mdstream backfill`: history into a store on disk, with a bar that tells how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from mdstream.errors import ConfigError, Exit
+
+if TYPE_CHECKING:
+    from mdstream.config import Config
+    from mdstream.history.backfill import Status
+    from mdstream.history.request import Request
+
+_LONGEST_LIST = 20
+
+
+def backfill(
+    dataset: Annotated[str, typer.Argument(help="What to fetch, as stocks.trades or crypto.bars.")],
+    start: Annotated[
+        str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")
+    ],
+    end: Annotated[
+        str, typer.Option(metavar="TIME", help="Moment past the last; a date includes that day.")
+    ],
+    store: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the store; made if need be.")
+    ],
+    symbols: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Symbols; options take contracts.")
+    ] = None,
+    symbols_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More symbols: one a line, # begins a comment."),
+    ] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Symbols to fetch before all others.")
+    ] = None,
+    feed: Annotated[str, typer.Option(help="Feed, as sip or iex. Default: the stream's own.")] = "",
+    timeframe: Annotated[
+        str, typer.Option(help="Of bars: 1Min (default), 15Min, 1Hour, 1Day, …")
+    ] = "",
+    adjustment: Annotated[
+        str, typer.Option(help="Of stock bars: raw (default), split, dividend, spin-off, all.")
+    ] = "",
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Worker processes. Default: one a core.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests under way at a time.")
+    ] = 128,
+    data_url: Annotated[
+        str | None, typer.Option(metavar="HTTP_URL", help="Any Alpaca-compatible REST server.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings; README lists all of them.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take; fetch nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as a JSON object.")] = False,
+) -> None:
+    """Fetch a range of history into a store, as far as it is not there yet.
+
+    Ctrl-C ends it, and so does anything else: run the same again and it goes on where it was. Keys come
+    from APCA_API_KEY_ID and APCA_API_SECRET_KEY.
+
+    Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
+    refused; 130 interrupted.
+    """
+    from mdstream.history.backfill import check, estimate
+    from mdstream.history.request import asked
+    from mdstream.settings import load
+
+    flags: dict[str, Any] = {"fetch": {"concurrency": concurrency}}
+    if workers is not None:
+        flags["workers"] = workers
+    if data_url is not None:
+        flags["data_url"] = data_url
+    settings = load(config, flags=flags)
+    request = asked(
+        dataset, [*_names(symbols), *_lines(symbols_file)], start, end, feed=feed,
+        timeframe=timeframe, adjustment=adjustment, urgent=_names(priority), now=datetime.now(UTC),
+    )  # fmt: skip
+    if dry_run:
+        found = estimate(request, store)
+        if as_json:
+            print(json.dumps(found._asdict()))
+        else:
+            _show_estimate(request, found)
+        return
+    check(request, settings)
+    raise typer.Exit(int(_run(request, store, settings, as_json)))
+
+
+def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
+    from mdstream.history.backfill import Backfill
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24),
+        TextColumn("{task.percentage:3.0f}%  {task.fields[told]}"), console=console, transient=True,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    task = bar.add_task(request.dataset, total=None, told="")
+    loop_started = datetime.now(UTC)
+
+    def tell(status: Status) -> None:
+        seconds = (datetime.now(UTC) - loop_started).total_seconds()
+        rate = status.rows / max(seconds, 0.1)
+        told = f"{status.rows:,} rows, {status.requests:,} requests, {rate:,.0f} rows/s"
+        if 0 < status.fetched < status.shards:
+            left = seconds / status.fetched * (status.shards - status.fetched)
+            told += f", {_time(left)} left"
+        if status.failed:
+            told += f", [red]{len(status.failed)} failed[/]"
+        bar.update(task, total=max(1, status.shards), completed=status.fetched, told=told)
+
+    work = Backfill(request, store, config, tell)
+
+    async def until_stopped() -> None:
+        running = asyncio.ensure_future(work.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, running.cancel)
+        await running
+
+    with bar:
+        try:
+            import uvloop
+
+            uvloop.run(until_stopped())
+            interrupted = False
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            interrupted = True
+    status = work.status
+    if as_json:
+        print(json.dumps({**_plain(status), "interrupted": interrupted}))
+    else:
+        _show(request, status, interrupted)
+    if interrupted:
+        return Exit.INTERRUPTED
+    return Exit.OK if status.complete else Exit.STREAM_FAILED
+
+
+def _plain(status: Status) -> dict[str, Any]:
+    return {**msgspec.to_builtins(status), "complete": status.complete}
+
+
+def _show_estimate(request: Request, found: Any) -> None:
+    print(
+        f"{request.dataset}: {len(request.symbols)} symbols, {found.already} of them complete; "
+        f"{found.shards:,} shards to fetch, in {found.requests:,} requests or more: "
+        f"{_time(found.seconds)} at 200 a minute. How many rows, nobody knows before."
+    )
+
+
+def _show(request: Request, status: Status, interrupted: bool) -> None:
+    rate = status.rows / max(status.seconds, 0.001)
+    print(
+        f"{request.dataset}: {status.rows:,} rows in {_time(status.seconds)} ({rate:,.0f} rows/s), "
+        f"{status.requests:,} requests, {status.bytes / 1e6:,.1f} MB; {status.stored:,} rows stored in "
+        f"{status.files:,} files; {status.already} of {len(request.symbols)} symbols were complete before"
+    )
+    if status.rejected:
+        print(f"  {status.rejected:,} records could not become rows; they are in _mdstream/rejects")
+    for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:
+        print(f"  {symbol}: {why}", file=sys.stderr)
+    if len(status.failed) > _LONGEST_LIST:
+        print(f"  and {len(status.failed) - _LONGEST_LIST} more symbols", file=sys.stderr)
+    if interrupted:
+        print("  interrupted: run the same again, and it goes on where it was", file=sys.stderr)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--symbols-file {path}: {error}") from error
+    return [name for line in lines for name in _names(line.partition("#")[0])]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

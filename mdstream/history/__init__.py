@@ -1,0 +1,6 @@
+"""The past: fetched over REST by all cores, and kept in a store on disk.
+
+request ─► shards ─► pages ══ workers: staged columns ══► joined files ─► Delta tables ─► scan
+             ▲         │
+             └ ledger ◄┘   what was asked, fetched, staged and stored: survives every kill
+"""

@@ -1,0 +1,54 @@
+"""Filling a store from a program: `mdstream.backfill`, and the same for one with a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from mdstream.history.backfill import Backfill, Status, check
+from mdstream.history.request import asked
+from mdstream.settings import load
+
+When = str | date | datetime
+
+
+async def backfill_async(
+    dataset: str,
+    symbols: Sequence[str],
+    start: When,
+    end: When,
+    *,
+    store: str | Path,
+    feed: str = "",
+    timeframe: str = "",
+    adjustment: str = "",
+    priority: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[Status], None] = lambda status: None,
+) -> Status:
+    """Bring a range of a dataset (`stocks.trades`, …) into a store, as far as it is not there.
+
+    `settings` are those of a run (`data_url`, `workers`, `fetch`, …); keys come from the environment. What
+    is interrupted, or killed, goes on where it was when the same is asked again. The answer's `failed`
+    says by symbol what could not be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`.
+    """
+    config = load(flags=settings)
+    request = asked(
+        dataset, symbols, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
+        urgent=priority, now=datetime.now(UTC),
+    )  # fmt: skip
+    check(request, config)
+    return await Backfill(request, Path(store), config, progress).run()
+
+
+def backfill(
+    dataset: str, symbols: Sequence[str], start: When, end: When, **options: Any
+) -> Status:
+    """`backfill_async`, for a program without a loop.
+
+    A script needs `if __name__ == "__main__":` around it, for workers import what started them.
+    """
+    return asyncio.run(backfill_async(dataset, symbols, start, end, **options))

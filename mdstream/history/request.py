@@ -1,0 +1,235 @@
+"""What is asked of the past, checked, and cut into shards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+from mdstream.errors import ConfigError
+from mdstream.streams import STREAMS
+from mdstream.streams.options import is_contract
+from mdstream.streams.spec import Channel, History, StreamSpec
+
+DAY_NS = 86_400 * 1_000_000_000
+ADJUSTMENTS = ("raw", "split", "dividend", "spin-off", "all")
+
+_UNITS = {
+    "Min": (1, 59),
+    "Hour": (60, 23),
+    "Day": (1440, 1),
+    "Week": (10_080, 1),
+    "Month": (44_640, 12),
+}
+"""Of a timeframe: minutes, and the most of them that the service takes."""
+
+_ROWS_A_SHARD = 9_000
+"""Bars of a shard, if none is missing: a page, at most."""
+
+_NEWS_DAYS = 30
+_TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
+
+
+class Shard(NamedTuple):
+    """One symbol's stretch of time: `first` is in it, `past` is not; ns since 1970."""
+
+    symbol: str
+    first: int
+    past: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A range of one dataset. `feed`, `timeframe` and `adjustment` are empty where it has none."""
+
+    dataset: str
+    symbols: tuple[str, ...]
+    first: int
+    past: int
+    feed: str
+    timeframe: str = ""
+    adjustment: str = ""
+    urgent: frozenset[str] = frozenset()
+    """Symbols that come before all others."""
+
+    @property
+    def spec(self) -> StreamSpec:
+        return STREAMS[self.dataset.partition(".")[0]]
+
+    @property
+    def history(self) -> History:
+        return history_of(self.dataset)
+
+    @property
+    def channel(self) -> Channel:
+        """The channel whose rows the records become."""
+        return self.spec.by_name[self.history.rows or self.history.channel]
+
+    @property
+    def variant(self) -> str:
+        """What tells this apart from other data of the same symbols and times."""
+        return "/".join(filter(None, (self.feed, self.timeframe, self.adjustment)))
+
+    def partition(self, first: int) -> dict[str, str]:
+        """The store's partition of a shard that begins at `first`."""
+        when = _utc(first)
+        found = {"feed": self.feed}
+        if self.timeframe:
+            found["timeframe"] = self.timeframe
+        if self.adjustment:
+            found["adjustment"] = self.adjustment
+        by_date = self.history.partition == "date"
+        return {**found, **({"date": f"{when:%Y-%m-%d}"} if by_date else {"year": f"{when:%Y}"})}
+
+    def shards(self) -> Iterator[Shard]:
+        """All of it: urgent symbols first, then by time, in the order of the symbols."""
+        for wanted in (True, False):
+            symbols = [s for s in self.symbols if (s in self.urgent) is wanted]
+            for first, past in self._stretches() if symbols else ():
+                for symbol in symbols:
+                    yield Shard(symbol, first, past)
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """The range, cut at whole days, so that none crosses a partition's end."""
+        days = self._days()
+        at = self.first
+        while at < self.past:
+            day = at // DAY_NS
+            ends = [(day // days + 1) * days * DAY_NS]
+            if self.history.partition == "year":
+                ends.append(_ns(datetime(_utc(at).year + 1, 1, 1, tzinfo=UTC)))
+            past = min(self.past, *ends)
+            yield at, past
+            at = past
+
+    def _days(self) -> int:
+        """Days of a shard."""
+        if self.history.partition == "date":
+            return 1
+        if not self.timeframe:
+            return _NEWS_DAYS
+        minutes = minutes_of(self.timeframe)
+        return max(1, min(366, minutes * _ROWS_A_SHARD // 1440))
+
+
+def datasets() -> list[str]:
+    """Every dataset that can be fetched: `stocks.trades`, ..."""
+    return [
+        f"{spec.name}.{history.channel}" for spec in STREAMS.values() for history in spec.history
+    ]
+
+
+def history_of(dataset: str) -> History:
+    """How a dataset is fetched. Raises `ConfigError` for one that is none."""
+    stream, _, channel = dataset.partition(".")
+    if spec := STREAMS.get(stream):
+        for history in spec.history:
+            if history.channel == channel:
+                return history
+    raise ConfigError(f"no history of {dataset!r}; there is that of {', '.join(datasets())}")
+
+
+def asked(
+    dataset: str,
+    symbols: Sequence[str],
+    start: str | date | datetime,
+    end: str | date | datetime,
+    *,
+    feed: str = "",
+    timeframe: str = "",
+    adjustment: str = "",
+    urgent: Sequence[str] = (),
+    now: datetime,
+) -> Request:
+    """A request, checked. Raises `ConfigError` that says what is wrong and what would be right.
+
+    Times without a zone are UTC. A date as `end` includes that day. What lies less than a minute before
+    `now`, or after it, is left out: it is not complete yet.
+    """
+    history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
+    first, past = moment(start, "start"), moment(end, "end", whole_day=True)
+    settled = _ns(now - timedelta(minutes=1))
+    if first >= past:
+        raise ConfigError(f"start {start} is not before end {end}")
+    if first >= settled:
+        raise ConfigError(f"start {start} is not in the past")
+    feed = feed or stream.default_feed
+    if feed not in stream.feeds:
+        raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
+    names = _checked_symbols(stream, symbols)
+    if odd := [symbol for symbol in urgent if symbol not in names]:
+        raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")
+    kind = _kind_of_bars(dataset, history, timeframe, adjustment)
+    return Request(dataset, names, first, min(past, settled), feed, *kind, frozenset(urgent))
+
+
+def _checked_symbols(stream: StreamSpec, symbols: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(symbols))
+    if not names:
+        raise ConfigError("no symbol is given")
+    for symbol in names:
+        if not symbol or symbol != symbol.strip() or "," in symbol or "*" in symbol:
+            raise ConfigError(f"{symbol!r} is no symbol")
+        if stream.fetch.chain_path and not is_contract(symbol):
+            raise ConfigError(f"{symbol!r} is no contract; one looks like AAPL261218C00230000")
+    return names
+
+
+def _kind_of_bars(
+    dataset: str, history: History, timeframe: str, adjustment: str
+) -> tuple[str, str]:
+    """Timeframe and adjustment, defaults filled in; both empty where there are none."""
+    if timeframe and not history.bars:
+        raise ConfigError(f"{dataset} has no timeframe; only bars have one")
+    if adjustment and not history.adjusted:
+        raise ConfigError(f"{dataset} has no adjustment; only stocks.bars has one")
+    if history.bars:
+        timeframe = timeframe or "1Min"
+        minutes_of(timeframe)
+    if history.adjusted:
+        adjustment = adjustment or "raw"
+        if adjustment not in ADJUSTMENTS:
+            raise ConfigError(f"adjustment {adjustment!r} is not one of {', '.join(ADJUSTMENTS)}")
+    return timeframe, adjustment
+
+
+def minutes_of(timeframe: str) -> int:
+    """The length of a timeframe. Raises `ConfigError` for one the service has not."""
+    found = _TIMEFRAME.fullmatch(timeframe)
+    if found:
+        minutes, most = _UNITS[found[2]]
+        if 1 <= int(found[1]) <= most:
+            return int(found[1]) * minutes
+    raise ConfigError(
+        f"timeframe {timeframe!r} is none; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week"
+    )
+
+
+def moment(value: str | date | datetime, name: str, whole_day: bool = False) -> int:
+    """Nanoseconds since 1970 of a date or a time. Raises `ConfigError`."""
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name}: {value!r} is no time; write 2026-01-05 or 2026-01-05T14:30:00Z"
+            ) from error
+    if isinstance(value, datetime):
+        return _ns(value if value.tzinfo else value.replace(tzinfo=UTC))
+    day = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return _ns(day + timedelta(days=int(whole_day)))
+
+
+def rfc3339(ns: int) -> str:
+    """A time as the service takes it, to the nanosecond."""
+    return f"{_utc(ns):%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}Z"
+
+
+def _utc(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns // 1_000_000_000, UTC)
+
+
+def _ns(when: datetime) -> int:
+    return round(when.timestamp() * 1_000_000) * 1000

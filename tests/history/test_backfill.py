@@ -1,0 +1,303 @@
+"""What a backfill leaves in the store is the simulator's truth, row for row, whatever happened on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import mdstream
+from mdstream.errors import ConfigError, CredentialsError
+from mdstream.history.request import moment
+from tests.history.truth import records
+from tests.running import RunningSimulator, simulator
+
+KEYS = {"key_id": "k", "secret_key": "s"}
+TRADE = {
+    "ts": "t", "symbol": "S", "price": "p", "size": "s", "exchange": "x", "tape": "z", "id": "i",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[RunningSimulator]:
+    with simulator("--rate", "1") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_faults(sim: RunningSimulator) -> Iterator[None]:
+    yield
+    sim.faults()
+
+
+def fill(
+    sim: RunningSimulator, store: Path, dataset: str, symbols: list[str], start: str, end: str,
+    **options: Any,
+) -> Any:  # fmt: skip
+    values = {
+        "data_url": sim.data_url, "credentials": KEYS, "workers": 1,
+        **options.pop("settings", {}),
+    }  # fmt: skip
+    return mdstream.backfill(dataset, symbols, start, end, store=store, settings=values, **options)
+
+
+def trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
+    """The simulator's trades, as `scan` should have them."""
+    first, past = moment(start, ""), moment(end, "")
+    rows = [
+        {name: {"S": symbol, **record}[key] for name, key in TRADE.items()}
+        | {"conditions": "".join(record["c"])}
+        for symbol in sorted(symbols)
+        for record in records("stocks", "trades", symbol, first, past)
+    ]
+    return pl.DataFrame(rows).with_columns(pl.col("ts").cast(pl.Datetime("ns", "UTC")))
+
+
+def stored(store: Path, dataset: str = "stocks.trades", **given: Any) -> pl.DataFrame:
+    return mdstream.scan(dataset, store, **given).collect()
+
+
+def compare(store: Path, symbols: list[str], start: str, end: str) -> None:
+    truth = trades(symbols, start, end)
+    found = stored(store).select(truth.columns).sort("symbol", "ts")
+    assert_frame_equal(found, truth)
+
+
+HOURS = ("2026-01-05T14:00:00Z", "2026-01-05T17:00:00Z")
+
+
+def test_the_store_is_the_truth_across_days_and_pages(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    start, end = "2026-01-05T20:00:00.000000001Z", "2026-01-06T03:59:59.5Z"
+    status = fill(sim, tmp_path, "stocks.trades", ["MSFT", "AAPL"], start, end)
+    assert status.complete
+    assert status.rows == status.stored == stored(tmp_path).height
+    assert status.shards == 4
+    assert status.pages == status.requests == 8  # four hours of a trade a second are two pages
+    compare(tmp_path, ["AAPL", "MSFT"], "2026-01-05T20:00:00Z", "2026-01-06T03:59:59.5Z")
+    assert sorted(p.name for p in (tmp_path / "stocks.trades" / "feed=iex").iterdir()) == [
+        "date=2026-01-05",
+        "date=2026-01-06",
+    ]
+
+
+def test_what_is_there_is_not_fetched_again_and_a_wider_range_fetches_the_rest(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+    again = fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+    assert (again.requests, again.already, again.complete) == (0, 1, True)
+    wider = fill(
+        sim, tmp_path, "stocks.trades", ["AAPL"], "2026-01-05T13:30:00Z", "2026-01-05T17:30:00Z"
+    )
+    assert wider.rows == 2 * 1800
+    compare(tmp_path, ["AAPL"], "2026-01-05T13:30:00Z", "2026-01-05T17:30:00Z")
+
+
+def test_faults_of_the_service_cost_time_and_no_row(sim: RunningSimulator, tmp_path: Path) -> None:
+    sim.faults("rest=500*2", "rest=429*1", "slow=0.2*2")
+    status = fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT", "NVDA"], *HOURS)
+    assert status.complete
+    assert status.requests > status.pages
+    compare(tmp_path, ["AAPL", "MSFT", "NVDA"], *HOURS)
+
+
+def test_a_symbol_that_is_refused_costs_no_other_one(sim: RunningSimulator, tmp_path: Path) -> None:
+    sim.faults("symbol=NOPE")
+    status = fill(sim, tmp_path, "stocks.trades", ["AAPL", "NOPE"], "2026-01-05", "2026-01-06")
+    assert not status.complete
+    assert "invalid symbol: NOPE" in status.failed["NOPE"]
+    assert set(stored(tmp_path)["symbol"]) == {"AAPL"}
+
+
+def test_a_key_that_is_refused_ends_it(tmp_path: Path) -> None:
+    with simulator(env={"SIMULATOR_KEY_ID": "right", "SIMULATOR_SECRET_KEY": "right"}) as strict:
+        with pytest.raises(CredentialsError):
+            fill(strict, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "symbol", "columns"),
+    [
+        ("stocks.quotes", "AAPL", {"bid_price": "bp", "ask_size": "as", "bid_exchange": "bx"}),
+        ("crypto.trades", "BTC/USD", {"price": "p", "size": "s", "taker_side": "tks", "id": "i"}),
+        ("crypto.quotes", "BTC/USD", {"bid_price": "bp", "ask_size": "as"}),
+        ("options.trades", "AAPL261218C00230000", {"price": "p", "size": "s", "exchange": "x"}),
+    ],
+)
+def test_every_stream_of_ticks(
+    sim: RunningSimulator, tmp_path: Path, dataset: str, symbol: str, columns: dict[str, str]
+) -> None:
+    start, end = "2026-01-05T14:00:00Z", "2026-01-05T14:20:00Z"
+    assert fill(sim, tmp_path, dataset, [symbol], start, end).complete
+    stream, _, what = dataset.partition(".")
+    truth = records(stream, what, symbol, moment(start, ""), moment(end, ""))
+    found = stored(tmp_path, dataset)
+    assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
+    for name, key in columns.items():
+        assert found[name].to_list() == [record[key] for record in truth], name
+
+
+@pytest.mark.parametrize("dataset", ["stocks.bars", "crypto.bars", "options.bars"])
+def test_bars_of_two_years(sim: RunningSimulator, tmp_path: Path, dataset: str) -> None:
+    symbol = {"stocks": "AAPL", "crypto": "ETH/USD", "options": "AAPL261218C00230000"}[
+        dataset.partition(".")[0]
+    ]
+    start, end = "2024-12-01T00:00:00Z", "2025-02-01T00:00:00Z"
+    assert fill(sim, tmp_path, dataset, [symbol], start, end, timeframe="15Min").complete
+    assert fill(sim, tmp_path, dataset, [symbol], start, end, timeframe="1Hour").complete
+    for timeframe in ("15Min", "1Hour"):
+        truth = records(
+            dataset.partition(".")[0], "bars", symbol, moment(start, ""), moment(end, ""), timeframe
+        )
+        found = stored(tmp_path, dataset, timeframe=timeframe).sort("ts")
+        assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
+        for name, key in {"open": "o", "high": "h", "volume": "v", "vwap": "vw"}.items():
+            assert found[name].to_list() == [record[key] for record in truth], name
+        assert set(found["year"]) == {2024, 2025}
+
+
+def test_an_article_on_two_symbols_is_there_once(sim: RunningSimulator, tmp_path: Path) -> None:
+    status = fill(sim, tmp_path, "news.articles", ["AAPL", "MSFT"], "2026-01-05", "2026-01-07")
+    assert status.complete
+    found = stored(tmp_path, "news.articles")
+    assert found["id"].is_unique().all()
+    assert found.height >= 2 * 3 * 24
+    only = stored(tmp_path, "news.articles", symbols=["MSFT"])
+    assert only["symbols"].list.contains("MSFT").all()
+    assert 0 < only.height <= found.height
+
+
+def test_scan_reads_what_was_asked_for(sim: RunningSimulator, tmp_path: Path) -> None:
+    fill(
+        sim,
+        tmp_path,
+        "stocks.trades",
+        ["AAPL", "MSFT"],
+        "2026-01-05T22:00:00Z",
+        "2026-01-06T02:00:00Z",
+    )
+    some = stored(
+        tmp_path, symbols=["AAPL"], start="2026-01-05T23:30:00Z", end="2026-01-06T00:30:00Z"
+    )
+    assert set(some["symbol"]) == {"AAPL"}
+    truth = trades(["AAPL"], "2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
+    assert some["ts"].sort().to_list() == truth["ts"].to_list()
+    exact = truth["ts"].cast(pl.Int64)[100]
+    at = f"2026-01-05T{pl.Series([exact]).cast(pl.Datetime('ns'))[0]:%H:%M:%S}Z"
+    assert stored(tmp_path, start=at, end="2026-01-06")["ts"].min() is not None
+    plan = mdstream.scan("stocks.trades", tmp_path, start="2026-01-06").explain()
+    assert plan.count(".parquet") <= 1 or "2026-01-05" not in plan
+
+
+def test_other_programs_read_the_store(sim: RunningSimulator, tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+    files = str(tmp_path / "stocks.trades" / "**" / "*.parquet")
+    [(count, least)] = duckdb.sql(
+        f"SELECT count(*), min(epoch_us(ts) * 1000 + ts_ns) FROM read_parquet('{files}', "
+        "hive_partitioning = true) WHERE symbol = 'AAPL' AND date = '2026-01-05'"
+    ).fetchall()
+    truth = records("stocks", "trades", "AAPL", *(moment(t, "") for t in HOURS))
+    assert (count, least) == (len(truth), truth[0]["t"])
+
+
+def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None:
+    with pytest.raises(mdstream.NoStoreError, match=r"mdstream backfill stocks\.trades"):
+        mdstream.scan("stocks.trades", tmp_path)
+    with pytest.raises(ConfigError, match="no history"):
+        mdstream.scan("stocks.foo", tmp_path)
+
+
+# -- the command, killed
+
+
+def command(sim: RunningSimulator, store: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "mdstream", "backfill", "stocks.trades", "--symbols", "AAPL,MSFT,NVDA",
+        "--start", "2026-01-05", "--end", "2026-01-05T12:00:00Z", "--store", str(store),
+        "--data-url", sim.data_url, "--workers", "1", "--json", *flags,
+    ]  # fmt: skip
+
+
+ENV = {**os.environ, "APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
+
+
+def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -> int:
+    """Kill the backfill at random moments, `kills` times, then let it end; how many were killed alive."""
+    chance, alive = random.Random(seed), 0
+    for _ in range(kills):
+        process = subprocess.Popen(command(sim, store), env=ENV, stdout=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.3, 4.0))
+        alive += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command(sim, store), env=ENV, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["complete"]
+    return alive
+
+
+def test_a_backfill_that_is_killed_again_and_again_stores_all_once(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    assert killed_until_done(sim, tmp_path, kills=5, seed=1)
+    compare(tmp_path, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
+    assert not list((tmp_path / "_mdstream" / "staging").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_kills(sim: RunningSimulator, tmp_path: Path) -> None:
+    for seed in range(10):
+        store = tmp_path / str(seed)
+        killed_until_done(sim, store, kills=10, seed=seed)
+        compare(store, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
+
+
+def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_path: Path) -> None:
+    sim.faults("slow=0.5")
+    process = subprocess.Popen(
+        command(sim, tmp_path), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(3.5)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    first = json.loads(out)
+    assert first["interrupted"]
+    sim.faults()
+    done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
+    second = json.loads(done.stdout)
+    assert first["pages"] + second["pages"] <= 15 + 1
+    compare(tmp_path, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
+
+
+def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -> None:
+    from mdstream.history.ledger import Ledger
+
+    with Ledger(tmp_path / "_mdstream"):
+        done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"process {os.getpid()} is already filling" in done.stderr
+
+
+def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(sim, tmp_path / "none", "--dry-run"), env=ENV, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["shards"] == 3
+    assert not (tmp_path / "none").exists()

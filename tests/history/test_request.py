@@ -1,0 +1,108 @@
+"""A request is cut into shards that cover it once, and refuses what is wrong with a sentence."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, date, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdstream.errors import ConfigError
+from mdstream.history.ledger import missing
+from mdstream.history.request import DAY_NS, Request, Shard, asked, datasets, moment, rfc3339
+
+NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
+
+
+def request(dataset: str = "stocks.trades", **given: object) -> Request:
+    what = {
+        "symbols": ["AAPL", "MSFT"],
+        "start": "2026-01-05",
+        "end": "2026-01-07",
+        "now": NOW,
+        **given,
+    }
+    if dataset.startswith("options"):
+        what["symbols"] = ["AAPL261218C00230000"]
+    return asked(dataset, **what)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dataset", datasets())
+@given(
+    start=st.datetimes(datetime(2019, 12, 30), datetime(2021, 1, 3)),
+    hours=st.floats(0.001, 5_000),
+)
+def test_shards_cover_the_range_once_and_cross_no_partition(
+    dataset: str, start: datetime, hours: float
+) -> None:
+    first = moment(start, "start")
+    past = first + int(hours * 3600e9)
+    asked_for = request(dataset, start=start, end=datetime.fromtimestamp(past // 10**9 + 1, UTC))
+    for symbol in asked_for.symbols:
+        mine = [shard for shard in asked_for.shards() if shard.symbol == symbol]
+        assert mine[0].first == asked_for.first
+        assert mine[-1].past == asked_for.past
+        assert all(a.past == b.first for a, b in itertools.pairwise(mine))
+        for shard in mine:
+            assert shard.first < shard.past
+            assert asked_for.partition(shard.first) == asked_for.partition(shard.past - 1)
+
+
+def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:
+    found = [(s.symbol, s.first // DAY_NS % 10) for s in request(urgent=["MSFT"]).shards()]
+    days = [moment(f"2026-01-0{d}", "") // DAY_NS % 10 for d in (5, 6, 7)]
+    assert found == [*(("MSFT", d) for d in days), *(("AAPL", d) for d in days)]
+
+
+def test_a_date_as_end_includes_that_day_and_what_is_not_over_is_left_out() -> None:
+    found = request(start=date(2026, 1, 5), end="2026-01-05")
+    assert found.past - found.first == DAY_NS
+    assert request(end="2030-01-01").past == moment(NOW, "") - 60 * 10**9
+
+
+@given(st.integers(0, 2**62))
+def test_times_are_told_to_the_nanosecond(ns: int) -> None:
+    text = rfc3339(ns)
+    assert moment(text[:19] + "Z", "") + int(text[20:29]) == ns
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"dataset": "stocks.bananas"}, "there is that of stocks.trades, stocks.quotes"),
+        ({"start": "yesterday"}, "'yesterday' is no time; write 2026-01-05"),
+        ({"start": "2026-02-01"}, "is not before end"),
+        ({"start": "2027-02-01", "end": "2027-02-02"}, "is not in the past"),
+        ({"symbols": []}, "no symbol"),
+        ({"symbols": ["A,B"]}, "'A,B' is no symbol"),
+        ({"feed": "sap"}, "is not one of iex, sip"),
+        ({"timeframe": "1Min"}, "has no timeframe"),
+        ({"dataset": "stocks.bars", "timeframe": "61Min"}, "timeframe '61Min' is none; write 1Min"),
+        ({"dataset": "stocks.bars", "adjustment": "some"}, "is not one of raw, split"),
+        ({"dataset": "crypto.bars", "adjustment": "raw"}, "has no adjustment"),
+        ({"urgent": ["TSLA"]}, "'TSLA' shall come first"),
+    ],
+)
+def test_what_is_wrong_is_told(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        request(**given)  # type: ignore[arg-type]
+
+
+def test_options_are_asked_for_by_contract() -> None:
+    with pytest.raises(ConfigError, match="looks like AAPL261218C00230000"):
+        asked("options.trades", ["AAPL"], "2026-01-05", "2026-01-06", now=NOW)
+
+
+STRETCH = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(
+    lambda pair: Shard("A", pair[0], pair[0] + pair[1])
+)
+
+
+@given(STRETCH, st.lists(STRETCH, max_size=6))
+def test_what_is_missing_is_what_nobody_covers(wanted: Shard, have: list[Shard]) -> None:
+    left = missing(wanted, have)
+    covered = {t for shard in have for t in range(shard.first, shard.past)}
+    got = [t for shard in left for t in range(shard.first, shard.past)]
+    assert got == [t for t in range(wanted.first, wanted.past) if t not in covered]

@@ -1,0 +1,19 @@
+"""What the simulator has of a range, computed from its own rules: every record, without HTTP or pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mdstream.simulator.records import QUOTES, TRADES, History, bar_series
+
+
+def records(
+    stream: str, what: str, symbol: str, first: int, past: int, timeframe: str = ""
+) -> list[dict[str, Any]]:
+    """All records of a symbol with first <= t < past, in order of time."""
+    series = {"trades": TRADES, "quotes": QUOTES}.get(what) or bar_series(timeframe)
+    assert series is not None
+    history = History(stream, 1, symbol)
+    every = range(first // series.step - 1, past // series.step + 1)
+    found = (series.at(history, index) for index in every)
+    return [record for record in found if first <= record["t"] < past]

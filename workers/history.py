@@ -1,0 +1,215 @@
+"""Pages of history to staged columns, and staged columns to files of the store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import compute
+
+from mdstream.handoff.columns import ColumnData, ResultArea
+from mdstream.handoff.packing import UnpackingError, unpack
+from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
+from mdstream.handoff.stored import stored_columns, stored_schema
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import CODED, Channel, Column, Kind
+from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
+from workers import UNKEPT
+from workers.columns import Unfit
+from workers.decoder import LEAST_BYTES, Decoder
+from workers.payloads import MOST_UNPACKED, Payloads
+
+_AREA_BYTES = 8 * 1024 * 1024
+"""Room for the columns of a page; what needs more is made elsewhere."""
+
+_SPANNED = {Kind.SYMBOL: pa.string(), Kind.TIME: pa.int64()}
+"""Kinds of which a file's least and greatest value help a reader to leave the file out."""
+
+_ROWS_A_GROUP = 131_072
+_LARGEST_INT = np.iinfo(np.int64).max
+
+
+class PageDecoder:
+    """Decodes pages of one stream; its codes are its own, and never leave it."""
+
+    # The mutable state: the codes of texts, by dictionary, which end with the decoder.
+
+    def __init__(self, stream: str) -> None:
+        self.spec = STREAMS[stream]
+        self._codes: dict[str, dict[str, int]] = {}
+        least_bytes = sys.maxsize if os.environ.get(UNKEPT) else LEAST_BYTES
+        self._decoder = Decoder(self.spec, self._known, least_bytes)
+        self._area = memoryview(bytearray(_AREA_BYTES))
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a dictionary is half full."""
+        return any(
+            2 * len(self._known(column.dictionary)) > DICTIONARY_LIMIT[column.kind]
+            for channel in self.spec.channels
+            for column in channel.columns
+            if column.kind in CODED
+        )
+
+    def stage(self, ticket: PageTicket) -> PageReceipt:
+        """Write the page's rows to its staged file."""
+        try:
+            data = unpack(ticket.body, ticket.packing, MOST_UNPACKED)
+        except UnpackingError as error:
+            return PageReceipt(0, "", str(error), (), b"")
+        payloads = Payloads.of([(data, ticket.kind, ticket.recv_ns)])
+        decoded = self._decoder.decode(payloads, ResultArea(self._area))
+        for name, texts in decoded.new.items():
+            known = self._known(name)
+            for text in texts:
+                known[text] = len(known)
+        found, rejects = decoded.bodies.get(0), tuple(decoded.rejects)
+        if found is None or found.fault:
+            why = found.fault if found else (rejects[0].reason if rejects else "no page")
+            return PageReceipt(0, "", why, rejects, b"")
+        columns, rows = decoded.columns.get(ticket.channel), 0
+        if columns is not None:
+            channel = self.spec.by_name[ticket.channel]
+            try:
+                table = self._table(channel, columns, decoded.new)
+            except Unfit as error:
+                return PageReceipt(0, "", str(error), rejects, b"")
+            rows = table.num_rows
+            _write(table, Path(ticket.path))
+        return PageReceipt(rows, found.page_token, "", rejects, data if rejects else b"")
+
+    def _known(self, name: str) -> dict[str, int]:
+        return self._codes.setdefault(name, {})
+
+    def _table(self, channel: Channel, columns: Any, new: dict[str, tuple[str, ...]]) -> pa.Table:
+        arrays: list[pa.Array] = []
+        by_name = {column.name: data for column, data in zip(channel.columns, columns, strict=True)}
+        for column in stored_columns(channel):
+            data: ColumnData = by_name[column.name]
+            absent = None if data.mask is None else ~np.asarray(data.mask, np.bool_)
+            if column.kind is Kind.TIME:
+                micros, beyond = np.divmod(data.values, 1000)
+                arrays.append(pa.array(micros, pa.timestamp("us", "UTC"), mask=absent))
+                arrays.append(pa.array(beyond.astype(np.int16), mask=absent))
+            elif column.kind is Kind.SYMBOLS:
+                texts = self._texts(column, np.asarray(data.heap), None, new).cast(pa.string())
+                arrays.append(_lists(data.values, texts, absent))
+            elif column.kind in CODED:
+                arrays.append(self._texts(column, data.values, absent, new))
+            elif column.kind in (Kind.TEXT, Kind.JSON):
+                arrays.append(_strings(data, absent))
+            elif column.kind is Kind.UINT:
+                if len(data.values) and (most := int(data.values.max())) > _LARGEST_INT:
+                    raise Unfit(f"{column.name} {most} is more than a signed 64-bit integer holds")
+                arrays.append(pa.array(data.values.view(np.int64), mask=absent))
+            else:
+                arrays.append(pa.array(data.values, mask=absent))
+        return pa.Table.from_arrays(arrays, schema=stored_schema(channel, coded=True))
+
+    def _texts(
+        self, column: Column, codes: npt.NDArray[Any], absent: Any, new: dict[str, tuple[str, ...]]
+    ) -> pa.Array:
+        """Codes as a dictionary of the texts that occur."""
+        known, base = self._known(column.dictionary), PROVISIONAL[column.kind]
+        used, which = _distinct(codes if absent is None else np.where(absent, 0, codes))
+        fresh, every = new.get(column.dictionary, ()), list(known)
+        names = [
+            fresh[code - base] if code >= base else every[code] if code < len(every) else ""
+            for code in used.tolist()
+        ]
+        return pa.DictionaryArray.from_arrays(
+            pa.array(which, mask=absent), pa.array(names, pa.string())
+        )
+
+
+_decoders: dict[str, PageDecoder] = {}
+
+
+def stage(ticket: PageTicket) -> PageReceipt:
+    """Stage a page, by this process's decoder of the stream."""
+    decoder = _decoders.get(ticket.stream)
+    if decoder is None or decoder.is_crowded:
+        decoder = _decoders[ticket.stream] = PageDecoder(ticket.stream)
+    return decoder.stage(ticket)
+
+
+def join(ticket: JoinTicket) -> JoinReceipt:
+    """Make one Parquet file of staged files."""
+    channel = STREAMS[ticket.stream].by_name[ticket.channel]
+    parts = [pa.ipc.open_file(pa.memory_map(path)).read_all() for path in ticket.paths]
+    table = pa.concat_tables(parts).unify_dictionaries()
+    into = Path(ticket.into)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
+    texts += [
+        f.name for f in table.schema if pa.types.is_list(f.type) or pa.types.is_string(f.type)
+    ]
+    numbers = {
+        f.name: "DELTA_BINARY_PACKED" for f in table.schema
+        if pa.types.is_timestamp(f.type) or pa.types.is_integer(f.type)
+    }  # fmt: skip
+    pq.write_table(
+        table, into, row_group_size=_ROWS_A_GROUP, compression="zstd", compression_level=1,
+        use_dictionary=[*texts, *(f.name for f in table.schema if pa.types.is_floating(f.type))],
+        column_encoding=numbers, write_page_index=True,
+    )  # fmt: skip
+    _settle(into)
+    first: dict[str, str | int] = {}
+    last: dict[str, str | int] = {}
+    for column in stored_columns(channel)[:2]:
+        if column.required and column.kind in _SPANNED:
+            span = compute.min_max(table[column.name].cast(_SPANNED[column.kind]))
+            first[column.name], last[column.name] = span["min"].as_py(), span["max"].as_py()
+    return JoinReceipt(table.num_rows, into.stat().st_size, first, last)
+
+
+def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """The codes that occur, and which of them each is."""
+    if len(codes) and (codes == codes[0]).all():
+        return codes[:1], np.zeros(len(codes), np.int32)
+    if codes.dtype != np.uint16:
+        used, which = np.unique(codes, return_inverse=True)
+        return used, which.astype(np.int32)
+    used = np.flatnonzero(np.bincount(codes))
+    places = np.zeros(1 << 16, np.int32)
+    places[used] = np.arange(len(used))
+    return used, places[codes]
+
+
+def _lists(ends: npt.NDArray[Any], texts: pa.Array, absent: Any) -> pa.Array:
+    offsets = pa.array(np.concatenate(([0], ends)).astype(np.int32))
+    mask = None if absent is None else pa.array(absent)
+    return pa.ListArray.from_arrays(offsets, texts, mask=mask)
+
+
+def _strings(data: ColumnData, absent: Any) -> pa.Array:
+    offsets = np.concatenate(([0], data.values)).astype(np.int64)
+    heap = np.ascontiguousarray(data.heap)
+    bits = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    buffers = [bits, pa.py_buffer(offsets), pa.py_buffer(heap)]
+    whole = pa.Array.from_buffers(pa.large_string(), len(data.values), buffers)
+    return whole.cast(pa.string())
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """An Arrow IPC file that is there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    partial.rename(path)
+
+
+def _settle(path: Path) -> None:
+    """Have a file on the disk, and not only on its way there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -29,7 +29,7 @@ import psutil
 
 from benchmarks.harness import Case, Plan, Record, Table, answer, cell, once, simulator
 
-TAKES_S = (90.0, 30.0)
+TAKES_S = (100.0, 30.0)
 """Seconds on 2 cores: all of it, and the quick part."""
 
 TURNS = 3

@@ -22,6 +22,7 @@ _SHARES = {"news": 0.02}
 
 _TICK_S = 0.005
 _BUFFERED = 1 << 20
+_MOST_TAPES = 8
 
 
 @dataclass(slots=True)
@@ -53,6 +54,8 @@ class Shared:
     taken: set[tuple[str, str]] = field(default_factory=set)
     """Endpoints in use, by path and key: the plan allows one connection each."""
     journal: IO[bytes] | None = None
+    tapes: dict[tuple[Any, ...], list[flow.Chunk]] = field(default_factory=dict)
+    """What was encoded beforehand, by what it is of: the last few."""
 
 
 class Sender:
@@ -93,7 +96,7 @@ class Sender:
                 messages = flow.live(name, settings.seed, subscribed)
                 await self._at_rate(messages)
             else:
-                await self._flat_out(flow.generated(name, settings.seed, subscribed))
+                await self._flat_out(subscribed)
             await faults
         finally:
             faults.cancel()
@@ -141,16 +144,24 @@ class Sender:
                 return
             await asyncio.sleep(_TICK_S)
 
-    async def _flat_out(self, messages: Iterator[Message]) -> None:
-        settings = self._settings
-        tape = await asyncio.to_thread(
+    async def _flat_out(self, subscribed: flow.Subscription) -> None:
+        settings, tapes = self._settings, self._shared.tapes
+        of = (
+            self._spec.name,
+            self._encoding,
+            *((name, *symbols) for name, symbols in subscribed.items()),
+        )
+        tape = tapes.pop(of, None) or await asyncio.to_thread(
             flow.tape,
-            messages,
+            flow.generated(self._spec.name, settings.seed, subscribed),
             settings.messages or flow.TAPE_MESSAGES,
             self._encoding,
             settings.messages_per_frame,
             self._shared.journal is not None,
         )
+        tapes[of] = tape
+        if len(tapes) > _MOST_TAPES:
+            del tapes[next(iter(tapes))]
         while tape:
             for chunk in tape:
                 while not settings.messages and self._ahead():

@@ -20,6 +20,7 @@ NAMES = {
     "receive": "WebSocket payloads into a slab: the engine's session, websockets, picows, aiohttp",
     "pools": "a megabyte to another process: which executor, and which way for the bytes",
     "handoff": "decoding and aggregating inline against handed to workers",
+    "backfill": "a history from the service to where it is used: mdstream against alpaca-py's client",
     "engine": "four streams flat out: one process that does everything against feeds and pools",
 }
 

@@ -72,8 +72,9 @@ class Sink:
 async def _websockets(url: str, sink: Sink) -> None:
     from websockets.asyncio.client import connect
 
-    plain = {"compression": None, "max_queue": 1024, "proxy": None, "close_timeout": 0.1}
-    async with connect(url, **plain) as socket:
+    async with connect(
+        url, compression=None, max_queue=1024, proxy=None, close_timeout=0.1
+    ) as socket:
         await socket.send(_AUTH)
         await socket.send(_SUBSCRIBE)
         while True:

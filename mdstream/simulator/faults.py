@@ -19,6 +19,7 @@ KINDS = {
     "garbage": "send a payload of nonsense behind every Nth",
     "truncate": "send half a payload behind every Nth",
     "rest": "answer REST with this HTTP status (429, 500, ...)",
+    "cut": "end every REST answer in its middle",
     "slow": "add this many seconds to every REST answer",
     "symbol": "treat this symbol as invalid, on the stream and in REST",
 }
@@ -63,9 +64,9 @@ def parse(text: str) -> Fault:
     stream, kind, value = match["stream"] or "", match["kind"], match["value"] or ""
     if stream and stream not in STREAMS:
         raise ConfigError(f"fault {text!r}: unknown stream {stream!r}")
-    if kind in ("drop", "mute"):
+    if kind in ("drop", "mute", "cut"):
         if value:
-            raise ConfigError(f"fault {text!r}: write {kind}@SECONDS")
+            raise ConfigError(f"fault {text!r}: write {kind}{'' if kind == 'cut' else '@SECONDS'}")
     elif not value or (kind != "symbol" and not _is_number(value)):
         raise ConfigError(f"fault {text!r}: {kind} needs a value, as in {kind}=402")
     if kind in ("garbage", "truncate") and float(value) < 1:

@@ -13,14 +13,12 @@ from typing import Any
 
 from aiohttp import web
 
+from mdstream.simulator.answers import Answers, packed, unpacked
 from mdstream.simulator.encode import Time, to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.records import DAY, QUOTES, TRADES, History, Series, bar_series, news_record
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.simulator.symbols import chain, is_valid
-
-_PACKED_FROM = 1024
-"""Bytes from which on an answer is worth packing."""
 
 NEWS_STEP = 3600 * 1_000_000_000
 
@@ -69,6 +67,7 @@ class RestService:
         self._settings = settings
         self._faults = faults
         self._window = RateWindow(settings.rate_limit)
+        self._answers = Answers()
         self.requests = 0
 
     def routes(self) -> list[web.RouteDef]:
@@ -76,7 +75,7 @@ class RestService:
         routes: list[web.RouteDef] = []
 
         def add(path: str, stream: str, answer: Callable[..., Any], **fixed: Any) -> None:
-            async def handle(request: web.Request) -> web.Response:
+            async def handle(request: web.Request) -> web.StreamResponse:
                 if "Upgrade" in request.headers:  # news has one path for both
                     raise web.HTTPNotFound
                 return await self._guarded(
@@ -108,7 +107,7 @@ class RestService:
 
     async def _guarded(
         self, request: web.Request, stream: str, answer: Callable[[], Any]
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         """One answer with everything around it: rate limit, key, faults, delay, errors."""
         self.requests += 1
         delay = self._settings.latency_ms / 1000
@@ -123,17 +122,32 @@ class RestService:
                 headers["Retry-After"] = "1"
                 raise Refusal(int(fault.number), "the simulator was told to fail")
             self._check_key(request, key, stream)
-            body, status = to_json(answer()), 200
+            body, status = self._body(request, stream, answer), 200
         except Refusal as refusal:
             body, status = to_json({"message": refusal.message}), refusal.status
         if delay:
             await asyncio.sleep(delay)
-        response = web.Response(
+        if "gzip" not in request.headers.get("Accept-Encoding", ""):
+            body = unpacked(body)
+        elif body[:2] == b"\x1f\x8b":
+            headers["Content-Encoding"] = "gzip"
+        if status == 200 and self._faults.strikes("cut", stream):
+            return await _half(request, body, headers)
+        return web.Response(
             body=body, status=status, headers=headers, content_type="application/json"
         )
-        if len(body) >= _PACKED_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
-            response.enable_compression(web.ContentCoding.gzip)
-        return response
+
+    def _body(self, request: web.Request, stream: str, answer: Callable[[], Any]) -> bytes:
+        """An answer, packed if that is worth it; made up once, if it is about the past."""
+        settled = "end" in request.query and self._moment(request, "end", 0) < time.time_ns()
+        invalid = ",".join(sorted(self._faults.invalid_symbols(stream)))
+        key = (("path", request.path), ("invalid", invalid), *sorted(request.query.items()))
+        found = self._answers.get(key) if settled else None
+        if found is None:
+            found = packed(to_json(answer()))
+            if settled:
+                self._answers.keep(key, found)
+        return found
 
     def _check_key(self, request: web.Request, key: str, stream: str) -> None:
         expected = self._settings.credentials
@@ -317,6 +331,16 @@ class RestService:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return Time(int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0")))
+
+
+async def _half(request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    """The first half of an answer, and then no connection any more."""
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response
 
 
 def _token(symbol: str, index: int) -> str:

@@ -151,14 +151,16 @@ class Sender:
             self._encoding,
             *((name, *symbols) for name, symbols in subscribed.items()),
         )
-        tape = tapes.pop(of, None) or await asyncio.to_thread(
-            flow.tape,
-            flow.generated(self._spec.name, settings.seed, subscribed),
-            settings.messages or flow.TAPE_MESSAGES,
-            self._encoding,
-            settings.messages_per_frame,
-            self._shared.journal is not None,
-        )
+        tape = tapes.pop(of, [])
+        if not tape:
+            tape = await asyncio.to_thread(
+                flow.tape,
+                flow.generated(self._spec.name, settings.seed, subscribed),
+                settings.messages or flow.TAPE_MESSAGES,
+                self._encoding,
+                settings.messages_per_frame,
+                self._shared.journal is not None,
+            )
         tapes[of] = tape
         if len(tapes) > _MOST_TAPES:
             del tapes[next(iter(tapes))]

@@ -107,7 +107,7 @@ def test_what_is_there_is_not_fetched_again_and_a_wider_range_fetches_the_rest(
 
 
 def test_faults_of_the_service_cost_time_and_no_row(sim: RunningSimulator, tmp_path: Path) -> None:
-    sim.faults("rest=500*2", "rest=429*1", "slow=0.2*2")
+    sim.faults("rest=500*2", "rest=429*1", "cut*2", "slow=0.2*2")
     status = fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT", "NVDA"], *HOURS)
     assert status.complete
     assert status.requests > status.pages

@@ -80,7 +80,7 @@ def _handoff(records: Sequence[Record]) -> str:
             and all(r["params"].get(n) == v for n, v in params.items())
         ]  # fmt: skip
         inline = next(r for r in mine if r["subject"] == "inline")
-        best = max((r for r in mine if r["workers"]), key=lambda r: float(r["messages_per_s"]))
+        best = max((r for r in mine if r.get("workers")), key=lambda r: float(r["messages_per_s"]))
         return f"{best['messages_per_s'] / inline['messages_per_s']:.2f}×"
 
     usual = {"codec": "json", "symbols": 30, "slab_kb": 1024, "traffic": "quotes"}

@@ -184,6 +184,15 @@ def _engine(plt: Any, records: Sequence[Record]) -> Any:
     return figure
 
 
+def _backfill(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axes = plt.subplots(1, 2, figsize=(12, 2.6), layout="constrained")
+    _grouped(axes[0], records, "messages_per_s", _by("symbols", "{} symbols"), 1e3)
+    axes[0].set_title("thousand rows/s, start included")
+    _grouped(axes[1], records, "peak_pss_mb", _by("symbols", "{} symbols"), 1)
+    axes[1].set_title("most memory at a time, MB (PSS)")
+    return figure
+
+
 DRAWN: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
     "fetch": _fetch,
     "decode": _decode,
@@ -192,5 +201,6 @@ DRAWN: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
     "frames": _frames,
     "receive": _receive,
     "handoff": _handoff,
+    "backfill": _backfill,
     "engine": _engine,
 }

@@ -72,18 +72,21 @@ def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float, float] 
     """Of cases that differ in their batches: the messages a batch from which one worker is as fast as
     inline, by a line through the logarithms beside it, and the two batches that it lies between.
 
-    (n, n, n) if every batch measured pays from n on, and infinities if none does. None without a sweep.
+    From there on it has to be faster on the whole: by the geometric mean of the batches that are larger.
+    (n, n, n) if that holds from the smallest on, n, and infinities if it holds for none. None without
+    a sweep.
     """
     points = sorted(
         (case[1]["messages_per_batch"], gains(case)[1]) for case in cases if 1 in gains(case)
     )
     if len(points) < 2:
         return None
-    loss = max((i for i, (_, gain) in enumerate(points) if gain < 1), default=-1)
-    if loss < 0:
-        return points[0][0], points[0][0], points[0][0]
-    if loss == len(points) - 1:
-        return math.inf, points[-1][0], math.inf
-    (small, below), (large, above) = points[loss], points[loss + 1]
-    way = (1 - below) / (above - below)
-    return small * (large / small) ** way, small, large
+    for place, (size, gain) in enumerate(points):
+        if gain < 1 or math.prod(each for _, each in points[place:]) < 1:
+            continue
+        if place == 0:
+            return size, size, size
+        small, below = points[place - 1]
+        way = (1 - below) / (gain - below) if below < 1 else 1.0
+        return small * (size / small) ** way, small, size
+    return math.inf, points[-1][0], math.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,33 +141,49 @@ def stage(ticket: PageTicket) -> PageReceipt:
 
 
 def join(ticket: JoinTicket) -> JoinReceipt:
-    """Make one Parquet file of staged files."""
+    """Make one Parquet file of staged files, a group of rows at a time: memory holds no more."""
     channel = STREAMS[ticket.stream].by_name[ticket.channel]
-    parts = [pa.ipc.open_file(pa.memory_map(path)).read_all() for path in ticket.paths]
-    table = pa.concat_tables(parts).unify_dictionaries()
     into = Path(ticket.into)
     into.parent.mkdir(parents=True, exist_ok=True)
-    texts = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
-    texts += [
-        f.name for f in table.schema if pa.types.is_list(f.type) or pa.types.is_string(f.type)
+    schema = stored_schema(channel, coded=True)
+    numbers = [
+        f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_integer(f.type)
     ]
-    numbers = {
-        f.name: "DELTA_BINARY_PACKED" for f in table.schema
-        if pa.types.is_timestamp(f.type) or pa.types.is_integer(f.type)
-    }  # fmt: skip
-    pq.write_table(
-        table, into, row_group_size=_ROWS_A_GROUP, compression="zstd", compression_level=1,
-        use_dictionary=[*texts, *(f.name for f in table.schema if pa.types.is_floating(f.type))],
-        column_encoding=numbers, write_page_index=True,
-    )  # fmt: skip
-    _settle(into)
+    spanned = [
+        column for column in stored_columns(channel)[:2]
+        if column.required and column.kind in _SPANNED
+    ]  # fmt: skip
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
-    for column in stored_columns(channel)[:2]:
-        if column.required and column.kind in _SPANNED:
-            span = compute.min_max(table[column.name].cast(_SPANNED[column.kind]))
-            first[column.name], last[column.name] = span["min"].as_py(), span["max"].as_py()
-    return JoinReceipt(table.num_rows, into.stat().st_size, first, last)
+    rows = 0
+    with pq.ParquetWriter(
+        into, schema, compression="zstd", compression_level=1, write_page_index=True,
+        use_dictionary=[f.name for f in schema if f.name not in numbers],
+        column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+    ) as writer:  # fmt: skip
+        for group in _groups(ticket.paths):
+            writer.write_table(group, row_group_size=group.num_rows)
+            rows += group.num_rows
+            for column in spanned:
+                span = compute.min_max(group[column.name].cast(_SPANNED[column.kind]))
+                least, most = span["min"].as_py(), span["max"].as_py()
+                first[column.name] = min(first.get(column.name, least), least)
+                last[column.name] = max(last.get(column.name, most), most)
+    _settle(into)
+    pa.default_memory_pool().release_unused()
+    return JoinReceipt(rows, into.stat().st_size, first, last)
+
+
+def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
+    """Staged files, as many together as make a group of rows."""
+    waiting: list[pa.Table] = []
+    for path in paths:
+        waiting.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
+        if sum(table.num_rows for table in waiting) >= _ROWS_A_GROUP:
+            yield pa.concat_tables(waiting).unify_dictionaries()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).unify_dictionaries()
 
 
 def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:

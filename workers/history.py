@@ -63,7 +63,7 @@ class PageDecoder:
         try:
             data = unpack(ticket.body, ticket.packing, MOST_UNPACKED)
         except UnpackingError as error:
-            return PageReceipt(0, "", str(error), (), b"")
+            return PageReceipt(0, "", str(error), (), 0, b"")
         payloads = Payloads.of([(data, ticket.kind, ticket.recv_ns)])
         decoded = self._decoder.decode(payloads, ResultArea(self._area))
         for name, texts in decoded.new.items():
@@ -73,17 +73,18 @@ class PageDecoder:
         found, rejects = decoded.bodies.get(0), tuple(decoded.rejects)
         if found is None or found.fault:
             why = found.fault if found else (rejects[0].reason if rejects else "no page")
-            return PageReceipt(0, "", why, rejects, b"")
-        columns, rows = decoded.columns.get(ticket.channel), 0
+            return PageReceipt(0, "", why, rejects, 0, b"")
+        columns, rows, last_ns = decoded.columns.get(ticket.channel), 0, 0
         if columns is not None:
             channel = self.spec.by_name[ticket.channel]
             try:
                 table = self._table(channel, columns, decoded.new)
             except Unfit as error:
-                return PageReceipt(0, "", str(error), rejects, b"")
-            rows = table.num_rows
+                return PageReceipt(0, "", str(error), rejects, 0, b"")
+            rows, last_ns = table.num_rows, _last(channel, columns)
             _write(table, Path(ticket.path))
-        return PageReceipt(rows, found.page_token, "", rejects, data if rejects else b"")
+        kept = data if rejects else b""
+        return PageReceipt(rows, found.page_token, "", rejects, last_ns, kept)
 
     def _known(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
@@ -184,6 +185,12 @@ def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting).unify_dictionaries()
+
+
+def _last(channel: Channel, columns: Any) -> int:
+    """The first time of the last row: the event's."""
+    at = next(i for i, column in enumerate(channel.columns) if column.kind is Kind.TIME)
+    return int(columns[at].values[-1])
 
 
 def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:

@@ -119,12 +119,12 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
         seconds = (datetime.now(UTC) - loop_started).total_seconds()
         rate = status.rows / max(seconds, 0.1)
         told = f"{status.rows:,} rows, {status.requests:,} requests, {rate:,.0f} rows/s"
-        if 0 < status.fetched < status.shards:
-            left = seconds / status.fetched * (status.shards - status.fetched)
+        if 0.01 * status.shards < status.done < status.shards:
+            left = seconds / status.done * (status.shards - status.done)
             told += f", {_time(left)} left"
         if status.failed:
             told += f", [red]{len(status.failed)} failed[/]"
-        bar.update(task, total=max(1, status.shards), completed=status.fetched, told=told)
+        bar.update(task, total=max(1, status.shards), completed=status.done, told=told)
 
     work = Backfill(request, store, config, tell)
 
@@ -159,7 +159,7 @@ def _plain(status: Status) -> dict[str, Any]:
 
 def _show_estimate(request: Request, found: Any) -> None:
     print(
-        f"{request.dataset}: {len(request.symbols)} symbols, {found.already} of them complete; "
+        f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are complete; "
         f"{found.shards:,} shards to fetch, in {found.requests:,} requests or more: "
         f"{_time(found.seconds)} at 200 a minute. How many rows, nobody knows before."
     )
@@ -167,11 +167,14 @@ def _show_estimate(request: Request, found: Any) -> None:
 
 def _show(request: Request, status: Status, interrupted: bool) -> None:
     rate = status.rows / max(status.seconds, 0.001)
-    print(
-        f"{request.dataset}: {status.rows:,} rows in {_time(status.seconds)} ({rate:,.0f} rows/s), "
-        f"{status.requests:,} requests, {status.bytes / 1e6:,.1f} MB; {status.stored:,} rows stored in "
-        f"{status.files:,} files; {status.already} of {len(request.symbols)} symbols were complete before"
-    )
+    if status.shards or status.failed:
+        print(
+            f"{request.dataset}: {status.rows:,} rows in {_time(status.seconds)} ({rate:,.0f} rows/s), "
+            f"{status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
+        )
+        print(f"  {status.stored:,} rows stored in {status.files:,} files")
+    if status.already:
+        print(f"  {status.already} of {len(request.symbols)} symbols were complete before")
     if status.rejected:
         print(f"  {status.rejected:,} records could not become rows; they are in _mdstream/rejects")
     for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:

@@ -35,6 +35,8 @@ class PageReceipt(NamedTuple):
     """Why the page as a whole is of no use; empty if it is."""
     rejects: tuple[Reject, ...]
     """Records that cannot become rows."""
+    last_ns: int
+    """Time of the last row; 0 if there is none."""
     plain: bytes
     """The page unpacked, where records were rejected."""
 

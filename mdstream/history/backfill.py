@@ -62,6 +62,8 @@ class Status:
     shards: int = 0
     """Of this request, those that earlier runs have stored not among them."""
     fetched: int = 0
+    done: float = 0.0
+    """Shards fetched, with those that are so in part, by the time that their last row has reached."""
     pages: int = 0
     rows: int = 0
     """Fetched in this run."""
@@ -186,7 +188,7 @@ class Backfill:
                 open_.append(progress)
         for progress in whole:
             self._make_ready(progress)
-        status.shards, status.fetched = len(left), len(whole)
+        status.shards, status.fetched, status.done = len(left), len(whole), float(len(whole))
         status.already = len(order) - len({p.shard.symbol for p in left})
         return sorted(
             open_,
@@ -282,6 +284,7 @@ class Backfill:
 
     async def _fetch(self, progress: Progress) -> None:
         seen: set[str] = set()
+        shard, done = progress.shard, 0.0
         while True:
             try:
                 body = await self._client.get(self._path(), self._parameters(progress))
@@ -318,6 +321,11 @@ class Backfill:
             status.rows += receipt.rows
             status.rejected += len(receipt.rejects)
             status.bytes += len(body.data)
+            now = 1.0
+            if receipt.page_token:
+                now = (receipt.last_ns - shard.first) / (shard.past - shard.first)
+                now = min(1.0, max(done, now))
+            status.done, done = status.done + now - done, now
             if not receipt.page_token:
                 break
             self._tell(status)

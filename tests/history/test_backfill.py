@@ -84,7 +84,7 @@ def test_the_store_is_the_truth_across_days_and_pages(
     status = fill(sim, tmp_path, "stocks.trades", ["MSFT", "AAPL"], start, end)
     assert status.complete
     assert status.rows == status.stored == stored(tmp_path).height
-    assert status.shards == 4
+    assert status.shards == status.done == 4
     assert status.pages == status.requests == 8  # four hours of a trade a second are two pages
     compare(tmp_path, ["AAPL", "MSFT"], "2026-01-05T20:00:00Z", "2026-01-06T03:59:59.5Z")
     assert sorted(p.name for p in (tmp_path / "stocks.trades" / "feed=iex").iterdir()) == [

@@ -1,0 +1,134 @@
+"""Pages become staged columns and joined files that say what the page's JSON says."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdstream.handoff.packing import Packing
+from mdstream.handoff.pages import JoinTicket, PageReceipt, PageTicket
+from mdstream.streams.spec import PayloadKind
+from workers import history
+
+BASE = 1_767_623_400 * 10**9
+
+
+def stage(
+    body: Any, path: Path, kind: PayloadKind = PayloadKind.TRADES, stream: str = "stocks",
+    channel: str = "trades",
+) -> PageReceipt:  # fmt: skip
+    data = body if isinstance(body, bytes) else gzip.compress(orjson.dumps(body))
+    return history.stage(PageTicket(stream, channel, kind, data, Packing.GZIP, BASE, str(path)))
+
+
+def time(ns: int) -> str:
+    return f"{pl.Series([ns // 10**9 * 10**6]).cast(pl.Datetime('us'))[0].isoformat()}.{ns % 10**9:09d}Z"
+
+
+def whole(path: Path) -> pl.DataFrame:
+    """A stored file with its times as nanoseconds."""
+    frame = pl.read_parquet(path)
+    return frame.with_columns(ns=pl.col("ts").dt.epoch("us") * 1000 + pl.col("ts_ns"))
+
+
+TRADE = st.fixed_dictionaries(
+    {
+        "t": st.integers(0, 10**15).map(lambda ns: time(BASE + ns)),
+        "p": st.one_of(st.none(), st.floats(0, 1e6, allow_subnormal=False)),
+        "s": st.integers(0, 2**53),
+        "x": st.sampled_from(["V", "D", "é", ""]),
+        "c": st.lists(st.sampled_from(["@", "F", "I", "MX"]), max_size=3),
+        "i": st.integers(0, 2**63 - 1),
+        "z": st.sampled_from("ABC"),
+    }
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(TRADE, min_size=1, max_size=30), min_size=1, max_size=4))
+def test_what_is_joined_is_what_the_pages_say(
+    tmp_path_factory: pytest.TempPathFactory, pages: list[list[dict[str, Any]]]
+) -> None:
+    folder, paths = tmp_path_factory.mktemp("pages"), []
+    for number, records in enumerate(pages):
+        path = folder / f"{number}.arrow"
+        body = {"trades": {f"S{number}": records}, "next_page_token": f"token{number}"}
+        receipt = stage(body, path)
+        assert (receipt.rows, receipt.page_token, receipt.fault) == (
+            len(records),
+            f"token{number}",
+            "",
+        )
+        paths.append(str(path))
+    joined = history.join(
+        JoinTicket("stocks", "trades", tuple(paths), str(folder / "a" / "b.parquet"))
+    )
+    frame = whole(folder / "a" / "b.parquet")
+    truth = [(f"S{n}", record) for n, records in enumerate(pages) for record in records]
+    assert joined.rows == frame.height == len(truth)
+    assert frame["symbol"].to_list() == [symbol for symbol, _ in truth]
+    assert [time(ns) for ns in frame["ns"]] == [record["t"] for _, record in truth]
+    for name, key in {"price": "p", "size": "s", "exchange": "x", "id": "i", "tape": "z"}.items():
+        assert frame[name].to_list() == [record[key] for _, record in truth], name
+    assert joined.first == {"symbol": "S0", "ts": min(frame["ts"].dt.epoch("us"))}
+    assert joined.last == {"symbol": f"S{len(pages) - 1}", "ts": max(frame["ts"].dt.epoch("us"))}
+
+
+def test_an_absent_side_of_a_quote_is_null(tmp_path: Path) -> None:
+    quote = {
+        "t": time(BASE),
+        "bx": " ",
+        "bp": 0,
+        "bs": 0,
+        "ax": "V",
+        "ap": 1.5,
+        "as": 3,
+        "c": ["R"],
+        "z": "C",
+    }
+    body = {"quotes": {"AAPL": [quote]}, "next_page_token": None}
+    assert stage(body, tmp_path / "q.arrow", PayloadKind.QUOTES, channel="quotes").rows == 1
+    history.join(
+        JoinTicket("stocks", "quotes", (str(tmp_path / "q.arrow"),), str(tmp_path / "q.parquet"))
+    )
+    (row,) = pl.read_parquet(tmp_path / "q.parquet").rows(named=True)
+    assert (row["bid_price"], row["bid_size"], row["bid_exchange"]) == (None, None, None)
+    assert (row["ask_price"], row["ask_size"], row["ask_exchange"]) == (1.5, 3, "V")
+
+
+def test_a_page_that_is_none_says_why_and_stages_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrow"
+    whole_page = gzip.compress(b'{"trades":{},"next_page_token":null}')
+    assert "bad gzip" in stage(b"no gzip", path).fault
+    assert "too early" in stage(whole_page[:-9], path).fault
+    assert stage(gzip.compress(b'{"trades":'), path).fault
+    assert stage(gzip.compress(b'{"message":"odd"}'), path).fault == "it has no trades"
+    assert not path.exists()
+
+
+def test_an_empty_page_has_no_rows_and_no_fault(tmp_path: Path) -> None:
+    receipt = stage({"trades": {}, "next_page_token": None}, tmp_path / "x.arrow")
+    assert (receipt.rows, receipt.page_token, receipt.fault) == (0, "", "")
+    assert not (tmp_path / "x.arrow").exists()
+
+
+def test_a_record_that_fits_nowhere_is_rejected_and_kept(tmp_path: Path) -> None:
+    good = {"t": time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 1, "z": "A"}
+    body = {"trades": {"A": [good, {**good, "p": "high"}, good]}, "next_page_token": None}
+    receipt = stage(body, tmp_path / "x.arrow")
+    assert receipt.rows == 2
+    assert [reject.message for reject in receipt.rejects] == [1]
+    assert orjson.loads(receipt.plain) == body
+
+
+def test_an_id_beyond_what_tables_hold_fails_the_page(tmp_path: Path) -> None:
+    record = {"t": time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 2**63, "z": "A"}
+    receipt = stage({"trades": {"A": [record]}, "next_page_token": None}, tmp_path / "x.arrow")
+    assert "id 9223372036854775808 is more than a signed 64-bit integer holds" in receipt.fault

@@ -54,7 +54,8 @@ ifdef NAMES
 	@$(BIN)/python -m benchmarks $(NAMES) $(ARGS)
 else
 	@mkdir -p benchmarks/results
-	@$(BIN)/python -m benchmarks all --json benchmarks/results/results.json $(ARGS)
+	@$(BIN)/python -m benchmarks all --json benchmarks/results/new.json $(ARGS)
+	@mv benchmarks/results/new.json benchmarks/results/results.json
 	@$(BIN)/python -m benchmarks.publish
 endif
 

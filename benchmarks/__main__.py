@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ def main() -> None:
     given = parser.parse_args()
     names = list(NAMES) if "all" in given.name else given.name
     modules = {name: importlib.import_module(f"benchmarks.bench_{name}") for name in names}
+    if given.json:
+        _check(given.json)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     where = machine()
     records: list[dict[str, Any]] = []
     seconds = {name: module.TAKES_S[given.quick] for name, module in modules.items()}
@@ -52,8 +57,21 @@ def main() -> None:
                 plan.print(f"  {sentence}")
             plan.print(f"  ({name} took {time.monotonic() - began:.0f} s)")
             records += [{"benchmark": name, **record, "measured": where} for record in found]
-    if given.json:
-        Path(given.json).write_text(json.dumps(records, indent=1) + "\n")
+            if given.json:
+                _write(given.json, records)
+
+
+def _check(path: str) -> None:
+    """Better told now than after all is measured."""
+    try:
+        Path(path).open("a").close()
+    except OSError as error:
+        sys.exit(f"--json {path}: {error.strerror}")
+
+
+def _write(path: str, records: list[dict[str, Any]]) -> None:
+    """The records so far: what was measured is kept, whatever comes after."""
+    Path(path).write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

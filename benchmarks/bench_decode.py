@@ -30,7 +30,18 @@ from types import GenericAlias
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell
+from benchmarks.harness import (
+    Answer,
+    Case,
+    Plan,
+    Record,
+    Subject,
+    Table,
+    answer,
+    asked,
+    cell,
+    present,
+)
 
 TAKES_S = (92.0, 12.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -43,6 +54,9 @@ SUBJECTS = (
     "memcpy", "kernel-json", "kernel-msgpack", "orjson", "msgpack", "orjson-polars", "polars",
     "pyarrow", "duckdb", "msgspec", "alpaca-py-raw", "alpaca-py", "cryptofeed",
 )  # fmt: skip
+_MODULES = {
+    "duckdb": "duckdb", "alpaca-py-raw": "alpaca", "alpaca-py": "alpaca", "cryptofeed": "cryptofeed",
+}  # fmt: skip
 _TURN_S = 0.15
 """What a subject's turn takes at least: a process that has slept needs some milliseconds to get warm."""
 
@@ -245,11 +259,12 @@ def run(plan: Plan) -> list[Record]:
     if not traffic.TICKS.exists() and "ibm-day" in sources:
         plan.print(f"ibm-day: skipped, no {traffic.TICKS.name}")
         sources = ("simulator",)
+    subjects_here = present(plan, SUBJECTS, _MODULES)
     cases = [
         Case("decode", subject, {"source": source, "messages_per_payload": per})
         for source in sources
         for per in (plan.of(PER_PAYLOAD, (20,)) if source == "simulator" else (20,))
-        for subject in SUBJECTS
+        for subject in subjects_here
     ]
     environment = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as stack:
@@ -257,7 +272,7 @@ def run(plan: Plan) -> list[Record]:
             (subject, source): stack.enter_context(
                 Subject("benchmarks.bench_decode", subject, source, environment=environment)
             )
-            for subject in SUBJECTS
+            for subject in subjects_here
             for source in sources
         }
 

@@ -147,7 +147,8 @@ def _scaling(records: Sequence[Record], cores: int) -> Table:
             )
         )  # fmt: skip
     headings = (
-        "", "best, × inline", "workers", "efficiency", "apart, ×", "Amdahl's fit: parallel", "at most, ×",
+        "", "best, × inline", "workers", "efficiency", "apart, ×", "Amdahl's fit, all workers: parallel",
+        "by it at most, ×",
         "model: M/s with 1 worker", "4", "16",
     )  # fmt: skip
     return Table(
@@ -180,16 +181,15 @@ def _cores(records: Sequence[Record]) -> int:
     return int(max(r.get("workers", 0) for r in records))
 
 
-def _where_it_pays(messages: float, small: float, large: float) -> str:
-    if math.isinf(messages):
-        return (
-            f"One worker is slower than none for every batch measured, up to {small:,.0f} messages."
-        )
-    if small == large:
-        return f"One worker is faster than none for every batch measured, from {small:,.0f} messages on."
+def _where_it_pays(slower: float, faster: float) -> str:
+    if math.isinf(faster):
+        return f"One worker is surely faster for no batch, and slower for all up to {slower:,.0f} messages."
+    if not slower:
+        return f"One worker is faster in every turn from {faster:,.0f} messages a batch on, slower for none."
     return (
-        f"Break-even: a pool pays from some {messages:,.0f} messages a batch on ({small:,.0f} were slower "
-        f"than inline, {large:,.0f} faster). A quieter stream is cheaper inline: `workers = 0`."
+        f"Break-even: a pool of one worker pays somewhere between {slower:,.0f} messages a batch (slower than "
+        f"inline in every turn) and {faster:,.0f} (faster in every turn), at 20 messages a payload. A quieter "
+        "stream is cheaper inline: `workers = 0`."
     )
 
 

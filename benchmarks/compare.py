@@ -4,7 +4,8 @@ A case differs where its turns lie apart from those before and its median by mor
 cases of its benchmark have in common (another day, another load) is taken out. A conclusion, who is faster
 than whom, has turned where two subjects lay apart in both runs, the other way round in the second.
 
-The exit code is 1 if a conclusion turned or a case is worse, else 0.
+Cases measured in one turn (some of --quick) are not judged. The exit code is 1 if a conclusion turned or a
+case is worse, 2 if the files cannot be compared, else 0.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
             least, most = (edge * drift for edge in was["spread"][name])
             low, high = now["spread"][name]
             ratio = now[name] / was[name] / drift
-            apart = low > most or high < least
+            several = min(was["turns"], now["turns"]) > 1
+            apart = several and (low > most or high < least)
             found.append(Change(_text(now), name, was[name], now[name], ratio, apart))
     return found
 
@@ -93,7 +95,8 @@ def _orders(records: Sequence[Record]) -> dict[tuple[str, str, str, str], int]:
             if not (names := _measures(one, other)):
                 continue
             (low, high), (least, most) = one["spread"][names[0]], other["spread"][names[0]]
-            if low > most or high < least:
+            several = min(one["turns"], other["turns"]) > 1
+            if several and (low > most or high < least):
                 sign = 1 if low > most else -1
                 found[where, names[0], one["subject"], other["subject"]] = sign
     return found
@@ -121,10 +124,13 @@ def main() -> None:
     parser.add_argument("before", type=Path, help="records of `python -m benchmarks … --json FILE`")
     parser.add_argument("after", type=Path, help="records of a second run")
     given = parser.parse_args()
-    before, after = (json.loads(path.read_text()) for path in (given.before, given.after))
+    try:
+        before, after = (json.loads(path.read_text()) for path in (given.before, given.after))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     every = changes(before, after)
     if not every:
-        sys.exit("the two files have no case in common")
+        parser.error("the two files have no case in common")
     rows = [
         (
             c.case, c.measure, f"{c.before:,.4g}", f"{c.after:,.4g}", f"{c.ratio:.2f}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ Record = dict[str, Any]
 Answer = Mapping[str, float]
 T = TypeVar("T")
 
+_END_WAIT_S = 10.0
 _VERSIONS = ("numba", "numpy", "orjson", "polars", "pyarrow", "uvloop", "websockets")
 
 
@@ -163,6 +165,18 @@ def record(case: Case, answers: Sequence[Answer]) -> Record:
 # -- subjects
 
 
+def present(plan: Plan, subjects: Sequence[str], modules: Mapping[str, str]) -> tuple[str, ...]:
+    """The subjects that can be measured here; those whose module is not installed are named."""
+    found = []
+    for subject in subjects:
+        module = modules.get(subject)
+        if module is None or importlib.util.find_spec(module) is not None:
+            found.append(subject)
+        else:
+            plan.print(f"{subject}: left out, {module} is not installed")
+    return tuple(found)
+
+
 class Subject:
     """A subject's process, `python -m MODULE ARGUMENTS`: it answers a JSON line for each one it is sent,
     and first says one by itself.
@@ -200,9 +214,17 @@ class Subject:
         trace: TracebackType | None,
     ) -> None:
         assert self._process.stdin is not None
+        if (
+            kind is not None
+        ):  # Ctrl-C, or another subject's error: nobody waits for this one's answer
+            self._process.terminate()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(_END_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def once(*command: str) -> dict[str, Any]:

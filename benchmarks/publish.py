@@ -16,6 +16,7 @@ import html
 import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
 def results(found: dict[str, list[Record]]) -> str:
     """RESULTS.md."""
     parts = [
-        "# Results\n\nMade by `make bench` from what it measured; how, and what it means, stands in "
+        "# Results\n\nMade from what `make bench` and its parts measured, each when it says; how, and what it means, stands in "
         "[README.md](README.md). Medians, with the least and the most of all turns in brackets."
     ]
     for name, records in found.items():
@@ -102,8 +103,21 @@ def _where(records: list[Record]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.publish", description=__doc__)
     parser.add_argument("file", nargs="?", default=_HERE / "results" / "results.json", type=Path)
-    records = json.loads(parser.parse_args().file.read_text())
+    path = parser.parse_args().file
+    try:
+        records = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path}: {error}")
     found = by_benchmark(records)
+    if lacking := [name for name in NAMES if name not in found]:
+        sys.exit(
+            f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)"
+        )
+    readme = _HERE.parent / "README.md"
+    try:
+        told = with_figures(readme.read_text(), records)
+    except LookupError as error:
+        sys.exit(f"{path} is of no whole run (--quick?): {error}")
     folder = _HERE / "results"
     folder.mkdir(exist_ok=True)
     drawn = {}
@@ -114,8 +128,7 @@ def main() -> None:
             (folder / f"{name}.png").write_bytes(picture)
     (_HERE / "RESULTS.md").write_text(results(found))
     (folder / "index.html").write_text(page(found, drawn))
-    readme = _HERE.parent / "README.md"
-    readme.write_text(with_figures(readme.read_text(), records))
+    readme.write_text(told)
     print(f"written: {_HERE / 'RESULTS.md'}, {folder / 'index.html'}, {len(drawn)} pictures")
 
 

@@ -68,25 +68,25 @@ def fitted(case: Sequence[Record]) -> Callable[[int], float] | None:
     return rate
 
 
-def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float, float] | None:
-    """Of cases that differ in their batches: the messages a batch from which one worker is as fast as
-    inline, by a line through the logarithms beside it, and the two batches that it lies between.
+def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float] | None:
+    """Of cases that differ in their batches, the messages a batch between which one worker breaks even: the
+    largest that is slower than inline in every turn, and the smallest beyond that is faster in every turn.
 
-    From there on it has to be faster on the whole: by the geometric mean of the batches that are larger.
-    (n, n, n) if that holds from the smallest on, n, and infinities if it holds for none. None without
-    a sweep.
+    0 if no batch is slower, infinity if none beyond is faster. None without a sweep.
     """
-    points = sorted(
-        (case[1]["messages_per_batch"], gains(case)[1]) for case in cases if 1 in gains(case)
+    sweep = sorted(
+        (case[1]["messages_per_batch"], *_edges(case)) for case in cases if 1 in gains(case)
     )
-    if len(points) < 2:
+    if len(sweep) < 2:
         return None
-    for place, (size, gain) in enumerate(points):
-        if gain < 1 or math.prod(each for _, each in points[place:]) < 1:
-            continue
-        if place == 0:
-            return size, size, size
-        small, below = points[place - 1]
-        way = (1 - below) / (gain - below) if below < 1 else 1.0
-        return small * (size / small) ** way, small, size
-    return math.inf, points[-1][0], math.inf
+    slower = max((size for size, _, most in sweep if most < 1), default=0.0)
+    faster = min(
+        (size for size, least, _ in sweep if least > 1 and size > slower), default=math.inf
+    )
+    return slower, faster
+
+
+def _edges(case: Sequence[Record]) -> tuple[float, float]:
+    """The least and the most that one worker's turns are of inline's."""
+    (least, most), (low, high) = (r["spread"]["messages_per_s"] for r in case[:2])
+    return low / most, high / least

@@ -153,17 +153,20 @@ def test_amdahls_fit_finds_the_fraction_that_the_rates_were_made_of() -> None:
     assert scaling.parallel_fraction([rated(0, 1e6), rated(1, 0.9e6)], cores=2) == 0
 
 
-def test_a_pool_pays_from_where_one_worker_is_as_fast_as_none() -> None:
-    def sweep(*gains: tuple[float, float]) -> list[list[Record]]:
-        return [[rated(0, 1e6, size), rated(1, 1e6 * gain, size)] for size, gain in gains]
+def test_a_pool_breaks_even_between_what_is_surely_slower_and_what_is_surely_faster() -> None:
+    def sweep(*gains: tuple[float, float, float]) -> list[list[Record]]:
+        found = []
+        for size, least, most in gains:
+            pool = rated(1, 1e6 * (least + most) / 2, size)
+            pool["spread"]["messages_per_s"] = [1e6 * least, 1e6 * most]
+            found.append([rated(0, 1e6, size), pool])
+        return found
 
-    even = scaling.break_even(sweep((100, 0.8), (10_000, 1.2), (100_000, 1.3)))
-    assert even == (pytest.approx(1_000), 100, 10_000)
-    assert scaling.break_even(sweep((100, 1.1), (1_000, 1.2))) == (100, 100, 100)
-    none = scaling.break_even(sweep((100, 0.8), (1_000, 0.9)))
-    assert none is not None
-    assert none[0] == float("inf")
-    assert scaling.break_even(sweep((100, 0.8))) is None
+    cases = sweep((100, 0.7, 0.8), (1_000, 0.9, 1.1), (10_000, 1.1, 1.3), (100_000, 0.9, 1.4))
+    assert scaling.break_even(cases) == (100, 10_000)
+    assert scaling.break_even(sweep((100, 1.1, 1.2), (1_000, 1.2, 1.3))) == (0, 100)
+    assert scaling.break_even(sweep((100, 0.7, 0.8), (1_000, 0.9, 1.1))) == (100, float("inf"))
+    assert scaling.break_even(sweep((100, 0.8, 0.9))) is None
 
 
 def test_every_reader_of_pages_makes_the_same_of_one(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def report(
     """Show how busy the cores were, who used them, where batches waited, and what limits the run."""
     if (file is None) == (not live):
         raise ConfigError(
-            "report: name the RUN.json of a run that has ended, or --live for one that runs"
+            "report: name either the RUN.json of a run that has ended, or --live for one that runs"
         )
     title, found = _live(run, directory) if file is None else _kept(file)
     if out is not None and out.suffix not in (".html", ".png"):

@@ -185,7 +185,7 @@ def _where_it_pays(slower: float, faster: float) -> str:
     if math.isinf(faster):
         return f"One worker is surely faster for no batch, and slower for all up to {slower:,.0f} messages."
     if not slower:
-        return f"One worker is faster in every turn from {faster:,.0f} messages a batch on, slower for none."
+        return f"One worker is faster in every turn from {faster:,.0f} messages on, and slower for none."
     return (
         f"Break-even: a pool of one worker pays somewhere between {slower:,.0f} messages a batch (slower than "
         f"inline in every turn) and {faster:,.0f} (faster in every turn), at 20 messages a payload. A quieter "

@@ -22,7 +22,7 @@ from benchmarks import (
     scaling,
     traffic,
 )
-from benchmarks.harness import Case, Plan, Record, Table, cell, record
+from benchmarks.harness import Case, Plan, Record, Table, cell, present, record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "results.json"
@@ -137,6 +137,29 @@ def test_the_model_of_more_workers_ends_at_the_feed() -> None:
     assert [rate(n) for n in (0, 1, 2)] == pytest.approx([2e6, 1e9 / 300, 2e9 / 300])
     assert rate(3) == rate(16) == pytest.approx(1e7)
     assert scaling.fitted([measured(0)]) is None
+
+
+def test_a_peer_that_is_not_installed_is_named_and_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Plan(quick=True, seconds={}) as plan:
+        here = present(
+            plan, ("ours", "polars", "peer"), {"polars": "polars", "peer": "no_such_peer"}
+        )
+    assert here == ("ours", "polars")
+    assert "peer: left out, no_such_peer is not installed" in capsys.readouterr().out
+
+
+def test_documents_are_made_of_a_whole_run_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: list[Record]
+) -> None:
+    part = tmp_path / "part.json"
+    part.write_text(json.dumps([r for r in records if r["benchmark"] != "pages"]))
+    before = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    monkeypatch.setattr("sys.argv", ["publish", str(part)])
+    with pytest.raises(SystemExit, match="lacks pages"):
+        publish.main()
+    assert (ROOT / "benchmarks" / "RESULTS.md").read_text() == before
 
 
 def rated(workers: int, rate: float, batch: float = 100.0, **params: Any) -> Record:

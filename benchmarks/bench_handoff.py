@@ -187,9 +187,9 @@ def _where_it_pays(slower: float, faster: float) -> str:
     if not slower:
         return f"One worker is faster in every turn from {faster:,.0f} messages on, and slower for none."
     return (
-        f"Break-even, at 20 messages a payload: one worker pays somewhere between {slower:,.0f} messages a "
-        f"batch (slower than inline in every turn) and {faster:,.0f} (faster in every turn). A quieter stream "
-        "is cheaper inline: `workers = 0`."
+        f"Break-even, at 20 messages a payload: one worker pays somewhere between {slower:,.0f} messages "
+        f"a batch (slower than inline in every turn) and {faster:,.0f} (faster in every turn). A quieter "
+        "stream is cheaper inline: `workers = 0`."
     )
 
 

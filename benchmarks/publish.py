@@ -55,8 +55,8 @@ def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
 def results(found: dict[str, list[Record]]) -> str:
     """RESULTS.md."""
     parts = [
-        "# Results\n\nMade from what `make bench` and its parts measured, each when it says; how, and what it "
-        "means, stands in [README.md](README.md). Medians, with the least and the most of all turns in "
+        "# Results\n\nMade from what `make bench` and its parts measured, each when it says; how, and what "
+        "it means, stands in [README.md](README.md). Medians, with the least and the most of all turns in "
         "brackets."
     ]
     for name, records in found.items():

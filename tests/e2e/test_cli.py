@@ -163,8 +163,8 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
     odd = tmp_path / "odd.json"
     odd.write_text('{"run": 1}')
     for arguments, told in (
-        ([], "name the RUN.json of a run that has ended, or --live"),
-        ([str(odd), "--live"], "name the RUN.json of a run that has ended, or --live"),
+        ([], "name either the RUN.json of a run that has ended, or --live"),
+        ([str(odd), "--live"], "name either the RUN.json of a run that has ended, or --live"),
         ([str(odd)], "is no report of a run; make one with"),
         ([str(tmp_path / "none.json")], "cannot read"),
     ):

@@ -160,7 +160,7 @@ def _plain(status: Status) -> dict[str, Any]:
 def _show_estimate(request: Request, found: Any) -> None:
     print(
         f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are complete; "
-        f"{found.shards:,} shards to fetch, in {found.requests:,} requests or more: "
+        f"{found.shards:,} shards to fetch, in {found.shards:,} requests or more: "
         f"{_time(found.seconds)} at 200 a minute. How many rows, nobody knows before."
     )
 

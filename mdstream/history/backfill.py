@@ -90,11 +90,9 @@ class Estimate(NamedTuple):
     """What a request would take, before it is made."""
 
     shards: int
+    """To fetch; each is one request or more."""
     already: int
     """Symbols that are complete."""
-    symbols: int
-    requests: int
-    """At least: a shard has one page or more."""
     seconds: float
     """What so many requests take at the budget known."""
 
@@ -128,6 +126,7 @@ class Backfill:
         self._table = StoreTable(store, request)
         self._ready: dict[tuple[str, ...], _Group] = {}
         self._commits = asyncio.Lock()
+        self._commit_failed = False
         self._joins: set[asyncio.Task[None]] = set()
         self._refused: dict[str, str] = {}
         self._rejects = RejectFile(store / "_mdstream" / "rejects" / f"{request.dataset}.jsonl")
@@ -237,19 +236,15 @@ class Backfill:
             self._pool_places = asyncio.Semaphore(2 * max(1, pool.size))
             self._workers, self._client = pool, client
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    for _ in range(min(self._config.fetch.concurrency, len(waiting))):
-                        tasks.create_task(self._take(waiting))
-                for key in list(self._ready):
-                    self._join_soon(key)
-                while self._joins:
-                    await next(iter(self._joins))
+                # A file that cannot be made ends the fetching, too.
+                async with asyncio.TaskGroup() as self._files:
+                    async with asyncio.TaskGroup() as tasks:
+                        for _ in range(min(self._config.fetch.concurrency, len(waiting))):
+                            tasks.create_task(self._take(waiting))
+                    for key in list(self._ready):
+                        self._join_soon(key)
             except BaseExceptionGroup as errors:
                 raise _first(errors) from None
-            finally:
-                for task in self._joins:
-                    task.cancel()
-                await asyncio.gather(*self._joins, return_exceptions=True)
 
     @asynccontextmanager
     async def _pool(self) -> AsyncIterator[WorkerPool]:
@@ -295,6 +290,8 @@ class Backfill:
                     "%s: its page token is no longer known; from the start", progress.shard.symbol
                 )
                 self._begin_again(progress)
+                self.status.done, done = self.status.done - done, 0.0
+                seen.clear()
                 continue
             finally:
                 self.status.requests = self._client.requests
@@ -331,7 +328,9 @@ class Backfill:
             self._tell(status)
         self.status.fetched += 1
         if progress.rows:
-            self._make_ready(progress)
+            key = self._make_ready(progress)
+            if self._ready[key].rows >= ROWS_A_FILE:
+                self._join_soon(key)
 
     def _begin_again(self, progress: Progress) -> None:
         shutil.rmtree(self._ledger.staged(progress.id, 0).parent, ignore_errors=True)
@@ -361,26 +360,22 @@ class Backfill:
 
     # -- 3: files and commits
 
-    def _make_ready(self, progress: Progress) -> None:
+    def _make_ready(self, progress: Progress) -> tuple[str, ...]:
+        """Put a shard that is fetched to the others of its partition; which that is."""
         partition = self._request.partition(progress.shard.first)
         key = tuple(partition.values())
         group = self._ready.setdefault(key, _Group(partition))
         group.shards.append(progress)
         group.rows += progress.rows
-        if group.rows >= ROWS_A_FILE:
-            self._join_when_running(key)
-
-    def _join_when_running(self, key: tuple[str, ...]) -> None:
-        if hasattr(self, "_workers"):
-            self._join_soon(key)
+        return key
 
     def _join_soon(self, key: tuple[str, ...]) -> None:
-        task = asyncio.create_task(self._join(self._ready.pop(key)))
+        task = self._files.create_task(self._join(self._ready.pop(key)))
         self._joins.add(task)
         task.add_done_callback(self._joins.discard)
 
     async def _joined(self) -> None:
-        """Wait while more is staged than shall be; raise what went wrong with a file."""
+        """Make files of what is staged beyond measure, and wait while too many are being made."""
         staged = sum(group.rows for group in self._ready.values())
         if staged > _MOST_STAGED:
             self._join_soon(max(self._ready, key=lambda key: self._ready[key].rows))
@@ -412,9 +407,13 @@ class Backfill:
         if rows != group.rows:
             raise StoreError(f"{rows} rows are staged where {group.rows} were fetched")
         async with self._commits:
+            if self._commit_failed:  # a later number in the table would make this one count as done
+                raise StoreError("an earlier commit failed")
+            self._commit_failed = True
             version = self._ledger.committing(self._request.dataset, [number])
             await asyncio.to_thread(self._table.commit, files, version)
             self._ledger.committed([number])
+            self._commit_failed = False
         await asyncio.to_thread(self._drop_staged, group.shards)
         self.status.stored += rows
         self.status.files += len(files)
@@ -453,9 +452,7 @@ def estimate(request: Request, store: Path, per_minute: int = _FREE_PLAN) -> Est
     ]
     symbols = {shard.symbol for shard in left}
     minutes = max(0, len(left) - per_minute) / per_minute
-    return Estimate(
-        len(left), len(request.symbols) - len(symbols), len(symbols), len(left), minutes * 60
-    )
+    return Estimate(len(left), len(request.symbols) - len(symbols), minutes * 60)
 
 
 def check(request: Request, config: Config) -> None:

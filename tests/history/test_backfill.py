@@ -221,6 +221,28 @@ def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None
         mdstream.scan("stocks.foo", tmp_path)
 
 
+def test_a_commit_that_fails_is_told_and_the_next_run_makes_it(
+    sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mdstream.history import backfill, table
+
+    monkeypatch.setattr(backfill, "ROWS_A_FILE", 10_000)
+    real, calls = table.StoreTable.commit, []
+
+    def commit(self: table.StoreTable, files: Any, version: int) -> None:
+        calls.append(version)
+        if len(calls) == 1:
+            raise mdstream.StoreError("the disk is gone")
+        real(self, files, version)
+
+    monkeypatch.setattr(table.StoreTable, "commit", commit)
+    with pytest.raises(mdstream.StoreError, match=r"the disk is gone|an earlier commit failed"):
+        fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT", "NVDA"], *HOURS)
+    assert len(calls) == 1
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT", "NVDA"], *HOURS).complete
+    compare(tmp_path, ["AAPL", "MSFT", "NVDA"], *HOURS)
+
+
 # -- the command, killed
 
 

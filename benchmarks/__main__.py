@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--quick] [--json FILE]`: measure, show, and keep what was measured."""
+"""`python -m benchmarks NAME`: measure, show, and keep what was measured."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("name", nargs="+", choices=[*NAMES, "all"], help="what to measure")
     parser.add_argument("--quick", action="store_true", help="fewer turns of fewer cases")
+    parser.add_argument(
+        "--turns", type=_turns, metavar="N", help="measure every case so often, whatever is usual"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the records there")
     given = parser.parse_args()
     names = list(NAMES) if "all" in given.name else given.name
@@ -44,7 +47,7 @@ def main() -> None:
     where = machine()
     records: list[dict[str, Any]] = []
     seconds = {name: module.TAKES_S[given.quick] for name, module in modules.items()}
-    with Plan(given.quick, seconds) as plan:
+    with Plan(given.quick, seconds, given.turns) as plan:
         plan.print(where)
         for name, module in modules.items():
             plan.print(f"\n{name}: {NAMES[name]}")
@@ -59,6 +62,12 @@ def main() -> None:
             records += [{"benchmark": name, **record, "measured": where} for record in found]
             if given.json:
                 _write(given.json, records)
+
+
+def _turns(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of turns: give 1 or more")
+    return int(text)
 
 
 def _check(path: str) -> None:

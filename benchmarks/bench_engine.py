@@ -9,9 +9,9 @@ payload; each message ends in a frame, bars and last values included:
 
 The same sessions, pipelines and kernels do the work in all. Measured is a stretch of seconds in the
 middle. Then everything is drained: what was received must be committed to the last message, and no
-connection may have been lost. The simulator is a process of its own, which sends the same 50,000 messages
-of each stream again and again (news: a fiftieth of what the fastest other is sent); its CPU time is not
-counted, though it needs its share of the cores.
+connection may have been lost. Stocks, options and crypto have a simulator each, a process of its own, which
+sends the same 50,000 messages again and again; news come from that of stocks, a fiftieth of what it sends.
+Their CPU time is not counted, though they need their share of the cores.
 """
 
 from __future__ import annotations
@@ -89,29 +89,33 @@ def _cpu_s() -> float:
     return total
 
 
-def _settings(url: str, folder: str, workers: int) -> dict[str, Any]:
+def _settings(urls: Sequence[str], folder: str, workers: int) -> dict[str, Any]:
+    own: dict[str, dict[str, Any]] = {
+        "stocks": {"channels": ["trades", "quotes"]},
+        "crypto": {"channels": ["trades", "quotes", "orderbooks"]},
+        "options": {"symbols": ["AAPL261218C00230000", "SPY261218C00595000"]},
+        "news": {},
+    }
     return {
         "streams": list(STREAMS),
-        "stream_url": url,
+        "stream_url": urls[0],
         "credentials": {"key_id": "benchmark", "secret_key": "benchmark"},
         "rejects": folder,
         "workers": workers,
         "fetch": {"interval_s": 0},
-        "stocks": {"channels": ["trades", "quotes"]},
-        "crypto": {"channels": ["trades", "quotes", "orderbooks"]},
-        "options": {"symbols": ["AAPL261218C00230000", "SPY261218C00595000"]},
+        **{name: {**own[name], "stream_url": url} for name, url in zip(STREAMS, urls, strict=True)},
     }
 
 
-def engine(url: str, workers: int) -> dict[str, float]:
-    """The engine, with so many workers a stream."""
+def engine(urls: Sequence[str], workers: int) -> dict[str, float]:
+    """The engine, with so many workers a stream (-1: the cores, shared out)."""
     import mdstream
 
     watch = Watch()
     with (
         tempfile.TemporaryDirectory() as folder,
         open(os.devnull, "w") as silent,
-        mdstream.Engine(_settings(url, folder, workers), log=silent) as running,
+        mdstream.Engine(_settings(urls, folder, workers), log=silent) as running,
     ):
         from mdstream.frames.rundir import state_path
         from mdstream.telemetry.state import FeedState
@@ -127,7 +131,7 @@ def engine(url: str, workers: int) -> dict[str, float]:
     return {**watch.found, **_percentiles(latency), "lost": float(lost)}
 
 
-async def one_process(url: str) -> dict[str, float]:
+async def one_process(urls: Sequence[str]) -> dict[str, float]:
     """All streams on one loop, decoding inline."""
     from benchmarks.handoff_line import USUAL_KB, Line
     from mdstream.frames.rundir import RunDirectory
@@ -141,7 +145,7 @@ async def one_process(url: str) -> dict[str, float]:
     watch, pool = Watch(), WorkerPool(0, 60.0)
     await pool.start()
     with tempfile.TemporaryDirectory() as folder, RunDirectory() as run:
-        config = from_mapping(_settings(url, folder, 0))
+        config = from_mapping(_settings(urls, folder, 0))
         lines = [Line(run, name, pool, USUAL_KB) for name in STREAMS]
         sessions, running = [], []
         for name, line in zip(STREAMS, lines, strict=True):
@@ -191,8 +195,10 @@ def run(plan: Plan) -> list[Record]:
 
     def measure(case: Case) -> dict[str, float]:
         flags = ("--rate", "0", "--messages-per-frame", str(PER_PAYLOAD))
-        with simulator(*flags) as (url, _):
-            return once("benchmarks.bench_engine", case.subject, url)
+        with contextlib.ExitStack() as stack:
+            urls = [stack.enter_context(simulator(*flags))[0] for _ in STREAMS[:-1]]
+            urls.append(urls[0])  # how much news there is depends on what else is sent there
+            return once("benchmarks.bench_engine", case.subject, *urls)
 
     return plan.in_turns("engine", cases, measure, plan.of(TURNS, 1))
 
@@ -224,10 +230,10 @@ def findings(records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
-    subject, address = sys.argv[1:]
+    subject, *addresses = sys.argv[1:]
     if subject == "one process":
         import uvloop
 
-        answer(uvloop.run(one_process(address)))
+        answer(uvloop.run(one_process(addresses)))
     else:
-        answer(engine(address, 1 if subject == "feeds + pools" else 0))
+        answer(engine(addresses, -1 if subject == "feeds + pools" else 0))

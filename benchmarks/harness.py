@@ -69,14 +69,15 @@ class Case:
 class Plan:
     """How much is to be measured, and a bar that says what runs and how long is left.
 
-    With `quick`, fewer turns of fewer cases. `seconds` is what each question took where this was written;
-    from how far it has come, the bar tells the rest on this machine.
+    With `quick`, fewer turns of fewer cases; with `turns`, so many of each case. `seconds` is what each
+    question took where this was written; from how far it has come, the bar tells the rest on this machine.
     """
 
     # The mutable state: what is done, in the seconds of the table.
 
-    def __init__(self, quick: bool, seconds: Mapping[str, float]) -> None:
+    def __init__(self, quick: bool, seconds: Mapping[str, float], turns: int | None = None) -> None:
         self.quick = quick
+        self._turns = turns
         self._seconds = dict(seconds)
         self._began = time.monotonic()
         self._done = 0.0
@@ -122,9 +123,10 @@ class Plan:
         turns: int,
         share: tuple[float, float] = (0.0, 1.0),
     ) -> list[Record]:
-        """Measure every case `turns` times, interleaved; a record each. `share`: from where to where in
-        question `name` this is.
+        """Measure every case `turns` times (or as often as the plan was told), interleaved; a record each.
+        `share`: from where to where in question `name` this is.
         """
+        turns = self._turns or turns
         found: list[list[Answer]] = [[] for _ in cases]
         for turn in range(turns):
             for index, case in enumerate(cases):

@@ -5,6 +5,9 @@
                ├─► results/index.html       both in one file
                └─► ../README.md             the figures between its <!-- figure … --> marks
 
+What was measured on other machines, in whole or in part, lies in results/elsewhere, a file a machine with
+its records; it comes after the rest, with pictures results/elsewhere/MACHINE-NAME.png.
+
 Nothing is written down that is not in the records.
 """
 
@@ -17,6 +20,7 @@ import importlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,32 +56,64 @@ def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def results(found: dict[str, list[Record]]) -> str:
+def elsewhere(folder: Path) -> dict[str, dict[str, list[Record]]]:
+    """What was measured on other machines, by their names."""
+    return {
+        path.stem: by_benchmark(json.loads(path.read_text()))
+        for path in sorted(folder.glob("elsewhere/*.json"))
+    }
+
+
+def results(
+    found: dict[str, list[Record]], others: Mapping[str, dict[str, list[Record]]] | None = None
+) -> str:
     """RESULTS.md."""
     parts = [
         "# Results\n\nMade from what `make bench` and its parts measured, each when it says; how, and what "
         "it means, stands in [README.md](README.md). Medians, with the least and the most of all turns in "
-        "brackets."
+        "brackets.",
+        *_sections(found, "results/"),
     ]
-    for name, records in found.items():
-        parts.append(f"## {name}: {NAMES[name]}\n\n{_where(records)}")
-        if name in pictures.DRAWN:
-            parts.append(f"![{name}](results/{name}.png)")
-        module = importlib.import_module(f"benchmarks.bench_{name}")
-        parts += findings(module, records)
-        parts += [table.markdown() for table in module.tables(records)]
+    for machine, theirs in (others or {}).items():
+        parts.append(f"# On another machine: {machine}")
+        parts += _sections(theirs, f"results/elsewhere/{machine}-")
     return "\n\n".join(parts) + "\n"
 
 
-def page(found: dict[str, list[Record]], drawn: dict[str, bytes]) -> str:
-    """The page, which needs no other file."""
+def _sections(found: dict[str, list[Record]], prefix: str) -> list[str]:
+    """A section a benchmark; pictures are at `prefix` and its name."""
+    parts = []
+    for name, records in found.items():
+        parts.append(f"## {name}: {NAMES[name]}\n\n{_where(records)}")
+        if name in pictures.DRAWN:
+            parts.append(f"![{name}]({prefix}{name}.png)")
+        module = importlib.import_module(f"benchmarks.bench_{name}")
+        parts += findings(module, records)
+        parts += [table.markdown() for table in module.tables(records)]
+    return parts
+
+
+def page(
+    found: dict[str, list[Record]],
+    drawn: dict[str, bytes],
+    others: Mapping[str, dict[str, list[Record]]] | None = None,
+) -> str:
+    """The page, which needs no other file. Pictures of other machines are `drawn` as MACHINE-NAME."""
+    sections = _html(found, drawn, "")
+    for machine, theirs in (others or {}).items():
+        sections.append(f"<h1>On another machine: {html.escape(machine)}</h1>")
+        sections += _html(theirs, drawn, f"{machine}-")
+    return _PAGE.format(sections="\n".join(sections))
+
+
+def _html(found: dict[str, list[Record]], drawn: Mapping[str, bytes], prefix: str) -> list[str]:
     sections = []
     for name, records in found.items():
         where = html.escape(_where(records))
         lines = [f"<h2>{name}: {html.escape(NAMES[name])}</h2>", f'<p class="where">{where}</p>']
-        if name in drawn:
-            data = base64.b64encode(drawn[name]).decode()
-            lines.append(f'<img alt="{name}" src="data:image/png;base64,{data}">')
+        if prefix + name in drawn:
+            data = base64.b64encode(drawn[prefix + name]).decode()
+            lines.append(f'<img alt="{prefix}{name}" src="data:image/png;base64,{data}">')
         module = importlib.import_module(f"benchmarks.bench_{name}")
         lines += [f"<p>{html.escape(each)}</p>" for each in findings(module, records)]
         for table in module.tables(records):
@@ -85,7 +121,7 @@ def page(found: dict[str, list[Record]], drawn: dict[str, bytes]) -> str:
             title = html.escape(table.title)
             lines += [f"<h4>{title}</h4>", "<table>", *rows, "</table>"]
         sections.append("\n".join(lines))
-    return _PAGE.format(sections="\n".join(sections))
+    return sections
 
 
 def with_figures(text: str, records: list[Record]) -> str:
@@ -121,16 +157,25 @@ def main() -> None:
         sys.exit(f"{path} is of no whole run (--quick?): {error}")
     folder = _HERE / "results"
     folder.mkdir(exist_ok=True)
-    drawn = {}
-    for name, mine in found.items():
-        picture = pictures.draw(name, mine)
-        if picture is not None:
-            drawn[name] = picture
-            (folder / f"{name}.png").write_bytes(picture)
-    (_HERE / "RESULTS.md").write_text(results(found))
-    (folder / "index.html").write_text(page(found, drawn))
+    others = elsewhere(folder)
+    drawn = _draw(found, folder, "")
+    for machine, theirs in others.items():
+        drawn |= _draw(theirs, folder / "elsewhere", f"{machine}-")
+    (_HERE / "RESULTS.md").write_text(results(found, others))
+    (folder / "index.html").write_text(page(found, drawn, others))
     readme.write_text(told)
     print(f"written: {_HERE / 'RESULTS.md'}, {folder / 'index.html'}, {len(drawn)} pictures")
+
+
+def _draw(found: dict[str, list[Record]], folder: Path, prefix: str) -> dict[str, bytes]:
+    """Write the pictures, and return them by prefix and name."""
+    drawn = {}
+    for name, records in found.items():
+        picture = pictures.draw(name, records)
+        if picture is not None:
+            drawn[prefix + name] = picture
+            (folder / f"{prefix}{name}.png").write_bytes(picture)
+    return drawn
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ class StreamConfig(Struct, frozen=True):
 
     `mute_after_s` says, by channel, after how many seconds without its rows the connection is taken
     for dead; channels that share a frame (all bars) count as one. `chain_contracts` bounds how many
-    contracts of one underlying are followed (options).
+    contracts of one underlying are followed (options). `stream_url` is this stream's own server, where that
+    is another than the rest's (a replay, say).
     """
 
     symbols: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class StreamConfig(Struct, frozen=True):
     codec: str = ""
     mute_after_s: dict[str, float] = {}
     chain_contracts: int = 50
+    stream_url: str = ""
 
 
 class FetchConfig(Struct, frozen=True):

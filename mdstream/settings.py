@@ -66,12 +66,10 @@ def check(config: Config) -> Config:
         if name not in STREAMS:
             raise ConfigError(f"streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}")
         _check_stream(STREAMS[name], config.stream(name))
-    for name, url, schemes in (
-        ("stream_url", config.stream_url, ("ws", "wss")),
-        ("data_url", config.data_url, ("http", "https")),
-    ):
-        if url:
-            _check_url(name, url, schemes)
+    streams = [(f"{name}.stream_url", config.stream(name).stream_url) for name in config.streams]
+    for name, url in (("stream_url", config.stream_url), *streams):
+        _check_url(name, url, ("ws", "wss"))
+    _check_url("data_url", config.data_url, ("http", "https"))
     if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
         raise ConfigError("set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither")
     _check_choices(config)
@@ -80,6 +78,8 @@ def check(config: Config) -> Config:
 
 
 def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
+    if not url:
+        return
     try:
         parts = urlsplit(url)
     except ValueError as error:

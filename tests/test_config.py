@@ -73,6 +73,11 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, {"start_timeout_s": float("inf")}, "start_timeout_s: inf is no number"),
         ({}, {"stream_url": "ws://[::1"}, "stream_url: 'ws://[::1' is no address"),
         (
+            {},
+            {"news": {"stream_url": "http://a"}},
+            "news.stream_url: 'http://a' must begin with ws",
+        ),
+        (
             {"MDSTREAM_STREAMS": "stocks", "MDSTREAM_STREAMS__A": "3"},
             {},
             "MDSTREAM_STREAMS__A sets a part of streams",

@@ -31,7 +31,7 @@ class Target:
     def of(cls, config: Config, spec: StreamSpec) -> Target:
         """The target that `config` names for stream `spec`."""
         stream = config.stream(spec.name)
-        base, _ = config.urls()
+        base = stream.stream_url.rstrip("/") or config.urls()[0]
         return cls(
             url=base + spec.feeds[stream.feed],
             codec=stream.codec,

@@ -142,17 +142,19 @@ async def serve(workers: int, folder: str) -> None:
     material = Material(folder)
     pool = WorkerPool(workers, 60.0)
     await pool.start()
-    for wanted in asked():
-        with RunDirectory() as run:
-            match wanted["what"]:
-                case "payloads":
-                    found = await _payloads(run, pool, material, wanted)
-                case "pages":
-                    found = await _gzipped(run, pool, material)
-                case _:
-                    found = await _one_by_one(run, pool, material)
-        answer({"workers": workers, **found})
-    await pool.close()
+    try:
+        for wanted in asked():
+            with RunDirectory() as run:
+                match wanted["what"]:
+                    case "payloads":
+                        found = await _payloads(run, pool, material, wanted)
+                    case "pages":
+                        found = await _gzipped(run, pool, material)
+                    case _:
+                        found = await _one_by_one(run, pool, material)
+            answer({"workers": workers, **found})
+    finally:
+        await pool.close()
 
 
 class Meter:

@@ -1,7 +1,7 @@
-"""The pool of workers of one feed: the only place that knows `workers`, and which executor runs them.
+"""The pool of workers of one feed: the only place that knows `workers`.
 
-A `ProcessPoolExecutor` breaks for good when one of its processes dies. Then all its processes are ended, a
-new executor takes its place, and the batches that were under way are done again, for their slabs are
+A crew of processes breaks for good when one of them dies, as a `ProcessPoolExecutor` does. Then all are
+ended, a new crew takes its place, and the batches that were under way are done again, for their slabs are
 still there. Which of them killed the worker cannot be seen; so each is a suspect and runs alone.
 One that breaks the pool alone has killed two workers, and is given up (`PoisonedBatchError`).
 
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
@@ -26,6 +25,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from mdstream.bars import MakeBars
+from mdstream.crew import Crew
 from mdstream.errors import ConfigError, WorkerError
 from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.ticket import Receipt, Ticket
@@ -97,7 +97,7 @@ class WorkerPool:
     `busy` tells how many tickets are with the workers; callers keep it near `size` themselves.
     """
 
-    # The mutable state: the executor and its generation; how many tickets run in it, and whether
+    # The mutable state: the crew and its generation; how many tickets run in it, and whether
     # one of them must be alone. `_turn` guards the latter.
 
     def __init__(self, size: int, timeout_s: float) -> None:
@@ -107,15 +107,14 @@ class WorkerPool:
         self.size = size
         self.rebuilds = 0
         self.busy = 0
-        self.pids: list[int] = []
         self._job: Callable[[Ticket], Receipt] = boot.run
         self._trades: Callable[[str, str, Mapping[str, int]], bytes] = boot.trades_again
         self.make_bars: MakeBars = boot.make_bars
         self._boot = boot
         self._timeout_s = timeout_s
         self._generation = 0
-        self._executor: ProcessPoolExecutor | None = None
-        self._others: set[Process] = set()
+        self._crew: Crew | None = None
+        self.pids: list[int] = []
         self._rebuilding = asyncio.Lock()
         self._turn = asyncio.Condition()
         self._alone = False
@@ -127,8 +126,7 @@ class WorkerPool:
         ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
         if self.size:
             os.environ.update(SINGLE_THREADED)
-            self._executor = self._new_executor()
-            await asyncio.gather(self._warm_up(), *ready)
+            await asyncio.gather(self._new_crew(), *ready)
         else:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
 
@@ -176,51 +174,38 @@ class WorkerPool:
 
     async def close(self) -> None:
         """End the processes: idle ones at once, a working one when its ticket is done, or killed."""
-        executor, self._executor = self._executor, None
-        if executor is None:
+        crew, self._crew = self._crew, None
+        if crew is None:
             return
-        executor.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(_end, self._processes(), _END_WAIT_S)
+        crew.hang_up()
+        await asyncio.to_thread(_end, crew.processes, _END_WAIT_S)
 
-    # -- the executor
+    # -- the crew
 
-    def _new_executor(self) -> ProcessPoolExecutor:
-        self._others = set(multiprocessing.active_children())
-        # spawn: a fork of this process would copy its loop and threads in mid-step.
-        return ProcessPoolExecutor(
-            self.size, multiprocessing.get_context("spawn"), self._boot.start
-        )
-
-    async def _warm_up(self) -> None:
-        assert self._executor is not None
-        futures = [self._executor.submit(self._boot.ready, i) for i in range(self.size)]
-        await asyncio.gather(*map(asyncio.wrap_future, futures))
-        self.pids = sorted(p.pid for p in self._processes() if p.pid is not None)
-
-    def _processes(self) -> set[Process]:
-        """The processes of the current executor."""
-        return set(multiprocessing.active_children()) - self._others
+    async def _new_crew(self) -> None:
+        """Start a crew and wait until all of it can work."""
+        self._crew = Crew(self.size, self._boot.start, self._boot.serve)
+        self.pids = await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self._executor is None or self._dead:
+        if self._crew is None or self._dead:
             raise WorkerError(self._dead or "the pool is closed")
-        future = asyncio.wrap_future(self._executor.submit(function, *arguments))
-        return await asyncio.wait_for(future, self._timeout_s)
+        async with asyncio.timeout(self._timeout_s):
+            return await self._crew.do(function, *arguments)
 
     async def _rebuild(self, broken: int) -> None:
-        """Replace the executor of generation `broken`; only the first to come does it."""
+        """Replace the crew of generation `broken`; only the first to come does it."""
         async with self._rebuilding:
-            if self._generation != broken or self._executor is None:
+            if self._generation != broken or self._crew is None:
                 return
             started = time.monotonic()
             for _ in range(_START_ATTEMPTS):
-                self._executor.shutdown(wait=False, cancel_futures=True)
-                await asyncio.to_thread(_end, self._processes(), 0.0)
-                self._executor = self._new_executor()
+                self._crew.hang_up()
+                await asyncio.to_thread(_end, self._crew.processes, 0.0)
                 self._generation += 1
                 self.rebuilds += 1
                 try:
-                    await self._warm_up()
+                    await self._new_crew()
                 except BrokenExecutor:
                     log.warning("a worker died while it started")
                     continue

@@ -5,21 +5,30 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import pickle
 import threading
+import traceback
 from collections.abc import Mapping
+from typing import Any
 
 from mdstream import interrupts
 from mdstream.bars import BarBuilder, TextOf
-from mdstream.errors import Exit
+from mdstream.errors import Exit, WorkerError
 from mdstream.frames.columns import FrameColumns
+from mdstream.handoff import packets
 from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
 
+_end: packets.End
+"""Where this worker's tickets come from."""
 
-def start() -> None:
+
+def start(end: packets.End) -> None:
     """Initializer of every worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
+    global _end  # noqa: PLW0603  an initializer has no other way to leave `serve` something
+    _end = end
     interrupts.ignore()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -93,9 +102,40 @@ def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf
     return Bars(spec, frames, text)
 
 
-def ready(_: int) -> int:
-    """A first, empty task: answers the worker's process id once it can work."""
-    return os.getpid()
+def serve() -> None:
+    """The one task of a worker: do what comes as it comes, until the feed hangs up."""
+    _end.put((packets.READY, True, os.getpid()))
+    while True:
+        _end.hear()
+        try:
+            number, function, arguments = _end.get()
+        except EOFError:
+            return
+        try:
+            answer = number, True, function(*arguments)
+        except Exception as error:
+            answer = number, False, _told(error)
+        try:
+            _put(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the feed hung up meanwhile
+
+
+def _told(error: Exception) -> Exception:
+    """An error as it can travel, with where it happened."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = WorkerError(repr(error))
+    error.add_note(f"in a worker:\n{traceback.format_exc()}")
+    return error
+
+
+def _put(answer: tuple[int, bool, Any]) -> None:
+    try:
+        _end.put(answer)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        _end.put((answer[0], False, _told(error)))
 
 
 def _die_with(parent: multiprocessing.process.BaseProcess) -> None:

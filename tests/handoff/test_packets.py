@@ -1,0 +1,151 @@
+"""Objects between a feed and its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+
+from mdstream.crew import Crew
+from mdstream.errors import NoSpaceError, WorkerError
+from mdstream.handoff import packets
+from workers import boot
+
+
+def echo(item: Any) -> Any:
+    return item
+
+
+def slow(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def full(path: str) -> None:
+    raise NoSpaceError(path, 5, 3)
+
+
+class OddError(Exception):
+    """One that does not survive being pickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def odd() -> None:
+    raise OddError(1, 2)
+
+
+def with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
+    async def go() -> Any:
+        crew = Crew(size, boot.start, boot.serve)
+        try:
+            await crew.ready()
+            return await asyncio.wait_for(use(crew), 60)
+        finally:
+            crew.hang_up()
+            for process in crew.processes:
+                await asyncio.to_thread(process.join, 10)
+                assert not process.is_alive(), "a worker stays behind"
+
+    return uvloop.run(go())
+
+
+@pytest.mark.parametrize("size", [0, 1, packets.MOST_BYTES - 200, packets.MOST_BYTES, 5_000_000])
+def test_objects_of_any_size_pass(size: int) -> None:
+    ours, theirs = packets.pair()
+    for one, other in ((ours, theirs), (theirs, ours)):
+        one.put(bytes(size))
+        other.hear()
+        assert other.get() == bytes(size)
+    ours.close(1)
+    theirs.hear()
+    with pytest.raises(EOFError):
+        theirs.get()
+    with pytest.raises(OSError, match="Broken pipe"):
+        theirs.put(1)
+    theirs.close()
+
+
+def test_all_come_back_each_to_who_asked() -> None:
+    """Far more at once than the sockets hold, small ones and large ones."""
+    items = [i if i % 7 else np.arange(i * 40) for i in range(2_000)]
+
+    async def use(crew: Crew) -> list[Any]:
+        return await asyncio.gather(*(crew.do(echo, item) for item in items))
+
+    for given, answered in zip(items, with_crew(2, use), strict=True):
+        assert np.array_equal(given, answered)
+
+
+def test_all_workers_work_at_once() -> None:
+    async def use(crew: Crew) -> tuple[set[int], float]:
+        began = time.monotonic()
+        pids = set(await asyncio.gather(*(crew.do(slow, 0.5) for _ in range(3))))
+        return pids, time.monotonic() - began
+
+    pids, seconds = with_crew(3, use)
+    assert len(pids) == 3
+    assert seconds < 1.4
+
+
+def test_what_fails_there_is_raised_here_and_says_where() -> None:
+    async def use(crew: Crew) -> int:
+        with pytest.raises(NoSpaceError) as caught:
+            await crew.do(full, "x")
+        assert str(caught.value) == str(NoSpaceError("x", 5, 3))
+        with pytest.raises(TypeError) as other:
+            await crew.do(echo)
+        assert "in a worker" in other.value.__notes__[0]
+        with pytest.raises(WorkerError, match="Odd"):
+            await crew.do(odd)
+        return int(await crew.do(echo, 5))
+
+    assert with_crew(1, use) == 5
+
+
+def test_what_cannot_be_told_is_told_as_that() -> None:
+    """Neither an answer nor an error that cannot be pickled ends the worker."""
+
+    async def use(crew: Crew) -> int:
+        with pytest.raises(Exception, match="pickle"):
+            await crew.do(eval, "lambda: 0")
+        return int(await crew.do(echo, 7))
+
+    assert with_crew(1, use) == 7
+
+
+def test_a_killed_worker_fails_all_that_is_under_way() -> None:
+    async def use(crew: Crew) -> None:
+        under_way = [asyncio.ensure_future(crew.do(slow, 30.0)) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        pids = await crew.ready()
+        os.kill(pids[0], signal.SIGKILL)
+        for each in under_way:
+            with pytest.raises(BrokenExecutor):
+                await each
+        with pytest.raises(BrokenExecutor):
+            await crew.do(echo, 1)
+        for pid in pids[1:]:
+            os.kill(pid, signal.SIGKILL)
+
+    with_crew(2, use)
+
+
+def test_hanging_up_fails_who_waits_and_ends_all() -> None:
+    async def use(crew: Crew) -> None:
+        waits = asyncio.ensure_future(crew.do(slow, 1.0))
+        await asyncio.sleep(0.2)
+        crew.hang_up()
+        with pytest.raises(BrokenExecutor):
+            await waits
+
+    with_crew(2, use)

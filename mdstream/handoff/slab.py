@@ -87,7 +87,7 @@ class Slab:
     """One slab, mapped into this process."""
 
     # The mutable state: `used` and `count`, written by the feed alone while the slab fills, and what
-    # its payloads are unpacked.
+    # its payloads are unpacked: no more than would fit as they are, so that results fit, too.
 
     def __init__(self, path: Path, mapping: mmap.mmap, capacity: int, entries: int) -> None:
         self.path = path
@@ -95,7 +95,6 @@ class Slab:
         self.used = 0
         self.count = 0
         self._unpacked = 0
-        self._most_unpacked = _result_bytes(capacity)
         self._mapping = mapping
         self._max_entries = entries
         self._data = HEADER_BYTES + entries * ENTRY.itemsize
@@ -166,7 +165,7 @@ class Slab:
         """Whether there is room for a payload, and for what is made of it if it unpacks to that."""
         if self.used + length > self.capacity or self.count >= self._max_entries:
             return False
-        return not self.count or self._unpacked + unpacked <= self._most_unpacked
+        return not (self.count and unpacked) or self._unpacked + unpacked <= self.capacity
 
     def take(self, payload: bytes, kind: int, recv_ns: int) -> bool:
         """`append`, if the payload `fits`, as fast as can be: it is asked for every one of the stream."""

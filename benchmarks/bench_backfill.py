@@ -111,7 +111,9 @@ def _memory(process: psutil.Process) -> tuple[int, int]:
 def run(plan: Plan) -> list[Record]:
     """Measure every subject."""
     sizes = plan.of((2, 10, 30), (2,))
-    here = present(plan, SUBJECTS, dict.fromkeys(SUBJECTS[:2], "alpaca"))
+    here = present(
+        plan, plan.of(SUBJECTS, ("alpaca-py", "mdstream")), dict.fromkeys(SUBJECTS[:2], "alpaca")
+    )
     cases = [
         Case("backfill", name, {"symbols": size})
         for size in sizes

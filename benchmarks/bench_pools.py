@@ -3,7 +3,9 @@
 A megabyte of payloads goes to one worker, which adds up its bytes (numpy, some 0.1 ms) and answers with a
 few numbers:
 
-    pool, ticket      ProcessPoolExecutor, the bytes in a file that both have mapped: the engine's way
+    crew, ticket      a ProcessPoolExecutor's process, asked by packet and bell, the bytes in a file that
+                      both have mapped: the engine's way
+    pool, ticket      ProcessPoolExecutor.submit, the bytes in such a file
     pool, pickle      ProcessPoolExecutor, the bytes pickled there
     pool, both ways   the same, and pickled back
     pool, shm         ProcessPoolExecutor, a new multiprocessing.shared_memory block each time
@@ -15,6 +17,7 @@ One task at a time (`round trip`), and two under way (`pipelined`), with the cal
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import mmap
@@ -39,9 +42,18 @@ TAKES_S = (33.0, 10.0)
 TURNS = 3
 TURN_S = 0.6
 SIZE = 1 << 20
-SUBJECTS = ("pool, ticket", "pool, pickle", "pool, both ways", "pool, shm", "thread", "loky", "ray")
+SUBJECTS = (
+    "crew, ticket",
+    "pool, ticket",
+    "pool, pickle",
+    "pool, both ways",
+    "pool, shm",
+    "thread",
+    "loky",
+    "ray",
+)
 
-Submit = Callable[[], "Future[Any]"]
+Submit = Callable[[], "Future[Any] | _Awaited"]
 
 
 # -- in the worker
@@ -95,6 +107,9 @@ def _submitting(subject: str) -> Iterator[Submit]:
             slab[:] = data  # as payloads are copied in as they come
             return path
 
+        if subject == "crew, ticket":
+            yield stack.enter_context(_crew(filled))
+            return
         if subject == "ray":
             yield stack.enter_context(_ray(filled))
             return
@@ -138,6 +153,37 @@ def _with_block(executor: Executor, data: bytes) -> Future[Any]:
 
 
 @contextlib.contextmanager
+def _crew(filled: Callable[[], str]) -> Iterator[Submit]:
+    import uvloop
+
+    from mdstream.crew import Crew
+    from workers import boot
+
+    loop = uvloop.new_event_loop()
+
+    async def start() -> Crew:
+        crew = Crew(1, boot.start, boot.serve)
+        await crew.ready()
+        return crew
+
+    crew = loop.run_until_complete(start())
+    try:
+        yield lambda: _Awaited(loop, loop.create_task(crew.do(_of_file, filled())))
+    finally:
+        crew.hang_up()
+
+
+class _Awaited:
+    """What the other subjects' futures offer, of a task of a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        self._loop, self._task = loop, task
+
+    def result(self) -> Any:
+        return self._loop.run_until_complete(self._task)
+
+
+@contextlib.contextmanager
 def _ray(filled: Callable[[], str]) -> Iterator[Submit]:
     import ray
 
@@ -161,7 +207,7 @@ def serve(subject: str) -> None:
 
 
 def _measure(submit: Submit, under_way: int) -> dict[str, float]:
-    tasks: deque[Future[Any]] = deque()
+    tasks: deque[Future[Any] | _Awaited] = deque()
     done, cpu, began = 0, time.process_time(), time.perf_counter()
     while time.perf_counter() - began < TURN_S:
         while len(tasks) < under_way:

@@ -108,7 +108,8 @@ def run(ticket: Ticket) -> Receipt:
     start_ns = time.time_ns()
     key = (ticket.run, ticket.stream, ticket.kernels)
     if key not in _contexts:
-        _contexts.clear()
+        for other in [other for other in _contexts if other[0] != ticket.run]:
+            del _contexts[other]
         _contexts[key] = _Context(*key)
     context = _contexts[key]
     context.refresh()

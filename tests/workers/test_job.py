@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from mdstream.frames.rundir import RunDirectory, slab_path
+from mdstream.frames.dictionary import DictionaryWriter
+from mdstream.frames.rundir import RunDirectory, dictionary_path, slab_path
 from mdstream.handoff.slab import Slab
+from mdstream.handoff.ticket import Ticket
+from mdstream.streams import STREAMS
 from workers import job
 
 
@@ -16,3 +19,22 @@ def test_slabs_that_the_feed_has_given_back_are_not_kept_mapped() -> None:
         slabs[0].unlink()
         context.slab(slabs[2].path.name)
         assert list(context.slabs) == ["stocks-1", "stocks-2"]
+
+
+def test_streams_that_share_a_process_do_not_cost_each_other_what_was_learned() -> None:
+    with RunDirectory() as run:
+        tickets = []
+        for stream in ("stocks", "crypto"):
+            slab = Slab.create(slab_path(run.path, f"{stream}-1"), 4096)
+            slab.begin(1)
+            slab.seal()
+            tickets.append(Ticket(str(run.path), stream, slab.path.name, 1))
+            for name in STREAMS[stream].dictionaries:
+                DictionaryWriter(dictionary_path(run.path, stream, name))
+        for ticket in tickets:
+            job.run(ticket)
+        kept = dict(job._contexts)
+        for ticket in tickets:
+            job.run(ticket)
+        assert len(kept) == 2
+        assert all(job._contexts[key] is context for key, context in kept.items())

@@ -231,7 +231,8 @@ def findings(records: Sequence[Record]) -> list[str]:
     better = "more" if pools > feeds else "less"
     told = f"Feeds and pools carry {abs(pools / feeds - 1):.0%} {better} than feeds alone"
     if one := rates.get("one process"):
-        told += f", feeds {feeds / one:.1f} times what one process does, feeds and pools {pools / one:.1f} times"
+        told += f", feeds {feeds / one:.1f} times what one process does"
+        told += f", feeds and pools {pools / one:.1f} times"
     return [f"{told}. Lost: {lost:.0f}."]
 
 

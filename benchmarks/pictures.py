@@ -159,7 +159,7 @@ def _handoff(plt: Any, records: Sequence[Record]) -> Any:
         workers = [r["workers"] for r in mine]
         axes[1].plot(workers, measured, "o", color=color, label=described(mine[0]["params"]))
         if model is not None:
-            xs = list(range(max(9, workers[-1] + 1)))
+            xs = list(range(max(9, int(workers[-1]) + 1)))
             axes[1].plot(xs, [model(n) / 1e6 for n in xs], "--", color=color, linewidth=1)
     axes[1].set_title("M messages/s: measured (dots); a model with a core a process (dashed)")
     axes[1].set_xlabel("workers (0: inline)")

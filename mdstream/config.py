@@ -106,6 +106,20 @@ class SimulatorConfig(Struct, frozen=True):
     latency_ms: float = 20.0
 
 
+class StoreConfig(Struct, frozen=True):
+    """Where frames are recorded: a folder, or `s3://bucket/prefix` (keys as the AWS tools take them, from
+    `AWS_ACCESS_KEY_ID` and the like; `AWS_ENDPOINT_URL` for another service than Amazon's).
+
+    Rows are committed every `every_s` seconds, by `workers` processes. Files that compaction has replaced
+    are kept for `keep_hours`.
+    """
+
+    path: str = "store"
+    every_s: float = 5.0
+    workers: int = 1
+    keep_hours: int = 1
+
+
 class LogConfig(Struct, frozen=True):
     level: str = "info"
     json: bool = False
@@ -131,6 +145,8 @@ class Config(Struct, frozen=True):
     """The library that receives: `picows`, the fast one, or `websockets`."""
     compression: bool = False
     """Ask the stream for permessage-deflate; only `websockets` knows it, and is used then."""
+    record: bool = False
+    """Whether frames are recorded in the store as they come."""
     rejects: str = ""
     """Folder for rejected payloads; empty: the user's state folder."""
     start_timeout_s: float = 60.0
@@ -145,6 +161,7 @@ class Config(Struct, frozen=True):
     handoff: HandoffConfig = HandoffConfig()
     frames: FramesConfig = FramesConfig()
     simulator: SimulatorConfig = SimulatorConfig()
+    store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
 
     def stream(self, name: str) -> StreamConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ _GAUGES = (
 class Measurements:
     """Writes a row a stream, process and core, and one of the machine, at each `sample`."""
 
-    def __init__(self, run: Path, simulator_pid: int | None) -> None:
+    def __init__(
+        self, run: Path, simulator_pid: int | None, recorder_pids: Callable[[], list[int]]
+    ) -> None:
         self._run = run
         self._simulator_pid = simulator_pid
+        self._recorder_pids = recorder_pids
         self.streams: dict[str, dict[str, Any]] = {}
         """The last sample of each stream, as its row in the frame."""
         self._recorder = TelemetryRecorder(run)
@@ -55,6 +58,7 @@ class Measurements:
         roles = {os.getpid(): ("supervisor", "")}
         if self._simulator_pid is not None:
             roles[self._simulator_pid] = ("simulator", "")
+        roles.update(dict.fromkeys(self._recorder_pids(), ("recorder", "")))
         for feed in feeds:
             if feed.process is not None and feed.process.pid is not None:
                 roles[feed.process.pid] = ("feed", feed.stream)

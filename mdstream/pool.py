@@ -28,6 +28,7 @@ from mdstream.bars import MakeBars
 from mdstream.crew import Crew
 from mdstream.errors import ConfigError, WorkerError
 from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
+from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.interrupts import deaf_children
 
@@ -143,6 +144,18 @@ class WorkerPool:
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
         """Have a worker join staged files to one of the store; raises as `run`."""
         return await self._do(self._boot.join, ticket, f"file {Path(ticket.into).name}")
+
+    async def record(self, ticket: RecordTicket) -> RecordReceipt:
+        """Have a worker bring rows of a frame into its table; raises as `run`, and `StoreError`."""
+        return await self._do(self._boot.record, ticket, f"rows of {ticket.frame}")
+
+    async def recorded(self, ticket: RecordTicket) -> int:
+        """Have a worker look how far a frame is recorded; raises as `record`."""
+        return await self._do(self._boot.recorded, ticket, f"rows of {ticket.frame}")
+
+    async def compact(self, ticket: CompactTicket) -> int:
+        """Have a worker make a table's small files large ones; raises as `record`."""
+        return await self._do(self._boot.compact, ticket, f"files of {Path(ticket.table).name}")
 
     async def _do(self, job: Callable[[T], R], ticket: T, name: str) -> R:
         if not self.size:

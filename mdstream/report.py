@@ -40,11 +40,28 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
         "cores": _cores(run),
         "processes": _processes(run),
         "utilization": utilization.build(run),
+        "recorded": _recorded(supervisor),
         "events": [
             {"ts": event.ts.isoformat(), "stream": event.stream, "text": event.text}
             for event in supervisor.events
         ],
         "python": platform.python_version(),
+    }
+
+
+def _recorded(supervisor: Supervisor) -> dict[str, Any] | None:
+    """What the recorder brought into the store; None where nothing was to be recorded."""
+    if supervisor.recorder is None:
+        return None
+    state = supervisor.recorder.state
+    return {
+        "store": state.store,
+        "whole": state.finished,
+        "rows": state.rows,
+        "missed": state.missed,
+        "commits": state.commits,
+        "trouble": state.trouble or None,
+        "frames": {name: frame.past - frame.missed for name, frame in state.frames.items()},
     }
 
 

@@ -38,6 +38,8 @@ from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.measure import Measurements
 from mdstream.pool import SINGLE_THREADED, compile_kernels, do_without_kernels
+from mdstream.recorder_process import RecorderProcess, start_for_dead_runs
+from mdstream.recording.recorder import check_store
 from mdstream.rejects import why_unwritable
 from mdstream.telemetry.state import FeedState
 
@@ -94,6 +96,8 @@ class Supervisor:
         self._simulator: EmbeddedSimulator | None = None
         self._measurements: Measurements | None = None
         self._effective = config
+        self.recorder: RecorderProcess | None = None
+        self._facts: dict[str, Any] = {}
         self._gone = False
         self._settled: set[str] = set()
         self._revived: set[str] = set()
@@ -144,16 +148,22 @@ class Supervisor:
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
         for dead in rundir.reap(root):
             log.info("removed what the dead run %s had left", dead.name)
+        for dead in start_for_dead_runs(root, self.config.store):
+            log.info(
+                "the dead run %s was being recorded: what it left is, in the background", dead.name
+            )
         with RunDirectory(root) as self.directory:
             self.directory.name_semaphores()
             self.started_ns = time.time_ns()
             self._fit_memory(self.directory.path.parent)
             self._look_at_rejects()
+            self._look_at_store()
             try:
                 self._start()
                 self._loop()
                 self._drain()
                 self.ended_ns = time.time_ns()
+                self._finish_recording(self.directory)
                 self._sample()
                 finish(self)
                 if not self.aborted:
@@ -173,17 +183,29 @@ class Supervisor:
                 "APCA_API_KEY_ID and APCA_API_SECRET_KEY"
             )
         assert self.directory is not None
-        self.directory.describe(
-            started=datetime.now(UTC).isoformat(),
-            streams=list(self.config.streams),
-            workers=self.config.workers_per_stream(),
-            urls=list(self._effective.urls()),
-            simulated=self.config.simulated,
-        )
+        self._facts = {
+            "started": datetime.now(UTC).isoformat(),
+            "streams": list(self.config.streams),
+            "feeds": {name: self.config.stream(name).feed for name in self.config.streams},
+            "workers": self.config.workers_per_stream(),
+            "urls": list(self._effective.urls()),
+            "simulated": self.config.simulated,
+        }
+        if self.config.record:
+            self._facts["store"] = self._effective.store.path
+        self.directory.describe(**self._facts)
         simulator_pid = self._simulator.process.pid if self._simulator else None
-        self._measurements = Measurements(self.path, simulator_pid)
+        self._measurements = Measurements(
+            self.path, simulator_pid, lambda: self.recorder.pids if self.recorder else []
+        )
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
         self._compile()
+        if self.config.record:
+            self.recorder = RecorderProcess(
+                self.path,
+                self._effective.store,
+                lambda text, level: self._note("recorder", text, level),
+            )
         self.started_ns = time.time_ns()
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
@@ -209,6 +231,15 @@ class Supervisor:
             if self.config.rejects:
                 raise ConfigError(f"rejects: {why}")
             log.warning("rejected payloads will be counted but not kept: %s (set rejects)", why)
+
+    def _look_at_store(self) -> None:
+        """Refuse a store that cannot be written, and make its path the same from everywhere."""
+        store = self._effective.store
+        if self.config.record:
+            if "://" not in store.path:
+                store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
+                self._effective = msgspec.structs.replace(self._effective, store=store)
+            check_store(store.path)
 
     def _compile(self) -> None:
         """The first run of a version on a machine compiles the decoders, before all else."""
@@ -292,6 +323,8 @@ class Supervisor:
             feed.check(self.config.start_timeout_s, self.config.hang_timeout_s)
             if feed.restart_at is not None and time.monotonic() >= feed.restart_at:
                 self._spawn(feed)
+        if self.recorder is not None:
+            self.recorder.check()
         if self._simulator is not None and not self._simulator.process.is_alive():
             self._note("simulator", "died; starting it again on its port", logging.WARNING)
             self._simulator.start_again()
@@ -339,6 +372,26 @@ class Supervisor:
         for feed in self.feeds.values():
             self._settle(feed)
             feed.judge(drained)
+
+    def _finish_recording(self, directory: RunDirectory) -> None:
+        """Nothing more comes: let the recorder bring the rest, or leave it the run's folder."""
+        directory.describe(**self._facts, ended=True)
+        patience, finished = self.config.drain_timeout_s, True
+        if self.recorder is not None:
+            finished = self.recorder.finish(patience, lambda: self.aborted)
+        else:
+            deadline = time.monotonic() + patience  # one that somebody started by hand
+            while rundir.has_recorder(self.path) and not self.aborted:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.1)
+            finished = not rundir.has_recorder(self.path)
+        if not finished:
+            directory.abandon()
+            log.warning(
+                "not all is recorded: %s stays until it is; the recorder, the next run, or mdstream record "
+                "--run %s goes on", self.path, self.run_id,
+            )  # fmt: skip
 
     def _end_between_lives(self, feed: FeedProcess) -> None:
         """The run ends while a feed has no process: one more commits what it had received, if anything."""

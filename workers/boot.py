@@ -17,6 +17,7 @@ from mdstream.errors import Exit, WorkerError
 from mdstream.frames.columns import FrameColumns
 from mdstream.handoff import packets
 from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
+from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
@@ -86,6 +87,27 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     from workers import history
 
     return history.join(ticket)
+
+
+def record(ticket: RecordTicket) -> RecordReceipt:
+    """`workers.recording.record`."""
+    from workers import recording
+
+    return recording.record(ticket)
+
+
+def recorded(ticket: RecordTicket) -> int:
+    """`workers.recording.recorded`."""
+    from workers import recording
+
+    return recording.recorded(ticket)
+
+
+def compact(ticket: CompactTicket) -> int:
+    """`workers.recording.compact`."""
+    from workers import recording
+
+    return recording.compact(ticket)
 
 
 def prepare_bars() -> None:

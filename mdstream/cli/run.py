@@ -64,6 +64,16 @@ def run(
     data_url: Annotated[
         str | None, typer.Option(metavar="HTTP_URL", help="Any Alpaca-compatible REST server.")
     ] = None,
+    record: Annotated[
+        bool | None,
+        typer.Option("--record", help="Record all frames in the store, each row exactly once."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Where: a folder, or s3://bucket/prefix. Default: ./store."
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = None,
@@ -85,6 +95,8 @@ def run(
         "workers": workers,
         "stream_url": stream_url,
         "data_url": data_url,
+        "record": record,
+        "store": {"path": store} if store else None,
     }
     flags = {name: value for name, value in flags.items() if value is not None}
     for name, value in _pairs("--symbols", symbols):

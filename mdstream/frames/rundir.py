@@ -72,6 +72,7 @@ class RunDirectory:
 
     def __init__(self, root: Path | None = None) -> None:
         root = root or default_root()
+        self._abandoned = False
         now = time.time_ns()
         begun = time.strftime("%Y%m%dT%H%M%S", time.localtime(now // 1_000_000_000))
         self.run = f"{begun}.{now // 1_000_000 % 1000:03d}-{os.getpid()}"
@@ -106,10 +107,14 @@ class RunDirectory:
         """
         multiprocessing.current_process()._config["semprefix"] = f"/{self.path.name}"  # type: ignore[attr-defined]
 
+    def abandon(self) -> None:
+        """Leave the folder to who is not done with it: `close` will not remove it."""
+        self._abandoned = True
+
     def close(self) -> None:
         """Remove the folder and the semaphores. Readers keep what they have mapped."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        _remove_semaphores(self.path.name)
+        if not self._abandoned:
+            remove(self.path)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -130,8 +135,12 @@ def _describe(folder: Path, facts: dict[str, Any]) -> None:
 
 def is_alive(path: Path) -> bool:
     """Whether the owner of the run folder `path` lives."""
+    return _is_locked(path / "owner.lock")
+
+
+def _is_locked(path: Path) -> bool:
     try:
-        descriptor = os.open(path / "owner.lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -172,11 +181,16 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
 
 
 def reap(root: Path | None = None) -> list[Path]:
-    """Remove what dead runs left behind; returns the folders removed."""
-    dead = [path for path in runs(root) if not is_alive(path)]
+    """Remove what dead runs left behind; returns the folders removed. Those that were to be recorded, and
+    are not to the end, stay: `unrecorded` names them.
+    """
+    kept = unrecorded(root)
+    dead = [
+        path for path in runs(root)
+        if not is_alive(path) and path not in kept and not has_recorder(path)
+    ]  # fmt: skip
     for path in dead:
-        shutil.rmtree(path, ignore_errors=True)
-        _remove_semaphores(path.name)
+        remove(path)
     for path in SHARED_MEMORY.glob(f"sem.{_prefix()}*"):
         # The run's folder may lie under another root; then it is dead if its supervisor is.
         name = path.name[len("sem.") :].rpartition("-")[0]
@@ -188,6 +202,28 @@ def reap(root: Path | None = None) -> list[Path]:
             shutil.rmtree(path, ignore_errors=True)
             dead.append(path)
     return dead
+
+
+def unrecorded(root: Path | None = None) -> dict[Path, str]:
+    """Dead runs that were to be recorded, with the store that they were to go to."""
+    found = {}
+    for path in runs(root):
+        with contextlib.suppress(OSError, ValueError):
+            store = json.loads((path / "run.json").read_text()).get("store")
+            if store and not is_alive(path):
+                found[path] = str(store)
+    return found
+
+
+def has_recorder(path: Path) -> bool:
+    """Whether a recorder is at the run whose folder is `path`."""
+    return _is_locked(path / "recorder.lock")
+
+
+def remove(path: Path) -> None:
+    """Remove a run's folder and semaphores. Readers keep what they have mapped."""
+    shutil.rmtree(path, ignore_errors=True)
+    _remove_semaphores(path.name)
 
 
 def _remove_semaphores(name: str) -> None:

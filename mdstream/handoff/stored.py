@@ -6,6 +6,8 @@ nanoseconds, in a column of its own beside it. Codes are stored as the texts the
 
 from __future__ import annotations
 
+import os
+
 import pyarrow as pa
 
 from mdstream.streams.spec import CODED, Channel, Column, Kind
@@ -41,3 +43,14 @@ def stored_schema(channel: Channel, coded: bool = False) -> pa.Schema:
         if column.kind is Kind.TIME:
             fields.append(pa.field(column.name + BEYOND, pa.int16(), column.nullable))
     return pa.schema(fields)
+
+
+def storage_options(store: str) -> dict[str, str]:
+    """What the object store needs to know besides the environment (`AWS_ACCESS_KEY_ID`, …)."""
+    if "://" not in store:
+        return {}
+    options = {}
+    if (endpoint := os.environ.get("AWS_ENDPOINT_URL", "")).startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+        options["AWS_ENDPOINT_URL"] = endpoint
+    return options

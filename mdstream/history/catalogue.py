@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError
-from mdstream.handoff.stored import BEYOND
-from mdstream.history.request import history_of, moment
+from mdstream.handoff.stored import BEYOND, storage_options
+from mdstream.history.request import datasets, moment
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import Channel, History, Kind
 
 if TYPE_CHECKING:
     import polars as pl
+
+When = str | date | datetime | None
 
 
 def scan(
@@ -28,40 +32,156 @@ def scan(
 ) -> pl.LazyFrame:
     """A dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
+    History that was fetched and frames that were recorded are one table. What is in both is there once, as
+    history has it: trades by id, exchange, tape and day, quotes by symbol and time, bars by symbol, time
+    and timeframe (of a live bar its last update), articles by id, all else by all it says.
+
     Columns are those of the live frame, times Datetime("ns", "UTC"), symbols and codes String, and before
     them the partition's: `feed`, for bars `timeframe` (and `adjustment`), `date` or `year`. What is given
     here, and filters on the frame, decide which files are read at all. `start` is inside, `end` is not
-    (a date as `end` includes that day). An article that came for several symbols is there once.
+    (a date as `end` includes that day). `store` may be an object store's, as s3://bucket/prefix.
     Raises `NoStoreError` where there is no such table.
     """
+    channel, history = _of(dataset)
+    options = storage_options(str(store))
+    past = _table(f"{store}/{dataset}", options) if history else None
+    live = _table(f"{store}/live/{dataset}", options)
+    if past is None and live is None:
+        raise NoStoreError(
+            f"no {dataset} in {store}: fetch some, as with mdstream backfill {dataset}, or record some, "
+            "as with mdstream run --record"
+        )
+    if live is not None and history is not None:
+        live = _as_history(live, history)
+    found = [
+        _chosen(frame, dataset, channel, symbols, (start, end), (feed, timeframe, adjustment))
+        for frame in (past, live)
+        if frame is not None
+    ]
+    if live is not None:
+        recorded = found[-1]
+        if history is not None and history.bars:
+            recorded = recorded.sort("recv_ts", "recv_ts" + BEYOND)  # updates come later
+        found[-1] = recorded = recorded.unique(_identity(recorded, channel), keep="last")
+        if past is not None:
+            found[-1] = _beyond(found[0], recorded, channel)
+    whole = found[0] if len(found) == 1 else _joined(found)
+    frame = _whole_times(whole)
+    if _is_news(channel):
+        frame = frame.sort("updated_at", maintain_order=True)
+        return frame.unique("id", keep="last", maintain_order=True)
+    return frame
+
+
+def _of(dataset: str) -> tuple[Channel, History | None]:
+    """The channel whose rows a dataset holds, and how its history is fetched, if there is any."""
+    stream, _, name = dataset.partition(".")
+    spec = STREAMS.get(stream)
+    channels = {c.name: c for c in (*spec.channels, *spec.built_bars)} if spec else {}
+    for history in spec.history if spec else ():
+        if history.channel == name:
+            return channels[history.rows or name], history
+    if name in channels:
+        return channels[name], None
+    known = [f"{s.name}.{c.name}" for s in STREAMS.values() for c in s.channels]
+    raise ConfigError(
+        f"no dataset {dataset!r}; there are {', '.join(dict.fromkeys((*datasets(), *known)))}"
+    )
+
+
+def _table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
     import polars as pl
     from deltalake import DeltaTable
 
-    history, folder = history_of(dataset), Path(store) / dataset
-    if not DeltaTable.is_deltatable(str(folder)):
-        raise NoStoreError(
-            f"no {dataset} in {store}: fetch some, as with mdstream backfill {dataset}"
-        )
-    frame = pl.scan_delta(str(folder))
-    time = "created_at" if history.rows else "ts"
-    for name, wanted in (("feed", feed), ("timeframe", timeframe), ("adjustment", adjustment)):
-        if wanted and name not in frame.collect_schema():
+    if not DeltaTable.is_deltatable(uri, options or None):
+        return None
+    return pl.scan_delta(uri, storage_options=options or None)
+
+
+def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
+    """Recorded rows with the columns that history has."""
+    import polars as pl
+
+    if history.bars:
+        kind = pl.col("kind")
+        frame = pl.when(kind == "daily").then(pl.lit("1Day")).otherwise(pl.lit("1Min"))
+        live = live.with_columns(frame.alias("timeframe")).drop("kind")
+        if history.adjusted:
+            live = live.with_columns(pl.lit("raw").alias("adjustment"))
+    if history.partition == "year":
+        live = live.with_columns(pl.col("date").dt.year().alias("year")).drop("date")
+    return live
+
+
+def _chosen(
+    frame: pl.LazyFrame,
+    dataset: str,
+    channel: Channel,
+    symbols: Sequence[str] | None,
+    span: tuple[When, When],
+    kinds: tuple[str, str, str],
+) -> pl.LazyFrame:
+    """The rows that are asked for."""
+    import polars as pl
+
+    names = frame.collect_schema().names()
+    for name, wanted in zip(("feed", "timeframe", "adjustment"), kinds, strict=True):
+        if wanted and name not in names:
             raise ConfigError(f"{dataset} has no {name}")
         if wanted:
             frame = frame.filter(pl.col(name) == wanted)
-    for value, bound, whole_day in ((start, "start", False), (end, "end", True)):
+    time, partition = _time(channel), "date" if "date" in names else "year"
+    for value, bound, whole_day in ((span[0], "start", False), (span[1], "end", True)):
         if value is not None:
-            frame = frame.filter(
-                *_bounded(time, moment(value, bound, whole_day), bound, history.partition)
-            )
-    if symbols is not None:
-        names = list(symbols)
-        chosen = pl.col("symbol").is_in(names)
-        if history.rows:
-            chosen = pl.col("symbols").list.set_intersection(names).list.len() > 0
-        frame = frame.filter(chosen)
-    frame = _whole_times(frame)
-    return frame.unique("id", keep="any", maintain_order=True) if history.rows else frame
+            at_ns = moment(value, bound, whole_day)
+            frame = frame.filter(*_bounded(time, at_ns, bound, partition))
+    if symbols is None:
+        return frame
+    wanted_symbols = list(symbols)
+    if _is_news(channel):
+        shared = pl.col("symbols").list.set_intersection(wanted_symbols)
+        return frame.filter(shared.list.len() > 0)
+    return frame.filter(pl.col("symbol").is_in(wanted_symbols))
+
+
+def _identity(frame: pl.LazyFrame, channel: Channel) -> list[str]:
+    """The columns by which two rows are the same thing."""
+    names = frame.collect_schema().names()
+    if _is_news(channel):
+        return ["id", "updated_at", "updated_at" + BEYOND]
+    if "timeframe" in names:
+        kinds = [name for name in ("timeframe", "adjustment") if name in names]
+        return ["feed", *kinds, "symbol", "ts", "ts" + BEYOND]
+    if channel.name == "trades" and "id" in names:
+        return ["symbol", *(n for n in ("id", "exchange", "tape", "date") if n in names)]
+    return [name for name in names if not name.startswith("recv_ts")]
+
+
+def _beyond(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
+    """Recorded rows that history has not."""
+    keys = _identity(live, channel)
+    if channel.name == "quotes":
+        keys = ["symbol", "ts", "ts" + BEYOND]
+    elif _is_news(channel):
+        keys = ["id"]
+    return live.join(past.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
+
+
+def _joined(found: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+    import polars as pl
+
+    names = found[0].collect_schema().names()
+    return pl.concat([frame.select(names) for frame in found], how="vertical_relaxed")
+
+
+def _is_news(channel: Channel) -> bool:
+    return any(column.kind is Kind.SYMBOLS for column in channel.columns)
+
+
+def _time(channel: Channel) -> str:
+    """The time of a row that `start` and `end` are about."""
+    times = [column for column in channel.columns if column.kind is Kind.TIME]
+    return next((c.name for c in times if c.required), times[-1].name)
 
 
 def _bounded(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:

@@ -83,7 +83,21 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
             remarks.append(Text(text, style="yellow"))
         if stream["rejects_file"]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
+    if recorded := report.get("recorded"):
+        remarks.append(_recorded(recorded))
     return remarks
+
+
+def _recorded(recorded: dict[str, Any]) -> Text:
+    """What came into the store."""
+    frames = sum(rows > 0 for rows in recorded["frames"].values())
+    text = f"recorded: {recorded['rows']:,} rows of {frames} frames in {recorded['store']}/live"
+    if recorded["missed"]:
+        text += f"; {recorded['missed']:,} rows were dropped before they could be"
+    if not recorded["whole"]:
+        why = f" ({recorded['trouble']})" if recorded["trouble"] else ""
+        text += f"; not all is recorded yet{why}: mdstream record goes on"
+    return Text(text, style="yellow" if recorded["missed"] or not recorded["whole"] else "")
 
 
 def _bars(stream: str, bars: dict[str, Any]) -> Text:

@@ -1,0 +1,45 @@
+"""What crosses the process boundary where frames are recorded: which rows, and what became of them.
+
+rows of a frame, in shared memory ══► worker: read ► sort ► compress ► one commit to the frame's Delta table
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class RecordTicket(NamedTuple):
+    """Rows `first` to `past` of a frame, for the Delta table at `table`.
+
+    `run` is the run directory, `feed` the stream's feed, which the table is partitioned by. `options` are
+    those of the object store.
+    """
+
+    run: str
+    frame: str
+    first: int
+    past: int
+    table: str
+    feed: str
+    options: dict[str, str]
+
+
+class RecordReceipt(NamedTuple):
+    """What is in the table now."""
+
+    past: int
+    """The row behind the last one that is recorded."""
+    rows: int
+    """Rows that this ticket brought; none if an earlier attempt had."""
+    missed: int
+    """Rows that the frame had dropped before they were read."""
+
+
+class CompactTicket(NamedTuple):
+    """A Delta table whose small files shall become large ones. What they were is kept for `keep_hours`, for
+    readers that have begun.
+    """
+
+    table: str
+    keep_hours: int
+    options: dict[str, str]

@@ -1,0 +1,1 @@
+"""Frames to Delta tables, as they come."""

@@ -1,0 +1,47 @@
+"""What a store holds against what frames hold, each read by other means than the recorder's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import polars.selectors as cs
+
+from mdstream.frames.attach import Attachment
+from mdstream.frames.layout import is_table, read_schema
+
+
+def recorded_frames(run: Path) -> list[str]:
+    """The frames of a run that are to be recorded: all but those that change in place, and telemetry."""
+    folders = sorted((run / "frames").iterdir())
+    return [
+        folder.name
+        for folder in folders
+        if not folder.name.startswith("telemetry.") and not is_table(read_schema(folder))
+    ]
+
+
+def in_frames(run: Attachment) -> dict[str, pl.DataFrame]:
+    """All rows of all frames that are to be recorded, in an order of their own."""
+    return {name: _ordered(run.frame(name)) for name in recorded_frames(run.path)}
+
+
+def in_store(store: Path | str, name: str, options: dict[str, str] | None = None) -> pl.DataFrame:
+    """The rows of a frame's table as the frame has them, ordered likewise."""
+    frame = pl.read_delta(f"{store}/live/{name}", storage_options=options)
+    beyond = [column for column in frame.columns if column.endswith("_ns")]
+    whole = [
+        (pl.col(column[:-3]).dt.epoch("us") * 1000 + pl.col(column).cast(pl.Int64))
+        .cast(pl.Datetime("ns", "UTC"))
+        .alias(column[:-3])
+        for column in beyond
+    ]
+    return _ordered(frame.with_columns(whole).drop("feed", "date", *beyond))
+
+
+def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
+    lists = cs.by_dtype(pl.List(pl.String), pl.List(pl.Categorical))
+    plain = frame.with_columns(
+        cs.categorical().cast(pl.String), cs.unsigned_integer().cast(pl.Int64)
+    ).with_columns(lists.cast(pl.List(pl.String)).list.join("\0"))
+    return plain.sort(plain.columns)

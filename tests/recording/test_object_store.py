@@ -1,0 +1,85 @@
+"""A store in an object store, here moto's server of S3."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+import mdstream
+from mdstream.config import StoreConfig
+from mdstream.errors import NoStoreError
+from mdstream.frames.attach import Attachment
+from mdstream.handoff.stored import storage_options
+from mdstream.recording.recorder import Recorder
+from tests.piping import rig
+from tests.recording.test_recorder import assert_recorded, end
+from tests.test_pipeline import payloads
+
+BUCKET = "market"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ},
+    )  # fmt: skip
+    try:
+        for attempt in range(100):
+            try:
+                made = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
+                urllib.request.urlopen(made, timeout=5).close()
+                break
+            except OSError:
+                assert attempt < 99, "moto does not answer"
+                time.sleep(0.1)
+        yield f"s3://{BUCKET}/store"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_bucket_holds_what_a_folder_would(tmp_path: Path, bucket: str) -> None:
+    options = storage_options(bucket)
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            recorder = Recorder(r.run, StoreConfig(bucket, every_s=0.5))
+            at_work = asyncio.ensure_future(recorder.run())
+            everything = payloads("stocks", 4_000, 20)
+            await r.feed(everything[:100])
+            await asyncio.sleep(2)
+            recorder.stop()
+            assert not (await at_work).finished
+            at_work = asyncio.ensure_future(Recorder(r.run, StoreConfig(bucket)).run())
+            await r.feed(everything[100:])
+            await r.drain()
+            end(r.run)
+            assert (await at_work).finished
+            run = Attachment(r.run)
+            assert assert_recorded(run, bucket, options=options) > 4_000
+            found = mdstream.scan("stocks.trades", bucket).collect()
+            assert found.height == run.rows("stocks.trades")
+            with pytest.raises(NoStoreError):
+                mdstream.scan("crypto.trades", bucket)
+
+    uvloop.run(go())

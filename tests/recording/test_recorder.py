@@ -1,0 +1,337 @@
+"""Whatever is killed, each row of a frame is in the store once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+import uvloop
+from deltalake import DeltaTable
+
+from mdstream.config import StoreConfig
+from mdstream.errors import ConfigError
+from mdstream.frames import rundir
+from mdstream.frames.attach import Attachment
+from mdstream.frames.rundir import RunDirectory
+from mdstream.recording import recorder, state
+from mdstream.recording.recorder import Recorder
+from tests.piping import Rig, rig
+from tests.recording.stored import in_frames, in_store, recorded_frames
+from tests.test_pipeline import payloads
+
+
+def store_of(path: Path, **settings: Any) -> StoreConfig:
+    return StoreConfig(str(path / "store"), **{"every_s": 0.2, **settings})
+
+
+def end(run: Path) -> None:
+    """Say that a rig's run has ended, as a supervisor does."""
+    directory = RunDirectory.__new__(RunDirectory)
+    directory.path, directory.run = run, run.name
+    directory.describe(streams=["stocks"], feeds={"stocks": "sip"}, ended=True)
+
+
+def assert_recorded(run: Attachment, store: Path | str, **options: Any) -> int:
+    """Every row once; how many."""
+    rows = 0
+    for name, expected in in_frames(run).items():
+        if expected.height:
+            found = in_store(store, name, **options)
+            assert found.equals(expected), name
+            rows += found.height
+    return rows
+
+
+@pytest.mark.parametrize("stream", ["stocks", "news", "crypto"])
+def test_every_row_of_every_frame_is_recorded_once(tmp_path: Path, stream: str) -> None:
+    async def go() -> None:
+        async with rig(stream, 1, tmp_path) as r:
+            at_work = asyncio.ensure_future(Recorder(r.run, store_of(tmp_path)).run())
+            for part in range(4):
+                await r.feed(payloads(stream, 4_000, 20)[part * 50 : (part + 1) * 50])
+                await asyncio.sleep(0.4)
+            await r.drain()
+            end(r.run)
+            told = await asyncio.wait_for(at_work, 60)
+            run = Attachment(r.run)
+            rows = assert_recorded(run, tmp_path / "store")
+            assert told.finished
+            assert told.rows == rows == sum(run.rows(name) for name in recorded_frames(r.run))
+            assert told.missed == 0
+            assert state.read(r.run) == told
+
+    uvloop.run(go())
+
+
+def test_tables_are_sorted_partitioned_and_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "COMPACT_COMMITS", 3)
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            at_work = asyncio.ensure_future(
+                Recorder(r.run, store_of(tmp_path, every_s=0.1, keep_hours=0)).run()
+            )
+            everything = payloads("stocks", 4_000, 20)
+            for start in range(0, 200, 25):
+                await r.feed(everything[start : start + 25])
+                await asyncio.sleep(0.6)
+            await r.drain()
+            end(r.run)
+            told = await asyncio.wait_for(at_work, 60)
+            assert_recorded(Attachment(r.run), tmp_path / "store")
+            commits = told.frames["stocks.quotes"].commits
+            assert commits > 4
+            table = DeltaTable(str(tmp_path / "store" / "live" / "stocks.quotes"))
+            assert table.metadata().partition_columns == ["feed", "date"]
+            assert len(table.file_uris()) < commits
+            kept = {
+                str(p) for p in Path(table.table_uri.removeprefix("file://")).rglob("*.parquet")
+            }
+            assert len(kept) < commits, "what was replaced is gone"
+            for path in table.file_uris():
+                one = pl.read_parquet(path)
+                assert one["ts"].len() > 0
+
+    uvloop.run(go())
+
+
+def test_one_commit_is_sorted_by_symbol_and_time(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed(payloads("stocks", 4_000, 20))
+            await r.drain()
+            end(r.run)
+            await Recorder(r.run, store_of(tmp_path)).run()
+            for name in ("stocks.trades", "stocks.quotes"):
+                for path in DeltaTable(str(tmp_path / "store/live" / name)).file_uris():
+                    frame = pl.read_parquet(path)
+                    assert frame.equals(frame.sort("symbol", "ts", "ts_ns", maintain_order=True))
+
+    uvloop.run(go())
+
+
+def test_a_run_has_one_recorder(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            with state.RecorderLock(r.run), pytest.raises(ConfigError, match="already being"):
+                await Recorder(r.run, store_of(tmp_path)).run()
+
+    uvloop.run(go())
+
+
+def command(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
+    settings = {
+        f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name))
+        for name in StoreConfig.__struct_fields__
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "mdstream", "record", "--run", str(run), "--quiet"],
+        env={**os.environ, **settings}, start_new_session=True,
+    )  # fmt: skip
+
+
+async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int) -> None:
+    """Feed a rig for as long as it takes to kill its recorder, or one of its workers, so often."""
+    chance = random.Random(seed)
+    everything = payloads("stocks", 30_000, 10)
+    at, killed = 0, 0
+    process = command(r.run, store)
+    while killed < kills:
+        until = time.monotonic() + chance.uniform(0.1, 2.5)
+        while time.monotonic() < until:
+            part = everything[at % len(everything) :][:20]
+            await r.feed(part)
+            at += 20
+            await asyncio.sleep(0.02)
+        if process.poll() is None:
+            victims = [psutil.Process(process.pid)]
+            victims += victims[0].children(recursive=True)
+            chance.choice(victims).kill()
+            killed += 1
+        await asyncio.sleep(0.05)
+        if process.poll() is not None:
+            process = command(r.run, store)
+    await r.drain()
+    end(r.run)
+    for _ in range(3):
+        if await asyncio.to_thread(process.wait, 120) == 0:
+            return
+        process = command(r.run, store)
+    raise AssertionError("the recorder did not come to an end")
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_recorder_killed_at_any_moment_brings_each_row_once(tmp_path: Path, kills: int) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await record_through_kills(r, store_of(tmp_path), kills, seed=kills)
+            assert assert_recorded(Attachment(r.run), tmp_path / "store") > 1_000
+
+    uvloop.run(go())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "none", str(folder)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {made.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path) as r:
+            at_work = asyncio.ensure_future(Recorder(r.run, store_of(small_disk)).run())
+            everything = payloads("stocks", 40_000, 20)
+            for start in range(0, len(everything), 200):
+                await r.feed(everything[start : start + 200])
+                await asyncio.sleep(0.1)
+            await r.drain()
+            for _ in range(200):
+                told = state.read(r.run)
+                if told is not None and told.trouble:
+                    break
+                await asyncio.sleep(0.1)
+            assert told is not None
+            assert "no room" in told.trouble
+            for table in (small_disk / "store" / "live").iterdir():
+                if (table / "_delta_log").exists():
+                    pl.read_delta(str(table))  # whatever is there can be read
+            subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+            end(r.run)
+            told = await asyncio.wait_for(at_work, 60)
+            assert told.finished
+            assert not told.trouble
+            assert assert_recorded(Attachment(r.run), small_disk / "store") > 40_000
+
+    uvloop.run(go())
+
+
+# -- the engine
+
+
+def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-m", "mdstream", "run", "--plain", "--streams", "stocks,crypto", "--workers", "0",
+        "--record", "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report.json"), *more,
+    ]  # fmt: skip
+    settings = {
+        "MDSTREAM_FRAMES__DIRECTORY": str(tmp_path), "MDSTREAM_STORE__EVERY_S": "0.5",
+        "MDSTREAM_REJECTS": str(tmp_path),
+    }  # fmt: skip
+    with (tmp_path / "log").open("ab") as log:
+        return subprocess.Popen(
+            command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
+    import json
+
+    assert engine(tmp_path, "--duration", "4").wait(90) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    told = report["recorded"]
+    assert told["whole"]
+    assert told["missed"] == 0
+    frames = {name: f["rows"] for name, f in report["frames"].items() if name in told["frames"]}
+    assert {"stocks.trades", "stocks.quotes", "crypto.orderbooks"} <= set(frames)
+    for name, rows in frames.items():
+        assert told["frames"][name] == rows
+        if rows:
+            stored = pl.scan_delta(f"{tmp_path}/store/live/{name}").select(pl.len())
+            assert rows == stored.collect().item()
+    assert not list(tmp_path.glob("mdstream-*")), "its folder is gone"
+
+
+def wait_for(what: Any, seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+@pytest.mark.parametrize("victims", ["supervisor", "all", "feed", "recorder"])
+def test_what_was_committed_to_a_frame_before_a_kill_is_in_the_store_once(
+    tmp_path: Path, victims: str
+) -> None:
+    process = engine(tmp_path)
+    try:
+        run = wait_for(lambda: next(iter(rundir.runs(tmp_path)), None))
+        wait_for(lambda: (told := state.read(run)) and told.rows > 500)
+        told = state.read(run)
+        assert told is not None
+        if victims in ("feed", "recorder"):
+            [name] = ["spawn_main"] if victims == "feed" else ["record"]
+            pid = told.pid
+            if name == "spawn_main":
+                from mdstream.telemetry.state import FeedState
+
+                pid = FeedState(rundir.state_path(run, "stocks"))["pid"]
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            import json
+
+            report = json.loads((tmp_path / "report.json").read_text())
+            assert report["recorded"]["whole"]
+            for frame, rows in report["recorded"]["frames"].items():
+                assert rows == report["frames"][frame]["rows"]
+            return
+        # The recorder stands still while we look what the frames held when all was over.
+        family = psutil.Process(told.pid).children(recursive=True)
+        for each in (psutil.Process(told.pid), *family):
+            each.suspend()
+        process.kill()
+        process.wait()
+        time.sleep(1.0)
+        expected = in_frames(Attachment(run))
+        for each in (psutil.Process(told.pid), *family):
+            each.kill() if victims == "all" else each.resume()
+        if victims == "all":
+            assert run.exists(), "nobody is there to record it"
+            assert engine(tmp_path, "--duration", "1").wait(90) == 0  # which finds the dead run
+        wait_for(lambda: not run.exists())
+        mine = {name: frame for name, frame in expected.items() if frame.height}
+        assert mine
+        for name, frame in mine.items():
+            found = in_store(tmp_path / "store", name)
+            if victims == "all":  # the second run's rows are there, too
+                assert found.join(frame, on=frame.columns, how="semi", nulls_equal=True).equals(
+                    frame
+                ), name
+                assert found.is_duplicated().sum() == 0
+            else:
+                assert found.equals(frame), name
+    finally:
+        if process.poll() is None:
+            process.kill()
+        for path in rundir.runs(tmp_path):
+            shutil.rmtree(path, ignore_errors=True)

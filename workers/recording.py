@@ -1,0 +1,160 @@
+"""Rows of frames to Delta tables, each exactly once.
+
+A commit carries, beside its files, how far the frame of that run is recorded by it (Delta's transaction
+identifiers): both are in the table or neither is. So a ticket that is done once more, after a kill
+anywhere, finds what its predecessor did, and brings what is left.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdstream.errors import StoreError
+from mdstream.frames.reader import FrameReader
+from mdstream.frames.rundir import frame_path
+from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
+from mdstream.handoff.stored import BEYOND
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import CODED, Channel, Column, Kind
+
+if TYPE_CHECKING:
+    import polars as pl
+    from deltalake import DeltaTable
+
+PARTITION = ("feed", "date")
+_TARGET_BYTES = 256 * 1024 * 1024
+"""Of files that compaction makes."""
+
+_readers: dict[str, FrameReader] = {}
+_tables: dict[str, Any] = {}
+
+
+def record(ticket: RecordTicket) -> RecordReceipt:
+    """Bring rows of a frame into its table. Raises `StoreError` where that cannot be written, and the table
+    is what it was.
+    """
+    from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
+
+    name = transaction(ticket.run, ticket.frame)
+    try:
+        table = _open(ticket.table, ticket.options)
+        done = (table.transaction_version(name) if table else None) or 0
+        if done >= ticket.past:
+            return RecordReceipt(done, 0, 0)
+        wanted = max(done, ticket.first)
+        first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
+        if not rows.height:
+            return RecordReceipt(first, 0, first - wanted)
+        stored = _stored(rows, channel_of(ticket.frame), ticket.feed)
+        write_deltalake(
+            table or ticket.table, stored, mode="append", partition_by=list(PARTITION),
+            storage_options=ticket.options or None,
+            writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(name, first + rows.height)]
+            ),
+        )  # fmt: skip
+    except Exception as error:  # those of the library have no common root
+        raise StoreError(_why(ticket.table, error)) from error
+    return RecordReceipt(first + rows.height, rows.height, first - wanted)
+
+
+def recorded(ticket: RecordTicket) -> int:
+    """The row behind the last one of the frame that is in the table."""
+    try:
+        table = _open(ticket.table, ticket.options)
+        name = transaction(ticket.run, ticket.frame)
+        return (table.transaction_version(name) if table else None) or 0
+    except Exception as error:
+        raise StoreError(_why(ticket.table, error)) from error
+
+
+def compact(ticket: CompactTicket) -> int:
+    """Make large files of small ones, and remove those that were replaced long ago; how many were."""
+    from deltalake import WriterProperties
+
+    try:
+        table = _open(ticket.table, ticket.options)
+        if table is None:
+            return 0
+        properties = WriterProperties(compression="ZSTD", compression_level=3)
+        done = table.optimize.compact(target_size=_TARGET_BYTES, writer_properties=properties)
+        table.create_checkpoint()
+        table.vacuum(ticket.keep_hours, dry_run=False, enforce_retention_duration=False)
+        return int(done["numFilesRemoved"])
+    except Exception as error:
+        raise StoreError(_why(ticket.table, error)) from error
+
+
+def transaction(run: str, frame: str) -> str:
+    """The name under which a table tells how far a frame of a run is recorded."""
+    return f"{Path(run).name}/{frame}"
+
+
+def channel_of(frame: str) -> Channel:
+    """The channel whose rows a frame holds."""
+    stream, _, name = frame.partition(".")
+    spec = STREAMS[stream]
+    return next(c for c in (*spec.channels, *spec.built_bars) if c.name == name)
+
+
+def _open(uri: str, options: dict[str, str]) -> DeltaTable | None:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    try:
+        if uri in _tables:
+            _tables[uri].update_incremental()
+        else:
+            _tables[uri] = DeltaTable(uri, storage_options=options or None)
+    except TableNotFoundError:
+        _tables.pop(uri, None)
+    table: DeltaTable | None = _tables.get(uri)
+    return table
+
+
+def _reader(run: str, frame: str) -> FrameReader:
+    path = str(frame_path(Path(run), frame))
+    if path not in _readers:
+        _readers[path] = FrameReader(Path(path), {})
+    return _readers[path]
+
+
+def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
+    """Rows as the table has them: sorted by symbol and time, the partition's columns first."""
+    import polars as pl
+
+    time = time_of(channel)
+    columns: list[pl.Expr] = []
+    for column in channel.columns:
+        value = pl.col(column.name)
+        if column.kind is Kind.TIME:
+            ns = value.dt.epoch("ns")
+            columns.append((ns // 1000).cast(pl.Datetime("us", "UTC")).alias(column.name))
+            columns.append((ns % 1000).cast(pl.Int16).alias(column.name + BEYOND))
+        elif column.kind is Kind.SYMBOLS:
+            columns.append(value.cast(pl.List(pl.String)))
+        elif column.kind in CODED:
+            columns.append(value.cast(pl.String))
+        elif column.kind is Kind.UINT:
+            columns.append(value.cast(pl.Int64))
+        else:
+            columns.append(value)
+    day = pl.col(time.name).dt.date().alias("date")
+    stored = rows.select(pl.lit(feed).alias("feed"), day, *columns)
+    order = [c.name for c in channel.columns if c.kind is Kind.SYMBOL]
+    return stored.sort([*order, time.name, time.name + BEYOND], maintain_order=True).to_arrow()
+
+
+def time_of(channel: Channel) -> Column:
+    """The time that decides on a row's day: the event's, where every row has one."""
+    times = [c for c in channel.columns if c.kind is Kind.TIME]
+    return next((c for c in times if c.required), times[-1])
+
+
+def _why(table: str, error: Exception) -> str:
+    text = str(error).strip().replace("\n", " ") or type(error).__name__
+    if "No space left" in text or "Quota exceeded" in text:
+        return f"store: no room at {table}; it goes on when there is some"
+    return f"store: {table}: {text[:300]}"

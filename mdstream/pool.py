@@ -93,7 +93,8 @@ def do_without_kernels() -> None:
 
 
 class WorkerPool:
-    """Runs tickets on `size` processes, or here and now if `size` is 0.
+    """Runs tickets on `size` processes, or here and now if `size` is 0. Without `kernels`, they do not load
+    the compiled decoders.
 
     `busy` tells how many tickets are with the workers; callers keep it near `size` themselves.
     """
@@ -101,7 +102,7 @@ class WorkerPool:
     # The mutable state: the crew and its generation; how many tickets run in it, and whether
     # one of them must be alone. `_turn` guards the latter.
 
-    def __init__(self, size: int, timeout_s: float) -> None:
+    def __init__(self, size: int, timeout_s: float, kernels: bool = True) -> None:
         _workers()
         from workers import boot
 
@@ -113,6 +114,7 @@ class WorkerPool:
         self.make_bars: MakeBars = boot.make_bars
         self._boot = boot
         self._timeout_s = timeout_s
+        self._kernels = kernels
         self._generation = 0
         self._crew: Crew | None = None
         self.pids: list[int] = []
@@ -197,7 +199,8 @@ class WorkerPool:
 
     async def _new_crew(self) -> None:
         """Start a crew and wait until all of it can work."""
-        self._crew = Crew(self.size, self._boot.start, self._boot.serve)
+        start = self._boot.start if self._kernels else self._boot.start_plain
+        self._crew = Crew(self.size, start, self._boot.serve)
         self.pids = await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:

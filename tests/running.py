@@ -47,21 +47,20 @@ class RunningSimulator:
         urllib.request.urlopen(request, timeout=10).close()
 
 
-@contextlib.contextmanager
-def simulator(*flags: str, env: dict[str, str] | None = None) -> Iterator[RunningSimulator]:
+def simulator(
+    *flags: str, env: dict[str, str] | None = None
+) -> contextlib.AbstractContextManager[RunningSimulator]:
     """`mdstream simulate` with `flags`, on a free port."""
+    return server("simulate", "--rate-limit", "1000000", *flags, env=env)
+
+
+@contextlib.contextmanager
+def server(
+    command: str, *flags: str, env: dict[str, str] | None = None
+) -> Iterator[RunningSimulator]:
+    """`mdstream simulate` or `mdstream replay`, on a free port."""
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mdstream",
-            "simulate",
-            "--port",
-            "0",
-            "--rate-limit",
-            "1000000",
-            *flags,
-        ],
+        [sys.executable, "-m", "mdstream", command, "--port", "0", *flags],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **(env or {})},
@@ -70,7 +69,7 @@ def simulator(*flags: str, env: dict[str, str] | None = None) -> Iterator[Runnin
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"on (wss?://\S+) and (https?://\S+) ", line)
-        assert found, f"the simulator said {line!r}"
+        assert found, f"{command} said {line!r}"
         yield RunningSimulator(process, found[1], found[2])
     finally:
         process.terminate()

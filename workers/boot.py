@@ -27,14 +27,9 @@ _end: packets.End
 
 
 def start(end: packets.End) -> None:
-    """Initializer of every worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
-    global _end  # noqa: PLW0603  an initializer has no other way to leave `serve` something
-    _end = end
-    interrupts.ignore()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), name="parent-watch", daemon=True).start()
-    import workers.job  # noqa: F401  pay for the imports now, not with the first batch
+    """Initializer of workers that decode: loads what they need, to pay for it now."""
+    start_plain(end)
+    import workers.job  # noqa: F401
 
     warm()
 
@@ -43,6 +38,16 @@ def start(end: packets.End) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
+
+
+def start_plain(end: packets.End) -> None:
+    """Initializer of every worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
+    global _end  # noqa: PLW0603  an initializer has no other way to leave `serve` something
+    _end = end
+    interrupts.ignore()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), name="parent-watch", daemon=True).start()
 
 
 def warm() -> None:

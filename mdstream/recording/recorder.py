@@ -30,7 +30,7 @@ from mdstream.frames.head import Head
 from mdstream.frames.layout import is_table, read_schema
 from mdstream.handoff.recorded import CompactTicket, RecordTicket
 from mdstream.handoff.stored import storage_options
-from mdstream.pool import WorkerPool, do_without_kernels
+from mdstream.pool import WorkerPool
 from mdstream.recording.state import Recorded, RecorderLock, RecorderState, write
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,7 @@ class Recorder:
         if not self._run.exists():
             raise NoRunError(f"no run at {self._run}")
         with RecorderLock(self._run):
-            do_without_kernels()
-            pool = WorkerPool(self._store.workers, _TASK_TIMEOUT_S)
+            pool = WorkerPool(self._store.workers, _TASK_TIMEOUT_S, kernels=False)
             await pool.start(bars=False)
             try:
                 await self._record(pool)

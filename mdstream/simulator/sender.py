@@ -15,6 +15,7 @@ from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.market import Message
 from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.source import Source
 from mdstream.streams.spec import StreamSpec
 
 _SHARES = {"news": 0.02}
@@ -23,6 +24,7 @@ _SHARES = {"news": 0.02}
 _TICK_S = 0.005
 _BUFFERED = 1 << 20
 _MOST_TAPES = 8
+_MOST_DUE = 2_000
 
 
 @dataclass(slots=True)
@@ -53,9 +55,35 @@ class Shared:
     sent: dict[str, Sent]
     taken: set[tuple[str, str]] = field(default_factory=set)
     """Endpoints in use, by path and key: the plan allows one connection each."""
+    source: Source | None = None
+    """What is served in place of the made-up market."""
     journal: IO[bytes] | None = None
     tapes: dict[tuple[Any, ...], list[flow.Chunk]] = field(default_factory=dict)
     """What was encoded beforehand, by what it is of: the last few."""
+
+
+class Pace:
+    """How far an event lies ahead when time goes `speed` times as fast as it did; 0: never."""
+
+    # The mutable state: the first event's time, and ours then.
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._first: int | None = None
+        self._began = 0.0
+
+    def begin(self, at_ns: int) -> None:
+        """Now is the moment `at_ns`."""
+        self._first, self._began = at_ns, time.monotonic()
+
+    def ahead_s(self, at_ns: int) -> float:
+        """Seconds until the event of `at_ns` is due; the first one is now."""
+        if self._speed <= 0:
+            return 0.0
+        if self._first is None:
+            self.begin(at_ns)
+        assert self._first is not None
+        return self._began + (at_ns - self._first) / 1e9 / self._speed - time.monotonic()
 
 
 class Sender:
@@ -90,7 +118,9 @@ class Sender:
         faults = asyncio.create_task(self._timed_faults())
         try:
             settings, name = self._settings, self._spec.name
-            if settings.ticks and name == "stocks":
+            if self._shared.source is not None:
+                await self._past(self._shared.source, subscribed)
+            elif settings.ticks and name == "stocks":
                 await self._recorded_day(subscribed)
             elif settings.rate > 0:
                 messages = flow.live(name, settings.seed, subscribed)
@@ -100,6 +130,26 @@ class Sender:
             await faults
         finally:
             faults.cancel()
+
+    async def _past(self, source: Source, subscribed: flow.Subscription) -> None:
+        """A stretch of the past, read a slice ahead: at `speed` times its pace, 0 for flat out."""
+        slices, pace = source.slices(self._spec.name, subscribed), Pace(self._settings.speed)
+        pace.begin(source.first)
+        coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
+        try:
+            while (found := await coming) is not None:
+                coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
+                due: list[Message] = []
+                for at, message in found:
+                    if (len(due) >= _MOST_DUE) or pace.ahead_s(at) > _TICK_S:
+                        await self._write_all(due)
+                        due = []
+                        while (pause := pace.ahead_s(at)) > 0:
+                            await asyncio.sleep(pause)
+                    due.append(message)
+                await self._write_all(due)
+        finally:
+            coming.cancel()
 
     async def _recorded_day(self, subscribed: flow.Subscription) -> None:
         """The day's events: at `speed` times the pace at which they happened, 0 for flat out."""
@@ -111,16 +161,13 @@ class Sender:
             for chunk in await asyncio.to_thread(lambda: list(self._chunks(messages))):
                 await self._write(chunk)
             return
-        first: int | None = None
-        started = time.monotonic()
+        pace = Pace(settings.speed)
         due: list[Message] = []
         for message in messages:
-            first = message["t"] if first is None else first
-            at = started + (message["t"] - first) / 1e9 / settings.speed
-            if at - time.monotonic() > _TICK_S:
+            if pace.ahead_s(message["t"]) > _TICK_S:
                 await self._write_all(due)
                 due = []
-                while (pause := at - time.monotonic()) > 0:
+                while (pause := pace.ahead_s(message["t"])) > 0:
                     await asyncio.sleep(pause)
             due.append(message)
         await self._write_all(due)
@@ -205,7 +252,7 @@ class Sender:
                     b'{"stream":"' + name + b'","message":' + to_json(message) + b"}\n"
                 )
         self._disturb(chunk.frames)
-        if self._settings.rate <= 0 or self._settings.ticks:
+        if self._settings.rate <= 0 or self._settings.ticks or self._shared.source is not None:
             while transport.get_write_buffer_size() > _BUFFERED:
                 await asyncio.sleep(0.0005)
             await asyncio.sleep(0)

@@ -26,9 +26,11 @@ from mdstream import interrupts
 from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
 from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
+from mdstream.simulator.past import PastRest
 from mdstream.simulator.rest import RestService
 from mdstream.simulator.sender import Sent, Shared
 from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.source import Source
 from mdstream.streams import STREAMS
 
 log = logging.getLogger(__name__)
@@ -39,14 +41,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Simulator:
     """A running simulator; use as an async context manager. `port` is the real one where 0 was asked."""
 
-    def __init__(self, settings: SimulatorSettings) -> None:
+    def __init__(self, settings: SimulatorSettings, source: Source | None = None) -> None:
         self.settings = settings
         self.port = settings.port
         self.faults = Faults(settings.faults)
         self.sent = {name: Sent() for name in settings.streams}
-        self._rest = RestService(settings, self.faults)
+        self._rest = (
+            RestService(settings, self.faults)
+            if source is None
+            else PastRest(settings, self.faults, source)
+        )
         self._runner: web.AppRunner | None = None
-        self._shared = Shared(settings, self.faults, self.sent)
+        self._shared = Shared(settings, self.faults, self.sent, source=source)
 
     @property
     def secure(self) -> bool:
@@ -158,14 +164,15 @@ async def _until_told() -> AsyncIterator[asyncio.Event]:
     yield stop
 
 
-def run(settings: SimulatorSettings) -> Simulator:
-    """Serve until SIGINT or SIGTERM; answers the simulator, for what it has sent."""
+def run(settings: SimulatorSettings, source: Source | None = None, told: str = "") -> Simulator:
+    """Serve until SIGINT or SIGTERM; answers the simulator, for what it has sent. `told`: what that is."""
+    told = told or f"(seed {settings.seed})"
 
     async def serve() -> Simulator:
-        async with _until_told() as stop, Simulator(settings) as simulator:
+        async with _until_told() as stop, Simulator(settings, source) as simulator:
+            what = "replay" if source is not None else "simulator"
             print(
-                f"simulator on {simulator.stream_url} and {simulator.data_url} "
-                f"(seed {settings.seed}); Ctrl-C ends it",
+                f"{what} on {simulator.stream_url} and {simulator.data_url} {told}; Ctrl-C ends it",
                 flush=True,
             )
             await stop.wait()

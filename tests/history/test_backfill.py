@@ -217,7 +217,7 @@ def test_other_programs_read_the_store(sim: RunningSimulator, tmp_path: Path) ->
 def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(mdstream.NoStoreError, match=r"mdstream backfill stocks\.trades"):
         mdstream.scan("stocks.trades", tmp_path)
-    with pytest.raises(ConfigError, match="no dataset .stocks.foo"):
+    with pytest.raises(ConfigError, match=r"no dataset .stocks\.foo"):
         mdstream.scan("stocks.foo", tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""What a store holds, served once more as the service would."""

@@ -1,0 +1,77 @@
+"""Rows of a store as the messages they once were: what the decoders do, the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from mdstream.simulator.encode import Time
+from mdstream.simulator.market import Message
+from mdstream.streams.spec import Channel, Column, Kind, split_conditions
+
+Row = Mapping[str, Any]
+
+_BAR_TYPES = {"1Min": "b", "1Day": "d"}
+"""Timeframes that a stream sends, and the `T` of their messages."""
+
+
+def messages(channel: Channel, rows: Iterable[Row]) -> Iterator[tuple[int, Message]]:
+    """Messages of a channel's rows, which come sorted by symbol and time, each with its time in ns.
+
+    Rows of an order book that came together are one message. Bars of timeframes that no stream sends are
+    left out.
+    """
+    time = next(c for c in channel.columns if c.kind is Kind.TIME and c.required)
+    if channel.levels:
+        yield from _books(channel, rows, time.name)
+        return
+    for row in rows:
+        kind = channel.types[0]
+        if "timeframe" in row:
+            if row["timeframe"] not in _BAR_TYPES:
+                continue
+            kind = _BAR_TYPES[row["timeframe"]]
+        message: Message = {"T": kind}
+        for column in channel.columns:
+            if column.key and column.values is None:
+                _put(message, column, row)
+        yield row[time.name], message
+
+
+def _put(message: Message, column: Column, row: Row) -> None:
+    value = row.get(column.name)
+    if value is None:
+        if column.absent_at_zero or (column.side_of and row.get(column.side_of) is None):
+            message[column.key] = "" if column.kind is Kind.CODE else 0
+        return
+    match column.kind:
+        case Kind.TIME:
+            value = Time(value)
+        case Kind.CONDITIONS:
+            value = split_conditions(value)
+        case Kind.JSON:
+            value = orjson.loads(value)
+    message[column.key] = value
+
+
+def _books(channel: Channel, rows: Iterable[Row], time: str) -> Iterator[tuple[int, Message]]:
+    assert channel.levels is not None
+    keys = {side: key for key, side in channel.levels.items()}
+    last: tuple[Any, ...] = ()
+    message: Message = {}
+    for row in rows:
+        of = row["symbol"], row[time], row["recv_ts"], row["reset"]
+        if of != last:
+            if message:
+                yield last[1], message
+            last = of
+            message = {"T": channel.types[0], "S": row["symbol"], "t": Time(row[time])}
+            message |= {key: [] for key in channel.levels}
+            if row["reset"]:
+                message["r"] = True
+        if row["side"] is not None:
+            message[keys[row["side"]]].append({"p": row["price"], "s": row["size"]})
+    if message:
+        yield last[1], message

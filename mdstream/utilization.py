@@ -225,12 +225,14 @@ def _costs(
         "feed_busy": _rounded(100 * cpu_s.get("feed", 0.0) / wall_s),
         "workers_busy": _rounded(100 * decoding / wall_s / max(1, workers)),
     }
-    if messages >= _LEAST_MESSAGES and done.height and messages / done.height >= _LEAST_BATCH:
-        feed = cpu_s.get("feed", 0.0) / messages * 1e9
-        worker = cpu_s.get("worker", 0.0) / messages * 1e9
-        found |= {"feed_ns": _rounded(feed), "worker_ns": _rounded(worker)}
-        if workers and feed and worker:
-            found["model"] = model(feed, worker, workers, cores)
+    if not messages:
+        return found
+    feed = cpu_s.get("feed", 0.0) / messages * 1e9
+    worker = cpu_s.get("worker", 0.0) / messages * 1e9
+    found |= {"feed_ns": _rounded(feed), "worker_ns": _rounded(worker)}
+    large = done.height and messages / done.height >= _LEAST_BATCH
+    if messages >= _LEAST_MESSAGES and large and workers and feed and worker:
+        found["model"] = model(feed, worker, workers, cores)
     return found
 
 

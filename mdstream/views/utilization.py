@@ -25,6 +25,8 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
     parts: list[RenderableType] = [Text(found["limit"], style="bold")]
     if found["cores"]["count"]:
         parts += [Text(_cores_line(found)), _heat_map(found, console.width)]
+    if (machine := _machine_line(found)) is not None:
+        parts.append(machine)
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
         parts.append(fit(_streams(found["streams"]), console.width, console))
@@ -41,6 +43,22 @@ def _cores_line(found: dict[str, Any]) -> str:
     return (
         f"{text}; of {useful['engine_cpu_s']:.1f} s of the engine's CPU time "
         f"{useful['decode_s']:.1f} s ({useful['share']:.0f}%) decoded and aggregated"
+    )
+
+
+def _machine_line(found: dict[str, Any]) -> Text | None:
+    """What of the machine's other means was used."""
+    machine = found.get("machine") or {}
+    if not machine.get("memory_used_bytes"):
+        return None
+    network, switches = (
+        sum(values[1:]) / max(1, len(values) - 1)  # a rate is known from the second moment on
+        for values in (machine["net_recv_bytes"], machine["switches"])
+    )
+    return Text(
+        f"at most {max(machine['memory_used_bytes']) / 1e9:.1f} GB of memory used on this machine, "
+        f"{max(machine['shm_bytes']) / 1e6:,.0f} MB of it this run's shared memory; "
+        f"{network / 1e6:,.1f} MB/s came by network, {switches:,.0f} context switches/s"
     )
 
 
@@ -125,6 +143,10 @@ def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
 def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
     """What a stream could do, where its batches were large enough to tell."""
     lines = []
+    small = [name for name, stream in streams.items() if stream.get("model") is None]
+    if small and all(streams[name]["workers"] for name in small):
+        text = f"{', '.join(small)}: batches too small to tell what more workers would bring"
+        lines.append(Text(text, style="dim"))
     for name, stream in streams.items():
         if (found := stream.get("model")) is not None:
             now, more = _millions(found["now_per_s"]), _millions(found["one_more_per_s"])

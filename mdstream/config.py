@@ -147,6 +147,8 @@ class Config(Struct, frozen=True):
     """Ask the stream for permessage-deflate; only `websockets` knows it, and is used then."""
     record: bool = False
     """Whether frames are recorded in the store as they come."""
+    journal: str = ""
+    """Folder for the raw journal, the very bytes of every payload; empty: none is kept."""
     rejects: str = ""
     """Folder for rejected payloads; empty: the user's state folder."""
     start_timeout_s: float = 60.0

@@ -28,6 +28,7 @@ from mdstream.config import Config
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
+from mdstream.journal import JournalWriter, journal_path
 from mdstream.log import Outbox
 from mdstream.pipeline import Pipeline
 from mdstream.pool import WorkerPool
@@ -116,6 +117,7 @@ class Feed:
             pool,
             self._committer,
             self._control,
+            self._open_journal(),
         )
         self._session = StreamSession(
             Target.of(config, self.spec),
@@ -124,6 +126,12 @@ class Feed:
             self._tell,
             self._rows_of,
         )
+
+    def _open_journal(self) -> JournalWriter | None:
+        folder = self._config.journal
+        if not folder:
+            return None
+        return JournalWriter(journal_path(folder, self._assignment.run_id, self.spec.name))
 
     async def run(self) -> None:
         """Serve the stream until told to drain. Raises what makes the stream fail."""

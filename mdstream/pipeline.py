@@ -34,6 +34,7 @@ from mdstream.frames.rundir import slab_path
 from mdstream.handoff.packing import Packing, unpacked_size
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Found, Receipt, Ticket
+from mdstream.journal import JournalWriter
 from mdstream.pool import PoisonedBatchError, WorkerPool
 from mdstream.streams.spec import Mark, PayloadKind
 
@@ -74,6 +75,7 @@ class Pipeline:
         pool: WorkerPool,
         committer: Committer,
         on_control: Callable[[list[dict[str, Any]]], None],
+        journal: JournalWriter | None = None,
     ) -> None:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._run = run
@@ -83,6 +85,7 @@ class Pipeline:
         self._committer = committer
         self._state = committer.state
         self._on_control = on_control
+        self._journal = journal
         self._limit = pool.size + 1
         self._free: list[Slab] = []
         self._slabs = 0
@@ -197,6 +200,8 @@ class Pipeline:
         """Nothing more will come: give the slabs back."""
         while self._drop_idle():
             pass
+        if self._journal is not None:
+            self._journal.close()
 
     def heartbeat(self) -> None:
         """Publish gauges and whatever telemetry waits; called a few times a second."""
@@ -207,6 +212,19 @@ class Pipeline:
         self._state["slabs"] = self._slabs
         self._committer.flush()
         self._trim()
+        if self._journal is not None:
+            self._state["journal_missed"] = self._journal.missed
+            for path in self._journal.take_full():
+                task = asyncio.get_running_loop().create_task(self._compress(path))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _compress(self, segment: Path) -> None:
+        """Have a worker compress a full segment of the journal; one that cannot be stays as it is."""
+        try:
+            await self._pool.compress(segment)
+        except (OSError, WorkerError) as error:
+            log.warning("%s stays uncompressed: %s", segment, error)
 
     # -- slabs
 
@@ -385,6 +403,8 @@ class Pipeline:
             result, PoisonedBatchError
         ):
             raise result  # not the batch's fault: it stays in its slab
+        if self._journal is not None:
+            self._journal.write(batch.slab, batch.sequence)
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.submit_ns)
             if result.fault:

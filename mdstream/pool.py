@@ -159,6 +159,13 @@ class WorkerPool:
         """Have a worker make a table's small files large ones; raises as `record`."""
         return await self._do(self._boot.compact, ticket, f"files of {Path(ticket.table).name}")
 
+    async def compress(self, segment: Path) -> None:
+        """Have a worker compress a segment of a journal; raises as `run`, and `OSError`."""
+        if not self.size:
+            await asyncio.to_thread(self._boot.compress, segment)
+        else:
+            await self._do(self._boot.compress, segment, segment.name)
+
     async def _do(self, job: Callable[[T], R], ticket: T, name: str) -> R:
         if not self.size:
             return job(ticket)

@@ -107,6 +107,7 @@ def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) ->
         "levels_dropped": record.state["levels_dropped"],
         "batches": done["batches"],
         "quarantined": done["quarantined"],
+        "journal_missed": record.state["journal_missed"],
         "pool": {"size": row["pool_size"], "rebuilds": row["pool_rebuilds"]},
         "rejects_file": str(rejects) if rejects.exists() else None,
     }

@@ -240,6 +240,10 @@ class Supervisor:
                 store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
                 self._effective = msgspec.structs.replace(self._effective, store=store)
             check_store(store.path)
+        if journal := self.config.journal:
+            journal = str(Path(journal).absolute())
+            self._effective = msgspec.structs.replace(self._effective, journal=journal)
+            check_store(journal)
 
     def _compile(self) -> None:
         """The first run of a version on a machine compiles the decoders, before all else."""

@@ -16,6 +16,7 @@ from mdstream.config import HandoffConfig
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.frames.writer import Limits
+from mdstream.journal import JournalWriter
 from mdstream.pipeline import Pipeline
 from mdstream.pool import WorkerPool
 from mdstream.rejects import RejectFile
@@ -38,6 +39,7 @@ class Rig:
         rejects: Path,
         handoff: HandoffConfig,
         limits: Limits = LIMITS,
+        journal: JournalWriter | None = None,
     ) -> None:
         path = state_path(run, stream)
         self.state = FeedState(path) if path.exists() else FeedState.create(path)
@@ -47,7 +49,7 @@ class Rig:
         self.committer = Committer(
             run, STREAMS[stream], self.state, limits, RejectFile(self.rejects), pool.make_bars
         )
-        self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control)
+        self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control, journal)
 
     def _control(self, messages: list[dict[str, Any]]) -> None:
         self.controls += messages

@@ -9,6 +9,7 @@ import pickle
 import threading
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mdstream import interrupts
@@ -113,6 +114,13 @@ def compact(ticket: CompactTicket) -> int:
     from workers import recording
 
     return recording.compact(ticket)
+
+
+def compress(segment: Path) -> None:
+    """`mdstream.journal.compress`."""
+    from mdstream import journal
+
+    journal.compress(segment)
 
 
 def prepare_bars() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,16 @@ from mdstream.streams import STREAMS
 
 
 def replay(
-    store: Annotated[str, typer.Argument(help="Folder, or s3://bucket/prefix, to replay from.")],
+    store: Annotated[
+        str | None, typer.Argument(help="Folder, or s3://bucket/prefix, to replay from.")
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Replay a raw journal instead, byte for byte: a run's, or the newest.",
+        ),
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="Date or time, UTC. Default: where the store begins.")
     ] = None,
@@ -36,10 +46,14 @@ def replay(
     """Serve what was fetched or recorded once more, as the service would: to this engine, to alpaca-py, to
     any Alpaca client.
 
+    A journal, kept by mdstream run --journal DIR, is replayed to the byte: a client must speak the encoding
+    it was recorded in.
+
     A connection gets the whole range from its start, once it has subscribed, and then nothing more. REST
     answers snapshots: the first trade and quote of each symbol. Every key is welcome. Point the engine
     at it with mdstream run --stream-url ws://127.0.0.1:8765, or a single stream with its own stream_url.
     """
+    from mdstream.replay.journal import Journal, newest
     from mdstream.replay.source import StoredRange, described
     from mdstream.simulator.server import run
     from mdstream.simulator.settings import SimulatorSettings
@@ -56,11 +70,20 @@ def replay(
         raise ConfigError(f"--messages-per-frame: {messages_per_frame} is below 1")
     if not 0 <= port < 65536:
         raise ConfigError(f"--port: {port} is no port; choose from 0 (any) to 65535")
-    source = StoredRange(store, names, start, end, feed)
+    if (store is None) == (journal is None):
+        raise ConfigError("name a store, or a journal with --journal")
+    source: StoredRange | Journal
+    if journal is not None:
+        source = Journal(newest(journal), names)
+        told = "every payload as it came, whatever is subscribed"
+    else:
+        assert store is not None
+        source = StoredRange(store, names, start, end, feed)
+        told = described(source)
     settings = SimulatorSettings(
         host=host, port=port, streams=tuple(source.streams), rate=0.0, speed=speed,
         messages_per_frame=messages_per_frame, rate_limit=1_000_000,
     )  # fmt: skip
     pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"
-    served = run(settings, source, f"({', '.join(source.streams)}, {described(source)}, {pace})")
+    served = run(settings, source, f"({', '.join(source.streams)}, {told}, {pace})")
     print(json.dumps({name: sent.as_dict() for name, sent in served.sent.items()}))

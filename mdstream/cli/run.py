@@ -74,6 +74,10 @@ def run(
             metavar="DIR", help="Where: a folder, or s3://bucket/prefix. Default: ./store."
         ),
     ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Keep the very bytes of every payload there."),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = None,
@@ -96,6 +100,7 @@ def run(
         "stream_url": stream_url,
         "data_url": data_url,
         "record": record,
+        "journal": journal,
         "store": {"path": store} if store else None,
     }
     flags = {name: value for name, value in flags.items() if value is not None}

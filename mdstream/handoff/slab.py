@@ -153,6 +153,16 @@ class Slab:
         """The area for results."""
         return ResultArea(self.view[self.result_offset :])
 
+    @property
+    def data(self) -> memoryview:
+        """The payloads, back to back, as they came."""
+        return self.view[self._data : self._data + self.used]
+
+    @property
+    def data_offset(self) -> int:
+        """Where in the slab `data` begins, as its table counts."""
+        return self._data
+
     # -- the feed's side, in the order of a slab's life
 
     def begin(self, sequence: int) -> None:

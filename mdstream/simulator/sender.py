@@ -8,14 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.market import Message
 from mdstream.simulator.settings import SimulatorSettings
-from mdstream.simulator.source import Source
+from mdstream.simulator.source import Frame, Source
 from mdstream.streams.spec import StreamSpec
 
 _SHARES = {"news": 0.02}
@@ -139,17 +139,24 @@ class Sender:
         try:
             while (found := await coming) is not None:
                 coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
-                due: list[Message] = []
+                due: list[Message | Frame] = []
                 for at, message in found:
                     if (len(due) >= _MOST_DUE) or pace.ahead_s(at) > _TICK_S:
-                        await self._write_all(due)
+                        await self._write_past(due)
                         due = []
                         while (pause := pace.ahead_s(at)) > 0:
                             await asyncio.sleep(pause)
                     due.append(message)
-                await self._write_all(due)
+                await self._write_past(due)
         finally:
             coming.cancel()
+
+    async def _write_past(self, due: list[Message | Frame]) -> None:
+        frames = [each for each in due if isinstance(each, Frame)]
+        if frames:
+            await self._write(flow.Chunk(b"".join(frames), len(frames)))
+        else:
+            await self._write_all(cast("list[Message]", due))
 
     async def _recorded_day(self, subscribed: flow.Subscription) -> None:
         """The day's events: at `speed` times the pace at which they happened, 0 for flat out."""

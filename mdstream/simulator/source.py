@@ -8,6 +8,10 @@ from typing import Protocol
 from mdstream.simulator.market import Message
 
 
+class Frame(bytes):
+    """A WebSocket frame with a payload as it once came."""
+
+
 class Source(Protocol):
     """A stretch of the past, for streams and for REST."""
 
@@ -16,8 +20,10 @@ class Source(Protocol):
 
     def slices(
         self, stream: str, subscription: Mapping[str, Sequence[str]]
-    ) -> Iterator[list[tuple[int, Message]]]:
-        """The messages that a subscription asks for, each with its time in ns, in order, as lists."""
+    ) -> Iterator[Sequence[tuple[int, Message | Frame]]]:
+        """What a subscription is answered with, each with its time in ns, in order, as lists: messages, or
+        WebSocket frames as they are to be written.
+        """
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
         """Snapshots of the symbols that have any."""

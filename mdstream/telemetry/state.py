@@ -61,10 +61,12 @@ LIVE = (
     "bars_late",
     "bars_unmatched",
     "levels_dropped",
+    "journal_missed",
 )
 """Counters and gauges that stand alone. `sequence` is that of the last committed batch; `bars_late` counts
 trades that came too late for any bar, `bars_unmatched` corrections and cancels of what is no longer here,
-`levels_dropped` levels beyond the best 1,000 of a side of an order book.
+`levels_dropped` levels beyond the best 1,000 of a side of an order book, `journal_missed` payloads that
+could not be written to the journal.
 """
 
 _LIVE = {name: index for index, name in enumerate(LIVE)}

@@ -81,6 +81,9 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
                 f"{name}: {dropped:,} levels beyond the best 1,000 of a side of a book were dropped"
             )
             remarks.append(Text(text, style="yellow"))
+        if missed := stream.get("journal_missed"):
+            text = f"{name}: {missed:,} payloads could not be written to the journal"
+            remarks.append(Text(text, style="yellow"))
         if stream["rejects_file"]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
     if recorded := report.get("recorded"):

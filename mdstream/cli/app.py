@@ -62,13 +62,14 @@ def _to_the_end(command: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
 
 
 def _register() -> None:
-    from mdstream.cli import backfill, doctor, record, replay, report, run, simulate, tail
+    from mdstream.cli import backfill, doctor, export, record, replay, report, run, simulate, tail
 
     app.command("run")(told(run.run))
     app.command("simulate")(told(simulate.simulate))
     app.command("backfill")(told(backfill.backfill))
     app.command("record")(told(record.record))
     app.command("replay")(told(replay.replay))
+    app.command("export")(told(export.export))
     app.command("tail")(told(tail.tail))
     app.command("report")(told(report.report))
     app.command("doctor")(told(doctor.doctor))

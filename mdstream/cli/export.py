@@ -1,0 +1,85 @@
+"""`mdstream export`: rows of a store as one file for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdstream.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+
+def export(
+    dataset: Annotated[str, typer.Argument(help="What to export, as stocks.trades.")],
+    to: Annotated[
+        Path, typer.Option(metavar="FILE", help="FILE.csv, FILE.csv.gz or FILE.parquet.")
+    ],
+    store: Annotated[str, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix.")],
+    symbols: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these. Default: all.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Date or time, UTC. Default: all.")] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Date (that day included) or time. Default: all.")
+    ] = None,
+    feed: Annotated[str, typer.Option(help="Rows of this feed only.")] = "",
+    timeframe: Annotated[str, typer.Option(help="Bars of this timeframe only, as 1Min.")] = "",
+    adjustment: Annotated[
+        str, typer.Option(help="Stock bars of this adjustment only, as raw.")
+    ] = "",
+    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write what a store has of a dataset to one file, history and recorded rows as one.
+
+    Rows are sorted by symbol and time, times whole nanoseconds; in CSV, lists are joined with a semicolon.
+
+    Memory is bounded but for the sorting. The file is there whole, or not at all.
+    """
+    from mdstream.history.catalogue import scan
+
+    ending = next((each for each in _ENDINGS if to.name.endswith(each)), None)
+    if ending is None:
+        raise ConfigError(f"--to {to}: its name must end in {', '.join(_ENDINGS)}")
+    if to.exists() and not force:
+        raise ConfigError(f"--to {to}: it is there already; --force replaces it")
+    if not to.absolute().parent.is_dir():
+        raise ConfigError(f"--to {to}: no folder {to.absolute().parent}")
+    names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
+    rows = scan(
+        dataset, store, symbols=names, start=start, end=end, feed=feed, timeframe=timeframe,
+        adjustment=adjustment,
+    )  # fmt: skip
+    columns = rows.collect_schema().names()
+    rows = rows.sort([name for name in ("symbol", "ts", "created_at") if name in columns])
+    partial = to.with_name(f".{to.name}.partial")
+    try:
+        _write(rows, partial, ending)
+        partial.rename(to)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{_rows(to, ending):,} rows in {to}")
+
+
+def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:
+    import polars as pl
+
+    if ending == ".parquet":
+        rows.sink_parquet(path, compression="zstd")
+        return
+    lists = [name for name, kind in rows.collect_schema().items() if isinstance(kind, pl.List)]
+    flat = rows.with_columns(pl.col(lists).list.join(";"))
+    packed = "gzip" if ending == ".csv.gz" else "uncompressed"
+    flat.sink_csv(path, compression=packed, check_extension=False)
+
+
+def _rows(path: Path, ending: str) -> int:
+    import polars as pl
+
+    frame = pl.scan_parquet(path) if ending == ".parquet" else pl.scan_csv(path)
+    return int(frame.select(pl.len()).collect().item())

@@ -74,8 +74,10 @@ def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:
         return
     lists = [name for name, kind in rows.collect_schema().items() if isinstance(kind, pl.List)]
     flat = rows.with_columns(pl.col(lists).list.join(";"))
-    packed = "gzip" if ending == ".csv.gz" else "uncompressed"
-    flat.sink_csv(path, compression=packed, check_extension=False)
+    if ending == ".csv":
+        flat.sink_csv(path)
+    else:
+        flat.sink_csv(path, compression="gzip", check_extension=False)
 
 
 def _rows(path: Path, ending: str) -> int:

@@ -40,6 +40,7 @@ def record(
     between. `mdstream run --record` starts one by itself. Read the tables with `mdstream.scan`, or with
     anything that reads Delta tables.
     """
+    from mdstream.frames.rundir import name_semaphores
     from mdstream.recording.recorder import Recorder, check_store
     from mdstream.settings import load
 
@@ -49,6 +50,7 @@ def record(
     if "://" not in settings.path:
         settings = msgspec.structs.replace(settings, path=str(Path(settings.path).absolute()))
     check_store(settings.path)
+    name_semaphores(found)
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     said = [0.0]

@@ -100,12 +100,8 @@ class RunDirectory:
         _describe(self.path, {"run": self.run, "pid": os.getpid(), **facts})
 
     def name_semaphores(self) -> None:
-        """Have all processes started from now on put the run's name on their semaphores.
-
-        Python removes those of a killed process when its tracker ends, and nobody does if the tracker
-        is killed as well; under their run's name they go with it.
-        """
-        multiprocessing.current_process()._config["semprefix"] = f"/{self.path.name}"  # type: ignore[attr-defined]
+        """Have all processes started from now on put the run's name on their semaphores."""
+        name_semaphores(self.path)
 
     def abandon(self) -> None:
         """Leave the folder to who is not done with it: `close` will not remove it."""
@@ -124,6 +120,15 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def name_semaphores(run: Path) -> None:
+    """Have all processes started from now on put the name of a run on their semaphores.
+
+    Python removes those of a killed process when its tracker ends, and nobody does if the tracker is killed
+    as well; under their run's name they go with it.
+    """
+    multiprocessing.current_process()._config["semprefix"] = f"/{run.name}"  # type: ignore[attr-defined]
 
 
 def _describe(folder: Path, facts: dict[str, Any]) -> None:

@@ -608,7 +608,14 @@ def test_a_package_that_shadows_the_workers_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "workers.py") in done.stderr
 
 
-@pytest.mark.parametrize("shell", ["| true", ">/dev/full", ">&-", "2>/dev/full", "2>&- | true"])
+@pytest.mark.parametrize(
+    "shell",
+    [
+        "| true",
+        ">/dev/full",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (">&-", "2>/dev/full", "2>&- | true")),
+    ],
+)
 def test_nobody_takes_the_output_and_the_report_is_there(shell: str, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     run = f"{' '.join(MDSTREAM)} run --duration 1 --streams crypto --report {report}"

@@ -18,7 +18,9 @@ def balanced(stream: dict[str, Any]) -> bool:
     return stream["messages"] == stream["committed"] + stream["rejected"] + stream["in_flight"]
 
 
-@pytest.mark.parametrize("per_frame", [1, 2, 50])
+@pytest.mark.parametrize(
+    "per_frame", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 50))]
+)
 def test_all_four_streams_at_once_lose_nothing(tmp_path: Path, per_frame: int) -> None:
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", str(per_frame))
     with simulator(*flags) as sim:

@@ -430,7 +430,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_reader, "_PATIENCE_S", 0.01)
 
 
-@pytest.mark.parametrize(("stream", "before"), [("crypto", 170), ("news", 158)])
+@pytest.mark.parametrize(
+    ("stream", "before"), [pytest.param("crypto", 170, marks=pytest.mark.slow), ("news", 158)]
+)
 def test_a_small_commit_killed_at_every_step(tmp_path: Path, stream: str, before: int) -> None:
     found = kill_at_steps(work_of(stream, before, 12, SMALL, tmp_path))
     assert_thorough(found, 60)

@@ -102,7 +102,9 @@ def test_alpaca_py_gets_all_of_it(store: Path, replayed: RunningSimulator) -> No
         if (store / "live" / f"stocks.{name}").exists()
     )
     until(lambda: len(listener.got) >= wanted, 20)
-    time.sleep(0.3)
+    listener.settle()
+    listener.stop()
+    listener.join()
     assert len(listener.got) == wanted
 
 

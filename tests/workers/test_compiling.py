@@ -118,6 +118,7 @@ def test_without_room_nothing_is_compiled_in_vain(
         compiling.is_complete()
 
 
+@pytest.mark.slow
 def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
     assert compiling.CACHE is not None
     copy = tmp_path / "mdstream" / compiling.CACHE.name

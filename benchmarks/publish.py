@@ -64,6 +64,11 @@ def elsewhere(folder: Path) -> dict[str, dict[str, list[Record]]]:
     }
 
 
+def everything(others: Mapping[str, dict[str, list[Record]]]) -> list[Record]:
+    """All records of other machines."""
+    return [r for theirs in others.values() for records in theirs.values() for r in records]
+
+
 def results(
     found: dict[str, list[Record]], others: Mapping[str, dict[str, list[Record]]] | None = None
 ) -> str:
@@ -151,13 +156,13 @@ def main() -> None:
             f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)"
         )
     readme = _HERE.parent / "README.md"
-    try:
-        told = with_figures(readme.read_text(), records)
-    except LookupError as error:
-        sys.exit(f"{path} is of no whole run (--quick?): {error}")
     folder = _HERE / "results"
     folder.mkdir(exist_ok=True)
     others = elsewhere(folder)
+    try:
+        told = with_figures(readme.read_text(), records + everything(others))
+    except LookupError as error:
+        sys.exit(f"{path} is of no whole run (--quick?): {error}")
     drawn = _draw(found, folder, "")
     for machine, theirs in others.items():
         drawn |= _draw(theirs, folder / "elsewhere", f"{machine}-")

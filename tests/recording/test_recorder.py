@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ from mdstream.frames.attach import Attachment
 from mdstream.frames.rundir import RunDirectory
 from mdstream.recording import recorder, state
 from mdstream.recording.recorder import Recorder
+from mdstream.telemetry.state import FeedState
 from tests.piping import Rig, rig
 from tests.recording.stored import in_frames, in_store, recorded_frames
 from tests.test_pipeline import payloads
@@ -251,8 +253,6 @@ def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
-    import json
-
     assert engine(tmp_path, "--duration", "4").wait(90) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     told = report["recorded"]
@@ -277,61 +277,90 @@ def wait_for(what: Any, seconds: float = 60.0) -> Any:
     raise AssertionError("it did not happen")
 
 
-@pytest.mark.parametrize("victims", ["supervisor", "all", "feed", "recorder"])
+VICTIMS = ("supervisor", "all", "feed", "feed's worker", "recorder", "recorder's worker")
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_what_was_committed_to_a_frame_before_a_kill_is_in_the_store_once(
-    tmp_path: Path, victims: str
+    tmp_path: Path, victim: str
 ) -> None:
-    process = engine(tmp_path)
+    kill_and_compare(tmp_path, victim, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100))
+def test_at_a_hundred_random_moments(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    kill_and_compare(tmp_path, chance.choice(VICTIMS), chance.uniform(0.0, 3.0))
+
+
+def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
+    """Kill a part of a recording engine, some time after it has begun, and see what is in the store."""
+    process = engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
     try:
         run = wait_for(lambda: next(iter(rundir.runs(tmp_path)), None))
         wait_for(lambda: (told := state.read(run)) and told.rows > 500)
-        told = state.read(run)
-        assert told is not None
-        if victims in ("feed", "recorder"):
-            [name] = ["spawn_main"] if victims == "feed" else ["record"]
-            pid = told.pid
-            if name == "spawn_main":
-                from mdstream.telemetry.state import FeedState
-
-                pid = FeedState(rundir.state_path(run, "stocks"))["pid"]
-            os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-            import json
-
-            report = json.loads((tmp_path / "report.json").read_text())
-            assert report["recorded"]["whole"]
-            for frame, rows in report["recorded"]["frames"].items():
-                assert rows == report["frames"][frame]["rows"]
-            return
-        # The recorder stands still while we look what the frames held when all was over.
-        family = psutil.Process(told.pid).children(recursive=True)
-        for each in (psutil.Process(told.pid), *family):
-            each.suspend()
-        process.kill()
-        process.wait()
-        time.sleep(1.0)
-        expected = in_frames(Attachment(run))
-        for each in (psutil.Process(told.pid), *family):
-            each.kill() if victims == "all" else each.resume()
-        if victims == "all":
-            assert run.exists(), "nobody is there to record it"
-            assert engine(tmp_path, "--duration", "1").wait(90) == 0  # which finds the dead run
-        wait_for(lambda: not run.exists())
-        mine = {name: frame for name, frame in expected.items() if frame.height}
-        assert mine
-        for name, frame in mine.items():
-            found = in_store(tmp_path / "store", name)
-            if victims == "all":  # the second run's rows are there, too
-                assert found.join(frame, on=frame.columns, how="semi", nulls_equal=True).equals(
-                    frame
-                ), name
-                assert found.is_duplicated().sum() == 0
-            else:
-                assert found.equals(frame), name
+        time.sleep(after_s)
+        if victim in ("supervisor", "all"):
+            _kill_the_supervisor(process, tmp_path, run, everything=victim == "all")
+        else:
+            _kill_a_part(process, tmp_path, run, victim)
     finally:
         if process.poll() is None:
             process.kill()
         for path in rundir.runs(tmp_path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, victim: str) -> None:
+    """The engine goes on; at its end, the store has all rows, none twice."""
+    told = state.read(run)
+    assert told is not None
+    whose = told.pid
+    if victim.startswith("feed"):
+        whose = FeedState(rundir.state_path(run, "stocks"))["pid"]
+    if victim.endswith("worker"):
+        children = psutil.Process(whose).children()
+        whose = next(p.pid for p in children if "spawn_main" in " ".join(p.cmdline()))
+    os.kill(whose, signal.SIGKILL)
+    wait_for(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["recorded"]["whole"]
+    for frame, rows in report["recorded"]["frames"].items():
+        assert rows == report["frames"][frame]["rows"]
+        if rows:
+            found = in_store(tmp_path / "store", frame)
+            assert found.height == rows
+            assert not found.is_duplicated().any(), frame
+
+
+def _kill_the_supervisor(
+    process: subprocess.Popen[bytes], tmp_path: Path, run: Path, everything: bool
+) -> None:
+    """The recorder brings what is left; if it is killed, too, that of the next run does."""
+    told = state.read(run)
+    assert told is not None
+    # It stands still while we look what the frames held when all was over.
+    recorder_ = psutil.Process(told.pid)
+    family = [recorder_, *recorder_.children(recursive=True)]
+    for each in family:
+        each.suspend()
+    process.kill()
+    process.wait()
+    time.sleep(1.0)
+    expected = {name: rows for name, rows in in_frames(Attachment(run)).items() if rows.height}
+    assert expected
+    for each in family:
+        each.kill() if everything else each.resume()
+    if everything:
+        assert run.exists(), "nobody is there to record it"
+        assert engine(tmp_path, "--duration", "1").wait(90) == 0  # which finds the dead run
+    wait_for(lambda: not run.exists())
+    for name, rows in expected.items():
+        found = in_store(tmp_path / "store", name)
+        if everything:  # the second run's rows are there, too
+            assert not found.is_duplicated().any(), name
+            found = found.join(rows, on=rows.columns, how="semi", nulls_equal=True)
+        assert found.equals(rows), name

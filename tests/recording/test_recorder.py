@@ -333,7 +333,8 @@ def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, vi
         if rows:
             found = in_store(tmp_path / "store", frame)
             assert found.height == rows
-            assert not found.is_duplicated().any(), frame
+            # Bars may be said again by the feed that takes over, and are twice in the frame, too.
+            assert "bars" in frame or not found.is_duplicated().any(), frame
 
 
 def _kill_the_supervisor(
@@ -361,6 +362,6 @@ def _kill_the_supervisor(
     for name, rows in expected.items():
         found = in_store(tmp_path / "store", name)
         if everything:  # the second run's rows are there, too
-            assert not found.is_duplicated().any(), name
+            assert "bars" in name or not found.is_duplicated().any(), name
             found = found.join(rows, on=rows.columns, how="semi", nulls_equal=True)
         assert found.equals(rows), name

@@ -16,7 +16,7 @@ from mdstream.frames.rundir import frame_path
 from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.stored import BEYOND
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import CODED, Channel, Column, Kind
+from mdstream.streams.spec import CODED, Channel, Kind
 
 if TYPE_CHECKING:
     import polars as pl
@@ -125,7 +125,7 @@ def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
     """Rows as the table has them: sorted by symbol and time, the partition's columns first."""
     import polars as pl
 
-    time = time_of(channel)
+    time = channel.time
     columns: list[pl.Expr] = []
     for column in channel.columns:
         value = pl.col(column.name)
@@ -141,16 +141,10 @@ def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
             columns.append(value.cast(pl.Int64))
         else:
             columns.append(value)
-    day = pl.col(time.name).dt.date().alias("date")
+    day = pl.col(time).dt.date().alias("date")
     stored = rows.select(pl.lit(feed).alias("feed"), day, *columns)
     order = [c.name for c in channel.columns if c.kind is Kind.SYMBOL]
-    return stored.sort([*order, time.name, time.name + BEYOND], maintain_order=True).to_arrow()
-
-
-def time_of(channel: Channel) -> Column:
-    """The time that decides on a row's day: the event's, where every row has one."""
-    times = [c for c in channel.columns if c.kind is Kind.TIME]
-    return next((c for c in times if c.required), times[-1])
+    return stored.sort([*order, time, time + BEYOND], maintain_order=True).to_arrow()
 
 
 def _why(table: str, error: Exception) -> str:

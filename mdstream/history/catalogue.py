@@ -130,7 +130,7 @@ def _chosen(
             raise ConfigError(f"{dataset} has no {name}")
         if wanted:
             frame = frame.filter(pl.col(name) == wanted)
-    time, partition = _time(channel), "date" if "date" in names else "year"
+    time, partition = channel.time, "date" if "date" in names else "year"
     for value, bound, whole_day in ((span[0], "start", False), (span[1], "end", True)):
         if value is not None:
             at_ns = moment(value, bound, whole_day)
@@ -176,12 +176,6 @@ def _joined(found: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
 
 def _is_news(channel: Channel) -> bool:
     return any(column.kind is Kind.SYMBOLS for column in channel.columns)
-
-
-def _time(channel: Channel) -> str:
-    """The time of a row that `start` and `end` are about."""
-    times = [column for column in channel.columns if column.kind is Kind.TIME]
-    return next((c.name for c in times if c.required), times[-1].name)
 
 
 def _bounded(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:

@@ -23,9 +23,9 @@ def messages(channel: Channel, rows: Iterable[Row]) -> Iterator[tuple[int, Messa
     Rows of an order book that came together are one message. Bars of timeframes that no stream sends are
     left out.
     """
-    time = next(c for c in channel.columns if c.kind is Kind.TIME and c.required)
+    time = channel.time
     if channel.levels:
-        yield from _books(channel, rows, time.name)
+        yield from _books(channel, rows, time)
         return
     for row in rows:
         kind = channel.types[0]
@@ -37,7 +37,7 @@ def messages(channel: Channel, rows: Iterable[Row]) -> Iterator[tuple[int, Messa
         for column in channel.columns:
             if column.key and column.values is None:
                 _put(message, column, row)
-        yield row[time.name], message
+        yield row[time], message
 
 
 def _put(message: Message, column: Column, row: Row) -> None:

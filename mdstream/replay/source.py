@@ -116,7 +116,7 @@ class StoredRange:
         self, stream: str, channel: Channel, given: tuple[int | None, int | None]
     ) -> tuple[int, int] | None:
         """The first and the last time of a channel; None if it has no rows."""
-        time = _time(channel)
+        time = channel.time
         try:
             rows = self._rows(stream, channel, None, *given)
         except NoStoreError:
@@ -135,7 +135,7 @@ class StoredRange:
     ) -> pl.LazyFrame:
         dataset = f"{stream}.{channel.name}"
         rows = scan(dataset, self._store, symbols=symbols, feed=self._feed)
-        time = pl.col(_time(channel))
+        time = pl.col(channel.time)
         if first is not None:
             rows = rows.filter(time >= _when(first))
         return rows if past is None else rows.filter(time < _when(past))
@@ -144,7 +144,7 @@ class StoredRange:
         """Which slices of all time have rows of a channel."""
         chosen = None if "*" in symbols else symbols
         rows = self._rows(stream, channel, chosen, self._first, self.past)
-        number = (pl.col(_time(channel)).dt.epoch("ns") // SLICE_NS).alias("number")
+        number = (pl.col(channel.time).dt.epoch("ns") // SLICE_NS).alias("number")
         return rows.select(number).unique().collect()["number"].to_list()
 
     def _messages(
@@ -154,7 +154,7 @@ class StoredRange:
         rows = self._rows(stream, channel, chosen, first, past)
         order = ["symbol"] if any(c.kind is Kind.SYMBOL for c in channel.columns) else []
         received = ["recv_ts"] if "recv_ts" in rows.collect_schema() else []
-        yield from messages(channel, _plain(rows.sort(*order, _time(channel), *received).collect()))
+        yield from messages(channel, _plain(rows.sort(*order, channel.time, *received).collect()))
 
 
 def _symbols(stream: str, channel: Channel, subscription: Mapping[str, Sequence[str]]) -> list[str]:
@@ -162,10 +162,6 @@ def _symbols(stream: str, channel: Channel, subscription: Mapping[str, Sequence[
     automatic = STREAMS[stream].automatic
     names = {*channel.subscriptions, *(automatic.get(n, "") for n in channel.subscriptions)}
     return sorted({s for name in names for s in subscription.get(name, ())})
-
-
-def _time(channel: Channel) -> str:
-    return next(c.name for c in channel.columns if c.kind is Kind.TIME and c.required)
 
 
 def _when(ns: int) -> pl.Expr:

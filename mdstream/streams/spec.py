@@ -144,6 +144,12 @@ class Channel:
         """The column called `name`."""
         return next(c for c in self.columns if c.name == name)
 
+    @property
+    def time(self) -> str:
+        """The column with a row's time: the event's, or, where no row must have one, when it came."""
+        times = [c for c in self.columns if c.kind is Kind.TIME]
+        return next((c.name for c in times if c.required), times[-1].name)
+
 
 @dataclass(frozen=True, slots=True)
 class Aspect:

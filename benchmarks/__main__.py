@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from benchmarks.harness import Plan, findings, machine
+from benchmarks.harness import Plan, Record, end_when_told, findings, machine
 
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
@@ -43,9 +43,22 @@ def main() -> None:
     modules = {name: importlib.import_module(f"benchmarks.bench_{name}") for name in names}
     if given.json:
         _check(given.json)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    end_when_told()
+    records: list[Record] = []
+    try:
+        _measure(modules, given, records)
+    except KeyboardInterrupt:
+        kept = given.json and records
+        what = f": what was measured before is in {given.json}" if kept else ""
+        print(f"interrupted{what}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _measure(
+    modules: Mapping[str, ModuleType], given: argparse.Namespace, records: list[Record]
+) -> None:
+    """Measure all of `modules`, and add to `records` as each is done."""
     where = machine()
-    records: list[dict[str, Any]] = []
     seconds = {name: module.TAKES_S[given.quick] for name, module in modules.items()}
     with Plan(given.quick, seconds, given.turns) as plan:
         plan.print(where)
@@ -59,6 +72,7 @@ def main() -> None:
             for sentence in findings(module, found):
                 plan.print(f"  {sentence}")
             plan.print(f"  ({name} took {time.monotonic() - began:.0f} s)")
+            found += plan.yardstick()
             records += [{"benchmark": name, **record, "measured": where} for record in found]
             if given.json:
                 _write(given.json, records)
@@ -72,15 +86,21 @@ def _turns(text: str) -> int:
 
 def _check(path: str) -> None:
     """Better told now than after all is measured."""
+    file = Path(path)
+    was_there = file.exists()
     try:
-        Path(path).open("a").close()
+        file.open("a").close()
     except OSError as error:
         sys.exit(f"--json {path}: {error.strerror}")
+    if not was_there:
+        file.unlink()
 
 
-def _write(path: str, records: list[dict[str, Any]]) -> None:
+def _write(path: str, records: list[Record]) -> None:
     """The records so far: what was measured is kept, whatever comes after."""
-    Path(path).write_text(json.dumps(records, indent=1) + "\n")
+    coming = Path(f"{path}.new")
+    coming.write_text(json.dumps(records, indent=1) + "\n")
+    coming.replace(path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import Answer, Case, Plan, Record, Table, cell, present, simulator
+from benchmarks.harness import Answer, Case, Plan, Record, Table, cell, present, simulator, started
 
 TAKES_S = (110.0, 20.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -79,19 +78,21 @@ def _command(subject: str, base: str, count: int, store: str) -> list[str]:
 
 def measured(command: Sequence[str]) -> dict[str, float]:
     """Run a subject: seconds, its CPU seconds with those of its children, the most memory at a time."""
-    began = os.times()
-    started = time.perf_counter()
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **_KEYS})
+    before, began = os.times(), time.perf_counter()
     rss = pss = 0
-    while process.poll() is None:
-        now = _memory(process)
-        rss, pss = max(rss, now[0]), max(pss, now[1])
-        time.sleep(_SAMPLE_S)
-    seconds = time.perf_counter() - started
+    with started(*command, environment=_KEYS) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            now = _memory(watched)
+            rss, pss = max(rss, now[0]), max(pss, now[1])
+            time.sleep(_SAMPLE_S)
+        seconds = time.perf_counter() - began
     if process.returncode:
         raise RuntimeError(f"{command[2:4]} ended with {process.returncode}: see above")
-    ended = os.times()
-    cpu = ended.children_user + ended.children_system - began.children_user - began.children_system
+    after = os.times()
+    cpu = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return {"seconds": seconds, "cpu_s": cpu, "peak_rss_mb": rss / 1e6, "peak_pss_mb": pss / 1e6}
 
 

@@ -28,7 +28,17 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import Case, Plan, Record, Table, answer, cell, once, simulator
+from benchmarks.harness import (
+    Case,
+    Plan,
+    Record,
+    Table,
+    answer,
+    cell,
+    end_when_told,
+    once,
+    simulator,
+)
 
 TAKES_S = (99.0, 26.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -161,13 +171,15 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
             )  # fmt: skip
             sessions.append(session)
             running.append(asyncio.ensure_future(session.run()))
-        while not watch.look([line.state.committed()["messages"] for line in lines]):
-            await asyncio.sleep(0.01)
-        latency = sum(line.state.latency.astype("int64") for line in lines)
-        assert not any(session.reconnects for session in sessions)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        try:
+            while not watch.look([line.state.committed()["messages"] for line in lines]):
+                await asyncio.sleep(0.01)
+            latency = sum(line.state.latency.astype("int64") for line in lines)
+            assert not any(session.reconnects for session in sessions)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         lost = 0
         for line in lines:
             await line.pipeline.drain()
@@ -241,6 +253,7 @@ def findings(records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
+    end_when_told()
     subject, seconds, *addresses = sys.argv[1:]
     if subject == "one process":
         import uvloop

@@ -1,11 +1,14 @@
 """`python -m benchmarks.compare BEFORE.json AFTER.json`: what differs between two runs, and what does not.
 
 A case differs where its turns lie apart from those before and its median by more than 10%, once what all
-cases of its benchmark have in common (another day, another load) is taken out. A conclusion, who is faster
+cases of its benchmark have in common (another day, another load) is taken out. What they have in common is
+judged by itself: it differs from what the machine's own speed explains, which a yardstick of none of our
+code tells, by more than 15%. A message lost where none was is always worse. A conclusion, who is faster
 than whom, has turned where two subjects lay apart in both runs, the other way round in the second.
 
-Cases measured in one turn (some of --quick) are not judged. The exit code is 1 if a conclusion turned or a
-case is worse, 2 if the files cannot be compared, else 0.
+Named, but not judged: cases measured in one turn (all of --quick), cases that one of the files lacks, and
+what cases have in common where a file has no yardstick. The exit code is 1 if a conclusion turned or
+anything is worse, 2 if the files cannot be compared, else 0.
 """
 
 from __future__ import annotations
@@ -15,15 +18,18 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Record, Table
+from benchmarks.harness import YARDSTICK, Record, Table, read
 
 LEAST = 0.10
 """What a median has to differ by."""
+LEAST_SHARED = 0.15
+"""What all cases together have to differ by: a machine's cores differ in more than the yardstick sees."""
 
 _NO_MEASURES = {"benchmark", "question", "subject", "params", "spread", "turns", "measured"}
 _NOT_JUDGED = {"workers", "messages_per_batch", "rows", "lost"}
@@ -31,18 +37,17 @@ _NOT_JUDGED = {"workers", "messages_per_batch", "rows", "lost"}
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One measure of one case, before and after; `ratio` is what is left without the drift of all."""
+    """One measure of one case, or of all cases of a benchmark, before and after; `ratio` is what is left
+    without the drift of all, or without the machine's.
+    """
 
     case: str
     measure: str
     before: float
     after: float
     ratio: float
-    apart: bool
-
-    @property
-    def differs(self) -> bool:
-        return self.apart and abs(self.ratio - 1) > LEAST
+    judged: bool
+    differs: bool
 
     @property
     def worse(self) -> bool:
@@ -50,25 +55,88 @@ class Change:
         return self.differs and (self.ratio < 1 if better_if_more else self.ratio > 1)
 
 
-def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
-    """Every measure that both runs have, in the order of the second."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A case of both runs."""
+
+    was: Record
+    now: Record
+
+    @property
+    def measures(self) -> list[str]:
+        return _measures(self.was, self.now)
+
+    @property
+    def several(self) -> bool:
+        """Whether the case was measured more than once in both."""
+        return bool(self.was["turns"] > 1 and self.now["turns"] > 1)
+
+
+def pairs(before: Sequence[Record], after: Sequence[Record]) -> list[Pair]:
+    """The cases of both runs, in the order of the second."""
     old = {_key(record): record for record in before}
-    pairs = [(old[_key(r)], r) for r in after if _key(r) in old]
-    common: dict[tuple[str, str], list[float]] = {}
-    for was, now in pairs:
-        for name in _measures(was, now):
-            common.setdefault((now["benchmark"], name), []).append(now[name] / was[name])
-    found = []
-    for was, now in pairs:
-        for name in _measures(was, now):
-            drift = statistics.median(common[now["benchmark"], name])
-            least, most = (edge * drift for edge in was["spread"][name])
-            low, high = now["spread"][name]
-            ratio = now[name] / was[name] / drift
-            several = min(was["turns"], now["turns"]) > 1
-            apart = several and (low > most or high < least)
-            found.append(Change(_text(now), name, was[name], now[name], ratio, apart))
-    return found
+    return [Pair(old[_key(r)], r) for r in _cases(after) if _key(r) in old]
+
+
+def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
+    """Every measure that both runs have, in the order of the second; then what cases have in common."""
+    both = pairs(before, after)
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for pair in both:
+        for name in pair.measures:
+            ratios.setdefault((pair.now["benchmark"], name), []).append(
+                pair.now[name] / pair.was[name]
+            )
+    drift = {of: statistics.median(each) for of, each in ratios.items()}
+    found = [_change(pair, name, drift) for pair in both for name in pair.measures]
+    lost = [
+        Change(_text(p.now), "lost", p.was["lost"], p.now["lost"], float("inf"), True, True)
+        for p in both
+        if p.now.get("lost", 0) > p.was.get("lost", 0)
+    ]
+    return [*found, *lost, *_shared(drift, ratios, _speeds(before), _speeds(after))]
+
+
+def _change(pair: Pair, name: str, drift: Mapping[tuple[str, str], float]) -> Change:
+    common = drift[pair.now["benchmark"], name]
+    least, most = (edge * common for edge in pair.was["spread"][name])
+    low, high = pair.now["spread"][name]
+    ratio = pair.now[name] / pair.was[name] / common
+    apart = pair.several and (low > most or high < least)
+    return Change(
+        _text(pair.now), name, pair.was[name], pair.now[name], ratio, pair.several,
+        apart and abs(ratio - 1) > LEAST,
+    )  # fmt: skip
+
+
+def _shared(
+    drift: Mapping[tuple[str, str], float],
+    ratios: Mapping[tuple[str, str], Sequence[float]],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> Iterator[Change]:
+    """What all cases of a benchmark have in common, less what the machine's speed explains."""
+    for (benchmark, name), common in drift.items():
+        kind = _kind(name)
+        if kind is None or benchmark not in before or benchmark not in after:
+            continue
+        machine = (after[benchmark] / before[benchmark]) ** kind
+        left = common / machine
+        # No more than the yardstick or the cases' own drift has it: one of both may be off.
+        ratio = min(left, common, key=lambda each: abs(each - 1))
+        cases = len(ratios[benchmark, name])
+        judged = (left - 1) * (common - 1) > 0
+        yield Change(
+            f"{benchmark}: all {cases} cases together", name, 1.0, common, ratio, judged,
+            judged and abs(ratio - 1) > LEAST_SHARED,
+        )  # fmt: skip
+
+
+def _kind(measure: str) -> int | None:
+    """1 for a rate, -1 for a time, None for what no speed of a machine changes."""
+    if measure.endswith("per_s"):
+        return 1
+    return -1 if measure.endswith(("_ns", "_us", "_ms", "_s", "seconds")) else None
 
 
 def turned(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
@@ -82,10 +150,47 @@ def turned(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
     return found
 
 
+def unjudged(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """What is in the files and is not judged, a sentence each."""
+    both = pairs(before, after)
+    found = [
+        f"not judged, measured in one turn: {_counted(p.now for p in both if not p.several)}",
+        f"not judged, only before: {_counted(_lacking(before, after))}",
+        f"not judged, only after: {_counted(_lacking(after, before))}",
+    ]
+    speeds = _speeds(before).keys() & _speeds(after).keys()
+    without = dict.fromkeys(
+        p.now["benchmark"] for p in both if p.now["benchmark"] not in speeds
+    )  # fmt: skip
+    found.append(
+        f"what all cases have in common is not judged, without a yardstick: {', '.join(without)}"
+    )
+    return [sentence for sentence in found if not sentence.endswith(": ")]
+
+
+def _counted(records: Iterable[Record]) -> str:
+    counts = Counter(record["benchmark"] for record in records)
+    return ", ".join(f"{count} of {name}" for name, count in counts.items())
+
+
+def _lacking(these: Sequence[Record], others: Sequence[Record]) -> Iterator[Record]:
+    known = {_key(record) for record in others}
+    return (record for record in _cases(these) if _key(record) not in known)
+
+
+def _cases(records: Iterable[Record]) -> Iterator[Record]:
+    return (record for record in records if record["subject"] != YARDSTICK)
+
+
+def _speeds(records: Sequence[Record]) -> dict[str, float]:
+    """What the yardstick did in each benchmark."""
+    return {r["benchmark"]: r["rounds_per_s"] for r in records if r["subject"] == YARDSTICK}
+
+
 def _orders(records: Sequence[Record]) -> dict[tuple[str, str, str, str], int]:
     """1 or -1 for each two subjects of a case whose turns lie apart, by the first measure."""
     groups: dict[str, list[Record]] = {}
-    for record in records:
+    for record in _cases(records):
         groups.setdefault(
             f"{record['benchmark']} {record['question']} {record['params']}", []
         ).append(record)
@@ -120,12 +225,15 @@ def _text(record: Record) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.compare", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.compare", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("before", type=Path, help="records of `python -m benchmarks … --json FILE`")
     parser.add_argument("after", type=Path, help="records of a second run")
     given = parser.parse_args()
     try:
-        before, after = (json.loads(path.read_text()) for path in (given.before, given.after))
+        before, after = read(given.before), read(given.after)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     every = changes(before, after)
@@ -139,15 +247,18 @@ def main() -> None:
         for c in every if c.differs
     ]  # fmt: skip
     if rows:
-        headings = ("", "measure", "before", "after", "ratio, less the drift of all", "")
+        headings = ("", "measure", "before", "after", "ratio, less the drift", "")
         print(Table("What differs", headings, rows).text())
     reversed_ = turned(before, after)
     for each in reversed_:
         print(f"turned: {each}")
-    worse = sum(c.worse for c in every)
+    print()
+    for sentence in unjudged(before, after):
+        print(sentence)
+    worse, judged = sum(c.worse for c in every), sum(c.judged for c in every)
     print(
-        f"\n{len(every)} measures of {len(after)} cases: {len(rows)} differ, {worse} of them for the "
-        f"worse; {len(reversed_)} conclusions turned."
+        f"{judged} of {len(every)} measures judged: {len(rows)} differ, {worse} of them for the worse; "
+        f"{len(reversed_)} conclusions turned."
     )
     sys.exit(bool(reversed_) or worse > 0)
 

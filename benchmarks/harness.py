@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -33,7 +34,12 @@ Record = dict[str, Any]
 Answer = Mapping[str, float]
 T = TypeVar("T")
 
+YARDSTICK = "yardstick"
+"""The subject that none of our code is in: what it did tells how fast the machine was."""
+
 _END_WAIT_S = 10.0
+_HURRIED_WAIT_S = 3.0
+_YARDSTICK_S = 0.1
 _VERSIONS = ("numba", "numpy", "orjson", "polars", "pyarrow", "uvloop", "websockets")
 
 
@@ -73,7 +79,7 @@ class Plan:
     question took where this was written; from how far it has come, the bar tells the rest on this machine.
     """
 
-    # The mutable state: what is done, in the seconds of the table.
+    # The mutable state: what is done, in the seconds of the table; the yardstick's turns.
 
     def __init__(self, quick: bool, seconds: Mapping[str, float], turns: int | None = None) -> None:
         self.quick = quick
@@ -81,7 +87,7 @@ class Plan:
         self._seconds = dict(seconds)
         self._began = time.monotonic()
         self._done = 0.0
-        self._part = 0.0
+        self._yardstick: list[Answer] = []
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.fields[question]:>9}"),
@@ -101,7 +107,7 @@ class Plan:
     @contextlib.contextmanager
     def question(self, name: str) -> Iterator[None]:
         """Around all that one question measures."""
-        self._part = 0.0
+        self._yardstick = []
         self._bar.update(self._task, question=name, description="starting")
         yield
         self._done += self._seconds[name]
@@ -129,11 +135,17 @@ class Plan:
         turns = self._turns or turns
         found: list[list[Answer]] = [[] for _ in cases]
         for turn in range(turns):
+            self._yardstick.append(yardstick())
             for index, case in enumerate(cases):
                 done = (turn * len(cases) + index) / (turns * len(cases))
                 self.say(name, share[0] + done * (share[1] - share[0]), case.text)
                 found[index].append(measure(case))
         return [record(case, answers) for case, answers in zip(cases, found, strict=True)]
+
+    def yardstick(self) -> list[Record]:
+        """How fast the machine was in this question: a record of subject `YARDSTICK`."""
+        case = Case(YARDSTICK, YARDSTICK)
+        return [record(case, self._yardstick)] if self._yardstick else []
 
     def print(self, text: str) -> None:
         """Show a result, above the bar."""
@@ -164,6 +176,17 @@ def record(case: Case, answers: Sequence[Answer]) -> Record:
     }
 
 
+def yardstick() -> Answer:
+    """How often a second one core parses, loops and copies: none of it is our code."""
+    text = json.dumps([{"S": "AAPL", "p": 187.25 + i, "s": i} for i in range(200)])
+    block, rounds, began = bytes(1_000_000), 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < _YARDSTICK_S:
+        sum(each["s"] for each in json.loads(text))
+        bytearray(block)
+        rounds += 1
+    return {"rounds_per_s": rounds / spent}
+
+
 # -- subjects
 
 
@@ -179,6 +202,39 @@ def present(plan: Plan, subjects: Sequence[str], modules: Mapping[str, str]) -> 
     return tuple(found)
 
 
+@contextlib.contextmanager
+def started(
+    *command: str, stdin: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that is over when this is. Ctrl-C does not reach it, for its group is its own: it ends as
+    ever, by the end of its `stdin`, or is told to when it has none or takes its time.
+    """
+    process = subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, text=True, process_group=0,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    try:
+        yield process
+        patience_s = _END_WAIT_S
+    except BaseException:
+        patience_s = _HURRIED_WAIT_S
+        if process.stdin is None:
+            process.terminate()
+        raise
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            if process.stdin is not None:
+                process.stdin.close()
+        for force in (process.terminate, lambda: os.killpg(process.pid, signal.SIGKILL)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
+                break
+            force()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
 class Subject:
     """A subject's process, `python -m MODULE ARGUMENTS`: it answers a JSON line for each one it is sent,
     and first says one by itself.
@@ -186,11 +242,13 @@ class Subject:
 
     def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         self._name = " ".join(command)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, **(environment or {})},
-        )  # fmt: skip
-        self.first = self._answer()
+        command = (sys.executable, "-m", *command)
+        with contextlib.ExitStack() as stack:  # one that does not start ends, too
+            self._process = stack.enter_context(
+                started(*command, stdin=subprocess.PIPE, environment=environment)
+            )
+            self.first = self._answer()
+            self._ending = stack.pop_all()
 
     def ask(self, **what: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -209,36 +267,29 @@ class Subject:
     def __enter__(self) -> Subject:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        if (
-            kind is not None
-        ):  # Ctrl-C, or another subject's error: nobody waits for this one's answer
-            self._process.terminate()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(_END_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def __exit__(self, *error: Any) -> None:
+        self._ending.__exit__(*error)
 
 
 def once(*command: str) -> dict[str, Any]:
     """What a process prints that does one thing and ends."""
-    arguments = [sys.executable, "-m", *command]
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
+    with started(sys.executable, "-m", *command) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        if process.wait():
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: see above")
+    answer: dict[str, Any] = json.loads(said)
     return answer
+
+
+def end_when_told() -> None:
+    """In a subject's process: SIGTERM ends it as `sys.exit` does, and what it opened is closed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def asked(first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """In a subject's process: say `first`, then yield what is asked until nobody asks any more."""
+    end_when_told()
     answer(first or {})
     for line in sys.stdin:
         yield json.loads(line)
@@ -252,19 +303,45 @@ def answer(what: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def simulator(*flags: str) -> Iterator[tuple[str, str]]:
     """The simulator in a process of its own, with more `flags`: its stream's and its REST address."""
-    command = [sys.executable, "-m", "mdstream", "simulate", "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
+    with started(sys.executable, "-m", "mdstream", "simulate", "--port", "0", *flags) as process:
         assert process.stdout is not None
         found = re.search(r"(ws://\S+) and (http://\S+) ", process.stdout.readline())
         assert found
         yield found[1], found[2]
-    finally:
         process.terminate()
-        process.communicate()
 
 
 # -- what people see
+
+
+def read(path: Path) -> list[Record]:
+    """The records that `python -m benchmarks … --json FILE` wrote.
+
+    Raises `OSError` if the file cannot be read, and `ValueError` if it holds no such records.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, list) or not all(map(_is_record, found)):
+        raise ValueError(
+            f"{path} holds no records of benchmarks: give what `python -m benchmarks … --json FILE` wrote"
+        )
+    return found
+
+
+def _is_record(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(n), str) for n in ("benchmark", "question", "subject"))
+        and isinstance(found.get("params"), dict)
+        and isinstance(found.get("turns"), int)
+        and isinstance(spread := found.get("spread"), dict)
+        and all(
+            isinstance(edges, list) and len(edges) == 2 and isinstance(found.get(name), int | float)
+            for name, edges in spread.items()
+        )
+    )
 
 
 def cell(found: Record, name: str, scale: float = 1.0, digits: int = 1) -> str:

@@ -17,7 +17,6 @@ import argparse
 import base64
 import html
 import importlib
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from typing import Any
 from benchmarks import pictures
 from benchmarks.__main__ import NAMES
 from benchmarks.figures import FIGURES
-from benchmarks.harness import Record, findings
+from benchmarks.harness import YARDSTICK, Record, findings, read
 
 _HERE = Path(__file__).resolve().parent
 _MARK = re.compile(r"(<!-- figure (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -50,7 +49,7 @@ def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
     """The records of each benchmark, in the order of the list of names."""
     found: dict[str, list[Record]] = {}
     for name in NAMES:
-        mine = [r for r in records if r.get("benchmark") == name]
+        mine = [r for r in records if r["benchmark"] == name and r["subject"] != YARDSTICK]
         if mine:
             found[name] = mine
     return found
@@ -58,10 +57,7 @@ def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
 
 def elsewhere(folder: Path) -> dict[str, dict[str, list[Record]]]:
     """What was measured on other machines, by their names."""
-    return {
-        path.stem: by_benchmark(json.loads(path.read_text()))
-        for path in sorted(folder.glob("elsewhere/*.json"))
-    }
+    return {path.stem: by_benchmark(read(path)) for path in sorted(folder.glob("elsewhere/*.json"))}
 
 
 def everything(others: Mapping[str, dict[str, list[Record]]]) -> list[Record]:
@@ -146,19 +142,18 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.publish", description=__doc__)
     parser.add_argument("file", nargs="?", default=_HERE / "results" / "results.json", type=Path)
     path = parser.parse_args().file
+    folder = _HERE / "results"
     try:
-        records = json.loads(path.read_text())
+        records, others = read(path), elsewhere(folder)
     except (OSError, ValueError) as error:
-        sys.exit(f"{path}: {error}")
+        sys.exit(str(error))
     found = by_benchmark(records)
     if lacking := [name for name in NAMES if name not in found]:
         sys.exit(
             f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)"
         )
     readme = _HERE.parent / "README.md"
-    folder = _HERE / "results"
     folder.mkdir(exist_ok=True)
-    others = elsewhere(folder)
     try:
         told = with_figures(readme.read_text(), records + everything(others))
     except LookupError as error:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
+import psutil
 import pytest
 
 from benchmarks import (
@@ -22,7 +27,7 @@ from benchmarks import (
     scaling,
     traffic,
 )
-from benchmarks.harness import Case, Plan, Record, Table, cell, present, record
+from benchmarks.harness import Case, Plan, Record, Table, cell, present, read, record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "results.json"
@@ -242,3 +247,76 @@ def test_two_runs_alike_differ_in_nothing_and_a_turned_conclusion_is_told() -> N
     after = run_of(kernel=(4.0, 4.1, 4.2), pyarrow=(5, 5.1, 5.2))
     (told,) = compare.turned(BEFORE, after)
     assert "pyarrow is above kernel now" in told
+
+
+ALONE = run_of(kernel=(10.0, 10.1, 10.2), workers=(20.0, 20.2, 20.4))
+"""A benchmark all of whose subjects are ours."""
+
+
+def with_yardstick(records: list[Record], rounds: float) -> list[Record]:
+    found = record(Case("yardstick", "yardstick"), [{"rounds_per_s": rounds}])
+    return [*records, {**found, "benchmark": "b"}]
+
+
+def slower(records: list[Record], by: float) -> list[Record]:
+    def scaled(each: Record) -> Record:
+        low, high = each["spread"]["messages_per_s"]
+        spread = {"messages_per_s": [low / by, high / by]}
+        return {**each, "messages_per_s": each["messages_per_s"] / by, "spread": spread}
+
+    return [scaled(each) for each in records]
+
+
+def test_what_became_slower_in_every_subject_is_seen_beside_the_yardstick() -> None:
+    before = with_yardstick(ALONE, 100.0)
+    (found,) = (
+        c for c in compare.changes(before, with_yardstick(slower(ALONE, 1.2), 101.0)) if c.differs
+    )
+    assert (found.case, found.worse) == ("b: all 2 cases together", True)
+    on_a_slow_day = compare.changes(before, with_yardstick(slower(ALONE, 1.2), 83.0))
+    assert not any(c.differs for c in on_a_slow_day)
+
+
+def test_what_cannot_be_judged_is_named() -> None:
+    gone = run_of(polars=(1.0, 1.1, 1.2))
+    once = [{**record(Case("q", "once"), [{"messages_per_s": 1.0}]), "benchmark": "b"}]
+    assert compare.unjudged([*ALONE, *gone, *once], [*ALONE, *once]) == [
+        "not judged, measured in one turn: 1 of b",
+        "not judged, only before: 1 of b",
+        "what all cases have in common is not judged, without a yardstick: b",
+    ]
+    assert not compare.unjudged(with_yardstick(ALONE, 1.0), with_yardstick(ALONE, 1.0))
+
+
+def test_a_lost_message_is_worse() -> None:
+    after = [{**ALONE[0], "lost": 1.0}, ALONE[1]]
+    before = [{**ALONE[0], "lost": 0.0}, ALONE[1]]
+    (found,) = (c for c in compare.changes(before, after) if c.differs)
+    assert (found.measure, found.worse) == ("lost", True)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": 1}', '[{"benchmark": "b"}]'])
+def test_a_file_of_no_records_is_told(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"odd\.json"):
+        read(path)
+
+
+def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
+    before, out = set(Path("/dev/shm").iterdir()), tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "handoff", "--quick", "--json", str(out)]
+    process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (set(Path("/dev/shm").iterdir()) - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    children = process.children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.decode().strip()) == (130, "interrupted")
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert set(Path("/dev/shm").iterdir()) <= before
+    assert not out.exists()

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -146,7 +147,7 @@ def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, flo
 
 
 async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]:
-    """All streams on one loop, decoding inline."""
+    """All streams on one loop, decoding inline. SIGTERM cancels it."""
     from benchmarks.handoff_line import USUAL_KB, Line
     from mdstream.frames.rundir import RunDirectory
     from mdstream.pool import WorkerPool
@@ -156,6 +157,9 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
     from mdstream.streams import STREAMS as SPECS
     from mdstream.wire.subscription import Subscriptions
 
+    here = asyncio.current_task()
+    assert here is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, here.cancel)
     watch, pool = Watch(stretch_s), WorkerPool(0, 60.0)
     await pool.start()
     with tempfile.TemporaryDirectory() as folder, RunDirectory() as run:
@@ -253,11 +257,12 @@ def findings(records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
-    end_when_told()
     subject, seconds, *addresses = sys.argv[1:]
     if subject == "one process":
         import uvloop
 
-        answer(uvloop.run(one_process(addresses, float(seconds))))
+        with contextlib.suppress(asyncio.CancelledError):
+            answer(uvloop.run(one_process(addresses, float(seconds))))
     else:
+        end_when_told()
         answer(engine(addresses, -1 if subject == "feeds + pools" else 0, float(seconds)))

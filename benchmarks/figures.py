@@ -81,7 +81,9 @@ def _handoff(records: Sequence[Record]) -> str:
         ]  # fmt: skip
         inline = next(r for r in mine if r["subject"] == "inline")
         best = max((r for r in mine if r.get("workers")), key=lambda r: float(r["messages_per_s"]))
-        return f"{best['messages_per_s'] / inline['messages_per_s']:.2f}×"
+        (low, _), (_, most) = best["spread"]["messages_per_s"], inline["spread"]["messages_per_s"]
+        gained = f"{best['messages_per_s'] / inline['messages_per_s']:.2f}×"
+        return gained if low > most else f"nothing certain ({gained}, turns overlap)"
 
     usual = {"codec": "json", "symbols": 30, "slab_kb": 1024, "traffic": "quotes"}
     return (

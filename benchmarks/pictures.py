@@ -114,7 +114,7 @@ def _receive(plt: Any, records: Sequence[Record]) -> Any:
 
 
 def _frames(plt: Any, records: Sequence[Record]) -> Any:
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.6))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     read = [r for r in records if r["question"] == "read"]
     tail = [r for r in records if r["question"] == "tail"]
     if read:
@@ -124,6 +124,15 @@ def _frames(plt: Any, records: Sequence[Record]) -> Any:
     if tail:
         _grouped(axes[1], tail, "p50_us", _by("commits_per_s", "{} commits/s"), 1e3)
         axes[1].set_title("ms from a commit to a reader, p50")
+    return figure
+
+
+def _pools(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axes = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
+    for axis, measure in zip(axes, ("task_us", "cpu_us"), strict=True):
+        _grouped(axis, records, measure, _by("under_way", "{} under way"), 1e3)
+    axes[0].set_title("a megabyte to another process, ms a task")
+    axes[1].set_title("the caller's CPU time, ms a task")
     return figure
 
 
@@ -187,7 +196,7 @@ def _engine(plt: Any, records: Sequence[Record]) -> Any:
 def _backfill(plt: Any, records: Sequence[Record]) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(12, 2.6), layout="constrained")
     _grouped(axes[0], records, "messages_per_s", _by("symbols", "{} symbols"), 1e3)
-    axes[0].set_title("thousand rows/s, start included")
+    axes[0].set_title("thousand rows/s, start included (alpaca-py: not measured with 30 symbols)")
     _grouped(axes[1], records, "peak_pss_mb", _by("symbols", "{} symbols"), 1)
     axes[1].set_title("most memory at a time, MB (PSS)")
     return figure
@@ -200,6 +209,7 @@ DRAWN: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
     "bars": _bars,
     "frames": _frames,
     "receive": _receive,
+    "pools": _pools,
     "handoff": _handoff,
     "backfill": _backfill,
     "engine": _engine,

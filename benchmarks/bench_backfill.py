@@ -150,7 +150,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
             (
                 f"{r['params']['symbols']} symbols, {r['params']['symbols'] * ROWS_A_SYMBOL:,} rows",
                 r["subject"], cell(r, "messages_per_s", 1e3, 0), cell(r, "seconds", digits=1),
-                f"{r['messages_per_s'] / base['messages_per_s']:.1f}×{'' if same else ' *'}", cell(r, "cpu_s", digits=1),
+                f"{r['messages_per_s'] / base['messages_per_s']:.1f}×{'' if same else ' *'}",
+                cell(r, "cpu_s", digits=1),
                 cell(r, "peak_rss_mb", digits=0), cell(r, "peak_pss_mb", digits=0),
             )
         )  # fmt: skip

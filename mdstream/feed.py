@@ -95,7 +95,6 @@ class Feed:
         self._before = {
             name: state[name] for name in ("established", "reconnects", "control", "requests")
         }
-        self._pids: list[int] = []
         self._client: RestClient | None = None
         self._subscriptions = Subscriptions()
         self._committer = Committer(
@@ -326,9 +325,6 @@ class Feed:
         state["control"] = self._before["control"] + session.control_messages
         if self._client is not None:
             state["requests"] = self._before["requests"] + self._client.requests
-        if self._pool.pids != self._pids:
-            self._pids = self._pool.pids
-            self._outbox.put("workers", self._pids)
 
     def _rows_of(self, subscription: str) -> int | None:
         """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""

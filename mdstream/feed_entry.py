@@ -68,7 +68,10 @@ async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> Non
     state["generation"] = assignment.generation
     config = assignment.config
     asyncio.get_running_loop().set_exception_handler(_tell)
-    pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s)
+    pool = WorkerPool(
+        config.workers_per_stream(), config.handoff.ticket_timeout_s,
+        started=lambda pids: outbox.put("workers", pids),
+    )  # fmt: skip
     beat = asyncio.create_task(_beat(state))
     try:
         await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)

@@ -94,7 +94,7 @@ def do_without_kernels() -> None:
 
 class WorkerPool:
     """Runs tickets on `size` processes, or here and now if `size` is 0. Without `kernels`, they do not load
-    the compiled decoders.
+    the compiled decoders. `started` is told the process ids of each crew, before it can work.
 
     `busy` tells how many tickets are with the workers; callers keep it near `size` themselves.
     """
@@ -102,7 +102,13 @@ class WorkerPool:
     # The mutable state: the crew and its generation; how many tickets run in it, and whether
     # one of them must be alone. `_turn` guards the latter.
 
-    def __init__(self, size: int, timeout_s: float, kernels: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        timeout_s: float,
+        kernels: bool = True,
+        started: Callable[[list[int]], None] = lambda pids: None,
+    ) -> None:
         _workers()
         from workers import boot
 
@@ -113,6 +119,7 @@ class WorkerPool:
         self._trades: Callable[[str, str, Mapping[str, int]], bytes] = boot.trades_again
         self.make_bars: MakeBars = boot.make_bars
         self._boot = boot
+        self._started = started
         self._timeout_s = timeout_s
         self._kernels = kernels
         self._generation = 0
@@ -208,7 +215,9 @@ class WorkerPool:
         """Start a crew and wait until all of it can work."""
         start = self._boot.start if self._kernels else self._boot.start_plain
         self._crew = Crew(self.size, start, self._boot.serve)
-        self.pids = await self._crew.ready()
+        self.pids = sorted(p.pid for p in self._crew.processes if p.pid is not None)
+        self._started(self.pids)
+        await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._crew is None or self._dead:

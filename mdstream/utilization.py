@@ -61,23 +61,32 @@ class _Clock:
     """Time since the first sample, in bins."""
 
     def __init__(self, run: Attachment) -> None:
-        times = run.frame("telemetry.cores")["ts"].to_physical()
+        cores = run.frame("telemetry.cores")
+        times = cores["ts"].to_physical()
         self._first = int(times.min() or 0)  # type: ignore[arg-type]
         self.seconds = (int(times.max() or 0) - self._first) / _SECOND  # type: ignore[arg-type]
         self.bin_s = max(1, -(-int(self.seconds) // _BINS))
-        self.bins = int(self.seconds / self.bin_s) + 1
+        self.bins = max(1, round(self.seconds / self.bin_s))
+        self._sampled = set(self.binned(cores)["bin"])
 
     def binned(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """`frame` with its bin; without the first sample, which covers no time yet."""
+        """`frame` with its bin, that of the second before each sample, which is what a sample tells of;
+        without the first one, which covers no time yet.
+        """
         since = pl.col("ts").to_physical() - self._first
+        middle = (since - _SECOND // 2) // (self.bin_s * _SECOND)
         return frame.filter(since > 0).with_columns(
-            (since // (self.bin_s * _SECOND)).cast(pl.Int64).alias("bin")
+            middle.cast(pl.Int64).clip(0, self.bins - 1).alias("bin")
         )
 
     def listed(self, frame: pl.DataFrame, value: str) -> list[float]:
-        """A value a bin; bins without one have 0."""
+        """A value a bin. A bin that no sample fell in is told by the next: it came late, and covers it."""
         known = dict(zip(frame["bin"].to_list(), frame[value].to_list(), strict=True))
-        return [_rounded(known.get(index, 0.0)) for index in range(self.bins)]
+        values, told_by = [], self.bins
+        for index in reversed(range(self.bins)):
+            told_by = index if index in self._sampled else told_by
+            values.append(_rounded(known.get(told_by, 0.0)))
+        return values[::-1]
 
     def by_role(self, processes: pl.DataFrame, what: pl.Expr) -> dict[str, list[float]]:
         """The sum of a value over the processes of each role, a list over time."""
@@ -129,17 +138,14 @@ def _roles(processes: pl.DataFrame) -> list[Values]:
 
 
 def _machine(run: Attachment, clock: _Clock) -> Values:
-    frame = clock.binned(run.frame("telemetry.machine"))
+    """Levels of memory, and rates a second of what came by network and of switches, over time."""
+    took = pl.col("ts").to_physical().diff() / _SECOND
+    levels, rates = ("memory_used_bytes", "shm_bytes"), ("net_recv_bytes", "switches")
+    frame = clock.binned(run.frame("telemetry.machine").with_columns(pl.col(rates).diff() / took))
     if not frame.height:
         return {}
-    levels = frame.group_by("bin").agg(
-        pl.col("memory_used_bytes", "shm_bytes").mean(),
-        pl.col("net_recv_bytes", "switches").last(),
-    ).sort("bin")  # fmt: skip
-    rates = levels.with_columns(
-        pl.col("net_recv_bytes", "switches").diff().fill_null(0) / clock.bin_s
-    )
-    return {name: clock.listed(rates, name) for name in rates.columns if name != "bin"}
+    means = frame.group_by("bin").agg(pl.col(*levels, *rates).mean())
+    return {name: clock.listed(means, name) for name in (*levels, *rates)}
 
 
 # -- streams

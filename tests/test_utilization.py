@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from typing import Any
 
+import polars as pl
+import psutil
 import pytest
 
-from mdstream.utilization import limit, model
+from mdstream.telemetry.sampler import Sampler
+from mdstream.utilization import _Clock, limit, model
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -75,3 +82,44 @@ def test_a_stream_that_is_used_up_is_named(stream: dict[str, Any], expected: str
 
 def test_a_simulator_that_is_used_up_is_named() -> None:
     assert "The simulator limits" in limit(found(busy_by_role={"simulator": [0.99, 0.97]}))
+
+
+class Frames:
+    """The frames of a made-up run: what `_Clock` asks an attachment for."""
+
+    def __init__(self, **frames: pl.DataFrame) -> None:
+        self._frames = frames
+
+    def frame(self, name: str) -> pl.DataFrame:
+        return self._frames[name.removeprefix("telemetry.")]
+
+
+def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() -> None:
+    def ts(*seconds: float) -> pl.Series:
+        return pl.Series("ts", [int(s * 1e9) for s in seconds]).cast(pl.Datetime("ns"))
+
+    # The first sample covers nothing; one second is sampled a little late, and one not at all.
+    cores = pl.DataFrame({"ts": ts(5.0, 6.0, 7.01, 9.02), "busy_percent": [1.0, 10.0, 20.0, 40.0]})
+    clock = _Clock(Frames(cores=cores))  # type: ignore[arg-type]
+    assert clock.listed(clock.binned(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
+    worker = pl.DataFrame({"ts": ts(7.01), "role": ["worker"], "cpu": [150.0]})
+    assert clock.by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}
+
+
+def test_a_process_that_is_new_is_told_with_what_it_took_to_start() -> None:
+    sampler = Sampler()
+    roles = {os.getpid(): ("supervisor", "")}
+    sampler.processes(roles)
+    code = (
+        "import time\nt = time.process_time()\nwhile time.process_time() < t + 0.4: pass\ninput()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while (
+            sum(psutil.Process(process.pid).cpu_times()[:2]) < 0.3 and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+        (_, found) = sampler.processes({**roles, process.pid: ("worker", "news")})
+        process.communicate(b"\n")
+    assert found.role == "worker"
+    assert found.cpu_percent > 5

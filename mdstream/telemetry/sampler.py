@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,21 @@ class MachineSample:
     switches: int
 
 
-class Sampler:
-    """Samples cores and processes; percentages cover the time since the previous sample."""
+_LEAST_S = 0.01
+"""No clock is stepped back, and no sample taken twice, but a division by zero would be worse."""
 
-    # The mutable state: psutil's handles by process id, which remember the previous CPU times.
+
+class Sampler:
+    """Samples cores and processes; percentages cover the time since the previous sample. A process that
+    was not known then is one that began in between, or is told by its mean since it began.
+    """
+
+    # The mutable state: by process id psutil's handle, and CPU seconds and time of the previous sample;
+    # the time of the previous sample of all.
 
     def __init__(self) -> None:
-        self._known: dict[int, psutil.Process] = {}
+        self._known: dict[int, tuple[psutil.Process, float, float]] = {}
+        self._at = time.time()
         psutil.cpu_times_percent(percpu=True)
 
     def cores(self) -> list[CoreSample]:
@@ -78,22 +87,21 @@ class Sampler:
 
     def processes(self, roles: dict[int, tuple[str, str]]) -> list[ProcessSample]:
         """A sample of each process of `roles` (process id → role, stream) that still lives."""
-        self._known = {pid: p for pid, p in self._known.items() if pid in roles}
-        samples = []
+        self._known = {pid: known for pid, known in self._known.items() if pid in roles}
+        samples, now = [], time.time()
         for pid, (role, stream) in roles.items():
             try:
-                process = self._known.get(pid)
-                if process is None:
-                    process = self._known[pid] = psutil.Process(pid)
-                    process.cpu_percent()
+                process, before, at = self._known.get(pid) or self._new(pid)
                 with process.oneshot():
                     times, switches = process.cpu_times(), process.num_ctx_switches()
+                    spent = times.user + times.system
+                    self._known[pid] = process, spent, now
                     samples.append(
                         ProcessSample(
                             pid,
                             role,
                             stream,
-                            process.cpu_percent(),
+                            100 * (spent - before) / max(_LEAST_S, now - at),
                             times.user,
                             times.system,
                             process.memory_info().rss,
@@ -104,7 +112,12 @@ class Sampler:
                     )
             except psutil.Error:
                 self._known.pop(pid, None)  # it ended in between
+        self._at = now
         return samples
+
+    def _new(self, pid: int) -> tuple[psutil.Process, float, float]:
+        process = psutil.Process(pid)
+        return process, 0.0, min(process.create_time(), self._at)
 
 
 def _taken(folder: Path) -> int:

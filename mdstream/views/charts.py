@@ -96,7 +96,8 @@ def _page(found: dict[str, Any], title: str, picture: bytes) -> str:
 
 
 def _times(found: dict[str, Any], values: Sequence[float]) -> list[float]:
-    return [index * found["bin_s"] for index in range(len(values))]
+    """The middles of the bins."""
+    return [(index + 0.5) * found["bin_s"] for index in range(len(values))]
 
 
 def _heat_map(axis: Any, found: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
         parts.append(machine)
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
-        parts.append(fit(_streams(found["streams"]), console.width, console))
+        since = "each stream from its first messages on, without the start of its processes:"
+        parts += [Text(since, style="dim"), fit(_streams(found["streams"]), console.width, console)]
     parts += _models(found["streams"])
     return Group(*parts)
 
@@ -52,8 +53,7 @@ def _machine_line(found: dict[str, Any]) -> Text | None:
     if not machine.get("memory_used_bytes"):
         return None
     network, switches = (
-        sum(values[1:]) / max(1, len(values) - 1)  # a rate is known from the second moment on
-        for values in (machine["net_recv_bytes"], machine["switches"])
+        sum(values) / len(values) for values in (machine["net_recv_bytes"], machine["switches"])
     )
     return Text(
         f"at most {max(machine['memory_used_bytes']) / 1e9:.1f} GB of memory used on this machine, "

@@ -215,9 +215,8 @@ class WorkerPool:
         """Start a crew and wait until all of it can work."""
         start = self._boot.start if self._kernels else self._boot.start_plain
         self._crew = Crew(self.size, start, self._boot.serve)
-        self.pids = sorted(p.pid for p in self._crew.processes if p.pid is not None)
-        self._started(self.pids)
-        await self._crew.ready()
+        self._started([p.pid for p in self._crew.processes if p.pid is not None])
+        self.pids = await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._crew is None or self._dead:

@@ -48,7 +48,7 @@ TAKES_S = (92.0, 12.0)
 
 MESSAGES = 20_000
 PER_PAYLOAD = (1, 2, 20, 100)
-TURNS = 5
+TURNS = 4
 
 SUBJECTS = (
     "memcpy", "kernel-json", "kernel-msgpack", "orjson", "msgpack", "orjson-polars", "polars",

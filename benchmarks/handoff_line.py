@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import traffic
 from benchmarks.harness import answer, asked
 
-TURN_S = 0.7
+TURN_S = 0.5
 """What is measured of a case in a turn, at least."""
 MESSAGES = 200_000
 PAGES = 40

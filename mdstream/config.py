@@ -14,6 +14,10 @@ from mdstream.streams import STREAMS
 
 LIVE_STREAM_URL = "wss://stream.data.alpaca.markets"
 LIVE_DATA_URL = "https://data.alpaca.markets"
+LIVE_TRADING_URL = "https://api.alpaca.markets"
+PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
+_LIVE_KEY = "AK"
+"""How keys of accounts with money begin; those of paper accounts begin with PK."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +141,9 @@ class Config(Struct, frozen=True):
     """Where to write the JSON report; empty: nowhere."""
     stream_url: str = ""
     data_url: str = ""
+    trading_url: str = ""
+    """Where assets and contracts are listed, for symbol patterns; empty: as the key is of a paper or a live
+    account, or, where another `data_url` is named, there."""
     ca_file: str = ""
     """PEM bundle to trust instead of the system's authorities."""
     auth: str = "message"
@@ -195,6 +202,15 @@ class Config(Struct, frozen=True):
         if not stream and not data:
             return LIVE_STREAM_URL, LIVE_DATA_URL
         return stream or _sibling(data), data or _sibling(stream)
+
+    def trading_base(self) -> str:
+        """Base URL of the account API, which lists assets and contracts."""
+        if self.trading_url:
+            return self.trading_url.rstrip("/")
+        if (data := self.urls()[1]) != LIVE_DATA_URL:
+            return data
+        live = self.credentials.key_id.startswith(_LIVE_KEY)
+        return LIVE_TRADING_URL if live else PAPER_TRADING_URL
 
 
 def _sibling(url: str) -> str:

@@ -70,6 +70,7 @@ def check(config: Config) -> Config:
     for name, url in (("stream_url", config.stream_url), *streams):
         _check_url(name, url, ("ws", "wss"))
     _check_url("data_url", config.data_url, ("http", "https"))
+    _check_url("trading_url", config.trading_url, ("http", "https"))
     if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
         raise ConfigError("set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither")
     _check_choices(config)

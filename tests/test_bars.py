@@ -264,6 +264,23 @@ def test_a_successor_of_a_killed_feed_gets_the_same_bars(
                     assert last[key][column] == row[column]
 
 
+def test_bars_that_the_clock_ended_are_not_published_again_by_a_successor() -> None:
+    tick = ("tick", {"recv": START + 5 * SECOND})
+    batches = [[trade(0, 0), trade(1, 0.5)], [tick], [trade(0, 9)], [trade(0, 70)]]
+    with RunDirectory() as run:
+        made = Bench(run.path, "stocks")
+        for index, batch in enumerate(batches):
+            if index == 2:  # killed when the tick had published both bars of the first second
+                assert len(made.rows("bars_1s")) == 2
+                again = boot.trades_again(str(run.path), "stocks", made.committer.committed_rows)
+                made = Bench(run.path, "stocks")
+                made.committer.restore_bars(again)
+            made.batch(batch)
+        made.committer.close()
+        rows = [(r["symbol"], (r["ts"] - START) // SECOND) for r in made.rows("bars_1s")]
+        assert rows == [(0, 0), (1, 0), (0, 9), (0, 70)]
+
+
 def trade(symbol: int, second: float, **more: Any) -> Event:
     at = START + int(second * SECOND)
     it = {"symbol": symbol, "recv": at, "ts": at, "price": 100.0, "size": 10, "tape": "A", "exchange": "V",

@@ -51,6 +51,36 @@ class _Amended:
     effect: int
 
 
+@dataclass(frozen=True, slots=True)
+class _LastRow:
+    """A bar as it was published; `values` are those of `_SAYS`."""
+
+    complete: bool
+    values: tuple[float, ...]
+
+    def says(self, bar: Any) -> bool:
+        """Whether `bar` is as it was published, but for what adding up in another order does."""
+        trades, *prices, volume = self.values
+        now = (bar["open"], bar["high"], bar["low"], bar["close"])
+        return bool(
+            trades == bar["trades"]
+            and np.array_equal(prices, now, equal_nan=True)
+            and np.isclose(volume, bar["volume"].sum(), rtol=1e-12, atol=0)
+        )
+
+
+_SAYS = ("trade_count", "open", "high", "low", "close", "volume")
+
+
+def _values(view: View, rows: npt.NDArray[np.int64]) -> list[float]:
+    """Values of a column, NaN where there is none."""
+    values = view.values[rows].astype(np.float64)
+    if len(view.validity):
+        values[~view.present(rows)] = np.nan
+    found: list[float] = values.tolist()
+    return found
+
+
 class _Level:
     """Bars of one length."""
 
@@ -107,22 +137,33 @@ class _Level:
         )
 
     def see_published(self) -> None:
-        """Go by the frame as to which bars have been published, and are complete."""
+        """Go by the frame as to which bars have been published, are complete, and have not changed since:
+        the clock, which nobody remembers, may have ended bars that no trade did.
+        """
         bars = self.bars[: self.head[kernels.COUNT]]
-        assert self._frame is not None
-        oldest = bars["second"].min(initial=0)
-        complete: dict[tuple[int, int], bool] = {}
-        for _, rows, views in reversed(list(self._frame.newest_first(self._frame.rows))):
-            symbols, times = views["symbol"].values[:rows], views["ts"].values[:rows]
-            kept = np.flatnonzero(times >= oldest)
-            keys = zip(symbols[kept].tolist(), times[kept].tolist(), strict=True)
-            complete.update(zip(keys, views["complete"].bits(kept).tolist(), strict=True))
+        published = self._last_published(bars["second"].min(initial=0))
         keys = zip(bars["symbol"].tolist(), bars["second"].tolist(), strict=True)
         for slot, key in enumerate(keys):
             flags = int(bars["flags"][slot]) & ~kernels.PUBLISHED
-            if key in complete:
-                flags |= kernels.PUBLISHED | (0 if complete[key] else kernels.INCOMPLETE)
+            if (row := published.get(key)) is not None:
+                flags |= kernels.PUBLISHED | (0 if row.complete else kernels.INCOMPLETE)
+                if not flags & kernels.STALE and row.says(bars[slot]):
+                    flags &= ~kernels.DIRTY
             bars["flags"][slot] = flags
+        kernels.index(self.bars, self.table, self.changed, self.head)
+
+    def _last_published(self, oldest: int) -> dict[tuple[int, int], _LastRow]:
+        """By symbol and begin, the last row of each bar that begins at `oldest` or later."""
+        found: dict[tuple[int, int], _LastRow] = {}
+        assert self._frame is not None
+        for _, rows, views in reversed(list(self._frame.newest_first(self._frame.rows))):
+            kept = np.flatnonzero(views["ts"].values[:rows] >= oldest)
+            symbols, times = (views[name].values[kept].tolist() for name in ("symbol", "ts"))
+            complete = views["complete"].bits(kept).tolist()
+            values = zip(*(_values(views[name], kept) for name in _SAYS), strict=True)
+            for symbol, ts, whole, row in zip(symbols, times, complete, values, strict=True):
+                found[symbol, ts] = _LastRow(whole, row)
+        return found
 
     def stale(self) -> npt.NDArray[np.intp]:
         """The bars that must be."""

@@ -37,7 +37,11 @@ def backfill(
         Path, typer.Option(metavar="DIR", help="Folder of the store; made if need be.")
     ],
     symbols: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Symbols; options take contracts.")
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Symbols, or patterns, as 'A*'; options take contracts, as 'AAPL2612*C*'.",
+        ),
     ] = None,
     symbols_file: Annotated[
         Path | None,
@@ -73,13 +77,15 @@ def backfill(
     """Fetch a range of history into a store, as far as it is not there yet.
 
     Ctrl-C ends it, and so does anything else: run the same again and it goes on where it was. Keys come
-    from APCA_API_KEY_ID and APCA_API_SECRET_KEY.
+    from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Patterns have * (anything), ? (any one) and [AB] (one of
+    these), and are looked up among the assets that trade now; contracts, expired ones too, by underlying.
 
     Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
     from mdstream.history.backfill import check, estimate
-    from mdstream.history.request import asked
+    from mdstream.history.request import asked, history_of
+    from mdstream.history.universe import named
     from mdstream.settings import load
 
     flags: dict[str, Any] = {"fetch": {"concurrency": concurrency}}
@@ -88,8 +94,10 @@ def backfill(
     if data_url is not None:
         flags["data_url"] = data_url
     settings = load(config, flags=flags)
+    history_of(dataset)  # an odd one is told before anybody is asked
+    names = asyncio.run(named(dataset, [*_names(symbols), *_lines(symbols_file)], start, settings))
     request = asked(
-        dataset, [*_names(symbols), *_lines(symbols_file)], start, end, feed=feed,
+        dataset, names, start, end, feed=feed,
         timeframe=timeframe, adjustment=adjustment, urgent=_names(priority), now=datetime.now(UTC),
     )  # fmt: skip
     if dry_run:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mdstream.history.backfill import Backfill, Status, check
 from mdstream.history.request import asked
+from mdstream.history.universe import named
 from mdstream.settings import load
 
 When = str | date | datetime
@@ -31,13 +32,15 @@ async def backfill_async(
 ) -> Status:
     """Bring a range of a dataset (`stocks.trades`, …) into a store, as far as it is not there.
 
-    `settings` are those of a run (`data_url`, `workers`, `fetch`, …); keys come from the environment. What
-    is interrupted, or killed, goes on where it was when the same is asked again. The answer's `failed`
-    says by symbol what could not be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`.
+    `symbols` may hold patterns, as `A*` (see `mdstream.history.universe`). `settings` are those of a run
+    (`data_url`, `workers`, `fetch`, …); keys come from the environment. What is interrupted, or killed,
+    goes on where it was when the same is asked again. The answer's `failed` says by symbol what could not
+    be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`.
     """
     config = load(flags=settings)
+    names = await named(dataset, symbols, start, config)
     request = asked(
-        dataset, symbols, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
+        dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
         urgent=priority, now=datetime.now(UTC),
     )  # fmt: skip
     check(request, config)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mdstream.errors import ConfigError
@@ -159,10 +160,12 @@ def asked(
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
     names = _checked_symbols(stream, symbols)
-    if odd := [symbol for symbol in urgent if symbol not in names]:
+    first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
+    if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
         raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")
     kind = _kind_of_bars(dataset, history, timeframe, adjustment)
-    return Request(dataset, names, first, min(past, settled), feed, *kind, frozenset(urgent))
+    before = frozenset(name for found in first_ones for name in found)
+    return Request(dataset, names, first, min(past, settled), feed, *kind, before)
 
 
 def _checked_symbols(stream: StreamSpec, symbols: Sequence[str]) -> tuple[str, ...]:
@@ -220,6 +223,11 @@ def moment(value: str | date | datetime, name: str, whole_day: bool = False) -> 
         return _ns(value if value.tzinfo else value.replace(tzinfo=UTC))
     day = datetime(value.year, value.month, value.day, tzinfo=UTC)
     return _ns(day + timedelta(days=int(whole_day)))
+
+
+def day_of(value: str | date | datetime) -> date:
+    """The UTC day of a start. Raises `ConfigError`."""
+    return _utc(moment(value, "start")).date()
 
 
 def rfc3339(ns: int) -> str:

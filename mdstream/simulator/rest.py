@@ -16,6 +16,7 @@ from aiohttp import web
 from mdstream.simulator.answers import Answers, packed, unpacked
 from mdstream.simulator.encode import Time, to_json
 from mdstream.simulator.faults import Faults
+from mdstream.simulator.listings import assets, contracts
 from mdstream.simulator.records import DAY, QUOTES, TRADES, History, Series, bar_series, news_record
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.simulator.symbols import chain, is_valid
@@ -103,6 +104,8 @@ class RestService:
         add(f"{options}/snapshots/{{underlying}}", "options", self._chain)
         add(f"{crypto}/snapshots", "crypto", self._snapshots)
         add("/v1beta1/news", "news", self._news)
+        add("/v2/assets", "stocks", self._assets)
+        add("/v2/options/contracts", "options", self._contracts)
         return routes
 
     async def _guarded(
@@ -203,6 +206,28 @@ class RestService:
         return {
             "snapshots": {s: History(stream, self._settings.seed, s).snapshot(now) for s in page},
             "next_page_token": _token(page[-1], 1) if more else None,
+        }
+
+    def _assets(self, request: web.Request, stream: str) -> Any:
+        if request.query.get("status", "active") != "active":
+            return []
+        kind = request.query.get("asset_class", "us_equity")
+        return assets(kind)
+
+    def _contracts(self, request: web.Request, stream: str) -> Any:
+        limit = self._limit(request, 100, 10_000)
+        listed = contracts(
+            request.query.get("underlying_symbols", "").split(","),
+            request.query.get("status", "active"),
+            request.query.get("expiration_date_gte", ""),
+            request.query.get("expiration_date_lte", ""),
+        )
+        first = _from_token(token)[1] if (token := request.query.get("page_token")) else 0
+        past = first + limit
+        more = past < len(listed)
+        return {
+            "option_contracts": listed[first:past],
+            "next_page_token": _token("contracts", past) if more else None,
         }
 
     def _history(self, request: web.Request, stream: str, what: str) -> Any:

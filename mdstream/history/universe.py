@@ -1,0 +1,136 @@
+"""Symbol patterns, and the symbols of the service that they name.
+
+Stocks, crypto and news are looked up in the account API's list of assets (`/v2/assets`, those that trade
+now), options in its list of contracts (`/v2/options/contracts`, expired ones too), which holds a contract
+until its expiry date and beyond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+import orjson
+
+from mdstream.config import Config
+from mdstream.errors import ConfigError, ServerError
+from mdstream.handoff.packing import UnpackingError, unpack
+from mdstream.history.request import day_of
+from mdstream.session.budget import Budget
+from mdstream.session.rest import RestClient
+from mdstream.streams import STREAMS
+
+_CLASSES = {
+    "stocks": ("us_equity",),
+    "crypto": ("crypto",),
+    "news": ("us_equity", "crypto"),
+}
+_ANSWER_BYTES = 256 * 1024 * 1024
+_CONTRACTS_A_PAGE = 10_000
+_FOREVER = "2100-01-01"
+"""The service's own last expiry is the next weekend's."""
+_PER_MINUTE = 200
+_UNDERLYING = re.compile(r"[A-Z]{1,6}")
+
+
+def is_pattern(symbol: str) -> bool:
+    """Whether a symbol has wildcards: `*`, `?` or `[…]`."""
+    return any(sign in symbol for sign in "*?[")
+
+
+async def named(
+    dataset: str, symbols: Sequence[str], start: str | date | datetime, config: Config
+) -> list[str]:
+    """`symbols` with each pattern replaced by the symbols that it matches, in their order.
+
+    Options are looked up by underlying, so a pattern of theirs begins with one: `AAPL*`, `AAPL2612*C*`; of
+    them those are meant whose last day is `start` or later. Raises `ConfigError` for a pattern that matches
+    nothing or cannot be looked up, and what `RestClient.get` raises.
+    """
+    patterns = [symbol for symbol in symbols if is_pattern(symbol)]
+    if not patterns:
+        return list(symbols)
+    if config.simulated:
+        raise ConfigError(
+            f"{patterns[0]!r} is a pattern, which the service has to look up: set APCA_API_KEY_ID and "
+            "APCA_API_SECRET_KEY, or name a server, as --data-url http://127.0.0.1:8765 (mdstream simulate)"
+        )
+    stream = dataset.partition(".")[0]
+    at = msgspec.structs.replace(config, data_url=config.trading_base())
+    async with RestClient(at, Budget(_PER_MINUTE, learns=True)) as client:
+        if STREAMS[stream].fetch.chain_path:
+            roots = dict.fromkeys(map(_underlying, patterns))
+            asked = [
+                _contracts(client, root, status, day_of(start))
+                for root in roots
+                for status in ("active", "inactive")
+            ]
+        else:
+            asked = [_assets(client, kind) for kind in _CLASSES[stream]]
+        found = await asyncio.gather(*asked)
+    return matched(symbols, sorted({name for names in found for name in names}))
+
+
+def matched(symbols: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Patterns replaced by those of `known`. Raises `ConfigError` for one that matches none."""
+    names: dict[str, None] = {}
+    for symbol in symbols:
+        if not is_pattern(symbol):
+            names[symbol] = None
+            continue
+        fitting = [name for name in known if fnmatchcase(name, symbol)]
+        if not fitting:
+            raise ConfigError(f"no symbol fits {symbol!r}, of {len(known):,} that the service has")
+        names |= dict.fromkeys(fitting)
+    return list(names)
+
+
+def _underlying(pattern: str) -> str:
+    if found := _UNDERLYING.match(pattern):
+        return found[0]
+    raise ConfigError(f"{pattern!r}: a pattern of contracts begins with their underlying, as AAPL*")
+
+
+async def _assets(client: RestClient, kind: str) -> list[str]:
+    answer = await _get(client, "/v2/assets", {"status": "active", "asset_class": kind})
+    return _symbols(answer, "/v2/assets")
+
+
+async def _contracts(client: RestClient, root: str, status: str, since: date) -> list[str]:
+    found: list[str] = []
+    token = ""
+    while True:
+        asked = {
+            "underlying_symbols": root, "status": status, "expiration_date_gte": since.isoformat(),
+            "expiration_date_lte": _FOREVER, "limit": str(_CONTRACTS_A_PAGE),
+            **({"page_token": token} if token else {}),
+        }  # fmt: skip
+        answer = await _get(client, "/v2/options/contracts", asked)
+        page = answer.get("option_contracts") if isinstance(answer, dict) else None
+        found += _symbols(page, "/v2/options/contracts")
+        following = answer.get("next_page_token")
+        if not following:
+            return found
+        if following == token:
+            raise ServerError(f"page token {token[:40]!r} came twice")
+        token = following
+
+
+async def _get(client: RestClient, path: str, parameters: Mapping[str, str]) -> Any:
+    body = await client.get(path, parameters)
+    try:
+        return orjson.loads(unpack(body.data, body.packing, _ANSWER_BYTES))
+    except (UnpackingError, orjson.JSONDecodeError) as error:
+        raise ServerError(f"unusable answer of {path}: {error}") from error
+
+
+def _symbols(records: Any, path: str) -> list[str]:
+    try:
+        return [str(record["symbol"]) for record in records]
+    except (TypeError, KeyError) as error:
+        raise ServerError(f"unusable answer of {path}: no list of records with a symbol") from error

@@ -1,0 +1,121 @@
+"""Symbol patterns: which symbols they name, and what is told of those that name none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdstream.config import LIVE_TRADING_URL, PAPER_TRADING_URL
+from mdstream.errors import ConfigError, CredentialsError, ServerError
+from mdstream.history.universe import is_pattern, matched, named
+from mdstream.settings import from_mapping
+from mdstream.simulator.market import UNIVERSE
+from tests.history.test_backfill import HOURS, fill, stored
+from tests.running import RunningSimulator, simulator
+
+KEYS = {"key_id": "k", "secret_key": "s"}
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[RunningSimulator]:
+    with simulator("--rate", "1") as running:
+        yield running
+
+
+def ask(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-01-05") -> list[str]:
+    config = from_mapping({"data_url": sim.data_url, "credentials": KEYS})
+    return asyncio.run(named(dataset, symbols, start, config))
+
+
+def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None:
+    stocks, crypto = UNIVERSE["stocks"], UNIVERSE["crypto"]
+    with_a = sorted(s for s in stocks if s.startswith("A"))
+    assert ask(sim, "stocks.trades", "MSFT", "A*", "AAPL") == ["MSFT", *with_a]
+    assert ask(sim, "stocks.bars", "?") == ["T", "V"]
+    assert ask(sim, "crypto.bars", "[BE]*/USD") == ["BTC/USD", "ETH/USD"]
+    assert ask(sim, "crypto.bars", "*") == sorted(crypto)
+    assert ask(sim, "news.news", "*") == sorted([*stocks, *crypto])
+    assert ask(sim, "stocks.bars", "NOBODY") == ["NOBODY"], "no pattern, so nobody was asked"
+
+
+def test_contracts_are_found_by_their_underlying_expired_ones_too(sim: RunningSimulator) -> None:
+    living = ask(sim, "options.bars", "AAPL261218C*")
+    assert living
+    assert all(name.startswith("AAPL261218C") for name in living)
+    since = ask(sim, "options.bars", "AAPL*", start="2026-01-05")
+    older = ask(sim, "options.bars", "AAPL*", start="2025-01-02")
+    assert set(living) < set(since) < set(older), "a contract counts from its last day on"
+    assert min(name[-15:-9] for name in since) >= "260105"
+    with pytest.raises(ConfigError, match="begins with their underlying"):
+        ask(sim, "options.bars", "*C00230000")
+
+
+def test_more_contracts_than_a_page_holds_are_all_found(
+    sim: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = ask(sim, "options.bars", "AAPL*")
+    monkeypatch.setattr("mdstream.history.universe._CONTRACTS_A_PAGE", 7)
+    assert ask(sim, "options.bars", "AAPL*") == every
+
+
+def test_a_pattern_that_matches_nothing_is_told(sim: RunningSimulator) -> None:
+    with pytest.raises(ConfigError, match=r"no symbol fits 'QX\*', of 30"):
+        ask(sim, "stocks.trades", "QX*")
+    assert matched(["B", "A*"], ["A1", "A2"]) == ["B", "A1", "A2"]
+    assert [is_pattern(s) for s in ("AAPL", "BRK.B", "A?", "[AB]", "*")] == [False] * 2 + [True] * 3
+
+
+def test_a_pattern_without_a_service_to_ask_is_told() -> None:
+    with pytest.raises(ConfigError, match="a pattern, which the service has to look up"):
+        asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", from_mapping({})))
+
+
+def test_a_refused_key_and_an_odd_answer_are_told(sim: RunningSimulator) -> None:
+    config = from_mapping({"data_url": sim.data_url})
+    with pytest.raises((CredentialsError, ServerError)):
+        asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "base"),
+    [
+        ({"credentials": {"key_id": "PKX", "secret_key": "s"}}, PAPER_TRADING_URL),
+        ({"credentials": {"key_id": "AKX", "secret_key": "s"}}, LIVE_TRADING_URL),
+        ({"data_url": "http://127.0.0.1:1"}, "http://127.0.0.1:1"),
+        ({"data_url": "http://127.0.0.1:1", "trading_url": "http://b/"}, "http://b"),
+    ],
+)
+def test_where_assets_are_listed(settings: dict[str, Any], base: str) -> None:
+    assert from_mapping(settings).trading_base() == base
+
+
+def test_a_backfill_takes_patterns_for_symbols_and_for_those_that_come_first(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    status = fill(sim, tmp_path, "stocks.bars", ["A*"], *HOURS, priority=["AM*"])
+    assert status.complete
+    wanted = {s for s in UNIVERSE["stocks"] if s.startswith("A")}
+    assert set(stored(tmp_path, "stocks.bars")["symbol"].unique()) == wanted
+
+
+def test_alpaca_pys_own_client_reads_the_listings(sim: RunningSimulator) -> None:
+    pytest.importorskip("alpaca", reason="needs alpaca-py")
+    from alpaca.trading.client import TradingClient
+    from alpaca.trading.enums import AssetClass
+    from alpaca.trading.requests import GetAssetsRequest, GetOptionContractsRequest
+
+    client = TradingClient("k", "s", url_override=sim.data_url)
+    found = client.get_all_assets(GetAssetsRequest(asset_class=AssetClass.CRYPTO))
+    assert [each.symbol for each in found] == list(UNIVERSE["crypto"])  # type: ignore[union-attr]
+    wanted = GetOptionContractsRequest(
+        underlying_symbols=["AAPL"], expiration_date_gte=date(2026, 1, 5),
+        expiration_date_lte=date(2030, 1, 1), limit=10_000,
+    )  # fmt: skip
+    listed = client.get_option_contracts(wanted).option_contracts  # type: ignore[union-attr]
+    assert listed
+    assert {each.symbol for each in listed} <= set(ask(sim, "options.bars", "AAPL*"))

@@ -15,7 +15,7 @@ DEV_STAMP := $(VENV)/.dev
 BENCH_STAMP := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow fuzz check fmt bench bench-quick report soak lock clean
+.PHONY: help run simulate test test-slow test-nautilus fuzz check fmt bench bench-quick report soak lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -35,6 +35,9 @@ test: $(DEV_STAMP)  ## Run the tests
 
 test-slow: $(DEV_STAMP)  ## Run the long tests too
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-nautilus: $(DEV_STAMP) .venv-nautilus/.done  ## Have NautilusTrader's own library read what `export --nautilus` writes
+	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest tests/history/test_nautilus.py $(ARGS)
 
 fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
 	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/test_decoder.py tests/workers/test_bodies.py tests/workers/test_declared.py --timeout 3600 $(ARGS)
@@ -109,6 +112,13 @@ $(RUN_STAMP): $(VENV)/bin/python requirements/run.txt setup.cfg pyproject.toml
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	@echo "adding what tests and checks need (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+# Of its own, for it wants older pandas.
+.venv-nautilus/.done: requirements/nautilus.txt
+	@echo "adding NautilusTrader (once) ..."
+	@$(PYTHON) -m venv .venv-nautilus
+	@.venv-nautilus/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/nautilus.txt
 	@touch $@
 
 $(BENCH_STAMP): $(DEV_STAMP) requirements/bench.txt

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +19,10 @@ _ENDINGS = (".csv", ".csv.gz", ".parquet")
 def export(
     dataset: Annotated[str, typer.Argument(help="What to export, as stocks.trades.")],
     to: Annotated[
-        Path, typer.Option(metavar="FILE", help="FILE.csv, FILE.csv.gz or FILE.parquet.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="FILE.csv, FILE.csv.gz or FILE.parquet; with --nautilus, a folder."
+        ),
     ],
     store: Annotated[str, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix.")],
     symbols: Annotated[
@@ -33,16 +37,32 @@ def export(
     adjustment: Annotated[
         str, typer.Option(help="Stock bars of this adjustment only, as raw.")
     ] = "",
-    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+    nautilus: Annotated[
+        bool, typer.Option("--nautilus", help="A NautilusTrader catalogue instead of a file.")
+    ] = False,
+    venue: Annotated[
+        str, typer.Option(help="With --nautilus: the venue in instrument ids, as AAPL.XNAS.")
+    ] = "ALPACA",
+    force: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Write what a store has of a dataset to one file, history and recorded rows as one.
 
     Rows are sorted by symbol and time, times whole nanoseconds; in CSV, lists are joined with a semicolon.
 
     Memory is bounded but for the sorting. The file is there whole, or not at all.
+
+    With --nautilus, trades, quotes and bars become a NautilusTrader catalogue of ticks, bars and
+    instruments, a file a symbol and day (bars: year). NautilusTrader need not be installed.
     """
     from mdstream.history.catalogue import scan
 
+    if nautilus:
+        names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
+        _to_nautilus(
+            dataset, to, store, venue, force, symbols=names, start=start, end=end, feed=feed,
+            timeframe=timeframe, adjustment=adjustment,
+        )  # fmt: skip
+        return
     ending = next((each for each in _ENDINGS if to.name.endswith(each)), None)
     if ending is None:
         raise ConfigError(f"--to {to}: its name must end in {', '.join(_ENDINGS)}")
@@ -64,6 +84,24 @@ def export(
     finally:
         partial.unlink(missing_ok=True)
     print(f"{_rows(to, ending):,} rows in {to}")
+
+
+def _to_nautilus(
+    dataset: str, catalog: Path, store: str, venue: str, force: bool, **chosen: Any
+) -> None:
+    from mdstream.history import nautilus
+    from mdstream.history.catalogue import scan
+
+    nautilus.check(dataset)
+    if catalog.exists() and not catalog.is_dir():
+        raise ConfigError(f"--to {catalog}: a catalogue is a folder, and this is a file")
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", venue):
+        raise ConfigError(f"--venue {venue!r}: capital letters, digits and _ only, as XNAS")
+    rows = scan(dataset, store, **chosen)
+    found = nautilus.export(dataset, rows, catalog, venue=venue, force=force)
+    print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {catalog}")
+    if found.left_out:
+        print(f"  left out: {found.left_out:,} trades without price or size, or quotes of one side")
 
 
 def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:

@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import mmap
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -162,7 +163,7 @@ def _crew(filled: Callable[[], str]) -> Iterator[Submit]:
     loop = uvloop.new_event_loop()
 
     async def start() -> Crew:
-        crew = Crew(1, boot.start, boot.serve)
+        crew = Crew(1, boot.start, boot.serve, multiprocessing.get_context("spawn"))
         await crew.ready()
         return crew
 

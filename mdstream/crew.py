@@ -17,14 +17,17 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from typing import Any
 
 from mdstream.handoff import packets
+from mdstream.interrupts import deaf_children
 
 
 class Crew:
     """`size` processes; `initializer(end)` is called in each, and then `serve()`, which never returns.
+    `context` says how they start: never by a fork of this process, which would copy its loop in mid-step.
 
     `serve` says `(packets.READY, True, pid)` and then, for each `(number, function, arguments)`,
     `(number, True, result)` or `(number, False, exception)`.
@@ -37,6 +40,7 @@ class Crew:
         size: int,
         initializer: Callable[[packets.End], None],
         serve: Callable[[], None],
+        context: BaseContext,
     ) -> None:
         self.size = size
         self._loop = asyncio.get_running_loop()
@@ -48,13 +52,11 @@ class Crew:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._broken: BaseException | None = None
         others = set(multiprocessing.active_children())
-        # spawn: a fork of this process would copy its loop and threads in mid-step.
-        self._executor = ProcessPoolExecutor(
-            size, multiprocessing.get_context("spawn"), initializer, (theirs,)
-        )
-        for _ in range(size):
-            task = asyncio.wrap_future(self._executor.submit(serve))
-            task.add_done_callback(self._ended)
+        self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
+        with deaf_children():
+            for _ in range(size):
+                task = asyncio.wrap_future(self._executor.submit(serve))
+                task.add_done_callback(self._ended)
         theirs.close()  # the processes have theirs; when all are gone, so is that side
         self.processes: set[Process] = set(multiprocessing.active_children()) - others
         self._loop.add_reader(self._end.bell, self._take)

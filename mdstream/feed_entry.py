@@ -70,7 +70,7 @@ async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> Non
     asyncio.get_running_loop().set_exception_handler(_tell)
     pool = WorkerPool(
         config.workers_per_stream(), config.handoff.ticket_timeout_s,
-        started=lambda pids: outbox.put("workers", pids),
+        started=lambda pids, template: outbox.put("workers", (pids, template)),
     )  # fmt: skip
     beat = asyncio.create_task(_beat(state))
     try:

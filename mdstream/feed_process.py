@@ -65,6 +65,7 @@ class FeedProcess:
     lost_at: float = 0.0
     """When that began, on the monotonic clock."""
     workers: list[int] = field(default_factory=list)
+    template: int | None = None
     symbols: Sequence[str] = ()
     """What the stream was configured to follow."""
     ok: list[str] = field(default_factory=list)
@@ -157,7 +158,7 @@ class FeedProcess:
                 for message in self._changes:
                     self._send(message)  # what was subscribed while a former process served
             case "workers":
-                self.workers = content
+                self.workers, self.template = content
             case "symbols":
                 if any(content) or self.state["connected"]:  # one that just began knows nothing yet
                     self.ok, self.failed = content

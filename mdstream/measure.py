@@ -63,6 +63,8 @@ class Measurements:
             if feed.process is not None and feed.process.pid is not None:
                 roles[feed.process.pid] = ("feed", feed.stream)
                 roles.update(dict.fromkeys(feed.workers, ("worker", feed.stream)))
+                if feed.template is not None:
+                    roles[feed.template] = ("template", feed.stream)
         return roles
 
     def _stream(self, ts: int, feed: FeedProcess, draining: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import asynccontextmanager
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from mdstream import template
 from mdstream.bars import MakeBars
 from mdstream.crew import Crew
 from mdstream.errors import ConfigError, WorkerError
@@ -94,7 +97,8 @@ def do_without_kernels() -> None:
 
 class WorkerPool:
     """Runs tickets on `size` processes, or here and now if `size` is 0. Without `kernels`, they do not load
-    the compiled decoders. `started` is told the process ids of each crew, before it can work.
+    the compiled decoders. `started` is told the process ids of each crew, before it can work, and that of
+    the process it is forked from, if there is one.
 
     `busy` tells how many tickets are with the workers; callers keep it near `size` themselves.
     """
@@ -107,7 +111,7 @@ class WorkerPool:
         size: int,
         timeout_s: float,
         kernels: bool = True,
-        started: Callable[[list[int]], None] = lambda pids: None,
+        started: Callable[[list[int], int | None], None] = lambda pids, template: None,
     ) -> None:
         _workers()
         from workers import boot
@@ -122,6 +126,9 @@ class WorkerPool:
         self._started = started
         self._timeout_s = timeout_s
         self._kernels = kernels
+        # One worker alone is spawned: with what it would be forked from there would be two.
+        self._is_forked = kernels and size > 1
+        self._context: BaseContext = multiprocessing.get_context("spawn")
         self._generation = 0
         self._crew: Crew | None = None
         self.pids: list[int] = []
@@ -136,6 +143,8 @@ class WorkerPool:
         ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
         if self.size:
             os.environ.update(SINGLE_THREADED)
+            if self._is_forked:
+                self._context = template.take(self._boot.TEMPLATE)
             await asyncio.gather(self._new_crew(), *ready)
         else:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
@@ -208,14 +217,17 @@ class WorkerPool:
             return
         crew.hang_up()
         await asyncio.to_thread(_end, crew.processes, _END_WAIT_S)
+        if self._is_forked:
+            await asyncio.to_thread(template.leave)
 
     # -- the crew
 
     async def _new_crew(self) -> None:
         """Start a crew and wait until all of it can work."""
         start = self._boot.start if self._kernels else self._boot.start_plain
-        self._crew = Crew(self.size, start, self._boot.serve)
-        self._started([p.pid for p in self._crew.processes if p.pid is not None])
+        self._crew = Crew(self.size, start, self._boot.serve, self._context)
+        pids = [process.pid for process in self._crew.processes if process.pid is not None]
+        self._started(pids, template.pid() if self._is_forked else None)
         self.pids = await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:

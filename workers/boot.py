@@ -23,6 +23,9 @@ from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
 
+TEMPLATE = "workers.template"
+"""What workers that decode are forked from, where there are several."""
+
 _end: packets.End
 """Where this worker's tickets come from."""
 

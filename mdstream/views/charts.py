@@ -18,8 +18,8 @@ from mdstream.errors import ConfigError
 from mdstream.views.utilization import draw
 
 _ROLES = {
-    "feed": "#f28e2b", "worker": "#59a14f", "supervisor": "#4e79a7", "recorder": "#b07aa1",
-    "simulator": "#bab0ac",
+    "feed": "#f28e2b", "worker": "#59a14f", "template": "#8cd17d", "supervisor": "#4e79a7",
+    "recorder": "#b07aa1", "simulator": "#bab0ac",
 }  # fmt: skip
 _STAGES = {"receive": "#4e79a7", "queue": "#e15759", "decode": "#59a14f", "commit": "#f28e2b"}
 _PAGE = """<!doctype html>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -47,7 +48,7 @@ def odd() -> None:
 
 def with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
     async def go() -> Any:
-        crew = Crew(size, boot.start, boot.serve)
+        crew = Crew(size, boot.start, boot.serve, multiprocessing.get_context("spawn"))
         try:
             await crew.ready()
             return await asyncio.wait_for(use(crew), 60)

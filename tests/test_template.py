@@ -1,0 +1,82 @@
+"""Pools of several workers, forked from one process that has loaded everything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from mdstream import template
+from mdstream.pool import WorkerPool
+from tests.running import until
+
+
+def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> None:
+    told: list[tuple[list[int], int | None]] = []
+
+    async def go() -> None:
+        one, other = (
+            WorkerPool(2, 60.0, started=lambda pids, pid: told.append((pids, pid))) for _ in "ab"
+        )
+        await asyncio.gather(one.start(bars=False), other.start(bars=False))
+        (pids, common), (others, again) = told
+        assert common == again == template.pid()
+        assert len({*pids, *others}) == 4
+        assert {psutil.Process(pid).ppid() for pid in (*pids, *others)} == {common}
+        await one.close()
+        assert psutil.pid_exists(common or 0)
+        await other.close()
+        assert template.pid() is None
+        until(lambda: not psutil.pid_exists(common or 0))
+
+    uvloop.run(go())
+
+
+def test_a_template_that_is_killed_is_replaced() -> None:
+    async def go() -> None:
+        pool = WorkerPool(2, 60.0)
+        await pool.start(bars=False)
+        pid = template.pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        segment = Path("/nowhere")
+        for _ in range(
+            2
+        ):  # the first breaks the pool, or finds it broken, and is done by the new one
+            try:
+                await pool.compress(segment)
+            except FileNotFoundError:
+                continue
+        assert pool.rebuilds == 1
+        assert template.pid() not in (None, pid)
+        await pool.close()
+
+    uvloop.run(go())
+
+
+def test_workers_forked_from_a_template_die_with_their_feed() -> None:
+    code = (
+        "import asyncio, uvloop\n"
+        "from mdstream.pool import WorkerPool\n"
+        "async def go():\n"
+        "    pool = WorkerPool(2, 60.0)\n"
+        "    await pool.start(bars=False)\n"
+        "    print('ready', flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    uvloop.run(go())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as feed:
+        assert feed.stdout is not None
+        assert feed.stdout.readline() == b"ready\n"
+        children = psutil.Process(feed.pid).children(recursive=True)
+        assert len(children) >= 4
+        feed.kill()
+    until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children))

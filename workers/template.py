@@ -1,0 +1,16 @@
+"""Imported, the process is a worker that has not begun: what a pool of several is forked from.
+
+One process loads the libraries and the kernels for all of them, and they share its memory. Nothing here
+may start a thread.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import workers.job  # noqa: F401
+from workers import boot
+
+boot.warm()
+gc.collect()
+gc.freeze()  # collecting would write to what is shared

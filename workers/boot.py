@@ -26,6 +26,8 @@ from workers import UNKEPT
 TEMPLATE = "workers.template"
 """What workers that decode are forked from, where there are several."""
 
+_is_prepared = False
+
 _end: packets.End
 """Where this worker's tickets come from."""
 
@@ -33,12 +35,21 @@ _end: packets.End
 def start(end: packets.End) -> None:
     """Initializer of workers that decode: loads what they need, to pay for it now."""
     start_plain(end)
+    prepare()
+
+
+def prepare() -> None:
+    """Load what workers need, once; what is forked afterwards has it."""
+    global _is_prepared  # noqa: PLW0603
+    if _is_prepared:
+        return
+    _is_prepared = True
     import workers.job  # noqa: F401
 
     warm()
 
     # A batch makes and drops some 100,000 objects without a cycle among them. Collecting seldom
-    # is worth a third of the decoding time.
+    # is worth a third of the decoding time. What is frozen is not written to, and stays shared.
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)

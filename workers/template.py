@@ -6,11 +6,7 @@ may start a thread.
 
 from __future__ import annotations
 
-import gc
-
-import workers.job  # noqa: F401
+import workers.history  # noqa: F401
 from workers import boot
 
-boot.warm()
-gc.collect()
-gc.freeze()  # collecting would write to what is shared
+boot.prepare()

@@ -70,10 +70,14 @@ def _workers() -> ModuleType:
 
 def are_kernels_compiled() -> bool:
     """Whether the workers' kernels are on this machine's disk. Raises OSError where they cannot be kept."""
+    return bool(_boot().is_compiled())
+
+
+def _boot() -> ModuleType:
     _workers()
     from workers import boot
 
-    return boot.is_compiled()
+    return boot
 
 
 def compile_kernels() -> subprocess.Popen[str] | None:
@@ -95,6 +99,14 @@ def do_without_kernels() -> None:
     os.environ[_workers().UNKEPT] = "1"
 
 
+def load_early(size: int) -> None:
+    """For a process that soon starts a pool of `size`: what its workers are forked from loads already."""
+    if size > 1 and are_kernels_compiled():
+        os.environ.update(SINGLE_THREADED)
+        with deaf_children():
+            template.begin(_boot().TEMPLATE)
+
+
 class WorkerPool:
     """Runs tickets on `size` processes, or here and now if `size` is 0. Without `kernels`, they do not load
     the compiled decoders. `started` is told the process ids of each crew, before it can work, and that of
@@ -113,9 +125,7 @@ class WorkerPool:
         kernels: bool = True,
         started: Callable[[list[int], int | None], None] = lambda pids, template: None,
     ) -> None:
-        _workers()
-        from workers import boot
-
+        boot = _boot()
         self.size = size
         self.rebuilds = 0
         self.busy = 0
@@ -128,6 +138,7 @@ class WorkerPool:
         self._kernels = kernels
         # One worker alone is spawned: with what it would be forked from there would be two.
         self._is_forked = kernels and size > 1
+        self._has_template = False
         self._context: BaseContext = multiprocessing.get_context("spawn")
         self._generation = 0
         self._crew: Crew | None = None
@@ -145,6 +156,7 @@ class WorkerPool:
             os.environ.update(SINGLE_THREADED)
             if self._is_forked:
                 self._context = template.take(self._boot.TEMPLATE)
+                self._has_template = True
             await asyncio.gather(self._new_crew(), *ready)
         else:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
@@ -213,11 +225,11 @@ class WorkerPool:
     async def close(self) -> None:
         """End the processes: idle ones at once, a working one when its ticket is done, or killed."""
         crew, self._crew = self._crew, None
-        if crew is None:
-            return
-        crew.hang_up()
-        await asyncio.to_thread(_end, crew.processes, _END_WAIT_S)
-        if self._is_forked:
+        if crew is not None:
+            crew.hang_up()
+            await asyncio.to_thread(_end, crew.processes, _END_WAIT_S)
+        if self._has_template:
+            self._has_template = False
             await asyncio.to_thread(template.leave)
 
     # -- the crew

@@ -21,6 +21,12 @@ _server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
 """There is no public way to learn its pid, or to end it."""
 
 
+def begin(module: str) -> None:
+    """Have it load `module` already, for somebody who will `take` it soon."""
+    multiprocessing.forkserver.set_forkserver_preload([module])
+    multiprocessing.forkserver.ensure_running()
+
+
 def take(module: str) -> BaseContext:
     """A context whose processes are forked from one that has imported `module`; `leave` it afterwards."""
     global _users  # noqa: PLW0603

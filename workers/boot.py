@@ -76,7 +76,7 @@ def warm() -> None:
 
 def is_compiled() -> bool:
     """Whether the kernels of this version are on disk. Raises OSError where they cannot be."""
-    from workers.kernels.compiling import is_complete
+    from workers.kept import is_complete
 
     return is_complete()
 

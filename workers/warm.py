@@ -17,11 +17,10 @@ from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
-from workers import bars
+from workers import bars, kept
 from workers.aggregate import Effects, runs_of
 from workers.books import net_rows
 from workers.decoder import Decoder
-from workers.kernels import compiling
 from workers.latest import newest_rows
 from workers.path import has_kernels
 from workers.payloads import Payloads
@@ -62,7 +61,7 @@ def warm() -> None:
             if books is not None and books.name in decoded.columns:
                 net_rows(books, decoded.columns[books.name])
     bars.warm()
-    compiling.used()
+    kept.used()
 
 
 def _is_fixed(channel: Channel) -> bool:
@@ -80,9 +79,9 @@ def main() -> None:
     """Compile what is not on disk, or cannot be loaded from there, for this user's processes to come."""
     interrupts.ignore()
     try:
-        with compiling.alone():
-            if compiling.is_damaged():
-                compiling.discard()
+        with kept.alone():
+            if kept.is_damaged():
+                kept.discard()
             try:
                 warm()
             except OSError:
@@ -90,13 +89,13 @@ def main() -> None:
             except Exception:
                 if sys.argv[1:]:
                     raise
-                compiling.discard()
+                kept.discard()
                 os.execv(sys.executable, [sys.executable, "-m", "workers.warm", "again"])
-            compiling.complete()
-            compiling.drop_unused()
+            kept.complete()
+            kept.drop_unused()
     except OSError as error:
         why = error.strerror or error
-        sys.exit(f"they cannot be kept in {compiling.CACHE}: {why}")
+        sys.exit(f"they cannot be kept in {kept.CACHE}: {why}")
 
 
 if __name__ == "__main__":

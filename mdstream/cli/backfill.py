@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import sys
 from datetime import UTC, datetime
@@ -83,6 +85,8 @@ def backfill(
     Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
+    if not dry_run:
+        _begin_to_load(workers)
     from mdstream.history.backfill import check, estimate
     from mdstream.history.request import asked, history_of
     from mdstream.history.universe import named
@@ -109,6 +113,14 @@ def backfill(
         return
     check(request, settings)
     raise typer.Exit(int(_run(request, store, settings, as_json)))
+
+
+def _begin_to_load(workers: int | None) -> None:
+    """Workers load while this process does; if nothing comes of it, it ends with this process."""
+    from mdstream.pool import load_early
+
+    with contextlib.suppress(OSError):  # told when the pool is started
+        load_early(workers if workers is not None else os.cpu_count() or 1)
 
 
 def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:

@@ -232,6 +232,7 @@ class Backfill:
         if not waiting and not self._ready:
             return
         budget = Budget(_FREE_PLAN, learns=True)
+        await _compile()
         async with self._pool() as pool, RestClient(self._config, budget) as client:
             self._pool_places = asyncio.Semaphore(2 * max(1, pool.size))
             self._workers, self._client = pool, client
@@ -248,13 +249,16 @@ class Backfill:
 
     @asynccontextmanager
     async def _pool(self) -> AsyncIterator[WorkerPool]:
-        await _compile()
+        """The pool, while it starts: the first requests go out meanwhile."""
         size = self._config.workers if self._config.workers >= 0 else _cores()
         pool = WorkerPool(size, _TASK_TIMEOUT_S)
-        await pool.start(bars=False)
+        self._starting = asyncio.ensure_future(pool.start(bars=False))
         try:
             yield pool
         finally:
+            self._starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # who waits for it has it
+                await self._starting
             await pool.close()
 
     async def _take(self, waiting: deque[Progress]) -> None:
@@ -303,6 +307,7 @@ class Backfill:
                 body.packing, body.recv_ns, str(path),
             )  # fmt: skip
             async with self._pool_places:
+                await asyncio.shield(self._starting)
                 receipt = await self._workers.stage(ticket)
             if receipt.fault:
                 raise ServerError(f"unusable page: {receipt.fault}")
@@ -401,6 +406,7 @@ class Backfill:
                 str(self._table.folder / path),
             )  # fmt: skip
             async with self._pool_places:
+                await asyncio.shield(self._starting)
                 receipt = await self._workers.join(ticket)
             files.append(NewFile(number, path, group.partition, receipt))
         rows = sum(file.receipt.rows for file in files)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workers import UNKEPT
-from workers.kernels import compiling
+from workers import UNKEPT, kept
 
 RUN = [
     sys.executable,
@@ -25,7 +24,7 @@ RUN = [
     "3",
     "--report",
 ]
-SHOW = "from workers.kernels import compiling; print(compiling.CACHE)"
+SHOW = "from workers import kept; print(kept.CACHE)"
 
 
 def cache_with(**environment: str) -> Path:
@@ -60,8 +59,8 @@ def test_what_nobody_used_for_long_is_removed(
     for path in (*(tmp_path / n / "complete" for n in ("kernels-mine", "kernels-old", "other")),
                  tmp_path / "kernels-broken"):  # fmt: skip
         os.utime(path, (0, 0))
-    monkeypatch.setattr(compiling, "CACHE", tmp_path / "kernels-mine")
-    compiling.drop_unused()
+    monkeypatch.setattr(kept, "CACHE", tmp_path / "kernels-mine")
+    kept.drop_unused()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kernels-mine", "kernels-young", "other"]
 
 
@@ -111,22 +110,22 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
 def test_without_room_nothing_is_compiled_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "CACHE", tmp_path)
-    assert not compiling.is_complete()
-    monkeypatch.setattr(compiling, "_ROOM_BYTES", 1 << 62)
+    monkeypatch.setattr(kept, "CACHE", tmp_path)
+    assert not kept.is_complete()
+    monkeypatch.setattr(kept, "_ROOM_BYTES", 1 << 62)
     with pytest.raises(OSError, match="less than 10 MB free"):
-        compiling.is_complete()
+        kept.is_complete()
 
 
 @pytest.mark.slow
 def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
-    assert compiling.CACHE is not None
-    copy = tmp_path / "mdstream" / compiling.CACHE.name
-    shutil.copytree(compiling.CACHE, copy)
+    assert kept.CACHE is not None
+    copy = tmp_path / "mdstream" / kept.CACHE.name
+    shutil.copytree(kept.CACHE, copy)
     code, index = min(copy.rglob("*.nbc")), max(copy.rglob("*.nbi"))
 
     def is_complete() -> str:
-        show = "from workers.kernels import compiling; print(compiling.is_complete())"
+        show = "from workers import kept; print(kept.is_complete())"
         done = subprocess.run(
             [sys.executable, "-c", show], capture_output=True, text=True, check=True, timeout=60,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},

@@ -1,6 +1,6 @@
 """Compiled decoding: payload bytes to typed columns without a Python object in between.
 
-    compiling    how kernels are compiled, and where the machine code is kept
+    compiling    how kernels are compiled
     words        eight bytes at a time
     match_*      pass 1: where each value of each message stands, by the layouts learned so far
     values_*     pass 2: a column of places to a column of numbers

@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from workers.kernels.compiling import BOUNDS_CHECKED, inlined
+from workers.kept import BOUNDS_CHECKED
+from workers.kernels.compiling import inlined
 
 SPARE = 128
 """Bytes that must follow the last payload in its buffer: words and blocks are loaded whole."""

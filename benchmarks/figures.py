@@ -80,6 +80,7 @@ def _handoff(records: Sequence[Record]) -> str:
             and all(r["params"].get(n) == v for n, v in params.items())
         ]  # fmt: skip
         inline = next(r for r in mine if r["subject"] == "inline")
+        mine = [r for r in mine if r.get("measured") == inline.get("measured")]  # on one machine
         best = max((r for r in mine if r.get("workers")), key=lambda r: float(r["messages_per_s"]))
         (low, _), (_, most) = best["spread"]["messages_per_s"], inline["spread"]["messages_per_s"]
         gained = f"{best['messages_per_s'] / inline['messages_per_s']:.2f}×"

@@ -144,5 +144,5 @@ class Crew:
                 failure = BrokenExecutor("a worker died")
                 failure.__cause__ = error
                 future.set_exception(failure)
-        if self._ready.done():
+        if self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # it may be that nobody waits for it

@@ -290,7 +290,7 @@ def test_a_hundred_kills(sim: RunningSimulator, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_path: Path) -> None:
-    sim.faults("slow=0.5")
+    sim.faults("slow=1.5")
     process = subprocess.Popen(
         command(sim, tmp_path), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -95,8 +95,7 @@ def transaction(run: str, frame: str) -> str:
 def channel_of(frame: str) -> Channel:
     """The channel whose rows a frame holds."""
     stream, _, name = frame.partition(".")
-    spec = STREAMS[stream]
-    return next(c for c in (*spec.channels, *spec.built_bars) if c.name == name)
+    return STREAMS[stream].with_bars[name]
 
 
 def _open(uri: str, options: dict[str, str]) -> DeltaTable | None:

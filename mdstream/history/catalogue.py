@@ -77,7 +77,7 @@ def _of(dataset: str) -> tuple[Channel, History | None]:
     """The channel whose rows a dataset holds, and how its history is fetched, if there is any."""
     stream, _, name = dataset.partition(".")
     spec = STREAMS.get(stream)
-    channels = {c.name: c for c in (*spec.channels, *spec.built_bars)} if spec else {}
+    channels = spec.with_bars if spec else {}
     for history in spec.history if spec else ():
         if history.channel == name:
             return channels[history.rows or name], history

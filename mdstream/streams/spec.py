@@ -319,6 +319,11 @@ class StreamSpec:
         return {c.name: c for c in self.channels}
 
     @cached_property
+    def with_bars(self) -> dict[str, Channel]:
+        """By name, the channels with a frame of rows: those of the wire, and bars that are built here."""
+        return {c.name: c for c in (*self.channels, *self.built_bars)}
+
+    @cached_property
     def latest_channel(self) -> Channel:
         """The table of what was last: a row a symbol."""
         columns = [column for aspect in self.latest for column in aspect.columns]

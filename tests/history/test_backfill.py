@@ -289,6 +289,25 @@ def test_a_hundred_kills(sim: RunningSimulator, tmp_path: Path) -> None:
         compare(store, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_millions_of_rows_are_the_truth_through_faults(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    symbols = [f"S{i}" for i in range(30)]
+    start, end = "2026-01-05T00:00:00Z", "2026-01-06T00:00:00Z"
+    sim.faults("rest=500*20", "rest=429*5", "cut*20", "slow=1.5*20")
+    settings = {"workers": 2, "fetch": {"attempts": 10, "deadline_s": 300}}
+    status = fill(sim, tmp_path, "stocks.trades", symbols, start, end, settings=settings)
+    assert status.complete
+    assert status.requests > status.pages, "the faults struck"
+    assert status.stored == 30 * 86_400
+    for symbol in symbols:
+        truth = trades([symbol], start, end)
+        found = stored(tmp_path, symbols=[symbol]).select(truth.columns).sort("ts")
+        assert_frame_equal(found, truth)
+
+
 def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_path: Path) -> None:
     sim.faults("slow=1.5")
     process = subprocess.Popen(

@@ -66,7 +66,7 @@ bench-quick: $(BENCH_STAMP)  ## The same with fewer cases and turns, and only sh
 	@$(BIN)/python -m benchmarks all --quick $(ARGS)
 
 report: $(DEV_STAMP)  ## Run the engine for a while and show where the CPU time went, as report.html too (DURATION=30)
-	@$(BIN)/mdstream run --duration $(or $(DURATION),30) --report report.json $(ARGS)
+	@MDSTREAM_SIMULATOR__RATE=$(or $(RATE),20000) MDSTREAM_SIMULATOR__MESSAGES_PER_FRAME=20 $(BIN)/mdstream run --duration $(or $(DURATION),30) --report report.json $(ARGS)
 	@$(BIN)/mdstream report report.json --out report.html
 
 soak: $(BENCH_STAMP)  ## Hold a load and see whether memory and descriptors stay flat (MINUTES=30 RATE=50000)

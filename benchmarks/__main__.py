@@ -49,8 +49,8 @@ def main() -> None:
         _measure(modules, given, records)
     except KeyboardInterrupt:
         kept = given.json and records
-        what = f": what was measured before is in {given.json}" if kept else ""
-        print(f"interrupted{what}", file=sys.stderr)
+        what = f"benchmarks that were over are in {given.json}" if kept else "none was over"
+        print(f"interrupted: {what}", file=sys.stderr)
         sys.exit(130)
 
 

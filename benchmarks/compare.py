@@ -3,12 +3,14 @@
 A case differs where its turns lie apart from those before and its median by more than 10%, once what all
 cases of its benchmark have in common (another day, another load) is taken out. What they have in common is
 judged by itself: it differs from what the machine's own speed explains, which a yardstick of none of our
-code tells, by more than 15%. A message lost where none was is always worse. A conclusion, who is faster
-than whom, has turned where two subjects lay apart in both runs, the other way round in the second.
+code tells, by more than 15%; then each case is judged less the machine's alone. A message lost where none
+was is always worse, and so is a case that is gone from a benchmark that was measured again. A conclusion,
+who is faster than whom, has turned where two subjects lay apart in both runs, the other way round in the
+second.
 
-Named, but not judged: cases measured in one turn (all of --quick), cases that one of the files lacks, and
-what cases have in common where a file has no yardstick. The exit code is 1 if a conclusion turned or
-anything is worse, 2 if the files cannot be compared, else 0.
+Named, but not judged: cases measured in one turn (all of --quick), cases that are new, benchmarks that one
+of the files lacks, and what cases have in common where a file has no yardstick. The exit code is 1 if a
+conclusion turned or anything is worse, 2 if the files cannot be compared, else 0.
 """
 
 from __future__ import annotations
@@ -87,14 +89,16 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
             ratios.setdefault((pair.now["benchmark"], name), []).append(
                 pair.now[name] / pair.was[name]
             )
-    drift = {of: statistics.median(each) for of, each in ratios.items()}
+    common = {of: statistics.median(each) for of, each in ratios.items()}
+    shared = list(_shared(common, ratios, _speeds(before), _speeds(after)))
+    drift = common | {of: machine for of, machine, change in shared if change.differs}
     found = [_change(pair, name, drift) for pair in both for name in pair.measures]
     lost = [
         Change(_text(p.now), "lost", p.was["lost"], p.now["lost"], float("inf"), True, True)
         for p in both
         if p.now.get("lost", 0) > p.was.get("lost", 0)
     ]
-    return [*found, *lost, *_shared(drift, ratios, _speeds(before), _speeds(after))]
+    return [*found, *lost, *(change for _, _, change in shared)]
 
 
 def _change(pair: Pair, name: str, drift: Mapping[tuple[str, str], float]) -> Change:
@@ -114,8 +118,10 @@ def _shared(
     ratios: Mapping[tuple[str, str], Sequence[float]],
     before: Mapping[str, float],
     after: Mapping[str, float],
-) -> Iterator[Change]:
-    """What all cases of a benchmark have in common, less what the machine's speed explains."""
+) -> Iterator[tuple[tuple[str, str], float, Change]]:
+    """What all cases of a benchmark have in common, less what the machine's speed explains; beside it the
+    benchmark and measure, and the machine's share.
+    """
     for (benchmark, name), common in drift.items():
         kind = _kind(name)
         if kind is None or benchmark not in before or benchmark not in after:
@@ -126,10 +132,11 @@ def _shared(
         ratio = min(left, common, key=lambda each: abs(each - 1))
         cases = len(ratios[benchmark, name])
         judged = (left - 1) * (common - 1) > 0
-        yield Change(
+        change = Change(
             f"{benchmark}: all {cases} cases together", name, 1.0, common, ratio, judged,
             judged and abs(ratio - 1) > LEAST_SHARED,
         )  # fmt: skip
+        yield (benchmark, name), machine, change
 
 
 def _kind(measure: str) -> int | None:
@@ -150,13 +157,19 @@ def turned(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
     return found
 
 
+def gone(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """Cases that a benchmark of both runs has no longer."""
+    again = {record["benchmark"] for record in _cases(after)}
+    return [_text(r) for r in _lacking(before, after) if r["benchmark"] in again]
+
+
 def unjudged(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
     """What is in the files and is not judged, a sentence each."""
     both = pairs(before, after)
     found = [
         f"not judged, measured in one turn: {_counted(p.now for p in both if not p.several)}",
-        f"not judged, only before: {_counted(_lacking(before, after))}",
         f"not judged, only after: {_counted(_lacking(after, before))}",
+        f"not measured again: {_counted(_unrepeated(before, after))}",
     ]
     speeds = _speeds(before).keys() & _speeds(after).keys()
     without = dict.fromkeys(
@@ -176,6 +189,11 @@ def _counted(records: Iterable[Record]) -> str:
 def _lacking(these: Sequence[Record], others: Sequence[Record]) -> Iterator[Record]:
     known = {_key(record) for record in others}
     return (record for record in _cases(these) if _key(record) not in known)
+
+
+def _unrepeated(before: Sequence[Record], after: Sequence[Record]) -> Iterator[Record]:
+    again = {record["benchmark"] for record in _cases(after)}
+    return (record for record in _cases(before) if record["benchmark"] not in again)
 
 
 def _cases(records: Iterable[Record]) -> Iterator[Record]:
@@ -224,6 +242,16 @@ def _text(record: Record) -> str:
     return f"{record['benchmark']} {record['subject']} {params}"
 
 
+def _once(path: Path) -> list[Record]:
+    """The records of a file. Raises `ValueError` where a case is in it twice."""
+    found = read(path)
+    counts = Counter(map(_key, found))
+    twice = next((record for record in found if counts[_key(record)] > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path} has a case twice: {_text(twice)}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.compare", description=__doc__,
@@ -233,7 +261,7 @@ def main() -> None:
     parser.add_argument("after", type=Path, help="records of a second run")
     given = parser.parse_args()
     try:
-        before, after = read(given.before), read(given.after)
+        before, after = _once(given.before), _once(given.after)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     every = changes(before, after)
@@ -249,18 +277,20 @@ def main() -> None:
     if rows:
         headings = ("", "measure", "before", "after", "ratio, less the drift", "")
         print(Table("What differs", headings, rows).text())
-    reversed_ = turned(before, after)
+    reversed_, lost_cases = turned(before, after), gone(before, after)
     for each in reversed_:
         print(f"turned: {each}")
+    for each in lost_cases:
+        print(f"gone: {each}")
     print()
     for sentence in unjudged(before, after):
         print(sentence)
     worse, judged = sum(c.worse for c in every), sum(c.judged for c in every)
     print(
         f"{judged} of {len(every)} measures judged: {len(rows)} differ, {worse} of them for the worse; "
-        f"{len(reversed_)} conclusions turned."
+        f"{len(reversed_)} conclusions turned, {len(lost_cases)} cases are gone."
     )
-    sys.exit(bool(reversed_) or worse > 0)
+    sys.exit(bool(reversed_ or lost_cases) or worse > 0)
 
 
 if __name__ == "__main__":

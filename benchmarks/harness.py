@@ -12,6 +12,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
@@ -330,6 +331,10 @@ def read(path: Path) -> list[Record]:
     return found
 
 
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
 def _is_record(found: Any) -> bool:
     return (
         isinstance(found, dict)
@@ -338,7 +343,7 @@ def _is_record(found: Any) -> bool:
         and isinstance(found.get("turns"), int)
         and isinstance(spread := found.get("spread"), dict)
         and all(
-            isinstance(edges, list) and len(edges) == 2 and isinstance(found.get(name), int | float)
+            isinstance(edges, list) and len(edges) == 2 and _are_numbers(found.get(name), *edges)
             for name, edges in spread.items()
         )
     )

@@ -30,6 +30,7 @@ and going into the frames."""
 _LEAST_MESSAGES = 10_000
 _LEAST_BATCH = 100
 """With fewer messages a batch, what a message costs tells nothing of what many would cost."""
+_MUCH = 0.25
 _FULL = 85.0
 """Percent from which on something counts as used up."""
 
@@ -312,10 +313,23 @@ def _by_cores(found: Values) -> str:
     other = (
         f", {100 * share:.0f}% of the run's CPU time being the simulator's" if share >= 0.05 else ""
     )
+    if (foreign := _foreign(found)) >= _MUCH:
+        return (
+            f"Other programs limit this run: {cores['count']} cores were busy {cores['busy']:.0f}% of the "
+            f"time, {100 * foreign:.0f}% of that with what is not this run's."
+        )
     return (
         f"The cores limit this run: {cores['count']} were busy {cores['busy']:.0f}% of the time{other}; "
         "more workers would bring nothing, more cores would."
     )
+
+
+def _foreign(found: Values) -> float:
+    """The share of the cores' busy time that no process of this run had."""
+    cores = found["cores"]
+    busy_s = cores["busy"] / 100 * cores["count"] * found.get("seconds", 0.0)
+    ours = sum(row.get("cpu_s", 0.0) for row in found["roles"])
+    return max(0.0, 1 - ours / busy_s) if busy_s else 0.0
 
 
 def _by_workers(name: str, stream: Values) -> str:

@@ -84,6 +84,16 @@ def test_a_simulator_that_is_used_up_is_named() -> None:
     assert "The simulator limits" in limit(found(busy_by_role={"simulator": [0.99, 0.97]}))
 
 
+def test_other_programs_that_take_the_cores_are_told() -> None:
+    rows = [{"role": "feed", "share": 1.0, "cpu_s": 10.0}]
+    full = {"count": 2, "busy": 100.0, "idle": 0.0}
+    text = limit(found(cores=full, roles=rows, seconds=10.0))
+    assert "Other programs limit this run" in text
+    assert "50% of that" in text
+    rows = [{"role": "feed", "share": 1.0, "cpu_s": 19.0}]
+    assert "The cores limit" in limit(found(cores=full, roles=rows, seconds=10.0))
+
+
 class Frames:
     """The frames of a made-up run: what `_Clock` asks an attachment for."""
 

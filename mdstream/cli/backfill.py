@@ -111,7 +111,7 @@ def backfill(
         else:
             _show_estimate(request, found)
         return
-    check(request, settings)
+    check(request, store, settings)
     raise typer.Exit(int(_run(request, store, settings, as_json)))
 
 
@@ -181,7 +181,8 @@ def _show_estimate(request: Request, found: Any) -> None:
     print(
         f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are complete; "
         f"{found.shards:,} shards to fetch, in {found.shards:,} requests or more: "
-        f"{_time(found.seconds)} at 200 a minute. How many rows, nobody knows before."
+        f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute. How many rows, nobody "
+        "knows before."
     )
 
 
@@ -192,7 +193,11 @@ def _show(request: Request, status: Status, interrupted: bool) -> None:
             f"{request.dataset}: {status.rows:,} rows in {_time(status.seconds)} ({rate:,.0f} rows/s), "
             f"{status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
         )
-        print(f"  {status.stored:,} rows stored in {status.files:,} files")
+        waiting = status.rows - status.stored
+        told = (
+            f"; {waiting:,} are fetched and safe, the next run stores them" if waiting > 0 else ""
+        )
+        print(f"  {status.stored:,} rows stored in {status.files:,} files{told}")
     if status.already:
         print(f"  {status.already} of {len(request.symbols)} symbols were complete before")
     if status.rejected:

@@ -30,7 +30,7 @@ def record(
         str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings; those of [store] count.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings; those of \\[store] count.")
     ] = None,
     quiet: Annotated[bool, typer.Option(help="Say nothing but what is wrong.")] = False,
 ) -> None:
@@ -51,6 +51,8 @@ def record(
         settings = msgspec.structs.replace(settings, path=str(Path(settings.path).absolute()))
     check_store(settings.path)
     name_semaphores(found)
+    if not quiet:
+        print(f"recording {found} in {settings.path}/live", flush=True)
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     said = [0.0]
@@ -61,7 +63,10 @@ def record(
         now = time.monotonic()
         if not quiet and now - said[0] >= _INTERVAL_S:
             said[0] = now
-            print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}", flush=True)
+            print(
+                f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live",
+                flush=True,
+            )
 
     recorder = Recorder(found, settings, tell)
     state = asyncio.run(_until_stopped(recorder))

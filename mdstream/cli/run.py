@@ -66,7 +66,9 @@ def run(
     ] = None,
     record: Annotated[
         bool | None,
-        typer.Option("--record", help="Record all frames in the store, each row exactly once."),
+        typer.Option(
+            "--record", help="Record the frames of all streams in the store, each row exactly once."
+        ),
     ] = None,
     store: Annotated[
         str | None,

@@ -43,7 +43,7 @@ async def backfill_async(
         dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
         urgent=priority, now=datetime.now(UTC),
     )  # fmt: skip
-    check(request, config)
+    check(request, Path(store), config)
     return await Backfill(request, Path(store), config, progress).run()
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pyarrow as pa
 
 from mdstream.config import Config
@@ -51,6 +52,7 @@ _MOST_STAGED = 8 * ROWS_A_FILE
 _FREE_PLAN = 200
 """Requests a minute, until the service has told how many it allows."""
 
+_ATTEMPTS = 100
 _TASK_TIMEOUT_S = 120.0
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -231,9 +233,9 @@ class Backfill:
         self._tell(self.status)
         if not waiting and not self._ready:
             return
-        budget = Budget(_FREE_PLAN, learns=True)
+        budget, patient = Budget(_FREE_PLAN, learns=True), _patient(self._config)
         await _compile()
-        async with self._pool() as pool, RestClient(self._config, budget) as client:
+        async with self._pool() as pool, RestClient(patient, budget) as client:
             self._pool_places = asyncio.Semaphore(2 * max(1, pool.size))
             self._workers, self._client = pool, client
             try:
@@ -461,13 +463,23 @@ def estimate(request: Request, store: Path, per_minute: int = _FREE_PLAN) -> Est
     return Estimate(len(left), len(request.symbols) - len(symbols), minutes * 60)
 
 
-def check(request: Request, config: Config) -> None:
+def check(request: Request, store: Path, config: Config) -> None:
     """Refuse what cannot come to anything. Raises `ConfigError`."""
+    if ":/" in str(store):
+        raise ConfigError(
+            f"store {str(store)!r}: a backfill fills a folder; an object store takes what is recorded"
+        )
     if config.simulated and not request.spec.always_open:
         raise ConfigError(
             "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or name a server, as --data-url "
             "http://127.0.0.1:8765 (mdstream simulate)"
         )
+
+
+def _patient(config: Config) -> Config:
+    """A network may be away for as long as a request may take: its deadline decides, not its attempts."""
+    fetch = msgspec.structs.replace(config.fetch, attempts=max(config.fetch.attempts, _ATTEMPTS))
+    return msgspec.structs.replace(config, fetch=fetch)
 
 
 async def _compile() -> None:

@@ -42,6 +42,8 @@ def scan(
     (a date as `end` includes that day). `store` may be an object store's, as s3://bucket/prefix.
     Raises `NoStoreError` where there is no such table.
     """
+    if isinstance(symbols, str):
+        raise ConfigError(f"symbols are a list: [{symbols!r}]")
     channel, history = _of(dataset)
     options = storage_options(str(store))
     past = _table(f"{store}/{dataset}", options) if history else None

@@ -147,15 +147,19 @@ def asked(
     """A request, checked. Raises `ConfigError` that says what is wrong and what would be right.
 
     Times without a zone are UTC. A date as `end` includes that day. What lies less than a minute before
-    `now`, or after it, is left out: it is not complete yet.
+    `now`, or after it, is left out: it is not complete yet; of bars those that were not over by then.
     """
     history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
     first, past = moment(start, "start"), moment(end, "end", whole_day=True)
-    settled = _ns(now - timedelta(minutes=1))
+    kind = _kind_of_bars(dataset, history, timeframe, adjustment)
+    settled = _settled(now, kind[0])
     if first >= past:
         raise ConfigError(f"start {start} is not before end {end}")
     if first >= settled:
-        raise ConfigError(f"start {start} is not in the past")
+        what = (
+            f"no bar of {kind[0]} that began then is over" if kind[0] else "it is not in the past"
+        )
+        raise ConfigError(f"start {start}: {what}")
     feed = feed or stream.default_feed
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
@@ -163,12 +167,23 @@ def asked(
     first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
     if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
         raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")
-    kind = _kind_of_bars(dataset, history, timeframe, adjustment)
     before = frozenset(name for found in first_ones for name in found)
     return Request(dataset, names, first, min(past, settled), feed, *kind, before)
 
 
+def _settled(now: datetime, timeframe: str) -> int:
+    """Up to when rows are complete. A bar has the time of its begin, and is complete when it is over."""
+    length = timedelta(0)
+    if timeframe:
+        minutes = minutes_of(timeframe)
+        clock_change = 60 if minutes >= _UNITS["Day"][0] else 0  # a day may have 25 hours
+        length = timedelta(minutes=minutes + clock_change)
+    return _ns(now - timedelta(minutes=1) - length) + int(bool(timeframe))
+
+
 def _checked_symbols(stream: StreamSpec, symbols: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(symbols, str):
+        raise ConfigError(f"symbols are a list: [{symbols!r}]")
     names = tuple(dict.fromkeys(symbols))
     if not names:
         raise ConfigError("no symbol is given")

@@ -52,6 +52,8 @@ async def named(
     them those are meant whose last day is `start` or later. Raises `ConfigError` for a pattern that matches
     nothing or cannot be looked up, and what `RestClient.get` raises.
     """
+    if isinstance(symbols, str):
+        raise ConfigError(f"symbols are a list: [{symbols!r}]")
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns:
         return list(symbols)

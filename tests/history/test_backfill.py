@@ -342,3 +342,9 @@ def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> Non
     assert done.returncode == 0
     assert json.loads(done.stdout)["shards"] == 3
     assert not (tmp_path / "none").exists()
+
+
+def test_an_object_store_is_refused_with_what_it_is_for(sim: RunningSimulator) -> None:
+    with pytest.raises(ConfigError, match="a backfill fills a folder"):
+        fill(sim, Path("s3://bucket/x"), "stocks.trades", ["AAPL"], *HOURS)
+    assert not Path("s3:").exists()

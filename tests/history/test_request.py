@@ -50,6 +50,26 @@ def test_shards_cover_the_range_once_and_cross_no_partition(
             assert asked_for.partition(shard.first) == asked_for.partition(shard.past - 1)
 
 
+@pytest.mark.parametrize(
+    ("timeframe", "last"),
+    [
+        ("1Min", "2026-11-24T17:58:00Z"),
+        ("1Hour", "2026-11-24T16:59:00Z"),
+        ("1Day", "2026-11-23T16:59:00Z"),
+    ],
+)
+def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last: str) -> None:
+    asked_for = request("stocks.bars", timeframe=timeframe, end="2026-11-30")
+    assert asked_for.past - 1 == moment(last, "")
+    with pytest.raises(ConfigError, match="that began then is over"):
+        request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
+
+
+def test_symbols_are_a_list() -> None:
+    with pytest.raises(ConfigError, match=r"symbols are a list: \['AAPL'\]"):
+        request(symbols="AAPL")
+
+
 def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:
     found = [(s.symbol, s.first // DAY_NS % 10) for s in request(urgent=["MSFT"]).shards()]
     days = [moment(f"2026-01-0{d}", "") // DAY_NS % 10 for d in (5, 6, 7)]

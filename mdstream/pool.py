@@ -99,6 +99,11 @@ def do_without_kernels() -> None:
     os.environ[_workers().UNKEPT] = "1"
 
 
+def one_a_core(wanted: int) -> int:
+    """How many workers a setting means, for a pool that has the machine to itself: -1 is one a core."""
+    return wanted if wanted >= 0 else len(os.sched_getaffinity(0))
+
+
 def load_early(size: int) -> None:
     """For a process that soon starts a pool of `size`: what its workers are forked from loads already."""
     if size > 1 and are_kernels_compiled():

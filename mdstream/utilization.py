@@ -55,6 +55,7 @@ def build(run: Attachment) -> Values:
         "streams": streams,
         "useful": _useful(streams, roles),
     }
+    found["foreign"] = _foreign(found)
     return {**found, "limit": limit(found)}
 
 
@@ -313,10 +314,10 @@ def _by_cores(found: Values) -> str:
     other = (
         f", {100 * share:.0f}% of the run's CPU time being the simulator's" if share >= 0.05 else ""
     )
-    if (foreign := _foreign(found)) >= _MUCH:
+    if found["foreign"] >= _MUCH:
         return (
             f"Other programs limit this run: {cores['count']} cores were busy {cores['busy']:.0f}% of the "
-            f"time, {100 * foreign:.0f}% of that with what is not this run's."
+            f"time, {100 * found['foreign']:.0f}% of that with what is not this run's."
         )
     return (
         f"The cores limit this run: {cores['count']} were busy {cores['busy']:.0f}% of the time{other}; "
@@ -327,9 +328,9 @@ def _by_cores(found: Values) -> str:
 def _foreign(found: Values) -> float:
     """The share of the cores' busy time that no process of this run had."""
     cores = found["cores"]
-    busy_s = cores["busy"] / 100 * cores["count"] * found.get("seconds", 0.0)
-    ours = sum(row.get("cpu_s", 0.0) for row in found["roles"])
-    return max(0.0, 1 - ours / busy_s) if busy_s else 0.0
+    busy_s = cores["busy"] / 100 * cores["count"] * found["seconds"]
+    ours = sum(row["cpu_s"] for row in found["roles"])
+    return _rounded(max(0.0, 1 - ours / busy_s)) if busy_s else 0.0
 
 
 def _by_workers(name: str, stream: Values) -> str:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from mdstream.telemetry.sampler import Sampler
-from mdstream.utilization import _Clock, limit, model
+from mdstream.utilization import _Clock, _foreign, limit, model
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "cores": {"count": 4, "busy": 20.0, "idle": 80.0},
         "roles": [{"role": "feed", "share": 0.5}, {"role": "simulator", "share": 0.5}],
         "busy_by_role": {"simulator": [0.1, 0.1]},
+        "foreign": 0.0,
         "streams": {"stocks": stream, "news": dict(stream)},
     }
     return {**usual, **changes}
@@ -85,13 +86,16 @@ def test_a_simulator_that_is_used_up_is_named() -> None:
 
 
 def test_other_programs_that_take_the_cores_are_told() -> None:
-    rows = [{"role": "feed", "share": 1.0, "cpu_s": 10.0}]
     full = {"count": 2, "busy": 100.0, "idle": 0.0}
-    text = limit(found(cores=full, roles=rows, seconds=10.0))
+
+    def share(cpu_s: float) -> float:
+        return _foreign({"cores": full, "seconds": 10.0, "roles": [{"cpu_s": cpu_s}]})
+
+    assert share(10.0) == 0.5
+    text = limit(found(cores=full, foreign=share(10.0)))
     assert "Other programs limit this run" in text
     assert "50% of that" in text
-    rows = [{"role": "feed", "share": 1.0, "cpu_s": 19.0}]
-    assert "The cores limit" in limit(found(cores=full, roles=rows, seconds=10.0))
+    assert "The cores limit" in limit(found(cores=full, foreign=share(19.0)))
 
 
 class Frames:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from datetime import UTC, datetime
@@ -85,11 +84,6 @@ def backfill(
     Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
-    if not dry_run:
-        _begin_to_load(workers)
-    from mdstream.history.backfill import check, estimate
-    from mdstream.history.request import asked, history_of
-    from mdstream.history.universe import named
     from mdstream.settings import load
 
     flags: dict[str, Any] = {"fetch": {"concurrency": concurrency}}
@@ -98,6 +92,12 @@ def backfill(
     if data_url is not None:
         flags["data_url"] = data_url
     settings = load(config, flags=flags)
+    if not dry_run:
+        _begin_to_load(settings.workers)
+    from mdstream.history.backfill import check, estimate
+    from mdstream.history.request import asked, history_of
+    from mdstream.history.universe import named
+
     history_of(dataset)  # an odd one is told before anybody is asked
     names = asyncio.run(named(dataset, [*_names(symbols), *_lines(symbols_file)], start, settings))
     request = asked(
@@ -115,12 +115,12 @@ def backfill(
     raise typer.Exit(int(_run(request, store, settings, as_json)))
 
 
-def _begin_to_load(workers: int | None) -> None:
-    """Workers load while this process does; if nothing comes of it, it ends with this process."""
-    from mdstream.pool import load_early
+def _begin_to_load(workers: int) -> None:
+    """Workers load while this process does; if nothing comes of it, they end with this process."""
+    from mdstream.pool import load_early, one_a_core
 
     with contextlib.suppress(OSError):  # told when the pool is started
-        load_early(workers if workers is not None else os.cpu_count() or 1)
+        load_early(one_a_core(workers))
 
 
 def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:

@@ -56,8 +56,8 @@ def export(
     """
     from mdstream.history.catalogue import scan
 
+    names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
     if nautilus:
-        names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
         _to_nautilus(
             dataset, to, store, venue, force, symbols=names, start=start, end=end, feed=feed,
             timeframe=timeframe, adjustment=adjustment,
@@ -70,7 +70,6 @@ def export(
         raise ConfigError(f"--to {to}: it is there already; --force replaces it")
     if not to.absolute().parent.is_dir():
         raise ConfigError(f"--to {to}: no folder {to.absolute().parent}")
-    names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
     rows = scan(
         dataset, store, symbols=names, start=start, end=end, feed=feed, timeframe=timeframe,
         adjustment=adjustment,

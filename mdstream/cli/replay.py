@@ -81,7 +81,7 @@ def replay(
         source = StoredRange(store, names, start, end, feed)
         told = described(source)
     settings = SimulatorSettings(
-        host=host, port=port, streams=names, rate=0.0, speed=speed,
+        host=host, port=port, streams=tuple(source.streams), rate=0.0, speed=speed,
         messages_per_frame=messages_per_frame, rate_limit=1_000_000,
     )  # fmt: skip
     pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"

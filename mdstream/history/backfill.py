@@ -36,7 +36,7 @@ from mdstream.handoff.pages import JoinTicket, PageTicket
 from mdstream.history.ledger import Ledger, Progress, missing
 from mdstream.history.request import Request, Shard, rfc3339
 from mdstream.history.table import NewFile, StoreTable
-from mdstream.pool import WorkerPool, compile_kernels, do_without_kernels
+from mdstream.pool import WorkerPool, compile_kernels, do_without_kernels, one_a_core
 from mdstream.rejects import RejectFile
 from mdstream.session.budget import Budget
 from mdstream.session.rest import BadRequestError, RestClient
@@ -252,8 +252,7 @@ class Backfill:
     @asynccontextmanager
     async def _pool(self) -> AsyncIterator[WorkerPool]:
         """The pool, while it starts: the first requests go out meanwhile."""
-        size = self._config.workers if self._config.workers >= 0 else _cores()
-        pool = WorkerPool(size, _TASK_TIMEOUT_S)
+        pool = WorkerPool(one_a_core(self._config.workers), _TASK_TIMEOUT_S)
         self._starting = asyncio.ensure_future(pool.start(bars=False))
         try:
             yield pool
@@ -515,11 +514,3 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _cores() -> int:
-    import os
-
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

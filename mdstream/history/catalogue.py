@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError
 from mdstream.handoff.stored import BEYOND, storage_options
-from mdstream.history.request import datasets, moment
+from mdstream.history.request import check_list, datasets, moment
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, History, Kind
 
@@ -42,8 +42,7 @@ def scan(
     (a date as `end` includes that day). `store` may be an object store's, as s3://bucket/prefix.
     Raises `NoStoreError` where there is no such table.
     """
-    if isinstance(symbols, str):
-        raise ConfigError(f"symbols are a list: [{symbols!r}]")
+    check_list(symbols)
     channel, history = _of(dataset)
     options = storage_options(str(store))
     past = _table(f"{store}/{dataset}", options) if history else None

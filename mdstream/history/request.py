@@ -181,9 +181,14 @@ def _settled(now: datetime, timeframe: str) -> int:
     return _ns(now - timedelta(minutes=1) - length) + int(bool(timeframe))
 
 
-def _checked_symbols(stream: StreamSpec, symbols: Sequence[str]) -> tuple[str, ...]:
+def check_list(symbols: Sequence[str] | None) -> None:
+    """Refuse a text, whose letters would be taken for symbols. Raises `ConfigError`."""
     if isinstance(symbols, str):
         raise ConfigError(f"symbols are a list: [{symbols!r}]")
+
+
+def _checked_symbols(stream: StreamSpec, symbols: Sequence[str]) -> tuple[str, ...]:
+    check_list(symbols)
     names = tuple(dict.fromkeys(symbols))
     if not names:
         raise ConfigError("no symbol is given")

@@ -20,7 +20,7 @@ import orjson
 from mdstream.config import Config
 from mdstream.errors import ConfigError, ServerError
 from mdstream.handoff.packing import UnpackingError, unpack
-from mdstream.history.request import day_of
+from mdstream.history.request import check_list, day_of
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
 from mdstream.streams import STREAMS
@@ -52,8 +52,7 @@ async def named(
     them those are meant whose last day is `start` or later. Raises `ConfigError` for a pattern that matches
     nothing or cannot be looked up, and what `RestClient.get` raises.
     """
-    if isinstance(symbols, str):
-        raise ConfigError(f"symbols are a list: [{symbols!r}]")
+    check_list(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns:
         return list(symbols)

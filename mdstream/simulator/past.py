@@ -35,14 +35,7 @@ class PastRest(RestService):
     def _news(self, request: web.Request, stream: str) -> Any:
         return {"news": [], "next_page_token": None}
 
-    def _assets(self, request: web.Request, stream: str) -> Any:
-        raise Refusal(404, "a replay serves streams and snapshots")
-
-    def _contracts(self, request: web.Request, stream: str) -> Any:
-        raise Refusal(404, "a replay serves streams and snapshots")
-
-    def _latest(self, request: web.Request, stream: str, what: str) -> Any:
-        raise Refusal(404, "a replay serves streams and snapshots")
-
-    def _history(self, request: web.Request, stream: str, what: str) -> Any:
+    def _refused(self, request: web.Request, stream: str, what: str = "") -> Any:
         raise Refusal(404, "a replay serves streams and snapshots; history is in its store")
+
+    _assets = _contracts = _latest = _history = _refused

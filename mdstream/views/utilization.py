@@ -14,6 +14,7 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 _MOST_LINES = 16
 """With more cores, neighbours share a line."""
 _MOST_COLUMNS = 100
+_WORTH_TELLING = 0.05
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -41,10 +42,8 @@ def _cores_line(found: dict[str, Any]) -> str:
         f"{cores['count']} cores over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
         f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
     )
-    ours, busy_s = sum(row["cpu_s"] for row in found["roles"]), cores["busy"] / 100
-    busy_s *= cores["count"] * found["seconds"]
-    if busy_s and (foreign := 1 - ours / busy_s) >= 0.05:
-        text += f" ({100 * foreign:.0f}% of what was busy was not this run's)"
+    if found["foreign"] >= _WORTH_TELLING:
+        text += f" ({100 * found['foreign']:.0f}% of what was busy was not this run's)"
     return (
         f"{text}; of {useful['engine_cpu_s']:.1f} s of the engine's CPU time "
         f"{useful['decode_s']:.1f} s ({useful['share']:.0f}%) decoded and aggregated"

@@ -24,6 +24,7 @@ import mdstream
 from mdstream.cli.app import app
 from mdstream.errors import ConfigError
 from mdstream.history import nautilus
+from mdstream.history.request import moment
 from tests.history.test_backfill import fill
 from tests.history.truth import records
 from tests.running import simulator
@@ -185,7 +186,7 @@ def test_a_store_becomes_files_by_symbol_and_day(catalog: Path) -> None:
 
 
 def test_every_trade_is_there_as_the_service_said_it(catalog: Path) -> None:
-    first, past = (mdstream.history.request.moment(each, "") for each in SPAN)
+    first, past = (moment(each, "") for each in SPAN)
     truth = list(records("stocks", "trades", "AAPL", first, past))
     found = pa.concat_tables(
         t for name, t in tables(catalog, "trade_tick").items() if name.startswith("AAPL.ALPACA/")
@@ -210,7 +211,7 @@ def test_nautilustrader_reads_all_of_it_and_runs_a_backtest(catalog: Path) -> No
         ("BTC/USD.ALPACA", "CurrencyPair"),
         ("AAPL261218C00230000.ALPACA", "OptionContract"),
     }
-    first, past = (mdstream.history.request.moment(each, "") for each in SPAN)
+    first, past = (moment(each, "") for each in SPAN)
     for stream, symbol in (
         ("stocks", "AAPL"), ("stocks", "MSFT"), ("crypto", "BTC/USD"),
         ("options", "AAPL261218C00230000"),
@@ -220,6 +221,18 @@ def test_nautilustrader_reads_all_of_it_and_runs_a_backtest(catalog: Path) -> No
         assert [(Decimal(r[2]), Decimal(r[3])) for r in read] == [
             (Decimal(str(t["p"])), Decimal(str(t["s"]))) for t in truth
         ]
-    assert len(kinds["quote"]) == 2 * 2 * 3600
-    assert len(kinds["bar"]) == 2 * 60
+    for stream, symbol in (("stocks", "AAPL"), ("crypto", "BTC/USD")):
+        truth = records(stream, "quotes", symbol, first, past)
+        read = [line[2:] for line in kinds["quote"] if line[0] == f"{symbol}.ALPACA"]
+        assert [[Decimal(text) for text in line] for line in read] == [
+            [Decimal(str(q[key])) for key in ("bp", "bs", "ap", "as")] for q in truth
+        ]
+    for stream, symbol in (("stocks", "AAPL"), ("options", "AAPL261218C00230000")):
+        truth = records(stream, "bars", symbol, first, past, "1Min")
+        label = f"{symbol}.ALPACA-1-MINUTE-LAST-EXTERNAL"
+        read = [line[1:] for line in kinds["bar"] if line[0] == label]
+        assert [line[0] for line in read] == [bar["t"] + 60 * 1_000_000_000 for bar in truth]
+        assert [[Decimal(text) for text in line[1:]] for line in read] == [
+            [Decimal(str(bar[key])) for key in "ohlcv"] for bar in truth
+        ]
     assert kinds["backtest"] == [[len(kinds["trade"]) + len(kinds["quote"])]]

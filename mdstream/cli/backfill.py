@@ -94,7 +94,7 @@ def backfill(
     settings = load(config, flags=flags)
     if not dry_run:
         _begin_to_load(settings.workers)
-    from mdstream.history.backfill import check, estimate
+    from mdstream.history.plan import check, estimate
     from mdstream.history.request import asked, history_of
     from mdstream.history.universe import named
 

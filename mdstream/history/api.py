@@ -8,7 +8,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from mdstream.history.backfill import Backfill, Status, check
+from mdstream.history.backfill import Backfill, Status
+from mdstream.history.plan import check
 from mdstream.history.request import asked
 from mdstream.history.universe import named
 from mdstream.settings import load

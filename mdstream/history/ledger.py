@@ -53,7 +53,6 @@ class Ledger:
     """The ledger of one store, held by one process at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -90,10 +89,6 @@ class Ledger:
     ) -> None:
         self._database.close()
         os.close(self._lock)
-
-    def staged(self, shard: int, page: int) -> Path:
-        """Where the rows of a page are staged."""
-        return self.folder / "staging" / str(shard) / f"{page:06d}.arrow"
 
     # -- shards
 

@@ -224,9 +224,9 @@ def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None
 def test_a_commit_that_fails_is_told_and_the_next_run_makes_it(
     sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mdstream.history import backfill, table
+    from mdstream.history import filing, table
 
-    monkeypatch.setattr(backfill, "ROWS_A_FILE", 10_000)
+    monkeypatch.setattr(filing, "ROWS_A_FILE", 10_000)
     real, calls = table.StoreTable.commit, []
 
     def commit(self: table.StoreTable, files: Any, version: int) -> None:

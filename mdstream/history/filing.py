@@ -1,0 +1,158 @@
+"""Shards that are fetched become files of the store's table.
+
+    ready, by partition ─► a file's rows, or the end ─► workers join ─► one commit ─► staged pages go
+
+A commit is in the ledger before it is made, and has its number in the table: after a kill between the two,
+`settle` sees which happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mdstream.errors import StoreError
+from mdstream.handoff.pages import JoinTicket
+from mdstream.history.ledger import Ledger, Progress
+from mdstream.history.page_pool import PagePool
+from mdstream.history.request import Request
+from mdstream.history.staging import Staging
+from mdstream.history.table import NewFile, StoreTable
+
+ROWS_A_FILE = 1_000_000
+"""Rows that make a file full; and a worker's memory while it joins them."""
+
+_MOST_STAGED = 8 * ROWS_A_FILE
+"""Rows that may be staged before files are made that are not full."""
+
+_ROWS_A_PAGE = 10_000
+
+
+@dataclass(slots=True)
+class _Group:
+    """Shards of one partition that become files together."""
+
+    partition: dict[str, str]
+    shards: list[Progress] = field(default_factory=list)
+    rows: int = 0
+
+
+class Filing:
+    """The files of one request. `stored` is told the rows and files of each commit."""
+
+    # The mutable state: groups by partition that wait for company, and the joins under way.
+
+    def __init__(
+        self,
+        request: Request,
+        store: Path,
+        ledger: Ledger,
+        staging: Staging,
+        stored: Callable[[int, int], None],
+    ) -> None:
+        self._request = request
+        self._ledger = ledger
+        self._staging = staging
+        self._stored = stored
+        self._table = StoreTable(store, request)
+        self._ready: dict[tuple[str, ...], _Group] = {}
+        self._joins: set[asyncio.Task[None]] = set()
+        self._commits = asyncio.Lock()
+        self._commit_failed = False
+
+    def settle(self) -> None:
+        """Finish or undo what an earlier run had under way, and drop what nobody needs."""
+        version = self._table.version()
+        for number, paths, commit in self._ledger.unsettled(self._request.dataset):
+            if commit is not None and commit <= version:
+                self._ledger.committed([number])
+            else:
+                for path in paths.split("\n"):
+                    (self._table.folder / path).unlink(missing_ok=True)
+                self._ledger.given_up([number])
+        self._staging.keep_only(self._ledger.staging())
+
+    def add(self, progress: Progress) -> None:
+        """A shard is fetched: put it to the others of its partition."""
+        partition = self._request.partition(progress.shard.first)
+        group = self._ready.setdefault(tuple(partition.values()), _Group(partition))
+        group.shards.append(progress)
+        group.rows += progress.rows
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no shard waits to become part of a file."""
+        return not self._ready
+
+    async def make_full(self, pool: PagePool, tasks: asyncio.TaskGroup) -> None:
+        """Begin with files that are full, and with more where too much is staged.
+
+        Waits while too many are being made. What fails there, fails in `tasks`.
+        """
+        for key in [key for key, group in self._ready.items() if group.rows >= ROWS_A_FILE]:
+            self._begin(key, pool, tasks)
+        if sum(group.rows for group in self._ready.values()) > _MOST_STAGED:
+            self._begin(max(self._ready, key=lambda key: self._ready[key].rows), pool, tasks)
+        while len(self._joins) > pool.most_jobs:
+            await asyncio.wait(self._joins, return_when=asyncio.FIRST_COMPLETED)
+
+    def make_all(self, pool: PagePool, tasks: asyncio.TaskGroup) -> None:
+        """Begin with all files: no more shards will come."""
+        for key in list(self._ready):
+            self._begin(key, pool, tasks)
+
+    def _begin(self, key: tuple[str, ...], pool: PagePool, tasks: asyncio.TaskGroup) -> None:
+        task = tasks.create_task(self._make(self._ready.pop(key), pool))
+        self._joins.add(task)
+        task.add_done_callback(self._joins.discard)
+
+    async def _make(self, group: _Group, pool: PagePool) -> None:
+        """Make the files of a group, and commit them."""
+        group.shards.sort(key=lambda progress: (progress.shard.symbol, progress.shard.first))
+        staged = [str(path) for shard in group.shards for path in self._staging.files(shard)]
+        bundles = list(_bundles(staged))
+        stamp = f"{time.time_ns():x}"
+        paths = [
+            self._table.path(group.partition, f"backfill-{stamp}-{part}.zstd.parquet")
+            for part in range(len(bundles))
+        ]
+        number = self._ledger.file(
+            self._request.dataset, "\n".join(paths), [p.id for p in group.shards]
+        )
+        files = []
+        for path, bundle in zip(paths, bundles, strict=True):
+            ticket = JoinTicket(
+                self._request.spec.name, self._request.channel.name, tuple(bundle),
+                str(self._table.folder / path),
+            )  # fmt: skip
+            files.append(NewFile(number, path, group.partition, await pool.join(ticket)))
+        rows = sum(file.receipt.rows for file in files)
+        if rows != group.rows:
+            raise StoreError(f"{rows} rows are staged where {group.rows} were fetched")
+        await self._commit(number, files)
+        await asyncio.to_thread(self._drop, group.shards)
+        self._stored(rows, len(files))
+
+    async def _commit(self, number: int, files: Sequence[NewFile]) -> None:
+        async with self._commits:
+            if self._commit_failed:  # a later number in the table would make this one count as done
+                raise StoreError("an earlier commit failed")
+            self._commit_failed = True
+            version = self._ledger.committing(self._request.dataset, [number])
+            await asyncio.to_thread(self._table.commit, files, version)
+            self._ledger.committed([number])
+            self._commit_failed = False
+
+    def _drop(self, shards: Iterable[Progress]) -> None:
+        for progress in shards:
+            self._staging.drop(progress)
+
+
+def _bundles(paths: Sequence[str]) -> Iterable[list[str]]:
+    """Staged files, as many together as make a full file."""
+    size = ROWS_A_FILE // _ROWS_A_PAGE
+    for start in range(0, len(paths), size):
+        yield list(paths[start : start + size])

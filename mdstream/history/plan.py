@@ -1,0 +1,66 @@
+"""What a request would take, and whether it can come to anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mdstream.config import Config
+from mdstream.errors import ConfigError
+from mdstream.history.ledger import Ledger, missing
+from mdstream.history.request import Request, Shard
+
+FREE_PLAN = 200
+"""Requests a minute, until the service has told how many it allows."""
+
+
+class Estimate(NamedTuple):
+    """What a request would take, before it is made."""
+
+    shards: int
+    """To fetch; each is one request or more."""
+    already: int
+    """Symbols that are complete."""
+    seconds: float
+    """What so many requests take at the budget known."""
+
+
+def check(request: Request, store: Path, config: Config) -> None:
+    """Refuse what cannot come to anything. Raises `ConfigError`."""
+    if ":/" in str(store):
+        raise ConfigError(
+            f"store {str(store)!r}: a backfill fills a folder; an object store takes what is recorded"
+        )
+    if config.simulated and not request.spec.always_open:
+        raise ConfigError(
+            "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or name a server, as --data-url "
+            "http://127.0.0.1:8765 (mdstream simulate)"
+        )
+
+
+def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Estimate:
+    """What a request would take. Nothing is fetched, and nothing written where there is no store yet."""
+    stored: dict[str, list[Shard]] = {}
+    if (store / "_mdstream").exists():
+        with Ledger(store / "_mdstream") as ledger:
+            for symbol in request.symbols:
+                every = ledger.known(request.dataset, request.variant, symbol)
+                stored[symbol] = [shard for shard, state in every if state == "stored"]
+    left = [
+        part for shard in request.shards() for part in missing(shard, stored.get(shard.symbol, ()))
+    ]
+    symbols = {shard.symbol for shard in left}
+    minutes = max(0, len(left) - per_minute) / per_minute
+    return Estimate(len(left), len(request.symbols) - len(symbols), minutes * 60)
+
+
+def note_shards(request: Request, ledger: Ledger) -> None:
+    """Note the shards of a request that nobody has asked for before."""
+    known = {
+        symbol: [shard for shard, _ in ledger.known(request.dataset, request.variant, symbol)]
+        for symbol in request.symbols
+    }
+    new: list[Shard] = []
+    for shard in request.shards():
+        new += missing(shard, known[shard.symbol])
+    ledger.add(request.dataset, request.variant, new)

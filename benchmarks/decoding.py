@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,7 @@ class Decoding:
         from workers.decoder import Decoder
 
         self._codes: dict[str, dict[str, int]] = {}
-        least_bytes = 0 if kernels else sys.maxsize
-        self._decoder = Decoder(STREAMS["stocks"], self._known, least_bytes)
+        self._decoder = Decoder(STREAMS["stocks"], self._known, kernels=kernels)
         self._memory = memoryview(bytearray(16_000_000))  # as the result area of a slab
 
     def _known(self, name: str) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -64,7 +63,7 @@ def ready(channel: str, count: int) -> Ready:
         [(form.payload(single[i : i + 20]), kind, i) for i in range(0, count, 20)]
     )
     codes: dict[str, dict[str, int]] = {}
-    decoder = Decoder(STOCKS, lambda name: codes.setdefault(name, {}), sys.maxsize)
+    decoder = Decoder(STOCKS, lambda name: codes.setdefault(name, {}), kernels=False)
     for name, texts in decoder.decode(payloads).new.items():  # once to learn the texts
         codes[name].update((text, code) for code, text in enumerate(texts))
     columns = decoder.decode(payloads).columns[channel]

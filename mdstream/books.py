@@ -39,7 +39,7 @@ class Books:
     def __init__(self, folder: Path, channel: Channel, share: Share) -> None:
         self.dropped = 0
         self._table = TableWriter(folder, books_table().columns, share, levels=str(BOOK_DEPTH))
-        self._at = {column.name: index for index, column in enumerate(channel.columns)}
+        self._at = channel.at
         self._keys: Keys = np.empty(0, np.complex128)
         self._sizes: npt.NDArray[np.float64] = np.empty(0)
         self._complete: set[int] = set()

@@ -38,7 +38,7 @@ from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Run, Shape, joined, read_part
 from mdstream.handoff.packing import Packing, UnpackingError, unpack
 from mdstream.handoff.slab import Slab
-from mdstream.handoff.ticket import Part, Receipt, Reject
+from mdstream.handoff.ticket import Part, Receipt, Reject, Stretch
 from mdstream.latest import Latest
 from mdstream.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
@@ -153,8 +153,12 @@ class Committer:
             columns = self._resolved(channel, area, part, codes)
             self.frames[part.channel].append(columns, receipt.sequence)
             rows[part.channel] = columns
-        for part in receipt.latest:
-            self._bring_up_to_date(part, area, codes)
+        for name, (offset, count) in receipt.newest.items():
+            if self._latest is not None:
+                newest = np.frombuffer(area.memory, np.int64, count, offset)
+                self._latest.update(self._spec.by_name[name], rows[name], newest)
+        if receipt.books is not None:
+            self._change_books(receipt.books, area, codes)
         self._join_bars(area, receipt, codes, rows)
         rejected = self._keep_rejects(slab, receipt.rejects)
         self._count(slab, receipt, rejected, submit_ns)
@@ -170,8 +174,8 @@ class Committer:
         from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
         now = time.time_ns()
         receipt = Receipt(
-            sequence, 0, now, now, "", (), (), (0, 0), {}, (from_stream, len(payloads) - from_stream),
-            rejects, (), {}, (), 0,
+            sequence, 0, now, now, "", (), None, {}, Stretch(0, 0), {},
+            (from_stream, len(payloads) - from_stream), rejects, (), {}, (), 0,
         )  # fmt: skip
         if self._bars is not None:
             self._bars.lose(now)
@@ -249,14 +253,9 @@ class Committer:
                     data.values = _replace(data.values, fresh, PROVISIONAL[column.kind])
         return columns
 
-    def _bring_up_to_date(self, part: Part, area: ResultArea, codes: Codes) -> None:
-        """Tables of what is last of each symbol. Written once more, they are the same."""
-        channel = self._spec.by_name[part.channel]
-        columns = self._resolved(channel, area, part, codes)
-        if not channel.levels:
-            assert self._latest is not None
-            self._latest.update(channel, columns)
-        elif self._books is not None:
+    def _change_books(self, part: Part, area: ResultArea, codes: Codes) -> None:
+        if self._books is not None:
+            columns = self._resolved(self._spec.by_name[part.channel], area, part, codes)
             self._books.update(columns, dict(enumerate(self.dictionaries["book_sides"].texts)))
             self.state["levels_dropped"] = self._before[2] + self._books.dropped
 
@@ -320,14 +319,16 @@ class Committer:
         quarantined: int = 0,
     ) -> None:
         table = slab.table[: slab.entries]
-        streamed = table["kind"] <= PayloadKind.MSGPACK
+        kinds = table["kind"]
+        from_stream = kinds <= PayloadKind.MSGPACK
+        streamed = table if from_stream.all() else table[from_stream]
         commit_ns = time.time_ns()
-        age = commit_ns - table["recv_ns"][streamed]
-        np.add.at(self.state.latency, bucket_of(age), table["messages"][streamed].astype(np.uint64))
+        age = bucket_of(commit_ns - streamed["recv_ns"])
+        np.add.at(self.state.latency, age, streamed["messages"].astype(np.uint64))
         for bucket, messages in receipt.delays:
             self.state.feed_delay[bucket] += np.uint64(messages)
-        payloads, size = int(streamed.sum()), int(table["length"][streamed].sum())
-        marks = int((table["kind"] == PayloadKind.MARK).sum())
+        payloads, size = len(streamed), int(streamed["length"].sum())
+        marks = int(np.count_nonzero(kinds == PayloadKind.MARK)) if payloads < len(table) else 0
         rules = self._spec.bar_rules
         sources = zip(LENGTHS, rules.sources if rules else (), strict=False)
         lengths = {counter: self.frames[name].rows for counter, name in sources if name}

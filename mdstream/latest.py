@@ -1,9 +1,9 @@
 """What was last of each symbol: `<stream>.latest`, kept up to date from what workers picked.
 
-Of each batch a worker hands back the newest rows of each symbol (`workers.latest`). Which columns of the
-table they bring stands in the stream's declaration: its aspects. An aspect is replaced as a whole, unless
-what the table has of it is newer; so the order of batches decides between two of the same time, and a batch
-that is committed twice changes nothing the second time.
+Of each batch a worker tells which rows are the newest of their symbol (`workers.latest`). Which columns
+of the table they bring stands in the stream's declaration: its aspects. An aspect is replaced as a whole,
+unless what the table has of it is newer; so the order of batches decides between two of the same time, and
+a batch that is committed twice changes nothing the second time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mdstream.frames.share import Share
-from mdstream.frames.table import TableWriter
-from mdstream.handoff.columns import ColumnData
+from mdstream.frames.table import Rows, TableWriter
+from mdstream.handoff.columns import ColumnData, picked
 from mdstream.streams.spec import Channel, StreamSpec
 
 _Bringing = tuple[list[tuple[int, int]], int | None]
@@ -28,7 +28,7 @@ class Latest:
 
     def __init__(self, folder: Path, spec: StreamSpec, share: Share) -> None:
         table = spec.latest_channel
-        at = {column.name: index for index, column in enumerate(table.columns)}
+        at = table.at
         facts = {"contracts": "yes"} if spec.fetch.chain_path else {}
         self._table = TableWriter(folder, table.columns, share, **facts)
         self._bringing: dict[str, list[_Bringing]] = {}
@@ -39,11 +39,12 @@ class Latest:
                 moved = list(zip(places, sources, strict=True))
                 self._bringing.setdefault(name, []).append((moved, at.get(aspect.time)))
 
-    def update(self, channel: Channel, columns: Sequence[ColumnData]) -> None:
-        """Take in rows of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
-        rows = columns[0].values.astype(np.int64)
+    def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
+        """Take in some rows of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
+        rows = columns[0].values[newest].astype(np.int64)
         for moved, time in self._bringing[channel.name]:
-            self._table.update(rows, [(to, columns[source]) for to, source in moved], time)
+            data = [(to, picked(columns[source], newest)) for to, source in moved]
+            self._table.update(rows, data, time)
 
     def close(self) -> None:
         self._table.close()

@@ -67,7 +67,7 @@ class Effects:
         self, channel: Channel, columns: Sequence[ColumnData], text: TextOf
     ) -> npt.NDArray[np.uint8]:
         """The effect of every trade."""
-        at = {column.name: index for index, column in enumerate(channel.columns)}
+        at = channel.at
         rows = len(columns[0].values)
         if "conditions" not in at:
             return np.full(rows, Effect.ALL, np.uint8)
@@ -161,8 +161,8 @@ def runs_of(
             events = events_of_quotes(channel, columns)
         else:
             effect = runs.CORRECTION if name == rules.corrections else runs.CANCEL
-            by_name = _by_name(channel, columns)
-            events = Events.nothing(effect, by_name["symbol"].values, by_name["recv_ts"].values)
+            symbols, received = _named(channel, columns, "symbol", "recv_ts")
+            events = Events.nothing(effect, symbols.values, received.values)
         found.append((decoded.order_of(name), events))
     found += _marks(payloads)
     if not found:
@@ -200,37 +200,40 @@ def events_of_trades(
     channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
 ) -> Events:
     """Trades; those without price or size move nothing."""
-    by_name = _by_name(channel, columns)
+    symbols, times, prices, sizes, received = _named(
+        channel, columns, "symbol", "ts", "price", "size", "recv_ts"
+    )
     effect = effects.of_rows(channel, columns, text)
-    for name in ("price", "size"):
-        if (mask := by_name[name].mask) is not None:
-            effect[~mask] = Effect.NOTHING
+    for data in (prices, sizes):
+        if data.mask is not None:
+            effect[~data.mask] = Effect.NOTHING
     return Events(
-        by_name["symbol"].values,
-        by_name["ts"].values,
-        by_name["price"].values,
-        by_name["size"].values.astype(np.float64),
+        symbols.values,
+        times.values,
+        prices.values,
+        sizes.values.astype(np.float64),
         effect,
-        by_name["recv_ts"].values,
+        received.values,
     )
 
 
 def events_of_quotes(channel: Channel, columns: Sequence[ColumnData]) -> Events:
     """Quotes, whose midpoint counts where they have both sides."""
-    by_name = _by_name(channel, columns)
-    bid, ask = by_name["bid_price"], by_name["ask_price"]
+    symbols, times, bid, ask, received = _named(
+        channel, columns, "symbol", "ts", "bid_price", "ask_price", "recv_ts"
+    )
     effect = np.full(len(bid.values), Effect.MIDPOINT, np.uint8)
     for side in (bid, ask):
         if side.mask is not None:
             effect[~side.mask] = Effect.NOTHING
     middle = (bid.values + ask.values) / 2
     return Events(
-        by_name["symbol"].values,
-        by_name["ts"].values,
+        symbols.values,
+        times.values,
         middle,
         np.zeros(len(middle)),
         effect,
-        by_name["recv_ts"].values,
+        received.values,
     )
 
 
@@ -249,5 +252,5 @@ def _marks(payloads: Payloads) -> list[tuple[npt.NDArray[np.int64], Events]]:
     return found
 
 
-def _by_name(channel: Channel, columns: Sequence[ColumnData]) -> dict[str, ColumnData]:
-    return {column.name: data for column, data in zip(channel.columns, columns, strict=True)}
+def _named(channel: Channel, columns: Sequence[ColumnData], *names: str) -> list[ColumnData]:
+    return [columns[channel.at[name]] for name in names]

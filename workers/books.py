@@ -17,7 +17,7 @@ def net_rows(channel: Channel, columns: Sequence[ColumnData]) -> list[ColumnData
     `reset` says of each row whether its symbol was reset in the batch; a symbol that was, and has no level
     any more, has one row without a level. `ts` and `recv_ts` are those of the symbol's last row.
     """
-    at = {column.name: index for index, column in enumerate(channel.columns)}
+    at = channel.at
     symbols, sides, prices, times = (
         columns[at[name]].values for name in ("symbol", "side", "price", "ts")
     )

@@ -27,8 +27,6 @@ from workers.matching import drop
 from workers.path import Known, Part, Path, has_kernels
 from workers.payloads import Payloads, Piece
 
-LEAST_BYTES = 8192
-
 
 @dataclass(slots=True)
 class _Taken:
@@ -48,16 +46,15 @@ class Decoder:
     """Decodes the batches of one stream.
 
     `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
-    What has fewer than `least_bytes` in a batch is the library's: to begin costs kernels more than
-    they save.
+    Without `kernels` all is the library's.
     """
 
     # The mutable state: the paths, made when their kind of payload comes first.
 
-    def __init__(self, spec: StreamSpec, known: Known, least_bytes: int = LEAST_BYTES) -> None:
+    def __init__(self, spec: StreamSpec, known: Known, *, kernels: bool = True) -> None:
         self._spec = spec
         self._known = known
-        self._least_bytes = least_bytes
+        self._kernels = [kind for kind in PayloadKind if kernels and has_kernels(spec, kind)]
         self._library = LibraryDecoder(spec, known)
         self._paths: dict[PayloadKind, Path] = {}
 
@@ -99,10 +96,9 @@ class Decoder:
         return None if codes.overflowed else decoded
 
     def _kinds(self, payloads: Payloads) -> list[PayloadKind]:
-        """The kinds of payload that are worth a kernel's while."""
-        sizes = np.bincount(payloads.kinds, payloads.lengths + 1)
-        kinds = map(PayloadKind, np.flatnonzero(sizes > self._least_bytes).tolist())
-        return [kind for kind in kinds if has_kernels(self._spec, kind)]
+        """The kinds of payload that are the kernels'."""
+        [there] = np.bincount(payloads.kinds).nonzero()
+        return [kind for kind in self._kernels if kind in there.tolist()]
 
     def _take(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> _Taken:
         taken = _Taken(np.ones(len(payloads), np.bool_), np.zeros(len(payloads), np.uint32))

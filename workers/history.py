@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
 from workers.columns import Unfit
-from workers.decoder import LEAST_BYTES, Decoder
+from workers.decoder import Decoder
 from workers.payloads import MOST_UNPACKED, Payloads
 
 _AREA_BYTES = 8 * 1024 * 1024
@@ -45,8 +44,7 @@ class PageDecoder:
     def __init__(self, stream: str) -> None:
         self.spec = STREAMS[stream]
         self._codes: dict[str, dict[str, int]] = {}
-        least_bytes = sys.maxsize if os.environ.get(UNKEPT) else LEAST_BYTES
-        self._decoder = Decoder(self.spec, self._known, least_bytes)
+        self._decoder = Decoder(self.spec, self._known, kernels=not os.environ.get(UNKEPT))
         self._area = memoryview(bytearray(_AREA_BYTES))
 
     @property

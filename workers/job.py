@@ -15,28 +15,27 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
-from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, part_bytes
+from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, array_bytes, part_bytes
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import reserve
-from mdstream.handoff.ticket import Part, Receipt, Ticket
+from mdstream.handoff.ticket import Part, Receipt, Stretch, Ticket
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
-from mdstream.telemetry.histogram import BUCKETS, bucket_of
+from mdstream.telemetry.histogram import bucket_of
 from workers.aggregate import (
     Effects,
     events_of_quotes,
@@ -46,7 +45,7 @@ from workers.aggregate import (
     runs_of,
 )
 from workers.books import net_rows
-from workers.decoder import LEAST_BYTES, Decoder
+from workers.decoder import Decoder
 from workers.latest import newest_rows
 from workers.library import Decoded
 from workers.payloads import Payloads
@@ -55,6 +54,48 @@ _MAX_MAPPED = 128
 _EVENT_TIMES = {"trades": "ts", "quotes": "ts", "articles": "created_at"}
 
 Batch = list[tuple[Channel, Sequence[ColumnData]]]
+
+
+class _Places(NamedTuple):
+    """Where everything of a result is, as a receipt tells it."""
+
+    parts: tuple[Part, ...]
+    books: Part | None
+    newest: dict[str, Stretch]
+    runs: Stretch
+
+
+class _Result(NamedTuple):
+    """What a batch became: rows for frames, and what brings tables and bars up to date."""
+
+    frames: Batch
+    books: Batch
+    """Of one channel, or of none."""
+    newest: dict[str, npt.NDArray[np.int64]]
+    runs: npt.NDArray[np.void]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of a result area."""
+        arrays = (*self.newest.values(), self.runs)
+        columns = sum(part_bytes(channel, data) for channel, data in self.frames + self.books)
+        return columns + sum(map(array_bytes, arrays))
+
+    def put(self, area: ResultArea) -> _Places | None:
+        """Put all of it into `area`; None if there is no room."""
+        parts: list[Part] = []
+        for channel, columns in self.frames + self.books:
+            if (part := area.put(channel, columns)) is None:
+                return None
+            parts.append(part)
+        stretches: list[Stretch] = []
+        for array in (*self.newest.values(), self.runs):
+            if (stretch := area.add(array)) is None:
+                return None
+            stretches.append(stretch)
+        books = parts.pop() if self.books else None
+        runs = stretches.pop()
+        return _Places(tuple(parts), books, dict(zip(self.newest, stretches, strict=True)), runs)
 
 
 class _Context:
@@ -68,10 +109,14 @@ class _Context:
             name: DictionaryReader(dictionary_path(self.run, stream, name))
             for name in self.spec.dictionaries
         }
-        least_bytes = LEAST_BYTES if kernels else sys.maxsize
-        self.decoder = Decoder(self.spec, self._known, least_bytes)
+        self.decoder = Decoder(self.spec, self._known, kernels=kernels)
         rules = self.spec.bar_rules
         self.effects = Effects(rules) if rules else None
+        self.books = book_channel(self.spec)
+        self.times = {aspect.channel: "ts" for aspect in self.spec.latest if aspect.channel}
+        """Of each channel that brings tables up to date the column that says which row is the newest."""
+        if self.spec.latest:
+            self.times["snapshots"] = "recv_ts"
 
     def slab(self, name: str) -> Slab:
         slab = self.slabs.pop(name, None)
@@ -124,10 +169,7 @@ def run(ticket: Ticket) -> Receipt:
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
-    batch = [(context.spec.by_name[name], columns) for name, columns in decoded.columns.items()]
-    runs = _runs(context, decoded, payloads)
-    latest = _latest(context, decoded)
-    spill, parts, where = _write(slab, ticket, area, batch + latest, runs)
+    spill, places = _write(slab, ticket, area, _result(context, decoded, payloads))
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -135,9 +177,7 @@ def run(ticket: Ticket) -> Receipt:
         start_ns,
         time.time_ns(),
         spill,
-        parts[: len(batch)],
-        parts[len(batch) :],
-        where,
+        *places,
         decoded.new,
         (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
         tuple(decoded.rejects),
@@ -193,70 +233,50 @@ def _runs(context: _Context, decoded: Decoded, payloads: Payloads) -> npt.NDArra
     return runs_of(context.spec, rules, decoded, payloads, context.effects, text)
 
 
-def _latest(context: _Context, decoded: Decoded) -> Batch:
-    """What brings tables up to date: of trades and quotes the newest rows of each symbol, of levels those
-    that still tell of a book.
-    """
-    spec = context.spec
-    times = {aspect.channel: "ts" for aspect in spec.latest if aspect.channel}
-    if spec.latest:
-        times["snapshots"] = "recv_ts"
-    latest: Batch = [
-        (channel := spec.by_name[name], newest_rows(channel, decoded.columns[name], time))
-        for name, time in times.items()
-        if name in decoded.columns
-    ]
-    books = book_channel(spec)
-    if books is not None and books.name in decoded.columns:
-        latest.append((books, net_rows(books, decoded.columns[books.name])))
-    return latest
+def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
+    by_name, columns = context.spec.by_name, decoded.columns
+    runs = _runs(context, decoded, payloads)
+    books = context.books
+    return _Result(
+        [(by_name[name], columns[name]) for name in columns],
+        [(books, net_rows(books, columns[books.name]))] if books and books.name in columns else [],
+        {
+            name: newest_rows(by_name[name], columns[name], time)
+            for name, time in context.times.items()
+            if name in columns
+        },
+        runs,
+    )
 
 
-def _write(
-    slab: Slab, ticket: Ticket, area: ResultArea, batch: Batch, runs: npt.NDArray[np.void]
-) -> tuple[str, tuple[Part, ...], tuple[int, int]]:
+def _write(slab: Slab, ticket: Ticket, area: ResultArea, result: _Result) -> tuple[str, _Places]:
     """Put the result into the slab's own area, or into a file where that is too small: the file's name,
-    the parts, and where the runs are.
+    and where everything is.
     """
-    if (written := _put(area, batch, runs)) is not None:
-        return "", *written
-    needed = sum(part_bytes(channel, columns) for channel, columns in batch) + runs.nbytes
+    if (places := result.put(area)) is not None:
+        return "", places
+    needed = result.bytes
     name = f"{ticket.stream}-spill-{ticket.sequence}"
     path = slab_path(Path(ticket.run), name)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         reserve(descriptor, needed, path)
-        written = _put(ResultArea(memoryview(mmap.mmap(descriptor, needed))), batch, runs)
+        places = result.put(ResultArea(memoryview(mmap.mmap(descriptor, needed))))
     finally:
         os.close(descriptor)
-    assert written is not None
-    return name, *written
-
-
-def _put(
-    area: ResultArea, batch: Batch, runs: npt.NDArray[np.void]
-) -> tuple[tuple[Part, ...], tuple[int, int]] | None:
-    parts = []
-    for channel, columns in batch:
-        part = area.put(channel, columns)
-        if part is None:
-            return None
-        parts.append(part)
-    start, end = area.used, area.used + runs.nbytes
-    if end > len(area.memory):
-        return None
-    if len(runs):
-        area.memory[start:end] = runs.tobytes()
-    return tuple(parts), (start, len(runs))
+    assert places is not None
+    return name, places
 
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
     """How old the batch's events were when they came, as a sparse histogram."""
-    found = np.zeros(BUCKETS, np.int64)
+    ages: list[Any] = []
     for name, columns in decoded.columns.items():
-        at = {c.name: i for i, c in enumerate(context.spec.by_name[name].columns)}
         if event_time := _EVENT_TIMES.get(name):
-            age: Any = columns[at["recv_ts"]].values - columns[at[event_time]].values
-            found += np.bincount(bucket_of(age), minlength=BUCKETS)
-    used = np.flatnonzero(found)
+            at = context.spec.by_name[name].at
+            ages.append(columns[at["recv_ts"]].values - columns[at[event_time]].values)
+    if not ages:
+        return ()
+    found = np.bincount(bucket_of(np.concatenate(ages)))
+    [used] = found.nonzero()
     return tuple(zip(used.tolist(), found[used].tolist(), strict=True))

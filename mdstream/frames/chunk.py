@@ -21,6 +21,9 @@ from mdstream.streams.storage import DTYPE
 
 Bytes = npt.NDArray[np.uint8]
 
+_FEW_ROWS = 256
+"""Of fewer rows than this the system calls cost more than the faults."""
+
 
 class Chunk:
     """A chunk of fixed capacity that rows are written into, at any place, by its one writer.
@@ -99,6 +102,8 @@ class Chunk:
                 self.heap_used[index] = view.put_heap(item, start, stop, at, self.heap_used[index])
             elif view.packed:
                 _set_bits(view.values, at, np.asarray(item.values[start:stop], np.bool_))
+            elif stop - start < _FEW_ROWS:
+                view.values[at : at + stop - start] = item.values[start:stop]
             else:
                 # Half of what it costs through the map, whose every page is a fault the first time.
                 values = np.ascontiguousarray(item.values[start:stop], view.values.dtype)

@@ -22,11 +22,12 @@ from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import Head
 from mdstream.frames.layout import arrow_schema
 from mdstream.frames.share import Share
-from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.columns import ColumnData, picked
 from mdstream.handoff.space import room_for
 from mdstream.streams.spec import Column
 
 Rows = npt.NDArray[np.int64]
+Data = Sequence[tuple[int, ColumnData]]
 
 _START_ROWS = 256
 _GROWTH = 4
@@ -81,54 +82,66 @@ class TableWriter:
 
     # -- rows
 
-    def update(
-        self, rows: Rows, data: Sequence[tuple[int, ColumnData]], newer: int | None = None
-    ) -> None:
+    def update(self, rows: Rows, data: Data, newer: int | None = None) -> None:
         """Write `data` (index of a column, and its values) into `rows`, each of which stands there once.
 
         With `newer`, a row is left as it is if what it has in that column is above the value that is to
         come, or that is null. Raises `NoSpaceError` where a larger table finds no room; nothing is
         written then.
         """
-        fits = rows < MOST_ROWS
-        self.untracked += len(rows) - int(np.count_nonzero(fits))
-        if not fits.any():
+        if not len(rows):
             return
-        self._grow(int(rows[fits].max()) + 1)
+        count = int(rows.max()) + 1
+        if count > MOST_ROWS:
+            fits = rows < MOST_ROWS
+            self.untracked += len(rows) - int(np.count_nonzero(fits))
+            self.update(*_kept(fits, rows, data), newer)
+            return
+        self._grow(count)
         assert self._chunk is not None
         views = self._chunk.views
         if newer is not None:
-            order = next(item for index, item in data if index == newer)
-            if order.mask is not None:
-                fits &= order.mask
-            known = rows[fits]
-            late = order.values[fits] < views[newer].values[known]
-            fits[fits] = ~(late & views[newer].present(known))
-        chosen = np.flatnonzero(fits)
-        if not len(chosen):
-            return
-        rows = rows[chosen]
+            late = self._late(rows, data, newer)
+            if late.any():
+                rows, data = _kept(~late, rows, data)
+                if not len(rows):
+                    return
+                count = int(rows.max()) + 1
         versions = views[-1].values
         odd = versions[rows] | np.uint64(1)
         versions[rows] = odd
         for index, item in data:
-            views[index].values[rows] = item.values[chosen]
-        self._mark(rows, chosen, data)
+            views[index].values[rows] = item.values
+        self._mark(rows, data)
         versions[rows] = odd + np.uint64(1)
-        if (count := int(rows.max()) + 1) > self.head.rows:
+        if count > self.head.rows:
             self.head.publish(count, 0)
 
     def close(self) -> None:
         """No more updates will come."""
         self.head.close()
 
-    def _mark(
-        self, rows: Rows, chosen: npt.NDArray[np.intp], data: Sequence[tuple[int, ColumnData]]
-    ) -> None:
+    def _late(self, rows: Rows, data: Data, newer: int) -> npt.NDArray[np.bool_]:
+        """Which rows have something already that is above what is to come in column `newer`, or that is
+        null there.
+        """
+        assert self._chunk is not None
+        order, view = next(item for index, item in data if index == newer), self._chunk.views[newer]
+        late: npt.NDArray[np.bool_] = order.values < view.values[rows]
+        if late.any():
+            late &= view.present(rows)
+        if order.mask is not None:
+            late |= ~order.mask
+        return late
+
+    def _mark(self, rows: Rows, data: Data) -> None:
         """Say of each value whether it is there. Mostly all are, and were before: that is quick."""
         assert self._chunk is not None
-        masks = {index: item.mask[chosen] for index, item in data if item.mask is not None}
-        masks = {index: mask for index, mask in masks.items() if not mask.all()}
+        masks = {
+            index: item.mask
+            for index, item in data
+            if item.mask is not None and not item.mask.all()
+        }
         places = np.array([index for index, _ in data])
         there = self._whole[places[:, None], rows].all(axis=1)
         for index in {*masks, *places[~there].tolist()}:
@@ -168,3 +181,8 @@ class TableWriter:
 
     def _open(self, number: int, capacity: int) -> Chunk:
         return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)
+
+
+def _kept(which: npt.NDArray[np.bool_], rows: Rows, data: Data) -> tuple[Rows, Data]:
+    chosen = np.flatnonzero(which)
+    return rows[chosen], [(index, picked(item, chosen)) for index, item in data]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.handoff.ticket import Part
+from mdstream.handoff.ticket import Part, Stretch
 from mdstream.streams.spec import VARIABLE, Channel
 from mdstream.streams.storage import DTYPE
 
@@ -85,9 +85,17 @@ def joined(pieces: Sequence[ColumnData]) -> ColumnData:
     return ColumnData(np.concatenate([piece.values for piece in pieces]), mask)
 
 
+def picked(data: ColumnData, rows: npt.NDArray[np.int64]) -> ColumnData:
+    """Some rows of a column of fixed size."""
+    return ColumnData(data.values[rows], None if data.mask is None else data.mask[rows])
+
+
 def mask_of(data: ColumnData) -> npt.NDArray[np.bool_]:
     """Which rows have a value."""
     return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
+
+
+_MOST_PLACES = 256
 
 
 def _aligned(offset: int) -> int:
@@ -122,6 +130,8 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
 class Shape:
     """How the columns of a channel lie, whatever the number of rows: if all are of a fixed size."""
 
+    # The mutable state: the places for numbers of rows that came before.
+
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         dtypes = [DTYPE[column.kind] for column in channel.columns]
@@ -131,6 +141,7 @@ class Shape:
         self.masked = [column.nullable for column in channel.columns]
         self.nullable = sum(1 << i for i, masked in enumerate(self.masked) if masked)
         """A bit for each column that may have nulls."""
+        self._places: dict[int, list[tuple[int, int]]] = {}
         self._of_width = [(w, self.widths.count(w)) for w in sorted(set(self.widths))]
 
     def bytes(self, rows: int) -> int:
@@ -138,13 +149,18 @@ class Shape:
         values = sum(_aligned(rows * width) * count for width, count in self._of_width)
         return values + _aligned(rows) * sum(self.masked)
 
-    def places(self, start: int, rows: int) -> list[tuple[int, int]]:
-        """Where each column's values and mask are if the first begins at `start`; -1: no mask."""
-        places = []
-        for width, masked in zip(self.widths, self.masked, strict=True):
-            mask = start + _aligned(rows * width)
-            places.append((start, mask if masked else -1))
-            start = mask + (_aligned(rows) if masked else 0)
+    def places(self, rows: int) -> list[tuple[int, int]]:
+        """Where each column's values and mask are, from where the first begins; -1: no mask."""
+        places = self._places.get(rows)
+        if places is None:
+            places, start = [], 0
+            for width, masked in zip(self.widths, self.masked, strict=True):
+                mask = start + _aligned(rows * width)
+                places.append((start, mask if masked else -1))
+                start = mask + (_aligned(rows) if masked else 0)
+            if len(self._places) == _MOST_PLACES:
+                self._places.clear()
+            self._places[rows] = places
         return places
 
 
@@ -162,7 +178,7 @@ class Columns(Sequence[ColumnData]):
         self.rows = rows
         self.start = start
         self.nulls = shape.nullable
-        self._places: list[tuple[int, int]] = []
+        self._places = shape.places(rows)
         self._views: dict[int, ColumnData] = {}
 
     def __len__(self) -> int:
@@ -171,12 +187,11 @@ class Columns(Sequence[ColumnData]):
     def __getitem__(self, index: Any) -> Any:
         view = self._views.get(index)
         if view is None:
-            self._places = self._places or self.shape.places(self.start, self.rows)
             first, mask = self._places[index]
-            has_mask = self.nulls >> index & 1
+            has_mask, view_of = self.nulls >> index & 1, self.area.view
             view = self._views[index] = ColumnData(
-                self.area.view(self.shape.chars[index], first, self.rows),
-                self.area.view("?", mask, self.rows) if has_mask else None,
+                view_of(self.shape.chars[index], self.start + first, self.rows),
+                view_of("?", self.start + mask, self.rows) if has_mask else None,
             )
         return view
 
@@ -226,6 +241,15 @@ class ResultArea:
                 self._copy(start + span.mask, item.mask)
         return Part(channel.name, rows, start, nulls, heaps)
 
+    def add(self, rows: Array) -> Stretch | None:
+        """Append an array; where it is, or None if there is no room."""
+        start, end = self.used, self.used + array_bytes(rows)
+        if end > len(self.memory):
+            return None
+        self.used = end
+        self.memory[start : start + rows.nbytes] = rows.tobytes()
+        return Stretch(start, len(rows))
+
     def view(self, char: str, offset: int, count: int) -> Array:
         """`count` items at byte `offset`; cut from a view of the whole, which costs less than a new one."""
         whole = self._whole.get(char)
@@ -249,16 +273,22 @@ def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
     return _spans(channel, len(data[0].values), heaps)[1]
 
 
+def array_bytes(rows: Array) -> int:
+    """Bytes that an array takes in a result area."""
+    return _aligned(rows.nbytes)
+
+
 def read_part(area: ResultArea, shape: Shape, part: Part) -> list[ColumnData]:
     """The columns of `part`, whose channel is that of `shape`, as views into `area`."""
     if not part.heaps:
+        view_of, start, rows, nulls = area.view, part.offset, part.rows, part.nulls
         return [
             ColumnData(
-                area.view(char, first, part.rows),
-                area.view("?", mask, part.rows) if part.nulls >> index & 1 else None,
+                view_of(char, start + first, rows),
+                view_of("?", start + mask, rows) if nulls >> index & 1 else None,
             )
             for index, (char, (first, mask)) in enumerate(
-                zip(shape.chars, shape.places(part.offset, part.rows), strict=True)
+                zip(shape.chars, shape.places(rows), strict=True)
             )
         ]
     channel = shape.channel

@@ -32,6 +32,13 @@ class Part(NamedTuple):
     """Items in the heap of each column of variable size, in column order."""
 
 
+class Stretch(NamedTuple):
+    """An array in a result area: the byte it begins at, and how many items it has."""
+
+    offset: int
+    items: int
+
+
 class Reject(NamedTuple):
     """A message, or a whole payload (`message` -1), that cannot become a row."""
 
@@ -63,10 +70,12 @@ class Receipt(NamedTuple):
     spill: str
     """File that holds the result where it did not fit into the slab; empty otherwise."""
     parts: tuple[Part, ...]
-    latest: tuple[Part, ...]
-    """Rows of channels once more: those that are the newest of their symbol."""
-    partials: tuple[int, int]
-    """Offset and count of the runs (`handoff.columns.PARTIAL`) in the result area."""
+    books: Part | None
+    """The rows that still tell of order books (`workers.books`)."""
+    newest: dict[str, Stretch]
+    """Of each part which rows are the newest of their symbol: their numbers, int64."""
+    partials: Stretch
+    """The runs (`handoff.columns.PARTIAL`)."""
     new: dict[str, tuple[str, ...]]
     """Texts by dictionary that had no code yet; `handoff.columns.PROVISIONAL` + i stands for the i-th."""
     messages: tuple[int, int]

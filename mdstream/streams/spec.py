@@ -139,10 +139,16 @@ class Channel:
     types: tuple[str, ...] = ()
     subscriptions: tuple[str, ...] = ()
     levels: Mapping[str, str] | None = None
+    at: Mapping[str, int] = field(init=False, compare=False, repr=False)
+    """The index of each column, by its name."""
+
+    def __post_init__(self) -> None:
+        places = {column.name: index for index, column in enumerate(self.columns)}
+        object.__setattr__(self, "at", places)
 
     def column(self, name: str) -> Column:
         """The column called `name`."""
-        return next(c for c in self.columns if c.name == name)
+        return self.columns[self.at[name]]
 
     @property
     def time(self) -> str:

@@ -19,7 +19,7 @@ class Pair:
     def __init__(self, stream: str | StreamSpec) -> None:
         spec = STREAMS[stream] if isinstance(stream, str) else stream
         self.kernels, self.library = Dictionaries(), Dictionaries()
-        self._decoder = Decoder(spec, self.kernels.known, least_bytes=0)
+        self._decoder = Decoder(spec, self.kernels.known)
         self._oracle = LibraryDecoder(spec, self.library.known)
         self.payloads = self.gave_way = 0
         self.room = 1 << 20

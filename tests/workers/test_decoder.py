@@ -361,14 +361,14 @@ def test_which_new_texts_find_a_place_in_a_dictionary_goes_by_their_order() -> N
 
 def test_a_fault_of_the_kernels_costs_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     payloads = [small("stocks", "json", 2)] * 4
-    decoder = Decoder(STREAMS["stocks"], Dictionaries().known, 0)
+    decoder = Decoder(STREAMS["stocks"], Dictionaries().known)
     batch = Payloads.of([(p, PayloadKind.JSON, 1) for p in payloads])
     right = decoder.decode(batch)
 
     def broken(*_: Any) -> None:
         raise IndexError("a word beyond the buffer")
 
-    decoder = Decoder(STREAMS["stocks"], Dictionaries().known, 0)
+    decoder = Decoder(STREAMS["stocks"], Dictionaries().known)
     monkeypatch.setattr(Path, "decode", broken)
     decoded = decoder.decode(batch)
     assert re.match(

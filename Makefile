@@ -7,7 +7,6 @@ BIN := $(VENV)/bin
 DURATION ?=
 ARGS ?=
 MINUTES ?= 30
-RATE ?= 50000
 OUT ?= benchmarks/soak
 
 RUN_STAMP := $(VENV)/.run
@@ -66,11 +65,13 @@ bench-quick: $(BENCH_STAMP)  ## The same with fewer cases and turns, and only sh
 	@$(BIN)/python -m benchmarks all --quick $(ARGS)
 
 report: $(DEV_STAMP)  ## Run the engine for a while and show where the CPU time went, as report.html too (DURATION=30 RATE=20000)
-	@MDSTREAM_SIMULATOR__RATE=$(or $(RATE),20000) MDSTREAM_SIMULATOR__MESSAGES_PER_FRAME=20 $(BIN)/mdstream run --duration $(or $(DURATION),30) --report report.json $(ARGS)
-	@$(BIN)/mdstream report report.json --out report.html
+	@MDSTREAM_SIMULATOR__RATE=$(or $(RATE),20000) MDSTREAM_SIMULATOR__MESSAGES_PER_FRAME=20 \
+	    $(BIN)/mdstream run --duration $(or $(DURATION),30) $(ARGS) --report report.json
+	@$(BIN)/mdstream report report.json --out report.html > /dev/null
+	@echo 'the same with pictures: report.html'
 
 soak: $(BENCH_STAMP)  ## Hold a load and see whether memory and descriptors stay flat (MINUTES=30 RATE=50000)
-	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(RATE) --out $(OUT) $(ARGS)
+	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(or $(RATE),50000) --out $(OUT) $(ARGS)
 
 lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

@@ -38,6 +38,8 @@ def main() -> None:
         "--turns", type=_turns, metavar="N", help="measure every case so often, whatever is usual"
     )
     parser.add_argument("--json", metavar="FILE", help="write the records there")
+    if "compare" in sys.argv[1:2]:
+        parser.error("two runs are compared by python -m benchmarks.compare BEFORE.json AFTER.json")
     given = parser.parse_args()
     names = list(NAMES) if "all" in given.name else given.name
     modules = {name: importlib.import_module(f"benchmarks.bench_{name}") for name in names}

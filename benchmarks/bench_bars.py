@@ -222,5 +222,19 @@ def tables(records: Sequence[Record]) -> list[Table]:
     return [Table(f"Bars of {TRADES:,} trades", headings, rows)]
 
 
+def findings(records: Sequence[Record]) -> list[str]:
+    """What the records say, in sentences."""
+    rates = {(r["subject"], r["params"]["symbols"]): r["messages_per_s"] for r in records}
+    told = []
+    for symbols in SYMBOLS:
+        ratio = rates["mdstream", symbols] / rates["polars", symbols]
+        told.append(
+            f"With {symbols:,} symbols ours take {ratio:.1f} times as many trades a second as Polars"
+            if ratio >= 1
+            else f"with {symbols:,} symbols Polars takes {1 / ratio:.1f} times as many as ours"
+        )
+    return [f"{', '.join(told)}; Polars makes all bars at once, when all trades are there."]
+
+
 if __name__ == "__main__":
     serve(sys.argv[1])

@@ -1,13 +1,14 @@
 """How long does it take to fetch every symbol of every stream: one after another, or all at once?
 
-The same requests go to the same simulator, which takes a fixed time for each:
+The same engine asks the same simulator, which takes a fixed time for each request, for the same symbols:
 
-    before     streams one after another, symbols one after another, over one kept-alive connection
-    streams    streams at once, symbols one after another
-    after      the engine: streams at once, symbols at once, rows in the frames at the end
+    before     streams one after another, an engine for each, and one request at a time
+    streams    streams at once, of each one request at a time
+    after      streams at once, symbols at once
 
-`after` is the engine's own T_total, from the first request to the last committed row; the two others
-only fetch and throw the bodies away. Repeats are interleaved; medians are shown.
+T_total is the engine's own, from the first request to the last committed row; of `before` it is the sum of
+its engines'. How processes start is in none. What takes turns of seconds, all of them the service's own
+time, is measured once; `after`, whose time is the engine's, more often: medians are shown.
 
 One by one takes streams × symbols times the service's time; all at once, it would take it once. The last
 column is what so many requests of one symbol each need where the service allows 200 a minute, however
@@ -16,20 +17,16 @@ they are made: arithmetic, not measured. The engine then asks for many symbols a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import aiohttp
-
 import mdstream
 from benchmarks.harness import Case, Plan, Record, Table, cell, simulator
-from mdstream.streams import STREAMS
 
-TAKES_S = (150.0, 7.0)
+TAKES_S = (160.0, 10.0)
 """Seconds on 2 cores: all of it, and the quick part."""
 
 SIZES = (
@@ -38,10 +35,14 @@ SIZES = (
     (1, 50, 20),
     (2, 50, 20),
     (4, 10, 20),
-    (4, 25, 20),
+    (4, 100, 20),
 )
 """Streams, symbols of each, and ms that the service takes."""
-TURNS = 2
+TURNS = 3
+AT_ONCE = 64
+"""Requests of a stream that may be under way: the engine's own setting."""
+SLOW = 0.6
+"""The part of the time that goes to what comes one after another."""
 RATE_LIMIT = 200
 """Requests a minute that the service allows its free plan."""
 
@@ -58,38 +59,21 @@ def symbol_lists(count: int) -> Lists:
     }
 
 
-async def one_after_another(base: str, lists: Lists, streams_at_once: bool) -> float:
-    """Seconds that today's loops take."""
-
-    async def stream(session: aiohttp.ClientSession, name: str, symbols: list[str]) -> None:
-        path = STREAMS[name].fetch.path.format(feed="us")
-        for symbol in symbols:
-            async with session.get(base + path, params={"symbols": symbol}) as response:
-                assert response.status == 200
-                await response.read()
-
-    keys = {"APCA-API-KEY-ID": "benchmark", "APCA-API-SECRET-KEY": "benchmark"}
-    async with aiohttp.ClientSession(headers=keys) as session:
-        started = time.perf_counter()
-        if streams_at_once:
-            await asyncio.gather(*(stream(session, n, s) for n, s in lists.items()))
-        else:
-            for name, symbols in lists.items():
-                await stream(session, name, symbols)
-        return time.perf_counter() - started
-
-
-def engine(base: str, lists: Lists) -> dict[str, float]:
-    """The engine's first cycle: T_total, and the longest and the sum of T_stream."""
+def engine(base: str, lists: Lists, concurrency: int) -> dict[str, float]:
+    """An engine's first cycle with so many requests of a stream at a time: T_total, and the longest and the
+    sum of T_stream.
+    """
     with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as silent:
         settings: dict[str, Any] = {
             "streams": list(lists),
             "data_url": base,
             "credentials": {"key_id": "benchmark", "secret_key": "benchmark"},
             "rejects": folder,
-            "fetch": {"interval_s": 0, "budget_per_minute": 1_000_000},
+            "fetch": {
+                "interval_s": 0, "budget_per_minute": 1_000_000, "concurrency": concurrency,
+            },
             **{name: {"symbols": symbols} for name, symbols in lists.items()},
-        }
+        }  # fmt: skip
         with mdstream.Engine(settings, log=silent) as running:
             deadline = time.monotonic() + 60
             while running.frame("telemetry.streams")["cycles"].tail(len(lists)).sum() < len(lists):
@@ -102,31 +86,45 @@ def engine(base: str, lists: Lists) -> dict[str, float]:
     return {"t_total_s": running.report["t_total_s"], "max_s": max(times), "sum_s": sum(times)}
 
 
+def one_after_another(base: str, lists: Lists) -> dict[str, float]:
+    """The same, each stream by an engine of its own when the one before is done."""
+    each = [engine(base, {name: symbols}, 1)["t_total_s"] for name, symbols in lists.items()]
+    return {"t_total_s": sum(each), "max_s": max(each), "sum_s": sum(each)}
+
+
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
-    sizes = plan.of(SIZES, SIZES[4:5])
-    cases = [
-        Case("fetch", subject, {"streams": streams, "symbols": symbols, "latency_ms": latency})
-        for streams, symbols, latency in sizes
-        for subject in ("before", "streams", "after")
-    ]
+    sizes = plan.of(SIZES, SIZES[3:4])
+    latencies = sorted({latency for _, _, latency in sizes})
     with contextlib.ExitStack() as stack:
         bases = {
             latency: stack.enter_context(
                 simulator("--rate", "1", "--rate-limit", "1000000", "--latency", str(latency))
             )[1]
-            for latency in sorted({latency for _, _, latency in sizes})
+            for latency in latencies
         }
 
         def measure(case: Case) -> dict[str, float]:
             base, every = bases[case.params["latency_ms"]], symbol_lists(case.params["symbols"])
             lists = dict(list(every.items())[: case.params["streams"]])
-            if case.subject == "after":
-                return engine(base, lists)
-            at_once = case.subject == "streams"
-            return {"t_total_s": asyncio.run(one_after_another(base, lists, at_once))}
+            if case.subject == "before":
+                return one_after_another(base, lists)
+            return engine(base, lists, 1 if case.subject == "streams" else AT_ONCE)
 
-        return plan.in_turns("fetch", cases, measure, plan.of(TURNS, 1))
+        def cases(*subjects: str) -> list[Case]:
+            return [
+                Case("fetch", subject, {"streams": n, "symbols": symbols, "latency_ms": latency})
+                for n, symbols, latency in sizes
+                for subject in subjects
+            ]
+
+        slow = plan.in_turns("fetch", cases("before", "streams"), measure, 1, (0.0, SLOW))
+        ours = plan.in_turns("fetch", cases("after"), measure, plan.of(TURNS, 1), (SLOW, 1.0))
+    return [r for pair, after in zip(by_two(slow), ours, strict=True) for r in (*pair, after)]
+
+
+def by_two(records: Sequence[Record]) -> list[Sequence[Record]]:
+    return [records[i : i + 2] for i in range(0, len(records), 2)]
 
 
 def tables(records: Sequence[Record]) -> list[Table]:

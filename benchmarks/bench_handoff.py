@@ -68,7 +68,9 @@ def cases(plan: Plan) -> list[Case]:
         asked += [{**USUAL, "symbols": MANY_SYMBOLS}, {**USUAL, "traffic": "books"}]
         asked += [{**USUAL, "slab_kb": size} for size in SLABS_KB if size != USUAL_KB]
     asked += [{"what": "pages"}, {"what": "quiet"}]
-    names = [*map(_name, worker_counts()), APART]
+    names = [*map(_name, plan.of(worker_counts(), (0, 1)))]
+    if not plan.quick:
+        names.append(APART)
     return [
         Case("handoff", name, params)
         for params in asked
@@ -92,8 +94,11 @@ def run(plan: Plan) -> list[Record]:
         def subject(workers: int) -> Subject:
             return stack.enter_context(Subject("benchmarks.handoff_line", str(workers), folder))
 
-        subjects = {_name(workers): subject(workers) for workers in worker_counts()}
-        apart = [subject(0) for _ in range(min(_MOST_APART, os.cpu_count() or 1))]
+        wanted = cases(plan)
+        names = {case.subject for case in wanted}
+        subjects = {_name(n): subject(n) for n in worker_counts() if _name(n) in names}
+        cores = min(_MOST_APART, os.cpu_count() or 1)
+        apart = [subject(0) for _ in range(cores if APART in names else 0)]
 
         def measure(case: Case) -> Answer:
             if case.subject != APART:
@@ -102,7 +107,7 @@ def run(plan: Plan) -> list[Record]:
                 answers = list(threads.map(lambda each: each.ask(**case.params), apart))
             return {"messages_per_s": sum(found["messages_per_s"] for found in answers)}
 
-        return plan.in_turns("handoff", cases(plan), measure, plan.of(TURNS, 1))
+        return plan.in_turns("handoff", wanted, measure, plan.of(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -124,11 +129,17 @@ def tables(records: Sequence[Record]) -> list[Table]:
             )
         )  # fmt: skip
     headings = ("", "", "M messages/s", "× inline", "feed ns", "its loop ns", "workers ns")
+    scaling = [] if _is_rough(records) else [_scaling(records, _cores(records))]
     return [
         Table("Decode, aggregate and commit, by the number of workers", headings, rows),
-        _scaling(records, _cores(records)),
+        *scaling,
         Table("One message at a time: offered → in the frame", ("", "p50 µs", "p99 µs"), quiet),
     ]
+
+
+def _is_rough(records: Sequence[Record]) -> bool:
+    """Whether all was measured but once: too little for laws."""
+    return all(r["turns"] == 1 for r in records)
 
 
 def _scaling(records: Sequence[Record], cores: int) -> Table:
@@ -159,7 +170,7 @@ def _scaling(records: Sequence[Record], cores: int) -> Table:
 def findings(records: Sequence[Record]) -> list[str]:
     """What the records say, in sentences."""
     found, cores = [], _cores(records)
-    if min(r["turns"] for r in records) == 1:
+    if _is_rough(records):
         found.append(
             "Each case was measured once: these figures are rough, and ratios of them rougher."
         )

@@ -33,6 +33,7 @@ LEAST = 0.10
 LEAST_SHARED = 0.15
 """What all cases together have to differ by: a machine's cores differ in more than the yardstick sees."""
 
+_MOST_GONE = 10
 _NO_MEASURES = {"benchmark", "question", "subject", "params", "spread", "turns", "measured"}
 _NOT_JUDGED = {"workers", "messages_per_batch", "rows", "lost"}
 
@@ -262,7 +263,9 @@ def main() -> None:
     given = parser.parse_args()
     try:
         before, after = _once(given.before), _once(given.after)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
         parser.error(str(error))
     every = changes(before, after)
     if not every:
@@ -280,8 +283,12 @@ def main() -> None:
     reversed_, lost_cases = turned(before, after), gone(before, after)
     for each in reversed_:
         print(f"turned: {each}")
-    for each in lost_cases:
+    for each in lost_cases[:_MOST_GONE]:
         print(f"gone: {each}")
+    if len(lost_cases) > _MOST_GONE:
+        print(
+            f"gone: {len(lost_cases) - _MOST_GONE} more; --quick measures fewer cases than make bench"
+        )
     print()
     for sentence in unjudged(before, after):
         print(sentence)

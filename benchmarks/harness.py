@@ -28,6 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -207,8 +208,9 @@ def present(plan: Plan, subjects: Sequence[str], modules: Mapping[str, str]) -> 
 def started(
     *command: str, stdin: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that is over when this is. Ctrl-C does not reach it, for its group is its own: it ends as
-    ever, by the end of its `stdin`, or is told to when it has none or takes its time.
+    """A process that is over when this is, with all that it started. Ctrl-C does not reach it, for its
+    group is its own: it ends as ever, by the end of its `stdin`, or is told to when it has none or takes
+    its time.
     """
     process = subprocess.Popen(
         command, stdin=stdin, stdout=subprocess.PIPE, text=True, process_group=0,
@@ -223,6 +225,7 @@ def started(
             process.terminate()
         raise
     finally:
+        below = _below(process.pid)
         with contextlib.suppress(BrokenPipeError):
             if process.stdin is not None:
                 process.stdin.close()
@@ -232,8 +235,20 @@ def started(
                 break
             force()
         process.wait()
+        _, left = psutil.wait_procs(below, _END_WAIT_S)  # they see that their parent is gone
+        for each in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    """What a process has started, and what that has."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 class Subject:

@@ -145,7 +145,9 @@ def main() -> None:
     folder = _HERE / "results"
     try:
         records, others = read(path), elsewhere(folder)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
         sys.exit(str(error))
     found = by_benchmark(records)
     if lacking := [name for name in NAMES if name not in found]:

@@ -10,6 +10,7 @@ What comes out is plain values, for a report that outlives the frames.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -27,6 +28,7 @@ _STAGES = {
 }
 """Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
 and going into the frames."""
+_LEAST_SAMPLES = 2
 _LEAST_MESSAGES = 10_000
 _LEAST_BATCH = 100
 """With fewer messages a batch, what a message costs tells nothing of what many would cost."""
@@ -53,9 +55,10 @@ def build(run: Attachment) -> Values:
         "memory_by_role": clock.by_role(processes, pl.col("rss_bytes")),
         "machine": _machine(run, clock),
         "streams": streams,
-        "useful": _useful(streams, roles),
+        "flow": _flow(run, processes),
     }
-    found["foreign"] = _foreign(found)
+    ours = sum(row["cpu_s"] for row in roles)
+    found["foreign"] = _foreign(cores["busy"], cores["count"], clock.seconds, ours)
     return {**found, "limit": limit(found)}
 
 
@@ -190,7 +193,6 @@ def _stream(
         "batches": batches.height,
         "messages": messages,
         "messages_per_batch": _rounded(messages / batches.height),
-        "decode_s": _rounded(float(spans["decode"].sum()) / 1e3),
         "stages_ms": {
             stage: {
                 "mean": _rounded((spans[stage] * spans["messages"]).sum() / max(1, messages)),
@@ -212,22 +214,10 @@ def _costs(
         return {}
     first, last = flowing.row(1, named=True), flowing.row(-1, named=True)
     messages = last["messages"] - first["messages"]
-    during = processes.filter(pl.col("ts").is_between(first["ts"], last["ts"]))
-    spent = (
-        during.group_by("role", "pid")
-        .agg(
-            *(
-                (pl.col(name).last() - pl.col(name).first())
-                for name in ("cpu_user_s", "cpu_system_s")
-            ),
-        )
-        .group_by("role")
-        .agg(pl.sum_horizontal("cpu_user_s", "cpu_system_s").sum().alias("cpu_s"))
-    )
-    cpu_s = dict(spent.iter_rows())
+    cpu_s = _spent(processes.filter(pl.col("ts").is_between(first["ts"], last["ts"])))
     wall_s = (last["ts"] - first["ts"]).total_seconds()
     done = batches.filter(pl.col("end_ts").is_between(first["ts"], last["ts"]))
-    decoding = (done["end_ts"] - done["start_ts"]).dt.total_nanoseconds().sum() / _SECOND
+    decoding = _decoding(batches, first["ts"], last["ts"])
     found: Values = {
         "messages_per_s": _rounded(messages / wall_s),
         "feed_busy": _rounded(100 * cpu_s.get("feed", 0.0) / wall_s),
@@ -267,15 +257,67 @@ def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
     }
 
 
-def _useful(streams: dict[str, Values], roles: list[Values]) -> Values:
-    """How much of the engine's CPU time decoded and aggregated; the simulator is not the engine's."""
-    engine = sum(row["cpu_s"] for row in roles if row["role"] != "simulator")
-    decode = sum(stream["decode_s"] for stream in streams.values())
+# -- the time in which messages came, all streams together
+
+
+def _flow(run: Attachment, processes: pl.DataFrame) -> Values:
+    """How busy everything was while messages came: what limits a run is seen there, not while it starts
+    and ends. `share` is what of the engine's CPU time decoded and aggregated; the simulator is not the
+    engine's. Without messages it is the whole run.
+    """
+    first, last = _while_messages_came(run)
+    within = pl.col("ts").is_between(first, last)
+    cores = run.frame("telemetry.cores").filter(within & (pl.col("ts") > first))
+    count, seconds = cores["core"].n_unique(), (last - first).total_seconds()
+    cpu_s = _spent(processes.filter(within))
+    engine = sum(value for role, value in cpu_s.items() if role != "simulator")
+    decode = 0.0
+    if "telemetry.batches" in run.frames:
+        decode = _decoding(run.frame("telemetry.batches"), first, last)
+    busy, simulator = _rounded(cores["busy_percent"].mean()), cpu_s.get("simulator", 0.0)
     return {
+        "seconds": _rounded(seconds),
+        "busy": busy,
+        "simulator_busy": _rounded(100 * simulator / seconds) if seconds else 0.0,
+        "simulator_share": _rounded(simulator / (engine + simulator)) if simulator else 0.0,
+        "foreign": _foreign(busy, count, seconds, engine + simulator),
         "engine_cpu_s": _rounded(engine),
         "decode_s": _rounded(decode),
         "share": _rounded(100 * decode / engine) if engine else 0.0,
     }
+
+
+def _while_messages_came(run: Attachment) -> tuple[datetime, datetime]:
+    """The first sample that has seen messages come, and the last one that has seen more of them."""
+    samples = run.frame("telemetry.streams").sort("ts")
+    more = samples.filter(pl.col("messages").diff().over("stream") > 0)["ts"]
+    every = run.frame("telemetry.cores")["ts"]
+    times = more if more.n_unique() > _LEAST_SAMPLES else every
+    return times.min(), times.max()  # type: ignore[return-value]
+
+
+def _spent(processes: pl.DataFrame) -> dict[str, float]:
+    """CPU seconds of each role from the first to the last sample of each of its processes."""
+    names = ("cpu_user_s", "cpu_system_s")
+    spent = (
+        processes.group_by("role", "pid")
+        .agg(*(pl.col(name).last() - pl.col(name).first() for name in names))
+        .group_by("role")
+        .agg(pl.sum_horizontal(*names).sum().alias("cpu_s"))
+    )
+    return dict(spent.iter_rows())
+
+
+def _decoding(batches: pl.DataFrame, first: datetime, last: datetime) -> float:
+    """Seconds that workers, or the feeds themselves, were at the batches that ended in that time."""
+    done = batches.filter(pl.col("end_ts").is_between(first, last))
+    return float((done["end_ts"] - done["start_ts"]).dt.total_nanoseconds().sum()) / _SECOND
+
+
+def _foreign(busy: float, cores: int, seconds: float, ours: float) -> float:
+    """The share of the cores' busy time that no process of this run had; `ours` is what they had."""
+    busy_s = busy / 100 * cores * seconds
+    return _rounded(max(0.0, 1 - ours / busy_s)) if busy_s else 0.0
 
 
 # -- the sentence
@@ -283,8 +325,8 @@ def _useful(streams: dict[str, Values], roles: list[Values]) -> Values:
 
 def limit(found: Values) -> str:
     """What held this run back, in a sentence."""
-    cores, streams = found["cores"], found["streams"]
-    if cores["busy"] >= _FULL:
+    flow, streams = found["flow"], found["streams"]
+    if flow["busy"] >= _FULL:
         return _by_cores(found)
     busiest = max(streams, key=lambda s: streams[s].get("workers_busy", 0.0), default="")
     if (
@@ -299,38 +341,32 @@ def limit(found: Values) -> str:
             f"The feed of {busiest} limits this run: its one process was busy "
             f"{streams[busiest]['feed_busy']:.0f}% of the time, so more workers would bring nothing."
         )
-    simulator = [100 * value for value in found["busy_by_role"].get("simulator", [])]
-    if simulator and sum(simulator) / len(simulator) >= _FULL:
-        return "The simulator limits this run: its one process was busy nearly all the time."
+    if flow["simulator_busy"] >= _FULL:
+        return (
+            "The simulator limits this run: its one process was busy "
+            f"{flow['simulator_busy']:.0f}% of the time and may have sent less than it was asked for."
+        )
     return (
-        f"Nothing here limits this run: the cores were idle {cores['idle']:.0f}% of the time, and the "
-        "engine took what came as it came."
+        f"Nothing here limits this run: while messages came the cores were idle {100 - flow['busy']:.0f}% "
+        "of the time, and the engine took what came as it came."
     )
 
 
 def _by_cores(found: Values) -> str:
-    cores = found["cores"]
-    share = sum(row["share"] for row in found["roles"] if row["role"] == "simulator")
+    cores, flow = found["cores"], found["flow"]
+    share = flow["simulator_share"]
     other = (
         f", {100 * share:.0f}% of the run's CPU time being the simulator's" if share >= 0.05 else ""
     )
-    if found["foreign"] >= _MUCH:
+    if flow["foreign"] >= _MUCH:
         return (
-            f"Other programs limit this run: {cores['count']} cores were busy {cores['busy']:.0f}% of the "
-            f"time, {100 * found['foreign']:.0f}% of that with what is not this run's."
+            f"Other programs limit this run: {cores['count']} cores were busy {flow['busy']:.0f}% of the "
+            f"time, {100 * flow['foreign']:.0f}% of that with what is not this run's."
         )
     return (
-        f"The cores limit this run: {cores['count']} were busy {cores['busy']:.0f}% of the time{other}; "
+        f"The cores limit this run: {cores['count']} were busy {flow['busy']:.0f}% of the time{other}; "
         "more workers would bring nothing, more cores would."
     )
-
-
-def _foreign(found: Values) -> float:
-    """The share of the cores' busy time that no process of this run had."""
-    cores = found["cores"]
-    busy_s = cores["busy"] / 100 * cores["count"] * found["seconds"]
-    ours = sum(row["cpu_s"] for row in found["roles"])
-    return _rounded(max(0.0, 1 - ours / busy_s)) if busy_s else 0.0
 
 
 def _by_workers(name: str, stream: Values) -> str:

@@ -19,13 +19,12 @@ from mdstream.utilization import _Clock, _foreign, limit, model
 def found(**changes: Any) -> dict[str, Any]:
     stream = {"workers": 2, "workers_busy": 10.0, "feed_busy": 10.0}
     usual = {
-        "cores": {"count": 4, "busy": 20.0, "idle": 80.0},
-        "roles": [{"role": "feed", "share": 0.5}, {"role": "simulator", "share": 0.5}],
-        "busy_by_role": {"simulator": [0.1, 0.1]},
-        "foreign": 0.0,
+        "cores": {"count": 4},
         "streams": {"stocks": stream, "news": dict(stream)},
     }
-    return {**usual, **changes}
+    flow = {"busy": 20.0, "simulator_busy": 10.0, "simulator_share": 0.5, "foreign": 0.0}
+    at = {name: changes.pop(name) for name in flow if name in changes}
+    return {**usual, **changes, "flow": {**flow, **at}}
 
 
 def test_workers_add_up_until_the_feed_or_the_cores_end_it() -> None:
@@ -40,19 +39,17 @@ def test_workers_add_up_until_the_feed_or_the_cores_end_it() -> None:
 
 
 def test_a_run_that_is_idle_is_limited_by_nothing() -> None:
-    assert "Nothing here limits this run: the cores were idle 80% of the time" in limit(found())
-    assert "Nothing here" in limit(found(streams={}, busy_by_role={}, roles=[]))
+    idle = "Nothing here limits this run: while messages came the cores were idle 80% of the time"
+    assert idle in limit(found())
+    assert "Nothing here" in limit(found(streams={}))
 
 
 def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
-    text = limit(found(cores={"count": 2, "busy": 97.0, "idle": 3.0}))
+    text = limit(found(busy=97.0))
     assert (
-        "The cores limit this run: 2 were busy 97% of the time, 50% of the run's CPU time" in text
+        "The cores limit this run: 4 were busy 97% of the time, 50% of the run's CPU time" in text
     )
-    alone = found(
-        cores={"count": 2, "busy": 97.0, "idle": 3.0}, roles=[{"role": "feed", "share": 1}]
-    )
-    assert "simulator" not in limit(alone)
+    assert "simulator" not in limit(found(busy=97.0, simulator_share=0.0))
 
 
 @pytest.mark.parametrize(
@@ -82,20 +79,16 @@ def test_a_stream_that_is_used_up_is_named(stream: dict[str, Any], expected: str
 
 
 def test_a_simulator_that_is_used_up_is_named() -> None:
-    assert "The simulator limits" in limit(found(busy_by_role={"simulator": [0.99, 0.97]}))
+    text = limit(found(simulator_busy=97.0))
+    assert "The simulator limits this run: its one process was busy 97% of the time" in text
 
 
 def test_other_programs_that_take_the_cores_are_told() -> None:
-    full = {"count": 2, "busy": 100.0, "idle": 0.0}
-
-    def share(cpu_s: float) -> float:
-        return _foreign({"cores": full, "seconds": 10.0, "roles": [{"cpu_s": cpu_s}]})
-
-    assert share(10.0) == 0.5
-    text = limit(found(cores=full, foreign=share(10.0)))
+    assert _foreign(100.0, 2, 10.0, 10.0) == 0.5
+    text = limit(found(busy=100.0, foreign=0.5))
     assert "Other programs limit this run" in text
     assert "50% of that" in text
-    assert "The cores limit" in limit(found(cores=full, foreign=share(19.0)))
+    assert "The cores limit" in limit(found(busy=100.0, foreign=_foreign(100.0, 2, 10.0, 19.0)))
 
 
 class Frames:

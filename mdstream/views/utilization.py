@@ -37,7 +37,7 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
 
 
 def _cores_line(found: dict[str, Any]) -> str:
-    cores, useful = found["cores"], found["useful"]
+    cores, flow = found["cores"], found["flow"]
     text = (
         f"{cores['count']} cores over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
         f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
@@ -45,8 +45,9 @@ def _cores_line(found: dict[str, Any]) -> str:
     if found["foreign"] >= _WORTH_TELLING:
         text += f" ({100 * found['foreign']:.0f}% of what was busy was not this run's)"
     return (
-        f"{text}; of {useful['engine_cpu_s']:.1f} s of the engine's CPU time "
-        f"{useful['decode_s']:.1f} s ({useful['share']:.0f}%) decoded and aggregated"
+        f"{text}. While messages came ({flow['seconds']:.0f} s): idle {100 - flow['busy']:.0f}%; "
+        f"{flow['engine_cpu_s']:.1f} s of CPU time were the engine's, {flow['decode_s']:.1f} s of them "
+        f"({flow['share']:.0f}%) decoding and aggregating"
     )
 
 

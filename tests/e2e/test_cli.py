@@ -141,7 +141,7 @@ def assert_utilization(found: dict[str, Any]) -> None:
     assert sum(row["share"] for row in found["roles"]) == pytest.approx(1)
     assert {row["role"] for row in found["roles"]} == {"supervisor", "feed", "worker", "simulator"}
     assert sum(row["processes"] for row in found["roles"] if row["role"] == "feed") == 4
-    assert 0 < found["useful"]["decode_s"] < found["useful"]["engine_cpu_s"]
+    assert 0 < found["flow"]["decode_s"] < found["flow"]["engine_cpu_s"]
     assert max(found["machine"]["shm_bytes"]) > 1e6
     assert max(found["machine"]["switches"]) > 10
     for stream in found["streams"].values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -38,6 +39,10 @@ class Credentials(Struct, frozen=True):
 
     def __rich_repr__(self) -> Any:
         yield "set" if self else "not set"
+
+
+ANY_KEY = Credentials(key_id="any", secret_key="any")
+"""What a server on this machine is told where no key is set: simulators and replays take any."""
 
 
 class StreamConfig(Struct, frozen=True):
@@ -211,6 +216,11 @@ class Config(Struct, frozen=True):
             return data
         live = self.credentials.key_id.startswith(_LIVE_KEY)
         return LIVE_TRADING_URL if live else PAPER_TRADING_URL
+
+
+def is_loopback(url: str) -> bool:
+    """Whether `url` names this machine, which no proxy stands before."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def _sibling(url: str) -> str:

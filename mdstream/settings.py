@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mdstream.config import Config, StreamConfig
+from mdstream.config import ANY_KEY, Config, StreamConfig, is_loopback
 from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import StreamSpec
@@ -57,7 +57,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
 
 
 def check(config: Config) -> Config:
-    """Refuse settings that no run could honour; returns `config` itself."""
+    """Refuse settings that no run could honour; returns the others, with a key for one's own server."""
     if not config.streams:
         raise ConfigError("streams: name at least one of " + ", ".join(STREAMS))
     if len(set(config.streams)) != len(config.streams):
@@ -75,7 +75,20 @@ def check(config: Config) -> Config:
         raise ConfigError("set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither")
     _check_choices(config)
     _check_numbers(config)
-    return config
+    return _with_any_key(config)
+
+
+def _with_any_key(config: Config) -> Config:
+    """Without keys, servers on this machine are told some: simulators and replays take any."""
+    urls = (
+        config.stream_url,
+        config.data_url,
+        *(config.stream(n).stream_url for n in config.streams),
+    )
+    named = list(filter(None, urls))
+    if config.credentials or config.simulated or not all(map(is_loopback, named)):
+        return config
+    return msgspec.structs.replace(config, credentials=ANY_KEY)
 
 
 def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config
+from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config
 from mdstream.errors import ConfigError
 from mdstream.settings import from_mapping, load
 
@@ -40,6 +40,25 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
     assert "id-1" not in repr(config)
     assert "secret-1" not in str(config)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"data_url": "http://127.0.0.1:8765"}, True),
+        ({"stream_url": "ws://localhost:8765"}, True),
+        ({"data_url": "https://data.example.com"}, False),
+        ({"stream_url": "ws://127.0.0.1:1", "data_url": "https://data.example.com"}, False),
+        ({"stream_url": "ws://127.0.0.1:1", "news": {"stream_url": "wss://example.com"}}, False),
+        ({}, False),
+    ],
+)
+def test_without_keys_servers_on_this_machine_are_told_any(
+    flags: dict[str, Any], told: bool
+) -> None:
+    assert (load(environ={}, flags=flags).credentials == ANY_KEY) is told
+    mine = {"APCA_API_KEY_ID": "id-1", "APCA_API_SECRET_KEY": "secret-1"}
+    assert load(environ=mine, flags=flags).credentials.key_id == "id-1"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,13 @@ _LONGEST_LIST = 20
 
 
 def backfill(
-    dataset: Annotated[str, typer.Argument(help="What to fetch, as stocks.trades or crypto.bars.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="What to fetch: stocks.trades, .quotes or .bars, options.trades or .bars, "
+            "crypto.trades, .quotes or .bars, news.articles."
+        ),
+    ],
     start: Annotated[
         str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")
     ],
@@ -219,7 +225,9 @@ def _lines(path: Path | None) -> list[str]:
         return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"--symbols-file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"--symbols-file {path}: {error}") from error
     return [name for line in lines for name in _names(line.partition("#")[0])]
 

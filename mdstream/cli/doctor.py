@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mdstream import memory
 from mdstream.cli.output import output_console
-from mdstream.config import LIVE_DATA_URL, LIVE_STREAM_URL, Config
+from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config
 from mdstream.errors import Exit
 from mdstream.settings import load
 
@@ -119,7 +119,9 @@ def _runs(config: Config) -> Iterator[Finding]:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
-    if config.credentials:
+    if config.credentials == ANY_KEY:
+        yield Finding("ok", "keys", "not set: servers on this machine are told any")
+    elif config.credentials:
         yield Finding("ok", "keys", "set")
     elif config.simulated:
         yield Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +83,10 @@ def export(
         partial.rename(to)
     finally:
         partial.unlink(missing_ok=True)
-    print(f"{_rows(to, ending):,} rows in {to}")
+    count = _rows(to, ending)
+    print(f"{count:,} rows in {to}")
+    if not count:
+        print("the store has nothing of these symbols and this time", file=sys.stderr)
 
 
 def _to_nautilus(

@@ -51,8 +51,5 @@ async def backfill_async(
 def backfill(
     dataset: str, symbols: Sequence[str], start: When, end: When, **options: Any
 ) -> Status:
-    """`backfill_async`, for a program without a loop.
-
-    A script needs `if __name__ == "__main__":` around it, for workers import what started them.
-    """
+    """`backfill_async`, for a program without a loop."""
     return asyncio.run(backfill_async(dataset, symbols, start, end, **options))

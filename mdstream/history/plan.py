@@ -28,8 +28,9 @@ class Estimate(NamedTuple):
 def check(request: Request, store: Path, config: Config) -> None:
     """Refuse what cannot come to anything. Raises `ConfigError`."""
     if ":/" in str(store):
+        url = str(store).replace(":/", "://", 1)  # a path has dropped one
         raise ConfigError(
-            f"store {str(store)!r}: a backfill fills a folder; an object store takes what is recorded"
+            f"store {url!r}: a backfill fills a folder; an object store takes what is recorded"
         )
     if config.simulated and not request.spec.always_open:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _ROWS_A_SHARD = 9_000
 """Bars of a shard, if none is missing: a page, at most."""
 
 _NEWS_DAYS = 30
+_LAST_YEAR = 2261
+"""The last whole one that has nanoseconds in 64 bits."""
 _TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
 
 
@@ -231,18 +234,28 @@ def minutes_of(timeframe: str) -> int:
 
 
 def moment(value: str | date | datetime, name: str, whole_day: bool = False) -> int:
-    """Nanoseconds since 1970 of a date or a time. Raises `ConfigError`."""
+    """Nanoseconds since 1970 of a date or a time, at most 2262's first. Raises `ConfigError`."""
     if isinstance(value, str):
-        try:
-            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"{name}: {value!r} is no time; write 2026-01-05 or 2026-01-05T14:30:00Z"
-            ) from error
+        value = _parsed(value, name)
+    if value.year < 1970:
+        raise ConfigError(f"{name}: {value} is before 1970, from when on there is nothing")
+    if value.year > _LAST_YEAR:
+        return _ns(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC))
     if isinstance(value, datetime):
         return _ns(value if value.tzinfo else value.replace(tzinfo=UTC))
     day = datetime(value.year, value.month, value.day, tzinfo=UTC)
     return _ns(day + timedelta(days=int(whole_day)))
+
+
+def _parsed(value: str, name: str) -> date | datetime:
+    with contextlib.suppress(ValueError):
+        return date.fromisoformat(value)  # of any form, as 20260105: a date is a whole day
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: {value!r} is no time; write 2026-01-05 or 2026-01-05T14:30:00Z"
+        ) from error
 
 
 def day_of(value: str | date | datetime) -> date:

@@ -22,6 +22,7 @@ from picows import (
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
+from mdstream.config import is_loopback
 from mdstream.errors import NetworkError
 from mdstream.session.socket import (
     CLOSE_TIMEOUT_S,
@@ -33,7 +34,7 @@ from mdstream.session.socket import (
     refused,
     unreachable,
 )
-from mdstream.session.target import Target, headers, is_loopback
+from mdstream.session.target import Target, headers
 
 _log = logging.getLogger("mdstream.picows")
 _log.setLevel(logging.CRITICAL)  # what it knows is in our errors

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from mdstream.config import is_loopback
 from mdstream.session.socket import (
     CLOSE_TIMEOUT_S,
     OPEN_TIMEOUT_S,
@@ -20,7 +21,7 @@ from mdstream.session.socket import (
     refused,
     unreachable,
 )
-from mdstream.session.target import Target, headers, is_loopback
+from mdstream.session.target import Target, headers
 
 _BUFFERED = 1024
 """Payloads received but not taken yet; when full, reading pauses."""

@@ -14,12 +14,12 @@ import aiohttp
 import orjson
 import stamina
 
-from mdstream.config import Config
+from mdstream.config import Config, is_loopback
 from mdstream.errors import CertificateError, CredentialsError, NetworkError, ServerError
 from mdstream.handoff.packing import Packing, UnpackingError, unpack
 from mdstream.session.budget import Budget
 from mdstream.session.retry import CAP_S, FIRST_S, RETRIED_STATUSES, pause_asked_for
-from mdstream.session.target import is_loopback, tls_context
+from mdstream.session.target import tls_context
 
 log = logging.getLogger(__name__)
 

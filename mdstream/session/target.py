@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from mdstream.config import Config, Credentials
 from mdstream.session.silence import MuteLimits
@@ -43,11 +42,6 @@ class Target:
             mute=MuteLimits.of(spec, stream.mute_after_s),
             library="websockets" if config.compression else config.websocket,
         )
-
-
-def is_loopback(url: str) -> bool:
-    """Whether `url` names this machine, which no proxy stands before."""
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def tls_context(config: Config) -> ssl.SSLContext:

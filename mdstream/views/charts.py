@@ -173,4 +173,5 @@ def _line(axis: Any, found: dict[str, Any], name: str, scale: float, label: str)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("seconds")
     if label:
-        axis.legend(loc="center right")
+        axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the names, above all lines
+        axis.legend(loc="upper center", ncols=5)

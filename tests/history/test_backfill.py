@@ -243,6 +243,27 @@ def test_a_commit_that_fails_is_told_and_the_next_run_makes_it(
     compare(tmp_path, ["AAPL", "MSFT", "NVDA"], *HOURS)
 
 
+def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import mdstream\n"
+        "with open('ran', 'a') as file: file.write('x')\n"
+        "done = mdstream.backfill('stocks.trades', ['AAPL'], '2026-01-05', '2026-01-05T01:00:00Z',\n"
+        f"    store='store', settings={{'data_url': {sim.data_url!r}, 'workers': 2}})\n"
+        "print(done.stored, done.failed)\n"
+    )
+    keyless = {name: text for name, text in os.environ.items() if not name.startswith("APCA_")}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=keyless, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "3600 {}\n", done.stderr
+    assert (tmp_path / "ran").read_text() == "x", "workers do not run the script"
+    assert not done.stderr
+
+
 # -- the command, killed
 
 

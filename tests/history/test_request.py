@@ -82,6 +82,13 @@ def test_a_date_as_end_includes_that_day_and_what_is_not_over_is_left_out() -> N
     assert request(end="2030-01-01").past == moment(NOW, "") - 60 * 10**9
 
 
+def test_a_date_is_a_whole_day_in_any_form_and_one_that_is_far_away_is_now() -> None:
+    days = {moment(text, "", whole_day=True) for text in ("2026-01-05", "20260105", "2026-W02-1")}
+    assert days == {moment("2026-01-06T00:00:00Z", "")}
+    assert request(end="9999-12-31").past == request(end="2030-01-01").past
+    assert moment("9999-12-31", "") == moment("2262-01-01", "") < 2**63
+
+
 @given(st.integers(0, 2**62))
 def test_times_are_told_to_the_nanosecond(ns: int) -> None:
     text = rfc3339(ns)
@@ -94,6 +101,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"dataset": "stocks.bananas"}, "there is that of stocks.trades, stocks.quotes"),
         ({"start": "yesterday"}, "'yesterday' is no time; write 2026-01-05"),
         ({"start": "2026-02-01"}, "is not before end"),
+        ({"start": "1500-01-05"}, "start: 1500-01-05 is before 1970"),
         ({"start": "2027-02-01", "end": "2027-02-02"}, "is not in the past"),
         ({"symbols": []}, "no symbol"),
         ({"symbols": ["A,B"]}, "'A,B' is no symbol"),

@@ -228,6 +228,8 @@ def _measure(submit: Submit, under_way: int) -> dict[str, float]:
 
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
+    if plan.quick:
+        plan.print(f"{' and '.join(SUBJECTS[-2:])}: only in the whole benchmark, they start slowly")
     with contextlib.ExitStack() as stack:
         subjects = {}
         for name in plan.of(SUBJECTS, SUBJECTS[:-2]):  # the last ones take seconds to start

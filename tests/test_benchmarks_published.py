@@ -27,7 +27,7 @@ from benchmarks import (
     scaling,
     traffic,
 )
-from benchmarks.harness import Case, Plan, Record, Table, cell, present, read, record
+from benchmarks.harness import Case, Plan, Record, Subject, Table, cell, present, read, record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "results.json"
@@ -304,6 +304,13 @@ def test_a_file_of_no_records_is_told(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=r"odd\.json"):
         read(path)
+
+
+@pytest.mark.parametrize("subject", ["crew, ticket", "pool, ticket"])
+def test_a_pool_as_a_subject_answers(subject: str) -> None:
+    with Subject("benchmarks.bench_pools", subject) as pool:
+        assert pool.first == {"subject": subject}
+        assert pool.ask(under_way=1)["task_us"] > 0
 
 
 def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:

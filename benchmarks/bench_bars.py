@@ -228,12 +228,11 @@ def findings(records: Sequence[Record]) -> list[str]:
     told = []
     for symbols in SYMBOLS:
         ratio = rates["mdstream", symbols] / rates["polars", symbols]
-        told.append(
-            f"With {symbols:,} symbols ours take {ratio:.1f} times as many trades a second as Polars"
-            if ratio >= 1
-            else f"with {symbols:,} symbols Polars takes {1 / ratio:.1f} times as many as ours"
-        )
-    return [f"{', '.join(told)}; Polars makes all bars at once, when all trades are there."]
+        told.append(f"{ratio:.1f} times with {symbols:,} symbols")
+    return [
+        f"Trades a second, beside Polars': {', '.join(told)}. Polars makes all bars at once, when all "
+        "trades are there."
+    ]
 
 
 if __name__ == "__main__":

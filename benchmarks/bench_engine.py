@@ -265,7 +265,7 @@ def findings(records: Sequence[Record]) -> list[str]:
         if one and rate
     ]
     turns = min(r["turns"] for r in records)
-    told.append("measured once" if turns == 1 else f"medians of {turns} turns")
+    told.append("measured once, which is rough" if turns == 1 else f"medians of {turns} turns")
     return [f"{', '.join(told)}. Lost: {lost:.0f}."]
 
 

@@ -30,7 +30,7 @@ _STAGES = {
 and going into the frames."""
 _LEAST_SAMPLES = 2
 _LEAST_MESSAGES = 10_000
-_LEAST_BATCH = 100
+_LEAST_BATCH = 1_000
 """With fewer messages a batch, what a message costs tells nothing of what many would cost."""
 _MUCH = 0.25
 _FULL = 85.0
@@ -269,11 +269,18 @@ def _flow(run: Attachment, processes: pl.DataFrame) -> Values:
     within = pl.col("ts").is_between(first, last)
     cores = run.frame("telemetry.cores").filter(within & (pl.col("ts") > first))
     count, seconds = cores["core"].n_unique(), (last - first).total_seconds()
-    cpu_s = _spent(processes.filter(within))
+    during = processes.filter(within)
+    cpu_s = _spent(during)
     engine = sum(value for role, value in cpu_s.items() if role != "simulator")
     decode = 0.0
     if "telemetry.batches" in run.frames:
-        decode = _decoding(run.frame("telemetry.batches"), first, last)
+        batches = run.frame("telemetry.batches").with_columns(pl.col("stream").cast(pl.String))
+        for name in batches["stream"].unique():
+            mine = pl.col("stream") == name
+            cost = _spent(during.filter(mine))
+            # A batch's time passes also while its worker waits for a core: it is at most the CPU time.
+            most = cost.get("worker", cost.get("feed", 0.0))
+            decode += min(most, _decoding(batches.filter(mine), first, last))
     busy, simulator = _rounded(cores["busy_percent"].mean()), cpu_s.get("simulator", 0.0)
     return {
         "seconds": _rounded(seconds),

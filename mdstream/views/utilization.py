@@ -154,9 +154,10 @@ def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
     for name, stream in streams.items():
         if (found := stream.get("model")) is not None:
             now, more = _millions(found["now_per_s"]), _millions(found["one_more_per_s"])
+            count = stream["workers"]
             text = (
-                f"{name}, by what a message cost, alone on this machine: {now} with {stream['workers']} "
-                f"workers ({found['speedup']:.2f}× one process, efficiency "
+                f"{name}, by what a message cost, alone on this machine: {now} with {count} "
+                f"worker{'s' if count > 1 else ''} ({found['speedup']:.2f}× one process, efficiency "
                 f"{100 * found['efficiency']:.0f}%), {more} with one more"
             )
             lines.append(Text(text, style="dim"))

@@ -281,6 +281,33 @@ def test_bars_that_the_clock_ended_are_not_published_again_by_a_successor() -> N
         assert rows == [(0, 0), (1, 0), (0, 9), (0, 70)]
 
 
+def test_bars_that_were_revised_are_not_published_again_by_a_successor() -> None:
+    cancel = {"symbol": 0, "id": 7, "exchange": "V", "recv": START + 6 * SECOND}
+    batches = [
+        [trade(0, 0, id=7), trade(0, 0.5, id=8, price=101.0), trade(1, 0, id=9)],
+        [trade(0, 5, id=10)],
+        [("cancel", cancel)],
+        [trade(0, 40, id=11)],
+        [trade(0, 80, id=12)],
+    ]
+    found = {}
+    for killed in (None, 3, 4):
+        with RunDirectory() as run:
+            made = Bench(run.path, "stocks")
+            for index, batch in enumerate(batches):
+                for _ in range(2 if index == killed else 0):  # and its successor at once, too
+                    rows = made.committer.committed_rows
+                    again = boot.trades_again(str(run.path), "stocks", rows)
+                    made = Bench(run.path, "stocks")
+                    made.committer.restore_bars(again)
+                made.batch(batch)
+            made.committer.close()
+            found[killed] = {name: made.rows(name) for name in ("bars_1s", "bars_1m")}
+    assert any(row["revised"] for row in found[None]["bars_1s"])
+    assert found[3] == found[None]
+    assert found[4] == found[None]
+
+
 def trade(symbol: int, second: float, **more: Any) -> Event:
     at = START + int(second * SECOND)
     it = {"symbol": symbol, "recv": at, "ts": at, "price": 100.0, "size": 10, "tape": "A", "exchange": "V",

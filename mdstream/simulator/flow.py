@@ -73,8 +73,8 @@ def generated(stream: str, seed: int, subscription: Subscription) -> Iterator[Me
 
 def live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
     """The market's messages, each with the time at which it is made, and bars of its trades."""
-    # Numbers are not used twice, also by the next connection.
-    ids_from = time.time_ns() // 1_000_000
+    # Numbers are not used twice, also by the next connection: none has a million a second.
+    ids_from = time.time_ns() // 1_000
     messages = Market(stream, seed, subscription, ids_from).messages(time.time_ns)
     if "bars" not in STREAMS[stream].subscriptions:
         return messages

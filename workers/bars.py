@@ -280,8 +280,8 @@ class Bars:
         for kind, values in sorted(found, key=lambda each: each[1]["recv_ts"]):
             self._apply(kind, values, trades)
         for level in self._levels:
-            while len(level.stale()):
-                self._build(level, trades)  # or nobody can say whether they are as they were published
+            while len(level.stale()):  # else nobody can say whether they are as they were published
+                self._build(level, trades)
             level.see_published()
         self._published()
 

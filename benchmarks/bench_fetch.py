@@ -118,10 +118,10 @@ def run(plan: Plan) -> list[Record]:
 
         slow = plan.in_turns("fetch", cases("before", "streams"), measure, 1, (0.0, SLOW))
         ours = plan.in_turns("fetch", cases("after"), measure, plan.of(TURNS, 1), (SLOW, 1.0))
-    return [r for pair, after in zip(by_two(slow), ours, strict=True) for r in (*pair, after)]
+    return [r for pair, after in zip(_by_two(slow), ours, strict=True) for r in (*pair, after)]
 
 
-def by_two(records: Sequence[Record]) -> list[Sequence[Record]]:
+def _by_two(records: Sequence[Record]) -> list[Sequence[Record]]:
     return [records[i : i + 2] for i in range(0, len(records), 2)]
 
 

@@ -154,9 +154,9 @@ class Committer:
             self.frames[part.channel].append(columns, receipt.sequence)
             rows[part.channel] = columns
         for name, (offset, count) in receipt.newest.items():
-            if self._latest is not None:
-                newest = np.frombuffer(area.memory, np.int64, count, offset)
-                self._latest.update(self._spec.by_name[name], rows[name], newest)
+            assert self._latest is not None, "only streams that have such a table are told"
+            newest = np.frombuffer(area.memory, np.int64, count, offset)
+            self._latest.update(self._spec.by_name[name], rows[name], newest)
         if receipt.books is not None:
             self._change_books(receipt.books, area, codes)
         self._join_bars(area, receipt, codes, rows)

@@ -233,6 +233,14 @@ def test_bars_of_crypto_have_the_midpoints_of_quotes(events: list[Event], cuts: 
     expect("crypto", events, whole)
 
 
+def successor(run: Path, killed: Bench) -> Bench:
+    """What takes the place of a killed feed of stocks."""
+    again = boot.trades_again(str(run), "stocks", killed.committer.committed_rows)
+    made = Bench(run, "stocks")
+    made.committer.restore_bars(again)
+    return made
+
+
 @given(stocks(), st.integers(0, 40), st.integers(1, 20))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_successor_of_a_killed_feed_gets_the_same_bars(
@@ -249,10 +257,7 @@ def test_a_successor_of_a_killed_feed_gets_the_same_bars(
         made = Bench(run.path, "stocks")
         for index, batch in enumerate(batches):
             if index * size <= killed < (index + 1) * size:
-                rows = made.committer.committed_rows
-                again = boot.trades_again(str(run.path), "stocks", rows)
-                made = Bench(run.path, "stocks")
-                made.committer.restore_bars(again)
+                made = successor(run.path, made)
             made.batch(batch)
         made.committer.close()
         for name, model in plain("stocks", events).items():
@@ -272,9 +277,7 @@ def test_bars_that_the_clock_ended_are_not_published_again_by_a_successor() -> N
         for index, batch in enumerate(batches):
             if index == 2:  # killed when the tick had published both bars of the first second
                 assert len(made.rows("bars_1s")) == 2
-                again = boot.trades_again(str(run.path), "stocks", made.committer.committed_rows)
-                made = Bench(run.path, "stocks")
-                made.committer.restore_bars(again)
+                made = successor(run.path, made)
             made.batch(batch)
         made.committer.close()
         rows = [(r["symbol"], (r["ts"] - START) // SECOND) for r in made.rows("bars_1s")]
@@ -296,10 +299,7 @@ def test_bars_that_were_revised_are_not_published_again_by_a_successor() -> None
             made = Bench(run.path, "stocks")
             for index, batch in enumerate(batches):
                 for _ in range(2 if index == killed else 0):  # and its successor at once, too
-                    rows = made.committer.committed_rows
-                    again = boot.trades_again(str(run.path), "stocks", rows)
-                    made = Bench(run.path, "stocks")
-                    made.committer.restore_bars(again)
+                    made = successor(run.path, made)
                 made.batch(batch)
             made.committer.close()
             found[killed] = {name: made.rows(name) for name in ("bars_1s", "bars_1m")}

@@ -26,6 +26,9 @@ from mdstream.streams.storage import DTYPE
 
 Array = npt.NDArray[Any]
 
+_MOST_PLACES = 256
+"""Numbers of rows for which a shape remembers where its columns lie."""
+
 PARTIAL = np.dtype(
     [
         ("kind", "<u4"),
@@ -93,9 +96,6 @@ def picked(data: ColumnData, rows: npt.NDArray[np.int64]) -> ColumnData:
 def mask_of(data: ColumnData) -> npt.NDArray[np.bool_]:
     """Which rows have a value."""
     return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
-
-
-_MOST_PLACES = 256
 
 
 def _aligned(offset: int) -> int:

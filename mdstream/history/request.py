@@ -238,7 +238,7 @@ def moment(value: str | date | datetime, name: str, whole_day: bool = False) -> 
     if isinstance(value, str):
         value = _parsed(value, name)
     if value.year < 1970:
-        raise ConfigError(f"{name}: {value} is before 1970, from when on there is nothing")
+        raise ConfigError(f"{name}: {value} is before 1970, and nothing is so old")
     if value.year > _LAST_YEAR:
         return _ns(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC))
     if isinstance(value, datetime):

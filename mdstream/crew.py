@@ -12,18 +12,16 @@ When a process dies the executor breaks, all tasks with it, and every ticket und
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import multiprocessing
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
-from types import ModuleType
 from typing import Any
 
+from mdstream import template
 from mdstream.handoff import packets
 from mdstream.interrupts import deaf_children
 
@@ -56,7 +54,7 @@ class Crew:
         self._broken: BaseException | None = None
         others = set(multiprocessing.active_children())
         self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
-        with deaf_children(), _without_main():
+        with deaf_children(), template.without_main():
             for _ in range(size):
                 task = asyncio.wrap_future(self._executor.submit(serve))
                 task.add_done_callback(self._ended)
@@ -149,18 +147,3 @@ class Crew:
                 future.set_exception(failure)
         if self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # it may be that nobody waits for it
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Around the start of a process: it does not import the script that this one runs.
-
-    What it is given to do is in modules of ours; and a script without `if __name__ == "__main__"` would do
-    in each process all that it does.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from mdstream import interrupts
+from mdstream import interrupts, template
 from mdstream.errors import Exit, MdstreamError
 from mdstream.feed import HEARTBEAT_S, Assignment, Feed
 from mdstream.frames.rundir import state_path
@@ -35,8 +35,10 @@ _EXIT_WAIT_S = 3.0
 def main(assignment: Assignment, pipe: Connection) -> None:
     """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
     interrupts.ignore()  # Ctrl-C is the supervisor's to interpret
-    _die_with_parent()
     os.environ.update(SINGLE_THREADED)
+    if assignment.config.workers_per_stream():
+        template.copy_here(unneeded=pipe)
+    _die_with_parent()
     outbox = Outbox(pipe)
     set_up_child(outbox, assignment.stream, assignment.config.log.level)
     code = Exit.OK
@@ -53,6 +55,7 @@ def main(assignment: Assignment, pipe: Connection) -> None:
             log.exception("the feed failed")
             outbox.put("crashed", f"{type(error).__name__}: {error}")
             code = Exit.STREAM_FAILED
+    outbox.put("exit", code)  # the template, who would know, may be gone
     outbox.close()
     # Threads of a broken executor may hold up a clean exit; not for long.
     watchdog = threading.Timer(_EXIT_WAIT_S, os._exit, (code,))

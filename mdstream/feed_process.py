@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import psutil
 
+from mdstream import template
 from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import Assignment
 from mdstream.feed_entry import main as feed_main
@@ -29,6 +32,10 @@ log = logging.getLogger(__name__)
 
 _CONNECT_PATIENCE_S = 3.0
 _LOST_PATIENCE_S = 10.0
+_CODE_PATIENCE_S = 2.0
+"""How long the template of a feed has to tell how that ended."""
+_UNSEEN = 255
+"""What `multiprocessing` says where the template is gone."""
 _HEALTHY_S = 60.0
 """A feed that ran this long gets short restart pauses again."""
 
@@ -47,7 +54,9 @@ class FeedProcess:
     write_log: Callable[[dict[str, Any]], None]
 
     # The mutable state: the process of the moment, and what it told.
-    process: SpawnProcess | None = None
+    process: BaseProcess | None = None
+    sentinel: int | None = None
+    """Can be read once the process has ended."""
     pipe: Connection | None = None
     generation: int = -1
     """Counts the processes, from 0."""
@@ -83,6 +92,8 @@ class FeedProcess:
     """Connections established before this process."""
     _condemned: bool = False
     """Whether the process was killed for good."""
+    _told_code: Exit | None = None
+    """How it said that it would end."""
     _changes: list[tuple[Any, ...]] = field(default_factory=list)
     _pauses: Iterator[float] = field(default_factory=backoff)
 
@@ -102,23 +113,35 @@ class FeedProcess:
 
     # -- in the order of a process's life
 
-    def start(self, context: SpawnContext, assignment: Assignment) -> None:
-        """Start a process for the stream."""
+    def start(self, context: BaseContext, assignment: Assignment) -> None:
+        """Start a process for the stream. Raises OSError or EOFError where `context` cannot."""
         self.generation = assignment.generation
         self.symbols = assignment.config.stream(self.stream).symbols
         self.restart_at = None
         self.up = self.gone = False
         self.last_words = ""
+        self._told_code = None
         self._established = self.state["established"]
         self.state["heartbeat_ns"] = time.time_ns()
         ours, theirs = context.Pipe()
-        process = context.Process(
+        process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=feed_main, args=(assignment, theirs), name=f"feed-{self.stream}"
         )
-        with deaf_children():
-            process.start()
-        theirs.close()
+        try:
+            with deaf_children(), template.without_main():
+                process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self.process, self.pipe, self.started = process, ours, time.monotonic()
+        assert process.pid is not None
+        # The process's own sentinel would tell of its template's end as well.
+        try:
+            self.sentinel = os.pidfd_open(process.pid)
+        except ProcessLookupError:  # so soon
+            self.sentinel = os.dup(process.sentinel)
 
     def tell(self, *message: Any) -> None:
         """Send a command: its name and arguments. Changes of subscriptions outlive the process."""
@@ -167,6 +190,8 @@ class FeedProcess:
                 self.cycles[number] = (started_ns, ended_ns)
             case "failed" | "crashed":
                 self.last_words = content
+            case "exit":
+                self._told_code = content
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
         """Kill the process if it does not start, or its loop does not turn."""
@@ -198,10 +223,14 @@ class FeedProcess:
         process = self.process
         assert process is not None
         self.receive()
-        process.join()
+        process.join(_CODE_PATIENCE_S)
         self._hang_up()
         code = process.exitcode
-        self.process = None
+        if code in (None, _UNSEEN):
+            code = self._told_code
+        if self.sentinel is not None:
+            os.close(self.sentinel)
+        self.process = self.sentinel = None
         self.up = False
         self.state["connected"] = 0
         if code == Exit.OK and draining:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mdstream import template
 from mdstream.feed_process import FeedProcess
 from mdstream.frames.head import Head
 from mdstream.telemetry.histogram import percentile_ms
@@ -56,6 +57,8 @@ class Measurements:
     def _roles(self, feeds: list[FeedProcess]) -> dict[int, tuple[str, str]]:
         """Process id → role and stream of everything that belongs to this run."""
         roles = {os.getpid(): ("supervisor", "")}
+        if (common := template.pid()) is not None:
+            roles[common] = ("template", "")
         if self._simulator_pid is not None:
             roles[self._simulator_pid] = ("simulator", "")
         roles.update(dict.fromkeys(self._recorder_pids(), ("recorder", "")))

@@ -50,6 +50,7 @@ SINGLE_THREADED = {
 
 _END_WAIT_S = 5.0
 _START_ATTEMPTS = 3
+_START_PAUSE_S = 0.2
 
 
 class PoisonedBatchError(WorkerError):
@@ -104,12 +105,17 @@ def one_a_core(wanted: int) -> int:
     return wanted if wanted >= 0 else len(os.sched_getaffinity(0))
 
 
+def template_of(*modules: str) -> tuple[str, ...]:
+    """What the template loads of processes that need `modules`, and of their workers."""
+    return (*modules, _boot().TEMPLATE)
+
+
 def load_early(size: int) -> None:
     """For a process that soon starts a pool of `size`: what its workers are forked from loads already."""
     if size > 1 and are_kernels_compiled():
         os.environ.update(SINGLE_THREADED)
         with deaf_children():
-            template.begin(_boot().TEMPLATE)
+            template.begin(*template_of())
 
 
 class WorkerPool:
@@ -141,8 +147,8 @@ class WorkerPool:
         self._started = started
         self._timeout_s = timeout_s
         self._kernels = kernels
-        # One worker alone is spawned: with what it would be forked from there would be two.
-        self._is_forked = kernels and size > 1
+        # One worker alone is spawned, unless a template is there: it would be two processes instead of one.
+        self._is_forked = kernels and (size > 1 or template.pid() is not None)
         self._has_template = False
         self._context: BaseContext = multiprocessing.get_context("spawn")
         self._generation = 0
@@ -160,7 +166,7 @@ class WorkerPool:
         if self.size:
             os.environ.update(SINGLE_THREADED)
             if self._is_forked:
-                self._context = template.take(self._boot.TEMPLATE)
+                self._context = template.take(*template_of())
                 self._has_template = True
             await asyncio.gather(self._new_crew(), *ready)
         else:
@@ -259,15 +265,20 @@ class WorkerPool:
             if self._generation != broken or self._crew is None:
                 return
             started = time.monotonic()
-            for _ in range(_START_ATTEMPTS):
+            for attempt in range(_START_ATTEMPTS):
                 self._crew.hang_up()
                 await asyncio.to_thread(_end, self._crew.processes, 0.0)
                 self._generation += 1
                 self.rebuilds += 1
                 try:
                     await self._new_crew()
-                except BrokenExecutor:
-                    log.warning("a worker died while it started")
+                except (
+                    BrokenExecutor,
+                    EOFError,
+                    OSError,
+                ) as error:  # a template that dies just now
+                    log.warning("a worker died while it started: %r", error)
+                    await asyncio.sleep(attempt * _START_PAUSE_S)
                     continue
                 log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
                 return

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mdstream import log as logs
-from mdstream import memory, recovery
+from mdstream import memory, recovery, template
 from mdstream.config import Config
 from mdstream.embedded import EmbeddedSimulator
 from mdstream.errors import UNRECOVERABLE, ConfigError, Exit
@@ -36,8 +37,9 @@ from mdstream.feed import Assignment
 from mdstream.feed_process import FeedProcess, why_ended
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
+from mdstream.interrupts import deaf_children
 from mdstream.measure import Measurements
-from mdstream.pool import SINGLE_THREADED, compile_kernels, do_without_kernels
+from mdstream.pool import SINGLE_THREADED, compile_kernels, do_without_kernels, template_of
 from mdstream.recorder_process import RecorderProcess, start_for_dead_runs
 from mdstream.recording.recorder import check_store
 from mdstream.rejects import why_unwritable
@@ -91,7 +93,8 @@ class Supervisor:
         self.started_ns = self.ended_ns = 0
         self._write_log = write_log
         self._on_sample = on_sample
-        self._context = multiprocessing.get_context("spawn")
+        self._forked: BaseContext | None = None
+        self._spawned = multiprocessing.get_context("spawn")
         self._inputs: dict[Any, Callable[[], None]] = {}
         self._simulator: EmbeddedSimulator | None = None
         self._measurements: Measurements | None = None
@@ -175,8 +178,13 @@ class Supervisor:
     # -- start
 
     def _start(self) -> None:
+        self._compile()
+        needed = template_of("mdstream.feed_entry")
+        with deaf_children():
+            template.begin(*needed)
+        self._forked = template.take(*needed)
         if self.config.simulated:
-            self._simulator = EmbeddedSimulator(self._context, self.config)
+            self._simulator = EmbeddedSimulator(self._spawned, self.config)
             self._effective = self._simulator.serve(self._effective)
             log.info(
                 "no keys: running on the embedded simulator (made-up data); to go live, set "
@@ -199,7 +207,6 @@ class Supervisor:
             self.path, simulator_pid, lambda: self.recorder.pids if self.recorder else []
         )
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
-        self._compile()
         if self.config.record:
             self.recorder = RecorderProcess(
                 self.path,
@@ -279,7 +286,14 @@ class Supervisor:
         assignment = Assignment(
             feed.stream, self.path, self.run_id, self._effective, share, feed.generation + 1
         )
-        feed.start(self._context, assignment)
+        try:
+            assert self._forked is not None
+            feed.start(self._forked, assignment)
+        except (EOFError, OSError) as error:
+            log.warning(
+                "%s: its process cannot be forked (%r), and is started anew", feed.stream, error
+            )
+            feed.start(self._spawned, assignment)
 
     # -- watch
 
@@ -304,7 +318,7 @@ class Supervisor:
         """Handle whatever comes within `timeout` seconds, at least once."""
         feeds = self.feeds.values()
         pipes: dict[Any, FeedProcess] = {f.pipe: f for f in feeds if f.pipe is not None}
-        ends: dict[Any, FeedProcess] = {f.process.sentinel: f for f in feeds if f.process}
+        ends: dict[Any, FeedProcess] = {f.sentinel: f for f in feeds if f.process}
         sources: list[Any] = [*pipes, *ends, *self._inputs, self._wake_read]
         for source in wait(sources, timeout):
             if source in pipes:
@@ -426,6 +440,8 @@ class Supervisor:
             self._simulator.stop()
         if self._measurements is not None:
             self._measurements.close()
+        if self._forked is not None:
+            template.leave()
 
     def _exit_code(self) -> Exit:
         """The reason's own code if all streams that failed share one, else that a stream failed."""

@@ -71,9 +71,12 @@ class StreamConnection:
             raise ConnectionResetError("the client is gone")
         return transport
 
-    async def run(self) -> web.WebSocketResponse:
+    async def run(self) -> web.StreamResponse:
         """Serve the client until either side ends the connection."""
-        await self._socket.prepare(self._request)
+        try:
+            await self._socket.prepare(self._request)
+        except ConnectionResetError:
+            return web.Response()  # the client hung up in the handshake, and hears nothing
         self._sent.connections += 1
         started = time.monotonic()
         try:

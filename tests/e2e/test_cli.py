@@ -115,7 +115,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
     assert 0 <= found["cores"]["busy_mean"] <= 100
     assert found["frames"]["stocks.trades"]["rows"] > 0
     roles = {p["role"] for p in found["processes"]}
-    assert roles == {"supervisor", "feed", "worker", "simulator"}
+    assert roles == {"supervisor", "feed", "worker", "simulator", "template"}
     assert found["run"] in done.stdout
     assert found["utilization"]["limit"] in done.stdout.replace("\n", " ")
     assert_utilization(found["utilization"])
@@ -139,7 +139,13 @@ def assert_utilization(found: dict[str, Any]) -> None:
     assert 0 < cores["user"] <= cores["busy"] <= 100
     assert cores["idle"] == pytest.approx(100 - cores["busy"], abs=0.01)
     assert sum(row["share"] for row in found["roles"]) == pytest.approx(1)
-    assert {row["role"] for row in found["roles"]} == {"supervisor", "feed", "worker", "simulator"}
+    assert {row["role"] for row in found["roles"]} == {
+        "supervisor",
+        "feed",
+        "worker",
+        "simulator",
+        "template",
+    }
     assert sum(row["processes"] for row in found["roles"] if row["role"] == "feed") == 4
     assert 0 < found["flow"]["decode_s"] < found["flow"]["engine_cpu_s"]
     assert max(found["machine"]["shm_bytes"]) > 1e6

@@ -189,6 +189,41 @@ def test_a_killed_feed_comes_back_and_the_others_lose_nothing(tmp_path: Path) ->
     assert running.exit_code == Exit.OK
 
 
+def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_one(
+    tmp_path: Path,
+) -> None:
+    with simulator("--rate", "2000") as sim:
+        streams = ["stocks", "crypto"]
+        values = settings(sim, tmp_path, streams=streams, workers=1, **traffic.symbols(*streams))
+        with engine(values) as running:
+            run = running.attachment
+            [common] = until(lambda: pids(running, "template", ""))
+            [own] = until(lambda: pids(running, "template", "stocks"))
+            feeds = {stream: until(lambda s=stream: pids(running, "feed", s)) for stream in streams}
+            [worker] = until(lambda: pids(running, "worker", "stocks"))
+            family = [psutil.Process(worker).parents()[n].pid for n in range(3)]
+            assert family == [own, *feeds["stocks"], common]
+
+            os.kill(common, signal.SIGKILL)
+            os.kill(own, signal.SIGKILL)
+            before = {stream: run.rows(f"{stream}.trades") for stream in streams}
+            for stream in streams:
+                until(lambda s=stream: run.rows(f"{s}.trades") > before[s] + 500)
+            until(lambda: pids(running, "worker", "stocks") not in ([], [worker]))
+            assert {stream: pids(running, "feed", stream) for stream in streams} == feeds
+
+            os.kill(*feeds["stocks"], signal.SIGKILL)
+            until(lambda: pids(running, "feed", "stocks") not in ([], feeds["stocks"]))
+            until(lambda: pids(running, "template", "") not in ([], [common]))
+        report = running.report
+    assert report is not None
+    for stream, restarts in (("stocks", 1), ("crypto", 0)):
+        found = report["streams"][stream]
+        assert (found["state"], found["restarts"]) == ("stopped", restarts)
+        assert balanced(found)
+    assert running.exit_code == Exit.OK
+
+
 def test_what_a_killed_feed_had_received_is_committed_once(tmp_path: Path) -> None:
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "1")
     with simulator(*flags) as sim:

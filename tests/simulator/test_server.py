@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgpack
@@ -431,3 +434,28 @@ def test_single_symbol_twins_answer_with_lists() -> None:
         assert body["latestTrade"]["p"] > 0
 
     rest(story)
+
+
+def test_a_client_that_hangs_up_in_the_handshake_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    request = (
+        "GET /v2/iex HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+
+    async def main() -> None:
+        async with Simulator(SimulatorSettings(port=0)) as sim:
+            address = urlsplit(sim.stream_url)
+            for _ in range(20):
+                client = await asyncio.to_thread(
+                    socket.create_connection, (address.hostname, address.port)
+                )
+                client.send(request.encode())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+            async with connect(sim.stream_url + "/v2/iex") as other:
+                assert b"connected" in orjson.dumps(orjson.loads(await other.recv()))
+
+    uvloop.run(main())
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]

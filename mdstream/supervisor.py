@@ -72,7 +72,7 @@ class Supervisor:
     """Runs one engine from start to report. Blocks in `run`; `stop` may be called from a signal.
 
     `write_log` gets every log record of every process; `on_sample` is called after each second's
-    telemetry, for a live view.
+    telemetry, and once all feeds are up, for a live view.
     """
 
     # The mutable state: the feeds, what stage the run is in, the events so far; of which streams the
@@ -305,7 +305,8 @@ class Supervisor:
             if now >= sample_at:
                 self._sample()
                 sample_at = max(sample_at + SAMPLE_S, now)
-            self._wait(max(0.0, sample_at - time.monotonic()))
+            next_at = sample_at if deadline is None else min(sample_at, deadline)
+            self._wait(max(0.0, next_at - time.monotonic()))
             self._check()
             self._let_go()
             if deadline is None and self._gone and self.config.duration:
@@ -350,8 +351,9 @@ class Supervisor:
     def _let_go(self) -> None:
         """Once every feed is up, all fetch at once; one that comes up later need not wait."""
         late = time.time_ns() - self.started_ns > _GO_PATIENCE_S * 1e9
-        if late or all(feed.up or feed.done for feed in self.feeds.values()):
+        if not self._gone and (late or all(f.up or f.done for f in self.feeds.values())):
             self._gone = True
+            self._show()
         for feed in self.feeds.values():
             if self._gone and feed.up and not feed.gone:
                 feed.gone = True
@@ -365,6 +367,9 @@ class Supervisor:
     def _sample(self) -> None:
         assert self._measurements is not None
         self._measurements.sample(self.feeds.values(), self.draining)
+        self._show()
+
+    def _show(self) -> None:
         if self._on_sample is not None:
             self._on_sample(self)
 

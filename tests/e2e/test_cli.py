@@ -277,9 +277,13 @@ def test_a_second_ctrl_c_stops_now() -> None:
     with started("--streams", "stocks") as process:
         streaming(process)
         children = family(process)
-        feeds = [p for p in children if "spawn_main" in " ".join(p.cmdline())]
-        for feed in feeds:
-            feed.suspend()  # nobody will drain
+        [template] = [
+            p
+            for p in children
+            if p.ppid() == process.pid and "forkserver import" in " ".join(p.cmdline())
+        ]
+        [feed] = template.children()
+        feed.suspend()  # nobody will drain
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         assert process.poll() is None

@@ -320,8 +320,9 @@ def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, vi
     if victim.startswith("feed"):
         whose = FeedState(rundir.state_path(run, "stocks"))["pid"]
     if victim.endswith("worker"):
-        children = psutil.Process(whose).children()
-        whose = next(p.pid for p in children if "spawn_main" in " ".join(p.cmdline()))
+        below = psutil.Process(whose).children(recursive=True)
+        workers = [p for p in below if "resource_tracker import" not in " ".join(p.cmdline())]
+        whose = next(p.pid for p in workers if not p.children())  # no template
     os.kill(whose, signal.SIGKILL)
     wait_for(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
     process.send_signal(signal.SIGINT)

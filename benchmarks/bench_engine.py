@@ -40,6 +40,7 @@ from benchmarks.harness import (
     once,
     simulator,
 )
+from mdstream.config import usable_cores
 
 TAKES_S = (100.0, 20.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -209,7 +210,7 @@ def _percentiles(latency: Any) -> dict[str, float]:
 
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
-    simulators = len(STREAMS) - 1 if (os.cpu_count() or 1) >= _MANY_CORES else 1
+    simulators = len(STREAMS) - 1 if usable_cores() >= _MANY_CORES else 1
     sizes = {"streams": len(STREAMS), "per_payload": PER_PAYLOAD, "simulators": simulators}
     names = plan.of(SUBJECTS, (SUBJECTS[0], SUBJECTS[-1]))
     cases = [Case("engine", name, sizes) for name in names]

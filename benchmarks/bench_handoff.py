@@ -6,6 +6,7 @@ is not in it: the payloads are there when the clock starts.
 
     payloads   WebSocket payloads of stocks, 1 to 100 messages each, JSON and msgpack; 30 or 1,000 symbols
     batches    the same, by the size of the slabs: from where on a pool pays
+    one core   the same, with feed and worker bound to one core
     pages      gzip'd pages of history, 10,000 trades each
     books      crypto order books
     apart      payloads and pages again, inline in as many processes as there are cores, which share
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +32,7 @@ from benchmarks import traffic
 from benchmarks.handoff_line import MANY_SYMBOLS, SYMBOLS, USUAL_KB
 from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, cell
 from benchmarks.scaling import APART, break_even, by_case, ceiling, fitted, gains, parallel_fraction
+from mdstream.config import usable_cores
 
 TAKES_S = (165.0, 12.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -44,12 +45,14 @@ USUAL = {
     "what": "payloads", "traffic": "quotes", "codec": "json", "symbols": SYMBOLS, "per_payload": 20,
     "slab_kb": USUAL_KB,
 }  # fmt: skip
+ONE_CORE = {**USUAL, "cores": 1}
+"""Feed and worker bound to one core: what a pool brings where there is no other."""
 _MOST_APART = 16
 
 
 def worker_counts() -> list[int]:
     """Inline, and then up to one worker a core."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     return [0, *sorted({n for n in (1, 2, 4, 8, 16, 32, 64) if n < cores} | {cores})]
 
 
@@ -67,6 +70,7 @@ def cases(plan: Plan) -> list[Case]:
     if not plan.quick:
         asked += [{**USUAL, "symbols": MANY_SYMBOLS}, {**USUAL, "traffic": "books"}]
         asked += [{**USUAL, "slab_kb": size} for size in SLABS_KB if size != USUAL_KB]
+        asked += [ONE_CORE]
     asked += [{"what": "pages"}, {"what": "quiet"}]
     names = [*map(_name, plan.of(worker_counts(), (0, 1)))]
     if not plan.quick:
@@ -75,7 +79,7 @@ def cases(plan: Plan) -> list[Case]:
         Case("handoff", name, params)
         for params in asked
         for name in names
-        if name != APART or _asked_apart(params)
+        if _is_asked(name, params)
     ]
 
 
@@ -83,8 +87,10 @@ def _name(workers: int) -> str:
     return f"{workers} worker{'s' if workers > 1 else ''}" if workers else "inline"
 
 
-def _asked_apart(params: Mapping[str, Any]) -> bool:
-    return params == USUAL or params["what"] == "pages"
+def _is_asked(name: str, params: Mapping[str, Any]) -> bool:
+    if name == APART:
+        return params == USUAL or params["what"] == "pages"
+    return params != ONE_CORE or name in (_name(0), _name(1))
 
 
 def run(plan: Plan) -> list[Record]:
@@ -97,7 +103,7 @@ def run(plan: Plan) -> list[Record]:
         wanted = cases(plan)
         names = {case.subject for case in wanted}
         subjects = {_name(n): subject(n) for n in worker_counts() if _name(n) in names}
-        cores = min(_MOST_APART, os.cpu_count() or 1)
+        cores = min(_MOST_APART, usable_cores())
         apart = [subject(0) for _ in range(cores if APART in names else 0)]
 
         def measure(case: Case) -> Answer:
@@ -180,6 +186,7 @@ def findings(records: Sequence[Record]) -> list[str]:
         smallest = min(case[0]["messages_per_batch"] for case in sweep)
         found.append(_where_it_pays(*even, smallest))
     found += _alone(records)
+    found += _on_one_core(cases.get(str(ONE_CORE)))
     for params in (USUAL, {"what": "pages"}):
         if (case := cases.get(str(params))) is None:
             continue
@@ -213,6 +220,17 @@ def _alone(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def _on_one_core(case: Sequence[Record] | None) -> list[str]:
+    """What a worker brings where it shares the feed's core."""
+    if case is None or len(case) < 2:
+        return []
+    inline, handed = (record["messages_per_s"] for record in case)
+    return [
+        f"On one core a worker only takes turns with its feed: {handed / inline:.2f} times inline "
+        f"({handed / 1e6:.2f} and {inline / 1e6:.2f} million messages/s); `workers = 0` is right there."
+    ]
+
+
 def _where_it_pays(slower: float, faster: float, smallest: float) -> str:
     if math.isinf(faster):
         return f"One worker is surely faster for no batch, and slower for all up to {slower:,.0f} messages."
@@ -236,6 +254,8 @@ def described(params: Mapping[str, Any]) -> str:
             return f"gzip'd pages of {traffic.ROWS_A_PAGE:,} trades"
         case {"traffic": "books"}:
             return f"order books, {params['per_payload']} a payload"
+        case {"what": "payloads", "codec": codec, "per_payload": per, "cores": 1}:
+            return f"{codec}, {per} a payload, all on one core"
         case {"what": "payloads", "codec": codec, "per_payload": per, "symbols": symbols}:
             return f"{codec}, {per} a payload, {symbols:,} symbols, slabs of {params['slab_kb']} kB"
     return "single messages"

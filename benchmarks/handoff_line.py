@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
 import pickle
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ async def serve(workers: int, folder: str) -> None:
     await pool.start()
     try:
         for wanted in asked():
-            with RunDirectory() as run:
+            with RunDirectory() as run, _bound(pool.pids, wanted.get("cores")):
                 match wanted["what"]:
                     case "payloads":
                         found = await _payloads(run, pool, material, wanted)
@@ -155,6 +157,23 @@ async def serve(workers: int, folder: str) -> None:
             answer({"workers": workers, **found})
     finally:
         await pool.close()
+
+
+@contextlib.contextmanager
+def _bound(pids: Sequence[int], cores: int | None) -> Iterator[None]:
+    """All threads of this process and of `pids` on so many cores; of its own accord they run on all."""
+    every = sorted(os.sched_getaffinity(0))
+    _bind(pids, every[:cores])
+    try:
+        yield
+    finally:
+        _bind(pids, every)
+
+
+def _bind(pids: Sequence[int], cores: Sequence[int]) -> None:
+    for pid in (os.getpid(), *pids):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cores)
 
 
 class Meter:

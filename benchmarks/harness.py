@@ -32,6 +32,8 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from mdstream.config import usable_cores
+
 Record = dict[str, Any]
 Answer = Mapping[str, float]
 T = TypeVar("T")
@@ -57,7 +59,7 @@ def machine() -> str:
     )
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
-    cores = os.cpu_count()
+    cores = usable_cores()
     return f"{when}, {cores} cores of {model}, Python {platform.python_version()}; {versions}"
 
 

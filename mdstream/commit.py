@@ -174,7 +174,7 @@ class Committer:
         from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
         now = time.time_ns()
         receipt = Receipt(
-            sequence, 0, now, now, "", (), None, {}, Stretch(0, 0), {},
+            sequence, 0, now, now, 0, "", (), None, {}, Stretch(0, 0), {},
             (from_stream, len(payloads) - from_stream), rejects, (), {}, (), 0,
         )  # fmt: skip
         if self._bars is not None:
@@ -351,7 +351,7 @@ class Committer:
                     receipt.sequence, receipt.worker, len(table) - marks, slab.used, sum(receipt.messages),
                     sum(rejected), receipt.gave_way, int(table["recv_ns"][0]),
                     int(table["recv_ns"][-1]), submit_ns,
-                    receipt.start_ns, receipt.end_ns, commit_ns,
+                    receipt.start_ns, receipt.end_ns, commit_ns, receipt.cpu_ns,
                 )
             )  # fmt: skip
             if len(self._measured) >= _TELEMETRY_ROWS:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,8 @@ LIVE_DATA_URL = "https://data.alpaca.markets"
 LIVE_TRADING_URL = "https://api.alpaca.markets"
 PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
 _LIVE_KEY = "AK"
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Of the container: microseconds of CPU time a period, and the period."""
 """How keys of accounts with money begin; those of paper accounts begin with PK."""
 
 
@@ -199,7 +202,7 @@ class Config(Struct, frozen=True):
         """Pool processes of each stream's feed."""
         if self.workers >= 0:
             return self.workers
-        return max(1, (os.cpu_count() or 1) // len(self.streams))
+        return max(1, usable_cores() // len(self.streams))
 
     def urls(self) -> tuple[str, str]:
         """Base URLs of the stream and of REST; one that is not given follows from the other."""
@@ -216,6 +219,16 @@ class Config(Struct, frozen=True):
             return data
         live = self.credentials.key_id.startswith(_LIVE_KEY)
         return LIVE_TRADING_URL if live else PAPER_TRADING_URL
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those that it is bound to, and no more than a container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # none, or "max"
+        return cores
 
 
 def is_loopback(url: str) -> bool:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from mdstream import template
 from mdstream.bars import MakeBars
+from mdstream.config import usable_cores
 from mdstream.crew import Crew
 from mdstream.errors import ConfigError, WorkerError
 from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
@@ -102,7 +103,7 @@ def do_without_kernels() -> None:
 
 def one_a_core(wanted: int) -> int:
     """How many workers a setting means, for a pool that has the machine to itself: -1 is one a core."""
-    return wanted if wanted >= 0 else len(os.sched_getaffinity(0))
+    return wanted if wanted >= 0 else usable_cores()
 
 
 def template_of(*modules: str) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ _STAGES = {
 """Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
 and going into the frames."""
 _LEAST_SAMPLES = 2
+_MANY_SAMPLES = 10
 _LEAST_MESSAGES = 10_000
 _LEAST_BATCH = 1_000
 """With fewer messages a batch, what a message costs tells nothing of what many would cost."""
@@ -217,17 +218,19 @@ def _costs(
     cpu_s = _spent(processes.filter(pl.col("ts").is_between(first["ts"], last["ts"])))
     wall_s = (last["ts"] - first["ts"]).total_seconds()
     done = batches.filter(pl.col("end_ts").is_between(first["ts"], last["ts"]))
-    decoding = _decoding(batches, first["ts"], last["ts"])
     found: Values = {
         "messages_per_s": _rounded(messages / wall_s),
         "feed_busy": _rounded(100 * cpu_s.get("feed", 0.0) / wall_s),
-        "workers_busy": _rounded(100 * decoding / wall_s / max(1, workers)),
     }
+    if workers:
+        found["workers_busy"] = _rounded(100 * cpu_s.get("worker", 0.0) / wall_s / workers)
     if not messages:
         return found
     feed = cpu_s.get("feed", 0.0) / messages * 1e9
     worker = cpu_s.get("worker", 0.0) / messages * 1e9
-    found |= {"feed_ns": _rounded(feed), "worker_ns": _rounded(worker)}
+    found["feed_ns"] = _rounded(feed)
+    if workers:
+        found["worker_ns"] = _rounded(worker)
     large = done.height and messages / done.height >= _LEAST_BATCH
     if messages >= _LEAST_MESSAGES and large and workers and feed and worker:
         found["model"] = model(feed, worker, workers, cores)
@@ -263,9 +266,9 @@ def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
 def _flow(run: Attachment, processes: pl.DataFrame) -> Values:
     """How busy everything was while messages came: what limits a run is seen there, not while it starts
     and ends. `share` is what of the engine's CPU time decoded and aggregated; the simulator is not the
-    engine's. Without messages it is the whole run.
+    engine's. Of a run in which hardly any came it is the whole; `told`: whether it is long enough to tell.
     """
-    first, last = _while_messages_came(run)
+    first, last, told = _while_messages_came(run)
     within = pl.col("ts").is_between(first, last)
     cores = run.frame("telemetry.cores").filter(within & (pl.col("ts") > first))
     count, seconds = cores["core"].n_unique(), (last - first).total_seconds()
@@ -274,15 +277,11 @@ def _flow(run: Attachment, processes: pl.DataFrame) -> Values:
     engine = sum(value for role, value in cpu_s.items() if role != "simulator")
     decode = 0.0
     if "telemetry.batches" in run.frames:
-        batches = run.frame("telemetry.batches").with_columns(pl.col("stream").cast(pl.String))
-        for name in batches["stream"].unique():
-            mine = pl.col("stream") == name
-            cost = _spent(during.filter(mine))
-            # A batch's time passes also while its worker waits for a core: it is at most the CPU time.
-            most = cost.get("worker", cost.get("feed", 0.0))
-            decode += min(most, _decoding(batches.filter(mine), first, last))
+        done = run.frame("telemetry.batches").filter(pl.col("end_ts").is_between(first, last))
+        decode = int(done["cpu_ns"].sum()) / _SECOND
     busy, simulator = _rounded(cores["busy_percent"].mean()), cpu_s.get("simulator", 0.0)
     return {
+        "told": told,
         "seconds": _rounded(seconds),
         "busy": busy,
         "simulator_busy": _rounded(100 * simulator / seconds) if seconds else 0.0,
@@ -294,13 +293,16 @@ def _flow(run: Attachment, processes: pl.DataFrame) -> Values:
     }
 
 
-def _while_messages_came(run: Attachment) -> tuple[datetime, datetime]:
-    """The first sample that has seen messages come, and the last one that has seen more of them."""
+def _while_messages_came(run: Attachment) -> tuple[datetime, datetime, bool]:
+    """The first sample that has seen messages come, the last one that has seen more of them, and whether
+    that, or the run, was long enough to tell anything.
+    """
     samples = run.frame("telemetry.streams").sort("ts")
     more = samples.filter(pl.col("messages").diff().over("stream") > 0)["ts"]
     every = run.frame("telemetry.cores")["ts"]
-    times = more if more.n_unique() > _LEAST_SAMPLES else every
-    return times.min(), times.max()  # type: ignore[return-value]
+    flowed = more.n_unique() > _LEAST_SAMPLES
+    times = more if flowed else every
+    return times.min(), times.max(), flowed or every.n_unique() >= _MANY_SAMPLES  # type: ignore[return-value]
 
 
 def _spent(processes: pl.DataFrame) -> dict[str, float]:
@@ -315,12 +317,6 @@ def _spent(processes: pl.DataFrame) -> dict[str, float]:
     return dict(spent.iter_rows())
 
 
-def _decoding(batches: pl.DataFrame, first: datetime, last: datetime) -> float:
-    """Seconds that workers, or the feeds themselves, were at the batches that ended in that time."""
-    done = batches.filter(pl.col("end_ts").is_between(first, last))
-    return float((done["end_ts"] - done["start_ts"]).dt.total_nanoseconds().sum()) / _SECOND
-
-
 def _foreign(busy: float, cores: int, seconds: float, ours: float) -> float:
     """The share of the cores' busy time that no process of this run had; `ours` is what they had."""
     busy_s = busy / 100 * cores * seconds
@@ -333,6 +329,8 @@ def _foreign(busy: float, cores: int, seconds: float, ours: float) -> float:
 def limit(found: Values) -> str:
     """What held this run back, in a sentence."""
     flow, streams = found["flow"], found["streams"]
+    if not flow["told"]:
+        return "Messages came for too short a time to tell what limits this run."
     if flow["busy"] >= _FULL:
         return _by_cores(found)
     busiest = max(streams, key=lambda s: streams[s].get("workers_busy", 0.0), default="")

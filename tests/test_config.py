@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config
+from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config, usable_cores
 from mdstream.errors import ConfigError
 from mdstream.settings import from_mapping, load
 
@@ -156,12 +156,26 @@ def test_one_address_follows_from_the_other(given: dict[str, str], urls: tuple[s
 
 
 def test_workers_share_the_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     assert Config().workers_per_stream() == 4
     assert from_mapping({"streams": ["stocks"]}).workers_per_stream() == 16
     assert from_mapping({"workers": 0}).workers_per_stream() == 0
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5})
     assert Config().workers_per_stream() == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 16), ("250000 100000", 3), ("10000 100000", 1), ("9900000 100000", 16)],
+)
+def test_a_container_s_quota_counts_as_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(f"{quota}\n")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr("mdstream.config._QUOTA", file)
+    assert usable_cores() == cores
 
 
 def test_channels_keep_their_names_in_the_environment() -> None:

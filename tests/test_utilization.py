@@ -22,7 +22,13 @@ def found(**changes: Any) -> dict[str, Any]:
         "cores": {"count": 4},
         "streams": {"stocks": stream, "news": dict(stream)},
     }
-    flow = {"busy": 20.0, "simulator_busy": 10.0, "simulator_share": 0.5, "foreign": 0.0}
+    flow: dict[str, Any] = {
+        "busy": 20.0,
+        "simulator_busy": 10.0,
+        "simulator_share": 0.5,
+        "foreign": 0.0,
+    }
+    flow["told"] = True
     at = {name: changes.pop(name) for name in flow if name in changes}
     return {**usual, **changes, "flow": {**flow, **at}}
 
@@ -42,6 +48,10 @@ def test_a_run_that_is_idle_is_limited_by_nothing() -> None:
     idle = "Nothing here limits this run: while messages came the cores were idle 80% of the time"
     assert idle in limit(found())
     assert "Nothing here" in limit(found(streams={}))
+
+
+def test_a_run_that_was_too_short_tells_nothing() -> None:
+    assert "too short a time to tell" in limit(found(told=False, busy=97.0))
 
 
 def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:

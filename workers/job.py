@@ -150,7 +150,7 @@ _contexts: dict[tuple[str, str, bool], _Context] = {}
 
 def run(ticket: Ticket) -> Receipt:
     """Decode and aggregate the batch of `ticket`."""
-    start_ns = time.time_ns()
+    start_ns, cpu_ns = time.time_ns(), time.thread_time_ns()
     key = (ticket.run, ticket.stream, ticket.kernels)
     if key not in _contexts:
         for other in [other for other in _contexts if other[0] != ticket.run]:
@@ -176,6 +176,7 @@ def run(ticket: Ticket) -> Receipt:
         os.getpid(),
         start_ns,
         time.time_ns(),
+        time.thread_time_ns() - cpu_ns,
         spill,
         *places,
         decoded.new,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mdstream import memory
 from mdstream.cli.output import output_console
-from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config
+from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config, usable_cores
 from mdstream.errors import Exit
 from mdstream.settings import load
 
@@ -58,7 +58,7 @@ def _machine(config: Config) -> Iterator[Finding]:
 
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "Python", version)  # an older one could not even import this
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     workers = config.workers_per_stream()
     found = f"{cores}; workers a stream: {workers}"
     if cores > 1:

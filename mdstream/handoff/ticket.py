@@ -67,6 +67,8 @@ class Receipt(NamedTuple):
     """Process id."""
     start_ns: int
     end_ns: int
+    cpu_ns: int
+    """CPU time between the two, which may be less: a worker waits for a core, too."""
     spill: str
     """File that holds the result where it did not fit into the slab; empty otherwise."""
     parts: tuple[Part, ...]

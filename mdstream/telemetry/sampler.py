@@ -63,10 +63,11 @@ class Sampler:
     def __init__(self) -> None:
         self._known: dict[int, tuple[psutil.Process, float, float]] = {}
         self._at = time.time()
+        self._cores = os.sched_getaffinity(0)
         psutil.cpu_times_percent(percpu=True)
 
     def cores(self) -> list[CoreSample]:
-        """A sample of each core."""
+        """A sample of each core that this run may use."""
         return [
             CoreSample(
                 core,
@@ -75,6 +76,7 @@ class Sampler:
                 times.system,
             )
             for core, times in enumerate(psutil.cpu_times_percent(percpu=True))
+            if core in self._cores
         ]
 
     def machine(self, run: Path) -> MachineSample:

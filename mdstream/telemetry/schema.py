@@ -37,10 +37,11 @@ BATCHES = Channel(
         _time("start_ts"),
         _time("end_ts"),
         _time("commit_ts"),
+        _int("cpu_ns"),
     ),
 )
 """A row a batch: how much, by which worker, and when it passed each station. `gave_way`: payloads that
-the kernels began and left to the library."""
+the kernels began and left to the library. `cpu_ns`: CPU time of decoding and aggregating."""
 
 STREAMS = Channel(
     "streams",

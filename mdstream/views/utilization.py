@@ -44,6 +44,8 @@ def _cores_line(found: dict[str, Any]) -> str:
     )
     if found["foreign"] >= _WORTH_TELLING:
         text += f" ({100 * found['foreign']:.0f}% of what was busy was not this run's)"
+    if not flow["told"]:
+        return text
     return (
         f"{text}. While messages came ({flow['seconds']:.0f} s): idle {100 - flow['busy']:.0f}%; "
         f"{flow['engine_cpu_s']:.1f} s of CPU time were the engine's, {flow['decode_s']:.1f} s of them "
@@ -139,8 +141,8 @@ def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
         Field("commit ms", stages("commit"), 1),
         Field("feed busy %", known("feed_busy", ".0f"), 2),
         Field("workers busy %", known("workers_busy", ".0f"), 2),
-        Field("feed ns", known("feed_ns", ",.0f"), 3),
-        Field("worker ns", known("worker_ns", ",.0f"), 3),
+        Field("feed ns a message", known("feed_ns", ",.0f"), 3),
+        Field("worker ns a message", known("worker_ns", ",.0f"), 3),
     ]
 
 

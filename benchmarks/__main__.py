@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.harness import Plan, Record, end_when_told, findings, machine
+from mdstream.pool import are_kernels_compiled
 
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
@@ -46,6 +48,9 @@ def main() -> None:
     if given.json:
         _check(given.json)
     end_when_told()
+    if not are_kernels_compiled():  # which is nothing to measure
+        print("compiling the decoders for this machine: half a minute, once", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "workers.warm"], check=True)
     records: list[Record] = []
     try:
         _measure(modules, given, records)

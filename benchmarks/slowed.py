@@ -8,6 +8,7 @@ no case of anything else; it tells otherwise.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,16 @@ Decoder.by_kernels = _slowed(Decoder.by_kernels, {share})
 
 
 def main() -> None:
-    percent = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
+    parser = argparse.ArgumentParser("python -m benchmarks.slowed", description=__doc__)
+    parser.add_argument(
+        "percent",
+        nargs="?",
+        type=_percent,
+        default=20.0,
+        metavar="PERCENT",
+        help="by how much (20)",
+    )
+    percent = parser.parse_args().percent
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "slowed"
         for name in _PACKAGES:
@@ -63,6 +73,16 @@ def main() -> None:
         f"{len(missed)} missed; {len(others)} others blamed"
     )
     sys.exit(bool(missed or others or not seen))
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = 0.0
+    if not 0 < percent <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage: give more than 0, up to 1000")
+    return percent
 
 
 def _measure(where: Path, folder: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +43,14 @@ def report(
             "report: name either the RUN.json of a run that has ended, or --live for one that runs"
         )
     title, found = _live(run, directory) if file is None else _kept(file)
+    if file is not None:
+        with _no_report(file):
+            _show(title, found, out, as_json)
+    else:
+        _show(title, found, out, as_json)
+
+
+def _show(title: str, found: dict[str, Any], out: Path | None, as_json: bool) -> None:
     if out is not None and out.suffix not in (".html", ".png"):
         raise ConfigError(f"report: {out} is neither .html nor .png")
     if as_json:
@@ -73,11 +83,22 @@ def _live(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
 
 def _kept(file: Path) -> tuple[str, dict[str, Any]]:
     try:
-        found = orjson.loads(file.read_bytes())
-        return f"run {found['run']}, started {found['started']}", found["utilization"]
+        if not file.is_file() and file.exists() and not file.is_fifo():
+            raise ConfigError(f"report: {file} is no file")
+        with _no_report(file):
+            found = orjson.loads(file.read_bytes())
+            return f"run {found['run']}, started {found['started']}", found["utilization"]
     except OSError as error:
         raise ConfigError(f"report: cannot read {file}: {error.strerror}") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+
+
+@contextlib.contextmanager
+def _no_report(file: Path) -> Iterator[None]:
+    """Whatever is odd about what `file` holds, it is the file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(
-            f"report: {file} is no report of a run; make one with `mdstream run --report {file}`"
+            f"report: {file} is no report of a run, or damaged ({error!r}); make one with "
+            f"`mdstream run --report {file}`"
         ) from error

@@ -168,10 +168,14 @@ def test_the_report_of_a_run_that_goes_on(tmp_path: Path) -> None:
 def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
     odd = tmp_path / "odd.json"
     odd.write_text('{"run": 1}')
+    hollow = tmp_path / "hollow.json"
+    hollow.write_text('{"run": "x", "started": "", "utilization": {}}')
     for arguments, told in (
         ([], "name either the RUN.json of a run that has ended, or --live"),
         ([str(odd), "--live"], "name either the RUN.json of a run that has ended, or --live"),
-        ([str(odd)], "is no report of a run; make one with"),
+        ([str(odd)], "is no report of a run"),
+        ([str(hollow)], "is no report of a run, or damaged (KeyError('limit')); make one with"),
+        (["/dev/zero"], "is no file"),
         ([str(tmp_path / "none.json")], "cannot read"),
     ):
         done = command("report", *arguments)

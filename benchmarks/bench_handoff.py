@@ -152,6 +152,8 @@ def _scaling(records: Sequence[Record], cores: int) -> Table:
     """How each case scales, and what Amdahl's law and the costs of one worker make of it."""
     rows = []
     for case in by_case(records):
+        if case[0]["params"] == ONE_CORE:
+            continue
         workers, best = max(gains(case).items(), key=itemgetter(1))
         used = min(workers + 1, cores)
         share, model = parallel_fraction(case, cores), fitted(case)

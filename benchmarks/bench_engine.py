@@ -124,7 +124,7 @@ def _settings(urls: Sequence[str], folder: str, workers: int) -> dict[str, Any]:
 
 
 def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, float]:
-    """The engine, with so many workers a stream (-1: the cores, shared out)."""
+    """The engine, with so many workers a stream (-1: the cores, shared out, less one for the feed)."""
     import mdstream
 
     watch = Watch(stretch_s)

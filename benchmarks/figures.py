@@ -95,11 +95,14 @@ def _handoff(records: Sequence[Record]) -> str:
 
 def _cores(records: Sequence[Record]) -> str:
     """On the machine with many cores that was measured (results/elsewhere)."""
-    feeds, pools = (
+    one, feeds, pools = (
         float(_one(records, "engine", who, simulators=3)["messages_per_s"]) / 1e6
-        for who in ("feeds", "feeds + pools")
+        for who in ("one process", "feeds", "feeds + pools")
     )
-    return f"{pools:.1f} million messages/s with feeds and pools, {feeds:.1f} with feeds alone"
+    return (
+        f"{pools:.1f} million messages/s with feeds and pools, {feeds:.1f} with feeds alone, {one:.1f} in "
+        "one process"
+    )
 
 
 FIGURES: dict[str, Callable[[Sequence[Record]], str]] = {

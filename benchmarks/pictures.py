@@ -138,21 +138,17 @@ def _pools(plt: Any, records: Sequence[Record]) -> Any:
 
 def _handoff(plt: Any, records: Sequence[Record]) -> Any:
     from benchmarks.bench_handoff import described
-    from benchmarks.scaling import by_case, fitted
+    from benchmarks.scaling import by_case, fitted, gains
 
     figure, axes = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1, 1), layout="constrained")
     cases = by_case(records)
     counts = [int(r["workers"]) for r in cases[0][1:]]
     height = 0.8 / max(1, len(counts))
     for number, count in enumerate(counts):
-        gains = [
-            next(r["messages_per_s"] for r in mine if r["workers"] == count)
-            / mine[0]["messages_per_s"]
-            for mine in cases
-        ]
+        gained = [gains(mine).get(count, 0.0) for mine in cases]
         places = [i + number * height for i in range(len(cases))]
         label = f"{count} worker{'s' if count > 1 else ''}"
-        axes[0].barh(places, gains, height, color=_COLORS[number % len(_COLORS)], label=label)
+        axes[0].barh(places, gained, height, color=_COLORS[number % len(_COLORS)], label=label)
     middle = 0.4 - height / 2
     names = [described(mine[0]["params"]) for mine in cases]
     axes[0].set_yticks([i + middle for i in range(len(names))], names, fontsize=8)
@@ -178,9 +174,11 @@ def _handoff(plt: Any, records: Sequence[Record]) -> Any:
 
 
 def _is_usual(params: Mapping[str, Any]) -> bool:
-    """Whether a case is one of slabs and symbols as usual."""
+    """Whether a case is one of slabs, symbols and cores as usual."""
     if params["what"] == "pages":
         return True
+    if "cores" in params:
+        return False
     return bool((params["slab_kb"], params["symbols"]) == (1024, 30) and params["per_payload"] != 2)
 
 

@@ -199,10 +199,10 @@ class Config(Struct, frozen=True):
         return not self.credentials and not self.stream_url and not self.data_url
 
     def workers_per_stream(self) -> int:
-        """Pool processes of each stream's feed."""
+        """Pool processes of each stream's feed: its share of the cores, one of which is the feed's own."""
         if self.workers >= 0:
             return self.workers
-        return max(1, usable_cores() // len(self.streams))
+        return max(1, usable_cores() // len(self.streams) - 1)
 
     def urls(self) -> tuple[str, str]:
         """Base URLs of the stream and of REST; one that is not given follows from the other."""

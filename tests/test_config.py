@@ -157,8 +157,8 @@ def test_one_address_follows_from_the_other(given: dict[str, str], urls: tuple[s
 
 def test_workers_share_the_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    assert Config().workers_per_stream() == 4
-    assert from_mapping({"streams": ["stocks"]}).workers_per_stream() == 16
+    assert Config().workers_per_stream() == 3, "four cores a stream, and one is its feed's"
+    assert from_mapping({"streams": ["stocks"]}).workers_per_stream() == 15
     assert from_mapping({"workers": 0}).workers_per_stream() == 0
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5})
     assert Config().workers_per_stream() == 1

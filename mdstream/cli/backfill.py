@@ -20,10 +20,11 @@ from mdstream.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
     from mdstream.config import Config
-    from mdstream.history.backfill import Status
+    from mdstream.history.backfill import Backfill, Status
     from mdstream.history.request import Request
 
 _LONGEST_LIST = 20
+_LINE_EVERY_S = 10.0
 
 
 def backfill(
@@ -159,7 +160,11 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, running.cancel)
-        await running
+        telling = asyncio.ensure_future(_tell_now_and_then(request.dataset, work))
+        try:
+            await running
+        finally:
+            telling.cancel()
 
     with bar:
         try:
@@ -179,6 +184,19 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
     return Exit.OK if status.complete else Exit.STREAM_FAILED
 
 
+async def _tell_now_and_then(dataset: str, work: Backfill) -> None:
+    """Where there is no terminal for a bar, a line now and then, so that a log shows that it goes on."""
+    while True:
+        await asyncio.sleep(_LINE_EVERY_S)
+        status = work.status
+        if not sys.stderr.isatty():
+            print(
+                f"{dataset}: {status.done:,.1f} of {status.shards:,} shards, {status.rows:,} rows, "
+                f"{status.requests:,} requests",
+                file=sys.stderr,
+            )
+
+
 def _plain(status: Status) -> dict[str, Any]:
     return {**msgspec.to_builtins(status), "complete": status.complete}
 
@@ -186,8 +204,9 @@ def _plain(status: Status) -> dict[str, Any]:
 def _show_estimate(request: Request, found: Any) -> None:
     print(
         f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are complete; "
-        f"{found.shards:,} shards to fetch, in {found.shards:,} requests or more: "
-        f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute. How many rows, nobody "
+        f"{found.shards:,} shards to fetch, in {found.shards:,} requests at least: "
+        f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute. Each page of "
+        f"{request.history.limit:,} rows beyond a shard's first is one more; how many there are, nobody "
         "knows before."
     )
 

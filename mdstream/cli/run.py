@@ -55,7 +55,7 @@ def run(
         typer.Option(
             metavar="N",
             help="Worker processes a stream; 0 decodes inside the feed. Default: the cores, "
-            "shared out over the streams.",
+            "shared out over the streams, less one for each feed.",
         ),
     ] = None,
     stream_url: Annotated[

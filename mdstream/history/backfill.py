@@ -38,6 +38,8 @@ from mdstream.session.rest import BadRequestError, Body, RestClient
 
 log = logging.getLogger(__name__)
 
+_FIRST_CONTACT_S = 10.0
+"""A server that does not answer from the start is not one whose network was lost."""
 _ATTEMPTS = 100
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -179,7 +181,8 @@ class Backfill:
         budget, patient = Budget(FREE_PLAN, learns=True), _patient(self._config)
         await compile_decoders()
         pool = PagePool(one_a_core(self._config.workers))
-        async with pool as self._pool, RestClient(patient, budget) as self._client:
+        client = RestClient(patient, budget, _FIRST_CONTACT_S)
+        async with pool as self._pool, client as self._client:
             try:
                 # A file that cannot be made ends the fetching, too.
                 async with asyncio.TaskGroup() as files:
@@ -205,6 +208,8 @@ class Backfill:
             except (CredentialsError, StoreError, OSError):
                 raise
             except MdstreamError as error:
+                if self._client.is_nobody_there:
+                    raise
                 self.status.failed.setdefault(symbol, str(error))
             self._tell(self.status)
             await self._filing.make_full(self._pool, files)

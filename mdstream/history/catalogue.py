@@ -38,8 +38,10 @@ def scan(
 
     Columns are those of the live frame, times Datetime("ns", "UTC"), symbols and codes String, and before
     them the partition's: `feed`, for bars `timeframe` (and `adjustment`), `date` or `year`. What is given
-    here, and filters on the frame, decide which files are read at all. `start` is inside, `end` is not
-    (a date as `end` includes that day). `store` may be an object store's, as s3://bucket/prefix.
+    here, and filters on symbols and the partition's columns, decide which files are read at all; a filter
+    on a time does not (times are put together of two columns), so give `start` and `end`. `start` is
+    inside, `end` is not (a date as `end` includes that day). Bars of all timeframes and adjustments in the
+    store come together unless one is named. `store` may be an object store's, as s3://bucket/prefix.
     Raises `NoStoreError` where there is no such table.
     """
     check_list(symbols)

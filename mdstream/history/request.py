@@ -19,13 +19,13 @@ DAY_NS = 86_400 * 1_000_000_000
 ADJUSTMENTS = ("raw", "split", "dividend", "spin-off", "all")
 
 _UNITS = {
-    "Min": (1, 59),
-    "Hour": (60, 23),
-    "Day": (1440, 1),
-    "Week": (10_080, 1),
-    "Month": (44_640, 12),
+    "Min": (1, range(1, 60)),
+    "Hour": (60, range(1, 24)),
+    "Day": (1440, (1,)),
+    "Week": (10_080, (1,)),
+    "Month": (44_640, (1, 2, 3, 4, 6, 12)),
 }
-"""Of a timeframe: minutes, and the most of them that the service takes."""
+"""Of a timeframe: minutes, and how many of them the service takes (its `timeframe` parameter)."""
 
 _ROWS_A_SHARD = 9_000
 """Bars of a shard, if none is missing: a page, at most."""
@@ -225,11 +225,12 @@ def minutes_of(timeframe: str) -> int:
     """The length of a timeframe. Raises `ConfigError` for one the service has not."""
     found = _TIMEFRAME.fullmatch(timeframe)
     if found:
-        minutes, most = _UNITS[found[2]]
-        if 1 <= int(found[1]) <= most:
+        minutes, offered = _UNITS[found[2]]
+        if int(found[1]) in offered:
             return int(found[1]) * minutes
     raise ConfigError(
-        f"timeframe {timeframe!r} is none; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week"
+        f"timeframe {timeframe!r} is none; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month "
+        "after 1, 2, 3, 4, 6 or 12"
     )
 
 

@@ -75,6 +75,11 @@ class Budget:
         """Send nothing for `seconds`."""
         self._closed_until = max(self._closed_until, time.monotonic() + max(0.0, seconds))
 
+    @property
+    def held_s(self) -> float:
+        """Seconds for which nothing is sent, as the service asks."""
+        return max(0.0, self._closed_until - time.monotonic())
+
     def _learn(self, share: int) -> None:
         """The account has another share than was thought."""
         latest = sorted(self._sent)[-share:]

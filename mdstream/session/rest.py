@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -46,9 +48,14 @@ class BadRequestError(ServerError):
 
 
 class RestClient:
-    """GETs against the data API. Use as an async context manager."""
+    """GETs against the data API. Use as an async context manager.
 
-    def __init__(self, config: Config, budget: Budget) -> None:
+    A server that was never reached is given up `first_contact_s` after the first attempt.
+    """
+
+    # The mutable state: the session; since when there is none that answers; what was told last.
+
+    def __init__(self, config: Config, budget: Budget, first_contact_s: float = math.inf) -> None:
         self.budget = budget
         self.requests = 0
         self._config = config.fetch
@@ -66,6 +73,9 @@ class RestClient:
         self.trouble = ""
         """Why the last attempt failed; empty after one that did not."""
         self._session: aiohttp.ClientSession | None = None
+        self._first_contact_s = first_contact_s
+        self._unanswered_since: float | None = None
+        self._was_answered = False
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
@@ -99,7 +109,7 @@ class RestClient:
         await self._leave()
         waited = True
         async for attempt in stamina.retry_context(
-            on=_pause_before_retry,
+            on=self._pause_before_retry,
             attempts=self._config.attempts,
             timeout=self._config.deadline_s,
             wait_initial=FIRST_S,
@@ -130,18 +140,45 @@ class RestClient:
     def _complain(self, error: Exception) -> None:
         """Say that the server gives trouble: once for the many requests that meet it at a time."""
         self.trouble = str(error)
-        if _pause_before_retry(error) and time.monotonic() >= self._quiet_until:
+        if self._pause_before_retry(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
-            log.warning("REST: %s; trying again where that may help", error)
+            held_s = self.budget.held_s
+            hope = (
+                f"no requests for {held_s:.0f} s"
+                if held_s > 1
+                else "trying again where that may help"
+            )
+            log.warning("REST: %s; %s", error, hope)
+
+    def _pause_before_retry(self, error: Exception) -> bool | float:
+        """Whether to retry after `error`; a number is the pause the service asked for."""
+        if isinstance(error, BadRequestError | CredentialsError | CertificateError):
+            return False
+        if isinstance(error, ServerError):
+            return True if error.retry_after is None else error.retry_after
+        return isinstance(error, NetworkError) and not self.is_nobody_there
+
+    @property
+    def is_nobody_there(self) -> bool:
+        """Whether the server was given up: nobody has answered since the beginning."""
+        since = self._unanswered_since
+        return (
+            not self._was_answered
+            and since is not None
+            and time.monotonic() - since > self._first_contact_s
+        )
 
     async def _once(self, path: str, params: Mapping[str, str]) -> Body:
         assert self._session is not None, "use RestClient as a context manager"
         self.requests += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
         try:
             # Not after a redirect: the keys are for this server alone.
             async with self._session.get(
                 self._base + path, params=params, allow_redirects=False
             ) as response:
+                self._was_answered = True
                 data = await response.read()
                 recv_ns = time.time_ns()
                 self.budget.hear(response.headers)
@@ -163,7 +200,7 @@ class RestClient:
             why = " ".join(str(error).split())
             raise NetworkError(f"the answer of {self._base} cannot be read: {why}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NetworkError(f"cannot reach {self._base}: {error}") from error
+            raise NetworkError(f"cannot reach {self._base}: {_reason(error)}") from error
 
     def _failed(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         message = f"HTTP {status}: {_message(data)}"
@@ -181,13 +218,10 @@ class RestClient:
         return BadRequestError(message, status)
 
 
-def _pause_before_retry(error: Exception) -> bool | float:
-    """Whether to retry after `error`; a number is the pause the service asked for."""
-    if isinstance(error, BadRequestError | CredentialsError | CertificateError):
-        return False
-    if isinstance(error, ServerError):
-        return True if error.retry_after is None else error.retry_after
-    return isinstance(error, NetworkError)
+def _reason(error: Exception) -> str:
+    """Why there is no connection, without the library's words around it."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
 
 
 def _packing(encoding: str) -> Packing:

@@ -18,7 +18,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import mdstream
-from mdstream.errors import ConfigError, CredentialsError
+from mdstream.errors import ConfigError, CredentialsError, NetworkError
 from mdstream.history.request import moment
 from tests.history.truth import records
 from tests.running import RunningSimulator, simulator
@@ -354,6 +354,38 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
         done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"process {os.getpid()} is already filling" in done.stderr
+
+
+def test_a_server_that_is_not_there_ends_it_and_is_told_once(
+    sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdstream.history.backfill._FIRST_CONTACT_S", 0.5)
+    symbols = [f"S{number}" for number in range(300)]  # a minute's budget is 200
+    nowhere = {"data_url": "http://127.0.0.1:9"}
+    began = time.monotonic()
+    with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
+        fill(sim, tmp_path, "stocks.trades", symbols, *HOURS, settings=nowhere)
+    assert time.monotonic() - began < 45, "no symbol waits for a place in the budget"
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete, "and it goes on"
+
+
+def test_without_a_terminal_a_line_now_and_then_shows_how_far_it_is(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    sim.faults("slow=3")
+    code = (
+        "import mdstream.cli.backfill as b; b._LINE_EVERY_S = 0.5\n"
+        "from mdstream.cli import main; main()"
+    )
+    arguments = command(sim, tmp_path / "store")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments[arguments.index("backfill") :]],
+        env=ENV, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if " shards, " in line]
+    assert len(lines) >= 2
+    assert lines[0].startswith("stocks.trades: 0.0 of 3 shards, 0 rows, ")
 
 
 def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> None:

@@ -455,6 +455,41 @@ def test_a_server_that_is_not_there_is_a_network_error() -> None:
     asyncio.run(main())
 
 
+def test_a_server_that_never_answered_is_given_up_soon(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 100}})
+        async with RestClient(config, Budget(100), first_contact_s=0.3) as client:
+            with pytest.raises(
+                NetworkError, match=r"cannot reach http://127\.0\.0\.1:9: Conn[a-z]+ refused"
+            ):
+                await asyncio.wait_for(client.get("/", {}), 30)
+            assert client.is_nobody_there
+            tried = client.requests
+            assert tried > 1
+            with pytest.raises(NetworkError):
+                await client.get("/", {})
+            assert client.requests == tried + 1, "once more, and no patience"
+
+    asyncio.run(main())
+
+
+def test_a_pause_that_the_service_asks_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        def refuse(_: web.Request) -> web.Response:
+            return web.Response(status=429, headers={"Retry-After": "40"}, text="{}")
+
+        async with answering(refuse) as url, client(url, Budget(100)) as rest:
+            asking = asyncio.create_task(rest.get("/", {}))
+            while not rest.trouble:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+
+    asyncio.run(main())
+    [told] = [r.getMessage() for r in caplog.records if "REST" in r.getMessage()]
+    assert told.startswith("REST: HTTP 429")
+    assert told.endswith(("no requests for 40 s", "no requests for 39 s"))
+
+
 def test_error_bodies_that_are_no_json_are_told_as_they_are() -> None:
     async def story(case: Case) -> None:
         with pytest.raises((ServerError, BadRequestError), match="HTTP 404: 404: Not Found"):

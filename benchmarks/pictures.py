@@ -155,8 +155,7 @@ def _handoff(plt: Any, records: Sequence[Record]) -> Any:
     axes[0].invert_yaxis()
     axes[0].axvline(1, color="#444444", linewidth=1)
     axes[0].set_title("× inline")
-    axes[0].set_xlim(0, 1.25 * axes[0].get_xlim()[1])
-    axes[0].legend(fontsize=8, loc="lower right")
+    axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=5)
     shown = [mine for mine in cases if _is_usual(mine[0]["params"])]
     for number, mine in enumerate(shown):
         color, model = _COLORS[number % len(_COLORS)], fitted(mine)

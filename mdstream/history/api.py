@@ -19,7 +19,7 @@ When = str | date | datetime
 
 async def backfill_async(
     dataset: str,
-    symbols: Sequence[str],
+    symbols: str | Sequence[str],
     start: When,
     end: When,
     *,
@@ -33,10 +33,11 @@ async def backfill_async(
 ) -> Status:
     """Bring a range of a dataset (`stocks.trades`, …) into a store, as far as it is not there.
 
-    `symbols` may hold patterns, as `A*` (see `mdstream.history.universe`). `settings` are those of a run
-    (`data_url`, `workers`, `fetch`, …); keys come from the environment. What is interrupted, or killed,
-    goes on where it was when the same is asked again. The answer's `failed` says by symbol what could not
-    be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`.
+    `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`). `settings` are
+    those of a run (`data_url`, `workers`, `fetch`, …); keys come from the environment. What is interrupted,
+    or killed, goes on where it was when the same is asked again. The answer's `failed` says by symbol what
+    could not be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`, and `NetworkError`
+    where nobody answers from the start.
     """
     config = load(flags=settings)
     names = await named(dataset, symbols, start, config)
@@ -49,7 +50,7 @@ async def backfill_async(
 
 
 def backfill(
-    dataset: str, symbols: Sequence[str], start: When, end: When, **options: Any
+    dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Any
 ) -> Status:
     """`backfill_async`, for a program without a loop."""
     return asyncio.run(backfill_async(dataset, symbols, start, end, **options))

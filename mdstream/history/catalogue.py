@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError
 from mdstream.handoff.stored import BEYOND, storage_options
-from mdstream.history.request import check_list, datasets, moment
+from mdstream.history.request import datasets, listed, moment
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, History, Kind
 
@@ -23,7 +23,7 @@ def scan(
     dataset: str,
     store: str | Path,
     *,
-    symbols: Sequence[str] | None = None,
+    symbols: str | Sequence[str] | None = None,
     start: str | date | datetime | None = None,
     end: str | date | datetime | None = None,
     feed: str = "",
@@ -44,7 +44,6 @@ def scan(
     store come together unless one is named. `store` may be an object store's, as s3://bucket/prefix.
     Raises `NoStoreError` where there is no such table.
     """
-    check_list(symbols)
     channel, history = _of(dataset)
     options = storage_options(str(store))
     past = _table(f"{store}/{dataset}", options) if history else None
@@ -120,7 +119,7 @@ def _chosen(
     frame: pl.LazyFrame,
     dataset: str,
     channel: Channel,
-    symbols: Sequence[str] | None,
+    symbols: str | Sequence[str] | None,
     span: tuple[When, When],
     kinds: tuple[str, str, str],
 ) -> pl.LazyFrame:
@@ -140,7 +139,7 @@ def _chosen(
             frame = frame.filter(*_bounded(time, at_ns, bound, partition))
     if symbols is None:
         return frame
-    wanted_symbols = list(symbols)
+    wanted_symbols = listed(symbols)
     if _is_news(channel):
         shared = pl.col("symbols").list.set_intersection(wanted_symbols)
         return frame.filter(shared.list.len() > 0)

@@ -137,7 +137,7 @@ def history_of(dataset: str) -> History:
 
 def asked(
     dataset: str,
-    symbols: Sequence[str],
+    symbols: str | Sequence[str],
     start: str | date | datetime,
     end: str | date | datetime,
     *,
@@ -184,15 +184,13 @@ def _settled(now: datetime, timeframe: str) -> int:
     return _ns(now - timedelta(minutes=1) - length) + int(bool(timeframe))
 
 
-def check_list(symbols: Sequence[str] | None) -> None:
-    """Refuse a text, whose letters would be taken for symbols. Raises `ConfigError`."""
-    if isinstance(symbols, str):
-        raise ConfigError(f"symbols are a list: [{symbols!r}]")
+def listed(symbols: str | Sequence[str]) -> list[str]:
+    """Symbols as a list; a text alone is one symbol, as readers of frames take it."""
+    return [symbols] if isinstance(symbols, str) else list(symbols)
 
 
-def _checked_symbols(stream: StreamSpec, symbols: Sequence[str]) -> tuple[str, ...]:
-    check_list(symbols)
-    names = tuple(dict.fromkeys(symbols))
+def _checked_symbols(stream: StreamSpec, symbols: str | Sequence[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(listed(symbols)))
     if not names:
         raise ConfigError("no symbol is given")
     for symbol in names:

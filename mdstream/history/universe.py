@@ -20,7 +20,7 @@ import orjson
 from mdstream.config import Config
 from mdstream.errors import ConfigError, ServerError
 from mdstream.handoff.packing import UnpackingError, unpack
-from mdstream.history.request import check_list, day_of
+from mdstream.history.request import day_of, listed
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
 from mdstream.streams import STREAMS
@@ -44,7 +44,7 @@ def is_pattern(symbol: str) -> bool:
 
 
 async def named(
-    dataset: str, symbols: Sequence[str], start: str | date | datetime, config: Config
+    dataset: str, symbols: str | Sequence[str], start: str | date | datetime, config: Config
 ) -> list[str]:
     """`symbols` with each pattern replaced by the symbols that it matches, in their order.
 
@@ -52,10 +52,10 @@ async def named(
     them those are meant whose last day is `start` or later. Raises `ConfigError` for a pattern that matches
     nothing or cannot be looked up, and what `RestClient.get` raises.
     """
-    check_list(symbols)
+    symbols = listed(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns:
-        return list(symbols)
+        return symbols
     if config.simulated:
         raise ConfigError(
             f"{patterns[0]!r} is a pattern, which the service has to look up: set APCA_API_KEY_ID and "

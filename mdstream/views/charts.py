@@ -130,9 +130,9 @@ def _busy(axis: Any, found: dict[str, Any]) -> None:
     )
     axis.axhline(found["cores"]["count"], color="#999999", linestyle=":", linewidth=1)
     axis.margins(x=0)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the names, above all areas
     axis.set_xlabel("seconds")
-    axis.legend(loc="upper right", ncols=3)
+    axis.legend(loc="upper center", ncols=4)
 
 
 def _stages(axis: Any, found: dict[str, Any]) -> None:
@@ -144,11 +144,13 @@ def _stages(axis: Any, found: dict[str, Any]) -> None:
         axis.barh(names, values, left=left, color=color, label=stage, height=0.6)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axis.invert_yaxis()
-    axis.legend(loc="upper right", ncols=4)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)
 
 
 def _memory(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("memory, MB: RSS by role, and shared memory of the run")
+    axis.set_title(
+        "memory, MB: RSS by role (what processes share counts in each), and the run's shared memory"
+    )
     for role, color in _ROLES.items():
         if role in found["memory_by_role"]:
             values = [value / 1e6 for value in found["memory_by_role"][role]]

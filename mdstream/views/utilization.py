@@ -116,7 +116,7 @@ def _roles(found: dict[str, Any]) -> list[Field]:
         Field("user", [f"{row['cpu_user_s']:,.1f}" for row in rows], 4),
         Field("system", [f"{row['cpu_system_s']:,.1f}" for row in rows], 4),
         Field("share", [f"{100 * row['share']:.0f}%" for row in rows]),
-        Field("memory MB", [f"{row['rss_bytes'] / 1e6:,.0f}" for row in rows], 2),
+        Field("RSS MB", [f"{row['rss_bytes'] / 1e6:,.0f}" for row in rows], 2),
         Field("waits/s", rates("voluntary_switches"), 5),
         Field("preempted/s", rates("involuntary_switches"), 5),
     ]

@@ -65,9 +65,8 @@ def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last
         request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
 
 
-def test_symbols_are_a_list() -> None:
-    with pytest.raises(ConfigError, match=r"symbols are a list: \['AAPL'\]"):
-        request(symbols="AAPL")
+def test_a_text_alone_is_one_symbol() -> None:
+    assert request(symbols="AAPL").symbols == ("AAPL",)
 
 
 def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:

@@ -33,6 +33,10 @@ def pids(running: mdstream.Engine, role: str, stream: str) -> list[int]:
     return [pid for pid in mine["pid"].unique().to_list() if psutil.pid_exists(pid)]
 
 
+def _threads(pid: int) -> list[Path]:
+    return sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda task: int(task.name))
+
+
 def complete(running: mdstream.Engine, *streams: str) -> None:
     """These streams have every row of the traffic."""
     run = running.attachment
@@ -203,6 +207,9 @@ def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_on
             [worker] = until(lambda: pids(running, "worker", "stocks"))
             family = [psutil.Process(worker).parents()[n].pid for n in range(3)]
             assert family == [own, *feeds["stocks"], common]
+            for template in (own, common):  # a fork copies one thread alone
+                threads = [(t / "comm").read_text().strip() for t in _threads(template)]
+                assert set(threads[1:]) <= {"jemalloc_bg_thd"}, "that one knows of forks"
 
             os.kill(common, signal.SIGKILL)
             os.kill(own, signal.SIGKILL)

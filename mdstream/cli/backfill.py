@@ -202,12 +202,20 @@ def _plain(status: Status) -> dict[str, Any]:
 
 
 def _show_estimate(request: Request, found: Any) -> None:
+    long = f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute"
+    if found.rows is None:
+        told = (
+            f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "
+            "beyond a shard's first is one more; how many there are, nobody knows before."
+        )
+    else:
+        told = (
+            f"some {found.rows:,} rows in {found.requests:,} requests, by what the store has of these "
+            f"symbols or of others: {long}."
+        )
     print(
         f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are complete; "
-        f"{found.shards:,} shards to fetch, in {found.shards:,} requests at least: "
-        f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute. Each page of "
-        f"{request.history.limit:,} rows beyond a shard's first is one more; how many there are, nobody "
-        "knows before."
+        f"{found.shards:,} shards to fetch, {told}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,13 @@ class Estimate(NamedTuple):
     """What a request would take, before it is made."""
 
     shards: int
-    """To fetch; each is one request or more."""
+    """To fetch."""
     already: int
     """Symbols that are complete."""
+    rows: int | None
+    """About so many, by what the store has of these symbols, or of others; None if it has nothing."""
+    requests: int
+    """A page each: about so many, or, where the rows are not known, one a shard, which is the least."""
     seconds: float
     """What so many requests take at the budget known."""
 
@@ -42,17 +47,26 @@ def check(request: Request, store: Path, config: Config) -> None:
 def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Estimate:
     """What a request would take. Nothing is fetched, and nothing written where there is no store yet."""
     stored: dict[str, list[Shard]] = {}
+    density: dict[str, float] = {}
     if (store / "_mdstream").exists():
         with Ledger(store / "_mdstream") as ledger:
             for symbol in request.symbols:
                 every = ledger.known(request.dataset, request.variant, symbol)
                 stored[symbol] = [shard for shard, state in every if state == "stored"]
+            density = ledger.density(request.dataset, request.variant)
     left = [
         part for shard in request.shards() for part in missing(shard, stored.get(shard.symbol, ()))
     ]
     symbols = {shard.symbol for shard in left}
-    minutes = max(0, len(left) - per_minute) / per_minute
-    return Estimate(len(left), len(request.symbols) - len(symbols), minutes * 60)
+    rows, requests = None, len(left)
+    if density:
+        usual = sum(density.values()) / len(density)
+        each = [density.get(s.symbol, usual) * (s.past - s.first) for s in left]
+        rows = round(sum(each))
+        requests = sum(max(1, math.ceil(count / request.history.limit)) for count in each)
+    minutes = max(0, requests - per_minute) / per_minute
+    already = len(request.symbols) - len(symbols)
+    return Estimate(len(left), already, rows, requests, minutes * 60)
 
 
 def note_shards(request: Request, ledger: Ledger) -> None:

@@ -397,6 +397,16 @@ def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> Non
     assert not (tmp_path / "none").exists()
 
 
+def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path: Path) -> None:
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete
+    done = subprocess.run(
+        command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout)
+    assert found["rows"] == pytest.approx(3 * 12 * 3600, rel=0.02), "a trade a second"
+    assert (found["shards"], found["requests"]) == (3, 15), "pages of 10,000 rows"
+
+
 def test_an_object_store_is_refused_with_what_it_is_for(sim: RunningSimulator) -> None:
     with pytest.raises(ConfigError, match="a backfill fills a folder"):
         fill(sim, Path("s3://bucket/x"), "stocks.trades", ["AAPL"], *HOURS)

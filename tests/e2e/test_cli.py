@@ -53,6 +53,8 @@ def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subp
         text=True,
         env={**CLEAN, **(env or {})},
         start_new_session=True,
+        # Under nohup it would be ignored, by the tests' processes and so by the engine, too.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     try:
         yield process

@@ -224,6 +224,9 @@ class FeedProcess:
         assert process is not None
         self.receive()
         process.join(_CODE_PATIENCE_S)
+        if process.exitcode is None:
+            template.kill()
+            process.join(_CODE_PATIENCE_S)
         self._hang_up()
         code = process.exitcode
         if code in (None, _UNSEEN):

@@ -288,7 +288,8 @@ class Supervisor:
         )
         try:
             assert self._forked is not None
-            feed.start(self._forked, assignment)
+            with template.killed_after(self.config.start_timeout_s):
+                feed.start(self._forked, assignment)
         except (EOFError, OSError) as error:
             log.warning(
                 "%s: its process cannot be forked (%r), and is started anew", feed.stream, error

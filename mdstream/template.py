@@ -13,6 +13,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import socket
 import sys
 import threading
@@ -94,6 +95,25 @@ def pid() -> int | None:
     return found
 
 
+def kill() -> None:
+    """End it by force: one that hangs tells nobody how its children ended."""
+    if (hung := pid()) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def killed_after(seconds: float) -> Iterator[None]:
+    """Around the start of a process: a template that hangs is killed, and the start fails (`EOFError`)."""
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def leave() -> None:
     """Somebody's processes have ended. The last one to leave waits until the server has, too, a while."""
     global _users  # noqa: PLW0603
@@ -102,6 +122,9 @@ def leave() -> None:
         ending = threading.Thread(target=_server._stop, name="template-end", daemon=True)
         ending.start()
         ending.join(_END_WAIT_S)
+        if ending.is_alive():
+            kill()
+            ending.join(_END_WAIT_S)
 
 
 @contextlib.contextmanager

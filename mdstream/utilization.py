@@ -217,6 +217,8 @@ def _costs(
     messages = last["messages"] - first["messages"]
     cpu_s = _spent(processes.filter(pl.col("ts").is_between(first["ts"], last["ts"])))
     wall_s = (last["ts"] - first["ts"]).total_seconds()
+    if not cpu_s.get("feed"):  # sampled once in that time, which tells nothing
+        return {}
     done = batches.filter(pl.col("end_ts").is_between(first["ts"], last["ts"]))
     found: Values = {
         "messages_per_s": _rounded(messages / wall_s),

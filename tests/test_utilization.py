@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from typing import Any
 
 import polars as pl
 import psutil
 import pytest
 
-from mdstream.telemetry.sampler import Sampler
+from mdstream.telemetry.sampler import Sampler, _core
 from mdstream.utilization import _Clock, _foreign, limit, model
 
 
@@ -140,3 +141,13 @@ def test_a_process_that_is_new_is_told_with_what_it_took_to_start() -> None:
         process.communicate(b"\n")
     assert found.role == "worker"
     assert found.cpu_percent > 5
+
+
+def test_a_core_s_shares_are_those_of_the_time_that_passed_however_short() -> None:
+    times = namedtuple("times", "user nice system idle iowait steal guest")
+    then = times(100.0, 1.0, 50.0, 900.0, 5.0, 0.0, 20.0)
+    now = times(100.02, 1.0, 50.01, 900.06, 5.01, 0.0, 20.02)
+    found = _core(3, then, now)
+    assert (found.core, found.busy_percent) == (3, pytest.approx(30))
+    assert (found.user_percent, found.system_percent) == (pytest.approx(20), pytest.approx(10))
+    assert _core(3, now, now).busy_percent == 0.0

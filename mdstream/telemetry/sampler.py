@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -64,18 +65,15 @@ class Sampler:
         self._known: dict[int, tuple[psutil.Process, float, float]] = {}
         self._at = time.time()
         self._cores = os.sched_getaffinity(0)
-        psutil.cpu_times_percent(percpu=True)
+        self._times = psutil.cpu_times(percpu=True)
 
     def cores(self) -> list[CoreSample]:
         """A sample of each core that this run may use."""
+        # psutil's own percentages take less than a second for a whole one.
+        before, self._times = self._times, psutil.cpu_times(percpu=True)
         return [
-            CoreSample(
-                core,
-                max(0.0, 100.0 - times.idle - getattr(times, "iowait", 0.0)),
-                times.user + getattr(times, "nice", 0.0),
-                times.system,
-            )
-            for core, times in enumerate(psutil.cpu_times_percent(percpu=True))
+            _core(core, then, now)
+            for core, (then, now) in enumerate(zip(before, self._times, strict=True))
             if core in self._cores
         ]
 
@@ -130,3 +128,15 @@ def _taken(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += os.stat(os.path.join(where, name)).st_blocks * 512
     return total
+
+
+def _core(core: int, then: Any, now: Any) -> CoreSample:
+    """What a core did between two readings of psutil's `cpu_times`."""
+    spent = {name: max(0.0, getattr(now, name) - getattr(then, name)) for name in now._fields}
+    # A guest's time is in the user's, too.
+    whole = sum(s for name, s in spent.items() if not name.startswith("guest"))
+    if not whole:
+        return CoreSample(core, 0.0, 0.0, 0.0)
+    idle = spent["idle"] + spent.get("iowait", 0.0)
+    user, system = spent["user"] + spent.get("nice", 0.0), spent["system"]
+    return CoreSample(core, 100 * (whole - idle) / whole, 100 * user / whole, 100 * system / whole)

@@ -148,9 +148,7 @@ def _stages(axis: Any, found: dict[str, Any]) -> None:
 
 
 def _memory(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title(
-        "memory, MB: RSS by role (what processes share counts in each), and the run's shared memory"
-    )
+    axis.set_title("memory, MB: RSS by role (shared pages count in each), and the run's frames")
     for role, color in _ROLES.items():
         if role in found["memory_by_role"]:
             values = [value / 1e6 for value in found["memory_by_role"][role]]

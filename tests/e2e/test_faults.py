@@ -231,6 +231,30 @@ def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_on
     assert running.exit_code == Exit.OK
 
 
+def test_a_template_that_hangs_does_not_hang_the_engine(tmp_path: Path) -> None:
+    with simulator("--rate", "2000") as sim:
+        values = settings(
+            sim,
+            tmp_path,
+            streams=["stocks"],
+            workers=1,
+            start_timeout_s=3,
+            **traffic.symbols("stocks"),
+        )
+        with engine(values) as running:
+            [common] = until(lambda: pids(running, "template", ""))
+            [feed] = until(lambda: pids(running, "feed", "stocks"))
+            os.kill(common, signal.SIGSTOP)
+            os.kill(feed, signal.SIGKILL)
+            until(lambda: pids(running, "feed", "stocks") not in ([], [feed]))
+            rows = running.attachment.rows("stocks.trades")
+            until(lambda: running.attachment.rows("stocks.trades") > rows + 500)
+    assert running.report is not None
+    assert running.report["streams"]["stocks"]["restarts"] == 1
+    assert balanced(running.report["streams"]["stocks"])
+    assert running.exit_code == Exit.OK
+
+
 def test_what_a_killed_feed_had_received_is_committed_once(tmp_path: Path) -> None:
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "1")
     with simulator(*flags) as sim:

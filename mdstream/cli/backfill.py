@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +20,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from mdstream.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mdstream.config import Config
     from mdstream.history.backfill import Backfill, Status
     from mdstream.history.request import Request
 
 _LONGEST_LIST = 20
 _LINE_EVERY_S = 10.0
+_WAITING = "waiting {:.0f} s for the service's request budget"
 
 
 def backfill(
@@ -149,6 +153,8 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
         if 0.01 * status.shards < status.done < status.shards:
             left = seconds / status.done * (status.shards - status.done)
             told += f", {_time(left)} left"
+        if (waits_s := work.waits_s) > 1:
+            told += f", {_WAITING.format(waits_s)}"
         if status.failed:
             told += f", [red]{len(status.failed)} failed[/]"
         bar.update(task, total=max(1, status.shards), completed=status.done, told=told)
@@ -160,7 +166,7 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, running.cancel)
-        telling = asyncio.ensure_future(_tell_now_and_then(request.dataset, work))
+        telling = asyncio.ensure_future(_tell_now_and_then(request.dataset, work, tell))
         try:
             await running
         finally:
@@ -184,15 +190,21 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
     return Exit.OK if status.complete else Exit.STREAM_FAILED
 
 
-async def _tell_now_and_then(dataset: str, work: Backfill) -> None:
-    """Where there is no terminal for a bar, a line now and then, so that a log shows that it goes on."""
+async def _tell_now_and_then(dataset: str, work: Backfill, tell: Callable[[Status], None]) -> None:
+    """Bring the bar up to date though nothing comes. Where there is no terminal for one, write a line now
+    and then, so that a log shows that it goes on.
+    """
+    told_at = time.monotonic()
     while True:
-        await asyncio.sleep(_LINE_EVERY_S)
+        await asyncio.sleep(min(1.0, _LINE_EVERY_S))
         status = work.status
-        if not sys.stderr.isatty():
+        tell(status)
+        if not sys.stderr.isatty() and time.monotonic() - told_at >= _LINE_EVERY_S:
+            told_at = time.monotonic()
+            waits = f", {_WAITING.format(work.waits_s)}" if work.waits_s > 1 else ""
             print(
                 f"{dataset}: {status.done:,.1f} of {status.shards:,} shards, {status.rows:,} rows, "
-                f"{status.requests:,} requests",
+                f"{status.requests:,} requests{waits}",
                 file=sys.stderr,
             )
 

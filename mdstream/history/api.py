@@ -27,7 +27,7 @@ async def backfill_async(
     feed: str = "",
     timeframe: str = "",
     adjustment: str = "",
-    priority: Sequence[str] = (),
+    priority: str | Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[Status], None] = lambda status: None,
 ) -> Status:

@@ -91,6 +91,7 @@ class Backfill:
         self._request = request
         self._store = store
         self._config = config
+        self._budget = Budget(FREE_PLAN, learns=True)
         self._tell = tell
         self._refused: set[str] = set()
         self._folder = store / "_mdstream"
@@ -178,10 +179,10 @@ class Backfill:
         self._tell(self.status)
         if not waiting and self._filing.is_empty:
             return
-        budget, patient = Budget(FREE_PLAN, learns=True), _patient(self._config)
+        patient = _patient(self._config)
         await compile_decoders()
         pool = PagePool(one_a_core(self._config.workers))
-        client = RestClient(patient, budget, _FIRST_CONTACT_S)
+        client = RestClient(patient, self._budget, _FIRST_CONTACT_S)
         async with pool as self._pool, client as self._client:
             try:
                 # A file that cannot be made ends the fetching, too.
@@ -192,6 +193,11 @@ class Backfill:
                     self._filing.make_all(pool, files)
             except BaseExceptionGroup as errors:
                 raise _first(errors) from None
+
+    @property
+    def waits_s(self) -> float:
+        """Seconds until the budget lets the next request go."""
+        return self._budget.waits_s
 
     async def _take(self, waiting: deque[Progress], files: asyncio.TaskGroup) -> None:
         """Fetch shards until none waits."""

@@ -140,6 +140,9 @@ def _chosen(
     if symbols is None:
         return frame
     wanted_symbols = listed(symbols)
+    for name in wanted_symbols:
+        if "," in name:
+            raise ConfigError(f"{name!r} is no symbol: give a list of them")
     if _is_news(channel):
         shared = pl.col("symbols").list.set_intersection(wanted_symbols)
         return frame.filter(shared.list.len() > 0)

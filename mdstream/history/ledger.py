@@ -102,10 +102,10 @@ class Ledger:
         return [(Shard(name, first, past), state) for name, first, past, state in rows]
 
     def density(self, dataset: str, variant: str) -> dict[str, float]:
-        """Rows a nanosecond of the symbols that have something stored."""
+        """Rows a nanosecond of the symbols of which some shard is fetched."""
         rows = self._database.execute(
             "SELECT symbol, sum(rows), sum(past - first) FROM shard "
-            "WHERE dataset = ? AND variant = ? AND state = 'stored' GROUP BY symbol",
+            "WHERE dataset = ? AND variant = ? AND state != 'open' GROUP BY symbol",
             (dataset, variant),
         )
         return {symbol: count / span for symbol, count, span in rows if span}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mdstream.config import Config
 from mdstream.errors import ConfigError
-from mdstream.history.ledger import Ledger, missing
+from mdstream.history.ledger import Ledger, Progress, missing
 from mdstream.history.request import Request, Shard
 
 FREE_PLAN = 200
@@ -48,12 +48,14 @@ def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Esti
     """What a request would take. Nothing is fetched, and nothing written where there is no store yet."""
     stored: dict[str, list[Shard]] = {}
     density: dict[str, float] = {}
+    begun: dict[Shard, Progress] = {}
     if (store / "_mdstream").exists():
         with Ledger(store / "_mdstream") as ledger:
             for symbol in request.symbols:
                 every = ledger.known(request.dataset, request.variant, symbol)
-                stored[symbol] = [shard for shard, state in every if state == "stored"]
+                stored[symbol] = [shard for shard, state in every if state != "open"]
             density = ledger.density(request.dataset, request.variant)
+            begun = {p.shard: p for p in ledger.in_state(request.dataset, request.variant, "open")}
     left = [
         part for shard in request.shards() for part in missing(shard, stored.get(shard.symbol, ()))
     ]
@@ -61,12 +63,19 @@ def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Esti
     rows, requests = None, len(left)
     if density:
         usual = sum(density.values()) / len(density)
-        each = [density.get(s.symbol, usual) * (s.past - s.first) for s in left]
+        each = [
+            max(0.0, density.get(s.symbol, usual) * (s.past - s.first) - _staged(begun.get(s)))
+            for s in left
+        ]
         rows = round(sum(each))
         requests = sum(max(1, math.ceil(count / request.history.limit)) for count in each)
     minutes = max(0, requests - per_minute) / per_minute
     already = len(request.symbols) - len(symbols)
     return Estimate(len(left), already, rows, requests, minutes * 60)
+
+
+def _staged(progress: Progress | None) -> int:
+    return progress.rows if progress else 0
 
 
 def note_shards(request: Request, ledger: Ledger) -> None:

@@ -144,7 +144,7 @@ def asked(
     feed: str = "",
     timeframe: str = "",
     adjustment: str = "",
-    urgent: Sequence[str] = (),
+    urgent: str | Sequence[str] = (),
     now: datetime,
 ) -> Request:
     """A request, checked. Raises `ConfigError` that says what is wrong and what would be right.
@@ -167,6 +167,7 @@ def asked(
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
     names = _checked_symbols(stream, symbols)
+    urgent = listed(urgent)
     first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
     if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
         raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")

@@ -76,6 +76,11 @@ class Budget:
         self._closed_until = max(self._closed_until, time.monotonic() + max(0.0, seconds))
 
     @property
+    def waits_s(self) -> float:
+        """Seconds until the next request may go, for whatever reason."""
+        return max(0.0, self._pause())
+
+    @property
     def held_s(self) -> float:
         """Seconds for which nothing is sent, as the service asks."""
         return max(0.0, self._closed_until - time.monotonic())

@@ -397,6 +397,13 @@ def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> Non
     assert not (tmp_path / "none").exists()
 
 
+def test_several_symbols_in_one_text_are_refused(sim: RunningSimulator, tmp_path: Path) -> None:
+    assert fill(sim, tmp_path, "stocks.trades", "AAPL", *HOURS).complete  # type: ignore[arg-type]
+    assert stored(tmp_path, symbols="AAPL").height
+    with pytest.raises(ConfigError, match="'AAPL,MSFT' is no symbol"):
+        stored(tmp_path, symbols="AAPL,MSFT")
+
+
 def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path: Path) -> None:
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete
     done = subprocess.run(

@@ -67,6 +67,7 @@ def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last
 
 def test_a_text_alone_is_one_symbol() -> None:
     assert request(symbols="AAPL").symbols == ("AAPL",)
+    assert request(urgent="MSFT").urgent == {"MSFT"}
 
 
 def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:

@@ -19,9 +19,9 @@ LIVE_DATA_URL = "https://data.alpaca.markets"
 LIVE_TRADING_URL = "https://api.alpaca.markets"
 PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
 _LIVE_KEY = "AK"
+"""How keys of accounts with money begin; those of paper accounts begin with PK."""
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of the container: microseconds of CPU time a period, and the period."""
-"""How keys of accounts with money begin; those of paper accounts begin with PK."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -148,7 +148,7 @@ class WorkerPool:
         self._started = started
         self._timeout_s = timeout_s
         self._kernels = kernels
-        # One worker alone is spawned, unless a template is there: it would be two processes instead of one.
+        # One worker alone is spawned, unless there is a template: one for it alone would be a process more.
         self._is_forked = kernels and (size > 1 or template.pid() is not None)
         self._has_template = False
         self._context: BaseContext = multiprocessing.get_context("spawn")
@@ -273,11 +273,8 @@ class WorkerPool:
                 self.rebuilds += 1
                 try:
                     await self._new_crew()
-                except (
-                    BrokenExecutor,
-                    EOFError,
-                    OSError,
-                ) as error:  # a template that dies just now
+                except (BrokenExecutor, EOFError, OSError) as error:
+                    # The last two: its template is dying just now, and the next attempt has a new one.
                     log.warning("a worker died while it started: %r", error)
                     await asyncio.sleep(attempt * _START_PAUSE_S)
                     continue

@@ -55,7 +55,7 @@ def copy_here(unneeded: Connection) -> None:
     """For a process before it starts a thread or a loop: if it was itself forked from a template, its copy
     as it is now, but for `unneeded`, becomes its template.
     """
-    if not _CAN_COPY or _server._forkserver_alive_fd is None:
+    if not _CAN_COPY or getattr(_server, "_forkserver_alive_fd", None) is None:
         return
     address = arbitrary_address("AF_UNIX")
     with socket.socket(socket.AF_UNIX) as listener:

@@ -226,7 +226,7 @@ def _show_estimate(request: Request, found: Any) -> None:
             f"symbols or of others: {long}."
         )
     print(
-        f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are complete; "
+        f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are fetched; "
         f"{found.shards:,} shards to fetch, {told}"
     )
 

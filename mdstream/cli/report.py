@@ -43,10 +43,7 @@ def report(
             "report: name either the RUN.json of a run that has ended, or --live for one that runs"
         )
     title, found = _live(run, directory) if file is None else _kept(file)
-    if file is not None:
-        with _no_report(file):
-            _show(title, found, out, as_json)
-    else:
+    with contextlib.nullcontext() if file is None else _no_report(file):
         _show(title, found, out, as_json)
 
 
@@ -83,7 +80,7 @@ def _live(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
 
 def _kept(file: Path) -> tuple[str, dict[str, Any]]:
     try:
-        if not file.is_file() and file.exists() and not file.is_fifo():
+        if file.exists() and not (file.is_file() or file.is_fifo()):  # /dev/zero has no end
             raise ConfigError(f"report: {file} is no file")
         with _no_report(file):
             found = orjson.loads(file.read_bytes())

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     shards: int
     """To fetch."""
     already: int
-    """Symbols that are complete."""
+    """Symbols of which nothing is left to fetch."""
     rows: int | None
     """About so many, by what the store has of these symbols, or of others; None if it has nothing."""
     requests: int

@@ -80,11 +80,6 @@ class Budget:
         """Seconds until the next request may go, for whatever reason."""
         return max(0.0, self._pause())
 
-    @property
-    def held_s(self) -> float:
-        """Seconds for which nothing is sent, as the service asks."""
-        return max(0.0, self._closed_until - time.monotonic())
-
     def _learn(self, share: int) -> None:
         """The account has another share than was thought."""
         latest = sorted(self._sent)[-share:]

@@ -142,10 +142,10 @@ class RestClient:
         self.trouble = str(error)
         if self._pause_before_retry(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
-            held_s = self.budget.held_s
+            waits_s = self.budget.waits_s
             hope = (
-                f"no requests for {held_s:.0f} s"
-                if held_s > 1
+                f"no requests for {waits_s:.0f} s"
+                if waits_s > 1
                 else "trying again where that may help"
             )
             log.warning("REST: %s; %s", error, hope)

@@ -82,8 +82,11 @@ class PageDecoder:
                 table = self._table(channel, columns, decoded.new)
             except Unfit as error:
                 return PageReceipt(0, "", str(error), rejects, 0, b"")
-            rows, last_ns = table.num_rows, _last(channel, columns)
-            _write(table, Path(ticket.path))
+            times = _event_times(channel, columns)
+            table = _within(table, times, ticket.span)
+            rows, last_ns = table.num_rows, int(times[-1])
+            if rows:
+                _write(table, Path(ticket.path))
         kept = data if rejects else b""
         return PageReceipt(rows, found.page_token, "", rejects, last_ns, kept)
 
@@ -188,10 +191,17 @@ def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).unify_dictionaries()
 
 
-def _last(channel: Channel, columns: Any) -> int:
-    """The first time of the last row: the event's."""
+def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
+    """The first time of each row, which is the event's."""
     at = next(i for i, column in enumerate(channel.columns) if column.kind is Kind.TIME)
-    return int(columns[at].values[-1])
+    times: npt.NDArray[np.int64] = columns[at].values
+    return times
+
+
+def _within(table: pa.Table, times: npt.NDArray[np.int64], span: tuple[int, int]) -> pa.Table:
+    """The rows whose time is in the span."""
+    inside = (times >= span[0]) & (times < span[1])
+    return table if inside.all() else table.filter(pa.array(inside))
 
 
 def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:

@@ -24,6 +24,8 @@ class PageTicket(NamedTuple):
     packing: Packing
     recv_ns: int
     path: str
+    span: tuple[int, int]
+    """The rows to keep, by their time: from the first moment on, up to the second; ns since 1970."""
 
 
 class PageReceipt(NamedTuple):

@@ -256,7 +256,7 @@ class Backfill:
         request, kind = self._request, self._request.history.kind
         ticket = PageTicket(
             request.spec.name, request.channel.name, kind, body.data, body.packing, body.recv_ns,
-            str(self._staging.path(progress, progress.pages)),
+            str(self._staging.path(progress, progress.pages)), request.kept(progress.shard),
         )  # fmt: skip
         receipt = await self._pool.stage(ticket)
         if receipt.fault:
@@ -281,7 +281,7 @@ class Backfill:
             **history.fixed,
             "symbols": shard.symbol,
             "start": rfc3339(shard.first),
-            "end": rfc3339(shard.past - 1),  # the service takes both ends as inside
+            "end": rfc3339(request.until(shard.past) - 1),  # the service takes both ends as inside
             "limit": str(history.limit),
             "sort": "asc",
         }

@@ -16,6 +16,11 @@ from mdstream.streams.options import is_contract
 from mdstream.streams.spec import Channel, History, StreamSpec
 
 DAY_NS = 86_400 * 1_000_000_000
+_MINUTE_NS = 60 * 1_000_000_000
+_FOREVER_NS = (1 << 63) - 1
+_CLOCK_CHANGE_NS = 60 * _MINUTE_NS
+"""A day may have 25 hours."""
+
 ADJUSTMENTS = ("raw", "split", "dividend", "spin-off", "all")
 
 _UNITS = {
@@ -86,6 +91,22 @@ class Request:
             found["adjustment"] = self.adjustment
         by_date = self.history.partition == "date"
         return {**found, **({"date": f"{when:%Y-%m-%d}"} if by_date else {"year": f"{when:%Y}"})}
+
+    def until(self, past: int) -> int:
+        """Up to when to ask for rows that begin before `past`: of the last bar the whole, wherever bars of
+        its length begin (those that divide an hour, at the hour; of others the service does not say).
+        """
+        if not self.timeframe:
+            return past
+        length = _length(self.timeframe)
+        is_on_the_hour = 60 * _MINUTE_NS % length == 0
+        return -(-past // length) * length if is_on_the_hour else past + length
+
+    def kept(self, shard: Shard) -> tuple[int, int]:
+        """The span of the rows that belong to a shard: bars that begin in it, and of all else whatever the
+        service gives for it.
+        """
+        return (shard.first, shard.past) if self.timeframe else (0, _FOREVER_NS)
 
     def shards(self) -> Iterator[Shard]:
         """All of it: urgent symbols first, then by time, in the order of the symbols."""
@@ -177,12 +198,8 @@ def asked(
 
 def _settled(now: datetime, timeframe: str) -> int:
     """Up to when rows are complete. A bar has the time of its begin, and is complete when it is over."""
-    length = timedelta(0)
-    if timeframe:
-        minutes = minutes_of(timeframe)
-        clock_change = 60 if minutes >= _UNITS["Day"][0] else 0  # a day may have 25 hours
-        length = timedelta(minutes=minutes + clock_change)
-    return _ns(now - timedelta(minutes=1) - length) + int(bool(timeframe))
+    settled = _ns(now) - _MINUTE_NS
+    return settled - _length(timeframe) + 1 if timeframe else settled
 
 
 def listed(symbols: str | Sequence[str]) -> list[str]:
@@ -231,6 +248,12 @@ def minutes_of(timeframe: str) -> int:
         f"timeframe {timeframe!r} is none; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month "
         "after 1, 2, 3, 4, 6 or 12"
     )
+
+
+def _length(timeframe: str) -> int:
+    """The longest that a bar of a timeframe can be, in ns."""
+    minutes = minutes_of(timeframe)
+    return minutes * _MINUTE_NS + (_CLOCK_CHANGE_NS if minutes >= _UNITS["Day"][0] else 0)
 
 
 def moment(value: str | date | datetime, name: str, whole_day: bool = False) -> int:

@@ -20,6 +20,7 @@ Record = dict[str, Any]
 
 SECOND = 1_000_000_000
 DAY = 24 * 60 * MINUTE
+_FOREVER = (1 << 63) - 1
 _MASK = (1 << 64) - 1
 
 
@@ -128,11 +129,24 @@ class Series:
     step: int
     make: Callable[[History, int, int], Record]
     jitter: bool = True
+    composed: bool = False
+    """Made of shorter bars."""
 
-    def at(self, history: History, index: int) -> Record:
-        """Item `index`: on a grid of `step`, off it by something below a step if `jitter`."""
+    def at(self, history: History, index: int, end: int = _FOREVER) -> Record:
+        """Item `index`: on a grid of `step`, off it by something below a step if `jitter`. A composed bar
+        that is not over by `end` has only the part until then (what the service gives is not known; this
+        is the harder for a client).
+        """
         offset = int(history._unit(index, 12) * self.step * 0.9) if self.jitter else 0
-        return self.make(history, index * self.step + offset, index)
+        record = self.make(history, index * self.step + offset, index)
+        past = (index + 1) * self.step
+        return _part(record, past, end) if self.composed and end < past - 1 else record
+
+
+def _part(bar: Record, past: int, end: int) -> Record:
+    """What a bar has by `end`."""
+    share = max(0.0, (end - bar["t"]) / (past - bar["t"]))
+    return {**bar, "v": type(bar["v"])(bar["v"] * share), "n": int(bar["n"] * share)}
 
 
 TRADES = Series(SECOND, History.trade)
@@ -149,7 +163,8 @@ def bar_series(timeframe: str) -> Series | None:
     unit = units.get(timeframe[len(count) :].lower())
     if unit is None or not count.isdigit() or not 1 <= int(count) <= 59:
         return None
-    return Series(int(count) * unit, History.bar, jitter=False)
+    step = int(count) * unit
+    return Series(step, History.bar, jitter=False, composed=step not in (MINUTE, DAY))
 
 
 def news_record(seed: int, symbol: str, index: int, step: int) -> Record:

@@ -277,7 +277,7 @@ class RestService:
                     else range(max(indexes.start, after[1] + 1), indexes.stop)
                 )
             for index in reversed(indexes) if down else indexes:
-                record = series.at(history, index)
+                record = series.at(history, index, end)
                 if start <= record["t"] <= end:
                     yield symbol, index, record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -167,6 +168,21 @@ def test_bars_of_two_years(sim: RunningSimulator, tmp_path: Path, dataset: str) 
         for name, key in {"open": "o", "high": "h", "volume": "v", "vwap": "vw"}.items():
             assert found[name].to_list() == [record[key] for record in truth], name
         assert set(found["year"]) == {2024, 2025}
+
+
+@pytest.mark.parametrize("timeframe", ["45Min", "23Hour", "1Week", "3Month"])
+def test_bars_are_whole_wherever_a_range_is_cut(
+    sim: RunningSimulator, tmp_path: Path, timeframe: str
+) -> None:
+    cuts = ["2023-11-07T11:11:11Z", "2023-12-15T07:07:07Z", "2024-02-01T01:00:00Z"]
+    for start, end in itertools.pairwise(cuts):  # the simulator cuts a bar off at a request's end
+        assert fill(sim, tmp_path, "crypto.bars", ["ETH/USD"], start, end, timeframe=timeframe)
+    first, past = moment(cuts[0], ""), moment(cuts[-1], "")
+    truth = records("crypto", "bars", "ETH/USD", first, past, timeframe)
+    found = stored(tmp_path, "crypto.bars").sort("ts")
+    assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
+    assert found["volume"].to_list() == [record["v"] for record in truth]
+    assert found["trade_count"].to_list() == [record["n"] for record in truth]
 
 
 def test_an_article_on_two_symbols_is_there_once(sim: RunningSimulator, tmp_path: Path) -> None:

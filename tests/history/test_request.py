@@ -65,6 +65,22 @@ def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last
         request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
 
 
+@pytest.mark.parametrize(
+    ("timeframe", "past", "until"),
+    [
+        ("1Min", "2026-01-05T14:31:00Z", "2026-01-05T14:31:00Z"),
+        ("15Min", "2026-01-05T14:31:00Z", "2026-01-05T14:45:00Z"),
+        ("1Hour", "2026-01-06", "2026-01-06"),
+        ("7Min", "2026-01-06", "2026-01-06T00:07:00Z"),  # seven do not divide an hour
+        ("1Day", "2026-01-06", "2026-01-07T01:00:00Z"),  # days begin at New York's midnight
+    ],
+)
+def test_of_the_last_bar_the_whole_is_asked_for(timeframe: str, past: str, until: str) -> None:
+    asked_for = request("stocks.bars", timeframe=timeframe)
+    assert asked_for.until(moment(past, "")) == moment(until, "")
+    assert request("stocks.trades").until(7) == 7
+
+
 def test_a_text_alone_is_one_symbol() -> None:
     assert request(symbols="AAPL").symbols == ("AAPL",)
     assert request(urgent="MSFT").urgent == {"MSFT"}

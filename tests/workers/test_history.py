@@ -22,10 +22,11 @@ BASE = 1_767_623_400 * 10**9
 
 def stage(
     body: Any, path: Path, kind: PayloadKind = PayloadKind.TRADES, stream: str = "stocks",
-    channel: str = "trades",
+    channel: str = "trades", span: tuple[int, int] = (0, 2**63 - 1),
 ) -> PageReceipt:  # fmt: skip
     data = body if isinstance(body, bytes) else gzip.compress(orjson.dumps(body))
-    return history.stage(PageTicket(stream, channel, kind, data, Packing.GZIP, BASE, str(path)))
+    ticket = PageTicket(stream, channel, kind, data, Packing.GZIP, BASE, str(path), span)
+    return history.stage(ticket)
 
 
 def time(ns: int) -> str:
@@ -101,6 +102,20 @@ def test_an_absent_side_of_a_quote_is_null(tmp_path: Path) -> None:
     (row,) = pl.read_parquet(tmp_path / "q.parquet").rows(named=True)
     assert (row["bid_price"], row["bid_size"], row["bid_exchange"]) == (None, None, None)
     assert (row["ask_price"], row["ask_size"], row["ask_exchange"]) == (1.5, 3, "V")
+
+
+def test_rows_of_another_shard_are_left_to_it(tmp_path: Path) -> None:
+    records = [
+        {"t": time(BASE + ns), "p": 1.5, "s": 1, "x": "V", "c": [], "i": ns, "z": "A"}
+        for ns in (0, 1, 2, 3)
+    ]
+    body = {"trades": {"A": records}, "next_page_token": None}
+    path = tmp_path / "x.arrow"
+    assert stage(body, path, span=(BASE + 4, BASE + 9)).rows == 0
+    assert not path.exists()
+    assert stage(body, path, span=(BASE + 1, BASE + 3)).rows == 2
+    history.join(JoinTicket("stocks", "trades", (str(path),), str(tmp_path / "x.parquet")))
+    assert whole(tmp_path / "x.parquet")["id"].to_list() == [1, 2]
 
 
 def test_a_page_that_is_none_says_why_and_stages_nothing(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def backfill(
         str,
         typer.Argument(
             help="What to fetch: stocks.trades, .quotes or .bars, options.trades or .bars, "
-            "crypto.trades, .quotes or .bars, news.articles."
+            "crypto.trades, .quotes or .bars, news."
         ),
     ],
     start: Annotated[
@@ -52,7 +52,7 @@ def backfill(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Symbols, or patterns, as 'A*'; options take contracts, as 'AAPL2612*C*'.",
+            help="Symbols, or patterns, as 'A*'. Of options: contracts, as 'AAPL2612*C*'. News needs none.",
         ),
     ] = None,
     symbols_file: Annotated[
@@ -106,9 +106,10 @@ def backfill(
     if not dry_run:
         _begin_to_load(settings.workers)
     from mdstream.history.plan import check, estimate
-    from mdstream.history.request import asked, history_of
+    from mdstream.history.request import asked, dataset_named, history_of
     from mdstream.history.universe import named
 
+    dataset = dataset_named(dataset)
     history_of(dataset)  # an odd one is told before anybody is asked
     names = asyncio.run(named(dataset, [*_names(symbols), *_lines(symbols_file)], start, settings))
     request = asked(

@@ -10,7 +10,7 @@ from typing import Any
 
 from mdstream.history.backfill import Backfill, Status
 from mdstream.history.plan import check
-from mdstream.history.request import asked
+from mdstream.history.request import asked, dataset_named
 from mdstream.history.universe import named
 from mdstream.settings import load
 
@@ -33,13 +33,14 @@ async def backfill_async(
 ) -> Status:
     """Bring a range of a dataset (`stocks.trades`, …) into a store, as far as it is not there.
 
-    `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`). `settings` are
+    `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`); of news none are
+    needed. `settings` are
     those of a run (`data_url`, `workers`, `fetch`, …); keys come from the environment. What is interrupted,
     or killed, goes on where it was when the same is asked again. The answer's `failed` says by symbol what
     could not be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`, and `NetworkError`
     where nobody answers from the start.
     """
-    config = load(flags=settings)
+    config, dataset = load(flags=settings), dataset_named(dataset)
     names = await named(dataset, symbols, start, config)
     request = asked(
         dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,

@@ -29,7 +29,7 @@ from mdstream.history.filing import Filing
 from mdstream.history.ledger import Ledger, Progress
 from mdstream.history.page_pool import PagePool, compile_decoders
 from mdstream.history.plan import FREE_PLAN, note_shards
-from mdstream.history.request import Request, rfc3339
+from mdstream.history.request import EVERYTHING, Request, rfc3339
 from mdstream.history.staging import Staging
 from mdstream.pool import one_a_core
 from mdstream.rejects import RejectFile
@@ -279,12 +279,13 @@ class Backfill:
         request, history, shard = self._request, self._request.history, progress.shard
         found = {
             **history.fixed,
-            "symbols": shard.symbol,
             "start": rfc3339(shard.first),
             "end": rfc3339(request.until(shard.past) - 1),  # the service takes both ends as inside
             "limit": str(history.limit),
             "sort": "asc",
         }
+        if shard.symbol != EVERYTHING:
+            found["symbols"] = shard.symbol
         if history.feed_parameter:
             found["feed"] = request.feed
         for name in ("timeframe", "adjustment"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError
 from mdstream.handoff.stored import BEYOND, storage_options
-from mdstream.history.request import datasets, listed, moment
+from mdstream.history.request import dataset_named, datasets, is_pattern, listed, moment
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, History, Kind
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 When = str | date | datetime | None
+
+_END = re.compile(r"\\[zZ]$")
+"""How Python's patterns end; those of Polars end otherwise."""
 
 
 def scan(
@@ -40,10 +45,13 @@ def scan(
     them the partition's: `feed`, for bars `timeframe` (and `adjustment`), `date` or `year`. What is given
     here, and filters on symbols and the partition's columns, decide which files are read at all; a filter
     on a time does not (times are put together of two columns), so give `start` and `end`. `start` is
-    inside, `end` is not (a date as `end` includes that day). Bars of all timeframes and adjustments in the
-    store come together unless one is named. `store` may be an object store's, as s3://bucket/prefix.
-    Raises `NoStoreError` where there is no such table.
+    inside, `end` is not (a date as `end` includes that day). `symbols` may be patterns of `*`, `?` and
+    `[…]`. Bars of all timeframes and adjustments in the store come together unless one is named. `store`
+    may be an object store's, as s3://bucket/prefix. Raises `NoStoreError` where there is no such table.
     """
+    import polars as pl
+
+    dataset = dataset_named(dataset)
     channel, history = _of(dataset)
     options = storage_options(str(store))
     past = _table(f"{store}/{dataset}", options) if history else None
@@ -55,11 +63,18 @@ def scan(
         )
     if live is not None and history is not None:
         live = _as_history(live, history)
+        if past is not None:
+            live = _widened(live, past.collect_schema())
     found = [
-        _chosen(frame, dataset, channel, symbols, (start, end), (feed, timeframe, adjustment))
+        _chosen(frame, dataset, channel, (start, end), (feed, timeframe, adjustment))
         for frame in (past, live)
         if frame is not None
     ]
+    if _is_news(channel):
+        return _newest(found, symbols)
+    if symbols is not None:
+        fits = _fitting(pl.col("symbol"), listed(symbols))
+        found = [frame.filter(fits) for frame in found]
     if live is not None:
         recorded = found[-1]
         if history is not None and history.bars:
@@ -67,12 +82,7 @@ def scan(
         found[-1] = recorded = recorded.unique(_identity(recorded, channel), keep="last")
         if past is not None:
             found[-1] = _beyond(found[0], recorded, channel)
-    whole = found[0] if len(found) == 1 else _joined(found)
-    frame = _whole_times(whole)
-    if _is_news(channel):
-        frame = frame.sort("updated_at", maintain_order=True)
-        return frame.unique("id", keep="last", maintain_order=True)
-    return frame
+    return _whole_times(_joined(found))
 
 
 def _of(dataset: str) -> tuple[Channel, History | None]:
@@ -101,7 +111,7 @@ def _table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
 
 
 def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
-    """Recorded rows with the columns that history has."""
+    """Recorded rows in the kinds and the partitions of history."""
     import polars as pl
 
     if history.bars:
@@ -115,15 +125,24 @@ def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
     return live
 
 
+def _widened(live: pl.LazyFrame, past: pl.Schema) -> pl.LazyFrame:
+    """Recorded rows with the columns that only history has, empty: pictures of articles."""
+    import polars as pl
+
+    names = live.collect_schema().names()
+    return live.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in past.items() if name not in names
+    )
+
+
 def _chosen(
     frame: pl.LazyFrame,
     dataset: str,
     channel: Channel,
-    symbols: str | Sequence[str] | None,
     span: tuple[When, When],
     kinds: tuple[str, str, str],
 ) -> pl.LazyFrame:
-    """The rows that are asked for."""
+    """The rows of the kind and the time that are asked for."""
     import polars as pl
 
     names = frame.collect_schema().names()
@@ -137,23 +156,36 @@ def _chosen(
         if value is not None:
             at_ns = moment(value, bound, whole_day)
             frame = frame.filter(*_bounded(time, at_ns, bound, partition))
+    return frame
+
+
+def _newest(found: Sequence[pl.LazyFrame], symbols: str | Sequence[str] | None) -> pl.LazyFrame:
+    """Articles, each as it was last written, and as history has it where both have that."""
+    import polars as pl
+
+    frame = _whole_times(_joined(found))
+    frame = frame.sort("updated_at", descending=True, nulls_last=True, maintain_order=True)
+    frame = frame.unique("id", keep="first", maintain_order=True).reverse()
     if symbols is None:
         return frame
-    wanted_symbols = listed(symbols)
-    for name in wanted_symbols:
+    fits = _fitting(pl.element(), listed(symbols))
+    return frame.filter(pl.col("symbols").list.eval(fits).list.any())
+
+
+def _fitting(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
+    """Whether a symbol is one of these, or fits a pattern among them."""
+    for name in wanted:
         if "," in name:
             raise ConfigError(f"{name!r} is no symbol: give a list of them")
-    if _is_news(channel):
-        shared = pl.col("symbols").list.set_intersection(wanted_symbols)
-        return frame.filter(shared.list.len() > 0)
-    return frame.filter(pl.col("symbol").is_in(wanted_symbols))
+    fits = symbol.is_in([name for name in wanted if not is_pattern(name)])
+    for pattern in filter(is_pattern, wanted):
+        fits |= symbol.str.contains(_END.sub("$", f"^{fnmatch.translate(pattern)}"))
+    return fits
 
 
 def _identity(frame: pl.LazyFrame, channel: Channel) -> list[str]:
     """The columns by which two rows are the same thing."""
     names = frame.collect_schema().names()
-    if _is_news(channel):
-        return ["id", "updated_at", "updated_at" + BEYOND]
     if "timeframe" in names:
         kinds = [name for name in ("timeframe", "adjustment") if name in names]
         return ["feed", *kinds, "symbol", "ts", "ts" + BEYOND]
@@ -167,8 +199,6 @@ def _beyond(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.Lazy
     keys = _identity(live, channel)
     if channel.name == "quotes":
         keys = ["symbol", "ts", "ts" + BEYOND]
-    elif _is_news(channel):
-        keys = ["id"]
     return live.join(past.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
 
 

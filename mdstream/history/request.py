@@ -36,6 +36,9 @@ _ROWS_A_SHARD = 9_000
 """Bars of a shard, if none is missing: a page, at most."""
 
 _NEWS_DAYS = 30
+EVERYTHING = "*"
+"""Stands for a symbol where the rows of all of them are asked for at once (`History.everything`)."""
+
 _LAST_YEAR = 2261
 """The last whole one that has nanoseconds in 64 bits."""
 _TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
@@ -134,7 +137,7 @@ class Request:
         if self.history.partition == "date":
             return 1
         if not self.timeframe:
-            return _NEWS_DAYS
+            return 1 if EVERYTHING in self.symbols else _NEWS_DAYS
         minutes = minutes_of(self.timeframe)
         return max(1, min(366, minutes * _ROWS_A_SHARD // 1440))
 
@@ -144,6 +147,12 @@ def datasets() -> list[str]:
     return [
         f"{spec.name}.{history.channel}" for spec in STREAMS.values() for history in spec.history
     ]
+
+
+def dataset_named(name: str) -> str:
+    """The dataset that is meant: a stream that has but one goes by the stream's name, too, as `news`."""
+    every = [each for each in datasets() if each.startswith(f"{name}.")]
+    return every[0] if len(every) == 1 else name
 
 
 def history_of(dataset: str) -> History:
@@ -172,7 +181,9 @@ def asked(
 
     Times without a zone are UTC. A date as `end` includes that day. What lies less than a minute before
     `now`, or after it, is left out: it is not complete yet; of bars those that were not over by then.
+    Of news, no symbol, or `*` among them, means all there is.
     """
+    dataset = dataset_named(dataset)
     history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
     first, past = moment(start, "start"), moment(end, "end", whole_day=True)
     kind = _kind_of_bars(dataset, history, timeframe, adjustment)
@@ -187,7 +198,7 @@ def asked(
     feed = feed or stream.default_feed
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
-    names = _checked_symbols(stream, symbols)
+    names = _checked_symbols(stream, history, symbols)
     urgent = listed(urgent)
     first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
     if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
@@ -207,8 +218,17 @@ def listed(symbols: str | Sequence[str]) -> list[str]:
     return [symbols] if isinstance(symbols, str) else list(symbols)
 
 
-def _checked_symbols(stream: StreamSpec, symbols: str | Sequence[str]) -> tuple[str, ...]:
+def is_pattern(symbol: str) -> bool:
+    """Whether a symbol has wildcards: `*`, `?` or `[…]`."""
+    return any(sign in symbol for sign in "*?[")
+
+
+def _checked_symbols(
+    stream: StreamSpec, history: History, symbols: str | Sequence[str]
+) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(listed(symbols)))
+    if history.everything and (not names or EVERYTHING in names):
+        return (EVERYTHING,)
     if not names:
         raise ConfigError("no symbol is given")
     for symbol in names:

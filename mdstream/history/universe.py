@@ -20,7 +20,7 @@ import orjson
 from mdstream.config import Config
 from mdstream.errors import ConfigError, ServerError
 from mdstream.handoff.packing import UnpackingError, unpack
-from mdstream.history.request import day_of, listed
+from mdstream.history.request import EVERYTHING, day_of, history_of, is_pattern, listed
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
 from mdstream.streams import STREAMS
@@ -38,23 +38,19 @@ _PER_MINUTE = 200
 _UNDERLYING = re.compile(r"[A-Z]{1,6}")
 
 
-def is_pattern(symbol: str) -> bool:
-    """Whether a symbol has wildcards: `*`, `?` or `[…]`."""
-    return any(sign in symbol for sign in "*?[")
-
-
 async def named(
     dataset: str, symbols: str | Sequence[str], start: str | date | datetime, config: Config
 ) -> list[str]:
     """`symbols` with each pattern replaced by the symbols that it matches, in their order.
 
     Options are looked up by underlying, so a pattern of theirs begins with one: `AAPL*`, `AAPL2612*C*`; of
-    them those are meant whose last day is `start` or later. Raises `ConfigError` for a pattern that matches
-    nothing or cannot be looked up, and what `RestClient.get` raises.
+    them those are meant whose last day is `start` or later. `*` stays where all there is can be asked for
+    at once. Raises `ConfigError` for a pattern that matches nothing or cannot be looked up, and what
+    `RestClient.get` raises.
     """
     symbols = listed(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
-    if not patterns:
+    if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
         return symbols
     if config.simulated:
         raise ConfigError(

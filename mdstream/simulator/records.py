@@ -21,6 +21,9 @@ Record = dict[str, Any]
 SECOND = 1_000_000_000
 DAY = 24 * 60 * MINUTE
 _FOREVER = (1 << 63) - 1
+_AUTHORS = 10_000
+"""Of news: as many symbols can have an article of one time, each with an id of its own."""
+
 _MASK = (1 << 64) - 1
 
 
@@ -170,7 +173,7 @@ def bar_series(timeframe: str) -> Series | None:
 def news_record(seed: int, symbol: str, index: int, step: int) -> Record:
     """Article `index` on `symbol`, as REST has it."""
     r = random.Random(f"{seed}/{symbol}/{index}")
-    number = 40_000_000 + index * 100 + zlib.crc32(symbol.encode()) % 100
+    number = 40_000_000 + index * _AUTHORS + zlib.crc32(symbol.encode()) % _AUTHORS
     record = article("", r, symbol, Time(index * step), number)
     del record["T"]
     sizes = ("thumb", "small", "large")

@@ -20,6 +20,7 @@ from mdstream.simulator.listings import assets, contracts
 from mdstream.simulator.records import DAY, QUOTES, TRADES, History, Series, bar_series, news_record
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.simulator.symbols import chain, is_valid
+from mdstream.streams import STREAMS
 
 NEWS_STEP = 3600 * 1_000_000_000
 
@@ -291,7 +292,11 @@ class RestService:
         start = self._moment(request, "start", now - 30 * DAY)
         end = min(self._moment(request, "end", now), now)
         limit = self._limit(request, 10, 50)
-        symbols = self._symbols(request, stream) if "symbols" in request.query else ["AAPL", "SPY"]
+        symbols = (
+            self._symbols(request, stream)
+            if "symbols" in request.query
+            else STREAMS["news"].symbols
+        )
         up = request.query.get("sort") == "asc"
         items = [
             (index * NEWS_STEP, symbol)

@@ -58,6 +58,7 @@ NEWS = StreamSpec(
             limit=50,
             fixed={"include_content": "true"},
             partition="year",
+            everything=True,
         ),
     ),
 )

@@ -271,7 +271,8 @@ class History:
     `{feed}` in the path stands for the stream's feed; `feed_parameter` says that it goes along as `feed`.
     Pages are of `kind` and hold `limit` rows at most; `fixed` goes along with each request. Their records
     become rows of `channel`, or of `rows` where that is another one. With `bars`, a timeframe is asked for,
-    and with `adjusted` an adjustment. The store keeps a `date` or a `year` apart (`partition`).
+    and with `adjusted` an adjustment. The store keeps a `date` or a `year` apart (`partition`). With
+    `everything`, the service gives the rows of all symbols where none is named.
     """
 
     channel: str
@@ -284,6 +285,7 @@ class History:
     bars: bool = False
     adjusted: bool = False
     partition: str = "date"
+    everything: bool = False
 
 
 @dataclass(frozen=True)

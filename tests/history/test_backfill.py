@@ -21,6 +21,7 @@ from polars.testing import assert_frame_equal
 import mdstream
 from mdstream.errors import ConfigError, CredentialsError, NetworkError
 from mdstream.history.request import moment
+from mdstream.streams import STREAMS
 from tests.history.truth import records
 from tests.running import RunningSimulator, simulator
 
@@ -196,6 +197,20 @@ def test_an_article_on_two_symbols_is_there_once(sim: RunningSimulator, tmp_path
     assert 0 < only.height <= found.height
 
 
+def test_all_news_is_fetched_at_once(sim: RunningSimulator, tmp_path: Path) -> None:
+    status = fill(sim, tmp_path, "news", [], "2026-01-05", "2026-01-06")
+    assert status.complete
+    assert status.shards == 2  # a day each
+    every = stored(tmp_path, "news")
+    assert set(every["symbols"].explode()) >= set(STREAMS["news"].symbols)
+    fill(sim, tmp_path, "news.articles", ["AAPL"], "2026-01-05", "2026-01-06")
+    assert stored(tmp_path, "news").height == every.height  # AAPL's are among them
+    some = stored(tmp_path, "news", symbols=["GOOG?", "AMD"])
+    assert some.height == every.filter(
+        pl.col("symbols").list.eval(pl.element().is_in(["GOOGL", "AMD"])).list.any()
+    ).height > 0  # fmt: skip
+
+
 def test_scan_reads_what_was_asked_for(sim: RunningSimulator, tmp_path: Path) -> None:
     fill(
         sim,
@@ -211,6 +226,9 @@ def test_scan_reads_what_was_asked_for(sim: RunningSimulator, tmp_path: Path) ->
     assert set(some["symbol"]) == {"AAPL"}
     truth = trades(["AAPL"], "2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
     assert some["ts"].sort().to_list() == truth["ts"].to_list()
+    for pattern in ("A*", "A??L", "[AX]APL"):
+        assert set(stored(tmp_path, symbols=pattern)["symbol"]) == {"AAPL"}
+    assert stored(tmp_path, symbols=["MSFT", "A*"]).height == stored(tmp_path).height
     exact = truth["ts"].cast(pl.Int64)[100]
     at = f"2026-01-05T{pl.Series([exact]).cast(pl.Datetime('ns'))[0]:%H:%M:%S}Z"
     assert stored(tmp_path, start=at, end="2026-01-06")["ts"].min() is not None

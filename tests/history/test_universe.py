@@ -39,7 +39,8 @@ def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None
     assert ask(sim, "stocks.bars", "?") == ["T", "V"]
     assert ask(sim, "crypto.bars", "[BE]*/USD") == ["BTC/USD", "ETH/USD"]
     assert ask(sim, "crypto.bars", "*") == sorted(crypto)
-    assert ask(sim, "news.news", "*") == sorted([*stocks, *crypto])
+    assert ask(sim, "news.articles", "?*") == sorted([*stocks, *crypto])
+    assert ask(sim, "news.articles", "*") == ["*"]  # all at once
     assert ask(sim, "stocks.bars", "NOBODY") == ["NOBODY"], "no pattern, so nobody was asked"
 
 

@@ -36,9 +36,9 @@ def as_stream(what: str, symbol: str, span: tuple[str, str]) -> list[Payload]:
     return out
 
 
-def recorded(store: Path, payloads: list[Payload], rejects: Path) -> None:
+def recorded(store: Path, payloads: list[Payload], rejects: Path, stream: str = "stocks") -> None:
     async def go() -> None:
-        async with rig("stocks", 0, rejects) as r:
+        async with rig(stream, 0, rejects) as r:
             await r.feed(payloads)
             await r.drain()
             assert r.state.committed()["rejected"] == 0
@@ -109,3 +109,32 @@ def test_of_live_bars_the_last_update_counts(tmp_path: Path) -> None:
         99
     ]
     assert set(minutes["adjustment"]) == {"raw"}
+
+
+def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path) -> None:
+    store, at = tmp_path / "store", "2026-01-05T15:00:00Z"
+    with simulator("--rate", "1") as sim:
+        settings: Any = {
+            "data_url": sim.data_url, "workers": 0,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+        }  # fmt: skip
+        mdstream.backfill("news", [], "2026-01-05", "2026-01-05", store=store, settings=settings)
+    fetched = mdstream.scan("news", store).collect()
+    known = fetched.row(0, named=True)
+    old = {
+        "T": "n", "id": 1, "headline": "first", "summary": "", "author": "A", "content": "", "url": "u",
+        "source": "b", "symbols": ["GOOG"], "created_at": at, "updated_at": at,
+    }  # fmt: skip
+    messages = [
+        old,
+        {**old, "headline": "second", "symbols": ["MSFT"], "updated_at": "2026-01-05T16:00:00Z"},
+        {**old, "id": known["id"], "updated_at": "2026-01-09T16:00:00Z"},
+    ]
+    payloads = [(orjson.dumps([m]), PayloadKind.JSON, 10**18 + i) for i, m in enumerate(messages)]
+    recorded(store, payloads, tmp_path, "news")
+    whole = mdstream.scan("news", store).collect()
+    assert whole.columns == fetched.columns
+    assert whole.height == fetched.height + 1
+    assert whole.filter(id=1)["headline"].to_list() == ["second"]
+    assert whole.filter(id=known["id"])["headline"].to_list() == ["first"]  # newer than history's
+    assert mdstream.scan("news", store, symbols="GOOG").collect()["id"].to_list() == [known["id"]]

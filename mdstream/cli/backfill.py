@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from mdstream.errors import ConfigError, Exit
+from mdstream.errors import ConfigError, Exit, MdstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ def backfill(
         if as_json:
             print(json.dumps(found._asdict()))
         else:
-            _show_estimate(request, found)
+            _show_estimate(request, found, store)
         return
     check(request, store, settings)
     raise typer.Exit(int(_run(request, store, settings, as_json)))
@@ -161,6 +161,7 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
         bar.update(task, total=max(1, status.shards), completed=status.done, told=told)
 
     work = Backfill(request, store, config, tell)
+    interrupted, failed = False, None
 
     async def until_stopped() -> None:
         running = asyncio.ensure_future(work.run())
@@ -178,14 +179,20 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
             import uvloop
 
             uvloop.run(until_stopped())
-            interrupted = False
         except (asyncio.CancelledError, KeyboardInterrupt):
             interrupted = True
+        except MdstreamError as error:
+            failed = error
     status = work.status
     if as_json:
-        print(json.dumps({**_plain(status), "interrupted": interrupted}))
+        print(json.dumps(_plain(status, interrupted, failed)))
     else:
-        _show(request, status, interrupted)
+        _show(request, status)
+    if interrupted or (failed and status.pages):
+        what = "interrupted" if interrupted else "what was fetched is safe"
+        print(f"  {what}: run the same again, and it goes on where it was", file=sys.stderr)
+    if failed:
+        raise failed
     if interrupted:
         return Exit.INTERRUPTED
     return Exit.OK if status.complete else Exit.STREAM_FAILED
@@ -210,12 +217,17 @@ async def _tell_now_and_then(dataset: str, work: Backfill, tell: Callable[[Statu
             )
 
 
-def _plain(status: Status) -> dict[str, Any]:
-    return {**msgspec.to_builtins(status), "complete": status.complete}
+def _plain(status: Status, interrupted: bool, failed: MdstreamError | None) -> dict[str, Any]:
+    complete = status.complete and not interrupted and not failed
+    told = {"complete": complete, "interrupted": interrupted, "error": str(failed or "") or None}
+    return {**msgspec.to_builtins(status), "done": round(status.done, 3), **told}
 
 
-def _show_estimate(request: Request, found: Any) -> None:
+def _show_estimate(request: Request, found: Any, store: Path) -> None:
     long = f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute"
+    if not found.shards:
+        print(f"{request.dataset}: nothing to fetch, all of {found.already} symbols is in {store}")
+        return
     if found.rows is None:
         told = (
             f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "
@@ -232,7 +244,7 @@ def _show_estimate(request: Request, found: Any) -> None:
     )
 
 
-def _show(request: Request, status: Status, interrupted: bool) -> None:
+def _show(request: Request, status: Status) -> None:
     rate = status.rows / max(status.seconds, 0.001)
     if status.shards or status.failed:
         print(
@@ -252,8 +264,6 @@ def _show(request: Request, status: Status, interrupted: bool) -> None:
         print(f"  {symbol}: {why}", file=sys.stderr)
     if len(status.failed) > _LONGEST_LIST:
         print(f"  and {len(status.failed) - _LONGEST_LIST} more symbols", file=sys.stderr)
-    if interrupted:
-        print("  interrupted: run the same again, and it goes on where it was", file=sys.stderr)
 
 
 def _names(text: str | None) -> list[str]:

@@ -26,7 +26,7 @@ from mdstream.config import Config
 from mdstream.errors import CredentialsError, MdstreamError, ServerError, StoreError
 from mdstream.handoff.pages import PageReceipt, PageTicket
 from mdstream.history.filing import Filing
-from mdstream.history.ledger import Ledger, Progress
+from mdstream.history.ledger import LEDGER, Ledger, Progress
 from mdstream.history.page_pool import PagePool, compile_decoders
 from mdstream.history.plan import FREE_PLAN, note_shards
 from mdstream.history.request import EVERYTHING, Request, rfc3339
@@ -109,13 +109,11 @@ class Backfill:
                 )
                 await asyncio.to_thread(self._filing.settle)
                 await self._fetch_all()
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"store: the ledger cannot be written: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"store: {self._folder / LEDGER} cannot be used: {error}") from error
         except OSError as error:
             if error.errno in _NO_SPACE:
-                raise StoreError(
-                    f"store: no room in {self._store}; free some and run this again: it goes on"
-                ) from error
+                raise StoreError(f"store: no room in {self._store}: free some") from error
             raise
         finally:
             self.status.seconds = time.monotonic() - began

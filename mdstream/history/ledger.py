@@ -16,9 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from mdstream.errors import ConfigError
+from mdstream.errors import ConfigError, StoreError
 from mdstream.history.request import Shard
+
+LEDGER = "ledger.sqlite"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS shard (
@@ -49,7 +52,64 @@ class Progress:
     fetched: bool = False
 
 
-class Ledger:
+class LedgerView:
+    """The ledger of one store, read beside whoever holds it. Raises `StoreError` if it cannot be."""
+
+    _database: sqlite3.Connection
+
+    def __init__(self, folder: Path) -> None:
+        # What cannot be written has nobody who writes, and no room for SQLite's own notes.
+        mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
+        address = f"{(folder / LEDGER).absolute().as_uri()}?{mode}"
+        try:
+            self._database = sqlite3.connect(address, uri=True)
+            self._database.execute("SELECT 1 FROM shard LIMIT 1")
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"store: {folder / LEDGER} cannot be read: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._database.close()
+
+    def known(self, dataset: str, variant: str, symbol: str) -> list[tuple[Shard, str]]:
+        """The shards of a symbol, with their state, by time."""
+        rows = self._database.execute(
+            "SELECT symbol, first, past, state FROM shard WHERE dataset = ? AND variant = ? AND symbol = ? "
+            "ORDER BY first",
+            (dataset, variant, symbol),
+        )
+        return [(Shard(name, first, past), state) for name, first, past, state in rows]
+
+    def density(self, dataset: str, variant: str) -> dict[str, float]:
+        """Rows a nanosecond of the symbols of which some shard is fetched."""
+        rows = self._database.execute(
+            "SELECT symbol, sum(rows), sum(past - first) FROM shard "
+            "WHERE dataset = ? AND variant = ? AND state != 'open' GROUP BY symbol",
+            (dataset, variant),
+        )
+        return {symbol: count / span for symbol, count, span in rows if span}
+
+    def in_state(self, dataset: str, variant: str, state: str) -> list[Progress]:
+        """The shards in a state, by symbol and time."""
+        rows = self._database.execute(
+            "SELECT id, symbol, first, past, token, pages, rows, rejected FROM shard "
+            "WHERE dataset = ? AND variant = ? AND state = ? ORDER BY symbol, first",
+            (dataset, variant, state),
+        )
+        return [
+            Progress(number, Shard(*shard), token, pages, kept, rejected, state == "fetched")
+            for number, *shard, token, pages, kept, rejected in rows
+        ]
+
+
+class Ledger(LedgerView):
     """The ledger of one store, held by one process at a time."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,14 +132,11 @@ class Ledger:
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         # Used by one thread at a time, which is not always the same.
         self._database = sqlite3.connect(
-            folder / "ledger.sqlite", isolation_level=None, check_same_thread=False
+            folder / LEDGER, isolation_level=None, check_same_thread=False
         )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.executescript(_SCHEMA)
-
-    def __enter__(self) -> Ledger:
-        return self
 
     def __exit__(
         self,
@@ -87,28 +144,10 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._database.close()
+        super().__exit__(kind, error, trace)
         os.close(self._lock)
 
     # -- shards
-
-    def known(self, dataset: str, variant: str, symbol: str) -> list[tuple[Shard, str]]:
-        """The shards of a symbol, with their state, by time."""
-        rows = self._database.execute(
-            "SELECT symbol, first, past, state FROM shard WHERE dataset = ? AND variant = ? AND symbol = ? "
-            "ORDER BY first",
-            (dataset, variant, symbol),
-        )
-        return [(Shard(name, first, past), state) for name, first, past, state in rows]
-
-    def density(self, dataset: str, variant: str) -> dict[str, float]:
-        """Rows a nanosecond of the symbols of which some shard is fetched."""
-        rows = self._database.execute(
-            "SELECT symbol, sum(rows), sum(past - first) FROM shard "
-            "WHERE dataset = ? AND variant = ? AND state != 'open' GROUP BY symbol",
-            (dataset, variant),
-        )
-        return {symbol: count / span for symbol, count, span in rows if span}
 
     def add(self, dataset: str, variant: str, shards: Iterable[Shard]) -> None:
         """Note what is to be fetched."""
@@ -118,18 +157,6 @@ class Ledger:
             [(dataset, variant, *shard) for shard in shards],
         )
         self._database.execute("COMMIT")
-
-    def in_state(self, dataset: str, variant: str, state: str) -> list[Progress]:
-        """The shards in a state, by symbol and time."""
-        rows = self._database.execute(
-            "SELECT id, symbol, first, past, token, pages, rows, rejected FROM shard "
-            "WHERE dataset = ? AND variant = ? AND state = ? ORDER BY symbol, first",
-            (dataset, variant, state),
-        )
-        return [
-            Progress(number, Shard(*shard), token, pages, kept, rejected, state == "fetched")
-            for number, *shard, token, pages, kept, rejected in rows
-        ]
 
     def page(self, progress: Progress, rows: int, rejected: int, token: str) -> None:
         """A page is staged; with no token it was the last."""

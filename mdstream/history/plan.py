@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mdstream.config import Config
 from mdstream.errors import ConfigError
-from mdstream.history.ledger import Ledger, Progress, missing
+from mdstream.history.ledger import LEDGER, Ledger, LedgerView, Progress, missing
 from mdstream.history.request import Request, Shard
 
 FREE_PLAN = 200
@@ -49,8 +49,8 @@ def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Esti
     stored: dict[str, list[Shard]] = {}
     density: dict[str, float] = {}
     begun: dict[Shard, Progress] = {}
-    if (store / "_mdstream").exists():
-        with Ledger(store / "_mdstream") as ledger:
+    if (store / "_mdstream" / LEDGER).exists():
+        with LedgerView(store / "_mdstream") as ledger:
             for symbol in request.symbols:
                 every = ledger.known(request.dataset, request.variant, symbol)
                 stored[symbol] = [shard for shard, state in every if state != "open"]

@@ -386,8 +386,28 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
 
     with Ledger(tmp_path / "_mdstream"):
         done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
+        dry = subprocess.run(
+            command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True
+        )
     assert done.returncode == 2
     assert f"process {os.getpid()} is already filling" in done.stderr
+    answer = json.loads(done.stdout)
+    assert not answer["complete"], "nothing is known of it"
+    assert "is already filling" in answer["error"]
+    assert dry.returncode == 0, "who only looks, may"
+    assert json.loads(dry.stdout)["shards"] == 3
+
+
+def test_what_is_no_ledger_is_told(sim: RunningSimulator, tmp_path: Path) -> None:
+    (tmp_path / "_mdstream").mkdir()
+    (tmp_path / "_mdstream" / "ledger.sqlite").write_text("no ledger at all, but a text " * 99)
+    for flags in ([], ["--dry-run"]):
+        done = subprocess.run(
+            command(sim, tmp_path, *flags), env=ENV, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert "file is not a database" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_server_that_is_not_there_ends_it_and_is_told_once(

@@ -154,8 +154,9 @@ def findings(records: Sequence[Record]) -> list[str]:
         sizes, key=lambda each: each[0]["t_total_s"] / each[2]["t_total_s"]
     )
     where, ours = before["params"], after["t_total_s"]
+    count = "1 stream" if where["streams"] == 1 else f"{where['streams']} streams"
     return [
-        f"{where['streams']} streams of {where['symbols']} symbols at {where['latency_ms']} ms: T_total "
+        f"{count} of {where['symbols']} symbols at {where['latency_ms']} ms: T_total "
         f"{ours:.2f} s, {before['t_total_s'] / ours:.0f} times faster than one after another and "
         f"{streams['t_total_s'] / ours:.0f} times faster than streams at once; the longest stream took "
         f"{after['max_s']:.2f} s, the sum of all {after['sum_s']:.2f} s."

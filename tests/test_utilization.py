@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from mdstream.telemetry.sampler import Sampler, _core
-from mdstream.utilization import _Clock, _foreign, limit, model
+from mdstream.utilization import limit, model
+from mdstream.utilization.machine import Clock
+from mdstream.utilization.values import foreign
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -58,7 +60,8 @@ def test_a_run_that_was_too_short_tells_nothing() -> None:
 def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
     text = limit(found(busy=97.0))
     assert (
-        "The cores limit this run: 4 were busy 97% of the time, 50% of the run's CPU time" in text
+        "The cores limit this run: 4 cores were busy 97% of the time, 50% of the run's CPU time"
+        in text
     )
     assert "simulator" not in limit(found(busy=97.0, simulator_share=0.0))
 
@@ -95,11 +98,20 @@ def test_a_simulator_that_is_used_up_is_named() -> None:
 
 
 def test_other_programs_that_take_the_cores_are_told() -> None:
-    assert _foreign(100.0, 2, 10.0, 10.0) == 0.5
-    text = limit(found(busy=100.0, foreign=0.5))
-    assert "Other programs limit this run" in text
+    assert foreign(100.0, 2, 10.0, 10.0) == 0.5
+    stages = {"queue": {"p99": 30.0}, "commit": {"p99": 3.2}}
+    text = limit(found(busy=100.0, foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
+    assert "Other programs limit this run: 4 cores were busy 100% of the time, 50% of that" in text
+    assert "of 100 batches one waited 33 ms or more" in text
+
+
+def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
+    stages = {"queue": {"p99": 0.4}, "commit": {"p99": 1.2}}
+    text = limit(found(busy=100.0, foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
+    assert text.startswith("Nothing held this run up, though 4 cores were busy 100%")
+    assert "99 of 100 batches waited less than 2 ms" in text
     assert "50% of that" in text
-    assert "The cores limit" in limit(found(busy=100.0, foreign=_foreign(100.0, 2, 10.0, 19.0)))
+    assert "The cores limit" in limit(found(busy=100.0, foreign=foreign(100.0, 2, 10.0, 19.0)))
 
 
 class Frames:
@@ -118,7 +130,7 @@ def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() ->
 
     # The first sample covers nothing; one second is sampled a little late, and one not at all.
     cores = pl.DataFrame({"ts": ts(5.0, 6.0, 7.01, 9.02), "busy_percent": [1.0, 10.0, 20.0, 40.0]})
-    clock = _Clock(Frames(cores=cores))  # type: ignore[arg-type]
+    clock = Clock(Frames(cores=cores))  # type: ignore[arg-type]
     assert clock.listed(clock.binned(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
     worker = pl.DataFrame({"ts": ts(7.01), "role": ["worker"], "cpu": [150.0]})
     assert clock.by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}

@@ -38,8 +38,9 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
 
 def _cores_line(found: dict[str, Any]) -> str:
     cores, flow = found["cores"], found["flow"]
+    count = "1 core" if cores["count"] == 1 else f"{cores['count']} cores"
     text = (
-        f"{cores['count']} cores over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
+        f"{count} over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
         f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
     )
     if found["foreign"] >= _WORTH_TELLING:

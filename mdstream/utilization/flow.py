@@ -1,0 +1,55 @@
+"""The time in which messages came, all streams together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+
+from mdstream.frames.attach import Attachment
+from mdstream.utilization.values import SECOND, Values, foreign, rounded, spent
+
+_LEAST_SAMPLES = 2
+_MANY_SAMPLES = 10
+
+
+def flow_of(run: Attachment, processes: pl.DataFrame) -> Values:
+    """How busy everything was while messages came: what limits a run is seen there, not while it starts
+    and ends. `share` is what of the engine's CPU time decoded and aggregated; the simulator is not the
+    engine's. Of a run in which hardly any came it is the whole; `told`: whether it is long enough to tell.
+    """
+    first, last, told = _while_messages_came(run)
+    within = pl.col("ts").is_between(first, last)
+    cores = run.frame("telemetry.cores").filter(within & (pl.col("ts") > first))
+    count, seconds = cores["core"].n_unique(), (last - first).total_seconds()
+    during = processes.filter(within)
+    cpu_s = spent(during)
+    engine = sum(value for role, value in cpu_s.items() if role != "simulator")
+    decode = 0.0
+    if "telemetry.batches" in run.frames:
+        done = run.frame("telemetry.batches").filter(pl.col("end_ts").is_between(first, last))
+        decode = int(done["cpu_ns"].sum()) / SECOND
+    busy, simulator = rounded(cores["busy_percent"].mean()), cpu_s.get("simulator", 0.0)
+    return {
+        "told": told,
+        "seconds": rounded(seconds),
+        "busy": busy,
+        "simulator_busy": rounded(100 * simulator / seconds) if seconds else 0.0,
+        "simulator_share": rounded(simulator / (engine + simulator)) if simulator else 0.0,
+        "foreign": foreign(busy, count, seconds, engine + simulator),
+        "engine_cpu_s": rounded(engine),
+        "decode_s": rounded(decode),
+        "share": rounded(100 * decode / engine) if engine else 0.0,
+    }
+
+
+def _while_messages_came(run: Attachment) -> tuple[datetime, datetime, bool]:
+    """The first sample that has seen messages come, the last one that has seen more of them, and whether
+    that, or the run, was long enough to tell anything.
+    """
+    samples = run.frame("telemetry.streams").sort("ts")
+    more = samples.filter(pl.col("messages").diff().over("stream") > 0)["ts"]
+    every = run.frame("telemetry.cores")["ts"]
+    flowed = more.n_unique() > _LEAST_SAMPLES
+    times = more if flowed else every
+    return times.min(), times.max(), flowed or every.n_unique() >= _MANY_SAMPLES  # type: ignore[return-value]

@@ -20,29 +20,24 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from mdstream import log as logs
-from mdstream import memory, recovery, template
+from mdstream import preparation, recovery, template
 from mdstream.config import Config
 from mdstream.embedded import EmbeddedSimulator
-from mdstream.errors import UNRECOVERABLE, ConfigError, Exit
+from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import Assignment
-from mdstream.feed_process import FeedProcess, why_ended
+from mdstream.feed_process import FeedProcess
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.interrupts import deaf_children
 from mdstream.measure import Measurements
-from mdstream.pool import SINGLE_THREADED, compile_kernels, do_without_kernels, template_of
+from mdstream.pool import template_of
 from mdstream.recorder_process import RecorderProcess, start_for_dead_runs
-from mdstream.recording.recorder import check_store
-from mdstream.rejects import why_unwritable
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -147,7 +142,7 @@ class Supervisor:
         `finish` is called at the end, while the frames are still there: the place for a report.
         """
         logs.set_up(self.config.log.level, self._write_log)
-        _prepare_environment()
+        preparation.prepare_environment()
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
         for dead in rundir.reap(root):
             log.info("removed what the dead run %s had left", dead.name)
@@ -158,9 +153,8 @@ class Supervisor:
         with RunDirectory(root) as self.directory:
             self.directory.name_semaphores()
             self.started_ns = time.time_ns()
-            self._fit_memory(self.directory.path.parent)
-            self._look_at_rejects()
-            self._look_at_store()
+            fitted = preparation.fitted(self.config, self.directory.path.parent)
+            self._effective = preparation.with_outputs(fitted, self.run_id)
             try:
                 self._start()
                 self._loop()
@@ -178,7 +172,7 @@ class Supervisor:
     # -- start
 
     def _start(self) -> None:
-        self._compile()
+        self._effective = preparation.with_decoders(self._effective, self._wait_on)
         needed = template_of("mdstream.feed_entry")
         with deaf_children():
             template.begin(*needed)
@@ -219,67 +213,6 @@ class Supervisor:
             self.feeds[name] = FeedProcess(name, state, self._note, self._write_log)
             if not self.draining:
                 self._spawn(self.feeds[name])
-
-    def _fit_memory(self, root: Path) -> None:
-        """Share out what shared memory there is."""
-        free = memory.check(self._effective, root).free
-        fitted = memory.fit(self._effective, free)
-        if memory.is_cramped(self._effective, fitted):
-            log.warning(
-                "only %.0f MB of shared memory are free at %s: %s; enlarge it (Docker: --shm-size=1g) "
-                "to keep more",
-                free / 1e6, root, memory.described(fitted),
-            )  # fmt: skip
-        self._effective = fitted
-
-    def _look_at_rejects(self) -> None:
-        """Better told now than with the first reject, that it cannot be kept."""
-        if why := why_unwritable(self.config.rejects, self.run_id):
-            if self.config.rejects:
-                raise ConfigError(f"rejects: {why}")
-            log.warning("rejected payloads will be counted but not kept: %s (set rejects)", why)
-
-    def _look_at_store(self) -> None:
-        """Refuse a store that cannot be written, and make its path the same from everywhere."""
-        store = self._effective.store
-        if self.config.record:
-            if "://" not in store.path:
-                store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
-                self._effective = msgspec.structs.replace(self._effective, store=store)
-            check_store(store.path)
-        if journal := self.config.journal:
-            journal = str(Path(journal).absolute())
-            self._effective = msgspec.structs.replace(self._effective, journal=journal)
-            check_store(journal)
-
-    def _compile(self) -> None:
-        """The first run of a version on a machine compiles the decoders, before all else."""
-        try:
-            compiling = compile_kernels()
-        except OSError as error:
-            self._do_without_kernels(f"they cannot be kept on disk: {error.strerror or error}")
-            return
-        if compiling is None:
-            return
-        log.info("compiling the decoders for this machine: half a minute, once")
-        while compiling.poll() is None and not self.draining:
-            self._wait(0.1)
-        if compiling.poll() is None:
-            compiling.kill()
-        _, told = compiling.communicate()
-        if compiling.returncode and not self.draining:
-            ended = why_ended(compiling.returncode)
-            self._do_without_kernels(told.strip().rpartition("\n")[2] or f"compiling {ended}")
-
-    def _do_without_kernels(self, why: str) -> None:
-        log.warning(
-            "no compiled decoders: %s. This run decodes with the library, much slower; if the disk is to "
-            "blame, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of room",
-            why,
-        )
-        do_without_kernels()
-        handoff = msgspec.structs.replace(self._effective.handoff, kernels=False)
-        self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
 
     def _spawn(self, feed: FeedProcess) -> None:
         share = self.config.fetch.budget_per_minute // len(self.config.streams)
@@ -336,6 +269,11 @@ class Supervisor:
                 os.read(self._wake_read, 1024)
             elif source in self._inputs:
                 self._inputs[source]()
+
+    def _wait_on(self, timeout: float) -> bool:
+        """`_wait`; whether the run is still wanted."""
+        self._wait(timeout)
+        return not self.draining
 
     def _check(self) -> None:
         """Hung feeds, feeds that do not start, restarts that are due."""
@@ -458,15 +396,3 @@ class Supervisor:
             return Exit.OK
         code = codes.pop()
         return Exit(code) if not codes and code in UNRECOVERABLE else Exit.STREAM_FAILED
-
-
-def _prepare_environment() -> None:
-    """What all children inherit."""
-    os.environ.update(SINGLE_THREADED)
-    # Python's tracker of semaphores reports those of killed feeds as it removes them: no news to us.
-    quiet = "ignore:resource_tracker:UserWarning"
-    before = os.environ.get("PYTHONWARNINGS", "")
-    if quiet not in before:
-        os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
-    # Else Python starts it with the first child, and lets Ctrl-C through to that child.
-    resource_tracker.ensure_running()

@@ -28,7 +28,7 @@ class Exit(IntEnum):
 
     OK = 0
     STREAM_FAILED = 1
-    """At least one stream failed; the report names it and says why."""
+    """At least one stream failed, or not all is recorded yet; the report says which, and why."""
     CONFIG = 2
     CREDENTIALS = 3
     SHARED_MEMORY = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 _TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """Ctrl-C, and the end of the terminal itself."""
@@ -22,6 +23,8 @@ def deaf_children() -> Iterator[None]:
 
     A blocked signal stays blocked in the children; ours is only late by the moment that a start takes.
     """
+    # Python starts it with the first child, and unblocks Ctrl-C for that one as it does so.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
     try:
         yield

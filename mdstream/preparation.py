@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import msgspec
@@ -102,5 +101,3 @@ def prepare_environment() -> None:
     before = os.environ.get("PYTHONWARNINGS", "")
     if quiet not in before:
         os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
-    # Else Python starts it with the first child, and lets Ctrl-C through to that child.
-    resource_tracker.ensure_running()

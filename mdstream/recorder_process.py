@@ -45,6 +45,10 @@ class RecorderProcess:
         return state.read(self._run) or RecorderState(self._store.path)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def pids(self) -> list[int]:
         """Its process and those of its workers."""
         with contextlib.suppress(psutil.Error):

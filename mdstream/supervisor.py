@@ -71,7 +71,7 @@ class Supervisor:
     """
 
     # The mutable state: the feeds, what stage the run is in, the events so far; of which streams the
-    # last process is gone, and which got one more at the end.
+    # last process is gone, and which got one more at the end; whether all that should be is recorded.
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class Supervisor:
         self._effective = config
         self.recorder: RecorderProcess | None = None
         self._facts: dict[str, Any] = {}
+        self._is_recorded = True
         self._gone = False
         self._settled: set[str] = set()
         self._revived: set[str] = set()
@@ -348,11 +349,13 @@ class Supervisor:
                     break
                 time.sleep(0.1)
             finished = not rundir.has_recorder(self.path)
+        self._is_recorded = finished
         if not finished:
             directory.abandon()
+            at_work = f"; process {self.recorder.pid} is still at it" if self.recorder else ""
             log.warning(
-                "not all is recorded: %s stays until it is; the recorder, the next run, or mdstream record "
-                "--run %s goes on", self.path, self.run_id,
+                "not all is recorded: %s stays until it is%s; where that ends, the next run goes on, or "
+                "mdstream record --run %s", self.path, at_work, self.run_id,
             )  # fmt: skip
 
     def _end_between_lives(self, feed: FeedProcess) -> None:
@@ -388,11 +391,13 @@ class Supervisor:
             template.leave()
 
     def _exit_code(self) -> Exit:
-        """The reason's own code if all streams that failed share one, else that a stream failed."""
+        """The reason's own code if all streams that failed share one, else that one failed, or that not all
+        is recorded.
+        """
         if self.aborted:
             return Exit.INTERRUPTED
         codes = {feed.exit_code for feed in self.feeds.values() if feed.failure}
         if not codes:
-            return Exit.OK
+            return Exit.OK if self._is_recorded else Exit.STREAM_FAILED
         code = codes.pop()
         return Exit(code) if not codes and code in UNRECOVERABLE else Exit.STREAM_FAILED

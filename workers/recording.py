@@ -14,7 +14,7 @@ from mdstream.errors import StoreError
 from mdstream.frames.reader import FrameReader
 from mdstream.frames.rundir import frame_path
 from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
-from mdstream.handoff.stored import BEYOND
+from mdstream.handoff.stored import BEYOND, plain
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Kind
 
@@ -147,7 +147,7 @@ def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
 
 
 def _why(table: str, error: Exception) -> str:
-    text = str(error).strip().replace("\n", " ") or type(error).__name__
+    text = plain(error)
     if "No space left" in text or "Quota exceeded" in text:
         return f"store: no room at {table}; it goes on when there is some"
     return f"store: {table}: {text[:300]}"

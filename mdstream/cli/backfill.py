@@ -20,10 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from mdstream.errors import ConfigError, Exit, MdstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mdstream.config import Config
     from mdstream.history.backfill import Backfill, Status
+    from mdstream.history.plan import Estimate
     from mdstream.history.request import Request
 
 _LONGEST_LIST = 20
@@ -95,36 +96,46 @@ def backfill(
     Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
-    from mdstream.settings import load
-
     flags: dict[str, Any] = {"fetch": {"concurrency": concurrency}}
     if workers is not None:
         flags["workers"] = workers
     if data_url is not None:
         flags["data_url"] = data_url
-    settings = load(config, flags=flags)
-    if not dry_run:
-        _begin_to_load(settings.workers)
-    from mdstream.history.plan import check, estimate
-    from mdstream.history.request import asked, dataset_named, history_of
-    from mdstream.history.universe import named
+    with _told_in_json(as_json):
+        from mdstream.settings import load
 
-    dataset = dataset_named(dataset)
-    history_of(dataset)  # an odd one is told before anybody is asked
-    names = asyncio.run(named(dataset, [*_names(symbols), *_lines(symbols_file)], start, settings))
-    request = asked(
-        dataset, names, start, end, feed=feed,
-        timeframe=timeframe, adjustment=adjustment, urgent=_names(priority), now=datetime.now(UTC),
-    )  # fmt: skip
-    if dry_run:
-        found = estimate(request, store)
-        if as_json:
-            print(json.dumps(found._asdict()))
-        else:
-            _show_estimate(request, found, store)
-        return
-    check(request, store, settings)
+        settings = load(config, flags=flags)
+        if not dry_run:
+            _begin_to_load(settings.workers)
+        from mdstream.history.plan import check, estimate
+        from mdstream.history.request import asked, dataset_named, history_of
+        from mdstream.history.universe import named
+
+        dataset = dataset_named(dataset)
+        history_of(dataset)  # an odd one is told before anybody is asked
+        wanted = [*_names(symbols), *_lines(symbols_file)]
+        names = asyncio.run(named(dataset, wanted, start, settings))
+        request = asked(
+            dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
+            urgent=_names(priority), now=datetime.now(UTC),
+        )  # fmt: skip
+        if dry_run:
+            found = estimate(request, store)
+            print(json.dumps(found._asdict()) if as_json else _told_estimate(request, found, store))
+            return
+        check(request, store, settings)
     raise typer.Exit(int(_run(request, store, settings, as_json)))
+
+
+@contextlib.contextmanager
+def _told_in_json(wanted: bool) -> Iterator[None]:
+    """An error before anything is fetched is told as the summary would be, if that is `wanted` as JSON."""
+    try:
+        yield
+    except MdstreamError as error:
+        if wanted:
+            print(json.dumps({"complete": False, "interrupted": False, "error": str(error)}))
+        raise
 
 
 def _begin_to_load(workers: int) -> None:
@@ -223,11 +234,10 @@ def _plain(status: Status, interrupted: bool, failed: MdstreamError | None) -> d
     return {**msgspec.to_builtins(status), "done": round(status.done, 3), **told}
 
 
-def _show_estimate(request: Request, found: Any, store: Path) -> None:
-    long = f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute"
+def _told_estimate(request: Request, found: Estimate, store: Path) -> str:
     if not found.shards:
-        print(f"{request.dataset}: nothing to fetch, all of {found.already} symbols is in {store}")
-        return
+        return f"{request.dataset}: nothing to fetch: all of it is in {store}"
+    long = f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute"
     if found.rows is None:
         told = (
             f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "
@@ -238,9 +248,10 @@ def _show_estimate(request: Request, found: Any, store: Path) -> None:
             f"some {found.rows:,} rows in {found.requests:,} requests, by what the store has of these "
             f"symbols or of others: {long}."
         )
-    print(
+    begun = f" (of {found.begun:,} some pages are)" if found.begun else ""
+    return (
         f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are fetched; "
-        f"{found.shards:,} shards to fetch, {told}"
+        f"{found.shards:,} shards to fetch{begun}, {told}"
     )
 
 

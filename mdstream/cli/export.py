@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdstream.errors import ConfigError
+from mdstream.errors import ConfigError, StoreError
+from mdstream.handoff.stored import plain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,6 +56,8 @@ def export(
     With --nautilus, trades, quotes and bars become a NautilusTrader catalogue of ticks, bars and
     instruments, a file a symbol and day (bars: year). NautilusTrader need not be installed.
     """
+    import polars as pl
+
     from mdstream.history.catalogue import scan
 
     names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
@@ -81,6 +84,11 @@ def export(
     try:
         _write(rows, partial, ending)
         partial.rename(to)
+    except (
+        OSError,
+        pl.exceptions.ComputeError,
+    ) as error:  # what Parquet's writer makes of the former
+        raise StoreError(f"--to {to}: {plain(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
     count = _rows(to, ending)
@@ -101,7 +109,10 @@ def _to_nautilus(
     if not re.fullmatch(r"[A-Z][A-Z0-9_]*", venue):
         raise ConfigError(f"--venue {venue!r}: capital letters, digits and _ only, as XNAS")
     rows = scan(dataset, store, **chosen)
-    found = nautilus.export(dataset, rows, catalog, venue=venue, force=force)
+    try:
+        found = nautilus.export(dataset, rows, catalog, venue=venue, force=force)
+    except OSError as error:
+        raise StoreError(f"--to {catalog}: {plain(error)}") from error
     print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {catalog}")
     if found.left_out:
         print(f"  left out: {found.left_out:,} trades without price or size, or quotes of one side")

@@ -75,7 +75,9 @@ def record(
         print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live: {how}")
         if state.missed:
             print(f"{state.missed:,} rows were dropped before they were read", file=sys.stderr)
-    if state.missed:
+    if state.trouble:
+        print(f"not all is recorded: {state.trouble}", file=sys.stderr)
+    if state.missed or state.trouble:
         raise typer.Exit(int(Exit.STREAM_FAILED))
 
 
@@ -95,7 +97,7 @@ def _find(run: str | None, root: Path | None) -> Path:
     if (Path(run) / "owner.lock").exists():
         return Path(run)
     for path in rundir.runs(root):
-        if path.name.endswith(f"-{run}"):
+        if path.name == run or path.name.endswith(f"-{run}"):
             return path
     try:
         return rundir.find(run, root)

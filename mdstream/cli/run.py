@@ -91,8 +91,8 @@ def run(
     Keys come from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Without keys and without a server named,
     the engine runs on its embedded simulator. Settings: file < MDSTREAM_* environment < flags.
 
-    Exit codes: 0 all well; 1 a stream failed; 2 wrong setting; 3 key or plan refused; 4 shared
-    memory full; 130 stopped by a second Ctrl-C.
+    Exit codes: 0 all well; 1 a stream failed, or not all is recorded; 2 wrong setting; 3 key or plan
+    refused; 4 shared memory full; 130 stopped by a second Ctrl-C.
     """
     flags: dict[str, Any] = {
         "streams": _names(streams),

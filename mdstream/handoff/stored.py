@@ -7,13 +7,20 @@ nanoseconds, in a column of its own beside it. Codes are stored as the texts the
 from __future__ import annotations
 
 import os
+import re
 
 import pyarrow as pa
 
+from mdstream.errors import StoreError
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 
 BEYOND = "_ns"
 """Ending of the column with the nanoseconds beyond a time's microsecond."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_ANSWER = re.compile(r"<Code>([^<]*)</Code>\s*(?:<Message>([^<]*)</Message>)?")
+
+_SOON = {"max_retries": "2", "retry_timeout": "10s", "connect_timeout": "5s", "timeout": "10s"}
 
 _TYPES: dict[Kind, pa.DataType] = {
     Kind.TIME: pa.timestamp("us", "UTC"),
@@ -43,6 +50,25 @@ def stored_schema(channel: Channel, coded: bool = False) -> pa.Schema:
         if column.kind is Kind.TIME:
             fields.append(pa.field(column.name + BEYOND, pa.int16(), column.nullable))
     return pa.schema(fields)
+
+
+def plain(error: Exception) -> str:
+    """What the libraries of tables and object stores say, in a line without colours and addresses."""
+    text = _COLOURS.sub("", str(error)) or type(error).__name__
+    if found := _ANSWER.search(text):
+        return ": ".join(filter(None, found.groups()))
+    parts = [" ".join(part.split()) for part in text.split("↳")]
+    return ": ".join(dict.fromkeys((parts[0], parts[-1])))
+
+
+def check_object_store(store: str) -> None:
+    """Raise `StoreError` where an object store does not answer, or has no such bucket, or not for us."""
+    from deltalake import DeltaTable
+
+    try:
+        DeltaTable.is_deltatable(f"{store.rstrip('/')}/live", {**storage_options(store), **_SOON})
+    except Exception as error:  # those of the library have no common root
+        raise StoreError(f"store: {store} cannot be used: {plain(error)}") from error
 
 
 def storage_options(store: str) -> dict[str, str]:

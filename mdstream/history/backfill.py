@@ -109,8 +109,15 @@ class Backfill:
                 )
                 await asyncio.to_thread(self._filing.settle)
                 await self._fetch_all()
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"store: {self._folder / LEDGER} cannot be written: {error}"
+            ) from error
         except sqlite3.DatabaseError as error:
-            raise StoreError(f"store: {self._folder / LEDGER} cannot be used: {error}") from error
+            raise StoreError(
+                f"store: {self._folder / LEDGER} is damaged: {error}. Bring it back, or remove "
+                f"{self._folder} and the tables beside it, and all of it is fetched again"
+            ) from error
         except OSError as error:
             if error.errno in _NO_SPACE:
                 raise StoreError(f"store: no room in {self._store}: free some") from error

@@ -9,8 +9,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdstream.errors import ConfigError, NoStoreError
-from mdstream.handoff.stored import BEYOND, storage_options
+from mdstream.errors import ConfigError, NoStoreError, StoreError
+from mdstream.handoff.stored import BEYOND, plain, storage_options
 from mdstream.history.request import dataset_named, datasets, is_pattern, listed, moment
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, History, Kind
@@ -47,7 +47,8 @@ def scan(
     on a time does not (times are put together of two columns), so give `start` and `end`. `start` is
     inside, `end` is not (a date as `end` includes that day). `symbols` may be patterns of `*`, `?` and
     `[…]`. Bars of all timeframes and adjustments in the store come together unless one is named. `store`
-    may be an object store's, as s3://bucket/prefix. Raises `NoStoreError` where there is no such table.
+    may be an object store's, as s3://bucket/prefix. Raises `NoStoreError` where there is no such table,
+    and `StoreError` where it cannot be read.
     """
     import polars as pl
 
@@ -104,10 +105,14 @@ def _of(dataset: str) -> tuple[Channel, History | None]:
 def _table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
     import polars as pl
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
-    if not DeltaTable.is_deltatable(uri, options or None):
-        return None
-    return pl.scan_delta(uri, storage_options=options or None)
+    try:
+        if not DeltaTable.is_deltatable(uri, options or None):
+            return None
+        return pl.scan_delta(uri, storage_options=options or None)
+    except (OSError, DeltaError) as error:
+        raise StoreError(f"store: {uri} cannot be read: {plain(error)}") from error
 
 
 def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:

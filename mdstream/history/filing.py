@@ -9,6 +9,7 @@ A commit is in the ledger before it is made, and has its number in the table: af
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from mdstream.history.page_pool import PagePool
 from mdstream.history.request import Request
 from mdstream.history.staging import Staging
 from mdstream.history.table import NewFile, StoreTable
+
+log = logging.getLogger(__name__)
 
 ROWS_A_FILE = 1_000_000
 """Rows that make a file full; and a worker's memory while it joins them."""
@@ -64,8 +67,21 @@ class Filing:
         self._commit_failed = False
 
     def settle(self) -> None:
-        """Finish or undo what an earlier run had under way, and drop what nobody needs."""
-        version = self._table.version()
+        """Finish or undo what an earlier run had under way, and drop what nobody needs.
+
+        Raises `StoreError` where ledger and table do not belong together. A table that is gone was removed
+        to be fetched again.
+        """
+        version, noted = self._table.version(), self._ledger.last_commit(self._request.dataset)
+        if noted.done and not self._table.exists:
+            log.warning("%s: its table is gone: what it held is fetched again", self._table.folder)
+            self._ledger.forget(self._request.dataset)
+        elif not noted.done <= version <= noted.begun:
+            raise StoreError(
+                f"store: {self._table.folder} is not the table that {self._ledger.path} tells of "
+                f"(commit {version}, {noted.done} expected): one of them was removed or replaced. Bring it "
+                "back, or remove that table, too, and all of it is fetched again"
+            )
         for number, paths, commit in self._ledger.unsettled(self._request.dataset):
             if commit is not None and commit <= version:
                 self._ledger.committed([number])

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from mdstream.errors import ConfigError, StoreError
 from mdstream.history.request import Shard
@@ -50,6 +50,13 @@ class Progress:
     rows: int = 0
     rejected: int = 0
     fetched: bool = False
+
+
+class Commits(NamedTuple):
+    """The numbers of the last commits to a table: one that is known to be in it, and one that was begun."""
+
+    done: int
+    begun: int
 
 
 class LedgerView:
@@ -113,6 +120,7 @@ class Ledger(LedgerView):
     """The ledger of one store, held by one process at a time."""
 
     def __init__(self, folder: Path) -> None:
+        self.path = folder / LEDGER
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -205,6 +213,21 @@ class Ledger(LedgerView):
             "UPDATE file SET version = ? WHERE id = ?", [(version, number) for number in files]
         )
         return version
+
+    def last_commit(self, dataset: str) -> Commits:
+        """The last commits to a dataset's table, 0 if there was none."""
+        done, begun = self._database.execute(
+            "SELECT max(CASE WHEN done THEN version END), max(version) FROM file WHERE dataset = ?",
+            (dataset,),
+        ).fetchone()
+        return Commits(done or 0, begun or 0)
+
+    def forget(self, dataset: str) -> None:
+        """Nothing of a dataset is stored or staged: its table is no more."""
+        self._database.execute("BEGIN")
+        self._database.execute("DELETE FROM shard WHERE dataset = ?", (dataset,))
+        self._database.execute("DELETE FROM file WHERE dataset = ?", (dataset,))
+        self._database.execute("COMMIT")
 
     def committed(self, files: Sequence[int]) -> None:
         """Files are in the table."""

@@ -20,6 +20,8 @@ class Estimate(NamedTuple):
 
     shards: int
     """To fetch."""
+    begun: int
+    """Of these, those of which some pages are fetched."""
     already: int
     """Symbols of which nothing is left to fetch."""
     rows: int | None
@@ -71,7 +73,8 @@ def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Esti
         requests = sum(max(1, math.ceil(count / request.history.limit)) for count in each)
     minutes = max(0, requests - per_minute) / per_minute
     already = len(request.symbols) - len(symbols)
-    return Estimate(len(left), already, rows, requests, minutes * 60)
+    part = sum(begun[shard].pages > 0 for shard in left if shard in begun)
+    return Estimate(len(left), part, already, rows, requests, minutes * 60)
 
 
 def _staged(progress: Progress | None) -> int:

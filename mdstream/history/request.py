@@ -234,6 +234,8 @@ def _checked_symbols(
     for symbol in names:
         if not symbol or symbol != symbol.strip() or "," in symbol or "*" in symbol:
             raise ConfigError(f"{symbol!r} is no symbol")
+        if symbol != symbol.upper():
+            raise ConfigError(f"{symbol!r} is no symbol; they are in capitals: {symbol.upper()}")
         if stream.fetch.chain_path and not is_contract(symbol):
             raise ConfigError(f"{symbol!r} is no contract; one looks like AAPL261218C00230000")
     return names

@@ -29,7 +29,7 @@ from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.layout import is_table, read_schema
 from mdstream.handoff.recorded import CompactTicket, RecordTicket
-from mdstream.handoff.stored import storage_options
+from mdstream.handoff.stored import check_object_store, storage_options
 from mdstream.pool import WorkerPool
 from mdstream.recording.state import Recorded, RecorderLock, RecorderState, write
 
@@ -42,6 +42,9 @@ COMPACT_COMMITS = 100
 """Commits to a table after which its small files are made large ones."""
 
 _LOOK_S = 0.5
+_AGAIN_S = 2.0
+"""After which a commit that failed is tried again, at least."""
+
 _SETTLE_S = 2.0
 """How long the feeds of a killed engine may take to end."""
 _TASK_TIMEOUT_S = 300.0
@@ -50,8 +53,8 @@ _TASK_TIMEOUT_S = 300.0
 class Recorder:
     """The recorder of one run. `tell` is called with the state whenever it has changed."""
 
-    # The mutable state: how far each frame is recorded, when its rows are due, and who is at it; commits
-    # since a table was compacted; since when the engine is dead.
+    # The mutable state: how far each frame is recorded, when its rows are due, who is at it, and what
+    # troubles it; commits since a table was compacted; since when the engine is dead.
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Recorder:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._fresh: dict[str, int] = {}
         self._dead_since = 0.0
+        self._troubles: dict[str, str] = {}
         self._failure: BaseException | None = None
         self._stop = False
 
@@ -105,6 +109,9 @@ class Recorder:
             self._look(pool, hurry=over or stop)
             if (over or stop) and not self._busy and not self._pending():
                 break
+            if stop and self._troubles:  # nothing more can be had by waiting
+                over = False
+                break
             if self._busy and (over or stop):
                 await asyncio.wait(self._busy.values(), timeout=_LOOK_S)
             else:
@@ -124,7 +131,8 @@ class Recorder:
                 self._due[folder.name] = 0.0
         now = time.monotonic()
         for name in self._heads:
-            if name in self._busy or (now < self._due[name] and not (hurry or self._is_much(name))):
+            soon = (hurry or self._is_much(name)) and name not in self._troubles
+            if name in self._busy or (now < self._due[name] and not soon):
                 continue
             known = self.state.frames.get(name)
             if known is not None and self._heads[name].rows <= known.past:
@@ -172,13 +180,14 @@ class Recorder:
                         "%s: %d rows were dropped before they were recorded: let frames keep more "
                         "(frames.retention_mb)", name, receipt.missed,
                     )  # fmt: skip
-                self._trouble("")
+                self._trouble(name, "")
                 if rows - known.past < MOST_ROWS:
                     break
             if self._fresh.get(name, 0) >= COMPACT_COMMITS:
                 await self._compact(pool, name)
         except MdstreamError as error:
-            self._trouble(str(error))
+            self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
+            self._trouble(name, str(error))
 
     def _first_row(self, name: str) -> int:
         """The oldest row that the frame keeps: a recorder that comes late begins there."""
@@ -224,10 +233,16 @@ class Recorder:
         self._dead_since = self._dead_since or time.monotonic()
         return time.monotonic() - self._dead_since >= _SETTLE_S
 
-    def _trouble(self, text: str) -> None:
-        if text != self.state.trouble:
-            self.state.trouble = text
-            log.warning("%s", text) if text else log.warning("recording goes on")
+    def _trouble(self, name: str, text: str) -> None:
+        """What troubles a frame, if anything. Of several, the one that came first is told."""
+        if text:
+            self._troubles[name] = text
+        else:
+            self._troubles.pop(name, None)
+        told = next(iter(self._troubles.values()), "")
+        if told != self.state.trouble:
+            self.state.trouble = told
+            log.warning("%s", told or "recording goes on")
 
     def _publish(self) -> None:
         try:
@@ -252,6 +267,7 @@ def _is_recorded(folder: Path) -> bool:
 def check_store(path: str) -> None:
     """Raise `StoreError` where no store can be: better told before a run than after."""
     if "://" in path:
+        check_object_store(path)
         return
     folder = Path(path)
     try:

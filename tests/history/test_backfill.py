@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import mdstream
-from mdstream.errors import ConfigError, CredentialsError, NetworkError
+from mdstream.errors import ConfigError, CredentialsError, NetworkError, StoreError
 from mdstream.history.request import moment
 from mdstream.streams import STREAMS
 from tests.history.truth import records
@@ -396,6 +397,37 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
     assert "is already filling" in answer["error"]
     assert dry.returncode == 0, "who only looks, may"
     assert json.loads(dry.stdout)["shards"] == 3
+
+
+def test_a_table_without_its_ledger_is_not_filled_twice(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+    (tmp_path / "_mdstream" / "ledger.sqlite").unlink()
+    with pytest.raises(
+        StoreError, match=r"is not the table that .* tells of \(commit 1, 0 expected"
+    ):
+        fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+    compare(tmp_path, ["AAPL"], *HOURS)
+
+
+def test_a_table_that_was_removed_is_fetched_again(sim: RunningSimulator, tmp_path: Path) -> None:
+    fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT"], *HOURS)
+    shutil.rmtree(tmp_path / "stocks.trades")
+    status = fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
+    assert status.stored == 3 * 3600
+    compare(tmp_path, ["AAPL"], *HOURS)
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).already == 1
+
+
+def test_a_wrong_flag_is_told_in_json_too(sim: RunningSimulator, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(sim, tmp_path, "--feed", "sap"), env=ENV, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    answer = json.loads(done.stdout)
+    assert not answer["complete"]
+    assert "feed 'sap' is not one of" in answer["error"]
 
 
 def test_what_is_no_ledger_is_told(sim: RunningSimulator, tmp_path: Path) -> None:

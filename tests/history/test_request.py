@@ -121,6 +121,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"start": "2027-02-01", "end": "2027-02-02"}, "is not in the past"),
         ({"symbols": []}, "no symbol"),
         ({"symbols": ["A,B"]}, "'A,B' is no symbol"),
+        ({"symbols": ["aapl"]}, "they are in capitals: AAPL"),
         ({"feed": "sap"}, "is not one of iex, sip"),
         ({"timeframe": "1Min"}, "has no timeframe"),
         ({"dataset": "stocks.bars", "timeframe": "61Min"}, "timeframe '61Min' is none; write 1Min"),

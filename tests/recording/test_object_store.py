@@ -17,10 +17,10 @@ import uvloop
 
 import mdstream
 from mdstream.config import StoreConfig
-from mdstream.errors import NoStoreError
+from mdstream.errors import NoStoreError, StoreError
 from mdstream.frames.attach import Attachment
-from mdstream.handoff.stored import storage_options
-from mdstream.recording.recorder import Recorder
+from mdstream.handoff.stored import plain, storage_options
+from mdstream.recording.recorder import Recorder, check_store
 from tests.piping import rig
 from tests.recording.test_recorder import assert_recorded, end
 from tests.test_pipeline import payloads
@@ -56,6 +56,46 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+def test_a_bucket_that_is_not_there_is_told_before_a_run(bucket: str) -> None:
+    check_store(bucket)
+    with pytest.raises(
+        StoreError, match=r"s3://none/x cannot be used: NoSuchBucket: The specified"
+    ):
+        check_store("s3://none/x")
+    with pytest.raises(
+        StoreError, match=r"s3://none/x/stocks\.trades cannot be read: NoSuchBucket"
+    ):
+        mdstream.scan("stocks.trades", "s3://none/x")
+
+
+def test_what_a_library_says_of_an_object_store_becomes_a_line() -> None:
+    said = (
+        "Generic S3 error\n   \x1b[31m↳\x1b[0m Error performing GET http://127.0.0.1/b in 2.3 ms\n"
+        "    \x1b[31m↳\x1b[0m client error (Connect)\n     \x1b[31m↳\x1b[0m Connection refused\n"
+    )
+    assert plain(OSError(said)) == "Generic S3 error: Connection refused"
+    assert plain(OSError("No space left on device")) == "No space left on device"
+    assert plain(ValueError()) == "ValueError"
+
+
+def test_a_recorder_whose_store_fails_ends_when_asked_and_says_why(
+    tmp_path: Path, bucket: str
+) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed(payloads("stocks", 400, 20))
+            await r.drain()
+            recorder = Recorder(r.run, StoreConfig("s3://none/x", every_s=0.5))
+            at_work = asyncio.ensure_future(recorder.run())
+            while not recorder.state.trouble:
+                await asyncio.sleep(0.1)
+            assert "NoSuchBucket" in recorder.state.trouble
+            recorder.stop()
+            assert not (await asyncio.wait_for(at_work, 20)).finished
+
+    uvloop.run(go())
 
 
 def test_a_bucket_holds_what_a_folder_would(tmp_path: Path, bucket: str) -> None:

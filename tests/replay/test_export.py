@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +60,22 @@ def test_what_cannot_be_written_is_told(
     assert done.returncode == 2
     assert message in done.stderr
     assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("to", ["out.csv", "out.csv.gz", "out.parquet", "catalog"])
+def test_a_disk_that_takes_no_more_is_told_in_a_line(store: Path, tmp_path: Path, to: str) -> None:
+    flags = ["--nautilus"] if to == "catalog" else []
+    command = [sys.executable, "-m", "mdstream", "export", "stocks.quotes", "--store", str(store)]
+    done = subprocess.run(
+        [*command, "--to", str(tmp_path / to), *flags], capture_output=True, text=True,
+        preexec_fn=_no_large_files,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert not [path for path in tmp_path.glob("*") if path.is_file()]
+
+
+def _no_large_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))

@@ -25,6 +25,7 @@ from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, set_up_child
 from mdstream.pool import SINGLE_THREADED, WorkerPool
 from mdstream.streams import STREAMS
+from mdstream.telemetry.sampler import ProcessSample, Sampler
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,9 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     _die_with_parent()
     outbox = Outbox(pipe)
     set_up_child(outbox, assignment.stream, assignment.config.log.level)
-    code = Exit.OK
+    code, used = Exit.OK, list[ProcessSample]()
     try:
-        uvloop.run(serve(assignment, outbox, pipe))
+        uvloop.run(serve(assignment, outbox, pipe, used))
     except MdstreamError as error:
         outbox.put("failed", str(error))  # the supervisor says it, once
         code = error.exit_code
@@ -55,7 +56,8 @@ def main(assignment: Assignment, pipe: Connection) -> None:
             log.exception("the feed failed")
             outbox.put("crashed", f"{type(error).__name__}: {error}")
             code = Exit.STREAM_FAILED
-    outbox.put("exit", code)  # the template, who would know, may be gone
+    used += Sampler().processes({os.getpid(): ("feed", assignment.stream)})
+    outbox.put("exit", (code, used))  # the template, who would know the code, may be gone
     outbox.close()
     # Threads of a broken executor may hold up a clean exit; not for long.
     watchdog = threading.Timer(_EXIT_WAIT_S, os._exit, (code,))
@@ -64,17 +66,24 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     sys.exit(code)
 
 
-async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> None:
-    """Serve one stream until the supervisor says drain. Raises what makes the stream fail."""
+async def serve(
+    assignment: Assignment, outbox: Outbox, pipe: Connection, used: list[ProcessSample]
+) -> None:
+    """Serve one stream until the supervisor says drain. Raises what makes the stream fail. `used` gets what
+    its workers had used at the end.
+    """
     state = FeedState(state_path(assignment.run, assignment.stream))
     state["pid"] = os.getpid()
     state["generation"] = assignment.generation
     config = assignment.config
     asyncio.get_running_loop().set_exception_handler(_tell)
-    pool = WorkerPool(
-        config.workers_per_stream(), config.handoff.ticket_timeout_s,
-        started=lambda pids, template: outbox.put("workers", (pids, template)),
-    )  # fmt: skip
+    workers: list[int] = []
+
+    def started(pids: list[int], template: int | None) -> None:
+        workers[:] = pids
+        outbox.put("workers", (pids, template))
+
+    pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s, started=started)
     beat = asyncio.create_task(_beat(state))
     try:
         await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)
@@ -82,6 +91,7 @@ async def serve(assignment: Assignment, outbox: Outbox, pipe: Connection) -> Non
     finally:
         beat.cancel()
         state["connected"] = 0
+        used += Sampler().processes(dict.fromkeys(workers, ("worker", assignment.stream)))
         await pool.close()
 
 

@@ -26,6 +26,7 @@ from mdstream.feed import Assignment
 from mdstream.feed_entry import main as feed_main
 from mdstream.interrupts import deaf_children
 from mdstream.session.retry import backoff
+from mdstream.telemetry.sampler import ProcessSample
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class FeedProcess:
     ok: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → why it is not served."""
+    used: list[ProcessSample] = field(default_factory=list)
+    """What a process that has ended, and its workers, had used by then; until somebody takes it."""
     cycles: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Fetch cycle → (start, end) in ns."""
     deaths: int = 0
@@ -191,7 +194,7 @@ class FeedProcess:
             case "failed" | "crashed":
                 self.last_words = content
             case "exit":
-                self._told_code = content
+                self._told_code, self.used = content
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
         """Kill the process if it does not start, or its loop does not turn."""

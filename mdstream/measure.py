@@ -44,7 +44,10 @@ class Measurements:
         feeds = list(feeds)
         self.streams = {feed.stream: self._stream(ts, feed, draining) for feed in feeds}
         self._recorder.write(STREAMS, list(self.streams.values()))
-        processes = self._sampler.processes(self._roles(feeds))
+        ended = [sample for feed in feeds for sample in feed.used]
+        processes = self._sampler.processes(self._roles(feeds), ended)
+        for feed in feeds:
+            feed.used = []
         self._recorder.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
         cores = self._sampler.cores()
         self._recorder.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import psutil
 import pytest
+from rich.console import Console
 
 from mdstream.telemetry.sampler import Sampler, _core
 from mdstream.utilization import limit, model
 from mdstream.utilization.machine import Clock
 from mdstream.utilization.values import foreign
+from mdstream.views.utilization import _models
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -60,8 +64,8 @@ def test_a_run_that_was_too_short_tells_nothing() -> None:
 def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
     text = limit(found(busy=97.0))
     assert (
-        "The cores limit this run: 4 cores were busy 97% of the time, 50% of the run's CPU time"
-        in text
+        "The cores limit this run: while messages came 4 cores were busy 97% of the time, 50% of what this "
+        "run had of them" in text
     )
     assert "simulator" not in limit(found(busy=97.0, simulator_share=0.0))
 
@@ -101,14 +105,43 @@ def test_other_programs_that_take_the_cores_are_told() -> None:
     assert foreign(100.0, 2, 10.0, 10.0) == 0.5
     stages = {"queue": {"p99": 30.0}, "commit": {"p99": 3.2}}
     text = limit(found(busy=100.0, foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
-    assert "Other programs limit this run: 4 cores were busy 100% of the time, 50% of that" in text
+    assert (
+        "Other programs limit this run: while messages came 4 cores were busy 100% of the time"
+        in text
+    )
     assert "of 100 batches one waited 33 ms or more" in text
+
+
+def test_waits_are_told_though_the_cores_were_not_full() -> None:
+    stages = {"queue": {"p99": 60.0}, "commit": {"p99": 28.0}}
+    text = limit(found(foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
+    assert text.startswith(
+        "Nothing limits this run for long: while messages came the cores were idle 80%"
+    )
+    assert "50% of what was busy was not this run's. Yet of 100 batches one waited 88 ms" in text
+
+
+def test_without_workers_it_is_told_what_one_would_bring() -> None:
+    alone = model(250.0, 350.0, 0, 2)
+    assert alone["now_per_s"] == pytest.approx(1e9 / 600)
+    assert alone["one_more_per_s"] == pytest.approx(1e9 / 350)
+    assert (alone["speedup"], alone["efficiency"]) == (1.0, 1.0)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(
+        *_models({"news": {"workers": 0, "model": alone}, "stocks": {"untold": "few came"}})
+    )
+    text = " ".join(console.export_text().split())
+    assert (
+        "news 1.67 M messages/s without workers, 2.86 M messages/s at most with one: decoding is 58%"
+        in text
+    )
+    assert "stocks: few came to tell what one more worker would bring" in text
 
 
 def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
     stages = {"queue": {"p99": 0.4}, "commit": {"p99": 1.2}}
     text = limit(found(busy=100.0, foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
-    assert text.startswith("Nothing held this run up, though 4 cores were busy 100%")
+    assert text.startswith("Nothing held this run up, though its cores were full: while messages")
     assert "99 of 100 batches waited less than 2 ms" in text
     assert "50% of that" in text
     assert "The cores limit" in limit(found(busy=100.0, foreign=foreign(100.0, 2, 10.0, 19.0)))
@@ -163,3 +196,15 @@ def test_a_core_s_shares_are_those_of_the_time_that_passed_however_short() -> No
     assert (found.core, found.busy_percent) == (3, pytest.approx(30))
     assert (found.user_percent, found.system_percent) == (pytest.approx(20), pytest.approx(10))
     assert _core(3, now, now).busy_percent == 0.0
+
+
+def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
+    sampler, pid = Sampler(), os.getpid()
+    (before,) = sampler.processes({pid: ("feed", "stocks")})
+    last = replace(before, cpu_user_s=before.cpu_user_s + 0.5, cpu_percent=1.0)
+    time.sleep(0.5)
+    (told,) = sampler.processes({pid: ("feed", "stocks")}, [last])  # not yet gone, but told once
+    assert told.cpu_user_s == last.cpu_user_s
+    assert 50 < told.cpu_percent < 101
+    (unknown,) = Sampler().processes({}, [last])
+    assert unknown == last

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,19 @@ class Sampler:
             memory.total - memory.available, _taken(run), net.bytes_sent, net.bytes_recv, switches
         )
 
-    def processes(self, roles: dict[int, tuple[str, str]]) -> list[ProcessSample]:
-        """A sample of each process of `roles` (process id → role, stream) that still lives."""
+    def processes(
+        self, roles: dict[int, tuple[str, str]], ended: Sequence[ProcessSample] = ()
+    ) -> list[ProcessSample]:
+        """A sample of each process of `roles` (process id → role, stream) that still lives, and of those
+        that have `ended` and took a last one of themselves.
+        """
+        now = time.time()
+        samples = [self._last(sample, now) for sample in ended]
+        gone = {sample.pid for sample in ended}
         self._known = {pid: known for pid, known in self._known.items() if pid in roles}
-        samples, now = [], time.time()
         for pid, (role, stream) in roles.items():
+            if pid in gone:
+                continue
             try:
                 process, before, at = self._known.get(pid) or self._new(pid)
                 with process.oneshot():
@@ -114,6 +123,14 @@ class Sampler:
                 self._known.pop(pid, None)  # it ended in between
         self._at = now
         return samples
+
+    def _last(self, sample: ProcessSample, now: float) -> ProcessSample:
+        """A last sample with the percentage of the time since the one before."""
+        if (known := self._known.get(sample.pid)) is None:
+            return sample
+        _, before, at = known
+        spent = sample.cpu_user_s + sample.cpu_system_s - before
+        return replace(sample, cpu_percent=100 * max(0.0, spent) / max(_LEAST_S, now - at))
 
     def _new(self, pid: int) -> tuple[psutil.Process, float, float]:
         process = psutil.Process(pid)

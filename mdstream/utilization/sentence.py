@@ -23,7 +23,7 @@ def limit(found: Values) -> str:
     busiest = max(streams, key=lambda s: streams[s].get("workers_busy", 0.0), default="")
     if (
         busiest
-        and streams[busiest]["workers"]
+        and streams[busiest].get("workers")
         and streams[busiest].get("workers_busy", 0.0) >= _FULL
     ):
         return _by_workers(busiest, streams[busiest])
@@ -38,10 +38,18 @@ def limit(found: Values) -> str:
             "The simulator limits this run: its one process was busy "
             f"{flow['simulator_busy']:.0f}% of the time and may have sent less than it was asked for."
         )
-    return (
-        f"Nothing here limits this run: while messages came the cores were idle {100 - flow['busy']:.0f}% "
-        "of the time, and the engine took what came as it came."
-    )
+    idle = f"while messages came the cores were idle {100 - flow['busy']:.0f}% of the time"
+    if (waits_ms := _waits_ms(streams)) >= _LONG_MS:
+        others = (
+            f"; {100 * flow['foreign']:.0f}% of what was busy was not this run's"
+            if flow["foreign"] >= _MUCH
+            else ""
+        )
+        return (
+            f"Nothing limits this run for long: {idle}{others}. Yet of 100 batches one waited "
+            f"{waits_ms:.0f} ms or more for its turn."
+        )
+    return f"Nothing here limits this run: {idle}, and the engine took what came as it came."
 
 
 def _by_cores(found: Values) -> str:
@@ -49,26 +57,28 @@ def _by_cores(found: Values) -> str:
     count = "1 core was" if cores["count"] == 1 else f"{cores['count']} cores were"
     share = flow["simulator_share"]
     other = (
-        f", {100 * share:.0f}% of the run's CPU time being the simulator's" if share >= 0.05 else ""
+        f", {100 * share:.0f}% of what this run had of them being the simulator's"
+        if share >= 0.05
+        else ""
     )
     if flow["foreign"] >= _MUCH:
         full = (
-            f"{count} busy {flow['busy']:.0f}% of the time, {100 * flow['foreign']:.0f}% of that with what "
-            "is not this run's"
+            f"while messages came {count} busy {flow['busy']:.0f}% of the time, "
+            f"{100 * flow['foreign']:.0f}% of that with what is not this run's"
         )
         waits_ms = _waits_ms(found["streams"])
         if waits_ms < _LONG_MS:
             return (
-                f"Nothing held this run up, though {full}: 99 of 100 batches waited less than "
-                f"{max(1, math.ceil(waits_ms))} ms for their turn."
+                f"Nothing held this run up, though its cores were full: {full}. 99 of 100 batches waited "
+                f"less than {max(1, math.ceil(waits_ms))} ms for their turn."
             )
         return (
             f"Other programs limit this run: {full}, and of 100 batches one waited {waits_ms:.0f} ms or "
             "more for its turn."
         )
     return (
-        f"The cores limit this run: {count} busy {flow['busy']:.0f}% of the time{other}; more workers "
-        "would bring nothing, more cores would."
+        f"The cores limit this run: while messages came {count} busy {flow['busy']:.0f}% of the time"
+        f"{other}; more workers would bring nothing, more cores would."
     )
 
 

@@ -15,6 +15,7 @@ _STAGES = {
 }
 """Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
 and going into the frames."""
+_LEAST_SAMPLES = 3
 _LEAST_MESSAGES = 10_000
 _LEAST_BATCH = 1_000
 """With fewer messages a batch, what a message costs tells nothing of what many would cost."""
@@ -72,16 +73,19 @@ def _stream(
 def _costs(
     batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, workers: int, cores: int
 ) -> Values:
-    """What a message cost, from the second after the first ones came: how processes start is not in it."""
+    """What a message cost, from the second after the first ones came: how processes start is not in it.
+    `untold` says why there is no model, if there is none.
+    """
+    short = {"untold": "messages came for too short a time"}
     flowing = samples.filter(pl.col("messages") > 0)
-    if flowing.height < 3:
-        return {}
+    if flowing.height < _LEAST_SAMPLES:
+        return short
     first, last = flowing.row(1, named=True), flowing.row(-1, named=True)
     messages = last["messages"] - first["messages"]
     cpu_s = spent(processes.filter(pl.col("ts").is_between(first["ts"], last["ts"])))
     wall_s = (last["ts"] - first["ts"]).total_seconds()
     if not cpu_s.get("feed"):  # sampled once in that time, which tells nothing
-        return {}
+        return short
     done = batches.filter(pl.col("end_ts").is_between(first["ts"], last["ts"]))
     found: Values = {
         "messages_per_s": rounded(messages / wall_s),
@@ -90,24 +94,29 @@ def _costs(
     if workers:
         found["workers_busy"] = rounded(100 * cpu_s.get("worker", 0.0) / wall_s / workers)
     if not messages:
-        return found
+        return found | short
     feed = cpu_s.get("feed", 0.0) / messages * 1e9
     worker = cpu_s.get("worker", 0.0) / messages * 1e9
     found["feed_ns"] = rounded(feed)
     if workers:
         found["worker_ns"] = rounded(worker)
-    large = done.height and messages / done.height >= _LEAST_BATCH
-    if messages >= _LEAST_MESSAGES and large and workers and feed and worker:
-        found["model"] = model(feed, worker, workers, cores)
-    return found
+    else:  # decoding is the feed's: as much of its cost could be a worker's
+        worker = min(feed, int(done["cpu_ns"].sum()) / messages)
+        feed -= worker
+    if messages < _LEAST_MESSAGES or not (feed and worker):
+        return found | {"untold": "too few messages came"}
+    if messages < _LEAST_BATCH * done.height:
+        return found | {"untold": "batches are too small"}
+    return found | {"model": model(feed, worker, workers, cores)}
 
 
 def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
     """What a stream could do with the costs of a message as they are, were it alone on the machine.
 
     The feed is one process, and commits in order: 1/feed. Workers share theirs: n/worker. And no more can
-    be spent than all cores have. `efficiency` is the speed-up over one process that does both, divided by
-    the processes that are at it.
+    be spent than all cores have. One process that does both is taken to cost the sum, but it would hand
+    nothing over: so `speedup` over it, and `efficiency`, that divided by the processes at it, are the most
+    that they can be. Without workers, what one would bring is, as handing over will cost something.
     """
 
     def rate(count: int) -> float:
@@ -122,4 +131,5 @@ def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
         "one_more_per_s": rounded(rate(workers + 1)),
         "speedup": rounded(speedup),
         "efficiency": rounded(speedup / min(cores, workers + 1)),
+        "decode_share": rounded(worker_ns / (feed_ns + worker_ns)),
     }

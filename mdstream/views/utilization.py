@@ -28,6 +28,7 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
         parts += [Text(_cores_line(found)), _heat_map(found, console.width)]
     if (machine := _machine_line(found)) is not None:
         parts.append(machine)
+    parts.append(Text("the whole run, start and end included:", style="dim"))
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
         since = "each stream from its first messages on, without the start of its processes:"
@@ -44,7 +45,7 @@ def _cores_line(found: dict[str, Any]) -> str:
         f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
     )
     if found["foreign"] >= _WORTH_TELLING:
-        text += f" ({100 * found['foreign']:.0f}% of what was busy was not this run's)"
+        text += f" ({100 * found['foreign']:.0f}% of what was busy in that time was not this run's)"
     if not flow["told"]:
         return text
     return (
@@ -148,23 +149,37 @@ def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
 
 
 def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
-    """What a stream could do, where its batches were large enough to tell."""
-    lines = []
-    small = [name for name, stream in streams.items() if stream.get("model") is None]
-    if small and all(streams[name]["workers"] for name in small):
-        text = f"{', '.join(small)}: batches too small to tell what more workers would bring"
-        lines.append(Text(text, style="dim"))
+    """What each stream could do, or why that cannot be told."""
+    lines, untold = list[str](), dict[str, list[str]]()
     for name, stream in streams.items():
         if (found := stream.get("model")) is not None:
-            now, more = _millions(found["now_per_s"]), _millions(found["one_more_per_s"])
-            count = stream["workers"]
-            text = (
-                f"{name}, by what a message cost, alone on this machine: {now} with {count} "
-                f"worker{'s' if count > 1 else ''} ({found['speedup']:.2f}× one process, efficiency "
-                f"{100 * found['efficiency']:.0f}%), {more} with one more"
-            )
-            lines.append(Text(text, style="dim"))
-    return lines
+            lines.append(f"  {name:<8} {_model(found, stream['workers'])}")
+        elif why := stream.get("untold"):
+            untold.setdefault(why, []).append(name)
+    if lines:
+        lines.insert(0, _MODEL)
+    for why, names in untold.items():
+        lines.append(f"{', '.join(names)}: {why} to tell what one more worker would bring")
+    return [Text(line, style="dim") for line in lines]
+
+
+_MODEL = (
+    "a model: each stream alone on this machine, with what a message cost here (one process would hand "
+    "nothing over, so gains are at most these; python -m benchmarks handoff measures them):"
+)
+
+
+def _model(found: dict[str, Any], workers: int) -> str:
+    now, more = _millions(found["now_per_s"]), _millions(found["one_more_per_s"])
+    if not workers:
+        return (
+            f"{now} without workers, {more} at most with one: decoding is "
+            f"{100 * found['decode_share']:.0f}% of the cost"
+        )
+    return (
+        f"{now} with {workers} worker{'s' if workers > 1 else ''}, {more} with one more; at most "
+        f"{found['speedup']:.2f}× one process, efficiency at most {100 * found['efficiency']:.0f}%"
+    )
 
 
 def _millions(rate: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.harness import Plan, Record, end_when_told, findings, machine
+from benchmarks.harness import Plan, Record, SubjectError, end_when_told, findings, machine
 from mdstream.pool import compile_kernels
 
 NAMES = {
@@ -55,11 +55,11 @@ def main() -> None:
     records: list[Record] = []
     try:
         _measure(modules, given, records)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SubjectError) as error:
         kept = given.json and records
         what = f"benchmarks that were over are in {given.json}" if kept else "none was over"
-        print(f"interrupted: {what}", file=sys.stderr)
-        sys.exit(130)
+        print(f"{str(error) or 'interrupted'}: {what}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, SubjectError) else 130)
 
 
 def _measure(

@@ -26,7 +26,18 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import Answer, Case, Plan, Record, Table, cell, present, simulator, started
+from benchmarks.harness import (
+    Answer,
+    Case,
+    Plan,
+    Record,
+    SubjectError,
+    Table,
+    cell,
+    present,
+    simulator,
+    started,
+)
 
 TAKES_S = (125.0, 20.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -88,7 +99,7 @@ def measured(command: Sequence[str]) -> dict[str, float]:
             time.sleep(_SAMPLE_S)
         seconds = time.perf_counter() - began
     if process.returncode:
-        raise RuntimeError(f"{command[2:4]} ended with {process.returncode}: see above")
+        raise SubjectError(f"{command[2:4]} ended with {process.returncode}: see above")
     after = os.times()
     cpu = (
         after.children_user + after.children_system - before.children_user - before.children_system

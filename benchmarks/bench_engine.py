@@ -33,6 +33,7 @@ from benchmarks.harness import (
     Case,
     Plan,
     Record,
+    SubjectError,
     Table,
     answer,
     cell,
@@ -75,7 +76,7 @@ class Watch:
             if all(committed):
                 self._flowed = now
             elif time.monotonic() > self._deadline:
-                raise RuntimeError(
+                raise SubjectError(
                     f"no data on every stream after {_PATIENCE_S:.0f} s: {committed}"
                 )
             return False

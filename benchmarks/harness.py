@@ -38,6 +38,11 @@ Record = dict[str, Any]
 Answer = Mapping[str, float]
 T = TypeVar("T")
 
+
+class SubjectError(Exception):
+    """A subject, or the simulator that it asks, does not work here."""
+
+
 YARDSTICK = "yardstick"
 """The subject that none of our code is in: what it did tells how fast the machine was."""
 
@@ -116,13 +121,15 @@ class Plan:
         yield
         self._done += self._seconds[name]
         self._seconds[name] = 0.0
+        self.say(name, 0.0, "")
 
     def say(self, name: str, share: float, what: str) -> None:
         """So much of question `name` is done, and `what` runs now."""
         done = self._done + share * self._seconds.get(name, 0.0)
         total = self._bar.tasks[0].total or 1.0
         taken = time.monotonic() - self._began
-        left = f"{_minutes(taken * (total - done) / done)} left" if done / total > 0.01 else ""
+        rest = taken * (total - done) / done if done / total > 0.01 else total
+        left = f"{_minutes(rest)} left" if rest else ""
         self._bar.update(self._task, completed=done, description=what[:60], left=left)
 
     def in_turns(
@@ -278,7 +285,7 @@ class Subject:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._name} ended: see above")
+            raise SubjectError(f"{self._name} ended: see above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -295,7 +302,7 @@ def once(*command: str) -> dict[str, Any]:
         assert process.stdout is not None
         said = process.stdout.read()
         if process.wait():
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: see above")
+            raise SubjectError(f"{' '.join(command)} ended with {process.returncode}: see above")
     answer: dict[str, Any] = json.loads(said)
     return answer
 
@@ -324,7 +331,8 @@ def simulator(*flags: str) -> Iterator[tuple[str, str]]:
     with started(sys.executable, "-m", "mdstream", "simulate", "--port", "0", *flags) as process:
         assert process.stdout is not None
         found = re.search(r"(ws://\S+) and (http://\S+) ", process.stdout.readline())
-        assert found
+        if found is None:
+            raise SubjectError("the simulator did not start: see above")
         yield found[1], found[2]
         process.terminate()
 

@@ -160,9 +160,12 @@ def main() -> None:
         told = with_figures(readme.read_text(), records + everything(others))
     except LookupError as error:
         sys.exit(f"{path} is of no whole run (--quick?): {error}")
-    drawn = _draw(found, folder, "")
-    for machine, theirs in others.items():
-        drawn |= _draw(theirs, folder / "elsewhere", f"{machine}-")
+    try:
+        drawn = _draw(found, folder, "")
+        for machine, theirs in others.items():
+            drawn |= _draw(theirs, folder / "elsewhere", f"{machine}-")
+    except ImportError as error:
+        sys.exit(f"pictures need matplotlib ({error}): make .venv/.bench")
     (_HERE / "RESULTS.md").write_text(results(found, others))
     (folder / "index.html").write_text(page(found, drawn, others))
     readme.write_text(told)

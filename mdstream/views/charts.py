@@ -55,7 +55,7 @@ def paint(found: dict[str, Any], title: str) -> bytes:
     """The picture, as PNG."""
     try:
         import matplotlib as mpl
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ConfigError(
             "pictures need matplotlib: pip install 'mdstream-engine[report]', or `make report`"
         ) from error

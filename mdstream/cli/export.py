@@ -80,14 +80,12 @@ def export(
     )  # fmt: skip
     columns = rows.collect_schema().names()
     rows = rows.sort([name for name in ("symbol", "ts", "created_at") if name in columns])
+    failures = (OSError, pl.exceptions.ComputeError)  # which Parquet's writer makes of the former
     partial = to.with_name(f".{to.name}.partial")
     try:
         _write(rows, partial, ending)
         partial.rename(to)
-    except (
-        OSError,
-        pl.exceptions.ComputeError,
-    ) as error:  # what Parquet's writer makes of the former
+    except failures as error:
         raise StoreError(f"--to {to}: {plain(error)}") from error
     finally:
         partial.unlink(missing_ok=True)

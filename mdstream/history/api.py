@@ -34,11 +34,10 @@ async def backfill_async(
     """Bring a range of a dataset (`stocks.trades`, …) into a store, as far as it is not there.
 
     `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`); of news none are
-    needed. `settings` are
-    those of a run (`data_url`, `workers`, `fetch`, …); keys come from the environment. What is interrupted,
-    or killed, goes on where it was when the same is asked again. The answer's `failed` says by symbol what
-    could not be had, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`, and `NetworkError`
-    where nobody answers from the start.
+    needed. `settings` are those of a run (`data_url`, `workers`, `fetch`, …); keys come from the
+    environment. What is interrupted, or killed, goes on where it was when the same is asked again. The
+    answer's `failed` says by symbol what could not be had, and why. Raises `ConfigError`,
+    `CredentialsError`, `StoreError`, and `NetworkError` where nobody answers from the start.
     """
     config, dataset = load(flags=settings), dataset_named(dataset)
     names = await named(dataset, symbols, start, config)

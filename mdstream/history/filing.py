@@ -69,19 +69,22 @@ class Filing:
     def settle(self) -> None:
         """Finish or undo what an earlier run had under way, and drop what nobody needs.
 
-        Raises `StoreError` where ledger and table do not belong together. A table that is gone was removed
-        to be fetched again.
+        What the table has lost, to a cut of power or because it was removed, is fetched again. Raises
+        `StoreError` where it has more than the ledger knows of, which would be stored twice.
         """
         version, noted = self._table.version(), self._ledger.last_commit(self._request.dataset)
-        if noted.done and not self._table.exists:
-            log.warning("%s: its table is gone: what it held is fetched again", self._table.folder)
-            self._ledger.forget(self._request.dataset)
-        elif not noted.done <= version <= noted.begun:
+        if version > noted.begun:
             raise StoreError(
-                f"store: {self._table.folder} is not the table that {self._ledger.path} tells of "
-                f"(commit {version}, {noted.done} expected): one of them was removed or replaced. Bring it "
-                "back, or remove that table, too, and all of it is fetched again"
+                f"store: {self._table.folder} has more (commit {version}) than {self._ledger.path} knows "
+                f"of (commit {noted.begun}), which was removed or replaced. Bring it back, or remove the "
+                "table, too, and all of it is fetched again"
             )
+        if version < noted.done:
+            log.warning(
+                "%s has lost what was in it (commit %d, %d expected): that is fetched again",
+                self._table.folder, version, noted.done,
+            )  # fmt: skip
+            self._ledger.take_back(self._request.dataset, version)
         for number, paths, commit in self._ledger.unsettled(self._request.dataset):
             if commit is not None and commit <= version:
                 self._ledger.committed([number])

@@ -212,6 +212,8 @@ class Ledger(LedgerView):
         self._database.executemany(
             "UPDATE file SET version = ? WHERE id = ?", [(version, number) for number in files]
         )
+        # To the disk, or a cut of power leaves a commit that nobody has announced.
+        self._database.execute("PRAGMA wal_checkpoint")
         return version
 
     def last_commit(self, dataset: str) -> Commits:
@@ -222,11 +224,16 @@ class Ledger(LedgerView):
         ).fetchone()
         return Commits(done or 0, begun or 0)
 
-    def forget(self, dataset: str) -> None:
-        """Nothing of a dataset is stored or staged: its table is no more."""
+    def take_back(self, dataset: str, version: int) -> None:
+        """The table has no commit later than `version`: the shards of those are to be fetched again."""
+        lost = "FROM file WHERE dataset = ? AND version > ? AND done"
         self._database.execute("BEGIN")
-        self._database.execute("DELETE FROM shard WHERE dataset = ?", (dataset,))
-        self._database.execute("DELETE FROM file WHERE dataset = ?", (dataset,))
+        self._database.execute(
+            "UPDATE shard SET pages = 0, rows = 0, rejected = 0, token = '', state = 'open', file = NULL "
+            f"WHERE file IN (SELECT id {lost})",
+            (dataset, version),
+        )
+        self._database.execute(f"DELETE {lost}", (dataset, version))
         self._database.execute("COMMIT")
 
     def committed(self, files: Sequence[int]) -> None:

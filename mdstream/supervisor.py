@@ -149,7 +149,8 @@ class Supervisor:
             log.info("removed what the dead run %s had left", dead.name)
         for dead in start_for_dead_runs(root, self.config.store):
             log.info(
-                "the dead run %s was being recorded: what it left is, in the background", dead.name
+                "the dead run %s was being recorded: what is left of it is recorded now, in the background",
+                dead.name,
             )
         with RunDirectory(root) as self.directory:
             self.directory.name_semaphores()

@@ -40,7 +40,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     try:
         table = _open(ticket.table, ticket.options)
         done = (table.transaction_version(name) if table else None) or 0
-        if done >= ticket.past:
+        if done >= ticket.past or done < ticket.told:
             return RecordReceipt(done, 0, 0)
         wanted = max(done, ticket.first)
         first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
@@ -56,7 +56,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
             ),
         )  # fmt: skip
     except Exception as error:  # those of the library have no common root
-        raise StoreError(_why(ticket.table, error)) from error
+        raise _failed(ticket.table, error) from error
     return RecordReceipt(first + rows.height, rows.height, first - wanted)
 
 
@@ -67,7 +67,7 @@ def recorded(ticket: RecordTicket) -> int:
         name = transaction(ticket.run, ticket.frame)
         return (table.transaction_version(name) if table else None) or 0
     except Exception as error:
-        raise StoreError(_why(ticket.table, error)) from error
+        raise _failed(ticket.table, error) from error
 
 
 def compact(ticket: CompactTicket) -> int:
@@ -84,7 +84,7 @@ def compact(ticket: CompactTicket) -> int:
         table.vacuum(ticket.keep_hours, dry_run=False, enforce_retention_duration=False)
         return int(done["numFilesRemoved"])
     except Exception as error:
-        raise StoreError(_why(ticket.table, error)) from error
+        raise _failed(ticket.table, error) from error
 
 
 def transaction(run: str, frame: str) -> str:
@@ -144,6 +144,12 @@ def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
     stored = rows.select(pl.lit(feed).alias("feed"), day, *columns)
     order = [c.name for c in channel.columns if c.kind is Kind.SYMBOL]
     return stored.sort([*order, time, time + BEYOND], maintain_order=True).to_arrow()
+
+
+def _failed(table: str, error: Exception) -> StoreError:
+    """The error to raise. What is known of the table may be out of date: the next attempt opens it anew."""
+    _tables.pop(table, None)
+    return StoreError(_why(table, error))
 
 
 def _why(table: str, error: Exception) -> str:

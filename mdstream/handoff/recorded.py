@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 
 class RecordTicket(NamedTuple):
-    """Rows `first` to `past` of a frame, for the Delta table at `table`.
+    """Rows `first` to `past` of a frame, for the Delta table at `table`, which has `told` that those up to
+    there are recorded.
 
     `run` is the run directory, `feed` the stream's feed, which the table is partitioned by. `options` are
     those of the object store.
@@ -19,6 +20,7 @@ class RecordTicket(NamedTuple):
     frame: str
     first: int
     past: int
+    told: int
     table: str
     feed: str
     options: dict[str, str]
@@ -28,7 +30,9 @@ class RecordReceipt(NamedTuple):
     """What is in the table now."""
 
     past: int
-    """The row behind the last one that is recorded."""
+    """The row behind the last one that is recorded; before the ticket's first where the table was removed
+    or replaced, and tells of less than it did.
+    """
     rows: int
     """Rows that this ticket brought; none if an earlier attempt had."""
     missed: int

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 When = str | date | datetime | None
 
+_OF_ALL_FEEDS = ("trades", "quotes")
+"""What is the same whichever feed brings it; a bar is made of what its feed has."""
+
 _END = re.compile(r"\\[zZ]$")
 """How Python's patterns end; those of Polars end otherwise."""
 
@@ -37,9 +40,10 @@ def scan(
 ) -> pl.LazyFrame:
     """A dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
-    History that was fetched and frames that were recorded are one table. What is in both is there once, as
-    history has it: trades by id, exchange, tape and day, quotes by symbol and time, bars by symbol, time
-    and timeframe (of a live bar its last update), articles by id, all else by all it says.
+    History that was fetched and frames that were recorded are one table. What is in both, or of trades
+    and quotes in several feeds, is there once, as history has it: trades by id, exchange, tape and day,
+    quotes by symbol and time, bars by symbol, time and timeframe (of a live bar its last update),
+    articles by id, all else by all it says.
 
     Columns are those of the live frame, times Datetime("ns", "UTC"), symbols and codes String, and before
     them the partition's: `feed`, for bars `timeframe` (and `adjustment`), `date` or `year`. What is given
@@ -56,6 +60,7 @@ def scan(
     channel, history = _of(dataset)
     options = storage_options(str(store))
     past = _table(f"{store}/{dataset}", options) if history else None
+    feeds = _feeds(f"{store}/{dataset}", options) if past is not None and not feed else []
     live = _table(f"{store}/live/{dataset}", options)
     if past is None and live is None:
         raise NoStoreError(
@@ -76,6 +81,8 @@ def scan(
     if symbols is not None:
         fits = _fitting(pl.col("symbol"), listed(symbols))
         found = [frame.filter(fits) for frame in found]
+    if past is not None and len(feeds) > 1 and channel.name in _OF_ALL_FEEDS:
+        found[0] = _once(found[0], feeds, channel)
     if live is not None:
         recorded = found[-1]
         if history is not None and history.bars:
@@ -113,6 +120,25 @@ def _table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
         return pl.scan_delta(uri, storage_options=options or None)
     except (OSError, DeltaError) as error:
         raise StoreError(f"store: {uri} cannot be read: {plain(error)}") from error
+
+
+def _feeds(uri: str, options: dict[str, str]) -> list[str]:
+    """The feeds that a table of history has rows of."""
+    from deltalake import DeltaTable
+
+    partitions = DeltaTable(uri, storage_options=options or None).partitions()
+    return sorted({str(each["feed"]) for each in partitions})
+
+
+def _once(past: pl.LazyFrame, feeds: Sequence[str], channel: Channel) -> pl.LazyFrame:
+    """What several feeds have, once, as the first of them has it."""
+    import polars as pl
+
+    whole = past.filter(pl.col("feed") == feeds[0])
+    for feed in feeds[1:]:
+        more = past.filter(pl.col("feed") == feed)
+        whole = pl.concat([whole, _beyond(whole, more, channel)])
+    return whole
 
 
 def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
@@ -196,7 +222,8 @@ def _identity(frame: pl.LazyFrame, channel: Channel) -> list[str]:
         return ["feed", *kinds, "symbol", "ts", "ts" + BEYOND]
     if channel.name == "trades" and "id" in names:
         return ["symbol", *(n for n in ("id", "exchange", "tape", "date") if n in names)]
-    return [name for name in names if not name.startswith("recv_ts")]
+    apart = ("recv_ts", "feed") if channel.name in _OF_ALL_FEEDS else ("recv_ts",)
+    return [name for name in names if not name.startswith(apart)]
 
 
 def _beyond(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:

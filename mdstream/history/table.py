@@ -18,10 +18,12 @@ from urllib.parse import quote
 import orjson
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
+from mdstream.errors import StoreError
 from mdstream.handoff.pages import JoinReceipt
-from mdstream.handoff.stored import stored_schema
+from mdstream.handoff.stored import plain, stored_schema
 from mdstream.history.request import Request
 
 _APP = "mdstream-backfill"
@@ -53,21 +55,33 @@ class StoreTable:
         ]
         self._schema = Schema.from_arrow(pa.schema([*parts, *stored_schema(request.channel)]))
 
-    @property
-    def exists(self) -> bool:
-        return DeltaTable.is_deltatable(str(self.folder))
-
     def version(self) -> int:
-        """The number of the last commit of ours that is in the table."""
-        if not self.exists:
+        """The number of the last commit of ours in the table. Raises `StoreError` if it is damaged."""
+        try:
+            return DeltaTable(str(self.folder)).transaction_version(_APP) or 0
+        except TableNotFoundError:
             return 0
-        return DeltaTable(str(self.folder)).transaction_version(_APP) or 0
+        except DeltaError as error:
+            raise StoreError(f"store: {self.folder} cannot be read: {plain(error)}") from error
 
     def commit(self, files: Sequence[NewFile], version: int) -> None:
-        """Make files part of the table, all of them or none, as commit `version`."""
+        """Make files part of the table, all of them or none, as commit `version`. Raises `StoreError` where
+        it has not the commit before that: it was removed or replaced, and its loss would be forgotten.
+        """
+        if (found := self.version()) != version - 1:
+            raise StoreError(
+                f"store: {self.folder} was removed or replaced while it was filled (commit {found}, "
+                f"{version - 1} expected): run the same again, and what it has lost is fetched again"
+            )
+        try:
+            self._commit(files, version)
+        except DeltaError as error:
+            raise StoreError(f"store: {self.folder} cannot be written: {plain(error)}") from error
+
+    def _commit(self, files: Sequence[NewFile], version: int) -> None:
         actions: list[Any] = [self._action(file) for file in files]
         properties = CommitProperties(app_transactions=[Transaction(_APP, version)])
-        if self.exists:
+        if DeltaTable.is_deltatable(str(self.folder)):
             DeltaTable(str(self.folder)).create_write_transaction(
                 actions, "append", self._schema, self._parts, commit_properties=properties
             )

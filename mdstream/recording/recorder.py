@@ -164,13 +164,20 @@ class Recorder:
         try:
             known = self.state.frames.get(name)
             if known is None:
-                known = Recorded(await pool.recorded(self._ticket(name, 0, 0)))
-                known.past = known.past or self._first_row(name)
+                told = await pool.recorded(self._ticket(name, Recorded(), 0))
+                known = Recorded(told or self._first_row(name), told)
                 self.state.frames[name] = known
             while (rows := self._heads[name].rows) > known.past:
-                ticket = self._ticket(name, known.past, min(rows, known.past + MOST_ROWS))
+                ticket = self._ticket(name, known, min(rows, known.past + MOST_ROWS))
                 receipt = await pool.record(ticket)
-                known.past = receipt.past
+                if receipt.past < ticket.first:
+                    log.warning(
+                        "%s was removed or replaced: what the frame still has is recorded anew",
+                        ticket.table,
+                    )
+                    known.past, known.told = receipt.past or self._first_row(name), receipt.past
+                    continue
+                known.past = known.told = receipt.past
                 known.rows += receipt.rows
                 known.missed += receipt.missed
                 known.commits += receipt.rows > 0
@@ -194,11 +201,11 @@ class Recorder:
         head = self._heads[name]
         return head.entry(head.first).start_row if head.end > head.first else 0
 
-    def _ticket(self, name: str, first: int, past: int) -> RecordTicket:
+    def _ticket(self, name: str, known: Recorded, past: int) -> RecordTicket:
         feed = self._info().get("feeds", {}).get(name.partition(".")[0], "")
         return RecordTicket(
-            str(self._run), name, first, past, table_path(self._store.path, name), feed,
-            self._options,
+            str(self._run), name, known.past, past, known.told, table_path(self._store.path, name),
+            feed, self._options,
         )  # fmt: skip
 
     # -- tables

@@ -16,6 +16,8 @@ class Recorded(msgspec.Struct):
 
     past: int = 0
     """The row behind the last one that is in the table."""
+    told: int = 0
+    """The same, as the table tells it; 0 where a recorder that came late has not brought any."""
     rows: int = 0
     """Rows that this process brought."""
     missed: int = 0

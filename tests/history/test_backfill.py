@@ -432,6 +432,24 @@ def test_commits_that_the_table_lost_are_fetched_again(
     compare(store, ["AAPL", "MSFT"], *HOURS)
 
 
+def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    removed: list[int] = []
+
+    def remove(status: Any) -> None:
+        if status.stored and not removed:
+            removed.append(status.stored)
+            shutil.rmtree(tmp_path / "stocks.trades")
+
+    span = ("2026-01-05T23:00:00Z", "2026-01-06T01:00:00Z")  # a commit a day
+    told = r"stocks\.trades (was removed or replaced|cannot be read|cannot be written)"  # at what moment
+    with pytest.raises(StoreError, match=told):
+        fill(sim, tmp_path, "stocks.trades", ["AAPL"], *span, progress=remove)
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *span).complete
+    compare(tmp_path, ["AAPL"], *span)
+
+
 def test_a_wrong_flag_is_told_in_json_too(sim: RunningSimulator, tmp_path: Path) -> None:
     done = subprocess.run(
         command(sim, tmp_path, "--feed", "sap"), env=ENV, capture_output=True, text=True

@@ -83,6 +83,26 @@ def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
         assert not mdstream.scan(dataset, store, symbols=["MSFT"]).collect().height
 
 
+def test_what_two_feeds_have_is_there_once(tmp_path: Path) -> None:
+    with simulator("--rate", "1") as sim:
+        settings: Any = {
+            "data_url": sim.data_url, "workers": 0,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+        }  # fmt: skip
+        for dataset, row in (("stocks.trades", 300), ("stocks.quotes", 600), ("stocks.bars", 10)):
+            for feed, span in (("iex", (SPAN[0], MIDDLE)), ("sip", SPAN)):
+                mdstream.backfill(
+                    dataset, ["AAPL"], *span, store=tmp_path, feed=feed, settings=settings
+                )
+            every = mdstream.scan(dataset, tmp_path).collect()
+            both = 15 if dataset == "stocks.bars" else 2 * row  # each feed's bars are its own
+            assert every.height == both, dataset
+            assert every.select("symbol", "ts", "feed").is_unique().all()
+            one = mdstream.scan(dataset, tmp_path, feed="iex").collect()
+            assert one.height == both // 2 if dataset != "stocks.bars" else 5
+            assert set(one["feed"]) == {"iex"}
+
+
 def test_only_recorded_is_a_table_too(tmp_path: Path) -> None:
     store = tmp_path / "store"
     recorded(store, as_stream("trades", "AAPL", SPAN), tmp_path)

@@ -202,6 +202,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def test_a_table_that_is_removed_is_made_anew_of_what_the_frame_has(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path) as r:
+            at_work = asyncio.ensure_future(Recorder(r.run, store_of(tmp_path)).run())
+            everything = payloads("stocks", 4_000, 20)
+            await r.feed(everything[:100])
+            live = tmp_path / "store" / "live"
+            while not (live.exists() and len(list(live.iterdir())) > 1):
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            shutil.rmtree(live)
+            await r.feed(everything[100:])
+            await r.drain()
+            end(r.run)
+            assert (await asyncio.wait_for(at_work, 60)).finished
+            assert assert_recorded(Attachment(r.run), tmp_path / "store") > 4_000
+
+    uvloop.run(go())
+
+
 def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
     tmp_path: Path, small_disk: Path
 ) -> None:

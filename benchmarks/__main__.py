@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ def main() -> None:
     if given.json:
         _check(given.json)
     end_when_told()
+    signal.signal(signal.SIGINT, _interrupted)
     with contextlib.suppress(OSError):  # where they cannot be kept, each subject says so
         if (compiling := compile_kernels()) is not None:  # which is nothing to measure
             print("compiling the decoders for this machine: half a minute, once", file=sys.stderr)
@@ -60,6 +62,13 @@ def main() -> None:
         what = f"benchmarks that were over are in {given.json}" if kept else "none was over"
         print(f"{str(error) or 'interrupted'}: {what}", file=sys.stderr)
         sys.exit(1 if isinstance(error, SubjectError) else 130)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """Ctrl-C: what runs is ended first, which takes some of the peers their time."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("\nending what runs ...", file=sys.stderr, flush=True)
+    raise KeyboardInterrupt
 
 
 def _measure(

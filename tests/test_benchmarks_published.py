@@ -325,7 +325,8 @@ def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
     assert children
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, said.decode().strip()) == (130, "interrupted: none was over")
+    told = "ending what runs ...\ninterrupted: none was over"
+    assert (process.returncode, said.decode().strip()) == (130, told)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert set(Path("/dev/shm").iterdir()) <= before

@@ -34,6 +34,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "simulator_busy": 10.0,
         "simulator_share": 0.5,
         "foreign": 0.0,
+        "waits_ms": 3.0,
     }
     flow["told"] = True
     at = {name: changes.pop(name) for name in flow if name in changes}
@@ -103,8 +104,7 @@ def test_a_simulator_that_is_used_up_is_named() -> None:
 
 def test_other_programs_that_take_the_cores_are_told() -> None:
     assert foreign(100.0, 2, 10.0, 10.0) == 0.5
-    stages = {"queue": {"p99": 30.0}, "commit": {"p99": 3.2}}
-    text = limit(found(busy=100.0, foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
+    text = limit(found(busy=100.0, foreign=0.5, waits_ms=33.2))
     assert (
         "Other programs limit this run: while messages came 4 cores were busy 100% of the time"
         in text
@@ -113,8 +113,7 @@ def test_other_programs_that_take_the_cores_are_told() -> None:
 
 
 def test_waits_are_told_though_the_cores_were_not_full() -> None:
-    stages = {"queue": {"p99": 60.0}, "commit": {"p99": 28.0}}
-    text = limit(found(foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
+    text = limit(found(foreign=0.5, waits_ms=88.0))
     assert text.startswith(
         "Nothing limits this run for long: while messages came the cores were idle 80%"
     )
@@ -139,8 +138,7 @@ def test_without_workers_it_is_told_what_one_would_bring() -> None:
 
 
 def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
-    stages = {"queue": {"p99": 0.4}, "commit": {"p99": 1.2}}
-    text = limit(found(busy=100.0, foreign=0.5, streams={"stocks": {"stages_ms": stages}}))
+    text = limit(found(busy=100.0, foreign=0.5, waits_ms=1.6))
     assert text.startswith("Nothing held this run up, though its cores were full: while messages")
     assert "99 of 100 batches waited less than 2 ms" in text
     assert "50% of that" in text

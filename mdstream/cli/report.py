@@ -96,6 +96,6 @@ def _no_report(file: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(
-            f"report: {file} is no report of a run, or damaged ({error!r}); make one with "
-            f"`mdstream run --report {file}`"
+            f"report: {file} is no report of a run, or damaged; make one with mdstream run --report "
+            "RUN.json"
         ) from error

@@ -17,7 +17,7 @@ from mdstream.utilization.flow import flow_of
 from mdstream.utilization.machine import Clock, cores_of, machine_of, roles_of
 from mdstream.utilization.sentence import limit
 from mdstream.utilization.streams import model, streams_of
-from mdstream.utilization.values import Values, foreign
+from mdstream.utilization.values import Values
 
 __all__ = ["Values", "build", "limit", "model"]
 
@@ -39,6 +39,4 @@ def build(run: Attachment) -> Values:
         "streams": streams_of(run, processes),
         "flow": flow_of(run, processes),
     }
-    ours = sum(row["cpu_s"] for row in roles)
-    found["foreign"] = foreign(cores["busy"], cores["count"], clock.seconds, ours)
     return {**found, "limit": limit(found)}

@@ -11,12 +11,17 @@ from mdstream.utilization.values import SECOND, Values, foreign, rounded, spent
 
 _LEAST_SAMPLES = 2
 _MANY_SAMPLES = 10
+_WAITS = (
+    pl.col("start_ts") - pl.col("submit_ts") + pl.col("commit_ts") - pl.col("end_ts")
+).dt.total_nanoseconds() / 1e6
+"""How long a batch waits, in ms: for a worker, and for its turn to be committed and that."""
 
 
 def flow_of(run: Attachment, processes: pl.DataFrame) -> Values:
     """How busy everything was while messages came: what limits a run is seen there, not while it starts
     and ends. `share` is what of the engine's CPU time decoded and aggregated; the simulator is not the
-    engine's. Of a run in which hardly any came it is the whole; `told`: whether it is long enough to tell.
+    engine's. `waits_ms`: so long one of a hundred batches waits, or more. Of a run in which hardly any came
+    it is the whole; `told`: whether it is long enough to tell.
     """
     first, last, told = _while_messages_came(run)
     within = pl.col("ts").is_between(first, last)
@@ -25,10 +30,11 @@ def flow_of(run: Attachment, processes: pl.DataFrame) -> Values:
     during = processes.filter(within)
     cpu_s = spent(during)
     engine = sum(value for role, value in cpu_s.items() if role != "simulator")
-    decode = 0.0
+    decode = waits_ms = 0.0
     if "telemetry.batches" in run.frames:
         done = run.frame("telemetry.batches").filter(pl.col("end_ts").is_between(first, last))
         decode = int(done["cpu_ns"].sum()) / SECOND
+        waits_ms = rounded(done.select(_WAITS.quantile(0.99)).item())
     busy, simulator = rounded(cores["busy_percent"].mean()), cpu_s.get("simulator", 0.0)
     return {
         "told": told,
@@ -39,6 +45,7 @@ def flow_of(run: Attachment, processes: pl.DataFrame) -> Values:
         "foreign": foreign(busy, count, seconds, engine + simulator),
         "engine_cpu_s": rounded(engine),
         "decode_s": rounded(decode),
+        "waits_ms": waits_ms,
         "share": rounded(100 * decode / engine) if engine else 0.0,
     }
 

@@ -39,7 +39,7 @@ def limit(found: Values) -> str:
             f"{flow['simulator_busy']:.0f}% of the time and may have sent less than it was asked for."
         )
     idle = f"while messages came the cores were idle {100 - flow['busy']:.0f}% of the time"
-    if (waits_ms := _waits_ms(streams)) >= _LONG_MS:
+    if (waits_ms := flow["waits_ms"]) >= _LONG_MS:
         others = (
             f"; {100 * flow['foreign']:.0f}% of what was busy was not this run's"
             if flow["foreign"] >= _MUCH
@@ -47,7 +47,7 @@ def limit(found: Values) -> str:
         )
         return (
             f"Nothing limits this run for long: {idle}{others}. Yet of 100 batches one waited "
-            f"{waits_ms:.0f} ms or more for its turn."
+            f"{waits_ms:.0f} ms or more for a worker and to be committed."
         )
     return f"Nothing here limits this run: {idle}, and the engine took what came as it came."
 
@@ -66,28 +66,20 @@ def _by_cores(found: Values) -> str:
             f"while messages came {count} busy {flow['busy']:.0f}% of the time, "
             f"{100 * flow['foreign']:.0f}% of that with what is not this run's"
         )
-        waits_ms = _waits_ms(found["streams"])
+        waits_ms = flow["waits_ms"]
         if waits_ms < _LONG_MS:
             return (
                 f"Nothing held this run up, though its cores were full: {full}. 99 of 100 batches waited "
-                f"less than {max(1, math.ceil(waits_ms))} ms for their turn."
+                f"less than {max(1, math.ceil(waits_ms))} ms for a worker and to be committed."
             )
         return (
             f"Other programs limit this run: {full}, and of 100 batches one waited {waits_ms:.0f} ms or "
-            "more for its turn."
+            "more for a worker and to be committed."
         )
     return (
         f"The cores limit this run: while messages came {count} busy {flow['busy']:.0f}% of the time"
         f"{other}; more workers would bring nothing, more cores would."
     )
-
-
-def _waits_ms(streams: Values) -> float:
-    """How long one of a hundred batches waits at least, for a worker and to be committed, where it is
-    longest.
-    """
-    stages = [stream["stages_ms"] for stream in streams.values() if "stages_ms" in stream]
-    return max((each["queue"]["p99"] + each["commit"]["p99"] for each in stages), default=0.0)
 
 
 def _by_workers(name: str, stream: Values) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ _ROLES = {
     "feed": "#f28e2b", "worker": "#59a14f", "template": "#8cd17d", "supervisor": "#4e79a7",
     "recorder": "#b07aa1", "simulator": "#bab0ac",
 }  # fmt: skip
+_TITLE_WIDTH = 150
+"""Characters of a line of the title."""
+
 _STAGES = {"receive": "#4e79a7", "queue": "#e15759", "decode": "#59a14f", "commit": "#f28e2b"}
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -75,7 +79,8 @@ def paint(found: dict[str, Any], title: str) -> bytes:
         figure, axes = plt.subplots(3, 2, figsize=(14, 10.5), layout="constrained")
         for axis, plot in zip(axes.flat, plots, strict=True):
             plot(axis, found)
-        figure.suptitle(f"{title}\n{found['limit']}", fontsize=11, x=0.01, ha="left")
+        told = textwrap.fill(found["limit"], _TITLE_WIDTH)
+        figure.suptitle(f"{title}\n{told}", fontsize=11, x=0.01, ha="left")
         into = io.BytesIO()
         figure.savefig(into, dpi=110)
         plt.close(figure)

@@ -56,7 +56,8 @@ def _headline(report: dict[str, Any]) -> str:
     if report["t_total_s"] is not None:
         parts.append(f"T_total of the first fetch {report['t_total_s']:.3f} s")
     if cores["busy_mean"] is not None:
-        parts.append(f"{cores['busy_mean']:.0f}% of {cores['count']} cores busy")
+        count = "1 core" if cores["count"] == 1 else f"{cores['count']} cores"
+        parts.append(f"{cores['busy_mean']:.0f}% of {count} busy")
     return ", ".join(parts)
 
 

@@ -31,7 +31,10 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
     parts.append(Text("the whole run, start and end included:", style="dim"))
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
-        since = "each stream from its first messages on, without the start of its processes:"
+        since = (
+            "each stream from its first messages on, without the start of its processes (ms in the mean, "
+            "weighted by messages, pages of REST among them):"
+        )
         parts += [Text(since, style="dim"), fit(_streams(found["streams"]), console.width, console)]
     parts += _models(found["streams"])
     return Group(*parts)
@@ -44,12 +47,15 @@ def _cores_line(found: dict[str, Any]) -> str:
         f"{count} over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
         f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
     )
-    if found["foreign"] >= _WORTH_TELLING:
-        text += f" ({100 * found['foreign']:.0f}% of what was busy in that time was not this run's)"
     if not flow["told"]:
         return text
+    others = (
+        f" ({100 * flow['foreign']:.0f}% of what was busy was not this run's)"
+        if flow["foreign"] >= _WORTH_TELLING
+        else ""
+    )
     return (
-        f"{text}. While messages came ({flow['seconds']:.0f} s): idle {100 - flow['busy']:.0f}%; "
+        f"{text}. While messages came ({flow['seconds']:.0f} s): idle {100 - flow['busy']:.0f}%{others}; "
         f"{flow['engine_cpu_s']:.1f} s of CPU time were the engine's, {flow['decode_s']:.1f} s of them "
         f"({flow['share']:.0f}%) decoding and aggregating"
     )

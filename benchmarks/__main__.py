@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.harness import Plan, Record, SubjectError, end_when_told, findings, machine
+from benchmarks.harness import (
+    Plan,
+    Record,
+    SubjectError,
+    end_when_told,
+    findings,
+    machine,
+    until_nobody_reads,
+)
 from mdstream.pool import compile_kernels
 
 NAMES = {
@@ -121,4 +129,5 @@ def _write(path: str, records: list[Record]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with until_nobody_reads():
+        main()

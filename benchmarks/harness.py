@@ -307,6 +307,17 @@ def once(*command: str) -> dict[str, Any]:
     return answer
 
 
+@contextlib.contextmanager
+def until_nobody_reads() -> Iterator[None]:
+    """Around a program: a closed pipe (`| head`) ends it, without a traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
 def end_when_told() -> None:
     """In a subject's process: SIGTERM ends it as `sys.exit` does, and what it opened is closed."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

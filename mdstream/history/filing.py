@@ -72,20 +72,28 @@ class Filing:
         What the table has lost, to a cut of power or because it was removed, is fetched again. Raises
         `StoreError` where it has more than the ledger knows of, which would be stored twice.
         """
-        version, noted = self._table.version(), self._ledger.last_commit(self._request.dataset)
-        if version > noted.begun:
+        dataset = self._request.dataset
+        version, noted = self._table.version(), self._ledger.last_commit(dataset)
+        table, known = self._table.identity(), self._ledger.identity(dataset)
+        if version > noted.begun or (table and known and table != known):
             raise StoreError(
-                f"store: {self._table.folder} has more (commit {version}) than {self._ledger.path} knows "
-                f"of (commit {noted.begun}), which was removed or replaced. Bring it back, or remove the "
-                "table, too, and all of it is fetched again"
+                f"store: {self._table.folder} is not what {self._ledger.path} tells of (commit {version} "
+                f"of {table}, and {noted.begun} of {known or 'none'}): one of them was removed or "
+                "replaced. Bring it back, or remove that table, too, and all of it is fetched again"
+            )
+        if gone := self._table.missing():
+            raise StoreError(
+                f"store: {len(gone):,} files of {self._table.folder} are gone, as {gone[0]}: bring them "
+                "back, or remove that table, and all of it is fetched again"
             )
         if version < noted.done:
             log.warning(
                 "%s has lost what was in it (commit %d, %d expected): that is fetched again",
                 self._table.folder, version, noted.done,
             )  # fmt: skip
-            self._ledger.take_back(self._request.dataset, version)
-        for number, paths, commit in self._ledger.unsettled(self._request.dataset):
+            self._ledger.take_back(dataset, version)
+        self._ledger.identify(dataset, table)
+        for number, paths, commit in self._ledger.unsettled(dataset):
             if commit is not None and commit <= version:
                 self._ledger.committed([number])
             else:
@@ -163,6 +171,8 @@ class Filing:
             version = self._ledger.committing(self._request.dataset, [number])
             await asyncio.to_thread(self._table.commit, files, version)
             self._ledger.committed([number])
+            if not self._ledger.identity(self._request.dataset):
+                self._ledger.identify(self._request.dataset, self._table.identity())
             self._commit_failed = False
 
     def _drop(self, shards: Iterable[Progress]) -> None:

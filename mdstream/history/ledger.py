@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS file (
     id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, path TEXT NOT NULL, version INTEGER,
     done INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS known (dataset TEXT PRIMARY KEY, id TEXT NOT NULL);
 """
 
 
@@ -223,6 +224,17 @@ class Ledger(LedgerView):
             (dataset,),
         ).fetchone()
         return Commits(done or 0, begun or 0)
+
+    def identity(self, dataset: str) -> str:
+        """The id of the table that a dataset was stored in; empty if none is noted."""
+        found = self._database.execute(
+            "SELECT id FROM known WHERE dataset = ?", (dataset,)
+        ).fetchone()
+        return str(found[0]) if found else ""
+
+    def identify(self, dataset: str, table: str) -> None:
+        """A dataset is stored in the table with this id."""
+        self._database.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (dataset, table))
 
     def take_back(self, dataset: str, version: int) -> None:
         """The table has no commit later than `version`: the shards of those are to be fetched again."""

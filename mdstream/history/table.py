@@ -55,6 +55,23 @@ class StoreTable:
         ]
         self._schema = Schema.from_arrow(pa.schema([*parts, *stored_schema(request.channel)]))
 
+    def identity(self) -> str:
+        """The id that Delta gave the table; empty if there is none."""
+        try:
+            return str(DeltaTable(str(self.folder)).metadata().id)
+        except TableNotFoundError:
+            return ""
+        except DeltaError as error:
+            raise StoreError(f"store: {self.folder} cannot be read: {plain(error)}") from error
+
+    def missing(self) -> list[str]:
+        """Files that are in the table and not in its folder."""
+        if not self.identity():
+            return []
+        return [
+            path for path in DeltaTable(str(self.folder)).file_uris() if not Path(path).exists()
+        ]
+
     def version(self) -> int:
         """The number of the last commit of ours in the table. Raises `StoreError` if it is damaged."""
         try:

@@ -15,7 +15,10 @@ _STAGES = {
 }
 """Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
 and going into the frames."""
+_ENDING = ("draining", "stopped", "failed")
 _LEAST_SAMPLES = 3
+_LEAST_TOLD = 1_000
+"""Messages from which on their cost is more than a tick or two of the kernel's clock of CPU time."""
 _LEAST_MESSAGES = 10_000
 _LEAST_BATCH = 1_000
 """With fewer messages a batch, what a message costs tells nothing of what many would cost."""
@@ -73,11 +76,14 @@ def _stream(
 def _costs(
     batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, workers: int, cores: int
 ) -> Values:
-    """What a message cost, from the second after the first ones came: how processes start is not in it.
+    """What a message cost, from the second after the first ones came until the run ends: how processes
+    start and drain is not in it.
     `untold` says why there is no model, if there is none.
     """
     short = {"untold": "messages came for too short a time"}
-    flowing = samples.filter(pl.col("messages") > 0)
+    flowing = samples.filter(
+        (pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(_ENDING)
+    )
     if flowing.height < _LEAST_SAMPLES:
         return short
     first, last = flowing.row(1, named=True), flowing.row(-1, named=True)
@@ -95,6 +101,8 @@ def _costs(
         found["workers_busy"] = rounded(100 * cpu_s.get("worker", 0.0) / wall_s / workers)
     if not messages:
         return found | short
+    if messages < _LEAST_TOLD:
+        return found | {"untold": "too few messages came"}
     feed = cpu_s.get("feed", 0.0) / messages * 1e9
     worker = cpu_s.get("worker", 0.0) / messages * 1e9
     found["feed_ns"] = rounded(feed)

@@ -32,7 +32,7 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
         since = (
-            "each stream from its first messages on, without the start of its processes (ms in the mean, "
+            "each stream from the second after its first messages until the run ends (ms in the mean, "
             "weighted by messages, pages of REST among them):"
         )
         parts += [Text(since, style="dim"), fit(_streams(found["streams"]), console.width, console)]

@@ -404,7 +404,9 @@ def test_a_table_without_its_ledger_is_not_filled_twice(
 ) -> None:
     fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     (tmp_path / "_mdstream" / "ledger.sqlite").unlink()
-    with pytest.raises(StoreError, match=r"has more \(commit 1\) than .* knows of \(commit 0\)"):
+    with pytest.raises(
+        StoreError, match=r"is not what .* tells of \(commit 1 of .*, and 0 of none"
+    ):
         fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     compare(tmp_path, ["AAPL"], *HOURS)
 
@@ -430,6 +432,25 @@ def test_commits_that_the_table_lost_are_fetched_again(
     status = fill(sim, store, "stocks.trades", ["AAPL", "MSFT"], *HOURS)
     assert (status.already, status.stored) == (1, 3 * 3600)
     compare(store, ["AAPL", "MSFT"], *HOURS)
+
+
+def test_another_table_or_one_without_its_files_is_told(
+    sim: RunningSimulator, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    fill(sim, one, "stocks.trades", ["AAPL"], *HOURS)
+    fill(sim, two, "stocks.trades", ["MSFT"], *HOURS)
+    shutil.rmtree(one / "stocks.trades")
+    shutil.copytree(two / "stocks.trades", one / "stocks.trades")
+    with pytest.raises(StoreError, match=r"is not what .* tells of \(commit 1 of .*, and 1 of"):
+        fill(sim, one, "stocks.trades", ["AAPL"], *HOURS)
+    (file,) = (two / "stocks.trades").glob("feed=*/*/*.parquet")
+    file.unlink()
+    with pytest.raises(StoreError, match=r"1 files of .* are gone, as .*parquet: bring them back"):
+        fill(sim, two, "stocks.trades", ["MSFT"], *HOURS)
+    shutil.rmtree(two / "stocks.trades")
+    assert fill(sim, two, "stocks.trades", ["MSFT"], *HOURS).complete
+    compare(two, ["MSFT"], *HOURS)
 
 
 def test_a_table_that_is_removed_while_it_is_filled_is_noticed(

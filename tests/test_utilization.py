@@ -9,6 +9,7 @@ import sys
 import time
 from collections import namedtuple
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from rich.console import Console
 from mdstream.telemetry.sampler import Sampler, _core
 from mdstream.utilization import limit, model
 from mdstream.utilization.machine import Clock
+from mdstream.utilization.streams import _costs
 from mdstream.utilization.values import foreign
 from mdstream.views.utilization import _models
 
@@ -206,3 +208,24 @@ def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
     assert 50 < told.cpu_percent < 101
     (unknown,) = Sampler().processes({}, [last])
     assert unknown == last
+
+
+def test_a_streams_rate_is_that_of_the_time_before_it_drains() -> None:
+    seconds = [datetime(2026, 1, 5, 12, 0, s, tzinfo=UTC) for s in range(6)]
+    samples = pl.DataFrame(
+        {
+            "ts": seconds, "messages": [0, 500, 1500, 2500, 3500, 3600],
+            "state": ["connecting", *["streaming"] * 4, "stopped"],
+        }
+    )  # fmt: skip
+    processes = pl.DataFrame(
+        {
+            "ts": seconds, "role": ["feed"] * 6, "pid": [7] * 6,
+            "cpu_user_s": [0.0, 0.1, 0.3, 0.5, 0.7, 5.0], "cpu_system_s": [0.0] * 6,
+        }
+    )  # fmt: skip
+    batches = pl.DataFrame({"end_ts": seconds[2:3], "cpu_ns": [0], "messages": [3000]})
+    costs = _costs(batches, samples, processes, 1, 2)
+    assert costs["messages_per_s"] == 1000.0
+    assert costs["feed_busy"] == pytest.approx(20.0)
+    assert costs["feed_ns"] == pytest.approx(200_000)

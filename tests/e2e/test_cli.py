@@ -176,7 +176,7 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
         ([], "name either the RUN.json of a run that has ended, or --live"),
         ([str(odd), "--live"], "name either the RUN.json of a run that has ended, or --live"),
         ([str(odd)], "is no report of a run"),
-        ([str(hollow)], "is no report of a run, or damaged (KeyError('limit')); make one with"),
+        ([str(hollow)], "is no report of a run, or damaged; make one with"),
         (["/dev/zero"], "is no file"),
         ([str(tmp_path / "none.json")], "cannot read"),
     ):

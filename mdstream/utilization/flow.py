@@ -7,7 +7,7 @@ from datetime import datetime
 import polars as pl
 
 from mdstream.frames.attach import Attachment
-from mdstream.utilization.values import SECOND, Values, foreign, rounded, spent
+from mdstream.utilization.values import ENDING, SECOND, Values, foreign, rounded, spent
 
 _LEAST_SAMPLES = 2
 _MANY_SAMPLES = 10
@@ -51,10 +51,11 @@ def flow_of(run: Attachment, processes: pl.DataFrame) -> Values:
 
 
 def _while_messages_came(run: Attachment) -> tuple[datetime, datetime, bool]:
-    """The first sample that has seen messages come, the last one that has seen more of them, and whether
-    that, or the run, was long enough to tell anything.
+    """The first sample that has seen messages come, the last one that has seen more of them before the run
+    ends, and whether that, or the run, was long enough to tell anything.
     """
-    samples = run.frame("telemetry.streams").sort("ts")
+    going = ~pl.col("state").cast(pl.String).is_in(ENDING)
+    samples = run.frame("telemetry.streams").filter(going).sort("ts")
     more = samples.filter(pl.col("messages").diff().over("stream") > 0)["ts"]
     every = run.frame("telemetry.cores")["ts"]
     flowed = more.n_unique() > _LEAST_SAMPLES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from mdstream.frames.attach import Attachment
-from mdstream.utilization.values import Values, rounded, spent
+from mdstream.utilization.values import ENDING, Values, rounded, spent
 
 _STAGES = {
     "receive": ("first_recv_ts", "submit_ts"),
@@ -15,7 +15,6 @@ _STAGES = {
 }
 """Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
 and going into the frames."""
-_ENDING = ("draining", "stopped", "failed")
 _LEAST_SAMPLES = 3
 _LEAST_TOLD = 1_000
 """Messages from which on their cost is more than a tick or two of the kernel's clock of CPU time."""
@@ -82,7 +81,7 @@ def _costs(
     """
     short = {"untold": "messages came for too short a time"}
     flowing = samples.filter(
-        (pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(_ENDING)
+        (pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(ENDING)
     )
     if flowing.height < _LEAST_SAMPLES:
         return short

@@ -8,6 +8,9 @@ import polars as pl
 
 SECOND = 1_000_000_000
 
+ENDING = ("draining", "stopped", "failed")
+"""States of a stream that its run, or it, has come to the end of."""
+
 Values = dict[str, Any]
 
 

@@ -171,7 +171,7 @@ def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
 
 _MODEL = (
     "a model: each stream alone on this machine, with what a message cost here (one process would hand "
-    "nothing over, so gains are at most these; python -m benchmarks handoff measures them):"
+    "nothing over, so gains are at most these; python -m benchmarks handoff measures the like):"
 )
 
 

@@ -23,6 +23,8 @@ from mdstream.recording.state import RecorderState
 from mdstream.session.retry import backoff
 
 _LOOK_S = 0.1
+_TELL_S = 3.0
+"""After which it is told that the end of a run waits for its recorder."""
 
 
 class RecorderProcess:
@@ -75,8 +77,13 @@ class RecorderProcess:
     def finish(self, patience_s: float, is_aborted: Callable[[], bool]) -> bool:
         """Wait, as long as that makes progress, until all of the run is in the store; whether it is."""
         rows, moved = self.state.rows, time.monotonic()
+        told_at = moved + _TELL_S
         while not self.state.finished and not is_aborted():
             self.check()
+            if time.monotonic() >= told_at:
+                told_at += patience_s
+                why = f" ({self._trouble})" if self._trouble else ""
+                self._note(f"waiting for what is left to be recorded{why}", 20)
             if self.state.rows != rows:
                 rows, moved = self.state.rows, time.monotonic()
             if time.monotonic() - moved > patience_s:
@@ -91,11 +98,15 @@ class RecorderProcess:
         return start(self._run, self._store)
 
     def _last_words(self) -> str:
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"killed by signal {-code}"
         try:
-            said = (self._run / "recorder.log").read_text(errors="replace").strip()
+            said = (self._run / "recorder.log").read_text(errors="replace").splitlines()
         except OSError:
-            said = ""
-        return said.rpartition("\n")[2][-200:] or f"exit code {self._process.returncode}"
+            said = []
+        words = [line for line in said if line.strip() and not line.startswith("note: ")]
+        return words[-1][-200:] if words else f"exit code {code}"
 
 
 def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:

@@ -7,6 +7,8 @@ anywhere, finds what its predecessor did, and brings what is left.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
     name = transaction(ticket.run, ticket.frame)
-    try:
+    with _told(ticket.table):
         table = _open(ticket.table, ticket.options)
         done = (table.transaction_version(name) if table else None) or 0
         if done >= ticket.past or done < ticket.told:
@@ -55,26 +57,22 @@ def record(ticket: RecordTicket) -> RecordReceipt:
                 app_transactions=[Transaction(name, first + rows.height)]
             ),
         )  # fmt: skip
-    except Exception as error:  # those of the library have no common root
-        raise _failed(ticket.table, error) from error
     return RecordReceipt(first + rows.height, rows.height, first - wanted)
 
 
 def recorded(ticket: RecordTicket) -> int:
     """The row behind the last one of the frame that is in the table."""
-    try:
+    with _told(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)
         return (table.transaction_version(name) if table else None) or 0
-    except Exception as error:
-        raise _failed(ticket.table, error) from error
 
 
 def compact(ticket: CompactTicket) -> int:
     """Make large files of small ones, and remove those that were replaced long ago; how many were."""
     from deltalake import WriterProperties
 
-    try:
+    with _told(ticket.table):
         table = _open(ticket.table, ticket.options)
         if table is None:
             return 0
@@ -83,8 +81,6 @@ def compact(ticket: CompactTicket) -> int:
         table.create_checkpoint()
         table.vacuum(ticket.keep_hours, dry_run=False, enforce_retention_duration=False)
         return int(done["numFilesRemoved"])
-    except Exception as error:
-        raise _failed(ticket.table, error) from error
 
 
 def transaction(run: str, frame: str) -> str:
@@ -146,13 +142,21 @@ def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
     return stored.sort([*order, time, time + BEYOND], maintain_order=True).to_arrow()
 
 
-def _failed(table: str, error: Exception) -> StoreError:
-    """The error to raise. What is known of the table may be out of date: the next attempt opens it anew."""
-    _tables.pop(table, None)
-    return StoreError(_why(table, error))
+@contextlib.contextmanager
+def _told(table: str) -> Iterator[None]:
+    """Around the library's work on a table: its errors have no common root, and a panic is no `Exception`.
+    What is known of the table may be out of date then: the next attempt opens it anew.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        _tables.pop(table, None)
+        raise StoreError(_why(table, error)) from error
 
 
-def _why(table: str, error: Exception) -> str:
+def _why(table: str, error: BaseException) -> str:
     text = plain(error)
     if "No space left" in text or "Quota exceeded" in text:
         return f"store: no room at {table}; it goes on when there is some"

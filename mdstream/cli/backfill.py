@@ -237,7 +237,7 @@ def _plain(status: Status, interrupted: bool, failed: MdstreamError | None) -> d
 def _told_estimate(request: Request, found: Estimate, store: Path) -> str:
     if not found.shards:
         return f"{request.dataset}: nothing to fetch: all of it is in {store}"
-    long = f"{_time(found.seconds) if found.seconds else 'at once'} at 200 a minute"
+    long = f"{_time(found.seconds)} at 200 a minute" if found.seconds else "at once"
     if found.rows is None:
         told = (
             f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "

@@ -52,7 +52,7 @@ def stored_schema(channel: Channel, coded: bool = False) -> pa.Schema:
     return pa.schema(fields)
 
 
-def plain(error: Exception) -> str:
+def plain(error: BaseException) -> str:
     """What the libraries of tables and object stores say, in a line without colours and addresses."""
     text = _COLOURS.sub("", str(error)) or type(error).__name__
     if found := _ANSWER.search(text):

@@ -20,8 +20,8 @@ _WAITS = (
 def flow_of(run: Attachment, processes: pl.DataFrame) -> Values:
     """How busy everything was while messages came: what limits a run is seen there, not while it starts
     and ends. `share` is what of the engine's CPU time decoded and aggregated; the simulator is not the
-    engine's. `waits_ms`: so long one of a hundred batches waits, or more. Of a run in which hardly any came
-    it is the whole; `told`: whether it is long enough to tell.
+    engine's. `waits_ms`: so long one of a hundred batches waits, or more, once it is received. Of a run
+    in which hardly any came it is the whole; `told`: whether it is long enough to tell.
     """
     first, last, told = _while_messages_came(run)
     within = pl.col("ts").is_between(first, last)

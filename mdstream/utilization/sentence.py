@@ -47,7 +47,7 @@ def limit(found: Values) -> str:
         )
         return (
             f"Nothing limits this run for long: {idle}{others}. Yet of 100 batches one waited "
-            f"{waits_ms:.0f} ms or more on its way into the frames."
+            f"{waits_ms:.0f} ms or more once it was received."
         )
     return f"Nothing here limits this run: {idle}, and the engine took what came as it came."
 
@@ -70,11 +70,11 @@ def _by_cores(found: Values) -> str:
         if waits_ms < _LONG_MS:
             return (
                 f"Nothing held this run up, though its cores were full: {full}. 99 of 100 batches waited "
-                f"less than {max(1, math.ceil(waits_ms))} ms on its way into the frames."
+                f"less than {max(1, math.ceil(waits_ms))} ms once they were received."
             )
         return (
             f"Other programs limit this run: {full}, and of 100 batches one waited {waits_ms:.0f} ms or "
-            "more on its way into the frames."
+            "more once it was received."
         )
     return (
         f"The cores limit this run: while messages came {count} busy {flow['busy']:.0f}% of the time"

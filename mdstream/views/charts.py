@@ -141,7 +141,9 @@ def _busy(axis: Any, found: dict[str, Any]) -> None:
 
 
 def _stages(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("where batches were, ms in the mean (weighted by messages)")
+    axis.set_title(
+        "where batches were, ms in the mean (weighted by messages, pages of REST among them)"
+    )
     names = list(found["streams"])
     left = [0.0] * len(names)
     for stage, color in _STAGES.items():

@@ -108,10 +108,9 @@ def backfill(
         if not dry_run:
             _begin_to_load(settings.workers)
         from mdstream.history.plan import check, estimate
-        from mdstream.history.request import asked, dataset_named, history_of
+        from mdstream.history.request import asked, history_of
         from mdstream.history.universe import named
 
-        dataset = dataset_named(dataset)
         history_of(dataset)  # an odd one is told before anybody is asked
         wanted = [*_names(symbols), *_lines(symbols_file)]
         names = asyncio.run(named(dataset, wanted, start, settings))

@@ -86,7 +86,7 @@ def export(
         _write(rows, partial, ending)
         partial.rename(to)
     except failures as error:
-        raise StoreError(f"--to {to}: {plain(error)}") from error
+        raise StoreError(f"cannot export to {to}: {plain(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
     count = _rows(to, ending)
@@ -110,7 +110,7 @@ def _to_nautilus(
     try:
         found = nautilus.export(dataset, rows, catalog, venue=venue, force=force)
     except OSError as error:
-        raise StoreError(f"--to {catalog}: {plain(error)}") from error
+        raise StoreError(f"cannot export to {catalog}: {plain(error)}") from error
     print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {catalog}")
     if found.left_out:
         print(f"  left out: {found.left_out:,} trades without price or size, or quotes of one side")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mdstream.history.backfill import Backfill, Status
 from mdstream.history.plan import check
-from mdstream.history.request import asked, dataset_named
+from mdstream.history.request import asked
 from mdstream.history.universe import named
 from mdstream.settings import load
 
@@ -39,7 +39,7 @@ async def backfill_async(
     answer's `failed` says by symbol what could not be had, and why. Raises `ConfigError`,
     `CredentialsError`, `StoreError`, and `NetworkError` where nobody answers from the start.
     """
-    config, dataset = load(flags=settings), dataset_named(dataset)
+    config = load(flags=settings)
     names = await named(dataset, symbols, start, config)
     request = asked(
         dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,

@@ -73,15 +73,15 @@ class Filing:
         `StoreError` where it has more than the ledger knows of, which would be stored twice.
         """
         dataset = self._request.dataset
-        version, noted = self._table.version(), self._ledger.last_commit(dataset)
-        table, known = self._table.identity(), self._ledger.identity(dataset)
+        (table, version, files), noted = self._table.standing(), self._ledger.last_commit(dataset)
+        known = self._ledger.identity(dataset)
         if version > noted.begun or (table and known and table != known):
             raise StoreError(
                 f"store: {self._table.folder} is not what {self._ledger.path} tells of (commit {version} "
                 f"of {table}, and {noted.begun} of {known or 'none'}): one of them was removed or "
                 "replaced. Bring it back, or remove that table, too, and all of it is fetched again"
             )
-        if gone := self._table.missing():
+        if gone := [path for path in files if not Path(path).exists()]:
             raise StoreError(
                 f"store: {len(gone):,} files of {self._table.folder} are gone, as {gone[0]}: bring them "
                 "back, or remove that table, and all of it is fetched again"
@@ -172,7 +172,7 @@ class Filing:
             await asyncio.to_thread(self._table.commit, files, version)
             self._ledger.committed([number])
             if not self._ledger.identity(self._request.dataset):
-                self._ledger.identify(self._request.dataset, self._table.identity())
+                self._ledger.identify(self._request.dataset, self._table.standing().id)
             self._commit_failed = False
 
     def _drop(self, shards: Iterable[Progress]) -> None:

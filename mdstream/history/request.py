@@ -157,7 +157,7 @@ def dataset_named(name: str) -> str:
 
 def history_of(dataset: str) -> History:
     """How a dataset is fetched. Raises `ConfigError` for one that is none."""
-    stream, _, channel = dataset.partition(".")
+    stream, _, channel = dataset_named(dataset).partition(".")
     if spec := STREAMS.get(stream):
         for history in spec.history:
             if history.channel == channel:

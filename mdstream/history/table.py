@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
@@ -40,6 +40,16 @@ class NewFile:
     receipt: JoinReceipt
 
 
+class Standing(NamedTuple):
+    """What a table tells of itself."""
+
+    id: str
+    """Delta's; empty if there is no table."""
+    version: int
+    """The number of the last commit of ours."""
+    files: tuple[str, ...]
+
+
 class StoreTable:
     """The table of a request's dataset, in a local store."""
 
@@ -55,29 +65,14 @@ class StoreTable:
         ]
         self._schema = Schema.from_arrow(pa.schema([*parts, *stored_schema(request.channel)]))
 
-    def identity(self) -> str:
-        """The id that Delta gave the table; empty if there is none."""
+    def standing(self) -> Standing:
+        """How the table stands. Raises `StoreError` if it is damaged."""
         try:
-            return str(DeltaTable(str(self.folder)).metadata().id)
+            table = DeltaTable(str(self.folder))
+            version = table.transaction_version(_APP) or 0
+            return Standing(str(table.metadata().id), version, tuple(table.file_uris()))
         except TableNotFoundError:
-            return ""
-        except DeltaError as error:
-            raise StoreError(f"store: {self.folder} cannot be read: {plain(error)}") from error
-
-    def missing(self) -> list[str]:
-        """Files that are in the table and not in its folder."""
-        if not self.identity():
-            return []
-        return [
-            path for path in DeltaTable(str(self.folder)).file_uris() if not Path(path).exists()
-        ]
-
-    def version(self) -> int:
-        """The number of the last commit of ours in the table. Raises `StoreError` if it is damaged."""
-        try:
-            return DeltaTable(str(self.folder)).transaction_version(_APP) or 0
-        except TableNotFoundError:
-            return 0
+            return Standing("", 0, ())
         except DeltaError as error:
             raise StoreError(f"store: {self.folder} cannot be read: {plain(error)}") from error
 
@@ -85,7 +80,7 @@ class StoreTable:
         """Make files part of the table, all of them or none, as commit `version`. Raises `StoreError` where
         it has not the commit before that: it was removed or replaced, and its loss would be forgotten.
         """
-        if (found := self.version()) != version - 1:
+        if (found := self.standing().version) != version - 1:
             raise StoreError(
                 f"store: {self.folder} was removed or replaced while it was filled (commit {found}, "
                 f"{version - 1} expected): run the same again, and what it has lost is fetched again"

@@ -36,10 +36,10 @@ test-slow: $(DEV_STAMP)  ## Run the long tests too
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-nautilus: $(DEV_STAMP) .venv-nautilus/.done  ## Have NautilusTrader's own library read what `export --nautilus` writes
-	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest tests/history/test_nautilus.py $(ARGS)
+	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest tests/store/test_nautilus.py $(ARGS)
 
 fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
-	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/test_decoder.py tests/workers/test_bodies.py tests/workers/test_declared.py --timeout 3600 $(ARGS)
+	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/decoding/test_decoder.py tests/workers/decoding/test_bodies.py tests/workers/decoding/test_declared.py --timeout 3600 $(ARGS)
 
 check: $(DEV_STAMP)  ## Lint, formatting, types, import layers
 	@$(BIN)/ruff check .

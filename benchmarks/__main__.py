@@ -22,7 +22,7 @@ from benchmarks.harness import (
     machine,
     until_nobody_reads,
 )
-from mdstream.pool import compile_kernels
+from mdstream.pool.pool import compile_kernels
 
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
@@ -40,9 +40,10 @@ NAMES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks", description=__doc__,
+        "python -m benchmarks",
+        description=__doc__,
         epilog="; ".join(f"{name}: {text}" for name, text in NAMES.items()),
-    )  # fmt: skip
+    )
     parser.add_argument("name", nargs="+", choices=[*NAMES, "all"], help="what to measure")
     parser.add_argument("--quick", action="store_true", help="fewer turns of fewer cases")
     parser.add_argument(
@@ -79,9 +80,7 @@ def _interrupted(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _measure(
-    modules: Mapping[str, ModuleType], given: argparse.Namespace, records: list[Record]
-) -> None:
+def _measure(modules: Mapping[str, ModuleType], given: argparse.Namespace, records: list[Record]) -> None:
     """Measure all of `modules`, and add to `records` as each is done."""
     where = machine()
     seconds = {name: module.TAKES_S[given.quick] for name, module in modules.items()}

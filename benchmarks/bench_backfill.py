@@ -80,10 +80,23 @@ def alpaca_py(base: str, count: int, threads: int) -> None:
 def _command(subject: str, base: str, count: int, store: str) -> list[str]:
     if subject == "mdstream":
         return [
-            sys.executable, "-m", "mdstream", "backfill", "stocks.trades", "--symbols",
-            ",".join(symbols(count)), "--start", f"{DAY:%Y-%m-%d}", "--end", f"{DAY:%Y-%m-%d}", "--store",
-            store, "--data-url", base, "--json",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "mdstream",
+            "backfill",
+            "stocks.trades",
+            "--symbols",
+            ",".join(symbols(count)),
+            "--start",
+            f"{DAY:%Y-%m-%d}",
+            "--end",
+            f"{DAY:%Y-%m-%d}",
+            "--store",
+            store,
+            "--data-url",
+            base,
+            "--json",
+        ]
     return [sys.executable, "-m", "benchmarks.bench_backfill", subject, base, str(count)]
 
 
@@ -101,9 +114,7 @@ def measured(command: Sequence[str]) -> dict[str, float]:
     if process.returncode:
         raise SubjectError(f"{command[2:4]} ended with {process.returncode}: see above")
     after = os.times()
-    cpu = (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return {"seconds": seconds, "cpu_s": cpu, "peak_rss_mb": rss / 1e6, "peak_pss_mb": pss / 1e6}
 
 
@@ -160,22 +171,16 @@ def tables(records: Sequence[Record]) -> list[Table]:
         rows.append(
             (
                 f"{r['params']['symbols']} symbols, {r['params']['symbols'] * ROWS_A_SYMBOL:,} rows",
-                r["subject"], cell(r, "messages_per_s", 1e3, 0), cell(r, "seconds", digits=1),
+                r["subject"],
+                cell(r, "messages_per_s", 1e3, 0),
+                cell(r, "seconds", digits=1),
                 f"{r['messages_per_s'] / base['messages_per_s']:.1f}×{'' if same else ' *'}",
                 cell(r, "cpu_s", digits=1),
-                cell(r, "peak_rss_mb", digits=0), cell(r, "peak_pss_mb", digits=0),
+                cell(r, "peak_rss_mb", digits=0),
+                cell(r, "peak_pss_mb", digits=0),
             )
-        )  # fmt: skip
-    headings = (
-        "",
-        "",
-        "thousand rows/s",
-        "seconds",
-        "× alpaca-py",
-        "CPU s",
-        "peak RSS, MB",
-        "PSS, MB",
-    )
+        )
+    headings = ("", "", "thousand rows/s", "seconds", "× alpaca-py", "CPU s", "peak RSS, MB", "PSS, MB")
     title = "A day of trades, from the service to where it is used"
     if any(row[4].endswith("*") for row in rows):
         most = max(r["params"]["symbols"] for r in records if r["subject"] == "alpaca-py")

@@ -59,16 +59,14 @@ def _mdstream(given: dict[str, Any]) -> Record:
     from mdstream.frames.writer import FrameWriter, Limits
     from mdstream.handoff.columns import ColumnData
     from mdstream.streams import STREAMS
-    from workers.aggregate import Effects, events_of_trades, fold
-    from workers.bars import Bars
+    from workers.aggregation.aggregate import Effects, events_of_trades, fold
+    from workers.aggregation.bars import Bars
 
     spec = STREAMS["stocks"]
     rules = spec.bar_rules
     assert rules is not None
     channel, effects, texts = spec.by_name["trades"], Effects(rules), ("@", "@I")
-    made = {
-        "exchange": np.uint16, "tape": np.uint16, "id": np.uint64, "recv_ts": np.int64,
-    }  # fmt: skip
+    made = {"exchange": np.uint16, "tape": np.uint16, "id": np.uint64, "recv_ts": np.int64}
 
     def columns(start: int) -> list[ColumnData]:
         part = {name: values[start : start + BATCH] for name, values in given.items()}
@@ -80,9 +78,7 @@ def _mdstream(given: dict[str, Any]) -> Record:
     with RunDirectory() as run:
         frames = {
             name: FrameColumns(
-                FrameWriter(
-                    frame_path(run.path, f"stocks.{name}"), c.columns, Limits(1 << 28, 1 << 24)
-                )
+                FrameWriter(frame_path(run.path, f"stocks.{name}"), c.columns, Limits(1 << 28, 1 << 24))
             )
             for name, c in {"trades": channel, **{c.name: c for c in spec.built_bars}}.items()
         }
@@ -104,9 +100,11 @@ def _mdstream(given: dict[str, Any]) -> Record:
         bars += sum(len(rows[0].values) for rows in builder.finish().values())
         joining += time.perf_counter() - began
     return {
-        "seconds": folding + joining, "bars": bars, "worker_ns": folding / TRADES * 1e9,
+        "seconds": folding + joining,
+        "bars": bars,
+        "worker_ns": folding / TRADES * 1e9,
         "feed_ns": joining / TRADES * 1e9,
-    }  # fmt: skip
+    }
 
 
 def _polars(given: dict[str, Any]) -> Record:
@@ -117,10 +115,14 @@ def _polars(given: dict[str, Any]) -> Record:
     for length in (_SECOND, 60 * _SECOND):
         price, size = pl.col("price"), pl.col("size")
         found = frame.group_by("symbol", pl.col("ts") // length, maintain_order=True).agg(
-            price.first().alias("open"), price.max().alias("high"), price.min().alias("low"),
-            price.last().alias("close"), size.sum().alias("volume"), pl.len(),
+            price.first().alias("open"),
+            price.max().alias("high"),
+            price.min().alias("low"),
+            price.last().alias("close"),
+            size.sum().alias("volume"),
+            pl.len(),
             ((price * size).sum() / size.sum()).alias("vwap"),
-        )  # fmt: skip
+        )
         bars += found.height
     return {"seconds": time.perf_counter() - began, "bars": bars}
 
@@ -133,9 +135,14 @@ def _pandas(given: dict[str, Any]) -> Record:
     began, bars = time.perf_counter(), 0
     for length in (_SECOND, 60 * _SECOND):
         found = frame.groupby(["symbol", frame["ts"] // length]).agg(
-            open=("price", "first"), high=("price", "max"), low=("price", "min"), close=("price", "last"),
-            volume=("size", "sum"), count=("size", "size"), worth=("worth", "sum"),
-        )  # fmt: skip
+            open=("price", "first"),
+            high=("price", "max"),
+            low=("price", "min"),
+            close=("price", "last"),
+            volume=("size", "sum"),
+            count=("size", "size"),
+            worth=("worth", "sum"),
+        )
         found["vwap"] = found["worth"] / found["volume"]
         bars += len(found)
     return {"seconds": time.perf_counter() - began, "bars": bars}
@@ -196,9 +203,7 @@ def run(plan: Plan) -> list[Record]:
         if not plan.quick or subject != "python"
     ]
     with contextlib.ExitStack() as stack:
-        subjects = {
-            name: stack.enter_context(Subject("benchmarks.bench_bars", name)) for name in WORK
-        }
+        subjects = {name: stack.enter_context(Subject("benchmarks.bench_bars", name)) for name in WORK}
 
         def measure(case: Case) -> dict[str, float]:
             found = subjects[case.subject].ask(symbols=case.params["symbols"])
@@ -213,11 +218,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """What to show of the records."""
     rows = [
         (
-            r["subject"], f"{r['params']['symbols']:,}", cell(r, "messages_per_s", 1e6, 2),
-            cell(r, "bars_per_s", 1e6, 3), cell(r, "worker_ns"), cell(r, "feed_ns"),
+            r["subject"],
+            f"{r['params']['symbols']:,}",
+            cell(r, "messages_per_s", 1e6, 2),
+            cell(r, "bars_per_s", 1e6, 3),
+            cell(r, "worker_ns"),
+            cell(r, "feed_ns"),
         )
         for r in records
-    ]  # fmt: skip
+    ]
     headings = ("subject", "symbols", "M trades/s", "M bars/s", "worker ns", "feed ns")
     return [Table(f"Bars of {TRADES:,} trades", headings, rows)]
 

@@ -30,18 +30,7 @@ from types import GenericAlias
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import (
-    Answer,
-    Case,
-    Plan,
-    Record,
-    Subject,
-    Table,
-    answer,
-    asked,
-    cell,
-    present,
-)
+from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell, present
 
 TAKES_S = (66.0, 13.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -51,12 +40,26 @@ PER_PAYLOAD = (1, 2, 20, 100)
 TURNS = 3
 
 SUBJECTS = (
-    "memcpy", "kernel-json", "kernel-msgpack", "orjson", "msgpack", "orjson-polars", "polars",
-    "pyarrow", "duckdb", "msgspec", "alpaca-py-raw", "alpaca-py", "cryptofeed",
-)  # fmt: skip
+    "memcpy",
+    "kernel-json",
+    "kernel-msgpack",
+    "orjson",
+    "msgpack",
+    "orjson-polars",
+    "polars",
+    "pyarrow",
+    "duckdb",
+    "msgspec",
+    "alpaca-py-raw",
+    "alpaca-py",
+    "cryptofeed",
+)
 _MODULES = {
-    "duckdb": "duckdb", "alpaca-py-raw": "alpaca", "alpaca-py": "alpaca", "cryptofeed": "cryptofeed",
-}  # fmt: skip
+    "duckdb": "duckdb",
+    "alpaca-py-raw": "alpaca",
+    "alpaca-py": "alpaca",
+    "cryptofeed": "cryptofeed",
+}
 _TURN_S = 0.15
 """What a subject's turn takes at least: a process that has slept needs some milliseconds to get warm."""
 
@@ -101,27 +104,12 @@ def msgspec_structs(payloads: list[bytes]) -> Callable[[], object]:
     def struct(name: str, tag: str, **fields: Any) -> Any:
         rename = {"size": "as"}  # a keyword in Python
         return msgspec.defstruct(
-            name,
-            list(fields.items()),
-            tag_field="T",
-            tag=tag,
-            rename=rename if tag == "q" else None,
+            name, list(fields.items()), tag_field="T", tag=tag, rename=rename if tag == "q" else None
         )
 
     trade = struct("Trade", "t", S=str, i=int, x=str, p=float, s=int, c=list[str], z=str, t=str)
     quote = struct(
-        "Quote",
-        "q",
-        S=str,
-        bx=str,
-        bp=float,
-        bs=int,
-        ax=str,
-        ap=float,
-        size=int,
-        c=list[str],
-        z=str,
-        t=str,
+        "Quote", "q", S=str, bx=str, bp=float, bs=int, ax=str, ap=float, size=int, c=list[str], z=str, t=str
     )
     decode = msgspec.json.Decoder(GenericAlias(list, (trade | quote,))).decode
     return lambda: [decode(payload) for payload in payloads]
@@ -244,10 +232,13 @@ def serve(subject: str, source: str) -> None:
             turns += 1
             seconds = time.perf_counter() - started
         rate = turns / seconds
-        answer({
-            "messages_per_s": messages * rate, "bytes_per_s": size * rate,
-            "ns_per_message": 1e9 / (messages * rate),
-        })  # fmt: skip
+        answer(
+            {
+                "messages_per_s": messages * rate,
+                "bytes_per_s": size * rate,
+                "ns_per_message": 1e9 / (messages * rate),
+            }
+        )
 
 
 # -- the comparison
@@ -290,16 +281,16 @@ def tables(records: Sequence[Record]) -> list[Table]:
         sizes = sorted({r["params"]["messages_per_payload"] for r in mine})
         rows = []
         for subject in dict.fromkeys(r["subject"] for r in mine):
-            by_size = {
-                r["params"]["messages_per_payload"]: r for r in mine if r["subject"] == subject
-            }
+            by_size = {r["params"]["messages_per_payload"]: r for r in mine if r["subject"] == subject}
             last = by_size[sizes[-1]]
             rows.append(
                 (
-                    subject, *(cell(by_size[size], "messages_per_s", 1e6, 2) for size in sizes),
-                    f"{last['ns_per_message']:,.0f}", f"{last['bytes_per_s'] / 1e6:,.0f}",
+                    subject,
+                    *(cell(by_size[size], "messages_per_s", 1e6, 2) for size in sizes),
+                    f"{last['ns_per_message']:,.0f}",
+                    f"{last['bytes_per_s'] / 1e6:,.0f}",
                 )
-            )  # fmt: skip
+            )
         headings = ("M messages/s", *(f"{n} a payload" for n in sizes), "ns a message", "MB/s")
         found.append(Table(f"Decoding on one core, {source}", headings, rows))
     return found

@@ -76,9 +76,7 @@ class Watch:
             if all(committed):
                 self._flowed = now
             elif time.monotonic() > self._deadline:
-                raise SubjectError(
-                    f"no data on every stream after {_PATIENCE_S:.0f} s: {committed}"
-                )
+                raise SubjectError(f"no data on every stream after {_PATIENCE_S:.0f} s: {committed}")
             return False
         if self._began is None:
             if now - self._flowed >= WARM_S:
@@ -152,7 +150,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
     """All streams on one loop, decoding inline. SIGTERM cancels it."""
     from benchmarks.handoff_line import USUAL_KB, Line
     from mdstream.frames.rundir import RunDirectory
-    from mdstream.pool import WorkerPool
+    from mdstream.pool.pool import WorkerPool
     from mdstream.session.stream import StreamSession
     from mdstream.session.target import Target
     from mdstream.settings import from_mapping
@@ -172,9 +170,12 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
             stream = config.stream(name)
             subscriptions = Subscriptions(wanted={c: set(stream.symbols) for c in stream.channels})
             session = StreamSession(
-                Target.of(config, SPECS[name]), subscriptions, line.pipeline, lambda text: None,
+                Target.of(config, SPECS[name]),
+                subscriptions,
+                line.pipeline,
+                lambda text: None,
                 lambda channel: None,
-            )  # fmt: skip
+            )
             sessions.append(session)
             running.append(asyncio.ensure_future(session.run()))
         try:
@@ -200,10 +201,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
 def _percentiles(latency: Any) -> dict[str, float]:
     from mdstream.telemetry.histogram import percentile_ms
 
-    return {
-        "p50_ms": percentile_ms(latency, 0.5) or 0.0,
-        "p99_ms": percentile_ms(latency, 0.99) or 0.0,
-    }
+    return {"p50_ms": percentile_ms(latency, 0.5) or 0.0, "p99_ms": percentile_ms(latency, 0.99) or 0.0}
 
 
 # -- the comparison
@@ -233,13 +231,16 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """What to show of the records."""
     rows = [
         (
-            r["subject"], cell(r, "messages_per_s", 1e6, 2),
+            r["subject"],
+            cell(r, "messages_per_s", 1e6, 2),
             f"{r['messages_per_s'] / records[0]['messages_per_s']:.2f}",
-            cell(r, "cpu_s_per_million", 1, 2), cell(r, "p50_ms"), cell(r, "p99_ms"),
+            cell(r, "cpu_s_per_million", 1, 2),
+            cell(r, "p50_ms"),
+            cell(r, "p99_ms"),
             f"{r['lost']:.0f}",
         )
         for r in records
-    ]  # fmt: skip
+    ]
     headings = ("", "M messages/s", "×", "CPU s a million", "p50 ms", "p99 ms", "lost")
     title = "Four streams flat out, from the socket to the frames"
     if (simulators := records[0]["params"].get("simulators", 1)) > 1:

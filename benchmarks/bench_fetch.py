@@ -29,12 +29,7 @@ from benchmarks.harness import Case, Plan, Record, Table, cell, simulator
 TAKES_S = (145.0, 13.0)
 """Seconds on 2 cores: all of it, and the quick part."""
 
-SIZES = (
-    (4, 50, 20),
-    (4, 50, 50),
-    (1, 50, 20),
-    (4, 100, 20),
-)
+SIZES = ((4, 50, 20), (4, 50, 50), (1, 50, 20), (4, 100, 20))
 """Streams, symbols of each, and ms that the service takes."""
 TURNS = 2
 AT_ONCE = 64
@@ -67,11 +62,9 @@ def engine(base: str, lists: Lists, concurrency: int) -> dict[str, float]:
             "data_url": base,
             "credentials": {"key_id": "benchmark", "secret_key": "benchmark"},
             "rejects": folder,
-            "fetch": {
-                "interval_s": 0, "budget_per_minute": 1_000_000, "concurrency": concurrency,
-            },
+            "fetch": {"interval_s": 0, "budget_per_minute": 1_000_000, "concurrency": concurrency},
             **{name: {"symbols": symbols} for name, symbols in lists.items()},
-        }  # fmt: skip
+        }
         with mdstream.Engine(settings, log=silent) as running:
             deadline = time.monotonic() + 60
             while running.frame("telemetry.streams")["cycles"].tail(len(lists)).sum() < len(lists):
@@ -135,24 +128,31 @@ def tables(records: Sequence[Record]) -> list[Table]:
             (
                 f"{sizes['streams']} × {sizes['symbols']}, {sizes['latency_ms']} ms",
                 *(cell(r, "t_total_s", digits=3) for r in (before, streams, after)),
-                cell(after, "max_s", digits=3), cell(after, "sum_s", digits=3),
-                f"{before['t_total_s'] / after['t_total_s']:.0f}×", f"{requests}×",
+                cell(after, "max_s", digits=3),
+                cell(after, "sum_s", digits=3),
+                f"{before['t_total_s'] / after['t_total_s']:.0f}×",
+                f"{requests}×",
                 f"{requests * 60 / RATE_LIMIT:.0f}",
             )
-        )  # fmt: skip
+        )
     headings = (
-        "streams × symbols, service", "before", "streams", "after", "max", "sum", "faster",
-        "all at once would be", f"at {RATE_LIMIT} a minute",
-    )  # fmt: skip
+        "streams × symbols, service",
+        "before",
+        "streams",
+        "after",
+        "max",
+        "sum",
+        "faster",
+        "all at once would be",
+        f"at {RATE_LIMIT} a minute",
+    )
     return [Table("Seconds until every symbol is fetched", headings, rows)]
 
 
 def findings(records: Sequence[Record]) -> list[str]:
     """What the records say, in sentences."""
     sizes = [tuple(records[i : i + 3]) for i in range(0, len(records), 3)]
-    before, streams, after = max(
-        sizes, key=lambda each: each[0]["t_total_s"] / each[2]["t_total_s"]
-    )
+    before, streams, after = max(sizes, key=lambda each: each[0]["t_total_s"] / each[2]["t_total_s"])
     where, ours = before["params"], after["t_total_s"]
     count = "1 stream" if where["streams"] == 1 else f"{where['streams']} streams"
     return [

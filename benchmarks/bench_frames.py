@@ -63,9 +63,7 @@ def commit(plan: Plan, turns: int) -> list[Record]:
     ]
     with contextlib.ExitStack() as stack:
         subjects = {
-            f"stocks.{channel}": stack.enter_context(
-                Subject("benchmarks.bench_frames", "commit", channel)
-            )
+            f"stocks.{channel}": stack.enter_context(Subject("benchmarks.bench_frames", "commit", channel))
             for channel in ("trades", "quotes")
         }
 
@@ -277,11 +275,7 @@ def _following(plan: Plan, subjects: dict[str, Subject]) -> list[Record]:
         }
 
     cases = [
-        Case(
-            "tail",
-            name,
-            {"commits_per_s": rate, "rows": COMMIT, "with": s.first.get("version", "")},
-        )
+        Case("tail", name, {"commits_per_s": rate, "rows": COMMIT, "with": s.first.get("version", "")})
         for rate in RATES
         for name, s in subjects.items()
     ]
@@ -330,38 +324,27 @@ def _accesses(records: Sequence[Record]) -> Table:
 
 
 def _memories(records: Sequence[Record]) -> Table:
-    headings = (
-        "MB",
-        "shared memory",
-        "RSS, frame()",
-        "RSS, all seen",
-        "PSS, all seen",
-        "anonymous",
-    )
+    headings = ("MB", "shared memory", "RSS, frame()", "RSS, all seen", "PSS, all seen", "anonymous")
     names = ("rss_got", "rss", "pss", "anonymous")
     rows = [
-        (
-            r["subject"],
-            f"{r['shared_bytes'] / 1e6:.1f}",
-            *(cell(r, name, 1e6) for name in names),
-        )
+        (r["subject"], f"{r['shared_bytes'] / 1e6:.1f}", *(cell(r, name, 1e6) for name in names))
         for r in records
     ]
     return Table("Memory of a million rows, and what a reader grows by", headings, rows)
 
 
 def _reads(records: Sequence[Record]) -> Table:
-    headings = (
-        "", "write, ns a row", "its CPU, ns a row", "a reader has them, ms", "bytes a row",
-    )  # fmt: skip
+    headings = ("", "write, ns a row", "its CPU, ns a row", "a reader has them, ms", "bytes a row")
     rows = [
         (
-            r["subject"], cell(r, "write_ns_per_row", digits=0),
-            cell(r, "write_cpu_ns_per_row", digits=0), cell(r, "read_ms"),
+            r["subject"],
+            cell(r, "write_ns_per_row", digits=0),
+            cell(r, "write_cpu_ns_per_row", digits=0),
+            cell(r, "read_ms"),
             f"{r['stored_bytes_per_row']:.0f}" if "stored_bytes_per_row" in r else "-",
         )
         for r in records
-    ]  # fmt: skip
+    ]
     sizes = records[0]["params"]
     title = f"Read: {sizes['rows']:,} trades in batches of {sizes['batch']:,}"
     return Table(title, headings, rows)
@@ -371,11 +354,14 @@ def _tails(records: Sequence[Record]) -> Table:
     headings = ("µs", "commits/s", "achieved", "p50", "p99")
     rows = [
         (
-            r["subject"], f"{r['params']['commits_per_s']:,}", f"{r['achieved_per_s']:,.0f}",
-            cell(r, "p50_us", digits=0), cell(r, "p99_us", digits=0),
+            r["subject"],
+            f"{r['params']['commits_per_s']:,}",
+            f"{r['achieved_per_s']:,.0f}",
+            cell(r, "p50_us", digits=0),
+            cell(r, "p99_us", digits=0),
         )
         for r in records
-    ]  # fmt: skip
+    ]
     rows_each = records[0]["params"]["rows"]
     return Table(f"Tail: from a commit of {rows_each} rows until a reader has them", headings, rows)
 

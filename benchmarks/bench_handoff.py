@@ -42,9 +42,13 @@ PER_PAYLOAD = (1, 2, 20, 100)
 SLABS_KB = (4, 16, 64, 256, 1024)
 """From one payload of 20 messages a batch to 8,000 messages."""
 USUAL = {
-    "what": "payloads", "traffic": "quotes", "codec": "json", "symbols": SYMBOLS, "per_payload": 20,
+    "what": "payloads",
+    "traffic": "quotes",
+    "codec": "json",
+    "symbols": SYMBOLS,
+    "per_payload": 20,
     "slab_kb": USUAL_KB,
-}  # fmt: skip
+}
 ONE_CORE = {**USUAL, "cores": 1}
 """Feed and worker bound to one core: what a pool brings where there is no other."""
 _MOST_APART = 16
@@ -75,12 +79,7 @@ def cases(plan: Plan) -> list[Case]:
     names = [*map(_name, plan.of(worker_counts(), (0, 1)))]
     if not plan.quick:
         names.append(APART)
-    return [
-        Case("handoff", name, params)
-        for params in asked
-        for name in names
-        if _is_asked(name, params)
-    ]
+    return [Case("handoff", name, params) for params in asked for name in names if _is_asked(name, params)]
 
 
 def _name(workers: int) -> str:
@@ -128,12 +127,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
         ratio = record["messages_per_s"] / inline["messages_per_s"]
         rows.append(
             (
-                described(record["params"]), record["subject"],
-                cell(record, "messages_per_s", 1e6, 2), f"{ratio:.2f}",
-                cell(record, "feed_ns", digits=0), cell(record, "loop_ns", digits=0),
+                described(record["params"]),
+                record["subject"],
+                cell(record, "messages_per_s", 1e6, 2),
+                f"{ratio:.2f}",
+                cell(record, "feed_ns", digits=0),
+                cell(record, "loop_ns", digits=0),
                 cell(record, "worker_ns", digits=0),
             )
-        )  # fmt: skip
+        )
     headings = ("", "", "M messages/s", "× inline", "feed ns", "its loop ns", "workers ns")
     scaling = [] if _is_rough(records) else [_scaling(records, _cores(records))]
     return [
@@ -160,17 +162,28 @@ def _scaling(records: Sequence[Record], cores: int) -> Table:
         most = ceiling(records, case[0]["params"])
         rows.append(
             (
-                described(case[0]["params"]), f"{best:.2f}", str(workers), f"{best / used:.0%}",
-                f"{most:.2f}" if most else "", f"{share:.0%}",
+                described(case[0]["params"]),
+                f"{best:.2f}",
+                str(workers),
+                f"{best / used:.0%}",
+                f"{most:.2f}" if most else "",
+                f"{share:.0%}",
                 f"{1 / (1 - share):.1f}" if share < 1 else "∞",
                 *(f"{model(n) / 1e6:.1f}" if model else "" for n in (1, 4, 16)),
             )
-        )  # fmt: skip
+        )
     headings = (
-        "", "best, × inline", "workers", "efficiency", "apart, ×", "Amdahl's fit, all workers: parallel",
+        "",
+        "best, × inline",
+        "workers",
+        "efficiency",
+        "apart, ×",
+        "Amdahl's fit, all workers: parallel",
         "by it at most, ×",
-        "model: M/s with 1 worker", "4", "16",
-    )  # fmt: skip
+        "model: M/s with 1 worker",
+        "4",
+        "16",
+    )
     title = f"Scaling on {cores} cores, and a model: a core a process, by what one worker cost"
     return Table(title, headings, rows)
 
@@ -179,9 +192,7 @@ def findings(records: Sequence[Record]) -> list[str]:
     """What the records say, in sentences."""
     found, cores = [], _cores(records)
     if _is_rough(records):
-        found.append(
-            "Each case was measured once: these figures are rough, and ratios of them rougher."
-        )
+        found.append("Each case was measured once: these figures are rough, and ratios of them rougher.")
     cases = {str(case[0]["params"]): case for case in by_case(records)}
     sweep = [case for case in cases.values() if {**case[0]["params"], "slab_kb": USUAL_KB} == USUAL]
     if (even := break_even(sweep)) is not None:

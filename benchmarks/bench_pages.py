@@ -32,18 +32,7 @@ from types import GenericAlias
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import (
-    Answer,
-    Case,
-    Plan,
-    Record,
-    Subject,
-    Table,
-    answer,
-    asked,
-    cell,
-    present,
-)
+from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell, present
 
 TAKES_S = (18.0, 8.0)
 """Seconds on 2 cores: all of it, and the quick part."""
@@ -55,9 +44,18 @@ _TURN_S = 0.2
 _TIMES = "%Y-%m-%dT%H:%M:%S%.fZ"
 
 SUBJECTS = (
-    "zlib", "isal", "mdstream", "library", "orjson-polars", "polars", "pyarrow", "duckdb",
-    "msgspec", "alpaca-py-raw", "alpaca-py",
-)  # fmt: skip
+    "zlib",
+    "isal",
+    "mdstream",
+    "library",
+    "orjson-polars",
+    "polars",
+    "pyarrow",
+    "duckdb",
+    "msgspec",
+    "alpaca-py-raw",
+    "alpaca-py",
+)
 
 Reader = Callable[[bytes], object]
 
@@ -142,15 +140,7 @@ def by_msgspec() -> Reader:
 
     trade: Any = msgspec.defstruct(
         "Trade",
-        [
-            ("t", str),
-            ("x", str),
-            ("p", float),
-            ("s", int),
-            ("c", list[str]),
-            ("i", int),
-            ("z", str),
-        ],
+        [("t", str), ("x", str), ("p", float), ("s", int), ("c", list[str]), ("i", int), ("z", str)],
     )
     page_type = msgspec.defstruct("Page", [("trades", GenericAlias(dict, (str, list[trade])))])
     decode = msgspec.json.Decoder(page_type).decode
@@ -200,11 +190,13 @@ def serve(subject: str, folder: str) -> None:
             done += 1
             seconds = time.perf_counter() - started
         rows = done * traffic.ROWS_A_PAGE
-        answer({
-            "messages_per_s": rows / seconds,
-            "ms_per_page": seconds / done * 1e3,
-            "cpu_ms_per_page": (time.process_time() - spent) / done * 1e3,
-        })  # fmt: skip
+        answer(
+            {
+                "messages_per_s": rows / seconds,
+                "ms_per_page": seconds / done * 1e3,
+                "cpu_ms_per_page": (time.process_time() - spent) / done * 1e3,
+            }
+        )
 
 
 # -- the comparison
@@ -235,11 +227,14 @@ def tables(records: Sequence[Record]) -> list[Table]:
     last = records[-1]["messages_per_s"]
     rows = [
         (
-            r["subject"], cell(r, "messages_per_s", 1e6, 2), cell(r, "ms_per_page", digits=2),
-            cell(r, "cpu_ms_per_page", digits=2), f"{r['messages_per_s'] / last:.0f}×",
+            r["subject"],
+            cell(r, "messages_per_s", 1e6, 2),
+            cell(r, "ms_per_page", digits=2),
+            cell(r, "cpu_ms_per_page", digits=2),
+            f"{r['messages_per_s'] / last:.0f}×",
         )
         for r in records
-    ]  # fmt: skip
+    ]
     headings = ("", "M rows/s", "ms a page", "CPU ms a page", f"× {records[-1]['subject']}")
     return [Table(f"Gzip'd pages of {traffic.ROWS_A_PAGE:,} trades, on one core", headings, rows)]
 

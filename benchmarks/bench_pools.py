@@ -158,7 +158,7 @@ def _with_block(executor: Executor, data: bytes) -> Future[Any]:
 def _crew(filled: Callable[[], str]) -> Iterator[Submit]:
     import uvloop
 
-    from mdstream.crew import Crew
+    from mdstream.pool.crew import Crew
     from workers import boot
 
     loop = uvloop.new_event_loop()

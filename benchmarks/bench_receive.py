@@ -72,9 +72,7 @@ class Sink:
 async def _websockets(url: str, sink: Sink) -> None:
     from websockets.asyncio.client import connect
 
-    async with connect(
-        url, compression=None, max_queue=1024, proxy=None, close_timeout=0.1
-    ) as socket:
+    async with connect(url, compression=None, max_queue=1024, proxy=None, close_timeout=0.1) as socket:
         await socket.send(_AUTH)
         await socket.send(_SUBSCRIBE)
         while True:
@@ -161,10 +159,14 @@ def _session(library: str) -> Callable[[str, Sink], Awaitable[None]]:
         from mdstream.wire.subscription import Subscriptions
 
         base = url.removesuffix("/v2/iex")
-        config = from_mapping({
-            "stream_url": base, "data_url": base.replace("ws", "http", 1), "websocket": library,
-            "credentials": {"key_id": "k", "secret_key": "s"},
-        })  # fmt: skip
+        config = from_mapping(
+            {
+                "stream_url": base,
+                "data_url": base.replace("ws", "http", 1),
+                "websocket": library,
+                "credentials": {"key_id": "k", "secret_key": "s"},
+            }
+        )
         wanted = Subscriptions(wanted={"quotes": {"*"}})
         target = Target.of(config, STREAMS["stocks"])
         session = StreamSession(target, wanted, sink, lambda text: None, lambda channel: None)
@@ -210,9 +212,7 @@ def run(plan: Plan) -> list[Record]:
     """Measure everything."""
     sizes = plan.of(PER_PAYLOAD, (20,))
     cases = [
-        Case("receive", subject, {"messages_per_payload": size})
-        for size in sizes
-        for subject in SUBJECTS
+        Case("receive", subject, {"messages_per_payload": size}) for size in sizes for subject in SUBJECTS
     ]
     with contextlib.ExitStack() as stack:
         urls = {}
@@ -220,8 +220,7 @@ def run(plan: Plan) -> list[Record]:
             flags = ("--rate", "0", "--messages-per-frame", str(size))
             urls[size] = stack.enter_context(simulator(*flags))[0] + "/v2/iex"
         subjects = {
-            name: stack.enter_context(Subject("benchmarks.bench_receive", name))
-            for name in SUBJECTS
+            name: stack.enter_context(Subject("benchmarks.bench_receive", name)) for name in SUBJECTS
         }
 
         def measure(case: Case) -> dict[str, float]:
@@ -244,15 +243,18 @@ def tables(records: Sequence[Record]) -> list[Table]:
         found = {r["params"]["messages_per_payload"]: r for r in records if r["subject"] == subject}
         rows.append(
             (
-                subject, *(cell(found[size], "ns_per_payload", digits=0) for size in sizes),
+                subject,
+                *(cell(found[size], "ns_per_payload", digits=0) for size in sizes),
                 *(f"{found[size]['ns_per_message']:,.0f}" for size in sizes),
                 *(f"{found[size]['messages_per_s'] / 1e6:.2f}" for size in sizes),
             )
-        )  # fmt: skip
+        )
     headings = (
-        "CPU ns", *(f"a payload of {n}" for n in sizes), *(f"a message of {n}" for n in sizes),
+        "CPU ns",
+        *(f"a payload of {n}" for n in sizes),
+        *(f"a message of {n}" for n in sizes),
         *(f"M messages/s, {n}" for n in sizes),
-    )  # fmt: skip
+    )
     return [Table("Receiving on one core", headings, rows)]
 
 

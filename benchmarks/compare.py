@@ -87,9 +87,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
     ratios: dict[tuple[str, str], list[float]] = {}
     for pair in both:
         for name in pair.measures:
-            ratios.setdefault((pair.now["benchmark"], name), []).append(
-                pair.now[name] / pair.was[name]
-            )
+            ratios.setdefault((pair.now["benchmark"], name), []).append(pair.now[name] / pair.was[name])
     common = {of: statistics.median(each) for of, each in ratios.items()}
     shared = list(_shared(common, ratios, _speeds(before), _speeds(after)))
     drift = common | {of: machine for of, machine, change in shared if change.differs}
@@ -109,9 +107,14 @@ def _change(pair: Pair, name: str, drift: Mapping[tuple[str, str], float]) -> Ch
     ratio = pair.now[name] / pair.was[name] / common
     apart = pair.several and (low > most or high < least)
     return Change(
-        _text(pair.now), name, pair.was[name], pair.now[name], ratio, pair.several,
+        _text(pair.now),
+        name,
+        pair.was[name],
+        pair.now[name],
+        ratio,
+        pair.several,
         apart and abs(ratio - 1) > LEAST,
-    )  # fmt: skip
+    )
 
 
 def _shared(
@@ -134,9 +137,14 @@ def _shared(
         cases = len(ratios[benchmark, name])
         judged = (left - 1) * (common - 1) > 0
         change = Change(
-            f"{benchmark}: all {cases} cases together", name, 1.0, common, ratio, judged,
+            f"{benchmark}: all {cases} cases together",
+            name,
+            1.0,
+            common,
+            ratio,
+            judged,
             judged and abs(ratio - 1) > LEAST_SHARED,
-        )  # fmt: skip
+        )
         yield (benchmark, name), machine, change
 
 
@@ -173,12 +181,8 @@ def unjudged(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
         f"not measured again: {_counted(_unrepeated(before, after))}",
     ]
     speeds = _speeds(before).keys() & _speeds(after).keys()
-    without = dict.fromkeys(
-        p.now["benchmark"] for p in both if p.now["benchmark"] not in speeds
-    )  # fmt: skip
-    found.append(
-        f"what all cases have in common is not judged, without a yardstick: {', '.join(without)}"
-    )
+    without = dict.fromkeys(p.now["benchmark"] for p in both if p.now["benchmark"] not in speeds)
+    found.append(f"what all cases have in common is not judged, without a yardstick: {', '.join(without)}")
     return [sentence for sentence in found if not sentence.endswith(": ")]
 
 
@@ -210,9 +214,9 @@ def _orders(records: Sequence[Record]) -> dict[tuple[str, str, str, str], int]:
     """1 or -1 for each two subjects of a case whose turns lie apart, by the first measure."""
     groups: dict[str, list[Record]] = {}
     for record in _cases(records):
-        groups.setdefault(
-            f"{record['benchmark']} {record['question']} {record['params']}", []
-        ).append(record)
+        groups.setdefault(f"{record['benchmark']} {record['question']} {record['params']}", []).append(
+            record
+        )
     found = {}
     for where, group in groups.items():
         for one, other in itertools.combinations(group, 2):
@@ -228,9 +232,8 @@ def _orders(records: Sequence[Record]) -> dict[tuple[str, str, str, str], int]:
 
 def _measures(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [
-        name for name in one
-        if name not in _NO_MEASURES | _NOT_JUDGED and one[name] and other.get(name)
-    ]  # fmt: skip
+        name for name in one if name not in _NO_MEASURES | _NOT_JUDGED and one[name] and other.get(name)
+    ]
 
 
 def _key(record: Record) -> str:
@@ -255,9 +258,10 @@ def _once(path: Path) -> list[Record]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.compare", description=__doc__,
+        "python -m benchmarks.compare",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("before", type=Path, help="records of `python -m benchmarks … --json FILE`")
     parser.add_argument("after", type=Path, help="records of a second run")
     given = parser.parse_args()
@@ -272,11 +276,16 @@ def main() -> None:
         parser.error("the two files have no case in common")
     rows = [
         (
-            c.case, c.measure, f"{c.before:,.4g}", f"{c.after:,.4g}", f"{c.ratio:.2f}",
+            c.case,
+            c.measure,
+            f"{c.before:,.4g}",
+            f"{c.after:,.4g}",
+            f"{c.ratio:.2f}",
             "worse" if c.worse else "better",
         )
-        for c in every if c.differs
-    ]  # fmt: skip
+        for c in every
+        if c.differs
+    ]
     if rows:
         headings = ("", "measure", "before", "after", "ratio, less the drift", "")
         print(Table("What differs", headings, rows).text())
@@ -286,9 +295,7 @@ def main() -> None:
     for each in lost_cases[:_MOST_GONE]:
         print(f"gone: {each}")
     if len(lost_cases) > _MOST_GONE:
-        print(
-            f"gone: {len(lost_cases) - _MOST_GONE} more; --quick measures fewer cases than make bench"
-        )
+        print(f"gone: {len(lost_cases) - _MOST_GONE} more; --quick measures fewer cases than make bench")
     print()
     for sentence in unjudged(before, after):
         print(sentence)

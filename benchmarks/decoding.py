@@ -15,7 +15,7 @@ class Decoding:
 
     def __init__(self, kernels: bool) -> None:
         from mdstream.streams import STREAMS
-        from workers.decoder import Decoder
+        from workers.decoding.decoder import Decoder
 
         self._codes: dict[str, dict[str, int]] = {}
         self._decoder = Decoder(STREAMS["stocks"], self._known, kernels=kernels)
@@ -26,7 +26,7 @@ class Decoding:
 
     def decode(self, payloads: Sequence[bytes], kind: PayloadKind) -> None:
         """Payloads as they lie in a slab, to columns."""
-        from workers.payloads import Payloads
+        from workers.decoding.payloads import Payloads
 
         self.run(Payloads.of([(data, kind, 0) for data in payloads]))
 
@@ -43,10 +43,9 @@ class Decoding:
 
 def batches(payloads: Sequence[bytes], kind: PayloadKind) -> list[Any]:
     """Payloads in batches of some 1 MB, as slabs are filled under load."""
-    from workers.payloads import Payloads
+    from workers.decoding.payloads import Payloads
 
     size = max(1, 1_000_000 * len(payloads) // sum(map(len, payloads)))
     return [
-        Payloads.of([(p, kind, 0) for p in payloads[i : i + size]])
-        for i in range(0, len(payloads), size)
+        Payloads.of([(p, kind, 0) for p in payloads[i : i + size]]) for i in range(0, len(payloads), size)
     ]

@@ -54,9 +54,7 @@ def _receive(records: Sequence[Record]) -> str:
 
 def _fetch(records: Sequence[Record]) -> str:
     sizes = {"streams": 4, "symbols": 50, "latency_ms": 50}
-    before, after = (
-        _one(records, "fetch", who, **sizes)["t_total_s"] for who in ("before", "after")
-    )
+    before, after = (_one(records, "fetch", who, **sizes)["t_total_s"] for who in ("before", "after"))
     return (
         f"4 streams × 50 symbols from a service that takes 50 ms: {after:.2f} s, one after another "
         f"{before:.1f} s"
@@ -75,10 +73,12 @@ def _engine(records: Sequence[Record]) -> str:
 def _handoff(records: Sequence[Record]) -> str:
     def gain(**params: Any) -> str:
         mine = [
-            r for r in records
-            if r["question"] == "handoff" and "messages_per_s" in r
+            r
+            for r in records
+            if r["question"] == "handoff"
+            and "messages_per_s" in r
             and all(r["params"].get(n) == v for n, v in params.items())
-        ]  # fmt: skip
+        ]
         inline = next(r for r in mine if r["subject"] == "inline")
         mine = [r for r in mine if r.get("measured") == inline.get("measured")]  # on one machine
         best = max((r for r in mine if r.get("workers")), key=lambda r: float(r["messages_per_s"]))

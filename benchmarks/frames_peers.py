@@ -177,9 +177,20 @@ class RedisWriter(Writer):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-"))
         self._socket = f"{folder}/socket"
         command = [
-            redis_server(), "--port", "0", "--unixsocket", self._socket, "--save", "",
-            "--appendonly", "no", "--maxmemory", "2gb", "--dir", folder,
-        ]  # fmt: skip
+            redis_server(),
+            "--port",
+            "0",
+            "--unixsocket",
+            self._socket,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--maxmemory",
+            "2gb",
+            "--dir",
+            folder,
+        ]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         stack.callback(server.wait)
         stack.callback(server.terminate)
@@ -443,9 +454,7 @@ def subject_process(subject: str) -> None:
             return
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
-        child = context.Process(
-            target=reader_process, args=(subject, writer.place(), theirs), daemon=True
-        )
+        child = context.Process(target=reader_process, args=(subject, writer.place(), theirs), daemon=True)
         child.start()
         assert pipe.recv() == "ready"
         large, small = writer.batches(BATCH), writer.batches(COMMIT)[:1_000]

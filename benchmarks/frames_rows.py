@@ -42,26 +42,21 @@ class Ready:
 
 def part(rows: Sequence[ColumnData], start: int, stop: int) -> Rows:
     """Some of the rows, as views."""
-    return [
-        ColumnData(c.values[start:stop], None if c.mask is None else c.mask[start:stop])
-        for c in rows
-    ]
+    return [ColumnData(c.values[start:stop], None if c.mask is None else c.mask[start:stop]) for c in rows]
 
 
 def ready(channel: str, count: int) -> Ready:
     """`count` rows of stocks `channel`."""
     from mdstream.simulator import flow
     from mdstream.simulator.encode import ENCODINGS
-    from workers.decoder import Decoder
-    from workers.payloads import Payloads
+    from workers.decoding.decoder import Decoder
+    from workers.decoding.payloads import Payloads
 
     form, kind = ENCODINGS["json"], PayloadKind.JSON
     messages = flow.generated("stocks", 1, {channel: list(STOCKS.symbols)})
     wanted = itertools.islice((m for m in messages if m["T"] == TYPES[channel]), count)
     single = [form.message(m) for m in wanted]
-    payloads = Payloads.of(
-        [(form.payload(single[i : i + 20]), kind, i) for i in range(0, count, 20)]
-    )
+    payloads = Payloads.of([(form.payload(single[i : i + 20]), kind, i) for i in range(0, count, 20)])
     codes: dict[str, dict[str, int]] = {}
     decoder = Decoder(STOCKS, lambda name: codes.setdefault(name, {}), kernels=False)
     for name, texts in decoder.decode(payloads).new.items():  # once to learn the texts

@@ -46,9 +46,7 @@ class Material:
 
     def messages(self, traffic: str, codec: str, symbols: int) -> list[bytes]:
         """Single messages, encoded."""
-        return self._kept(
-            f"{traffic}-{codec}-{symbols}", lambda: _messages(traffic, codec, symbols)
-        )
+        return self._kept(f"{traffic}-{codec}-{symbols}", lambda: _messages(traffic, codec, symbols))
 
     def pages(self) -> list[bytes]:
         """Pages of history, gzip'd."""
@@ -90,8 +88,7 @@ def later(payloads: Sequence[bytes], codec: str, minutes: int) -> list[bytes]:
         old, new = (rfc3339((start + 60 * m) * 1_000_000_000)[:17].encode() for m in (0, minutes))
         return [payload.replace(old, new) for payload in payloads]
     changed = {
-        (start + s).to_bytes(4, "big"): (start + 60 * minutes + s).to_bytes(4, "big")
-        for s in range(60)
+        (start + s).to_bytes(4, "big"): (start + 60 * minutes + s).to_bytes(4, "big") for s in range(60)
     }
     return [
         _STAMP.sub(lambda found: found[1] + changed.get(found[2], found[2]), payload)
@@ -106,20 +103,24 @@ class Line:
     """The pipeline of one stream in a run of its own, from payloads to frames."""
 
     def __init__(self, run: Any, stream: str, pool: Any, slab_kb: int) -> None:
-        from mdstream.commit import Committer
         from mdstream.config import HandoffConfig
+        from mdstream.feed.commit import Committer
+        from mdstream.feed.pipeline import Pipeline
         from mdstream.frames.rundir import state_path
         from mdstream.frames.writer import Limits
-        from mdstream.pipeline import Pipeline
-        from mdstream.rejects import RejectFile
+        from mdstream.store.rejects import RejectFile
         from mdstream.streams import STREAMS
         from mdstream.telemetry.state import FeedState
 
         self.state = FeedState.create(state_path(run.path, stream))
         self.committer = Committer(
-            run.path, STREAMS[stream], self.state, Limits(64_000_000, 16_000_000),
-            RejectFile(run.path / "rejects"), pool.make_bars,
-        )  # fmt: skip
+            run.path,
+            STREAMS[stream],
+            self.state,
+            Limits(64_000_000, 16_000_000),
+            RejectFile(run.path / "rejects"),
+            pool.make_bars,
+        )
         config = HandoffConfig(slab_kb=slab_kb)
         self.pipeline = Pipeline(run.path, stream, config, pool, self.committer, lambda _: None)
 
@@ -139,7 +140,7 @@ class Line:
 async def serve(workers: int, folder: str) -> None:
     """A subject: this many workers, and whatever is asked of them."""
     from mdstream.frames.rundir import RunDirectory
-    from mdstream.pool import WorkerPool
+    from mdstream.pool.pool import WorkerPool
 
     material = Material(folder)
     pool = WorkerPool(workers, 60.0)
@@ -213,9 +214,7 @@ class Meter:
         }
 
 
-async def _payloads(
-    run: Any, pool: Any, material: Material, wanted: dict[str, Any]
-) -> dict[str, float]:
+async def _payloads(run: Any, pool: Any, material: Material, wanted: dict[str, Any]) -> dict[str, float]:
     from mdstream.simulator.encode import ENCODINGS
     from mdstream.streams.spec import PayloadKind
 
@@ -226,9 +225,7 @@ async def _payloads(
     if per == 1 or wanted["slab_kb"] <= _SMALL_KB:  # slow ones
         payloads = payloads[: len(payloads) // 4]
     kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
-    line = Line(
-        run, "crypto" if wanted["traffic"] == "books" else "stocks", pool, wanted["slab_kb"]
-    )
+    line = Line(run, "crypto" if wanted["traffic"] == "books" else "stocks", pool, wanted["slab_kb"])
     await line.take(payloads[: max(1, len(payloads) // 4)], kind)  # layouts learned, memory there
     before, meter, minute = line.state.committed(), Meter(pool.pids), 1
     while meter.seconds < TURN_S:

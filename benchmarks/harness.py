@@ -222,9 +222,13 @@ def started(
     its time.
     """
     process = subprocess.Popen(
-        command, stdin=stdin, stdout=subprocess.PIPE, text=True, process_group=0,
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
         env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+    )
     try:
         yield process
         patience_s = _END_WAIT_S

@@ -9,10 +9,18 @@ from typing import Any
 from benchmarks.harness import Record
 
 _STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "legend.frameon": False,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
 _COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c9c9c")
 
 
@@ -48,9 +56,14 @@ def _grouped(
         low = [(r[measure] - r["spread"][measure][0]) / scale for r in mine]
         high = [(r["spread"][measure][1] - r[measure]) / scale for r in mine]
         axis.barh(
-            places, values, height, xerr=[low, high], color=_COLORS[number % len(_COLORS)],
-            label=group, error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
-        )  # fmt: skip
+            places,
+            values,
+            height,
+            xerr=[low, high],
+            color=_COLORS[number % len(_COLORS)],
+            label=group,
+            error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
+        )
     axis.set_yticks([i + 0.4 - height / 2 for i in range(len(subjects))], subjects)
     axis.invert_yaxis()
     axis.legend(fontsize=8)
@@ -75,9 +88,7 @@ def _fetch(plt: Any, records: Sequence[Record]) -> Any:
         axis.bar(places, values, 0.25, color=_COLORS[number], label=subject)
     axis.set_xticks([i + 0.27 for i in range(len(sizes))], sizes, rotation=20, ha="right")
     axis.set_yscale("log")
-    axis.set_title(
-        "seconds until every symbol is fetched, by streams × symbols and the service's time"
-    )
+    axis.set_title("seconds until every symbol is fetched, by streams × symbols and the service's time")
     axis.legend()
     return figure
 
@@ -195,9 +206,7 @@ def _backfill(plt: Any, records: Sequence[Record]) -> Any:
     _grouped(axes[0], records, "messages_per_s", _by("symbols", "{} symbols"), 1e3)
     theirs = {r["params"]["symbols"] for r in records if r["subject"] != "mdstream"}
     beyond = sorted({r["params"]["symbols"] for r in records} - theirs)
-    told = (
-        f" (alpaca-py: not measured with {', '.join(map(str, beyond))} symbols)" if beyond else ""
-    )
+    told = f" (alpaca-py: not measured with {', '.join(map(str, beyond))} symbols)" if beyond else ""
     axes[0].set_title(f"thousand rows/s, start included{told}")
     _grouped(axes[1], records, "peak_pss_mb", _by("symbols", "{} symbols"), 1)
     axes[1].set_title("most memory at a time, MB (PSS)")

@@ -151,9 +151,7 @@ def main() -> None:
         sys.exit(str(error))
     found = by_benchmark(records)
     if lacking := [name for name in NAMES if name not in found]:
-        sys.exit(
-            f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)"
-        )
+        sys.exit(f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)")
     readme = _HERE.parent / "README.md"
     folder.mkdir(exist_ok=True)
     try:

@@ -74,15 +74,11 @@ def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float] | None:
 
     0 if no batch is slower, infinity if none beyond is faster. None without a sweep.
     """
-    sweep = sorted(
-        (case[1]["messages_per_batch"], *_edges(case)) for case in cases if 1 in gains(case)
-    )
+    sweep = sorted((case[1]["messages_per_batch"], *_edges(case)) for case in cases if 1 in gains(case))
     if len(sweep) < 2:
         return None
     slower = max((size for size, _, most in sweep if most < 1), default=0.0)
-    faster = min(
-        (size for size, least, _ in sweep if least > 1 and size > slower), default=math.inf
-    )
+    faster = min((size for size, least, _ in sweep if least > 1 and size > slower), default=math.inf)
     return slower, faster
 
 

@@ -44,12 +44,7 @@ Decoder.by_kernels = _slowed(Decoder.by_kernels, {share})
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.slowed", description=__doc__)
     parser.add_argument(
-        "percent",
-        nargs="?",
-        type=_percent,
-        default=20.0,
-        metavar="PERCENT",
-        help="by how much (20)",
+        "percent", nargs="?", type=_percent, default=20.0, metavar="PERCENT", help="by how much (20)"
     )
     percent = parser.parse_args().percent
     with tempfile.TemporaryDirectory() as folder:

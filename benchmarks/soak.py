@@ -124,10 +124,7 @@ def measure(given: Given, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str
         streams = {
             name: {
                 "sent": sent[name],
-                **{
-                    k: row[k]
-                    for k in ("messages", "committed", "rejected", "in_flight", "restarts")
-                },
+                **{k: row[k] for k in ("messages", "committed", "rejected", "in_flight", "restarts")},
                 "reconnects": row["reconnects"],
             }
             for name, row in engine.report["streams"].items()
@@ -152,9 +149,17 @@ class Simulator:
     def __init__(self, rate: float) -> None:
         each = rate / sum(_SHARES.get(name, 1.0) for name in STREAMS)
         command = [
-            sys.executable, "-m", "mdstream", "simulate", "--port", "0", "--rate", str(each),
-            "--messages-per-frame", str(PER_PAYLOAD),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "mdstream",
+            "simulate",
+            "--port",
+            "0",
+            "--rate",
+            str(each),
+            "--messages-per-frame",
+            str(PER_PAYLOAD),
+        ]
         with deaf_children():
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -199,9 +204,7 @@ def follow(run: str) -> int:
     return 0
 
 
-def _each_second(
-    seconds: float, sampler: Sampler, simulator: Simulator
-) -> Iterator[dict[str, Any]]:
+def _each_second(seconds: float, sampler: Sampler, simulator: Simulator) -> Iterator[dict[str, Any]]:
     started = time.monotonic()
     last: dict[str, Any] = sampler.sample(0.0, simulator.sent())
     told = last
@@ -251,9 +254,7 @@ def _quiet(engine: mdstream.Engine, simulator: Simulator) -> dict[str, int]:
     while time.monotonic() < deadline and not engine.wait(0):
         time.sleep(1.0)
         sent = simulator.sent()
-        accounts = {
-            name: FeedState(state_path(engine.attachment.path, name)).accounts() for name in sent
-        }
+        accounts = {name: FeedState(state_path(engine.attachment.path, name)).accounts() for name in sent}
         arrived = all(accounts[n]["messages"] >= sent[n] for n in sent)
         if arrived and not any(a["in_flight"] for a in accounts.values()) and sent == before:
             break
@@ -340,9 +341,15 @@ class Sampler:
                 process = psutil.Process(pid)
                 memory = _rollup(pid)
                 yield ProcessSample(
-                    role, stream, pid, memory["Rss"], memory["Pss"], memory["Anonymous"],
-                    process.num_fds(), process.num_threads(),
-                )  # fmt: skip
+                    role,
+                    stream,
+                    pid,
+                    memory["Rss"],
+                    memory["Pss"],
+                    memory["Anonymous"],
+                    process.num_fds(),
+                    process.num_threads(),
+                )
 
     def _shared_memory(self) -> dict[str, int]:
         """Bytes that the run takes of `/dev/shm`: those of its frames, slabs, and the supervisor's own."""

@@ -28,18 +28,33 @@ def draw(samples: Sequence[Sample], verdict: dict[str, Any], title: str, path: P
     from matplotlib import pyplot as plt
 
     style = {
-        "font.size": 8.5, "axes.titlesize": 9.5, "axes.titleweight": "bold",
-        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "lines.linewidth": 1.1,
-        "legend.frameon": False, "legend.fontsize": 7.5,
-    }  # fmt: skip
+        "font.size": 8.5,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.1,
+        "legend.frameon": False,
+        "legend.fontsize": 7.5,
+    }
     with mpl.rc_context(style):
         figure, axes = plt.subplots(3, 3, figsize=(15, 10), sharex=True, layout="constrained")
         minutes = [s["t_s"] / 60 for s in samples]
         plots: list[Callable[[Any, list[float], Sequence[Sample]], None]] = [
-            _rate, _latency, _in_flight, _memory("rss", "RSS"), _memory("pss", "PSS"),
-            _shared_memory, _counts("fds", "open descriptors"), _counts("threads", "threads"), _rows,
-        ]  # fmt: skip
+            _rate,
+            _latency,
+            _in_flight,
+            _memory("rss", "RSS"),
+            _memory("pss", "PSS"),
+            _shared_memory,
+            _counts("fds", "open descriptors"),
+            _counts("threads", "threads"),
+            _rows,
+        ]
         for axis, plot in zip(axes.flat, plots, strict=True):
             plot(axis, minutes, samples)
             axis.axvspan(0, verdict["warm_up_s"] / 60, color="#f4f1e8", zorder=0, linewidth=0)
@@ -62,9 +77,17 @@ def _legend(axis: Any) -> None:
     columns = len(labels) if len(labels) <= 5 else 4
     rows = -(-len(labels) // columns)
     axis.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns,
-        borderaxespad=0, borderpad=0.2, handlelength=1.2, columnspacing=1.2, labelspacing=0.2,
-    )  # fmt: skip
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=columns,
+        borderaxespad=0,
+        borderpad=0.2,
+        handlelength=1.2,
+        columnspacing=1.2,
+        labelspacing=0.2,
+    )
     axis.set_title(axis.get_title(loc="left"), loc="left", pad=6 + 13 * rows)
 
 
@@ -103,9 +126,7 @@ def _memory(what: str, name: str) -> Callable[[Any, list[float], Sequence[Sample
 def _counts(what: str, name: str) -> Callable[[Any, list[float], Sequence[Sample]], None]:
     def plot(axis: Any, minutes: list[float], samples: Sequence[Sample]) -> None:
         axis.set_title(f"{name}, by role")
-        axis.plot(
-            minutes, [soak_verdict.of_engine(s, what) for s in samples], color=_DARK, label="engine"
-        )
+        axis.plot(minutes, [soak_verdict.of_engine(s, what) for s in samples], color=_DARK, label="engine")
         for role, values in _by_role(samples, what, 1).items():
             axis.plot(minutes, values, color=ROLES[role], label=role)
         axis.set_ylim(bottom=0)
@@ -115,9 +136,7 @@ def _counts(what: str, name: str) -> Callable[[Any, list[float], Sequence[Sample
 
 def _shared_memory(axis: Any, minutes: list[float], samples: Sequence[Sample]) -> None:
     axis.set_title("/dev/shm, MB")
-    axis.plot(
-        minutes, [soak_verdict.shared_memory(s) / 1e6 for s in samples], color=_DARK, label="judged"
-    )
+    axis.plot(minutes, [soak_verdict.shared_memory(s) / 1e6 for s in samples], color=_DARK, label="judged")
     parts = {"frames": "#4e79a7", "slabs": "#f28e2b", "supervisor": "#59a14f"}
     for part, color in parts.items():
         axis.plot(minutes, [s["shm"][part] / 1e6 for s in samples], color=color, label=part)

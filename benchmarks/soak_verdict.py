@@ -155,9 +155,7 @@ def described(verdict: dict[str, Any]) -> str:
         told = f"{name:>15}: mean {found['mean'] / scale:8,.1f}{unit}, {found['per_hour'] / scale:+8.2f}"
         told += f"{unit} an hour, {found['rise'] / scale:+7.2f}{unit} over the time judged"
         if "flat" in found:
-            told += (
-                f" (may be {found['limit'] / scale:.1f}): {'flat' if found['flat'] else 'NOT FLAT'}"
-            )
+            told += f" (may be {found['limit'] / scale:.1f}): {'flat' if found['flat'] else 'NOT FLAT'}"
         lines.append(told)
     for name, stream in verdict["streams"].items():
         lines.append(

@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING, Any
 from mdstream._version import __version__
 
 if TYPE_CHECKING:
-    from mdstream.engine import Engine
-    from mdstream.errors import (
-        ConfigError,
-        LagError,
-        MdstreamError,
-        NoRunError,
-        NoStoreError,
-        StoreError,
-    )
-    from mdstream.frames.attach import Attachment, attach
-    from mdstream.frames.tail import Tail
+    from mdstream.engine.api import Engine
+    from mdstream.errors import ConfigError, LagError, MdstreamError, NoRunError, NoStoreError, StoreError
     from mdstream.history.api import backfill, backfill_async
-    from mdstream.history.catalogue import scan
+    from mdstream.reading.attach import Attachment, attach
+    from mdstream.reading.tail import Tail
+    from mdstream.store.catalogue import scan
 
 __all__ = [
     "Attachment",
@@ -39,19 +32,19 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Attachment": "mdstream.frames.attach",
+    "Attachment": "mdstream.reading.attach",
     "ConfigError": "mdstream.errors",
-    "Engine": "mdstream.engine",
+    "Engine": "mdstream.engine.api",
     "LagError": "mdstream.errors",
     "MdstreamError": "mdstream.errors",
     "NoRunError": "mdstream.errors",
     "NoStoreError": "mdstream.errors",
     "StoreError": "mdstream.errors",
-    "Tail": "mdstream.frames.tail",
-    "attach": "mdstream.frames.attach",
+    "Tail": "mdstream.reading.tail",
+    "attach": "mdstream.reading.attach",
     "backfill": "mdstream.history.api",
     "backfill_async": "mdstream.history.api",
-    "scan": "mdstream.history.catalogue",
+    "scan": "mdstream.store.catalogue",
 }
 
 

@@ -119,9 +119,7 @@ class ServerError(MdstreamError):
     `retry_after` is the pause in seconds that the service asked for.
     """
 
-    def __init__(
-        self, message: str, code: int | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, code: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code, self.retry_after = code, retry_after
 

@@ -80,11 +80,7 @@ def check(config: Config) -> Config:
 
 def _with_any_key(config: Config) -> Config:
     """Without keys, servers on this machine are told some: simulators and replays take any."""
-    urls = (
-        config.stream_url,
-        config.data_url,
-        *(config.stream(n).stream_url for n in config.streams),
-    )
+    urls = (config.stream_url, config.data_url, *(config.stream(n).stream_url for n in config.streams))
     named = list(filter(None, urls))
     if config.credentials or config.simulated or not all(map(is_loopback, named)):
         return config
@@ -208,10 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for variable, field in (
-        ("APCA_API_KEY_ID", "key_id"),
-        ("APCA_API_SECRET_KEY", "secret_key"),
-    ):
+    for variable, field in (("APCA_API_KEY_ID", "key_id"), ("APCA_API_SECRET_KEY", "secret_key")):
         if environ.get(variable):
             values.setdefault("credentials", {})[field] = environ[variable]
     for variable, text in environ.items():

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from mdstream.frames.rundir import default_root
-from mdstream.pool import compile_kernels
+from mdstream.pool.pool import compile_kernels
 from tests.running import until
 
 # Runs of the tests live apart, so that they disturb no engine that runs on this machine.

@@ -8,8 +8,8 @@ from mdstream.handoff.columns import ColumnData
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, Column, Kind, PayloadKind
 from mdstream.streams.storage import PROVISIONAL
-from workers.library import Decoded, LibraryDecoder
-from workers.payloads import Payloads
+from workers.decoding.fallback import Decoded, LibraryDecoder
+from workers.decoding.payloads import Payloads
 
 RECV_NS = 1_700_000_000_123_456_789
 
@@ -45,8 +45,7 @@ def rows(
     for name, columns in decoded.columns.items():
         channel = STREAMS[stream].by_name[name]
         values = [
-            _values(c, d, decoded, dictionaries)
-            for c, d in zip(channel.columns, columns, strict=True)
+            _values(c, d, decoded, dictionaries) for c, d in zip(channel.columns, columns, strict=True)
         ]
         names = [c.name for c in channel.columns]
         out[name] = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]

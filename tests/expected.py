@@ -168,9 +168,7 @@ def rows(stream: str, messages: list[Message]) -> dict[str, list[Row]]:
     return out
 
 
-def bars(
-    trades: list[Row], effect: Any, interval: int = 60_000_000_000
-) -> dict[tuple[str, int], Row]:
+def bars(trades: list[Row], effect: Any, interval: int = 60_000_000_000) -> dict[tuple[str, int], Row]:
     """Bars of `interval` ns by (symbol, begin), by a plain loop over trades in order.
 
     `effect(trade)` is "all", "volume" or "nothing".

@@ -11,15 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from mdstream.commit import Committer
 from mdstream.config import HandoffConfig
+from mdstream.feed.commit import Committer
+from mdstream.feed.pipeline import Pipeline
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.frames.writer import Limits
-from mdstream.journal import JournalWriter
-from mdstream.pipeline import Pipeline
-from mdstream.pool import WorkerPool
-from mdstream.rejects import RejectFile
+from mdstream.pool.pool import WorkerPool
+from mdstream.store.journal import JournalWriter
+from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
@@ -66,9 +66,7 @@ class Rig:
 
     async def drain(self) -> None:
         done = asyncio.ensure_future(self.pipeline.drain())
-        await asyncio.wait(
-            {done, self.pipeline.failed}, return_when=asyncio.FIRST_COMPLETED, timeout=60
-        )
+        await asyncio.wait({done, self.pipeline.failed}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
         if self.pipeline.failed.done():
             done.cancel()
             self.pipeline.failed.result()

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pytest
 
 import mdstream
-from mdstream.frames.attach import Attachment
+from mdstream.reading.attach import Attachment
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 QUIET_FETCH = {"interval_s": 0, "budget_per_minute": 100_000}
@@ -55,9 +55,7 @@ def simulator(
 
 
 @contextlib.contextmanager
-def server(
-    command: str, *flags: str, env: dict[str, str] | None = None
-) -> Iterator[RunningSimulator]:
+def server(command: str, *flags: str, env: dict[str, str] | None = None) -> Iterator[RunningSimulator]:
     """`mdstream simulate` or `mdstream replay`, on a free port."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mdstream", command, "--port", "0", *flags],

@@ -39,9 +39,7 @@ def test_the_layers_hold() -> None:
     linter = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
     if linter is None:
         pytest.skip("import-linter is not installed")
-    done = subprocess.run(
-        [linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -55,8 +53,7 @@ def test_only_the_pool_imports_the_workers() -> None:
     users = {
         p.name
         for p in SOURCES
-        if p.is_relative_to(ROOT / "mdstream")
-        and any(m.split(".")[0] == "workers" for m in imports(p))
+        if p.is_relative_to(ROOT / "mdstream") and any(m.split(".")[0] == "workers" for m in imports(p))
     }
     assert users == {"pool.py"}
 
@@ -65,19 +62,13 @@ def test_only_the_pool_imports_the_workers() -> None:
 def test_every_file_says_what_it_is_for(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "no docstring"
-    assert not re.search(r"(utils|helpers|common|manager|base)\.py$", path.name), (
-        "a drawer, not a room"
-    )
+    assert not re.search(r"(utils|helpers|common|manager|base)\.py$", path.name), "a drawer, not a room"
 
 
 def test_no_stream_is_known_by_name_in_shared_code() -> None:
-    shared = [ROOT / "workers", *(ROOT / "mdstream" / d for d in ("wire", "handoff", "frames"))]
-    files = [f for folder in shared for f in folder.rglob("*.py")]
-    files += [
-        ROOT / "mdstream" / n
-        for n in ("commit.py", "pipeline.py", "pool.py", "supervisor.py", "feed.py")
-    ]
-    for path in files:
+    rooms = ("wire", "handoff", "frames", "feed", "pool", "engine")
+    shared = [ROOT / "workers", *(ROOT / "mdstream" / room for room in rooms)]
+    for path in (f for folder in shared for f in folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and node.value in STREAMS:
                 raise AssertionError(f"{path.name}:{node.lineno} names the stream {node.value!r}")
@@ -125,9 +116,7 @@ def test_no_program_is_pinned_twice() -> None:
     assert len(names) == len(set(names))
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    wanted = {
-        re.split(r"[=<>]", n)[0].lower() for n in parser["options"]["install_requires"].split()
-    }
+    wanted = {re.split(r"[=<>]", n)[0].lower() for n in parser["options"]["install_requires"].split()}
     assert {n.replace("_", "-") for n in wanted} <= {n.replace("_", "-") for n in names}
 
 

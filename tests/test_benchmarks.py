@@ -9,20 +9,18 @@ import pytest
 from benchmarks import soak_verdict
 
 ACCOUNTS = {
-    "sent": 9, "messages": 9, "committed": 8, "rejected": 1, "in_flight": 0, "reconnects": 0,
+    "sent": 9,
+    "messages": 9,
+    "committed": 8,
+    "rejected": 1,
+    "in_flight": 0,
+    "reconnects": 0,
     "restarts": 0,
-}  # fmt: skip
+}
 
 
 def sample(second: int, **what: int) -> dict[str, Any]:
-    process = {
-        "role": "feed",
-        "rss": 10**9,
-        "pss": 10**8,
-        "anonymous": 10**8,
-        "fds": 90,
-        "threads": 9,
-    }
+    process = {"role": "feed", "rss": 10**9, "pss": 10**8, "anonymous": 10**8, "fds": 90, "threads": 9}
     return {
         "t_s": float(second),
         "retention_reached": second >= 60,
@@ -51,8 +49,7 @@ def test_a_soak_whose_chunks_come_and_go_is_flat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "start", "per_minute"),
-    [("rss", 10**9, 10**6), ("shm", 10**8, 10**5), ("fds", 90, 0.2)],
+    ("what", "start", "per_minute"), [("rss", 10**9, 10**6), ("shm", 10**8, 10**5), ("fds", 90, 0.2)]
 )
 def test_what_grows_all_the_time_is_not_flat(what: str, start: int, per_minute: float) -> None:
     found = verdict([sample(t, **{what: int(start + t * per_minute / 60)}) for t in range(1800)])

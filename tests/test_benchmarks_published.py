@@ -17,16 +17,7 @@ import polars as pl
 import psutil
 import pytest
 
-from benchmarks import (
-    bench_pages,
-    compare,
-    figures,
-    handoff_line,
-    pictures,
-    publish,
-    scaling,
-    traffic,
-)
+from benchmarks import bench_pages, compare, figures, handoff_line, pictures, publish, scaling, traffic
 from benchmarks.harness import Case, Plan, Record, Subject, Table, cell, present, read, record
 
 ROOT = Path(__file__).parents[1]
@@ -51,9 +42,7 @@ def test_results_and_readme_say_what_the_records_say(records: list[Record]) -> N
 
 def test_every_record_has_its_place_and_its_rate(records: list[Record]) -> None:
     for each in records:
-        assert {"benchmark", "question", "subject", "params", "spread", "turns", "measured"} <= set(
-            each
-        )
+        assert {"benchmark", "question", "subject", "params", "spread", "turns", "measured"} <= set(each)
         for name, (least, most) in each["spread"].items():
             assert least <= each[name] <= most
 
@@ -145,13 +134,9 @@ def test_the_model_of_more_workers_ends_at_the_feed() -> None:
     assert scaling.fitted([measured(0)]) is None
 
 
-def test_a_peer_that_is_not_installed_is_named_and_left_out(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_peer_that_is_not_installed_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     with Plan(quick=True, seconds={}) as plan:
-        here = present(
-            plan, ("ours", "polars", "peer"), {"polars": "polars", "peer": "no_such_peer"}
-        )
+        here = present(plan, ("ours", "polars", "peer"), {"polars": "polars", "peer": "no_such_peer"})
     assert here == ("ours", "polars")
     assert "peer: left out, no_such_peer is not installed" in capsys.readouterr().out
 
@@ -231,10 +216,7 @@ BEFORE = run_of(
 
 def test_a_subject_that_became_a_fifth_slower_is_seen_on_a_box_that_is_slower_too() -> None:
     after = run_of(
-        kernel=(7.6, 7.7, 7.8),
-        polars=(0.9, 0.92, 0.94),
-        floor=(89, 90, 91),
-        pyarrow=(4.5, 4.6, 4.7),
+        kernel=(7.6, 7.7, 7.8), polars=(0.9, 0.92, 0.94), floor=(89, 90, 91), pyarrow=(4.5, 4.6, 4.7)
     )
     found = compare.changes(BEFORE, after)
     assert [c.case for c in found if c.worse] == ["b kernel "]

@@ -53,9 +53,7 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, False),
     ],
 )
-def test_without_keys_servers_on_this_machine_are_told_any(
-    flags: dict[str, Any], told: bool
-) -> None:
+def test_without_keys_servers_on_this_machine_are_told_any(flags: dict[str, Any], told: bool) -> None:
     assert (load(environ={}, flags=flags).credentials == ANY_KEY) is told
     mine = {"APCA_API_KEY_ID": "id-1", "APCA_API_SECRET_KEY": "secret-1"}
     assert load(environ=mine, flags=flags).credentials.key_id == "id-1"
@@ -65,16 +63,8 @@ def test_without_keys_servers_on_this_machine_are_told_any(
     ("environ", "flags", "message"),
     [
         ({"APCA_API_KEY_ID": "x"}, {}, "set both APCA_API_KEY_ID and APCA_API_SECRET_KEY"),
-        (
-            {"MDSTREAM_DURATON": "5"},
-            {},
-            "environment: unknown setting duraton; did you mean 'duration'?",
-        ),
-        (
-            {"MDSTREAM_STOCKS__FOO": "5"},
-            {},
-            "environment: unknown setting stocks.foo; known here: symbols",
-        ),
+        ({"MDSTREAM_DURATON": "5"}, {}, "environment: unknown setting duraton; did you mean 'duration'?"),
+        ({"MDSTREAM_STOCKS__FOO": "5"}, {}, "environment: unknown setting stocks.foo; known here: symbols"),
         ({"MDSTREAM_WORKERS": "many"}, {}, "environment: workers: Expected `int`"),
         ({}, {"streams": []}, "streams: name at least one of stocks, options, crypto, news"),
         ({}, {"streams": ["stocks", "stocks"]}, "streams: a name stands twice"),
@@ -91,11 +81,7 @@ def test_without_keys_servers_on_this_machine_are_told_any(
         ({}, {"websocket": "ws"}, "websocket: 'ws' must be picows or websockets"),
         ({}, {"start_timeout_s": float("inf")}, "start_timeout_s: inf is no number"),
         ({}, {"stream_url": "ws://[::1"}, "stream_url: 'ws://[::1' is no address"),
-        (
-            {},
-            {"news": {"stream_url": "http://a"}},
-            "news.stream_url: 'http://a' must begin with ws",
-        ),
+        ({}, {"news": {"stream_url": "http://a"}}, "news.stream_url: 'http://a' must begin with ws"),
         (
             {"MDSTREAM_STREAMS": "stocks", "MDSTREAM_STREAMS__A": "3"},
             {},

@@ -6,7 +6,7 @@ import itertools
 from functools import lru_cache
 from typing import Any
 
-from mdstream.frames.attach import Attachment
+from mdstream.reading.attach import Attachment
 from mdstream.simulator import flow
 from mdstream.streams import STREAMS
 from tests import expected

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from mdstream import interrupts
-from mdstream.bars import BarBuilder, TextOf
 from mdstream.errors import Exit, WorkerError
+from mdstream.frames.bar_builder import BarBuilder, TextOf
 from mdstream.frames.columns import FrameColumns
 from mdstream.handoff import packets
-from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
+from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
+from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
 
-TEMPLATE = "workers.template"
+PRELOAD = "workers.preload"
 """What workers that decode are forked from, where there are several."""
 
 _is_prepared = False
@@ -76,7 +76,7 @@ def warm() -> None:
 
 def is_compiled() -> bool:
     """Whether the kernels of this version are on disk. Raises OSError where they cannot be."""
-    from workers.kept import is_complete
+    from workers.kernels.kept import is_complete
 
     return is_complete()
 
@@ -131,22 +131,22 @@ def compact(ticket: CompactTicket) -> int:
 
 
 def compress(segment: Path) -> None:
-    """`mdstream.journal.compress`."""
-    from mdstream import journal
+    """`mdstream.store.journal.compress`."""
+    from mdstream.store import journal
 
     journal.compress(segment)
 
 
 def prepare_bars() -> None:
     """Get ready what `make_bars` needs, which takes a moment, or seconds where kernels cannot be kept."""
-    from workers import bars
+    from workers.aggregation import bars
 
     bars.warm()
 
 
 def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> BarBuilder:
-    """`workers.bars.Bars`, for a feed."""
-    from workers.bars import Bars
+    """`workers.aggregation.bars.Bars`, for a feed."""
+    from workers.aggregation.bars import Bars
 
     return Bars(spec, frames, text)
 

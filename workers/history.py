@@ -16,15 +16,15 @@ from pyarrow import compute
 
 from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.handoff.packing import UnpackingError, unpack
-from mdstream.handoff.pages import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.handoff.stored import stored_columns, stored_schema
+from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
+from mdstream.store.schema import stored_columns, stored_schema
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
-from workers.columns import Unfit
-from workers.decoder import Decoder
-from workers.payloads import MOST_UNPACKED, Payloads
+from workers.decoding.columns import Unfit
+from workers.decoding.decoder import Decoder
+from workers.decoding.payloads import MOST_UNPACKED, Payloads
 
 _AREA_BYTES = 8 * 1024 * 1024
 """Room for the columns of a page; what needs more is made elsewhere."""
@@ -129,9 +129,7 @@ class PageDecoder:
             fresh[code - base] if code >= base else every[code] if code < len(every) else ""
             for code in used.tolist()
         ]
-        return pa.DictionaryArray.from_arrays(
-            pa.array(which, mask=absent), pa.array(names, pa.string())
-        )
+        return pa.DictionaryArray.from_arrays(pa.array(which, mask=absent), pa.array(names, pa.string()))
 
 
 _decoders: dict[str, PageDecoder] = {}
@@ -151,21 +149,22 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     into = Path(ticket.into)
     into.parent.mkdir(parents=True, exist_ok=True)
     schema = stored_schema(channel, coded=True)
-    numbers = [
-        f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_integer(f.type)
-    ]
+    numbers = [f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_integer(f.type)]
     spanned = [
-        column for column in stored_columns(channel)[:2]
-        if column.required and column.kind in _SPANNED
-    ]  # fmt: skip
+        column for column in stored_columns(channel)[:2] if column.required and column.kind in _SPANNED
+    ]
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
     rows = 0
     with pq.ParquetWriter(
-        into, schema, compression="zstd", compression_level=1, write_page_index=True,
+        into,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        write_page_index=True,
         use_dictionary=[f.name for f in schema if f.name not in numbers],
         column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
-    ) as writer:  # fmt: skip
+    ) as writer:
         for group in _groups(ticket.paths):
             writer.write_table(group, row_group_size=group.num_rows)
             rows += group.num_rows

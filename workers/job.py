@@ -36,7 +36,7 @@ from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
-from workers.aggregate import (
+from workers.aggregation.aggregate import (
     Effects,
     events_of_quotes,
     events_of_trades,
@@ -44,11 +44,11 @@ from workers.aggregate import (
     in_order,
     runs_of,
 )
-from workers.books import net_rows
-from workers.decoder import Decoder
-from workers.latest import newest_rows
-from workers.library import Decoded
-from workers.payloads import Payloads
+from workers.aggregation.books import net_rows
+from workers.aggregation.latest import newest_rows
+from workers.decoding.decoder import Decoder
+from workers.decoding.fallback import Decoded
+from workers.decoding.payloads import Payloads
 
 _MAX_MAPPED = 128
 _EVENT_TIMES = {"trades": "ts", "quotes": "ts", "articles": "created_at"}
@@ -215,7 +215,7 @@ def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
 
 def _kept(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData]:
     """The first rows of a frame, as far as they are kept."""
-    from mdstream.frames.reader import FrameReader
+    from mdstream.reading.reader import FrameReader
 
     _, frame = FrameReader(frame_path(Path(run), f"{stream}.{channel.name}"), {}).read(0, rows)
     return [

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdstream.errors import StoreError
-from mdstream.frames.reader import FrameReader
 from mdstream.frames.rundir import frame_path
-from mdstream.handoff.recorded import CompactTicket, RecordReceipt, RecordTicket
-from mdstream.handoff.stored import BEYOND, plain
+from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
+from mdstream.reading.reader import FrameReader
+from mdstream.store.objects import plain
+from mdstream.store.schema import BEYOND
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Kind
 
@@ -50,13 +51,14 @@ def record(ticket: RecordTicket) -> RecordReceipt:
             return RecordReceipt(first, 0, first - wanted)
         stored = _stored(rows, channel_of(ticket.frame), ticket.feed)
         write_deltalake(
-            table or ticket.table, stored, mode="append", partition_by=list(PARTITION),
+            table or ticket.table,
+            stored,
+            mode="append",
+            partition_by=list(PARTITION),
             storage_options=ticket.options or None,
             writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
-            commit_properties=CommitProperties(
-                app_transactions=[Transaction(name, first + rows.height)]
-            ),
-        )  # fmt: skip
+            commit_properties=CommitProperties(app_transactions=[Transaction(name, first + rows.height)]),
+        )
     return RecordReceipt(first + rows.height, rows.height, first - wanted)
 
 

@@ -17,13 +17,14 @@ from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
-from workers import bars, kept
-from workers.aggregate import Effects, runs_of
-from workers.books import net_rows
-from workers.decoder import Decoder
-from workers.latest import newest_rows
-from workers.path import has_kernels
-from workers.payloads import Payloads
+from workers.aggregation import bars
+from workers.aggregation.aggregate import Effects, runs_of
+from workers.aggregation.books import net_rows
+from workers.aggregation.latest import newest_rows
+from workers.decoding.decoder import Decoder
+from workers.decoding.path import has_kernels
+from workers.decoding.payloads import Payloads
+from workers.kernels import kept
 
 _VALUES = {
     Kind.SYMBOL: "AAPL",

@@ -40,15 +40,11 @@ def backfill(
             "crypto.trades, .quotes or .bars, news."
         ),
     ],
-    start: Annotated[
-        str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")
-    ],
+    start: Annotated[str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")],
     end: Annotated[
         str, typer.Option(metavar="TIME", help="Moment past the last; a date includes that day.")
     ],
-    store: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the store; made if need be.")
-    ],
+    store: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the store; made if need be.")],
     symbols: Annotated[
         str | None,
         typer.Option(
@@ -57,16 +53,13 @@ def backfill(
         ),
     ] = None,
     symbols_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="More symbols: one a line, # begins a comment."),
+        Path | None, typer.Option(metavar="FILE", help="More symbols: one a line, # begins a comment.")
     ] = None,
     priority: Annotated[
         str | None, typer.Option(metavar="A,B", help="Symbols to fetch before all others.")
     ] = None,
     feed: Annotated[str, typer.Option(help="Feed, as sip or iex. Default: the stream's own.")] = "",
-    timeframe: Annotated[
-        str, typer.Option(help="Of bars: 1Min (default), 15Min, 1Hour, 1Day, …")
-    ] = "",
+    timeframe: Annotated[str, typer.Option(help="Of bars: 1Min (default), 15Min, 1Hour, 1Day, …")] = "",
     adjustment: Annotated[
         str, typer.Option(help="Of stock bars: raw (default), split, dividend, spin-off, all.")
     ] = "",
@@ -108,16 +101,24 @@ def backfill(
         if not dry_run:
             _begin_to_load(settings.workers)
         from mdstream.history.plan import check, estimate
-        from mdstream.history.request import asked, history_of
+        from mdstream.history.request import make_request
         from mdstream.history.universe import named
+        from mdstream.streams.datasets import history_of
 
         history_of(dataset)  # an odd one is told before anybody is asked
         wanted = [*_names(symbols), *_lines(symbols_file)]
         names = asyncio.run(named(dataset, wanted, start, settings))
-        request = asked(
-            dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
-            urgent=_names(priority), now=datetime.now(UTC),
-        )  # fmt: skip
+        request = make_request(
+            dataset,
+            names,
+            start,
+            end,
+            feed=feed,
+            timeframe=timeframe,
+            adjustment=adjustment,
+            urgent=_names(priority),
+            now=datetime.now(UTC),
+        )
         if dry_run:
             found = estimate(request, store)
             print(json.dumps(found._asdict()) if as_json else _told_estimate(request, found, store))
@@ -139,7 +140,7 @@ def _told_in_json(wanted: bool) -> Iterator[None]:
 
 def _begin_to_load(workers: int) -> None:
     """Workers load while this process does; if nothing comes of it, they end with this process."""
-    from mdstream.pool import load_early, one_a_core
+    from mdstream.pool.pool import load_early, one_a_core
 
     with contextlib.suppress(OSError):  # told when the pool is started
         load_early(one_a_core(workers))
@@ -150,10 +151,13 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
 
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24),
-        TextColumn("{task.percentage:3.0f}%  {task.fields[told]}"), console=console, transient=True,
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:3.0f}%  {task.fields[told]}"),
+        console=console,
+        transient=True,
         disable=not console.is_terminal,
-    )  # fmt: skip
+    )
     task = bar.add_task(request.dataset, total=None, told="")
     loop_started = datetime.now(UTC)
 
@@ -262,9 +266,7 @@ def _show(request: Request, status: Status) -> None:
             f"{status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
         )
         waiting = status.rows - status.stored
-        told = (
-            f"; {waiting:,} are fetched and safe, the next run stores them" if waiting > 0 else ""
-        )
+        told = f"; {waiting:,} are fetched and safe, the next run stores them" if waiting > 0 else ""
         print(f"  {status.stored:,} rows stored in {status.files:,} files{told}")
     if status.already:
         print(f"  {status.already} of {len(request.symbols)} symbols were complete before")

@@ -14,9 +14,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mdstream import memory
 from mdstream.cli.output import output_console
 from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config, usable_cores
+from mdstream.engine import memory
 from mdstream.errors import Exit
 from mdstream.settings import load
 
@@ -33,9 +33,7 @@ class Finding(NamedTuple):
 
 
 def doctor(
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings to check.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to check.")] = None,
     offline: Annotated[bool, typer.Option(help="Do not try to reach the endpoints.")] = False,
 ) -> None:
     """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints, no dead runs."""
@@ -85,7 +83,7 @@ def _machine(config: Config) -> Iterator[Finding]:
 
 
 def _kernels(config: Config) -> Finding:
-    from mdstream.pool import are_kernels_compiled
+    from mdstream.pool.pool import are_kernels_compiled
 
     what = "compiled decoders"
     if not config.handoff.kernels:
@@ -95,9 +93,11 @@ def _kernels(config: Config) -> Finding:
             return Finding("ok", what, "ready")
     except OSError as error:
         return Finding(
-            "note", what, f"cannot be kept, so the library decodes: {error}",
+            "note",
+            what,
+            f"cannot be kept, so the library decodes: {error}",
             "make room, or name another folder in NUMBA_CACHE_DIR",
-        )  # fmt: skip
+        )
     return Finding("ok", what, "not yet there: the first run compiles them, for about a minute")
 
 
@@ -111,9 +111,11 @@ def _runs(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
     if dead := [path for path in found if path not in alive]:
         yield Finding(
-            "note", "leftovers of dead runs", ", ".join(path.name for path in dead),
+            "note",
+            "leftovers of dead runs",
+            ", ".join(path.name for path in dead),
             "the next `mdstream run` removes them; or: rm -r " + " ".join(map(str, dead)),
-        )  # fmt: skip
+        )
     else:
         yield Finding("ok", "leftovers of dead runs", "none")
 
@@ -125,9 +127,11 @@ def _keys(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "keys", "set")
     elif config.simulated:
         yield Finding(
-            "note", "keys", "not set: runs use the embedded simulator",
+            "note",
+            "keys",
+            "not set: runs use the embedded simulator",
             "to go live, set APCA_API_KEY_ID and APCA_API_SECRET_KEY",
-        )  # fmt: skip
+        )
     else:
         yield Finding("note", "keys", "not set", "set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdstream.errors import ConfigError, StoreError
-from mdstream.handoff.stored import plain
+from mdstream.store.objects import plain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,18 +27,12 @@ def export(
         ),
     ],
     store: Annotated[str, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix.")],
-    symbols: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Only these. Default: all.")
-    ] = None,
+    symbols: Annotated[str | None, typer.Option(metavar="A,B", help="Only these. Default: all.")] = None,
     start: Annotated[str | None, typer.Option(help="Date or time, UTC. Default: all.")] = None,
-    end: Annotated[
-        str | None, typer.Option(help="Date (that day included) or time. Default: all.")
-    ] = None,
+    end: Annotated[str | None, typer.Option(help="Date (that day included) or time. Default: all.")] = None,
     feed: Annotated[str, typer.Option(help="Rows of this feed only.")] = "",
     timeframe: Annotated[str, typer.Option(help="Bars of this timeframe only, as 1Min.")] = "",
-    adjustment: Annotated[
-        str, typer.Option(help="Stock bars of this adjustment only, as raw.")
-    ] = "",
+    adjustment: Annotated[str, typer.Option(help="Stock bars of this adjustment only, as raw.")] = "",
     nautilus: Annotated[
         bool, typer.Option("--nautilus", help="A NautilusTrader catalogue instead of a file.")
     ] = False,
@@ -58,14 +52,23 @@ def export(
     """
     import polars as pl
 
-    from mdstream.history.catalogue import scan
+    from mdstream.store.catalogue import scan
 
     names = [name.strip() for name in symbols.split(",") if name.strip()] if symbols else None
     if nautilus:
         _to_nautilus(
-            dataset, to, store, venue, force, symbols=names, start=start, end=end, feed=feed,
-            timeframe=timeframe, adjustment=adjustment,
-        )  # fmt: skip
+            dataset,
+            to,
+            store,
+            venue,
+            force,
+            symbols=names,
+            start=start,
+            end=end,
+            feed=feed,
+            timeframe=timeframe,
+            adjustment=adjustment,
+        )
         return
     ending = next((each for each in _ENDINGS if to.name.endswith(each)), None)
     if ending is None:
@@ -75,9 +78,15 @@ def export(
     if not to.absolute().parent.is_dir():
         raise ConfigError(f"--to {to}: no folder {to.absolute().parent}")
     rows = scan(
-        dataset, store, symbols=names, start=start, end=end, feed=feed, timeframe=timeframe,
+        dataset,
+        store,
+        symbols=names,
+        start=start,
+        end=end,
+        feed=feed,
+        timeframe=timeframe,
         adjustment=adjustment,
-    )  # fmt: skip
+    )
     columns = rows.collect_schema().names()
     rows = rows.sort([name for name in ("symbol", "ts", "created_at") if name in columns])
     failures = (OSError, pl.exceptions.ComputeError)  # which Parquet's writer makes of the former
@@ -95,11 +104,9 @@ def export(
         print("the store has nothing of these symbols and this time", file=sys.stderr)
 
 
-def _to_nautilus(
-    dataset: str, catalog: Path, store: str, venue: str, force: bool, **chosen: Any
-) -> None:
-    from mdstream.history import nautilus
-    from mdstream.history.catalogue import scan
+def _to_nautilus(dataset: str, catalog: Path, store: str, venue: str, force: bool, **chosen: Any) -> None:
+    from mdstream.store import nautilus
+    from mdstream.store.catalogue import scan
 
     nautilus.check(dataset)
     if catalog.exists() and not catalog.is_dir():

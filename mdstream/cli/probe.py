@@ -48,12 +48,7 @@ async def probe_reach(url: str) -> Outcome:
             writer.close()
     except (OSError, TimeoutError) as error:
         reason = str(error) or f"no answer within {_REACH_S:.0f} s"
-        return (
-            "note",
-            url,
-            f"cannot be reached: {reason}",
-            "needed to go live, not on the simulator",
-        )
+        return ("note", url, f"cannot be reached: {reason}", "needed to go live, not on the simulator")
     return "ok", url, "can be reached", ""
 
 
@@ -80,9 +75,7 @@ async def probe_stream(config: Config, name: str) -> Outcome:
     running = asyncio.ensure_future(session.run())
     first = asyncio.ensure_future(heard.wait())
     try:
-        await asyncio.wait(
-            {running, first}, timeout=_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({running, first}, timeout=_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if session.ready.is_set():
             return "ok", f"{name} {target.url}", "connects and authenticates", ""
         if running.done():

@@ -19,12 +19,10 @@ _INTERVAL_S = 5.0
 
 def record(
     run: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="Run to record, a dead one too. Default: the newest."),
+        str | None, typer.Option(metavar="RUN", help="Run to record, a dead one too. Default: the newest.")
     ] = None,
     store: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix. Default: ./store."),
+        str | None, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix. Default: ./store.")
     ] = None,
     directory: Annotated[
         str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
@@ -63,10 +61,7 @@ def record(
         now = time.monotonic()
         if not quiet and now - said[0] >= _INTERVAL_S:
             said[0] = now
-            print(
-                f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live",
-                flush=True,
-            )
+            print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live", flush=True)
 
     recorder = Recorder(found, settings, tell)
     state = asyncio.run(_until_stopped(recorder))

@@ -20,8 +20,7 @@ def replay(
     journal: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Replay a raw journal instead, byte for byte: a run's, or the newest.",
+            metavar="DIR", help="Replay a raw journal instead, byte for byte: a run's, or the newest."
         ),
     ] = None,
     start: Annotated[
@@ -30,9 +29,7 @@ def replay(
     end: Annotated[
         str | None, typer.Option(help="Date (that day included) or time. Default: where it ends.")
     ] = None,
-    streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(
-        STREAMS
-    ),
+    streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(STREAMS),
     feed: Annotated[str, typer.Option(help="Rows of this feed only, as sip. Default: all.")] = "",
     speed: Annotated[
         float, typer.Option(help="1: as it was, N: so many times as fast, 0: as clients take it.")
@@ -53,17 +50,15 @@ def replay(
     answers snapshots: the first trade and quote of each symbol. Every key is welcome. Point the engine
     at it with mdstream run --stream-url ws://127.0.0.1:8765, or a single stream with its own stream_url.
     """
-    from mdstream.replay.journal import Journal, newest
-    from mdstream.replay.source import StoredRange, described
+    from mdstream.simulator.replay.journal import Journal, newest
+    from mdstream.simulator.replay.source import StoredRange, described
     from mdstream.simulator.server import run
     from mdstream.simulator.settings import SimulatorSettings
 
     names = tuple(name.strip() for name in streams.split(",") if name.strip())
     for name in names:
         if name not in STREAMS:
-            raise ConfigError(
-                f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}"
-            )
+            raise ConfigError(f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}")
     if not 0 <= speed < math.inf:
         raise ConfigError(f"--speed: {speed} is no pace; give 0 or more")
     if messages_per_frame < 1:
@@ -81,9 +76,14 @@ def replay(
         source = StoredRange(store, names, start, end, feed)
         told = described(source)
     settings = SimulatorSettings(
-        host=host, port=port, streams=tuple(source.streams), rate=0.0, speed=speed,
-        messages_per_frame=messages_per_frame, rate_limit=1_000_000,
-    )  # fmt: skip
+        host=host,
+        port=port,
+        streams=tuple(source.streams),
+        rate=0.0,
+        speed=speed,
+        messages_per_frame=messages_per_frame,
+        rate_limit=1_000_000,
+    )
     pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"
     served = run(settings, source, f"({', '.join(source.streams)}, {told}, {pace})")
     print(json.dumps({name: sent.as_dict() for name, sent in served.sent.items()}))

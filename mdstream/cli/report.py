@@ -31,8 +31,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Write a page (.html) or a picture (.png) too. Needs the extra `report`.",
+            metavar="FILE", help="Write a page (.html) or a picture (.png) too. Needs the extra `report`."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The numbers, as JSON.")] = False,
@@ -68,13 +67,11 @@ def _show(title: str, found: dict[str, Any], out: Path | None, as_json: bool) ->
 
 def _live(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
     from mdstream import utilization
-    from mdstream.frames.attach import attach
+    from mdstream.reading.attach import attach
 
     attached = attach(run, directory)
     if "telemetry.machine" not in attached.frames or not attached.rows("telemetry.machine"):
-        raise ConfigError(
-            f"report: run {attached.run} has measured nothing yet; try again in a second"
-        )
+        raise ConfigError(f"report: run {attached.run} has measured nothing yet; try again in a second")
     return f"run {attached.run}, still running", utilization.build(attached)
 
 

@@ -19,7 +19,7 @@ from mdstream.settings import load
 from mdstream.streams import STREAMS
 
 if TYPE_CHECKING:
-    from mdstream.supervisor import Supervisor
+    from mdstream.engine.supervisor import Supervisor
 
 _NAMES = ", ".join(STREAMS)
 
@@ -29,8 +29,7 @@ def run(
         Path | None, typer.Option(metavar="FILE.toml", help="Settings; README lists all of them.")
     ] = None,
     streams: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help=f"Streams to run: any of {_NAMES}. Default: all."),
+        str | None, typer.Option(metavar="A,B", help=f"Streams to run: any of {_NAMES}. Default: all.")
     ] = None,
     symbols: Annotated[
         list[str] | None,
@@ -72,13 +71,10 @@ def run(
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR", help="Where: a folder, or s3://bucket/prefix. Default: ./store."
-        ),
+        typer.Option(metavar="DIR", help="Where: a folder, or s3://bucket/prefix. Default: ./store."),
     ] = None,
     journal: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Keep the very bytes of every payload there."),
+        str | None, typer.Option(metavar="DIR", help="Keep the very bytes of every payload there.")
     ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
@@ -120,8 +116,8 @@ def run(
 
 def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     # The engine's parts are heavy to import; a wrong flag should be told at once.
-    from mdstream import report
-    from mdstream.supervisor import Supervisor
+    from mdstream.engine import report
+    from mdstream.engine.supervisor import Supervisor
     from mdstream.views import summary, utilization
     from mdstream.views.live import LiveView
 

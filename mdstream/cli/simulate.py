@@ -25,17 +25,12 @@ _FAULT_HELP = "[STREAM:]KIND[=VALUE][@SECONDS][*TIMES], repeatable. " + " ".join
 def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8765,
-    streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(
-        STREAMS
-    ),
+    streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(STREAMS),
     seed: Annotated[int, typer.Option(help="The same seed gives the same market.")] = 1,
     rate: Annotated[
-        float,
-        typer.Option(help="Messages a second on each connection (news: a fiftieth); 0: flat out."),
+        float, typer.Option(help="Messages a second on each connection (news: a fiftieth); 0: flat out.")
     ] = 1000.0,
-    messages: Annotated[
-        int, typer.Option(help="End each connection's flow after so many; 0: never.")
-    ] = 0,
+    messages: Annotated[int, typer.Option(help="End each connection's flow after so many; 0: never.")] = 0,
     messages_per_frame: Annotated[
         int, typer.Option("--messages-per-frame", "--frame", help="Messages in each payload.")
     ] = 1,
@@ -46,8 +41,7 @@ def simulate(
     symbol_limit: Annotated[int, typer.Option(help="Symbols a connection may have; 0: any.")] = 0,
     fault: Annotated[list[str] | None, typer.Option(metavar="FAULT", help=_FAULT_HELP)] = None,
     ticks: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.csv.gz", help="Serve a recorded day as the stocks stream."),
+        Path | None, typer.Option(metavar="FILE.csv.gz", help="Serve a recorded day as the stocks stream.")
     ] = None,
     speed: Annotated[
         float, typer.Option(help="Pace of --ticks: 1 as it was, N times as fast, 0 flat out.")
@@ -94,17 +88,14 @@ def simulate(
 
 def _key() -> Credentials:
     return Credentials(
-        key_id=os.environ.get("SIMULATOR_KEY_ID", ""),
-        secret_key=os.environ.get("SIMULATOR_SECRET_KEY", ""),
+        key_id=os.environ.get("SIMULATOR_KEY_ID", ""), secret_key=os.environ.get("SIMULATOR_SECRET_KEY", "")
     )
 
 
 def _check(settings: SimulatorSettings) -> None:
     for name in settings.streams:
         if name not in STREAMS:
-            raise ConfigError(
-                f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}"
-            )
+            raise ConfigError(f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}")
     if not settings.streams:
         raise ConfigError("--streams: name at least one of " + ", ".join(STREAMS))
     for text in settings.faults:

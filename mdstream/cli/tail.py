@@ -21,16 +21,12 @@ def tail(
     directory: Annotated[
         str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
     ] = None,
-    from_start: Annotated[
-        bool, typer.Option(help="Begin with the oldest row that is kept.")
-    ] = False,
-    rows: Annotated[
-        int, typer.Option("--rows", "-n", min=0, help="End after so many rows; 0: never.")
-    ] = 0,
+    from_start: Annotated[bool, typer.Option(help="Begin with the oldest row that is kept.")] = False,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="End after so many rows; 0: never.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
 ) -> None:
     """Print the rows of a frame as they come. Any number may watch; none disturbs the engine."""
-    from mdstream.frames.attach import attach
+    from mdstream.reading.attach import attach
 
     attachment = attach(run, directory)
     if frame is None:
@@ -60,9 +56,7 @@ def tail(
     except BrokenPipeError:
         pass  # whoever read this has seen enough
     if following.missed:
-        print(
-            f"mdstream: {following.missed} rows were dropped before they were read", file=sys.stderr
-        )
+        print(f"mdstream: {following.missed} rows were dropped before they were read", file=sys.stderr)
 
 
 def _joined(frame: pl.DataFrame) -> list[pl.Expr]:

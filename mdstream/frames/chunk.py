@@ -34,12 +34,7 @@ class Chunk:
     # The mutable state: `heap_used`, items taken from each heap; the rows themselves.
 
     def __init__(
-        self,
-        path: Path,
-        columns: Sequence[Column],
-        start_row: int,
-        rows: int,
-        write: bool = True,
+        self, path: Path, columns: Sequence[Column], start_row: int, rows: int, write: bool = True
     ) -> None:
         self.path = path
         self.start_row = start_row

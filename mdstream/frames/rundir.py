@@ -82,18 +82,14 @@ class RunDirectory:
             hidden.mkdir(mode=0o700)
             for folder in ("frames", "dictionaries", "slabs", "feeds"):
                 (hidden / folder).mkdir()
-            self._lock = os.open(
-                hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            self._lock = os.open(hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             _describe(hidden, {"run": self.run, "pid": os.getpid()})
             # Under its real name only once it is locked: the reaper of another run never sees it free.
             hidden.rename(self.path)
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
-            raise SharedMemoryError(
-                f"cannot create a run under {root}: {error.strerror}"
-            ) from error
+            raise SharedMemoryError(f"cannot create a run under {root}: {error.strerror}") from error
 
     def describe(self, **facts: Any) -> None:
         """Write `run.json`."""
@@ -191,9 +187,8 @@ def reap(root: Path | None = None) -> list[Path]:
     """
     kept = unrecorded(root)
     dead = [
-        path for path in runs(root)
-        if not is_alive(path) and path not in kept and not has_recorder(path)
-    ]  # fmt: skip
+        path for path in runs(root) if not is_alive(path) and path not in kept and not has_recorder(path)
+    ]
     for path in dead:
         remove(path)
     for path in SHARED_MEMORY.glob(f"sem.{_prefix()}*"):

@@ -137,11 +137,7 @@ class TableWriter:
     def _mark(self, rows: Rows, data: Data) -> None:
         """Say of each value whether it is there. Mostly all are, and were before: that is quick."""
         assert self._chunk is not None
-        masks = {
-            index: item.mask
-            for index, item in data
-            if item.mask is not None and not item.mask.all()
-        }
+        masks = {index: item.mask for index, item in data if item.mask is not None and not item.mask.all()}
         places = np.array([index for index, _ in data])
         there = self._whole[places[:, None], rows].all(axis=1)
         for index in {*masks, *places[~there].tolist()}:

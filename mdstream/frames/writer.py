@@ -47,11 +47,7 @@ class FrameWriter:
     # The mutable state, all owned by this writer: the current chunk and the sizes of those kept.
 
     def __init__(
-        self,
-        folder: Path,
-        columns: Sequence[Column],
-        limits: Limits,
-        share: Share | None = None,
+        self, folder: Path, columns: Sequence[Column], limits: Limits, share: Share | None = None
     ) -> None:
         if not (folder / "head").exists():
             schema = arrow_schema(columns).serialize()

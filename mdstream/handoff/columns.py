@@ -50,7 +50,7 @@ PARTIAL = np.dtype(
 """A run: one symbol's trades within one second, or what happened between them (`kind`, of `Run`).
 
 `second` is its begin in ns. Prices are NaN where no trade of the run may set them; sums are unevaluated
-pairs of floats (`workers.aggregate` says why). `row` counts the batch's trades before it; `begun` and
+pairs of floats (`aggregation.aggregate` says why). `row` counts the batch's trades before it; `begun` and
 `recv_ts` tell when its first and last one were received. Of an amendment `trades` is its channel's row.
 """
 
@@ -287,9 +287,7 @@ def read_part(area: ResultArea, shape: Shape, part: Part) -> list[ColumnData]:
                 view_of(char, start + first, rows),
                 view_of("?", start + mask, rows) if nulls >> index & 1 else None,
             )
-            for index, (char, (first, mask)) in enumerate(
-                zip(shape.chars, shape.places(rows), strict=True)
-            )
+            for index, (char, (first, mask)) in enumerate(zip(shape.chars, shape.places(rows), strict=True))
         ]
     channel = shape.channel
     spans, _ = _spans(channel, part.rows, part.heaps)

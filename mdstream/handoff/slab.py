@@ -101,9 +101,7 @@ class Slab:
         self.result_offset = self._data + capacity
         self.view = memoryview(mapping)
         self._words = self.view[:HEADER_BYTES].cast("Q")
-        self.table: npt.NDArray[np.void] = np.frombuffer(
-            mapping, ENTRY, entries, offset=HEADER_BYTES
-        )
+        self.table: npt.NDArray[np.void] = np.frombuffer(mapping, ENTRY, entries, offset=HEADER_BYTES)
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> Slab:
@@ -206,14 +204,7 @@ class Slab:
         start = self._data + self.used
         self.view[start : start + length] = payload
         _ENTRY.pack_into(
-            self._mapping,
-            HEADER_BYTES + index * ENTRY.itemsize,
-            start,
-            length,
-            kind,
-            packing,
-            recv_ns,
-            0,
+            self._mapping, HEADER_BYTES + index * ENTRY.itemsize, start, length, kind, packing, recv_ns, 0
         )
         self.used += length
         self._unpacked += unpacked or length

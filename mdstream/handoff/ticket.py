@@ -73,7 +73,7 @@ class Receipt(NamedTuple):
     """File that holds the result where it did not fit into the slab; empty otherwise."""
     parts: tuple[Part, ...]
     books: Part | None
-    """The rows that still tell of order books (`workers.books`)."""
+    """The rows that still tell of order books (`workers.aggregation.books`)."""
     newest: dict[str, Stretch]
     """Of each part which rows are the newest of their symbol: their numbers, int64."""
     partials: Stretch

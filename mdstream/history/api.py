@@ -10,7 +10,7 @@ from typing import Any
 
 from mdstream.history.backfill import Backfill, Status
 from mdstream.history.plan import check
-from mdstream.history.request import asked
+from mdstream.history.request import make_request
 from mdstream.history.universe import named
 from mdstream.settings import load
 
@@ -41,16 +41,21 @@ async def backfill_async(
     """
     config = load(flags=settings)
     names = await named(dataset, symbols, start, config)
-    request = asked(
-        dataset, names, start, end, feed=feed, timeframe=timeframe, adjustment=adjustment,
-        urgent=priority, now=datetime.now(UTC),
-    )  # fmt: skip
+    request = make_request(
+        dataset,
+        names,
+        start,
+        end,
+        feed=feed,
+        timeframe=timeframe,
+        adjustment=adjustment,
+        urgent=priority,
+        now=datetime.now(UTC),
+    )
     check(request, Path(store), config)
     return await Backfill(request, Path(store), config, progress).run()
 
 
-def backfill(
-    dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Any
-) -> Status:
+def backfill(dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Any) -> Status:
     """`backfill_async`, for a program without a loop."""
     return asyncio.run(backfill_async(dataset, symbols, start, end, **options))

@@ -24,17 +24,18 @@ import msgspec
 
 from mdstream.config import Config
 from mdstream.errors import CredentialsError, MdstreamError, ServerError, StoreError
-from mdstream.handoff.pages import PageReceipt, PageTicket
+from mdstream.handoff.page_ticket import PageReceipt, PageTicket
+from mdstream.history.executor import PagePool, compile_decoders
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
-from mdstream.history.page_pool import PagePool, compile_decoders
 from mdstream.history.plan import FREE_PLAN, note_shards
-from mdstream.history.request import EVERYTHING, Request, rfc3339
+from mdstream.history.request import EVERYTHING, Request
 from mdstream.history.staging import Staging
-from mdstream.pool import one_a_core
-from mdstream.rejects import RejectFile
+from mdstream.pool.pool import one_a_core
 from mdstream.session.budget import Budget
 from mdstream.session.rest import BadRequestError, Body, RestClient
+from mdstream.store.query import rfc3339
+from mdstream.store.rejects import RejectFile
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +105,11 @@ class Backfill:
         try:
             with Ledger(self._folder) as ledger:
                 self._ledger = ledger
-                self._filing = Filing(
-                    self._request, self._store, ledger, self._staging, self._stored
-                )
+                self._filing = Filing(self._request, self._store, ledger, self._staging, self._stored)
                 await asyncio.to_thread(self._filing.settle)
                 await self._fetch_all()
         except sqlite3.OperationalError as error:
-            raise StoreError(
-                f"store: {self._folder / LEDGER} cannot be written: {error}"
-            ) from error
+            raise StoreError(f"store: {self._folder / LEDGER} cannot be written: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(
                 f"store: {self._folder / LEDGER} is damaged: {error}. Bring it back, or remove "
@@ -155,11 +152,7 @@ class Backfill:
         order = {symbol: number for number, symbol in enumerate(request.symbols)}
         return sorted(
             to_fetch,
-            key=lambda p: (
-                p.shard.symbol not in request.urgent,
-                p.shard.first,
-                order[p.shard.symbol],
-            ),
+            key=lambda p: (p.shard.symbol not in request.urgent, p.shard.first, order[p.shard.symbol]),
         )
 
     def _left(self, state: str) -> list[Progress]:
@@ -234,9 +227,7 @@ class Backfill:
             except BadRequestError as error:
                 if not progress.token or "token" not in str(error):
                     raise
-                log.warning(
-                    "%s: its page token is no longer known; from the start", progress.shard.symbol
-                )
+                log.warning("%s: its page token is no longer known; from the start", progress.shard.symbol)
                 self._begin_again(progress)
                 status.done, done = status.done - done, 0.0
                 seen.clear()
@@ -260,9 +251,15 @@ class Backfill:
         """Have the rows of the next page staged."""
         request, kind = self._request, self._request.history.kind
         ticket = PageTicket(
-            request.spec.name, request.channel.name, kind, body.data, body.packing, body.recv_ns,
-            str(self._staging.path(progress, progress.pages)), request.kept(progress.shard),
-        )  # fmt: skip
+            request.spec.name,
+            request.channel.name,
+            kind,
+            body.data,
+            body.packing,
+            body.recv_ns,
+            str(self._staging.path(progress, progress.pages)),
+            request.kept(progress.shard),
+        )
         receipt = await self._pool.stage(ticket)
         if receipt.fault:
             raise ServerError(f"unusable page: {receipt.fault}")

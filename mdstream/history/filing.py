@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdstream.errors import StoreError
-from mdstream.handoff.pages import JoinTicket
+from mdstream.handoff.page_ticket import JoinTicket
+from mdstream.history.executor import PagePool
 from mdstream.history.ledger import Ledger, Progress
-from mdstream.history.page_pool import PagePool
 from mdstream.history.request import Request
 from mdstream.history.staging import Staging
-from mdstream.history.table import NewFile, StoreTable
+from mdstream.store.table import NewFile, StoreTable
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Filing:
         self._ledger = ledger
         self._staging = staging
         self._stored = stored
-        self._table = StoreTable(store, request)
+        self._table = StoreTable(store / request.dataset, request.channel, list(request.partition(0)))
         self._ready: dict[tuple[str, ...], _Group] = {}
         self._joins: set[asyncio.Task[None]] = set()
         self._commits = asyncio.Lock()
@@ -89,8 +89,10 @@ class Filing:
         if version < noted.done:
             log.warning(
                 "%s has lost what was in it (commit %d, %d expected): that is fetched again",
-                self._table.folder, version, noted.done,
-            )  # fmt: skip
+                self._table.folder,
+                version,
+                noted.done,
+            )
             self._ledger.take_back(dataset, version)
         self._ledger.identify(dataset, table)
         for number, paths, commit in self._ledger.unsettled(dataset):
@@ -146,15 +148,15 @@ class Filing:
             self._table.path(group.partition, f"backfill-{stamp}-{part}.zstd.parquet")
             for part in range(len(bundles))
         ]
-        number = self._ledger.file(
-            self._request.dataset, "\n".join(paths), [p.id for p in group.shards]
-        )
+        number = self._ledger.file(self._request.dataset, "\n".join(paths), [p.id for p in group.shards])
         files = []
         for path, bundle in zip(paths, bundles, strict=True):
             ticket = JoinTicket(
-                self._request.spec.name, self._request.channel.name, tuple(bundle),
+                self._request.spec.name,
+                self._request.channel.name,
+                tuple(bundle),
                 str(self._table.folder / path),
-            )  # fmt: skip
+            )
             files.append(NewFile(number, path, group.partition, await pool.join(ticket)))
         rows = sum(file.receipt.rows for file in files)
         if rows != group.rows:

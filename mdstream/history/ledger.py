@@ -120,9 +120,7 @@ class Ledger(LedgerView):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise ConfigError(
-                f"store: cannot write in {folder.parent}: {error.strerror}"
-            ) from error
+            raise ConfigError(f"store: cannot write in {folder.parent}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,9 +132,7 @@ class Ledger(LedgerView):
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         # Used by one thread at a time, which is not always the same.
-        self._database = sqlite3.connect(
-            folder / LEDGER, isolation_level=None, check_same_thread=False
-        )
+        self._database = sqlite3.connect(folder / LEDGER, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.executescript(_SCHEMA)
@@ -216,9 +212,7 @@ class Ledger(LedgerView):
 
     def identity(self, dataset: str) -> str:
         """The id of the table that a dataset was stored in; empty if none is noted."""
-        found = self._database.execute(
-            "SELECT id FROM known WHERE dataset = ?", (dataset,)
-        ).fetchone()
+        found = self._database.execute("SELECT id FROM known WHERE dataset = ?", (dataset,)).fetchone()
         return str(found[0]) if found else ""
 
     def identify(self, dataset: str, table: str) -> None:
@@ -249,23 +243,18 @@ class Ledger(LedgerView):
     def given_up(self, files: Sequence[int]) -> None:
         """Files were never committed, and are no more: their shards stay staged."""
         self._database.execute("BEGIN")
-        self._database.executemany(
-            "UPDATE shard SET file = NULL WHERE file = ?", [(n,) for n in files]
-        )
+        self._database.executemany("UPDATE shard SET file = NULL WHERE file = ?", [(n,) for n in files])
         self._database.executemany("DELETE FROM file WHERE id = ?", [(n,) for n in files])
         self._database.execute("COMMIT")
 
     def staging(self) -> list[int]:
         """The shards whose staged pages are needed."""
-        return [
-            n for (n,) in self._database.execute("SELECT id FROM shard WHERE state != 'stored'")
-        ]
+        return [n for (n,) in self._database.execute("SELECT id FROM shard WHERE state != 'stored'")]
 
     def unsettled(self, dataset: str) -> list[tuple[int, str, int | None]]:
         """Files that the last process did not finish: number, paths, and the commit if it was begun."""
         rows = self._database.execute(
-            "SELECT id, path, version FROM file WHERE dataset = ? AND NOT done ORDER BY id",
-            (dataset,),
+            "SELECT id, path, version FROM file WHERE dataset = ? AND NOT done ORDER BY id", (dataset,)
         )
         return rows.fetchall()
 

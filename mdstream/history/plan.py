@@ -58,9 +58,7 @@ def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Esti
                 stored[symbol] = [shard for shard, state in every if state != "open"]
             density = ledger.density(request.dataset, request.variant)
             begun = {p.shard: p for p in ledger.in_state(request.dataset, request.variant, "open")}
-    left = [
-        part for shard in request.shards() for part in missing(shard, stored.get(shard.symbol, ()))
-    ]
+    left = [part for shard in request.shards() for part in missing(shard, stored.get(shard.symbol, ()))]
     symbols = {shard.symbol for shard in left}
     rows, requests = None, len(left)
     if density:

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mdstream.errors import ConfigError
+from mdstream.store.query import as_list, parse_time, to_ns, utc
 from mdstream.streams import STREAMS
+from mdstream.streams.datasets import history_of, resolve_dataset
 from mdstream.streams.options import is_contract
 from mdstream.streams.spec import Channel, History, StreamSpec
+from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
 
 DAY_NS = 86_400 * 1_000_000_000
 _MINUTE_NS = 60 * 1_000_000_000
 _FOREVER_NS = (1 << 63) - 1
-_CLOCK_CHANGE_NS = 60 * _MINUTE_NS
-"""A day may have 25 hours."""
-
-ADJUSTMENTS = ("raw", "split", "dividend", "spin-off", "all")
-
-_UNITS = {
-    "Min": (1, range(1, 60)),
-    "Hour": (60, range(1, 24)),
-    "Day": (1440, (1,)),
-    "Week": (10_080, (1,)),
-    "Month": (44_640, (1, 2, 3, 4, 6, 12)),
-}
-"""Of a timeframe: minutes, and how many of them the service takes (its `timeframe` parameter)."""
-
 _ROWS_A_SHARD = 9_000
 """Bars of a shard, if none is missing: a page, at most."""
 
 _NEWS_DAYS = 30
 EVERYTHING = "*"
 """Stands for a symbol where the rows of all of them are asked for at once (`History.everything`)."""
-
-_LAST_YEAR = 2261
-"""The last whole one that has nanoseconds in 64 bits."""
-_TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
 
 
 class Shard(NamedTuple):
@@ -86,7 +69,7 @@ class Request:
 
     def partition(self, first: int) -> dict[str, str]:
         """The store's partition of a shard that begins at `first`."""
-        when = _utc(first)
+        when = utc(first)
         found = {"feed": self.feed}
         if self.timeframe:
             found["timeframe"] = self.timeframe
@@ -101,7 +84,7 @@ class Request:
         """
         if not self.timeframe:
             return past
-        length = _length(self.timeframe)
+        length = length_ns(self.timeframe)
         is_on_the_hour = 60 * _MINUTE_NS % length == 0
         return -(-past // length) * length if is_on_the_hour else past + length
 
@@ -127,7 +110,7 @@ class Request:
             day = at // DAY_NS
             ends = [(day // days + 1) * days * DAY_NS]
             if self.history.partition == "year":
-                ends.append(_ns(datetime(_utc(at).year + 1, 1, 1, tzinfo=UTC)))
+                ends.append(to_ns(datetime(utc(at).year + 1, 1, 1, tzinfo=UTC)))
             past = min(self.past, *ends)
             yield at, past
             at = past
@@ -142,30 +125,7 @@ class Request:
         return max(1, min(366, minutes * _ROWS_A_SHARD // 1440))
 
 
-def datasets() -> list[str]:
-    """Every dataset that can be fetched: `stocks.trades`, ..."""
-    return [
-        f"{spec.name}.{history.channel}" for spec in STREAMS.values() for history in spec.history
-    ]
-
-
-def dataset_named(name: str) -> str:
-    """The dataset that is meant: a stream that has but one goes by the stream's name, too, as `news`."""
-    every = [each for each in datasets() if each.startswith(f"{name}.")]
-    return every[0] if len(every) == 1 else name
-
-
-def history_of(dataset: str) -> History:
-    """How a dataset is fetched. Raises `ConfigError` for one that is none."""
-    stream, _, channel = dataset_named(dataset).partition(".")
-    if spec := STREAMS.get(stream):
-        for history in spec.history:
-            if history.channel == channel:
-                return history
-    raise ConfigError(f"no history of {dataset!r}; there is that of {', '.join(datasets())}")
-
-
-def asked(
+def make_request(
     dataset: str,
     symbols: str | Sequence[str],
     start: str | date | datetime,
@@ -183,23 +143,21 @@ def asked(
     `now`, or after it, is left out: it is not complete yet; of bars those that were not over by then.
     Of news, no symbol, or `*` among them, means all there is.
     """
-    dataset = dataset_named(dataset)
+    dataset = resolve_dataset(dataset)
     history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
-    first, past = moment(start, "start"), moment(end, "end", whole_day=True)
+    first, past = parse_time(start, "start"), parse_time(end, "end", whole_day=True)
     kind = _kind_of_bars(dataset, history, timeframe, adjustment)
     settled = _settled(now, kind[0])
     if first >= past:
         raise ConfigError(f"start {start} is not before end {end}")
     if first >= settled:
-        what = (
-            f"no bar of {kind[0]} that began then is over" if kind[0] else "it is not in the past"
-        )
+        what = f"no bar of {kind[0]} that began then is over" if kind[0] else "it is not in the past"
         raise ConfigError(f"start {start}: {what}")
     feed = feed or stream.default_feed
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
     names = _checked_symbols(stream, history, symbols)
-    urgent = listed(urgent)
+    urgent = as_list(urgent)
     first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
     if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
         raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")
@@ -209,24 +167,12 @@ def asked(
 
 def _settled(now: datetime, timeframe: str) -> int:
     """Up to when rows are complete. A bar has the time of its begin, and is complete when it is over."""
-    settled = _ns(now) - _MINUTE_NS
-    return settled - _length(timeframe) + 1 if timeframe else settled
+    settled = to_ns(now) - _MINUTE_NS
+    return settled - length_ns(timeframe) + 1 if timeframe else settled
 
 
-def listed(symbols: str | Sequence[str]) -> list[str]:
-    """Symbols as a list; a text alone is one symbol, as readers of frames take it."""
-    return [symbols] if isinstance(symbols, str) else list(symbols)
-
-
-def is_pattern(symbol: str) -> bool:
-    """Whether a symbol has wildcards: `*`, `?` or `[…]`."""
-    return any(sign in symbol for sign in "*?[")
-
-
-def _checked_symbols(
-    stream: StreamSpec, history: History, symbols: str | Sequence[str]
-) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(listed(symbols)))
+def _checked_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(as_list(symbols)))
     if history.everything and (not names or EVERYTHING in names):
         return (EVERYTHING,)
     if not names:
@@ -241,9 +187,7 @@ def _checked_symbols(
     return names
 
 
-def _kind_of_bars(
-    dataset: str, history: History, timeframe: str, adjustment: str
-) -> tuple[str, str]:
+def _kind_of_bars(dataset: str, history: History, timeframe: str, adjustment: str) -> tuple[str, str]:
     """Timeframe and adjustment, defaults filled in; both empty where there are none."""
     if timeframe and not history.bars:
         raise ConfigError(f"{dataset} has no timeframe; only bars have one")
@@ -257,65 +201,3 @@ def _kind_of_bars(
         if adjustment not in ADJUSTMENTS:
             raise ConfigError(f"adjustment {adjustment!r} is not one of {', '.join(ADJUSTMENTS)}")
     return timeframe, adjustment
-
-
-def minutes_of(timeframe: str) -> int:
-    """The length of a timeframe. Raises `ConfigError` for one the service has not."""
-    found = _TIMEFRAME.fullmatch(timeframe)
-    if found:
-        minutes, offered = _UNITS[found[2]]
-        if int(found[1]) in offered:
-            return int(found[1]) * minutes
-    raise ConfigError(
-        f"timeframe {timeframe!r} is none; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month "
-        "after 1, 2, 3, 4, 6 or 12"
-    )
-
-
-def _length(timeframe: str) -> int:
-    """The longest that a bar of a timeframe can be, in ns."""
-    minutes = minutes_of(timeframe)
-    return minutes * _MINUTE_NS + (_CLOCK_CHANGE_NS if minutes >= _UNITS["Day"][0] else 0)
-
-
-def moment(value: str | date | datetime, name: str, whole_day: bool = False) -> int:
-    """Nanoseconds since 1970 of a date or a time, at most 2262's first. Raises `ConfigError`."""
-    if isinstance(value, str):
-        value = _parsed(value, name)
-    if value.year < 1970:
-        raise ConfigError(f"{name}: {value} is before 1970, and nothing is so old")
-    if value.year > _LAST_YEAR:
-        return _ns(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC))
-    if isinstance(value, datetime):
-        return _ns(value if value.tzinfo else value.replace(tzinfo=UTC))
-    day = datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return _ns(day + timedelta(days=int(whole_day)))
-
-
-def _parsed(value: str, name: str) -> date | datetime:
-    with contextlib.suppress(ValueError):
-        return date.fromisoformat(value)  # of any form, as 20260105: a date is a whole day
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ConfigError(
-            f"{name}: {value!r} is no time; write 2026-01-05 or 2026-01-05T14:30:00Z"
-        ) from error
-
-
-def day_of(value: str | date | datetime) -> date:
-    """The UTC day of a start. Raises `ConfigError`."""
-    return _utc(moment(value, "start")).date()
-
-
-def rfc3339(ns: int) -> str:
-    """A time as the service takes it, to the nanosecond."""
-    return f"{_utc(ns):%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}Z"
-
-
-def _utc(ns: int) -> datetime:
-    return datetime.fromtimestamp(ns // 1_000_000_000, UTC)
-
-
-def _ns(when: datetime) -> int:
-    return round(when.timestamp() * 1_000_000) * 1000

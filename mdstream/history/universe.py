@@ -20,16 +20,14 @@ import orjson
 from mdstream.config import Config
 from mdstream.errors import ConfigError, ServerError
 from mdstream.handoff.packing import UnpackingError, unpack
-from mdstream.history.request import EVERYTHING, day_of, history_of, is_pattern, listed
+from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
+from mdstream.store.query import as_list, is_pattern, parse_day
 from mdstream.streams import STREAMS
+from mdstream.streams.datasets import history_of
 
-_CLASSES = {
-    "stocks": ("us_equity",),
-    "crypto": ("crypto",),
-    "news": ("us_equity", "crypto"),
-}
+_CLASSES = {"stocks": ("us_equity",), "crypto": ("crypto",), "news": ("us_equity", "crypto")}
 _ANSWER_BYTES = 256 * 1024 * 1024
 _CONTRACTS_A_PAGE = 10_000
 _FOREVER = "2100-01-01"
@@ -48,7 +46,7 @@ async def named(
     at once. Raises `ConfigError` for a pattern that matches nothing or cannot be looked up, and what
     `RestClient.get` raises.
     """
-    symbols = listed(symbols)
+    symbols = as_list(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
         return symbols
@@ -63,7 +61,7 @@ async def named(
         if STREAMS[stream].fetch.chain_path:
             roots = dict.fromkeys(map(_underlying, patterns))
             asked = [
-                _contracts(client, root, status, day_of(start))
+                _contracts(client, root, status, parse_day(start))
                 for root in roots
                 for status in ("active", "inactive")
             ]
@@ -103,10 +101,13 @@ async def _contracts(client: RestClient, root: str, status: str, since: date) ->
     token = ""
     while True:
         asked = {
-            "underlying_symbols": root, "status": status, "expiration_date_gte": since.isoformat(),
-            "expiration_date_lte": _FOREVER, "limit": str(_CONTRACTS_A_PAGE),
+            "underlying_symbols": root,
+            "status": status,
+            "expiration_date_gte": since.isoformat(),
+            "expiration_date_lte": _FOREVER,
+            "limit": str(_CONTRACTS_A_PAGE),
             **({"page_token": token} if token else {}),
-        }  # fmt: skip
+        }
         answer = await _get(client, "/v2/options/contracts", asked)
         page = answer.get("option_contracts") if isinstance(answer, dict) else None
         found += _symbols(page, "/v2/options/contracts")

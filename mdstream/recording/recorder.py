@@ -28,10 +28,10 @@ from mdstream.errors import MdstreamError, NoRunError, StoreError
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.layout import is_table, read_schema
-from mdstream.handoff.recorded import CompactTicket, RecordTicket
-from mdstream.handoff.stored import check_object_store, storage_options
-from mdstream.pool import WorkerPool
+from mdstream.handoff.record_ticket import CompactTicket, RecordTicket
+from mdstream.pool.pool import WorkerPool
 from mdstream.recording.state import Recorded, RecorderLock, RecorderState, write
+from mdstream.store.objects import check_object_store, storage_options
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,7 @@ class Recorder:
     # troubles it; commits since a table was compacted; since when the engine is dead.
 
     def __init__(
-        self,
-        run: Path,
-        store: StoreConfig,
-        tell: Callable[[RecorderState], None] = lambda state: None,
+        self, run: Path, store: StoreConfig, tell: Callable[[RecorderState], None] = lambda state: None
     ) -> None:
         self.state = RecorderState(store.path, os.getpid())
         self._run = run
@@ -155,8 +152,7 @@ class Recorder:
         """Whether there are rows that are not recorded."""
         frames = self.state.frames
         return any(
-            head.rows > (frames[name].past if name in frames else 0)
-            for name, head in self._heads.items()
+            head.rows > (frames[name].past if name in frames else 0) for name, head in self._heads.items()
         )
 
     async def _bring(self, pool: WorkerPool, name: str) -> None:
@@ -185,8 +181,10 @@ class Recorder:
                 if receipt.missed:
                     log.error(
                         "%s: %d rows were dropped before they were recorded: let frames keep more "
-                        "(frames.retention_mb)", name, receipt.missed,
-                    )  # fmt: skip
+                        "(frames.retention_mb)",
+                        name,
+                        receipt.missed,
+                    )
                 self._trouble(name, "")
                 if rows - known.past < MOST_ROWS:
                     break
@@ -204,9 +202,15 @@ class Recorder:
     def _ticket(self, name: str, known: Recorded, past: int) -> RecordTicket:
         feed = self._info().get("feeds", {}).get(name.partition(".")[0], "")
         return RecordTicket(
-            str(self._run), name, known.past, past, known.told, table_path(self._store.path, name),
-            feed, self._options,
-        )  # fmt: skip
+            str(self._run),
+            name,
+            known.past,
+            past,
+            known.told,
+            table_path(self._store.path, name),
+            feed,
+            self._options,
+        )
 
     # -- tables
 

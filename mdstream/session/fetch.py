@@ -124,9 +124,7 @@ class Fetcher:
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
         try:
-            found, refused = await self._pages(
-                self._spec.fetch.path, {"symbols": ",".join(symbols)}, since
-            )
+            found, refused = await self._pages(self._spec.fetch.path, {"symbols": ",".join(symbols)}, since)
         except SharedMemoryError:
             raise
         except BadRequestError as error:

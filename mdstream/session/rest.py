@@ -61,9 +61,7 @@ class RestClient:
         self._config = config.fetch
         self._under_way = asyncio.Semaphore(config.fetch.concurrency)
         self._base = config.urls()[1]
-        self._tls: ssl.SSLContext | bool = (
-            tls_context(config) if self._base.startswith("https:") else False
-        )
+        self._tls: ssl.SSLContext | bool = tls_context(config) if self._base.startswith("https:") else False
         self._headers = {
             "APCA-API-KEY-ID": config.credentials.key_id,
             "APCA-API-SECRET-KEY": config.credentials.secret_key,
@@ -91,10 +89,7 @@ class RestClient:
         return self
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._session is not None:
             await self._session.close()
@@ -143,11 +138,7 @@ class RestClient:
         if self._pause_before_retry(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
             waits_s = self.budget.waits_s
-            hope = (
-                f"no requests for {waits_s:.0f} s"
-                if waits_s > 1
-                else "trying again where that may help"
-            )
+            hope = f"no requests for {waits_s:.0f} s" if waits_s > 1 else "trying again where that may help"
             log.warning("REST: %s; %s", error, hope)
 
     def _pause_before_retry(self, error: Exception) -> bool | float:
@@ -191,9 +182,7 @@ class RestClient:
         except UnpackingError as error:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise CertificateError(
-                f"the certificate of {self._base} does not verify: {error}"
-            ) from error
+            raise CertificateError(f"the certificate of {self._base} does not verify: {error}") from error
         except TimeoutError as error:
             raise NetworkError(f"no answer within {self._config.timeout_s:g} s") from error
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mdstream.session.hours import is_open
 from mdstream.streams.spec import StreamSpec
+from mdstream.venues.alpaca.hours import is_open
 from mdstream.wire.subscription import Subscriptions
 
 

@@ -19,16 +19,11 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
-from mdstream.errors import (
-    CertificateError,
-    ConfigError,
-    CredentialsError,
-    NetworkError,
-    ServerError,
-)
+from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff
 from mdstream.session.silence import Silence
-from mdstream.session.socket import Receive, Socket, connected
+from mdstream.session.sockets import connected
+from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind, is_control
 from mdstream.wire.codec import CODECS
@@ -155,9 +150,7 @@ class StreamSession:
         ]
         try:
             try:
-                done, _ = await asyncio.wait(
-                    {socket.lost, *parts}, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, _ = await asyncio.wait({socket.lost, *parts}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in parts:
                     task.cancel()
@@ -251,9 +244,7 @@ class StreamSession:
                 case Refused(refusals):
                     reasons = {r.reason for r in refusals}
                     names = ", ".join(sorted({f"{r.channel} {r.symbol}" for r in refusals})[:5])
-                    self._say(
-                        f"refused {len(refusals)} subscriptions ({names}): {'; '.join(reasons)}"
-                    )
+                    self._say(f"refused {len(refusals)} subscriptions ({names}): {'; '.join(reasons)}")
                 case Waiting(reason):
                     self.trouble = reason
                     self._say(reason)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdstream.errors import ConfigError
-from mdstream.simulator.bars import BarServer
 from mdstream.simulator.encode import Encoding, Time
 from mdstream.simulator.market import Market, Message
+from mdstream.simulator.minute_bars import BarServer
 from mdstream.streams import STREAMS
 
 TAPE_MESSAGES = 50_000
@@ -43,9 +43,7 @@ class Chunk:
         return self.types.total()
 
 
-def chunks(
-    messages: Iterator[Message], encoding: Encoding, per_frame: int, keep: bool
-) -> Iterator[Chunk]:
+def chunks(messages: Iterator[Message], encoding: Encoding, per_frame: int, keep: bool) -> Iterator[Chunk]:
     """`messages` in frames of `per_frame`, some 128 kB of them at a time."""
     chunk, parts, size = Chunk(), [], 0
     while batch := list(itertools.islice(messages, per_frame)):
@@ -123,11 +121,26 @@ def _message(row: Mapping[str, str], number: int) -> Message:
     at = Time(int(row["ns"]))
     if row["kind"] == "t":
         return {
-            "T": "t", "S": row["symbol"], "i": number, "x": row["exchange"],
-            "p": float(row["price"]), "s": int(row["size"]), "c": [" "], "z": "A", "t": at,
-        }  # fmt: skip
+            "T": "t",
+            "S": row["symbol"],
+            "i": number,
+            "x": row["exchange"],
+            "p": float(row["price"]),
+            "s": int(row["size"]),
+            "c": [" "],
+            "z": "A",
+            "t": at,
+        }
     return {
-        "T": "q", "S": row["symbol"], "bx": row["bid_exchange"], "bp": float(row["bid_price"]),
-        "bs": int(row["bid_size"]), "ax": row["ask_exchange"], "ap": float(row["ask_price"]),
-        "as": int(row["ask_size"]), "c": ["R"], "z": "A", "t": at,
-    }  # fmt: skip
+        "T": "q",
+        "S": row["symbol"],
+        "bx": row["bid_exchange"],
+        "bp": float(row["bid_price"]),
+        "bs": int(row["bid_size"]),
+        "ax": row["ask_exchange"],
+        "ap": float(row["ask_price"]),
+        "as": int(row["ask_size"]),
+        "c": ["R"],
+        "z": "A",
+        "t": at,
+    }

@@ -20,12 +20,20 @@ def assets(kind: str) -> list[dict[str, Any]]:
     """The assets of a class, with the fields that clients check."""
     return [
         {
-            "id": _id(symbol), "class": kind, "symbol": symbol, "status": "active", "tradable": True,
-            "exchange": "CRYPTO" if kind == "crypto" else "NASDAQ", "name": f"{symbol} of the simulator",
-            "marginable": False, "shortable": False, "easy_to_borrow": False, "fractionable": True,
+            "id": _id(symbol),
+            "class": kind,
+            "symbol": symbol,
+            "status": "active",
+            "tradable": True,
+            "exchange": "CRYPTO" if kind == "crypto" else "NASDAQ",
+            "name": f"{symbol} of the simulator",
+            "marginable": False,
+            "shortable": False,
+            "easy_to_borrow": False,
+            "fractionable": True,
         }
         for symbol in UNIVERSE.get(_STREAMS.get(kind, ""), ())
-    ]  # fmt: skip
+    ]
 
 
 def contracts(
@@ -54,12 +62,20 @@ def _before(contract: str) -> list[str]:
 def _contract(symbol: str, status: str) -> dict[str, Any]:
     root = symbol[:-15]
     return {
-        "id": _id(symbol), "symbol": symbol, "name": symbol, "status": status,
-        "tradable": status == "active", "expiration_date": _expiry(symbol).isoformat(),
-        "root_symbol": root, "underlying_symbol": root, "underlying_asset_id": _id(root),
-        "type": "call" if symbol[-9] == "C" else "put", "style": "american",
-        "strike_price": str(int(symbol[-8:]) / 1000), "size": "100",
-    }  # fmt: skip
+        "id": _id(symbol),
+        "symbol": symbol,
+        "name": symbol,
+        "status": status,
+        "tradable": status == "active",
+        "expiration_date": _expiry(symbol).isoformat(),
+        "root_symbol": root,
+        "underlying_symbol": root,
+        "underlying_asset_id": _id(root),
+        "type": "call" if symbol[-9] == "C" else "put",
+        "style": "american",
+        "strike_price": str(int(symbol[-8:]) / 1000),
+        "size": "100",
+    }
 
 
 def _expiry(contract: str) -> date:

@@ -20,30 +20,78 @@ MINUTE = 60_000_000_000
 
 UNIVERSE: dict[str, tuple[str, ...]] = {
     "stocks": (
-        "AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ", "IBM", "INTC",
-        "NFLX", "JPM", "BAC", "WMT", "DIS", "KO", "PFE", "XOM", "CVX", "CSCO", "ORCL", "CRM", "V",
-        "MA", "UNH", "HD", "PG", "T",
+        "AAPL",
+        "MSFT",
+        "NVDA",
+        "AMZN",
+        "GOOGL",
+        "META",
+        "TSLA",
+        "AMD",
+        "SPY",
+        "QQQ",
+        "IBM",
+        "INTC",
+        "NFLX",
+        "JPM",
+        "BAC",
+        "WMT",
+        "DIS",
+        "KO",
+        "PFE",
+        "XOM",
+        "CVX",
+        "CSCO",
+        "ORCL",
+        "CRM",
+        "V",
+        "MA",
+        "UNH",
+        "HD",
+        "PG",
+        "T",
     ),
     "options": (
-        "AAPL261204C00225000", "AAPL261204P00225000", "AAPL261218C00230000", "AAPL261218P00230000",
-        "SPY261204C00590000", "SPY261204P00590000", "SPY261218C00595000", "SPY261218P00585000",
+        "AAPL261204C00225000",
+        "AAPL261204P00225000",
+        "AAPL261218C00230000",
+        "AAPL261218P00230000",
+        "SPY261204C00590000",
+        "SPY261204P00590000",
+        "SPY261218C00595000",
+        "SPY261218P00585000",
     ),
-    "crypto": (
-        "BTC/USD", "ETH/USD", "SOL/USD", "LTC/USD", "DOGE/USD", "AVAX/USD", "LINK/USD", "UNI/USD",
-    ),
+    "crypto": ("BTC/USD", "ETH/USD", "SOL/USD", "LTC/USD", "DOGE/USD", "AVAX/USD", "LINK/USD", "UNI/USD"),
     "news": ("AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"),
-}  # fmt: skip
+}
 """What `*` stands for."""
 
 _PRICES = {
-    "AAPL": 228.0, "MSFT": 415.0, "NVDA": 140.0, "SPY": 590.0, "QQQ": 505.0, "IBM": 225.0,
-    "BTC/USD": 91000.0, "ETH/USD": 3100.0, "SOL/USD": 215.0, "LTC/USD": 88.0, "DOGE/USD": 0.37,
-}  # fmt: skip
+    "AAPL": 228.0,
+    "MSFT": 415.0,
+    "NVDA": 140.0,
+    "SPY": 590.0,
+    "QQQ": 505.0,
+    "IBM": 225.0,
+    "BTC/USD": 91000.0,
+    "ETH/USD": 3100.0,
+    "SOL/USD": 215.0,
+    "LTC/USD": 88.0,
+    "DOGE/USD": 0.37,
+}
 
 _WEIGHTS = {
-    "quotes": 60.0, "trades": 30.0, "orderbooks": 25.0, "bars": 2.0, "updatedBars": 0.5,
-    "dailyBars": 1.0, "statuses": 0.2, "lulds": 0.3, "imbalances": 0.2, "news": 1.0,
-}  # fmt: skip
+    "quotes": 60.0,
+    "trades": 30.0,
+    "orderbooks": 25.0,
+    "bars": 2.0,
+    "updatedBars": 0.5,
+    "dailyBars": 1.0,
+    "statuses": 0.2,
+    "lulds": 0.3,
+    "imbalances": 0.2,
+    "news": 1.0,
+}
 
 _UPDATE_SHARE = 0.05
 """Share of articles that are a new version of an earlier one, which is among so many of the last:"""
@@ -177,19 +225,33 @@ class Market:
     def _stock_trade(self, symbol: str, at: Time) -> Message:
         r = self._random
         return {
-            "T": "t", "S": symbol, "i": self._id(), "x": r.choice(_EXCHANGES),
-            "p": self._price(symbol), "s": self._size(), "c": r.choice(_CONDITIONS),
-            "z": self._tape(symbol), "t": at,
-        }  # fmt: skip
+            "T": "t",
+            "S": symbol,
+            "i": self._id(),
+            "x": r.choice(_EXCHANGES),
+            "p": self._price(symbol),
+            "s": self._size(),
+            "c": r.choice(_CONDITIONS),
+            "z": self._tape(symbol),
+            "t": at,
+        }
 
     def _stock_quote(self, symbol: str, at: Time) -> Message:
         r = self._random
         bid, ask = self._spread(symbol)
         message = {
-            "T": "q", "S": symbol, "bx": r.choice(_EXCHANGES), "bp": bid, "bs": self._size(),
-            "ax": r.choice(_EXCHANGES), "ap": ask, "as": self._size(), "c": ["R"],
-            "z": self._tape(symbol), "t": at,
-        }  # fmt: skip
+            "T": "q",
+            "S": symbol,
+            "bx": r.choice(_EXCHANGES),
+            "bp": bid,
+            "bs": self._size(),
+            "ax": r.choice(_EXCHANGES),
+            "ap": ask,
+            "as": self._size(),
+            "c": ["R"],
+            "z": self._tape(symbol),
+            "t": at,
+        }
         if r.random() < 0.01:  # now and then one side is absent
             side = r.choice("ab")
             message |= {side + "x": " ", side + "p": 0.0, side + "s": 0}
@@ -199,37 +261,51 @@ class Market:
         prices = sorted(self._price(symbol) for _ in range(4))
         low, opened, closed, high = prices
         whole = self._stream == "stocks"
-        volume = (
-            self._random.randint(1000, 90_000) if whole else round(self._random.uniform(0, 9), 6)
-        )
+        volume = self._random.randint(1000, 90_000) if whole else round(self._random.uniform(0, 9), 6)
         length = 24 * 60 * MINUTE if wire_type == "d" else MINUTE
         return {
-            "T": wire_type, "S": symbol, "o": opened, "h": high, "l": low, "c": closed,
-            "v": volume, "n": self._random.randint(1, 900),
-            "vw": round(sum(prices) / 4, 6), "t": Time(at - at % length),
-        }  # fmt: skip
+            "T": wire_type,
+            "S": symbol,
+            "o": opened,
+            "h": high,
+            "l": low,
+            "c": closed,
+            "v": volume,
+            "n": self._random.randint(1, 900),
+            "vw": round(sum(prices) / 4, 6),
+            "t": Time(at - at % length),
+        }
 
     def _status(self, symbol: str, at: Time) -> Message:
         code, text, reason, why = self._random.choice(_STATUSES)
         return {
-            "T": "s", "S": symbol, "sc": code, "sm": text, "rc": reason, "rm": why, "t": at,
+            "T": "s",
+            "S": symbol,
+            "sc": code,
+            "sm": text,
+            "rc": reason,
+            "rm": why,
+            "t": at,
             "z": self._tape(symbol),
-        }  # fmt: skip
+        }
 
     def _luld(self, symbol: str, at: Time) -> Message:
         price = self._price(symbol)
         return {
-            "T": "l", "S": symbol, "u": round(price * 1.05, 2), "d": round(price * 0.95, 2),
-            "i": "B", "t": at, "z": self._tape(symbol),
-        }  # fmt: skip
+            "T": "l",
+            "S": symbol,
+            "u": round(price * 1.05, 2),
+            "d": round(price * 0.95, 2),
+            "i": "B",
+            "t": at,
+            "z": self._tape(symbol),
+        }
 
     def _imbalance(self, symbol: str, at: Time) -> Message:
         price = self._price(symbol)
         return {"T": "i", "S": symbol, "p": price, "z": self._tape(symbol), "t": at}
 
-    def _amendments(
-        self, symbol: str, trade: Message, clock: Callable[[], int]
-    ) -> Iterator[Message]:
+    def _amendments(self, symbol: str, trade: Message, clock: Callable[[], int]) -> Iterator[Message]:
         """A correction or a cancel of an earlier trade of the symbol, which a subscriber of trades gets."""
         before = self._remembered_trade.get(symbol)
         if before is None or self._random.random() < _REMEMBERED_SHARE:
@@ -240,15 +316,32 @@ class Market:
         at = Time(clock())
         if self._random.random() < 0.5:
             yield {
-                "T": "x", "S": symbol, "i": before["i"], "x": before["x"], "p": before["p"],
-                "s": before["s"], "a": "C", "z": before["z"], "t": at,
-            }  # fmt: skip
+                "T": "x",
+                "S": symbol,
+                "i": before["i"],
+                "x": before["x"],
+                "p": before["p"],
+                "s": before["s"],
+                "a": "C",
+                "z": before["z"],
+                "t": at,
+            }
         else:
             yield {
-                "T": "c", "S": symbol, "x": before["x"], "oi": before["i"], "op": before["p"],
-                "os": before["s"], "oc": before["c"], "ci": self._id(), "cp": self._price(symbol),
-                "cs": before["s"], "cc": before["c"], "z": before["z"], "t": at,
-            }  # fmt: skip
+                "T": "c",
+                "S": symbol,
+                "x": before["x"],
+                "oi": before["i"],
+                "op": before["p"],
+                "os": before["s"],
+                "oc": before["c"],
+                "ci": self._id(),
+                "cp": self._price(symbol),
+                "cs": before["s"],
+                "cc": before["c"],
+                "z": before["z"],
+                "t": at,
+            }
 
     # -- options
 
@@ -265,33 +358,55 @@ class Market:
     def _option_trade(self, symbol: str, at: Time) -> Message:
         r = self._random
         return {
-            "T": "t", "S": symbol, "t": self._option_time(at), "p": self._premium(symbol),
-            "s": r.randint(1, 40), "x": r.choice(_OPTION_EXCHANGES), "c": r.choice(_OPTION_CONDITIONS),
-        }  # fmt: skip
+            "T": "t",
+            "S": symbol,
+            "t": self._option_time(at),
+            "p": self._premium(symbol),
+            "s": r.randint(1, 40),
+            "x": r.choice(_OPTION_EXCHANGES),
+            "c": r.choice(_OPTION_CONDITIONS),
+        }
 
     def _option_quote(self, symbol: str, at: Time) -> Message:
         r = self._random
         bid = self._premium(symbol)
         return {
-            "T": "q", "S": symbol, "t": self._option_time(at), "bx": r.choice(_OPTION_EXCHANGES),
-            "bp": bid, "bs": r.randint(1, 500), "ax": r.choice(_OPTION_EXCHANGES),
-            "ap": round(bid + 0.01 * r.randint(1, 9), 2), "as": r.randint(1, 500), "c": "A",
-        }  # fmt: skip
+            "T": "q",
+            "S": symbol,
+            "t": self._option_time(at),
+            "bx": r.choice(_OPTION_EXCHANGES),
+            "bp": bid,
+            "bs": r.randint(1, 500),
+            "ax": r.choice(_OPTION_EXCHANGES),
+            "ap": round(bid + 0.01 * r.randint(1, 9), 2),
+            "as": r.randint(1, 500),
+            "c": "A",
+        }
 
     # -- crypto
 
     def _crypto_trade(self, symbol: str, at: Time) -> Message:
         return {
-            "T": "t", "S": symbol, "p": self._price(symbol), "s": self._amount(), "t": at,
-            "i": self._id(), "tks": self._random.choice("BS"),
-        }  # fmt: skip
+            "T": "t",
+            "S": symbol,
+            "p": self._price(symbol),
+            "s": self._amount(),
+            "t": at,
+            "i": self._id(),
+            "tks": self._random.choice("BS"),
+        }
 
     def _crypto_quote(self, symbol: str, at: Time) -> Message:
         bid, ask = self._spread(symbol)
         return {
-            "T": "q", "S": symbol, "bp": bid, "bs": self._amount(), "ap": ask, "as": self._amount(),
+            "T": "q",
+            "S": symbol,
+            "bp": bid,
+            "bs": self._amount(),
+            "ap": ask,
+            "as": self._amount(),
             "t": at,
-        }  # fmt: skip
+        }
 
     def _amount(self) -> float:
         return round(self._random.expovariate(2.0) + 1e-6, 9)
@@ -355,8 +470,15 @@ def article(wire_type: str, r: random.Random, symbol: str, at: Time, number: int
     second = Time(at - at % 1_000_000_000)
     body = f'<p>{headline} &mdash; "read more" on {symbol}.</p>\n' * r.randint(0, 12)
     return {
-        "T": wire_type, "id": number, "headline": headline, "summary": headline[: r.randint(0, 40)],
-        "author": "Sim Newsdesk", "created_at": second, "updated_at": second,
-        "url": f"https://example.com/{symbol.lower()}/{number}", "content": body,
-        "symbols": [symbol, *others], "source": "benzinga",
-    }  # fmt: skip
+        "T": wire_type,
+        "id": number,
+        "headline": headline,
+        "summary": headline[: r.randint(0, 40)],
+        "author": "Sim Newsdesk",
+        "created_at": second,
+        "updated_at": second,
+        "url": f"https://example.com/{symbol.lower()}/{number}",
+        "content": body,
+        "symbols": [symbol, *others],
+        "source": "benzinga",
+    }

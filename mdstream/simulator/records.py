@@ -77,9 +77,12 @@ class History:
         middle, step = self._price(at, index), 0.01 if self._base >= 1 else 0.0001
         bid, ask = round(middle - step, self._digits), round(middle + step, self._digits)
         record: Record = {
-            "t": Time(at), "bp": bid, "bs": self._amount(index, 4), "ap": ask,
+            "t": Time(at),
+            "bp": bid,
+            "bs": self._amount(index, 4),
+            "ap": ask,
             "as": self._amount(index, 5),
-        }  # fmt: skip
+        }
         if self.stream == "crypto":
             return record
         record |= {"bx": self._letter(index, 6), "ax": self._letter(index, 7)}
@@ -90,10 +93,15 @@ class History:
     def bar(self, at: int, index: int) -> Record:
         prices = sorted(self._price(at + i * SECOND, index * 4 + i) for i in range(4))
         return {
-            "t": Time(at), "o": prices[1], "h": prices[3], "l": prices[0], "c": prices[2],
-            "v": self._amount(index, 8), "n": self._whole(index, 9, 500),
+            "t": Time(at),
+            "o": prices[1],
+            "h": prices[3],
+            "l": prices[0],
+            "c": prices[2],
+            "v": self._amount(index, 8),
+            "n": self._whole(index, 9, 500),
             "vw": round(sum(prices) / 4, 6),
-        }  # fmt: skip
+        }
 
     def orderbook(self, at: int, index: int) -> Record:
         middle: float = self._price(at, index)
@@ -118,9 +126,12 @@ class History:
         if self.stream == "options":
             u = self._unit(second, 11)
             record["greeks"] = {
-                "delta": round(u, 6), "gamma": 0.0279, "rho": 0.0611, "theta": -0.1257,
+                "delta": round(u, 6),
+                "gamma": 0.0279,
+                "rho": 0.0611,
+                "theta": -0.1257,
                 "vega": 0.1466,
-            }  # fmt: skip
+            }
             record["impliedVolatility"] = round(0.2 + u / 4, 6)
         return record
 
@@ -159,9 +170,17 @@ QUOTES = Series(SECOND // 2, History.quote)
 def bar_series(timeframe: str) -> Series | None:
     """Bars of `timeframe` (`1Min`, `15T`, `1Hour`, `1Day`, `1Week`, `1Month`); None if it is none."""
     units = {
-        "min": MINUTE, "t": MINUTE, "hour": 60 * MINUTE, "h": 60 * MINUTE, "day": DAY, "d": DAY,
-        "week": 7 * DAY, "w": 7 * DAY, "month": 30 * DAY, "m": 30 * DAY,
-    }  # fmt: skip
+        "min": MINUTE,
+        "t": MINUTE,
+        "hour": 60 * MINUTE,
+        "h": 60 * MINUTE,
+        "day": DAY,
+        "d": DAY,
+        "week": 7 * DAY,
+        "w": 7 * DAY,
+        "month": 30 * DAY,
+        "m": 30 * DAY,
+    }
     count = timeframe.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = units.get(timeframe[len(count) :].lower())
     if unit is None or not count.isdigit() or not 1 <= int(count) <= 59:

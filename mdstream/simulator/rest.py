@@ -27,9 +27,7 @@ NEWS_STEP = 3600 * 1_000_000_000
 _COMMON = {"symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof"}
 
 
-_PARTS = re.compile(
-    r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?"
-)
+_PARTS = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
 """A date or a time to the nanosecond: all but the fraction of a second, that, and the zone."""
 
 
@@ -80,9 +78,7 @@ class RestService:
             async def handle(request: web.Request) -> web.StreamResponse:
                 if "Upgrade" in request.headers:  # news has one path for both
                     raise web.HTTPNotFound
-                return await self._guarded(
-                    request, stream, lambda: answer(request, stream, **fixed)
-                )
+                return await self._guarded(request, stream, lambda: answer(request, stream, **fixed))
 
             routes.append(web.get(path, handle))
 
@@ -137,9 +133,7 @@ class RestService:
             headers["Content-Encoding"] = "gzip"
         if status == 200 and self._faults.strikes("cut", stream):
             return await _half(request, body, headers)
-        return web.Response(
-            body=body, status=status, headers=headers, content_type="application/json"
-        )
+        return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
     def _body(self, request: web.Request, stream: str, answer: Callable[[], Any]) -> bytes:
         """An answer, packed if that is worth it; made up once, if it is about the past."""
@@ -285,18 +279,22 @@ class RestService:
     def _news(self, request: web.Request, stream: str) -> Any:
         self._check_parameters(
             request,
-            {"start", "end", "sort", "symbols", "limit", "include_content", "exclude_contentless",
-             "page_token"},
-        )  # fmt: skip
+            {
+                "start",
+                "end",
+                "sort",
+                "symbols",
+                "limit",
+                "include_content",
+                "exclude_contentless",
+                "page_token",
+            },
+        )
         now = time.time_ns()
         start = self._moment(request, "start", now - 30 * DAY)
         end = min(self._moment(request, "end", now), now)
         limit = self._limit(request, 10, 50)
-        symbols = (
-            self._symbols(request, stream)
-            if "symbols" in request.query
-            else STREAMS["news"].symbols
-        )
+        symbols = self._symbols(request, stream) if "symbols" in request.query else STREAMS["news"].symbols
         up = request.query.get("sort") == "asc"
         items = [
             (index * NEWS_STEP, symbol)
@@ -312,15 +310,10 @@ class RestService:
         page = items[first : first + limit]
         more = first + limit < len(items)
         content = request.query.get("include_content", "false").lower() == "true"
-        records = [
-            news_record(self._settings.seed, s, at // NEWS_STEP, NEWS_STEP) for at, s in page
-        ]
+        records = [news_record(self._settings.seed, s, at // NEWS_STEP, NEWS_STEP) for at, s in page]
         for record in records if not content else ():
             record["content"] = ""
-        return {
-            "news": records,
-            "next_page_token": _token(page[-1][1], page[-1][0]) if more else None,
-        }
+        return {"news": records, "next_page_token": _token(page[-1][1], page[-1][0]) if more else None}
 
     # -- parameters
 

@@ -200,11 +200,7 @@ class Sender:
 
     async def _flat_out(self, subscribed: flow.Subscription) -> None:
         settings, tapes = self._settings, self._shared.tapes
-        of = (
-            self._spec.name,
-            self._encoding,
-            *((name, *symbols) for name, symbols in subscribed.items()),
-        )
+        of = (self._spec.name, self._encoding, *((name, *symbols) for name, symbols in subscribed.items()))
         tape = tapes.pop(of, [])
         if not tape:
             tape = await asyncio.to_thread(
@@ -229,9 +225,7 @@ class Sender:
     def _ahead(self) -> bool:
         """Whether a stream that is slow by nature has been sent more than its share of what others were."""
         share = _SHARES.get(self._spec.name, 1.0)
-        others = (
-            each.messages.total() for each in self._shared.sent.values() if each is not self._sent
-        )
+        others = (each.messages.total() for each in self._shared.sent.values() if each is not self._sent)
         most = max(others, default=0)
         return share < 1 and most > 0 and self._sent.messages.total() > share * most
 

@@ -77,9 +77,7 @@ class Simulator:
                 raise ConfigError(f"journal {settings.journal!r}: {error.strerror}") from error
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, settings.host, settings.port, ssl_context=self._tls(), backlog=512
-        )
+        site = web.TCPSite(self._runner, settings.host, settings.port, ssl_context=self._tls(), backlog=512)
         try:
             await site.start()
         except OSError as error:
@@ -89,9 +87,7 @@ class Simulator:
                     f"{settings.host}:{settings.port} is in use: end the program that listens "
                     "there, or choose another port with --port (0 takes any free one)"
                 ) from error
-            raise ConfigError(
-                f"cannot listen on {settings.host}:{settings.port}: {error}"
-            ) from error
+            raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
         self.port = self._runner.addresses[0][1]
         return self
 
@@ -109,17 +105,13 @@ class Simulator:
         try:
             context.load_cert_chain(settings.tls_certificate, settings.tls_key or None)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"cannot use certificate {settings.tls_certificate}: {error}"
-            ) from error
+            raise ConfigError(f"cannot use certificate {settings.tls_certificate}: {error}") from error
         return context
 
     def _application(self) -> web.Application:
         application = web.Application()
         paths = {
-            path: STREAMS[name]
-            for name in self.settings.streams
-            for path in STREAMS[name].feeds.values()
+            path: STREAMS[name] for name in self.settings.streams for path in STREAMS[name].feeds.values()
         }
 
         @web.middleware

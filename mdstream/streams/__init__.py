@@ -8,12 +8,4 @@ from mdstream.streams.options import OPTIONS
 from mdstream.streams.spec import StreamSpec
 from mdstream.streams.stocks import STOCKS
 
-STREAMS: dict[str, StreamSpec] = {
-    stream.name: stream
-    for stream in (
-        STOCKS,
-        OPTIONS,
-        CRYPTO,
-        NEWS,
-    )
-}
+STREAMS: dict[str, StreamSpec] = {stream.name: stream for stream in (STOCKS, OPTIONS, CRYPTO, NEWS)}

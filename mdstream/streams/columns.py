@@ -64,9 +64,7 @@ def nested(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, 
     )
 
 
-def snapshot(
-    trade: tuple[Column, ...], quote: tuple[Column, ...], volume: Kind
-) -> tuple[Column, ...]:
+def snapshot(trade: tuple[Column, ...], quote: tuple[Column, ...], volume: Kind) -> tuple[Column, ...]:
     """A symbol's state as the snapshot endpoints give it; every member may be missing."""
     bar = bars(volume)
     return (

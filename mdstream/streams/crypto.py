@@ -25,13 +25,7 @@ _TRADE = (
     RECV_TS,
 )
 
-_QUOTE = (
-    SYMBOL,
-    TS,
-    *quote_side("bid", "b", Kind.FLOAT),
-    *quote_side("ask", "a", Kind.FLOAT),
-    RECV_TS,
-)
+_QUOTE = (SYMBOL, TS, *quote_side("bid", "b", Kind.FLOAT), *quote_side("ask", "a", Kind.FLOAT), RECV_TS)
 
 # A size is the new absolute size of its level; 0 removes the level. `reset` marks every level of a
 # message that replaces the whole book; such a message with no level at all leaves one row without
@@ -55,11 +49,7 @@ CRYPTO = StreamSpec(
         Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
         Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.FLOAT), RECV_TS)),
     ),
-    feeds={
-        "us": "/v1beta3/crypto/us",
-        "us-1": "/v1beta3/crypto/us-1",
-        "eu-1": "/v1beta3/crypto/eu-1",
-    },
+    feeds={"us": "/v1beta3/crypto/us", "us-1": "/v1beta3/crypto/us-1", "eu-1": "/v1beta3/crypto/eu-1"},
     default_feed="us",
     codec="json",
     codecs=("json", "msgpack"),
@@ -70,9 +60,7 @@ CRYPTO = StreamSpec(
     history=(
         History("trades", "/v1beta3/crypto/{feed}/trades", PayloadKind.TRADES),
         History("quotes", "/v1beta3/crypto/{feed}/quotes", PayloadKind.QUOTES),
-        History(
-            "bars", "/v1beta3/crypto/{feed}/bars", PayloadKind.BARS, bars=True, partition="year"
-        ),
+        History("bars", "/v1beta3/crypto/{feed}/bars", PayloadKind.BARS, bars=True, partition="year"),
     ),
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.spec import (
-    RECV_TS,
-    Channel,
-    Column,
-    Fetch,
-    History,
-    Kind,
-    PayloadKind,
-    StreamSpec,
-)
+from mdstream.streams.spec import RECV_TS, Channel, Column, Fetch, History, Kind, PayloadKind, StreamSpec
 
 _ARTICLE = (
     Column("id", Kind.INT, "id", required=True),

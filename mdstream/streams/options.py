@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import (
-    SYMBOL,
-    TS,
-    bars,
-    conditions,
-    exchange,
-    last,
-    quote_side,
-    snapshot,
-)
+from mdstream.streams.columns import SYMBOL, TS, bars, conditions, exchange, last, quote_side, snapshot
 from mdstream.streams.spec import (
     RECV_TS,
     Aspect,
@@ -48,10 +39,7 @@ _QUOTE = (
 
 _GREEKS = (
     Column("implied_volatility", Kind.FLOAT, "impliedVolatility"),
-    *(
-        Column(name, Kind.FLOAT, f"greeks.{name}")
-        for name in ("delta", "gamma", "theta", "vega", "rho")
-    ),
+    *(Column(name, Kind.FLOAT, f"greeks.{name}") for name in ("delta", "gamma", "theta", "vega", "rho")),
 )
 
 OPTIONS = StreamSpec(
@@ -79,12 +67,7 @@ OPTIONS = StreamSpec(
     latest=(
         last("trade", "trades", _TRADE),
         last("quote", "quotes", _QUOTE),
-        Aspect(
-            "greeks",
-            (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)),
-            "",
-            "greeks_recv_ts",
-        ),
+        Aspect("greeks", (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)), "", "greeks_recv_ts"),
     ),
     bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
     history=(
@@ -126,6 +109,4 @@ def is_contract(symbol: str) -> bool:
     """
     root, tail = symbol[:-15], symbol[-15:]
     digits = tail[:6] + tail[7:]
-    return (
-        bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()
-    )
+    return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()

@@ -101,13 +101,7 @@ PROCESSES = Channel(
 
 CORES = Channel(
     "cores",
-    (
-        _time("ts"),
-        _int("core"),
-        _float("busy_percent"),
-        _float("user_percent"),
-        _float("system_percent"),
-    ),
+    (_time("ts"), _int("core"), _float("busy_percent"), _float("user_percent"), _float("system_percent")),
 )
 """A row a core and second: how busy it was, with everything that runs on this machine. What is busy and
 neither user's nor system's is interrupts, and what the host of a virtual machine took.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from mdstream.frames.attach import Attachment
+from mdstream.reading.attach import Attachment
 from mdstream.utilization.flow import flow_of
 from mdstream.utilization.machine import Clock, cores_of, machine_of, roles_of
 from mdstream.utilization.sentence import limit

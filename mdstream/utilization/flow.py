@@ -6,7 +6,7 @@ from datetime import datetime
 
 import polars as pl
 
-from mdstream.frames.attach import Attachment
+from mdstream.reading.attach import Attachment
 from mdstream.utilization.values import ENDING, SECOND, Values, foreign, rounded, spent
 
 _LEAST_SAMPLES = 2

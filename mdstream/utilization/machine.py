@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from mdstream.frames.attach import Attachment
+from mdstream.reading.attach import Attachment
 from mdstream.utilization.values import SECOND, Values, rounded
 
 _BINS = 240
@@ -65,9 +65,7 @@ def cores_of(run: Attachment, clock: Clock) -> Values:
         "count": len(cores),
         **means,
         "idle": rounded(100.0 - means["busy"]),
-        "by_core": [
-            clock.listed(by_core.filter(pl.col("core") == core), "busy_percent") for core in cores
-        ],
+        "by_core": [clock.listed(by_core.filter(pl.col("core") == core), "busy_percent") for core in cores],
     }
 
 

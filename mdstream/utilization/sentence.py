@@ -21,11 +21,7 @@ def limit(found: Values) -> str:
     if flow["busy"] >= _FULL:
         return _by_cores(found)
     busiest = max(streams, key=lambda s: streams[s].get("workers_busy", 0.0), default="")
-    if (
-        busiest
-        and streams[busiest].get("workers")
-        and streams[busiest].get("workers_busy", 0.0) >= _FULL
-    ):
+    if busiest and streams[busiest].get("workers") and streams[busiest].get("workers_busy", 0.0) >= _FULL:
         return _by_workers(busiest, streams[busiest])
     busiest = max(streams, key=lambda s: streams[s].get("feed_busy", 0.0), default="")
     if busiest and streams[busiest].get("feed_busy", 0.0) >= _FULL:
@@ -57,9 +53,7 @@ def _by_cores(found: Values) -> str:
     count = "1 core was" if cores["count"] == 1 else f"{cores['count']} cores were"
     share = flow["simulator_share"]
     other = (
-        f", {100 * share:.0f}% of what this run had of them being the simulator's"
-        if share >= 0.05
-        else ""
+        f", {100 * share:.0f}% of what this run had of them being the simulator's" if share >= 0.05 else ""
     )
     if flow["foreign"] >= _MUCH:
         full = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from mdstream.frames.attach import Attachment
+from mdstream.reading.attach import Attachment
 from mdstream.utilization.values import ENDING, Values, rounded, spent
 
 _STAGES = {
@@ -42,9 +42,7 @@ def streams_of(run: Attachment, processes: pl.DataFrame) -> dict[str, Values]:
     }
 
 
-def _stream(
-    batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, cores: int
-) -> Values:
+def _stream(batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, cores: int) -> Values:
     """Of one stream: where its batches waited, what a message cost, and what that allows."""
     messages = int(batches["messages"].sum())
     spans = batches.select(
@@ -80,9 +78,7 @@ def _costs(
     `untold` says why there is no model, if there is none.
     """
     short = {"untold": "messages came for too short a time"}
-    flowing = samples.filter(
-        (pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(ENDING)
-    )
+    flowing = samples.filter((pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(ENDING))
     if flowing.height < _LEAST_SAMPLES:
         return short
     first, last = flowing.row(1, named=True), flowing.row(-1, named=True)

@@ -19,9 +19,13 @@ from mdstream.errors import ConfigError
 from mdstream.views.utilization import draw
 
 _ROLES = {
-    "feed": "#f28e2b", "worker": "#59a14f", "template": "#8cd17d", "supervisor": "#4e79a7",
-    "recorder": "#b07aa1", "simulator": "#bab0ac",
-}  # fmt: skip
+    "feed": "#f28e2b",
+    "worker": "#59a14f",
+    "forkserver": "#8cd17d",
+    "supervisor": "#4e79a7",
+    "recorder": "#b07aa1",
+    "simulator": "#bab0ac",
+}
 _TITLE_WIDTH = 150
 """Characters of a line of the title."""
 
@@ -67,14 +71,27 @@ def paint(found: dict[str, Any], title: str) -> bytes:
     from matplotlib import pyplot as plt
 
     style = {
-        "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
-        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6,
-        "legend.frameon": False, "legend.fontsize": 8,
-    }  # fmt: skip
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e6e6e6",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+    }
     plots: list[Callable[[Any, dict[str, Any]], None]] = [
-        _heat_map, _busy, _stages, _memory, _switches, _network,
-    ]  # fmt: skip
+        _heat_map,
+        _busy,
+        _stages,
+        _memory,
+        _switches,
+        _network,
+    ]
     with mpl.rc_context(style):
         figure, axes = plt.subplots(3, 2, figsize=(14, 10.5), layout="constrained")
         for axis, plot in zip(axes.flat, plots, strict=True):
@@ -113,9 +130,14 @@ def _heat_map(axis: Any, found: dict[str, Any]) -> None:
         return
     width = len(rows[0]) * found["bin_s"]
     image = axis.imshow(
-        rows, aspect="auto", cmap="YlOrRd", vmin=0, vmax=100, interpolation="nearest",
+        rows,
+        aspect="auto",
+        cmap="YlOrRd",
+        vmin=0,
+        vmax=100,
+        interpolation="nearest",
         extent=(0, width, len(rows) - 0.5, -0.5),
-    )  # fmt: skip
+    )
     axis.set_ylabel("core")
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("seconds")
@@ -130,9 +152,7 @@ def _busy(axis: Any, found: dict[str, Any]) -> None:
     times = _times(found, next(iter(busy.values())))
     axis.stackplot(times, *busy.values(), labels=list(busy), colors=[_ROLES[r] for r in busy])
     total = [sum(each) / 100 for each in zip(*found["cores"]["by_core"], strict=True)]
-    axis.plot(
-        _times(found, total), total, color="#222222", linewidth=1, label="all on this machine"
-    )
+    axis.plot(_times(found, total), total, color="#222222", linewidth=1, label="all on this machine")
     axis.axhline(found["cores"]["count"], color="#999999", linestyle=":", linewidth=1)
     axis.margins(x=0)
     axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the names, above all areas
@@ -141,9 +161,7 @@ def _busy(axis: Any, found: dict[str, Any]) -> None:
 
 
 def _stages(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title(
-        "where batches were, ms in the mean (weighted by messages, pages of REST among them)"
-    )
+    axis.set_title("where batches were, ms in the mean (weighted by messages, pages of REST among them)")
     names = list(found["streams"])
     left = [0.0] * len(names)
     for stage, color in _STAGES.items():

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from mdstream.frames.attach import Attachment
-from mdstream.supervisor import RunEvent, Supervisor
+from mdstream.engine.supervisor import RunEvent, Supervisor
+from mdstream.reading.attach import Attachment
 from mdstream.views.table import Field, fit
 
 _RATE_OVER_S = 3
@@ -132,9 +132,7 @@ def _cores_line(run: Attachment) -> RenderableType:
 
 def _pool_line(run: Attachment, rows: list[dict[str, Any]]) -> RenderableType:
     """All workers together; the table has those of each stream where there is room."""
-    busy, size, queue = (
-        sum(row[f"pool_{part}"] for row in rows) for part in ("busy", "size", "queue")
-    )
+    busy, size, queue = (sum(row[f"pool_{part}"] for row in rows) for part in ("busy", "size", "queue"))
     line = Text(f" pool {busy} of {size} busy, {queue} queued", style="bold")
     if "telemetry.batches" in run.frames:  # each feed makes its part of it as it starts
         batches = run.frame("telemetry.batches").tail(200)

@@ -78,9 +78,7 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
         if (bars := stream.get("bars")) and bars["compared"]:
             remarks.append(_bars(name, bars))
         if dropped := stream.get("levels_dropped"):
-            text = (
-                f"{name}: {dropped:,} levels beyond the best 1,000 of a side of a book were dropped"
-            )
+            text = f"{name}: {dropped:,} levels beyond the best 1,000 of a side of a book were dropped"
             remarks.append(Text(text, style="yellow"))
         if missed := stream.get("journal_missed"):
             text = f"{name}: {missed:,} payloads could not be written to the journal"

@@ -104,9 +104,7 @@ def _heat(value: float) -> str:
 def _thinned(values: Sequence[float], most: int) -> list[float]:
     """At most so many values: the means of neighbours."""
     step = -(-len(values) // most) if values else 1
-    return [
-        sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)
-    ]
+    return [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
 
 
 def _roles(found: dict[str, Any]) -> list[Field]:

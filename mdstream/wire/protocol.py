@@ -181,11 +181,7 @@ class Protocol:
         self._auth_at = None
         self._deadline = now + ANSWER_WAIT_S
         self._send(
-            {
-                "action": "auth",
-                "key": self._credentials.key_id,
-                "secret": self._credentials.secret_key,
-            }
+            {"action": "auth", "key": self._credentials.key_id, "secret": self._credentials.secret_key}
         )
 
     def _authenticated(self, now: float) -> list[Happening]:

@@ -62,10 +62,7 @@ class Request:
         if len(symbols) < 2:
             return []
         middle = len(symbols) // 2
-        return [
-            Request(self.action, ((channel, part),))
-            for part in (symbols[:middle], symbols[middle:])
-        ]
+        return [Request(self.action, ((channel, part),)) for part in (symbols[:middle], symbols[middle:])]
 
     def refuse(self, reason: str) -> list[Refusal]:
         return [Refusal(c, symbol, reason) for c, symbols in self.symbols for symbol in symbols]
@@ -88,9 +85,7 @@ def requests(action: str, wanted: Wanted) -> Iterator[Request]:
 
 
 def _request(action: str, wanted: Wanted, piece: list[str]) -> Request:
-    pairs = (
-        (channel, tuple(s for s in piece if s in listed)) for channel, listed in wanted.items()
-    )
+    pairs = ((channel, tuple(s for s in piece if s in listed)) for channel, listed in wanted.items())
     return Request(action, tuple((channel, symbols) for channel, symbols in pairs if symbols))
 
 

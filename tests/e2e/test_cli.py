@@ -83,8 +83,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def all_gone(processes: list[psutil.Process], timeout: float = 15) -> None:
     until(
-        lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE],
-        timeout,
+        lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], timeout
     )
 
 
@@ -104,10 +103,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
         assert stream["messages"] > 0
         assert stream["state"] == "stopped"
         assert (
-            0
-            < stream["latency_ms"]["p50"]
-            <= stream["latency_ms"]["p99"]
-            <= stream["latency_ms"]["p999"]
+            0 < stream["latency_ms"]["p50"] <= stream["latency_ms"]["p99"] <= stream["latency_ms"]["p999"]
         )
         assert stream["feed_delay_ms"]["p50"] is None or stream["feed_delay_ms"]["p50"] < 5000
         assert stream["symbols_failed"] == {}
@@ -117,7 +113,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
     assert 0 <= found["cores"]["busy_mean"] <= 100
     assert found["frames"]["stocks.trades"]["rows"] > 0
     roles = {p["role"] for p in found["processes"]}
-    assert roles == {"supervisor", "feed", "worker", "simulator", "template"}
+    assert roles == {"supervisor", "feed", "worker", "simulator", "forkserver"}
     assert found["run"] in done.stdout
     assert found["utilization"]["limit"] in done.stdout.replace("\n", " ")
     assert_utilization(found["utilization"])
@@ -146,7 +142,7 @@ def assert_utilization(found: dict[str, Any]) -> None:
         "feed",
         "worker",
         "simulator",
-        "template",
+        "forkserver",
     }
     assert sum(row["processes"] for row in found["roles"] if row["role"] == "feed") == 4
     assert 0 < found["flow"]["decode_s"] < found["flow"]["engine_cpu_s"]
@@ -187,9 +183,7 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
 
 
 def test_log_lines_can_be_json_and_a_line_a_symbol() -> None:
-    done = command(
-        "run", "--streams", "crypto", "--duration", "1", "--log-json", "--log-level", "debug"
-    )
+    done = command("run", "--streams", "crypto", "--duration", "1", "--log-json", "--log-level", "debug")
     records = [json.loads(line) for line in done.stderr.splitlines()]
     assert {"ts", "level", "stream", "message", "pid", "logger"} <= set(records[0])
     symbols = [r["message"] for r in records if r["level"] == "debug" and r["stream"] == "crypto"]
@@ -202,9 +196,7 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
         os.environ.update({"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "40"})
         for name in [n for n in os.environ if n.startswith("APCA_")]:
             del os.environ[name]
-        os.execv(
-            sys.executable, [*MDSTREAM, "run", "--duration", "4", "--streams", "stocks,crypto"]
-        )
+        os.execv(sys.executable, [*MDSTREAM, "run", "--duration", "4", "--streams", "stocks,crypto"])
     shown = b""
     with contextlib.suppress(OSError):  # the terminal closes when the command ends
         while select.select([descriptor], [], [], 30)[0]:
@@ -216,17 +208,7 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
-    for heading in (
-        "stream",
-        "state",
-        "pid",
-        "symbols",
-        "msg/s",
-        "p50 ms",
-        "p99 ms",
-        "rows",
-        "pool",
-    ):
+    for heading in ("stream", "state", "pid", "symbols", "msg/s", "p50 ms", "p99 ms", "rows", "pool"):
         assert heading in text
     assert re.search(r"stocks\s+streaming\s+\d+\s+10/0\s", text)
     assert re.search(r"cores \d\.\d of \d+ busy", text)
@@ -284,9 +266,7 @@ def test_a_second_ctrl_c_stops_now() -> None:
         streaming(process)
         children = family(process)
         [template] = [
-            p
-            for p in children
-            if p.ppid() == process.pid and "forkserver import" in " ".join(p.cmdline())
+            p for p in children if p.ppid() == process.pid and "forkserver import" in " ".join(p.cmdline())
         ]
         [feed] = template.children()
         feed.suspend()  # nobody will drain
@@ -307,9 +287,7 @@ def test_a_killed_supervisor_takes_all_processes_along_and_the_next_start_cleans
         streaming(process, 2)
         children = family(process)
         assert len(children) >= 5
-        [left] = [
-            path for path in runs() if is_alive(path) and path.name.endswith(str(process.pid))
-        ]
+        [left] = [path for path in runs() if is_alive(path) and path.name.endswith(str(process.pid))]
         process.kill()
         process.wait()
         all_gone(children)
@@ -347,12 +325,7 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=CLEAN,
-        check=False,
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=CLEAN, check=False
     )
     assert done.returncode == -9
     run = done.stdout.strip()
@@ -366,24 +339,12 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (
-            ["run", "--streams", "bonds"],
-            2,
-            "streams: unknown stream 'bonds'; choose from stocks, options",
-        ),
+        (["run", "--streams", "bonds"], 2, "streams: unknown stream 'bonds'; choose from stocks, options"),
         (["run", "--symbols", "AAPL"], 2, "--symbols AAPL: write STREAM=VALUE"),
         (["run", "--feed", "stocks=nyse"], 2, "stocks.feed: 'nyse' is not one of iex, sip"),
         (["run", "--config", "/nowhere.toml"], 2, "cannot read /nowhere.toml: No such file"),
-        (
-            ["run", "--stream-url", "http://x"],
-            2,
-            "stream_url: 'http://x' must begin with ws or wss://",
-        ),
-        (
-            ["run", "--stream-url", "ws://x:port"],
-            2,
-            "stream_url: the port in 'ws://x:port' must be",
-        ),
+        (["run", "--stream-url", "http://x"], 2, "stream_url: 'http://x' must begin with ws or wss://"),
+        (["run", "--stream-url", "ws://x:port"], 2, "stream_url: the port in 'ws://x:port' must be"),
         (["run", "--report", "/"], 2, "report: / is a folder; name a file in it"),
         (["run", "--report", "/nowhere/r.json"], 2, "report: no folder /nowhere"),
         (["run", "--workers", "-5"], 2, "workers: -5 is below -1"),
@@ -407,9 +368,7 @@ def test_unknown_settings_are_refused_by_name(tmp_path: Path) -> None:
     path.write_text("[stocks]\nsymbls = ['A']\n")
     done = command("run", "--config", str(path))
     assert done.returncode == 2
-    assert (
-        done.stderr == f"mdstream: {path}: unknown setting stocks.symbls; did you mean 'symbols'?\n"
-    )
+    assert done.stderr == f"mdstream: {path}: unknown setting stocks.symbls; did you mean 'symbols'?\n"
     done = command("run", env={"MDSTREAM_FETCH__INTERVALS": "5"})
     assert "environment: unknown setting fetch.intervals; did you mean 'interval_s'?" in done.stderr
 
@@ -528,11 +487,7 @@ def test_tail_ends_quietly_when_its_reader_does() -> None:
         streaming(process)
         shell = f"{sys.executable} -m mdstream tail stocks.quotes --from-start | head -2"
         done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", shell],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
+            ["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=30, check=False
         )
         assert len(done.stdout.splitlines()) == 2
         assert "Traceback" not in done.stderr
@@ -611,14 +566,9 @@ def test_help_teaches() -> None:
 
 def test_a_package_that_shadows_the_workers_is_named(tmp_path: Path) -> None:
     (tmp_path / "workers.py").write_text("X = 1\n")
-    code = "from mdstream.pool import WorkerPool; WorkerPool(0, 1)"
+    code = "from mdstream.pool.pool import WorkerPool; WorkerPool(0, 1)"
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=CLEAN,
-        check=False,
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=CLEAN, check=False
     )
     assert "rename that file or folder" in done.stderr
     assert str(tmp_path / "workers.py") in done.stderr
@@ -636,9 +586,13 @@ def test_nobody_takes_the_output_and_the_report_is_there(shell: str, tmp_path: P
     report = tmp_path / "report.json"
     run = f"{' '.join(MDSTREAM)} run --duration 1 --streams crypto --report {report}"
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {run} {shell}"], capture_output=True, text=True,
-        timeout=60, env=CLEAN, check=False,
-    )  # fmt: skip
+        ["bash", "-c", f"set -o pipefail; {run} {shell}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=CLEAN,
+        check=False,
+    )
     assert json.loads(report.read_text())["streams"]["crypto"]["state"] == "stopped"
     assert "Traceback" not in done.stderr
     if shell == ">/dev/full":
@@ -664,9 +618,7 @@ def test_the_simulator_comes_back_on_its_port(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     with started("--streams", "crypto", "--duration", "12", "--report", str(report)) as process:
         streaming(process)
-        [simulated] = [
-            p for p in family(process) if any(c.status == "LISTEN" for c in p.net_connections())
-        ]
+        [simulated] = [p for p in family(process) if any(c.status == "LISTEN" for c in p.net_connections())]
         simulated.kill()
         streaming(process)
         process.wait(60)

@@ -18,9 +18,7 @@ def balanced(stream: dict[str, Any]) -> bool:
     return stream["messages"] == stream["committed"] + stream["rejected"] + stream["in_flight"]
 
 
-@pytest.mark.parametrize(
-    "per_frame", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 50))]
-)
+@pytest.mark.parametrize("per_frame", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 50))])
 def test_all_four_streams_at_once_lose_nothing(tmp_path: Path, per_frame: int) -> None:
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", str(per_frame))
     with simulator(*flags) as sim:
@@ -52,12 +50,7 @@ def test_parallel_equals_sequential(tmp_path: Path, stream: str) -> None:
         for workers in (0, 3):
             handoff = {"slab_kb": 64}  # many batches under way at once
             values = settings(
-                sim,
-                tmp_path,
-                streams=[stream],
-                workers=workers,
-                handoff=handoff,
-                **traffic.symbols(stream),
+                sim, tmp_path, streams=[stream], workers=workers, handoff=handoff, **traffic.symbols(stream)
             )
             with engine(values) as running:
                 run = running.attachment

@@ -26,9 +26,7 @@ def pids(running: mdstream.Engine, role: str, stream: str) -> list[int]:
     """Processes of a role that live now, as telemetry shows them."""
     import polars as pl
 
-    frame = running.frame("telemetry.processes").with_columns(
-        pl.col("role", "stream").cast(pl.String)
-    )
+    frame = running.frame("telemetry.processes").with_columns(pl.col("role", "stream").cast(pl.String))
     mine = frame.filter((pl.col("role") == role) & (pl.col("stream") == stream))
     return [pid for pid in mine["pid"].unique().to_list() if psutil.pid_exists(pid)]
 
@@ -75,9 +73,7 @@ def test_a_stream_that_cannot_authenticate_fails_alone(tmp_path: Path) -> None:
 def test_a_stream_that_never_got_in_has_failed_and_served_no_symbol(tmp_path: Path) -> None:
     with simulator("--rate", "500", "--fault", "stocks:auth=406") as sim:
         stocks = {"symbols": ["AAPL", "MSFT"]}
-        with engine(
-            settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)
-        ) as running:
+        with engine(settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)) as running:
             until(lambda: running.attachment.rows("crypto.trades") > 20)
             until(lambda: running.attachment.rows("telemetry.streams") >= 6)  # three seconds
         report = running.report
@@ -94,9 +90,7 @@ def test_a_stream_that_never_got_in_has_failed_and_served_no_symbol(tmp_path: Pa
 def test_a_symbol_that_always_fails_is_one_line_of_the_report(tmp_path: Path) -> None:
     with simulator("--rate", "500", "--fault", "symbol=BADX") as sim:
         stocks = {"symbols": ["AAPL", "BADX", "MSFT"]}
-        with engine(
-            settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)
-        ) as running:
+        with engine(settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)) as running:
             until(lambda: running.attachment.rows("stocks.snapshots") == 2)
             until(lambda: running.attachment.rows("stocks.trades") > 20)
         report = running.report
@@ -141,9 +135,7 @@ def test_symbols_whose_first_fetch_met_nothing_but_trouble_are_told(tmp_path: Pa
     assert report["streams"]["crypto"]["symbols_failed"] == {}
 
 
-def test_what_a_feed_between_two_lives_had_received_is_committed_at_the_end(
-    tmp_path: Path,
-) -> None:
+def test_what_a_feed_between_two_lives_had_received_is_committed_at_the_end(tmp_path: Path) -> None:
     with simulator("--rate", "0", "--messages-per-frame", "1") as sim:
         values = settings(
             sim, tmp_path, streams=["stocks", "crypto"], **traffic.symbols("stocks", "crypto")
@@ -176,9 +168,7 @@ def test_a_killed_feed_comes_back_and_the_others_lose_nothing(tmp_path: Path) ->
                 until(lambda s=stream: sim.sent(s) == COUNT, 90)
             # The killed stream's new connection gets a whole new flow.
             until(lambda: sim.stats()["streams"]["stocks"]["connections"] == 2)
-            until(
-                lambda: traffic.committed_rows(run, "stocks") > traffic.row_count("stocks", COUNT)
-            )
+            until(lambda: traffic.committed_rows(run, "stocks") > traffic.row_count("stocks", COUNT))
         report = running.report
         sent = sim.sent("stocks")
     untouched(report, "options", "crypto")
@@ -193,7 +183,7 @@ def test_a_killed_feed_comes_back_and_the_others_lose_nothing(tmp_path: Path) ->
     assert running.exit_code == Exit.OK
 
 
-def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_one(
+def test_a_killed_fork_server_stops_nothing_and_what_starts_afterwards_has_a_new_one(
     tmp_path: Path,
 ) -> None:
     with simulator("--rate", "2000") as sim:
@@ -201,8 +191,8 @@ def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_on
         values = settings(sim, tmp_path, streams=streams, workers=1, **traffic.symbols(*streams))
         with engine(values) as running:
             run = running.attachment
-            [common] = until(lambda: pids(running, "template", ""))
-            [own] = until(lambda: pids(running, "template", "stocks"))
+            [common] = until(lambda: pids(running, "forkserver", ""))
+            [own] = until(lambda: pids(running, "forkserver", "stocks"))
             feeds = {stream: until(lambda s=stream: pids(running, "feed", s)) for stream in streams}
             [worker] = until(lambda: pids(running, "worker", "stocks"))
             family = [psutil.Process(worker).parents()[n].pid for n in range(3)]
@@ -221,7 +211,7 @@ def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_on
 
             os.kill(*feeds["stocks"], signal.SIGKILL)
             until(lambda: pids(running, "feed", "stocks") not in ([], feeds["stocks"]))
-            until(lambda: pids(running, "template", "") not in ([], [common]))
+            until(lambda: pids(running, "forkserver", "") not in ([], [common]))
         report = running.report
     assert report is not None
     for stream, restarts in (("stocks", 1), ("crypto", 0)):
@@ -231,18 +221,13 @@ def test_a_killed_template_stops_nothing_and_what_starts_afterwards_has_a_new_on
     assert running.exit_code == Exit.OK
 
 
-def test_a_template_that_hangs_does_not_hang_the_engine(tmp_path: Path) -> None:
+def test_a_fork_server_that_hangs_does_not_hang_the_engine(tmp_path: Path) -> None:
     with simulator("--rate", "2000") as sim:
         values = settings(
-            sim,
-            tmp_path,
-            streams=["stocks"],
-            workers=1,
-            start_timeout_s=3,
-            **traffic.symbols("stocks"),
+            sim, tmp_path, streams=["stocks"], workers=1, start_timeout_s=3, **traffic.symbols("stocks")
         )
         with engine(values) as running:
-            [common] = until(lambda: pids(running, "template", ""))
+            [common] = until(lambda: pids(running, "forkserver", ""))
             [feed] = until(lambda: pids(running, "feed", "stocks"))
             os.kill(common, signal.SIGSTOP)
             os.kill(feed, signal.SIGKILL)
@@ -267,10 +252,7 @@ def test_what_a_killed_feed_had_received_is_committed_once(tmp_path: Path) -> No
             until(lambda: run.rows("crypto.trades") > 200)
             os.kill(victim, signal.SIGKILL)
             until(
-                lambda: (
-                    sim.sent("crypto") >= COUNT
-                    and sim.stats()["streams"]["crypto"]["connections"] == 2
-                )
+                lambda: sim.sent("crypto") >= COUNT and sim.stats()["streams"]["crypto"]["connections"] == 2
             )
             want = traffic.row_count("crypto", COUNT)
             until(lambda: traffic.committed_rows(run, "crypto") >= want)
@@ -280,16 +262,12 @@ def test_what_a_killed_feed_had_received_is_committed_once(tmp_path: Path) -> No
     for channel, rows in frames.items():
         again = len(rows) - len(whole[channel])
         assert rows[again:] == whole[channel]
-        assert rows[:again] == whole[channel][:again], (
-            "a prefix of the first flow, without gap or repeat"
-        )
+        assert rows[:again] == whole[channel][:again], "a prefix of the first flow, without gap or repeat"
 
 
 def _whole_flow_at_the_end(run: Any) -> bool:
     last = traffic.rows("crypto", COUNT)
-    return all(
-        traffic.as_rows(run.frame(f"crypto.{c}").tail(1)) == rows[-1:] for c, rows in last.items()
-    )
+    return all(traffic.as_rows(run.frame(f"crypto.{c}").tail(1)) == rows[-1:] for c, rows in last.items())
 
 
 def test_a_hung_feed_is_killed_and_replaced(tmp_path: Path) -> None:
@@ -318,9 +296,7 @@ def test_a_feed_that_cannot_be_kept_alive_has_failed(tmp_path: Path) -> None:
             until(lambda: run.rows("crypto.quotes") > 10)
             dead: set[int] = set()
             while len(dead) < 3:
-                [victim] = until(
-                    lambda: [p for p in pids(running, "feed", "crypto") if p not in dead]
-                )
+                [victim] = until(lambda: [p for p in pids(running, "feed", "crypto") if p not in dead])
                 os.kill(victim, signal.SIGKILL)
                 dead.add(victim)
                 until(lambda v=victim: not psutil.pid_exists(v))
@@ -337,11 +313,7 @@ def test_a_feed_that_cannot_be_kept_alive_has_failed(tmp_path: Path) -> None:
 def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
     with simulator(*FLOOD) as sim:
         values = settings(
-            sim,
-            tmp_path,
-            streams=["stocks", "crypto"],
-            workers=1,
-            **traffic.symbols("stocks", "crypto"),
+            sim, tmp_path, streams=["stocks", "crypto"], workers=1, **traffic.symbols("stocks", "crypto")
         )
         with engine(values) as running:
             [victim] = until(lambda: pids(running, "worker", "stocks"))
@@ -357,9 +329,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
 def test_garbage_is_rejected_and_kept_and_the_rest_arrives(tmp_path: Path, stream: str) -> None:
     faults = ("--fault", f"{stream}:garbage=40*3", "--fault", f"{stream}:truncate=40*4")
     with simulator(*FLOOD, *faults) as sim:
-        with engine(
-            settings(sim, tmp_path, streams=[stream], **traffic.symbols(stream))
-        ) as running:
+        with engine(settings(sim, tmp_path, streams=[stream], **traffic.symbols(stream))) as running:
             complete(running, stream)
             until(lambda: running.frame("telemetry.streams")["rejected"][-1] == 7)
         report = running.report
@@ -403,9 +373,7 @@ def test_subscriptions_change_while_the_engine_runs(tmp_path: Path) -> None:
         return set(run.frame("stocks.quotes").tail(20)["symbol"].cast(pl.String).unique())
 
     with simulator("--rate", "500") as sim:
-        with engine(
-            settings(sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]})
-        ) as running:
+        with engine(settings(sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]})) as running:
             run = running.attachment
             until(lambda: run.rows("stocks.quotes") > 20)
             running.subscribe("stocks", ["TSLA"])
@@ -442,9 +410,7 @@ def test_late_readers_and_dead_readers_disturb_nothing(tmp_path: Path) -> None:
 
     code = "import mdstream\nfor new in mdstream.attach().tail('stocks.quotes', from_start=True): print(new.height, flush=True)"
     with simulator(*FLOOD) as sim:
-        with engine(
-            settings(sim, tmp_path, streams=["stocks"], **traffic.symbols("stocks"))
-        ) as running:
+        with engine(settings(sim, tmp_path, streams=["stocks"], **traffic.symbols("stocks"))) as running:
             readers = [
                 subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
                 for _ in range(2)
@@ -487,9 +453,7 @@ def test_t_total_is_about_the_longest_stream_and_not_their_sum(tmp_path: Path) -
         "news": [f"N{i}" for i in range(50)],
     }
     with simulator("--rate", "50", "--latency", "50") as sim:
-        values = settings(
-            sim, tmp_path, fetch={"interval_s": 0}
-        )  # the default budget: 200 a minute
+        values = settings(sim, tmp_path, fetch={"interval_s": 0})  # the default budget: 200 a minute
         with engine(values | {s: {"symbols": names} for s, names in lists.items()}) as running:
             until(lambda: running.frame("telemetry.streams")["cycles"][-4:].sum() == 4)
         report = running.report

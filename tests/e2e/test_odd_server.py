@@ -32,9 +32,7 @@ def server(talk: Callable[[ServerConnection], None]) -> Iterator[str]:
         thread.join(10)
 
 
-def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(
-    tmp_path: Path,
-) -> None:
+def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(tmp_path: Path) -> None:
     messages = traffic.messages("crypto", 3000)
     told: list[str] = []
 
@@ -61,9 +59,7 @@ def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(
         values = settings(sim, tmp_path, streams=["crypto"], **traffic.symbols("crypto"))
         with engine(values | {"stream_url": url}) as running:
             run = running.attachment
-            until(
-                lambda: traffic.committed_rows(run, "crypto") >= traffic.row_count("crypto", 3000)
-            )
+            until(lambda: traffic.committed_rows(run, "crypto") >= traffic.row_count("crypto", 3000))
             until(lambda: len(told) > 1, what="407 asks for a new connection")
             frames = traffic.frames_of(run, "crypto")
         report = running.report

@@ -37,8 +37,6 @@ def test_readers_read_as_the_readme_says(tmp_path: Path) -> None:
 def test_an_engine_is_a_context_manager_as_the_readme_says(tmp_path: Path) -> None:
     [block] = [b for b in blocks() if "mdstream.Engine(" in b]
     block = block.replace("        ...", "        break")
-    code = (
-        f"import os; os.environ['MDSTREAM_REJECTS'] = {str(tmp_path)!r}; import mdstream\n" + block
-    )
+    code = f"import os; os.environ['MDSTREAM_REJECTS'] = {str(tmp_path)!r}; import mdstream\n" + block
     shown = run(code)
     assert "'state': 'stopped'" in shown

@@ -15,9 +15,7 @@ from tests.running import engine, settings, simulator, until
 def test_hot_subscriptions_outlive_the_feed(tmp_path: Path) -> None:
     with simulator("--rate", "500") as sim:
         fetch = {"interval_s": 1.0, "budget_per_minute": 10_000}
-        values = settings(
-            sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]}, fetch=fetch
-        )
+        values = settings(sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]}, fetch=fetch)
         with engine(values) as running:
             run = running.attachment
             running.subscribe("stocks", ["TSLA"])
@@ -29,8 +27,7 @@ def test_hot_subscriptions_outlive_the_feed(tmp_path: Path) -> None:
             until(lambda: recent("stocks.quotes") == {"TSLA"})
             until(
                 lambda: (
-                    run.frame("stocks.snapshots").tail(1)["symbol"].cast(pl.String).to_list()
-                    == ["TSLA"]
+                    run.frame("stocks.snapshots").tail(1)["symbol"].cast(pl.String).to_list() == ["TSLA"]
                 )
             )
             [victim] = until(lambda: pids(running, "feed", "stocks"))

@@ -33,9 +33,7 @@ def events() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                 trades.append(base)
                 continue
             for side in ("bid", "ask"):
-                price, size, exchange = (
-                    row[f"{side}_{what}"] for what in ("price", "size", "exchange")
-                )
+                price, size, exchange = (row[f"{side}_{what}"] for what in ("price", "size", "exchange"))
                 absent = float(price) == 0
                 base[f"{side}_price"] = None if absent else float(price)
                 base[f"{side}_size"] = None if absent and int(size) == 0 else int(size)
@@ -45,9 +43,7 @@ def events() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def columns(frame: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    coded = [
-        pl.col(c).cast(pl.String) for c, t in frame.schema.items() if isinstance(t, pl.Categorical)
-    ]
+    coded = [pl.col(c).cast(pl.String) for c, t in frame.schema.items() if isinstance(t, pl.Categorical)]
     return frame.with_columns(pl.col("ts").to_physical(), *coded).select(names).to_dicts()
 
 
@@ -87,9 +83,7 @@ def test_the_whole_day_arrives(tmp_path: Path, codec: str) -> None:
                 rows = pl.concat(bars.result(10))
     assert running.report is not None
     assert running.report["streams"]["stocks"]["committed"] == 133_360 + len(served)
-    assert thousands["trade_count"].to_list() == [1000] * (len(trades) // 1000) + [
-        len(trades) % 1000
-    ]
+    assert thousands["trade_count"].to_list() == [1000] * (len(trades) // 1000) + [len(trades) % 1000]
     until_then = [t for t in trades if t["ts"] < minutes["ts"].to_physical().max() + 60 * 10**9]
     check(hours, expected.bars(until_then, lambda trade: "all", 3600 * 10**9))
     plain = expected.bars(trades, lambda trade: "all")

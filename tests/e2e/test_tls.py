@@ -24,9 +24,7 @@ def authority(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
     return bundle, ("--tls-certificate", str(chain), "--tls-key", str(key))
 
 
-def test_streams_and_fetches_run_over_tls(
-    tmp_path: Path, authority: tuple[Path, tuple[str, ...]]
-) -> None:
+def test_streams_and_fetches_run_over_tls(tmp_path: Path, authority: tuple[Path, tuple[str, ...]]) -> None:
     bundle, flags = authority
     with simulator("--rate", "500", *flags) as sim:
         assert sim.stream_url.startswith("wss://")

@@ -19,15 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from mdstream import bars, books, commit, latest
-from mdstream.commit import Committer
+from mdstream.feed import bars, books, commit, latest
+from mdstream.feed.commit import Committer
 from mdstream.frames import chunk, dictionary, head, layout, share, table, writer
 from mdstream.frames.rundir import RunDirectory, slab_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff import space
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Receipt, Ticket
-from mdstream.rejects import RejectFile
+from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.telemetry import state as telemetry_state
 from mdstream.telemetry.state import FeedState
@@ -37,10 +37,21 @@ from workers import boot
 STORING = frozenset(
     str(module.__file__)
     for module in (
-        commit, latest, books, bars, writer, head, chunk, layout, table, dictionary, share, space,
+        commit,
+        latest,
+        books,
+        bars,
+        writer,
+        head,
+        chunk,
+        layout,
+        table,
+        dictionary,
+        share,
+        space,
         telemetry_state,
     )
-)  # fmt: skip
+)
 _HEAD_BYTES = 4096
 """As much of a head as a few chunks need."""
 
@@ -108,9 +119,7 @@ def _committer(plan: Plan, run: Path) -> Committer:
     return Committer(run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars)
 
 
-def _commit_once(
-    plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, pipe: Connection
-) -> None:
+def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, pipe: Connection) -> None:
     """The life of a fork; it has an end in any case."""
     try:
         committer = _committer(plan, order.run)

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from mdstream.frames.dictionary import DictionaryReader, DictionaryWriter
 
-TEXTS = st.lists(
-    st.lists(st.text(st.characters(codec="utf-8"), max_size=6), max_size=8), max_size=6
-)
+TEXTS = st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=6), max_size=8), max_size=6)
 
 
 @given(TEXTS)

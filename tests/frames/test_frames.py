@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import NoSpaceError
-from mdstream.frames.attach import attach
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.head import Head
-from mdstream.frames.reader import FrameReader
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.share import Share
-from mdstream.frames.tail import Tail
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
+from mdstream.reading.attach import attach
+from mdstream.reading.reader import FrameReader
+from mdstream.reading.tail import Tail
 from mdstream.streams.spec import Column, Kind
 
 COLUMNS = (
@@ -149,11 +149,7 @@ def test_numbers_are_the_shared_memory_itself(run: RunDirectory) -> None:
     assert frame["price"].null_count() == 34
     path = writer.head.chunk_path(0)
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    ranges = [
-        tuple(int(x, 16) for x in fields[0].split("-"))
-        for fields in maps
-        if fields[-1] == str(path)
-    ]
+    ranges = [tuple(int(x, 16) for x in fields[0].split("-")) for fields in maps if fields[-1] == str(path)]
     for name in ("symbol", "ts", "price"):
         address = frame[name].to_physical().to_arrow().buffers()[1].address
         assert any(low <= address < high for low, high in ranges), f"{name} is a copy"
@@ -306,9 +302,7 @@ def test_a_text_larger_than_a_chunk_gets_one_of_its_own(run: RunDirectory) -> No
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 100_000))
     big = "x" * 1_000_000
     writer.append(
-        data(
-            [(0, 0, 1.0, True, "small", []), (0, 1, 1.0, True, big, []), (0, 2, 1.0, True, "s", [])]
-        )
+        data([(0, 0, 1.0, True, "small", []), (0, 1, 1.0, True, big, []), (0, 2, 1.0, True, "s", [])])
     )
     assert attach(run.run).frame("test.rows")["text"].to_list() == ["small", big, "s"]
     writer.append(simple(3, 5_000))

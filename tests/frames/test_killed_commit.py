@@ -19,12 +19,12 @@ import pytest
 import uvloop
 
 from mdstream.config import HandoffConfig
-from mdstream.frames import table_reader
-from mdstream.frames.attach import Attachment, attach
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory
 from mdstream.frames.writer import Limits
-from mdstream.pool import WorkerPool
+from mdstream.pool.pool import WorkerPool
+from mdstream.reading import table_reader
+from mdstream.reading.attach import Attachment, attach
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
 from tests import expected, piping
@@ -57,10 +57,7 @@ def crypto(i: int, symbol: str) -> Message:
         bid = 0.0 if i % 8 == 1 else 40.0 + i
         return {"T": "q", **head, "bp": bid, "bs": 1.5, "ap": 41.0 + i, "as": 2.5}
     if i % 4 == 3:
-        levels = {
-            "b": [{"p": 40.0 - n, "s": 1.0 + i} for n in range(2)],
-            "a": [{"p": 41.0, "s": i}],
-        }
+        levels = {"b": [{"p": 40.0 - n, "s": 1.0 + i} for n in range(2)], "a": [{"p": 41.0, "s": i}]}
         return {"T": "o", **head, "r": True, **levels}
     side = None if i % 3 == 0 else "BS"[i % 2]
     return {"T": "t", **head, "p": 100.0 + i % 11, "s": 0.5 + i, "i": i, "tks": side}
@@ -85,17 +82,21 @@ def news(i: int, symbol: str) -> Message:
     """Articles of all lengths, some of which have no summary."""
     at = START + i * 7 * SECOND
     return {
-        "T": "n", "id": i, "headline": f"no. {i}", "summary": None if i % 3 == 0 else "s" * (i % 50),
-        "author": "a", "source": "b", "url": None, "content": "c" * (i * 37 % 200),
-        "symbols": [symbol, "ALL"][: 1 + i % 2], "created_at": at, "updated_at": at,
-    }  # fmt: skip
+        "T": "n",
+        "id": i,
+        "headline": f"no. {i}",
+        "summary": None if i % 3 == 0 else "s" * (i % 50),
+        "author": "a",
+        "source": "b",
+        "url": None,
+        "content": "c" * (i * 37 % 200),
+        "symbols": [symbol, "ALL"][: 1 + i % 2],
+        "created_at": at,
+        "updated_at": at,
+    }
 
 
-MESSAGES: dict[str, Callable[[int, str], Message]] = {
-    "crypto": crypto,
-    "stocks": stocks,
-    "news": news,
-}
+MESSAGES: dict[str, Callable[[int, str], Message]] = {"crypto": crypto, "stocks": stocks, "news": news}
 
 
 def messages(stream: str, start: int, stop: int, *symbols: str) -> list[Message]:
@@ -392,9 +393,7 @@ def work_of(stream: str, before: int, size: int, limits: Limits, folder: Path) -
     half = before // 2
     former = [payloads(first[:half]), payloads(first[half:])]
     plan = dying.Plan(stream, former, batch, limits, folder / f"{stream}.jsonl")
-    cramped, roomy = (
-        model(plan, payloads(last), limits) for limits in (plan.limits, piping.LIMITS)
-    )
+    cramped, roomy = (model(plan, payloads(last), limits) for limits in (plan.limits, piping.LIMITS))
     for channel, rows in expected.rows(stream, [*first, *cut, *last]).items():
         _, everything = roomy.end.frames[f"{stream}.{channel}"]
         columns = [c.name for c in STREAMS[stream].by_name[channel].columns]

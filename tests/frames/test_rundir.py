@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mdstream.errors import NoRunError, SharedMemoryError
-from mdstream.frames.attach import attach
 from mdstream.frames.rundir import RunDirectory, find, is_alive, reap, runs
+from mdstream.reading.attach import attach
 
 
 def test_a_run_is_found_while_it_lives_and_gone_afterwards(tmp_path: Path) -> None:

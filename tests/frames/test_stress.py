@@ -19,7 +19,6 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from mdstream.frames.attach import Attachment, attach
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
@@ -27,6 +26,7 @@ from mdstream.frames.share import Share
 from mdstream.frames.table import TableWriter
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
+from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
 
 Numbers = npt.NDArray[np.int64]
@@ -308,8 +308,6 @@ def test_each_value_that_readers_see_is_the_right_one(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_each_value_that_readers_see_is_the_right_one_for_a_minute(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_value_that_readers_see_is_the_right_one_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLARS_MAX_THREADS", "1")
     assert_thorough(60)

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
-from mdstream.frames import table_reader
-from mdstream.frames.attach import Attachment, attach
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.share import Share
 from mdstream.frames.table import TableWriter
 from mdstream.handoff.columns import ColumnData
+from mdstream.reading import table_reader
+from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
 
 COLUMNS = (
@@ -55,18 +55,13 @@ def update(table: TableWriter, rows: list[int], ts: list[int], price: list[float
     values = np.array([p or 0.0 for p in price])
     table.update(
         np.array(rows),
-        [
-            (1, ColumnData(np.array(ts, np.int64))),
-            (2, ColumnData(values, None if mask.all() else mask)),
-        ],
+        [(1, ColumnData(np.array(ts, np.int64))), (2, ColumnData(values, None if mask.all() else mask))],
         1,
     )
 
 
 def shown(run: Attachment) -> dict[str, tuple[Any, ...]]:
-    frame = run.latest("test").with_columns(
-        pl.col("symbol").cast(pl.String), pl.col("ts").to_physical()
-    )
+    frame = run.latest("test").with_columns(pl.col("symbol").cast(pl.String), pl.col("ts").to_physical())
     return {row[0]: row[1:] for row in frame.iter_rows()}
 
 
@@ -134,9 +129,7 @@ def test_a_row_that_its_writer_died_in_is_left_out_until_it_is_written_again(
 @given(
     st.lists(
         st.dictionaries(
-            st.integers(0, 400),
-            st.tuples(st.integers(0, 9), st.none() | st.integers(0, 99)),
-            min_size=1,
+            st.integers(0, 400), st.tuples(st.integers(0, 9), st.none() | st.integers(0, 99)), min_size=1
         ),
         max_size=12,
     )

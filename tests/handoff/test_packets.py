@@ -16,9 +16,9 @@ import psutil
 import pytest
 import uvloop
 
-from mdstream.crew import Crew
 from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.handoff import packets
+from mdstream.pool.crew import Crew
 from workers import boot
 
 

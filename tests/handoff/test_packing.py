@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mdstream.handoff.packing import Packing, UnpackingError, unpack, unpacked_size
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
-from workers.payloads import Payloads
+from workers.decoding.payloads import Payloads
 
 
 @given(st.binary(max_size=2000), st.integers(1, 9))

@@ -13,9 +13,7 @@ from mdstream.handoff.slab import Slab, State
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 7), st.integers(0, 2**62))))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_slab_gives_back_what_was_put_in(
-    tmp_path: Path, payloads: list[tuple[bytes, int, int]]
-) -> None:
+def test_a_slab_gives_back_what_was_put_in(tmp_path: Path, payloads: list[tuple[bytes, int, int]]) -> None:
     path = tmp_path / "slab"
     path.unlink(missing_ok=True)
     slab = Slab.create(path, 16 * 1024)

@@ -21,15 +21,13 @@ from polars.testing import assert_frame_equal
 
 import mdstream
 from mdstream.errors import ConfigError, CredentialsError, NetworkError, StoreError
-from mdstream.history.request import moment
+from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
 from tests.history.truth import records
 from tests.running import RunningSimulator, simulator
 
 KEYS = {"key_id": "k", "secret_key": "s"}
-TRADE = {
-    "ts": "t", "symbol": "S", "price": "p", "size": "s", "exchange": "x", "tape": "z", "id": "i",
-}  # fmt: skip
+TRADE = {"ts": "t", "symbol": "S", "price": "p", "size": "s", "exchange": "x", "tape": "z", "id": "i"}
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +43,21 @@ def no_faults(sim: RunningSimulator) -> Iterator[None]:
 
 
 def fill(
-    sim: RunningSimulator, store: Path, dataset: str, symbols: list[str], start: str, end: str,
+    sim: RunningSimulator,
+    store: Path,
+    dataset: str,
+    symbols: list[str],
+    start: str,
+    end: str,
     **options: Any,
-) -> Any:  # fmt: skip
-    values = {
-        "data_url": sim.data_url, "credentials": KEYS, "workers": 1,
-        **options.pop("settings", {}),
-    }  # fmt: skip
+) -> Any:
+    values = {"data_url": sim.data_url, "credentials": KEYS, "workers": 1, **options.pop("settings", {})}
     return mdstream.backfill(dataset, symbols, start, end, store=store, settings=values, **options)
 
 
 def trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
     """The simulator's trades, as `scan` should have them."""
-    first, past = moment(start, ""), moment(end, "")
+    first, past = parse_time(start, ""), parse_time(end, "")
     rows = [
         {name: {"S": symbol, **record}[key] for name, key in TRADE.items()}
         | {"conditions": "".join(record["c"])}
@@ -80,9 +80,7 @@ def compare(store: Path, symbols: list[str], start: str, end: str) -> None:
 HOURS = ("2026-01-05T14:00:00Z", "2026-01-05T17:00:00Z")
 
 
-def test_the_store_is_the_truth_across_days_and_pages(
-    sim: RunningSimulator, tmp_path: Path
-) -> None:
+def test_the_store_is_the_truth_across_days_and_pages(sim: RunningSimulator, tmp_path: Path) -> None:
     start, end = "2026-01-05T20:00:00.000000001Z", "2026-01-06T03:59:59.5Z"
     status = fill(sim, tmp_path, "stocks.trades", ["MSFT", "AAPL"], start, end)
     assert status.complete
@@ -102,9 +100,7 @@ def test_what_is_there_is_not_fetched_again_and_a_wider_range_fetches_the_rest(
     fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     again = fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     assert (again.requests, again.already, again.complete) == (0, 1, True)
-    wider = fill(
-        sim, tmp_path, "stocks.trades", ["AAPL"], "2026-01-05T13:30:00Z", "2026-01-05T17:30:00Z"
-    )
+    wider = fill(sim, tmp_path, "stocks.trades", ["AAPL"], "2026-01-05T13:30:00Z", "2026-01-05T17:30:00Z")
     assert wider.rows == 2 * 1800
     compare(tmp_path, ["AAPL"], "2026-01-05T13:30:00Z", "2026-01-05T17:30:00Z")
 
@@ -146,7 +142,7 @@ def test_every_stream_of_ticks(
     start, end = "2026-01-05T14:00:00Z", "2026-01-05T14:20:00Z"
     assert fill(sim, tmp_path, dataset, [symbol], start, end).complete
     stream, _, what = dataset.partition(".")
-    truth = records(stream, what, symbol, moment(start, ""), moment(end, ""))
+    truth = records(stream, what, symbol, parse_time(start, ""), parse_time(end, ""))
     found = stored(tmp_path, dataset)
     assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
     for name, key in columns.items():
@@ -163,7 +159,7 @@ def test_bars_of_two_years(sim: RunningSimulator, tmp_path: Path, dataset: str) 
     assert fill(sim, tmp_path, dataset, [symbol], start, end, timeframe="1Hour").complete
     for timeframe in ("15Min", "1Hour"):
         truth = records(
-            dataset.partition(".")[0], "bars", symbol, moment(start, ""), moment(end, ""), timeframe
+            dataset.partition(".")[0], "bars", symbol, parse_time(start, ""), parse_time(end, ""), timeframe
         )
         found = stored(tmp_path, dataset, timeframe=timeframe).sort("ts")
         assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
@@ -179,7 +175,7 @@ def test_bars_are_whole_wherever_a_range_is_cut(
     cuts = ["2023-11-07T11:11:11Z", "2023-12-15T07:07:07Z", "2024-02-01T01:00:00Z"]
     for start, end in itertools.pairwise(cuts):  # the simulator cuts a bar off at a request's end
         assert fill(sim, tmp_path, "crypto.bars", ["ETH/USD"], start, end, timeframe=timeframe)
-    first, past = moment(cuts[0], ""), moment(cuts[-1], "")
+    first, past = parse_time(cuts[0], ""), parse_time(cuts[-1], "")
     truth = records("crypto", "bars", "ETH/USD", first, past, timeframe)
     found = stored(tmp_path, "crypto.bars").sort("ts")
     assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
@@ -207,23 +203,16 @@ def test_all_news_is_fetched_at_once(sim: RunningSimulator, tmp_path: Path) -> N
     fill(sim, tmp_path, "news.articles", ["AAPL"], "2026-01-05", "2026-01-06")
     assert stored(tmp_path, "news").height == every.height  # AAPL's are among them
     some = stored(tmp_path, "news", symbols=["GOOG?", "AMD"])
-    assert some.height == every.filter(
-        pl.col("symbols").list.eval(pl.element().is_in(["GOOGL", "AMD"])).list.any()
-    ).height > 0  # fmt: skip
+    assert (
+        some.height
+        == every.filter(pl.col("symbols").list.eval(pl.element().is_in(["GOOGL", "AMD"])).list.any()).height
+        > 0
+    )
 
 
 def test_scan_reads_what_was_asked_for(sim: RunningSimulator, tmp_path: Path) -> None:
-    fill(
-        sim,
-        tmp_path,
-        "stocks.trades",
-        ["AAPL", "MSFT"],
-        "2026-01-05T22:00:00Z",
-        "2026-01-06T02:00:00Z",
-    )
-    some = stored(
-        tmp_path, symbols=["AAPL"], start="2026-01-05T23:30:00Z", end="2026-01-06T00:30:00Z"
-    )
+    fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT"], "2026-01-05T22:00:00Z", "2026-01-06T02:00:00Z")
+    some = stored(tmp_path, symbols=["AAPL"], start="2026-01-05T23:30:00Z", end="2026-01-06T00:30:00Z")
     assert set(some["symbol"]) == {"AAPL"}
     truth = trades(["AAPL"], "2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
     assert some["ts"].sort().to_list() == truth["ts"].to_list()
@@ -245,7 +234,7 @@ def test_other_programs_read_the_store(sim: RunningSimulator, tmp_path: Path) ->
         f"SELECT count(*), min(epoch_us(ts) * 1000 + ts_ns) FROM read_parquet('{files}', "
         "hive_partitioning = true) WHERE symbol = 'AAPL' AND date = '2026-01-05'"
     ).fetchall()
-    truth = records("stocks", "trades", "AAPL", *(moment(t, "") for t in HOURS))
+    truth = records("stocks", "trades", "AAPL", *(parse_time(t, "") for t in HOURS))
     assert (count, least) == (len(truth), truth[0]["t"])
 
 
@@ -259,7 +248,8 @@ def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None
 def test_a_commit_that_fails_is_told_and_the_next_run_makes_it(
     sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mdstream.history import filing, table
+    from mdstream.history import filing
+    from mdstream.store import table
 
     monkeypatch.setattr(filing, "ROWS_A_FILE", 10_000)
     real, calls = table.StoreTable.commit, []
@@ -291,9 +281,14 @@ def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
     )
     keyless = {name: text for name, text in os.environ.items() if not name.startswith("APCA_")}
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=keyless, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=keyless,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.stdout == "3600 {}\n", done.stderr
     assert (tmp_path / "ran").read_text() == "x", "workers do not run the script"
     assert not done.stderr
@@ -304,10 +299,26 @@ def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
 
 def command(sim: RunningSimulator, store: Path, *flags: str) -> list[str]:
     return [
-        sys.executable, "-m", "mdstream", "backfill", "stocks.trades", "--symbols", "AAPL,MSFT,NVDA",
-        "--start", "2026-01-05", "--end", "2026-01-05T12:00:00Z", "--store", str(store),
-        "--data-url", sim.data_url, "--workers", "1", "--json", *flags,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mdstream",
+        "backfill",
+        "stocks.trades",
+        "--symbols",
+        "AAPL,MSFT,NVDA",
+        "--start",
+        "2026-01-05",
+        "--end",
+        "2026-01-05T12:00:00Z",
+        "--store",
+        str(store),
+        "--data-url",
+        sim.data_url,
+        "--workers",
+        "1",
+        "--json",
+        *flags,
+    ]
 
 
 ENV = {**os.environ, "APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
@@ -347,9 +358,7 @@ def test_a_hundred_kills(sim: RunningSimulator, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_millions_of_rows_are_the_truth_through_faults(
-    sim: RunningSimulator, tmp_path: Path
-) -> None:
+def test_millions_of_rows_are_the_truth_through_faults(sim: RunningSimulator, tmp_path: Path) -> None:
     symbols = [f"S{i}" for i in range(30)]
     start, end = "2026-01-05T00:00:00Z", "2026-01-06T00:00:00Z"
     sim.faults("rest=500*20", "rest=429*5", "cut*20", "slow=1.5*20")
@@ -387,9 +396,7 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
 
     with Ledger(tmp_path / "_mdstream"):
         done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
-        dry = subprocess.run(
-            command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True
-        )
+        dry = subprocess.run(command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"process {os.getpid()} is already filling" in done.stderr
     answer = json.loads(done.stdout)
@@ -399,14 +406,10 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
     assert json.loads(dry.stdout)["shards"] == 3
 
 
-def test_a_table_without_its_ledger_is_not_filled_twice(
-    sim: RunningSimulator, tmp_path: Path
-) -> None:
+def test_a_table_without_its_ledger_is_not_filled_twice(sim: RunningSimulator, tmp_path: Path) -> None:
     fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     (tmp_path / "_mdstream" / "ledger.sqlite").unlink()
-    with pytest.raises(
-        StoreError, match=r"is not what .* tells of \(commit 1 of .*, and 0 of none"
-    ):
+    with pytest.raises(StoreError, match=r"is not what .* tells of \(commit 1 of .*, and 0 of none"):
         fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     compare(tmp_path, ["AAPL"], *HOURS)
 
@@ -420,9 +423,7 @@ def test_a_table_that_was_removed_is_fetched_again(sim: RunningSimulator, tmp_pa
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).already == 1
 
 
-def test_commits_that_the_table_lost_are_fetched_again(
-    sim: RunningSimulator, tmp_path: Path
-) -> None:
+def test_commits_that_the_table_lost_are_fetched_again(sim: RunningSimulator, tmp_path: Path) -> None:
     store, table = tmp_path / "store", tmp_path / "store" / "stocks.trades"
     fill(sim, store, "stocks.trades", ["AAPL"], *HOURS)
     shutil.copytree(table, tmp_path / "before")
@@ -434,9 +435,7 @@ def test_commits_that_the_table_lost_are_fetched_again(
     compare(store, ["AAPL", "MSFT"], *HOURS)
 
 
-def test_another_table_or_one_without_its_files_is_told(
-    sim: RunningSimulator, tmp_path: Path
-) -> None:
+def test_another_table_or_one_without_its_files_is_told(sim: RunningSimulator, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     fill(sim, one, "stocks.trades", ["AAPL"], *HOURS)
     fill(sim, two, "stocks.trades", ["MSFT"], *HOURS)
@@ -472,9 +471,7 @@ def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
 
 
 def test_a_wrong_flag_is_told_in_json_too(sim: RunningSimulator, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(sim, tmp_path, "--feed", "sap"), env=ENV, capture_output=True, text=True
-    )
+    done = subprocess.run(command(sim, tmp_path, "--feed", "sap"), env=ENV, capture_output=True, text=True)
     assert done.returncode == 2
     answer = json.loads(done.stdout)
     assert not answer["complete"]
@@ -485,9 +482,7 @@ def test_what_is_no_ledger_is_told(sim: RunningSimulator, tmp_path: Path) -> Non
     (tmp_path / "_mdstream").mkdir()
     (tmp_path / "_mdstream" / "ledger.sqlite").write_text("no ledger at all, but a text " * 99)
     for flags in ([], ["--dry-run"]):
-        done = subprocess.run(
-            command(sim, tmp_path, *flags), env=ENV, capture_output=True, text=True
-        )
+        done = subprocess.run(command(sim, tmp_path, *flags), env=ENV, capture_output=True, text=True)
         assert done.returncode == 1
         assert "file is not a database" in done.stderr
         assert "Traceback" not in done.stderr
@@ -510,15 +505,14 @@ def test_without_a_terminal_a_line_now_and_then_shows_how_far_it_is(
     sim: RunningSimulator, tmp_path: Path
 ) -> None:
     sim.faults("slow=3")
-    code = (
-        "import mdstream.cli.backfill as b; b._LINE_EVERY_S = 0.5\n"
-        "from mdstream.cli import main; main()"
-    )
+    code = "import mdstream.cli.backfill as b; b._LINE_EVERY_S = 0.5\nfrom mdstream.cli import main; main()"
     arguments = command(sim, tmp_path / "store")
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments[arguments.index("backfill") :]],
-        env=ENV, capture_output=True, text=True,
-    )  # fmt: skip
+        env=ENV,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if " shards, " in line]
     assert len(lines) >= 2
@@ -543,9 +537,7 @@ def test_several_symbols_in_one_text_are_refused(sim: RunningSimulator, tmp_path
 
 def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path: Path) -> None:
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete
-    done = subprocess.run(
-        command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True
-    )
+    done = subprocess.run(command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["rows"] == pytest.approx(3 * 12 * 3600, rel=0.02), "a trade a second"
     assert (found["shards"], found["requests"]) == (3, 15), "pages of 10,000 rows"

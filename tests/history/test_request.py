@@ -11,33 +11,26 @@ from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import missing
-from mdstream.history.request import DAY_NS, Request, Shard, asked, datasets, moment, rfc3339
+from mdstream.history.request import DAY_NS, Request, Shard, make_request
+from mdstream.store.query import parse_time, rfc3339
+from mdstream.streams.datasets import datasets
 
 NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
 
 
 def request(dataset: str = "stocks.trades", **given: object) -> Request:
-    what = {
-        "symbols": ["AAPL", "MSFT"],
-        "start": "2026-01-05",
-        "end": "2026-01-07",
-        "now": NOW,
-        **given,
-    }
+    what = {"symbols": ["AAPL", "MSFT"], "start": "2026-01-05", "end": "2026-01-07", "now": NOW, **given}
     if dataset.startswith("options"):
         what["symbols"] = ["AAPL261218C00230000"]
-    return asked(dataset, **what)  # type: ignore[arg-type]
+    return make_request(dataset, **what)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dataset", datasets())
-@given(
-    start=st.datetimes(datetime(2019, 12, 30), datetime(2021, 1, 3)),
-    hours=st.floats(0.001, 5_000),
-)
+@given(start=st.datetimes(datetime(2019, 12, 30), datetime(2021, 1, 3)), hours=st.floats(0.001, 5_000))
 def test_shards_cover_the_range_once_and_cross_no_partition(
     dataset: str, start: datetime, hours: float
 ) -> None:
-    first = moment(start, "start")
+    first = parse_time(start, "start")
     past = first + int(hours * 3600e9)
     asked_for = request(dataset, start=start, end=datetime.fromtimestamp(past // 10**9 + 1, UTC))
     for symbol in asked_for.symbols:
@@ -52,15 +45,11 @@ def test_shards_cover_the_range_once_and_cross_no_partition(
 
 @pytest.mark.parametrize(
     ("timeframe", "last"),
-    [
-        ("1Min", "2026-11-24T17:58:00Z"),
-        ("1Hour", "2026-11-24T16:59:00Z"),
-        ("1Day", "2026-11-23T16:59:00Z"),
-    ],
+    [("1Min", "2026-11-24T17:58:00Z"), ("1Hour", "2026-11-24T16:59:00Z"), ("1Day", "2026-11-23T16:59:00Z")],
 )
 def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last: str) -> None:
     asked_for = request("stocks.bars", timeframe=timeframe, end="2026-11-30")
-    assert asked_for.past - 1 == moment(last, "")
+    assert asked_for.past - 1 == parse_time(last, "")
     with pytest.raises(ConfigError, match="that began then is over"):
         request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
 
@@ -77,7 +66,7 @@ def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last
 )
 def test_of_the_last_bar_the_whole_is_asked_for(timeframe: str, past: str, until: str) -> None:
     asked_for = request("stocks.bars", timeframe=timeframe)
-    assert asked_for.until(moment(past, "")) == moment(until, "")
+    assert asked_for.until(parse_time(past, "")) == parse_time(until, "")
     assert request("stocks.trades").until(7) == 7
 
 
@@ -88,27 +77,27 @@ def test_a_text_alone_is_one_symbol() -> None:
 
 def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:
     found = [(s.symbol, s.first // DAY_NS % 10) for s in request(urgent=["MSFT"]).shards()]
-    days = [moment(f"2026-01-0{d}", "") // DAY_NS % 10 for d in (5, 6, 7)]
+    days = [parse_time(f"2026-01-0{d}", "") // DAY_NS % 10 for d in (5, 6, 7)]
     assert found == [*(("MSFT", d) for d in days), *(("AAPL", d) for d in days)]
 
 
 def test_a_date_as_end_includes_that_day_and_what_is_not_over_is_left_out() -> None:
     found = request(start=date(2026, 1, 5), end="2026-01-05")
     assert found.past - found.first == DAY_NS
-    assert request(end="2030-01-01").past == moment(NOW, "") - 60 * 10**9
+    assert request(end="2030-01-01").past == parse_time(NOW, "") - 60 * 10**9
 
 
 def test_a_date_is_a_whole_day_in_any_form_and_one_that_is_far_away_is_now() -> None:
-    days = {moment(text, "", whole_day=True) for text in ("2026-01-05", "20260105", "2026-W02-1")}
-    assert days == {moment("2026-01-06T00:00:00Z", "")}
+    days = {parse_time(text, "", whole_day=True) for text in ("2026-01-05", "20260105", "2026-W02-1")}
+    assert days == {parse_time("2026-01-06T00:00:00Z", "")}
     assert request(end="9999-12-31").past == request(end="2030-01-01").past
-    assert moment("9999-12-31", "") == moment("2262-01-01", "") < 2**63
+    assert parse_time("9999-12-31", "") == parse_time("2262-01-01", "") < 2**63
 
 
 @given(st.integers(0, 2**62))
 def test_times_are_told_to_the_nanosecond(ns: int) -> None:
     text = rfc3339(ns)
-    assert moment(text[:19] + "Z", "") + int(text[20:29]) == ns
+    assert parse_time(text[:19] + "Z", "") + int(text[20:29]) == ns
 
 
 @pytest.mark.parametrize(
@@ -138,7 +127,7 @@ def test_what_is_wrong_is_told(given: dict[str, object], told: str) -> None:
 
 def test_options_are_asked_for_by_contract() -> None:
     with pytest.raises(ConfigError, match="looks like AAPL261218C00230000"):
-        asked("options.trades", ["AAPL"], "2026-01-05", "2026-01-06", now=NOW)
+        make_request("options.trades", ["AAPL"], "2026-01-05", "2026-01-06", now=NOW)
 
 
 STRETCH = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(

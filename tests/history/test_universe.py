@@ -116,9 +116,11 @@ def test_alpaca_pys_own_client_reads_the_listings(sim: RunningSimulator) -> None
     found = client.get_all_assets(GetAssetsRequest(asset_class=AssetClass.CRYPTO))
     assert [each.symbol for each in found] == list(UNIVERSE["crypto"])  # type: ignore[union-attr]
     wanted = GetOptionContractsRequest(
-        underlying_symbols=["AAPL"], expiration_date_gte=date(2026, 1, 5),
-        expiration_date_lte=date(2030, 1, 1), limit=10_000,
-    )  # fmt: skip
+        underlying_symbols=["AAPL"],
+        expiration_date_gte=date(2026, 1, 5),
+        expiration_date_lte=date(2030, 1, 1),
+        limit=10_000,
+    )
     listed = client.get_option_contracts(wanted).option_contracts  # type: ignore[union-attr]
     assert listed
     assert {each.symbol for each in listed} <= set(ask(sim, "options.bars", "AAPL*"))

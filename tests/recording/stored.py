@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
-from mdstream.frames.attach import Attachment
 from mdstream.frames.layout import is_table, read_schema
+from mdstream.reading.attach import Attachment
 
 
 def recorded_frames(run: Path) -> list[str]:

@@ -24,14 +24,14 @@ from deltalake import DeltaTable
 from mdstream.config import StoreConfig
 from mdstream.errors import ConfigError
 from mdstream.frames import rundir
-from mdstream.frames.attach import Attachment
 from mdstream.frames.rundir import RunDirectory
+from mdstream.reading.attach import Attachment
 from mdstream.recording import recorder, state
 from mdstream.recording.recorder import Recorder
 from mdstream.telemetry.state import FeedState
+from tests.feed.test_pipeline import payloads
 from tests.piping import Rig, rig
 from tests.recording.stored import in_frames, in_store, recorded_frames
-from tests.test_pipeline import payloads
 
 
 def store_of(path: Path, **settings: Any) -> StoreConfig:
@@ -100,9 +100,7 @@ def test_tables_are_sorted_partitioned_and_compacted(
             table = DeltaTable(str(tmp_path / "store" / "live" / "stocks.quotes"))
             assert table.metadata().partition_columns == ["feed", "date"]
             assert len(table.file_uris()) < commits
-            kept = {
-                str(p) for p in Path(table.table_uri.removeprefix("file://")).rglob("*.parquet")
-            }
+            kept = {str(p) for p in Path(table.table_uri.removeprefix("file://")).rglob("*.parquet")}
             assert len(kept) < commits, "what was replaced is gone"
             for path in table.file_uris():
                 one = pl.read_parquet(path)
@@ -142,8 +140,9 @@ def command(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
     }
     return subprocess.Popen(
         [sys.executable, "-m", "mdstream", "record", "--run", str(run), "--quiet"],
-        env={**os.environ, **settings}, start_new_session=True,
-    )  # fmt: skip
+        env={**os.environ, **settings},
+        start_new_session=True,
+    )
 
 
 async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int) -> None:
@@ -258,18 +257,35 @@ def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
 
 def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [
-        sys.executable, "-m", "mdstream", "run", "--plain", "--streams", "stocks,crypto", "--workers", "0",
-        "--record", "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report.json"), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mdstream",
+        "run",
+        "--plain",
+        "--streams",
+        "stocks,crypto",
+        "--workers",
+        "0",
+        "--record",
+        "--store",
+        str(tmp_path / "store"),
+        "--report",
+        str(tmp_path / "report.json"),
+        *more,
+    ]
     settings = {
-        "MDSTREAM_FRAMES__DIRECTORY": str(tmp_path), "MDSTREAM_STORE__EVERY_S": "0.5",
+        "MDSTREAM_FRAMES__DIRECTORY": str(tmp_path),
+        "MDSTREAM_STORE__EVERY_S": "0.5",
         "MDSTREAM_REJECTS": str(tmp_path),
-    }  # fmt: skip
+    }
     with (tmp_path / "log").open("ab") as log:
         return subprocess.Popen(
-            command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=log,
+            command,
+            env={**os.environ, **settings},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
 
 def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:

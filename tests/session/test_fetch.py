@@ -73,9 +73,8 @@ class Case:
         self.bodies: list[bytes] = []
         self.chains: list[list[str]] = []
         self.fetcher = Fetcher(
-            STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0,
-            self.chains.append,
-        )  # fmt: skip
+            STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0, self.chains.append
+        )
 
     async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
         """What the pipeline would answer, by way of the real decoder."""
@@ -179,11 +178,7 @@ def test_a_used_up_account_waits_for_the_reset_and_goes_on() -> None:
         # The account's minute is nearly over, and another program has used all of it.
         window.take = lambda key: (  # type: ignore[method-assign]
             time.time() >= reset,
-            {
-                "X-RateLimit-Limit": "200",
-                "X-RateLimit-Remaining": "0",
-                "X-RateLimit-Reset": str(reset),
-            },
+            {"X-RateLimit-Limit": "200", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)},
         )
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
         assert cycle.ok == {"AAPL", "MSFT"}
@@ -374,9 +369,7 @@ def test_a_chain_of_odd_names_fails_alone() -> None:
 
         async def get(path: str, params: Any) -> Any:
             return type(
-                "Body",
-                (),
-                {"data": path.rpartition("/")[2], "recv_ns": 0, "packing": Packing.PLAIN},
+                "Body", (), {"data": path.rpartition("/")[2], "recv_ns": 0, "packing": Packing.PLAIN}
             )
 
         async def commit(body: Any, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
@@ -408,11 +401,7 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
         ("stocks", b'{"AAPL": null}', "the service has no data for it"),
         ("stocks", b'{"AAPL": 5}', "unusable answer: expected an object, got int"),
         ("stocks", b'{"AAPL": {"latestTrade": 5}}', "unusable answer: latestTrade: expected"),
-        (
-            "stocks",
-            b'{"message": "ok"}',
-            "unusable answer: 'message': expected an object, got text",
-        ),
+        ("stocks", b'{"message": "ok"}', "unusable answer: 'message': expected an object, got text"),
         ("stocks", b'{"MSFT": {}, "X": {"latestTrade": {"p": 1}}}', "the service has no data"),
         ("news", b'{"news": [{"id": "odd"}]}', "unusable answer: "),
     ],
@@ -437,9 +426,7 @@ def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:
         started = time.monotonic()
         await asyncio.gather(*(budget.take() for _ in range(5)))
         assert 0.8 < time.monotonic() - started < 3.0
-        budget.hear(
-            {"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(time.time()) + 50)}
-        )
+        budget.hear({"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(time.time()) + 50)})
         await asyncio.wait_for(budget.take(), 0.5)
 
     asyncio.run(main())
@@ -588,9 +575,7 @@ def test_a_body_packed_in_a_way_that_was_not_asked_for_is_told() -> None:
     asyncio.run(main())
 
 
-def test_waiting_for_the_budget_takes_no_time_from_the_retries(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_waiting_for_the_budget_takes_no_time_from_the_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "WINDOW_S", 2.0)
     monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
 

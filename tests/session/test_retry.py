@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mdstream.session.hours import is_open
 from mdstream.session.retry import backoff, pause_asked_for
+from mdstream.venues.alpaca.hours import is_open
 
 
 def test_pauses_double_up_to_the_cap_with_jitter_that_only_shortens() -> None:

@@ -59,9 +59,7 @@ def test_what_waits_here_is_not_the_servers_silence() -> None:
     assert watch.broken(start + 13, follows("quotes"))
 
 
-def test_what_the_user_names_replaces_ours_and_holds_at_all_hours(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_the_user_names_replaces_ours_and_holds_at_all_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = MuteLimits.of(STREAMS["stocks"], {"quotes": 500.0})
     monkeypatch.setattr(silence, "is_open", lambda moment: True)
     assert limits.socket(follows("trades", "quotes")) == 120.0

@@ -166,9 +166,7 @@ def test_compression_is_off_unless_asked_for() -> None:
 
 
 @contextlib.asynccontextmanager
-async def talking(
-    talk: Callable[[ServerConnection], Awaitable[None]], **config: Any
-) -> AsyncIterator[Any]:
+async def talking(talk: Callable[[ServerConnection], Awaitable[None]], **config: Any) -> AsyncIterator[Any]:
     """A session with a server that says what `talk` says: its sink, and what it tells."""
     async with serve(talk, "127.0.0.1", 0, max_size=None) as server:
         values = {
@@ -180,9 +178,12 @@ async def talking(
         }
         sink, said = Sink(), list[str]()
         session = StreamSession(
-            Target.of(from_mapping(values), STREAMS["stocks"]), Subscriptions(), sink,
-            said.append, lambda channel: 0,
-        )  # fmt: skip
+            Target.of(from_mapping(values), STREAMS["stocks"]),
+            Subscriptions(),
+            sink,
+            said.append,
+            lambda channel: 0,
+        )
         running = asyncio.ensure_future(session.run())
         try:
             async with asyncio.timeout(20):
@@ -298,9 +299,7 @@ def test_a_wrong_key_is_fatal_and_never_told() -> None:
         play(
             story,
             config={"credentials": {"key_id": "hidden-key", "secret_key": "hidden-secret"}},
-            credentials=msgspec.convert(
-                {"key_id": "a", "secret_key": "b"}, type(Config().credentials)
-            ),
+            credentials=msgspec.convert({"key_id": "a", "secret_key": "b"}, type(Config().credentials)),
         )
     assert "hidden" not in str(caught.value)
 
@@ -326,26 +325,16 @@ def test_a_second_connection_waits_on_its_socket_until_the_first_one_leaves() ->
 
 @pytest.mark.parametrize(
     "faults",
-    [
-        ("drop@0.3*1",),
-        ("error=407@0.3*1",),
-        ("error=500@0.3*1",),
-        ("auth=404*1",),
-        ("upgrade=503*1",),
-    ],
+    [("drop@0.3*1",), ("error=407@0.3*1",), ("error=500@0.3*1",), ("auth=404*1",), ("upgrade=503*1",)],
 )
-def test_lost_connections_come_back_and_everything_is_subscribed_again(
-    faults: tuple[str, ...],
-) -> None:
+def test_lost_connections_come_back_and_everything_is_subscribed_again(faults: tuple[str, ...]) -> None:
     async def story(case: Case) -> None:
         await case.until(lambda: case.session.reconnects == 1)
         await case.until(case.session.ready.is_set)
         await data_flows(case)
         active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED["stocks"]}
         assert active == WANTED["stocks"]
-        assert case.sink.seams == (
-            not faults[0].startswith("upgrade")
-        )  # there was no connection to lose
+        assert case.sink.seams == (not faults[0].startswith("upgrade"))  # there was no connection to lose
 
     play(story, faults=faults)
 
@@ -572,9 +561,7 @@ def test_tls_is_verified_against_a_private_authority(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name"])
-def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(
-    tmp_path: Any, wrong: str
-) -> None:
+def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(tmp_path: Any, wrong: str) -> None:
     authority, trusted = trustme.CA(), trustme.CA()
     bundle = tmp_path / "ca.pem"
     (trusted if wrong == "authority" else authority).cert_pem.write_to_path(bundle)
@@ -626,9 +613,12 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
                     "websocket": LIBRARY.get(),
                 }
                 session = StreamSession(
-                    Target.of(from_mapping(values), STREAMS["stocks"]), Subscriptions(), Sink(),
-                    lambda text: None, lambda channel: 0,
-                )  # fmt: skip
+                    Target.of(from_mapping(values), STREAMS["stocks"]),
+                    Subscriptions(),
+                    Sink(),
+                    lambda text: None,
+                    lambda channel: 0,
+                )
                 with pytest.raises(ConfigError, match=f"sent on to {elsewhere}; .* set stream_url"):
                     async with asyncio.timeout(10):
                         await session.run()

@@ -65,11 +65,7 @@ def test_payloads_put_together_from_parts_are_whole(messages: list[dict[str, Any
         for found, message in zip(decoded, messages, strict=True):
             assert list(found) == list(message)
             for key, value in message.items():
-                same = (
-                    math.isclose(found[key], value)
-                    if isinstance(value, float)
-                    else found[key] == value
-                )
+                same = math.isclose(found[key], value) if isinstance(value, float) else found[key] == value
                 assert same
 
 

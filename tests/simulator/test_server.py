@@ -40,9 +40,7 @@ class Client:
         return await self.hear()
 
     async def send(self, message: Any) -> None:
-        await self._socket.send(
-            msgpack.packb(message) if self._packed else orjson.dumps(message).decode()
-        )
+        await self._socket.send(msgpack.packb(message) if self._packed else orjson.dumps(message).decode())
 
     async def hear(self) -> Any:
         payload = await asyncio.wait_for(self._socket.recv(decode=False), 5)
@@ -58,10 +56,7 @@ def talk(
 ) -> None:
     async def main() -> None:
         async with Simulator(SimulatorSettings(port=0, **settings)) as sim:
-            extra = {
-                **({"Content-Type": "application/msgpack"} if packed else {}),
-                **(headers or {}),
-            }
+            extra = {**({"Content-Type": "application/msgpack"} if packed else {}), **(headers or {})}
             async with connect(
                 sim.stream_url + path, additional_headers=extra, close_timeout=0.2
             ) as socket:
@@ -83,10 +78,18 @@ def test_the_handshake_is_the_documented_one() -> None:
             {"action": "subscribe", "trades": ["AAPL"], "quotes": ["AMD", "CLDR"], "bars": ["*"]}
         )
         assert ack == {
-            "T": "subscription", "trades": ["AAPL"], "quotes": ["AMD", "CLDR"], "bars": ["*"], "updatedBars": [],
-            "dailyBars": [], "statuses": [], "lulds": [], "imbalances": [], "corrections": ["AAPL"],
+            "T": "subscription",
+            "trades": ["AAPL"],
+            "quotes": ["AMD", "CLDR"],
+            "bars": ["*"],
+            "updatedBars": [],
+            "dailyBars": [],
+            "statuses": [],
+            "lulds": [],
+            "imbalances": [],
+            "corrections": ["AAPL"],
             "cancelErrors": ["AAPL"],
-        }  # fmt: skip
+        }
         [ack] = await client.say({"action": "unsubscribe", "bars": ["*"]})
         assert ack["bars"] == []
         assert ack["trades"] == ["AAPL"]
@@ -120,12 +123,7 @@ def test_errors_before_authentication(said: Any, code: int, text: str) -> None:
             "invalid subscribe action for this feed",
         ),
         ("/v2/iex", {"action": "subscribe", "trades": ["not good"]}, 400, "invalid syntax"),
-        (
-            "/v2/iex",
-            {"action": "subscribe", "trades": ["A", "B", "C", "D"]},
-            405,
-            "symbol limit exceeded",
-        ),
+        ("/v2/iex", {"action": "subscribe", "trades": ["A", "B", "C", "D"]}, 405, "symbol limit exceeded"),
         (
             "/v1beta1/indicative",
             {"action": "subscribe", "bars": ["*"]},
@@ -160,9 +158,7 @@ def test_errors_after_authentication_leave_the_subscriptions_as_they_are(
 
 def test_options_want_msgpack_and_a_socket_its_own_encoding() -> None:
     async def json_on_options(client: Client, sim: Simulator) -> None:
-        assert await client.say(AUTH) == error(
-            412, "option messages are only available in MsgPack format"
-        )
+        assert await client.say(AUTH) == error(412, "option messages are only available in MsgPack format")
 
     talk(json_on_options, "/v1beta1/opra")
 
@@ -184,10 +180,7 @@ def test_no_key_is_no_key() -> None:
     async def story(client: Client, sim: Simulator) -> None:
         assert await client.say({"action": "auth"}) == error(402, "auth failed")
         async with aiohttp.ClientSession() as http:
-            for path, status in (
-                ("/v2/stocks/snapshots", 401),
-                ("/v1beta3/crypto/us/snapshots", 200),
-            ):
+            for path, status in (("/v2/stocks/snapshots", 401), ("/v1beta3/crypto/us/snapshots", 200)):
                 symbols = {"symbols": "AAPL" if status == 401 else "BTC/USD"}
                 async with http.get(sim.data_url + path, params=symbols) as answer:
                     assert answer.status == status
@@ -322,9 +315,7 @@ def test_faults_can_be_replaced_while_it_runs() -> None:
     talk(story)
 
 
-def rest(
-    story: Callable[[Callable[..., Awaitable[Any]]], Awaitable[None]], **settings: Any
-) -> None:
+def rest(story: Callable[[Callable[..., Awaitable[Any]]], Awaitable[None]], **settings: Any) -> None:
     async def main() -> None:
         async with (
             Simulator(SimulatorSettings(port=0, **settings)) as sim,
@@ -361,19 +352,11 @@ def test_the_rate_limit_is_told_in_headers_and_then_enforced() -> None:
     [
         ("/v2/stocks/snapshots", {"symbols": "AAPL,b@d"}, "invalid symbol: b@d"),
         ("/v2/stocks/snapshots", {}, "symbols is required"),
-        (
-            "/v2/stocks/bars",
-            {"symbols": "A", "timeframe": "7Fortnights"},
-            "invalid timeframe: 7Fortnights",
-        ),
+        ("/v2/stocks/bars", {"symbols": "A", "timeframe": "7Fortnights"}, "invalid timeframe: 7Fortnights"),
         ("/v2/stocks/trades", {"symbols": "A", "limit": "99999"}, "invalid limit: 99999"),
         ("/v2/stocks/trades", {"symbols": "A", "start": "soon"}, "invalid start: soon"),
         ("/v2/stocks/trades", {"symbols": "A", "page_token": "%%%"}, "invalid page_token"),
-        (
-            "/v2/stocks/trades/latest",
-            {"symbols": "A", "start": "x"},
-            "unexpected parameter(s): start",
-        ),
+        ("/v2/stocks/trades/latest", {"symbols": "A", "start": "x"}, "unexpected parameter(s): start"),
     ],
 )
 def test_wrong_requests_get_the_services_kind_of_answer(
@@ -387,11 +370,7 @@ def test_wrong_requests_get_the_services_kind_of_answer(
 
 
 def test_pages_go_by_symbol_first_and_then_by_time_and_together_are_the_whole() -> None:
-    window = {
-        "symbols": "MSFT,AAPL",
-        "start": "2026-01-05T14:30:00Z",
-        "end": "2026-01-05T14:31:00Z",
-    }
+    window = {"symbols": "MSFT,AAPL", "start": "2026-01-05T14:30:00Z", "end": "2026-01-05T14:31:00Z"}
 
     async def story(get: Any) -> None:
         _, _, whole = await get("/v2/stocks/trades", limit="10000", **window)
@@ -401,10 +380,7 @@ def test_pages_go_by_symbol_first_and_then_by_time_and_together_are_the_whole() 
         token, pages = "", 0
         while True:
             _, _, page = await get(
-                "/v2/stocks/trades",
-                limit="17",
-                **window,
-                **({"page_token": token} if token else {}),
+                "/v2/stocks/trades", limit="17", **window, **({"page_token": token} if token else {})
             )
             for symbol, trades in page["trades"].items():
                 pieces.setdefault(symbol, []).extend(trades)
@@ -436,9 +412,7 @@ def test_single_symbol_twins_answer_with_lists() -> None:
     rest(story)
 
 
-def test_a_client_that_hangs_up_in_the_handshake_is_no_error(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_client_that_hangs_up_in_the_handshake_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     request = (
         "GET /v2/iex HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -448,9 +422,7 @@ def test_a_client_that_hangs_up_in_the_handshake_is_no_error(
         async with Simulator(SimulatorSettings(port=0)) as sim:
             address = urlsplit(sim.stream_url)
             for _ in range(20):
-                client = await asyncio.to_thread(
-                    socket.create_connection, (address.hostname, address.port)
-                )
+                client = await asyncio.to_thread(socket.create_connection, (address.hostname, address.port))
                 client.send(request.encode())
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.close()

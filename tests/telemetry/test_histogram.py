@@ -18,10 +18,7 @@ def test_what_was_received_before_it_happened_counts_as_nothing() -> None:
     assert bucket_of(np.array([-5, 0, 1])).tolist() == [0, 0, 0]
 
 
-@given(
-    st.lists(st.integers(1_000, 10**12), min_size=1, max_size=200),
-    st.sampled_from([0.5, 0.99, 0.999]),
-)
+@given(st.lists(st.integers(1_000, 10**12), min_size=1, max_size=200), st.sampled_from([0.5, 0.99, 0.999]))
 def test_percentiles_are_those_of_the_values(values: list[int], quantile: float) -> None:
     counts = np.bincount(bucket_of(np.array(values)), minlength=BUCKETS)
     exact = sorted(values)[max(0, int(np.ceil(quantile * len(values))) - 1)] / 1e6

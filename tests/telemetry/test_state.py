@@ -34,8 +34,6 @@ def test_received_is_committed_and_rejected_and_in_flight(tmp_path: Path) -> Non
     state["payloads_received"] = 5
     state.commit(1, payloads=3, messages=30, rejected=4, bytes=300)
     accounts = state.accounts()
-    assert (
-        accounts["messages"] == accounts["committed"] + accounts["rejected"] + accounts["in_flight"]
-    )
+    assert accounts["messages"] == accounts["committed"] + accounts["rejected"] + accounts["in_flight"]
     assert (accounts["committed"], accounts["rejected"], accounts["in_flight"]) == (26, 4, 2)
     assert accounts["payloads"] == 5

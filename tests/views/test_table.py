@@ -39,15 +39,27 @@ def test_the_most_dispensable_column_goes_first_and_no_number_is_cut() -> None:
 @pytest.mark.parametrize("width", [72, 80, 90, 120, 200])
 def test_the_summary_of_a_large_run_fits_every_terminal(width: int) -> None:
     stream = {
-        "state": "stopped", "reason": None, "symbols_ok": 120, "symbols_failed": {},
-        "messages": 12_345_678, "committed": 12_345_678, "rejected": 0, "in_flight": 0,
-        "fetch": {"t_stream_s": 1.234}, "latency_ms": {"p50": 1.5, "p99": 12.0},
-        "reconnects": 0, "restarts": 0, "rejects_file": None,
-    }  # fmt: skip
+        "state": "stopped",
+        "reason": None,
+        "symbols_ok": 120,
+        "symbols_failed": {},
+        "messages": 12_345_678,
+        "committed": 12_345_678,
+        "rejected": 0,
+        "in_flight": 0,
+        "fetch": {"t_stream_s": 1.234},
+        "latency_ms": {"p50": 1.5, "p99": 12.0},
+        "reconnects": 0,
+        "restarts": 0,
+        "rejects_file": None,
+    }
     report = {
-        "run": "20260101T000000-1", "duration_s": 3600.0, "t_total_s": 1.3,
-        "cores": {"count": 16, "busy_mean": 40.0}, "streams": {"stocks": stream, "options": stream},
-    }  # fmt: skip
+        "run": "20260101T000000-1",
+        "duration_s": 3600.0,
+        "t_total_s": 1.3,
+        "cores": {"count": 16, "busy_mean": 40.0},
+        "streams": {"stocks": stream, "options": stream},
+    }
     console = Console(file=io.StringIO(), width=width)
     show(report, console)
     assert isinstance(console.file, io.StringIO)

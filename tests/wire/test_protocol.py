@@ -69,9 +69,7 @@ def test_msgpack_goes_both_ways() -> None:
     subscriptions = Subscriptions(wanted={"trades": {"X"}})
     p = Protocol(CODECS["msgpack"], KEYS, subscriptions, 0.0)
     p.receive(msgpack.packb([{"T": "success", "msg": "connected"}]), 0.0)
-    assert [msgpack.unpackb(m) for m in p.to_send()] == [
-        {"action": "auth", "key": "K", "secret": "S"}
-    ]
+    assert [msgpack.unpackb(m) for m in p.to_send()] == [{"action": "auth", "key": "K", "secret": "S"}]
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from workers import UNKEPT, kept
+from workers import UNKEPT
+from workers.kernels import kept
 
-RUN = [
-    sys.executable,
-    "-m",
-    "mdstream",
-    "run",
-    "--streams",
-    "stocks",
-    "--duration",
-    "3",
-    "--report",
-]
+RUN = [sys.executable, "-m", "mdstream", "run", "--streams", "stocks", "--duration", "3", "--report"]
 SHOW = "from workers import kept; print(kept.CACHE)"
 
 
@@ -31,9 +22,13 @@ def cache_with(**environment: str) -> Path:
     """The folder that a new process chooses."""
     clean = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR")}
     done = subprocess.run(
-        [sys.executable, "-c", SHOW], env=clean | environment, capture_output=True, text=True,
-        timeout=60, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", SHOW],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     return Path(done.stdout.strip())
 
 
@@ -48,16 +43,16 @@ def test_without_a_home_that_can_be_written_it_is_with_the_temporary_files(tmp_p
     assert cache.parent == tmp_path / f"mdstream-{os.getuid()}"
 
 
-def test_what_nobody_used_for_long_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_used_for_long_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("kernels-mine", "kernels-old", "kernels-broken", "kernels-young", "other")
     for name in names:
         (tmp_path / name).mkdir()
         if name != "kernels-broken":
             (tmp_path / name / "complete").touch()
-    for path in (*(tmp_path / n / "complete" for n in ("kernels-mine", "kernels-old", "other")),
-                 tmp_path / "kernels-broken"):  # fmt: skip
+    for path in (
+        *(tmp_path / n / "complete" for n in ("kernels-mine", "kernels-old", "other")),
+        tmp_path / "kernels-broken",
+    ):
         os.utime(path, (0, 0))
     monkeypatch.setattr(kept, "CACHE", tmp_path / "kernels-mine")
     kept.drop_unused()
@@ -81,9 +76,13 @@ def test_where_they_cannot_be_kept_the_library_decodes(tmp_path: Path) -> None:
     taken.touch()
     report = tmp_path / "report.json"
     done = subprocess.run(
-        [*RUN, str(report)], capture_output=True, text=True, timeout=90, check=False,
+        [*RUN, str(report)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NUMBA_CACHE_DIR": ""},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stderr.splitlines() if "WARNING" in line]
     assert f"cannot be kept on disk: {taken} cannot be written" in line
@@ -98,18 +97,20 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     code = full + "import runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     code += "runpy.run_module('workers.warm', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=False,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith(f"they cannot be kept in {tmp_path}/mdstream/kernels-")
     assert line.endswith("File too large")
 
 
-def test_without_room_nothing_is_compiled_in_vain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_room_nothing_is_compiled_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "CACHE", tmp_path)
     assert not kept.is_complete()
     monkeypatch.setattr(kept, "_ROOM_BYTES", 1 << 62)
@@ -127,16 +128,24 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
     def is_complete() -> str:
         show = "from workers import kept; print(kept.is_complete())"
         done = subprocess.run(
-            [sys.executable, "-c", show], capture_output=True, text=True, check=True, timeout=60,
+            [sys.executable, "-c", show],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        )  # fmt: skip
+        )
         return done.stdout.strip()
 
     def warm() -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "workers.warm"], capture_output=True, text=True, timeout=150,
-            check=False, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        )  # fmt: skip
+            [sys.executable, "-m", "workers.warm"],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
     assert is_complete() == "True"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.handoff.packing import Packing
-from mdstream.handoff.pages import JoinTicket, PageReceipt, PageTicket
+from mdstream.handoff.page_ticket import JoinTicket, PageReceipt, PageTicket
 from mdstream.streams.spec import PayloadKind
 from workers import history
 
@@ -21,9 +21,13 @@ BASE = 1_767_623_400 * 10**9
 
 
 def stage(
-    body: Any, path: Path, kind: PayloadKind = PayloadKind.TRADES, stream: str = "stocks",
-    channel: str = "trades", span: tuple[int, int] = (0, 2**63 - 1),
-) -> PageReceipt:  # fmt: skip
+    body: Any,
+    path: Path,
+    kind: PayloadKind = PayloadKind.TRADES,
+    stream: str = "stocks",
+    channel: str = "trades",
+    span: tuple[int, int] = (0, 2**63 - 1),
+) -> PageReceipt:
     data = body if isinstance(body, bytes) else gzip.compress(orjson.dumps(body))
     ticket = PageTicket(stream, channel, kind, data, Packing.GZIP, BASE, str(path), span)
     return history.stage(ticket)
@@ -62,15 +66,9 @@ def test_what_is_joined_is_what_the_pages_say(
         path = folder / f"{number}.arrow"
         body = {"trades": {f"S{number}": records}, "next_page_token": f"token{number}"}
         receipt = stage(body, path)
-        assert (receipt.rows, receipt.page_token, receipt.fault) == (
-            len(records),
-            f"token{number}",
-            "",
-        )
+        assert (receipt.rows, receipt.page_token, receipt.fault) == (len(records), f"token{number}", "")
         paths.append(str(path))
-    joined = history.join(
-        JoinTicket("stocks", "trades", tuple(paths), str(folder / "a" / "b.parquet"))
-    )
+    joined = history.join(JoinTicket("stocks", "trades", tuple(paths), str(folder / "a" / "b.parquet")))
     frame = whole(folder / "a" / "b.parquet")
     truth = [(f"S{n}", record) for n, records in enumerate(pages) for record in records]
     assert joined.rows == frame.height == len(truth)
@@ -96,9 +94,7 @@ def test_an_absent_side_of_a_quote_is_null(tmp_path: Path) -> None:
     }
     body = {"quotes": {"AAPL": [quote]}, "next_page_token": None}
     assert stage(body, tmp_path / "q.arrow", PayloadKind.QUOTES, channel="quotes").rows == 1
-    history.join(
-        JoinTicket("stocks", "quotes", (str(tmp_path / "q.arrow"),), str(tmp_path / "q.parquet"))
-    )
+    history.join(JoinTicket("stocks", "quotes", (str(tmp_path / "q.arrow"),), str(tmp_path / "q.parquet")))
     (row,) = pl.read_parquet(tmp_path / "q.parquet").rows(named=True)
     assert (row["bid_price"], row["bid_size"], row["bid_exchange"]) == (None, None, None)
     assert (row["ask_price"], row["ask_size"], row["ask_exchange"]) == (1.5, 3, "V")

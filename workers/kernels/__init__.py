@@ -8,6 +8,6 @@
     sides, runs  what follows from finished columns: absent quote sides, runs of trades
     bars         runs joined to bars, in the feed's process
 
-Kernels read and write flat arrays and know no stream. `workers.layouts` and `workers.decoder` make
+Kernels read and write flat arrays and know no stream. `decoding.layouts` and `decoding.decoder` make
 these arrays from the declarations in `mdstream.streams`.
 """

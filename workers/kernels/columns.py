@@ -62,10 +62,30 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
 
     @called
     def convert(
-        buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any,
-        columns: int, area: Any, start: int, scratch: Any, keys: Any, slots: Any, mask: int, starts: Any,
-        sizes: Any, owners: Any, pool: Any, codes: Any, blanks: Any, odd: Any, numbers: Any, counts: Any,
-    ) -> None:  # fmt: skip
+        buffer: Any,
+        spans: Any,
+        room: int,
+        rows: int,
+        payload: Any,
+        received: Any,
+        plan: Any,
+        columns: int,
+        area: Any,
+        start: int,
+        scratch: Any,
+        keys: Any,
+        slots: Any,
+        mask: int,
+        starts: Any,
+        sizes: Any,
+        owners: Any,
+        pool: Any,
+        codes: Any,
+        blanks: Any,
+        odd: Any,
+        numbers: Any,
+        counts: Any,
+    ) -> None:
         """The first column begins at byte `start`, each has its mask behind it, if there is room for one.
         `scratch` uint8: two arrays of `rows` a column, the sides that are absent and the masks that have no
         place.
@@ -103,31 +123,65 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
                     missing += blank_sizes(rows, whole, there, scratch, side)
             elif kind == UINT:
                 natural = as_uint64(area, target)
-                strange, missing = integers(
-                    buffer, spans, first, rows, natural, there, odd, at, False
-                )
+                strange, missing = integers(buffer, spans, first, rows, natural, there, odd, at, False)
                 if side >= 0:
                     missing += blank_sizes(rows, natural, there, scratch, side)
             elif kind == BOOL:
                 flags = as_uint8(area, target)
-                strange, missing = booleans(
-                    buffer, spans, first, rows, flags, there, odd, at, option
-                )
+                strange, missing = booleans(buffer, spans, first, rows, flags, there, odd, at, option)
             elif kind == TIME:
                 moments = as_int64(area, target)
                 strange, missing = times(buffer, spans, first, rows, moments, there, odd, at)
             elif kind == CODE16:
                 short = as_uint16(area, target)
                 strange, fresh, missing = look_up(
-                    buffer, spans, first, rows, option, keys, slots, mask, starts, sizes, owners, pool,
-                    codes, blanks, scratch, side, short, there, odd, numbers, at,
-                )  # fmt: skip
+                    buffer,
+                    spans,
+                    first,
+                    rows,
+                    option,
+                    keys,
+                    slots,
+                    mask,
+                    starts,
+                    sizes,
+                    owners,
+                    pool,
+                    codes,
+                    blanks,
+                    scratch,
+                    side,
+                    short,
+                    there,
+                    odd,
+                    numbers,
+                    at,
+                )
             elif kind == CODE32:
                 long = as_uint32(area, target)
                 strange, fresh, missing = look_up(
-                    buffer, spans, first, rows, option, keys, slots, mask, starts, sizes, owners, pool,
-                    codes, blanks, scratch, side, long, there, odd, numbers, at,
-                )  # fmt: skip
+                    buffer,
+                    spans,
+                    first,
+                    rows,
+                    option,
+                    keys,
+                    slots,
+                    mask,
+                    starts,
+                    sizes,
+                    owners,
+                    pool,
+                    codes,
+                    blanks,
+                    scratch,
+                    side,
+                    long,
+                    there,
+                    odd,
+                    numbers,
+                    at,
+                )
             else:
                 came = as_int64(area, target)
                 for row in range(rows):

@@ -1,4 +1,4 @@
-"""How kernels are compiled: once, on first use. Where the machine code is kept: `workers.kept`."""
+"""How kernels are compiled: once, on first use. Where the machine code is kept: `workers.kernels.kept`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numba
 
-from workers.kept import BOUNDS_CHECKED, CACHE
+from workers.kernels.kept import BOUNDS_CHECKED, CACHE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,17 +17,15 @@ if CACHE is not None:
 
 def kernel(function: F) -> F:
     """Compile `function` on first use, and keep the machine code on disk."""
-    compiled: F = numba.njit(
-        cache=CACHE is not None, error_model="numpy", boundscheck=BOUNDS_CHECKED
-    )(function)
+    compiled: F = numba.njit(cache=CACHE is not None, error_model="numpy", boundscheck=BOUNDS_CHECKED)(
+        function
+    )
     return compiled
 
 
 def inlined(function: F) -> F:
     """A helper that becomes part of the kernels which use it."""
-    compiled: F = numba.njit(forceinline=True, error_model="numpy", boundscheck=BOUNDS_CHECKED)(
-        function
-    )
+    compiled: F = numba.njit(forceinline=True, error_model="numpy", boundscheck=BOUNDS_CHECKED)(function)
     return compiled
 
 

@@ -69,9 +69,7 @@ def fitting(follow: Callable[..., tuple[int, int]]) -> Any:
                 return np.int64(NO_ROOM), row, layout
             stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row, True)
             if stop == NO_FIT:
-                stop, top = follow(
-                    buffer, i, end, words, steps, items, first, spans, room, row, False
-                )
+                stop, top = follow(buffer, i, end, words, steps, items, first, spans, room, row, False)
             if stop >= 0 or stop == NO_ROOM:
                 return stop, top, layout
         return np.int64(NO_FIT), np.int64(0), last

@@ -126,9 +126,21 @@ def _is_skipped(buffer: Any, begin: int, end: int, what: int) -> bool:
 
 @called
 def _leads(
-    buffer: Any, i: int, end: int, last: int, entries: Any, at: int, values: int, more: int, keys: int,
-    lead: int, spans: Any, room: int, row: int, window: Any,
-) -> int:  # fmt: skip
+    buffer: Any,
+    i: int,
+    end: int,
+    last: int,
+    entries: Any,
+    at: int,
+    values: int,
+    more: int,
+    keys: int,
+    lead: int,
+    spans: Any,
+    room: int,
+    row: int,
+    window: Any,
+) -> int:
     """Where the message at byte `i` ends if it has this layout; `NO_FIT` if it has not, as far as seen.
 
     Behind it there is another message, or `last` as the payload's last byte.
@@ -137,18 +149,14 @@ def _leads(
     start = window[places + entries[at + KEY]] - entries[at + BEFORE]
     if start != i:
         return np.int64(NO_FIT)
-    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
-        entries[at + MASK]
-    )
+    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
     order = np.int64(0)  # negative as soon as a value would end before it begins
     for _ in range(values):
         begin = start + entries[at + AHEAD]
         slot = entries[at + SLOT]
         at += ENTRY_WIDTH
         start = window[places + entries[at + KEY]] - entries[at + BEFORE]
-        differing |= (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
-            entries[at + MASK]
-        )
+        differing |= (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
         order |= start - begin - 1
         if slot >= 0:
             spans[slot * room + row] = np.uint64(begin) | np.uint64(start - begin) << np.uint64(32)
@@ -163,9 +171,7 @@ def _leads(
     start = stop - entries[at + BEFORE]
     if order < 0 or differing != 0 or start <= begin or buffer[stop] != behind:
         return np.int64(NO_FIT)
-    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(
-        entries[at + MASK]
-    )
+    differing = (load64(buffer, start) ^ np.uint64(entries[at + WORD])) & np.uint64(entries[at + MASK])
     if slot >= 0:
         spans[slot * room + row] = np.uint64(begin) | np.uint64(start - begin) << np.uint64(32)
     elif not _is_skipped(buffer, begin, start, slot):
@@ -188,9 +194,19 @@ def _leads(
 
 @inlined
 def hurry(
-    buffer: Any, i: int, end: int, closing: int, entries: Any, layouts: Any, known: int, spans: Any,
-    room: int, rows: Any, last: int, window: Any,
-) -> tuple[int, int]:  # fmt: skip
+    buffer: Any,
+    i: int,
+    end: int,
+    closing: int,
+    entries: Any,
+    layouts: Any,
+    known: int,
+    spans: Any,
+    room: int,
+    rows: Any,
+    last: int,
+    window: Any,
+) -> tuple[int, int]:
     """Where the message at byte `i` ends, and its layout; a negative end if no shortcut leads there.
     `closing` is the byte that ends a payload behind its last message, 0 if that cannot be said.
     """
@@ -204,18 +220,28 @@ def hurry(
             layout -= known
         at = layout * ops.LAYOUT_WIDTH
         first = layouts[at + ops.ENTRIES]
-        if first < 0 or (word ^ np.uint64(entries[first + WORD])) & np.uint64(
-            entries[first + MASK]
-        ):
+        if first < 0 or (word ^ np.uint64(entries[first + WORD])) & np.uint64(entries[first + MASK]):
             continue
         row = rows[layouts[at + ops.CHANNEL]]
         keys = layouts[at + ops.KEYS]
         if row >= room or ready < keys:
             break
         stop = _leads(
-            buffer, i, end, closing, entries, first, layouts[at + ops.BETWEEN], layouts[at + ops.MORE],
-            keys, layouts[at + ops.LEAD], spans, room, row, window,
-        )  # fmt: skip
+            buffer,
+            i,
+            end,
+            closing,
+            entries,
+            first,
+            layouts[at + ops.BETWEEN],
+            layouts[at + ops.MORE],
+            keys,
+            layouts[at + ops.LEAD],
+            spans,
+            room,
+            row,
+            window,
+        )
         if stop >= 0:
             window[NEXT] += keys
             return stop, layout

@@ -19,9 +19,20 @@ def _place_of(word: Any, mask: Any) -> int:
 
 @kernel
 def net(
-    symbols: Any, sides: Any, prices: Any, times: Any, resets: Any, there: Any, books: Any, levels: Any,
-    firsts: Any, lasts: Any, left: Any, out: Any, book_of: Any,
-) -> int:  # fmt: skip
+    symbols: Any,
+    sides: Any,
+    prices: Any,
+    times: Any,
+    resets: Any,
+    there: Any,
+    books: Any,
+    levels: Any,
+    firsts: Any,
+    lasts: Any,
+    left: Any,
+    out: Any,
+    book_of: Any,
+) -> int:
     """The rows that still tell of a book after all of a batch, in `out`, in order; how many there are.
 
     Of each symbol these are the rows since its last reset, and of each level the last one; of a symbol that

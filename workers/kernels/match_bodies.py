@@ -18,16 +18,7 @@ from workers.kernels.compiling import inlined, kernel
 from workers.kernels.fit import NO_ROOM, fitting, literal_fits
 from workers.kernels.keys import GAP, hurry, move_to
 from workers.kernels.match_json import follow
-from workers.kernels.tokens import (
-    CLOSE,
-    COMMA,
-    OPEN,
-    QUOTE,
-    QUOTES,
-    is_bare,
-    is_plain,
-    skip_space,
-)
+from workers.kernels.tokens import CLOSE, COMMA, OPEN, QUOTE, QUOTES, is_bare, is_plain, skip_space
 from workers.kernels.words import MASKS, find, load64, raw
 
 _BRACE = 0x7B
@@ -103,9 +94,7 @@ def _is_key(buffer: Any, key: int, after: int, names: Any, name: int) -> bool:
     """Whether the key from its quote at `key` up to `after` is one of the names."""
     first = name * ops.NAME_WIDTH
     length = np.int64(names[first])
-    return after - key - 2 == length and literal_fits(
-        buffer, key + 1, after, names, first + 1, length
-    )
+    return after - key - 2 == length and literal_fits(buffer, key + 1, after, names, first + 1, length)
 
 
 @inlined

@@ -127,9 +127,7 @@ def follow(
             start = i
             i += steps[step + ops.SECOND]
             if not guess or i >= end or buffer[i] != steps[step + ops.ARGUMENT]:
-                i = find(
-                    buffer, start, min(end, start + _FAR), repeated(steps[step + ops.ARGUMENT])
-                )
+                i = find(buffer, start, min(end, start + _FAR), repeated(steps[step + ops.ARGUMENT]))
                 steps[step + ops.SECOND] = i - start
             if i == start:
                 return NO_FIT, row
@@ -272,9 +270,7 @@ def match(
     entries = raw(entries)
     window = raw(window)
     last = 0
-    grown = np.int64(
-        _SEVERAL
-    )  # the channel with rows of this payload, whose `before` is out of date
+    grown = np.int64(_SEVERAL)  # the channel with rows of this payload, whose `before` is out of date
     resumed = at[ops.AT_BYTE] >= 0
     for payload in range(at[ops.AT_PAYLOAD], payloads):
         if verdicts[payload] != ops.GOOD:

@@ -156,9 +156,7 @@ def _levels(
             size = _scalar(buffer, i)
             if size < 0:
                 return NO_FIT, row
-            spans[items[item + 4 * part + 2] * room + row] = np.uint64(i) | np.uint64(
-                size
-            ) << np.uint64(32)
+            spans[items[item + 4 * part + 2] * room + row] = np.uint64(i) | np.uint64(size) << np.uint64(32)
             i += size
         spans[slot * room + row] = np.uint64(side)
         row += 1

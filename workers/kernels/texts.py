@@ -69,9 +69,17 @@ def _same(buffer: Any, i: int, pool: Any, j: int, length: int) -> bool:
 
 @inlined
 def _find(
-    buffer: Any, i: int, length: int, owner: int, slots: Any, mask: int, starts: Any, sizes: Any,
-    owners: Any, pool: Any,
-) -> int:  # fmt: skip
+    buffer: Any,
+    i: int,
+    length: int,
+    owner: int,
+    slots: Any,
+    mask: int,
+    starts: Any,
+    sizes: Any,
+    owners: Any,
+    pool: Any,
+) -> int:
     """The slot of a text, or of the gap where it would go."""
     if length <= 7:
         hashed = _hash_of(_key_of(buffer, i, length, owner))
@@ -93,10 +101,28 @@ def _find(
 
 @called
 def look_up(
-    buffer: Any, spans: Any, first: int, rows: int, owner: int, keys: Any, slots: Any, mask: int,
-    starts: Any, sizes: Any, owners: Any, pool: Any, codes: Any, blanks: Any, absent: Any, side: int,
-    values: Any, there: Any, odd: Any, numbers: Any, at: int,
-) -> tuple[int, int, int]:  # fmt: skip
+    buffer: Any,
+    spans: Any,
+    first: int,
+    rows: int,
+    owner: int,
+    keys: Any,
+    slots: Any,
+    mask: int,
+    starts: Any,
+    sizes: Any,
+    owners: Any,
+    pool: Any,
+    codes: Any,
+    blanks: Any,
+    absent: Any,
+    side: int,
+    values: Any,
+    there: Any,
+    odd: Any,
+    numbers: Any,
+    at: int,
+) -> tuple[int, int, int]:
     """Codes of a column: how many rows have bytes never met (in `odd`, from `at` on), how many a text
     without a code (in `odd` too, backwards from `at` + `rows`, with their numbers in `numbers`), how many
     no text.

@@ -20,9 +20,7 @@ _LONGEST_NUMBER = 200
 @inlined
 def skip_space(buffer: Any, i: int, end: int) -> int:
     """The first byte from `i` on that is no white space."""
-    while i < end and (
-        buffer[i] == 0x20 or buffer[i] == 0x0A or buffer[i] == 0x0D or buffer[i] == 0x09
-    ):
+    while i < end and (buffer[i] == 0x20 or buffer[i] == 0x0A or buffer[i] == 0x0D or buffer[i] == 0x09):
         i += 1
     return i
 

@@ -191,15 +191,7 @@ def floats(
 
 @called
 def integers(
-    buffer: Any,
-    spans: Any,
-    offset: int,
-    rows: int,
-    values: Any,
-    there: Any,
-    odd: Any,
-    at: int,
-    signed: Any,
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int, signed: Any
 ) -> tuple[int, int]:
     """Whole numbers of up to 19 digits to int64 or uint64."""
     strange = 0
@@ -223,11 +215,7 @@ def integers(
         if negative:
             i += 1
             length -= 1
-        good = (
-            0 < length <= 19
-            and (length == 1 or buffer[i] != 0x30)
-            and not (negative and not signed)
-        )
+        good = 0 < length <= 19 and (length == 1 or buffer[i] != 0x30) and not (negative and not signed)
         number = np.uint64(0)
         while good and length > 8:
             digits = load64(buffer, i) ^ _ZEROS
@@ -298,15 +286,7 @@ def days_since_1970(year: int, month: int, day: int) -> int:
     if month <= 2:
         year -= 1
         month += 12
-    return (
-        365 * year
-        + year // 4
-        - year // 100
-        + year // 400
-        + (153 * (month - 3) + 2) // 5
-        + day
-        - 719469
-    )
+    return 365 * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 719469
 
 
 @inlined
@@ -319,11 +299,21 @@ def _minute(buffer: Any, i: int) -> int:
     hour = _two(buffer, i + 11)
     minute = _two(buffer, i + 14)
     if (
-        century < 0 or year < 0 or month < 1 or month > 12 or day < 1
-        or hour < 0 or hour > 23 or minute < 0 or minute > 59
-        or buffer[i + 4] != 0x2D or buffer[i + 7] != 0x2D or buffer[i + 10] != 0x54
-        or buffer[i + 13] != 0x3A or buffer[i + 16] != 0x3A
-    ):  # fmt: skip
+        century < 0
+        or year < 0
+        or month < 1
+        or month > 12
+        or day < 1
+        or hour < 0
+        or hour > 23
+        or minute < 0
+        or minute > 59
+        or buffer[i + 4] != 0x2D
+        or buffer[i + 7] != 0x2D
+        or buffer[i + 10] != 0x54
+        or buffer[i + 13] != 0x3A
+        or buffer[i + 16] != 0x3A
+    ):
         return -1
     year += century * 100
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
@@ -411,14 +401,51 @@ _convert = converting(floats, integers, booleans, times)
 
 @kernel
 def convert(
-    buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any, area: Any,
-    start: int, scratch: Any, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any,
-    codes: Any, blanks: Any, odd: Any, numbers: Any, counts: Any,
-) -> None:  # fmt: skip
+    buffer: Any,
+    spans: Any,
+    room: int,
+    rows: int,
+    payload: Any,
+    received: Any,
+    plan: Any,
+    area: Any,
+    start: int,
+    scratch: Any,
+    keys: Any,
+    slots: Any,
+    starts: Any,
+    sizes: Any,
+    owners: Any,
+    pool: Any,
+    codes: Any,
+    blanks: Any,
+    odd: Any,
+    numbers: Any,
+    counts: Any,
+) -> None:
     """All columns of one channel; `workers.kernels.columns` says how."""
     _convert(
-        raw(buffer), raw(spans), room, rows, raw(payload), raw(received), raw(plan),
-        len(plan) // PLAN_WIDTH, raw(area), start, raw(scratch), raw(keys), raw(slots), len(slots) - 1,
-        raw(starts), raw(sizes), raw(owners), raw(pool), raw(codes), raw(blanks), raw(odd),
-        raw(numbers), raw(counts),
-    )  # fmt: skip
+        raw(buffer),
+        raw(spans),
+        room,
+        rows,
+        raw(payload),
+        raw(received),
+        raw(plan),
+        len(plan) // PLAN_WIDTH,
+        raw(area),
+        start,
+        raw(scratch),
+        raw(keys),
+        raw(slots),
+        len(slots) - 1,
+        raw(starts),
+        raw(sizes),
+        raw(owners),
+        raw(pool),
+        raw(codes),
+        raw(blanks),
+        raw(odd),
+        raw(numbers),
+        raw(counts),
+    )

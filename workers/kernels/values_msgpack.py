@@ -82,15 +82,7 @@ def floats(
 
 @called
 def integers(
-    buffer: Any,
-    spans: Any,
-    offset: int,
-    rows: int,
-    values: Any,
-    there: Any,
-    odd: Any,
-    at: int,
-    signed: Any,
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int, signed: Any
 ) -> tuple[int, int]:
     """Whole numbers of every width to int64 or uint64."""
     strange = 0
@@ -195,14 +187,51 @@ _convert = converting(floats, integers, booleans, times)
 
 @kernel
 def convert(
-    buffer: Any, spans: Any, room: int, rows: int, payload: Any, received: Any, plan: Any, area: Any,
-    start: int, scratch: Any, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any,
-    codes: Any, blanks: Any, odd: Any, numbers: Any, counts: Any,
-) -> None:  # fmt: skip
+    buffer: Any,
+    spans: Any,
+    room: int,
+    rows: int,
+    payload: Any,
+    received: Any,
+    plan: Any,
+    area: Any,
+    start: int,
+    scratch: Any,
+    keys: Any,
+    slots: Any,
+    starts: Any,
+    sizes: Any,
+    owners: Any,
+    pool: Any,
+    codes: Any,
+    blanks: Any,
+    odd: Any,
+    numbers: Any,
+    counts: Any,
+) -> None:
     """All columns of one channel; `workers.kernels.columns` says how."""
     _convert(
-        raw(buffer), raw(spans), room, rows, raw(payload), raw(received), raw(plan),
-        len(plan) // PLAN_WIDTH, raw(area), start, raw(scratch), raw(keys), raw(slots), len(slots) - 1,
-        raw(starts), raw(sizes), raw(owners), raw(pool), raw(codes), raw(blanks), raw(odd),
-        raw(numbers), raw(counts),
-    )  # fmt: skip
+        raw(buffer),
+        raw(spans),
+        room,
+        rows,
+        raw(payload),
+        raw(received),
+        raw(plan),
+        len(plan) // PLAN_WIDTH,
+        raw(area),
+        start,
+        raw(scratch),
+        raw(keys),
+        raw(slots),
+        len(slots) - 1,
+        raw(starts),
+        raw(sizes),
+        raw(owners),
+        raw(pool),
+        raw(codes),
+        raw(blanks),
+        raw(odd),
+        raw(numbers),
+        raw(counts),
+    )

@@ -10,8 +10,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from workers.kept import BOUNDS_CHECKED
 from workers.kernels.compiling import inlined
+from workers.kernels.kept import BOUNDS_CHECKED
 
 SPARE = 128
 """Bytes that must follow the last payload in its buffer: words and blocks are loaded whole."""
@@ -96,9 +96,7 @@ def _pairs64(context: Any, pointer: Any, index: Any, first: Any, second: Any) ->
             spread = ir.Constant(block, ir.Undefined)
             lane = builder.insert_element(spread, byte, context.get_constant(types.int32, 0))
             lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
-            found.append(
-                builder.icmp_unsigned("==", loaded, builder.shuffle_vector(lane, spread, lanes))
-            )
+            found.append(builder.icmp_unsigned("==", loaded, builder.shuffle_vector(lane, spread, lanes)))
         return builder.bitcast(builder.and_(*found), ir.IntType(64))
 
     return signature, generate

@@ -1,0 +1,1 @@
+"""One run: the supervisor and what it starts, watches, measures and reports."""

@@ -1,0 +1,87 @@
+"""The process behind `mdstream.Engine`: the supervisor, told what to do over standard input.
+
+First line in: the settings. Then commands, a JSON object a line; the end of input means stop, for it
+is also what is heard when the process that started the engine has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from mdstream import interrupts
+from mdstream.engine import report
+from mdstream.engine.supervisor import Supervisor
+from mdstream.errors import Exit, MdstreamError
+from mdstream.log import line_writer
+from mdstream.settings import from_mapping
+
+
+def main() -> int:
+    """Run an engine for the process at the other end of standard input."""
+    interrupts.ignore()
+    lines = _Lines(sys.stdin.fileno())
+    first = lines.read()
+    while first == []:
+        first = lines.read()
+    if first is None:
+        return int(Exit.INTERRUPTED)  # it ended before it had said what to run
+    config = from_mapping(json.loads(first[0])["config"])
+    told = False
+
+    def on_sample(supervisor: Supervisor) -> None:
+        nonlocal told
+        if not told and all(record.up or record.done for record in supervisor.feeds.values()):
+            told = True
+            _say("started", run=supervisor.run_id, path=str(supervisor.path))
+
+    supervisor = Supervisor(config, line_writer(config.log.json), on_sample)
+    supervisor.watch(sys.stdin.fileno(), lambda: _hear(supervisor, lines.read()))
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    _hear(supervisor, first[1:])
+    try:
+        return int(supervisor.run(lambda run: _say("report", report=report.build(run))))
+    except MdstreamError as error:
+        _say("failed", reason=str(error), code=int(error.exit_code))
+        return int(error.exit_code)
+
+
+def _say(kind: str, **content: Any) -> None:
+    print(json.dumps({"kind": kind, **content}), flush=True)
+
+
+class _Lines:
+    """Lines of a descriptor, as they come: a buffered reader could hold some that no wait sees."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._rest = b""
+
+    def read(self) -> list[bytes] | None:
+        """The lines that one read completes, which waits if there is nothing; None at the end."""
+        data = os.read(self._descriptor, 1 << 16)
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return lines
+
+
+def _hear(supervisor: Supervisor, lines: list[bytes] | None) -> None:
+    if lines is None:
+        supervisor.unwatch(sys.stdin.fileno())
+        supervisor.stop()
+        return
+    for line in lines:
+        message = json.loads(line)
+        match message["command"]:
+            case "stop":
+                supervisor.stop()
+            case "subscribe" | "unsubscribe" as command:
+                supervisor.command(message["stream"], command, message["channels"], message["symbols"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

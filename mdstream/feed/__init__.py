@@ -1,0 +1,1 @@
+"""One stream's process: receives, hands off, commits. Start reading at `feed.py`."""

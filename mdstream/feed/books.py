@@ -1,0 +1,127 @@
+"""Order books as they stand: `<stream>.books`, kept from resets and changes of levels.
+
+All levels of all symbols lie in one sorted array; its order is that of symbol, side, and price from the
+best one on. Of each batch a worker hands back what it changes in the end (`workers.aggregation.books`),
+so that a batch costs a few searches in that array, however many messages it had. The best levels go to
+a table, a row a symbol.
+
+A book is complete from the first reset on: the service sends one after each subscription. Beyond
+`MOST_LEVELS` of a side the worst ones are dropped, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.share import Share
+from mdstream.frames.table import TableWriter
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.books import BOOK_DEPTH, books_table
+from mdstream.streams.spec import Channel
+
+MOST_LEVELS = 1000
+
+Keys = npt.NDArray[np.complex128]
+"""Symbol · 2 + side as the real part; the price, of bids negative, as the imaginary: numpy orders complex
+numbers by these in turn."""
+
+
+class Books:
+    """The books of one stream. Lives in the feed's process alone."""
+
+    # The mutable state: the levels in order, and their sizes; which symbols have had a reset.
+
+    def __init__(self, folder: Path, channel: Channel, share: Share) -> None:
+        self.dropped = 0
+        self._table = TableWriter(folder, books_table().columns, share, levels=str(BOOK_DEPTH))
+        self._at = channel.at
+        self._keys: Keys = np.empty(0, np.complex128)
+        self._sizes: npt.NDArray[np.float64] = np.empty(0)
+        self._complete: set[int] = set()
+
+    def update(self, columns: Sequence[ColumnData], sides: Mapping[int, str]) -> None:
+        """Take in what a batch changed: rows of `aggregation.books`; `sides` names the codes of sides."""
+        symbol, side, price, size, reset, ts, recv = (
+            columns[self._at[name]]
+            for name in ("symbol", "side", "price", "size", "reset", "ts", "recv_ts")
+        )
+        symbols = symbol.values.astype(np.int64)
+        self._clear(np.unique(symbols[reset.values]))
+        there = price.values == price.values
+        if price.mask is not None:
+            there &= price.mask
+        asks = np.isin(side.values, [code for code, name in sides.items() if name == "ask"])
+        keys = _keys(symbols * 2 + asks, np.where(asks, price.values, -price.values))
+        self._change(keys[there], size.values[there])
+        changed, last = np.unique(symbols[::-1], return_index=True)
+        last = len(symbols) - 1 - last
+        self._publish(changed, ts.values[last], recv.values[last])
+
+    def close(self) -> None:
+        self._table.close()
+
+    def _clear(self, symbols: npt.NDArray[np.int64]) -> None:
+        """Forget the books of `symbols`: new ones are to come."""
+        if len(symbols):
+            self._complete.update(symbols.tolist())
+            self._keep(~np.isin(self._keys.real.astype(np.int64) // 2, symbols))
+
+    def _change(self, keys: Keys, sizes: npt.NDArray[np.float64]) -> None:
+        """Set levels, each of which stands there once; a size of 0 removes one."""
+        order = np.argsort(keys)
+        keys, sizes = keys[order], sizes[order]
+        at = np.searchsorted(self._keys, keys)
+        known = at < len(self._keys)
+        known[known] = self._keys[at[known]] == keys[known]
+        self._sizes[at[known]] = sizes[known]
+        new = ~known & (sizes != 0)
+        if new.any():
+            self._keys = np.insert(self._keys, at[new], keys[new])
+            self._sizes = np.insert(self._sizes, at[new], sizes[new])
+        if (sizes == 0).any():
+            self._keep(self._sizes != 0)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Drop the worst levels of sides that have too many."""
+        if len(self._keys) <= MOST_LEVELS:
+            return
+        starts = np.flatnonzero(np.diff(self._keys.real, prepend=-1.0))
+        places = np.arange(len(self._keys)) - np.repeat(starts, np.diff(starts, append=len(self._keys)))
+        if (beyond := places >= MOST_LEVELS).any():
+            self.dropped += int(beyond.sum())
+            self._keep(~beyond)
+
+    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
+        self._keys, self._sizes = self._keys[kept], self._sizes[kept]
+
+    def _publish(self, symbols: npt.NDArray[np.int64], ts: Any, recv: Any) -> None:
+        """Write the best levels of `symbols` to the table."""
+        complete = np.array([s in self._complete for s in symbols.tolist()], np.int64)
+        data = [ColumnData(ts), ColumnData(recv), ColumnData(complete)]
+        for number, sign in ((0, -1.0), (1, 1.0)):
+            start, stop = (
+                np.searchsorted(self._keys, _keys(symbols * 2 + number, edge)) for edge in (-np.inf, np.inf)
+            )
+            data.append(ColumnData(stop - start))
+            for level in range(BOOK_DEPTH):
+                at = start + level
+                there = at < stop
+                at = np.where(there, at, 0)
+                if len(self._keys):
+                    prices, sizes = sign * self._keys.imag[at], self._sizes[at]
+                else:
+                    prices = sizes = np.zeros(len(symbols))
+                data += [ColumnData(prices, there), ColumnData(sizes, there)]
+        self._table.update(symbols, list(enumerate(data, 1)))
+
+
+def _keys(real: npt.NDArray[Any], imag: Any) -> Keys:
+    keys = np.empty(len(real), np.complex128)
+    keys.real, keys.imag = real, imag
+    return keys

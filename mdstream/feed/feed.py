@@ -1,0 +1,342 @@
+"""One stream's process: receive, hand off, commit. Reads as a table of contents.
+
+    session (WebSocket) ─┐
+                         ├─► pipeline ─► workers ─► committer ─► frames
+    fetcher (REST) ──────┘
+             ▲ commands                                │ state page, messages
+             └──────────────── supervisor ◄────────────┘
+
+Start: take up what a killed predecessor left, start the workers, connect; fetch when the supervisor
+says so, together with all other streams. Stop, in this order: no new data (session, fetcher), then
+all that is under way (pipeline), then the open bars and the frames (committer), then the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mdstream.config import Config
+from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
+from mdstream.feed.commit import Committer
+from mdstream.feed.pipeline import Pipeline
+from mdstream.frames.rundir import requests_path
+from mdstream.frames.writer import Limits
+from mdstream.log import Outbox
+from mdstream.pool.pool import WorkerPool
+from mdstream.session.budget import Budget
+from mdstream.session.fetch import Cycle, Fetcher
+from mdstream.session.rest import RestClient
+from mdstream.session.stream import StreamSession
+from mdstream.session.target import Target
+from mdstream.store.journal import JournalWriter, journal_path
+from mdstream.store.rejects import RejectFile, reject_path
+from mdstream.streams import STREAMS
+from mdstream.streams.options import is_contract, nearest
+from mdstream.telemetry.state import FeedState
+from mdstream.wire.subscription import Subscriptions
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.25
+_TICK_S = 1.0
+_EXIT_WAIT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the supervisor gives a feed: its stream, its run, and its share of the request budget.
+
+    `generation` counts the processes that have served this stream in this run, from 0.
+    """
+
+    stream: str
+    run: Path
+    run_id: str
+    config: Config
+    budget: int
+    generation: int
+
+
+class Feed:
+    """Wires the parts of one stream together, and runs them from start to drain."""
+
+    # The mutable state: what is known of each symbol; everything else belongs to the parts.
+
+    def __init__(
+        self, assignment: Assignment, outbox: Outbox, pipe: Connection, state: FeedState, pool: WorkerPool
+    ) -> None:
+        config, run = assignment.config, assignment.run
+        self.spec = STREAMS[assignment.stream]
+        self.state = state
+        self._assignment = assignment
+        self._config = config
+        self._stream = config.stream(assignment.stream)
+        self._outbox = outbox
+        self._pipe = pipe
+        self._pool = pool
+        self._stop = asyncio.Event()
+        self._go = asyncio.Event()
+        self._symbols = dict.fromkeys(self._stream.symbols)
+        self._fetched: Cycle | None = None
+        self._fetcher: Fetcher | None = None
+        self._before = {name: state[name] for name in ("established", "reconnects", "control", "requests")}
+        self._client: RestClient | None = None
+        self._subscriptions = Subscriptions()
+        self._committer = Committer(
+            run,
+            self.spec,
+            state,
+            Limits(
+                config.frames.retention_mb * 1_000_000,
+                config.frames.chunk_mb * 1_000_000,
+                config.frames.stream_mb * 1_000_000,
+            ),
+            RejectFile(reject_path(config.rejects, assignment.run_id, self.spec.name)),
+            pool.make_bars,
+        )
+        self._pipeline = Pipeline(
+            run, self.spec.name, config.handoff, pool, self._committer, self._control, self._open_journal()
+        )
+        self._session = StreamSession(
+            Target.of(config, self.spec), self._subscriptions, self._pipeline, self._tell, self._rows_of
+        )
+
+    def _open_journal(self) -> JournalWriter | None:
+        folder = self._config.journal
+        if not folder:
+            return None
+        return JournalWriter(journal_path(folder, self._assignment.run_id, self.spec.name))
+
+    async def run(self) -> None:
+        """Serve the stream until told to drain. Raises what makes the stream fail."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_reader(self._pipe.fileno(), self._command)
+        self.state["pool_size"] = self._pool.size
+        if self._assignment.generation:
+            await self._take_over()
+        self._want(s for s in self._symbols if self._is_streamed(s))
+        self._outbox.put("up", None)
+        try:
+            await self._serve()
+        except MdstreamError as error:
+            if error.exit_code in UNRECOVERABLE and not self._pipeline.failed.done():
+                await self._drain()  # what was received before is committed all the same
+            raise
+        await self._drain()
+
+    # -- start
+
+    async def _take_over(self) -> None:
+        """What a killed predecessor left: its open bars, and the batches it did not commit."""
+        if self.spec.bar_rules:
+            rows = self._committer.committed_rows
+            run = str(self._assignment.run)
+            try:
+                self._committer.restore_bars(await self._pool.trades_again(run, self.spec.name, rows))
+            except Exception:
+                # Bars are derived; the data they come from must not wait for them.
+                log.exception("the open bars of the former process could not be built again")
+        payloads = self._pipeline.recover()
+        self._tell(f"took over; {payloads} payloads of the former process were still to commit")
+
+    def _want(self, symbols: Iterable[str]) -> None:
+        symbols = set(symbols)
+        for channel in self._stream.channels:
+            self._subscriptions.wanted.setdefault(channel, set()).update(symbols)
+
+    def _is_streamed(self, symbol: str) -> bool:
+        """Whether `symbol` can be subscribed as it is: an underlying cannot, only its contracts."""
+        return not self.spec.fetch.chain_path or symbol == "*" or is_contract(symbol)
+
+    # -- serve
+
+    async def _serve(self) -> None:
+        """Run session and fetcher until stopped, or until one of them fails for good."""
+        waiting: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(part)
+            for part in (
+                self._session.run(),
+                self._fetch_forever(),
+                self._keep_gauges(),
+                self._keep_time(),
+                self._stop.wait(),
+            )
+        ]
+        try:
+            await asyncio.wait([*waiting, self._pipeline.failed], return_when=asyncio.FIRST_COMPLETED)
+            for task in (self._pipeline.failed, *waiting):
+                if task.done():
+                    task.result()
+        finally:
+            self._publish_gauges()
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _fetch_forever(self) -> None:
+        """A cycle over all symbols at start, and one each interval."""
+        await self._go.wait()
+        path = requests_path(self._assignment.run, self.spec.name)
+        budget = Budget.shared(self._assignment.budget, path)
+        interval = self._config.fetch.interval_s
+        async with RestClient(self._config, budget) as self._client:
+            fetcher = self._fetcher = Fetcher(
+                self.spec, self._stream, self._client, self._pipeline.fetch, interval, self._follow
+            )
+            while True:
+                started = time.monotonic()
+                if symbols := [s for s in self._symbols if s != "*"]:
+                    self._record(await fetcher.cycle(symbols))
+                if not interval:
+                    break
+                await asyncio.sleep(max(0.0, started + interval - time.monotonic()))
+        await asyncio.Event().wait()
+
+    def _record(self, cycle: Cycle) -> None:
+        self._fetched = cycle
+        self.state["cycles"] += 1
+        self.state["t_stream_ns"] = cycle.ended_ns - cycle.started_ns
+        text = (
+            f"fetched {len(cycle.ok)} symbols, {len(cycle.failed)} failed, "
+            f"{cycle.requests} requests, T_stream {cycle.t_stream_s:.3f} s"
+        )
+        log.info("%s", text)
+        self._tell(text)
+        self._outbox.put("cycle", (self.state["cycles"], cycle.started_ns, cycle.ended_ns))
+        self._report_symbols()
+
+    def _follow(self, chain: list[str]) -> None:
+        """A chain names the contracts of its underlying: follow those that matter most."""
+        self._want(nearest(chain, self._stream.chain_contracts))
+        self._session.change()
+
+    def _control(self, messages: list[dict[str, Any]]) -> None:
+        self._session.handle_control(messages)
+
+    # -- stop
+
+    async def _drain(self) -> None:
+        """Nothing more comes in: finish what is under way, then close what readers see."""
+        drained = asyncio.ensure_future(self._pipeline.drain())
+        await asyncio.wait([drained, self._pipeline.failed], return_when=asyncio.FIRST_COMPLETED)
+        if self._pipeline.failed.done():
+            drained.cancel()
+            self._pipeline.failed.result()
+        self._pipeline.close()
+        await self._close_frames()
+        self._report_symbols()
+
+    async def _close_frames(self) -> None:
+        """Publish what is open and close the frames; there may be room for that only in a moment."""
+        deadline = time.monotonic() + _EXIT_WAIT_S
+        while True:
+            try:
+                return self._committer.close()
+            except NoSpaceError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(HEARTBEAT_S)
+
+    # -- the supervisor's side
+
+    def _command(self) -> None:
+        """One message from the supervisor: its name, and its arguments."""
+        try:
+            name, *arguments = self._pipe.recv()
+        except (EOFError, OSError):
+            self._stop.set()
+            return
+        match name:
+            case "go":
+                self._go.set()
+            case "drain":
+                self._stop.set()
+            case "subscribe" | "unsubscribe":
+                self._resubscribe(name, *arguments)
+            case _:
+                log.error("unknown command %r", name)
+
+    def _resubscribe(self, action: str, channels: Sequence[str], symbols: Sequence[str]) -> None:
+        """Follow symbols from now on, or no more; without channels, in the fetches too."""
+        subscriptions = self._subscriptions
+        if not channels:
+            for symbol in symbols:
+                if action == "subscribe":
+                    self._symbols[symbol] = None
+                else:
+                    self._symbols.pop(symbol, None)
+        symbols = [s for s in symbols if self._is_streamed(s)]
+        for channel in channels or self._stream.channels:
+            wanted = subscriptions.wanted.setdefault(channel, set())
+            for symbol in symbols:
+                subscriptions.refused.pop((channel, symbol), None)
+            if action == "subscribe":
+                wanted.update(symbols)
+            else:
+                wanted.difference_update(symbols)
+        self._session.change()
+
+    async def _keep_gauges(self) -> None:
+        while True:
+            self._publish_gauges()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._pipeline.tick()
+
+    def _publish_gauges(self) -> None:
+        session, state = self._session, self.state
+        self._pipeline.heartbeat()
+        state["connected"] = session.ready.is_set()
+        state["established"] = self._before["established"] + session.established
+        state["reconnects"] = self._before["reconnects"] + session.reconnects
+        state["control"] = self._before["control"] + session.control_messages
+        if self._client is not None:
+            state["requests"] = self._before["requests"] + self._client.requests
+
+    def _rows_of(self, subscription: str) -> int | None:
+        """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""
+        if self._pipeline.is_late:
+            return None
+        return sum(
+            self._committer.frames[channel.name].rows
+            for channel in self.spec.channels
+            if subscription in channel.subscriptions
+        )
+
+    def _tell(self, text: str) -> None:
+        self._outbox.put("event", text)
+        self._outbox.put("trouble", self._session.trouble)
+        self._report_symbols()
+
+    def _report_symbols(self) -> None:
+        """Tell the supervisor which symbols are served and which are not, and why."""
+        failed = self._subscriptions.refused_everywhere()
+        ok = set().union(*self._subscriptions.active.values())
+        if (fetched := self._fetched or self._first_cycle()) is not None:
+            ok |= fetched.ok
+            failed |= {s: why for s, why in fetched.failed.items() if s in self._symbols}
+        ok = ok.intersection(self._symbols) - failed.keys()
+        self.state["symbols_ok"] = len(ok)
+        self.state["symbols_failed"] = len(failed)
+        self._outbox.put("symbols", (sorted(ok), failed))
+
+    def _first_cycle(self) -> Cycle | None:
+        """What is known of a first cycle that is not over, once the server gives trouble with it."""
+        if self._fetcher is None or self._client is None or not self._client.trouble:
+            return None
+        cycle = self._fetcher.current
+        pending = self._symbols.keys() - cycle.ok - cycle.failed.keys() - {"*"}
+        why = dict.fromkeys(pending, f"not fetched yet: {self._client.trouble}")
+        return Cycle(cycle.ok, {**why, **cycle.failed})

@@ -1,0 +1,149 @@
+"""The processes of a pool, one generation of them.
+
+A `ProcessPoolExecutor` starts and watches the processes. What it offers besides, `submit`, costs its owner
+two more threads that want the GIL with every ticket: a third of a millisecond, for which the loop stands
+still. So each process is given one task that does not end, `serve`, and is told what to do by a packet
+(`handoff.packets`), which costs some 20 µs.
+
+When a process dies the executor breaks, all tasks with it, and every ticket under way fails with
+`BrokenExecutor`, as it would have with `submit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess as Process
+from typing import Any
+
+from mdstream.handoff import packets
+from mdstream.interrupts import deaf_children
+from mdstream.pool import forkserver
+
+
+class Crew:
+    """`size` processes; `initializer(end)` is called in each, and then `serve()`, which never returns.
+    `context` says how they start: never by a fork of this process, which would copy its loop in mid-step.
+
+    `serve` says `(packets.READY, True, pid)` and then, for each `(number, function, arguments)`,
+    `(number, True, result)` or `(number, False, exception)`.
+    """
+
+    # The mutable state: who waits for which number; what could not be sent yet; who is ready; why it broke.
+
+    def __init__(
+        self,
+        size: int,
+        initializer: Callable[[packets.End], None],
+        serve: Callable[[], None],
+        context: BaseContext,
+    ) -> None:
+        self.size = size
+        self._loop = asyncio.get_running_loop()
+        self._end, theirs = packets.pair()
+        self._numbers = itertools.count(packets.READY + 1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._unsent: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._pids: list[int] = []
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._broken: BaseException | None = None
+        others = set(multiprocessing.active_children())
+        self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
+        with deaf_children(), forkserver.without_main():
+            for _ in range(size):
+                task = asyncio.wrap_future(self._executor.submit(serve))
+                task.add_done_callback(self._ended)
+        theirs.close()  # the processes have theirs; when all are gone, so is that side
+        self.processes: set[Process] = set(multiprocessing.active_children()) - others
+        self._loop.add_reader(self._end.bell, self._take)
+
+    async def ready(self) -> list[int]:
+        """Wait until every process can work; their process ids. Raises `BrokenExecutor` if one dies."""
+        await self._ready
+        return sorted(self._pids)
+
+    async def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What one of the processes answers. Raises what `function` raises there, and `BrokenExecutor`."""
+        if self._broken is not None:
+            raise BrokenExecutor("the pool is broken") from self._broken
+        number = next(self._numbers)
+        future = self._waiting[number] = self._loop.create_future()
+        try:
+            self._unsent.append((number, function, arguments))
+            if len(self._unsent) == 1:
+                self._send()
+            return await future
+        finally:
+            del self._waiting[number]
+
+    def hang_up(self) -> None:
+        """Have the processes end, each when it is done with what it is at. Who waits fails."""
+        if self._end.is_closed:
+            return
+        self._break(EOFError("hung up"))
+        self._end.close(self.size)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # -- packets
+
+    def _send(self) -> None:
+        while self._unsent:
+            try:
+                self._end.put(self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._end.packets, self._send)
+                return
+            except OSError as error:
+                self._break(error)
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._end.packets)
+
+    def _take(self) -> None:
+        """Take all that is there."""
+        self._end.hear()
+        while True:
+            try:
+                number, succeeded, result = self._end.get()
+            except BlockingIOError:
+                return
+            except Exception as error:  # the other side is gone, or what it said cannot be read
+                self._break(error)
+                return
+            if number == packets.READY:
+                self._pids.append(result)
+                if len(self._pids) == self.size and not self._ready.done():
+                    self._ready.set_result(None)
+                continue
+            future = self._waiting.get(number)
+            if future is None or future.done():
+                continue  # nobody waits any more
+            if succeeded:
+                future.set_result(result)
+            else:
+                future.set_exception(result)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        """A process's task is over, and so is this crew."""
+        if not task.cancelled():
+            self._break(task.exception() or EOFError("a worker's task has ended"))
+
+    def _break(self, error: BaseException) -> None:
+        if self._broken is not None:
+            return
+        self._broken = error
+        self._unsent.clear()
+        self._loop.remove_reader(self._end.bell)
+        self._loop.remove_writer(self._end.packets)
+        for future in (self._ready, *self._waiting.values()):
+            if not future.done():
+                failure = BrokenExecutor("a worker died")
+                failure.__cause__ = error
+                future.set_exception(failure)
+        if self._ready.done() and not self._ready.cancelled():
+            self._ready.exception()  # it may be that nobody waits for it

@@ -1,0 +1,1 @@
+"""What readers load: frames of a running engine, without a copy and without a producer."""

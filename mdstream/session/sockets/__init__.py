@@ -1,0 +1,28 @@
+"""WebSocket connections: one interface, two libraries behind it.
+
+`websockets` is the portable one. `picows` takes a fraction of its time per payload, and has no
+compression.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from mdstream.session.sockets.interface import Socket
+from mdstream.session.target import Target
+
+
+def connected(target: Target) -> AbstractAsyncContextManager[Socket]:
+    """A connection to `target`. Raises `NetworkError`, `ServerError` (another attempt may help),
+    `CredentialsError`, `CertificateError` or `ConfigError` (none will).
+    """
+    if target.library == "picows":
+        from mdstream.session.sockets import picows_socket
+
+        return picows_socket.connected(target)
+    from mdstream.session.sockets import websockets_socket
+
+    return websockets_socket.connected(target)
+
+
+# -- what both libraries' errors mean

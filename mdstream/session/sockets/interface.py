@@ -1,0 +1,79 @@
+"""One WebSocket connection, whichever library keeps it.
+
+`websockets` is the portable one; `picows` takes a fraction of its time a payload, and knows no compression.
+Either hands on whole payloads, and has its errors translated to ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
+from mdstream.session.retry import pause_asked_for
+
+OPEN_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 1.0
+PING_EVERY_S = 30.0
+PING_TIMEOUT_S = 30.0
+"""A connection whose other end is gone without a word is noticed within the sum of both."""
+
+Receive = Callable[[bytes], bool]
+"""Takes a payload; False: pause until `Socket.resume`. What has been read by then may still come."""
+
+
+class Socket(Protocol):
+    """A connection that stands."""
+
+    lost: asyncio.Future[None]
+    """Ends with the connection, by `NetworkError`, or by what the receiver of payloads raised."""
+
+    def start(self, receive: Receive) -> None:
+        """Hand on all payloads, the first one included."""
+
+    def send(self, message: bytes | str) -> None:
+        """Send a message, bytes as binary, text as text. Dropped where the connection is lost."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+
+def refused(url: str, status: int, headers: Mapping[str, str]) -> Exception:
+    """What an HTTP status in place of a WebSocket means."""
+    if 300 <= status < 400:
+        where = headers.get("Location", "nowhere")[:200]
+        return ConfigError(
+            f"{url} answered HTTP {status}: sent on to {where}; if that is the server, set stream_url"
+        )
+    if status in (401, 403):
+        return CredentialsError(
+            f"{url} answered HTTP {status}: check APCA_API_KEY_ID and APCA_API_SECRET_KEY", status
+        )
+    if 400 <= status < 500 and status not in (408, 425, 429):
+        return ConfigError(
+            f"{url} answered HTTP {status}: no such stream there; check stream_url and the feed"
+        )
+    asked = pause_asked_for(status, headers, time.time())
+    return ServerError(f"HTTP {status} in place of a connection", status, asked)
+
+
+def unreachable(url: str, error: BaseException) -> Exception:
+    """What went wrong before there was a connection, or with the network under it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CertificateError(
+            f"the certificate of {url} does not verify: {error.verify_message}; "
+            "set ca_file if the server has a private authority"
+        )
+    if isinstance(error, TimeoutError):
+        return NetworkError(f"no connection to {url} within {OPEN_TIMEOUT_S:.0f} s")
+    return NetworkError(f"cannot reach {url}: {error}")
+
+
+def closed(code: int | None, reason: str) -> NetworkError:
+    """How a connection ended: None if nobody said why."""
+    if code is None:
+        return NetworkError("closed without a word")
+    return NetworkError(f"closed with {code}{' ' + reason if reason else ''}")

@@ -1,0 +1,185 @@
+"""A connection by `picows`: frames are taken apart in C, and come by a plain call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from picows import (
+    WSAutoPingStrategy,
+    WSCloseCode,
+    WSError,
+    WSFrame,
+    WSHandshakeError,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    ws_connect,
+)
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
+
+from mdstream.config import is_loopback
+from mdstream.errors import NetworkError
+from mdstream.session.sockets.interface import (
+    CLOSE_TIMEOUT_S,
+    OPEN_TIMEOUT_S,
+    PING_EVERY_S,
+    PING_TIMEOUT_S,
+    Receive,
+    closed,
+    refused,
+    unreachable,
+)
+from mdstream.session.target import Target, headers
+
+_log = logging.getLogger("mdstream.picows")
+_log.setLevel(logging.CRITICAL)  # what it knows is in our errors
+_READ_BYTES = 256 * 1024
+
+_TEXT, _BINARY = WSMsgType.TEXT, WSMsgType.BINARY
+_DATA = (_TEXT, _BINARY, WSMsgType.CONTINUATION)
+
+
+class PicowsSocket(WSListener):
+    """`Socket` over a connection of `picows`."""
+
+    # The mutable state: the transport; who takes payloads, or those that came before anyone did; the
+    # fragments of a payload so far.
+
+    def __init__(self, most: int) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._most = most
+        self._transport: WSTransport | None = None
+        self._early: list[bytes] = []
+        self._receive: Receive = self._keep
+        self._parts: list[bytes] = []
+
+    # -- what the session does
+
+    def start(self, receive: Receive) -> None:
+        self._receive = receive
+        early, self._early = self._early, []
+        for payload in early:
+            self._hand_on(payload)
+
+    def send(self, message: bytes | str) -> None:
+        assert self._transport is not None
+        if isinstance(message, str):
+            self._transport.send(_TEXT, message.encode())
+        else:
+            self._transport.send(_BINARY, message)
+
+    def resume(self) -> None:
+        assert self._transport is not None
+        if not self._transport.is_disconnected:
+            self._transport.underlying_transport.resume_reading()
+
+    async def close(self) -> None:
+        """Say good-bye, and wait a moment for the answer."""
+        transport = self._transport
+        if transport is None or transport.is_disconnected:
+            return
+        transport.underlying_transport.resume_reading()
+        self._receive = lambda payload: True
+        transport.send_close(WSCloseCode.OK)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await transport.wait_disconnected()
+        except TimeoutError:
+            transport.disconnect(graceful=False)
+        except WSError:
+            pass  # `lost` has told it
+
+    # -- what the library calls
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind == WSMsgType.CLOSE:
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code())
+            transport.disconnect()
+        elif transport.is_close_frame_sent:
+            self.on_ws_disconnected(transport)  # it saw an error, yet reads on: that is no data
+        elif kind in _DATA:
+            if frame.fin and not self._parts:
+                self._hand_on(frame.get_payload_as_bytes())
+            else:
+                self._assemble(frame)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        handshake = transport.close_handshake
+        close: Any = (handshake.recv or handshake.sent) if handshake else None
+        self._end(closed(int(close.code), close.reason or "") if close else closed(None, ""))
+
+    # -- payloads
+
+    def _assemble(self, frame: WSFrame) -> None:
+        self._parts.append(frame.get_payload_as_bytes())
+        if sum(map(len, self._parts)) > self._most:
+            self._end(NetworkError(f"a payload of more than {self._most:,} bytes"))
+        elif frame.fin:
+            payload, self._parts = b"".join(self._parts), []
+            self._hand_on(payload)
+
+    def _hand_on(self, payload: bytes) -> None:
+        if self.lost.done():
+            return
+        try:
+            has_room = self._receive(payload)
+        except Exception as error:
+            self._end(error)
+            return
+        if not has_room and self._transport is not None:
+            self._transport.underlying_transport.pause_reading()
+
+    def _keep(self, payload: bytes) -> bool:
+        self._early.append(payload)
+        return True
+
+    def _end(self, error: Exception) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(error)
+
+
+@asynccontextmanager
+async def connected(target: Target) -> AsyncIterator[PicowsSocket]:
+    """See `session.sockets.connected`."""
+    socket = PicowsSocket(target.max_payload)
+    try:
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            await ws_connect(
+                lambda: socket,
+                target.url,
+                ssl_context=target.tls,
+                websocket_handshake_timeout=OPEN_TIMEOUT_S,
+                logger_name=_log,
+                enable_auto_ping=True,
+                auto_ping_idle_timeout=PING_EVERY_S,
+                auto_ping_reply_timeout=PING_TIMEOUT_S,
+                auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
+                max_frame_size=target.max_payload,
+                extra_headers={"User-Agent": "mdstream", **headers(target)},
+                max_redirects=0,  # the keys are for the very server that was named
+                proxy=None if is_loopback(target.url) else get_proxy(parse_uri(target.url)),
+                read_buffer_init_size=_READ_BYTES,
+            )
+    except WSHandshakeError as error:
+        if error.response is not None and error.response.status != 101:
+            answer = error.response
+            raise refused(target.url, int(answer.status), answer.headers) from error
+        raise unreachable(target.url, error) from error
+    except (OSError, WSError, EOFError) as error:
+        raise unreachable(target.url, error) from error
+    try:
+        yield socket
+    finally:
+        await socket.close()
+        if not socket.lost.cancel():
+            socket.lost.exception()  # it was told, or nobody asked

@@ -1,0 +1,118 @@
+"""A connection by `websockets`: any platform, and permessage-deflate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from mdstream.config import is_loopback
+from mdstream.session.sockets.interface import (
+    CLOSE_TIMEOUT_S,
+    OPEN_TIMEOUT_S,
+    PING_EVERY_S,
+    PING_TIMEOUT_S,
+    Receive,
+    closed,
+    refused,
+    unreachable,
+)
+from mdstream.session.target import Target, headers
+
+_BUFFERED = 1024
+"""Payloads received but not taken yet; when full, reading pauses."""
+
+_log = logging.getLogger("mdstream.websocket")
+_log.setLevel(logging.WARNING)
+
+
+class WebsocketsSocket:
+    """`Socket` over a connection of `websockets`."""
+
+    # The mutable state: what waits to be sent, and whether reading may go on.
+
+    lost: asyncio.Future[None]
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self._resumed = asyncio.Event()
+        self._outgoing: asyncio.Queue[bytes | str] = asyncio.Queue()
+        self._sender = asyncio.create_task(self._send())
+
+    def start(self, receive: Receive) -> None:
+        self.lost = asyncio.create_task(self._read(receive))
+
+    def send(self, message: bytes | str) -> None:
+        self._outgoing.put_nowait(message)
+
+    def resume(self) -> None:
+        self._resumed.set()
+
+    async def close(self) -> None:
+        """End the tasks; the connection is closed by who opened it."""
+        tasks = [task for task in (self._sender, getattr(self, "lost", None)) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, receive: Receive) -> None:
+        recv = self.connection.recv
+        try:
+            while True:
+                if not receive(await recv(decode=False)):
+                    await self._resumed.wait()
+                    self._resumed.clear()
+        except websockets.ConnectionClosed as error:
+            close = error.rcvd or error.sent
+            raise closed(close.code if close else None, close.reason if close else "") from error
+
+    async def _send(self) -> None:
+        while True:
+            message = await self._outgoing.get()
+            try:
+                await self.connection.send(message)
+            except websockets.ConnectionClosed:
+                return  # who reads is told
+
+
+@asynccontextmanager
+async def connected(target: Target) -> AsyncIterator[WebsocketsSocket]:
+    """See `session.sockets.connected`."""
+    try:
+        connection = await _Connect(
+            target.url,
+            additional_headers=headers(target),
+            user_agent_header="mdstream",
+            compression="deflate" if target.compression else None,
+            ssl=target.tls,
+            open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            ping_interval=PING_EVERY_S,
+            ping_timeout=PING_TIMEOUT_S,
+            max_size=target.max_payload,
+            max_queue=_BUFFERED,
+            proxy=None if is_loopback(target.url) else True,
+            logger=_log,
+        )
+    except websockets.InvalidStatus as error:
+        response = error.response
+        raise refused(target.url, response.status_code, dict(response.headers.raw_items())) from error
+    except (OSError, websockets.WebSocketException, EOFError) as error:
+        raise unreachable(target.url, error) from error
+    socket = WebsocketsSocket(connection)
+    try:
+        yield socket
+    finally:
+        await socket.close()
+        await connection.close()
+
+
+class _Connect(connect):
+    """A connection to the very server that was named: the keys are for no other."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc

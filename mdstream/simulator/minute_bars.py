@@ -1,0 +1,210 @@
+"""Bars as a server makes them: of the very trades it sends, by the published rules.
+
+Plain loops that share nothing but the table of rules with the engine's own bars: each can check the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mdstream.simulator.encode import Time
+from mdstream.streams import STREAMS
+
+MINUTE = 60_000_000_000
+_REMEMBERED = 3 * MINUTE
+_DAY = 24 * 60 * MINUTE
+_NEW_YORK = 5 * 60 * MINUTE
+"""When days begin, UTC: at New York's midnight, in winter."""
+
+Message = dict[str, Any]
+_Trade = tuple[Any, str, float, float, bool, bool]
+"""Number, exchange, price, size, whether it counts in prices and in volume: plain values cost little."""
+
+
+@dataclass(slots=True)
+class _Bar:
+    prices: tuple[float, ...] = ()
+    """Open, high, low and close, once there is one."""
+    volume: float = 0
+    count: int = 0
+    weight: float = 0
+    worth: float = 0
+
+    def reach(self, price: float) -> None:
+        if not self.prices:
+            self.prices = (price, price, price, price)
+        else:
+            opened, high, low, _ = self.prices
+            self.prices = (opened, max(high, price), min(low, price), price)
+
+    def add(self, trade: _Trade) -> None:
+        _, _, price, size, in_price, in_volume = trade
+        if in_volume:
+            self.volume += size
+            self.count += 1
+        if in_price:
+            self.reach(price)
+            self.weight += size
+            self.worth += price * size
+
+    @classmethod
+    def of(cls, trades: Sequence[_Trade]) -> _Bar:
+        bar = cls()
+        for trade in trades:
+            bar.add(trade)
+        return bar
+
+
+class BarServer:
+    """Adds bars to the messages of one subscription, in place of those a market makes up."""
+
+    # The mutable state: the last minutes' bars by symbol and minute, and their trades where these can be
+    # amended; which bars were served, and which have changed since; the days' bars; what time it is.
+
+    def __init__(self, stream: str, subscription: Mapping[str, Sequence[str]]) -> None:
+        rules = STREAMS[stream].bar_rules
+        assert rules is not None
+        self._rules = rules
+        self._counts: dict[tuple[str, ...], tuple[bool, bool]] = {}
+        self._wanted = {
+            wire_type: set(subscription.get(channel, ()))
+            for wire_type, channel in (("b", "bars"), ("u", "updatedBars"), ("d", "dailyBars"))
+        }
+        self._sources = set(subscription.get("trades", ()))
+        self._bars: dict[tuple[str, int], _Bar] = {}
+        self._trades: dict[tuple[str, int], list[_Trade]] = {}
+        self._served: set[tuple[str, int]] = set()
+        self._amended: set[tuple[str, int]] = set()
+        self._days: dict[str, Message] = {}
+        self._now = 0
+
+    def added(self, messages: Iterator[Message]) -> Iterator[Message]:
+        """`messages` with the bars of their trades between them."""
+        for message in messages:
+            wire_type = message["T"]
+            if wire_type in self._wanted and self._is_source(message["S"]):
+                continue
+            at = int(message["t"])
+            if at // (MINUTE // 2) > self._now // (MINUTE // 2):
+                yield from self._over(at)
+            self._now = max(self._now, at)
+            if wire_type == "t":
+                self._trade(message, at)
+            elif wire_type == "q" and self._rules.midpoints and self._is_source(message["S"]):
+                self._bar_of(message, at).reach((message["bp"] + message["ap"]) / 2)
+            elif wire_type in "xc":
+                self._amend(message)
+            yield message
+
+    def _is_source(self, symbol: str) -> bool:
+        return symbol in self._sources or "*" in self._sources
+
+    def _bar_of(self, message: Message, at: int) -> _Bar:
+        key = message["S"], at - at % MINUTE
+        bar = self._bars.get(key)
+        if bar is None:
+            bar = self._bars[key] = _Bar()
+        return bar
+
+    def _trade(self, message: Message, at: int) -> None:
+        trade = (
+            message["i"],
+            message.get("x", ""),
+            message["p"],
+            message["s"],
+            *self._effect(message.get("c", ()), message.get("z", "")),
+        )
+        self._bar_of(message, at).add(trade)
+        if self._rules.corrections:
+            self._trades.setdefault((message["S"], at - at % MINUTE), []).append(trade)
+
+    def _effect(self, conditions: Sequence[str], tape: str) -> tuple[bool, bool]:
+        key = (*conditions, tape)
+        if key not in self._counts:
+            self._counts[key] = self._rules.counts(conditions, tape)
+        return self._counts[key]
+
+    def _amend(self, message: Message) -> None:
+        is_cancel = message["T"] == "x"
+        meant = message["i" if is_cancel else "oi"], message["x"]
+        for key, trades in self._trades.items():
+            if key[0] != message["S"]:
+                continue
+            for place in range(len(trades) - 1, -1, -1):
+                if trades[place][:2] != meant:
+                    continue
+                if is_cancel:
+                    del trades[place]
+                else:
+                    effect = self._effect(message["cc"], message["z"])
+                    corrected = message["ci"], message["x"], message["cp"], message["cs"], *effect
+                    trades[place] = corrected
+                self._bars[key] = _Bar.of(trades)
+                self._amended.add(key)
+                return
+
+    def _over(self, at: int) -> Iterator[Message]:
+        """Half a minute is over: the bars of the minutes before, or what has changed in them since."""
+        begin = at - at % MINUTE
+        if begin > self._now - self._now % MINUTE:
+            for key in sorted(key for key in self._bars if key[1] < begin):
+                if key not in self._served and (bar := self._message("b", *key)) is not None:
+                    self._served.add(key)
+                    yield from self._if_wanted(bar)
+                    yield from self._if_wanted(self._day(bar))
+            kept = begin - _REMEMBERED
+            self._bars = {key: bar for key, bar in self._bars.items() if key[1] >= kept}
+            self._trades = {key: trades for key, trades in self._trades.items() if key[1] >= kept}
+            self._served = {key for key in self._served if key[1] >= kept}
+        else:
+            amended, self._amended = self._amended, set()
+            for key in sorted(amended & self._served):
+                if (bar := self._message("u", *key)) is not None:
+                    yield from self._if_wanted(bar)
+
+    def _if_wanted(self, bar: Message) -> Iterator[Message]:
+        if bar["S"] in (wanted := self._wanted[bar["T"]]) or "*" in wanted:
+            yield bar
+
+    def _message(self, wire_type: str, symbol: str, begin: int) -> Message | None:
+        """A minute's bar; None if it has no price or no volume."""
+        bar = self._bars[symbol, begin]
+        if not bar.prices or not (bar.volume or self._rules.midpoints):
+            return None
+        opened, high, low, close = bar.prices
+        vwap = round(bar.worth / bar.weight, 6) if bar.weight else 0.0
+        return {
+            "T": wire_type,
+            "S": symbol,
+            "o": opened,
+            "h": high,
+            "l": low,
+            "c": close,
+            "v": bar.volume,
+            "n": bar.count,
+            "vw": vwap,
+            "t": Time(begin),
+        }
+
+    def _day(self, bar: Message) -> Message:
+        """The day's bar so far, with a minute that has just ended."""
+        begin = bar["t"] - (bar["t"] - _NEW_YORK) % _DAY
+        day = self._days.get(bar["S"])
+        if day is None or day["t"] != begin:
+            day = {**bar, "T": "d", "t": Time(begin)}
+        else:
+            volume = day["v"] + bar["v"]
+            worth = day["vw"] * day["v"] + bar["vw"] * bar["v"]
+            day = {
+                **day,
+                "h": max(day["h"], bar["h"]),
+                "l": min(day["l"], bar["l"]),
+                "c": bar["c"],
+                "v": volume,
+                "n": day["n"] + bar["n"],
+                "vw": round(worth / volume, 6) if volume else 0.0,
+            }
+        self._days[bar["S"]] = day
+        return day

@@ -1,0 +1,70 @@
+"""A raw journal as a source: every payload byte for byte, whatever is subscribed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mdstream.errors import ConfigError
+from mdstream.simulator.encode import ENCODINGS
+from mdstream.simulator.market import Message
+from mdstream.simulator.source import Frame
+from mdstream.store.journal import entries
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+
+_A_SLICE = 10_000
+_ENCODINGS = {PayloadKind.JSON: ENCODINGS["json"], PayloadKind.MSGPACK: ENCODINGS["msgpack"]}
+
+
+class Journal:
+    """What the journal of a run (a folder with one a stream) has of `streams`."""
+
+    def __init__(self, run: Path, streams: Sequence[str]) -> None:
+        self._run = run
+        self.streams = [name for name in streams if list((run / name).glob("*.mdj*"))]
+        if not self.streams:
+            known = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
+            raise ConfigError(
+                f"no journal of these streams in {run}" + (f"; there is {', '.join(known)}" * bool(known))
+            )
+        firsts = [next(self._entries(name), None) for name in self.streams]
+        self.first = min((first[0] for first in firsts if first is not None), default=0)
+
+    def slices(
+        self, stream: str, subscription: Mapping[str, Sequence[str]]
+    ) -> Iterator[list[tuple[int, Message | Frame]]]:
+        """All payloads of the stream, each at the time it came."""
+        found: list[tuple[int, Message | Frame]] = []
+        for each in self._entries(stream) if stream in self.streams else ():
+            found.append(each)
+            if len(found) >= _A_SLICE:
+                yield found
+                found = []
+        if found:
+            yield found
+
+    def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
+        """Snapshots without content: what came by REST is in the journal, too, and is not served."""
+        return {symbol: {} for symbol in symbols}
+
+    def chain(self, underlying: str) -> list[str]:
+        """None: who replays options names contracts."""
+        return []
+
+    def _entries(self, stream: str) -> Iterator[tuple[int, Frame]]:
+        for entry in entries(self._run / stream):
+            if (encoding := _ENCODINGS.get(entry.kind)) is not None:
+                yield entry.recv_ns, Frame(encoding.frame(entry.payload))
+
+
+def newest(folder: Path) -> Path:
+    """The newest run in a folder of journals, or the folder itself if it is a run's."""
+    if not folder.is_dir():
+        raise ConfigError(f"--journal {folder}: no such folder")
+    if any((folder / name).is_dir() for name in STREAMS):
+        return folder
+    runs = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not runs:
+        raise ConfigError(f"--journal {folder}: it has no journal")
+    return runs[-1]

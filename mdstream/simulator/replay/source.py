@@ -1,0 +1,179 @@
+"""A range of a store as what streams send and what REST knows.
+
+scan, a quarter of an hour at a time ─► rows ─► messages of all channels, by time ─► connections
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
+from operator import itemgetter
+from typing import Any
+
+import polars as pl
+
+from mdstream.errors import ConfigError, NoStoreError
+from mdstream.simulator.market import Message
+from mdstream.simulator.replay.messages import messages
+from mdstream.store.catalogue import scan
+from mdstream.store.query import parse_time, rfc3339
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import Channel, Kind
+
+SLICE_NS = 15 * 60 * 1_000_000_000
+"""What of each channel is read at a time."""
+
+When = str | date | datetime
+
+
+class StoredRange:
+    """What a store has of `streams` from `start` to `end` (all it has, by default)."""
+
+    # The mutable state: none once it is made; connections have iterators of their own.
+
+    def __init__(
+        self,
+        store: str,
+        streams: Sequence[str],
+        start: When | None = None,
+        end: When | None = None,
+        feed: str = "",
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._channels: dict[str, list[Channel]] = {}
+        spans: list[tuple[int, int]] = []
+        events: list[int] = []
+        given = (
+            parse_time(start, "start") if start is not None else None,
+            parse_time(end, "end", whole_day=True) if end is not None else None,
+        )
+        for name in streams:
+            for channel in STREAMS[name].channels:
+                if channel.types and (span := self._span(name, channel, given)):
+                    self._channels.setdefault(name, []).append(channel)
+                    spans.append(span)
+                    # A day's bar has the time of its midnight: nobody wants to wait from there.
+                    events += [span[0]] if channel.name != "bars" else []
+        if not spans:
+            raise ConfigError(f"nothing to replay: {store} has no rows of these streams and times")
+        self._first = given[0] if given[0] is not None else min(first for first, _ in spans)
+        self.first = given[0] if given[0] is not None else min(events, default=self._first)
+        self.past = given[1] if given[1] is not None else max(last for _, last in spans) + 1
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that have anything."""
+        return list(self._channels)
+
+    def slices(
+        self, stream: str, subscription: Mapping[str, Sequence[str]]
+    ) -> Iterator[list[tuple[int, Message]]]:
+        """The messages that a subscription asks for, each with its time in ns, a list a slice."""
+        wanted = [
+            (channel, symbols)
+            for channel in self._channels.get(stream, ())
+            for symbols in [_symbols(stream, channel, subscription)]
+            if symbols
+        ]
+        numbers: set[int] = set()
+        for channel, symbols in wanted:
+            numbers.update(self._with_rows(stream, channel, symbols))
+        for number in sorted(numbers):
+            first = max(self._first, number * SLICE_NS)
+            past = min(self.past, (number + 1) * SLICE_NS)
+            found = [
+                sorted(self._messages(stream, channel, symbols, first, past), key=itemgetter(0))
+                for channel, symbols in wanted
+            ]
+            if whole := list(heapq.merge(*found, key=itemgetter(0))):
+                yield whole
+
+    def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
+        """The first trade and quote of each symbol that has any, as snapshots have them."""
+        found: dict[str, Message] = {}
+        for channel in self._channels.get(stream, ()):
+            if channel.name not in ("trades", "quotes"):
+                continue
+            rows = self._rows(stream, channel, symbols, self._first, self.past)
+            firsts = rows.sort("ts").unique("symbol", keep="first").collect()
+            for _, message in messages(channel, _plain(firsts)):
+                member = "latestTrade" if channel.name == "trades" else "latestQuote"
+                inner = {key: value for key, value in message.items() if key not in ("T", "S")}
+                found.setdefault(message["S"], {})[member] = inner
+        return found
+
+    def chain(self, underlying: str) -> list[str]:
+        """The contracts of an underlying that have anything."""
+        found: set[str] = set()
+        for channel in self._channels.get("options", ()):
+            rows = self._rows("options", channel, None, self._first, self.past)
+            found.update(rows.select("symbol").unique().collect()["symbol"])
+        return sorted(symbol for symbol in found if symbol[:-15] == underlying)
+
+    def _span(
+        self, stream: str, channel: Channel, given: tuple[int | None, int | None]
+    ) -> tuple[int, int] | None:
+        """The first and the last time of a channel; None if it has no rows."""
+        time = channel.time
+        try:
+            rows = self._rows(stream, channel, None, *given)
+        except NoStoreError:
+            return None
+        ends = rows.select(pl.col(time).min().alias("a"), pl.col(time).max().alias("b")).collect()
+        first, last = (ends[name].dt.epoch("ns").item() for name in ("a", "b"))
+        return None if first is None else (first, last)
+
+    def _rows(
+        self,
+        stream: str,
+        channel: Channel,
+        symbols: Sequence[str] | None,
+        first: int | None,
+        past: int | None,
+    ) -> pl.LazyFrame:
+        dataset = f"{stream}.{channel.name}"
+        rows = scan(dataset, self._store, symbols=symbols, feed=self._feed)
+        time = pl.col(channel.time)
+        if first is not None:
+            rows = rows.filter(time >= _when(first))
+        return rows if past is None else rows.filter(time < _when(past))
+
+    def _with_rows(self, stream: str, channel: Channel, symbols: Sequence[str]) -> list[int]:
+        """Which slices of all time have rows of a channel."""
+        chosen = None if "*" in symbols else symbols
+        rows = self._rows(stream, channel, chosen, self._first, self.past)
+        number = (pl.col(channel.time).dt.epoch("ns") // SLICE_NS).alias("number")
+        return rows.select(number).unique().collect()["number"].to_list()
+
+    def _messages(
+        self, stream: str, channel: Channel, symbols: Sequence[str], first: int, past: int
+    ) -> Iterator[tuple[int, Message]]:
+        chosen = None if "*" in symbols else symbols
+        rows = self._rows(stream, channel, chosen, first, past)
+        order = ["symbol"] if any(c.kind is Kind.SYMBOL for c in channel.columns) else []
+        received = ["recv_ts"] if "recv_ts" in rows.collect_schema() else []
+        yield from messages(channel, _plain(rows.sort(*order, channel.time, *received).collect()))
+
+
+def _symbols(stream: str, channel: Channel, subscription: Mapping[str, Sequence[str]]) -> list[str]:
+    """The symbols for which any of a channel's subscriptions stands, or the one it comes along with."""
+    automatic = STREAMS[stream].automatic
+    names = {*channel.subscriptions, *(automatic.get(n, "") for n in channel.subscriptions)}
+    return sorted({s for name in names for s in subscription.get(name, ())})
+
+
+def _when(ns: int) -> pl.Expr:
+    return pl.lit(ns).cast(pl.Datetime("ns", "UTC"))
+
+
+def _plain(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows as plain values, times in ns."""
+    times = [name for name, kind in rows.schema.items() if kind == pl.Datetime("ns", "UTC")]
+    yield from rows.with_columns(pl.col(times).dt.epoch("ns")).iter_rows(named=True)
+
+
+def described(source: StoredRange) -> str:
+    """The range, for people."""
+    return f"{rfc3339(source.first)} to {rfc3339(source.past)}"

@@ -1,0 +1,380 @@
+"""Rows of a store in the layout of NautilusTrader's `ParquetDataCatalog`, without that library.
+
+    counts by partition and symbol ─┐
+    decimals that prices need ──────┴─► partition by partition, some symbols at a time ─► a file each
+
+    CATALOG/data/trade_tick/AAPL.ALPACA/FIRST_LAST.parquet     quote_tick alike; `bar` by type of bar
+    CATALOG/data/equity/AAPL.ALPACA/…                          an instrument for each symbol
+
+Prices and sizes are integers of 128 bits, little-endian, in units of 1e-16: what its builds of high
+precision, the usual ones on Linux and macOS, read (checked with NautilusTrader 1.221). A bar has the time
+of its end, as the library expects.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mdstream.errors import ConfigError
+
+_SCALE = 16
+"""Decimals of the library's integers."""
+_MOST_DECIMALS = 9
+_DECIMALS = {"equity": (4, 0), "option_contract": (2, 0), "currency_pair": (9, 9)}
+"""Of prices and sizes, the same for ticks, bars and instruments, for a backtest compares them. Prices that
+need more have more.
+"""
+_ROWS_AT_ONCE = 2_000_000
+_KINDS = {"trades": "trade_tick", "quotes": "quote_tick", "bars": "bar"}
+_INSTRUMENTS = {"stocks": "equity", "options": "option_contract", "crypto": "currency_pair"}
+_UNITS = {"Min": "MINUTE", "Hour": "HOUR", "Day": "DAY", "Week": "WEEK", "Month": "MONTH"}
+_LENGTHS = {"Min": "m", "Hour": "h", "Day": "d", "Week": "w", "Month": "mo"}
+_TIMEFRAME = re.compile(r"(\d+)(\w+)")
+_INT64 = 2**63
+_SIDES = {"B": 1, "S": 2}
+_FIXED = pa.binary(16)
+
+
+class Written(NamedTuple):
+    """What an export came to."""
+
+    rows: int
+    files: int
+    symbols: int
+    left_out: int
+    """Rows that the library has no place for: trades without price or size, quotes of one side."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """The columns of one kind of data: by its name there, the column here, and whether it is a size."""
+
+    prices: Mapping[str, str]
+    sizes: Mapping[str, str]
+
+    @property
+    def needed(self) -> list[str]:
+        return [*self.prices.values(), *self.sizes.values()]
+
+
+_SERIES = {
+    "trade_tick": _Series({"price": "price"}, {"size": "size"}),
+    "quote_tick": _Series(
+        {"bid_price": "bid_price", "ask_price": "ask_price"},
+        {"bid_size": "bid_size", "ask_size": "ask_size"},
+    ),
+    "bar": _Series({n: n for n in ("open", "high", "low", "close")}, {"volume": "volume"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Symbol:
+    """A symbol, and the decimals of its prices and sizes."""
+
+    name: str
+    price: int
+    size: int
+
+
+def check(dataset: str) -> None:
+    """Raises `ConfigError` for a dataset that the library has no class for."""
+    stream, _, channel = dataset.partition(".")
+    if stream not in _INSTRUMENTS or channel not in _KINDS:
+        raise ConfigError(
+            f"{dataset}: NautilusTrader takes trades, quotes and bars, of stocks, options and crypto"
+        )
+
+
+def export(
+    dataset: str, rows: pl.LazyFrame, catalog: Path, *, venue: str = "ALPACA", force: bool = False
+) -> Written:
+    """Write rows of `scan` to `catalog`. What it has of the same symbols and kind is replaced with `force`;
+    else a `ConfigError` is raised before anything is written. Memory is bounded but for one symbol's day.
+    """
+    check(dataset)
+    stream, _, channel = dataset.partition(".")
+    kind, instrument = _KINDS[channel], _INSTRUMENTS[stream]
+    series = _SERIES[kind]
+    schema = rows.collect_schema().names()
+    by = "date" if "date" in schema else "year"
+    one = _one_of_each(rows, schema)
+    if not any(one.values()):
+        raise ConfigError(f"{dataset}: there are no such rows")
+    labels = _bar_labels(one["timeframe"]) if kind == "bar" else None
+    present = pl.all_horizontal(pl.col(series.needed).is_not_null() & _is_finite(series, rows))
+    if kind == "trade_tick":
+        present &= pl.col("size") > 0
+    symbols = _symbols(rows.filter(present), series, instrument)
+    folders = {
+        name: catalog / "data" / kind / _safe(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
+        for name in symbols
+    }
+    taken = [str(folder) for folder in folders.values() if folder.exists()]
+    if taken and not force:
+        raise ConfigError(f"{taken[0]} is there already; --force replaces it and its like")
+    for folder in taken:
+        shutil.rmtree(folder)
+    files = written = 0
+    for frame in _pieces(rows.filter(present), by):
+        (name,) = frame["symbol"].unique()
+        symbol = symbols[name]
+        table = _table(frame, kind, series, symbol, f"{name}.{venue}", labels)
+        _write(table, folders[name], *_span(table))
+        files, written = files + 1, written + table.num_rows
+    for symbol in symbols.values():
+        _write_instrument(catalog, instrument, symbol, venue, force)
+    every = int(rows.select(pl.len()).collect(engine="streaming").item())
+    return Written(written, files, len(symbols), every - written)
+
+
+# -- what is known of the symbols
+
+
+def _is_finite(series: _Series, rows: pl.LazyFrame) -> pl.Expr:
+    kinds = rows.collect_schema()
+    floats = [name for name in series.needed if kinds[name].is_float()]
+    return pl.all_horizontal(pl.lit(True), *(pl.col(name).is_finite() for name in floats))
+
+
+def _symbols(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, _Symbol]:
+    """Every symbol, with as many decimals as are usual, and as its prices need."""
+    price, size = _DECIMALS[instrument]
+    exact = [
+        pl.all_horizontal(_is_whole(pl.col(n) * 10.0**decimals) for n in series.prices.values())
+        .all()
+        .alias(str(decimals))
+        for decimals in range(price, _MOST_DECIMALS)
+    ]
+    found = rows.group_by("symbol").agg(exact).sort("symbol").collect(engine="streaming")
+    needed = range(price, _MOST_DECIMALS)
+    return {
+        row["symbol"]: _Symbol(
+            row["symbol"], next((n for n in needed if row[str(n)]), _MOST_DECIMALS), size
+        )
+        for row in found.iter_rows(named=True)
+    }
+
+
+def _is_whole(value: pl.Expr) -> pl.Expr:
+    return (value - value.round()).abs() <= 1e-9 * value.abs().clip(1.0)
+
+
+def _one_of_each(rows: pl.LazyFrame, schema: Sequence[str]) -> dict[str, str]:
+    """The feed, timeframe and adjustment of the rows, of which the library has one a symbol."""
+    found = {}
+    for name in ("feed", "timeframe", "adjustment"):
+        if name not in schema:
+            continue
+        kinds = rows.select(pl.col(name).unique()).collect(engine="streaming")[name].to_list()
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"rows of more than one {name} ({', '.join(sorted(kinds))}): choose one, as "
+                f"--{name} {min(kinds)}"
+            )
+        found[name] = kinds[0] if kinds else ""
+    return found
+
+
+def _bar_labels(timeframe: str) -> tuple[str, str]:
+    """How the library calls bars of this length, and their length for Polars."""
+    found = _TIMEFRAME.fullmatch(timeframe)
+    if found is None or found[2] not in _UNITS:
+        raise ConfigError(f"bars of {timeframe!r} have no name in NautilusTrader")
+    label = f"{found[1]}-{_UNITS[found[2]]}-LAST-EXTERNAL"
+    return label, f"{found[1]}{_LENGTHS[found[2]]}"
+
+
+# -- rows
+
+
+def _pieces(rows: pl.LazyFrame, by: str) -> Iterator[pl.DataFrame]:
+    """The rows of each symbol in each partition, sorted by time; some symbols are read at a time."""
+    counts = rows.group_by(by, "symbol").len().sort(by, "symbol").collect(engine="streaming")
+    for (part,), listed in counts.group_by(by, maintain_order=True):
+        group: list[str] = []
+        size = 0
+        for name, count in zip(listed["symbol"], listed["len"], strict=True):
+            if group and size + count > _ROWS_AT_ONCE:
+                yield from _read(rows, by, part, group)
+                group, size = [], 0
+            group.append(name)
+            size += count
+        yield from _read(rows, by, part, group)
+
+
+def _read(rows: pl.LazyFrame, by: str, part: Any, names: list[str]) -> Iterator[pl.DataFrame]:
+    wanted = rows.filter(pl.col(by) == part, pl.col("symbol").is_in(names))
+    frame = wanted.sort("ts", maintain_order=True).collect()
+    yield from frame.partition_by("symbol", maintain_order=True)
+
+
+def _table(
+    frame: pl.DataFrame,
+    kind: str,
+    series: _Series,
+    symbol: _Symbol,
+    instrument_id: str,
+    labels: tuple[str, str] | None,
+) -> pa.Table:
+    columns: dict[str, pa.Array] = {}
+    for name, source in series.prices.items():
+        columns[name] = _fixed(frame[source], symbol.price)
+    for name, source in series.sizes.items():
+        columns[name] = _fixed(frame[source], symbol.size)
+    if kind == "trade_tick":
+        side = frame["taker_side"] if "taker_side" in frame.columns else None
+        sides = [_SIDES.get(each or "", 0) for each in side] if side is not None else None
+        columns["aggressor_side"] = pa.array(sides or [0] * frame.height, pa.uint8())
+        columns["trade_id"] = _trade_ids(frame)
+    times = frame["ts"]
+    if labels is not None:
+        times = times.dt.offset_by(labels[1])
+    ends = times.dt.epoch("ns").cast(pl.UInt64).to_arrow()
+    columns |= {"ts_event": ends, "ts_init": ends}
+    metadata = {
+        "instrument_id": instrument_id,
+        "price_precision": str(symbol.price),
+        "size_precision": str(symbol.size),
+        **({"bar_type": f"{instrument_id}-{labels[0]}"} if labels else {}),
+    }
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    return pa.table(list(columns.values()), schema=pa.schema(fields, metadata))
+
+
+def _trade_ids(frame: pl.DataFrame) -> pa.Array:
+    """The service's ids; where there is none (options), the time and the place in the piece."""
+    if "id" in frame.columns:
+        named = frame["id"].cast(pl.String)
+    else:
+        named = pl.Series("id", [None] * frame.height, pl.String)
+    places = pl.int_range(frame.height, eager=True).cast(pl.String)
+    times = frame["ts"].dt.epoch("ns").cast(pl.String)
+    made = frame.select((pl.lit(times) + "-" + pl.lit(places)).alias("id"))["id"]
+    return named.fill_null(made).to_arrow().cast(pa.string())
+
+
+def _fixed(values: pl.Series, decimals: int) -> pa.Array:
+    """Numbers as the library's integers, exact to `decimals`."""
+    scaled = (values * 10.0**decimals).round() if values.dtype.is_float() else values * 10**decimals
+    more = _SCALE - decimals
+    kind = pa.decimal128(36 - more, 0)
+    if abs(scaled).max() < _INT64:
+        whole = scaled.cast(pl.Int64).to_arrow().cast(kind)
+    else:
+        whole = pa.array(map(int, scaled), kind)
+    factor = pa.scalar(10**more, pa.decimal128(more + 1, 0))
+    wide = pc.multiply(whole, factor)  # decimal128: 128 bits, little-endian
+    return pa.Array.from_buffers(_FIXED, len(wide), [None, wide.buffers()[1]], offset=wide.offset)
+
+
+def _span(table: pa.Table) -> tuple[int, int]:
+    times = table["ts_init"]
+    return times[0].as_py(), times[-1].as_py()
+
+
+# -- files
+
+
+def _safe(identifier: str) -> str:
+    return identifier.replace("/", "")
+
+
+def _write(table: pa.Table, folder: Path, first: int, last: int) -> None:
+    """A file, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_stamp(first)}_{_stamp(last)}.parquet"
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.rename(path)
+
+
+def _stamp(ns: int) -> str:
+    second, beyond = divmod(ns, 1_000_000_000)
+    when = pl.Series([second * 1_000_000]).cast(pl.Datetime("us"))[0]
+    return f"{when:%Y-%m-%dT%H-%M-%S}-{beyond:09d}Z"
+
+
+def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, force: bool) -> None:
+    """The definition that a backtest needs; one that is there and knows the decimals stays."""
+    folder = catalog / "data" / kind / _safe(f"{symbol.name}.{venue}")
+    for file in folder.glob("*.parquet"):
+        if not force and pq.read_table(file)["price_precision"][0].as_py() >= symbol.price:
+            return
+    shutil.rmtree(folder, ignore_errors=True)
+    increment = _increment(symbol.price)
+    values: dict[str, Any] = {
+        "id": f"{symbol.name}.{venue}",
+        "raw_symbol": symbol.name,
+        "price_precision": symbol.price,
+        "price_increment": increment,
+        "margin_init": "0",
+        "margin_maint": "0",
+        "maker_fee": "0",
+        "taker_fee": "0",
+        "info": b"null",
+        "ts_event": 0,
+        "ts_init": 0,
+    }
+    if kind == "equity":
+        values |= {"currency": "USD", "lot_size": "1", "isin": None}
+    elif kind == "currency_pair":
+        base, _, quote = symbol.name.partition("/")
+        values |= {
+            "base_currency": base,
+            "quote_currency": quote,
+            "size_precision": symbol.size,
+            "size_increment": _increment(symbol.size),
+            "multiplier": "1",
+            "lot_size": None,
+            **dict.fromkeys(
+                f"{edge}_{what}" for what in ("quantity", "notional", "price") for edge in ("max", "min")
+            ),
+        }
+    else:
+        root, expiry, right, strike = _contract(symbol.name)
+        values |= {
+            "underlying": root,
+            "asset_class": "EQUITY",
+            "exchange": None,
+            "option_kind": "CALL" if right == "C" else "PUT",
+            "strike_price": f"{strike:.3f}",
+            "currency": "USD",
+            "activation_ns": 0,
+            "expiration_ns": expiry,
+            "size_precision": 0,
+            "size_increment": "1",
+            "multiplier": "100",
+            "lot_size": "1",
+        }
+    names = {"equity": "Equity", "currency_pair": "CurrencyPair", "option_contract": "OptionContract"}
+    schema = pa.schema([pa.field(n, _type(n)) for n in values], {"class": names[kind]})
+    _write(pa.Table.from_pylist([values], schema), folder, 0, 0)
+
+
+def _contract(name: str) -> tuple[str, int, str, float]:
+    """Root, end of the last day in ns, right and strike of a contract."""
+    day = datetime.strptime(name[-15:-9], "%y%m%d").replace(tzinfo=UTC) + timedelta(days=1)
+    return name[:-15], int(day.timestamp()) * 1_000_000_000, name[-9], int(name[-8:]) / 1000
+
+
+def _type(name: str) -> pa.DataType:
+    if name.endswith("_precision"):
+        return pa.uint8()
+    if name.startswith("ts_") or name.endswith("_ns"):
+        return pa.uint64()
+    return pa.binary() if name == "info" else pa.string()
+
+
+def _increment(decimals: int) -> str:
+    return f"{10.0**-decimals:.{decimals}f}"

@@ -1,0 +1,43 @@
+"""Object stores: how they are reached, and what they answer."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from mdstream.errors import StoreError
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_ANSWER = re.compile(r"<Code>([^<]*)</Code>\s*(?:<Message>([^<]*)</Message>)?")
+
+_SOON = {"max_retries": "2", "retry_timeout": "10s", "connect_timeout": "5s", "timeout": "10s"}
+
+
+def plain(error: BaseException) -> str:
+    """What the libraries of tables and object stores say, in a line without colours and addresses."""
+    text = _COLOURS.sub("", str(error)) or type(error).__name__
+    if found := _ANSWER.search(text):
+        return ": ".join(filter(None, found.groups()))
+    parts = [" ".join(part.split()) for part in text.split("↳")]
+    return ": ".join(dict.fromkeys((parts[0], parts[-1])))
+
+
+def check_object_store(store: str) -> None:
+    """Raise `StoreError` where an object store does not answer, or has no such bucket, or not for us."""
+    from deltalake import DeltaTable
+
+    try:
+        DeltaTable.is_deltatable(f"{store.rstrip('/')}/live", {**storage_options(store), **_SOON})
+    except Exception as error:  # those of the library have no common root
+        raise StoreError(f"store: {store} cannot be used: {plain(error)}") from error
+
+
+def storage_options(store: str) -> dict[str, str]:
+    """What the object store needs to know besides the environment (`AWS_ACCESS_KEY_ID`, …)."""
+    if "://" not in store:
+        return {}
+    options = {}
+    if (endpoint := os.environ.get("AWS_ENDPOINT_URL", "")).startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+        options["AWS_ENDPOINT_URL"] = endpoint
+    return options

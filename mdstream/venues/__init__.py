@@ -1,0 +1,1 @@
+"""Facts about the services that data comes from. One folder per service."""

@@ -1,0 +1,1 @@
+"""Facts about Alpaca's market data service, and nothing else."""

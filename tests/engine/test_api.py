@@ -1,0 +1,215 @@
+"""The Python API, as scripts and notebooks use it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import mdstream
+from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError
+from mdstream.frames.rundir import runs
+from tests.running import engine, settings, simulator, until
+
+SCRIPT = """
+import mdstream
+
+with mdstream.Engine({"streams": ["crypto"], "rejects": REJECTS}) as engine:
+    for new in engine.tail("crypto.quotes"):
+        print(new.height > 0, engine.run == mdstream.attach().run)
+        break
+print(engine.report["streams"]["crypto"]["state"], engine.exit_code)
+"""
+
+
+def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("REJECTS", repr(str(tmp_path))))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True True\nstopped 0\n"
+
+
+def test_one_attaches_as_soon_as_the_run_can_be_found(tmp_path: Path) -> None:
+    started = mdstream.Engine(settings(None, tmp_path, streams=["crypto"]) | {"credentials": {}})
+    script = """
+import mdstream, time
+from mdstream.errors import NoRunError
+while True:
+    try:
+        run = mdstream.attach()
+    except NoRunError:
+        time.sleep(0.0005)
+    else:
+        break
+assert run.alive and run.frames is not None
+print(run.run)
+"""
+    waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with started as running:
+        found, _ = waiting.communicate(timeout=60)
+        assert waiting.returncode == 0
+        assert found.strip() == running.run
+
+
+def test_symbols_are_lists_and_no_text(tmp_path: Path) -> None:
+    with simulator("--rate", "10") as sim:
+        with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
+            with pytest.raises(ConfigError, match="lists of names, not one text"):
+                running.subscribe("crypto", "DOGE/USD")
+            with pytest.raises(ConfigError, match="no channel 'nonsense'"):
+                running.subscribe("crypto", ["DOGE/USD"], ["nonsense"])
+            with pytest.raises(ConfigError, match="'news' does not run"):
+                running.unsubscribe("news", ["AAPL"])
+
+
+def test_thousands_of_symbols_are_one_command(tmp_path: Path) -> None:
+    with simulator("--rate", "10") as sim:
+        with engine(settings(sim, tmp_path, streams=["stocks"])) as running:
+            running.subscribe("stocks", [f"X{i}" for i in range(20_000)], ["trades"])
+            running.subscribe("stocks", ["IBM"], ["trades"])
+            assert not running.wait(2)
+        assert running.exit_code == 0
+
+
+def test_an_engine_runs_once_at_a_time_and_may_run_again(tmp_path: Path) -> None:
+    with simulator("--rate", "10") as sim:
+        again = mdstream.Engine(settings(sim, tmp_path, streams=["crypto"]))
+        with pytest.raises(MdstreamError, match="does not run"):
+            again.subscribe("crypto", ["DOGE/USD"])
+        names = set()
+        for _ in range(2):
+            with again:
+                with pytest.raises(MdstreamError, match="started already"):
+                    again.start()
+                names.add(again.run)
+            assert again.exit_code == 0
+        assert len(names) == 2
+
+
+INTERRUPTED = """
+import _thread, threading, mdstream
+engine = mdstream.Engine({"streams": ["crypto"], "rejects": REJECTS})
+threading.Timer(1.0, _thread.interrupt_main).start()
+try:
+    engine.start()
+except KeyboardInterrupt:
+    print("interrupted")
+print(engine.stop())
+"""
+
+
+def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED.replace("REJECTS", repr(str(tmp_path))))
+    before = set(runs())
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "interrupted\nNone\n", done.stderr
+    assert set(runs()) <= before
+
+
+def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
+    utc = pl.Datetime("ns", "UTC")
+    with simulator("--rate", "1000") as sim:
+        with engine(settings(sim, tmp_path)) as running:
+            run = mdstream.attach(run=running.run)
+            until(
+                lambda: all(
+                    run.rows(n)
+                    for n in ("stocks.quotes", "crypto.orderbooks", "options.trades", "news.articles")
+                )
+            )
+            expected = {
+                "stocks.trades": "symbol ts price size exchange conditions tape id recv_ts",
+                "stocks.quotes": "symbol ts bid_price bid_size bid_exchange ask_price ask_size ask_exchange conditions tape recv_ts",
+                "stocks.bars": "symbol ts open high low close volume trade_count vwap kind recv_ts",
+                "stocks.bars_1m": "symbol ts open high low close volume trade_count vwap vwap_volume revised complete recv_ts",
+                "crypto.bars_1s": "symbol ts open high low close volume trade_count vwap vwap_volume revised complete recv_ts",
+                "options.quotes": "symbol ts bid_price bid_size bid_exchange ask_price ask_size ask_exchange conditions recv_ts",
+                "crypto.trades": "symbol ts price size id taker_side recv_ts",
+                "crypto.orderbooks": "symbol ts side price size reset recv_ts",
+                "news.articles": "id created_at updated_at headline summary author source url content symbols recv_ts",
+                "telemetry.cores": "ts core busy_percent user_percent system_percent",
+            }
+            for name, columns in expected.items():
+                frame = run.frame(name)
+                assert frame.columns == columns.split(), name
+                assert all(
+                    frame.schema[c] == utc for c in frame.columns if c in ("ts", "recv_ts", "created_at")
+                )
+            quotes = run.frame("stocks.quotes").schema
+            assert (quotes["bid_price"], quotes["bid_size"]) == (pl.Float64, pl.Int64)
+            assert run.frame("crypto.trades").schema["size"] == pl.Float64
+            assert run.frame("stocks.trades").schema["id"] == pl.UInt64
+            assert {"telemetry.batches", "telemetry.processes", "telemetry.streams"} <= set(run.frames)
+            batches = run.frame("telemetry.batches")
+            order = ["first_recv_ts", "last_recv_ts", "submit_ts", "start_ts", "end_ts", "commit_ts"]
+            for earlier, later in itertools.pairwise(order):
+                assert (batches[earlier] <= batches[later]).all(), (earlier, later)
+
+
+def test_tails_work_in_coroutines_and_end_with_the_engine(tmp_path: Path) -> None:
+    async def follow(run: mdstream.Attachment) -> int:
+        rows = 0
+        async for new in run.tail("stocks.trades", from_start=True):
+            rows += new.height
+            await asyncio.sleep(0)
+        return rows
+
+    with simulator("--rate", "2000", "--messages", "3000") as sim:
+        values = settings(sim, tmp_path, streams=["stocks"], duration=4)
+        with engine(values) as running:
+            rows = asyncio.run(follow(running.attachment))
+            assert running.wait(20)
+    assert running.report is not None
+    assert rows == running.report["frames"]["stocks.trades"]["rows"] > 100
+
+
+def test_settings_may_be_a_file_a_mapping_or_a_config(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("streams = ['news']\nworkers = 3\n")
+    assert mdstream.Engine(path).config.workers == 3
+    assert mdstream.Engine({"streams": ["news"], "workers": 2}).config.workers == 2
+    config = mdstream.Engine({"workers": 5}).config
+    assert mdstream.Engine(config).config == config
+    with pytest.raises(ConfigError, match="unknown setting workerz"):
+        mdstream.Engine({"workerz": 2})
+
+
+def test_what_prevents_a_start_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(mdstream.MdstreamError, match="cannot create a run under"):
+        mdstream.Engine({"streams": ["news"], "frames": {"directory": str(tmp_path / "none")}}).start()
+
+
+def test_without_an_engine_there_is_nothing_to_attach_to(tmp_path: Path) -> None:
+    with pytest.raises(NoRunError, match="start one with `mdstream run`"):
+        mdstream.attach(directory=tmp_path)
+    with pytest.raises(mdstream.MdstreamError, match="not started"):
+        _ = mdstream.Engine({"streams": ["news"]}).frames
+
+
+def test_an_engine_that_failed_says_so(tmp_path: Path) -> None:
+    with simulator("--fault", "auth=402") as sim:
+        with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
+            assert running.wait(20), "an engine without streams ends by itself"
+    assert running.exit_code == Exit.CREDENTIALS
+    assert running.report is not None
+    assert running.report["streams"]["crypto"]["state"] == "failed"
+
+
+def test_importing_is_cheap_and_readers_do_not_load_the_engine() -> None:
+    code = (
+        "import sys, mdstream; assert 'polars' not in sys.modules, 'polars';"
+        "mdstream.attach; heavy = {'aiohttp', 'websockets', 'uvloop', 'mdstream.feed.feed', 'workers', 'typer'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,153 @@
+"""What is last of each symbol, against a plain dict over the messages in their order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdstream.reading.attach import Attachment, attach
+from mdstream.simulator.encode import ENCODINGS
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
+from tests import traffic
+from tests.piping import Payload, rig
+
+STREAMS_WITH_LATEST = [name for name, spec in STREAMS.items() if spec.latest]
+RECV_NS = 1_700_000_000_000_000_000
+COUNT = 3000
+
+State = dict[str, dict[str, Any]]
+
+
+def model(stream: str, count: int) -> State:
+    """Symbol → the columns of its last trade and quote, by a loop."""
+    state: State = {}
+    for channel, name in (("trades", "trade"), ("quotes", "quote")):
+        for row in traffic.rows(stream, count)[channel]:
+            known = state.setdefault(row["symbol"], {})
+            if row["ts"] >= known.get(f"{name}_ts", 0):
+                known.update({f"{name}_{k}": v for k, v in row.items() if k != "symbol"})
+    return state
+
+
+def shown(run: Attachment, stream: str) -> State:
+    frame = run.latest(stream)
+    coded = [c for c, t in frame.schema.items() if isinstance(t, pl.Categorical)]
+    times = [c for c, t in frame.schema.items() if isinstance(t, pl.Datetime)]
+    plain = frame.with_columns(
+        *(pl.col(c).cast(pl.String) for c in coded), *(pl.col(c).to_physical() for c in times)
+    )
+    return {row.pop("symbol"): row for row in plain.iter_rows(named=True)}
+
+
+def assert_known(found: State, wanted: State) -> None:
+    assert set(found) == set(wanted)
+    for symbol, columns in wanted.items():
+        assert {k: found[symbol][k] for k in columns} == columns, symbol
+
+
+def payloads(stream: str, per: int) -> list[Payload]:
+    form = ENCODINGS[STREAMS[stream].codec]
+    kind = PayloadKind.MSGPACK if form.binary else PayloadKind.JSON
+    packed = [form.message(m) for m in traffic.messages(stream, COUNT)]
+    return [(form.payload(packed[i : i + per]), kind, RECV_NS) for i in range(0, COUNT, per)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stream", STREAMS_WITH_LATEST)
+def test_the_last_trade_and_quote_of_each_symbol(tmp_path: Path, stream: str, workers: int) -> None:
+    async def go() -> None:
+        async with rig(stream, workers, tmp_path, slab_kb=16) as r:
+            await r.feed(payloads(stream, 7))
+            await r.drain()
+            assert_known(shown(attach(str(r.run)), stream), model(stream, COUNT))
+
+    uvloop.run(go())
+
+
+def snapshot(symbol: str, trade_s: int | None, quote_s: int | None) -> bytes:
+    """A REST body with the state of a symbol, as of some seconds of a minute."""
+    parts: dict[str, Any] = {}
+    if trade_s is not None:
+        parts["latestTrade"] = {"p": trade_s, "s": 1, "t": f"2024-01-01T00:00:{trade_s:02d}Z"}
+    if quote_s is not None:
+        parts["latestQuote"] = {"bp": quote_s, "bs": 1, "t": f"2024-01-01T00:00:{quote_s:02d}Z"}
+    return orjson.dumps({symbol: parts})
+
+
+def streamed(symbol: str, kind: str, second: int) -> bytes:
+    message: dict[str, Any] = {"T": kind, "S": symbol, "t": f"2024-01-01T00:00:{second:02d}Z"}
+    message |= {"p": second + 0.5, "s": 1} if kind == "t" else {"bp": second + 0.5, "bs": 1}
+    return orjson.dumps([message])
+
+
+SECONDS = st.none() | st.integers(0, 59)
+STEPS = st.lists(
+    st.tuples(st.just("snapshot"), st.sampled_from("ABC"), SECONDS, SECONDS)
+    | st.tuples(st.sampled_from("tq"), st.sampled_from("ABC"), st.integers(0, 59), st.none()),
+    max_size=25,
+)
+
+
+@given(STEPS, st.sampled_from([16, 512]))
+@settings(max_examples=40, deadline=None)
+def test_what_is_fetched_and_what_is_streamed_go_together(
+    steps: list[tuple[str, str, int | None, int | None]], slab_kb: int
+) -> None:
+    known: dict[str, dict[str, tuple[int, float]]] = {}
+    work: list[Payload] = []
+    for what, symbol, first, second in steps:
+        if what == "snapshot":
+            work.append((snapshot(symbol, first, second), PayloadKind.SNAPSHOTS, RECV_NS))
+            told = [("trade_price", first, 0.0), ("quote_bid_price", second, 0.0)]
+        else:
+            assert first is not None
+            work.append((streamed(symbol, what, first), PayloadKind.JSON, RECV_NS))
+            told = [("trade_price" if what == "t" else "quote_bid_price", first, 0.5)]
+        for column, at, more in told:
+            if at is not None and at >= known.setdefault(symbol, {}).get(column, (0, 0.0))[0]:
+                price = at + more
+                # A bid of 0 is no bid.
+                known[symbol][column] = at, price
+
+    async def go() -> None:
+        async with rig("stocks", 0, Path("/nowhere"), slab_kb=slab_kb) as r:
+            for payload in work:  # one a batch, else fetched ones are last of what they share
+                await r.feed([payload])
+                await r.pipeline.drain()
+            await r.drain()
+            found = shown(attach(str(r.run)), "stocks")
+            for symbol, columns in known.items():
+                for column, (_, price) in columns.items():
+                    wanted = None if column == "quote_bid_price" and price == 0 else price
+                    assert found[symbol][column] == wanted
+
+    uvloop.run(go())
+
+
+def test_greeks_come_from_snapshots(tmp_path: Path) -> None:
+    name = "AAPL261218C00200000"
+
+    def body(delta: float) -> bytes:
+        greeks = {"delta": delta, "gamma": 0.1}
+        return orjson.dumps({"snapshots": {name: {"greeks": greeks, "impliedVolatility": 0.25}}})
+
+    async def go() -> None:
+        async with rig("options", 0, tmp_path) as r:
+            for number, delta in enumerate((0.5, 0.6)):
+                await r.feed([(body(delta), PayloadKind.SNAPSHOTS, RECV_NS + number)])
+                await r.pipeline.drain()
+            await r.drain()
+            row = shown(attach(str(r.run)), "options")[name]
+            assert (row["delta"], row["gamma"], row["implied_volatility"]) == (0.6, 0.1, 0.25)
+            assert row["greeks_recv_ts"] == RECV_NS + 1
+            assert row["trade_price"] is None
+
+    uvloop.run(go())

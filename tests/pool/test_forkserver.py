@@ -1,0 +1,79 @@
+"""Pools of several workers, forked from one process that has loaded everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from mdstream.pool import forkserver
+from mdstream.pool.pool import WorkerPool
+from tests.running import until
+
+
+def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> None:
+    told: list[tuple[list[int], int | None]] = []
+
+    async def go() -> None:
+        one, other = (WorkerPool(2, 60.0, started=lambda pids, pid: told.append((pids, pid))) for _ in "ab")
+        await asyncio.gather(one.start(bars=False), other.start(bars=False))
+        (pids, common), (others, again) = told
+        assert common == again == forkserver.pid()
+        assert len({*pids, *others}) == 4
+        assert {psutil.Process(pid).ppid() for pid in (*pids, *others)} == {common}
+        await one.close()
+        assert psutil.pid_exists(common or 0)
+        await other.close()
+        assert forkserver.pid() is None
+        until(lambda: not psutil.pid_exists(common or 0))
+
+    uvloop.run(go())
+
+
+def test_a_fork_server_that_is_killed_is_replaced() -> None:
+    async def go() -> None:
+        pool = WorkerPool(2, 60.0)
+        await pool.start(bars=False)
+        pid = forkserver.pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        # The executor learns of it in its own time; until then the worker that is left does the work.
+        async with asyncio.timeout(30):
+            while not pool.rebuilds:
+                with contextlib.suppress(FileNotFoundError):
+                    await pool.compress(Path("/nowhere"))
+                await asyncio.sleep(0.01)
+        assert pool.rebuilds == 1
+        assert forkserver.pid() not in (None, pid)
+        await pool.close()
+
+    uvloop.run(go())
+
+
+def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
+    code = (
+        "import asyncio, uvloop\n"
+        "from mdstream.pool.pool import WorkerPool\n"
+        "async def go():\n"
+        "    pool = WorkerPool(2, 60.0)\n"
+        "    await pool.start(bars=False)\n"
+        "    print('ready', flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    uvloop.run(go())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as feed:
+        assert feed.stdout is not None
+        assert feed.stdout.readline() == b"ready\n"
+        children = psutil.Process(feed.pid).children(recursive=True)
+        assert len(children) >= 4
+        feed.kill()
+    until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children))

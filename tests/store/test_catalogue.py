@@ -1,0 +1,164 @@
+"""History and what was recorded are one table, in which nothing is twice."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import uvloop
+
+import mdstream
+from mdstream.config import StoreConfig
+from mdstream.recording.recorder import Recorder
+from mdstream.simulator.encode import rfc3339
+from mdstream.store.query import parse_time
+from mdstream.streams.spec import PayloadKind
+from tests.history.truth import records
+from tests.piping import Payload, rig
+from tests.recording.test_recorder import end
+from tests.running import simulator
+
+SPAN = ("2026-01-05T15:00:00Z", "2026-01-05T15:10:00Z")
+MIDDLE = "2026-01-05T15:05:00Z"
+
+
+def as_stream(what: str, symbol: str, span: tuple[str, str]) -> list[Payload]:
+    """What the service has of a range, as its stream would have brought it."""
+    rows = records("stocks", what, symbol, parse_time(span[0], ""), parse_time(span[1], ""))
+    letter = {"trades": "t", "quotes": "q", "1Min": "b"}[what]
+    out = []
+    for row in rows:
+        message = {"T": letter, "S": symbol, **row, "t": rfc3339(row["t"])}
+        out.append((orjson.dumps([message]), PayloadKind.JSON, row["t"] + 5_000_000))
+    return out
+
+
+def recorded(store: Path, payloads: list[Payload], rejects: Path, stream: str = "stocks") -> None:
+    async def go() -> None:
+        async with rig(stream, 0, rejects) as r:
+            await r.feed(payloads)
+            await r.drain()
+            assert r.state.committed()["rejected"] == 0
+            end(r.run)
+            await Recorder(r.run, StoreConfig(str(store))).run()
+
+    uvloop.run(go())
+
+
+def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
+    """Ten minutes recorded, twice; the first five of them fetched as well."""
+    store = tmp_path / "store"
+    for name in ("once", "again"):  # another run, as two engines side by side
+        payloads = [p for what in ("trades", "quotes") for p in as_stream(what, "AAPL", SPAN)]
+        recorded(store, payloads, tmp_path / name)
+    with simulator("--rate", "1") as sim:
+        settings: Any = {
+            "data_url": sim.data_url,
+            "workers": 0,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+        }
+        for dataset in ("stocks.trades", "stocks.quotes"):
+            mdstream.backfill(
+                dataset, ["AAPL"], SPAN[0], MIDDLE, store=store, feed="sip", settings=settings
+            )
+    for dataset in ("stocks.trades", "stocks.quotes"):
+        whole = mdstream.scan(dataset, store).collect()
+        expected = records("stocks", dataset[7:], "AAPL", *(parse_time(t, "") for t in SPAN))
+        assert sorted(whole["ts"].dt.epoch("ns")) == [row["t"] for row in expected]
+        fetched = whole.filter(pl.col("ts") < datetime.fromisoformat(MIDDLE))
+        assert fetched.height, "as history has them"
+        part = mdstream.scan(
+            dataset, store, symbols=["AAPL"], start="2026-01-05T15:03:00Z", end="2026-01-05T15:07:00Z"
+        )
+        assert part.select(pl.len()).collect().item() == sum(
+            parse_time("2026-01-05T15:03:00Z", "") <= row["t"] < parse_time("2026-01-05T15:07:00Z", "")
+            for row in expected
+        )
+        assert not mdstream.scan(dataset, store, symbols=["MSFT"]).collect().height
+
+
+def test_what_two_feeds_have_is_there_once(tmp_path: Path) -> None:
+    with simulator("--rate", "1") as sim:
+        settings: Any = {
+            "data_url": sim.data_url,
+            "workers": 0,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+        }
+        for dataset, row in (("stocks.trades", 300), ("stocks.quotes", 600), ("stocks.bars", 10)):
+            for feed, span in (("iex", (SPAN[0], MIDDLE)), ("sip", SPAN)):
+                mdstream.backfill(dataset, ["AAPL"], *span, store=tmp_path, feed=feed, settings=settings)
+            every = mdstream.scan(dataset, tmp_path).collect()
+            both = 15 if dataset == "stocks.bars" else 2 * row  # each feed's bars are its own
+            assert every.height == both, dataset
+            assert every.select("symbol", "ts", "feed").is_unique().all()
+            one = mdstream.scan(dataset, tmp_path, feed="iex").collect()
+            assert one.height == both // 2 if dataset != "stocks.bars" else 5
+            assert set(one["feed"]) == {"iex"}
+
+
+def test_only_recorded_is_a_table_too(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    recorded(store, as_stream("trades", "AAPL", SPAN), tmp_path)
+    found = mdstream.scan("stocks.trades", store).collect()
+    assert found.height == len(as_stream("trades", "AAPL", SPAN))
+    assert found.columns[:4] == ["feed", "date", "symbol", "ts"]
+    assert mdstream.scan("stocks.bars_1m", store).collect().height
+
+
+def test_of_live_bars_the_last_update_counts(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    bar = {"S": "AAPL", "o": 1, "h": 2, "l": 1, "c": 2, "v": 10, "n": 3, "vw": 1.5}
+    at = "2026-01-05T15:00:00Z"
+    messages = [
+        {"T": "b", **bar, "t": at},
+        {"T": "u", **bar, "v": 12, "t": at},
+        {"T": "d", **bar, "v": 99, "t": "2026-01-05T05:00:00Z"},
+    ]
+    payloads = [(orjson.dumps([m]), PayloadKind.JSON, 10**18 + i) for i, m in enumerate(messages)]
+    recorded(store, payloads, tmp_path)
+    minutes = mdstream.scan("stocks.bars", store, timeframe="1Min").collect()
+    assert minutes["volume"].to_list() == [12]
+    assert mdstream.scan("stocks.bars", store, timeframe="1Day").collect()["volume"].to_list() == [99]
+    assert set(minutes["adjustment"]) == {"raw"}
+
+
+def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path) -> None:
+    store, at = tmp_path / "store", "2026-01-05T15:00:00Z"
+    with simulator("--rate", "1") as sim:
+        settings: Any = {
+            "data_url": sim.data_url,
+            "workers": 0,
+            "credentials": {"key_id": "k", "secret_key": "s"},
+        }
+        mdstream.backfill("news", [], "2026-01-05", "2026-01-05", store=store, settings=settings)
+    fetched = mdstream.scan("news", store).collect()
+    known = fetched.row(0, named=True)
+    old = {
+        "T": "n",
+        "id": 1,
+        "headline": "first",
+        "summary": "",
+        "author": "A",
+        "content": "",
+        "url": "u",
+        "source": "b",
+        "symbols": ["GOOG"],
+        "created_at": at,
+        "updated_at": at,
+    }
+    messages = [
+        old,
+        {**old, "headline": "second", "symbols": ["MSFT"], "updated_at": "2026-01-05T16:00:00Z"},
+        {**old, "id": known["id"], "updated_at": "2026-01-09T16:00:00Z"},
+    ]
+    payloads = [(orjson.dumps([m]), PayloadKind.JSON, 10**18 + i) for i, m in enumerate(messages)]
+    recorded(store, payloads, tmp_path, "news")
+    whole = mdstream.scan("news", store).collect()
+    assert whole.columns == fetched.columns
+    assert whole.height == fetched.height + 1
+    assert whole.filter(id=1)["headline"].to_list() == ["second"]
+    assert whole.filter(id=known["id"])["headline"].to_list() == ["first"]  # newer than history's
+    assert mdstream.scan("news", store, symbols="GOOG").collect()["id"].to_list() == [known["id"]]

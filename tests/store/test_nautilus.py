@@ -1,0 +1,248 @@
+"""NautilusTrader's catalogue: the bytes that its own library writes, and, where it is at hand
+(`make test-nautilus`), what its library reads of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import mdstream
+from mdstream.cli.app import app
+from mdstream.errors import ConfigError
+from mdstream.store import nautilus
+from mdstream.store.query import parse_time
+from tests.history.test_backfill import fill
+from tests.history.truth import records
+from tests.running import simulator
+
+NS = 1_767_600_000_000_000_001
+PYTHON = os.environ.get("NAUTILUS_PYTHON", "")
+
+
+def trades(**columns: Any) -> pl.LazyFrame:
+    """Rows as `scan` has them; what is not given is usual."""
+    count = max(len(values) for values in columns.values())
+    usual = {
+        "feed": ["iex"] * count,
+        "symbol": ["AAPL"] * count,
+        "ts": [NS + i for i in range(count)],
+        "price": [187.25] * count,
+        "size": [100] * count,
+        "id": [52_983_525_029_461] * count,
+    }
+    times = pl.col("ts").cast(pl.Datetime("ns", "UTC"))
+    return pl.LazyFrame({**usual, **columns}).with_columns(times, times.dt.date().alias("date"))
+
+
+def tables(catalog: Path, kind: str) -> dict[str, pa.Table]:
+    """The files of a kind, by their names."""
+    return {
+        f"{path.parent.name}/{path.name}": pq.ParquetFile(path).read()
+        for path in sorted((catalog / "data" / kind).rglob("*.parquet"))
+    }
+
+
+def numbers(column: pa.ChunkedArray) -> list[Decimal]:
+    """Fixed-size integers as what they mean."""
+    return [Decimal(int.from_bytes(raw, "little", signed=True)).scaleb(-16) for raw in column.to_pylist()]
+
+
+def test_a_trade_is_stored_as_the_library_stores_it(tmp_path: Path) -> None:
+    found = nautilus.export("stocks.trades", trades(size=[100]), tmp_path, venue="XNAS")
+    assert found == (1, 1, 1, 0)
+    [(name, table)] = tables(tmp_path, "trade_tick").items()
+    stamp = "2026-01-05T08-00-00-000000001Z"
+    assert name == f"AAPL.XNAS/{stamp}_{stamp}.parquet"
+    assert [(f.name, f.type, f.nullable) for f in table.schema] == [
+        ("price", pa.binary(16), False),
+        ("size", pa.binary(16), False),
+        ("aggressor_side", pa.uint8(), False),
+        ("trade_id", pa.string(), False),
+        ("ts_event", pa.uint64(), False),
+        ("ts_init", pa.uint64(), False),
+    ]
+    assert table.schema.metadata == {
+        b"instrument_id": b"AAPL.XNAS",
+        b"price_precision": b"4",
+        b"size_precision": b"0",
+    }
+    # What ParquetDataCatalog of NautilusTrader 1.221 wrote of the same trade.
+    assert table.to_pylist() == [
+        {
+            "price": b"\x00@\xeb=\xd4t\xfc\x19\x00\x00\x00\x00\x00\x00\x00\x00",
+            "size": b"\x00\x00d\xa7\xb3\xb6\xe0\r\x00\x00\x00\x00\x00\x00\x00\x00",
+            "aggressor_side": 0,
+            "trade_id": "52983525029461",
+            "ts_event": NS,
+            "ts_init": NS,
+        }
+    ]
+
+
+@given(st.lists(st.decimals(0, 10**9, places=9), min_size=1, max_size=20), st.integers(0, 9))
+def test_numbers_are_exact_to_their_decimals(values: list[Decimal], decimals: int) -> None:
+    rounded = [round(v, decimals) for v in values]
+    floats = [float(v) for v in rounded]
+    step = Decimal(1).scaleb(-decimals)
+    found = numbers(pa.chunked_array([nautilus._fixed(pl.Series(floats), decimals)]))
+    for value, number in zip(floats, found, strict=True):
+        assert number % step == 0
+        assert abs(number - Decimal(value)) <= step / 2 + Decimal(abs(value)) * Decimal("2.3e-16")
+
+
+def test_sizes_beyond_64_bits_are_exact() -> None:
+    found = numbers(pa.chunked_array([nautilus._fixed(pl.Series([1.5e12, 2.0]), 9)]))
+    assert found == [Decimal("1.5e12"), Decimal(2)]
+
+
+def test_what_the_library_has_no_place_for_is_counted(tmp_path: Path) -> None:
+    rows = trades(size=[100, 0, None, 5], price=[1.0, 2.0, 3.0, None])
+    assert nautilus.export("stocks.trades", rows, tmp_path) == (1, 1, 1, 3)
+
+
+def test_prices_that_need_more_decimals_have_them_and_the_instrument_too(tmp_path: Path) -> None:
+    nautilus.export("stocks.trades", trades(price=[187.25]), tmp_path)
+    finer = trades(price=[187.25, 187.123456])
+    nautilus.export("stocks.trades", finer, tmp_path, force=True)
+    [table] = tables(tmp_path, "trade_tick").values()
+    assert table.schema.metadata[b"price_precision"] == b"6"
+    assert numbers(table["price"]) == [Decimal("187.25"), Decimal("187.123456")]
+    [[equity]] = [t.to_pylist() for t in tables(tmp_path, "equity").values()]
+    assert (equity["price_precision"], equity["price_increment"]) == (6, "0.000001")
+
+
+def test_what_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
+    nautilus.export("stocks.trades", trades(size=[1, 2]), tmp_path)
+    with pytest.raises(ConfigError, match=r"trade_tick/AAPL\.ALPACA is there already; --force"):
+        nautilus.export("stocks.trades", trades(size=[3]), tmp_path)
+    nautilus.export("stocks.trades", trades(size=[3]), tmp_path, force=True)
+    [table] = tables(tmp_path, "trade_tick").values()
+    assert numbers(table["size"]) == [3]
+
+
+def test_rows_that_would_be_there_twice_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"more than one feed \(iex, sip\): choose one, as --feed"):
+        nautilus.export("stocks.trades", trades(feed=["sip", "iex"]), tmp_path)
+    with pytest.raises(ConfigError, match="there are no such rows"):
+        nautilus.export("stocks.trades", trades(size=[1]).filter(False), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dataset", ["news", "news.articles", "crypto.orderbooks", "stocks.status"])
+def test_what_has_no_class_there_is_told(dataset: str) -> None:
+    with pytest.raises(ConfigError, match="takes trades, quotes and bars"):
+        nautilus.check(dataset)
+
+
+# -- a store, through the command line
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    store, found = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("catalog")
+    asked = {
+        "stocks.trades": ["AAPL", "MSFT"],
+        "stocks.quotes": ["AAPL"],
+        "stocks.bars": ["AAPL"],
+        "crypto.trades": ["BTC/USD"],
+        "crypto.quotes": ["BTC/USD"],
+        "options.trades": ["AAPL261218C00230000"],
+        "options.bars": ["AAPL261218C00230000"],
+    }
+    with simulator("--rate", "1") as sim:
+        for dataset, symbols in asked.items():
+            assert fill(sim, store, dataset, symbols, *SPAN).complete
+            done = CliRunner().invoke(
+                app, ["export", dataset, "--store", str(store), "--to", str(found), "--nautilus"]
+            )
+            assert done.exit_code == 0, done.output
+        yield found
+    assert mdstream.scan("stocks.trades", store).collect().height
+
+
+SPAN = ("2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
+
+
+def test_a_store_becomes_files_by_symbol_and_day(catalog: Path) -> None:
+    names = list(tables(catalog, "trade_tick"))
+    assert [name for name in names if name.startswith("AAPL.ALPACA/")] == [
+        name
+        for name in names
+        if "AAPL.ALPACA/2026-01-05T23-30" in name or "AAPL.ALPACA/2026-01-06T00-00" in name
+    ]
+    assert len(names) == 2 * 4
+    assert list(tables(catalog, "bar")) == [
+        "AAPL.ALPACA-1-MINUTE-LAST-EXTERNAL/2026-01-05T23-31-00-000000000Z_2026-01-06T00-30-00-000000000Z.parquet",
+        "AAPL261218C00230000.ALPACA-1-MINUTE-LAST-EXTERNAL/2026-01-05T23-31-00-000000000Z_2026-01-06T00-30-00-000000000Z.parquet",
+    ]
+
+
+def test_every_trade_is_there_as_the_service_said_it(catalog: Path) -> None:
+    first, past = (parse_time(each, "") for each in SPAN)
+    truth = list(records("stocks", "trades", "AAPL", first, past))
+    found = pa.concat_tables(
+        t for name, t in tables(catalog, "trade_tick").items() if name.startswith("AAPL.ALPACA/")
+    )
+    assert numbers(found["price"]) == [Decimal(str(r["p"])) for r in truth]
+    assert numbers(found["size"]) == [Decimal(str(r["s"])) for r in truth]
+    assert found["trade_id"].to_pylist() == [str(r["i"]) for r in truth]
+
+
+@pytest.mark.skipif(not PYTHON, reason="needs NautilusTrader: make test-nautilus")
+def test_nautilustrader_reads_all_of_it_and_runs_a_backtest(catalog: Path) -> None:
+    script = Path(__file__).with_name("read_nautilus.py")
+    done = subprocess.run(
+        [PYTHON, "-P", str(script), str(catalog)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    kinds = {
+        kind: [line[1:] for line in lines if line[0] == kind]
+        for kind in ("instrument", "trade", "quote", "bar", "backtest")
+    }
+    assert {(name, kind) for name, _, kind in kinds["instrument"]} == {
+        ("AAPL.ALPACA", "Equity"),
+        ("MSFT.ALPACA", "Equity"),
+        ("BTC/USD.ALPACA", "CurrencyPair"),
+        ("AAPL261218C00230000.ALPACA", "OptionContract"),
+    }
+    first, past = (parse_time(each, "") for each in SPAN)
+    for stream, symbol in (
+        ("stocks", "AAPL"),
+        ("stocks", "MSFT"),
+        ("crypto", "BTC/USD"),
+        ("options", "AAPL261218C00230000"),
+    ):
+        truth = records(stream, "trades", symbol, first, past)
+        read = [line for line in kinds["trade"] if line[0] == f"{symbol}.ALPACA"]
+        assert [(Decimal(r[2]), Decimal(r[3])) for r in read] == [
+            (Decimal(str(t["p"])), Decimal(str(t["s"]))) for t in truth
+        ]
+    for stream, symbol in (("stocks", "AAPL"), ("crypto", "BTC/USD")):
+        truth = records(stream, "quotes", symbol, first, past)
+        read = [line[2:] for line in kinds["quote"] if line[0] == f"{symbol}.ALPACA"]
+        assert [[Decimal(text) for text in line] for line in read] == [
+            [Decimal(str(q[key])) for key in ("bp", "bs", "ap", "as")] for q in truth
+        ]
+    for stream, symbol in (("stocks", "AAPL"), ("options", "AAPL261218C00230000")):
+        truth = records(stream, "bars", symbol, first, past, "1Min")
+        label = f"{symbol}.ALPACA-1-MINUTE-LAST-EXTERNAL"
+        read = [line[1:] for line in kinds["bar"] if line[0] == label]
+        assert [line[0] for line in read] == [bar["t"] + 60 * 1_000_000_000 for bar in truth]
+        assert [[Decimal(text) for text in line[1:]] for line in read] == [
+            [Decimal(str(bar[key])) for key in "ohlcv"] for bar in truth
+        ]
+    assert kinds["backtest"] == [[len(kinds["trade"]) + len(kinds["quote"])]]

@@ -1,0 +1,211 @@
+"""Where the CPU time of a run went: the arithmetic, and the sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+from rich.console import Console
+
+from mdstream.telemetry.sampler import Sampler, _core
+from mdstream.utilization import limit, model
+from mdstream.utilization.machine import Clock
+from mdstream.utilization.streams import _costs
+from mdstream.utilization.values import foreign
+from mdstream.views.utilization import _models
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    stream = {"workers": 2, "workers_busy": 10.0, "feed_busy": 10.0}
+    usual = {"cores": {"count": 4}, "streams": {"stocks": stream, "news": dict(stream)}}
+    flow: dict[str, Any] = {
+        "busy": 20.0,
+        "simulator_busy": 10.0,
+        "simulator_share": 0.5,
+        "foreign": 0.0,
+        "waits_ms": 3.0,
+    }
+    flow["told"] = True
+    at = {name: changes.pop(name) for name in flow if name in changes}
+    return {**usual, **changes, "flow": {**flow, **at}}
+
+
+def test_workers_add_up_until_the_feed_or_the_cores_end_it() -> None:
+    one = model(100.0, 300.0, 1, 16)
+    assert one["inline_per_s"] == pytest.approx(1e9 / 400)
+    assert one["now_per_s"] == pytest.approx(1e9 / 300)
+    assert one["one_more_per_s"] == pytest.approx(2e9 / 300)
+    assert one["speedup"] == pytest.approx(4 / 3, abs=1e-3)
+    assert one["efficiency"] == pytest.approx(2 / 3, abs=1e-3)
+    assert model(100.0, 300.0, 8, 16)["one_more_per_s"] == pytest.approx(1e7), "one feed"
+    assert model(100.0, 300.0, 3, 2)["now_per_s"] == pytest.approx(2e9 / 400), "two cores"
+
+
+def test_a_run_that_is_idle_is_limited_by_nothing() -> None:
+    idle = "Nothing here limits this run: while messages came the cores were idle 80% of the time"
+    assert idle in limit(found())
+    assert "Nothing here" in limit(found(streams={}))
+
+
+def test_a_run_that_was_too_short_tells_nothing() -> None:
+    assert "too short a time to tell" in limit(found(told=False, busy=97.0))
+
+
+def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
+    text = limit(found(busy=97.0))
+    assert (
+        "The cores limit this run: while messages came 4 cores were busy 97% of the time, 50% of what this "
+        "run had of them" in text
+    )
+    assert "simulator" not in limit(found(busy=97.0, simulator_share=0.0))
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        ({"workers": 2, "workers_busy": 95.0}, "The workers of stocks limit this run: its 2 decoded 95%"),
+        (
+            {"workers": 1, "workers_busy": 95.0, "model": {"now_per_s": 1.0, "one_more_per_s": 1.6}},
+            "one more would bring some 60%",
+        ),
+        ({"workers": 0, "feed_busy": 99.0}, "The feed of stocks limits this run"),
+        ({"workers": 2, "workers_busy": 20.0, "feed_busy": 99.0}, "more workers would bring nothing"),
+    ],
+)
+def test_a_stream_that_is_used_up_is_named(stream: dict[str, Any], expected: str) -> None:
+    assert expected in limit(found(streams={"news": {"workers": 1}, "stocks": stream}))
+
+
+def test_a_simulator_that_is_used_up_is_named() -> None:
+    text = limit(found(simulator_busy=97.0))
+    assert "The simulator limits this run: its one process was busy 97% of the time" in text
+
+
+def test_other_programs_that_take_the_cores_are_told() -> None:
+    assert foreign(100.0, 2, 10.0, 10.0) == 0.5
+    text = limit(found(busy=100.0, foreign=0.5, waits_ms=33.2))
+    assert "Other programs limit this run: while messages came 4 cores were busy 100% of the time" in text
+    assert "of 100 batches one waited 33 ms or more" in text
+
+
+def test_waits_are_told_though_the_cores_were_not_full() -> None:
+    text = limit(found(foreign=0.5, waits_ms=88.0))
+    assert text.startswith("Nothing limits this run for long: while messages came the cores were idle 80%")
+    assert "50% of what was busy was not this run's. Yet of 100 batches one waited 88 ms" in text
+
+
+def test_without_workers_it_is_told_what_one_would_bring() -> None:
+    alone = model(250.0, 350.0, 0, 2)
+    assert alone["now_per_s"] == pytest.approx(1e9 / 600)
+    assert alone["one_more_per_s"] == pytest.approx(1e9 / 350)
+    assert (alone["speedup"], alone["efficiency"]) == (1.0, 1.0)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*_models({"news": {"workers": 0, "model": alone}, "stocks": {"untold": "few came"}}))
+    text = " ".join(console.export_text().split())
+    assert (
+        "news 1.67 M messages/s without workers, 2.86 M messages/s at most with one: decoding is 58%"
+        in text
+    )
+    assert "stocks: few came to tell what one more worker would bring" in text
+
+
+def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
+    text = limit(found(busy=100.0, foreign=0.5, waits_ms=1.6))
+    assert text.startswith("Nothing held this run up, though its cores were full: while messages")
+    assert "99 of 100 batches waited less than 2 ms" in text
+    assert "50% of that" in text
+    assert "The cores limit" in limit(found(busy=100.0, foreign=foreign(100.0, 2, 10.0, 19.0)))
+
+
+class Frames:
+    """The frames of a made-up run: what `_Clock` asks an attachment for."""
+
+    def __init__(self, **frames: pl.DataFrame) -> None:
+        self._frames = frames
+
+    def frame(self, name: str) -> pl.DataFrame:
+        return self._frames[name.removeprefix("telemetry.")]
+
+
+def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() -> None:
+    def ts(*seconds: float) -> pl.Series:
+        return pl.Series("ts", [int(s * 1e9) for s in seconds]).cast(pl.Datetime("ns"))
+
+    # The first sample covers nothing; one second is sampled a little late, and one not at all.
+    cores = pl.DataFrame({"ts": ts(5.0, 6.0, 7.01, 9.02), "busy_percent": [1.0, 10.0, 20.0, 40.0]})
+    clock = Clock(Frames(cores=cores))  # type: ignore[arg-type]
+    assert clock.listed(clock.binned(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
+    worker = pl.DataFrame({"ts": ts(7.01), "role": ["worker"], "cpu": [150.0]})
+    assert clock.by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}
+
+
+def test_a_process_that_is_new_is_told_with_what_it_took_to_start() -> None:
+    sampler = Sampler()
+    roles = {os.getpid(): ("supervisor", "")}
+    sampler.processes(roles)
+    code = "import time\nt = time.process_time()\nwhile time.process_time() < t + 0.4: pass\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while sum(psutil.Process(process.pid).cpu_times()[:2]) < 0.3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (_, found) = sampler.processes({**roles, process.pid: ("worker", "news")})
+        process.communicate(b"\n")
+    assert found.role == "worker"
+    assert found.cpu_percent > 5
+
+
+def test_a_core_s_shares_are_those_of_the_time_that_passed_however_short() -> None:
+    times = namedtuple("times", "user nice system idle iowait steal guest")
+    then = times(100.0, 1.0, 50.0, 900.0, 5.0, 0.0, 20.0)
+    now = times(100.02, 1.0, 50.01, 900.06, 5.01, 0.0, 20.02)
+    found = _core(3, then, now)
+    assert (found.core, found.busy_percent) == (3, pytest.approx(30))
+    assert (found.user_percent, found.system_percent) == (pytest.approx(20), pytest.approx(10))
+    assert _core(3, now, now).busy_percent == 0.0
+
+
+def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
+    sampler, pid = Sampler(), os.getpid()
+    (before,) = sampler.processes({pid: ("feed", "stocks")})
+    last = replace(before, cpu_user_s=before.cpu_user_s + 0.5, cpu_percent=1.0)
+    time.sleep(0.5)
+    (told,) = sampler.processes({pid: ("feed", "stocks")}, [last])  # not yet gone, but told once
+    assert told.cpu_user_s == last.cpu_user_s
+    assert 50 < told.cpu_percent < 101
+    (unknown,) = Sampler().processes({}, [last])
+    assert unknown == last
+
+
+def test_a_streams_rate_is_that_of_the_time_before_it_drains() -> None:
+    seconds = [datetime(2026, 1, 5, 12, 0, s, tzinfo=UTC) for s in range(6)]
+    samples = pl.DataFrame(
+        {
+            "ts": seconds,
+            "messages": [0, 500, 1500, 2500, 3500, 3600],
+            "state": ["connecting", *["streaming"] * 4, "stopped"],
+        }
+    )
+    processes = pl.DataFrame(
+        {
+            "ts": seconds,
+            "role": ["feed"] * 6,
+            "pid": [7] * 6,
+            "cpu_user_s": [0.0, 0.1, 0.3, 0.5, 0.7, 5.0],
+            "cpu_system_s": [0.0] * 6,
+        }
+    )
+    batches = pl.DataFrame({"end_ts": seconds[2:3], "cpu_ns": [0], "messages": [3000]})
+    costs = _costs(batches, samples, processes, 1, 2)
+    assert costs["messages_per_s"] == 1000.0
+    assert costs["feed_busy"] == pytest.approx(20.0)
+    assert costs["feed_ns"] == pytest.approx(200_000)

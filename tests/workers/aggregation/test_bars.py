@@ -1,0 +1,447 @@
+"""Bars built here equal plain loops over what came, however it was cut into batches, and whoever was killed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mdstream.feed.commit import Committer
+from mdstream.frames.rundir import RunDirectory, frame_path, slab_path, state_path
+from mdstream.frames.writer import Limits
+from mdstream.handoff.slab import Slab
+from mdstream.handoff.ticket import Ticket
+from mdstream.reading.reader import FrameReader
+from mdstream.simulator.encode import rfc3339
+from mdstream.store.rejects import RejectFile
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import BAR_INTERVALS, Mark, PayloadKind
+from mdstream.telemetry.state import FeedState
+from tests.workers.aggregation.bar_model import MINUTE, SECOND, Model, Row
+from workers import boot, job
+
+START = 1_700_000_040_000_000_000 - 1_700_000_040_000_000_000 % MINUTE
+
+Event = tuple[str, Row]
+
+_numbers = itertools.count()
+
+
+class Bench:
+    """A stream's committer, fed with events in batches, here and now."""
+
+    def __init__(self, run: Path, stream: str, retention: int = 64_000_000) -> None:
+        self.run, self.stream = run, stream
+        path = state_path(run, stream)
+        self.state = FeedState(path) if path.exists() else FeedState.create(path)
+        limits = Limits(retention, 4_000_000)
+        rejects = RejectFile(run / "rejects.jsonl")
+        self.committer = Committer(run, STREAMS[stream], self.state, limits, rejects, boot.make_bars)
+        name = f"{stream}-{next(_numbers)}"
+        self.slab = Slab.create(slab_path(run, name), 1 << 20)
+
+    def batch(self, events: Sequence[Event]) -> None:
+        sequence = self.state["sequence"] + 1
+        self.slab.begin(sequence)
+        for what, it in events:
+            if what in ("seam", "tick"):
+                self.slab.append(Mark[what.upper()].value, PayloadKind.MARK, it["recv"])
+            else:
+                payload = orjson.dumps([message(self.stream, what, it)])
+                self.slab.append(payload, PayloadKind.JSON, it["recv"])
+        self.slab.seal()
+        receipt = job.run(Ticket(str(self.run), self.stream, self.slab.path.name, sequence, kernels=False))
+        assert not receipt.rejects
+        self.committer.commit(self.slab, receipt, 0)
+
+    def rows(self, name: str) -> list[Row]:
+        _, frame = FrameReader(frame_path(self.run, f"{self.stream}.{name}"), {}).read()
+        times = {c: frame[c].to_physical() for c in ("ts", "recv_ts")}
+        return frame.with_columns(symbol=frame["symbol"].to_physical(), **times).to_dicts()
+
+
+def message(stream: str, what: str, it: Row) -> dict[str, Any]:
+    at = {"S": f"S{it['symbol']}", "t": rfc3339(it.get("ts", it["recv"]))}
+    if stream == "crypto":
+        if what == "trade":
+            return {"T": "t", **at, "p": it["price"], "s": it["size"], "i": it["id"], "tks": "B"}
+        return {"T": "q", **at, "bp": it["price"] - 0.25, "bs": 1.0, "ap": it["price"] + 0.25, "as": 2.0}
+    if what == "trade":
+        return {
+            "T": "t",
+            **at,
+            "p": it["price"],
+            "s": it["size"],
+            "c": it["conditions"],
+            "z": it["tape"],
+            "i": it["id"],
+            "x": it["exchange"],
+        }
+    if what == "cancel":
+        return {"T": "x", **at, "i": it["id"], "x": it["exchange"], "p": 1.0, "s": 1, "a": "C", "z": "A"}
+    return {
+        "T": "c",
+        **at,
+        "x": it["exchange"],
+        "oi": it["id"],
+        "op": 1.0,
+        "os": 1,
+        "oc": ["@"],
+        "ci": it["new_id"],
+        "cp": it["price"],
+        "cs": it["size"],
+        "cc": it["conditions"],
+        "z": it["tape"],
+    }
+
+
+@contextmanager
+def bench(stream: str, **more: Any) -> Iterator[Bench]:
+    with RunDirectory() as run:
+        yield Bench(run.path, stream, **more)
+
+
+def built(stream: str, events: Sequence[Event], cuts: Sequence[int]) -> dict[str, list[Row]]:
+    """The bars of each length when the events come in batches of the sizes `cuts`, over and over."""
+    with bench(stream) as made:
+        left = list(events)
+        for size in itertools.cycle(cuts):
+            if not left:
+                break
+            made.batch(left[:size])
+            left = left[size:]
+        made.committer.close()
+        return {name: made.rows(name) for name in BAR_INTERVALS}
+
+
+def effect(trade: Row) -> str:
+    if "Q" in trade["conditions"]:
+        return "nothing"
+    if "I" in trade["conditions"] or ("B" in trade["conditions"] and trade["tape"] in "AB"):
+        return "volume"
+    return "all"
+
+
+def plain(stream: str, events: Sequence[Event]) -> dict[str, Model]:
+    """The same by plain loops. Symbols are numbered as they come."""
+    codes: dict[int, int] = {}
+    models = {
+        "bars_1s": Model(SECOND, SECOND, MINUTE, effect),
+        "bars_1m": Model(MINUTE, MINUTE // 2, 60 * MINUTE, effect),
+    }
+    for model in models.values():
+        if stream == "crypto":
+            model.midpoints, model.effect = True, lambda trade: "all"
+        for what, it in events:
+            named = {"symbol": codes.setdefault(it["symbol"], len(codes))} if "symbol" in it else {}
+            model.take(what, {**it, **named})
+        model.finish()
+    return models
+
+
+def expect(stream: str, events: Sequence[Event], found: dict[str, list[Row]]) -> None:
+    for name, model in plain(stream, events).items():
+        for row in model.rows:
+            if stream != "crypto":
+                row |= {"volume": int(row["volume"]), "vwap_volume": int(row["vwap_volume"])}
+        vwaps = [row.pop("vwap") for row in model.rows], [row.pop("vwap") for row in found[name]]
+        assert found[name] == model.rows, name
+        for wanted, vwap in zip(*vwaps, strict=True):
+            assert vwap == (wanted and pytest.approx(wanted, rel=1e-15)), name
+
+
+PRICES = st.sampled_from([100.0, 100.01, 99.99, 0.1, 3.3, 7.77])
+
+
+@st.composite
+def stocks(draw: st.DrawFn) -> list[Event]:
+    """Trades, some of them late or ahead, their corrections and cancels, seams and ticks."""
+    events: list[Event] = []
+    recv = START
+    for _ in range(draw(st.integers(0, 40))):
+        recv += draw(st.sampled_from([1000, SECOND // 10, SECOND // 10, SECOND, 7 * SECOND, 40 * SECOND]))
+        what = draw(st.sampled_from(["trade"] * 8 + ["cancel", "correction", "correction", "seam", "tick"]))
+        if what in ("seam", "tick"):
+            events.append((what, {"recv": recv}))
+            continue
+        delay = draw(
+            st.sampled_from([0, 0, 0, 0, SECOND, 20 * SECOND, 90 * SECOND, 2 * 60 * MINUTE, -2 * MINUTE])
+        )
+        it = {
+            "symbol": draw(st.integers(0, 2)),
+            "recv": recv,
+            "price": draw(PRICES),
+            "size": draw(st.integers(1, 500)),
+            "tape": draw(st.sampled_from("ABC")),
+            "conditions": draw(st.sampled_from([["@"], ["@"], ["@", "I"], ["Q"], [" "], ["B"]])),
+            "exchange": "V",
+            "id": len(events),
+        }
+        if what == "trade":
+            it["ts"] = recv - delay
+        else:
+            earlier = [e for w, e in events if w in ("trade", "correction")]
+            if earlier:
+                meant = draw(st.sampled_from(earlier))
+                it |= {"symbol": meant["symbol"], "id": meant.get("new_id", meant["id"])}
+            it["new_id"] = 1000 + len(events)
+        events.append((what, it))
+    return events
+
+
+@given(stocks(), st.lists(st.integers(1, 20), min_size=1, max_size=4))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_bars_of_stocks_equal_plain_loops_however_they_were_cut(
+    events: list[Event], cuts: list[int]
+) -> None:
+    whole = built("stocks", events, [max(1, len(events))])
+    assert whole == built("stocks", events, [1]) == built("stocks", events, cuts)
+    expect("stocks", events, whole)
+
+
+@st.composite
+def crypto(draw: st.DrawFn) -> list[Event]:
+    """Trades and quotes."""
+    events: list[Event] = []
+    recv = START
+    for number in range(draw(st.integers(0, 40))):
+        recv += draw(st.sampled_from([0, SECOND // 10, SECOND, 7 * SECOND, 40 * SECOND]))
+        it = {
+            "symbol": draw(st.integers(0, 2)),
+            "recv": recv,
+            "ts": recv,
+            "price": draw(PRICES),
+            "size": draw(st.sampled_from([0.125, 1.5, 3.0])),
+            "id": number,
+            "exchange": None,
+        }
+        events.append((draw(st.sampled_from(["trade", "quote", "quote", "tick"])), it))
+    return [(what, it if what != "tick" else {"recv": it["recv"]}) for what, it in events]
+
+
+@given(crypto(), st.lists(st.integers(1, 20), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_bars_of_crypto_have_the_midpoints_of_quotes(events: list[Event], cuts: list[int]) -> None:
+    events = [(what, {**it, "price": it["price"] + 1} if "price" in it else it) for what, it in events]
+    whole = built("crypto", events, [max(1, len(events))])
+    assert whole == built("crypto", events, cuts)
+    expect("crypto", events, whole)
+
+
+def successor(run: Path, killed: Bench) -> Bench:
+    """What takes the place of a killed feed of stocks."""
+    again = boot.trades_again(str(run), "stocks", killed.committer.committed_rows)
+    made = Bench(run, "stocks")
+    made.committer.restore_bars(again)
+    return made
+
+
+@given(stocks(), st.integers(0, 40), st.integers(1, 20))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_successor_of_a_killed_feed_gets_the_same_bars(
+    events: list[Event], killed: int, size: int
+) -> None:
+    # That time went on while nothing came dies with the feed; what depends on it is left out.
+    events = [(w, it) for w, it in events if w != "tick" and it["recv"] - it.get("ts", it["recv"]) < MINUTE]
+    batches = [events[i : i + size] for i in range(0, len(events), size)]
+    with RunDirectory() as run:
+        made = Bench(run.path, "stocks")
+        for index, batch in enumerate(batches):
+            if index * size <= killed < (index + 1) * size:
+                made = successor(run.path, made)
+            made.batch(batch)
+        made.committer.close()
+        for name, model in plain("stocks", events).items():
+            last = {(row["symbol"], row["ts"]): row for row in made.rows(name)}
+            expected = {(row["symbol"], row["ts"]): row for row in model.rows}
+            assert last.keys() == expected.keys()
+            for key, row in expected.items():
+                for column in ("open", "high", "low", "close", "volume", "trade_count"):
+                    assert last[key][column] == row[column]
+
+
+def test_bars_that_the_clock_ended_are_not_published_again_by_a_successor() -> None:
+    tick = ("tick", {"recv": START + 5 * SECOND})
+    batches = [[trade(0, 0), trade(1, 0.5)], [tick], [trade(0, 9)], [trade(0, 70)]]
+    with RunDirectory() as run:
+        made = Bench(run.path, "stocks")
+        for index, batch in enumerate(batches):
+            if index == 2:  # killed when the tick had published both bars of the first second
+                assert len(made.rows("bars_1s")) == 2
+                made = successor(run.path, made)
+            made.batch(batch)
+        made.committer.close()
+        rows = [(r["symbol"], (r["ts"] - START) // SECOND) for r in made.rows("bars_1s")]
+        assert rows == [(0, 0), (1, 0), (0, 9), (0, 70)]
+
+
+def test_bars_that_were_revised_are_not_published_again_by_a_successor() -> None:
+    cancel = {"symbol": 0, "id": 7, "exchange": "V", "recv": START + 6 * SECOND}
+    batches = [
+        [trade(0, 0, id=7), trade(0, 0.5, id=8, price=101.0), trade(1, 0, id=9)],
+        [trade(0, 5, id=10)],
+        [("cancel", cancel)],
+        [trade(0, 40, id=11)],
+        [trade(0, 80, id=12)],
+    ]
+    found = {}
+    for killed in (None, 3, 4):
+        with RunDirectory() as run:
+            made = Bench(run.path, "stocks")
+            for index, batch in enumerate(batches):
+                for _ in range(2 if index == killed else 0):  # and its successor at once, too
+                    made = successor(run.path, made)
+                made.batch(batch)
+            made.committer.close()
+            found[killed] = {name: made.rows(name) for name in ("bars_1s", "bars_1m")}
+    assert any(row["revised"] for row in found[None]["bars_1s"])
+    assert found[3] == found[None]
+    assert found[4] == found[None]
+
+
+def trade(symbol: int, second: float, **more: Any) -> Event:
+    at = START + int(second * SECOND)
+    it = {
+        "symbol": symbol,
+        "recv": at,
+        "ts": at,
+        "price": 100.0,
+        "size": 10,
+        "tape": "A",
+        "exchange": "V",
+        "conditions": ["@"],
+        "id": 1,
+    }
+    return "trade", {**it, **more}
+
+
+def told(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    return [
+        (r["symbol"], (r["ts"] - START) // MINUTE, r["trade_count"], r["revised"], r["complete"])
+        for r in rows
+    ]
+
+
+def test_minutes_are_published_when_over_and_revised_at_half_minutes() -> None:
+    events = [
+        trade(0, 0),
+        trade(1, 59),
+        trade(0, 60),  # the first minute is over for all
+        trade(1, 62, ts=START + 58 * SECOND),  # late
+        trade(0, 89),
+        trade(0, 90),  # half a minute later it is revised
+        trade(0, 121),
+    ]
+    rows = built("stocks", events, [1])["bars_1m"]
+    assert told(rows) == [
+        (0, 0, 1, False, False),  # the stream began in this minute
+        (1, 0, 1, False, False),
+        (1, 0, 2, True, False),
+        (0, 1, 3, False, True),
+        (0, 2, 1, False, False),  # and ended in this
+    ]
+
+
+def test_minutes_with_a_lost_connection_are_not_complete() -> None:
+    seam = ("seam", {"recv": START + 130 * SECOND})
+    events = [trade(0, s) for s in (0, 60, 120)] + [seam] + [trade(0, s) for s in (200, 240, 300, 360)]
+    complete = [(minute, whole) for _, minute, _, _, whole in told(built("stocks", events, [3])["bars_1m"])]
+    assert complete == [(0, False), (1, True), (2, False), (3, False), (4, True), (5, True), (6, False)]
+
+
+def test_time_alone_ends_bars_of_a_quiet_stream() -> None:
+    with bench("stocks") as made:
+        made.batch([trade(0, 1.5)])
+        assert made.committer.bars_wait
+        for number in range(1, 70):
+            recv = START + int((1.5 + 1.001 * number) * SECOND)
+            made.batch([("tick", {"recv": recv})])
+            if made.rows("bars_1m"):
+                break
+        assert recv <= START + 62.5 * SECOND
+        assert told(made.rows("bars_1m")) == [(0, 0, 1, False, False)]
+        assert not made.committer.bars_wait
+        made.committer.close()
+
+
+def complete_minutes(events: Sequence[Event]) -> dict[int, bool]:
+    return {minute: whole for _, minute, _, _, whole in told(built("stocks", events, [1])["bars_1m"])}
+
+
+def test_what_comes_first_may_be_late_and_tells_nothing_of_its_minute() -> None:
+    first = trade(0, 65, ts=START + 58 * SECOND)
+    assert complete_minutes([first, *(trade(0, s) for s in (70, 121, 181))])[1] is False
+
+
+def test_bars_that_time_ended_while_the_connection_was_dead_are_revised() -> None:
+    def at(what: str, second: int) -> Event:
+        return what, {"recv": START + second * SECOND}
+
+    events = [trade(0, 0), trade(0, 70), at("tick", 125), at("seam", 130), trade(0, 190), trade(0, 250)]
+    rows = told(built("stocks", events, [1])["bars_1m"])
+    assert (0, 1, 1, False, True) in rows  # as it looked when time was up
+    assert (0, 1, 1, True, False) in rows
+
+
+def test_a_batch_that_is_given_up_leaves_its_bars_incomplete() -> None:
+    with bench("stocks") as made:
+        made.batch([trade(0, 0), trade(0, 60), trade(0, 120)])
+        made.slab.begin(made.state["sequence"] + 1)
+        made.slab.append(b"poison", PayloadKind.JSON, START + 121 * SECOND)
+        made.committer.quarantine(made.slab, made.state["sequence"] + 1, "poison")
+        made.batch([trade(0, s) for s in (125, 180, 240, 300)])
+        complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
+        assert complete == {0: False, 1: True, 2: False, 3: True, 4: True}
+        made.committer.close()
+
+
+def test_what_a_killed_feed_never_received_is_a_gap() -> None:
+    """Also behind batches that its successor finds in its slabs."""
+    with RunDirectory() as run:
+        made = Bench(run.path, "stocks")
+        made.batch([trade(0, s) for s in (0, 60, 120)])
+        again = boot.trades_again(str(run.path), "stocks", made.committer.committed_rows)
+        made = Bench(run.path, "stocks")
+        made.committer.restore_bars(again)
+        made.batch([trade(0, 130)])  # received by the dead one
+        made.batch([("seam", {"recv": START + 135 * SECOND}), *(trade(0, s) for s in (190, 240, 300))])
+        complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
+        assert complete == {0: False, 1: True, 2: False, 3: False, 4: True}
+        made.committer.close()
+
+
+def test_amendments_of_trades_that_are_gone_are_counted_and_change_nothing() -> None:
+    cancel = {"symbol": 0, "id": 7, "exchange": "V", "recv": START + 61 * SECOND}
+    with bench("stocks") as made:
+        made.batch(
+            [trade(0, 0, id=7), ("cancel", {**cancel, "id": 8}), ("cancel", {**cancel, "exchange": "N"})]
+        )
+        assert made.state["bars_unmatched"] == 2
+        made.batch([trade(0, 60, id=9), trade(0, 61, ts=START - 120 * MINUTE)])
+        assert made.state["bars_late"] == 1
+        made.batch([("cancel", cancel), trade(0, 90, id=10)])
+        last = made.rows("bars_1m")[-1]
+        assert (last["open"], last["volume"], last["trade_count"], last["revised"]) == (None, 0, 0, True)
+        made.committer.close()
+
+
+def test_bars_whose_trades_retention_has_dropped_stay_as_they_are() -> None:
+    with bench("stocks", retention=300_000) as made:
+        made.batch([trade(0, 0, id=7), trade(0, 1, id=8)])
+        made.batch([trade(0, 61, id=9)])
+        before = made.rows("bars_1m")
+        for start in range(0, 24000, 2000):
+            made.batch([trade(0, 62, id=100 + start + i) for i in range(2000)])
+        assert made.committer.frames["trades"].dropped_rows
+        made.batch([("cancel", {"symbol": 0, "id": 8, "exchange": "V", "recv": START + 63 * SECOND})])
+        made.batch([trade(0, 90, id=10)])
+        assert made.rows("bars_1m") == before
+        assert made.state["bars_unmatched"] == 1
+        made.committer.close()

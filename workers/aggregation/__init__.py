@@ -1,0 +1,1 @@
+"""Columns to bars, newest rows and book levels."""

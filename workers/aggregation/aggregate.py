@@ -1,0 +1,233 @@
+"""What moves the bars of a batch: trades, and what amends them, folded to runs by Alpaca's rules.
+
+A *run* is consecutive trades of one symbol that fall in one second. A new run begins with every change of
+second, also a change back (a late trade), and every run ends when the stream as a whole comes to a new
+second, and where something else happened: a correction, a cancel, a lost connection. So the feed, which
+joins the runs of successive batches (`aggregation.bars`), gets the same bars wherever a
+batch happened to end.
+
+Sums of floats depend on the order in which they are added, and runs are cut differently each time.
+Each sum is therefore kept as an unevaluated pair (Knuth's two-sum: the rounded sum and what rounding
+lost), good to some 100 bits, and rounded once, in the finished bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.bar_builder import TextOf
+from mdstream.handoff.columns import PARTIAL, ColumnData
+from mdstream.streams.spec import BarRules, Channel, Mark, PayloadKind, StreamSpec, split_conditions
+from workers.decoding.fallback import Decoded
+from workers.decoding.payloads import Payloads
+from workers.kernels import runs
+
+_UNKNOWN = 255
+_MOST = 1 << 10
+"""Codes of conditions, and of tapes, whose effect is remembered."""
+
+
+class Effect(IntEnum):
+    """What a trade does to its minute bar."""
+
+    NOTHING = runs.NOTHING
+    VOLUME = runs.VOLUME
+    """Counts in volume and trade count only."""
+    ALL = runs.ALL
+    MIDPOINT = runs.MIDPOINT
+    """No trade but a quote, whose midpoint moves prices."""
+
+
+class Effects:
+    """Looks up what trades do by their conditions and tapes; remembers every answer."""
+
+    # The mutable state: the answers, by code of conditions + 1 and code of tape + 1; 0 is none.
+
+    def __init__(self, rules: BarRules) -> None:
+        self._rules = rules
+        self._known: npt.NDArray[np.uint8] = np.full((_MOST, 16), _UNKNOWN, np.uint8)
+
+    def of(self, conditions: Any, tape: str | None) -> Effect:
+        """The effect of a trade with `conditions` (a list, or one as text) on `tape`."""
+        price, volume = self._rules.counts(conditions or (), tape or "")
+        return Effect.ALL if price else Effect.VOLUME if volume else Effect.NOTHING
+
+    def of_rows(
+        self, channel: Channel, columns: Sequence[ColumnData], text: TextOf
+    ) -> npt.NDArray[np.uint8]:
+        """The effect of every trade."""
+        at = channel.at
+        rows = len(columns[0].values)
+        if "conditions" not in at:
+            return np.full(rows, Effect.ALL, np.uint8)
+        conditions = _numbers(columns[at["conditions"]])
+        tapes = _numbers(columns[at["tape"]]) if "tape" in at else np.zeros(rows, np.int64)
+        known = self._known
+        usual = (conditions < known.shape[0]) & (tapes < known.shape[1])
+        effects = np.full(rows, _UNKNOWN, np.uint8)
+        effects[usual] = known[conditions[usual], tapes[usual]]
+        unknown = np.flatnonzero(effects == _UNKNOWN)
+        for pair in set(zip(conditions[unknown].tolist(), tapes[unknown].tolist(), strict=True)):
+            effect = self._effect(channel, pair, text)
+            if pair[0] < known.shape[0] and pair[1] < known.shape[1]:
+                known[pair] = effect
+            effects[unknown[(conditions[unknown] == pair[0]) & (tapes[unknown] == pair[1])]] = effect
+        return effects
+
+    def of_codes(self, channel: Channel, conditions: int | None, tape: int | None, text: TextOf) -> Effect:
+        """The effect of one trade, by its codes."""
+        pair = (-1 if conditions is None else conditions) + 1, (-1 if tape is None else tape) + 1
+        return self._effect(channel, pair, text)
+
+    def _effect(self, channel: Channel, pair: tuple[int, int], text: TextOf) -> Effect:
+        column = channel.column("conditions")
+        conditions: Any = text(column, pair[0] - 1) if pair[0] else None
+        if conditions is not None and self._rules.lists:
+            conditions = split_conditions(conditions)
+        return self.of(conditions, text(channel.column("tape"), pair[1] - 1) if pair[1] else None)
+
+
+def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
+    """Codes + 1, and 0 where there is none."""
+    numbers = data.values.astype(np.int64) + 1
+    if data.mask is not None:
+        numbers[~data.mask] = 0
+    return numbers
+
+
+class Events(NamedTuple):
+    """Whatever moves bars, in the order in which it came: an array a field."""
+
+    symbols: npt.NDArray[np.uint32]
+    times: npt.NDArray[np.int64]
+    prices: npt.NDArray[np.float64]
+    sizes: npt.NDArray[np.float64]
+    effects: npt.NDArray[np.uint8]
+    received: npt.NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, effect: int, symbols: Any, received: Any) -> Events:
+        """Events that move no price."""
+        rows = len(received)
+        return cls(
+            symbols, received, np.zeros(rows), np.zeros(rows), np.full(rows, effect, np.uint8), received
+        )
+
+    def put(self, index: int, price: float, size: float, effect: int) -> None:
+        """Let a trade count as another."""
+        self.prices[index], self.sizes[index], self.effects[index] = price, size, effect
+
+
+_MARKS = {Mark.SEAM: runs.SEAM, Mark.TICK: runs.TICK}
+
+
+def runs_of(
+    spec: StreamSpec, rules: BarRules, decoded: Decoded, payloads: Payloads, effects: Effects, text: TextOf
+) -> npt.NDArray[np.void]:
+    """The runs of a batch, as `PARTIAL` rows in the order in which they began."""
+    found: list[tuple[npt.NDArray[np.int64], Events]] = []
+    for name in ("trades", rules.midpoints, rules.corrections, rules.cancels):
+        if not name or name not in decoded.columns:
+            continue
+        channel, columns = spec.by_name[name], decoded.columns[name]
+        if name == "trades":
+            events = events_of_trades(channel, columns, effects, text)
+        elif name == rules.midpoints:
+            events = events_of_quotes(channel, columns)
+        else:
+            effect = runs.CORRECTION if name == rules.corrections else runs.CANCEL
+            symbols, received = _named(channel, columns, "symbol", "recv_ts")
+            events = Events.nothing(effect, symbols.values, received.values)
+        found.append((decoded.order_of(name), events))
+    found += _marks(payloads)
+    if not found:
+        return np.empty(0, PARTIAL)
+    return fold(in_order([places for places, _ in found], [events for _, events in found]))
+
+
+def in_order(places: Sequence[npt.NDArray[np.int64]], events: Sequence[Events]) -> Events:
+    """Events of several kinds, by their places."""
+    if len(events) == 1:
+        return events[0]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return Events(*(np.concatenate(each)[order] for each in zip(*events, strict=True)))
+
+
+def fold(events: Events) -> npt.NDArray[np.void]:
+    """Events folded to runs."""
+    rows = len(events.effects)
+    room = 1 << max(4, (2 * rows).bit_length())
+    scratch = np.empty((2, room), np.int64)
+    out = np.empty(rows, PARTIAL)
+    count = runs.fold(
+        _plain(events.symbols),
+        _plain(events.times),
+        _plain(events.prices),
+        _plain(events.sizes),
+        _plain(events.effects),
+        _plain(events.received),
+        scratch[0],
+        scratch[1],
+        out,
+    )
+    return out[:count]
+
+
+def _plain(array: Any) -> Any:
+    """One kind of array only: for each other one the kernel would be compiled once more."""
+    return np.require(array, requirements=("C", "W"))
+
+
+def events_of_trades(
+    channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
+) -> Events:
+    """Trades; those without price or size move nothing."""
+    symbols, times, prices, sizes, received = _named(
+        channel, columns, "symbol", "ts", "price", "size", "recv_ts"
+    )
+    effect = effects.of_rows(channel, columns, text)
+    for data in (prices, sizes):
+        if data.mask is not None:
+            effect[~data.mask] = Effect.NOTHING
+    return Events(
+        symbols.values,
+        times.values,
+        prices.values,
+        sizes.values.astype(np.float64),
+        effect,
+        received.values,
+    )
+
+
+def events_of_quotes(channel: Channel, columns: Sequence[ColumnData]) -> Events:
+    """Quotes, whose midpoint counts where they have both sides."""
+    symbols, times, bid, ask, received = _named(
+        channel, columns, "symbol", "ts", "bid_price", "ask_price", "recv_ts"
+    )
+    effect = np.full(len(bid.values), Effect.MIDPOINT, np.uint8)
+    for side in (bid, ask):
+        if side.mask is not None:
+            effect[~side.mask] = Effect.NOTHING
+    middle = (bid.values + ask.values) / 2
+    return Events(symbols.values, times.values, middle, np.zeros(len(middle)), effect, received.values)
+
+
+def _marks(payloads: Payloads) -> list[tuple[npt.NDArray[np.int64], Events]]:
+    """What the feed noted between the payloads."""
+    found = []
+    for at in np.flatnonzero(payloads.kinds == PayloadKind.MARK).tolist():
+        effect = _MARKS[Mark(bytes(payloads.view(at)))]
+        received = payloads.recv_ns[at : at + 1]
+        found.append(
+            (np.array([at << 32], np.int64), Events.nothing(effect, np.zeros(1, np.uint32), received))
+        )
+    return found
+
+
+def _named(channel: Channel, columns: Sequence[ColumnData], *names: str) -> list[ColumnData]:
+    return [columns[channel.at[name]] for name in names]

@@ -1,0 +1,1 @@
+"""Payloads to columns: compiled kernels, and the fallback decoder for what they do not know."""

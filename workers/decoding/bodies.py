@@ -1,0 +1,108 @@
+"""Pass 1 for REST bodies of one kind: the records in them, and the symbols they belong to."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.handoff.ticket import Found
+from mdstream.streams.spec import PayloadKind, StreamSpec
+from workers.decoding import learn_json
+from workers.decoding.layouts import Table
+from workers.decoding.matching import Codec, Matched, Matcher
+from workers.decoding.payloads import Payloads
+from workers.kernels import match_bodies, ops, values_json
+
+_START_KEYS = 1024
+
+
+class BodyMatcher(Matcher):
+    """Matches REST bodies whose records go to one table."""
+
+    def __init__(self, spec: StreamSpec, table: Table, kind: PayloadKind) -> None:
+        codec = Codec(
+            match_bodies.match,
+            partial(learn_json.learn_record, table=table),
+            learn_json.end_of,
+            learn_json.is_whole,
+            None,
+            values_json,
+            by_keys=True,
+        )
+        super().__init__(spec, {table.channel.name: table}, codec)
+        name = kind.name.lower()
+        self._table = table
+        self._names = _packed(name, name[:-1], "symbol", "next_page_token")
+        self._bare_symbols = kind is PayloadKind.SNAPSHOTS
+        self._tokens: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._make_keys(_START_KEYS)
+
+    def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
+        """As `Matcher.match`; what each body held stands in `Matched.bodies`."""
+        while True:
+            found = super().match(payloads, verdicts)
+            symbols, twice = self._symbols(payloads)
+            if not twice:
+                break
+            verdicts[list(twice)] = ops.GAVE_WAY  # the library knows which of them counts
+        for payload in np.flatnonzero(verdicts == ops.GOOD).tolist():
+            token = payloads.cut(self._tokens[payload])[1:-1].decode()
+            found.bodies[payload] = Found(frozenset(symbols.get(payload, ())), {}, token)
+        return found
+
+    def _symbols(self, payloads: Payloads) -> tuple[dict[int, list[str]], set[int]]:
+        """Payload → symbols with a record; and the payloads in which a symbol stands twice."""
+        count = int(self._at[ops.AT_KEYS])
+        seen: set[tuple[int, bytes]] = set()
+        twice: set[int] = set()
+        symbols: dict[int, list[str]] = {}
+        for key, payload, records in zip(
+            self._keys[:count],
+            self._key_payload[:count].tolist(),
+            self._key_records[:count].tolist(),
+            strict=True,
+        ):
+            raw = payloads.cut(key)
+            if (payload, raw) in seen:
+                twice.add(payload)
+            seen.add((payload, raw))
+            if records:
+                symbols.setdefault(payload, []).append(raw[1:-1].decode())
+        return symbols, twice
+
+    def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
+        at = self._at = np.zeros(ops.AT_BODIES_WIDTH, np.int64)
+        at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
+        at[ops.AT_CHANNEL] = self._table.index
+        at[ops.AT_SYMBOLS] = self._table.slots["S"]
+        at[ops.AT_BARE] = self._bare_symbols
+        self._tokens = np.zeros(payloads, np.uint64)
+        self._pass_on()
+        return at
+
+    def _make_keys(self, room: int) -> None:
+        self._keys: npt.NDArray[np.uint64] = np.zeros(room, np.uint64)
+        self._key_payload: npt.NDArray[np.int32] = np.zeros(room, np.int32)
+        self._key_records: npt.NDArray[np.int64] = np.zeros(room, np.int64)
+
+    def _grow(self) -> None:
+        super()._grow()
+        room = len(self._keys)
+        keys, payload, records = self._keys, self._key_payload, self._key_records
+        self._make_keys(room * 4)
+        self._keys[:room], self._key_payload[:room], self._key_records[:room] = (keys, payload, records)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._more = (self._names, self._keys, self._key_payload, self._key_records, self._tokens)
+
+
+def _packed(*names: str) -> npt.NDArray[np.uint64]:
+    """Names as the kernel reads them: length and bytes, in words of eight."""
+    words = np.zeros((len(names), ops.NAME_WIDTH), np.uint64)
+    for row, name in zip(words, names, strict=True):
+        row[0] = len(name)
+        row[1:] = np.frombuffer(name.encode().ljust(8 * (ops.NAME_WIDTH - 1), b"\0"), np.uint64)
+    return words.reshape(-1)

@@ -1,0 +1,138 @@
+"""Texts to codes, in the order in which the messages came.
+
+Texts that a dictionary does not know yet are noted while channels are converted, each with the place
+where it first came. At the end of the batch they get provisional codes in the order of these places;
+the feed replaces them as it commits. So the codes do not depend on how a stream was cut into batches,
+nor on the order in which channels and columns are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.spec import Channel, Column, Kind
+from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
+from workers.decoding.columns import Coded, Position, Unfit, present
+
+LONGEST_TEXT = 1024
+"""Characters a symbol, exchange or list of conditions may have."""
+
+Place = tuple[int, int, int]
+"""Where a row came: its payload, its message, and which row of that message it is."""
+
+
+def places_of(positions: Iterable[Position]) -> list[Place]:
+    """The places of rows whose messages follow one another."""
+    places: list[Place] = []
+    for payload, message in positions:
+        row = 0
+        if places and places[-1][:2] == (payload, message):
+            row = places[-1][2] + 1
+        places.append((payload, message, row))
+    return places
+
+
+class BatchCodes:
+    """The codes of one batch. `known` gives those of a dictionary by name."""
+
+    # The mutable state: new texts by dictionary, with where each first came (place of its row, item of
+    # a list, column); whether one found no place in its dictionary.
+
+    def __init__(self, known: Callable[[str], Mapping[str, int]]) -> None:
+        self.overflowed = False
+        self._known = known
+        self._noted: dict[str, dict[str, tuple[Place, int, int]]] = {}
+
+    def admit(self, channel: Channel, coded: Coded, places: list[Place]) -> None:
+        """Note the texts that are new; raises `Unfit`, and notes none, where one cannot be taken."""
+        fresh: dict[str, dict[str, tuple[Place, int, int]]] = {}
+        for index, texts in coded:
+            column = channel.columns[index]
+            known = self._known(column.dictionary)
+            unknown = _members(column, texts).difference(known)
+            unknown.discard(None)
+            if not unknown:
+                continue
+            first = fresh.setdefault(column.dictionary, {})
+            noted = self._noted.get(column.dictionary, {})
+            if max(map(len, unknown)) > LONGEST_TEXT:
+                raise Unfit(f"{column.key}: text of over {LONGEST_TEXT} characters")
+            new = sum(text not in noted for text in first)
+            new += sum(text not in noted and text not in first for text in unknown)
+            if len(known) + len(noted) + new > DICTIONARY_LIMIT[column.kind]:
+                self.overflowed = True
+                raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
+            for row, text in enumerate(texts):
+                items = text if column.kind is Kind.SYMBOLS and text else (text,)
+                for number, item in enumerate(items):
+                    if item in unknown:
+                        at = places[row], number, index
+                        first[item] = min(at, first.get(item, at))
+        for dictionary, first in fresh.items():
+            noted = self._noted.setdefault(dictionary, {})
+            for text, at in first.items():
+                noted[text] = min(at, noted.get(text, at))
+
+    def new(self) -> dict[str, tuple[str, ...]]:
+        """New texts by dictionary, in the order they came."""
+        return {
+            dictionary: tuple(sorted(noted, key=noted.__getitem__))
+            for dictionary, noted in self._noted.items()
+        }
+
+    def assigned(
+        self,
+        channel: Channel,
+        columns: Sequence[ColumnData],
+        coded: Coded,
+        new: Mapping[str, tuple[str, ...]],
+    ) -> list[ColumnData]:
+        """The columns of a channel with those filled that are coded."""
+        filled = list(columns)
+        for index, texts in coded:
+            column = channel.columns[index]
+            code = self.coder(column, new)
+            filled[index] = (
+                _code_lists(texts, code)
+                if column.kind is Kind.SYMBOLS
+                else _code_column(column, texts, code)
+            )
+        return filled
+
+    def coder(self, column: Column, new: Mapping[str, tuple[str, ...]]) -> Callable[[str], int]:
+        """Text → code of one column, provisional where `new` has the text."""
+        fresh = new.get(column.dictionary, ())
+        known = self._known(column.dictionary)
+        if not fresh:
+            return known.__getitem__
+        base = PROVISIONAL[column.kind]
+        provisional = {text: base + i for i, text in enumerate(fresh)}
+
+        def code(text: str) -> int:
+            found = known.get(text)
+            return provisional[text] if found is None else found
+
+        return code
+
+
+def _members(column: Column, texts: Sequence[Any]) -> set[Any]:
+    if column.kind is Kind.SYMBOLS:
+        return {symbol for listed in texts if listed for symbol in listed}
+    return set(texts)
+
+
+def _code_column(column: Column, texts: list[Any], code: Callable[[Any], int]) -> ColumnData:
+    mask = present(texts)
+    codes = {text: code(text) for text in set(texts) if text is not None}
+    codes[None] = 0
+    return ColumnData(np.array([codes[t] for t in texts], DTYPE[column.kind]), mask)
+
+
+def _code_lists(lists: list[Any], code: Callable[[Any], int]) -> ColumnData:
+    heap = np.array([code(s) for listed in lists if listed for s in listed], np.uint32)
+    ends = np.cumsum([len(v or ()) for v in lists], dtype=np.int64)
+    return ColumnData(ends, present(lists), heap)

@@ -1,0 +1,279 @@
+"""Messages to columns: a whole column at a time, strictly.
+
+A column is converted in one go from the values of its key. What does not fit raises `Unfit` with the
+key and the reason; the decoder then finds out which messages are to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mdstream.handoff.columns import Array, ColumnData
+from mdstream.streams.spec import CODED, Channel, Column, Kind, join_conditions
+from mdstream.streams.storage import DTYPE
+from workers.decoding.timestamps import Timestamps
+
+Message = dict[str, Any]
+Position = tuple[int, int]
+"""Index of a payload in its batch, and of a message in its payload."""
+
+Coded = list[tuple[int, list[Any]]]
+"""Columns of texts that have no codes yet: index of the column, and the text (or list) of each row."""
+
+
+class Unfit(ValueError):
+    """A value that its column cannot take."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """The messages of one channel, in the order they came; a book's message makes many rows."""
+
+    records: list[Message] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
+    recv_ns: list[int] = field(default_factory=list)
+
+
+class ColumnMaker:
+    """Turns the messages of a channel into its columns."""
+
+    def __init__(self) -> None:
+        self._timestamps = Timestamps()
+        self._convert: dict[Kind, Callable[[Column, list[Any]], ColumnData]] = {
+            Kind.TIME: self._times,
+            Kind.FLOAT: _floats,
+            Kind.INT: _integers,
+            Kind.UINT: _integers,
+            Kind.BOOL: _booleans,
+            Kind.TEXT: _texts,
+            Kind.JSON: _json_texts,
+        }
+
+    def columns(self, channel: Channel, rows: Rows) -> tuple[list[ColumnData], Coded]:
+        """Every column of `channel`, those of codes still empty, and the texts these will code.
+
+        Raises `Unfit` if any value does not fit.
+        """
+        columns: list[ColumnData] = []
+        coded: Coded = []
+        absent: dict[str, Array] = {}
+        subs: dict[str, list[Message]] = {}
+        for index, column in enumerate(channel.columns):
+            if not column.key:
+                columns.append(ColumnData(np.array(rows.recv_ns, np.int64)))
+                continue
+            values = values_of(rows.records, column, subs)
+            if column.kind in CODED:
+                texts = code_texts(column, values)
+                if column.side_of in absent:
+                    _blank_texts(texts, absent[column.side_of])
+                coded.append((index, texts))
+                columns.append(ColumnData(np.empty(0)))
+                continue
+            try:
+                data = self._convert[column.kind](column, values)
+            except (OverflowError, ValueError) as error:
+                raise Unfit(f"{column.key}: {error}") from error
+            if column.absent_at_zero:
+                absent[column.name] = data.values == 0
+                data.mask = _without(data.mask, absent[column.name])
+            elif column.side_of in absent:
+                data.mask = _without(data.mask, absent[column.side_of] & (data.values == 0))
+            if column.required and data.mask is not None:
+                raise Unfit(f"{column.key}: missing")
+            columns.append(data)
+        return columns, coded
+
+    def value(self, column: Column, value: Any) -> ColumnData:
+        """One value of a column of numbers or times. Raises `Unfit` or `ValueError`."""
+        try:
+            return self._convert[column.kind](column, [value])
+        except OverflowError as error:
+            raise Unfit(f"{column.key}: {error}") from error
+
+    def _times(self, column: Column, values: list[Any]) -> ColumnData:
+        nanoseconds = self._timestamps.nanoseconds
+        mask = present(values)
+        if mask is None:
+            return ColumnData(np.array([nanoseconds(v) for v in values], np.int64))
+        return ColumnData(np.array([0 if v is None else nanoseconds(v) for v in values], np.int64), mask)
+
+
+def type_name(value: Any) -> str:
+    """What JSON calls the type of `value`."""
+    names = {dict: "an object", list: "an array", str: "text", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def list_of(value: Any, key: str) -> list[Any]:
+    """`value`, checked to be an array; none is empty."""
+    if value is None:
+        return []
+    if type(value) is not list:
+        raise Unfit(f"{key}: expected an array, got {type_name(value)}")
+    return value
+
+
+def flatten(channel: Channel, rows: Rows) -> Rows:
+    """One record a row: the levels of order books each become a record of their own."""
+    if channel.levels is None:
+        return rows
+    flat = Rows()
+    for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
+        levels = [
+            {**record, "side": side, "p": level.get("p"), "s": level.get("s")}
+            if type(level) is dict
+            else _raise(Unfit(f"{key}: expected an object, got {type_name(level)}"))
+            for key, side in channel.levels.items()
+            for level in list_of(record.get(key), key)
+        ]
+        if not levels and record.get("r"):
+            levels = [{**record, "side": None, "p": None, "s": None}]
+        flat.records += levels
+        flat.positions += [position] * len(levels)
+        flat.recv_ns += [recv_ns] * len(levels)
+    return flat
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+_NOTHING: Message = {}
+
+
+def values_of(records: list[Message], column: Column, subs: dict[str, list[Message]]) -> list[Any]:
+    """The raw values of a column, None where the key is missing."""
+    key = column.key
+    head, dot, tail = key.partition(".")
+    if dot:
+        if head not in subs:
+            subs[head] = [record.get(head) or _NOTHING for record in records]
+            if set(map(type, subs[head])) - {dict}:
+                raise Unfit(f"{head}: expected an object")
+        records, key = subs[head], tail
+    try:
+        values = list(map(itemgetter(key), records))
+    except KeyError:  # missing somewhere
+        values = [record.get(key) for record in records]
+    if column.values is not None:
+        names = column.values
+        try:
+            return [None if v is None else names[v] for v in values]
+        except (KeyError, TypeError) as error:
+            raise Unfit(f"{key}: unknown value {error}") from error
+    return values
+
+
+def present(values: list[Any]) -> Any:
+    """A mask of the values that are there; None if all are."""
+    if None not in values:
+        return None
+    return np.array([v is not None for v in values], np.bool_)
+
+
+def _without(mask: Any, absent: Array) -> Any:
+    """`mask` less the rows of `absent`; None while nothing is missing."""
+    if not absent.any():
+        return mask
+    return ~absent if mask is None else mask & ~absent
+
+
+def _checked_numbers(values: list[Any], allowed: frozenset[type]) -> list[Any]:
+    """`values`, checked to be numbers (bool is none), zero where they are missing."""
+    types = set(map(type, values))
+    if not types <= allowed | {type(None)}:
+        odd = next(v for v in values if type(v) not in allowed and v is not None)
+        raise Unfit(f"expected a number, got {type_name(odd)}")
+    return [0 if v is None else v for v in values] if type(None) in types else values
+
+
+_NUMBERS = frozenset({int, float})
+_INTEGERS = frozenset({int})
+
+
+def _floats(column: Column, values: list[Any]) -> ColumnData:
+    numbers = _checked_numbers(values, _NUMBERS)
+    return ColumnData(np.array(numbers, np.float64), present(values))
+
+
+def _integers(column: Column, values: list[Any]) -> ColumnData:
+    if float in set(map(type, values)):
+        values = [_whole(v) if type(v) is float else v for v in values]
+    numbers = _checked_numbers(values, _INTEGERS)
+    dtype = DTYPE[column.kind]
+    if numbers and not np.iinfo(dtype).min <= min(numbers) <= max(numbers) <= np.iinfo(dtype).max:
+        raise Unfit(f"does not fit into {dtype}")
+    return ColumnData(np.array(numbers, dtype), present(values))
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise Unfit(f"expected a whole number, got {value}")
+    return int(value)
+
+
+def _booleans(column: Column, values: list[Any]) -> ColumnData:
+    if not set(map(type, values)) <= {bool, type(None)}:
+        raise Unfit("expected true or false")
+    return ColumnData(np.array([bool(v) for v in values], np.bool_))
+
+
+def _texts(column: Column, values: list[Any]) -> ColumnData:
+    if not set(map(type, values)) <= {str, type(None)}:
+        odd = next(v for v in values if type(v) is not str and v is not None)
+        raise Unfit(f"expected text, got {type_name(odd)}")
+    return _heap([b"" if v is None else v.encode() for v in values], present(values))
+
+
+def _json_texts(column: Column, values: list[Any]) -> ColumnData:
+    return _heap([b"" if v is None else orjson.dumps(v) for v in values], present(values))
+
+
+def _heap(texts: list[bytes], mask: Any) -> ColumnData:
+    ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
+    return ColumnData(ends, mask, np.frombuffer(b"".join(texts), np.uint8))
+
+
+def code_texts(column: Column, values: list[Any]) -> list[Any]:
+    """The texts behind a column of codes: a text or None a row, a list of texts for SYMBOLS."""
+    types = set(map(type, values))
+    if column.kind is Kind.CONDITIONS:
+        if types - {list, str, type(None)}:
+            raise Unfit(f"{column.key}: expected a list of conditions")
+        try:
+            # An older form of the protocol gave one condition as plain text.
+            return [
+                v if v is None else _joined(*v) if type(v) is list else _joined(*([v] if v else []))
+                for v in values
+            ]
+        except TypeError as error:
+            raise Unfit(f"{column.key}: a condition is no text") from error
+    if column.kind is Kind.SYMBOLS:
+        if types - {list, type(None)} or any(type(s) is not str for v in values if v for s in v):
+            raise Unfit(f"{column.key}: expected a list of symbols")
+        return values
+    if types - {str, type(None)}:
+        raise Unfit(f"{column.key}: expected text")
+    if column.required and (type(None) in types or "" in values):
+        raise Unfit(f"{column.key}: missing")
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _joined(*codes: str) -> str:
+    return join_conditions(list(codes))
+
+
+def _blank_texts(texts: list[Any], absent: Array) -> None:
+    """Drop the exchange of an absent quote side, which the service sends as a blank."""
+    for row in np.flatnonzero(absent):
+        if texts[row] is not None and not texts[row].strip():
+            texts[row] = None

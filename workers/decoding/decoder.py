@@ -1,0 +1,161 @@
+"""Payloads to columns: by compiled kernels where they know the form, else by the library.
+
+    payloads ─► match (pass 1) ─► spans ─► values, codes (pass 2) ─► columns ─┐
+                   │ gave way                  │ gave way                     ├─► in the order they came
+                   └────────────► library ◄────┘  ─► columns ─────────────────┘
+
+What the library would make of a payload, the kernels make, bit for bit; or the payload is the
+library's. So nothing depends on which way a payload took.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.handoff.columns import ColumnData, ResultArea, joined
+from mdstream.handoff.ticket import Found
+from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from workers.decoding.codes import BatchCodes
+from workers.decoding.columns import Position, Unfit
+from workers.decoding.fallback import Decoded, LibraryDecoder
+from workers.decoding.matching import drop
+from workers.decoding.path import Known, Part, Path, has_kernels
+from workers.decoding.payloads import Payloads, Piece
+from workers.kernels import ops
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What kernels took of a batch."""
+
+    left: npt.NDArray[np.bool_]
+    """The payloads that they did not."""
+    messages: npt.NDArray[np.uint32]
+    parts: dict[str, list[Part]] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    """Messages that they left, of payloads that they took."""
+    bodies: dict[int, Found] = field(default_factory=dict)
+    gave_way: int = 0
+
+
+class Decoder:
+    """Decodes the batches of one stream.
+
+    `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
+    Without `kernels` all is the library's.
+    """
+
+    # The mutable state: the paths, made when their kind of payload comes first.
+
+    def __init__(self, spec: StreamSpec, known: Known, *, kernels: bool = True) -> None:
+        self._spec = spec
+        self._known = known
+        self._kernels = [kind for kind in PayloadKind if kernels and has_kernels(spec, kind)]
+        self._library = LibraryDecoder(spec, known)
+        self._paths: dict[PayloadKind, Path] = {}
+
+    def decode(self, payloads: Payloads, area: ResultArea | None = None) -> Decoded:
+        """Columns of a batch, made in `area` where that can be. Never raises for bad bytes."""
+        kinds = self._kinds(payloads)
+        if not kinds:
+            return self._library.decode(payloads)
+        area = area or ResultArea(memoryview(b""))
+        used, fault = area.used, ""
+        try:
+            if decoded := self.by_kernels(payloads, kinds, area):
+                return decoded
+        except Exception as error:  # a fault of ours must not cost a batch
+            self._paths.clear()
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        area.used = used
+        alone = self._library.decode(payloads)
+        alone.gave_way, alone.fault = len(payloads), fault
+        return alone
+
+    def by_kernels(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> Decoded | None:
+        """Columns of a batch, its payloads of `kinds` by kernels, and by the library what these do not
+        take; None where a dictionary has no place for all new texts: which find one depends on the
+        order in which they came. Raises what goes wrong.
+        """
+        taken = self._take(payloads, kinds, area)
+        codes = BatchCodes(self._known)
+        try:
+            for name, parts in taken.parts.items():
+                for part in parts:
+                    _admit(codes, self._spec.by_name[name], part)
+        except Unfit:
+            return None
+        decoded = self._merge(payloads, taken, codes)
+        return None if codes.overflowed else decoded
+
+    def _kinds(self, payloads: Payloads) -> list[PayloadKind]:
+        """The kinds of payload that are the kernels'."""
+        [there] = np.bincount(payloads.kinds).nonzero()
+        return [kind for kind in self._kernels if kind in there.tolist()]
+
+    def _take(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> _Taken:
+        taken = _Taken(np.ones(len(payloads), np.bool_), np.zeros(len(payloads), np.uint32))
+        for kind in kinds:
+            path = self._paths.get(kind)
+            if path is None:
+                path = self._paths[kind] = Path(self._spec, self._known, kind)
+            verdicts = (payloads.kinds != kind) * ops.OTHER
+            found, parts = path.decode(payloads, verdicts, area)
+            taken.left &= verdicts != ops.GOOD
+            taken.messages += found.messages
+            taken.bodies |= found.bodies
+            taken.gave_way += int(np.count_nonzero(verdicts == ops.GAVE_WAY))
+            for name, part in parts.items():
+                taken.parts.setdefault(name, []).append(part)
+            for aside in drop(found.asides, verdicts):
+                recv_ns = int(payloads.recv_ns[aside.payload])
+                taken.pieces.append(Piece(aside.payload, aside.message, aside.data, kind, recv_ns))
+        return taken
+
+    def _merge(self, payloads: Payloads, taken: _Taken, codes: BatchCodes) -> Decoded:
+        pieces = [payloads.piece(payload) for payload in np.flatnonzero(taken.left).tolist()]
+        pieces = sorted(pieces + taken.pieces, key=lambda piece: (piece.payload, piece.message))
+        out = self._library.decode_pieces(pieces, codes, taken.messages.tolist())
+        out.gave_way = taken.gave_way
+        out.bodies |= taken.bodies
+        for name, parts in taken.parts.items():
+            channel = self._spec.by_name[name]
+            for part in parts:
+                for fresh in part.fresh:
+                    code = codes.coder(channel.columns[fresh.column], out.new)
+                    values = part.columns[fresh.column].values
+                    values[fresh.rows] = np.array([code(t) for t in fresh.texts])[fresh.which]
+            positions = out.rows[name].positions if name in out.columns else []
+            _interleave(name, parts, positions, out)
+        return out
+
+
+def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
+    for fresh in part.fresh:
+        codes.admit(channel, [(fresh.column, fresh.texts)], part.places(fresh.firsts))
+
+
+def _interleave(name: str, parts: list[Part], positions: list[Position], out: Decoded) -> None:
+    """Put the rows of all ways in the order in which they came."""
+    others = out.columns.get(name)
+    if others is None and len(parts) == 1:
+        out.columns[name] = parts[0].columns
+        out.places[name] = parts[0].payload, parts[0].message
+        return
+    at = np.array(positions, np.int64).reshape(-1, 2)
+    payload = np.concatenate([*(part.payload for part in parts), at[:, 0]])
+    message = np.concatenate([*(part.message for part in parts), at[:, 1]])
+    order = np.lexsort((message, payload))
+    ways = [*(part.columns for part in parts), *([] if others is None else [others])]
+    merged = []
+    for pieces in zip(*ways, strict=True):
+        whole = joined(pieces)
+        mask = None if whole.mask is None else whole.mask[order]
+        merged.append(ColumnData(whole.values[order], mask))
+    out.columns[name] = merged
+    out.places[name] = payload[order], message[order]

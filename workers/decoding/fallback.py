@@ -1,0 +1,271 @@
+"""The library path: payload bytes to columns through `orjson` and `msgpack`.
+
+    payloads ─► parse ─► messages by channel ─► columns (`columns.py`) ─► codes (`codes.py`)
+
+Complete and strict rather than fast: it knows every message type of every stream, and it is the oracle
+any faster decoder must equal. A channel is converted in one go; only when something in it does not
+fit are its messages tried one by one, so that exactly the bad ones are rejected, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.ticket import Found, Reject
+from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
+from workers.decoding.codes import BatchCodes, places_of
+from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
+from workers.decoding.payloads import Payloads, Piece
+
+_MAPS = (0xDE, 0xDF)
+"""First bytes of large maps in msgpack."""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """Everything found in one batch."""
+
+    columns: dict[str, Sequence[ColumnData]] = field(default_factory=dict)
+    rows: dict[str, Rows] = field(default_factory=dict)
+    """The accepted messages behind `columns`, as far as the library decoded them."""
+    places: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
+    """Payload and message of each row, of channels that kernels had a part in."""
+    counts: list[int] = field(default_factory=list)
+    """Messages of each payload; a payload that cannot be split counts as one."""
+    rejects: list[Reject] = field(default_factory=list)
+    control: list[Message] = field(default_factory=list)
+    new: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    bodies: dict[int, Found] = field(default_factory=dict)
+    """What each REST payload held."""
+    gave_way: int = 0
+    """Payloads that kernels began and left to the library."""
+    fault: str = ""
+    """What went wrong with the kernels, if anything did; then all payloads gave way."""
+
+    def order_of(self, name: str) -> npt.NDArray[np.int64]:
+        """A number a row of a channel: by these the rows of all channels are in the order they came in."""
+        if name in self.places:
+            payload, message = self.places[name]
+        else:
+            payload, message = np.array(self.rows[name].positions, np.int64).reshape(-1, 2).T
+        order: npt.NDArray[np.int64] = payload.astype(np.int64) << 32 | message
+        return order
+
+
+class _Body(NamedTuple):
+    """A REST body's records, each told its symbol, and the symbol of each; none in news."""
+
+    channel: Channel
+    records: list[Any]
+    symbols: list[str]
+    page_token: str
+
+
+class LibraryDecoder:
+    """Decodes the payloads of one stream, batch by batch.
+
+    `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
+    """
+
+    def __init__(self, spec: StreamSpec, known: Callable[[str], Mapping[str, int]]) -> None:
+        self._spec = spec
+        self._known = known
+        self._maker = ColumnMaker()
+
+    def decode(self, payloads: Payloads) -> Decoded:
+        """Columns of a batch. Never raises for bad bytes."""
+        pieces = [payloads.piece(i) for i in range(len(payloads))]
+        return self.decode_pieces(pieces, BatchCodes(self._known), [0] * len(payloads))
+
+    def decode_pieces(self, pieces: Iterable[Piece], codes: BatchCodes, counts: list[int]) -> Decoded:
+        """Columns of what others left of a batch: their new texts are in `codes`, and the messages of
+        each payload that they took in `counts`.
+        """
+        out = Decoded(counts=counts)
+        bodies: dict[int, _Body] = {}
+        for piece in pieces:
+            if piece.kind is PayloadKind.MARK:
+                continue
+            try:
+                parsed = _parse(piece.data, piece.kind)
+                if piece.kind.from_stream:
+                    counts[piece.payload] += self._split_stream(parsed, piece, out)
+                else:
+                    body = bodies[piece.payload] = self._body(parsed, piece.kind)
+                    counts[piece.payload] += self._split_rest(body, piece, out)
+            except Unfit as error:
+                out.rejects.append(Reject(piece.payload, -1, str(error)))
+                counts[piece.payload] += 1
+                if not piece.kind.from_stream:
+                    out.bodies[piece.payload] = Found(frozenset(), {}, "", str(error))
+        coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
+        out.new = codes.new()
+        for name, columns in out.columns.items():
+            out.columns[name] = codes.assigned(self._spec.by_name[name], columns, coded[name], out.new)
+        for payload, body in bodies.items():
+            out.bodies[payload] = _found(body, [r for r in out.rejects if r.payload == payload])
+        return out
+
+    # -- 1. payloads to messages
+
+    def _split_stream(self, parsed: Any, piece: Piece, out: Decoded) -> int:
+        if type(parsed) is not list:
+            raise Unfit(f"expected an array of messages, got {type_name(parsed)}")
+        control = 0
+        for index, message in enumerate(parsed, piece.message):
+            wire_type = message.get("T") if type(message) is dict else None
+            channel = self._spec.by_type.get(wire_type) if type(wire_type) is str else None
+            if channel is not None:
+                rows = out.rows.setdefault(channel.name, Rows())
+                rows.records.append(message)
+                rows.positions.append((piece.payload, index))
+                rows.recv_ns.append(piece.recv_ns)
+            elif type(wire_type) is str and wire_type in CONTROL:
+                out.control.append(message)
+                control += 1
+            else:
+                out.rejects.append(Reject(piece.payload, index, _why_unknown(message)))
+        return len(parsed) - control
+
+    def _split_rest(self, body: _Body, piece: Piece, out: Decoded) -> int:
+        payload = piece.payload
+        rows = out.rows.setdefault(body.channel.name, Rows())
+        for index, record in enumerate(body.records):
+            if type(record) is not dict:
+                out.rejects.append(Reject(payload, index, f"expected an object, got {type_name(record)}"))
+                continue
+            rows.records.append(record)
+            rows.positions.append((payload, index))
+            rows.recv_ns.append(piece.recv_ns)
+        return len(body.records)
+
+    def _body(self, body: Any, kind: PayloadKind) -> _Body:
+        """A REST body taken apart. Raises `Unfit` for what is none of `kind`."""
+        if type(body) is not dict:
+            raise Unfit(f"expected an object, got {type_name(body)}")
+        token = body.get("next_page_token")
+        page_token = token if type(token) is str else ""
+        name = kind.name.lower()
+        if kind is PayloadKind.NEWS:
+            if name not in body:
+                raise Unfit(f"{name}: missing")
+            articles = list_of(body.get(name), name)
+            return _Body(self._spec.by_name["snapshots"], articles, [""] * len(articles), page_token)
+        channel = self._spec.by_name[name]
+        content = body.get(name, body.get(name[:-1]))
+        if "symbol" in body:
+            if type(body["symbol"]) is not str:
+                raise Unfit(f"symbol: expected text, got {type_name(body['symbol'])}")
+            single = body if kind is PayloadKind.SNAPSHOTS and content is None else content
+            content = {body["symbol"]: single}
+        elif content is None and kind is PayloadKind.SNAPSHOTS:
+            content = body
+        if content is None:
+            content = {}
+        if type(content) is not dict:
+            raise Unfit(f"{name}: expected an object by symbol, got {type_name(content)}")
+        records: list[Any] = []
+        symbols: list[str] = []
+        for symbol, value in content.items():
+            for record in value if type(value) is list else [value] if value else []:
+                if type(record) is dict:
+                    record["S"] = symbol
+                records.append(record)
+                symbols.append(symbol)
+        return _Body(channel, records, symbols, page_token)
+
+    # -- 2. messages to columns
+
+    def _columns(self, name: str, out: Decoded, codes: BatchCodes) -> Coded:
+        """The columns of one channel, and the texts of those that are still to be coded."""
+        channel, rows = self._spec.by_name[name], out.rows[name]
+        try:
+            flat = flatten(channel, rows)
+            columns, coded = self._maker.columns(channel, flat)
+            codes.admit(channel, coded, places_of(flat.positions))
+        except Unfit:
+            flat = self._sift(channel, rows, out, codes)
+            columns, coded = self._maker.columns(channel, flat)
+        out.rows[name] = flat
+        if flat.records:
+            out.columns[name] = columns
+        return coded
+
+    def _sift(self, channel: Channel, rows: Rows, out: Decoded, codes: BatchCodes) -> Rows:
+        """Try message by message: reject those that do not fit, keep the rest."""
+        good = Rows()
+        for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
+            try:
+                flat = flatten(channel, Rows([record], [position], [recv_ns]))
+                _, coded = self._maker.columns(channel, flat)
+                codes.admit(channel, coded, places_of(flat.positions))
+            except Unfit as error:
+                out.rejects.append(Reject(*position, str(error)))
+            else:
+                good.records += flat.records
+                good.positions += flat.positions
+                good.recv_ns += flat.recv_ns
+        return good
+
+
+def _found(body: _Body, rejects: Sequence[Reject]) -> Found:
+    """What is told of a body whose messages in `rejects` became no rows."""
+    records = Counter(body.symbols)
+    records.subtract(body.symbols[r.message] for r in rejects)
+    refused: dict[str, str] = {}
+    for reject in rejects:
+        symbol = body.symbols[reject.message]
+        if not records[symbol]:
+            refused.setdefault(symbol, reject.reason)
+    return Found(frozenset(records) - refused.keys(), refused, body.page_token)
+
+
+def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:
+    try:
+        if kind is PayloadKind.MSGPACK:
+            return msgpack.unpackb(payload, strict_map_key=False)
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise Unfit(f"not JSON: {error}") from error
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        what = str(error) or type(error).__name__
+        raise Unfit(f"not msgpack: {what} (byte {_unreadable(bytes(payload))})") from error
+
+
+def _unreadable(payload: bytes) -> int:
+    """Where the first thing begins that keeps `payload` from being one array of maps in msgpack."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(payload)))
+    unpacker.feed(payload)
+    at = 0
+    try:
+        for _ in range(unpacker.read_array_header()):
+            at = unpacker.tell()
+            if payload[at] & 0xF0 != 0x80 and payload[at] not in _MAPS:
+                unpacker.skip()
+                continue
+            for item in range(2 * unpacker.read_map_header()):
+                at = unpacker.tell()
+                value = unpacker.unpack()
+                if item % 2 == 0:
+                    hash(value)  # a key
+        at = unpacker.tell()
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException):
+        pass
+    return int(at)
+
+
+def _why_unknown(message: Any) -> str:
+    if type(message) is not dict:
+        return f"expected an object, got {type_name(message)}"
+    if "T" not in message:
+        return "T: missing"
+    return f"T: unknown message type {str(message['T'])[:40]!r}"

@@ -1,0 +1,276 @@
+"""Layouts: how messages of a stream look on the wire, learned from the messages themselves.
+
+A message of a new layout is taken apart once, into literals and places of values (`learn_json.py`,
+`learn_msgpack.py`); kernels then recognise all that look like it. Which value belongs to which
+column stands in the stream's declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.streams.spec import VARIABLE, Channel, Kind, StreamSpec
+from workers.kernels import ops
+
+_MOST_LAYOUTS = 64
+_MOST_STEPS = 4096
+_MOST_WORDS = 16384
+_MOST_ENTRIES = 1 << 16
+_LONGEST_LITERAL = 1024
+MOST_MEMBERS = 96
+
+Step = tuple[bytes, int, int, int]
+"""A literal, what follows it (an action of `workers.kernels.ops`), its slot, its argument."""
+
+
+class Unlearnable(ValueError):
+    """A message that kernels cannot follow: the library will see to it."""
+
+
+class Member(NamedTuple):
+    """One key of a message and its value, as places in the buffer."""
+
+    key: str
+    start: int
+    end: int
+    first: int
+    """The value's first byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where the columns of one channel have their spans: slot `base` + index of the column."""
+
+    channel: Channel
+    index: int
+    base: int
+    slots: dict[str, int]
+    """Key on the wire → slot."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The keys of a book's levels, in the order in which their rows come."""
+        return tuple(self.channel.levels or ())
+
+    def wanted(self) -> dict[str, Kind]:
+        """The keys of a message that columns want; those of a book's levels are not the message's."""
+        of_levels = {"p", "s", "side"} if self.sides else set[str]()
+        return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
+
+    def heads(self) -> frozenset[str]:
+        """The members of a message that are objects with values for columns."""
+        return frozenset(c.key.partition(".")[0] for c in self.channel.columns if "." in c.key)
+
+
+def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
+    """Channel → its table, for those of `channels` whose columns are all of a fixed size."""
+    tables: dict[str, Table] = {}
+    base = 0
+    for channel in channels:
+        columns = channel.columns
+        if any(c.kind in VARIABLE for c in columns):
+            continue
+        slots = {c.key: base + i for i, c in enumerate(columns) if c.key}
+        tables[channel.name] = Table(channel, len(tables), base, slots)
+        base += len(columns)
+    return tables
+
+
+class Shortcut(NamedTuple):
+    """A layout by the keys of its messages, as `workers.kernels.keys` reads it: its entries and what
+    follows them; values between literals, words more to compare, keys, bytes before the first key's end.
+    """
+
+    entries: list[int]
+    between: int
+    more: int
+    keys: int
+    lead: int
+
+
+ShortcutMaker = Callable[[Sequence[Step]], Shortcut | None]
+"""Makes one of steps, if their form allows it."""
+
+
+class Mark(NamedTuple):
+    """How much of the arrays of `Layouts` is in use."""
+
+    known: int
+    steps: int
+    words: int
+    items: int
+    entries: int
+
+
+class Layouts:
+    """The layouts of one codec of one stream, as the arrays that kernels read."""
+
+    # The mutable state: the arrays, and how much of each is in use.
+
+    def __init__(self, spec: StreamSpec, tables: dict[str, Table]) -> None:
+        self._by_type = {
+            wire_type: tables[channel.name]
+            for wire_type, channel in spec.by_type.items()
+            if channel.name in tables
+        }
+        self.words: npt.NDArray[np.uint64] = np.zeros(_MOST_WORDS, np.uint64)
+        self.steps: npt.NDArray[np.int64] = np.zeros((_MOST_STEPS, ops.STEP_WIDTH), np.int64)
+        self.layouts: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, ops.LAYOUT_WIDTH), np.int64)
+        self.items: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, 3, 4), np.int64)
+        self.entries: npt.NDArray[np.int64] = np.zeros(_MOST_ENTRIES, np.int64)
+        self.known = 0
+        self._steps = self._words = self._items = self._entries = 0
+
+    def table(self, wire_type: str) -> Table:
+        """The table of a message type. Raises `Unlearnable` where kernels have none."""
+        table = self._by_type.get(wire_type)
+        if table is None:
+            raise Unlearnable(f"no kernel for messages of type {wire_type!r}")
+        return table
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there is little room left for another layout."""
+        return (
+            self.known * 4 > _MOST_LAYOUTS * 3
+            or self._steps * 4 > _MOST_STEPS * 3
+            or self._words * 4 > _MOST_WORDS * 3
+            or self._items * 4 > _MOST_LAYOUTS * 3
+            or self._entries * 4 > _MOST_ENTRIES * 3
+        )
+
+    def forget(self) -> None:
+        """Start anew: the service has come to write otherwise."""
+        self.go_back(Mark(0, 0, 0, 0, 0))
+
+    def mark(self) -> Mark:
+        """Where the arrays end now."""
+        return Mark(self.known, self._steps, self._words, self._items, self._entries)
+
+    def go_back(self, mark: Mark) -> None:
+        """Forget what was added since."""
+        self.known, self._steps, self._words, self._items, self._entries = mark
+
+    def add(self, table: Table, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
+        """Add a layout; its last step is what stands at the end."""
+        if self.known == _MOST_LAYOUTS or len(steps) > MOST_MEMBERS:
+            raise Unlearnable("no room")
+        taken = {slot for _, _, slot, _ in steps}
+        literal, _, _, _ = steps[-1]
+        gaps = [
+            (b"", ops.MISSING, slot, 0)
+            for key, slot in table.slots.items()
+            if slot not in taken and not (table.sides and key in ("p", "s", "side"))
+        ]
+        # Missing columns come before the end, which alone says that a message fits.
+        steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]
+        if self._steps + len(steps) > _MOST_STEPS:
+            raise Unlearnable("no room")
+        self.layouts[self.known] = -1
+        self.layouts[self.known, : ops.START + 1] = (
+            self._steps * ops.STEP_WIDTH,
+            table.index,
+            min(8, len(steps[0][0])),
+        )
+        for literal, action, slot, argument in steps:
+            self.steps[self._steps] = (self._literal(literal), len(literal), action, slot, argument, 0)
+            self._steps += 1
+        if shortcut is not None:
+            self._shorten(shortcut(steps))
+        self.known += 1
+
+    def _shorten(self, found: Shortcut | None) -> None:
+        """Keep the shortcut for the layout that comes next."""
+        if found is None or self._entries + len(found.entries) > _MOST_ENTRIES:
+            return
+        stop = self._entries + len(found.entries)
+        self.entries[self._entries : stop] = found.entries
+        place = (self._entries, found.between, found.more, found.keys, found.lead)
+        self.layouts[self.known, ops.ENTRIES :] = place
+        self._entries = stop
+
+    def item(self, parts: list[tuple[bytes, int, int]]) -> int:
+        """Add the form of one level: two values as (literal, slot, last byte), and what ends it."""
+        if self._items == _MOST_LAYOUTS:
+            raise Unlearnable("no room")
+        for part, (literal, slot, last) in enumerate(parts):
+            self.items[self._items, part] = (self._literal(literal), len(literal), slot, last)
+        self._items += 1
+        return self._items - 1
+
+    def _literal(self, literal: bytes) -> int:
+        """Keep a literal; the index of its first word."""
+        first, size = self._words, -(-len(literal) // 8) or 1
+        if len(literal) > _LONGEST_LITERAL or first + size > _MOST_WORDS:
+            raise Unlearnable("no room")
+        self.words[first : first + size] = np.frombuffer(literal.ljust(size * 8, b"\0"), np.uint64)
+        self._words += size
+        return first
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one codec writes values."""
+
+    opening: int
+    """Bytes of a list that belong to the literal before it."""
+    value: Callable[[bytes, Member, Kind | None], tuple[int, int, int]]
+    """A value for a column of some kind, or for none: how many of its bytes belong to the literal
+    before it, how its end is found, and the argument to that."""
+    level: Callable[[Table, list[bytes]], list[tuple[bytes, int, int]]]
+    """The form of a book's levels, as `Layouts.item` takes it, by the first one in its lists."""
+    shortcut: ShortcutMaker | None = None
+
+
+def lay_out(
+    layouts: Layouts,
+    table: Table,
+    data: bytes,
+    members: list[Member],
+    form: Form,
+    given: frozenset[str] = frozenset(),
+) -> None:
+    """Add the layout of the message `data`, whose `members` end with its end. Columns whose keys are
+    `given` get their values from elsewhere. Raises `Unlearnable`.
+    """
+    *members, last = members
+    if len(members) > MOST_MEMBERS:
+        raise Unlearnable("too many keys")
+    kinds = {key: kind for key, kind in table.wanted().items() if key not in given}
+    sides = [m for m in members if m.key in table.sides]
+    if [m.key for m in sides] != list(table.sides):
+        raise Unlearnable("the sides of a book in another order")
+    item = layouts.item(form.level(table, [data[m.start : m.end] for m in sides])) if sides else 0
+    steps: list[Step] = []
+    cursor = 0
+    for member in members:
+        slot = table.slots[member.key] if member.key in kinds else -1
+        if member.key == "T" and "T" not in given:  # all messages of a layout have one type
+            if slot >= 0:
+                size = member.end - member.start
+                steps.append((data[cursor : member.start], ops.HERE, slot, size))
+                cursor = member.start
+            continue
+        if member.key in table.sides:
+            inside, action, slot = form.opening, ops.LEVELS, table.slots["side"]
+            argument = item << 8 | table.sides.index(member.key) + 1
+        else:
+            inside, action, argument = form.value(data, member, kinds.get(member.key))
+        steps.append((data[cursor : member.start + inside], action, slot, argument))
+        cursor = member.end
+    if sides:
+        steps.append((b"", ops.SOME, -1, 0))
+    layouts.add(table, [*steps, (data[cursor : last.end], ops.END, -1, 0)], form.shortcut)
+
+
+def type_of(members: Iterable[Member]) -> Member:
+    """The member that names a message's type. Raises `Unlearnable` if there is none."""
+    for member in members:
+        if member.key == "T":
+            return member
+    raise Unlearnable("no type")

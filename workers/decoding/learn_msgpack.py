@@ -1,0 +1,94 @@
+"""Layouts of msgpack: one message taken apart, so that kernels know all that look like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from mdstream.streams.spec import Kind
+from workers.decoding.layouts import Form, Layouts, Member, Table, Unlearnable, lay_out, type_of
+from workers.kernels import ops
+
+_ERRORS = (ValueError, TypeError, msgpack.UnpackException)
+"""What the library says of bytes that it cannot read; of keys that are maps, that they are no keys."""
+
+
+def learn_message(layouts: Layouts, data: bytes) -> None:
+    """Learn the layout of the message `data`. Raises `Unlearnable`."""
+    members = list(members_of(data))
+    kind = type_of(members)
+    if not 0xA0 <= kind.first < 0xC0:
+        raise Unlearnable("no type")
+    table = layouts.table(data[kind.start + 1 : kind.end].decode(errors="replace"))
+    lay_out(layouts, table, data, members, _FORM)
+
+
+def members_of(data: bytes) -> Iterator[Member]:
+    """The members of the map that `data` is; last, one without a key that marks its end."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
+    unpacker.feed(data)
+    seen = set()
+    try:
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            if type(key) is not str or key in seen:
+                raise Unlearnable("a key that is no text, or stands twice")
+            seen.add(key)
+            start = unpacker.tell()
+            unpacker.skip()
+            yield Member(key, start, unpacker.tell(), data[start])
+    except (*_ERRORS, IndexError) as error:
+        raise Unlearnable("no map") from error
+    yield Member("", len(data), len(data), 0)
+
+
+def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, int]:
+    return 0, ops.SKIP_VALUE if kind is None else ops.VALUE, 0
+
+
+def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
+    for text in lists:
+        unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(text)))
+        unpacker.feed(text)
+        try:
+            if not unpacker.read_array_header():
+                continue
+            start = unpacker.tell()
+            unpacker.skip()
+        except _ERRORS as error:
+            raise Unlearnable("no levels") from error
+        some = text[start : unpacker.tell()]
+        *members, _ = members_of(some)
+        if sorted(m.key for m in members) != ["p", "s"]:
+            raise Unlearnable("levels of another form")
+        parts, cursor = [], 0
+        for member in members:
+            parts.append((some[cursor : member.start], table.slots[member.key], 0))
+            cursor = member.end
+        return [*parts, (b"", -1, 0)]
+    raise Unlearnable("no level to learn from")
+
+
+_FORM = Form(0, _value, _level)
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether the library can read `data`."""
+    try:
+        msgpack.unpackb(data, strict_map_key=False)
+    except _ERRORS:
+        return False
+    return True
+
+
+def end_of(data: Any) -> int:
+    """How many bytes of `data` its first msgpack value takes; 0 if it has none."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except _ERRORS:
+        return 0
+    return int(unpacker.tell())

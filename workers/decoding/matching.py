@@ -1,0 +1,185 @@
+"""Pass 1: where every value of every message stands, with the layouts learned as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.handoff.ticket import Found
+from mdstream.streams.spec import StreamSpec
+from workers.decoding.layouts import Layouts, Table, Unlearnable
+from workers.decoding.payloads import Payloads
+from workers.kernels import keys, ops
+
+_MOST_LESSONS = 64
+"""Layouts learned in one batch; traffic that has more is the library's."""
+
+_MOST_ASIDES = 512
+"""Messages among others that are left to the library in one batch; then their payloads are."""
+
+_START_ROWS = 4096 + 24
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one codec is matched and learned."""
+
+    match: Callable[..., int]
+    learn: Callable[[Layouts, bytes], None]
+    end: Callable[[memoryview], int]
+    """Bytes of the value that a buffer begins with; 0 if it is none."""
+    is_whole: Callable[[bytes], bool]
+    """Whether the library can read these bytes."""
+    wrap: Callable[[bytes], bytes] | None
+    """A message as a payload of its own; None where the library must see the whole payload."""
+    values: Any
+    """The kernels of pass 2."""
+    by_keys: bool
+    """Whether there are shortcuts by the keys of a message."""
+
+
+@dataclass(slots=True)
+class Aside:
+    """A message among others that kernels leave to the library."""
+
+    payload: int
+    message: int
+    data: bytes
+    """The message as a payload of its own."""
+
+
+@dataclass(slots=True)
+class Matched:
+    """What a match found. Arrays are views that hold until the next match."""
+
+    rows: npt.NDArray[np.int64]
+    """Rows of each table."""
+    messages: npt.NDArray[np.uint32]
+    """Messages of each payload that are rows of a kernel."""
+    asides: list[Aside] = field(default_factory=list)
+    bodies: dict[int, Found] = field(default_factory=dict)
+    """What each REST payload held."""
+
+
+class Matcher:
+    """Matches batches of one stream and codec."""
+
+    # The mutable state: the layouts, the bytes between two messages, arrays that each batch uses anew.
+
+    def __init__(self, spec: StreamSpec, tables: dict[str, Table], codec: Codec) -> None:
+        self._codec = codec
+        self._tables = tables
+        self._layouts = Layouts(spec, tables)
+        self._by_keys: tuple[Any, ...] = ()
+        if codec.by_keys:
+            window = np.zeros(keys.WIDTH, np.int64)
+            window[keys.GAP] = 1
+            self._by_keys = self._layouts.entries, window
+        self._more: tuple[Any, ...] = ()
+        self._make_room(_START_ROWS)
+
+    def _make_room(self, rows: int) -> None:
+        slots = sum(len(t.channel.columns) for t in self._tables.values())
+        self.spans: npt.NDArray[np.uint64] = np.empty((slots, rows), np.uint64)
+        self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
+        self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
+
+    def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
+        """Match the payloads whose verdict is `GOOD`; those that are not to be followed give way."""
+        rows = np.zeros(len(self._tables), np.int64)
+        before = np.zeros_like(rows)
+        found = Matched(rows, np.zeros(len(payloads), np.uint32))
+        at = self._begin(len(payloads))
+        layouts, lessons, learned = self._layouts, 0, (-1, -1)
+        if layouts.is_crowded:
+            layouts.forget()
+        mark = layouts.mark()
+        if self._by_keys and len(payloads):
+            ends = int(payloads.offsets[-1] + payloads.lengths[-1])
+            keys.open_window(self._by_keys[1], ends)
+        while True:
+            why = self._codec.match(
+                payloads.buffer,
+                payloads.offsets,
+                payloads.lengths,
+                verdicts,
+                found.messages,
+                layouts.words,
+                layouts.steps.reshape(-1),
+                layouts.items.reshape(-1),
+                layouts.layouts.reshape(-1),
+                layouts.known,
+                self.spans.reshape(-1),
+                self.spans.shape[1],
+                self.row_payload.reshape(-1),
+                self.row_message.reshape(-1),
+                rows,
+                before,
+                at,
+                *self._by_keys,
+                *self._more,
+            )
+            if why == ops.DONE:
+                return found
+            if why == ops.FULL:
+                self._grow()
+                continue
+            place = payload, _ = int(at[ops.AT_PAYLOAD]), int(at[ops.AT_MESSAGE])
+            start = int(at[ops.AT_BYTE])
+            end = int(payloads.offsets[payload] + payloads.lengths[payload])
+            rest = payloads.buffer[start:end].data
+            size = self._codec.end(rest) if lessons <= _MOST_LESSONS else 0
+            data = bytes(rest[:size])
+            if place == learned:  # but the message does not fit: a value in it is odd
+                layouts.go_back(mark)
+            elif size:
+                mark, lessons, learned = layouts.mark(), lessons + 1, place
+                try:
+                    self._codec.learn(layouts, data)
+                    continue
+                except Unlearnable:
+                    layouts.go_back(mark)
+                    lessons -= 1
+            if self._goes_alone(place, data, found):
+                at[ops.AT_AFTER] = start + size
+                continue
+            verdicts[payload] = ops.GAVE_WAY
+            found.messages[payload] = 0
+            rows[:] = before
+            at[ops.AT_PAYLOAD] = payload + 1
+            at[ops.AT_BYTE] = -1
+
+    def _goes_alone(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
+        """Whether a message that kernels do not take is left to the library, and the others are not."""
+        payload, message = place
+        wrap = self._codec.wrap
+        if wrap is None or not data or not message or len(found.asides) == _MOST_ASIDES:
+            return False
+        alone = wrap(data)
+        if not self._codec.is_whole(alone):
+            return False
+        found.asides.append(Aside(payload, message, alone))
+        return True
+
+    def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
+        """Where a match begins."""
+        at = np.zeros(ops.AT_WIDTH, np.int64)
+        at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
+        return at
+
+    def _grow(self) -> None:
+        spans, payload, message = self.spans, self.row_payload, self.row_message
+        room = spans.shape[1]
+        self._make_room(room * 4 + 24)
+        self.spans[:, :room] = spans
+        self.row_payload[:, :room] = payload
+        self.row_message[:, :room] = message
+
+
+def drop(asides: list[Aside], verdicts: Any) -> list[Aside]:
+    """The asides of payloads that were matched to their end."""
+    return [aside for aside in asides if verdicts[aside.payload] == ops.GOOD]

@@ -1,0 +1,360 @@
+"""Kernels for one kind of payload of one stream: pass 1, pass 2, and what gives way.
+
+payloads ─► match ─► spans ─► a column at a time ─► values, masks, codes
+▲                      │
+└── without those in ──┘  which something does not fit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from mdstream.handoff.columns import ColumnData, Columns, ResultArea, Shape
+from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
+from mdstream.streams.storage import DTYPE
+from workers.decoding import learn_json, learn_msgpack
+from workers.decoding.bodies import BodyMatcher
+from workers.decoding.codes import Place
+from workers.decoding.columns import ColumnMaker, Unfit
+from workers.decoding.layouts import Table, tables_of
+from workers.decoding.matching import Codec, Matched, Matcher
+from workers.decoding.payloads import Payloads
+from workers.decoding.texts import TextTable
+from workers.kernels import columns as plans
+from workers.kernels import match_json, match_msgpack, ops, values_json, values_msgpack
+from workers.kernels import texts as text_kernels
+
+CODECS = {
+    PayloadKind.JSON: Codec(
+        match_json.match,
+        learn_json.learn_message,
+        learn_json.end_of,
+        learn_json.is_whole,
+        lambda data: b"[" + data + b"]",
+        values_json,
+        by_keys=True,
+    ),
+    PayloadKind.MSGPACK: Codec(
+        match_msgpack.match,
+        learn_msgpack.learn_message,
+        learn_msgpack.end_of,
+        learn_msgpack.is_whole,
+        lambda data: b"\x91" + data,
+        values_msgpack,
+        by_keys=False,
+    ),
+}
+
+Known = Callable[[str], Mapping[str, int]]
+
+
+@dataclass(slots=True)
+class Fresh:
+    """Texts of one column that have no code yet: the rows that have one, in order; the texts, each once,
+    with the first row of each; and for each row which text it has.
+    """
+
+    column: int
+    rows: npt.NDArray[np.int64]
+    texts: list[str]
+    firsts: npt.NDArray[np.int64]
+    which: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, column: int, rows: Any, numbers: Any, text_of: Callable[[int], str]) -> Fresh:
+        """What `rows` have, where each has the text of a number."""
+        order = np.argsort(rows, kind="stable")
+        rows, numbers = rows[order], numbers[order]
+        unique, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        texts = [text_of(number) for number in unique.tolist()]
+        return cls(column, rows, texts, rows[first], which)
+
+
+@dataclass(slots=True)
+class Part:
+    """What kernels made of one channel; arrays are views that hold until the next batch."""
+
+    columns: Columns
+    fresh: list[Fresh]
+    payload: npt.NDArray[np.int32]
+    message: npt.NDArray[np.int32]
+
+    def places(self, rows: npt.NDArray[np.int64]) -> list[Place]:
+        """Where rows came."""
+        begins = (np.diff(self.payload) != 0) | (np.diff(self.message) != 0)
+        firsts = np.concatenate([[0], np.flatnonzero(begins) + 1])
+        first = firsts[np.searchsorted(firsts, rows, side="right") - 1]
+        within = (rows - first).tolist()
+        return list(zip(self.payload[rows].tolist(), self.message[rows].tolist(), within, strict=True))
+
+
+_KINDS = {
+    Kind.FLOAT: plans.FLOAT,
+    Kind.INT: plans.INT,
+    Kind.UINT: plans.UINT,
+    Kind.BOOL: plans.BOOL,
+    Kind.TIME: plans.TIME,
+    Kind.CODE: plans.CODE16,
+    Kind.CONDITIONS: plans.CODE16,
+    Kind.SYMBOL: plans.CODE32,
+}
+
+
+def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
+    """Whether kernels know payloads of `kind` in this stream."""
+    if kind.from_stream:
+        return True
+    channel = spec.by_name.get(kind.name.lower())
+    return channel is not None and bool(tables_of([channel]))
+
+
+class Path:
+    """Kernels for one kind of payload of one stream."""
+
+    # The mutable state: the layouts and the texts met so far.
+
+    def __init__(self, spec: StreamSpec, known: Known, kind: PayloadKind) -> None:
+        self._known = known
+        parse: Callable[[bytes], Any] = orjson.loads
+        if kind.from_stream:
+            codec = CODECS[kind]
+            self._tables = tables_of(spec.channels)
+            self._matcher = Matcher(spec, self._tables, codec)
+            self._kernels = codec.values
+            if kind is PayloadKind.MSGPACK:
+                parse = partial(msgpack.unpackb, strict_map_key=False)
+        else:
+            self._tables = tables_of([spec.by_name[kind.name.lower()]])
+            [table] = self._tables.values()
+            self._matcher = BodyMatcher(spec, table, kind)
+            self._kernels = values_json
+        self._maker = ColumnMaker()
+        self._parse = parse
+        self._texts = TextTable(parse)
+        self._plans = [self._plan(table) for table in self._tables.values()]
+        self._shapes = [Shape(table.channel) for table in self._tables.values()]
+        self._make_room(0)
+
+    def _plan(self, table: Table) -> npt.NDArray[np.int64]:
+        """What is to be done for each column of a channel."""
+        columns = table.channel.columns
+        names = [column.name for column in columns]
+        plan = np.zeros((len(columns), plans.PLAN_WIDTH), np.int64)
+        for index, column in enumerate(columns):
+            kind, option = _KINDS[column.kind], int(column.default or column.absent_at_zero)
+            if not column.key:
+                kind = plans.RECEIVED
+            elif table.sides and column.key == "side":
+                kind = plans.GIVEN
+            elif column.kind in CODED:
+                option = self._texts.owner(column)
+            side = names.index(column.side_of) if column.side_of else -1
+            width = DTYPE[column.kind].itemsize
+            plan[index] = kind, table.base + index, width, column.nullable, option, side
+        return plan
+
+    def _make_room(self, rows: int) -> None:
+        """Arrays for what columns leave over, good until the next channel."""
+        most = max(map(len, self._plans), default=0)
+        self._scratch: npt.NDArray[np.uint8] = np.empty(2 * most * rows, np.uint8)
+        self._odd: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._numbers: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._room = rows
+
+    def decode(
+        self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea
+    ) -> tuple[Matched, dict[str, Part]]:
+        """Decode payloads whose verdict is `GOOD`, in `area` if there is room, and change the verdict of
+        those that give way.
+        """
+        used = area.used
+        self._texts.refresh(self._known)
+        while True:
+            found = self._matcher.match(payloads, verdicts)
+            bad: set[int] = set()
+            parts = {}
+            for name, table in self._tables.items():
+                if rows := int(found.rows[table.index]):
+                    parts[name] = self._part(payloads, table, rows, area, bad)
+            if not bad:
+                return found, parts
+            verdicts[list(bad)] = ops.GAVE_WAY
+            area.used = used
+
+    def _part(self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]) -> Part:
+        """The columns of one channel, in `area` if there is room; payloads with a row that does not fit
+        are added to `bad`.
+        """
+        matcher, columns = self._matcher, len(table.channel.columns)
+        shape = self._shapes[table.index]
+        made = area.make(shape, rows)
+        if made is None:
+            area = ResultArea(memoryview(bytearray(shape.bytes(rows))))
+            made = area.make(shape, rows)
+            assert made is not None
+        payload = matcher.row_payload[table.index, :rows]
+        part = Part(made, [], payload, matcher.row_message[table.index, :rows])
+        plan = self._plans[table.index].copy()
+        counts = np.zeros((columns, plans.COUNTS_WIDTH), np.int64)
+        if rows > self._room:
+            self._make_room(2 * rows)
+        if table.sides:
+            self._book_sides(table, matcher.spans[table.base : table.base + columns, :rows], part)
+        while self._converted(payloads, table, plan, part, counts):
+            pass
+        for index, (strange, fresh, missing, _) in enumerate(counts.tolist()):
+            if strange or fresh or (missing and table.channel.columns[index].required):
+                odd = self._leftovers(payloads, table, index, part, plan, counts)
+                bad.update(payload[odd].tolist())
+            elif not missing:
+                made.complete(index)
+        return part
+
+    def _leftovers(
+        self, payloads: Payloads, table: Table, index: int, part: Part, plan: Any, counts: Any
+    ) -> list[int]:
+        """See to what the kernel left over in one column; the rows that do not fit."""
+        strange, fresh, missing, _ = counts[index].tolist()
+        column, data = table.channel.columns[index], part.columns[index]
+        rows = len(data.values)
+        at = index * rows
+        there = data.mask
+        if there is None:
+            below = (len(plan) + index) * rows
+            there = self._scratch[below : below + rows].view(np.bool_)
+        odd: list[int] = self._odd[at : at + strange].tolist()
+        if odd and column.kind not in CODED:  # of codes: so long that only the library takes them
+            spans = self._matcher.spans[table.base + index]
+            odd = self._fix(payloads, column, spans, data, there, odd)
+            side = int(plan[index, plans.SIDE])
+            if side >= 0 and counts[side, plans.ZEROS]:
+                absent = self._scratch[side * rows : (side + 1) * rows].view(np.bool_)
+                there &= ~(absent & (data.values == 0))
+            missing = rows - int(np.count_nonzero(there))
+        if fresh:
+            odd += self._fresh(part, index, at + rows - fresh, at + rows)
+        if missing and column.required:
+            odd += np.flatnonzero(~there).tolist()
+        if not missing or column.kind is Kind.BOOL:
+            part.columns.complete(index)
+        return odd
+
+    def _converted(self, payloads: Payloads, table: Table, plan: Any, part: Part, counts: Any) -> bool:
+        """Run the kernel once; whether it has to run again, for something was learned from it."""
+        matcher, texts, made, rows = self._matcher, self._texts, part.columns, part.columns.rows
+        self._kernels.convert(
+            payloads.buffer,
+            matcher.spans.reshape(-1),
+            matcher.spans.shape[1],
+            rows,
+            part.payload,
+            payloads.recv_ns,
+            plan.reshape(-1),
+            made.area.bytes,
+            made.start,
+            self._scratch,
+            texts.keys,
+            texts.slots,
+            texts.starts,
+            texts.sizes,
+            texts.owners,
+            texts.pool,
+            texts.codes,
+            texts.blanks,
+            self._odd,
+            self._numbers,
+            counts.reshape(-1),
+        )
+        again = False
+        for index, strange in enumerate(counts[:, plans.STRANGE].tolist()):
+            if not strange or plan[index, plans.KIND] == plans.GIVEN:
+                continue
+            column, at = table.channel.columns[index], index * rows
+            spans = matcher.spans[table.base + index, :rows]
+            if column.kind in CODED:
+                again |= self._meet(payloads, column, spans[self._odd[at : at + strange]])
+            elif column.absent_at_zero:
+                self._give_prices(payloads, column, index, spans, part, plan, counts)
+                again = True
+        return again
+
+    def _meet(self, payloads: Payloads, column: Column, spans: Any) -> bool:
+        """Learn texts that were never met; whether there were any that can be learned."""
+        short = spans[spans >> 32 <= text_kernels.LONGEST]
+        unmet = {payloads.cut(span) for span in np.unique(short)}  # a body names its symbol once
+        owner, known = self._texts.owner(column), self._known(column.dictionary)
+        for raw in unmet:
+            self._texts.meet(raw, owner, known)
+        return bool(unmet)
+
+    def _give_prices(
+        self, payloads: Payloads, column: Column, index: int, spans: Any, part: Part, plan: Any, counts: Any
+    ) -> None:
+        """Convert odd prices of a quote's side before the columns beside them are made again."""
+        data, rows = part.columns[index], part.columns.rows
+        at, strange, there = index * rows, int(counts[index, plans.STRANGE]), data.mask
+        odd = self._odd[at : at + strange].tolist()
+        rest = self._fix(payloads, column, spans, data, there, odd)
+        zeros = data.values == 0
+        self._scratch[at : at + rows] = zeros
+        there &= ~zeros
+        self._odd[at : at + len(rest)] = rest
+        missing = rows - int(np.count_nonzero(there))
+        counts[index] = len(rest), 0, missing, np.count_nonzero(zeros)
+        plan[index, plans.KIND] = plans.GIVEN
+
+    def _fix(
+        self, payloads: Payloads, column: Column, spans: Any, data: ColumnData, there: Any, odd: list[int]
+    ) -> list[int]:
+        """Convert values as the library does, one by one; the rows that it does not take either."""
+        return [r for r in odd if not self._one(payloads, column, spans, data.values, there, r)]
+
+    def _fresh(self, part: Part, index: int, start: int, stop: int) -> list[int]:
+        """Note the texts of one column that have no code yet; the rows whose bytes are no text."""
+        rows, numbers = self._odd[start:stop].astype(np.int64), self._numbers[start:stop].copy()
+        texts, codes = self._texts.texts, self._texts.codes
+        unfit = [
+            number
+            for number in np.unique(numbers).tolist()
+            if codes[number] == text_kernels.UNFIT or texts[number] is None
+        ]
+        bad = np.isin(numbers, unfit)
+        if not bad.all():
+            text_of = cast("Callable[[int], str]", texts.__getitem__)
+            part.fresh.append(Fresh.of(index, rows[~bad], numbers[~bad], text_of))
+        return [int(row) for row in rows[bad]]
+
+    def _one(
+        self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
+    ) -> bool:
+        """Convert one value as the library does; whether it fits."""
+        try:
+            data = self._maker.value(column, self._parse(payloads.cut(spans[row])))
+        except (Unfit, ValueError, msgpack.UnpackException):
+            return False
+        values[row] = data.values[0]
+        there[row] = data.mask is None
+        return True
+
+    def _book_sides(self, table: Table, spans: Any, part: Part) -> None:
+        """The codes of a book's sides, which are no texts in the payload; and those without a code."""
+        index = next(i for i, c in enumerate(table.channel.columns) if c.key == "side")
+        names = list((table.channel.levels or {}).values())
+        known = self._known(table.channel.columns[index].dictionary)
+        unknown = np.zeros(spans.shape[1], np.bool_)
+        for number, name in enumerate(names, 1):
+            rows = spans[index] == number
+            if name in known:
+                part.columns[index].values[rows] = known[name]
+            else:
+                unknown |= rows
+        if len(rows := np.flatnonzero(unknown)):
+            part.fresh.append(Fresh.of(index, rows, spans[index, rows] - 1, names.__getitem__))

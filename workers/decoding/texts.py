@@ -1,0 +1,116 @@
+"""Which code the raw bytes of a text stand for: the table behind `workers.kernels.texts`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.streams.spec import Column
+from workers.decoding.columns import Unfit, code_texts
+from workers.kernels import texts as kernels
+from workers.kernels.words import SPARE
+
+_MOST_TEXTS = 1 << 21
+_MOST_UNCODED = 1 << 12
+"""Texts without a code: of messages that were rejected for something else, when a batch begins."""
+
+
+class TextTable:
+    """The texts of all coded columns in one codec; each kind of column is an owner, by number.
+
+    `parse` reads raw bytes as the library does. A text is met once by the library, and from then on
+    by its bytes alone.
+    """
+
+    # The mutable state: the owners, the arrays the kernels read, the texts by number, those without
+    # a code.
+
+    def __init__(self, parse: Callable[[bytes], Any]) -> None:
+        self._parse = parse
+        self._columns: list[Column] = []
+        self.clear()
+
+    def owner(self, column: Column) -> int:
+        """The number of the kind of column that `column` is; columns of a kind share their texts."""
+        kinds = [_kind(known) for known in self._columns]
+        if _kind(column) not in kinds:
+            self._columns.append(column)
+            return len(kinds)
+        return kinds.index(_kind(column))
+
+    def clear(self) -> None:
+        """Forget every text."""
+        self.keys: npt.NDArray[np.uint64] = np.zeros(256, np.uint64)
+        self.slots: npt.NDArray[np.int32] = np.full(256, -1, np.int32)
+        self.starts: npt.NDArray[np.int64] = np.zeros(128, np.int64)
+        self.sizes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
+        self.owners: npt.NDArray[np.int64] = np.zeros(128, np.int64)
+        self.codes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
+        self.blanks: npt.NDArray[np.uint8] = np.zeros(128, np.uint8)
+        self.pool: npt.NDArray[np.uint8] = np.zeros(4096, np.uint8)
+        self.texts: list[str | None] = []
+        self._used = 0
+        self._uncoded: set[int] = set()
+
+    def refresh(self, known: Callable[[str], Mapping[str, int]]) -> None:
+        """Take up the codes that texts have been given since; `known` has those of each dictionary."""
+        if len(self.texts) > _MOST_TEXTS or len(self._uncoded) > _MOST_UNCODED:
+            self.clear()
+        for number in list(self._uncoded):
+            codes = known(self._columns[int(self.owners[number])].dictionary)
+            code = codes.get(self.texts[number] or "")
+            if code is not None:
+                self.codes[number] = code
+                self._uncoded.discard(number)
+
+    def meet(self, raw: bytes, owner: int, known: Mapping[str, int]) -> None:
+        """Learn what `raw`, of up to `LONGEST` bytes, spells for a column of `owner`."""
+        code, text = self._read(raw, self._columns[owner], known)
+        number = len(self.texts)
+        self._make_room(number + 1, self._used + len(raw))
+        self.pool[self._used : self._used + len(raw)] = np.frombuffer(raw, np.uint8)
+        self.starts[number], self.sizes[number] = self._used, len(raw)
+        self.owners[number], self.codes[number] = owner, code
+        self.blanks[number] = text is not None and not text.strip()
+        self._insert(number, number + 1)
+        self._used += -(-len(raw) // 8) * 8  # zeros behind it: a short text is one whole word
+        self.texts.append(text)
+        if code == kernels.NO_CODE:
+            self._uncoded.add(number)
+
+    def _read(self, raw: bytes, column: Column, known: Mapping[str, int]) -> tuple[int, str | None]:
+        try:
+            value = self._parse(raw)
+            if column.values is not None and value is not None:
+                value = column.values[value]
+            [text] = code_texts(column, [value])
+        except (Unfit, ValueError, KeyError, TypeError, msgpack.UnpackException):
+            return kernels.UNFIT, None
+        if text is None:
+            return kernels.NULL, None
+        return known.get(text, kernels.NO_CODE), text
+
+    def _make_room(self, texts: int, size: int) -> None:
+        if texts > len(self.starts):
+            for name in ("starts", "sizes", "owners", "codes", "blanks"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate((old, np.zeros_like(old))))
+        if size + SPARE > len(self.pool):
+            self.pool = np.concatenate((self.pool, np.zeros(len(self.pool) + size, np.uint8)))
+        if texts * 2 > len(self.slots):
+            self.slots = np.full(len(self.slots) * 4, -1, np.int32)
+            self.keys = np.zeros(len(self.slots), np.uint64)
+            self._insert(0, len(self.texts))
+
+    def _insert(self, first: int, count: int) -> None:
+        kernels.insert(first, count, self.keys, self.slots, self.starts, self.sizes, self.owners, self.pool)
+
+
+def _kind(column: Column) -> tuple[Any, ...]:
+    """What decides which code bytes stand for."""
+    values = None if column.values is None else tuple(column.values.items())
+    return column.dictionary, column.kind, column.required, values

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from mdstream.feed import bars, books, commit, latest
+from mdstream.feed import books, commit, latest
 from mdstream.feed.commit import Committer
-from mdstream.frames import chunk, dictionary, head, layout, share, table, writer
+from mdstream.frames import bar_builder, chunk, dictionary, head, layout, share, table, writer
 from mdstream.frames.rundir import RunDirectory, slab_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff import space
@@ -40,7 +40,7 @@ STORING = frozenset(
         commit,
         latest,
         books,
-        bars,
+        bar_builder,
         writer,
         head,
         chunk,

@@ -138,6 +138,14 @@ class WorkerError(MdstreamError):
     """A pool process died or hung while it worked on a batch."""
 
 
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group that is not itself a group: task groups nest."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def _size(count: int) -> str:
     """Bytes in the unit that tells them best."""
     return f"{count / 1e6:,.1f} MB" if count >= 1_000_000 else f"{count / 1e3:,.1f} kB"

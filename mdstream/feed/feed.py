@@ -253,6 +253,8 @@ class Feed:
         try:
             name, *arguments = self._pipe.recv()
         except (EOFError, OSError):
+            # A closed pipe stays readable: without this the loop would call us for ever.
+            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
             self._stop.set()
             return
         match name:

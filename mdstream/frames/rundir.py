@@ -74,7 +74,8 @@ class RunDirectory:
         root = root or default_root()
         self._abandoned = False
         now = time.time_ns()
-        begun = time.strftime("%Y%m%dT%H%M%S", time.localtime(now // 1_000_000_000))
+        # In UTC: names sort by time, also in the hour in which local clocks are set back.
+        begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 1_000_000_000))
         self.run = f"{begun}.{now // 1_000_000 % 1000:03d}-{os.getpid()}"
         self.path = root / (_prefix() + self.run)
         hidden = root / f".{_prefix()}{self.run}"

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from mdstream.config import Config
-from mdstream.errors import CredentialsError, MdstreamError, ServerError, StoreError
+from mdstream.errors import CredentialsError, MdstreamError, ServerError, StoreError, first_error
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
 from mdstream.history.executor import PagePool, compile_decoders
 from mdstream.history.filing import Filing
@@ -190,7 +190,7 @@ class Backfill:
                             tasks.create_task(self._take(waiting, files))
                     self._filing.make_all(pool, files)
             except BaseExceptionGroup as errors:
-                raise _first(errors) from None
+                raise first_error(errors) from None
 
     @property
     def waits_s(self) -> float:
@@ -310,11 +310,3 @@ def _patient(config: Config) -> Config:
     """A network may be away for as long as a request may take: its deadline decides, not its attempts."""
     fetch = msgspec.structs.replace(config.fetch, attempts=max(config.fetch.attempts, _ATTEMPTS))
     return msgspec.structs.replace(config, fetch=fetch)
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a group, whatever it is nested in."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -1,12 +1,12 @@
-"""The recorder as the supervisor sees it: a process of its own, started again when it dies.
+"""The recorder's process as the supervisor sees it: started, watched, restarted.
 
-It is no child like the feeds: it outlives a supervisor that is killed, records what is left, and removes
-the run's folder when it is done.
+Unlike the feeds it outlives a killed supervisor: it then records what is left and removes the run's folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -14,36 +14,46 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from mdstream.config import StoreConfig
 from mdstream.frames import rundir
 from mdstream.recording import state
 from mdstream.recording.state import RecorderState
-from mdstream.session.retry import backoff
+from mdstream.session.retry import HEALTHY_S, backoff
 
-_LOOK_S = 0.1
-_TELL_S = 3.0
-"""After which it is told that the end of a run waits for its recorder."""
+_SETTINGS = StoreConfig.__struct_fields__
+_POLL_S = 0.1
+_REPORT_AFTER_S = 3.0
+"""The end of a run that waits longer than this for its recorder says so."""
 
 
 class RecorderProcess:
-    """The recorder of one run. `note` is told what happens, with its level of logging."""
+    """The recorder of one run. `note` gets each event's text and log level."""
 
-    # The mutable state: the process, when a new one is due after it died, what was told last.
+    # The process of the moment, written as one starts or dies.
+    _process: subprocess.Popen[bytes]
+    _started: float
+    """When it started, on the monotonic clock."""
+    _restart_at: float | None
+    """When the next one is due, on the monotonic clock; None while one runs."""
+    _pauses: Iterator[float]
+
+    # What was reported last, written by `check`.
+    _trouble: str
 
     def __init__(self, run: Path, store: StoreConfig, note: Callable[[str, int], None]) -> None:
         self._run = run
         self._store = store
         self._note = note
         self._trouble = ""
-        self._pauses: Iterator[float] = backoff()
-        self._restart_at: float | None = None
-        self._process = self._start()
+        self._pauses = backoff()
+        self._start()
 
     @property
     def state(self) -> RecorderState:
-        """What it has told last."""
+        """What the recorder reported last."""
         return state.read(self._run) or RecorderState(self._store.path)
 
     @property
@@ -52,65 +62,72 @@ class RecorderProcess:
 
     @property
     def pids(self) -> list[int]:
-        """Its process and those of its workers."""
+        """Process ids of the recorder and of its workers."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self._process.pid)
             return [process.pid, *(child.pid for child in process.children(recursive=True))]
         return []
 
     def check(self) -> None:
-        """Start it again if it died, and pass on what troubles it."""
+        """Restart the recorder if it died, and report what keeps it from recording."""
         now = time.monotonic()
         if self._restart_at is not None:
             if now >= self._restart_at:
-                self._restart_at = None
-                self._process = self._start()
+                self._start()
         elif self._process.poll() is not None and not self.state.finished:
+            if now - self._started > HEALTHY_S:
+                self._pauses = backoff()
             pause = next(self._pauses)
-            self._note(f"recorder died ({self._last_words()}); starting it again", 30)
+            self._note(
+                f"recorder died ({self._exit_reason()}); restarting it in {pause:.1f} s", logging.WARNING
+            )
             self._restart_at = now + pause
         trouble = self.state.trouble
         if trouble != self._trouble:
             self._trouble = trouble
-            self._note(trouble or "recording goes on", 30 if trouble else 20)
+            self._note(trouble or "recording resumed", logging.WARNING if trouble else logging.INFO)
 
-    def finish(self, patience_s: float, is_aborted: Callable[[], bool]) -> bool:
-        """Wait, as long as that makes progress, until all of the run is in the store; whether it is."""
+    def finish(self, timeout_s: float, is_aborted: Callable[[], bool]) -> bool:
+        """Wait until all of the run is in the store, or until nothing moved for `timeout_s`. Return whether
+        it is.
+        """
         rows, moved = self.state.rows, time.monotonic()
-        told_at = moved + _TELL_S
+        report_at = moved + _REPORT_AFTER_S
         while not self.state.finished and not is_aborted():
             self.check()
-            if time.monotonic() >= told_at:
-                told_at += patience_s
+            if time.monotonic() >= report_at:
+                report_at += timeout_s
                 why = f" ({self._trouble})" if self._trouble else ""
-                self._note(f"waiting for what is left to be recorded{why}", 20)
+                self._note(f"waiting until the rest is recorded{why}", logging.INFO)
             if self.state.rows != rows:
                 rows, moved = self.state.rows, time.monotonic()
-            if time.monotonic() - moved > patience_s:
+            if time.monotonic() - moved > timeout_s:
                 break
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         if self.state.finished:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience_s)
+                self._process.wait(timeout_s)
         return self.state.finished
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return start(self._run, self._store)
+    def _start(self) -> None:
+        self._process = start(self._run, self._store)
+        self._started, self._restart_at = time.monotonic(), None
 
-    def _last_words(self) -> str:
+    def _exit_reason(self) -> str:
+        """The last line of its log, or how it was killed."""
         code = self._process.returncode
         if code is not None and code < 0:
             return f"killed by signal {-code}"
         try:
-            said = (self._run / "recorder.log").read_text(errors="replace").splitlines()
+            lines = (self._run / "recorder.log").read_text(errors="replace").splitlines()
         except OSError:
-            said = []
-        words = [line for line in said if line.strip() and not line.startswith("note: ")]
-        return words[-1][-200:] if words else f"exit code {code}"
+            lines = []
+        lines = [line for line in lines if line.strip() and not line.startswith("note: ")]
+        return lines[-1][-200:] if lines else f"exit code {code}"
 
 
 def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
-    """Start a recorder of a run, whether its engine lives or not."""
+    """Start a recorder of run folder `run`, whether or not its engine is alive."""
     settings = {f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name)) for name in _SETTINGS}
     command = [sys.executable, "-m", "mdstream", "record", "--run", str(run), "--quiet"]
     with (run / "recorder.log").open("wb") as log:
@@ -125,15 +142,10 @@ def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
 
 
 def start_for_dead_runs(root: Path | None, store: StoreConfig) -> list[Path]:
-    """Have what dead runs left unrecorded recorded in the background; which runs these are."""
-    import msgspec
-
+    """Start a recorder for each dead run that is not recorded to its end; return their folders."""
     found = []
     for run, path in rundir.unrecorded(root).items():
         if not rundir.has_recorder(run):
             start(run, msgspec.structs.replace(store, path=path))
             found.append(run)
     return found
-
-
-_SETTINGS = StoreConfig.__struct_fields__

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from mdstream.config import StreamConfig
-from mdstream.errors import MdstreamError, ServerError, SharedMemoryError
+from mdstream.errors import MdstreamError, ServerError, SharedMemoryError, first_error
 from mdstream.handoff.packing import Packing
 from mdstream.handoff.ticket import Found
 from mdstream.session.budget import WINDOW_S
@@ -115,7 +115,7 @@ class Fetcher:
                 for members in groups:
                     tasks.create_task(self._group(members, since, result))
         except* SharedMemoryError as errors:
-            raise errors.exceptions[0] from None  # no symbol's fault: there is no room for any
+            raise first_error(errors) from None  # no symbol's fault: there is no room for any
         if result.ok:  # else nothing was learnt, and the next cycle asks for this time too
             self._since = begun
         result.requests = self._client.requests - requests

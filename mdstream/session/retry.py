@@ -13,6 +13,9 @@ THROTTLED_LEAST_S = 5.0
 LONGEST_PAUSE_S = 61.0
 """A used-up budget is whole again after a minute; whatever a server asks for, it is tried after that."""
 
+HEALTHY_S = 60.0
+"""A process that ran this long before it died is restarted after a short pause again."""
+
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 

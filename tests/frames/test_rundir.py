@@ -61,3 +61,22 @@ def test_reaping_waits_a_moment_for_runs_that_are_just_being_made(tmp_path: Path
     old = time.time() - 120
     os.utime(half, (old, old))
     assert reap(tmp_path) == [half]
+
+
+def test_the_newest_run_is_found_also_when_clocks_are_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        made = []
+        for minutes in (0, 20):  # 1:50 in summer time, and 1:10 in winter time
+            moment = 1_793_512_200 + minutes * 60
+            monkeypatch.setattr(time, "time_ns", lambda moment=moment: moment * 1_000_000_000)
+            made.append(RunDirectory(tmp_path))
+        assert find(root=tmp_path) == made[1].path
+        for run in made:
+            run.close()
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -624,3 +624,15 @@ def test_no_room_is_no_symbols_fault() -> None:
             await case.fetcher.cycle(["AAPL", "MSFT"])
 
     play(story)
+
+
+def test_no_room_is_one_plain_error_from_a_bisected_group_too() -> None:
+    async def story(case: Case) -> None:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
+            raise NoSpaceError("/dev/shm", 1, 0)
+
+        case.fetcher._commit = commit
+        with pytest.raises(NoSpaceError):
+            await case.fetcher.cycle(["AAPL", "MSFT", "not good"])
+
+    play(story, budget=1)

@@ -1,6 +1,6 @@
 """The stream session: one WebSocket, kept connected for as long as the feed wants it.
 
-    connect ─► greet, authenticate, subscribe (wire.Protocol) ─► payloads to the pipeline ─┐
+    connect ─► greet, authenticate, subscribe (wire.protocol) ─► payloads to the pipeline ─┐
        ▲                                                                                   │
        └──── backoff: jittered, capped, reset by real data ◄──── lost, refused, mute ◄─────┘
 
@@ -16,8 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
-from typing import Protocol as Interface
+from typing import Any, Protocol
 
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff
@@ -28,14 +27,14 @@ from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind, is_control
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
-from mdstream.wire.protocol import Note, Protocol, Ready, Refused, Waiting
+from mdstream.wire.protocol import Note, Ready, Refused, StreamProtocol, Waiting
 from mdstream.wire.state import State
 from mdstream.wire.subscription import Subscriptions
 
 log = logging.getLogger(__name__)
 
 
-class Sink(Interface):
+class Sink(Protocol):
     """Where payloads go."""
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
@@ -80,17 +79,13 @@ class StreamSession:
         self._tell = on_event
         self._kind = PayloadKind.MSGPACK if target.codec == "msgpack" else PayloadKind.JSON
         self._socket: Socket | None = None
-        self._protocol: Protocol | None = None
+        self._protocol: StreamProtocol | None = None
         self._silence = Silence(target.mute, rows_of)
         self._had_data = False
         self._held: deque[tuple[bytes, int]] = deque()
         self._holding = asyncio.Event()
         self._found_late: list[dict[str, Any]] = []
         self._changed = asyncio.Event()
-
-    @property
-    def state(self) -> State:
-        return self._protocol.state if self._protocol else State.CLOSED
 
     async def run(self) -> None:
         """Connect, stream, and reconnect. Raises what no further attempt can mend."""
@@ -136,7 +131,7 @@ class StreamSession:
         """See to a connection until it is lost; raises why."""
         target = self._target
         self._socket = socket
-        protocol = self._protocol = Protocol(
+        protocol = self._protocol = StreamProtocol(
             CODECS[target.codec],
             target.credentials,
             self.subscriptions,
@@ -164,7 +159,7 @@ class StreamSession:
             self.ready.clear()
             self._sink.seam()
 
-    def _receiver(self, protocol: Protocol) -> Receive:
+    def _receiver(self, protocol: StreamProtocol) -> Receive:
         """What takes each payload: stamp it, hand it on. Nothing else happens here."""
         offer, kind, held = self._sink.offer, self._kind, self._held
         is_control, now_ns, monotonic = protocol.is_control, time.time_ns, time.monotonic
@@ -184,7 +179,7 @@ class StreamSession:
 
         return receive
 
-    def _heed(self, payload: bytes, protocol: Protocol) -> bool:
+    def _heed(self, payload: bytes, protocol: StreamProtocol) -> bool:
         """Take in control messages; False if the payload is more, or something else."""
         try:
             messages = CODECS[self._target.codec].decode(payload)
@@ -213,7 +208,7 @@ class StreamSession:
             self._had_data = True
         self._holding.clear()
 
-    async def _keep_time(self, protocol: Protocol) -> None:
+    async def _keep_time(self, protocol: StreamProtocol) -> None:
         """Whatever waits for a time: answers overdue, retries due, silence that lasts too long."""
         while True:
             now = time.monotonic()

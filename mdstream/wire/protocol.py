@@ -71,8 +71,8 @@ class _Outstanding:
     """Set by an acknowledgement that does not show all of the request."""
 
 
-class Protocol:
-    """One connection's conversation. A new connection takes a new `Protocol`.
+class StreamProtocol:
+    """One connection's conversation. A new connection takes a new `StreamProtocol`.
 
     `subscriptions` outlives it: it says what is wanted, and is told what the server made of it.
     Fatal answers raise `CredentialsError`; those that ask for a new connection, `ServerError`.
@@ -335,22 +335,22 @@ class Protocol:
         self.state = follow(self.state, event)
 
 
-_Answer = Callable[[Protocol, int, str, float], list[Happening]]
+_Answer = Callable[[StreamProtocol, int, str, float], list[Happening]]
 
 _ANSWERS: dict[Any, _Answer] = {
-    400: Protocol._mend,
-    401: Protocol._unauthenticated,
-    402: Protocol._fatal,
-    403: Protocol._already,
-    404: Protocol._reconnect,
-    405: Protocol._mend,
-    406: Protocol._again,
-    407: Protocol._reconnect,
-    408: Protocol._fatal,
-    409: Protocol._fatal,
-    410: Protocol._mend,
-    411: Protocol._fatal,
-    412: Protocol._fatal,
-    413: Protocol._mend,
-    500: Protocol._reconnect,
+    400: StreamProtocol._mend,
+    401: StreamProtocol._unauthenticated,
+    402: StreamProtocol._fatal,
+    403: StreamProtocol._already,
+    404: StreamProtocol._reconnect,
+    405: StreamProtocol._mend,
+    406: StreamProtocol._again,
+    407: StreamProtocol._reconnect,
+    408: StreamProtocol._fatal,
+    409: StreamProtocol._fatal,
+    410: StreamProtocol._mend,
+    411: StreamProtocol._fatal,
+    412: StreamProtocol._fatal,
+    413: StreamProtocol._mend,
+    500: StreamProtocol._reconnect,
 }

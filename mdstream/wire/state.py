@@ -1,10 +1,11 @@
-"""The states of a session and which event leads from which to which.
+"""The states of one connection, and which event leads from which to which.
 
 OPENING ──connected──► AUTHENTICATING ──authenticated──► SUBSCRIBING ──acknowledged──► STREAMING
-   │                        │  ▲ refused for now             │  ▲                          │
-   └────────────────────────┴──┴─────────── lost ────────────┴──┴──── changed ◄────────────┘
-                                  ▼
-                               CLOSED
+                            ▲  ▲                             │  ▲                          │ │
+                            │  └─────── refused for now ─────┘  └───────── changed ────────┘ │
+                            └───────────────────── refused for now ──────────────────────────┘
+
+A lost connection is no event here: its protocol is dropped with it, and the next one begins anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ class State(Enum):
     AUTHENTICATING = "authenticating"
     SUBSCRIBING = "subscribing"
     STREAMING = "streaming"
-    CLOSED = "closed"
 
 
 class Event(Enum):
@@ -29,7 +29,6 @@ class Event(Enum):
     """Nothing is left to ask for."""
     CHANGED = "changed"
     """There is something to subscribe or to unsubscribe."""
-    LOST = "lost"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -41,7 +40,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SUBSCRIBING, Event.ACKNOWLEDGED): State.STREAMING,
     (State.STREAMING, Event.CHANGED): State.SUBSCRIBING,
     (State.STREAMING, Event.REFUSED_FOR_NOW): State.AUTHENTICATING,
-    **{(state, Event.LOST): State.CLOSED for state in State},
 }
 
 

@@ -16,9 +16,9 @@ from mdstream.wire.protocol import (
     HEADER_AUTH_WAIT_S,
     SETTLE_S,
     Note,
-    Protocol,
     Ready,
     Refused,
+    StreamProtocol,
     Waiting,
 )
 from mdstream.wire.state import State
@@ -37,16 +37,16 @@ def ack(**channels: list[str]) -> bytes:
     return orjson.dumps([{"T": "subscription", **channels}])
 
 
-def sent(protocol: Protocol) -> list[dict[str, Any]]:
+def sent(protocol: StreamProtocol) -> list[dict[str, Any]]:
     return [orjson.loads(message) for message in protocol.to_send()]
 
 
-def protocol(headers: bool = False, **wanted: set[str]) -> Protocol:
+def protocol(headers: bool = False, **wanted: set[str]) -> StreamProtocol:
     subscriptions = Subscriptions(wanted={c: set(s) for c, s in wanted.items()})
-    return Protocol(CODECS["json"], KEYS, subscriptions, 0.0, headers)
+    return StreamProtocol(CODECS["json"], KEYS, subscriptions, 0.0, headers)
 
 
-def authenticated(**wanted: set[str]) -> Protocol:
+def authenticated(**wanted: set[str]) -> StreamProtocol:
     p = protocol(**wanted)
     p.receive(CONNECTED, 0.0)
     p.to_send()
@@ -67,7 +67,7 @@ def test_a_session_goes_from_the_greeting_to_the_flow_of_data() -> None:
 
 def test_msgpack_goes_both_ways() -> None:
     subscriptions = Subscriptions(wanted={"trades": {"X"}})
-    p = Protocol(CODECS["msgpack"], KEYS, subscriptions, 0.0)
+    p = StreamProtocol(CODECS["msgpack"], KEYS, subscriptions, 0.0)
     p.receive(msgpack.packb([{"T": "success", "msg": "connected"}]), 0.0)
     assert [msgpack.unpackb(m) for m in p.to_send()] == [{"action": "auth", "key": "K", "secret": "S"}]
 
@@ -295,7 +295,7 @@ def test_what_a_server_left_out_is_asked_for_again_by_the_next_connection() -> N
     p.receive(ack(trades=["A"]), 1.0)
     p.tick(1.0 + SETTLE_S)
     p.subscriptions.refused["trades", "C"] = "invalid syntax (400)"
-    Protocol(CODECS["json"], KEYS, p.subscriptions, 5.0)
+    StreamProtocol(CODECS["json"], KEYS, p.subscriptions, 5.0)
     assert p.subscriptions.missing() == {"trades": {"A", "B"}}
     assert set(p.subscriptions.refused) == {("trades", "C")}
 

@@ -8,7 +8,7 @@ from mdstream.handoff.columns import ColumnData
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, Column, Kind, PayloadKind
 from mdstream.streams.storage import PROVISIONAL
-from workers.decoding.fallback import Decoded, LibraryDecoder
+from workers.decoding.fallback import Decoded, FallbackDecoder
 from workers.decoding.payloads import Payloads
 
 RECV_NS = 1_700_000_000_123_456_789
@@ -33,7 +33,7 @@ class Dictionaries:
 
 
 def decode(stream: str, *payloads: bytes, kind: PayloadKind = PayloadKind.JSON) -> Decoded:
-    decoder = LibraryDecoder(STREAMS[stream], Dictionaries().known)
+    decoder = FallbackDecoder(STREAMS[stream], Dictionaries().known)
     return decoder.decode(Payloads.of([(p, kind, RECV_NS) for p in payloads]))
 
 

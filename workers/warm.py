@@ -22,7 +22,7 @@ from workers.aggregation.aggregate import Effects, runs_of
 from workers.aggregation.books import net_rows
 from workers.aggregation.latest import newest_rows
 from workers.decoding.decoder import Decoder
-from workers.decoding.path import has_kernels
+from workers.decoding.kernel_decoder import has_kernels
 from workers.decoding.payloads import Payloads
 from workers.kernels import kept
 

@@ -21,9 +21,9 @@ from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position, Unfit
-from workers.decoding.fallback import Decoded, LibraryDecoder
+from workers.decoding.fallback import Decoded, FallbackDecoder
+from workers.decoding.kernel_decoder import KernelDecoder, Known, Part, has_kernels
 from workers.decoding.matching import drop
-from workers.decoding.path import Known, Part, Path, has_kernels
 from workers.decoding.payloads import Payloads, Piece
 from workers.kernels import ops
 
@@ -49,31 +49,32 @@ class Decoder:
     Without `kernels` all is the library's.
     """
 
-    # The mutable state: the paths, made when their kind of payload comes first.
+    _kernel_decoders: dict[PayloadKind, KernelDecoder]
+    """Made when the first payload of a kind comes; dropped after a fault of theirs. Written here only."""
 
     def __init__(self, spec: StreamSpec, known: Known, *, kernels: bool = True) -> None:
         self._spec = spec
         self._known = known
         self._kernels = [kind for kind in PayloadKind if kernels and has_kernels(spec, kind)]
-        self._library = LibraryDecoder(spec, known)
-        self._paths: dict[PayloadKind, Path] = {}
+        self._fallback = FallbackDecoder(spec, known)
+        self._kernel_decoders = {}
 
     def decode(self, payloads: Payloads, area: ResultArea | None = None) -> Decoded:
         """Columns of a batch, made in `area` where that can be. Never raises for bad bytes."""
         kinds = self._kinds(payloads)
         if not kinds:
-            return self._library.decode(payloads)
+            return self._fallback.decode(payloads)
         area = area or ResultArea(memoryview(b""))
         used, fault = area.used, ""
         try:
             if decoded := self.by_kernels(payloads, kinds, area):
                 return decoded
         except Exception as error:  # a fault of ours must not cost a batch
-            self._paths.clear()
+            self._kernel_decoders.clear()
             place = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
         area.used = used
-        alone = self._library.decode(payloads)
+        alone = self._fallback.decode(payloads)
         alone.gave_way, alone.fault = len(payloads), fault
         return alone
 
@@ -101,11 +102,11 @@ class Decoder:
     def _take(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> _Taken:
         taken = _Taken(np.ones(len(payloads), np.bool_), np.zeros(len(payloads), np.uint32))
         for kind in kinds:
-            path = self._paths.get(kind)
-            if path is None:
-                path = self._paths[kind] = Path(self._spec, self._known, kind)
+            decoder = self._kernel_decoders.get(kind)
+            if decoder is None:
+                decoder = self._kernel_decoders[kind] = KernelDecoder(self._spec, self._known, kind)
             verdicts = (payloads.kinds != kind) * ops.OTHER
-            found, parts = path.decode(payloads, verdicts, area)
+            found, parts = decoder.decode(payloads, verdicts, area)
             taken.left &= verdicts != ops.GOOD
             taken.messages += found.messages
             taken.bodies |= found.bodies
@@ -120,7 +121,7 @@ class Decoder:
     def _merge(self, payloads: Payloads, taken: _Taken, codes: BatchCodes) -> Decoded:
         pieces = [payloads.piece(payload) for payload in np.flatnonzero(taken.left).tolist()]
         pieces = sorted(pieces + taken.pieces, key=lambda piece: (piece.payload, piece.message))
-        out = self._library.decode_pieces(pieces, codes, taken.messages.tolist())
+        out = self._fallback.decode_pieces(pieces, codes, taken.messages.tolist())
         out.gave_way = taken.gave_way
         out.bodies |= taken.bodies
         for name, parts in taken.parts.items():

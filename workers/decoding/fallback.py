@@ -70,7 +70,7 @@ class _Body(NamedTuple):
     page_token: str
 
 
-class LibraryDecoder:
+class FallbackDecoder:
     """Decodes the payloads of one stream, batch by batch.
 
     `known` gives the codes of a dictionary by name; it may grow between batches, never within one.

@@ -9,7 +9,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from tests.decoding import RECV_NS, Dictionaries
 from workers.decoding.decoder import Decoder
-from workers.decoding.fallback import Decoded, LibraryDecoder
+from workers.decoding.fallback import Decoded, FallbackDecoder
 from workers.decoding.payloads import Payloads
 
 
@@ -20,7 +20,7 @@ class Pair:
         spec = STREAMS[stream] if isinstance(stream, str) else stream
         self.kernels, self.library = Dictionaries(), Dictionaries()
         self._decoder = Decoder(spec, self.kernels.known)
-        self._oracle = LibraryDecoder(spec, self.library.known)
+        self._oracle = FallbackDecoder(spec, self.library.known)
         self.payloads = self.gave_way = 0
         self.room = 1 << 20
 

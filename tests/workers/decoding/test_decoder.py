@@ -23,7 +23,7 @@ from tests.decoding import Dictionaries
 from tests.running import SHARED
 from tests.workers.decoding.pair import ODD_VALUES, Pair, assert_same
 from workers.decoding.decoder import Decoder
-from workers.decoding.path import Path
+from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.payloads import Payloads
 
 COUNT = 3000
@@ -338,7 +338,7 @@ def test_texts_of_rejected_messages_are_not_kept_for_ever() -> None:
             for i in range(start, start + 1500)
         ]
         pair.decode([small("stocks", "json", 2), *bad], PayloadKind.JSON)
-    assert all(len(p._texts.texts) < 8000 for p in pair._decoder._paths.values())
+    assert all(len(p._texts.texts) < 8000 for p in pair._decoder._kernel_decoders.values())
 
 
 def test_which_new_texts_find_a_place_in_a_dictionary_goes_by_their_order() -> None:
@@ -366,7 +366,7 @@ def test_a_fault_of_the_kernels_costs_no_batch(monkeypatch: pytest.MonkeyPatch) 
         raise IndexError("a word beyond the buffer")
 
     decoder = Decoder(STREAMS["stocks"], Dictionaries().known)
-    monkeypatch.setattr(Path, "decode", broken)
+    monkeypatch.setattr(KernelDecoder, "decode", broken)
     decoded = decoder.decode(batch)
     assert re.match(r"IndexError: a word beyond the buffer \(.*test_decoder.py, line", decoded.fault)
     assert decoded.gave_way == 4

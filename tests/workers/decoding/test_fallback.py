@@ -20,7 +20,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
 from tests import expected
 from tests.decoding import RECV_NS, Dictionaries, decode, rows
-from workers.decoding.fallback import LibraryDecoder
+from workers.decoding.fallback import FallbackDecoder
 from workers.decoding.payloads import Payloads
 
 CONTRACTS = ["AAPL261218C00200000", "SPY261218P00590000"]
@@ -55,7 +55,7 @@ def test_codes_do_not_depend_on_how_the_stream_was_cut(stream: str, cuts: list[i
 
     def codes(sizes: list[int]) -> dict[str, list[str]]:
         dictionaries = Dictionaries()
-        decoder = LibraryDecoder(STREAMS[stream], dictionaries.known)
+        decoder = FallbackDecoder(STREAMS[stream], dictionaries.known)
         left = list(payloads)
         for size in itertools.cycle(sizes):
             batch, left = left[:size], left[size:]
@@ -398,7 +398,7 @@ def test_msgpack_numbers_of_every_width_and_all_forms_of_text() -> None:
 
 
 def test_one_batch_may_mix_stream_payloads_and_rest_bodies() -> None:
-    decoder = LibraryDecoder(STREAMS["stocks"], Dictionaries().known)
+    decoder = FallbackDecoder(STREAMS["stocks"], Dictionaries().known)
     snapshot = {"AAPL": {"latestTrade": {"p": 5, "t": "2023-04-06T11:54:26Z"}}, "NONE": None}
     batch = [
         (orjson.dumps([TRADE]), PayloadKind.JSON, RECV_NS),

@@ -116,7 +116,7 @@ def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
     return channel is not None and bool(tables_of([channel]))
 
 
-class Path:
+class KernelDecoder:
     """Kernels for one kind of payload of one stream."""
 
     # The mutable state: the layouts and the texts met so far.

@@ -6,16 +6,29 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import polars as pl
 
 from mdstream.errors import ConfigError, LagError, NoRunError
 from mdstream.reading.reader import FrameReader
 
-if TYPE_CHECKING:
-    from mdstream.reading.attach import Attachment
+
+class FollowedRun(Protocol):
+    """What a tail needs of the run that it follows; `attach.Attachment` is one."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine still runs."""
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Guards the readers and all they have mapped."""
+
+    def parts(self, name: str) -> list[FrameReader]:
+        """Return the readers of a frame. Raises `KeyError` or `NoRunError` where there is no such frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +69,29 @@ class Tail:
 
     _CHECK_S = 0.5
 
-    # The mutable state: the next row of each part of the frame; when it was last looked whether there
-    # are more parts, and whether the engine lives.
+    # Written by `poll` and the iteration only.
+    missed: int
+    _next: dict[FrameReader, int]
+    """The next row of each part of the frame."""
+    _looked: float
+    """When parts were last searched for."""
+    _checked: float
+    """When the engine was last checked."""
 
     def __init__(
         self,
-        attachment: Attachment,
+        run: FollowedRun,
         name: str,
         follow: Follow,
         narrow: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     ) -> None:
         self.missed = 0
-        self._attachment = attachment
+        self._run = run
         self._name = name
         self._follow = follow
         self._narrow = narrow
-        with attachment.lock:
-            parts = attachment.parts(name)
+        with run.lock:
+            parts = run.parts(name)
             start = follow.from_start
             self._next = {part: part.first_row if start else part.rows for part in parts}
         self._many = any("@" in part.name for part in parts)
@@ -104,7 +123,7 @@ class Tail:
         pieces = []
         for part, row in self._next.items():
             if part.rows > row:
-                with self._attachment.lock:
+                with self._run.lock:
                     frame = labelled(part, self._read(part, row))
                 if self._narrow is not None:
                     frame = self._narrow(frame)
@@ -132,8 +151,8 @@ class Tail:
         if self._many and now - self._looked >= self._CHECK_S:
             self._looked = now
             # Where the run has ended, what is mapped can still be read.
-            with contextlib.suppress(NoRunError, KeyError), self._attachment.lock:
-                for part in self._attachment.parts(self._name):
+            with contextlib.suppress(NoRunError, KeyError), self._run.lock:
+                for part in self._run.parts(self._name):
                     self._next.setdefault(part, 0)
 
     def _ended(self) -> bool:
@@ -145,7 +164,7 @@ class Tail:
         if now - self._checked < self._CHECK_S:
             return False
         self._checked = now
-        return not self._attachment.alive
+        return not self._run.alive
 
 
 def labelled(reader: FrameReader, frame: pl.DataFrame) -> pl.DataFrame:

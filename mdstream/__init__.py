@@ -4,48 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mdstream._version import __version__
+if TYPE_CHECKING:  # for type checkers, which do not run `__getattr__`; a test compares it with `_MODULES`
+    from mdstream._version import __version__ as __version__
+    from mdstream.engine.api import Engine as Engine
+    from mdstream.errors import ConfigError as ConfigError
+    from mdstream.errors import LagError as LagError
+    from mdstream.errors import MdstreamError as MdstreamError
+    from mdstream.errors import NoRunError as NoRunError
+    from mdstream.errors import NoStoreError as NoStoreError
+    from mdstream.errors import StoreError as StoreError
+    from mdstream.history.api import backfill as backfill
+    from mdstream.history.api import backfill_async as backfill_async
+    from mdstream.reading.attach import Attachment as Attachment
+    from mdstream.reading.attach import attach as attach
+    from mdstream.reading.tail import Tail as Tail
+    from mdstream.store.catalogue import scan as scan
 
-if TYPE_CHECKING:
-    from mdstream.engine.api import Engine
-    from mdstream.errors import ConfigError, LagError, MdstreamError, NoRunError, NoStoreError, StoreError
-    from mdstream.history.api import backfill, backfill_async
-    from mdstream.reading.attach import Attachment, attach
-    from mdstream.reading.tail import Tail
-    from mdstream.store.catalogue import scan
-
-__all__ = [
-    "Attachment",
-    "ConfigError",
-    "Engine",
-    "LagError",
-    "MdstreamError",
-    "NoRunError",
-    "NoStoreError",
-    "StoreError",
-    "Tail",
-    "__version__",
-    "attach",
-    "backfill",
-    "backfill_async",
-    "scan",
-]
-
-_WHERE = {
-    "Attachment": "mdstream.reading.attach",
-    "ConfigError": "mdstream.errors",
-    "Engine": "mdstream.engine.api",
-    "LagError": "mdstream.errors",
-    "MdstreamError": "mdstream.errors",
-    "NoRunError": "mdstream.errors",
-    "NoStoreError": "mdstream.errors",
-    "StoreError": "mdstream.errors",
-    "Tail": "mdstream.reading.tail",
-    "attach": "mdstream.reading.attach",
-    "backfill": "mdstream.history.api",
-    "backfill_async": "mdstream.history.api",
-    "scan": "mdstream.store.catalogue",
+_MODULES = {
+    "mdstream._version": ("__version__",),
+    "mdstream.engine.api": ("Engine",),
+    "mdstream.errors": (
+        "ConfigError",
+        "LagError",
+        "MdstreamError",
+        "NoRunError",
+        "NoStoreError",
+        "StoreError",
+    ),
+    "mdstream.history.api": ("backfill", "backfill_async"),
+    "mdstream.reading.attach": ("Attachment", "attach"),
+    "mdstream.reading.tail": ("Tail",),
+    "mdstream.store.catalogue": ("scan",),
 }
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

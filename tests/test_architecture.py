@@ -100,6 +100,19 @@ def test_everything_exported_exists() -> None:
         _ = mdstream.nonsense  # type: ignore[attr-defined]
 
 
+def test_type_checkers_see_the_exports_that_there_are() -> None:
+    tree = ast.parse((ROOT / "mdstream" / "__init__.py").read_text())
+    shown = {
+        alias.asname: node.module
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert shown == mdstream._WHERE
+
+
 def test_only_our_packages_would_be_installed() -> None:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")

@@ -17,7 +17,7 @@ from pyarrow import compute
 from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.handoff.packing import UnpackingError, unpack
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.store.schema import stored_columns, stored_schema
+from mdstream.store.schema import LARGEST_INT, stored_columns, stored_schema
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
@@ -33,7 +33,6 @@ _SPANNED = {Kind.SYMBOL: pa.string(), Kind.TIME: pa.int64()}
 """Kinds of which a file's least and greatest value help a reader to leave the file out."""
 
 _ROWS_A_GROUP = 131_072
-_LARGEST_INT = np.iinfo(np.int64).max
 
 
 class PageDecoder:
@@ -111,7 +110,7 @@ class PageDecoder:
             elif column.kind in (Kind.TEXT, Kind.JSON):
                 arrays.append(_strings(data, absent))
             elif column.kind is Kind.UINT:
-                if len(data.values) and (most := int(data.values.max())) > _LARGEST_INT:
+                if len(data.values) and (most := int(data.values.max())) > LARGEST_INT:
                     raise Unfit(f"{column.name} {most} is more than a signed 64-bit integer holds")
                 arrays.append(pa.array(data.values.view(np.int64), mask=absent))
             else:

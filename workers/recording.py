@@ -17,7 +17,7 @@ from mdstream.frames.rundir import frame_path
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.reading.reader import FrameReader
 from mdstream.store.objects import plain
-from mdstream.store.schema import BEYOND
+from mdstream.store.schema import BEYOND, LARGEST_INT
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Kind
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PARTITION = ("feed", "date")
 _TARGET_BYTES = 256 * 1024 * 1024
 """Of files that compaction makes."""
+
+_MOST_REASONS = 5
+"""Unstorable rows of one ticket whose reason the receipt gives."""
 
 _readers: dict[str, FrameReader] = {}
 _tables: dict[str, Any] = {}
@@ -49,17 +52,20 @@ def record(ticket: RecordTicket) -> RecordReceipt:
         first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
         if not rows.height:
             return RecordReceipt(first, 0, first - wanted)
-        stored = _stored(rows, channel_of(ticket.frame), ticket.feed)
+        channel, past = channel_of(ticket.frame), first + rows.height
+        unstorable, reasons = _unstorable(rows, channel, first)
+        if unstorable is not None:
+            rows = rows.filter(~unstorable)
         write_deltalake(
             table or ticket.table,
-            stored,
+            _stored(rows, channel, ticket.feed),
             mode="append",
             partition_by=list(PARTITION),
             storage_options=ticket.options or None,
             writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
-            commit_properties=CommitProperties(app_transactions=[Transaction(name, first + rows.height)]),
+            commit_properties=CommitProperties(app_transactions=[Transaction(name, past)]),
         )
-    return RecordReceipt(first + rows.height, rows.height, first - wanted)
+    return RecordReceipt(past, rows.height, first - wanted, past - first - rows.height, reasons)
 
 
 def recorded(ticket: RecordTicket) -> int:
@@ -116,6 +122,28 @@ def _reader(run: str, frame: str) -> FrameReader:
     if path not in _readers:
         _readers[path] = FrameReader(Path(path), {})
     return _readers[path]
+
+
+def _unstorable(
+    rows: pl.DataFrame, channel: Channel, first: int
+) -> tuple[pl.Series | None, tuple[str, ...]]:
+    """Find rows with an integer that is too large for the table.
+
+    Return a mask of them, None if there are none, and for the first few of them the row's number in the
+    frame (the first of `rows` is `first`), the column and the value.
+    """
+    import polars as pl
+
+    names = [column.name for column in channel.columns if column.kind is Kind.UINT]
+    too_large = rows.select(pl.col(names) > LARGEST_INT).fill_null(value=False)
+    if not names or not too_large.select(pl.any_horizontal(pl.all().any())).item():
+        return None, ()
+    reasons = [
+        f"row {first + at}: {name} {rows[name][at]} is more than a signed 64-bit integer holds"
+        for name in names
+        for at in too_large[name].arg_true().head(_MOST_REASONS).to_list()
+    ]
+    return too_large.select(pl.any_horizontal(pl.all())).to_series(), tuple(reasons[:_MOST_REASONS])
 
 
 def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:

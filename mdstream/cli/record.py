@@ -70,9 +70,12 @@ def record(
         print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live: {how}")
         if state.missed:
             print(f"{state.missed:,} rows were dropped before they were read", file=sys.stderr)
+        if state.unstorable:
+            text = "rows have a value that the table cannot hold; they were left out"
+            print(f"{state.unstorable:,} {text}", file=sys.stderr)
     if state.trouble:
         print(f"not all is recorded: {state.trouble}", file=sys.stderr)
-    if state.missed or state.trouble:
+    if state.missed or state.unstorable or state.trouble:
         raise typer.Exit(int(Exit.STREAM_FAILED))
 
 

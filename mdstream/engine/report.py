@@ -57,9 +57,10 @@ def _recorded(supervisor: Supervisor) -> dict[str, Any] | None:
         "whole": state.finished,
         "rows": state.rows,
         "missed": state.missed,
+        "unstorable": state.unstorable,
         "commits": state.commits,
         "trouble": state.trouble or None,
-        "frames": {name: frame.past - frame.missed for name, frame in state.frames.items()},
+        "frames": {name: frame.stored for name, frame in state.frames.items()},
     }
 
 

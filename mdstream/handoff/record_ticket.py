@@ -37,6 +37,10 @@ class RecordReceipt(NamedTuple):
     """Rows that this ticket brought; none if an earlier attempt had."""
     missed: int
     """Rows that the frame had dropped before they were read."""
+    unstorable: int = 0
+    """Rows with a value that the table cannot hold: they were left out, and block nothing."""
+    reasons: tuple[str, ...] = ()
+    """Row, column and value of the first few of them."""
 
 
 class CompactTicket(NamedTuple):

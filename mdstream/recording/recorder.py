@@ -176,6 +176,7 @@ class Recorder:
                 known.past = known.told = receipt.past
                 known.rows += receipt.rows
                 known.missed += receipt.missed
+                known.unstorable += receipt.unstorable
                 known.commits += receipt.rows > 0
                 self._fresh[name] = self._fresh.get(name, 0) + (receipt.rows > 0)
                 if receipt.missed:
@@ -184,6 +185,13 @@ class Recorder:
                         "(frames.retention_mb)",
                         name,
                         receipt.missed,
+                    )
+                if receipt.unstorable:
+                    log.warning(
+                        "%s: %d rows cannot be stored and were left out: %s",
+                        name,
+                        receipt.unstorable,
+                        "; ".join(receipt.reasons),
                     )
                 self._trouble(name, "")
                 if rows - known.past < MOST_ROWS:

@@ -22,7 +22,14 @@ class Recorded(msgspec.Struct):
     """Rows that this process brought."""
     missed: int = 0
     """Rows that the frame dropped before they were read."""
+    unstorable: int = 0
+    """Rows with a value that the table cannot hold: they were left out."""
     commits: int = 0
+
+    @property
+    def stored(self) -> int:
+        """Rows in the table."""
+        return self.past - self.missed - self.unstorable
 
 
 class RecorderState(msgspec.Struct):
@@ -39,11 +46,15 @@ class RecorderState(msgspec.Struct):
     @property
     def rows(self) -> int:
         """Rows in the store, of all frames."""
-        return sum(frame.past - frame.missed for frame in self.frames.values())
+        return sum(frame.stored for frame in self.frames.values())
 
     @property
     def missed(self) -> int:
         return sum(frame.missed for frame in self.frames.values())
+
+    @property
+    def unstorable(self) -> int:
+        return sum(frame.unstorable for frame in self.frames.values())
 
     @property
     def commits(self) -> int:

@@ -13,6 +13,9 @@ from mdstream.streams.spec import CODED, Channel, Column, Kind
 BEYOND = "_ns"
 """Ending of the column with the nanoseconds beyond a time's microsecond."""
 
+LARGEST_INT = (1 << 63) - 1
+"""Delta tables have no unsigned integers: a larger one cannot be stored."""
+
 _TYPES: dict[Kind, pa.DataType] = {
     Kind.TIME: pa.timestamp("us", "UTC"),
     Kind.FLOAT: pa.float64(),

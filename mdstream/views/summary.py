@@ -96,10 +96,13 @@ def _recorded(recorded: dict[str, Any]) -> Text:
     text = f"recorded: {recorded['rows']:,} rows of {frames} frames in {recorded['store']}/live"
     if recorded["missed"]:
         text += f"; {recorded['missed']:,} rows were dropped before they could be"
+    if recorded["unstorable"]:
+        text += f"; {recorded['unstorable']:,} rows have a value that the table cannot hold"
     if not recorded["whole"]:
         why = f" ({recorded['trouble']})" if recorded["trouble"] else ""
         text += f"; not all is recorded yet{why}: mdstream record goes on"
-    return Text(text, style="yellow" if recorded["missed"] or not recorded["whole"] else "")
+    whole = recorded["whole"] and not recorded["missed"] and not recorded["unstorable"]
+    return Text(text, style="" if whole else "yellow")
 
 
 def _bars(stream: str, bars: dict[str, Any]) -> Text:

@@ -28,9 +28,10 @@ from mdstream.frames.rundir import RunDirectory
 from mdstream.reading.attach import Attachment
 from mdstream.recording import recorder, state
 from mdstream.recording.recorder import Recorder
+from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 from tests.feed.test_pipeline import payloads
-from tests.piping import Rig, rig
+from tests.piping import Payload, Rig, rig
 from tests.recording.stored import in_frames, in_store, recorded_frames
 
 
@@ -120,6 +121,55 @@ def test_one_commit_is_sorted_by_symbol_and_time(tmp_path: Path) -> None:
                 for path in DeltaTable(str(tmp_path / "store/live" / name)).file_uris():
                     frame = pl.read_parquet(path)
                     assert frame.equals(frame.sort("symbol", "ts", "ts_ns", maintain_order=True))
+
+    uvloop.run(go())
+
+
+def trade(number: int, second: int) -> Payload:
+    text = (
+        f'[{{"T":"t","S":"AAPL","i":{number},"x":"D","p":100.5,"s":10,"c":["@"],"z":"C",'
+        f'"t":"2026-11-27T15:30:{second:02d}Z"}}]'
+    )
+    return text.encode(), PayloadKind.JSON, time.time_ns()
+
+
+def test_a_row_that_the_table_cannot_hold_is_left_out_counted_and_blocks_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    largest = (1 << 63) - 1
+    numbers = [7, largest + 1, largest, (1 << 64) - 1, 8]
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed([trade(number, second) for second, number in enumerate(numbers)])
+            await r.drain()
+            end(r.run)
+            recorded = await asyncio.wait_for(Recorder(r.run, store_of(tmp_path)).run(), 60)
+            assert recorded.finished
+            assert not recorded.trouble
+            frame = recorded.frames["stocks.trades"]
+            assert (frame.past, frame.stored, frame.unstorable) == (5, 3, 2)
+            stored = in_store(tmp_path / "store", "stocks.trades")
+            assert sorted(stored["id"].to_list()) == [7, 8, largest]
+
+    uvloop.run(go())
+    text = "stocks.trades: 2 rows cannot be stored and were left out: row 1: id 9223372036854775808 is more"
+    assert text in caplog.text
+
+
+def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            recorder = Recorder(r.run, store_of(tmp_path))
+            recording = asyncio.ensure_future(recorder.run())
+            for second, number in enumerate((1 << 63, 7, 1 << 63, 8), start=1):
+                await r.feed([trade(number, second)])
+                while recorder.state.frames.get("stocks.trades", state.Recorded()).past < second:
+                    await asyncio.sleep(0.05)
+            await r.drain()
+            end(r.run)
+            assert (await asyncio.wait_for(recording, 60)).finished
+            assert in_store(tmp_path / "store", "stocks.trades")["id"].to_list() == [7, 8]
 
     uvloop.run(go())
 

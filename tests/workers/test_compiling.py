@@ -15,7 +15,7 @@ from workers import UNKEPT
 from workers.kernels import kept
 
 RUN = [sys.executable, "-m", "mdstream", "run", "--streams", "stocks", "--duration", "3", "--report"]
-SHOW = "from workers import kept; print(kept.CACHE)"
+SHOW = "from workers.kernels import kept; print(kept.CACHE)"
 
 
 def cache_with(**environment: str) -> Path:
@@ -126,7 +126,7 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
     code, index = min(copy.rglob("*.nbc")), max(copy.rglob("*.nbi"))
 
     def is_complete() -> str:
-        show = "from workers import kept; print(kept.is_complete())"
+        show = "from workers.kernels import kept; print(kept.is_complete())"
         done = subprocess.run(
             [sys.executable, "-c", show],
             capture_output=True,

@@ -11,11 +11,19 @@
     ├── LagError                 a reader is further behind than it allowed itself
     ├── AddressInUseError        another program listens on the port                   exit 5
     ├── ServerError              the service failed or broke its protocol; retried
+    │   └── BadRequestError      the service refuses this very request; not retried
     ├── NetworkError             no connection, or one that was lost; retried
     │   └── CertificateError     the server's certificate does not verify; not retried exit 3
     └── WorkerError              a pool process died or hung on a batch
+        └── PoisonedBatchError   a batch killed, or hung, two workers; it is given up
 
-Bad *data* is no exception: a message that cannot become a row is a counted, kept reject.
+Bad *data* raises none of these: a message that cannot become a row is a counted, kept reject. Until it is
+one, these are raised, and always caught where the bytes are read:
+
+    DataError
+    ├── UnpackingError           bytes that are not packed as they should be
+    ├── UnfitError               a value or message that its column or channel cannot take
+    └── UnlearnableError         a message that kernels cannot follow; the fallback decoder reads it
 """
 
 from __future__ import annotations
@@ -124,6 +132,10 @@ class ServerError(MdstreamError):
         self.code, self.retry_after = code, retry_after
 
 
+class BadRequestError(ServerError):
+    """The service refuses this request; sending the same again is useless."""
+
+
 class NetworkError(MdstreamError):
     """The connection could not be made, or was lost."""
 
@@ -136,6 +148,26 @@ class CertificateError(NetworkError):
 
 class WorkerError(MdstreamError):
     """A pool process died or hung while it worked on a batch."""
+
+
+class PoisonedBatchError(WorkerError):
+    """A batch that has killed, or hung, two workers."""
+
+
+class DataError(ValueError):
+    """Root of what is raised about bytes that cannot be used, and never leaves the code that reads them."""
+
+
+class UnpackingError(DataError):
+    """Bytes that are not what their packing says, or are too many once unpacked."""
+
+
+class UnfitError(DataError):
+    """A value that its column cannot take, or a message that belongs to no channel."""
+
+
+class UnlearnableError(DataError):
+    """A message whose layout kernels cannot follow: the fallback decoder reads it."""
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

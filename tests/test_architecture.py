@@ -142,3 +142,19 @@ def test_the_settings_in_the_readme_are_all_there_are_with_their_defaults() -> N
         del actual[name]  # the README says that they are alike, or what they are
     assert shown == actual
     assert from_mapping(shown) == Config()
+
+
+def test_every_error_is_in_the_tree_that_errors_py_draws() -> None:
+    from mdstream import errors
+
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)]
+    assert errors.__doc__ is not None
+    drawn = set(re.findall(r"\b[A-Z]\w*Error\b", errors.__doc__))
+    assert drawn == {c.__name__ for c in classes}
+    for path in SOURCES:
+        elsewhere = [
+            node.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and path.name != "errors.py"
+        ]
+        assert not elsewhere, f"{path.name} defines {elsewhere}"

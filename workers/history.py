@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
+from mdstream.errors import UnfitError, UnpackingError
 from mdstream.handoff.columns import ColumnData, ResultArea
-from mdstream.handoff.packing import UnpackingError, unpack
+from mdstream.handoff.packing import unpack
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.store.schema import LARGEST_INT, stored_columns, stored_schema
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
-from workers.decoding.columns import Unfit
 from workers.decoding.decoder import Decoder
 from workers.decoding.payloads import MOST_UNPACKED, Payloads
 
@@ -79,7 +79,7 @@ class PageDecoder:
             channel = self.spec.by_name[ticket.channel]
             try:
                 table = self._table(channel, columns, decoded.new)
-            except Unfit as error:
+            except UnfitError as error:
                 return PageReceipt(0, "", str(error), rejects, 0, b"")
             times = _event_times(channel, columns)
             table = _within(table, times, ticket.span)
@@ -111,7 +111,7 @@ class PageDecoder:
                 arrays.append(_strings(data, absent))
             elif column.kind is Kind.UINT:
                 if len(data.values) and (most := int(data.values.max())) > LARGEST_INT:
-                    raise Unfit(f"{column.name} {most} is more than a signed 64-bit integer holds")
+                    raise UnfitError(f"{column.name} {most} is more than a signed 64-bit integer holds")
                 arrays.append(pa.array(data.values.view(np.int64), mask=absent))
             else:
                 arrays.append(pa.array(data.values, mask=absent))

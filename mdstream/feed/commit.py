@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.errors import NoSpaceError
+from mdstream.errors import NoSpaceError, UnpackingError
 from mdstream.feed.books import Books
 from mdstream.feed.latest import Latest
 from mdstream.frames.bar_builder import BarBuilder, MakeBars, Published
@@ -37,7 +37,7 @@ from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Run, Shape, joined, read_part
-from mdstream.handoff.packing import Packing, UnpackingError, unpack
+from mdstream.handoff.packing import Packing, unpack
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject, Stretch
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile

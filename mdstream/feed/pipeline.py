@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.config import HandoffConfig
-from mdstream.errors import NoSpaceError, SharedMemoryError, WorkerError
+from mdstream.errors import NoSpaceError, PoisonedBatchError, SharedMemoryError, WorkerError
 from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.frames.rundir import slab_path
 from mdstream.handoff.packing import Packing, unpacked_size
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Found, Receipt, Ticket
-from mdstream.pool.pool import PoisonedBatchError, WorkerPool
+from mdstream.pool.pool import WorkerPool
 from mdstream.store.journal import JournalWriter
 from mdstream.streams.spec import Mark, PayloadKind
 

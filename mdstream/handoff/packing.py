@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from mdstream.errors import UnpackingError
+
 
 class Packing(IntEnum):
     """What was done to a payload's bytes on their way."""
 
     PLAIN = 0
     GZIP = 1
-
-
-class UnpackingError(ValueError):
-    """Bytes that are not what their packing says, or are too many once unpacked."""
 
 
 def unpacked_size(data: bytes, packing: Packing) -> int:

@@ -23,7 +23,14 @@ from pathlib import Path
 import msgspec
 
 from mdstream.config import Config
-from mdstream.errors import CredentialsError, MdstreamError, ServerError, StoreError, first_error
+from mdstream.errors import (
+    BadRequestError,
+    CredentialsError,
+    MdstreamError,
+    ServerError,
+    StoreError,
+    first_error,
+)
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
 from mdstream.history.executor import PagePool, compile_decoders
 from mdstream.history.filing import Filing
@@ -33,7 +40,7 @@ from mdstream.history.request import EVERYTHING, Request
 from mdstream.history.staging import Staging
 from mdstream.pool.pool import one_a_core
 from mdstream.session.budget import Budget
-from mdstream.session.rest import BadRequestError, Body, RestClient
+from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import rfc3339
 from mdstream.store.rejects import RejectFile
 

@@ -18,8 +18,8 @@ import msgspec
 import orjson
 
 from mdstream.config import Config
-from mdstream.errors import ConfigError, ServerError
-from mdstream.handoff.packing import UnpackingError, unpack
+from mdstream.errors import ConfigError, ServerError, UnpackingError
+from mdstream.handoff.packing import unpack
 from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient

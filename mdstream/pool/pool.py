@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from mdstream.config import usable_cores
-from mdstream.errors import ConfigError, WorkerError
+from mdstream.errors import ConfigError, PoisonedBatchError, WorkerError
 from mdstream.frames.bar_builder import MakeBars
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
@@ -52,10 +52,6 @@ SINGLE_THREADED = {
 _END_WAIT_S = 5.0
 _START_ATTEMPTS = 3
 _START_PAUSE_S = 0.2
-
-
-class PoisonedBatchError(WorkerError):
-    """A batch that has killed, or hung, two workers."""
 
 
 def _workers() -> ModuleType:

@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from mdstream.config import StreamConfig
-from mdstream.errors import MdstreamError, ServerError, SharedMemoryError, first_error
+from mdstream.errors import BadRequestError, MdstreamError, ServerError, SharedMemoryError, first_error
 from mdstream.handoff.packing import Packing
 from mdstream.handoff.ticket import Found
 from mdstream.session.budget import WINDOW_S
-from mdstream.session.rest import BadRequestError, RestClient
+from mdstream.session.rest import RestClient
 from mdstream.streams.options import is_contract
 from mdstream.streams.spec import PayloadKind, StreamSpec
 

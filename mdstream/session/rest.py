@@ -17,8 +17,15 @@ import orjson
 import stamina
 
 from mdstream.config import Config, is_loopback
-from mdstream.errors import CertificateError, CredentialsError, NetworkError, ServerError
-from mdstream.handoff.packing import Packing, UnpackingError, unpack
+from mdstream.errors import (
+    BadRequestError,
+    CertificateError,
+    CredentialsError,
+    NetworkError,
+    ServerError,
+    UnpackingError,
+)
+from mdstream.handoff.packing import Packing, unpack
 from mdstream.session.budget import Budget
 from mdstream.session.retry import CAP_S, FIRST_S, RETRIED_STATUSES, pause_asked_for
 from mdstream.session.target import tls_context
@@ -41,10 +48,6 @@ class Body:
     data: bytes
     recv_ns: int
     packing: Packing
-
-
-class BadRequestError(ServerError):
-    """The service refuses this request; asking the same again is useless."""
 
 
 class RestClient:

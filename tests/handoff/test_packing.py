@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.handoff.packing import Packing, UnpackingError, unpack, unpacked_size
+from mdstream.errors import UnpackingError
+from mdstream.handoff.packing import Packing, unpack, unpacked_size
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
 from workers.decoding.payloads import Payloads

@@ -16,13 +16,13 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.errors import CredentialsError, NetworkError, NoSpaceError, ServerError
+from mdstream.errors import BadRequestError, CredentialsError, NetworkError, NoSpaceError, ServerError
 from mdstream.handoff.packing import Packing, unpack
 from mdstream.handoff.ticket import Found
 from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import Cycle, Fetcher, group
-from mdstream.session.rest import BadRequestError, RestClient
+from mdstream.session.rest import RestClient
 from mdstream.settings import from_mapping
 from mdstream.simulator.server import Simulator
 from mdstream.simulator.settings import SimulatorSettings

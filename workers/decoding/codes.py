@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
-from workers.decoding.columns import Coded, Position, Unfit, present
+from workers.decoding.columns import Coded, Position, present
 
 LONGEST_TEXT = 1024
 """Characters a symbol, exchange or list of conditions may have."""
@@ -48,7 +49,7 @@ class BatchCodes:
         self._noted: dict[str, dict[str, tuple[Place, int, int]]] = {}
 
     def admit(self, channel: Channel, coded: Coded, places: list[Place]) -> None:
-        """Note the texts that are new; raises `Unfit`, and notes none, where one cannot be taken."""
+        """Note the texts that are new; raises `UnfitError`, and notes none, where one cannot be taken."""
         fresh: dict[str, dict[str, tuple[Place, int, int]]] = {}
         for index, texts in coded:
             column = channel.columns[index]
@@ -60,12 +61,12 @@ class BatchCodes:
             first = fresh.setdefault(column.dictionary, {})
             noted = self._noted.get(column.dictionary, {})
             if max(map(len, unknown)) > LONGEST_TEXT:
-                raise Unfit(f"{column.key}: text of over {LONGEST_TEXT} characters")
+                raise UnfitError(f"{column.key}: text of over {LONGEST_TEXT} characters")
             new = sum(text not in noted for text in first)
             new += sum(text not in noted and text not in first for text in unknown)
             if len(known) + len(noted) + new > DICTIONARY_LIMIT[column.kind]:
                 self.overflowed = True
-                raise Unfit(f"{column.key}: the dictionary {column.dictionary!r} is full")
+                raise UnfitError(f"{column.key}: the dictionary {column.dictionary!r} is full")
             for row, text in enumerate(texts):
                 items = text if column.kind is Kind.SYMBOLS and text else (text,)
                 for number, item in enumerate(items):

@@ -1,6 +1,6 @@
 """Messages to columns: a whole column at a time, strictly.
 
-A column is converted in one go from the values of its key. What does not fit raises `Unfit` with the
+A column is converted in one go from the values of its key. What does not fit raises `UnfitError` with the
 key and the reason; the decoder then finds out which messages are to blame.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from mdstream.errors import UnfitError
 from mdstream.handoff.columns import Array, ColumnData
 from mdstream.streams.spec import CODED, Channel, Column, Kind, join_conditions
 from mdstream.streams.storage import DTYPE
@@ -26,10 +27,6 @@ Position = tuple[int, int]
 
 Coded = list[tuple[int, list[Any]]]
 """Columns of texts that have no codes yet: index of the column, and the text (or list) of each row."""
-
-
-class Unfit(ValueError):
-    """A value that its column cannot take."""
 
 
 @dataclass(slots=True)
@@ -59,7 +56,7 @@ class ColumnMaker:
     def columns(self, channel: Channel, rows: Rows) -> tuple[list[ColumnData], Coded]:
         """Every column of `channel`, those of codes still empty, and the texts these will code.
 
-        Raises `Unfit` if any value does not fit.
+        Raises `UnfitError` if any value does not fit.
         """
         columns: list[ColumnData] = []
         coded: Coded = []
@@ -80,23 +77,23 @@ class ColumnMaker:
             try:
                 data = self._convert[column.kind](column, values)
             except (OverflowError, ValueError) as error:
-                raise Unfit(f"{column.key}: {error}") from error
+                raise UnfitError(f"{column.key}: {error}") from error
             if column.absent_at_zero:
                 absent[column.name] = data.values == 0
                 data.mask = _without(data.mask, absent[column.name])
             elif column.side_of in absent:
                 data.mask = _without(data.mask, absent[column.side_of] & (data.values == 0))
             if column.required and data.mask is not None:
-                raise Unfit(f"{column.key}: missing")
+                raise UnfitError(f"{column.key}: missing")
             columns.append(data)
         return columns, coded
 
     def value(self, column: Column, value: Any) -> ColumnData:
-        """One value of a column of numbers or times. Raises `Unfit` or `ValueError`."""
+        """One value of a column of numbers or times. Raises `UnfitError` or `ValueError`."""
         try:
             return self._convert[column.kind](column, [value])
         except OverflowError as error:
-            raise Unfit(f"{column.key}: {error}") from error
+            raise UnfitError(f"{column.key}: {error}") from error
 
     def _times(self, column: Column, values: list[Any]) -> ColumnData:
         nanoseconds = self._timestamps.nanoseconds
@@ -117,7 +114,7 @@ def list_of(value: Any, key: str) -> list[Any]:
     if value is None:
         return []
     if type(value) is not list:
-        raise Unfit(f"{key}: expected an array, got {type_name(value)}")
+        raise UnfitError(f"{key}: expected an array, got {type_name(value)}")
     return value
 
 
@@ -130,7 +127,7 @@ def flatten(channel: Channel, rows: Rows) -> Rows:
         levels = [
             {**record, "side": side, "p": level.get("p"), "s": level.get("s")}
             if type(level) is dict
-            else _raise(Unfit(f"{key}: expected an object, got {type_name(level)}"))
+            else _raise(UnfitError(f"{key}: expected an object, got {type_name(level)}"))
             for key, side in channel.levels.items()
             for level in list_of(record.get(key), key)
         ]
@@ -157,7 +154,7 @@ def values_of(records: list[Message], column: Column, subs: dict[str, list[Messa
         if head not in subs:
             subs[head] = [record.get(head) or _NOTHING for record in records]
             if set(map(type, subs[head])) - {dict}:
-                raise Unfit(f"{head}: expected an object")
+                raise UnfitError(f"{head}: expected an object")
         records, key = subs[head], tail
     try:
         values = list(map(itemgetter(key), records))
@@ -168,7 +165,7 @@ def values_of(records: list[Message], column: Column, subs: dict[str, list[Messa
         try:
             return [None if v is None else names[v] for v in values]
         except (KeyError, TypeError) as error:
-            raise Unfit(f"{key}: unknown value {error}") from error
+            raise UnfitError(f"{key}: unknown value {error}") from error
     return values
 
 
@@ -191,7 +188,7 @@ def _checked_numbers(values: list[Any], allowed: frozenset[type]) -> list[Any]:
     types = set(map(type, values))
     if not types <= allowed | {type(None)}:
         odd = next(v for v in values if type(v) not in allowed and v is not None)
-        raise Unfit(f"expected a number, got {type_name(odd)}")
+        raise UnfitError(f"expected a number, got {type_name(odd)}")
     return [0 if v is None else v for v in values] if type(None) in types else values
 
 
@@ -210,26 +207,26 @@ def _integers(column: Column, values: list[Any]) -> ColumnData:
     numbers = _checked_numbers(values, _INTEGERS)
     dtype = DTYPE[column.kind]
     if numbers and not np.iinfo(dtype).min <= min(numbers) <= max(numbers) <= np.iinfo(dtype).max:
-        raise Unfit(f"does not fit into {dtype}")
+        raise UnfitError(f"does not fit into {dtype}")
     return ColumnData(np.array(numbers, dtype), present(values))
 
 
 def _whole(value: float) -> int:
     if not value.is_integer():
-        raise Unfit(f"expected a whole number, got {value}")
+        raise UnfitError(f"expected a whole number, got {value}")
     return int(value)
 
 
 def _booleans(column: Column, values: list[Any]) -> ColumnData:
     if not set(map(type, values)) <= {bool, type(None)}:
-        raise Unfit("expected true or false")
+        raise UnfitError("expected true or false")
     return ColumnData(np.array([bool(v) for v in values], np.bool_))
 
 
 def _texts(column: Column, values: list[Any]) -> ColumnData:
     if not set(map(type, values)) <= {str, type(None)}:
         odd = next(v for v in values if type(v) is not str and v is not None)
-        raise Unfit(f"expected text, got {type_name(odd)}")
+        raise UnfitError(f"expected text, got {type_name(odd)}")
     return _heap([b"" if v is None else v.encode() for v in values], present(values))
 
 
@@ -247,7 +244,7 @@ def code_texts(column: Column, values: list[Any]) -> list[Any]:
     types = set(map(type, values))
     if column.kind is Kind.CONDITIONS:
         if types - {list, str, type(None)}:
-            raise Unfit(f"{column.key}: expected a list of conditions")
+            raise UnfitError(f"{column.key}: expected a list of conditions")
         try:
             # An older form of the protocol gave one condition as plain text.
             return [
@@ -255,15 +252,15 @@ def code_texts(column: Column, values: list[Any]) -> list[Any]:
                 for v in values
             ]
         except TypeError as error:
-            raise Unfit(f"{column.key}: a condition is no text") from error
+            raise UnfitError(f"{column.key}: a condition is no text") from error
     if column.kind is Kind.SYMBOLS:
         if types - {list, type(None)} or any(type(s) is not str for v in values if v for s in v):
-            raise Unfit(f"{column.key}: expected a list of symbols")
+            raise UnfitError(f"{column.key}: expected a list of symbols")
         return values
     if types - {str, type(None)}:
-        raise Unfit(f"{column.key}: expected text")
+        raise UnfitError(f"{column.key}: expected text")
     if column.required and (type(None) in types or "" in values):
-        raise Unfit(f"{column.key}: missing")
+        raise UnfitError(f"{column.key}: missing")
     return values
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData, ResultArea, joined
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
-from workers.decoding.columns import Position, Unfit
+from workers.decoding.columns import Position
 from workers.decoding.fallback import Decoded, FallbackDecoder
 from workers.decoding.kernel_decoder import KernelDecoder, Known, Part, has_kernels
 from workers.decoding.matching import drop
@@ -89,7 +90,7 @@ class Decoder:
             for name, parts in taken.parts.items():
                 for part in parts:
                     _admit(codes, self._spec.by_name[name], part)
-        except Unfit:
+        except UnfitError:
             return None
         decoded = self._merge(payloads, taken, codes)
         return None if codes.overflowed else decoded

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import Found, Reject
 from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes, places_of
-from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, Unfit, flatten, list_of, type_name
+from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, flatten, list_of, type_name
 from workers.decoding.payloads import Payloads, Piece
 
 _MAPS = (0xDE, 0xDF)
@@ -102,7 +103,7 @@ class FallbackDecoder:
                 else:
                     body = bodies[piece.payload] = self._body(parsed, piece.kind)
                     counts[piece.payload] += self._split_rest(body, piece, out)
-            except Unfit as error:
+            except UnfitError as error:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
                 counts[piece.payload] += 1
                 if not piece.kind.from_stream:
@@ -119,7 +120,7 @@ class FallbackDecoder:
 
     def _split_stream(self, parsed: Any, piece: Piece, out: Decoded) -> int:
         if type(parsed) is not list:
-            raise Unfit(f"expected an array of messages, got {type_name(parsed)}")
+            raise UnfitError(f"expected an array of messages, got {type_name(parsed)}")
         control = 0
         for index, message in enumerate(parsed, piece.message):
             wire_type = message.get("T") if type(message) is dict else None
@@ -149,22 +150,22 @@ class FallbackDecoder:
         return len(body.records)
 
     def _body(self, body: Any, kind: PayloadKind) -> _Body:
-        """A REST body taken apart. Raises `Unfit` for what is none of `kind`."""
+        """A REST body taken apart. Raises `UnfitError` for what is none of `kind`."""
         if type(body) is not dict:
-            raise Unfit(f"expected an object, got {type_name(body)}")
+            raise UnfitError(f"expected an object, got {type_name(body)}")
         token = body.get("next_page_token")
         page_token = token if type(token) is str else ""
         name = kind.name.lower()
         if kind is PayloadKind.NEWS:
             if name not in body:
-                raise Unfit(f"{name}: missing")
+                raise UnfitError(f"{name}: missing")
             articles = list_of(body.get(name), name)
             return _Body(self._spec.by_name["snapshots"], articles, [""] * len(articles), page_token)
         channel = self._spec.by_name[name]
         content = body.get(name, body.get(name[:-1]))
         if "symbol" in body:
             if type(body["symbol"]) is not str:
-                raise Unfit(f"symbol: expected text, got {type_name(body['symbol'])}")
+                raise UnfitError(f"symbol: expected text, got {type_name(body['symbol'])}")
             single = body if kind is PayloadKind.SNAPSHOTS and content is None else content
             content = {body["symbol"]: single}
         elif content is None and kind is PayloadKind.SNAPSHOTS:
@@ -172,7 +173,7 @@ class FallbackDecoder:
         if content is None:
             content = {}
         if type(content) is not dict:
-            raise Unfit(f"{name}: expected an object by symbol, got {type_name(content)}")
+            raise UnfitError(f"{name}: expected an object by symbol, got {type_name(content)}")
         records: list[Any] = []
         symbols: list[str] = []
         for symbol, value in content.items():
@@ -192,7 +193,7 @@ class FallbackDecoder:
             flat = flatten(channel, rows)
             columns, coded = self._maker.columns(channel, flat)
             codes.admit(channel, coded, places_of(flat.positions))
-        except Unfit:
+        except UnfitError:
             flat = self._sift(channel, rows, out, codes)
             columns, coded = self._maker.columns(channel, flat)
         out.rows[name] = flat
@@ -208,7 +209,7 @@ class FallbackDecoder:
                 flat = flatten(channel, Rows([record], [position], [recv_ns]))
                 _, coded = self._maker.columns(channel, flat)
                 codes.admit(channel, coded, places_of(flat.positions))
-            except Unfit as error:
+            except UnfitError as error:
                 out.rejects.append(Reject(*position, str(error)))
             else:
                 good.records += flat.records
@@ -235,10 +236,10 @@ def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:
             return msgpack.unpackb(payload, strict_map_key=False)
         return orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise Unfit(f"not JSON: {error}") from error
+        raise UnfitError(f"not JSON: {error}") from error
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         what = str(error) or type(error).__name__
-        raise Unfit(f"not msgpack: {what} (byte {_unreadable(bytes(payload))})") from error
+        raise UnfitError(f"not msgpack: {what} (byte {_unreadable(bytes(payload))})") from error
 
 
 def _unreadable(payload: bytes) -> int:

@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData, Columns, ResultArea, Shape
 from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DTYPE
 from workers.decoding import learn_json, learn_msgpack
 from workers.decoding.bodies import BodyMatcher
 from workers.decoding.codes import Place
-from workers.decoding.columns import ColumnMaker, Unfit
+from workers.decoding.columns import ColumnMaker
 from workers.decoding.layouts import Table, tables_of
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
@@ -338,7 +339,7 @@ class KernelDecoder:
         """Convert one value as the library does; whether it fits."""
         try:
             data = self._maker.value(column, self._parse(payloads.cut(spans[row])))
-        except (Unfit, ValueError, msgpack.UnpackException):
+        except (UnfitError, ValueError, msgpack.UnpackException):
             return False
         values[row] = data.values[0]
         there[row] = data.mask is None

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import VARIABLE, Channel, Kind, StreamSpec
 from workers.kernels import ops
 
@@ -26,10 +27,6 @@ MOST_MEMBERS = 96
 
 Step = tuple[bytes, int, int, int]
 """A literal, what follows it (an action of `workers.kernels.ops`), its slot, its argument."""
-
-
-class Unlearnable(ValueError):
-    """A message that kernels cannot follow: the library will see to it."""
 
 
 class Member(NamedTuple):
@@ -127,10 +124,10 @@ class Layouts:
         self._steps = self._words = self._items = self._entries = 0
 
     def table(self, wire_type: str) -> Table:
-        """The table of a message type. Raises `Unlearnable` where kernels have none."""
+        """The table of a message type. Raises `UnlearnableError` where kernels have none."""
         table = self._by_type.get(wire_type)
         if table is None:
-            raise Unlearnable(f"no kernel for messages of type {wire_type!r}")
+            raise UnlearnableError(f"no kernel for messages of type {wire_type!r}")
         return table
 
     @property
@@ -159,7 +156,7 @@ class Layouts:
     def add(self, table: Table, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
         """Add a layout; its last step is what stands at the end."""
         if self.known == _MOST_LAYOUTS or len(steps) > MOST_MEMBERS:
-            raise Unlearnable("no room")
+            raise UnlearnableError("no room")
         taken = {slot for _, _, slot, _ in steps}
         literal, _, _, _ = steps[-1]
         gaps = [
@@ -170,7 +167,7 @@ class Layouts:
         # Missing columns come before the end, which alone says that a message fits.
         steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]
         if self._steps + len(steps) > _MOST_STEPS:
-            raise Unlearnable("no room")
+            raise UnlearnableError("no room")
         self.layouts[self.known] = -1
         self.layouts[self.known, : ops.START + 1] = (
             self._steps * ops.STEP_WIDTH,
@@ -197,7 +194,7 @@ class Layouts:
     def item(self, parts: list[tuple[bytes, int, int]]) -> int:
         """Add the form of one level: two values as (literal, slot, last byte), and what ends it."""
         if self._items == _MOST_LAYOUTS:
-            raise Unlearnable("no room")
+            raise UnlearnableError("no room")
         for part, (literal, slot, last) in enumerate(parts):
             self.items[self._items, part] = (self._literal(literal), len(literal), slot, last)
         self._items += 1
@@ -207,7 +204,7 @@ class Layouts:
         """Keep a literal; the index of its first word."""
         first, size = self._words, -(-len(literal) // 8) or 1
         if len(literal) > _LONGEST_LITERAL or first + size > _MOST_WORDS:
-            raise Unlearnable("no room")
+            raise UnlearnableError("no room")
         self.words[first : first + size] = np.frombuffer(literal.ljust(size * 8, b"\0"), np.uint64)
         self._words += size
         return first
@@ -236,15 +233,15 @@ def lay_out(
     given: frozenset[str] = frozenset(),
 ) -> None:
     """Add the layout of the message `data`, whose `members` end with its end. Columns whose keys are
-    `given` get their values from elsewhere. Raises `Unlearnable`.
+    `given` get their values from elsewhere. Raises `UnlearnableError`.
     """
     *members, last = members
     if len(members) > MOST_MEMBERS:
-        raise Unlearnable("too many keys")
+        raise UnlearnableError("too many keys")
     kinds = {key: kind for key, kind in table.wanted().items() if key not in given}
     sides = [m for m in members if m.key in table.sides]
     if [m.key for m in sides] != list(table.sides):
-        raise Unlearnable("the sides of a book in another order")
+        raise UnlearnableError("the sides of a book in another order")
     item = layouts.item(form.level(table, [data[m.start : m.end] for m in sides])) if sides else 0
     steps: list[Step] = []
     cursor = 0
@@ -269,8 +266,8 @@ def lay_out(
 
 
 def type_of(members: Iterable[Member]) -> Member:
-    """The member that names a message's type. Raises `Unlearnable` if there is none."""
+    """The member that names a message's type. Raises `UnlearnableError` if there is none."""
     for member in members:
         if member.key == "T":
             return member
-    raise Unlearnable("no type")
+    raise UnlearnableError("no type")

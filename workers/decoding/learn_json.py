@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import Kind
-from workers.decoding.layouts import Form, Layouts, Member, Table, Unlearnable, lay_out, type_of
+from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type_of
 from workers.decoding.shortcuts import shortcut
 from workers.kernels import ops
 
@@ -31,14 +32,14 @@ def members_of(
         i = _past(_SPACE, data, i)
         key = _PLAIN.match(data, i)
         if key is None:
-            raise Unlearnable("no plain key")
+            raise UnlearnableError("no plain key")
         if key[1] in seen or b"." in key[1]:
-            raise Unlearnable("a key stands twice, or looks like two")
+            raise UnlearnableError("a key stands twice, or looks like two")
         seen.add(key[1])
         name = key[1].decode()
         i = _past(_SPACE, data, key.end())
         if data[i : i + 1] != b":":
-            raise Unlearnable("no colon")
+            raise UnlearnableError("no colon")
         i = _past(_SPACE, data, i + 1)
         if name in heads:
             if data[i : i + 1] == b"{":
@@ -48,11 +49,11 @@ def members_of(
             elif data[i : i + 4] == b"null":
                 end = i + 4
             else:
-                raise Unlearnable("a member that should be an object")
+                raise UnlearnableError("a member that should be an object")
         else:
             end = _past(_SIMPLE, data, i)
             if end == i:
-                raise Unlearnable("a value of another form")
+                raise UnlearnableError("a value of another form")
             yield Member(prefix + name, i, end, data[i])
         i = _past(_SPACE, data, end)
         following = data[i : i + 1]
@@ -60,7 +61,7 @@ def members_of(
             yield Member("", i, i + 1, 0)
             return
         if following != b",":
-            raise Unlearnable("no comma")
+            raise UnlearnableError("no comma")
         i += 1
 
 
@@ -70,23 +71,23 @@ def _past(pattern: re.Pattern[bytes], data: bytes, i: int) -> int:
 
 
 def learn_message(layouts: Layouts, data: bytes) -> None:
-    """Learn the layout of the message of a stream that `data` begins with. Raises `Unlearnable`."""
+    """Learn the layout of the message of a stream that `data` begins with. Raises `UnlearnableError`."""
     if data[:1] != b"{":
-        raise Unlearnable("no object")
+        raise UnlearnableError("no object")
     members = list(members_of(data, 0))
     kind = type_of(members)
     if kind.first != ord('"'):
-        raise Unlearnable("no type")
+        raise UnlearnableError("no type")
     table = layouts.table(data[kind.start + 1 : kind.end - 1].decode(errors="replace"))
     lay_out(layouts, table, data, members, _FORM)
 
 
 def learn_record(layouts: Layouts, data: bytes, table: Table) -> None:
     """Learn the layout of the record of a REST body that `data` begins with; the body names its
-    symbol. Raises `Unlearnable`.
+    symbol. Raises `UnlearnableError`.
     """
     if data[:1] != b"{":
-        raise Unlearnable("no object")
+        raise UnlearnableError("no object")
     members = list(members_of(data, 0, table.heads()))
     lay_out(layouts, table, data, members, _FORM, frozenset({"S", "T"}))
 
@@ -114,14 +115,14 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
     opened = [text[_past(_SPACE, text, 1) :] for text in lists]
     some = next((text for text in opened if text[:1] == b"{"), None)
     if some is None or any(text[:1] != b"[" for text in lists):
-        raise Unlearnable("no level to learn from")
+        raise UnlearnableError("no level to learn from")
     *members, last = members_of(some, 0)
     if sorted(m.key for m in members) != ["p", "s"]:
-        raise Unlearnable("levels of another form")
+        raise UnlearnableError("levels of another form")
     parts, cursor = [], 0
     for member in members:
         if not (member.first == ord("-") or chr(member.first).isdigit()):
-            raise Unlearnable("a level without a number")
+            raise UnlearnableError("a level without a number")
         parts.append((some[cursor : member.start], table.slots[member.key], some[member.end]))
         cursor = member.end
     return [*parts, (some[cursor : last.end], -1, 0)]

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgpack
 
+from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import Kind
-from workers.decoding.layouts import Form, Layouts, Member, Table, Unlearnable, lay_out, type_of
+from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type_of
 from workers.kernels import ops
 
 _ERRORS = (ValueError, TypeError, msgpack.UnpackException)
@@ -16,11 +17,11 @@ _ERRORS = (ValueError, TypeError, msgpack.UnpackException)
 
 
 def learn_message(layouts: Layouts, data: bytes) -> None:
-    """Learn the layout of the message `data`. Raises `Unlearnable`."""
+    """Learn the layout of the message `data`. Raises `UnlearnableError`."""
     members = list(members_of(data))
     kind = type_of(members)
     if not 0xA0 <= kind.first < 0xC0:
-        raise Unlearnable("no type")
+        raise UnlearnableError("no type")
     table = layouts.table(data[kind.start + 1 : kind.end].decode(errors="replace"))
     lay_out(layouts, table, data, members, _FORM)
 
@@ -34,13 +35,13 @@ def members_of(data: bytes) -> Iterator[Member]:
         for _ in range(unpacker.read_map_header()):
             key = unpacker.unpack()
             if type(key) is not str or key in seen:
-                raise Unlearnable("a key that is no text, or stands twice")
+                raise UnlearnableError("a key that is no text, or stands twice")
             seen.add(key)
             start = unpacker.tell()
             unpacker.skip()
             yield Member(key, start, unpacker.tell(), data[start])
     except (*_ERRORS, IndexError) as error:
-        raise Unlearnable("no map") from error
+        raise UnlearnableError("no map") from error
     yield Member("", len(data), len(data), 0)
 
 
@@ -58,17 +59,17 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
             start = unpacker.tell()
             unpacker.skip()
         except _ERRORS as error:
-            raise Unlearnable("no levels") from error
+            raise UnlearnableError("no levels") from error
         some = text[start : unpacker.tell()]
         *members, _ = members_of(some)
         if sorted(m.key for m in members) != ["p", "s"]:
-            raise Unlearnable("levels of another form")
+            raise UnlearnableError("levels of another form")
         parts, cursor = [], 0
         for member in members:
             parts.append((some[cursor : member.start], table.slots[member.key], 0))
             cursor = member.end
         return [*parts, (b"", -1, 0)]
-    raise Unlearnable("no level to learn from")
+    raise UnlearnableError("no level to learn from")
 
 
 _FORM = Form(0, _value, _level)

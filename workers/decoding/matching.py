@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.errors import UnlearnableError
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import StreamSpec
-from workers.decoding.layouts import Layouts, Table, Unlearnable
+from workers.decoding.layouts import Layouts, Table
 from workers.decoding.payloads import Payloads
 from workers.kernels import keys, ops
 
@@ -141,7 +142,7 @@ class Matcher:
                 try:
                     self._codec.learn(layouts, data)
                     continue
-                except Unlearnable:
+                except UnlearnableError:
                     layouts.go_back(mark)
                     lessons -= 1
             if self._goes_alone(place, data, found):

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.handoff.packing import Packing, UnpackingError, unpack
+from mdstream.errors import UnpackingError
+from mdstream.handoff.packing import Packing, unpack
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE

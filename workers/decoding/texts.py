@@ -9,8 +9,9 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.errors import UnfitError
 from mdstream.streams.spec import Column
-from workers.decoding.columns import Unfit, code_texts
+from workers.decoding.columns import code_texts
 from workers.kernels import texts as kernels
 from workers.kernels.words import SPARE
 
@@ -88,7 +89,7 @@ class TextTable:
             if column.values is not None and value is not None:
                 value = column.values[value]
             [text] = code_texts(column, [value])
-        except (Unfit, ValueError, KeyError, TypeError, msgpack.UnpackException):
+        except (UnfitError, ValueError, KeyError, TypeError, msgpack.UnpackException):
             return kernels.UNFIT, None
         if text is None:
             return kernels.NULL, None

@@ -148,6 +148,7 @@ def _begin_to_load(workers: int) -> None:
 
 def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
     from mdstream.history.backfill import Backfill
+    from mdstream.history.executor import PagePool
 
     console = Console(stderr=True)
     bar = Progress(
@@ -174,7 +175,7 @@ def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
             told += f", [red]{len(status.failed)} failed[/]"
         bar.update(task, total=max(1, status.shards), completed=status.done, told=told)
 
-    work = Backfill(request, store, config, tell)
+    work = Backfill(request, store, config, PagePool(config.workers), tell)
     interrupted, failed = False, None
 
     async def until_stopped() -> None:

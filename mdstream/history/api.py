@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.history.backfill import Backfill, Status
+from mdstream.history.executor import PagePool
 from mdstream.history.plan import check
 from mdstream.history.request import make_request
 from mdstream.history.universe import named
@@ -53,7 +54,7 @@ async def backfill_async(
         now=datetime.now(UTC),
     )
     check(request, Path(store), config)
-    return await Backfill(request, Path(store), config, progress).run()
+    return await Backfill(request, Path(store), config, PagePool(config.workers), progress).run()
 
 
 def backfill(dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Any) -> Status:

@@ -32,13 +32,12 @@ from mdstream.errors import (
     first_error,
 )
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
-from mdstream.history.executor import PagePool, compile_decoders
+from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
 from mdstream.history.plan import FREE_PLAN, note_shards
 from mdstream.history.request import EVERYTHING, Request
 from mdstream.history.staging import Staging
-from mdstream.pool.pool import one_a_core
 from mdstream.session.budget import Budget
 from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import rfc3339
@@ -84,24 +83,36 @@ class Status:
 
 
 class Backfill:
-    """One request, carried out. `tell` is called whenever the status has changed."""
+    """One request, carried out. `executor` does the work on pages and files; `tell` is called whenever the
+    status has changed.
+    """
 
-    # The mutable state: the status, and the symbols that the service has refused.
+    # Written while shards are fetched and filed.
+    status: Status
+    _refused: set[str]
+    """Symbols that the service has refused."""
+
+    # Set once by `run`.
+    _ledger: Ledger
+    _filing: Filing
+    _client: RestClient
 
     def __init__(
         self,
         request: Request,
         store: Path,
         config: Config,
+        executor: PageExecutor,
         tell: Callable[[Status], None] = lambda status: None,
     ) -> None:
         self.status = Status()
         self._request = request
         self._store = store
         self._config = config
+        self._executor = executor
         self._budget = Budget(FREE_PLAN, learns=True)
         self._tell = tell
-        self._refused: set[str] = set()
+        self._refused = set()
         self._folder = store / "_mdstream"
         self._staging = Staging(self._folder / "staging")
         self._rejects = RejectFile(self._folder / "rejects" / f"{request.dataset}.jsonl")
@@ -185,17 +196,15 @@ class Backfill:
         if not waiting and self._filing.is_empty:
             return
         patient = _patient(self._config)
-        await compile_decoders()
-        pool = PagePool(one_a_core(self._config.workers))
         client = RestClient(patient, self._budget, _FIRST_CONTACT_S)
-        async with pool as self._pool, client as self._client:
+        async with self._executor, client as self._client:
             try:
                 # A file that cannot be made ends the fetching, too.
                 async with asyncio.TaskGroup() as files:
                     async with asyncio.TaskGroup() as tasks:
                         for _ in range(min(self._config.fetch.concurrency, len(waiting))):
                             tasks.create_task(self._take(waiting, files))
-                    self._filing.make_all(pool, files)
+                    self._filing.make_all(self._executor, files)
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
 
@@ -223,7 +232,7 @@ class Backfill:
                     raise
                 self.status.failed.setdefault(symbol, str(error))
             self._tell(self.status)
-            await self._filing.make_full(self._pool, files)
+            await self._filing.make_full(self._executor, files)
 
     async def _fetch(self, progress: Progress) -> None:
         """Fetch what is missing of a shard, page after page."""
@@ -267,7 +276,7 @@ class Backfill:
             str(self._staging.path(progress, progress.pages)),
             request.kept(progress.shard),
         )
-        receipt = await self._pool.stage(ticket)
+        receipt = await self._executor.stage(ticket)
         if receipt.fault:
             raise ServerError(f"unusable page: {receipt.fault}")
         if receipt.rejects:

@@ -1,14 +1,30 @@
-"""The workers of a backfill: they start while the first requests go out, and have few jobs waiting each."""
+"""Who stages pages and joins files for a backfill: any `PageExecutor`; here, the cores of this machine.
+
+What an executor on other machines (a cluster, Ray) has to provide:
+
+- The same files. Tickets name files below the store's folder: `PageTicket.path`, `JoinTicket.paths` and
+  `into`. Workers elsewhere have that folder at the same path (a shared file system), or their executor
+  copies: the staged file to here before `stage` returns, staged files to there before a join.
+  `history.staging` counts the rows of staged files on the next run, and `history.filing` removes them.
+- Whole files. A staged file is there with all its rows or not at all (written, then renamed). The Parquet
+  file of a join is on disk (fsync) before `join` returns, for its commit follows at once.
+- Nothing else. A page travels in its ticket, packed as it came; a receipt is small. Tickets and receipts
+  can be pickled, carry no credential, and need no feed, run folder or earlier ticket. Each may go to any
+  worker, and may be done twice: the second time writes the same rows to the same file.
+- The same version of mdstream, for both sides read the declarations in `mdstream.streams`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import Protocol
 
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.pool.pool import WorkerPool, compile_kernels, do_without_kernels
+from mdstream.pool.pool import WorkerPool, compile_kernels, do_without_kernels, one_a_core
 
 log = logging.getLogger(__name__)
 
@@ -16,16 +32,41 @@ _JOBS_A_WORKER = 2
 _TASK_TIMEOUT_S = 120.0
 
 
+class PageExecutor(AbstractAsyncContextManager["PageExecutor"], Protocol):
+    """Does the work of a backfill, `most_jobs` tickets at a time.
+
+    A backfill enters it when there is something to do, and leaves it when all is done or failed. Entering
+    may return before workers are ready; tickets wait for them.
+    """
+
+    most_jobs: int
+    """Tickets under way at a time; each keeps a page, or a file's rows, in memory. Others wait."""
+
+    async def stage(self, ticket: PageTicket) -> PageReceipt:
+        """Decode a page and stage its rows. Raises `WorkerError` when no worker could do it."""
+
+    async def join(self, ticket: JoinTicket) -> JoinReceipt:
+        """Join staged files to one Parquet file of the store. Raises `WorkerError`."""
+
+
 class PagePool:
-    """A pool that is being started. Whoever asks it for something waits until it can work."""
+    """The `PageExecutor` of this machine: a pool of `workers` processes (-1: one a core; 0: this process).
+
+    The first use of a version on a machine compiles the decoders, before anything else.
+    """
+
+    # Written by `__aenter__` only.
+    _pool: WorkerPool
+    _starting: asyncio.Future[None]
 
     def __init__(self, workers: int) -> None:
-        self._pool = WorkerPool(workers, _TASK_TIMEOUT_S)
-        self.most_jobs = _JOBS_A_WORKER * max(1, workers)
-        """More are not under way at a time: each keeps a page, or a file's rows, in memory."""
+        self._workers = one_a_core(workers)
+        self.most_jobs = _JOBS_A_WORKER * max(1, self._workers)
         self._places = asyncio.Semaphore(self.most_jobs)
 
     async def __aenter__(self) -> PagePool:
+        await _compile_decoders()
+        self._pool = WorkerPool(self._workers, _TASK_TIMEOUT_S)
         self._starting = asyncio.ensure_future(self._pool.start(bars=False))
         return self
 
@@ -33,38 +74,38 @@ class PagePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):  # who waits for it has it
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # whoever waits for it gets it
             await self._starting
         await self._pool.close()
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
-        """As `WorkerPool.stage`."""
+        """As `PageExecutor.stage`."""
         async with self._places:
             await asyncio.shield(self._starting)
             return await self._pool.stage(ticket)
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
-        """As `WorkerPool.join`."""
+        """As `PageExecutor.join`."""
         async with self._places:
             await asyncio.shield(self._starting)
             return await self._pool.join(ticket)
 
 
-async def compile_decoders() -> None:
-    """The first use of a version on a machine compiles the decoders."""
+async def _compile_decoders() -> None:
+    """Compile the decoders where that was not done yet; where it cannot be, do without them."""
     try:
         compiling = compile_kernels()
         if compiling is None:
             return
         log.warning("compiling the decoders for this machine: half a minute, once")
         try:
-            _, told = await asyncio.to_thread(compiling.communicate)
+            _, output = await asyncio.to_thread(compiling.communicate)
         except asyncio.CancelledError:
             compiling.kill()
             raise
-        why = told.strip().rpartition("\n")[2] if compiling.returncode else ""
+        why = output.strip().rpartition("\n")[2] if compiling.returncode else ""
     except OSError as error:
         why = f"they cannot be kept on disk: {error.strerror or error}"
     if why:
-        log.warning("no compiled decoders: %s; the library decodes, much slower", why)
+        log.warning("no compiled decoders: %s; the fallback decoder is used, much slower", why)
         do_without_kernels()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinTicket
-from mdstream.history.executor import PagePool
+from mdstream.history.executor import PageExecutor
 from mdstream.history.ledger import Ledger, Progress
 from mdstream.history.request import Request
 from mdstream.history.staging import Staging
@@ -116,29 +116,29 @@ class Filing:
         """Whether no shard waits to become part of a file."""
         return not self._ready
 
-    async def make_full(self, pool: PagePool, tasks: asyncio.TaskGroup) -> None:
+    async def make_full(self, executor: PageExecutor, tasks: asyncio.TaskGroup) -> None:
         """Begin with files that are full, and with more where too much is staged.
 
         Waits while too many are being made. What fails there, fails in `tasks`.
         """
         for key in [key for key, group in self._ready.items() if group.rows >= ROWS_A_FILE]:
-            self._begin(key, pool, tasks)
+            self._begin(key, executor, tasks)
         if sum(group.rows for group in self._ready.values()) > _MOST_STAGED:
-            self._begin(max(self._ready, key=lambda key: self._ready[key].rows), pool, tasks)
-        while len(self._joins) > pool.most_jobs:
+            self._begin(max(self._ready, key=lambda key: self._ready[key].rows), executor, tasks)
+        while len(self._joins) > executor.most_jobs:
             await asyncio.wait(self._joins, return_when=asyncio.FIRST_COMPLETED)
 
-    def make_all(self, pool: PagePool, tasks: asyncio.TaskGroup) -> None:
+    def make_all(self, executor: PageExecutor, tasks: asyncio.TaskGroup) -> None:
         """Begin with all files: no more shards will come."""
         for key in list(self._ready):
-            self._begin(key, pool, tasks)
+            self._begin(key, executor, tasks)
 
-    def _begin(self, key: tuple[str, ...], pool: PagePool, tasks: asyncio.TaskGroup) -> None:
-        task = tasks.create_task(self._make(self._ready.pop(key), pool))
+    def _begin(self, key: tuple[str, ...], executor: PageExecutor, tasks: asyncio.TaskGroup) -> None:
+        task = tasks.create_task(self._make(self._ready.pop(key), executor))
         self._joins.add(task)
         task.add_done_callback(self._joins.discard)
 
-    async def _make(self, group: _Group, pool: PagePool) -> None:
+    async def _make(self, group: _Group, executor: PageExecutor) -> None:
         """Make the files of a group, and commit them."""
         group.shards.sort(key=lambda progress: (progress.shard.symbol, progress.shard.first))
         staged = [str(path) for shard in group.shards for path in self._staging.files(shard)]
@@ -157,7 +157,7 @@ class Filing:
                 tuple(bundle),
                 str(self._table.folder / path),
             )
-            files.append(NewFile(number, path, group.partition, await pool.join(ticket)))
+            files.append(NewFile(number, path, group.partition, await executor.join(ticket)))
         rows = sum(file.receipt.rows for file in files)
         if rows != group.rows:
             raise StoreError(f"{rows} rows are staged where {group.rows} were fetched")

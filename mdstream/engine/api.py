@@ -9,13 +9,6 @@ The supervisor runs in a process of its own, so that nothing here blocks it, and
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +17,8 @@ import msgspec
 import polars as pl
 
 from mdstream.config import Config
+from mdstream.engine.host_process import HostProcess
 from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
-from mdstream.interrupts import deaf_children
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since
 from mdstream.reading.tail import Tail
@@ -43,6 +36,10 @@ _COMPILE_S = 120.0
 """The first run of a version on a machine may take so much longer to start."""
 
 _ABANDON_S = 10.0
+_END_S = 30.0
+"""Beyond the drain: telemetry, recording, report."""
+_REPORT_S = 5.0
+"""For what an ended process has written, and is yet to be read."""
 
 
 class Engine:
@@ -52,20 +49,19 @@ class Engine:
     error, or to `log` if given (a file opened for writing).
     """
 
-    # The mutable state: the supervisor's process, and what it told at the end.
+    # Written by `start` and `stop`.
+    _host: HostProcess | None
+    _attachment: Attachment | None
+    report: dict[str, Any] | None
+    """The report of the run, once it has ended."""
+    exit_code: Exit | None
 
     def __init__(
         self, config: Config | Mapping[str, Any] | str | Path | None = None, *, log: IO[str] | None = None
     ) -> None:
         self.config = _config(config)
-        self.report: dict[str, Any] | None = None
-        """The report of the run, once it has ended."""
-        self.exit_code: Exit | None = None
         self._log = log
-        self._process: subprocess.Popen[str] | None = None
-        self._attachment: Attachment | None = None
-        self._messages: list[dict[str, Any]] = []
-        self._heard = threading.Condition()
+        self._host = self._attachment = self.report = self.exit_code = None
 
     def __enter__(self) -> Engine:
         self.start()
@@ -76,66 +72,34 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine; returns when every feed's process is up. Raises what prevents that."""
-        if self._process is not None:
+        if self._host is not None:
             raise MdstreamError("the engine is started already: stop() it first")
-        self._messages, self._attachment, self.report, self.exit_code = [], None, None, None
-        with deaf_children():  # Ctrl-C belongs to the script or notebook
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mdstream.engine.host"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        self._attachment = self.report = self.exit_code = None
+        host = HostProcess(self._log)
         try:
-            self._send({"config": msgspec.to_builtins(self.config)})
-            started = self._await("started", self.config.start_timeout_s + _COMPILE_S)
+            host.send(config=msgspec.to_builtins(self.config))
+            answer = host.wait_for(("started", "failed"), self.config.start_timeout_s + _COMPILE_S)
+            if answer is None:
+                raise MdstreamError("the engine did not start; its log says why")
+            if answer["kind"] == "failed":
+                raise _ERRORS.get(answer["code"], MdstreamError)(answer["reason"])
+            self._attachment = Attachment(Path(answer["path"]))
         except BaseException:  # Ctrl-C too: whoever did not get an engine cannot stop it
-            self._abandon()
+            host.stop(_ABANDON_S)
             raise
-        self._attachment = Attachment(Path(started["path"]))
+        self._host = host
 
     def stop(self) -> dict[str, Any] | None:
         """Drain and end the engine; returns the report. Harmless where it has ended already."""
-        process = self._process
-        if process is None:
+        host = self._host
+        if host is None:
             return self.report
-        if process.poll() is None:
-            self._send({"command": "stop"})
-        try:
-            process.wait(self.config.drain_timeout_s + 30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with self._heard:
-            self._heard.wait_for(lambda: self._message("closed") is not None, 5)
-        report = self._message("report")
+        host.stop(self.config.drain_timeout_s + _END_S)
+        report = host.wait_for(["report"], _REPORT_S)
         self.report = report["report"] if report else None
-        self._forget(process)
-        code = process.returncode
-        self.exit_code = Exit(code) if code in set(Exit) else Exit.STREAM_FAILED
+        self.exit_code = host.exit_code
+        self._host = None
         return self.report
-
-    def _abandon(self) -> None:
-        """End a process that did not come up."""
-        process = self._process
-        if process is None:
-            return
-        self._forget(process)  # the end of its input tells it to stop and clean up
-        try:
-            process.wait(_ABANDON_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _forget(self, process: subprocess.Popen[str]) -> None:
-        """Close the way to a process that has ended, or shall."""
-        self._process = None
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
 
     @property
     def run(self) -> str:
@@ -186,13 +150,7 @@ class Engine:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the engine ends by itself (`duration`, or every stream failed); False if not yet."""
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return self._host is None or self._host.wait(timeout)
 
     def _subscription(
         self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]
@@ -207,43 +165,9 @@ class Engine:
                 raise ConfigError(
                     f"{command}: {stream} has no channel {channel!r}; choose from " + ", ".join(offered)
                 )
-        self._send(
-            {"command": command, "stream": stream, "channels": list(channels), "symbols": list(symbols)}
-        )
-
-    # -- talking with the host process: a JSON object a line, both ways
-
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._process is None or self._process.stdin is None:
+        if self._host is None:
             raise MdstreamError("the engine does not run: use `with Engine(...)`, or start()")
-        with contextlib.suppress(BrokenPipeError):  # it is ending; its messages say why
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-
-    def _listen(self, stdout: IO[str]) -> None:
-        with stdout:
-            for line in stdout:
-                with self._heard:
-                    self._messages.append(json.loads(line))
-                    self._heard.notify_all()
-        with self._heard:
-            self._messages.append({"kind": "closed"})
-            self._heard.notify_all()
-
-    def _message(self, kind: str) -> dict[str, Any] | None:
-        return next((m for m in self._messages if m["kind"] == kind), None)
-
-    def _await(self, kind: str, timeout: float) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout
-        with self._heard:
-            self._heard.wait_for(
-                lambda: self._message(kind) or self._message("closed"), deadline - time.monotonic()
-            )
-        message = self._message(kind)
-        if message is not None:
-            return message
-        failed = self._message("failed") or {"reason": "the engine did not start", "code": 1}
-        raise _ERRORS.get(failed["code"], MdstreamError)(failed["reason"])
+        self._host.send(command=command, stream=stream, channels=list(channels), symbols=list(symbols))
 
 
 def _config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:

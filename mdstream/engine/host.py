@@ -1,11 +1,13 @@
-"""The process behind `mdstream.Engine`: the supervisor, told what to do over standard input.
+"""The process behind `mdstream.Engine`: the supervisor, commanded over standard input.
 
-First line in: the settings. Then commands, a JSON object a line; the end of input means stop, for it
-is also what is heard when the process that started the engine has died.
+First line in: the settings. Then commands, a JSON object a line. The end of input means stop: that is
+also what happens when the process that started the engine dies. Messages go out over a pipe of their own,
+whose descriptor is the only argument; what any process of the engine prints goes to standard error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +25,10 @@ from mdstream.settings import from_mapping
 def main() -> int:
     """Run an engine for the process at the other end of standard input."""
     interrupts.ignore()
+    out = int(sys.argv[1])
+    os.set_inheritable(out, False)
+    with contextlib.suppress(OSError):  # there may be no standard error
+        os.dup2(2, 1)
     lines = _Lines(sys.stdin.fileno())
     first = lines.read()
     while first == []:
@@ -30,27 +36,31 @@ def main() -> int:
     if first is None:
         return int(Exit.INTERRUPTED)  # it ended before it had said what to run
     config = from_mapping(json.loads(first[0])["config"])
-    told = False
+    reported = False
 
     def on_sample(supervisor: Supervisor) -> None:
-        nonlocal told
-        if not told and all(record.up or record.done for record in supervisor.feeds.values()):
-            told = True
-            _say("started", run=supervisor.run_id, path=str(supervisor.path))
+        nonlocal reported
+        if not reported and all(record.up or record.done for record in supervisor.feeds.values()):
+            reported = True
+            _send(out, "started", run=supervisor.run_id, path=str(supervisor.path))
 
     supervisor = Supervisor(config, line_writer(config.log.json), on_sample)
     supervisor.watch(sys.stdin.fileno(), lambda: _hear(supervisor, lines.read()))
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     _hear(supervisor, first[1:])
     try:
-        return int(supervisor.run(lambda run: _say("report", report=report.build(run))))
+        return int(supervisor.run(lambda run: _send(out, "report", report=report.build(run))))
     except MdstreamError as error:
-        _say("failed", reason=str(error), code=int(error.exit_code))
+        _send(out, "failed", reason=str(error), code=int(error.exit_code))
         return int(error.exit_code)
 
 
-def _say(kind: str, **content: Any) -> None:
-    print(json.dumps({"kind": kind, **content}), flush=True)
+def _send(out: int, kind: str, **content: Any) -> None:
+    """Write a message to descriptor `out`, whole: a pipe takes a long one in parts."""
+    data = json.dumps({"kind": kind, **content}).encode() + b"\n"
+    with contextlib.suppress(BrokenPipeError):  # who started the engine is gone
+        while data:
+            data = data[os.write(out, data) :]
 
 
 class _Lines:

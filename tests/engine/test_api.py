@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 import mdstream
+from mdstream.engine import api
 from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError
 from mdstream.frames.rundir import runs
 from tests.running import engine, settings, simulator, until
@@ -115,6 +117,51 @@ def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     assert done.stdout == "interrupted\nNone\n", done.stderr
     assert set(runs()) <= before
+
+
+def site(folder: Path, code: str) -> dict[str, str]:
+    """Environment variables with which each Python process runs `code` at its start."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_what_a_process_of_the_engine_prints_is_only_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = 'import atexit, os; os.write(1, b"noise\\n"); atexit.register(os.write, 1, b"{half")'
+    for name, value in site(tmp_path / "site", noise).items():
+        monkeypatch.setenv(name, value)
+    values = settings(None, tmp_path, streams=["crypto"]) | {"credentials": {}}
+    with engine(values) as running:
+        assert running.attachment.alive
+    assert running.exit_code == 0
+    assert running.report is not None
+
+
+LINGERING = """
+import subprocess, sys
+if "mdstream.engine.host" in sys.orig_argv:
+    waiting = "while [ ! -e FLAG ]; do sleep 0.05; done"
+    subprocess.Popen(["sh", "-c", waiting], close_fds=False, stderr=subprocess.DEVNULL)
+"""
+
+
+def test_the_end_of_a_start_that_failed_is_not_taken_for_that_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    again = mdstream.Engine(settings(None, tmp_path, streams=["crypto"]) | {"credentials": {}})
+    with monkeypatch.context() as first:
+        for name, value in site(tmp_path / "site", LINGERING.replace("FLAG", str(flag))).items():
+            first.setenv(name, value)
+        first.setattr(api, "_COMPILE_S", 1.0 - again.config.start_timeout_s)
+        with pytest.raises(MdstreamError, match="the engine did not start"):
+            again.start()
+    threading.Timer(0.3, flag.touch).start()  # whoever still has the former pipes closes them now
+    with again:
+        assert again.attachment.alive
+    assert again.exit_code == 0
 
 
 def test_frames_have_the_promised_columns(tmp_path: Path) -> None:

@@ -87,3 +87,11 @@ def _values(
 
 def channel_of(stream: str, name: str) -> Channel:
     return STREAMS[stream].by_name[name]
+
+
+def stream_and_kind(path: str) -> tuple[str, PayloadKind]:
+    """The stream that a recorded REST body is of, by its path, and what the body is."""
+    stream = next(name for name in STREAMS if name in path)
+    last = [part for part in path.split("/") if part not in ("latest", "{symbol}")][-1]
+    spec = STREAMS[stream]
+    return stream, spec.state_kind if last == spec.fetch.member else PayloadKind[last.upper()]

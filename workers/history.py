@@ -72,8 +72,9 @@ class PageDecoder:
         if found is None or found.fault:
             why = found.fault if found else (rejects[0].reason if rejects else "no page")
             return PageReceipt(0, "", why, rejects, 0, b"")
-        if not found.symbols and ticket.kind.name.lower() not in orjson.loads(data):
-            return PageReceipt(0, "", f"it has no {ticket.kind.name.lower()}", rejects, 0, b"")
+        member = self.spec.member_of(ticket.kind)
+        if not found.symbols and member not in orjson.loads(data):
+            return PageReceipt(0, "", f"it has no {member}", rejects, 0, b"")
         columns, rows, last_ns = decoded.columns.get(ticket.channel), 0, 0
         if columns is not None:
             channel = self.spec.by_name[ticket.channel]

@@ -33,7 +33,7 @@ from mdstream.handoff.space import reserve
 from mdstream.handoff.ticket import Part, Receipt, Stretch, Ticket
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import Channel, Column, PayloadKind
+from mdstream.streams.spec import STATE, Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregation.aggregate import (
@@ -51,7 +51,6 @@ from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
 
 _MAX_MAPPED = 128
-_EVENT_TIMES = {"trades": "ts", "quotes": "ts", "articles": "created_at"}
 
 Batch = list[tuple[Channel, Sequence[ColumnData]]]
 
@@ -114,9 +113,9 @@ class _Context:
         self.effects = Effects(rules) if rules else None
         self.books = book_channel(self.spec)
         self.times = {aspect.channel: "ts" for aspect in self.spec.latest if aspect.channel}
-        """Of each channel that brings tables up to date the column that says which row is the newest."""
-        if self.spec.latest:
-            self.times["snapshots"] = "recv_ts"
+        """Of each channel that updates keyed frames, the column that says which row is the newest."""
+        if any(aspect.sources(self.spec.by_name[STATE]) for aspect in self.spec.latest):
+            self.times[STATE] = "recv_ts"
 
     def slab(self, name: str) -> Slab:
         slab = self.slabs.pop(name, None)
@@ -202,8 +201,8 @@ def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
         return b""
     context = _Context(run, stream)
     context.refresh()
-    trades = spec.by_name["trades"]
-    columns = _kept(run, stream, trades, rows["trades"])
+    trades = spec.by_name[rules.trades]
+    columns = _kept(run, stream, trades, rows[trades.name])
     text = partial(context.text, new={})
     found = [events_of_trades(trades, columns, Effects(rules), text)]
     if rules.midpoints:
@@ -273,9 +272,9 @@ def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
     """How old the batch's events were when they came, as a sparse histogram."""
     ages: list[Any] = []
     for name, columns in decoded.columns.items():
-        if event_time := _EVENT_TIMES.get(name):
-            at = context.spec.by_name[name].at
-            ages.append(columns[at["recv_ts"]].values - columns[at[event_time]].values)
+        channel = context.spec.by_name[name]
+        if channel.is_timely:
+            ages.append(columns[channel.at["recv_ts"]].values - columns[channel.at[channel.time]].values)
     if not ages:
         return ()
     found = np.bincount(bucket_of(np.concatenate(ages)))

@@ -43,11 +43,11 @@ def warm() -> None:
     """Run every kernel once. What is not on disk is compiled, and kept."""
     for spec in STREAMS.values():
         messages = [_sample(c) for c in spec.channels if c.types and _is_fixed(c)]
-        body: dict[str, Any] = {spec.fetch.kind.name.lower(): {}}
+        body: dict[str, Any] = {spec.fetch.member: {}}
         for kind, payload in (
             (PayloadKind.JSON, orjson.dumps(messages)),
             (PayloadKind.MSGPACK, msgpack.packb(messages)),
-            (spec.fetch.kind, orjson.dumps(body)),
+            (spec.state_kind, orjson.dumps(body)),
         ):
             if not has_kernels(spec, kind):
                 continue
@@ -57,7 +57,7 @@ def warm() -> None:
                 raise AssertionError(f"kernels do not follow {payload!r}")
             if (rules := spec.bar_rules) is not None and kind.from_stream:
                 runs_of(spec, rules, decoded, batch, Effects(rules), lambda column, code: "")
-                newest_rows(spec.by_name["trades"], decoded.columns["trades"], "ts")
+                newest_rows(spec.by_name[rules.trades], decoded.columns[rules.trades], "ts")
             books = book_channel(spec)
             if books is not None and books.name in decoded.columns:
                 net_rows(books, decoded.columns[books.name])

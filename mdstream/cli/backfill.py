@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mdstream.errors import ConfigError, Exit, MdstreamError
+from mdstream.streams.datasets import datasets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,13 +34,7 @@ _WAITING = "waiting {:.0f} s for the service's request budget"
 
 
 def backfill(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="What to fetch: stocks.trades, .quotes or .bars, options.trades or .bars, "
-            "crypto.trades, .quotes or .bars, news."
-        ),
-    ],
+    dataset: Annotated[str, typer.Argument(help=f"What to fetch: {', '.join(datasets())}.")],
     start: Annotated[str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")],
     end: Annotated[
         str, typer.Option(metavar="TIME", help="Moment past the last; a date includes that day.")
@@ -49,7 +44,7 @@ def backfill(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Symbols, or patterns, as 'A*'. Of options: contracts, as 'AAPL2612*C*'. News needs none.",
+            help="Symbols, or patterns, as 'A*', of contracts 'AAPL2612*C*'. Articles need none.",
         ),
     ] = None,
     symbols_file: Annotated[
@@ -61,7 +56,7 @@ def backfill(
     feed: Annotated[str, typer.Option(help="Feed, as sip or iex. Default: the stream's own.")] = "",
     timeframe: Annotated[str, typer.Option(help="Of bars: 1Min (default), 15Min, 1Hour, 1Day, …")] = "",
     adjustment: Annotated[
-        str, typer.Option(help="Of stock bars: raw (default), split, dividend, spin-off, all.")
+        str, typer.Option(help="Of bars of equities: raw (default), split, dividend, spin-off, all.")
     ] = "",
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Worker processes. Default: one a core.")

@@ -39,6 +39,8 @@ class Books:
     def __init__(self, folder: Path, channel: Channel, share: Share) -> None:
         self.dropped = 0
         self._table = TableWriter(folder, books_table().columns, share, levels=str(BOOK_DEPTH))
+        self.sides = channel.column("side").dictionary
+        """The dictionary of what the sides are called."""
         self._at = channel.at
         self._keys: Keys = np.empty(0, np.complex128)
         self._sizes: npt.NDArray[np.float64] = np.empty(0)

@@ -42,7 +42,7 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject, Stretch
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, StreamSpec
+from mdstream.streams.spec import CODED, SYMBOLS, Channel, Column, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.schema import BATCHES
@@ -89,13 +89,12 @@ class Committer:
             for column in channel.columns
             if column.kind in CODED
         }
-        channels = [c for c in spec.channels if c.types or c.name == "snapshots"]
         share = self._share = Share(limits.together)
         self.frames = {
             channel.name: FrameWriter(
                 frame_path(run, f"{spec.name}.{channel.name}"), channel.columns, limits, share
             )
-            for channel in (*channels, *spec.built_bars)
+            for channel in (*spec.framed, *spec.built_bars)
         }
         path = frame_path(run, f"{spec.name}.latest")
         self._latest = Latest(path, spec, share) if spec.latest else None
@@ -104,7 +103,7 @@ class Committer:
             self._books = Books(frame_path(run, f"{spec.name}.books"), books, share)
         self._bars: BarBuilder | None = None
         if spec.bar_rules:
-            names = ("trades", *(channel.name for channel in spec.built_bars))
+            names = (spec.bar_rules.trades, *(channel.name for channel in spec.built_bars))
             frames = {name: FrameColumns(self.frames[name]) for name in names}
             self._bars = make_bars(spec, frames, self._text)
         self._before = state["bars_late"], state["bars_unmatched"], state["levels_dropped"]
@@ -206,11 +205,12 @@ class Committer:
 
     def restore_bars(self, runs: bytes) -> None:
         """Bring the open bars to where a killed predecessor left them."""
-        if self._bars is None:
+        rules = self._spec.bar_rules
+        if self._bars is None or rules is None:
             return
         rows = self.committed_rows
         amendments = {kind: _rows_of(self.frames[name], rows[name]) for kind, name in self._amending()}
-        self._bars.restore(np.frombuffer(runs, PARTIAL).copy(), rows["trades"], amendments)
+        self._bars.restore(np.frombuffer(runs, PARTIAL).copy(), rows[rules.trades], amendments)
 
     @property
     def bars_wait(self) -> bool:
@@ -266,22 +266,23 @@ class Committer:
     def _change_books(self, part: Part, area: ResultArea, codes: Codes) -> None:
         if self._books is not None:
             columns = self._resolved(self._spec.by_name[part.channel], area, part, codes)
-            self._books.update(columns, dict(enumerate(self.dictionaries["book_sides"].texts)))
+            self._books.update(columns, dict(enumerate(self.dictionaries[self._books.sides].texts)))
             self.state["levels_dropped"] = self._before[2] + self._books.dropped
 
     def _join_bars(
         self, area: ResultArea, receipt: Receipt, codes: Codes, rows: Mapping[str, list[ColumnData]]
     ) -> None:
         offset, count = receipt.partials
-        if self._bars is None or not count:
+        rules = self._spec.bar_rules
+        if self._bars is None or rules is None or not count:
             return
         if self._joined != receipt.sequence:  # else there was no room for the rows: once more
             runs = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
-            if "symbols" in codes:
-                fresh = codes["symbols"]
+            if SYMBOLS in codes:
+                fresh = codes[SYMBOLS]
                 runs["symbol"] = _replace(runs["symbol"], fresh, PROVISIONAL[Kind.SYMBOL])
-            trades = len(rows["trades"][0].values) if "trades" in rows else 0
-            before = self.frames["trades"].rows - trades
+            trades = len(rows[rules.trades][0].values) if rules.trades in rows else 0
+            before = self.frames[rules.trades].rows - trades
             amendments = {kind: rows[name] for kind, name in self._amending() if name in rows}
             self._joined_rows = self._bars.join(runs, before, amendments)
             self._joined = receipt.sequence

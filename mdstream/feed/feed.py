@@ -39,7 +39,6 @@ from mdstream.session.target import Target
 from mdstream.store.journal import JournalWriter, journal_path
 from mdstream.store.rejects import RejectFile, reject_path
 from mdstream.streams import STREAMS
-from mdstream.streams.options import is_contract, nearest
 from mdstream.telemetry.state import FeedState
 from mdstream.wire.subscription import Subscriptions
 
@@ -154,8 +153,8 @@ class Feed:
             self._subscriptions.wanted.setdefault(channel, set()).update(symbols)
 
     def _is_streamed(self, symbol: str) -> bool:
-        """Whether `symbol` can be subscribed as it is: an underlying cannot, only its contracts."""
-        return not self.spec.fetch.chain_path or symbol == "*" or is_contract(symbol)
+        """Return whether `symbol` can be subscribed as it is: an underlying cannot, only its contracts."""
+        return self.spec.chain is None or symbol == "*" or self.spec.chain.is_contract(symbol)
 
     # -- serve
 
@@ -216,7 +215,8 @@ class Feed:
 
     def _follow(self, chain: list[str]) -> None:
         """A chain names the contracts of its underlying: follow those that matter most."""
-        self._want(nearest(chain, self._stream.chain_contracts))
+        assert self.spec.chain is not None, "only such a stream fetches chains"
+        self._want(self.spec.chain.nearest(chain, self._stream.chain_contracts))
         self._session.change()
 
     def _control(self, messages: list[dict[str, Any]]) -> None:

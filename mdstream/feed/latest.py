@@ -16,7 +16,7 @@ import numpy as np
 from mdstream.frames.share import Share
 from mdstream.frames.table import Rows, TableWriter
 from mdstream.handoff.columns import ColumnData, picked
-from mdstream.streams.spec import Channel, StreamSpec
+from mdstream.streams.spec import STATE, Channel, StreamSpec
 
 _Bringing = tuple[list[tuple[int, int]], int | None]
 """Of one aspect: column of the table ← column of the channel; and the table's column of its time, if it
@@ -29,12 +29,12 @@ class Latest:
     def __init__(self, folder: Path, spec: StreamSpec, share: Share) -> None:
         table = spec.latest_channel
         at = table.at
-        facts = {"contracts": "yes"} if spec.fetch.chain_path else {}
-        self._table = TableWriter(folder, table.columns, share, **facts)
+        self._table = TableWriter(folder, table.columns, share)
         self._bringing: dict[str, list[_Bringing]] = {}
         for aspect in spec.latest:
-            for name in filter(None, (aspect.channel, "snapshots")):
-                sources = aspect.sources(spec.by_name[name])
+            for name in filter(None, (aspect.channel, STATE)):
+                if not (sources := aspect.sources(spec.by_name[name])):
+                    continue
                 places = [at[column.name] for column in aspect.columns]
                 moved = list(zip(places, sources, strict=True))
                 self._bringing.setdefault(name, []).append((moved, at.get(aspect.time)))

@@ -81,11 +81,6 @@ def levels_in(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(b"levels", b"0"))
 
 
-def has_contracts(schema: pa.Schema) -> bool:
-    """Whether the symbols of a table are option contracts."""
-    return b"contracts" in (schema.metadata or {})
-
-
 def is_table(schema: pa.Schema) -> bool:
     """Whether a frame is a table, whose rows change in place."""
     return b"table" in (schema.metadata or {})

@@ -39,7 +39,7 @@ class TableWriter:
     """The one writer of a table; takes up the table that a killed predecessor left.
 
     `columns` begin with the symbol and end with the version. `facts` tell readers what the rows are:
-    `levels`, so many levels of an order book, which they see as a row each; `contracts`, options.
+    `levels`, so many levels of an order book, which they see as a row each.
     """
 
     # The mutable state: the chunk, in which everything is readers'; and of each column the rows that are

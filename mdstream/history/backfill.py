@@ -265,7 +265,7 @@ class Backfill:
 
     async def _stage(self, progress: Progress, body: Body) -> PageReceipt:
         """Have the rows of the next page staged."""
-        request, kind = self._request, self._request.history.kind
+        request, kind = self._request, self._request.kind
         ticket = PageTicket(
             request.spec.name,
             request.channel.name,

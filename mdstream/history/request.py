@@ -11,9 +11,9 @@ from typing import NamedTuple
 from mdstream.errors import ConfigError
 from mdstream.store.query import as_list, parse_time, to_ns, utc
 from mdstream.streams import STREAMS
-from mdstream.streams.datasets import history_of, resolve_dataset
-from mdstream.streams.options import is_contract
-from mdstream.streams.spec import Channel, History, StreamSpec
+from mdstream.streams.datasets import datasets, history_of, resolve_dataset
+from mdstream.streams.rest import History
+from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
 
 DAY_NS = 86_400 * 1_000_000_000
@@ -22,7 +22,6 @@ _FOREVER_NS = (1 << 63) - 1
 _ROWS_A_SHARD = 9_000
 """Bars of a shard, if none is missing: a page, at most."""
 
-_NEWS_DAYS = 30
 EVERYTHING = "*"
 """Stands for a symbol where the rows of all of them are asked for at once (`History.everything`)."""
 
@@ -61,6 +60,11 @@ class Request:
     def channel(self) -> Channel:
         """The channel whose rows the records become."""
         return self.spec.by_name[self.history.rows or self.history.channel]
+
+    @property
+    def kind(self) -> PayloadKind:
+        """What the pages are."""
+        return self.spec.kind_of(self.history)
 
     @property
     def variant(self) -> str:
@@ -120,7 +124,7 @@ class Request:
         if self.history.partition == "date":
             return 1
         if not self.timeframe:
-            return 1 if EVERYTHING in self.symbols else _NEWS_DAYS
+            return 1 if EVERYTHING in self.symbols else self.history.shard_days
         minutes = minutes_of(self.timeframe)
         return max(1, min(366, minutes * _ROWS_A_SHARD // 1440))
 
@@ -141,7 +145,7 @@ def make_request(
 
     Times without a zone are UTC. A date as `end` includes that day. What lies less than a minute before
     `now`, or after it, is left out: it is not complete yet; of bars those that were not over by then.
-    Of news, no symbol, or `*` among them, means all there is.
+    Where the service gives the rows of all symbols at once, no symbol, or `*` among them, means all.
     """
     dataset = resolve_dataset(dataset)
     history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
@@ -182,8 +186,8 @@ def _checked_symbols(stream: StreamSpec, history: History, symbols: str | Sequen
             raise ConfigError(f"{symbol!r} is no symbol")
         if symbol != symbol.upper():
             raise ConfigError(f"{symbol!r} is no symbol; they are in capitals: {symbol.upper()}")
-        if stream.fetch.chain_path and not is_contract(symbol):
-            raise ConfigError(f"{symbol!r} is no contract; one looks like AAPL261218C00230000")
+        if stream.chain and not stream.chain.is_contract(symbol):
+            raise ConfigError(f"{symbol!r} is not a contract; one looks like {stream.chain.example}")
     return names
 
 
@@ -192,7 +196,8 @@ def _kind_of_bars(dataset: str, history: History, timeframe: str, adjustment: st
     if timeframe and not history.bars:
         raise ConfigError(f"{dataset} has no timeframe; only bars have one")
     if adjustment and not history.adjusted:
-        raise ConfigError(f"{dataset} has no adjustment; only stocks.bars has one")
+        adjusted = ", ".join(name for name in datasets() if history_of(name).adjusted)
+        raise ConfigError(f"{dataset} has no adjustment; choose one only for {adjusted}")
     if history.bars:
         timeframe = timeframe or "1Min"
         minutes_of(timeframe)

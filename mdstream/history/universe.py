@@ -1,8 +1,8 @@
-"""Symbol patterns, and the symbols of the service that they name.
+"""Symbol patterns, and the symbols of the service that match them.
 
-Stocks, crypto and news are looked up in the account API's list of assets (`/v2/assets`, those that trade
-now), options in its list of contracts (`/v2/options/contracts`, expired ones too), which holds a contract
-until its expiry date and beyond.
+Symbols are looked up in the account API's list of assets (`/v2/assets`, those that trade now); contracts in
+its list of contracts (`Chain.listing`, expired ones too), which holds a contract until its expiry date and
+beyond.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mdstream.session.rest import RestClient
 from mdstream.store.query import as_list, is_pattern, parse_day
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
+from mdstream.streams.rest import Chain
 
-_CLASSES = {"stocks": ("us_equity",), "crypto": ("crypto",), "news": ("us_equity", "crypto")}
 _ANSWER_BYTES = 256 * 1024 * 1024
 _CONTRACTS_A_PAGE = 10_000
 _FOREVER = "2100-01-01"
@@ -41,8 +41,8 @@ async def named(
 ) -> list[str]:
     """`symbols` with each pattern replaced by the symbols that it matches, in their order.
 
-    Options are looked up by underlying, so a pattern of theirs begins with one: `AAPL*`, `AAPL2612*C*`; of
-    them those are meant whose last day is `start` or later. `*` stays where all there is can be asked for
+    Contracts are looked up by underlying, so a pattern of theirs begins with one: `AAPL*`, `AAPL2612*C*`;
+    it matches those whose last day is `start` or later. `*` stays where all there is can be asked for
     at once. Raises `ConfigError` for a pattern that matches nothing or cannot be looked up, and what
     `RestClient.get` raises.
     """
@@ -55,18 +55,22 @@ async def named(
             f"{patterns[0]!r} is a pattern, which the service has to look up: set APCA_API_KEY_ID and "
             "APCA_API_SECRET_KEY, or name a server, as --data-url http://127.0.0.1:8765 (mdstream simulate)"
         )
-    stream = dataset.partition(".")[0]
+    spec = STREAMS[dataset.partition(".")[0]]
+    if not (spec.chain or spec.asset_classes):
+        raise ConfigError(
+            f"{patterns[0]!r} is a pattern, and nobody lists the symbols of {spec.name}: name them"
+        )
     at = msgspec.structs.replace(config, data_url=config.trading_base())
     async with RestClient(at, Budget(_PER_MINUTE, learns=True)) as client:
-        if STREAMS[stream].fetch.chain_path:
+        if spec.chain:
             roots = dict.fromkeys(map(_underlying, patterns))
             asked = [
-                _contracts(client, root, status, parse_day(start))
+                _contracts(client, spec.chain, root, status, parse_day(start))
                 for root in roots
                 for status in ("active", "inactive")
             ]
         else:
-            asked = [_assets(client, kind) for kind in _CLASSES[stream]]
+            asked = [_assets(client, kind) for kind in spec.asset_classes]
         found = await asyncio.gather(*asked)
     return matched(symbols, sorted({name for names in found for name in names}))
 
@@ -96,7 +100,7 @@ async def _assets(client: RestClient, kind: str) -> list[str]:
     return _symbols(answer, "/v2/assets")
 
 
-async def _contracts(client: RestClient, root: str, status: str, since: date) -> list[str]:
+async def _contracts(client: RestClient, chain: Chain, root: str, status: str, since: date) -> list[str]:
     found: list[str] = []
     token = ""
     while True:
@@ -108,9 +112,9 @@ async def _contracts(client: RestClient, root: str, status: str, since: date) ->
             "limit": str(_CONTRACTS_A_PAGE),
             **({"page_token": token} if token else {}),
         }
-        answer = await _get(client, "/v2/options/contracts", asked)
-        page = answer.get("option_contracts") if isinstance(answer, dict) else None
-        found += _symbols(page, "/v2/options/contracts")
+        answer = await _get(client, chain.listing, asked)
+        page = answer.get(chain.member) if isinstance(answer, dict) else None
+        found += _symbols(page, chain.listing)
         following = answer.get("next_page_token")
         if not following:
             return found

@@ -79,7 +79,7 @@ class Attachment:
     def frames(self) -> list[str]:
         """Names of all frames: `<stream>.<channel>`, and the engine's own `telemetry.*`."""
         names = {path.name.partition("@")[0] for path in self._folders("*")}
-        return sorted(names | views_in(self.path / "frames", names))
+        return sorted(names | views_in(self.path / "frames"))
 
     def rows(self, name: str) -> int:
         """Rows ever published in frame `name`, or in the one that view `name` shows, with those that

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from mdstream.frames.layout import has_contracts, read_schema
-from mdstream.reading import news
+from mdstream.reading import revisions
 from mdstream.reading.chains import chains
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import Kind, StreamSpec
 
 
 class View(NamedTuple):
-    """A view of a stream's frame `source`, as `make` makes it; some there are of option contracts only."""
+    """A view of a stream's frame `source`, as `make` makes it."""
 
     source: str
     make: Callable[[pl.DataFrame], pl.DataFrame]
-    of_contracts: bool = False
 
 
-_VIEWS = {
-    "chains": View("latest", chains, of_contracts=True),
-    "latest": View("articles", news.latest),
-    "by_symbol": View("articles", news.by_symbol),
-}
+def _views_of(spec: StreamSpec) -> Iterator[tuple[str, View]]:
+    """Yield the views of a stream by name, as its declaration gives rise to them."""
+    if spec.chain:
+        yield "chains", View(spec.latest_channel.name, chains)
+    for channel in spec.channels:
+        if channel.types and channel.revised_by:
+            yield "latest", View(channel.name, partial(revisions.latest, by=channel.revised_by))
+            if any(column.kind is Kind.SYMBOLS for column in channel.columns):
+                yield "by_symbol", View(channel.name, partial(revisions.by_symbol, by=channel.revised_by))
+
+
+_VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in _views_of(spec)}
 
 
 def view_of(frames: Path, name: str) -> tuple[str, View] | None:
-    """The frame behind view `name`, and how it is made; None if `name` is none in the folder `frames`."""
-    stream, _, channel = name.partition(".")
-    view = _VIEWS.get(channel)
-    if view is None or not stream or (frames / name / "head").exists():
+    """Return the frame behind view `name`, and how it is made; None if the folder has no such view."""
+    view = _VIEWS.get(name)
+    if view is None:
         return None
-    source = frames / f"{stream}.{view.source}"
-    if not (source / "head").exists():
-        return None
-    if view.of_contracts and not has_contracts(read_schema(source)):
-        return None
-    return source.name, view
+    source = f"{name.partition('.')[0]}.{view.source}"
+    return (source, view) if (frames / source / "head").exists() else None
 
 
-def views_in(frames: Path, names: set[str]) -> set[str]:
-    """The names of the views of the frames `names`."""
-    possible = {f"{name.partition('.')[0]}.{channel}" for name in names for channel in _VIEWS}
-    return {name for name in possible if view_of(frames, name) is not None}
+def views_in(frames: Path) -> set[str]:
+    """Return the names of the views of what is in the folder `frames`."""
+    return {name for name in _VIEWS if view_of(frames, name) is not None}

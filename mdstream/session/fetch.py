@@ -26,7 +26,6 @@ from mdstream.handoff.packing import Packing
 from mdstream.handoff.ticket import Found
 from mdstream.session.budget import WINDOW_S
 from mdstream.session.rest import RestClient
-from mdstream.streams.options import is_contract
 from mdstream.streams.spec import PayloadKind, StreamSpec
 
 log = logging.getLogger(__name__)
@@ -103,7 +102,8 @@ class Fetcher:
         result = self.current = Cycle(started_ns=time.time_ns())
         since, requests = self._since, self._client.requests
         begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        chains = [s for s in symbols if self._spec.fetch.chain_path and not is_contract(s)]
+        chain = self._spec.chain
+        chains = [s for s in symbols if chain and not chain.is_contract(s)]
         singles = [s for s in symbols if s not in set(chains)]
         window = min(self._interval_s or WINDOW_S, WINDOW_S)
         allowed = int(self._client.budget.share * window / WINDOW_S) - len(chains)
@@ -137,8 +137,8 @@ class Fetcher:
         except MdstreamError as error:
             self._fail(symbols, str(error), result)
         else:
-            # News says nothing of symbols without an article, and that is no failure.
-            silent = self._spec.fetch.kind is PayloadKind.NEWS and not refused
+            # An answer of what is new lacks symbols that have nothing new, and that is not a failure.
+            silent = bool(self._spec.fetch.since_parameter) and not refused
             for symbol in symbols:
                 if symbol in found or silent:
                     self._succeed(symbol, result)
@@ -146,7 +146,9 @@ class Fetcher:
                     self._fail([symbol], _why_nothing(symbol, found, refused), result)
 
     async def _chain(self, underlying: str, result: Cycle) -> None:
-        path = self._spec.fetch.chain_path.format(symbol=quote(underlying, safe=""))
+        chain = self._spec.chain
+        assert chain is not None, "else no symbol is an underlying"
+        path = chain.path.format(symbol=quote(underlying, safe=""))
         try:
             found, refused = await self._pages(path, {"limit": "1000"}, "")
         except SharedMemoryError:
@@ -157,7 +159,7 @@ class Fetcher:
         if not found:
             self._fail([underlying], _why_nothing(underlying, found, refused), result)
             return
-        contracts = sorted(filter(is_contract, found))
+        contracts = sorted(filter(chain.is_contract, found))
         if not contracts:
             odd = ", ".join(sorted(found)[:3])
             self._fail([underlying], f"its chain names no contract, but {odd[:80]!r}", result)
@@ -182,7 +184,7 @@ class Fetcher:
         seen: set[str] = set()
         while True:
             body = await self._client.get(path.format(feed=self._stream.feed), params)
-            found = await self._commit(body.data, fetch.kind, body.recv_ns, body.packing)
+            found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.packing)
             if found.fault:
                 raise ServerError(f"{_UNUSABLE}: {found.fault}")
             symbols |= found.symbols

@@ -15,7 +15,8 @@ from mdstream.store.query import as_list, is_pattern, parse_time
 from mdstream.store.schema import BEYOND
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
-from mdstream.streams.spec import Channel, History, Kind
+from mdstream.streams.rest import History
+from mdstream.streams.spec import Channel
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,8 +79,8 @@ def scan(
         for frame in (past, live)
         if frame is not None
     ]
-    if _is_news(channel):
-        return _newest(found, symbols)
+    if channel.revised_by:
+        return _newest(found, channel, symbols)
     if symbols is not None:
         fits = _fitting(pl.col("symbol"), as_list(symbols))
         found = [frame.filter(fits) for frame in found]
@@ -192,12 +193,14 @@ def _chosen(
     return frame
 
 
-def _newest(found: Sequence[pl.LazyFrame], symbols: str | Sequence[str] | None) -> pl.LazyFrame:
-    """Articles, each as it was last written, and as history has it where both have that."""
+def _newest(
+    found: Sequence[pl.LazyFrame], channel: Channel, symbols: str | Sequence[str] | None
+) -> pl.LazyFrame:
+    """Rows that are revised, each in its last revision, and as history has it where both have that."""
     import polars as pl
 
     frame = _whole_times(_joined(found))
-    frame = frame.sort("updated_at", descending=True, nulls_last=True, maintain_order=True)
+    frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
     frame = frame.unique("id", keep="first", maintain_order=True).reverse()
     if symbols is None:
         return frame
@@ -241,10 +244,6 @@ def _joined(found: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
 
     names = found[0].collect_schema().names()
     return pl.concat([frame.select(names) for frame in found], how="vertical_relaxed")
-
-
-def _is_news(channel: Channel) -> bool:
-    return any(column.kind is Kind.SYMBOLS for column in channel.columns)
 
 
 def _bounded(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdstream.errors import ConfigError
+from mdstream.streams import STREAMS
 
 _SCALE = 16
 """Decimals of the library's integers."""
@@ -37,7 +38,6 @@ need more have more.
 """
 _ROWS_AT_ONCE = 2_000_000
 _KINDS = {"trades": "trade_tick", "quotes": "quote_tick", "bars": "bar"}
-_INSTRUMENTS = {"stocks": "equity", "options": "option_contract", "crypto": "currency_pair"}
 _UNITS = {"Min": "MINUTE", "Hour": "HOUR", "Day": "DAY", "Week": "WEEK", "Month": "MONTH"}
 _LENGTHS = {"Min": "m", "Hour": "h", "Day": "d", "Week": "w", "Month": "mo"}
 _TIMEFRAME = re.compile(r"(\d+)(\w+)")
@@ -88,12 +88,17 @@ class _Symbol:
 
 
 def check(dataset: str) -> None:
-    """Raises `ConfigError` for a dataset that the library has no class for."""
-    stream, _, channel = dataset.partition(".")
-    if stream not in _INSTRUMENTS or channel not in _KINDS:
-        raise ConfigError(
-            f"{dataset}: NautilusTrader takes trades, quotes and bars, of stocks, options and crypto"
-        )
+    """Raise `ConfigError` for a dataset that cannot be exported."""
+    _, _, channel = dataset.partition(".")
+    if not _instrument(dataset) or channel not in _KINDS:
+        streams = ", ".join(name for name, spec in STREAMS.items() if spec.instrument in _DECIMALS)
+        raise ConfigError(f"{dataset}: NautilusTrader takes trades, quotes and bars of {streams}")
+
+
+def _instrument(dataset: str) -> str:
+    """Return what the symbols of a dataset are for the library; empty if it has no such class."""
+    spec = STREAMS.get(dataset.partition(".")[0])
+    return spec.instrument if spec and spec.instrument in _DECIMALS else ""
 
 
 def export(
@@ -103,8 +108,7 @@ def export(
     else a `ConfigError` is raised before anything is written. Memory is bounded but for one symbol's day.
     """
     check(dataset)
-    stream, _, channel = dataset.partition(".")
-    kind, instrument = _KINDS[channel], _INSTRUMENTS[stream]
+    kind, instrument = _KINDS[dataset.partition(".")[2]], _instrument(dataset)
     series = _SERIES[kind]
     schema = rows.collect_schema().names()
     by = "date" if "date" in schema else "year"

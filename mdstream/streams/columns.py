@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mdstream.streams.spec import RECV_TS, Aspect, Column, Kind
+from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Column, Kind
 
-SYMBOL = Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols")
 TS = Column("ts", Kind.TIME, "t", required=True)
 TAPE = Column("tape", Kind.CODE, "z", dictionary="tapes")
 

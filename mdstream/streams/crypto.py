@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import SYMBOL, TS, bars, last, quote_side, snapshot
-from mdstream.streams.spec import (
-    RECV_TS,
-    BarRules,
-    Channel,
-    Column,
-    Fetch,
-    History,
-    Kind,
-    PayloadKind,
-    StreamSpec,
-)
+from mdstream.streams.columns import TS, bars, last, quote_side, snapshot
+from mdstream.streams.rest import Fetch, History
+from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
 _TRADE = (
     SYMBOL,
@@ -43,8 +34,8 @@ _BOOK = (
 CRYPTO = StreamSpec(
     name="crypto",
     channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",)),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",)),
+        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
         Channel("bars", bars(Kind.FLOAT), ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
         Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
         Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.FLOAT), RECV_TS)),
@@ -54,14 +45,16 @@ CRYPTO = StreamSpec(
     codec="json",
     codecs=("json", "msgpack"),
     symbols=("BTC/USD", "ETH/USD", "SOL/USD", "LTC/USD", "DOGE/USD"),
-    fetch=Fetch("/v1beta3/crypto/{feed}/snapshots", PayloadKind.SNAPSHOTS),
+    fetch=Fetch("/v1beta3/crypto/{feed}/snapshots"),
     mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
     always_open=True,
     history=(
-        History("trades", "/v1beta3/crypto/{feed}/trades", PayloadKind.TRADES),
-        History("quotes", "/v1beta3/crypto/{feed}/quotes", PayloadKind.QUOTES),
-        History("bars", "/v1beta3/crypto/{feed}/bars", PayloadKind.BARS, bars=True, partition="year"),
+        History("trades", "/v1beta3/crypto/{feed}/trades"),
+        History("quotes", "/v1beta3/crypto/{feed}/quotes"),
+        History("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year"),
     ),
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),
+    asset_classes=("crypto",),
+    instrument="currency_pair",
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mdstream.streams.spec import RECV_TS, Channel, Column, Fetch, History, Kind, PayloadKind, StreamSpec
+from mdstream.streams.rest import Fetch, History
+from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, StreamSpec
 
 _ARTICLE = (
     Column("id", Kind.INT, "id", required=True),
@@ -23,8 +24,10 @@ _IMAGES = Column("images", Kind.JSON, "images")
 NEWS = StreamSpec(
     name="news",
     channels=(
-        Channel("articles", (*_ARTICLE, RECV_TS), ("n",), ("news",)),
-        Channel("snapshots", (*_ARTICLE, _IMAGES, RECV_TS)),
+        Channel(
+            "articles", (*_ARTICLE, RECV_TS), ("n",), ("news",), is_timely=True, revised_by="updated_at"
+        ),
+        Channel("snapshots", (*_ARTICLE, _IMAGES, RECV_TS), revised_by="updated_at"),
     ),
     feeds={"benzinga": "/v1beta1/news"},
     default_feed="benzinga",
@@ -33,22 +36,24 @@ NEWS = StreamSpec(
     symbols=("AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"),
     fetch=Fetch(
         "/v1beta1/news",
-        PayloadKind.NEWS,
         max_symbols=50,
+        member="news",
+        listed=True,
         fixed={"limit": "50", "include_content": "true"},
         since_parameter="start",
     ),
+    asset_classes=("us_equity", "crypto"),
     mute_after_s={},  # hours without an article are normal
     always_open=True,
     history=(
         History(
             "articles",
             "/v1beta1/news",
-            PayloadKind.NEWS,
             rows="snapshots",
             limit=50,
             fixed={"include_content": "true"},
             partition="year",
+            shard_days=30,
             everything=True,
         ),
     ),

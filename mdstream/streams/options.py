@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import SYMBOL, TS, bars, conditions, exchange, last, quote_side, snapshot
-from mdstream.streams.spec import (
-    RECV_TS,
-    Aspect,
-    BarRules,
-    Channel,
-    Column,
-    Fetch,
-    History,
-    Kind,
-    PayloadKind,
-    StreamSpec,
-)
+from collections.abc import Sequence
+
+from mdstream.streams.columns import TS, bars, conditions, exchange, last, quote_side, snapshot
+from mdstream.streams.rest import Chain, Fetch, History
+from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, BarRules, Channel, Column, Kind, StreamSpec
 
 _TRADE = (
     SYMBOL,
@@ -42,45 +34,21 @@ _GREEKS = (
     *(Column(name, Kind.FLOAT, f"greeks.{name}") for name in ("delta", "gamma", "theta", "vega", "rho")),
 )
 
-OPTIONS = StreamSpec(
-    name="options",
-    channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",)),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",)),
-        Channel("bars", bars(Kind.INT)),  # history only: the stream has none
-        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), *_GREEKS, RECV_TS)),
-    ),
-    feeds={"indicative": "/v1beta1/indicative", "opra": "/v1beta1/opra"},
-    default_feed="indicative",
-    codec="msgpack",
-    codecs=("msgpack",),
-    symbols=("SPY", "AAPL"),  # underlyings: their chains name the contracts
-    fetch=Fetch(
-        "/v1beta1/options/snapshots",
-        PayloadKind.SNAPSHOTS,
-        max_symbols=100,
-        chain_path="/v1beta1/options/snapshots/{symbol}",
-        feed_parameter=True,
-    ),
-    mute_after_s={"trades": 600.0, "quotes": 120.0},
-    always_open=False,
-    latest=(
-        last("trade", "trades", _TRADE),
-        last("quote", "quotes", _QUOTE),
-        Aspect("greeks", (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)), "", "greeks_recv_ts"),
-    ),
-    bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
-    history=(
-        History("trades", "/v1beta1/options/trades", PayloadKind.TRADES),
-        History("bars", "/v1beta1/options/bars", PayloadKind.BARS, bars=True, partition="year"),
-    ),
-    starless=("quotes",),
-)
+
+def is_contract(symbol: str) -> bool:
+    """Return whether `symbol` is an OCC contract (`AAPL240426C00162500`) and not an underlying.
+
+    The last 15 characters are fixed: YYMMDD, C or P, the strike times 1000 in 8 digits. The root precedes
+    them.
+    """
+    root, tail = symbol[:-15], symbol[-15:]
+    digits = tail[:6] + tail[7:]
+    return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()
 
 
-def nearest(contracts: list[str], count: int) -> list[str]:
-    """The `count` contracts that trade most, as far as their names tell: the next expiry first, and
-    the strikes in the middle of those that are listed, for exchanges list them around the price.
+def nearest(contracts: Sequence[str], count: int) -> list[str]:
+    """Return the `count` contracts that trade most, judged by their names: the next expiry first, and the
+    strikes in the middle of those that are listed, for exchanges list them around the price.
     """
 
     def strike(contract: str) -> int:
@@ -101,12 +69,40 @@ def nearest(contracts: list[str], count: int) -> list[str]:
     return sorted(contracts, key=rank)[:count]
 
 
-def is_contract(symbol: str) -> bool:
-    """Whether `symbol` is an OCC contract (`AAPL240426C00162500`) and not an underlying.
-
-    The last 15 characters are fixed: YYMMDD, C or P, the strike times 1000 in 8 digits. What
-    stands before them is the root.
-    """
-    root, tail = symbol[:-15], symbol[-15:]
-    digits = tail[:6] + tail[7:]
-    return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()
+OPTIONS = StreamSpec(
+    name="options",
+    channels=(
+        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
+        Channel("bars", bars(Kind.INT)),  # history only: the stream has none
+        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), *_GREEKS, RECV_TS)),
+    ),
+    feeds={"indicative": "/v1beta1/indicative", "opra": "/v1beta1/opra"},
+    default_feed="indicative",
+    codec="msgpack",
+    codecs=("msgpack",),
+    symbols=("SPY", "AAPL"),  # underlyings: their chains name the contracts
+    fetch=Fetch("/v1beta1/options/snapshots", max_symbols=100, feed_parameter=True),
+    chain=Chain(
+        path="/v1beta1/options/snapshots/{symbol}",
+        listing="/v2/options/contracts",
+        member="option_contracts",
+        is_contract=is_contract,
+        nearest=nearest,
+        example="AAPL261218C00230000",
+    ),
+    instrument="option_contract",
+    mute_after_s={"trades": 600.0, "quotes": 120.0},
+    always_open=False,
+    latest=(
+        last("trade", "trades", _TRADE),
+        last("quote", "quotes", _QUOTE),
+        Aspect("greeks", (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)), "", "greeks_recv_ts"),
+    ),
+    bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
+    history=(
+        History("trades", "/v1beta1/options/trades"),
+        History("bars", "/v1beta1/options/bars", bars=True, partition="year"),
+    ),
+    starless=("quotes",),
+)

@@ -14,6 +14,8 @@ from functools import cached_property
 
 import orjson
 
+from mdstream.streams.rest import Chain, Fetch, History
+
 
 class Kind(Enum):
     """What a column holds; decides how it is read from the wire and how it is stored."""
@@ -49,12 +51,14 @@ class PayloadKind(IntEnum):
     MSGPACK = 1
     """A WebSocket message: a msgpack array of messages."""
     SNAPSHOTS = 2
-    """A REST body, like all that follow: snapshots by symbol."""
+    """A REST body, like the five that follow: the state of symbols, by symbol."""
     TRADES = 3
+    """Records by symbol, like the three that follow, of the channel with this name."""
     QUOTES = 4
     BARS = 5
     ORDERBOOKS = 6
-    NEWS = 7
+    LISTED = 7
+    """The state of symbols as a list of records, each of which names its own symbols."""
     MARK = 8
     """A word of the feed's own between payloads, where it happened: one of `Mark`. It is no data."""
 
@@ -71,6 +75,12 @@ class Mark(bytes, Enum):
     TICK = b"tick"
     """Nothing came for a while: only time went on."""
 
+
+STATE = "snapshots"
+"""The channel of what REST says about the state of symbols, in every stream."""
+
+SYMBOLS = "symbols"
+"""The dictionary of symbols, in every stream."""
 
 CONTROL = frozenset({"success", "error", "subscription"})
 """Values of `T` that are part of the conversation, and no data."""
@@ -117,8 +127,10 @@ class Column:
         return not self.required and self.default is None
 
 
-_SYMBOL_OF_TABLE = (Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),)
-_VERSION_OF_TABLE = (Column("version", Kind.UINT, required=True),)
+SYMBOL = Column("symbol", Kind.SYMBOL, "S", required=True, dictionary=SYMBOLS)
+"""The first column of every frame whose rows belong to one symbol each."""
+
+_VERSION = Column("version", Kind.UINT, required=True)
 
 RECV_TS = Column("recv_ts", Kind.TIME, required=True)
 """When the payload was received here; the last column of every frame that comes off the wire."""
@@ -132,6 +144,10 @@ class Channel:
     service offers them. Where `levels` is given (wire key → side), a message carries lists of
     `{p, s}` levels and becomes one row a level (the keys `side`, `p` and `s` beside those of the
     message), else one row a message.
+
+    `is_timely` says that messages are sent as soon as what they report has happened, so that their age
+    upon receipt is the delay of the feed. Where `revised_by` is given, a later row with the same `id`
+    replaces an earlier one, and that column says which of two is the later.
     """
 
     name: str
@@ -139,6 +155,8 @@ class Channel:
     types: tuple[str, ...] = ()
     subscriptions: tuple[str, ...] = ()
     levels: Mapping[str, str] | None = None
+    is_timely: bool = False
+    revised_by: str = ""
     at: Mapping[str, int] = field(init=False, compare=False, repr=False)
     """The index of each column, by its name."""
 
@@ -161,9 +179,10 @@ class Channel:
 class Aspect:
     """Something that is known of a symbol, and of which only the last counts: its trade, its quote.
 
-    It is brought by the rows of `channel` (empty: by none), and by those of `snapshots`. `columns` are
-    those of `<stream>.latest`, each named after the aspect where the channel's own are not; `time`
-    is the one that says which of two is the newer (empty: the one that comes later), `recv` when it came.
+    It is brought by the rows of `channel` (empty: by none), and by those of the state, if they have it.
+    `columns` are those of `<stream>.latest`, each named after the aspect where the channel's own are not;
+    `time` is the one that says which of two is the newer (empty: the one that comes later), `recv` when it
+    came.
     """
 
     name: str
@@ -173,14 +192,15 @@ class Aspect:
     channel: str = ""
 
     def sources(self, channel: Channel) -> list[int]:
-        """For each of `columns` the index of the channel's column that brings it."""
-        names = [column.name for column in channel.columns]
+        """Return for each of `columns` the index of its source in the channel; nothing if one has none."""
         found = []
         for column in self.columns:
             own = "recv_ts" if column.name == self.recv else column.name
-            if own not in names:
+            if own not in channel.at:
                 own = own.removeprefix(self.name + "_")
-            found.append(names.index(own))
+            if own not in channel.at:
+                return []
+            found.append(channel.at[own])
         return found
 
 
@@ -193,7 +213,7 @@ def _built_bars(volume: Kind) -> tuple[Column, ...]:
     `vwap_volume` is the volume behind `vwap`, so that longer bars can be made of these.
     """
     return (
-        _SYMBOL_OF_TABLE[0],
+        SYMBOL,
         Column("ts", Kind.TIME, required=True),
         *(Column(name, Kind.FLOAT) for name in ("open", "high", "low", "close")),
         Column("volume", volume, required=True),
@@ -215,8 +235,9 @@ class BarRules:
     other things on the CTA tapes (A, B) than on the UTP tapes (C, O), so each condition maps to the
     tapes on which the rule holds; no tapes means all.
 
-    `midpoints` names the channel of quotes whose midpoints move prices too, as the service has it for
-    crypto: such a bar needs no trade. `corrections` and `cancels` name the channels that amend trades.
+    `trades` names the channel of trades, `midpoints` that of quotes whose midpoints move prices too, as the
+    service has it for crypto: such a bar needs no trade. `corrections` and `cancels` name the channels that
+    amend trades.
     """
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
@@ -224,6 +245,7 @@ class BarRules:
     volume: Kind = Kind.INT
     lists: bool = False
     """Whether a trade has a list of conditions, and not one."""
+    trades: str = "trades"
     midpoints: str = ""
     corrections: str = ""
     cancels: str = ""
@@ -231,7 +253,7 @@ class BarRules:
     @property
     def sources(self) -> tuple[str, str, str, str]:
         """The channels that bars are made of; empty where there is none."""
-        return "trades", self.midpoints, self.corrections, self.cancels
+        return self.trades, self.midpoints, self.corrections, self.cancels
 
     def counts(self, conditions: Iterable[str], tape: str) -> tuple[bool, bool]:
         """Whether a trade with these conditions counts in prices, and in volume."""
@@ -243,49 +265,6 @@ class BarRules:
                     price = False
                     volume = volume and not is_nothing
         return price, volume
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """How the current state of symbols is fetched over REST: one multi-symbol GET.
-
-    `{feed}` in the path stands for the stream's feed. `max_symbols` is what one request may name.
-    `chain_path` is set where a symbol may also be an underlying whose whole chain is fetched.
-    `fixed` are query parameters always sent, `feed_parameter` says that the stream's feed goes along
-    as `feed`. `since_parameter` asks only for what is new since the previous cycle.
-    """
-
-    path: str
-    kind: PayloadKind
-    max_symbols: int = 200
-    chain_path: str = ""
-    fixed: Mapping[str, str] = field(default_factory=dict)
-    feed_parameter: bool = False
-    since_parameter: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """How the past of a channel is fetched over REST, symbol by symbol and page after page, and stored.
-
-    `{feed}` in the path stands for the stream's feed; `feed_parameter` says that it goes along as `feed`.
-    Pages are of `kind` and hold `limit` rows at most; `fixed` goes along with each request. Their records
-    become rows of `channel`, or of `rows` where that is another one. With `bars`, a timeframe is asked for,
-    and with `adjusted` an adjustment. The store keeps a `date` or a `year` apart (`partition`). With
-    `everything`, the service gives the rows of all symbols where none is named.
-    """
-
-    channel: str
-    path: str
-    kind: PayloadKind
-    rows: str = ""
-    limit: int = 10_000
-    feed_parameter: bool = False
-    fixed: Mapping[str, str] = field(default_factory=dict)
-    bars: bool = False
-    adjusted: bool = False
-    partition: str = "date"
-    everything: bool = False
 
 
 @dataclass(frozen=True)
@@ -307,13 +286,21 @@ class StreamSpec:
     """Subscription → seconds of silence, while its market is open, after which a socket is dead."""
     always_open: bool
     """Whether this market trades around the clock."""
+    is_default: bool = True
+    """Whether a run serves this stream without being asked to."""
     bar_rules: BarRules | None = None
     latest: tuple[Aspect, ...] = ()
-    """What `<stream>.latest` tells of each symbol."""
+    """What `<stream>.latest` shows of each symbol."""
     automatic: Mapping[str, str] = field(default_factory=dict)
     """Subscription the server adds by itself → the one it comes along with."""
     history: tuple[History, ...] = ()
     """Channels whose past can be fetched."""
+    chain: Chain | None = None
+    """Set where symbols are contracts, which their underlyings list."""
+    asset_classes: tuple[str, ...] = ()
+    """The classes under which the account API lists the symbols; empty: it does not."""
+    instrument: str = ""
+    """What one symbol is: `equity`, `option_contract` or `currency_pair`; empty: none of these."""
     starless: tuple[str, ...] = ()
     """Subscriptions for which the service does not accept `*`."""
 
@@ -332,10 +319,15 @@ class StreamSpec:
         return {c.name: c for c in (*self.channels, *self.built_bars)}
 
     @cached_property
+    def framed(self) -> tuple[Channel, ...]:
+        """The channels with a frame of what the service sends: those of the wire, and the state."""
+        return tuple(c for c in self.channels if c.types or c.name == STATE)
+
+    @cached_property
     def latest_channel(self) -> Channel:
-        """The table of what was last: a row a symbol."""
+        """The keyed frame of what was last: a row a symbol."""
         columns = [column for aspect in self.latest for column in aspect.columns]
-        return Channel("latest", (*_SYMBOL_OF_TABLE, *columns, *_VERSION_OF_TABLE))
+        return Channel("latest", (SYMBOL, *columns, _VERSION))
 
     @cached_property
     def built_bars(self) -> tuple[Channel, ...]:
@@ -361,6 +353,25 @@ class StreamSpec:
             if column.kind in CODED
         }
         return tuple(seen)
+
+    # -- REST bodies
+
+    @property
+    def state_kind(self) -> PayloadKind:
+        """What bodies with the state of symbols are."""
+        return PayloadKind.LISTED if self.fetch.listed else PayloadKind.SNAPSHOTS
+
+    def kind_of(self, history: History) -> PayloadKind:
+        """What the pages of a history are."""
+        return self.state_kind if history.rows == STATE else PayloadKind[history.channel.upper()]
+
+    def member_of(self, kind: PayloadKind) -> str:
+        """The member that holds the records in bodies of `kind`."""
+        return self.fetch.member if kind is self.state_kind else kind.name.lower()
+
+    def channel_of(self, kind: PayloadKind) -> Channel | None:
+        """The channel whose rows the records in bodies of `kind` become; None if the stream has none."""
+        return self.by_name.get(STATE if kind is self.state_kind else kind.name.lower())
 
 
 def join_conditions(codes: list[str]) -> str:

@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import (
-    SYMBOL,
-    TAPE,
-    TS,
-    bars,
-    conditions,
-    exchange,
-    last,
-    quote_side,
-    snapshot,
-)
-from mdstream.streams.spec import (
-    RECV_TS,
-    BarRules,
-    Channel,
-    Column,
-    Fetch,
-    History,
-    Kind,
-    PayloadKind,
-    StreamSpec,
-)
+from mdstream.streams.columns import TAPE, TS, bars, conditions, exchange, last, quote_side, snapshot
+from mdstream.streams.rest import Fetch, History
+from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
 _TRADE = (
     SYMBOL,
@@ -116,8 +97,8 @@ _BAR_RULES = BarRules(
 STOCKS = StreamSpec(
     name="stocks",
     channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",)),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",)),
+        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
         Channel("bars", bars(Kind.INT), ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
         Channel("statuses", _STATUS, ("s",), ("statuses",)),
         Channel("lulds", _LULD, ("l",), ("lulds",)),
@@ -138,23 +119,17 @@ STOCKS = StreamSpec(
     codec="json",
     codecs=("json", "msgpack"),
     symbols=("AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"),
-    fetch=Fetch("/v2/stocks/snapshots", PayloadKind.SNAPSHOTS, feed_parameter=True),
+    fetch=Fetch("/v2/stocks/snapshots", feed_parameter=True),
     mute_after_s={"trades": 120.0, "quotes": 60.0, "bars": 180.0},
     always_open=False,
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=_BAR_RULES,
     history=(
-        History("trades", "/v2/stocks/trades", PayloadKind.TRADES, feed_parameter=True),
-        History("quotes", "/v2/stocks/quotes", PayloadKind.QUOTES, feed_parameter=True),
-        History(
-            "bars",
-            "/v2/stocks/bars",
-            PayloadKind.BARS,
-            feed_parameter=True,
-            bars=True,
-            adjusted=True,
-            partition="year",
-        ),
+        History("trades", "/v2/stocks/trades", feed_parameter=True),
+        History("quotes", "/v2/stocks/quotes", feed_parameter=True),
+        History("bars", "/v2/stocks/bars", feed_parameter=True, bars=True, adjusted=True, partition="year"),
     ),
+    asset_classes=("us_equity",),
+    instrument="equity",
     automatic={"corrections": "trades", "cancelErrors": "trades"},
 )

@@ -54,12 +54,12 @@ def test_a_slab_of_packed_and_plain_payloads_is_read_in_order(tmp_path: Path) ->
     ):
         packed = gzip.compress(data) if packing else data
         slab.append(packed, PayloadKind.TRADES, number, packing, unpacked_size(packed, packing))
-    slab.append(b"not gzip at all", PayloadKind.NEWS, 9, Packing.GZIP)
+    slab.append(b"not gzip at all", PayloadKind.LISTED, 9, Packing.GZIP)
     slab.seal()
     payloads = Payloads.of_slab(slab, slab.entries)
     assert [bytes(payloads.view(i)) for i in range(5)] == [*kept, b"not gzip at all"]
     assert payloads.recv_ns.tolist() == [0, 1, 2, 3, 9]
-    assert payloads.kinds.tolist() == [PayloadKind.TRADES] * 4 + [PayloadKind.NEWS]
+    assert payloads.kinds.tolist() == [PayloadKind.TRADES] * 4 + [PayloadKind.LISTED]
 
 
 def test_a_slab_takes_no_more_than_its_results_have_room_for(tmp_path: Path) -> None:

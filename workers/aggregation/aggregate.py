@@ -131,11 +131,11 @@ def runs_of(
 ) -> npt.NDArray[np.void]:
     """The runs of a batch, as `PARTIAL` rows in the order in which they began."""
     found: list[tuple[npt.NDArray[np.int64], Events]] = []
-    for name in ("trades", rules.midpoints, rules.corrections, rules.cancels):
+    for name in rules.sources:
         if not name or name not in decoded.columns:
             continue
         channel, columns = spec.by_name[name], decoded.columns[name]
-        if name == "trades":
+        if name == rules.trades:
             events = events_of_trades(channel, columns, effects, text)
         elif name == rules.midpoints:
             events = events_of_quotes(channel, columns)

@@ -248,7 +248,7 @@ class Bars:
         assert spec.bar_rules is not None
         self.unmatched = 0
         self._spec = spec
-        self._trades = frames["trades"]
+        self._trades = frames[spec.bar_rules.trades]
         self._text = text
         self._rules = spec.bar_rules
         self._effects = Effects(spec.bar_rules)
@@ -373,7 +373,7 @@ class Bars:
         return None
 
     def _effect(self, conditions: int | None, tape: int | None) -> int:
-        trades = self._spec.by_name["trades"]
+        trades = self._spec.by_name[self._rules.trades]
         return self._effects.of_codes(trades, conditions, tape, self._text)
 
     def _forget_amended(self) -> None:
@@ -421,7 +421,7 @@ class Bars:
             found = found[: kernels.select(codes, times, rows, wanted, *span, found)]
             numbers.append(found + start)
             pieces.append(self._trades.take(views, found))
-        trades = self._spec.by_name["trades"]
+        trades = self._spec.by_name[self._rules.trades]
         columns = [joined(list(reversed(each))) for each in zip(*pieces, strict=True)]
         events = events_of_trades(trades, columns, self._effects, self._text)
         for index, row in enumerate(np.concatenate(numbers[::-1]).tolist()):

@@ -32,7 +32,7 @@ class BodyMatcher(Matcher):
             by_keys=True,
         )
         super().__init__(spec, {table.channel.name: table}, codec)
-        name = kind.name.lower()
+        name = spec.member_of(kind)
         self._table = table
         self._names = _packed(name, name[:-1], "symbol", "next_page_token")
         self._bare_symbols = kind is PayloadKind.SNAPSHOTS

@@ -63,7 +63,7 @@ class Decoded:
 
 
 class _Body(NamedTuple):
-    """A REST body's records, each told its symbol, and the symbol of each; none in news."""
+    """A REST body's records, and the symbol of each; empty where records name their own symbols."""
 
     channel: Channel
     records: list[Any]
@@ -150,18 +150,19 @@ class FallbackDecoder:
         return len(body.records)
 
     def _body(self, body: Any, kind: PayloadKind) -> _Body:
-        """A REST body taken apart. Raises `UnfitError` for what is none of `kind`."""
+        """Take a REST body apart. Raises `UnfitError` for what is not a body of `kind`."""
         if type(body) is not dict:
             raise UnfitError(f"expected an object, got {type_name(body)}")
         token = body.get("next_page_token")
         page_token = token if type(token) is str else ""
-        name = kind.name.lower()
-        if kind is PayloadKind.NEWS:
+        name, channel = self._spec.member_of(kind), self._spec.channel_of(kind)
+        if channel is None:
+            raise UnfitError(f"{self._spec.name} has no {name}")
+        if kind is PayloadKind.LISTED:
             if name not in body:
                 raise UnfitError(f"{name}: missing")
-            articles = list_of(body.get(name), name)
-            return _Body(self._spec.by_name["snapshots"], articles, [""] * len(articles), page_token)
-        channel = self._spec.by_name[name]
+            records = list_of(body.get(name), name)
+            return _Body(channel, records, [""] * len(records), page_token)
         content = body.get(name, body.get(name[:-1]))
         if "symbol" in body:
             if type(body["symbol"]) is not str:
@@ -174,8 +175,7 @@ class FallbackDecoder:
             content = {}
         if type(content) is not dict:
             raise UnfitError(f"{name}: expected an object by symbol, got {type_name(content)}")
-        records: list[Any] = []
-        symbols: list[str] = []
+        records, symbols = [], list[str]()
         for symbol, value in content.items():
             for record in value if type(value) is list else [value] if value else []:
                 if type(record) is dict:

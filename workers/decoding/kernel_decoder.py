@@ -113,8 +113,8 @@ def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
     """Whether kernels know payloads of `kind` in this stream."""
     if kind.from_stream:
         return True
-    channel = spec.by_name.get(kind.name.lower())
-    return channel is not None and bool(tables_of([channel]))
+    channel = spec.channel_of(kind)
+    return channel is not None and kind is not PayloadKind.LISTED and bool(tables_of([channel]))
 
 
 class KernelDecoder:
@@ -133,7 +133,9 @@ class KernelDecoder:
             if kind is PayloadKind.MSGPACK:
                 parse = partial(msgpack.unpackb, strict_map_key=False)
         else:
-            self._tables = tables_of([spec.by_name[kind.name.lower()]])
+            channel = spec.channel_of(kind)
+            assert channel is not None, "has_kernels says so"
+            self._tables = tables_of([channel])
             [table] = self._tables.values()
             self._matcher = BodyMatcher(spec, table, kind)
             self._kernels = values_json

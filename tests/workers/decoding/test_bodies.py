@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
+from tests.decoding import stream_and_kind
 from tests.running import SHARED
 from tests.workers.decoding.pair import ODD_VALUES, Pair
 
@@ -241,9 +242,7 @@ INDEX: list[dict[str, Any]] = (
 @pytest.mark.skipif(not INDEX, reason="needs ../shared/data/alpaca")
 @pytest.mark.parametrize("entry", INDEX, ids=lambda e: e["file"])
 def test_recorded_bodies_decode_alike(entry: dict[str, Any]) -> None:
-    stream = next(s for s in ("stocks", "options", "crypto", "news") if s in entry["path"])
-    last = [p for p in entry["path"].split("/") if p not in ("latest", "{symbol}")][-1]
-    kind = PayloadKind[last.upper()]
+    stream, kind = stream_and_kind(entry["path"])
     body = (DATA / "rest" / entry["file"]).read_bytes()
     pair = Pair(stream)
     pair.decode([body, body, body.strip()], kind)

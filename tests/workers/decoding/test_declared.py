@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdstream.streams.spec import RECV_TS, Channel, Column, Fetch, Kind, PayloadKind, StreamSpec
+from mdstream.streams.rest import Fetch
+from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, PayloadKind, StreamSpec
 from tests.workers.decoding.pair import Pair
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
@@ -62,7 +63,7 @@ def vendors(draw: st.DrawFn) -> StreamSpec:
         codec="json",
         codecs=("json", "msgpack"),
         symbols=(),
-        fetch=Fetch("/x", PayloadKind.SNAPSHOTS),
+        fetch=Fetch("/x"),
         mute_after_s={},
         always_open=True,
     )
@@ -112,7 +113,7 @@ def test_a_new_channel_is_decoded_by_kernels(kind: PayloadKind) -> None:
         "json",
         ("json",),
         (),
-        Fetch("/perps", PayloadKind.SNAPSHOTS),
+        Fetch("/perps"),
         {},
         True,
     )

@@ -285,13 +285,13 @@ def test_a_bad_message_is_rejected_with_its_reason_and_its_neighbours_are_kept(
         ),
         (b"[]", PayloadKind.SNAPSHOTS, "expected an object, got an array"),
         (b'{"bars":[1,2]}', PayloadKind.BARS, "bars: expected an object by symbol, got an array"),
-        (b'{"news":{}}', PayloadKind.NEWS, "news: expected an array, got an object"),
+        (b'{"news":{}}', PayloadKind.LISTED, "news: expected an array, got an object"),
     ],
 )
 def test_a_payload_that_cannot_be_split_is_one_reject(
     payload: bytes, kind: PayloadKind, reason: str
 ) -> None:
-    stream = "news" if kind is PayloadKind.NEWS else "stocks"
+    stream = "news" if kind is PayloadKind.LISTED else "stocks"
     decoded = decode(stream, payload, kind=kind)
     assert decoded.counts == [1]
     [reject] = decoded.rejects
@@ -351,7 +351,7 @@ def test_whatever_comes_every_message_is_a_row_or_a_reject(stream: str, batch: l
 @given(st.binary(max_size=200), st.sampled_from(list(PayloadKind)))
 @settings(max_examples=300)
 def test_random_bytes_are_rejected_or_hold_nothing(data: bytes, kind: PayloadKind) -> None:
-    decoded = decode("news" if kind is PayloadKind.NEWS else "crypto", data, kind=kind)
+    decoded = decode("news" if kind is PayloadKind.LISTED else "crypto", data, kind=kind)
     assert len(decoded.counts) == 1
     assert len(decoded.rejects) <= sum(decoded.counts)
 

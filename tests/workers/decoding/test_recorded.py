@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from mdstream.streams.spec import PayloadKind
-from tests.decoding import decode, rows
+from tests.decoding import decode, rows, stream_and_kind
 from tests.running import SHARED
 
 DATA = SHARED / "data" / "alpaca"
@@ -80,12 +80,6 @@ def check(record: dict[str, Any], names: dict[str, str], row: dict[str, Any], pr
     return len(record)
 
 
-def stream_and_kind(path: str) -> tuple[str, PayloadKind]:
-    stream = next(s for s in ("stocks", "options", "crypto", "news") if s in path)
-    last = [part for part in path.split("/") if part not in ("latest", "{symbol}")][-1]
-    return stream, PayloadKind[last.upper()]
-
-
 @pytest.mark.parametrize("entry", INDEX, ids=lambda e: e["file"])
 def test_a_rest_body_keeps_every_field(entry: dict[str, Any]) -> None:
     stream, kind = stream_and_kind(entry["path"])
@@ -96,7 +90,7 @@ def test_a_rest_body_keeps_every_field(entry: dict[str, Any]) -> None:
     found = rows(stream, decoded)
     if body.get("next_page_token"):
         assert decoded.bodies[0].page_token == body["next_page_token"]
-    if kind is PayloadKind.NEWS:
+    if kind is PayloadKind.LISTED:
         for record, row in zip(body["news"], found["snapshots"], strict=True):
             assert json.loads(row.pop("images")) == record.pop("images")
             times = {k: nanoseconds(record.pop(k)) for k in ("created_at", "updated_at")}

@@ -13,13 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mdstream.streams import STREAMS
+from mdstream.venues.alpaca import endpoints
 
-LIVE_STREAM_URL = "wss://stream.data.alpaca.markets"
-LIVE_DATA_URL = "https://data.alpaca.markets"
-LIVE_TRADING_URL = "https://api.alpaca.markets"
-PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
-_LIVE_KEY = "AK"
-"""How keys of accounts with money begin; those of paper accounts begin with PK."""
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of the container: microseconds of CPU time a period, and the period."""
 
@@ -208,17 +203,16 @@ class Config(Struct, frozen=True):
         """Base URLs of the stream and of REST; one that is not given follows from the other."""
         stream, data = self.stream_url.rstrip("/"), self.data_url.rstrip("/")
         if not stream and not data:
-            return LIVE_STREAM_URL, LIVE_DATA_URL
-        return stream or _sibling(data), data or _sibling(stream)
+            return endpoints.STREAM_URL, endpoints.DATA_URL
+        return stream or endpoints.sibling(data), data or endpoints.sibling(stream)
 
     def trading_base(self) -> str:
         """Base URL of the account API, which lists assets and contracts."""
         if self.trading_url:
             return self.trading_url.rstrip("/")
-        if (data := self.urls()[1]) != LIVE_DATA_URL:
+        if (data := self.urls()[1]) != endpoints.DATA_URL:
             return data
-        live = self.credentials.key_id.startswith(_LIVE_KEY)
-        return LIVE_TRADING_URL if live else PAPER_TRADING_URL
+        return endpoints.trading_url(self.credentials.key_id)
 
 
 def usable_cores() -> int:
@@ -234,14 +228,3 @@ def usable_cores() -> int:
 def is_loopback(url: str) -> bool:
     """Whether `url` names this machine, which no proxy stands before."""
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-
-
-def _sibling(url: str) -> str:
-    """The REST address that belongs to a stream address, or the other way round."""
-    scheme, _, rest = url.partition("://")
-    scheme = {"ws": "http", "wss": "https", "http": "ws", "https": "wss"}[scheme]
-    if rest.startswith("stream.data."):
-        rest = rest.removeprefix("stream.")
-    elif rest.startswith("data.") and scheme == "wss":
-        rest = "stream." + rest
-    return f"{scheme}://{rest}"

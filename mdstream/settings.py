@@ -24,6 +24,7 @@ from mdstream.config import ANY_KEY, Config, StreamConfig, is_loopback
 from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import StreamSpec
+from mdstream.venues.alpaca.auth import KEY_VARIABLE, SECRET_VARIABLE
 
 ENV_PREFIX = "MDSTREAM_"
 _LARGEST_BUDGET = 1_000_000
@@ -204,7 +205,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for variable, field in (("APCA_API_KEY_ID", "key_id"), ("APCA_API_SECRET_KEY", "secret_key")):
+    for variable, field in ((KEY_VARIABLE, "key_id"), (SECRET_VARIABLE, "secret_key")):
         if environ.get(variable):
             values.setdefault("credentials", {})[field] = environ[variable]
     for variable, text in environ.items():

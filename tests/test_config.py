@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config, usable_cores
+from mdstream.config import ANY_KEY, Config, usable_cores
 from mdstream.errors import ConfigError
 from mdstream.settings import from_mapping, load
+from mdstream.venues.alpaca import endpoints
 
 
 def test_file_gives_way_to_environment_and_environment_to_flags(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "urls"),
     [
-        ({}, (LIVE_STREAM_URL, LIVE_DATA_URL)),
+        ({}, (endpoints.STREAM_URL, endpoints.DATA_URL)),
         ({"stream_url": "ws://127.0.0.1:5/"}, ("ws://127.0.0.1:5", "http://127.0.0.1:5")),
         ({"data_url": "https://h:1"}, ("wss://h:1", "https://h:1")),
         (

@@ -17,6 +17,7 @@ from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
+from mdstream.venues.alpaca.bodies import TYPE
 from workers.aggregation import bars
 from workers.aggregation.aggregate import Effects, runs_of
 from workers.aggregation.books import net_rows
@@ -73,7 +74,7 @@ def _sample(channel: Channel) -> dict[str, Any]:
     """A message of a channel, as its columns are declared."""
     message = {c.key: _VALUES[c.kind] for c in channel.columns if c.key}
     message |= dict.fromkeys(channel.levels or (), _LEVELS)
-    return message | {"T": channel.types[0]}
+    return message | {TYPE: channel.types[0]}
 
 
 def main() -> None:

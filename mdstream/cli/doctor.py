@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mdstream.cli.output import output_console
-from mdstream.config import ANY_KEY, LIVE_DATA_URL, LIVE_STREAM_URL, Config, usable_cores
+from mdstream.config import ANY_KEY, Config, usable_cores
 from mdstream.engine import memory
 from mdstream.errors import Exit
 from mdstream.settings import load
+from mdstream.venues.alpaca.endpoints import DATA_URL, STREAM_URL
 
 _MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 
@@ -141,7 +142,7 @@ async def _endpoints(config: Config) -> list[Finding]:
     from mdstream.cli.probe import probe_data, probe_reach, probe_stream
 
     if config.simulated:
-        live = await asyncio.gather(probe_reach(LIVE_STREAM_URL), probe_reach(LIVE_DATA_URL))
+        live = await asyncio.gather(probe_reach(STREAM_URL), probe_reach(DATA_URL))
         return [Finding(*finding) for finding in live]
     streams = (probe_stream(config, name) for name in config.streams)
     found = await asyncio.gather(probe_data(config), *streams)

@@ -35,13 +35,14 @@ from mdstream.handoff.page_ticket import PageReceipt, PageTicket
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
-from mdstream.history.plan import FREE_PLAN, note_shards
+from mdstream.history.plan import note_shards
 from mdstream.history.request import EVERYTHING, Request
 from mdstream.history.staging import Staging
 from mdstream.session.budget import Budget
 from mdstream.session.rest import Body, RestClient
-from mdstream.store.query import rfc3339
 from mdstream.store.rejects import RejectFile
+from mdstream.venues.alpaca.limits import FREE_PLAN
+from mdstream.venues.alpaca.parameters import format_time
 
 log = logging.getLogger(__name__)
 
@@ -297,8 +298,8 @@ class Backfill:
         request, history, shard = self._request, self._request.history, progress.shard
         found = {
             **history.fixed,
-            "start": rfc3339(shard.first),
-            "end": rfc3339(request.until(shard.past) - 1),  # the service takes both ends as inside
+            "start": format_time(shard.first),
+            "end": format_time(request.until(shard.past) - 1),  # the service takes both ends as inside
             "limit": str(history.limit),
             "sort": "asc",
         }

@@ -10,9 +10,7 @@ from mdstream.config import Config
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import LEDGER, Ledger, LedgerView, Progress, missing
 from mdstream.history.request import Request, Shard
-
-FREE_PLAN = 200
-"""Requests a minute, until the service has told how many it allows."""
+from mdstream.venues.alpaca.limits import FREE_PLAN
 
 
 class Estimate(NamedTuple):

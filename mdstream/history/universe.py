@@ -27,12 +27,13 @@ from mdstream.store.query import as_list, is_pattern, parse_day
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest import Chain
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
+from mdstream.venues.alpaca.endpoints import ASSETS_PATH
+from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
 
 _ANSWER_BYTES = 256 * 1024 * 1024
-_CONTRACTS_A_PAGE = 10_000
 _FOREVER = "2100-01-01"
 """The service's own last expiry is the next weekend's."""
-_PER_MINUTE = 200
 _UNDERLYING = re.compile(r"[A-Z]{1,6}")
 
 
@@ -61,7 +62,7 @@ async def named(
             f"{patterns[0]!r} is a pattern, and nobody lists the symbols of {spec.name}: name them"
         )
     at = msgspec.structs.replace(config, data_url=config.trading_base())
-    async with RestClient(at, Budget(_PER_MINUTE, learns=True)) as client:
+    async with RestClient(at, Budget(FREE_PLAN, learns=True)) as client:
         if spec.chain:
             roots = dict.fromkeys(map(_underlying, patterns))
             asked = [
@@ -96,8 +97,8 @@ def _underlying(pattern: str) -> str:
 
 
 async def _assets(client: RestClient, kind: str) -> list[str]:
-    answer = await _get(client, "/v2/assets", {"status": "active", "asset_class": kind})
-    return _symbols(answer, "/v2/assets")
+    answer = await _get(client, ASSETS_PATH, {"status": "active", "asset_class": kind})
+    return _symbols(answer, ASSETS_PATH)
 
 
 async def _contracts(client: RestClient, chain: Chain, root: str, status: str, since: date) -> list[str]:
@@ -109,13 +110,13 @@ async def _contracts(client: RestClient, chain: Chain, root: str, status: str, s
             "status": status,
             "expiration_date_gte": since.isoformat(),
             "expiration_date_lte": _FOREVER,
-            "limit": str(_CONTRACTS_A_PAGE),
+            "limit": str(CONTRACTS_PAGE),
             **({"page_token": token} if token else {}),
         }
         answer = await _get(client, chain.listing, asked)
         page = answer.get(chain.member) if isinstance(answer, dict) else None
         found += _symbols(page, chain.listing)
-        following = answer.get("next_page_token")
+        following = answer.get(NEXT_PAGE_TOKEN)
         if not following:
             return found
         if following == token:

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdstream.handoff.space import reserve
-from mdstream.session.retry import number
+from mdstream.venues.alpaca.limits import WINDOW_S, quota_of
 
-WINDOW_S = 60.0
 _MARGIN_S = 1.0
 """A request may take a moment from here to where it is counted: a new connection costs some."""
 
@@ -34,7 +33,6 @@ class Budget:
     def __init__(self, share: int, sent: memoryview | None = None, learns: bool = False) -> None:
         self._learns = learns
         self.share = max(1, share)
-        self.waited_s = 0.0
         self._sent = memoryview(bytearray(8 * self.share)).cast("q") if sent is None else sent
         self._oldest = min(range(len(self._sent)), key=self._sent.__getitem__)
         self._closed_until = 0.0
@@ -53,23 +51,19 @@ class Budget:
 
     async def take(self) -> None:
         """Wait for leave to send one request; those who wait are served in the order they came."""
-        started = time.monotonic()
         async with self._turn:
             while (pause := self._pause()) > 0:
                 await asyncio.sleep(pause)
             self._sent[self._oldest] = time.monotonic_ns()
             self._oldest = (self._oldest + 1) % len(self._sent)
-        self.waited_s += time.monotonic() - started
 
     def hear(self, headers: Mapping[str, str]) -> None:
         """Take note of `X-RateLimit-*`; when nothing remains, hold back until the reset."""
-        limit = number(headers.get("X-RateLimit-Limit", ""))
-        if self._learns and limit and int(limit) != self.share:
-            self._learn(int(limit))
-        if headers.get("X-RateLimit-Remaining") == "0":
-            reset = number(headers.get("X-RateLimit-Reset", ""))
-            if reset is not None:
-                self.hold(min(WINDOW_S, reset - time.time()))
+        quota = quota_of(headers)
+        if self._learns and quota.limit and int(quota.limit) != self.share:
+            self._learn(int(quota.limit))
+        if quota.remaining == 0 and quota.reset is not None:
+            self.hold(min(WINDOW_S, quota.reset - time.time()))
 
     def hold(self, seconds: float) -> None:
         """Send nothing for `seconds`."""

@@ -24,13 +24,12 @@ from mdstream.config import StreamConfig
 from mdstream.errors import BadRequestError, MdstreamError, ServerError, SharedMemoryError, first_error
 from mdstream.handoff.packing import Packing
 from mdstream.handoff.ticket import Found
-from mdstream.session.budget import WINDOW_S
 from mdstream.session.rest import RestClient
 from mdstream.streams.spec import PayloadKind, StreamSpec
+from mdstream.venues.alpaca import limits
 
 log = logging.getLogger(__name__)
 
-_MAX_QUERY_BYTES = 6000
 _NO_DATA = "the service has no data for it"
 _UNUSABLE = "unusable answer"
 _MOST_PAGES = 100
@@ -67,7 +66,7 @@ def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]
     length = 0
     for symbol in symbols:
         cost = len(symbol.encode()) + 3
-        if not groups or len(groups[-1]) >= size or length + cost > _MAX_QUERY_BYTES:
+        if not groups or len(groups[-1]) >= size or length + cost > limits.QUERY_BYTES:
             groups.append([])
             length = 0
         groups[-1].append(symbol)
@@ -105,8 +104,8 @@ class Fetcher:
         chain = self._spec.chain
         chains = [s for s in symbols if chain and not chain.is_contract(s)]
         singles = [s for s in symbols if s not in set(chains)]
-        window = min(self._interval_s or WINDOW_S, WINDOW_S)
-        allowed = int(self._client.budget.share * window / WINDOW_S) - len(chains)
+        window = min(self._interval_s or limits.WINDOW_S, limits.WINDOW_S)
+        allowed = int(self._client.budget.share * window / limits.WINDOW_S) - len(chains)
         groups = group(singles, allowed, self._spec.fetch.max_symbols)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -150,7 +149,7 @@ class Fetcher:
         assert chain is not None, "else no symbol is an underlying"
         path = chain.path.format(symbol=quote(underlying, safe=""))
         try:
-            found, refused = await self._pages(path, {"limit": "1000"}, "")
+            found, refused = await self._pages(path, {"limit": str(limits.CHAIN_PAGE)}, "")
         except SharedMemoryError:
             raise
         except MdstreamError as error:

@@ -27,8 +27,10 @@ from mdstream.errors import (
 )
 from mdstream.handoff.packing import Packing, unpack
 from mdstream.session.budget import Budget
-from mdstream.session.retry import CAP_S, FIRST_S, RETRIED_STATUSES, pause_asked_for
+from mdstream.session.retry import CAP_S, FIRST_S, pause_asked_for
 from mdstream.session.target import tls_context
+from mdstream.venues.alpaca import auth, codes
+from mdstream.venues.alpaca.bodies import REASON
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +68,7 @@ class RestClient:
         self._base = config.urls()[1]
         self._tls: ssl.SSLContext | bool = tls_context(config) if self._base.startswith("https:") else False
         self._headers = {
-            "APCA-API-KEY-ID": config.credentials.key_id,
-            "APCA-API-SECRET-KEY": config.credentials.secret_key,
+            **auth.headers(config.credentials.key_id, config.credentials.secret_key),
             "User-Agent": "mdstream",
             "Accept-Encoding": "gzip",
         }
@@ -196,16 +197,16 @@ class RestClient:
 
     def _failed(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         message = f"HTTP {status}: {_message(data)}"
-        if 300 <= status < 400:
+        if codes.is_redirect(status):
             where = headers.get("Location", "nowhere")[:200]
             message = f"HTTP {status}: sent on to {where}; if that is the server, set data_url"
-        if status in RETRIED_STATUSES:
+        if codes.is_passing(status):
             pause = pause_asked_for(status, headers, time.time())
-            if status == 429:
+            if status == codes.THROTTLED:
                 # Everyone waits, not only this request: the budget is the account's.
                 self.budget.hold(pause if pause is not None else 1.0)
             return ServerError(message, status, pause)
-        if status == 401 or (status == 403 and "subscription" not in message):
+        if codes.is_key_refused(status, message):
             return CredentialsError(message, status)
         return BadRequestError(message, status)
 
@@ -227,8 +228,8 @@ def _packing(encoding: str) -> Packing:
 
 
 def _message(data: bytes) -> str:
-    """The `message` of an error body; other bodies as they are, shortened."""
+    """The reason in an error body; other bodies as they are, shortened."""
     try:
-        return str(orjson.loads(data)["message"])[:200]
+        return str(orjson.loads(data)[REASON])[:200]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return data[:200].decode(errors="replace").strip() or "no reason given"

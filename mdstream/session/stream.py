@@ -24,7 +24,9 @@ from mdstream.session.silence import Silence
 from mdstream.session.sockets import connected
 from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
-from mdstream.streams.spec import PayloadKind, is_control
+from mdstream.streams.spec import PayloadKind
+from mdstream.venues.alpaca.bodies import is_control
+from mdstream.venues.alpaca.codes import THROTTLED
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.protocol import Note, Ready, Refused, StreamProtocol, Waiting
@@ -263,6 +265,6 @@ def _summary(subscriptions: Subscriptions) -> str:
 
 def _pause(error: Exception, pause: float) -> float:
     asked = error.retry_after if isinstance(error, ServerError) else None
-    if isinstance(error, ServerError) and error.code == 429:
+    if isinstance(error, ServerError) and error.code == THROTTLED:
         return max(pause, asked or 0.0, THROTTLED_LEAST_S)
     return max(pause, asked or 0.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mdstream.config import Config, Credentials
 from mdstream.session.silence import MuteLimits
 from mdstream.streams.spec import StreamSpec
+from mdstream.venues.alpaca import auth
 from mdstream.wire.codec import CODECS
 
 
@@ -53,6 +54,5 @@ def headers(target: Target) -> dict[str, str]:
     """What the request for a connection to `target` says besides."""
     said = {"Content-Type": CODECS[target.codec].content_type}
     if target.header_auth:
-        said["APCA-API-KEY-ID"] = target.credentials.key_id
-        said["APCA-API-SECRET-KEY"] = target.credentials.secret_key
+        said |= auth.headers(target.credentials.key_id, target.credentials.secret_key)
     return said

@@ -17,25 +17,10 @@ from mdstream.simulator.market import Message
 from mdstream.simulator.sender import Sender, Shared
 from mdstream.simulator.symbols import is_valid
 from mdstream.streams.spec import StreamSpec
+from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER
+from mdstream.venues.alpaca.codes import STREAM_CODES
 
 log = logging.getLogger(__name__)
-
-TEXTS = {
-    400: "invalid syntax",
-    401: "not authenticated",
-    402: "auth failed",
-    403: "already authenticated",
-    404: "auth timeout",
-    405: "symbol limit exceeded",
-    406: "connection limit exceeded",
-    407: "slow client",
-    409: "insufficient subscription",
-    410: "invalid subscribe action for this feed",
-    411: "insufficient scope",
-    412: "option messages are only available in MsgPack format",
-    413: "star subscription is not allowed for option quotes",
-    500: "internal error",
-}
 
 _SETTLE_S = 0.05
 """After a change of subscriptions the flow waits this long for the next one."""
@@ -119,7 +104,7 @@ class StreamConnection:
 
     async def _by_headers(self) -> None:
         headers = self._request.headers
-        key, secret = headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")
+        key, secret = headers.get(KEY_HEADER), headers.get(SECRET_HEADER)
         if key and secret:
             await self._auth(key, secret)
 
@@ -208,7 +193,8 @@ class StreamConnection:
         self._transport().write(encoding.frame(payload))
 
     def _error(self, code: int) -> None:
-        self._send([{"T": "error", "code": code, "msg": TEXTS.get(code, "error")}])
+        text = STREAM_CODES[code].text if code in STREAM_CODES else "error"
+        self._send([{"T": "error", "code": code, "msg": text}])
 
     async def _watch_auth(self, started: float) -> None:
         await asyncio.sleep(max(0.0, started + self._settings.auth_timeout_s - time.monotonic()))

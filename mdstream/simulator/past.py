@@ -10,6 +10,7 @@ from mdstream.simulator.faults import Faults
 from mdstream.simulator.rest import Refusal, RestService
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.simulator.source import Source
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
 
 
 class PastRest(RestService):
@@ -26,14 +27,14 @@ class PastRest(RestService):
         found = self._source.state(stream, self._symbols(request, stream))
         if stream == "stocks":
             return found
-        return {"snapshots": found, **({"next_page_token": None} if stream == "options" else {})}
+        return {"snapshots": found, **({NEXT_PAGE_TOKEN: None} if stream == "options" else {})}
 
     def _chain(self, request: web.Request, stream: str) -> Any:
         contracts = self._source.chain(request.match_info["underlying"])
-        return {"snapshots": self._source.state(stream, contracts), "next_page_token": None}
+        return {"snapshots": self._source.state(stream, contracts), NEXT_PAGE_TOKEN: None}
 
     def _news(self, request: web.Request, stream: str) -> Any:
-        return {"news": [], "next_page_token": None}
+        return {"news": [], NEXT_PAGE_TOKEN: None}
 
     def _refused(self, request: web.Request, stream: str, what: str = "") -> Any:
         raise Refusal(404, "a replay serves streams and snapshots; history is in its store")

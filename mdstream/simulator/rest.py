@@ -21,6 +21,9 @@ from mdstream.simulator.records import DAY, QUOTES, TRADES, History, Series, bar
 from mdstream.simulator.settings import SimulatorSettings
 from mdstream.simulator.symbols import chain, is_valid
 from mdstream.streams import STREAMS
+from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
+from mdstream.venues.alpaca.limits import RETRY_HEADER, quota_headers
 
 NEWS_STEP = 3600 * 1_000_000_000
 
@@ -52,11 +55,7 @@ class RateWindow:
         since, used = self._used.get(key, (minute, 0))
         used = used + 1 if since == minute else 1
         self._used[key] = (minute, used)
-        headers = {
-            "X-RateLimit-Limit": str(self._limit),
-            "X-RateLimit-Remaining": str(max(0, self._limit - used)),
-            "X-RateLimit-Reset": str((minute + 1) * 60),
-        }
+        headers = quota_headers(self._limit, max(0, self._limit - used), (minute + 1) * 60)
         return used <= self._limit, headers
 
 
@@ -113,13 +112,13 @@ class RestService:
         delay = self._settings.latency_ms / 1000
         if slow := self._faults.strikes("slow", stream):
             delay += slow.number
-        key = request.headers.get("APCA-API-KEY-ID", "")
+        key = request.headers.get(KEY_HEADER, "")
         allowed, headers = self._window.take(key)
         try:
             if not allowed:
                 raise Refusal(429, "too many requests")
             if fault := self._faults.strikes("rest", stream):
-                headers["Retry-After"] = "1"
+                headers[RETRY_HEADER] = "1"
                 raise Refusal(int(fault.number), "the simulator was told to fail")
             self._check_key(request, key, stream)
             body, status = self._body(request, stream, answer), 200
@@ -151,7 +150,7 @@ class RestService:
         expected = self._settings.credentials
         if stream == "crypto":
             return  # open to everyone, as the service's
-        secret = request.headers.get("APCA-API-SECRET-KEY", "")
+        secret = request.headers.get(SECRET_HEADER, "")
         if not (key and secret):
             raise Refusal(401, "forbidden.")
         if expected and (key, secret) != (expected.key_id, expected.secret_key):
@@ -187,7 +186,7 @@ class RestService:
         found = {s: History(stream, self._settings.seed, s).snapshot(now) for s in symbols}
         if stream == "stocks":
             return found
-        return {"snapshots": found, **({"next_page_token": None} if stream == "options" else {})}
+        return {"snapshots": found, **({NEXT_PAGE_TOKEN: None} if stream == "options" else {})}
 
     def _chain(self, request: web.Request, stream: str) -> Any:
         underlying = self._valid("stocks", [request.match_info["underlying"]])[0]
@@ -200,7 +199,7 @@ class RestService:
         more = first + limit < len(contracts)
         return {
             "snapshots": {s: History(stream, self._settings.seed, s).snapshot(now) for s in page},
-            "next_page_token": _token(page[-1], 1) if more else None,
+            NEXT_PAGE_TOKEN: _token(page[-1], 1) if more else None,
         }
 
     def _assets(self, request: web.Request, stream: str) -> Any:
@@ -222,7 +221,7 @@ class RestService:
         more = past < len(listed)
         return {
             "option_contracts": listed[first:past],
-            "next_page_token": _token("contracts", past) if more else None,
+            NEXT_PAGE_TOKEN: _token("contracts", past) if more else None,
         }
 
     def _history(self, request: web.Request, stream: str, what: str) -> Any:
@@ -246,8 +245,8 @@ class RestService:
             last = (symbol, index)
         token = _token(*last) if last and next(items, None) is not None else None
         if single:
-            return {what: found.get(single), "symbol": single, "next_page_token": token}
-        return {what: found, "next_page_token": token}
+            return {what: found.get(single), "symbol": single, NEXT_PAGE_TOKEN: token}
+        return {what: found, NEXT_PAGE_TOKEN: token}
 
     def _items(
         self, request: web.Request, stream: str, series: Series, symbols: list[str]
@@ -313,7 +312,7 @@ class RestService:
         records = [news_record(self._settings.seed, s, at // NEWS_STEP, NEWS_STEP) for at, s in page]
         for record in records if not content else ():
             record["content"] = ""
-        return {"news": records, "next_page_token": _token(page[-1][1], page[-1][0]) if more else None}
+        return {"news": records, NEXT_PAGE_TOKEN: _token(page[-1][1], page[-1][0]) if more else None}
 
     # -- parameters
 

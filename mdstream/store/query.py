@@ -52,11 +52,6 @@ def parse_day(value: str | date | datetime) -> date:
     return utc(parse_time(value, "start")).date()
 
 
-def rfc3339(ns: int) -> str:
-    """A time as the service takes it, to the nanosecond."""
-    return f"{utc(ns):%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}Z"
-
-
 def utc(ns: int) -> datetime:
     return datetime.fromtimestamp(ns // 1_000_000_000, UTC)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Column, Kind
+from mdstream.venues.alpaca import bodies
 
 TS = Column("ts", Kind.TIME, "t", required=True)
 TAPE = Column("tape", Kind.CODE, "z", dictionary="tapes")
@@ -40,7 +41,7 @@ def bars(volume: Kind) -> tuple[Column, ...]:
         Column("volume", volume, "v"),
         Column("trade_count", Kind.INT, "n"),
         Column("vwap", Kind.FLOAT, "vw"),
-        Column("kind", Kind.CODE, "T", values=BAR_KINDS, dictionary="bar_kinds"),
+        Column("kind", Kind.CODE, bodies.TYPE, values=BAR_KINDS, dictionary="bar_kinds"),
         RECV_TS,
     )
 
@@ -59,7 +60,7 @@ def nested(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, 
             side_of=column.side_of and f"{prefix}_{column.side_of}",
         )
         for column in columns
-        if column.key not in ("S", "T", "")
+        if column.key not in (bodies.SYMBOL, bodies.TYPE, "")
     )
 
 
@@ -86,7 +87,7 @@ def last(name: str, channel: str, columns: tuple[Column, ...]) -> Aspect:
             side_of=column.side_of and f"{name}_{column.side_of}",
         )
         for column in columns
-        if column.key not in ("S", "T", "")
+        if column.key not in (bodies.SYMBOL, bodies.TYPE, "")
     ]
     recv = Column(f"{name}_recv_ts", Kind.TIME)
     return Aspect(name, (*named, recv), f"{name}_ts", recv.name, channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mdstream.streams.rest import Fetch, History
 from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, StreamSpec
+from mdstream.venues.alpaca.limits import NEWS_PAGE
 
 _ARTICLE = (
     Column("id", Kind.INT, "id", required=True),
@@ -39,7 +40,7 @@ NEWS = StreamSpec(
         max_symbols=50,
         member="news",
         listed=True,
-        fixed={"limit": "50", "include_content": "true"},
+        fixed={"limit": str(NEWS_PAGE), "include_content": "true"},
         since_parameter="start",
     ),
     asset_classes=("us_equity", "crypto"),
@@ -50,7 +51,7 @@ NEWS = StreamSpec(
             "articles",
             "/v1beta1/news",
             rows="snapshots",
-            limit=50,
+            limit=NEWS_PAGE,
             fixed={"include_content": "true"},
             partition="year",
             shard_days=30,

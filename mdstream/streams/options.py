@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from mdstream.streams.columns import TS, bars, conditions, exchange, last, quote_side, snapshot
 from mdstream.streams.rest import Chain, Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
+from mdstream.venues.alpaca.limits import OPTION_SYMBOLS
 
 _TRADE = (
     SYMBOL,
@@ -82,10 +84,10 @@ OPTIONS = StreamSpec(
     codec="msgpack",
     codecs=("msgpack",),
     symbols=("SPY", "AAPL"),  # underlyings: their chains name the contracts
-    fetch=Fetch("/v1beta1/options/snapshots", max_symbols=100, feed_parameter=True),
+    fetch=Fetch("/v1beta1/options/snapshots", max_symbols=OPTION_SYMBOLS, feed_parameter=True),
     chain=Chain(
         path="/v1beta1/options/snapshots/{symbol}",
-        listing="/v2/options/contracts",
+        listing=CONTRACTS_PATH,
         member="option_contracts",
         is_contract=is_contract,
         nearest=nearest,

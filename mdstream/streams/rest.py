@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mdstream.venues.alpaca.limits import HISTORY_PAGE
+
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
@@ -58,7 +60,7 @@ class History:
     channel: str
     path: str
     rows: str = ""
-    limit: int = 10_000
+    limit: int = HISTORY_PAGE
     feed_parameter: bool = False
     fixed: Mapping[str, str] = field(default_factory=dict)
     bars: bool = False

@@ -82,15 +82,6 @@ STATE = "snapshots"
 SYMBOLS = "symbols"
 """The dictionary of symbols, in every stream."""
 
-CONTROL = frozenset({"success", "error", "subscription"})
-"""Values of `T` that are part of the conversation, and no data."""
-
-
-def is_control(message: Mapping[str, object]) -> bool:
-    """Whether a message is part of the conversation."""
-    wire_type = message.get("T")
-    return isinstance(wire_type, str) and wire_type in CONTROL
-
 
 VARIABLE = frozenset({Kind.TEXT, Kind.JSON, Kind.SYMBOLS})
 """Kinds whose rows differ in size: stored as 64-bit offsets and a heap."""

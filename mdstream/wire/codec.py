@@ -15,6 +15,7 @@ CodecName = Literal["json", "msgpack"]
 
 # A control message comes alone in its array, and `T` is its first key: a few bytes tell it from data,
 # so that data is never parsed where it is received. (`"s"` alone is the type of a trading status.)
+# The types are those of `venues.alpaca.bodies.CONTROL`.
 _JSON_USUAL = b'[{"T":"'
 _JSON_CONTROL = (b'[{"T":"su', b'[{"T":"er')
 _JSON_SPACED_CONTROL = re.compile(rb'\s*\[\s*\{\s*"T"\s*:\s*"(?:su|er)').match

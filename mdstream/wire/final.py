@@ -1,13 +1,15 @@
-"""Errors of a stream that no further attempt can mend, and what can be done about each."""
+"""Final errors of a stream, and what a user can do about each."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mdstream.errors import CredentialsError
+from mdstream.venues.alpaca import bodies
+from mdstream.venues.alpaca.auth import KEY_VARIABLE, SECRET_VARIABLE
 
 _ADVICE = {
-    402: "check APCA_API_KEY_ID and APCA_API_SECRET_KEY",
+    402: f"check {KEY_VARIABLE} and {SECRET_VARIABLE}",
     408: "this API is not enabled for the account",
     409: "the plan does not include this feed; choose another with --feed",
     411: "the key may not read market data",
@@ -16,9 +18,9 @@ _ADVICE = {
 
 
 def raise_if_fatal(message: dict[str, Any]) -> None:
-    """Raise `CredentialsError` if `message` is an error that no further attempt can mend."""
+    """Raise `CredentialsError` if `message` is an error that no further attempt can remove."""
     code = message.get("code")
-    if message.get("T") == "error" and type(code) is int and code in _ADVICE:
+    if message.get(bodies.TYPE) == bodies.ERROR and type(code) is int and code in _ADVICE:
         raise final(code, str(message.get("msg", "")))
 
 

@@ -9,7 +9,7 @@
 3. Data flows. The caller asks `is_control` of each payload, a look at a few bytes, and passes on only
    control messages; also those that a decoder later finds mixed with data.
 
-Every error code of the service has its one answer here, in `_ANSWERS`.
+Whatever an error of the service is about (`About`) has its one answer here, in `_ANSWERS`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
+from mdstream.venues.alpaca import auth, bodies
+from mdstream.venues.alpaca.codes import STREAM_CODES, About
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final
 from mdstream.wire.state import Event, State, follow
@@ -112,12 +114,12 @@ class StreamProtocol:
         """Take control messages that were already decoded."""
         happened: list[Happening] = []
         for message in messages:
-            kind = message.get("T")
-            if kind == "success":
+            kind = message.get(bodies.TYPE)
+            if kind == bodies.SUCCESS:
                 happened += self._succeed(str(message.get("msg")), now)
-            elif kind == "error":
+            elif kind == bodies.ERROR:
                 happened += self._fail(message.get("code"), str(message.get("msg", "")), now)
-            elif kind == "subscription":
+            elif kind == bodies.SUBSCRIPTION:
                 happened += self._acknowledge(message, now)
         return happened
 
@@ -165,7 +167,7 @@ class StreamProtocol:
     # -- greeting and authentication
 
     def _succeed(self, text: str, now: float) -> list[Happening]:
-        if text == "connected" and self.state is State.OPENING:
+        if text == bodies.CONNECTED and self.state is State.OPENING:
             self._follow(Event.CONNECTED)
             if self._headers_sent:
                 self._deadline = now + ANSWER_WAIT_S
@@ -173,16 +175,14 @@ class StreamProtocol:
             else:
                 self._authenticate(now)
             return []
-        if text == "authenticated" and self.state is State.AUTHENTICATING:
+        if text == bodies.AUTHENTICATED and self.state is State.AUTHENTICATING:
             return self._authenticated(now)
         return [Note(f"unexpected success message {text!r} while {self.state.value}")]
 
     def _authenticate(self, now: float) -> None:
         self._auth_at = None
         self._deadline = now + ANSWER_WAIT_S
-        self._send(
-            {"action": "auth", "key": self._credentials.key_id, "secret": self._credentials.secret_key}
-        )
+        self._send(auth.message(self._credentials.key_id, self._credentials.secret_key))
 
     def _authenticated(self, now: float) -> list[Happening]:
         self._auth_at = None
@@ -248,11 +248,11 @@ class StreamProtocol:
     # -- errors
 
     def _fail(self, code: Any, text: str, now: float) -> list[Happening]:
-        answer = _ANSWERS.get(code) if type(code) is int else None
-        if answer is None:
+        error = STREAM_CODES.get(code) if type(code) is int else None
+        if error is None:
             reason = f"unknown error {code}: {text}"
-            return self._mend_request(reason, now) if self._outstanding else [Note(reason)]
-        return answer(self, code, text, now)
+            return self._cut_request(reason, now) if self._outstanding else [Note(reason)]
+        return _ANSWERS[error.about](self, code, text, now)
 
     def _fatal(self, code: int, text: str, now: float) -> list[Happening]:
         raise final(code, text)
@@ -261,7 +261,7 @@ class StreamProtocol:
         raise ServerError(f"{text} ({code})", code)
 
     def _again(self, code: int, text: str, now: float) -> list[Happening]:
-        """406: the one place is taken. The socket stays good for a while; ask again on it."""
+        """The one place is taken. The socket stays good for a while; ask again on it."""
         if self.state is not State.AUTHENTICATING:
             raise ServerError(f"{text} ({code})", code)
         if self._auth_attempts >= len(_AUTH_RETRY_S):
@@ -273,7 +273,7 @@ class StreamProtocol:
         return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
 
     def _unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
-        """401: we spoke before the server knew us, or it has forgotten us."""
+        """We spoke before the server knew us, or it has forgotten us."""
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
         self._outstanding = None
@@ -287,24 +287,24 @@ class StreamProtocol:
         return [Waiting(f"{text} ({code}); authenticating again")]
 
     def _already(self, code: int, text: str, now: float) -> list[Happening]:
-        """403: header and message both went out; one was enough."""
+        """Header and message both went out; one was enough."""
         if self.state is State.AUTHENTICATING:
             return self._authenticated(now)
         return []
 
-    def _mend(self, code: int, text: str, now: float) -> list[Happening]:
-        """400, 405, 410, 413: something in the outstanding request is at fault."""
+    def _reduce(self, code: int, text: str, now: float) -> list[Happening]:
+        """Something in the outstanding request is at fault."""
         if self._outstanding is None:
             return [Note(f"{text} ({code}) without a request of ours")]
-        return self._mend_request(f"{text} ({code})", now, code)
+        return self._cut_request(f"{text} ({code})", now, STREAM_CODES[code].about)
 
-    def _mend_request(self, reason: str, now: float, code: int = 0) -> list[Happening]:
+    def _cut_request(self, reason: str, now: float, about: About | None = None) -> list[Happening]:
         """Cut the outstanding request where that may help; refuse what is at fault."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
-        if code == 400:  # speaks of a symbol: it will do on no channel
+        if about is About.SYMBOL:  # it will do on no channel
             parts = request.symbol_halves()
-        elif code == 410:  # speaks of a channel: no symbol of it will do
+        elif about is About.CHANNEL:  # no symbol of it will do
             parts = request.channels()
         else:
             parts = request.halves()
@@ -313,11 +313,11 @@ class StreamProtocol:
             self._queue.extendleft(reversed(parts))
         else:
             refused = request.refuse(reason)
-            if code in (405, 410):  # the limit is reached, or the channel unknown: so for the rest
-                refused += self._drop_alike(request, reason)
+            if about in (About.LIMIT, About.CHANNEL):  # what follows would be refused, too
+                refused += self._drop_same_channel(request, reason)
         return self._refuse(refused) + self._next_request(now)
 
-    def _drop_alike(self, refused: Request, reason: str) -> list[Refusal]:
+    def _drop_same_channel(self, refused: Request, reason: str) -> list[Refusal]:
         channel = refused.symbols[0][0]
         dropped: list[Refusal] = []
         for request in list(self._queue):
@@ -337,20 +337,14 @@ class StreamProtocol:
 
 _Answer = Callable[[StreamProtocol, int, str, float], list[Happening]]
 
-_ANSWERS: dict[Any, _Answer] = {
-    400: StreamProtocol._mend,
-    401: StreamProtocol._unauthenticated,
-    402: StreamProtocol._fatal,
-    403: StreamProtocol._already,
-    404: StreamProtocol._reconnect,
-    405: StreamProtocol._mend,
-    406: StreamProtocol._again,
-    407: StreamProtocol._reconnect,
-    408: StreamProtocol._fatal,
-    409: StreamProtocol._fatal,
-    410: StreamProtocol._mend,
-    411: StreamProtocol._fatal,
-    412: StreamProtocol._fatal,
-    413: StreamProtocol._mend,
-    500: StreamProtocol._reconnect,
+_ANSWERS: dict[About, _Answer] = {
+    About.SYMBOL: StreamProtocol._reduce,
+    About.CHANNEL: StreamProtocol._reduce,
+    About.LIMIT: StreamProtocol._reduce,
+    About.WILDCARD: StreamProtocol._reduce,
+    About.NOT_YET: StreamProtocol._unauthenticated,
+    About.TWICE: StreamProtocol._already,
+    About.PLACE: StreamProtocol._again,
+    About.CONNECTION: StreamProtocol._reconnect,
+    About.ACCOUNT: StreamProtocol._fatal,
 }

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-MAX_REQUEST_BYTES = 32 * 1024 - 512
+from mdstream.venues.alpaca.limits import MESSAGE_BYTES
+
+MAX_REQUEST_BYTES = MESSAGE_BYTES - 512
 
 OMITTED = "not in the server's acknowledgement"
 """Why a symbol is refused that the server said nothing about; a new connection asks for it again."""

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import missing
 from mdstream.history.request import DAY_NS, Request, Shard, make_request
-from mdstream.store.query import parse_time, rfc3339
+from mdstream.store.query import parse_time
 from mdstream.streams.datasets import datasets
+from mdstream.venues.alpaca.parameters import format_time
 
 NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
 
@@ -96,7 +97,7 @@ def test_a_date_is_a_whole_day_in_any_form_and_one_that_is_far_away_is_now() -> 
 
 @given(st.integers(0, 2**62))
 def test_times_are_told_to_the_nanosecond(ns: int) -> None:
-    text = rfc3339(ns)
+    text = format_time(ns)
     assert parse_time(text[:19] + "Z", "") + int(text[20:29]) == ns
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from mdstream.config import LIVE_TRADING_URL, PAPER_TRADING_URL
 from mdstream.errors import ConfigError, CredentialsError
 from mdstream.history.universe import is_pattern, matched, named
 from mdstream.settings import from_mapping
 from mdstream.simulator.market import UNIVERSE
+from mdstream.venues.alpaca.endpoints import LIVE_TRADING_URL, PAPER_TRADING_URL
 from tests.history.test_backfill import HOURS, fill, stored
 from tests.running import RunningSimulator, simulator
 
@@ -60,7 +60,7 @@ def test_more_contracts_than_a_page_holds_are_all_found(
     sim: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = ask(sim, "options.bars", "AAPL*")
-    monkeypatch.setattr("mdstream.history.universe._CONTRACTS_A_PAGE", 7)
+    monkeypatch.setattr("mdstream.history.universe.CONTRACTS_PAGE", 7)
     assert ask(sim, "options.bars", "AAPL*") == every
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import PayloadKind, StreamSpec
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL
 from workers.decoding import learn_json
 from workers.decoding.layouts import Table
 from workers.decoding.matching import Codec, Matched, Matcher
@@ -34,7 +35,7 @@ class BodyMatcher(Matcher):
         super().__init__(spec, {table.channel.name: table}, codec)
         name = spec.member_of(kind)
         self._table = table
-        self._names = _packed(name, name[:-1], "symbol", "next_page_token")
+        self._names = _packed(name, name[:-1], ONE_SYMBOL, NEXT_PAGE_TOKEN)
         self._bare_symbols = kind is PayloadKind.SNAPSHOTS
         self._tokens: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._make_keys(_START_KEYS)
@@ -76,7 +77,7 @@ class BodyMatcher(Matcher):
         at = self._at = np.zeros(ops.AT_BODIES_WIDTH, np.int64)
         at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
         at[ops.AT_CHANNEL] = self._table.index
-        at[ops.AT_SYMBOLS] = self._table.slots["S"]
+        at[ops.AT_SYMBOLS] = self._table.slots[SYMBOL]
         at[ops.AT_BARE] = self._bare_symbols
         self._tokens = np.zeros(payloads, np.uint64)
         self._pass_on()

@@ -22,7 +22,8 @@ import orjson
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import Found, Reject
-from mdstream.streams.spec import CONTROL, Channel, PayloadKind, StreamSpec
+from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE
 from workers.decoding.codes import BatchCodes, places_of
 from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, flatten, list_of, type_name
 from workers.decoding.payloads import Payloads, Piece
@@ -123,7 +124,7 @@ class FallbackDecoder:
             raise UnfitError(f"expected an array of messages, got {type_name(parsed)}")
         control = 0
         for index, message in enumerate(parsed, piece.message):
-            wire_type = message.get("T") if type(message) is dict else None
+            wire_type = message.get(TYPE) if type(message) is dict else None
             channel = self._spec.by_type.get(wire_type) if type(wire_type) is str else None
             if channel is not None:
                 rows = out.rows.setdefault(channel.name, Rows())
@@ -153,7 +154,7 @@ class FallbackDecoder:
         """Take a REST body apart. Raises `UnfitError` for what is not a body of `kind`."""
         if type(body) is not dict:
             raise UnfitError(f"expected an object, got {type_name(body)}")
-        token = body.get("next_page_token")
+        token = body.get(NEXT_PAGE_TOKEN)
         page_token = token if type(token) is str else ""
         name, channel = self._spec.member_of(kind), self._spec.channel_of(kind)
         if channel is None:
@@ -164,11 +165,11 @@ class FallbackDecoder:
             records = list_of(body.get(name), name)
             return _Body(channel, records, [""] * len(records), page_token)
         content = body.get(name, body.get(name[:-1]))
-        if "symbol" in body:
-            if type(body["symbol"]) is not str:
-                raise UnfitError(f"symbol: expected text, got {type_name(body['symbol'])}")
+        if ONE_SYMBOL in body:
+            if type(body[ONE_SYMBOL]) is not str:
+                raise UnfitError(f"{ONE_SYMBOL}: expected text, got {type_name(body[ONE_SYMBOL])}")
             single = body if kind is PayloadKind.SNAPSHOTS and content is None else content
-            content = {body["symbol"]: single}
+            content = {body[ONE_SYMBOL]: single}
         elif content is None and kind is PayloadKind.SNAPSHOTS:
             content = body
         if content is None:
@@ -179,7 +180,7 @@ class FallbackDecoder:
         for symbol, value in content.items():
             for record in value if type(value) is list else [value] if value else []:
                 if type(record) is dict:
-                    record["S"] = symbol
+                    record[SYMBOL] = symbol
                 records.append(record)
                 symbols.append(symbol)
         return _Body(channel, records, symbols, page_token)
@@ -267,6 +268,6 @@ def _unreadable(payload: bytes) -> int:
 def _why_unknown(message: Any) -> str:
     if type(message) is not dict:
         return f"expected an object, got {type_name(message)}"
-    if "T" not in message:
+    if TYPE not in message:
         return "T: missing"
     return f"T: unknown message type {str(message['T'])[:40]!r}"

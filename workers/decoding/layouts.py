@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import VARIABLE, Channel, Kind, StreamSpec
+from mdstream.venues.alpaca.bodies import TYPE
 from workers.kernels import ops
 
 _MOST_LAYOUTS = 64
@@ -247,7 +248,7 @@ def lay_out(
     cursor = 0
     for member in members:
         slot = table.slots[member.key] if member.key in kinds else -1
-        if member.key == "T" and "T" not in given:  # all messages of a layout have one type
+        if member.key == TYPE and TYPE not in given:  # all messages of a layout have one type
             if slot >= 0:
                 size = member.end - member.start
                 steps.append((data[cursor : member.start], ops.HERE, slot, size))
@@ -268,6 +269,6 @@ def lay_out(
 def type_of(members: Iterable[Member]) -> Member:
     """The member that names a message's type. Raises `UnlearnableError` if there is none."""
     for member in members:
-        if member.key == "T":
+        if member.key == TYPE:
             return member
     raise UnlearnableError("no type")

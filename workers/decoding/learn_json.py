@@ -11,6 +11,7 @@ import orjson
 
 from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import Kind
+from mdstream.venues.alpaca.bodies import SYMBOL, TYPE
 from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type_of
 from workers.decoding.shortcuts import shortcut
 from workers.kernels import ops
@@ -89,7 +90,7 @@ def learn_record(layouts: Layouts, data: bytes, table: Table) -> None:
     if data[:1] != b"{":
         raise UnlearnableError("no object")
     members = list(members_of(data, 0, table.heads()))
-    lay_out(layouts, table, data, members, _FORM, frozenset({"S", "T"}))
+    lay_out(layouts, table, data, members, _FORM, frozenset({SYMBOL, TYPE}))
 
 
 def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
 from mdstream.session.retry import pause_asked_for
+from mdstream.venues.alpaca import codes
 
 OPEN_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
@@ -43,16 +44,16 @@ class Socket(Protocol):
 
 def refused(url: str, status: int, headers: Mapping[str, str]) -> Exception:
     """What an HTTP status in place of a WebSocket means."""
-    if 300 <= status < 400:
+    if codes.is_redirect(status):
         where = headers.get("Location", "nowhere")[:200]
         return ConfigError(
             f"{url} answered HTTP {status}: sent on to {where}; if that is the server, set stream_url"
         )
-    if status in (401, 403):
+    if codes.is_key_refused(status):
         return CredentialsError(
             f"{url} answered HTTP {status}: check APCA_API_KEY_ID and APCA_API_SECRET_KEY", status
         )
-    if 400 <= status < 500 and status not in (408, 425, 429):
+    if status >= 400 and not codes.is_passing(status):
         return ConfigError(
             f"{url} answered HTTP {status}: no such stream there; check stream_url and the feed"
         )

@@ -17,9 +17,10 @@ from mdstream.errors import ConfigError, NoStoreError
 from mdstream.simulator.market import Message
 from mdstream.simulator.replay.messages import messages
 from mdstream.store.catalogue import scan
-from mdstream.store.query import parse_time, rfc3339
+from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Channel, Kind
+from mdstream.venues.alpaca.parameters import format_time
 
 SLICE_NS = 15 * 60 * 1_000_000_000
 """What of each channel is read at a time."""
@@ -176,4 +177,4 @@ def _plain(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
 
 def described(source: StoredRange) -> str:
     """The range, for people."""
-    return f"{rfc3339(source.first)} to {rfc3339(source.past)}"
+    return f"{format_time(source.first)} to {format_time(source.past)}"

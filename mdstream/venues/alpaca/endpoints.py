@@ -1,0 +1,36 @@
+"""The service's hosts, and which of them belong together."""
+
+from __future__ import annotations
+
+STREAM_URL = "wss://stream.data.alpaca.markets"
+DATA_URL = "https://data.alpaca.markets"
+LIVE_TRADING_URL = "https://api.alpaca.markets"
+PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
+
+ASSETS_PATH = "/v2/assets"
+"""On the trading host: what trades now, by `status` and `asset_class`."""
+CONTRACTS_PATH = "/v2/options/contracts"
+"""On the trading host: option contracts by underlying, expired ones too; in pages."""
+
+_LIVE_KEY = "AK"
+"""How key ids of live accounts begin; those of paper accounts begin with PK."""
+_SIBLING_SCHEMES = {"ws": "http", "wss": "https", "http": "ws", "https": "wss"}
+
+
+def trading_url(key_id: str) -> str:
+    """The trading host of the account that a key belongs to."""
+    return LIVE_TRADING_URL if key_id.startswith(_LIVE_KEY) else PAPER_TRADING_URL
+
+
+def sibling(url: str) -> str:
+    """The REST host that belongs to a stream host, or the other way round.
+
+    `wss://stream.data.X` belongs to `https://data.X`; any other host serves both.
+    """
+    scheme, _, rest = url.partition("://")
+    scheme = _SIBLING_SCHEMES[scheme]
+    if rest.startswith("stream.data."):
+        rest = rest.removeprefix("stream.")
+    elif rest.startswith("data.") and scheme == "wss":
+        rest = "stream." + rest
+    return f"{scheme}://{rest}"

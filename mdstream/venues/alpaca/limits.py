@@ -1,0 +1,66 @@
+"""What the service allows: requests a minute, rows a page, symbols and bytes a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# -- requests a minute, of an account; the trading host counts apart
+
+FREE_PLAN = 200
+"""Requests a minute of the plan Basic; Algo Trader Plus has 10,000, brokers 1,000 and more."""
+WINDOW_S = 60.0
+
+QUOTA_HEADER = "X-RateLimit-Limit"
+REMAINING_HEADER = "X-RateLimit-Remaining"
+RESET_HEADER = "X-RateLimit-Reset"
+RETRY_HEADER = "Retry-After"
+
+
+class Quota(NamedTuple):
+    """What the headers of an answer say; None where they say nothing that is a number."""
+
+    limit: float | None
+    """Requests a minute."""
+    remaining: float | None
+    reset: float | None
+    """When the quota is whole again, in Unix time."""
+    retry_after: float | None
+    """Seconds to wait."""
+
+
+def quota_of(headers: Mapping[str, str]) -> Quota:
+    """Read the quota from an answer's headers, whose names may be in any case."""
+    texts = {name.lower(): text for name, text in headers.items()}
+    names = (QUOTA_HEADER, REMAINING_HEADER, RESET_HEADER, RETRY_HEADER)
+    return Quota(*(_number(texts.get(name.lower(), "")) for name in names))
+
+
+def quota_headers(limit: int, remaining: int, reset: int) -> dict[str, str]:
+    """Write the quota as an answer's headers."""
+    return {QUOTA_HEADER: str(limit), REMAINING_HEADER: str(remaining), RESET_HEADER: str(reset)}
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+# -- rows a page (`limit`), the most that is accepted
+
+HISTORY_PAGE = 10_000
+"""Trades, quotes, bars; counted over all symbols of a request."""
+NEWS_PAGE = 50
+CHAIN_PAGE = 1_000
+"""Snapshots of option contracts."""
+CONTRACTS_PAGE = 10_000
+
+# -- requests
+
+OPTION_SYMBOLS = 100
+"""Contracts that one request may name. For other symbols no limit is documented but the URL's length."""
+QUERY_BYTES = 6_000
+"""Of a URL. Longer ones may get 414; where that begins is not documented, servers usually take 8 kB."""
+MESSAGE_BYTES = 32 * 1024
+"""Of a message to the stream: with longer ones the connection closes, or symbols are dropped silently."""
+AUTH_WITHIN_S = 10.0
+"""Seconds from the connection to authentication; then the service closes it."""

@@ -2,7 +2,7 @@
 
 A million stock trades of 10 or 1,000 symbols, over ten minutes, as decoded columns, in batches of 4,000:
 
-    mdstream       runs folded by a worker, joined and published by the feed (told apart)
+    mdstream       partials folded by a worker, joined and published by the feed (reported apart)
     polars         group_by on the same columns, all at once, without the rules, twice
     pandas         the same with groupby
     python         a loop over the trades with a dict of bars, by the rules
@@ -90,9 +90,9 @@ def _mdstream(given: dict[str, Any]) -> Record:
         bars = 0
         for batch in batches:
             began = time.perf_counter()
-            runs = fold(events_of_trades(channel, batch, effects, lambda column, code: texts[code]))
+            partials = fold(events_of_trades(channel, batch, effects, lambda column, code: texts[code]))
             folded = time.perf_counter()
-            published = builder.join(runs, 0, {})
+            published = builder.join(partials, 0, {})
             joining += time.perf_counter() - folded
             folding += folded - began
             bars += sum(len(rows[0].values) for rows in published.values())

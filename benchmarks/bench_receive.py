@@ -62,7 +62,7 @@ class Sink:
     async def put(self, payload: bytes, kind: int, recv_ns: int) -> None:
         self.offer(payload, kind, recv_ns)
 
-    def seam(self) -> None:
+    def mark_gap(self) -> None:
         return
 
 

@@ -9,7 +9,7 @@ from mdstream.streams.spec import PayloadKind
 
 
 class Decoding:
-    """Decodes batches, by kernels or by the library, and learns new texts as the engine does."""
+    """Decodes batches, by kernels or by the fallback decoder, and learns new texts as the engine does."""
 
     # The mutable state: the codes of texts, and the decoder's layouts.
 

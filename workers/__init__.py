@@ -7,5 +7,5 @@ checks `OWNER` before it trusts what it found.
 OWNER = "mdstream"
 
 UNKEPT = "_MDSTREAM_KERNELS_UNKEPT"
-"""Set in the environment of processes that cannot keep compiled kernels on disk: the library decodes, and
-each process compiles for itself the little that it cannot do without."""
+"""Set in the environment of processes that cannot keep compiled kernels on disk: the fallback decoder is
+used, and each process compiles for itself the little that it cannot do without."""

@@ -88,11 +88,11 @@ def run(ticket: Ticket) -> Receipt:
     return job.run(ticket)
 
 
-def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-    """`workers.job.trades_again`."""
+def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
+    """`workers.job.rebuild_partials`."""
     from workers import job
 
-    return job.trades_again(run, stream, rows)
+    return job.rebuild_partials(run, stream, rows)
 
 
 def stage(ticket: PageTicket) -> PageReceipt:
@@ -116,11 +116,11 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     return recording.record(ticket)
 
 
-def recorded(ticket: RecordTicket) -> int:
-    """`workers.recording.recorded`."""
+def find_recorded(ticket: RecordTicket) -> int:
+    """`workers.recording.find_recorded`."""
     from workers import recording
 
-    return recording.recorded(ticket)
+    return recording.find_recorded(ticket)
 
 
 def compact(ticket: CompactTicket) -> int:
@@ -163,14 +163,14 @@ def serve() -> None:
         try:
             answer = number, True, function(*arguments)
         except Exception as error:
-            answer = number, False, _told(error)
+            answer = number, False, _make_picklable(error)
         try:
             _put(answer)
         except (BrokenPipeError, ConnectionResetError):
             return  # the feed hung up meanwhile
 
 
-def _told(error: Exception) -> Exception:
+def _make_picklable(error: Exception) -> Exception:
     """An error as it can travel, with where it happened."""
     try:
         pickle.loads(pickle.dumps(error))
@@ -184,7 +184,7 @@ def _put(answer: tuple[int, bool, Any]) -> None:
     try:
         _end.put(answer)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
-        _end.put((answer[0], False, _told(error)))
+        _end.put((answer[0], False, _make_picklable(error)))
 
 
 def _die_with(parent: multiprocessing.process.BaseProcess) -> None:

@@ -43,14 +43,14 @@ class PageDecoder:
     def __init__(self, stream: str) -> None:
         self.spec = STREAMS[stream]
         self._codes: dict[str, dict[str, int]] = {}
-        self._decoder = Decoder(self.spec, self._known, kernels=not os.environ.get(UNKEPT))
+        self._decoder = Decoder(self.spec, self._codes_of, kernels=not os.environ.get(UNKEPT))
         self._area = memoryview(bytearray(_AREA_BYTES))
 
     @property
     def is_crowded(self) -> bool:
         """Whether a dictionary is half full."""
         return any(
-            2 * len(self._known(column.dictionary)) > DICTIONARY_LIMIT[column.kind]
+            2 * len(self._codes_of(column.dictionary)) > DICTIONARY_LIMIT[column.kind]
             for channel in self.spec.channels
             for column in channel.columns
             if column.kind in CODED
@@ -65,7 +65,7 @@ class PageDecoder:
         payloads = Payloads.of([(data, ticket.kind, ticket.recv_ns)])
         decoded = self._decoder.decode(payloads, ResultArea(self._area))
         for name, texts in decoded.new.items():
-            known = self._known(name)
+            known = self._codes_of(name)
             for text in texts:
                 known[text] = len(known)
         found, rejects = decoded.bodies.get(0), tuple(decoded.rejects)
@@ -90,7 +90,7 @@ class PageDecoder:
         kept = data if rejects else b""
         return PageReceipt(rows, found.page_token, "", rejects, last_ns, kept)
 
-    def _known(self, name: str) -> dict[str, int]:
+    def _codes_of(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
 
     def _table(self, channel: Channel, columns: Any, new: dict[str, tuple[str, ...]]) -> pa.Table:
@@ -122,7 +122,7 @@ class PageDecoder:
         self, column: Column, codes: npt.NDArray[Any], absent: Any, new: dict[str, tuple[str, ...]]
     ) -> pa.Array:
         """Codes as a dictionary of the texts that occur."""
-        known, base = self._known(column.dictionary), PROVISIONAL[column.kind]
+        known, base = self._codes_of(column.dictionary), PROVISIONAL[column.kind]
         used, which = _distinct(codes if absent is None else np.where(absent, 0, codes))
         fresh, every = new.get(column.dictionary, ()), list(known)
         names = [

@@ -4,8 +4,8 @@
 
 1. Map the slab (once; slabs are reused) and read which payloads it holds.
 2. Decode them to columns, one set a channel; texts without a code get provisional ones.
-3. Fold what moves bars into runs; pick the newest rows of each symbol.
-4. Write columns and runs into the slab's result area, or into a file of their own where they
+3. Fold what moves bars into partials; pick the newest rows of each symbol.
+4. Write columns and partials into the slab's result area, or into a file of their own where they
    do not fit, and answer with a receipt that says where everything is.
 
 The task may run twice (its worker died, or its feed did) and then writes the same bytes again.
@@ -42,7 +42,7 @@ from workers.aggregation.aggregate import (
     events_of_trades,
     fold,
     in_order,
-    runs_of,
+    make_partials,
 )
 from workers.aggregation.books import net_rows
 from workers.aggregation.latest import newest_rows
@@ -61,7 +61,7 @@ class _Places(NamedTuple):
     parts: tuple[Part, ...]
     books: Part | None
     newest: dict[str, Stretch]
-    runs: Stretch
+    partials: Stretch
 
 
 class _Result(NamedTuple):
@@ -71,12 +71,12 @@ class _Result(NamedTuple):
     books: Batch
     """Of one channel, or of none."""
     newest: dict[str, npt.NDArray[np.int64]]
-    runs: npt.NDArray[np.void]
+    partials: npt.NDArray[np.void]
 
     @property
     def bytes(self) -> int:
         """What it takes of a result area."""
-        arrays = (*self.newest.values(), self.runs)
+        arrays = (*self.newest.values(), self.partials)
         columns = sum(part_bytes(channel, data) for channel, data in self.frames + self.books)
         return columns + sum(map(array_bytes, arrays))
 
@@ -88,13 +88,13 @@ class _Result(NamedTuple):
                 return None
             parts.append(part)
         stretches: list[Stretch] = []
-        for array in (*self.newest.values(), self.runs):
+        for array in (*self.newest.values(), self.partials):
             if (stretch := area.add(array)) is None:
                 return None
             stretches.append(stretch)
         books = parts.pop() if self.books else None
-        runs = stretches.pop()
-        return _Places(tuple(parts), books, dict(zip(self.newest, stretches, strict=True)), runs)
+        partials = stretches.pop()
+        return _Places(tuple(parts), books, dict(zip(self.newest, stretches, strict=True)), partials)
 
 
 class _Context:
@@ -108,7 +108,7 @@ class _Context:
             name: DictionaryReader(dictionary_path(self.run, stream, name))
             for name in self.spec.dictionaries
         }
-        self.decoder = Decoder(self.spec, self._known, kernels=kernels)
+        self.decoder = Decoder(self.spec, self._codes_of, kernels=kernels)
         rules = self.spec.bar_rules
         self.effects = Effects(rules) if rules else None
         self.books = book_channel(self.spec)
@@ -140,7 +140,7 @@ class _Context:
             return new[column.dictionary][code - base]
         return self._dictionaries[column.dictionary].texts[code]
 
-    def _known(self, dictionary: str) -> Mapping[str, int]:
+    def _codes_of(self, dictionary: str) -> Mapping[str, int]:
         return self._dictionaries[dictionary].codes
 
 
@@ -184,14 +184,14 @@ def run(ticket: Ticket) -> Receipt:
         tuple(decoded.control),
         decoded.bodies,
         _delays(context, decoded),
-        decoded.gave_way,
+        decoded.fell_back,
         decoded.fault,
     )
 
 
-def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-    """The runs of the trades that the trades frame still has, and of quotes where their midpoints count, as
-    bytes: of each channel the first `rows`.
+def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
+    """Return the partials of the first `rows` rows of each channel that moves bars, as bytes of `PARTIAL`:
+    trades, and quotes where their midpoints count, as far as their frames still have them.
 
     For a feed that takes the place of a killed one, whose open bars died with it. Which of a trade and a
     quote of one payload came first is not known any more.
@@ -202,17 +202,17 @@ def trades_again(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
     context = _Context(run, stream)
     context.refresh()
     trades = spec.by_name[rules.trades]
-    columns = _kept(run, stream, trades, rows[trades.name])
+    columns = _read_first_rows(run, stream, trades, rows[trades.name])
     text = partial(context.text, new={})
     found = [events_of_trades(trades, columns, Effects(rules), text)]
     if rules.midpoints:
         quotes = spec.by_name[rules.midpoints]
-        found.append(events_of_quotes(quotes, _kept(run, stream, quotes, rows[quotes.name])))
+        found.append(events_of_quotes(quotes, _read_first_rows(run, stream, quotes, rows[quotes.name])))
     places = [events.received for events in found]
     return fold(in_order(places, found)).tobytes()
 
 
-def _kept(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData]:
+def _read_first_rows(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData]:
     """The first rows of a frame, as far as they are kept."""
     from mdstream.reading.reader import FrameReader
 
@@ -226,16 +226,16 @@ def _kept(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData
     ]
 
 
-def _runs(context: _Context, decoded: Decoded, payloads: Payloads) -> npt.NDArray[np.void]:
+def _fold_partials(context: _Context, decoded: Decoded, payloads: Payloads) -> npt.NDArray[np.void]:
     if (rules := context.spec.bar_rules) is None or context.effects is None:
         return np.empty(0, PARTIAL)
     text = partial(context.text, new=decoded.new)
-    return runs_of(context.spec, rules, decoded, payloads, context.effects, text)
+    return make_partials(context.spec, rules, decoded, payloads, context.effects, text)
 
 
 def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
     by_name, columns = context.spec.by_name, decoded.columns
-    runs = _runs(context, decoded, payloads)
+    partials = _fold_partials(context, decoded, payloads)
     books = context.books
     return _Result(
         [(by_name[name], columns[name]) for name in columns],
@@ -245,7 +245,7 @@ def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
             for name, time in context.times.items()
             if name in columns
         },
-        runs,
+        partials,
     )
 
 

@@ -43,7 +43,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
     name = transaction(ticket.run, ticket.frame)
-    with _told(ticket.table):
+    with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         done = (table.transaction_version(name) if table else None) or 0
         if done >= ticket.past or done < ticket.told:
@@ -58,7 +58,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
             rows = rows.filter(~unstorable)
         write_deltalake(
             table or ticket.table,
-            _stored(rows, channel, ticket.feed),
+            _to_arrow(rows, channel, ticket.feed),
             mode="append",
             partition_by=list(PARTITION),
             storage_options=ticket.options or None,
@@ -68,9 +68,9 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     return RecordReceipt(past, rows.height, first - wanted, past - first - rows.height, reasons)
 
 
-def recorded(ticket: RecordTicket) -> int:
+def find_recorded(ticket: RecordTicket) -> int:
     """The row behind the last one of the frame that is in the table."""
-    with _told(ticket.table):
+    with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)
         return (table.transaction_version(name) if table else None) or 0
@@ -80,7 +80,7 @@ def compact(ticket: CompactTicket) -> int:
     """Make large files of small ones, and remove those that were replaced long ago; how many were."""
     from deltalake import WriterProperties
 
-    with _told(ticket.table):
+    with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         if table is None:
             return 0
@@ -146,7 +146,7 @@ def _unstorable(
     return too_large.select(pl.any_horizontal(pl.all())).to_series(), tuple(reasons[:_MOST_REASONS])
 
 
-def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
+def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
     """Rows as the table has them: sorted by symbol and time, the partition's columns first."""
     import polars as pl
 
@@ -173,7 +173,7 @@ def _stored(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
 
 
 @contextlib.contextmanager
-def _told(table: str) -> Iterator[None]:
+def _translate_errors(table: str) -> Iterator[None]:
     """Around the library's work on a table: its errors have no common root, and a panic is no `Exception`.
     What is known of the table may be out of date then: the next attempt opens it anew.
     """

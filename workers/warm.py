@@ -19,7 +19,7 @@ from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from mdstream.venues.alpaca.bodies import TYPE
 from workers.aggregation import bars
-from workers.aggregation.aggregate import Effects, runs_of
+from workers.aggregation.aggregate import Effects, make_partials
 from workers.aggregation.books import net_rows
 from workers.aggregation.latest import newest_rows
 from workers.decoding.decoder import Decoder
@@ -54,16 +54,16 @@ def warm() -> None:
                 continue
             batch, area = Payloads.of([(payload, kind, 0)]), ResultArea(memoryview(b""))
             decoded = Decoder(spec, lambda name: {}).by_kernels(batch, [kind], area)
-            if decoded is None or decoded.gave_way or decoded.rejects:
+            if decoded is None or decoded.fell_back or decoded.rejects:
                 raise AssertionError(f"kernels do not follow {payload!r}")
             if (rules := spec.bar_rules) is not None and kind.from_stream:
-                runs_of(spec, rules, decoded, batch, Effects(rules), lambda column, code: "")
+                make_partials(spec, rules, decoded, batch, Effects(rules), lambda column, code: "")
                 newest_rows(spec.by_name[rules.trades], decoded.columns[rules.trades], "ts")
             books = book_channel(spec)
             if books is not None and books.name in decoded.columns:
                 net_rows(books, decoded.columns[books.name])
     bars.warm()
-    kept.used()
+    kept.mark_used()
 
 
 def _is_fixed(channel: Channel) -> bool:

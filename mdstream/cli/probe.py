@@ -61,7 +61,7 @@ class _Nowhere:
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         return None
 
-    def seam(self) -> None:
+    def mark_gap(self) -> None:
         return None
 
 

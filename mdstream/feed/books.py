@@ -3,7 +3,7 @@
 All levels of all symbols lie in one sorted array; its order is that of symbol, side, and price from the
 best one on. Of each batch a worker hands back what it changes in the end (`workers.aggregation.books`),
 so that a batch costs a few searches in that array, however many messages it had. The best levels go to
-a table, a row a symbol.
+a keyed frame, a row a symbol.
 
 A book is complete from the first reset on: the service sends one after each subscription. Beyond
 `MOST_LEVELS` of a side the worst ones are dropped, and counted.
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.frames.share import Share
-from mdstream.frames.table import TableWriter
 from mdstream.handoff.columns import ColumnData
-from mdstream.streams.books import BOOK_DEPTH, books_table
+from mdstream.streams.books import BOOK_DEPTH, books_frame_channel
 from mdstream.streams.spec import Channel
 
 MOST_LEVELS = 1000
@@ -38,7 +38,7 @@ class Books:
 
     def __init__(self, folder: Path, channel: Channel, share: Share) -> None:
         self.dropped = 0
-        self._table = TableWriter(folder, books_table().columns, share, levels=str(BOOK_DEPTH))
+        self._frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=str(BOOK_DEPTH))
         self.sides = channel.column("side").dictionary
         """The dictionary of what the sides are called."""
         self._at = channel.at
@@ -65,7 +65,7 @@ class Books:
         self._publish(changed, ts.values[last], recv.values[last])
 
     def close(self) -> None:
-        self._table.close()
+        self._frame.close()
 
     def _clear(self, symbols: npt.NDArray[np.int64]) -> None:
         """Forget the books of `symbols`: new ones are to come."""
@@ -103,7 +103,7 @@ class Books:
         self._keys, self._sizes = self._keys[kept], self._sizes[kept]
 
     def _publish(self, symbols: npt.NDArray[np.int64], ts: Any, recv: Any) -> None:
-        """Write the best levels of `symbols` to the table."""
+        """Write the best levels of `symbols` to the frame."""
         complete = np.array([s in self._complete for s in symbols.tolist()], np.int64)
         data = [ColumnData(ts), ColumnData(recv), ColumnData(complete)]
         for number, sign in ((0, -1.0), (1, 1.0)):
@@ -120,7 +120,7 @@ class Books:
                 else:
                     prices = sizes = np.zeros(len(symbols))
                 data += [ColumnData(prices, there), ColumnData(sizes, there)]
-        self._table.update(symbols, list(enumerate(data, 1)))
+        self._frame.update(symbols, list(enumerate(data, 1)))
 
 
 def _keys(real: npt.NDArray[Any], imag: Any) -> Keys:

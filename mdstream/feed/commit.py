@@ -5,8 +5,8 @@
 
 1. Texts that had no code get the next ones, and the provisional codes in the columns are replaced.
 2. Each frame takes its rows, and remembers the batch's number with them (`frames.head`).
-3. The table of what is last of each symbol takes the batch's newest rows.
-4. The runs of trades join the bars; those that are over are rows too.
+3. The keyed frame of last values takes each symbol's newest rows.
+4. The partials join the bars; bars that have ended become rows too.
 5. Rejects are kept on disk with their payload and reason.
 6. The feed's counters change all at once, and with them the batch counts as committed.
 
@@ -36,7 +36,15 @@ from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
-from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Run, Shape, joined, read_part
+from mdstream.handoff.columns import (
+    PARTIAL,
+    ColumnData,
+    PartialKind,
+    ResultArea,
+    Shape,
+    concatenate,
+    read_part,
+)
 from mdstream.handoff.packing import Packing, unpack
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject, Stretch
@@ -126,7 +134,7 @@ class Committer:
             for name, texts in receipt.new.items()
         )
 
-    def make_way(self) -> None:
+    def evict(self) -> None:
         """Drop what is oldest of the largest frame: something else finds no room."""
         self._share.drop()
 
@@ -139,7 +147,7 @@ class Committer:
         """Commit one batch. Raises `NoSpaceError` where shared memory is full; the batch then does not
         count as committed, and what was published of it is skipped when it is committed again.
         """
-        spilled = self._spilled(receipt)
+        spilled = self._open_spill(receipt)
         area = slab.result if spilled is None else ResultArea(memoryview(spilled))
         codes = {
             name: np.array(self.dictionaries[name].add(texts), np.uint32)
@@ -148,11 +156,11 @@ class Committer:
         rows = {}
         for part in receipt.parts:
             channel = self._spec.by_name[part.channel]
-            columns = self._resolved(channel, area, part, codes)
+            columns = self._read_columns(channel, area, part, codes)
             self.frames[part.channel].append(columns, receipt.sequence)
             rows[part.channel] = columns
         for name, (offset, count) in receipt.newest.items():
-            assert self._latest is not None, "only streams that have such a table are told"
+            assert self._latest is not None, "only streams with last values have newest rows"
             newest = np.frombuffer(area.memory, np.int64, count, offset)
             self._latest.update(self._spec.by_name[name], rows[name], newest)
         if receipt.books is not None:
@@ -203,14 +211,16 @@ class Committer:
         done = self.state.committed()
         return {name: done[c] for c, name in zip(LENGTHS, rules.sources, strict=True) if name}
 
-    def restore_bars(self, runs: bytes) -> None:
+    def restore_bars(self, partials: bytes) -> None:
         """Bring the open bars to where a killed predecessor left them."""
         rules = self._spec.bar_rules
         if self._bars is None or rules is None:
             return
         rows = self.committed_rows
-        amendments = {kind: _rows_of(self.frames[name], rows[name]) for kind, name in self._amending()}
-        self._bars.restore(np.frombuffer(runs, PARTIAL).copy(), rows[rules.trades], amendments)
+        amendments = {
+            kind: _read_rows(self.frames[name], rows[name]) for kind, name in self._amendment_channels()
+        }
+        self._bars.restore(np.frombuffer(partials, PARTIAL).copy(), rows[rules.trades], amendments)
 
     @property
     def bars_wait(self) -> bool:
@@ -240,19 +250,21 @@ class Committer:
         self.flush()
         for frame in (*self.frames.values(), self._telemetry):
             frame.close()
-        for table in (self._latest, self._books):
-            if table is not None:
-                table.close()
+        for keyed in (self._latest, self._books):
+            if keyed is not None:
+                keyed.close()
 
     # -- the steps
 
-    def _spilled(self, receipt: Receipt) -> mmap.mmap | None:
+    def _open_spill(self, receipt: Receipt) -> mmap.mmap | None:
         if not receipt.spill:
             return None
         with slab_path(self._run, receipt.spill).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _resolved(self, channel: Channel, area: ResultArea, part: Part, codes: Codes) -> list[ColumnData]:
+    def _read_columns(
+        self, channel: Channel, area: ResultArea, part: Part, codes: Codes
+    ) -> list[ColumnData]:
         columns = read_part(area, self._shapes[channel.name], part)
         for column, data in zip(channel.columns, columns, strict=True):
             if column.kind in CODED and column.dictionary in codes:
@@ -265,7 +277,7 @@ class Committer:
 
     def _change_books(self, part: Part, area: ResultArea, codes: Codes) -> None:
         if self._books is not None:
-            columns = self._resolved(self._spec.by_name[part.channel], area, part, codes)
+            columns = self._read_columns(self._spec.by_name[part.channel], area, part, codes)
             self._books.update(columns, dict(enumerate(self.dictionaries[self._books.sides].texts)))
             self.state["levels_dropped"] = self._before[2] + self._books.dropped
 
@@ -277,14 +289,14 @@ class Committer:
         if self._bars is None or rules is None or not count:
             return
         if self._joined != receipt.sequence:  # else there was no room for the rows: once more
-            runs = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
+            partials = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
             if SYMBOLS in codes:
                 fresh = codes[SYMBOLS]
-                runs["symbol"] = _replace(runs["symbol"], fresh, PROVISIONAL[Kind.SYMBOL])
+                partials["symbol"] = _replace(partials["symbol"], fresh, PROVISIONAL[Kind.SYMBOL])
             trades = len(rows[rules.trades][0].values) if rules.trades in rows else 0
             before = self.frames[rules.trades].rows - trades
-            amendments = {kind: rows[name] for kind, name in self._amending() if name in rows}
-            self._joined_rows = self._bars.join(runs, before, amendments)
+            amendments = {kind: rows[name] for kind, name in self._amendment_channels() if name in rows}
+            self._joined_rows = self._bars.join(partials, before, amendments)
             self._joined = receipt.sequence
             self._count_bars(self._bars)
         self._publish_bars(self._joined_rows, receipt.sequence)
@@ -297,11 +309,11 @@ class Committer:
         for name, columns in rows.items():
             self.frames[name].append(columns, sequence)
 
-    def _amending(self) -> list[tuple[Run, str]]:
+    def _amendment_channels(self) -> list[tuple[PartialKind, str]]:
         """Which channels amend trades, and how."""
         rules = self._spec.bar_rules
         assert rules is not None
-        named = ((Run.CORRECTION, rules.corrections), (Run.CANCEL, rules.cancels))
+        named = ((PartialKind.CORRECTION, rules.corrections), (PartialKind.CANCEL, rules.cancels))
         return [(kind, name) for kind, name in named if name]
 
     def _text(self, column: Column, code: int) -> str:
@@ -316,7 +328,7 @@ class Committer:
         for index, reasons in by_payload.items():
             entry = slab.table[index]
             kind = PayloadKind(int(entry["kind"]))
-            payload = _readable(slab.payload(index), Packing(int(entry["packing"])))
+            payload = _unpack_readable(slab.payload(index), Packing(int(entry["packing"])))
             self.rejects.keep(payload, kind, int(entry["recv_ns"]), sorted(reasons))
             counts[not kind.from_stream] += len(reasons)
         return counts[0], counts[1]
@@ -360,7 +372,7 @@ class Committer:
                     slab.used,
                     sum(receipt.messages),
                     sum(rejected),
-                    receipt.gave_way,
+                    receipt.fell_back,
                     int(table["recv_ns"][0]),
                     int(table["recv_ns"][-1]),
                     submit_ns,
@@ -374,7 +386,7 @@ class Committer:
                 self.flush()
 
 
-def _readable(payload: memoryview, packing: Packing) -> bytes:
+def _unpack_readable(payload: memoryview, packing: Packing) -> bytes:
     """A payload as people can read it; one that does not unpack as it came."""
     try:
         return unpack(payload, packing, LIMIT_BYTES)
@@ -382,13 +394,13 @@ def _readable(payload: memoryview, packing: Packing) -> bytes:
         return bytes(payload)
 
 
-def _rows_of(frame: FrameWriter, stop: int) -> list[ColumnData]:
+def _read_rows(frame: FrameWriter, stop: int) -> list[ColumnData]:
     """The rows below `stop` that a frame still has."""
     columns = FrameColumns(frame)
     pieces = [columns.take(views, np.arange(rows)) for _, rows, views in columns.newest_first(stop)]
     if not pieces:
         return [ColumnData(np.empty(0, DTYPE[column.kind])) for column in frame.columns]
-    return [joined(each) for each in zip(*reversed(pieces), strict=True)]
+    return [concatenate(each) for each in zip(*reversed(pieces), strict=True)]
 
 
 def _replace(codes: Any, fresh: npt.NDArray[np.uint32], base: int) -> Any:

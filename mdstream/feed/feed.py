@@ -140,7 +140,7 @@ class Feed:
             rows = self._committer.committed_rows
             run = str(self._assignment.run)
             try:
-                self._committer.restore_bars(await self._pool.trades_again(run, self.spec.name, rows))
+                self._committer.restore_bars(await self._pool.rebuild_partials(run, self.spec.name, rows))
             except Exception:
                 # Bars are derived; the data they come from must not wait for them.
                 log.exception("the open bars of the former process could not be built again")

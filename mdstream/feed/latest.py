@@ -1,9 +1,9 @@
-"""What was last of each symbol: `<stream>.latest`, kept up to date from what workers picked.
+"""The last values of each symbol: `<stream>.latest`, updated from the rows that workers selected.
 
-Of each batch a worker tells which rows are the newest of their symbol (`workers.aggregation.latest`).
-Which columns of the table they bring stands in the stream's declaration: its aspects. An aspect is
-replaced as a whole, unless what the table has of it is newer; so the order of batches decides between two
-of the same time, and a batch that is committed twice changes nothing the second time.
+For each batch a worker reports which rows are the newest of their symbol (`workers.aggregation.latest`).
+The stream's declaration says which columns of the frame they update: its aspects. An aspect is replaced as
+a whole, unless the frame has a newer one. So the order of batches decides between two of the same time, and
+a batch that is committed twice changes nothing the second time.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
+from mdstream.frames.keyed_frame import KeyedFrameWriter, Rows
 from mdstream.frames.share import Share
-from mdstream.frames.table import Rows, TableWriter
-from mdstream.handoff.columns import ColumnData, picked
+from mdstream.handoff.columns import ColumnData, take_rows
 from mdstream.streams.spec import STATE, Channel, StreamSpec
 
 _Bringing = tuple[list[tuple[int, int]], int | None]
-"""Of one aspect: column of the table ← column of the channel; and the table's column of its time, if it
+"""One aspect: pairs of a frame's column and a channel's, and the frame's column of the aspect's time, if it
 has one of its own."""
 
 
 class Latest:
-    """The table of one stream. Lives in the feed's process alone."""
+    """The last values of one stream. Lives in the feed's process alone."""
 
     def __init__(self, folder: Path, spec: StreamSpec, share: Share) -> None:
-        table = spec.latest_channel
-        at = table.at
-        self._table = TableWriter(folder, table.columns, share)
+        channel = spec.latest_channel
+        at = channel.at
+        self._frame = KeyedFrameWriter(folder, channel.columns, share)
         self._bringing: dict[str, list[_Bringing]] = {}
         for aspect in spec.latest:
             for name in filter(None, (aspect.channel, STATE)):
@@ -43,8 +43,8 @@ class Latest:
         """Take in some rows of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
         rows = columns[0].values[newest].astype(np.int64)
         for moved, time in self._bringing[channel.name]:
-            data = [(to, picked(columns[source], newest)) for to, source in moved]
-            self._table.update(rows, data, time)
+            data = [(to, take_rows(columns[source], newest)) for to, source in moved]
+            self._frame.update(rows, data, time)
 
     def close(self) -> None:
-        self._table.close()
+        self._frame.close()

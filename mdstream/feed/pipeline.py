@@ -93,7 +93,7 @@ class Pipeline:
         self._looked = time.monotonic()
         self._full_since: dict[str, float] = {}
         self._filling: _Batch | None = None
-        self._seam_due = False
+        self._gap_due = False
         self._sealed: deque[_Batch] = deque()
         self._working: deque[_Batch] = deque()
         self._next_sequence = self._state["sequence"] + 1
@@ -158,11 +158,11 @@ class Pipeline:
         self._kick_soon()
         return await future
 
-    def seam(self) -> None:
+    def mark_gap(self) -> None:
         """The connection is lost: what comes next does not follow upon what came."""
-        self._seam_due = True
+        self._gap_due = True
         if self._filling is not None:
-            self._note_seam(self._filling)
+            self._write_gap_marker(self._filling)
 
     def tick(self) -> None:
         """Have bars end for which nothing came that tells that they are over."""
@@ -186,7 +186,7 @@ class Pipeline:
             self._sealed.append(_Batch(slab, slab.sequence))
             self._next_sequence = slab.sequence + 1
             self._idle.clear()
-        self._seam_due = True  # what the server sent into the dead feed's socket is gone
+        self._gap_due = True  # what the server sent into the dead feed's socket is gone
         self._dispatch()
         return left.payloads
 
@@ -231,7 +231,7 @@ class Pipeline:
     def _begin(self, length: int) -> _Batch | None:
         """A new batch with room for `length` bytes at least; None while every slab is in use."""
         self._seal()
-        slab = self._take_slab(length + len(Mark.SEAM) * self._seam_due)
+        slab = self._take_slab(length + len(Mark.GAP) * self._gap_due)
         if slab is None:
             self._room.clear()
             return None
@@ -239,14 +239,14 @@ class Pipeline:
         self._filling = _Batch(slab, self._next_sequence)
         self._next_sequence += 1
         self._idle.clear()
-        if self._seam_due:
-            self._note_seam(self._filling)
+        if self._gap_due:
+            self._write_gap_marker(self._filling)
         return self._filling
 
-    def _note_seam(self, batch: _Batch) -> None:
-        if batch.slab.fits(len(Mark.SEAM)):
-            batch.slab.append(Mark.SEAM.value, PayloadKind.MARK, time.time_ns())
-            self._seam_due = False
+    def _write_gap_marker(self, batch: _Batch) -> None:
+        if batch.slab.fits(len(Mark.GAP)):
+            batch.slab.append(Mark.GAP.value, PayloadKind.MARK, time.time_ns())
+            self._gap_due = False
 
     def _take_slab(self, length: int) -> Slab | None:
         capacity = self._config.slab_kb * 1024
@@ -362,7 +362,7 @@ class Pipeline:
             batch = self._working[0]
             if isinstance(batch.result, NoSpaceError):  # the worker's: it needed more than its slab
                 error, batch.result = batch.result, None  # once: others call this, too
-                self._committer.make_way()
+                self._committer.evict()
                 self._wait_for_memory("rows", error, partial(self._submit, batch))
                 return
             if isinstance(batch.result, Receipt) and not self._committer.fits(batch.result):
@@ -405,7 +405,9 @@ class Pipeline:
             self._committer.commit(batch.slab, result, batch.submit_ns)
             if result.fault:
                 log.error(
-                    "batch %d: the kernels failed, the library decoded it: %s", batch.sequence, result.fault
+                    "batch %d: the kernels failed, the fallback decoder took over: %s",
+                    batch.sequence,
+                    result.fault,
                 )
             if result.control:
                 self._on_control(list(result.control))

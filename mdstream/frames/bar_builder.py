@@ -1,4 +1,4 @@
-"""What a feed asks of whoever joins runs of trades to bars; `workers.aggregation.bars` does it."""
+"""The interface of what joins partials to bars for a feed; `workers.aggregation.bars` implements it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.columns import FrameColumns
-from mdstream.handoff.columns import ColumnData, Run
+from mdstream.handoff.columns import ColumnData, PartialKind
 from mdstream.streams.spec import Column, StreamSpec
 
 Published = dict[str, list[ColumnData]]
@@ -18,12 +18,12 @@ Published = dict[str, list[ColumnData]]
 TextOf = Callable[[Column, int], str]
 """The text behind a code of a column."""
 
-Amendments = Mapping[Run, Sequence[ColumnData]]
+Amendments = Mapping[PartialKind, Sequence[ColumnData]]
 """Corrections and cancels of a batch, as their channels have them."""
 
 
 class BarBuilder(Protocol):
-    """Joins the runs of successive batches to bars of every length."""
+    """Joins the partials of successive batches to bars of every length."""
 
     @property
     def is_open(self) -> bool:
@@ -37,8 +37,8 @@ class BarBuilder(Protocol):
     def unmatched(self) -> int:
         """Corrections and cancels of trades that are not in the trades frame."""
 
-    def join(self, runs: npt.NDArray[np.void], before: int, amendments: Amendments) -> Published:
-        """Take in a batch's runs (`PARTIAL`), whose trades are in the trades frame from row `before` on."""
+    def join(self, partials: npt.NDArray[np.void], before: int, amendments: Amendments) -> Published:
+        """Add a batch's partials (`PARTIAL`), whose trades are in the trades frame from row `before` on."""
 
     def lose(self, recv_ns: int) -> None:
         """What came at this place of the stream is lost."""
@@ -46,7 +46,7 @@ class BarBuilder(Protocol):
     def finish(self) -> Published:
         """The stream has ended: publish whatever is open."""
 
-    def restore(self, runs: npt.NDArray[np.void], trades: int, amendments: Amendments) -> None:
+    def restore(self, partials: npt.NDArray[np.void], trades: int, amendments: Amendments) -> None:
         """Get to where a killed predecessor was, which had committed so many `trades`: all that could be
         published has been.
         """

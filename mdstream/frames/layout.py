@@ -43,7 +43,7 @@ HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBO
 
 def arrow_schema(columns: Sequence[Column], **facts: str) -> pa.Schema:
     """The Arrow schema of a frame; field metadata name each column's kind and dictionary, the schema's
-    hold `facts`: of a table (`frames.table`) that it is one, and what its rows are.
+    hold `facts`: whether it is a keyed frame (`frames.keyed_frame`), and what its rows are.
     """
     fields = []
     for column in columns:
@@ -77,13 +77,13 @@ def read_schema(folder: Path) -> pa.Schema:
 
 
 def levels_in(schema: pa.Schema) -> int:
-    """How many levels of an order book are in a row of a table; 0: it holds none."""
+    """Return how many levels of an order book a row of a keyed frame has; 0 if it has none."""
     return int((schema.metadata or {}).get(b"levels", b"0"))
 
 
-def is_table(schema: pa.Schema) -> bool:
-    """Whether a frame is a table, whose rows change in place."""
-    return b"table" in (schema.metadata or {})
+def is_keyed(schema: pa.Schema) -> bool:
+    """Whether a frame is keyed: one row per symbol, which changes in place."""
+    return b"keyed" in (schema.metadata or {})
 
 
 def row_bytes(columns: Sequence[Column], heap_per_row: Sequence[float]) -> int:

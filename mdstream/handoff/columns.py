@@ -47,21 +47,21 @@ PARTIAL = np.dtype(
         ("weight", "<f8", 2),
     ]
 )
-"""A run: one symbol's trades within one second, or what happened between them (`kind`, of `Run`).
+"""A partial: one symbol's trades within one second, or an event between them (`kind`, a `PartialKind`).
 
-`second` is its begin in ns. Prices are NaN where no trade of the run may set them; sums are unevaluated
+`second` is its begin in ns. Prices are NaN where no trade of the partial may set them; sums are unevaluated
 pairs of floats (`aggregation.aggregate` says why). `row` counts the batch's trades before it; `begun` and
 `recv_ts` tell when its first and last one were received. Of an amendment `trades` is its channel's row.
 """
 
 
-class Run(IntEnum):
+class PartialKind(IntEnum):
     """What a `PARTIAL` row is."""
 
     TRADES = 0
     AHEAD = 1
     """Trades with a time so far in the future that no clock may follow it."""
-    SEAM = 2
+    GAP = 2
     TICK = 3
     CORRECTION = 4
     CANCEL = 5
@@ -80,7 +80,7 @@ class ColumnData:
     heap: Array | None = None
 
 
-def joined(pieces: Sequence[ColumnData]) -> ColumnData:
+def concatenate(pieces: Sequence[ColumnData]) -> ColumnData:
     """Pieces of a column of fixed size, one after another."""
     mask = None
     if any(piece.mask is not None for piece in pieces):
@@ -88,7 +88,7 @@ def joined(pieces: Sequence[ColumnData]) -> ColumnData:
     return ColumnData(np.concatenate([piece.values for piece in pieces]), mask)
 
 
-def picked(data: ColumnData, rows: npt.NDArray[np.int64]) -> ColumnData:
+def take_rows(data: ColumnData, rows: npt.NDArray[np.int64]) -> ColumnData:
     """Some rows of a column of fixed size."""
     return ColumnData(data.values[rows], None if data.mask is None else data.mask[rows])
 
@@ -98,7 +98,7 @@ def mask_of(data: ColumnData) -> npt.NDArray[np.bool_]:
     return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
 
 
-def _aligned(offset: int) -> int:
+def _align(offset: int) -> int:
     return -(-offset // 8) * 8
 
 
@@ -117,12 +117,12 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
         values, heap, mask, width = offset, -1, -1, DTYPE[column.kind].itemsize
         if column.kind in VARIABLE:
             heap = offset + rows * 8
-            offset = _aligned(heap + next(sizes) * width)
+            offset = _align(heap + next(sizes) * width)
         else:
-            offset = _aligned(offset + rows * width)
+            offset = _align(offset + rows * width)
         if column.nullable:
             mask = offset
-            offset = _aligned(offset + rows)
+            offset = _align(offset + rows)
         spans.append(_Span(values, heap, mask))
     return spans, offset
 
@@ -146,8 +146,8 @@ class Shape:
 
     def bytes(self, rows: int) -> int:
         """Bytes that `rows` rows take."""
-        values = sum(_aligned(rows * width) * count for width, count in self._of_width)
-        return values + _aligned(rows) * sum(self.masked)
+        values = sum(_align(rows * width) * count for width, count in self._of_width)
+        return values + _align(rows) * sum(self.masked)
 
     def places(self, rows: int) -> list[tuple[int, int]]:
         """Where each column's values and mask are, from where the first begins; -1: no mask."""
@@ -155,9 +155,9 @@ class Shape:
         if places is None:
             places, start = [], 0
             for width, masked in zip(self.widths, self.masked, strict=True):
-                mask = start + _aligned(rows * width)
+                mask = start + _align(rows * width)
                 places.append((start, mask if masked else -1))
-                start = mask + (_aligned(rows) if masked else 0)
+                start = mask + (_align(rows) if masked else 0)
             if len(self._places) == _MOST_PLACES:
                 self._places.clear()
             self._places[rows] = places
@@ -275,7 +275,7 @@ def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
 
 def array_bytes(rows: Array) -> int:
     """Bytes that an array takes in a result area."""
-    return _aligned(rows.nbytes)
+    return _align(rows.nbytes)
 
 
 def read_part(area: ResultArea, shape: Shape, part: Part) -> list[ColumnData]:

@@ -36,7 +36,7 @@ class End:
         self._others_bell = others_bell
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copied, (self.packets, DupFd(self.bell), DupFd(self._others_bell))
+        return _rebuild, (self.packets, DupFd(self.bell), DupFd(self._others_bell))
 
     def put(self, item: Any) -> None:
         """Send an object. Raises `BlockingIOError` where the other side is behind and this one does not
@@ -100,5 +100,5 @@ def pair() -> tuple[End, End]:
     return End(feeds, feeds_bell, workers_bell), theirs
 
 
-def _copied(packets: socket.socket, bell: Any, others_bell: Any) -> End:
+def _rebuild(packets: socket.socket, bell: Any, others_bell: Any) -> End:
     return End(packets, bell.detach(), others_bell.detach())

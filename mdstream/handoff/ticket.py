@@ -77,7 +77,7 @@ class Receipt(NamedTuple):
     newest: dict[str, Stretch]
     """Of each part which rows are the newest of their symbol: their numbers, int64."""
     partials: Stretch
-    """The runs (`handoff.columns.PARTIAL`)."""
+    """The partials (rows of `handoff.columns.PARTIAL`)."""
     new: dict[str, tuple[str, ...]]
     """Texts by dictionary that had no code yet; `handoff.columns.PROVISIONAL` + i stands for the i-th."""
     messages: tuple[int, int]
@@ -89,7 +89,7 @@ class Receipt(NamedTuple):
     """REST payload → what its body held."""
     delays: tuple[tuple[int, int], ...]
     """Event time → receive, as (histogram bucket, messages)."""
-    gave_way: int
-    """Payloads that the kernels began and left to the library."""
+    fell_back: int
+    """Payloads that the kernels began and left to the fallback decoder."""
     fault: str = ""
-    """What went wrong with the kernels; the library has decoded all payloads then."""
+    """What went wrong with the kernels; the fallback decoder has decoded all payloads then."""

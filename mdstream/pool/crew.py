@@ -57,7 +57,7 @@ class Crew:
         with deaf_children(), forkserver.without_main():
             for _ in range(size):
                 task = asyncio.wrap_future(self._executor.submit(serve))
-                task.add_done_callback(self._ended)
+                task.add_done_callback(self._on_task_end)
         theirs.close()  # the processes have theirs; when all are gone, so is that side
         self.processes: set[Process] = set(multiprocessing.active_children()) - others
         self._loop.add_reader(self._end.bell, self._take)
@@ -128,7 +128,7 @@ class Crew:
             else:
                 future.set_exception(result)
 
-    def _ended(self, task: asyncio.Future[None]) -> None:
+    def _on_task_end(self, task: asyncio.Future[None]) -> None:
         """A process's task is over, and so is this crew."""
         if not task.cancelled():
             self._break(task.exception() or EOFError("a worker's task has ended"))

@@ -136,7 +136,7 @@ class WorkerPool:
         self.rebuilds = 0
         self.busy = 0
         self._job: Callable[[Ticket], Receipt] = boot.run
-        self._trades: Callable[[str, str, Mapping[str, int]], bytes] = boot.trades_again
+        self._rebuild_partials: Callable[[str, str, Mapping[str, int]], bytes] = boot.rebuild_partials
         self.make_bars: MakeBars = boot.make_bars
         self._boot = boot
         self._started = started
@@ -185,9 +185,9 @@ class WorkerPool:
         """Have a worker bring rows of a frame into its table; raises as `run`, and `StoreError`."""
         return await self._do(self._boot.record, ticket, f"rows of {ticket.frame}")
 
-    async def recorded(self, ticket: RecordTicket) -> int:
+    async def find_recorded(self, ticket: RecordTicket) -> int:
         """Have a worker look how far a frame is recorded; raises as `record`."""
-        return await self._do(self._boot.recorded, ticket, f"rows of {ticket.frame}")
+        return await self._do(self._boot.find_recorded, ticket, f"rows of {ticket.frame}")
 
     async def compact(self, ticket: CompactTicket) -> int:
         """Have a worker make a table's small files large ones; raises as `record`."""
@@ -221,12 +221,12 @@ class WorkerPool:
             if strikes == 2:
                 raise PoisonedBatchError(f"its worker {what}, twice")
 
-    async def trades_again(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
+    async def rebuild_partials(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
         """Runs of the first `rows` trades, and quotes, in their frames, for a feed that starts over."""
         if not self.size:
-            return await asyncio.to_thread(self._trades, run, stream, rows)
-        runs: bytes = await self._submit(self._trades, run, stream, rows)
-        return runs
+            return await asyncio.to_thread(self._rebuild_partials, run, stream, rows)
+        partials: bytes = await self._submit(self._rebuild_partials, run, stream, rows)
+        return partials
 
     async def close(self) -> None:
         """End the processes: idle ones at once, a working one when its ticket is done, or killed."""
@@ -300,9 +300,9 @@ class WorkerPool:
                 self._turn.notify_all()
 
 
-def _end(processes: set[Process], patience_s: float) -> None:
-    """Wait for `processes` to end; by force for those that have not within `patience_s`."""
-    deadline = time.monotonic() + patience_s
+def _end(processes: set[Process], timeout_s: float) -> None:
+    """Wait for `processes` to end; by force for those that have not within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():

@@ -19,11 +19,11 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
-from mdstream.frames.layout import is_table, read_schema
+from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.reading.bars import Every, compared, longer, of_trades
+from mdstream.reading.keyed_frame_reader import KeyedFrameReader
 from mdstream.reading.narrow import Since, narrowed
 from mdstream.reading.reader import Categories, FrameReader
-from mdstream.reading.table_reader import TableReader
 from mdstream.reading.tail import Follow, Tail, labelled
 from mdstream.reading.views import View, view_of, views_in
 from mdstream.streams import STREAMS
@@ -64,7 +64,7 @@ class Attachment:
         self.info: dict[str, Any] = json.loads((path / "run.json").read_text())
         self.run: str = self.info["run"]
         self._readers: dict[str, FrameReader] = {}
-        self._tables: dict[str, TableReader] = {}
+        self._keyed_readers: dict[str, KeyedFrameReader] = {}
         self._categories: dict[str, dict[str, Categories]] = {}
 
     def __repr__(self) -> str:
@@ -88,8 +88,8 @@ class Attachment:
         if (found := self._view(name)) is not None:
             name = found[0]
         with self.lock:
-            if (table := self._table(name)) is not None:
-                return table.rows
+            if (keyed := self._keyed_reader(name)) is not None:
+                return keyed.rows
             return sum(reader.rows for reader in self.parts(name))
 
     def frame(
@@ -111,8 +111,8 @@ class Attachment:
             source, view = found
             return narrowed(view.make(self.frame(source)), symbols, since)
         with self.lock:
-            if (table := self._table(name)) is not None:
-                frame = table.read()
+            if (keyed := self._keyed_reader(name)) is not None:
+                frame = keyed.read()
             else:
                 pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
                 frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
@@ -229,8 +229,10 @@ class Attachment:
         if (found := self._view(name)) is not None:
             raise ConfigError(f"{name} is a view of {found[0]}: follow that")
         with self.lock:
-            if self._table(name) is not None:
-                raise ConfigError(f"{name} is a table: its rows change in place, and no tail follows them")
+            if self._keyed_reader(name) is not None:
+                raise ConfigError(
+                    f"{name} is a keyed frame: its rows change in place, so no tail can follow it"
+                )
         narrow = None
         if symbols is not None:
             narrow = partial(narrowed, symbols=symbols, since=None)
@@ -321,17 +323,17 @@ class Attachment:
     def _view(self, name: str) -> tuple[str, View] | None:
         return view_of(self.path / "frames", name) if _NAME.fullmatch(name) else None
 
-    def _table(self, name: str) -> TableReader | None:
-        """The reader of a table; None if `name` is none."""
+    def _keyed_reader(self, name: str) -> KeyedFrameReader | None:
+        """Return the reader of keyed frame `name`; None if it is not a keyed frame."""
         if not _NAME.fullmatch(name):
             return None
-        if name not in self._tables:
+        if name not in self._keyed_readers:
             folder = self.path / "frames" / name
-            if not (folder / "head").exists() or not is_table(read_schema(folder)):
+            if not (folder / "head").exists() or not is_keyed(read_schema(folder)):
                 return None
             categories = self._categories.setdefault(name.partition(".")[0], {})
-            self._tables[name] = TableReader(folder, categories)
-        return self._tables[name]
+            self._keyed_readers[name] = KeyedFrameReader(folder, categories)
+        return self._keyed_readers[name]
 
     def parts(self, name: str) -> list[FrameReader]:
         """The readers of a frame: one, or one for each process that writes a part of it. To be called, and

@@ -12,7 +12,7 @@ _GREEKS = ("implied_volatility", "delta", "gamma", "theta", "vega", "rho")
 
 
 def chains(latest: pl.DataFrame) -> pl.DataFrame:
-    """A row a contract, in the order of root, expiry, strike and right, from the table of what is last.
+    """A row a contract, in the order of root, expiry, strike and right, from the last values.
 
     `expiry` is a date, `right` call or put, `strike` and prices Float64; `mid` is null where a side is
     absent. Rows whose symbol is no contract are left out.

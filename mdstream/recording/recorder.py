@@ -27,7 +27,7 @@ from mdstream.config import StoreConfig
 from mdstream.errors import MdstreamError, NoRunError, StoreError
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
-from mdstream.frames.layout import is_table, read_schema
+from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.handoff.record_ticket import CompactTicket, RecordTicket
 from mdstream.pool.pool import WorkerPool
 from mdstream.recording.state import Recorded, RecorderLock, RecorderState, write
@@ -160,7 +160,7 @@ class Recorder:
         try:
             known = self.state.frames.get(name)
             if known is None:
-                told = await pool.recorded(self._ticket(name, Recorded(), 0))
+                told = await pool.find_recorded(self._ticket(name, Recorded(), 0))
                 known = Recorded(told or self._first_row(name), told)
                 self.state.frames[name] = known
             while (rows := self._heads[name].rows) > known.past:
@@ -280,7 +280,7 @@ def _is_recorded(folder: Path) -> bool:
     """Whether a frame is one whose rows only come, and of a stream."""
     if folder.name.startswith("telemetry.") or not (folder / "head").exists():
         return False
-    return not is_table(read_schema(folder))
+    return not is_keyed(read_schema(folder))
 
 
 def check_store(path: str) -> None:

@@ -45,7 +45,7 @@ class Sink(Protocol):
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload, waiting for room."""
 
-    def seam(self) -> None:
+    def mark_gap(self) -> None:
         """The connection is lost: what comes next does not follow upon what came."""
 
 
@@ -159,7 +159,7 @@ class StreamSession:
             self._held.clear()
             self._socket = self._protocol = None
             self.ready.clear()
-            self._sink.seam()
+            self._sink.mark_gap()
 
     def _receiver(self, protocol: StreamProtocol) -> Receive:
         """What takes each payload: stamp it, hand it on. Nothing else happens here."""

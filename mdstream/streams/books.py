@@ -1,11 +1,11 @@
-"""What a table of order books holds: the best levels of each symbol."""
+"""The columns of `<stream>.books`: the best levels of each symbol."""
 
 from __future__ import annotations
 
 from mdstream.streams.spec import Channel, Column, Kind, StreamSpec
 
 BOOK_DEPTH = 10
-"""Levels of each side that the table shows."""
+"""Levels of each side that the frame shows."""
 
 
 def book_channel(spec: StreamSpec) -> Channel | None:
@@ -13,7 +13,7 @@ def book_channel(spec: StreamSpec) -> Channel | None:
     return next((channel for channel in spec.channels if channel.levels), None)
 
 
-def books_table() -> Channel:
+def books_frame_channel() -> Channel:
     """A row a symbol: times, whether the book is whole, and of each side how many levels it has, and the
     best of them with price and size.
     """

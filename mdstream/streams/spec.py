@@ -70,7 +70,7 @@ class PayloadKind(IntEnum):
 class Mark(bytes, Enum):
     """What a feed notes among its payloads, so that bars are the same wherever batches are cut."""
 
-    SEAM = b"seam"
+    GAP = b"gap"
     """The connection was lost here: what came between is not known."""
     TICK = b"tick"
     """Nothing came for a while: only time went on."""
@@ -316,7 +316,7 @@ class StreamSpec:
 
     @cached_property
     def latest_channel(self) -> Channel:
-        """The keyed frame of what was last: a row a symbol."""
+        """The keyed frame of last values: a row a symbol."""
         columns = [column for aspect in self.latest for column in aspect.columns]
         return Channel("latest", (SYMBOL, *columns, _VERSION))
 

@@ -30,7 +30,7 @@ BATCHES = Channel(
         _int("bytes"),
         _int("messages"),
         _int("rejected"),
-        _int("gave_way"),
+        _int("fell_back"),
         _time("first_recv_ts"),
         _time("last_recv_ts"),
         _time("submit_ts"),
@@ -40,8 +40,8 @@ BATCHES = Channel(
         _int("cpu_ns"),
     ),
 )
-"""A row a batch: how much, by which worker, and when it passed each station. `gave_way`: payloads that
-the kernels began and left to the library. `cpu_ns`: CPU time of decoding and aggregating."""
+"""A row a batch: how much, by which worker, and when it passed each station. `fell_back`: payloads that
+the kernels began and left to the fallback decoder. `cpu_ns`: CPU time of decoding and aggregating."""
 
 STREAMS = Channel(
     "streams",

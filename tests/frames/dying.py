@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mdstream.feed import books, commit, latest
 from mdstream.feed.commit import Committer
-from mdstream.frames import bar_builder, chunk, dictionary, head, layout, share, table, writer
+from mdstream.frames import bar_builder, chunk, dictionary, head, keyed_frame, layout, share, writer
 from mdstream.frames.rundir import RunDirectory, slab_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff import space
@@ -45,7 +45,7 @@ STORING = frozenset(
         head,
         chunk,
         layout,
-        table,
+        keyed_frame,
         dictionary,
         share,
         space,

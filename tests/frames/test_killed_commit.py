@@ -23,7 +23,7 @@ from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory
 from mdstream.frames.writer import Limits
 from mdstream.pool.pool import WorkerPool
-from mdstream.reading import table_reader
+from mdstream.reading import keyed_frame_reader
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
@@ -261,7 +261,7 @@ async def succeed(work: Work, run: Path) -> dict[str, int]:
     pool = WorkerPool(0, 30)
     rig = Rig(run, stream, pool, work.plan.rejects.parent, HANDOFF, limits)
     rows = rig.committer.committed_rows
-    rig.committer.restore_bars(await pool.trades_again(str(run), stream, rows))
+    rig.committer.restore_bars(await pool.rebuild_partials(str(run), stream, rows))
     rig.pipeline.recover()
     await rig.pipeline.drain()
     await rig.feed(work.rest)
@@ -430,7 +430,7 @@ def assert_thorough(found: list[Checked], kills: int) -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row whose writer is dead is not waited for."""
-    monkeypatch.setattr(table_reader, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(keyed_frame_reader, "_TORN_TIMEOUT_S", 0.01)
 
 
 @pytest.mark.parametrize(

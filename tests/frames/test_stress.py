@@ -21,9 +21,9 @@ import pytest
 
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.head import Head
+from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.share import Share
-from mdstream.frames.table import TableWriter
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.reading.attach import Attachment, attach
@@ -154,7 +154,7 @@ def write(run: Path, shared: Shared) -> None:
     """The writer's life: a few rows, an update of the table, and so on."""
     chance = np.random.default_rng(1)
     frame = FrameWriter(frame_path(run, "test.rows"), ROWS, LIMITS)
-    table = TableWriter(frame_path(run, "test.latest"), LATEST, Share(1 << 40))
+    table = KeyedFrameWriter(frame_path(run, "test.latest"), LATEST, Share(1 << 40))
     turn = 0
     while not shared.over[0]:
         frame.append(written(frame.rows, int(chance.integers(1, 200))))

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
-from mdstream.frames.layout import is_table, read_schema
+from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.reading.attach import Attachment
 
 
@@ -17,7 +17,7 @@ def recorded_frames(run: Path) -> list[str]:
     return [
         folder.name
         for folder in folders
-        if not folder.name.startswith("telemetry.") and not is_table(read_schema(folder))
+        if not folder.name.startswith("telemetry.") and not is_keyed(read_schema(folder))
     ]
 
 

@@ -53,7 +53,7 @@ class Sink:
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.room = 1 << 60
-        self.seams = 0
+        self.gaps = 0
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         assert abs(recv_ns - time.time_ns()) < 5e9
@@ -70,8 +70,8 @@ class Sink:
         while not self.offer(payload, kind, recv_ns):
             await asyncio.sleep(0.01)
 
-    def seam(self) -> None:
-        self.seams += 1
+    def mark_gap(self) -> None:
+        self.gaps += 1
 
 
 class Case:
@@ -334,7 +334,7 @@ def test_lost_connections_come_back_and_everything_is_subscribed_again(faults: t
         await data_flows(case)
         active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED["stocks"]}
         assert active == WANTED["stocks"]
-        assert case.sink.seams == (not faults[0].startswith("upgrade"))  # there was no connection to lose
+        assert case.sink.gaps == (not faults[0].startswith("upgrade"))  # there was no connection to lose
 
     play(story, faults=faults)
 

@@ -1,12 +1,12 @@
-"""What moves the bars of a batch: trades, and what amends them, folded to runs by Alpaca's rules.
+"""What moves the bars of a batch: trades, and what amends them, folded to partials by Alpaca's rules.
 
-A *run* is consecutive trades of one symbol that fall in one second. A new run begins with every change of
-second, also a change back (a late trade), and every run ends when the stream as a whole comes to a new
+A *partial* is consecutive trades of one symbol within one second. A new partial begins with every change of
+second, also a change back (a late trade), and every partial ends when the stream as a whole comes to a new
 second, and where something else happened: a correction, a cancel, a lost connection. So the feed, which
-joins the runs of successive batches (`aggregation.bars`), gets the same bars wherever a
+joins the partials of successive batches (`aggregation.bars`), gets the same bars wherever a
 batch happened to end.
 
-Sums of floats depend on the order in which they are added, and runs are cut differently each time.
+Sums of floats depend on the order in which they are added, and partials are cut differently each time.
 Each sum is therefore kept as an unevaluated pair (Knuth's two-sum: the rounded sum and what rounding
 lost), good to some 100 bits, and rounded once, in the finished bar.
 """
@@ -25,7 +25,7 @@ from mdstream.handoff.columns import PARTIAL, ColumnData
 from mdstream.streams.spec import BarRules, Channel, Mark, PayloadKind, StreamSpec, split_conditions
 from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
-from workers.kernels import runs
+from workers.kernels import partials
 
 _UNKNOWN = 255
 _MOST = 1 << 10
@@ -35,11 +35,11 @@ _MOST = 1 << 10
 class Effect(IntEnum):
     """What a trade does to its minute bar."""
 
-    NOTHING = runs.NOTHING
-    VOLUME = runs.VOLUME
+    NOTHING = partials.NOTHING
+    VOLUME = partials.VOLUME
     """Counts in volume and trade count only."""
-    ALL = runs.ALL
-    MIDPOINT = runs.MIDPOINT
+    ALL = partials.ALL
+    MIDPOINT = partials.MIDPOINT
     """No trade but a quote, whose midpoint moves prices."""
 
 
@@ -111,7 +111,7 @@ class Events(NamedTuple):
     received: npt.NDArray[np.int64]
 
     @classmethod
-    def nothing(cls, effect: int, symbols: Any, received: Any) -> Events:
+    def without_price(cls, effect: int, symbols: Any, received: Any) -> Events:
         """Events that move no price."""
         rows = len(received)
         return cls(
@@ -123,13 +123,13 @@ class Events(NamedTuple):
         self.prices[index], self.sizes[index], self.effects[index] = price, size, effect
 
 
-_MARKS = {Mark.SEAM: runs.SEAM, Mark.TICK: runs.TICK}
+_MARKS = {Mark.GAP: partials.GAP, Mark.TICK: partials.TICK}
 
 
-def runs_of(
+def make_partials(
     spec: StreamSpec, rules: BarRules, decoded: Decoded, payloads: Payloads, effects: Effects, text: TextOf
 ) -> npt.NDArray[np.void]:
-    """The runs of a batch, as `PARTIAL` rows in the order in which they began."""
+    """The partials of a batch, as `PARTIAL` rows in the order in which they began."""
     found: list[tuple[npt.NDArray[np.int64], Events]] = []
     for name in rules.sources:
         if not name or name not in decoded.columns:
@@ -140,9 +140,9 @@ def runs_of(
         elif name == rules.midpoints:
             events = events_of_quotes(channel, columns)
         else:
-            effect = runs.CORRECTION if name == rules.corrections else runs.CANCEL
-            symbols, received = _named(channel, columns, "symbol", "recv_ts")
-            events = Events.nothing(effect, symbols.values, received.values)
+            effect = partials.CORRECTION if name == rules.corrections else partials.CANCEL
+            symbols, received = _pick(channel, columns, "symbol", "recv_ts")
+            events = Events.without_price(effect, symbols.values, received.values)
         found.append((decoded.order_of(name), events))
     found += _marks(payloads)
     if not found:
@@ -159,12 +159,12 @@ def in_order(places: Sequence[npt.NDArray[np.int64]], events: Sequence[Events]) 
 
 
 def fold(events: Events) -> npt.NDArray[np.void]:
-    """Events folded to runs."""
+    """Events folded to partials."""
     rows = len(events.effects)
     room = 1 << max(4, (2 * rows).bit_length())
     scratch = np.empty((2, room), np.int64)
     out = np.empty(rows, PARTIAL)
-    count = runs.fold(
+    count = partials.fold(
         _plain(events.symbols),
         _plain(events.times),
         _plain(events.prices),
@@ -187,7 +187,7 @@ def events_of_trades(
     channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
 ) -> Events:
     """Trades; those without price or size move nothing."""
-    symbols, times, prices, sizes, received = _named(
+    symbols, times, prices, sizes, received = _pick(
         channel, columns, "symbol", "ts", "price", "size", "recv_ts"
     )
     effect = effects.of_rows(channel, columns, text)
@@ -206,7 +206,7 @@ def events_of_trades(
 
 def events_of_quotes(channel: Channel, columns: Sequence[ColumnData]) -> Events:
     """Quotes, whose midpoint counts where they have both sides."""
-    symbols, times, bid, ask, received = _named(
+    symbols, times, bid, ask, received = _pick(
         channel, columns, "symbol", "ts", "bid_price", "ask_price", "recv_ts"
     )
     effect = np.full(len(bid.values), Effect.MIDPOINT, np.uint8)
@@ -224,10 +224,10 @@ def _marks(payloads: Payloads) -> list[tuple[npt.NDArray[np.int64], Events]]:
         effect = _MARKS[Mark(bytes(payloads.view(at)))]
         received = payloads.recv_ns[at : at + 1]
         found.append(
-            (np.array([at << 32], np.int64), Events.nothing(effect, np.zeros(1, np.uint32), received))
+            (np.array([at << 32], np.int64), Events.without_price(effect, np.zeros(1, np.uint32), received))
         )
     return found
 
 
-def _named(channel: Channel, columns: Sequence[ColumnData], *names: str) -> list[ColumnData]:
+def _pick(channel: Channel, columns: Sequence[ColumnData], *names: str) -> list[ColumnData]:
     return [columns[channel.at[name]] for name in names]

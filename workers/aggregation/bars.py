@@ -1,6 +1,6 @@
-"""Bars of every length, joined from the runs of successive batches. Runs in the feed's process.
+"""Bars of every interval, joined from the partials of successive batches, in the feed's process.
 
-    runs ─► join: a bar a symbol and interval ─► published when the stream's time has passed it ─► rows
+    partials ─► join: a bar a symbol and interval ─► published when the stream's time has passed it ─► rows
               ▲                                        ▲
               └── built again from the trades frame ───┘ where a correction or cancel has touched it
 
@@ -23,11 +23,11 @@ import numpy.typing as npt
 from mdstream.frames.bar_builder import Amendments, Published, TextOf
 from mdstream.frames.chunk import View
 from mdstream.frames.columns import FrameColumns
-from mdstream.handoff.columns import PARTIAL, ColumnData, Run, joined
+from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
 from mdstream.streams.spec import BAR_INTERVALS, Channel, Kind, StreamSpec
 from workers.aggregation.aggregate import Effect, Effects, events_of_trades, fold
 from workers.kernels import bar_table as kernels
-from workers.kernels.runs import SECOND
+from workers.kernels.partials import SECOND
 
 MINUTE = 60 * SECOND
 _KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
@@ -81,7 +81,7 @@ def _values(view: View, rows: npt.NDArray[np.int64]) -> list[float]:
     return found
 
 
-class _Level:
+class _IntervalBars:
     """Bars of one length."""
 
     # The mutable state: the bars that can still change, in no order, and where each is; the list of those
@@ -100,11 +100,11 @@ class _Level:
         self._rows: Array = np.zeros(_START, kernels.ROW)
         self._make_room(np.zeros(0, kernels.BAR), _START)
 
-    def join(self, runs: Array, first: int) -> int:
-        """Join runs from `first` on; the one before which bars have to be built again, if any."""
+    def join(self, partials: Array, first: int) -> int:
+        """Join partials from `first` on; the one before which bars have to be built again, if any."""
         while True:
             first = kernels.join(
-                runs,
+                partials,
                 first,
                 self.interval,
                 _EVERY[self.interval],
@@ -189,9 +189,9 @@ class _Level:
         kernels.index(self.bars, self.table, self.changed, self.head)
         return len(slots)
 
-    def build(self, slots: Array, runs: Array) -> None:
-        """Build bars again from all runs of their symbols."""
-        kernels.build(self.interval, runs, self.bars, self.table, self.changed, slots, self.head)
+    def build(self, slots: Array, partials: Array) -> None:
+        """Build bars again from all partials of their symbols."""
+        kernels.build(self.interval, partials, self.bars, self.table, self.changed, slots, self.head)
 
     def drain(self) -> list[ColumnData]:
         """What was published, in order; nothing twice."""
@@ -242,7 +242,8 @@ class _Level:
 class Bars:
     """The `BarBuilder` of one stream."""
 
-    # The mutable state: the levels; what became of amended trades, by row, and their new numbers.
+    # The mutable state: the bars of each interval; what became of amended trades, by row, and their new
+    # numbers.
 
     def __init__(self, spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> None:
         assert spec.bar_rules is not None
@@ -253,35 +254,35 @@ class Bars:
         self._rules = spec.bar_rules
         self._effects = Effects(spec.bar_rules)
         midpoints = bool(spec.bar_rules.midpoints)
-        self._levels = [_Level(c, frames[c.name], midpoints) for c in spec.built_bars]
+        self._intervals = [_IntervalBars(c, frames[c.name], midpoints) for c in spec.built_bars]
         self._amended: dict[int, _Amended] = {}
         self._renumbered: dict[tuple[int, int, int], int] = {}
 
     @property
     def is_open(self) -> bool:
-        return any(level.head[kernels.CHANGED] for level in self._levels)
+        return any(series.head[kernels.CHANGED] for series in self._intervals)
 
     @property
     def late(self) -> int:
-        return int(self._levels[-1].head[kernels.LATE])
+        return int(self._intervals[-1].head[kernels.LATE])
 
-    def join(self, runs: Array, before: int, amendments: Amendments) -> Published:
+    def join(self, partials: Array, before: int, amendments: Amendments) -> Published:
         first = 0
-        for at in np.flatnonzero(runs["kind"] >= Run.CORRECTION).tolist():
-            self._join(runs[first:at], before)
-            self._amend(runs[at], before, amendments)
+        for at in np.flatnonzero(partials["kind"] >= PartialKind.CORRECTION).tolist():
+            self._join(partials[first:at], before)
+            self._amend(partials[at], before, amendments)
             first = at + 1
-        self._join(runs[first:], before)
-        return self._published()
+        self._join(partials[first:], before)
+        return self._drain()
 
     def finish(self) -> Published:
-        for level in self._levels:
-            self._build(level, self._trades.rows, sys.maxsize)
-            level.finish()
-        return self._published()
+        for series in self._intervals:
+            self._build(series, self._trades.rows, sys.maxsize)
+            series.finish()
+        return self._drain()
 
-    def restore(self, runs: Array, trades: int, amendments: Amendments) -> None:
-        self._join(runs, 0)
+    def restore(self, partials: Array, trades: int, amendments: Amendments) -> None:
+        self._join(partials, 0)
         found = [
             (kind, self._values(kind, columns, index))
             for kind, columns in amendments.items()
@@ -289,37 +290,39 @@ class Bars:
         ]
         for kind, values in sorted(found, key=lambda each: each[1]["recv_ts"]):
             self._apply(kind, values, trades)
-        for level in self._levels:
-            while len(level.stale()):  # else nobody can say whether they are as they were published
-                self._build(level, trades)
-            level.see_published()
-        self._published()
+        for series in self._intervals:
+            while len(series.stale()):  # else nobody can say whether they are as they were published
+                self._build(series, trades)
+            series.see_published()
+        self._drain()
 
     def lose(self, recv_ns: int) -> None:
-        seam = np.zeros(1, PARTIAL)
-        seam["kind"], seam["begun"] = Run.SEAM, recv_ns
-        self._join(seam, self._trades.rows)
+        gap = np.zeros(1, PARTIAL)
+        gap["kind"], gap["begun"] = PartialKind.GAP, recv_ns
+        self._join(gap, self._trades.rows)
 
-    def _published(self) -> Published:
-        return {level.channel.name: level.drain() for level in self._levels if level.head[kernels.OUT]}
+    def _drain(self) -> Published:
+        return {
+            series.channel.name: series.drain() for series in self._intervals if series.head[kernels.OUT]
+        }
 
-    def _join(self, runs: Array, before: int) -> None:
-        for level in self._levels:
-            first = level.join(runs, 0)
-            while first < len(runs):
-                self._build(level, before + int(level.head[kernels.AT]))
-                first = level.join(runs, first)
+    def _join(self, partials: Array, before: int) -> None:
+        for series in self._intervals:
+            first = series.join(partials, 0)
+            while first < len(partials):
+                self._build(series, before + int(series.head[kernels.AT]))
+                first = series.join(partials, first)
 
     # -- corrections and cancels
 
-    def _amend(self, run: Any, before: int, amendments: Amendments) -> None:
-        kind = Run(int(run["kind"]))
-        values = self._values(kind, amendments[kind], int(run["trades"]))
-        self._apply(kind, values, before + int(run["row"]))
+    def _amend(self, partial: Any, before: int, amendments: Amendments) -> None:
+        kind = PartialKind(int(partial["kind"]))
+        values = self._values(kind, amendments[kind], int(partial["trades"]))
+        self._apply(kind, values, before + int(partial["row"]))
 
-    def _values(self, kind: Run, columns: Sequence[ColumnData], index: int) -> dict[str, Any]:
+    def _values(self, kind: PartialKind, columns: Sequence[ColumnData], index: int) -> dict[str, Any]:
         """One amendment; what is missing is None."""
-        name = self._rules.corrections if kind is Run.CORRECTION else self._rules.cancels
+        name = self._rules.corrections if kind is PartialKind.CORRECTION else self._rules.cancels
         return {
             column.name: None
             if data.mask is not None and not data.mask[index]
@@ -327,9 +330,9 @@ class Bars:
             for column, data in zip(self._spec.by_name[name].columns, columns, strict=True)
         }
 
-    def _apply(self, kind: Run, values: dict[str, Any], stop: int) -> None:
+    def _apply(self, kind: PartialKind, values: dict[str, Any], stop: int) -> None:
         """Take in an amendment of a trade below row `stop`."""
-        correction = kind is Run.CORRECTION
+        correction = kind is PartialKind.CORRECTION
         number = values["original_id" if correction else "id"]
         key = values["symbol"], values["exchange"], number
         found = self._find(key, stop)
@@ -346,8 +349,8 @@ class Bars:
                 self._amended[row] = _Amended(price, float(size), effect)
             if values["corrected_id"] is not None:
                 self._renumbered[key[0], key[1], values["corrected_id"]] = row
-        for level in self._levels:
-            level.touch(key[0], ts, values["recv_ts"])
+        for series in self._intervals:
+            series.touch(key[0], ts, values["recv_ts"])
 
     def _find(self, key: tuple[int, int | None, int | None], stop: int) -> tuple[int, int] | None:
         """Row and time of the trade that is meant, unless it is no longer kept."""
@@ -384,24 +387,24 @@ class Bars:
 
     # -- bars built again
 
-    def _build(self, level: _Level, stop: int, most: int = _MOST_BUILT) -> None:
+    def _build(self, series: _IntervalBars, stop: int, most: int = _MOST_BUILT) -> None:
         """Build bars that amendments touched again, from the trades below row `stop`: the first ones that
         have `most` trades together; the others will be next time.
         """
-        slots = level.stale()
+        slots = series.stale()
         if len(slots) and self._trades.first_row:
-            kept = level.bars["second"][slots] > self._oldest_kept(stop)
-            self.unmatched += level.leave(slots[~kept])
+            kept = series.bars["second"][slots] > self._oldest_kept(stop)
+            self.unmatched += series.leave(slots[~kept])
             slots = slots[kept]
         if not len(slots):
             return
-        bars = level.bars[slots]
+        bars = series.bars[slots]
         order = np.lexsort((bars["symbol"], bars["second"]))
         trades = np.cumsum(bars["trades"][order])
         slots = slots[order[: max(1, int(np.searchsorted(trades, most, side="right")))]]
-        begins, symbols = level.bars["second"][slots], np.unique(level.bars["symbol"][slots])
-        span = int(begins.min()), int(begins.max()) + level.interval
-        level.build(slots, self._runs_of(symbols, span, stop))
+        begins, symbols = series.bars["second"][slots], np.unique(series.bars["symbol"][slots])
+        span = int(begins.min()), int(begins.max()) + series.interval
+        series.build(slots, self._fold_trades(symbols, span, stop))
 
     def _oldest_kept(self, stop: int) -> int:
         """The time of the oldest trade that is kept: of bars before, some trades are gone."""
@@ -410,8 +413,8 @@ class Bars:
             pass
         return int(views["ts"].values[0])
 
-    def _runs_of(self, symbols: Array, span: tuple[int, int], stop: int) -> Array:
-        """The runs of some symbols' trades in a span of time, as they count now."""
+    def _fold_trades(self, symbols: Array, span: tuple[int, int], stop: int) -> Array:
+        """The partials of some symbols' trades in a span of time, as they count now."""
         wanted = np.zeros(int(symbols.max()) + 1, np.bool_)
         wanted[symbols] = True
         numbers, pieces = [], []
@@ -422,7 +425,7 @@ class Bars:
             numbers.append(found + start)
             pieces.append(self._trades.take(views, found))
         trades = self._spec.by_name[self._rules.trades]
-        columns = [joined(list(reversed(each))) for each in zip(*pieces, strict=True)]
+        columns = [concatenate(list(reversed(each))) for each in zip(*pieces, strict=True)]
         events = events_of_trades(trades, columns, self._effects, self._text)
         for index, row in enumerate(np.concatenate(numbers[::-1]).tolist()):
             if (amended := self._amended.get(row)) is not None:
@@ -432,12 +435,12 @@ class Bars:
 
 def warm() -> None:
     """Run every kernel once."""
-    level = _Level(Channel("bars_1s", ()), None, midpoints=False)
-    runs = np.zeros(1, PARTIAL)
-    level.join(runs, 0)
-    level.touch(0, 0, 0)
-    level.build(level.stale(), runs)
-    level.finish()
+    series = _IntervalBars(Channel("bars_1s", ()), None, midpoints=False)
+    partials = np.zeros(1, PARTIAL)
+    series.join(partials, 0)
+    series.touch(0, 0, 0)
+    series.build(series.stale(), partials)
+    series.finish()
     texts, numbers = np.zeros(0, np.uint32), np.zeros(0, np.uint64)
     places = np.zeros(0, np.uint16)
     for array in (texts, numbers, places):

@@ -35,7 +35,7 @@ class BodyMatcher(Matcher):
         super().__init__(spec, {table.channel.name: table}, codec)
         name = spec.member_of(kind)
         self._table = table
-        self._names = _packed(name, name[:-1], ONE_SYMBOL, NEXT_PAGE_TOKEN)
+        self._names = _pack_names(name, name[:-1], ONE_SYMBOL, NEXT_PAGE_TOKEN)
         self._bare_symbols = kind is PayloadKind.SNAPSHOTS
         self._tokens: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._make_keys(_START_KEYS)
@@ -47,7 +47,7 @@ class BodyMatcher(Matcher):
             symbols, twice = self._symbols(payloads)
             if not twice:
                 break
-            verdicts[list(twice)] = ops.GAVE_WAY  # the library knows which of them counts
+            verdicts[list(twice)] = ops.FELL_BACK  # the fallback decoder knows which of them counts
         for payload in np.flatnonzero(verdicts == ops.GOOD).tolist():
             token = payloads.cut(self._tokens[payload])[1:-1].decode()
             found.bodies[payload] = Found(frozenset(symbols.get(payload, ())), {}, token)
@@ -100,7 +100,7 @@ class BodyMatcher(Matcher):
         self._more = (self._names, self._keys, self._key_payload, self._key_records, self._tokens)
 
 
-def _packed(*names: str) -> npt.NDArray[np.uint64]:
+def _pack_names(*names: str) -> npt.NDArray[np.uint64]:
     """Names as the kernel reads them: length and bytes, in words of eight."""
     words = np.zeros((len(names), ops.NAME_WIDTH), np.uint64)
     for row, name in zip(words, names, strict=True):

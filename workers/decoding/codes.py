@@ -85,7 +85,7 @@ class BatchCodes:
             for dictionary, noted in self._noted.items()
         }
 
-    def assigned(
+    def assign(
         self,
         channel: Channel,
         columns: Sequence[ColumnData],

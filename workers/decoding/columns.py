@@ -248,7 +248,7 @@ def code_texts(column: Column, values: list[Any]) -> list[Any]:
         try:
             # An older form of the protocol gave one condition as plain text.
             return [
-                v if v is None else _joined(*v) if type(v) is list else _joined(*([v] if v else []))
+                v if v is None else _join(*v) if type(v) is list else _join(*([v] if v else []))
                 for v in values
             ]
         except TypeError as error:
@@ -265,7 +265,7 @@ def code_texts(column: Column, values: list[Any]) -> list[Any]:
 
 
 @lru_cache(maxsize=4096)
-def _joined(*codes: str) -> str:
+def _join(*codes: str) -> str:
     return join_conditions(list(codes))
 
 

@@ -1,11 +1,11 @@
-"""Payloads to columns: by compiled kernels where they know the form, else by the library.
+"""Payloads to columns: by compiled kernels where they know the form, else by the fallback decoder.
 
     payloads ─► match (pass 1) ─► spans ─► values, codes (pass 2) ─► columns ─┐
-                   │ gave way                  │ gave way                     ├─► in the order they came
-                   └────────────► library ◄────┘  ─► columns ─────────────────┘
+                   │ fell back                 │ fell back                    ├─► in the order they came
+                   └───► fallback decoder ◄────┘  ─► columns ─────────────────┘
 
-What the library would make of a payload, the kernels make, bit for bit; or the payload is the
-library's. So nothing depends on which way a payload took.
+Kernels make of a payload what the fallback decoder would, bit for bit, or leave the payload to it. So the
+rows do not depend on which of the two decoded it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.errors import UnfitError
-from mdstream.handoff.columns import ColumnData, ResultArea, joined
+from mdstream.handoff.columns import ColumnData, ResultArea, concatenate
 from mdstream.handoff.ticket import Found
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position
 from workers.decoding.fallback import Decoded, FallbackDecoder
 from workers.decoding.kernel_decoder import KernelDecoder, Known, Part, has_kernels
-from workers.decoding.matching import drop
+from workers.decoding.matching import keep_skipped
 from workers.decoding.payloads import Payloads, Piece
 from workers.kernels import ops
 
@@ -40,14 +40,14 @@ class _Taken:
     pieces: list[Piece] = field(default_factory=list)
     """Messages that they left, of payloads that they took."""
     bodies: dict[int, Found] = field(default_factory=dict)
-    gave_way: int = 0
+    fell_back: int = 0
 
 
 class Decoder:
     """Decodes the batches of one stream.
 
     `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
-    Without `kernels` all is the library's.
+    Without `kernels` all goes to the fallback decoder.
     """
 
     _kernel_decoders: dict[PayloadKind, KernelDecoder]
@@ -76,13 +76,13 @@ class Decoder:
             fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
         area.used = used
         alone = self._fallback.decode(payloads)
-        alone.gave_way, alone.fault = len(payloads), fault
+        alone.fell_back, alone.fault = len(payloads), fault
         return alone
 
     def by_kernels(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> Decoded | None:
-        """Columns of a batch, its payloads of `kinds` by kernels, and by the library what these do not
-        take; None where a dictionary has no place for all new texts: which find one depends on the
-        order in which they came. Raises what goes wrong.
+        """Decode a batch: its payloads of `kinds` by kernels, the others, and what kernels leave, by the
+        fallback decoder. None where a dictionary has no place for all new texts: which find one depends on
+        the order in which they came. Raises what goes wrong.
         """
         taken = self._take(payloads, kinds, area)
         codes = BatchCodes(self._known)
@@ -111,19 +111,19 @@ class Decoder:
             taken.left &= verdicts != ops.GOOD
             taken.messages += found.messages
             taken.bodies |= found.bodies
-            taken.gave_way += int(np.count_nonzero(verdicts == ops.GAVE_WAY))
+            taken.fell_back += int(np.count_nonzero(verdicts == ops.FELL_BACK))
             for name, part in parts.items():
                 taken.parts.setdefault(name, []).append(part)
-            for aside in drop(found.asides, verdicts):
-                recv_ns = int(payloads.recv_ns[aside.payload])
-                taken.pieces.append(Piece(aside.payload, aside.message, aside.data, kind, recv_ns))
+            for message in keep_skipped(found.skipped, verdicts):
+                recv_ns = int(payloads.recv_ns[message.payload])
+                taken.pieces.append(Piece(message.payload, message.message, message.data, kind, recv_ns))
         return taken
 
     def _merge(self, payloads: Payloads, taken: _Taken, codes: BatchCodes) -> Decoded:
         pieces = [payloads.piece(payload) for payload in np.flatnonzero(taken.left).tolist()]
         pieces = sorted(pieces + taken.pieces, key=lambda piece: (piece.payload, piece.message))
         out = self._fallback.decode_pieces(pieces, codes, taken.messages.tolist())
-        out.gave_way = taken.gave_way
+        out.fell_back = taken.fell_back
         out.bodies |= taken.bodies
         for name, parts in taken.parts.items():
             channel = self._spec.by_name[name]
@@ -156,7 +156,7 @@ def _interleave(name: str, parts: list[Part], positions: list[Position], out: De
     ways = [*(part.columns for part in parts), *([] if others is None else [others])]
     merged = []
     for pieces in zip(*ways, strict=True):
-        whole = joined(pieces)
+        whole = concatenate(pieces)
         mask = None if whole.mask is None else whole.mask[order]
         merged.append(ColumnData(whole.values[order], mask))
     out.columns[name] = merged

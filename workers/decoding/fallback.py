@@ -1,4 +1,4 @@
-"""The library path: payload bytes to columns through `orjson` and `msgpack`.
+"""The fallback decoder: payload bytes to columns through `orjson` and `msgpack`.
 
     payloads ─► parse ─► messages by channel ─► columns (`columns.py`) ─► codes (`codes.py`)
 
@@ -38,7 +38,7 @@ class Decoded:
 
     columns: dict[str, Sequence[ColumnData]] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
-    """The accepted messages behind `columns`, as far as the library decoded them."""
+    """The accepted messages behind `columns`, as far as the fallback decoder decoded them."""
     places: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
     """Payload and message of each row, of channels that kernels had a part in."""
     counts: list[int] = field(default_factory=list)
@@ -48,10 +48,10 @@ class Decoded:
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[int, Found] = field(default_factory=dict)
     """What each REST payload held."""
-    gave_way: int = 0
-    """Payloads that kernels began and left to the library."""
+    fell_back: int = 0
+    """Payloads that kernels began and left to the fallback decoder."""
     fault: str = ""
-    """What went wrong with the kernels, if anything did; then all payloads gave way."""
+    """What went wrong with the kernels, if anything did; then all payloads fell back."""
 
     def order_of(self, name: str) -> npt.NDArray[np.int64]:
         """A number a row of a channel: by these the rows of all channels are in the order they came in."""
@@ -112,9 +112,9 @@ class FallbackDecoder:
         coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
         out.new = codes.new()
         for name, columns in out.columns.items():
-            out.columns[name] = codes.assigned(self._spec.by_name[name], columns, coded[name], out.new)
+            out.columns[name] = codes.assign(self._spec.by_name[name], columns, coded[name], out.new)
         for payload, body in bodies.items():
-            out.bodies[payload] = _found(body, [r for r in out.rejects if r.payload == payload])
+            out.bodies[payload] = _make_found(body, [r for r in out.rejects if r.payload == payload])
         return out
 
     # -- 1. payloads to messages
@@ -219,7 +219,7 @@ class FallbackDecoder:
         return good
 
 
-def _found(body: _Body, rejects: Sequence[Reject]) -> Found:
+def _make_found(body: _Body, rejects: Sequence[Reject]) -> Found:
     """What is told of a body whose messages in `rejects` became no rows."""
     records = Counter(body.symbols)
     records.subtract(body.symbols[r.message] for r in rejects)

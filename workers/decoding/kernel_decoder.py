@@ -1,4 +1,4 @@
-"""Kernels for one kind of payload of one stream: pass 1, pass 2, and what gives way.
+"""Kernels for one kind of payload of one stream: pass 1, pass 2, and what falls back.
 
 payloads ─► match ─► spans ─► a column at a time ─► values, masks, codes
 ▲                      │
@@ -176,7 +176,7 @@ class KernelDecoder:
         self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea
     ) -> tuple[Matched, dict[str, Part]]:
         """Decode payloads whose verdict is `GOOD`, in `area` if there is room, and change the verdict of
-        those that give way.
+        those that fall back.
         """
         used = area.used
         self._texts.refresh(self._known)
@@ -189,7 +189,7 @@ class KernelDecoder:
                     parts[name] = self._part(payloads, table, rows, area, bad)
             if not bad:
                 return found, parts
-            verdicts[list(bad)] = ops.GAVE_WAY
+            verdicts[list(bad)] = ops.FELL_BACK
             area.used = used
 
     def _part(self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]) -> Part:
@@ -211,7 +211,7 @@ class KernelDecoder:
             self._make_room(2 * rows)
         if table.sides:
             self._book_sides(table, matcher.spans[table.base : table.base + columns, :rows], part)
-        while self._converted(payloads, table, plan, part, counts):
+        while self._convert(payloads, table, plan, part, counts):
             pass
         for index, (strange, fresh, missing, _) in enumerate(counts.tolist()):
             if strange or fresh or (missing and table.channel.columns[index].required):
@@ -234,7 +234,7 @@ class KernelDecoder:
             below = (len(plan) + index) * rows
             there = self._scratch[below : below + rows].view(np.bool_)
         odd: list[int] = self._odd[at : at + strange].tolist()
-        if odd and column.kind not in CODED:  # of codes: so long that only the library takes them
+        if odd and column.kind not in CODED:  # of codes: so long that only the fallback decoder takes them
             spans = self._matcher.spans[table.base + index]
             odd = self._fix(payloads, column, spans, data, there, odd)
             side = int(plan[index, plans.SIDE])
@@ -250,7 +250,7 @@ class KernelDecoder:
             part.columns.complete(index)
         return odd
 
-    def _converted(self, payloads: Payloads, table: Table, plan: Any, part: Part, counts: Any) -> bool:
+    def _convert(self, payloads: Payloads, table: Table, plan: Any, part: Part, counts: Any) -> bool:
         """Run the kernel once; whether it has to run again, for something was learned from it."""
         matcher, texts, made, rows = self._matcher, self._texts, part.columns, part.columns.rows
         self._kernels.convert(
@@ -317,7 +317,7 @@ class KernelDecoder:
     def _fix(
         self, payloads: Payloads, column: Column, spans: Any, data: ColumnData, there: Any, odd: list[int]
     ) -> list[int]:
-        """Convert values as the library does, one by one; the rows that it does not take either."""
+        """Convert values one by one, as the fallback decoder does; return the rows that it rejects too."""
         return [r for r in odd if not self._one(payloads, column, spans, data.values, there, r)]
 
     def _fresh(self, part: Part, index: int, start: int, stop: int) -> list[int]:
@@ -338,7 +338,7 @@ class KernelDecoder:
     def _one(
         self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
     ) -> bool:
-        """Convert one value as the library does; whether it fits."""
+        """Convert one value as the fallback decoder does; whether it fits."""
         try:
             data = self._maker.value(column, self._parse(payloads.cut(spans[row])))
         except (UnfitError, ValueError, msgpack.UnpackException):

@@ -133,7 +133,7 @@ _FORM = Form(1, _value, _level, shortcut)
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether the library can read `data`."""
+    """Whether the fallback decoder can read `data`."""
     try:
         orjson.loads(data)
     except (ValueError, RecursionError):

@@ -13,7 +13,7 @@ from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type
 from workers.kernels import ops
 
 _ERRORS = (ValueError, TypeError, msgpack.UnpackException)
-"""What the library says of bytes that it cannot read; of keys that are maps, that they are no keys."""
+"""What msgpack raises for bytes that it cannot read, and for maps whose keys are not hashable."""
 
 
 def learn_message(layouts: Layouts, data: bytes) -> None:
@@ -76,7 +76,7 @@ _FORM = Form(0, _value, _level)
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether the library can read `data`."""
+    """Whether the fallback decoder can read `data`."""
     try:
         msgpack.unpackb(data, strict_map_key=False)
     except _ERRORS:

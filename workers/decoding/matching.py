@@ -17,10 +17,10 @@ from workers.decoding.payloads import Payloads
 from workers.kernels import keys, ops
 
 _MOST_LESSONS = 64
-"""Layouts learned in one batch; traffic that has more is the library's."""
+"""Layouts learned in one batch; traffic that has more goes to the fallback decoder."""
 
-_MOST_ASIDES = 512
-"""Messages among others that are left to the library in one batch; then their payloads are."""
+_MOST_SKIPPED = 512
+"""Messages among others that are left to the fallback decoder in one batch; then their payloads are."""
 
 _START_ROWS = 4096 + 24
 
@@ -34,9 +34,9 @@ class Codec:
     end: Callable[[memoryview], int]
     """Bytes of the value that a buffer begins with; 0 if it is none."""
     is_whole: Callable[[bytes], bool]
-    """Whether the library can read these bytes."""
+    """Whether the fallback decoder can read these bytes."""
     wrap: Callable[[bytes], bytes] | None
-    """A message as a payload of its own; None where the library must see the whole payload."""
+    """A message as a payload of its own; None where the fallback decoder must see the whole payload."""
     values: Any
     """The kernels of pass 2."""
     by_keys: bool
@@ -44,8 +44,8 @@ class Codec:
 
 
 @dataclass(slots=True)
-class Aside:
-    """A message among others that kernels leave to the library."""
+class SkippedMessage:
+    """A message among others that kernels leave to the fallback decoder."""
 
     payload: int
     message: int
@@ -61,7 +61,7 @@ class Matched:
     """Rows of each table."""
     messages: npt.NDArray[np.uint32]
     """Messages of each payload that are rows of a kernel."""
-    asides: list[Aside] = field(default_factory=list)
+    skipped: list[SkippedMessage] = field(default_factory=list)
     bodies: dict[int, Found] = field(default_factory=dict)
     """What each REST payload held."""
 
@@ -90,7 +90,7 @@ class Matcher:
         self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
-        """Match the payloads whose verdict is `GOOD`; those that are not to be followed give way."""
+        """Match the payloads whose verdict is `GOOD`; those that are not to be followed fall back."""
         rows = np.zeros(len(self._tables), np.int64)
         before = np.zeros_like(rows)
         found = Matched(rows, np.zeros(len(payloads), np.uint32))
@@ -148,22 +148,22 @@ class Matcher:
             if self._goes_alone(place, data, found):
                 at[ops.AT_AFTER] = start + size
                 continue
-            verdicts[payload] = ops.GAVE_WAY
+            verdicts[payload] = ops.FELL_BACK
             found.messages[payload] = 0
             rows[:] = before
             at[ops.AT_PAYLOAD] = payload + 1
             at[ops.AT_BYTE] = -1
 
     def _goes_alone(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
-        """Whether a message that kernels do not take is left to the library, and the others are not."""
+        """Leave one message to the fallback decoder, the others to kernels; whether that is possible."""
         payload, message = place
         wrap = self._codec.wrap
-        if wrap is None or not data or not message or len(found.asides) == _MOST_ASIDES:
+        if wrap is None or not data or not message or len(found.skipped) == _MOST_SKIPPED:
             return False
         alone = wrap(data)
         if not self._codec.is_whole(alone):
             return False
-        found.asides.append(Aside(payload, message, alone))
+        found.skipped.append(SkippedMessage(payload, message, alone))
         return True
 
     def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
@@ -181,6 +181,6 @@ class Matcher:
         self.row_message[:, :room] = message
 
 
-def drop(asides: list[Aside], verdicts: Any) -> list[Aside]:
-    """The asides of payloads that were matched to their end."""
-    return [aside for aside in asides if verdicts[aside.payload] == ops.GOOD]
+def keep_skipped(skipped: list[SkippedMessage], verdicts: Any) -> list[SkippedMessage]:
+    """The skipped messages of payloads that were matched to their end."""
+    return [message for message in skipped if verdicts[message.payload] == ops.GOOD]

@@ -51,7 +51,7 @@ class Payloads:
         """
         table = slab.table[:entries]
         if table["packing"].any():
-            return cls.of(_unpacked(slab, index, entry) for index, entry in enumerate(table))
+            return cls.of(_unpack(slab, index, entry) for index, entry in enumerate(table))
         return cls(
             np.frombuffer(slab.view, np.uint8),
             table["offset"].astype(np.int64),
@@ -93,7 +93,7 @@ class Payloads:
         return self.buffer[start : start + int(self.lengths[index])].data
 
 
-def _unpacked(slab: Slab, index: int, entry: Any) -> tuple[bytes | memoryview, PayloadKind, int]:
+def _unpack(slab: Slab, index: int, entry: Any) -> tuple[bytes | memoryview, PayloadKind, int]:
     data: bytes | memoryview = slab.payload(index)
     with contextlib.suppress(UnpackingError):
         data = unpack(data, Packing(int(entry["packing"])), MOST_UNPACKED)

@@ -23,8 +23,8 @@ _MOST_UNCODED = 1 << 12
 class TextTable:
     """The texts of all coded columns in one codec; each kind of column is an owner, by number.
 
-    `parse` reads raw bytes as the library does. A text is met once by the library, and from then on
-    by its bytes alone.
+    `parse` reads raw bytes as the fallback decoder does. It sees each text once; from then on the text is
+    known by its bytes.
     """
 
     # The mutable state: the owners, the arrays the kernels read, the texts by number, those without

@@ -35,33 +35,33 @@ class Timestamps:
                     return seconds + int(fraction.ljust(9, "0"))
             return self._parse(value)
         if type(value) is msgpack.Timestamp:
-            return _bounded(value.seconds * _NANOSECONDS + value.nanoseconds, value)
-        raise ValueError(f"expected a time, got {_shown(value)}")
+            return _check_range(value.seconds * _NANOSECONDS + value.nanoseconds, value)
+        raise ValueError(f"expected a time, got {_shorten(value)}")
 
     def _parse(self, text: str) -> int:
         match = _RFC3339.fullmatch(text)
         if match is None:
-            raise ValueError(f"not an RFC 3339 time: {_shown(text)}")
+            raise ValueError(f"not an RFC 3339 time: {_shorten(text)}")
         date, clock, fraction, offset = match.groups()
         try:
             moment = datetime.fromisoformat(f"{date}T{clock}{offset.upper()}")
         except ValueError as error:
-            raise ValueError(f"not an RFC 3339 time: {_shown(text)} ({error})") from error
+            raise ValueError(f"not an RFC 3339 time: {_shorten(text)} ({error})") from error
         seconds = round(moment.timestamp())
         if offset == "Z":
             if len(self._seconds) >= self._REMEMBERED:
                 self._seconds.clear()
             if _FIRST <= seconds * _NANOSECONDS <= _LAST - _NANOSECONDS:
                 self._seconds[text[:19]] = seconds * _NANOSECONDS
-        return _bounded(seconds * _NANOSECONDS + int((fraction or "").ljust(9, "0")), text)
+        return _check_range(seconds * _NANOSECONDS + int((fraction or "").ljust(9, "0")), text)
 
 
-def _bounded(nanoseconds: int, source: object) -> int:
+def _check_range(nanoseconds: int, source: object) -> int:
     if not _FIRST <= nanoseconds <= _LAST:
-        raise ValueError(f"time out of range: {_shown(source)}")
+        raise ValueError(f"time out of range: {_shorten(source)}")
     return nanoseconds
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

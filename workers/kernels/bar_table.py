@@ -1,4 +1,4 @@
-"""Runs to bars: joined in order, published when their time is over."""
+"""Partials to bars: joined in order, published when their time has passed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mdstream.handoff.columns import Run
+from mdstream.handoff.columns import PartialKind
 from workers.kernels.compiling import called, inlined, kernel
-from workers.kernels.runs import SECOND, begin
+from workers.kernels.partials import SECOND, begin
 
 BAR = np.dtype(
     [
@@ -55,10 +55,10 @@ ROW = np.dtype(
 
 COUNT, CHANGED, CLOCK, SEEN, SEEN_RECV, GAP, GAP_OPEN = range(7)
 LATE, OUT, TURN, TO_BUILD, BUILT, WHY, AT = range(7, 14)
-"""Words of a level's head: bars there are; those changed since they were published; the stream's time;
-the last one that trades told, and when that was received; the last gap, and whether it goes on; trades
-that came too late; rows in `out`; turns; bars to be built again, and the time for which some were; why
-`join` stopped, and before which trade of the batch.
+"""Words of the head of one interval's bars: bars there are; those changed since they were published; the
+stream's time; the last one that a trade showed, and when that was received; the last gap, and whether it
+goes on; trades that came too late; rows in `out`; turns; bars to be built again, and the time for which
+some were; why `join` stopped, and before which trade of the batch.
 """
 HEAD_WORDS = 14
 
@@ -72,8 +72,8 @@ GAPS = 16
 LATENESS = 10 * SECOND
 """So long exchanges have to report a trade: what comes first after a gap may be as much older."""
 
-_SEAM, _TICK, _TRADES = int(Run.SEAM), int(Run.TICK), int(Run.TRADES)
-_PATIENCE = SECOND
+_GAP, _TICK, _TRADES = int(PartialKind.GAP), int(PartialKind.TICK), int(PartialKind.TRADES)
+_CLOCK_DELAY = SECOND
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -101,22 +101,22 @@ def _plus(total: Any, more: Any) -> None:
 
 
 @inlined
-def _absorb(bar: Any, run: Any) -> None:
-    """Take in a run that follows what is there."""
-    bar.trades += run.trades
-    bar.recv_ts = run.recv_ts
-    _plus(bar.volume, run.volume)
-    _plus(bar.notional, run.notional)
-    _plus(bar.weight, run.weight)
-    if run.open == run.open:
+def _absorb(bar: Any, partial: Any) -> None:
+    """Take in a partial that follows what is there."""
+    bar.trades += partial.trades
+    bar.recv_ts = partial.recv_ts
+    _plus(bar.volume, partial.volume)
+    _plus(bar.notional, partial.notional)
+    _plus(bar.weight, partial.weight)
+    if partial.open == partial.open:
         if bar.open != bar.open:
-            bar.open = run.open
-            bar.high = run.high
-            bar.low = run.low
+            bar.open = partial.open
+            bar.high = partial.high
+            bar.low = partial.low
         else:
-            bar.high = max(bar.high, run.high)
-            bar.low = min(bar.low, run.low)
-        bar.close = run.close
+            bar.high = max(bar.high, partial.high)
+            bar.low = min(bar.low, partial.low)
+        bar.close = partial.close
 
 
 @inlined
@@ -210,7 +210,7 @@ def _begin_gap(interval: int, bars: Any, changed: Any, gaps: Any, head: Any) -> 
 
 @kernel
 def join(
-    runs: Any,
+    partials: Any,
     first: int,
     interval: int,
     every: int,
@@ -223,32 +223,32 @@ def join(
     head: Any,
     out: Any,
 ) -> int:
-    """Join `runs` from `first` on to bars of `interval` ns; the one before which it stopped, for a reason.
+    """Join `partials` from `first` on to bars of `interval` ns; return the one before which it stopped.
 
     When the stream's time passes a multiple of `every` ns, bars that are over and have changed become rows
     of `out`. Trades that are `horizon` ns late are counted, and change nothing.
     """
     head[WHY] = DONE
-    for index in range(first, len(runs)):
-        run = runs[index]
-        kind = run.kind
-        if kind == _SEAM:
+    for index in range(first, len(partials)):
+        partial = partials[index]
+        kind = partial.kind
+        if kind == _GAP:
             if not head[GAP_OPEN]:  # else the gap goes on
                 _begin_gap(interval, bars, changed, gaps, head)
             continue
         if kind == _TICK:
             if head[CLOCK] == NEVER:
                 continue
-            now = head[SEEN] + (run.begun - head[SEEN_RECV]) - _PATIENCE
+            now = head[SEEN] + (partial.begun - head[SEEN_RECV]) - _CLOCK_DELAY
             now -= now % SECOND
         else:
-            now = run.second if kind == _TRADES else np.int64(NEVER)
+            now = partial.second if kind == _TRADES else np.int64(NEVER)
         if now > head[CLOCK]:
             due = head[CLOCK] // every != now // every
             if due and head[TO_BUILD] and head[BUILT] != now:
                 head[BUILT] = now
                 head[WHY] = BUILD
-                head[AT] = run.row
+                head[AT] = partial.row
                 return index
             if due and head[OUT] + head[CHANGED] > len(out):
                 head[WHY] = ROOM
@@ -256,7 +256,7 @@ def join(
             head[CLOCK] = now
             if kind == _TRADES:
                 head[SEEN] = now
-                head[SEEN_RECV] = run.begun
+                head[SEEN_RECV] = partial.begun
             if due:
                 _publish(now, midpoints, bars, changed, head, out, interval)
             if head[GAP_OPEN] and kind == _TRADES:
@@ -264,11 +264,11 @@ def join(
                 gaps[head[GAP] % GAPS, 1] = (now + LATENESS) - (now + LATENESS) % interval
         if kind == _TICK:
             continue
-        start = run.second - run.second % interval
+        start = partial.second - partial.second % interval
         if start + interval <= head[CLOCK] - horizon:
-            head[LATE] += run.trades
+            head[LATE] += partial.trades
             continue
-        place = _place(run.symbol, start, bars, table)
+        place = _place(partial.symbol, start, bars, table)
         slot = np.int64(table[place])
         if slot < 0:
             if head[COUNT] >= len(bars):
@@ -277,14 +277,14 @@ def join(
             slot = head[COUNT]
             head[COUNT] += 1
             table[place] = slot
-            begin(bars[slot], run.symbol, start)
+            begin(bars[slot], partial.symbol, start)
             bars[slot].flags = 0
             if _is_in_gap(start, gaps, head):
                 bars[slot].flags |= INCOMPLETE
         bar = bars[slot]
-        _absorb(bar, run)
+        _absorb(bar, partial)
         _note_change(slot, bars, changed, head)
-    return len(runs)
+    return len(partials)
 
 
 @kernel
@@ -337,19 +337,20 @@ def touch(
 
 
 @kernel
-def build(interval: int, runs: Any, bars: Any, table: Any, changed: Any, slots: Any, head: Any) -> None:
-    """Build the bars in `slots` again from all runs of their symbols."""
+def build(interval: int, partials: Any, bars: Any, table: Any, changed: Any, slots: Any, head: Any) -> None:
+    """Build the bars in `slots` again from all partials of their symbols."""
     for slot in slots:
         bar = bars[slot]
         begin(bar, bar.symbol, bar.second)
         bar.flags |= BUILDING
-    for index in range(len(runs)):
-        run = runs[index]
-        slot = np.int64(table[_place(run.symbol, run.second - run.second % interval, bars, table)])
+    for index in range(len(partials)):
+        partial = partials[index]
+        start = partial.second - partial.second % interval
+        slot = np.int64(table[_place(partial.symbol, start, bars, table)])
         if slot >= 0 and bars[slot].flags & BUILDING:
             recv = bars[slot].recv_ts
-            _absorb(bars[slot], run)
-            bars[slot].recv_ts = max(recv, run.recv_ts)
+            _absorb(bars[slot], partial)
+            bars[slot].recv_ts = max(recv, partial.recv_ts)
     for slot in slots:
         bar = bars[slot]
         bar.flags &= ~(STALE | BUILDING)

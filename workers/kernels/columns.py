@@ -2,7 +2,7 @@
 
 A plan says what becomes of each column, in `PLAN_WIDTH` numbers. What a column leaves over is told in
 `counts`, `COUNTS_WIDTH` numbers a column, and in `odd` and `numbers`, `rows` of each a column: rows that
-are the library's from the front, texts without a code from the back.
+go to the fallback decoder from the front, texts without a code from the back.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ COUNTS_WIDTH = 4
 
 
 @inlined
-def _aligned(size: int) -> int:
+def _align(size: int) -> int:
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
@@ -97,11 +97,11 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
             option = plan[task + OPTION]
             at = column * rows
             target = start
-            start += _aligned(rows * plan[task + WIDTH])
+            start += _align(rows * plan[task + WIDTH])
             there = as_uint8(scratch, (columns + column) * rows)
             if plan[task + MASKED]:
                 there = as_uint8(area, start)
-                start += _aligned(rows)
+                start += _align(rows)
             if kind == GIVEN:
                 continue
             side = plan[task + SIDE]

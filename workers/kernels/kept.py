@@ -87,7 +87,7 @@ def is_complete() -> bool:
     """
     if CACHE is None:
         return False
-    if (told := _told()) and told == _digests(CACHE):
+    if (told := _read_digests()) and told == _digests(CACHE):
         return True
     stat = os.statvfs(CACHE)
     if stat.f_bavail * stat.f_frsize < _ROOM_BYTES:
@@ -107,11 +107,11 @@ def alone() -> Iterator[None]:
 def is_damaged() -> bool:
     """Whether what is on disk is not what was compiled: to load it could end the process."""
     assert CACHE is not None
-    told = _told()
+    told = _read_digests()
     return bool(told) and told != _digests(CACHE)
 
 
-def _told() -> dict[str, str]:
+def _read_digests() -> dict[str, str]:
     """The digests of the kernels as they were compiled; none if they were not, or that is damaged."""
     assert CACHE is not None
     try:
@@ -138,7 +138,7 @@ def complete() -> None:
         hidden.rename(CACHE / _COMPLETE)
 
 
-def used() -> None:
+def mark_used() -> None:
     """All kernels were used now."""
     if CACHE is not None and (CACHE / _COMPLETE).exists():
         (CACHE / _COMPLETE).touch()

@@ -362,7 +362,7 @@ def match(
         if good:
             messages[payload] = count
         else:
-            verdicts[payload] = ops.GAVE_WAY
+            verdicts[payload] = ops.FELL_BACK
             messages[payload] = 0
             for channel in range(channels):
                 rows[channel] = before[channel]

@@ -298,7 +298,7 @@ def match(
             i = skip_space(buffer, i + 1, end)
             if good and i < end and buffer[i] == CLOSE:
                 if skip_space(buffer, i + 1, end) != end:
-                    verdicts[payload] = ops.GAVE_WAY
+                    verdicts[payload] = ops.FELL_BACK
                 continue
         move_to(window, i)
         while good:
@@ -347,7 +347,7 @@ def match(
             good = i < end and buffer[i] == CLOSE and skip_space(buffer, i + 1, end) == end
             break
         if not good:
-            verdicts[payload] = ops.GAVE_WAY
+            verdicts[payload] = ops.FELL_BACK
             messages[payload] = 0
             for channel in range(channels):
                 rows[channel] = before[channel]

@@ -330,7 +330,7 @@ def match(
             count += 1
             i = stop
         if not good or i != end:
-            verdicts[payload] = ops.GAVE_WAY
+            verdicts[payload] = ops.FELL_BACK
             messages[payload] = 0
             for channel in range(channels):
                 rows[channel] = before[channel]

@@ -37,7 +37,7 @@ HERE = 5
 MISSING = 6
 """No value in this layout."""
 SKIP_TEXT = 7
-"""JSON: a text that no column wants; plain ASCII, or the payload gives way."""
+"""JSON: a text that no column wants; plain ASCII, or the payload falls back."""
 SKIP_BARE = 8
 """JSON: a number, true, false or null that no column wants, checked to be one."""
 SKIP_VALUE = 9
@@ -53,7 +53,7 @@ ONE = 13
 SAME_BARE = 14
 """As BARE; mostly as long as the last one, which SECOND remembers."""
 SKIP_LIST = 15
-"""JSON: an array that no column wants, of plain texts and bare values, or the payload gives way."""
+"""JSON: an array that no column wants, of plain texts and bare values, or the payload falls back."""
 
 # An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
 # value, and the literal that ends the item.
@@ -80,7 +80,7 @@ LAYOUT_WIDTH = 8
 
 # What a match says of a payload.
 GOOD = np.uint8(0)
-GAVE_WAY = np.uint8(1)
+FELL_BACK = np.uint8(1)
 OTHER = np.uint8(2)
 """Not for this kernel."""
 

@@ -3,7 +3,7 @@
 What bytes stand for depends on whose they are: an exchange's or a symbol's; so each text has an owner.
 
 Raw bytes that were met before need not be looked at again: which text they spell, and whether they
-are well formed, was found out by the library when they came first. Texts of up to seven bytes are
+are well formed, was found out by the fallback decoder when they came first. Texts of up to seven bytes are
 compared as one word, longer ones with a copy in the table's pool.
 """
 

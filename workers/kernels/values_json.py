@@ -1,8 +1,8 @@
 """Pass 2 for JSON: spans to numbers, a column at a time.
 
 Each function fills `values` and `there`, and lists in `odd`, from `at` on, the rows that it leaves to the
-library: every value whose form it does not know to the last byte. It answers how many those are, and how
-many rows have no value.
+fallback decoder: every value whose form it does not know to the last byte. It returns how many those are,
+and how many rows have no value.
 """
 
 from __future__ import annotations

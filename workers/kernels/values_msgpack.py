@@ -1,8 +1,8 @@
 """Pass 2 for msgpack: spans to numbers, a column at a time; as `values_json`.
 
 Each function fills `values` and `there`, and lists in `odd`, from `at` on, the rows that it leaves to the
-library: every value whose form it does not know to the last byte. It answers how many those are, and how
-many rows have no value.
+fallback decoder: every value whose form it does not know to the last byte. It returns how many those are,
+and how many rows have no value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NIL = 0xC0
 _LATEST_S = 9_000_000_000
-"""Seconds since 1970 that nanoseconds can tell; beyond, the library says what is wrong."""
+"""Seconds since 1970 that nanoseconds can tell; beyond, the fallback decoder says what is wrong."""
 
 
 @inlined

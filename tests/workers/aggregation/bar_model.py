@@ -67,7 +67,7 @@ class Model:
             trade |= {"effect": self.effect(trade), "ids": {*trade.get("ids", ()), it["new_id"]}}
             self._touch(trade, it)
 
-    def seam(self, it: Row) -> None:
+    def gap(self, it: Row) -> None:
         if self.gaps[-1][1] is not None:
             assert self.clock is not None
             start = self.seen[0] - self.seen[0] % self.interval

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mdstream.streams import STREAMS
 from workers.aggregation.aggregate import Effect, Effects
-from workers.kernels.runs import add
+from workers.kernels.partials import add
 
 
 @pytest.mark.parametrize(

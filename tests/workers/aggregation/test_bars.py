@@ -51,7 +51,7 @@ class Bench:
         sequence = self.state["sequence"] + 1
         self.slab.begin(sequence)
         for what, it in events:
-            if what in ("seam", "tick"):
+            if what in ("gap", "tick"):
                 self.slab.append(Mark[what.upper()].value, PayloadKind.MARK, it["recv"])
             else:
                 payload = orjson.dumps([message(self.stream, what, it)])
@@ -162,13 +162,13 @@ PRICES = st.sampled_from([100.0, 100.01, 99.99, 0.1, 3.3, 7.77])
 
 @st.composite
 def stocks(draw: st.DrawFn) -> list[Event]:
-    """Trades, some of them late or ahead, their corrections and cancels, seams and ticks."""
+    """Trades, some of them late or ahead, their corrections and cancels, gaps and ticks."""
     events: list[Event] = []
     recv = START
     for _ in range(draw(st.integers(0, 40))):
         recv += draw(st.sampled_from([1000, SECOND // 10, SECOND // 10, SECOND, 7 * SECOND, 40 * SECOND]))
-        what = draw(st.sampled_from(["trade"] * 8 + ["cancel", "correction", "correction", "seam", "tick"]))
-        if what in ("seam", "tick"):
+        what = draw(st.sampled_from(["trade"] * 8 + ["cancel", "correction", "correction", "gap", "tick"]))
+        if what in ("gap", "tick"):
             events.append((what, {"recv": recv}))
             continue
         delay = draw(
@@ -237,7 +237,7 @@ def test_bars_of_crypto_have_the_midpoints_of_quotes(events: list[Event], cuts: 
 
 def successor(run: Path, killed: Bench) -> Bench:
     """What takes the place of a killed feed of stocks."""
-    again = boot.trades_again(str(run), "stocks", killed.committer.committed_rows)
+    again = boot.rebuild_partials(str(run), "stocks", killed.committer.committed_rows)
     made = Bench(run, "stocks")
     made.committer.restore_bars(again)
     return made
@@ -350,8 +350,8 @@ def test_minutes_are_published_when_over_and_revised_at_half_minutes() -> None:
 
 
 def test_minutes_with_a_lost_connection_are_not_complete() -> None:
-    seam = ("seam", {"recv": START + 130 * SECOND})
-    events = [trade(0, s) for s in (0, 60, 120)] + [seam] + [trade(0, s) for s in (200, 240, 300, 360)]
+    gap = ("gap", {"recv": START + 130 * SECOND})
+    events = [trade(0, s) for s in (0, 60, 120)] + [gap] + [trade(0, s) for s in (200, 240, 300, 360)]
     complete = [(minute, whole) for _, minute, _, _, whole in told(built("stocks", events, [3])["bars_1m"])]
     assert complete == [(0, False), (1, True), (2, False), (3, False), (4, True), (5, True), (6, False)]
 
@@ -384,7 +384,7 @@ def test_bars_that_time_ended_while_the_connection_was_dead_are_revised() -> Non
     def at(what: str, second: int) -> Event:
         return what, {"recv": START + second * SECOND}
 
-    events = [trade(0, 0), trade(0, 70), at("tick", 125), at("seam", 130), trade(0, 190), trade(0, 250)]
+    events = [trade(0, 0), trade(0, 70), at("tick", 125), at("gap", 130), trade(0, 190), trade(0, 250)]
     rows = told(built("stocks", events, [1])["bars_1m"])
     assert (0, 1, 1, False, True) in rows  # as it looked when time was up
     assert (0, 1, 1, True, False) in rows
@@ -407,11 +407,11 @@ def test_what_a_killed_feed_never_received_is_a_gap() -> None:
     with RunDirectory() as run:
         made = Bench(run.path, "stocks")
         made.batch([trade(0, s) for s in (0, 60, 120)])
-        again = boot.trades_again(str(run.path), "stocks", made.committer.committed_rows)
+        again = boot.rebuild_partials(str(run.path), "stocks", made.committer.committed_rows)
         made = Bench(run.path, "stocks")
         made.committer.restore_bars(again)
         made.batch([trade(0, 130)])  # received by the dead one
-        made.batch([("seam", {"recv": START + 135 * SECOND}), *(trade(0, s) for s in (190, 240, 300))])
+        made.batch([("gap", {"recv": START + 135 * SECOND}), *(trade(0, s) for s in (190, 240, 300))])
         complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
         assert complete == {0: False, 1: True, 2: False, 3: False, 4: True}
         made.committer.close()

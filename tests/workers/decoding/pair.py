@@ -18,10 +18,10 @@ class Pair:
 
     def __init__(self, stream: str | StreamSpec) -> None:
         spec = STREAMS[stream] if isinstance(stream, str) else stream
-        self.kernels, self.library = Dictionaries(), Dictionaries()
+        self.kernels, self.fallback = Dictionaries(), Dictionaries()
         self._decoder = Decoder(spec, self.kernels.known)
-        self._oracle = FallbackDecoder(spec, self.library.known)
-        self.payloads = self.gave_way = 0
+        self._oracle = FallbackDecoder(spec, self.fallback.known)
+        self.payloads = self.fell_back = 0
         self.room = 1 << 20
 
     def decode(self, payloads: list[bytes], kind: PayloadKind) -> Decoded:
@@ -34,9 +34,9 @@ class Pair:
         assert not ours.fault
         assert_same(ours, theirs)
         self.payloads += len(payloads)
-        self.gave_way += ours.gave_way
+        self.fell_back += ours.fell_back
         self.kernels.take(ours)
-        self.library.take(theirs)
+        self.fallback.take(theirs)
         return ours
 
 

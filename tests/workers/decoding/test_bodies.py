@@ -1,4 +1,4 @@
-"""Kernels against the library on REST bodies: whatever the bytes, they must make the same of them."""
+"""Kernels against the fallback decoder on REST bodies: whatever the bytes, they must make the same of them."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_generated_bodies_decode_alike_and_do_not_give_way(stream: str, kind: Pa
     pair = Pair(stream)
     for _ in range(2):
         decoded = pair.decode(bodies, kind)
-        assert pair.gave_way == 0
+        assert pair.fell_back == 0
         assert decoded.bodies[0].page_token == "QUFQTHxN"
     pair.decode(bodies[::-1], kind)
-    assert pair.gave_way == 0
+    assert pair.fell_back == 0
 
 
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
@@ -108,7 +108,7 @@ def test_bodies_that_end_with_their_records_do_not_give_way(stream: str, kind: P
     pair = Pair(stream)
     for _ in range(2):
         pair.decode(bodies, kind)
-        assert pair.gave_way == 0
+        assert pair.fell_back == 0
 
 
 def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> None:
@@ -129,7 +129,7 @@ def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> No
             (b'{"news": []}', PayloadKind.ORDERBOOKS),
         ][:-1]
     )
-    assert pair.gave_way == 1
+    assert pair.fell_back == 1
 
 
 @pytest.mark.parametrize(("stream", "kind"), [KINDS[0], KINDS[5], KINDS[7], KINDS[9]], ids=lambda v: str(v))
@@ -247,4 +247,4 @@ def test_recorded_bodies_decode_alike(entry: dict[str, Any]) -> None:
     pair = Pair(stream)
     pair.decode([body, body, body.strip()], kind)
     if stream != "news":
-        assert pair.gave_way == 0, "kernels know all that was recorded"
+        assert pair.fell_back == 0, "kernels know all that was recorded"

@@ -1,4 +1,4 @@
-"""A channel is a declaration: whatever columns one declares, kernels decode it as the library does."""
+"""A channel is a declaration: whatever columns one declares, kernels decode it as the fallback decoder does."""
 
 from __future__ import annotations
 
@@ -122,5 +122,5 @@ def test_a_new_channel_is_decoded_by_kernels(kind: PayloadKind) -> None:
     pack: Any = orjson.dumps if kind is PayloadKind.JSON else msgpack.packb
     pair = Pair(spec)
     decoded = pair.decode([pack([message, message])] * 3, kind)
-    assert pair.gave_way == 0
+    assert pair.fell_back == 0
     assert decoded.columns["pricing"][3].values.tolist() == [2**64 - 1] * 6

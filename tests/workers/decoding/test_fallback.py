@@ -1,4 +1,4 @@
-"""The library decoder: every message type, odd forms of it, and everything that is no message."""
+"""The fallback decoder: every message type, odd forms of it, and everything that is no message."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
 from mdstream.frames.dictionary import DictionaryWriter
+from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.share import Share
-from mdstream.frames.table import TableWriter
 from mdstream.handoff.columns import ColumnData
-from mdstream.reading import table_reader
+from mdstream.reading import keyed_frame_reader
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
 
@@ -46,11 +46,11 @@ def run() -> Iterator[RunDirectory]:
         yield directory
 
 
-def writer_of(run: RunDirectory) -> TableWriter:
-    return TableWriter(frame_path(run.path, "test.latest"), COLUMNS, Share(1 << 40))
+def writer_of(run: RunDirectory) -> KeyedFrameWriter:
+    return KeyedFrameWriter(frame_path(run.path, "test.latest"), COLUMNS, Share(1 << 40))
 
 
-def update(table: TableWriter, rows: list[int], ts: list[int], price: list[float | None]) -> None:
+def update(table: KeyedFrameWriter, rows: list[int], ts: list[int], price: list[float | None]) -> None:
     mask = np.array([p is not None for p in price])
     values = np.array([p or 0.0 for p in price])
     table.update(
@@ -75,7 +75,7 @@ def test_rows_appear_with_what_they_have(run: RunDirectory) -> None:
     assert shown(reader)["S1"] == (12, 2.5, None, None)
     assert reader.latest("test", symbols="S3")["price"].to_list() == [1.5]
     assert "test.latest" in reader.frames
-    with pytest.raises(ConfigError, match="is a table"):
+    with pytest.raises(ConfigError, match="is a keyed frame"):
         reader.tail("test.latest")
 
 
@@ -115,7 +115,7 @@ def test_symbols_beyond_the_bound_are_counted(run: RunDirectory) -> None:
 def test_a_row_that_its_writer_died_in_is_left_out_until_it_is_written_again(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_reader, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(keyed_frame_reader, "_TORN_TIMEOUT_S", 0.1)
     table, reader = writer_of(run), attach(run.run)
     update(table, [1, 2], [1, 1], [1.0, 1.0])
     assert table._chunk is not None
@@ -154,10 +154,10 @@ WRITE = """
 import sys, numpy as np
 from pathlib import Path
 from mdstream.frames.share import Share
-from mdstream.frames.table import TableWriter
+from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.handoff.columns import ColumnData
-from tests.frames.test_table import COLUMNS
-table = TableWriter(Path(sys.argv[1]), COLUMNS, Share(1 << 40))
+from tests.frames.test_keyed_frame import COLUMNS
+table = KeyedFrameWriter(Path(sys.argv[1]), COLUMNS, Share(1 << 40))
 random = np.random.default_rng(1)
 for turn in range(1, 1 << 40):
     rows = random.permutation(3000)[: random.integers(1, 300)]

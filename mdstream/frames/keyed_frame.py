@@ -1,6 +1,6 @@
-"""A table: a row a symbol, kept up to date in place, read without locks.
+"""A keyed frame: one row per symbol, updated in place, read without locks.
 
-It lies in one chunk, laid out as those of append-only frames; the number of a row is the symbol's code.
+It is one chunk, laid out like those of append-only frames; the number of a row is the symbol's code.
 When codes outgrow it, a larger chunk takes its place. Its last column is each row's version, a counter:
 
     writer   version odd ─► columns ─► version even, one more
@@ -22,7 +22,7 @@ from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import Head
 from mdstream.frames.layout import arrow_schema
 from mdstream.frames.share import Share
-from mdstream.handoff.columns import ColumnData, picked
+from mdstream.handoff.columns import ColumnData, take_rows
 from mdstream.handoff.space import room_for
 from mdstream.streams.spec import Column
 
@@ -32,11 +32,11 @@ Data = Sequence[tuple[int, ColumnData]]
 _START_ROWS = 256
 _GROWTH = 4
 MOST_ROWS = 1 << 18
-"""Symbols that a table has room for; `TableWriter.untracked` counts updates of others."""
+"""Symbols that a keyed frame has room for; `KeyedFrameWriter.untracked` counts updates of others."""
 
 
-class TableWriter:
-    """The one writer of a table; takes up the table that a killed predecessor left.
+class KeyedFrameWriter:
+    """The one writer of a keyed frame; resumes the frame that a killed predecessor left.
 
     `columns` begin with the symbol and end with the version. `facts` tell readers what the rows are:
     `levels`, so many levels of an order book, which they see as a row each.
@@ -49,7 +49,7 @@ class TableWriter:
         self.columns = tuple(columns)
         self.untracked = 0
         if not (folder / "head").exists():
-            schema = arrow_schema(columns, table="yes", **facts).serialize()
+            schema = arrow_schema(columns, keyed="yes", **facts).serialize()
             with room_for(folder, len(schema)):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "schema").write_bytes(schema)
@@ -78,7 +78,7 @@ class TableWriter:
         return False
 
     def drop_oldest(self) -> None:
-        raise AssertionError("a table has nothing that is old")
+        raise AssertionError("a keyed frame has no old chunks")
 
     # -- rows
 
@@ -86,7 +86,7 @@ class TableWriter:
         """Write `data` (index of a column, and its values) into `rows`, each of which stands there once.
 
         With `newer`, a row is left as it is if what it has in that column is above the value that is to
-        come, or that is null. Raises `NoSpaceError` where a larger table finds no room; nothing is
+        come, or that is null. Raises `NoSpaceError` where a larger frame finds no room; nothing is
         written then.
         """
         if not len(rows):
@@ -95,7 +95,7 @@ class TableWriter:
         if count > MOST_ROWS:
             fits = rows < MOST_ROWS
             self.untracked += len(rows) - int(np.count_nonzero(fits))
-            self.update(*_kept(fits, rows, data), newer)
+            self.update(*_select(fits, rows, data), newer)
             return
         self._grow(count)
         assert self._chunk is not None
@@ -103,7 +103,7 @@ class TableWriter:
         if newer is not None:
             late = self._late(rows, data, newer)
             if late.any():
-                rows, data = _kept(~late, rows, data)
+                rows, data = _select(~late, rows, data)
                 if not len(rows):
                     return
                 count = int(rows.max()) + 1
@@ -179,6 +179,6 @@ class TableWriter:
         return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)
 
 
-def _kept(which: npt.NDArray[np.bool_], rows: Rows, data: Data) -> tuple[Rows, Data]:
+def _select(which: npt.NDArray[np.bool_], rows: Rows, data: Data) -> tuple[Rows, Data]:
     chosen = np.flatnonzero(which)
-    return rows[chosen], [(index, picked(item, chosen)) for index, item in data]
+    return rows[chosen], [(index, take_rows(item, chosen)) for index, item in data]

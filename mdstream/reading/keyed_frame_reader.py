@@ -1,4 +1,4 @@
-"""Reading a table: a row a symbol, each as it was at one moment (`frames.table` says how)."""
+"""Reading a keyed frame: a row a symbol, each as it was at one moment (`frames.keyed_frame` says how)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mdstream.reading.reader import Categories, refresh, to_polars
 from mdstream.streams.spec import Column
 from mdstream.streams.storage import DTYPE
 
-_PATIENCE_S = 2.0
+_TORN_TIMEOUT_S = 2.0
 """How long a reader waits for a row that is being written, before it leaves it out."""
 
 
-class TableReader:
-    """Reads a table: each row as it was at one moment."""
+class KeyedFrameReader:
+    """Reads a keyed frame: each row as it was at one moment."""
 
     # The mutable state: the chunk that is mapped, by number.
 
@@ -68,7 +68,7 @@ class TableReader:
             for view, column in zip(views[:-1], columns, strict=True)
         ]
         torn = np.flatnonzero((versions[:rows] != before) | (before & np.uint64(1)).astype(np.bool_))
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TORN_TIMEOUT_S
         while len(torn) and time.monotonic() < deadline:
             again = versions[torn]
             for view, copy, mask in zip(views[:-1], values, masks, strict=True):

@@ -1,4 +1,4 @@
-"""Trades to runs: consecutive trades of one symbol in one second, folded."""
+"""Trades to partials: consecutive trades of one symbol in one second, folded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from mdstream.handoff.columns import Run
+from mdstream.handoff.columns import PartialKind
 from workers.kernels.compiling import inlined, kernel
 
 NOTHING = 0
 VOLUME = 1
 ALL = 2
 MIDPOINT = 3
-SEAM = 4
-"""This and what follows is no trade: it ends all runs and becomes a row of its own."""
+GAP = 4
+"""This and what follows is no trade: it ends all partials and becomes a row of its own."""
 TICK = 5
 CORRECTION = 6
 CANCEL = 7
@@ -23,7 +23,7 @@ SECOND = 1_000_000_000
 MOST_AHEAD = 60 * SECOND
 """A trade whose time lies farther behind its receipt than this moves no clock."""
 
-_TRADES, _AHEAD, _SEAM = int(Run.TRADES), int(Run.AHEAD), int(Run.SEAM)
+_TRADES, _AHEAD, _GAP = int(PartialKind.TRADES), int(PartialKind.AHEAD), int(PartialKind.GAP)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -38,26 +38,26 @@ def add(total: Any, value: float) -> None:
 
 
 @inlined
-def begin(run: Any, symbol: Any, second: int) -> None:
-    """An empty run, or bar."""
-    run.symbol = symbol
-    run.trades = 0
-    run.second = second
-    run.open = run.high = run.low = run.close = np.nan
+def begin(partial: Any, symbol: Any, second: int) -> None:
+    """An empty partial, or bar."""
+    partial.symbol = symbol
+    partial.trades = 0
+    partial.second = second
+    partial.open = partial.high = partial.low = partial.close = np.nan
     for part in range(2):
-        run.volume[part] = run.notional[part] = run.weight[part] = 0.0
+        partial.volume[part] = partial.notional[part] = partial.weight[part] = 0.0
 
 
 @inlined
-def reach(run: Any, price: float) -> None:
+def reach(partial: Any, price: float) -> None:
     """A price that counts for open, high, low and close."""
-    if run.open != run.open:
-        run.open = run.high = run.low = price
-    elif price > run.high:
-        run.high = price
-    elif price < run.low:
-        run.low = price
-    run.close = price
+    if partial.open != partial.open:
+        partial.open = partial.high = partial.low = price
+    elif price > partial.high:
+        partial.high = price
+    elif price < partial.low:
+        partial.low = price
+    partial.close = price
 
 
 @kernel
@@ -74,27 +74,27 @@ def fold(
 ) -> int:
     """Fold events (a row each) into `out`, rows of `PARTIAL`; how many there are.
 
-    A run begins with a symbol's first event, with every change of its second, and for all symbols when
+    A partial begins with a symbol's first event, with every change of its second, and for all symbols when
     the stream as a whole comes to a new second. `places` and `whose`, int64 of a power of two and more
-    than twice the events, are scratch: a table from symbols to their runs.
+    than twice the events, are scratch: a table from symbols to their partials.
     """
     mask = np.uint64(len(places) - 1)
     places[:] = -1
-    oldest = 0  # runs before this one are closed
+    oldest = 0  # partials before this one are closed
     newest = np.int64(-(1 << 63))
     count = 0
     trades = 0
     amendments = np.zeros(2, np.int64)
     for event in range(len(symbols)):
         effect = effects[event]
-        if effect >= SEAM:
-            run = out[count]
-            begin(run, symbols[event], np.int64(0))
-            run.kind = effect - SEAM + _SEAM
-            run.row = trades
-            run.begun = run.recv_ts = received[event]
+        if effect >= GAP:
+            partial = out[count]
+            begin(partial, symbols[event], np.int64(0))
+            partial.kind = effect - GAP + _GAP
+            partial.row = trades
+            partial.begun = partial.recv_ts = received[event]
             if effect >= CORRECTION:
-                run.trades = amendments[effect - CORRECTION]
+                partial.trades = amendments[effect - CORRECTION]
                 amendments[effect - CORRECTION] += 1
             count += 1
             oldest = count
@@ -118,21 +118,21 @@ def fold(
             count += 1
             places[place] = number
             whose[place] = symbol
-            run = out[number]
-            begin(run, symbols[event], second)
-            run.kind = kind
-            run.row = row
-            run.begun = received[event]
-        run = out[number]
+            partial = out[number]
+            begin(partial, symbols[event], second)
+            partial.kind = kind
+            partial.row = row
+            partial.begun = received[event]
+        partial = out[number]
         price = prices[event]
         size = sizes[event]
-        run.recv_ts = received[event]
+        partial.recv_ts = received[event]
         if effect != VOLUME:
-            reach(run, price)
+            reach(partial, price)
         if effect != MIDPOINT:
-            run.trades += 1
-            add(run.volume, size)
+            partial.trades += 1
+            add(partial.volume, size)
             if effect == ALL:
-                add(run.notional, price * size)
-                add(run.weight, size)
+                add(partial.notional, price * size)
+                add(partial.weight, size)
     return count

@@ -170,7 +170,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
             stream = config.stream(name)
             subscriptions = Subscriptions(wanted={c: set(stream.symbols) for c in stream.channels})
             session = StreamSession(
-                Target.of(config, SPECS[name]),
+                Target.of(SPECS[name], stream, config.connection(name)),
                 subscriptions,
                 line.pipeline,
                 lambda text: None,

@@ -168,7 +168,7 @@ def _session(library: str) -> Callable[[str, Sink], Awaitable[None]]:
             }
         )
         wanted = Subscriptions(wanted={"quotes": {"*"}})
-        target = Target.of(config, STREAMS["stocks"])
+        target = Target.of(STREAMS["stocks"], config.stream("stocks"), config.connection("stocks"))
         session = StreamSession(target, wanted, sink, lambda text: None, lambda channel: None)
         await session.run()
 

@@ -76,6 +76,18 @@ class FetchConfig(Struct, frozen=True):
     attempts: int = 5
 
 
+class BackfillConfig(Struct, frozen=True):
+    """Fetching history: `concurrency` requests under way at a time, decoded by `workers` processes.
+
+    Of workers, -1 means one a core. `budget_per_minute` bounds the requests; 0: `fetch.budget_per_minute`,
+    until the service's headers say how many it allows.
+    """
+
+    concurrency: int = 128
+    workers: int = -1
+    budget_per_minute: int = 0
+
+
 class HandoffConfig(Struct, frozen=True):
     """From the socket to the workers: `slabs` buffers of `slab_kb` a stream, then reading pauses; fewer and
     smaller ones where shared memory is small.
@@ -132,6 +144,59 @@ class LogConfig(Struct, frozen=True):
     json: bool = False
 
 
+class Endpoint(Struct, frozen=True):
+    """A REST server: its base URL, the key it gets, the PEM bundle that it is verified with (or "")."""
+
+    url: str
+    credentials: Credentials
+    ca_file: str = ""
+
+    @property
+    def lacks_keys(self) -> bool:
+        """Whether this is Alpaca's own server and there is no key for it."""
+        return not self.credentials and self.url in endpoints.REST_URLS
+
+
+class Connection(Struct, frozen=True):
+    """How one stream's server is reached: base URL, key, PEM bundle, and the settings of the socket."""
+
+    url: str
+    credentials: Credentials
+    ca_file: str
+    auth: str
+    websocket: str
+    compression: bool
+    max_payload_mb: int
+
+
+class HistoryConfig(Struct, frozen=True):
+    """The settings that a backfill works with."""
+
+    data: Endpoint
+    trading: Endpoint
+    fetch: FetchConfig
+    """With the backfill's own concurrency."""
+    workers: int
+    budget_per_minute: int
+    learns_budget: bool
+    """Whether the service's headers replace the budget."""
+
+
+class FeedConfig(Struct, frozen=True):
+    """The settings that one stream's feed works with."""
+
+    stream: StreamConfig
+    connection: Connection
+    data: Endpoint
+    fetch: FetchConfig
+    handoff: HandoffConfig
+    frames: FramesConfig
+    workers: int
+    journal: str
+    rejects: str
+    log_level: str
+
+
 class Config(Struct, frozen=True):
     """All settings of one run."""
 
@@ -170,6 +235,7 @@ class Config(Struct, frozen=True):
     crypto: StreamConfig = StreamConfig()
     news: StreamConfig = StreamConfig()
     fetch: FetchConfig = FetchConfig()
+    backfill: BackfillConfig = BackfillConfig()
     handoff: HandoffConfig = HandoffConfig()
     frames: FramesConfig = FramesConfig()
     simulator: SimulatorConfig = SimulatorConfig()
@@ -187,6 +253,51 @@ class Config(Struct, frozen=True):
             feed=given.feed or spec.default_feed,
             codec=given.codec or spec.codec,
         )
+
+    def feed(self, name: str) -> FeedConfig:
+        """The settings that the feed of stream `name` works with."""
+        return FeedConfig(
+            stream=self.stream(name),
+            connection=self.connection(name),
+            data=self.data_endpoint,
+            fetch=self.fetch,
+            handoff=self.handoff,
+            frames=self.frames,
+            workers=self.workers_per_stream(),
+            journal=self.journal,
+            rejects=self.rejects,
+            log_level=self.log.level,
+        )
+
+    @property
+    def history(self) -> HistoryConfig:
+        """The settings that a backfill works with."""
+        backfill = self.backfill
+        return HistoryConfig(
+            data=self.data_endpoint,
+            trading=Endpoint(url=self.trading_base(), credentials=self.credentials, ca_file=self.ca_file),
+            fetch=msgspec.structs.replace(self.fetch, concurrency=backfill.concurrency),
+            workers=backfill.workers,
+            budget_per_minute=backfill.budget_per_minute or self.fetch.budget_per_minute,
+            learns_budget=not backfill.budget_per_minute,
+        )
+
+    def connection(self, name: str) -> Connection:
+        """How the server of stream `name` is reached."""
+        return Connection(
+            url=self.stream(name).stream_url.rstrip("/") or self.urls()[0],
+            credentials=self.credentials,
+            ca_file=self.ca_file,
+            auth=self.auth,
+            websocket=self.websocket,
+            compression=self.compression,
+            max_payload_mb=self.handoff.max_payload_mb,
+        )
+
+    @property
+    def data_endpoint(self) -> Endpoint:
+        """The server of snapshots and history."""
+        return Endpoint(url=self.urls()[1], credentials=self.credentials, ca_file=self.ca_file)
 
     @property
     def simulated(self) -> bool:

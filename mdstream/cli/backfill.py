@@ -23,7 +23,7 @@ from mdstream.streams.datasets import datasets
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mdstream.config import Config
+    from mdstream.config import HistoryConfig
     from mdstream.history.backfill import Backfill, Status
     from mdstream.history.plan import Estimate
     from mdstream.history.request import Request
@@ -62,8 +62,8 @@ def backfill(
         int | None, typer.Option(metavar="N", help="Worker processes. Default: one a core.")
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Requests under way at a time.")
-    ] = 128,
+        int | None, typer.Option(metavar="N", min=1, help="Requests under way at a time.")
+    ] = None,
     data_url: Annotated[
         str | None, typer.Option(metavar="HTTP_URL", help="Any Alpaca-compatible REST server.")
     ] = None,
@@ -84,15 +84,17 @@ def backfill(
     Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
-    flags: dict[str, Any] = {"fetch": {"concurrency": concurrency}}
+    flags: dict[str, Any] = {"backfill": {}}
+    if concurrency is not None:
+        flags["backfill"]["concurrency"] = concurrency
     if workers is not None:
-        flags["workers"] = workers
+        flags["backfill"]["workers"] = workers
     if data_url is not None:
         flags["data_url"] = data_url
     with _told_in_json(as_json):
         from mdstream.settings import load
 
-        settings = load(config, flags=flags)
+        settings = load(config, flags=flags).history
         if not dry_run:
             _begin_to_load(settings.workers)
         from mdstream.history.plan import check, estimate
@@ -115,10 +117,11 @@ def backfill(
             now=datetime.now(UTC),
         )
         if dry_run:
-            found = estimate(request, store)
-            print(json.dumps(found._asdict()) if as_json else _told_estimate(request, found, store))
+            found = estimate(request, store, settings.budget_per_minute)
+            text = _told_estimate(request, found, store, settings.budget_per_minute)
+            print(json.dumps(found._asdict()) if as_json else text)
             return
-        check(request, store, settings)
+        check(request, store, settings.data)
     raise typer.Exit(int(_run(request, store, settings, as_json)))
 
 
@@ -141,7 +144,7 @@ def _begin_to_load(workers: int) -> None:
         load_early(one_a_core(workers))
 
 
-def _run(request: Request, store: Path, config: Config, as_json: bool) -> Exit:
+def _run(request: Request, store: Path, config: HistoryConfig, as_json: bool) -> Exit:
     from mdstream.history.backfill import Backfill
     from mdstream.history.executor import PagePool
 
@@ -233,10 +236,10 @@ def _plain(status: Status, interrupted: bool, failed: MdstreamError | None) -> d
     return {**msgspec.to_builtins(status), "done": round(status.done, 3), **told}
 
 
-def _told_estimate(request: Request, found: Estimate, store: Path) -> str:
+def _told_estimate(request: Request, found: Estimate, store: Path, per_minute: int) -> str:
     if not found.shards:
         return f"{request.dataset}: nothing to fetch: all of it is in {store}"
-    long = f"{_time(found.seconds)} at 200 a minute" if found.seconds else "at once"
+    long = f"{_time(found.seconds)} at {per_minute} a minute" if found.seconds else "at once"
     if found.rows is None:
         told = (
             f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "

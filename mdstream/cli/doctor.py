@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mdstream.cli.output import output_console
-from mdstream.config import ANY_KEY, Config, usable_cores
+from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
 from mdstream.engine import memory
 from mdstream.errors import Exit
 from mdstream.settings import load
+from mdstream.streams import STREAMS
 from mdstream.venues.alpaca.endpoints import DATA_URL, STREAM_URL
 
 _MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
@@ -40,7 +41,7 @@ def doctor(
     """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints, no dead runs."""
     settings = load(config)
     logging.getLogger("mdstream").setLevel(logging.CRITICAL)  # the table says it all
-    findings = [*_machine(settings), *_runs(settings), *_keys(settings)]
+    findings = [*_machine(settings), *_runs(settings.frames), *_keys(settings)]
     if not offline:
         findings += asyncio.run(_endpoints(settings))
     table = Table("", "what", "found", "how to mend", box=None, padding=(0, 1))
@@ -64,18 +65,19 @@ def _machine(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "cores", found)
     else:
         yield Finding("note", "cores", found, "one core: everything takes turns")
-    yield _kernels(config)
+    yield _kernels(config.handoff)
     root = Path(config.frames.directory) if config.frames.directory else default_root()
     if not root.is_dir() or not os.access(root, os.W_OK):
         yield Finding("bad", "shared memory", f"cannot write {root}", "set frames.directory")
         return
     room = memory.Room.at(root)
-    fitted = memory.fit(config, room.free)
+    demand = memory.Demand(len(config.streams), workers, config.handoff, config.frames)
+    fitted = memory.fit(demand, room.free)
     found = f"{root}: {room.free / 1e6:,.1f} of {room.size / 1e6:,.1f} MB free"
     enlarge = "enlarge it (Docker: --shm-size=1g)"
-    if room.free < memory.needed(config):
+    if room.free < memory.needed(demand):
         yield Finding("bad", "shared memory", found, enlarge + ", or run fewer streams")
-    elif memory.is_cramped(config, fitted):
+    elif memory.is_cramped(demand, fitted):
         yield Finding("note", "shared memory", f"{found}; {memory.described(fitted)}", enlarge)
     elif root != SHARED_MEMORY and not config.frames.directory:
         yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
@@ -83,11 +85,11 @@ def _machine(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "shared memory", found)
 
 
-def _kernels(config: Config) -> Finding:
+def _kernels(handoff: HandoffConfig) -> Finding:
     from mdstream.pool.pool import are_kernels_compiled
 
     what = "compiled decoders"
-    if not config.handoff.kernels:
+    if not handoff.kernels:
         return Finding("note", what, "off: the library decodes", "set handoff.kernels = true")
     try:
         if are_kernels_compiled():
@@ -102,11 +104,10 @@ def _kernels(config: Config) -> Finding:
     return Finding("ok", what, "not yet there: the first run compiles them, for about a minute")
 
 
-def _runs(config: Config) -> Iterator[Finding]:
+def _runs(frames: FramesConfig) -> Iterator[Finding]:
     from mdstream.frames.rundir import is_alive, runs
 
-    root = Path(config.frames.directory) if config.frames.directory else None
-    found = runs(root)
+    found = runs(Path(frames.directory) if frames.directory else None)
     alive = [path for path in found if is_alive(path)]
     if alive:
         yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
@@ -144,6 +145,10 @@ async def _endpoints(config: Config) -> list[Finding]:
     if config.simulated:
         live = await asyncio.gather(probe_reach(STREAM_URL), probe_reach(DATA_URL))
         return [Finding(*finding) for finding in live]
-    streams = (probe_stream(config, name) for name in config.streams)
-    found = await asyncio.gather(probe_data(config), *streams)
+    first = STREAMS[config.streams[0]]
+    data = probe_data(first, config.stream(first.name), config.fetch, config.data_endpoint)
+    streams = (
+        probe_stream(STREAMS[name], config.stream(name), config.connection(name)) for name in config.streams
+    )
+    found = await asyncio.gather(data, *streams)
     return [Finding(*finding) for finding in found]

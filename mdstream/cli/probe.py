@@ -8,14 +8,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mdstream.config import Config
+from mdstream.config import Connection, Endpoint, FetchConfig, StreamConfig
 from mdstream.errors import MdstreamError
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
-from mdstream.streams import STREAMS
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.wire.subscription import Subscriptions
 
 _TIMEOUT_S = 12.0
@@ -24,16 +23,14 @@ _REACH_S = 5.0
 Outcome = tuple[str, str, str, str]
 
 
-async def probe_data(config: Config) -> Outcome:
-    """One request to the REST API."""
-    base = config.urls()[1]
-    once = msgspec.structs.replace(config.fetch, attempts=1, timeout_s=_TIMEOUT_S)
-    config = msgspec.structs.replace(config, fetch=once)
-    spec = STREAMS[config.streams[0]]
-    path = spec.fetch.path.format(feed=config.stream(spec.name).feed)
+async def probe_data(spec: StreamSpec, stream: StreamConfig, fetch: FetchConfig, data: Endpoint) -> Outcome:
+    """One request to the REST API, for the first symbol of a stream."""
+    base = data.url
+    once = msgspec.structs.replace(fetch, attempts=1, timeout_s=_TIMEOUT_S)
+    path = spec.fetch.path.format(feed=stream.feed)
     try:
-        async with RestClient(config, Budget(10)) as client:
-            await client.get(path, {"symbols": config.stream(spec.name).symbols[0]})
+        async with RestClient(once, data, Budget(10)) as client:
+            await client.get(path, {"symbols": stream.symbols[0]})
     except MdstreamError as error:
         return "bad", f"data {base}", str(error), "check the key, data_url, and the network"
     return "ok", f"data {base}", "answers", ""
@@ -65,9 +62,9 @@ class _Nowhere:
         return None
 
 
-async def probe_stream(config: Config, name: str) -> Outcome:
+async def probe_stream(spec: StreamSpec, stream: StreamConfig, connection: Connection) -> Outcome:
     """Connect to one stream and authenticate; nothing is subscribed."""
-    target = Target.of(config, STREAMS[name])
+    name, target = spec.name, Target.of(spec, stream, connection)
     heard = asyncio.Event()
     session = StreamSession(
         target, Subscriptions(), _Nowhere(), lambda text: heard.set(), lambda channel: 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
 import msgspec
 
-from mdstream.config import Config, Credentials
+from mdstream.config import Credentials, SimulatorConfig
 from mdstream.errors import MdstreamError
 from mdstream.interrupts import deaf_children
 from mdstream.simulator.server import main as simulator_main
@@ -17,19 +19,20 @@ from mdstream.simulator.settings import SimulatorSettings
 class EmbeddedSimulator:
     """A simulator in a process of its own, on a free port of the loopback."""
 
-    def __init__(self, context: SpawnContext, config: Config) -> None:
-        given = config.simulator
+    def __init__(
+        self, context: SpawnContext, config: SimulatorConfig, streams: Sequence[str], timeout_s: float
+    ) -> None:
         settings = SimulatorSettings(
             port=0,
-            streams=config.streams,
-            seed=given.seed,
-            rate=given.rate,
-            messages_per_frame=given.messages_per_frame,
-            latency_ms=given.latency_ms,
+            streams=tuple(streams),
+            seed=config.seed,
+            rate=config.rate,
+            messages_per_frame=config.messages_per_frame,
+            latency_ms=config.latency_ms,
         )
         self._context = context
         self._settings = settings
-        self._timeout_s = config.start_timeout_s
+        self._timeout_s = timeout_s
         self._port = 0
         self._start()
 
@@ -60,14 +63,14 @@ class EmbeddedSimulator:
             raise MdstreamError(content)
         return int(content)
 
-    def serve(self, config: Config) -> Config:
-        """`config` with this simulator's address, and a key it accepts."""
-        return msgspec.structs.replace(
-            config,
-            stream_url=f"ws://127.0.0.1:{self._port}",
-            data_url=f"http://127.0.0.1:{self._port}",
-            credentials=Credentials(key_id="simulated", secret_key="simulated"),
-        )
+    @property
+    def address(self) -> dict[str, Any]:
+        """The settings that name this simulator, and a key that it accepts."""
+        return {
+            "stream_url": f"ws://127.0.0.1:{self._port}",
+            "data_url": f"http://127.0.0.1:{self._port}",
+            "credentials": Credentials(key_id="simulated", secret_key="simulated"),
+        }
 
     def stop(self) -> None:
         self._pipe.close()

@@ -119,7 +119,7 @@ class FeedProcess:
     def start(self, context: BaseContext, assignment: Assignment) -> None:
         """Start a process for the stream. Raises OSError or EOFError where `context` cannot."""
         self.generation = assignment.generation
-        self.symbols = assignment.config.stream(self.stream).symbols
+        self.symbols = assignment.config.stream.symbols
         self.restart_at = None
         self.up = self.gone = False
         self.last_words = ""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mdstream.config import Config, HandoffConfig
+from mdstream.config import FramesConfig, HandoffConfig
 from mdstream.errors import NoSpaceError
 from mdstream.handoff.slab import file_bytes
 
@@ -38,16 +38,24 @@ class Room(NamedTuple):
         return cls(stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
 
 
-def fit(config: Config, free: int) -> Config:
-    """`config` with buffers and frames that fit into `free` bytes of shared memory."""
-    share = int(free * _SHARED_OUT) // len(config.streams)
-    workers = max(1, config.workers_per_stream())
-    frames = config.frames
+class Demand(NamedTuple):
+    """What a run asks of shared memory: how many streams, and for each its workers, buffers and frames."""
+
+    streams: int
+    workers: int
+    handoff: HandoffConfig
+    frames: FramesConfig
+
+
+def fit(demand: Demand, free: int) -> Demand:
+    """`demand` with buffers and frames that fit into `free` bytes of shared memory."""
+    share = int(free * _SHARED_OUT) // demand.streams
+    frames = demand.frames
     if not frames.stream_mb:
         together = max(_LEAST_FRAMES, int(share * (1 - _FOR_SLABS))) // 1_000_000
         frames = msgspec.structs.replace(frames, stream_mb=together)
-    handoff = _fit_slabs(config.handoff, int(share * _FOR_SLABS), workers + 2)
-    return msgspec.structs.replace(config, frames=frames, handoff=handoff)
+    handoff = _fit_slabs(demand.handoff, int(share * _FOR_SLABS), max(1, demand.workers) + 2)
+    return demand._replace(frames=frames, handoff=handoff)
 
 
 def _fit_slabs(handoff: HandoffConfig, room: int, least: int) -> HandoffConfig:
@@ -59,31 +67,30 @@ def _fit_slabs(handoff: HandoffConfig, room: int, least: int) -> HandoffConfig:
     return msgspec.structs.replace(handoff, slab_kb=size, slabs=slabs)
 
 
-def needed(config: Config) -> int:
+def needed(demand: Demand) -> int:
     """Bytes of shared memory below which a run can hardly begin."""
-    workers = max(1, config.workers_per_stream())
-    slabs = min(workers + 2, config.handoff.slabs) * file_bytes(_LEAST_SLAB_KB * 1024)
-    return int(len(config.streams) * (slabs + _LEAST_FRAMES) / _SHARED_OUT)
+    slabs = min(max(1, demand.workers) + 2, demand.handoff.slabs) * file_bytes(_LEAST_SLAB_KB * 1024)
+    return int(demand.streams * (slabs + _LEAST_FRAMES) / _SHARED_OUT)
 
 
-def check(config: Config, root: Path) -> Room:
+def check(demand: Demand, root: Path) -> Room:
     """What is free at `root`. Raises `NoSpaceError` if that is not enough to begin with."""
     room = Room.at(root)
-    if room.free < needed(config):
-        raise NoSpaceError(str(root), needed(config), room.free)
+    if room.free < needed(demand):
+        raise NoSpaceError(str(root), needed(demand), room.free)
     return room
 
 
-def is_cramped(config: Config, fitted: Config) -> bool:
-    """Whether `fitted` got notably less than `config` asked for."""
+def is_cramped(demand: Demand, fitted: Demand) -> bool:
+    """Whether `fitted` has notably less than `demand` asks for."""
     return (
-        fitted.handoff.slab_kb < config.handoff.slab_kb
-        or fitted.handoff.slabs < config.handoff.slabs
-        or (not config.frames.stream_mb and fitted.frames.stream_mb < config.frames.retention_mb)
+        fitted.handoff.slab_kb < demand.handoff.slab_kb
+        or fitted.handoff.slabs < demand.handoff.slabs
+        or (not demand.frames.stream_mb and fitted.frames.stream_mb < demand.frames.retention_mb)
     )
 
 
-def described(fitted: Config) -> str:
+def described(fitted: Demand) -> str:
     """What each stream got, in words."""
     handoff, frames = fitted.handoff, fitted.frames
     return (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from mdstream.config import Config
+from mdstream.config import HandoffConfig, StoreConfig
 from mdstream.engine import memory
 from mdstream.engine.feed_process import why_ended
 from mdstream.errors import ConfigError
@@ -25,11 +25,11 @@ from mdstream.store.rejects import why_unwritable
 log = logging.getLogger(__name__)
 
 
-def fitted(config: Config, root: Path) -> Config:
-    """`config` with what shared memory there is at `root` shared out."""
-    free = memory.check(config, root).free
-    found = memory.fit(config, free)
-    if memory.is_cramped(config, found):
+def fit_memory(demand: memory.Demand, root: Path) -> memory.Demand:
+    """What the run gets of the shared memory at `root`. Raises `NoSpaceError` if that is too little."""
+    free = memory.check(demand, root).free
+    found = memory.fit(demand, free)
+    if memory.is_cramped(demand, found):
         log.warning(
             "only %.0f MB of shared memory are free at %s: %s; enlarge it (Docker: --shm-size=1g) "
             "to keep more",
@@ -40,37 +40,40 @@ def fitted(config: Config, root: Path) -> Config:
     return found
 
 
-def with_outputs(config: Config, run_id: str) -> Config:
-    """`config` with its paths the same from everywhere. Raises `ConfigError` and `StoreError` for those
-    that cannot be written.
-    """
-    if why := why_unwritable(config.rejects, run_id):
-        if config.rejects:
+def check_rejects(folder: str, run_id: str) -> None:
+    """Raise `ConfigError` if rejects cannot be kept in `folder`; only warn where that is the default."""
+    if why := why_unwritable(folder, run_id):
+        if folder:
             raise ConfigError(f"rejects: {why}")
         log.warning("rejected payloads will be counted but not kept: %s (set rejects)", why)
-    if config.record:
-        store = config.store
-        if "://" not in store.path:
-            store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
-            config = msgspec.structs.replace(config, store=store)
-        check_store(store.path)
-    if config.journal:
-        journal = str(Path(config.journal).absolute())
-        config = msgspec.structs.replace(config, journal=journal)
-        check_store(journal)
-    return config
 
 
-def with_decoders(config: Config, wait: Callable[[float], bool]) -> Config:
-    """`config`, the decoders compiled; without them where that fails. `wait` lets some seconds pass, and
-    says whether the run is still wanted.
+def prepare_store(store: StoreConfig) -> StoreConfig:
+    """Return `store` with an absolute path. Raises `StoreError` if it cannot be written."""
+    if "://" not in store.path:
+        store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
+    check_store(store.path)
+    return store
+
+
+def prepare_journal(folder: str) -> str:
+    """The absolute path of `folder`. Raises `StoreError` if it cannot be written."""
+    path = str(Path(folder).absolute())
+    check_store(path)
+    return path
+
+
+def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> HandoffConfig:
+    """Compile the decoders; where that fails, return settings without them.
+
+    `wait` lets some seconds pass, and says whether the run is still wanted.
     """
     try:
         compiling = compile_kernels()
     except OSError as error:
-        return _without(config, f"they cannot be kept on disk: {error.strerror or error}")
+        return _without_kernels(handoff, f"they cannot be kept on disk: {error.strerror or error}")
     if compiling is None:
-        return config
+        return handoff
     log.info("compiling the decoders for this machine: half a minute, once")
     wanted = True
     while compiling.poll() is None and wanted:
@@ -80,19 +83,18 @@ def with_decoders(config: Config, wait: Callable[[float], bool]) -> Config:
     _, told = compiling.communicate()
     if compiling.returncode and wanted:
         ended = why_ended(compiling.returncode)
-        return _without(config, told.strip().rpartition("\n")[2] or f"compiling {ended}")
-    return config
+        return _without_kernels(handoff, told.strip().rpartition("\n")[2] or f"compiling {ended}")
+    return handoff
 
 
-def _without(config: Config, why: str) -> Config:
+def _without_kernels(handoff: HandoffConfig, why: str) -> HandoffConfig:
     log.warning(
         "no compiled decoders: %s. This run decodes with the library, much slower; if the disk is to "
         "blame, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of room",
         why,
     )
     do_without_kernels()
-    handoff = msgspec.structs.replace(config.handoff, kernels=False)
-    return msgspec.structs.replace(config, handoff=handoff)
+    return msgspec.structs.replace(handoff, kernels=False)
 
 
 def prepare_environment() -> None:

@@ -25,9 +25,11 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mdstream import log as logs
 from mdstream.config import Config
-from mdstream.engine import preparation
+from mdstream.engine import memory, preparation
 from mdstream.engine.embedded import EmbeddedSimulator
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.measure import Measurements
@@ -157,8 +159,7 @@ class Supervisor:
         with RunDirectory(root) as self.directory:
             self.directory.name_semaphores()
             self.started_ns = time.time_ns()
-            fitted = preparation.fitted(self.config, self.directory.path.parent)
-            self._effective = preparation.with_outputs(fitted, self.run_id)
+            self._effective = self._prepared(self.directory)
             try:
                 self._start()
                 self._loop()
@@ -175,15 +176,33 @@ class Supervisor:
 
     # -- start
 
+    def _prepared(self, directory: RunDirectory) -> Config:
+        """The settings with what this machine has of shared memory, and with paths that were checked."""
+        config, replace = self.config, msgspec.structs.replace
+        demand = memory.Demand(
+            len(config.streams), config.workers_per_stream(), config.handoff, config.frames
+        )
+        fitted = preparation.fit_memory(demand, directory.path.parent)
+        preparation.check_rejects(config.rejects, directory.run)
+        config = replace(config, handoff=fitted.handoff, frames=fitted.frames)
+        if config.record:
+            config = replace(config, store=preparation.prepare_store(config.store))
+        if config.journal:
+            config = replace(config, journal=preparation.prepare_journal(config.journal))
+        return config
+
     def _start(self) -> None:
-        self._effective = preparation.with_decoders(self._effective, self._wait_on)
+        handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_on)
+        self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
         needed = forkserver_modules("mdstream.feed.process")
         with deaf_children():
             forkserver.begin(*needed)
         self._forked = forkserver.take(*needed)
         if self.config.simulated:
-            self._simulator = EmbeddedSimulator(self._spawned, self.config)
-            self._effective = self._simulator.serve(self._effective)
+            self._simulator = EmbeddedSimulator(
+                self._spawned, self.config.simulator, self.config.streams, self.config.start_timeout_s
+            )
+            self._effective = msgspec.structs.replace(self._effective, **self._simulator.address)
             log.info(
                 "no keys: running on the embedded simulator (made-up data); to go live, set "
                 "APCA_API_KEY_ID and APCA_API_SECRET_KEY"
@@ -219,7 +238,12 @@ class Supervisor:
     def _spawn(self, feed: FeedProcess) -> None:
         share = self.config.fetch.budget_per_minute // len(self.config.streams)
         assignment = Assignment(
-            feed.stream, self.path, self.run_id, self._effective, share, feed.generation + 1
+            feed.stream,
+            self.path,
+            self.run_id,
+            self._effective.feed(feed.stream),
+            share,
+            feed.generation + 1,
         )
         try:
             assert self._forked is not None

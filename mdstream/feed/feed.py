@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mdstream.config import Config
+from mdstream.config import FeedConfig
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.commit import Committer
 from mdstream.feed.pipeline import Pipeline
@@ -59,7 +59,7 @@ class Assignment:
     stream: str
     run: Path
     run_id: str
-    config: Config
+    config: FeedConfig
     budget: int
     generation: int
 
@@ -77,7 +77,7 @@ class Feed:
         self.state = state
         self._assignment = assignment
         self._config = config
-        self._stream = config.stream(assignment.stream)
+        self._stream = config.stream
         self._outbox = outbox
         self._pipe = pipe
         self._pool = pool
@@ -105,7 +105,11 @@ class Feed:
             run, self.spec.name, config.handoff, pool, self._committer, self._control, self._open_journal()
         )
         self._session = StreamSession(
-            Target.of(config, self.spec), self._subscriptions, self._pipeline, self._tell, self._rows_of
+            Target.of(self.spec, config.stream, config.connection),
+            self._subscriptions,
+            self._pipeline,
+            self._tell,
+            self._rows_of,
         )
 
     def _open_journal(self) -> JournalWriter | None:
@@ -186,8 +190,9 @@ class Feed:
         await self._go.wait()
         path = requests_path(self._assignment.run, self.spec.name)
         budget = Budget.shared(self._assignment.budget, path)
-        interval = self._config.fetch.interval_s
-        async with RestClient(self._config, budget) as self._client:
+        fetch = self._config.fetch
+        interval = fetch.interval_s
+        async with RestClient(fetch, self._config.data, budget) as self._client:
             fetcher = self._fetcher = Fetcher(
                 self.spec, self._stream, self._client, self._pipeline.fetch, interval, self._follow
             )

@@ -38,11 +38,11 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
     interrupts.ignore()  # Ctrl-C is the supervisor's to interpret
     os.environ.update(SINGLE_THREADED)
-    if assignment.config.workers_per_stream():
+    if assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)
     _die_with_parent()
     outbox = Outbox(pipe)
-    set_up_child(outbox, assignment.stream, assignment.config.log.level)
+    set_up_child(outbox, assignment.stream, assignment.config.log_level)
     code, used = Exit.OK, list[ProcessSample]()
     try:
         uvloop.run(serve(assignment, outbox, pipe, used))
@@ -84,7 +84,7 @@ async def serve(
         workers[:] = pids
         outbox.put("workers", (pids, forkserver_pid))
 
-    pool = WorkerPool(config.workers_per_stream(), config.handoff.ticket_timeout_s, started=started)
+    pool = WorkerPool(config.workers, config.handoff.ticket_timeout_s, started=started)
     beat = asyncio.create_task(_beat(state))
     try:
         await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)

@@ -40,7 +40,7 @@ async def backfill_async(
     answer's `failed` says by symbol what could not be had, and why. Raises `ConfigError`,
     `CredentialsError`, `StoreError`, and `NetworkError` where nobody answers from the start.
     """
-    config = load(flags=settings)
+    config = load(flags=settings).history
     names = await named(dataset, symbols, start, config)
     request = make_request(
         dataset,
@@ -53,7 +53,7 @@ async def backfill_async(
         urgent=priority,
         now=datetime.now(UTC),
     )
-    check(request, Path(store), config)
+    check(request, Path(store), config.data)
     return await Backfill(request, Path(store), config, PagePool(config.workers), progress).run()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from mdstream.config import Config
+from mdstream.config import HistoryConfig
 from mdstream.errors import (
     BadRequestError,
     CredentialsError,
@@ -41,7 +41,6 @@ from mdstream.history.staging import Staging
 from mdstream.session.budget import Budget
 from mdstream.session.rest import Body, RestClient
 from mdstream.store.rejects import RejectFile
-from mdstream.venues.alpaca.limits import FREE_PLAN
 from mdstream.venues.alpaca.parameters import format_time
 
 log = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class Backfill:
         self,
         request: Request,
         store: Path,
-        config: Config,
+        config: HistoryConfig,
         executor: PageExecutor,
         tell: Callable[[Status], None] = lambda status: None,
     ) -> None:
@@ -111,7 +110,7 @@ class Backfill:
         self._store = store
         self._config = config
         self._executor = executor
-        self._budget = Budget(FREE_PLAN, learns=True)
+        self._budget = Budget(config.budget_per_minute, learns=config.learns_budget)
         self._tell = tell
         self._refused = set()
         self._folder = store / "_mdstream"
@@ -196,8 +195,10 @@ class Backfill:
         self._tell(self.status)
         if not waiting and self._filing.is_empty:
             return
-        patient = _patient(self._config)
-        client = RestClient(patient, self._budget, _FIRST_CONTACT_S)
+        # A network may be away for as long as a request may take: its deadline decides, not its attempts.
+        attempts = max(self._config.fetch.attempts, _ATTEMPTS)
+        patient = msgspec.structs.replace(self._config.fetch, attempts=attempts)
+        client = RestClient(patient, self._config.data, self._budget, _FIRST_CONTACT_S)
         async with self._executor, client as self._client:
             try:
                 # A file that cannot be made ends the fetching, too.
@@ -321,9 +322,3 @@ def _part(progress: Progress, receipt: PageReceipt) -> float:
         return 1.0
     shard = progress.shard
     return min(1.0, (receipt.last_ns - shard.first) / (shard.past - shard.first))
-
-
-def _patient(config: Config) -> Config:
-    """A network may be away for as long as a request may take: its deadline decides, not its attempts."""
-    fetch = msgspec.structs.replace(config.fetch, attempts=max(config.fetch.attempts, _ATTEMPTS))
-    return msgspec.structs.replace(config, fetch=fetch)

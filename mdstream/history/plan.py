@@ -6,11 +6,10 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from mdstream.config import Config
+from mdstream.config import Endpoint
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import LEDGER, Ledger, LedgerView, Progress, missing
 from mdstream.history.request import Request, Shard
-from mdstream.venues.alpaca.limits import FREE_PLAN
 
 
 class Estimate(NamedTuple):
@@ -27,25 +26,28 @@ class Estimate(NamedTuple):
     requests: int
     """A page each: about so many, or, where the rows are not known, one a shard, which is the least."""
     seconds: float
-    """What so many requests take at the budget known."""
+    """What so many requests take at the budget."""
 
 
-def check(request: Request, store: Path, config: Config) -> None:
+def check(request: Request, store: Path, data: Endpoint) -> None:
     """Refuse what cannot come to anything. Raises `ConfigError`."""
     if ":/" in str(store):
         url = str(store).replace(":/", "://", 1)  # a path has dropped one
         raise ConfigError(
             f"store {url!r}: a backfill fills a folder; an object store takes what is recorded"
         )
-    if config.simulated and not request.spec.always_open:
+    if data.lacks_keys and not request.spec.always_open:
         raise ConfigError(
             "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or name a server, as --data-url "
             "http://127.0.0.1:8765 (mdstream simulate)"
         )
 
 
-def estimate(request: Request, store: Path, per_minute: int = FREE_PLAN) -> Estimate:
-    """What a request would take. Nothing is fetched, and nothing written where there is no store yet."""
+def estimate(request: Request, store: Path, per_minute: int) -> Estimate:
+    """Estimate what a request would take at `per_minute` REST requests.
+
+    Nothing is fetched, and nothing written where there is no store yet.
+    """
     stored: dict[str, list[Shard]] = {}
     density: dict[str, float] = {}
     begun: dict[Shard, Progress] = {}

@@ -14,10 +14,9 @@ from datetime import date, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-import msgspec
 import orjson
 
-from mdstream.config import Config
+from mdstream.config import HistoryConfig
 from mdstream.errors import ConfigError, ServerError, UnpackingError
 from mdstream.handoff.packing import unpack
 from mdstream.history.request import EVERYTHING
@@ -38,7 +37,7 @@ _UNDERLYING = re.compile(r"[A-Z]{1,6}")
 
 
 async def named(
-    dataset: str, symbols: str | Sequence[str], start: str | date | datetime, config: Config
+    dataset: str, symbols: str | Sequence[str], start: str | date | datetime, config: HistoryConfig
 ) -> list[str]:
     """`symbols` with each pattern replaced by the symbols that it matches, in their order.
 
@@ -51,7 +50,7 @@ async def named(
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
         return symbols
-    if config.simulated:
+    if config.trading.lacks_keys:
         raise ConfigError(
             f"{patterns[0]!r} is a pattern, which the service has to look up: set APCA_API_KEY_ID and "
             "APCA_API_SECRET_KEY, or name a server, as --data-url http://127.0.0.1:8765 (mdstream simulate)"
@@ -61,8 +60,7 @@ async def named(
         raise ConfigError(
             f"{patterns[0]!r} is a pattern, and nobody lists the symbols of {spec.name}: name them"
         )
-    at = msgspec.structs.replace(config, data_url=config.trading_base())
-    async with RestClient(at, Budget(FREE_PLAN, learns=True)) as client:
+    async with RestClient(config.fetch, config.trading, Budget(FREE_PLAN, learns=True)) as client:
         if spec.chain:
             roots = dict.fromkeys(map(_underlying, patterns))
             asked = [

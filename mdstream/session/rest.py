@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 import stamina
 
-from mdstream.config import Config, is_loopback
+from mdstream.config import Endpoint, FetchConfig, is_loopback
 from mdstream.errors import (
     BadRequestError,
     CertificateError,
@@ -60,15 +60,18 @@ class RestClient:
 
     # The mutable state: the session; since when there is none that answers; what was told last.
 
-    def __init__(self, config: Config, budget: Budget, first_contact_s: float = math.inf) -> None:
+    def __init__(
+        self, config: FetchConfig, endpoint: Endpoint, budget: Budget, first_contact_s: float = math.inf
+    ) -> None:
         self.budget = budget
         self.requests = 0
-        self._config = config.fetch
-        self._under_way = asyncio.Semaphore(config.fetch.concurrency)
-        self._base = config.urls()[1]
-        self._tls: ssl.SSLContext | bool = tls_context(config) if self._base.startswith("https:") else False
+        self._config = config
+        self._under_way = asyncio.Semaphore(config.concurrency)
+        self._base = endpoint.url
+        is_tls = endpoint.url.startswith("https:")
+        self._tls: ssl.SSLContext | bool = tls_context(endpoint.ca_file) if is_tls else False
         self._headers = {
-            **auth.headers(config.credentials.key_id, config.credentials.secret_key),
+            **auth.headers(endpoint.credentials.key_id, endpoint.credentials.secret_key),
             "User-Agent": "mdstream",
             "Accept-Encoding": "gzip",
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
-from mdstream.config import Config, Credentials
+from mdstream.config import Connection, Credentials, StreamConfig
 from mdstream.session.silence import MuteLimits
 from mdstream.streams.spec import StreamSpec
 from mdstream.venues.alpaca import auth
@@ -28,26 +28,24 @@ class Target:
     """Which keeps the connection: `picows` or `websockets`."""
 
     @classmethod
-    def of(cls, config: Config, spec: StreamSpec) -> Target:
-        """The target that `config` names for stream `spec`."""
-        stream = config.stream(spec.name)
-        base = stream.stream_url.rstrip("/") or config.urls()[0]
+    def of(cls, spec: StreamSpec, stream: StreamConfig, connection: Connection) -> Target:
+        """The target of stream `spec` under its settings."""
         return cls(
-            url=base + spec.feeds[stream.feed],
+            url=connection.url + spec.feeds[stream.feed],
             codec=stream.codec,
-            credentials=config.credentials,
-            header_auth=config.auth == "headers",
-            compression=config.compression,
-            tls=tls_context(config) if base.startswith("wss:") else None,
-            max_payload=config.handoff.max_payload_mb * 1024 * 1024,
+            credentials=connection.credentials,
+            header_auth=connection.auth == "headers",
+            compression=connection.compression,
+            tls=tls_context(connection.ca_file) if connection.url.startswith("wss:") else None,
+            max_payload=connection.max_payload_mb * 1024 * 1024,
             mute=MuteLimits.of(spec, stream.mute_after_s),
-            library="websockets" if config.compression else config.websocket,
+            library="websockets" if connection.compression else connection.websocket,
         )
 
 
-def tls_context(config: Config) -> ssl.SSLContext:
-    """Verification by the system's authorities, or by `ca_file` alone."""
-    return ssl.create_default_context(cafile=config.ca_file or None)
+def tls_context(ca_file: str) -> ssl.SSLContext:
+    """Verification by the authorities in `ca_file`; if that is empty, by the system's."""
+    return ssl.create_default_context(cafile=ca_file or None)
 
 
 def headers(target: Target) -> dict[str, str]:

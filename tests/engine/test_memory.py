@@ -6,28 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from mdstream.config import FramesConfig, HandoffConfig
 from mdstream.engine import memory
 from mdstream.errors import NoSpaceError
 from mdstream.handoff.slab import file_bytes
-from mdstream.settings import from_mapping
 from mdstream.streams import STREAMS
 
-CONFIG = from_mapping({"workers": 2})
+DEMAND = memory.Demand(len(STREAMS), 2, HandoffConfig(), FramesConfig())
 ROOMY = 64_000_000_000
 
 
 def taken(free: int, streams: int = 4) -> int:
     """What all streams together may take."""
-    config = from_mapping({"workers": 2, "streams": list(STREAMS)[:streams]})
-    fitted = memory.fit(config, free)
+    fitted = memory.fit(DEMAND._replace(streams=streams), free)
     slabs = fitted.handoff.slabs * file_bytes(fitted.handoff.slab_kb * 1024)
     return streams * (slabs + fitted.frames.stream_mb * 1_000_000)
 
 
 def test_where_there_is_room_a_run_gets_what_it_asks_for() -> None:
-    fitted = memory.fit(CONFIG, ROOMY)
-    assert fitted.handoff == CONFIG.handoff
-    assert not memory.is_cramped(CONFIG, fitted)
+    fitted = memory.fit(DEMAND, ROOMY)
+    assert fitted.handoff == DEMAND.handoff
+    assert not memory.is_cramped(DEMAND, fitted)
 
 
 @pytest.mark.parametrize("free", [12_000_000, 64_000_000, 256_000_000, 4_000_000_000])
@@ -38,19 +37,19 @@ def test_all_streams_together_stay_within_what_is_free(free: int, streams: int) 
 
 def test_there_are_always_buffers_enough_to_feed_the_workers() -> None:
     for free in (12_000_000, 64_000_000, ROOMY):
-        assert memory.fit(CONFIG, free).handoff.slabs >= 4
+        assert memory.fit(DEMAND, free).handoff.slabs >= 4
 
 
 def test_fewer_buffers_come_before_smaller_ones() -> None:
-    sizes = [memory.fit(CONFIG, mb * 1_000_000).handoff for mb in (32, 64, 128, 256, 512)]
+    sizes = [memory.fit(DEMAND, mb * 1_000_000).handoff for mb in (32, 64, 128, 256, 512)]
     assert [h.slab_kb for h in sizes] == sorted(h.slab_kb for h in sizes)
     for handoff in sizes:
-        assert handoff.slab_kb == CONFIG.handoff.slab_kb or 4 <= handoff.slabs < 8
+        assert handoff.slab_kb == DEMAND.handoff.slab_kb or 4 <= handoff.slabs < 8
 
 
 def test_what_a_user_set_for_a_stream_is_left_alone() -> None:
-    config = from_mapping({"frames": {"stream_mb": 77}})
-    assert memory.fit(config, 64_000_000).frames.stream_mb == 77
+    demand = DEMAND._replace(frames=FramesConfig(stream_mb=77))
+    assert memory.fit(demand, 64_000_000).frames.stream_mb == 77
 
 
 def test_a_file_system_that_is_too_small_to_begin_is_refused(
@@ -59,6 +58,6 @@ def test_a_file_system_that_is_too_small_to_begin_is_refused(
     small = memory.Room(6_000_000, 6_000_000)
     monkeypatch.setattr(memory.Room, "at", classmethod(lambda cls, path: small))
     with pytest.raises(NoSpaceError, match=r"no room for [\d.]+ MB at .*\(6.0 MB free\).*enlarge it"):
-        memory.check(CONFIG, tmp_path)
-    one = from_mapping({"workers": 1, "streams": ["news"]})
+        memory.check(DEMAND, tmp_path)
+    one = DEMAND._replace(streams=1, workers=1)
     assert memory.check(one, tmp_path) == small

@@ -51,7 +51,8 @@ def fill(
     end: str,
     **options: Any,
 ) -> Any:
-    values = {"data_url": sim.data_url, "credentials": KEYS, "workers": 1, **options.pop("settings", {})}
+    given = {"backfill": {"workers": 1}, **options.pop("settings", {})}
+    values = {"data_url": sim.data_url, "credentials": KEYS, **given}
     return mdstream.backfill(dataset, symbols, start, end, store=store, settings=values, **options)
 
 
@@ -276,7 +277,7 @@ def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
         "import mdstream\n"
         "with open('ran', 'a') as file: file.write('x')\n"
         "done = mdstream.backfill('stocks.trades', ['AAPL'], '2026-01-05', '2026-01-05T01:00:00Z',\n"
-        f"    store='store', settings={{'data_url': {sim.data_url!r}, 'workers': 2}})\n"
+        f"    store='store', settings={{'data_url': {sim.data_url!r}, 'backfill': {{'workers': 2}}}})\n"
         "print(done.stored, done.failed)\n"
     )
     keyless = {name: text for name, text in os.environ.items() if not name.startswith("APCA_")}
@@ -362,7 +363,7 @@ def test_millions_of_rows_are_the_truth_through_faults(sim: RunningSimulator, tm
     symbols = [f"S{i}" for i in range(30)]
     start, end = "2026-01-05T00:00:00Z", "2026-01-06T00:00:00Z"
     sim.faults("rest=500*20", "rest=429*5", "cut*20", "slow=1.5*20")
-    settings = {"workers": 2, "fetch": {"attempts": 10, "deadline_s": 300}}
+    settings = {"backfill": {"workers": 2}, "fetch": {"attempts": 10, "deadline_s": 300}}
     status = fill(sim, tmp_path, "stocks.trades", symbols, start, end, settings=settings)
     assert status.complete
     assert status.requests > status.pages, "the faults struck"

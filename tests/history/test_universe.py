@@ -29,7 +29,7 @@ def sim() -> Iterator[RunningSimulator]:
 
 def ask(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-01-05") -> list[str]:
     config = from_mapping({"data_url": sim.data_url, "credentials": KEYS})
-    return asyncio.run(named(dataset, symbols, start, config))
+    return asyncio.run(named(dataset, symbols, start, config.history))
 
 
 def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None:
@@ -73,7 +73,8 @@ def test_a_pattern_that_matches_nothing_is_told(sim: RunningSimulator) -> None:
 
 def test_a_pattern_without_a_service_to_ask_is_told() -> None:
     with pytest.raises(ConfigError, match="a pattern, which the service has to look up"):
-        asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", from_mapping({})))
+        config = from_mapping({})
+        asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", config.history))
 
 
 def test_a_refused_key_is_told() -> None:
@@ -81,7 +82,7 @@ def test_a_refused_key_is_told() -> None:
     with simulator("--rate", "1", env=keys) as sim:
         config = from_mapping({"data_url": sim.data_url})
         with pytest.raises(CredentialsError, match="401"):
-            asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", config))
+            asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", config.history))
 
 
 @pytest.mark.parametrize(

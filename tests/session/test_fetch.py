@@ -69,7 +69,7 @@ class Case:
                 **config,
             }
         )
-        self.client = RestClient(self.config, Budget(budget))
+        self.client = RestClient(self.config.fetch, self.config.data_endpoint, Budget(budget))
         self.bodies: list[bytes] = []
         self.chains: list[list[str]] = []
         self.fetcher = Fetcher(
@@ -435,7 +435,7 @@ def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:
 def test_a_server_that_is_not_there_is_a_network_error() -> None:
     async def main() -> None:
         config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 1}})
-        async with RestClient(config, Budget(10)) as client:
+        async with RestClient(config.fetch, config.data_endpoint, Budget(10)) as client:
             with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
                 await client.get("/", {})
 
@@ -445,7 +445,7 @@ def test_a_server_that_is_not_there_is_a_network_error() -> None:
 def test_a_server_that_never_answered_is_given_up_soon(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 100}})
-        async with RestClient(config, Budget(100), first_contact_s=0.3) as client:
+        async with RestClient(config.fetch, config.data_endpoint, Budget(100), 0.3) as client:
             with pytest.raises(
                 NetworkError, match=r"cannot reach http://127\.0\.0\.1:9: Conn[a-z]+ refused"
             ):
@@ -511,7 +511,8 @@ def client(url: str, budget: Budget, **fetch: Any) -> RestClient:
         "credentials": {"key_id": "k", "secret_key": "s"},
         "fetch": fetch,
     }
-    return RestClient(from_mapping(values), budget)
+    config = from_mapping(values)
+    return RestClient(config.fetch, config.data_endpoint, budget)
 
 
 def test_keys_do_not_follow_a_redirect() -> None:

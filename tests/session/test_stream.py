@@ -74,6 +74,10 @@ class Sink:
         self.gaps += 1
 
 
+def target(config: Config, stream: str = "stocks") -> Target:
+    return Target.of(STREAMS[stream], config.stream(stream), config.connection(stream))
+
+
 class Case:
     """A simulator and a session on it."""
 
@@ -89,7 +93,7 @@ class Case:
         self.config: Config = from_mapping(values)
         self.subscriptions = Subscriptions(wanted={c: set(s) for c, s in WANTED[stream].items()})
         self.session = StreamSession(
-            Target.of(self.config, STREAMS[stream]),
+            target(self.config, stream),
             self.subscriptions,
             self.sink,
             self.said.append,
@@ -178,11 +182,7 @@ async def talking(talk: Callable[[ServerConnection], Awaitable[None]], **config:
         }
         sink, said = Sink(), list[str]()
         session = StreamSession(
-            Target.of(from_mapping(values), STREAMS["stocks"]),
-            Subscriptions(),
-            sink,
-            said.append,
-            lambda channel: 0,
+            target(from_mapping(values)), Subscriptions(), sink, said.append, lambda channel: 0
         )
         running = asyncio.ensure_future(session.run())
         try:
@@ -520,13 +520,7 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
             config = from_mapping(
                 {"stream_url": url, "data_url": "http://127.0.0.1:1", "websocket": LIBRARY.get()}
             )
-            session = StreamSession(
-                Target.of(config, STREAMS["stocks"]),
-                Subscriptions(),
-                Sink(),
-                said.append,
-                lambda channel: 0,
-            )
+            session = StreamSession(target(config), Subscriptions(), Sink(), said.append, lambda channel: 0)
             running = asyncio.ensure_future(session.run())
             async with asyncio.timeout(20):
                 while len(said) < 4:
@@ -613,7 +607,7 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
                     "websocket": LIBRARY.get(),
                 }
                 session = StreamSession(
-                    Target.of(from_mapping(values), STREAMS["stocks"]),
+                    target(from_mapping(values)),
                     Subscriptions(),
                     Sink(),
                     lambda text: None,

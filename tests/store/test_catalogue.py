@@ -57,7 +57,7 @@ def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
     with simulator("--rate", "1") as sim:
         settings: Any = {
             "data_url": sim.data_url,
-            "workers": 0,
+            "backfill": {"workers": 0},
             "credentials": {"key_id": "k", "secret_key": "s"},
         }
         for dataset in ("stocks.trades", "stocks.quotes"):
@@ -84,7 +84,7 @@ def test_what_two_feeds_have_is_there_once(tmp_path: Path) -> None:
     with simulator("--rate", "1") as sim:
         settings: Any = {
             "data_url": sim.data_url,
-            "workers": 0,
+            "backfill": {"workers": 0},
             "credentials": {"key_id": "k", "secret_key": "s"},
         }
         for dataset, row in (("stocks.trades", 300), ("stocks.quotes", 600), ("stocks.bars", 10)):
@@ -130,7 +130,7 @@ def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path
     with simulator("--rate", "1") as sim:
         settings: Any = {
             "data_url": sim.data_url,
-            "workers": 0,
+            "backfill": {"workers": 0},
             "credentials": {"key_id": "k", "secret_key": "s"},
         }
         mdstream.backfill("news", [], "2026-01-05", "2026-01-05", store=store, settings=settings)

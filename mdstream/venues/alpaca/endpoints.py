@@ -6,6 +6,7 @@ STREAM_URL = "wss://stream.data.alpaca.markets"
 DATA_URL = "https://data.alpaca.markets"
 LIVE_TRADING_URL = "https://api.alpaca.markets"
 PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
+REST_URLS = (DATA_URL, LIVE_TRADING_URL, PAPER_TRADING_URL)
 
 ASSETS_PATH = "/v2/assets"
 """On the trading host: what trades now, by `status` and `asset_class`."""

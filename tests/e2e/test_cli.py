@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
 import pty
@@ -125,7 +126,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
         assert f"run {found['run']}" in shown.stdout
         assert "core 0" in shown.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert found["utilization"]["limit"] in page.read_text()
+    assert found["utilization"]["limit"] in html.unescape(page.read_text())
     shown = command("report", str(report), "--json")
     assert json.loads(shown.stdout) == found["utilization"]
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 
-def latest(rows: pl.DataFrame, by: str) -> pl.DataFrame:
-    """Return each row once, in the order of column `by`: a revision replaces the row with its `id`."""
+def latest(rows: pl.DataFrame, key: Sequence[str], by: str) -> pl.DataFrame:
+    """Return each row once, in the order of column `by`: a revision replaces the row with its `key`."""
     ordered = rows.sort(by, maintain_order=True)
-    return ordered.unique("id", keep="last", maintain_order=True)
+    return ordered.unique(key, keep="last", maintain_order=True)
 
 
-def by_symbol(rows: pl.DataFrame, by: str) -> pl.DataFrame:
+def by_symbol(rows: pl.DataFrame, key: Sequence[str], by: str) -> pl.DataFrame:
     """Return a row for each symbol that a row names (`symbol`); rows that name none are left out."""
-    each = latest(rows, by).explode("symbols").rename({"symbols": "symbol"})
-    each = each.drop_nulls("symbol").unique(["id", "symbol"], maintain_order=True)
+    each = latest(rows, key, by).explode("symbols").rename({"symbols": "symbol"})
+    each = each.drop_nulls("symbol").unique([*key, "symbol"], maintain_order=True)
     return each.select("symbol", pl.exclude("symbol"))

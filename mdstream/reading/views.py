@@ -28,9 +28,10 @@ def _views_of(spec: StreamSpec) -> Iterator[tuple[str, View]]:
         yield "chains", View(spec.latest_channel.name, chains)
     for channel in spec.channels:
         if channel.types and channel.revised_by:
-            yield "latest", View(channel.name, partial(revisions.latest, by=channel.revised_by))
+            key, by = channel.identity, channel.revised_by
+            yield "latest", View(channel.name, partial(revisions.latest, key=key, by=by))
             if any(column.kind is Kind.SYMBOLS for column in channel.columns):
-                yield "by_symbol", View(channel.name, partial(revisions.by_symbol, by=channel.revised_by))
+                yield "by_symbol", View(channel.name, partial(revisions.by_symbol, key=key, by=by))
 
 
 _VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in _views_of(spec)}

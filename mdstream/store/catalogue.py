@@ -16,15 +16,12 @@ from mdstream.store.schema import BEYOND
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest import History
-from mdstream.streams.spec import Channel
+from mdstream.streams.spec import RECV_TS, Channel
 
 if TYPE_CHECKING:
     import polars as pl
 
 When = str | date | datetime | None
-
-_OF_ALL_FEEDS = ("trades", "quotes")
-"""What is the same whichever feed brings it; a bar is made of what its feed has."""
 
 _END = re.compile(r"\\[zZ]$")
 """How Python's patterns end; those of Polars end otherwise."""
@@ -43,10 +40,11 @@ def scan(
 ) -> pl.LazyFrame:
     """A dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
-    History that was fetched and frames that were recorded are one table. What is in both, or of trades
-    and quotes in several feeds, is there once, as history has it: trades by id, exchange, tape and day,
-    quotes by symbol and time, bars by symbol, time and timeframe (of a live bar its last update),
-    articles by id, all else by all it says.
+    History that was fetched and frames that were recorded are one table. A row that is in both, or in
+    several feeds, is there once, as history has it. Which rows are the same is declared with the channel
+    (`Channel.identity`): trades of stocks by symbol, time, exchange, id, price and size, their quotes by
+    symbol and time; of crypto likewise, each feed apart; bars by feed, symbol, time and timeframe (of a
+    live bar its last update); articles by id; all else by feed and all its columns.
 
     Columns are those of the live frame, times Datetime("ns", "UTC"), symbols and codes String, and before
     them the partition's: `feed`, for bars `timeframe` (and `adjustment`), `date` or `year`. What is given
@@ -84,13 +82,13 @@ def scan(
     if symbols is not None:
         fits = _fitting(pl.col("symbol"), as_list(symbols))
         found = [frame.filter(fits) for frame in found]
-    if past is not None and len(feeds) > 1 and channel.name in _OF_ALL_FEEDS:
+    if past is not None and len(feeds) > 1 and "feed" not in channel.identity:
         found[0] = _once(found[0], feeds, channel)
     if live is not None:
         recorded = found[-1]
         if history is not None and history.bars:
-            recorded = recorded.sort("recv_ts", "recv_ts" + BEYOND)  # updates come later
-        found[-1] = recorded = recorded.unique(_identity(recorded, channel), keep="last")
+            recorded = recorded.sort(RECV_TS.name, RECV_TS.name + BEYOND)  # updates come later
+        found[-1] = recorded = recorded.unique(_recorded_keys(recorded, channel), keep="last")
         if past is not None:
             found[-1] = _beyond(found[0], recorded, channel)
     return _whole_times(_joined(found))
@@ -201,7 +199,7 @@ def _newest(
 
     frame = _whole_times(_joined(found))
     frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
-    frame = frame.unique("id", keep="first", maintain_order=True).reverse()
+    frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:
         return frame
     fits = _fitting(pl.element(), as_list(symbols))
@@ -219,23 +217,28 @@ def _fitting(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
     return fits
 
 
-def _identity(frame: pl.LazyFrame, channel: Channel) -> list[str]:
-    """The columns by which two rows are the same thing."""
+def _keys(frame: pl.LazyFrame, channel: Channel) -> list[str]:
+    """The columns of the identity, as they are stored; those that `frame` lacks are left out."""
     names = frame.collect_schema().names()
-    if "timeframe" in names:
-        kinds = [name for name in ("timeframe", "adjustment") if name in names]
-        return ["feed", *kinds, "symbol", "ts", "ts" + BEYOND]
-    if channel.name == "trades" and "id" in names:
-        return ["symbol", *(n for n in ("id", "exchange", "tape", "date") if n in names)]
-    apart = ("recv_ts", "feed") if channel.name in _OF_ALL_FEEDS else ("recv_ts",)
-    return [name for name in names if not name.startswith(apart)]
+    return [n for name in channel.identity for n in (name, name + BEYOND) if n in names]
+
+
+def _recorded_keys(recorded: pl.LazyFrame, channel: Channel) -> list[str]:
+    """The columns by which two recorded rows are one, as two runs side by side have them: of bars the
+    identity, for updates come as rows of their own; of all else all columns but when it came, and the feed
+    where that makes no difference.
+    """
+    if "timeframe" in channel.identity:
+        return _keys(recorded, channel)
+    apart = {RECV_TS.name, RECV_TS.name + BEYOND}
+    if "feed" not in channel.identity:
+        apart.add("feed")
+    return [name for name in recorded.collect_schema().names() if name not in apart]
 
 
 def _beyond(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
     """Recorded rows that history has not."""
-    keys = _identity(live, channel)
-    if channel.name == "quotes":
-        keys = ["symbol", "ts", "ts" + BEYOND]
+    keys = _keys(live, channel)
     return live.join(past.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Column, Kind
+from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Channel, Column, Kind
 from mdstream.venues.alpaca import bodies
 
 TS = Column("ts", Kind.TIME, "t", required=True)
@@ -47,6 +47,15 @@ def bars(volume: Kind) -> tuple[Column, ...]:
 
 
 BAR_KINDS = {"b": "minute", "u": "updated", "d": "daily"}
+
+
+def bars_channel(volume: Kind, types: tuple[str, ...] = (), subscriptions: tuple[str, ...] = ()) -> Channel:
+    """The channel of the service's bars. A bar is made of what its feed has; an update is the same bar."""
+    identity = ("feed", "timeframe", "adjustment", "symbol", "ts")
+    return Channel("bars", bars(volume), types, subscriptions, identity=identity)
+
+
+QUOTE_IDENTITY = ("symbol", "ts")
 
 
 def nested(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import TS, bars, last, quote_side, snapshot
+from mdstream.streams.columns import QUOTE_IDENTITY, TS, bars_channel, last, quote_side, snapshot
 from mdstream.streams.rest import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
@@ -15,6 +15,9 @@ _TRADE = (
     Column("taker_side", Kind.CODE, "tks", dictionary="taker_sides"),
     RECV_TS,
 )
+
+_TRADE_IDENTITY = ("feed", "symbol", "ts", "id", "price", "size")
+"""Each feed is a venue of its own."""
 
 _QUOTE = (SYMBOL, TS, *quote_side("bid", "b", Kind.FLOAT), *quote_side("ask", "a", Kind.FLOAT), RECV_TS)
 
@@ -34,9 +37,9 @@ _BOOK = (
 CRYPTO = StreamSpec(
     name="crypto",
     channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
-        Channel("bars", bars(Kind.FLOAT), ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
+        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True, identity=("feed", *QUOTE_IDENTITY)),
+        bars_channel(Kind.FLOAT, ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
         Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
         Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.FLOAT), RECV_TS)),
     ),

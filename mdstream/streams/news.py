@@ -26,9 +26,15 @@ NEWS = StreamSpec(
     name="news",
     channels=(
         Channel(
-            "articles", (*_ARTICLE, RECV_TS), ("n",), ("news",), is_timely=True, revised_by="updated_at"
+            "articles",
+            (*_ARTICLE, RECV_TS),
+            ("n",),
+            ("news",),
+            is_timely=True,
+            revised_by="updated_at",
+            identity=("id",),
         ),
-        Channel("snapshots", (*_ARTICLE, _IMAGES, RECV_TS), revised_by="updated_at"),
+        Channel("snapshots", (*_ARTICLE, _IMAGES, RECV_TS), revised_by="updated_at", identity=("id",)),
     ),
     feeds={"benzinga": "/v1beta1/news"},
     default_feed="benzinga",

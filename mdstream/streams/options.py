@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mdstream.streams.columns import TS, bars, conditions, exchange, last, quote_side, snapshot
+from mdstream.streams.columns import TS, bars_channel, conditions, exchange, last, quote_side, snapshot
 from mdstream.streams.rest import Chain, Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, BarRules, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
@@ -76,7 +76,7 @@ OPTIONS = StreamSpec(
     channels=(
         Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
         Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
-        Channel("bars", bars(Kind.INT)),  # history only: the stream has none
+        bars_channel(Kind.INT),  # history only: the stream has none
         Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), *_GREEKS, RECV_TS)),
     ),
     feeds={"indicative": "/v1beta1/indicative", "opra": "/v1beta1/opra"},

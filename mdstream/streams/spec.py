@@ -127,6 +127,10 @@ RECV_TS = Column("recv_ts", Kind.TIME, required=True)
 """When the payload was received here; the last column of every frame that comes off the wire."""
 
 
+STORED_APART = ("feed", "timeframe", "adjustment")
+"""What the store's tables tell of each row beside the columns of its channel."""
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One frame of a stream: which wire messages become its rows.
@@ -137,8 +141,13 @@ class Channel:
     message), else one row a message.
 
     `is_timely` says that messages are sent as soon as what they report has happened, so that their age
-    upon receipt is the delay of the feed. Where `revised_by` is given, a later row with the same `id`
+    upon receipt is the delay of the feed. Where `revised_by` is given, a later row with the same identity
     replaces an earlier one, and that column says which of two is the later.
+
+    `identity` names the columns that make a row of one source the same as a row of another: of the stream
+    and of history, of two feeds, of what was received and what was fetched to fill a gap. It may name what
+    the store keeps apart besides (`STORED_APART`); where it lacks `feed`, all feeds bring the same rows. If
+    none is given, it is `feed` and all columns but `recv_ts`. Equal rows of one source are not the same.
     """
 
     name: str
@@ -148,12 +157,15 @@ class Channel:
     levels: Mapping[str, str] | None = None
     is_timely: bool = False
     revised_by: str = ""
+    identity: tuple[str, ...] = ()
     at: Mapping[str, int] = field(init=False, compare=False, repr=False)
     """The index of each column, by its name."""
 
     def __post_init__(self) -> None:
         places = {column.name: index for index, column in enumerate(self.columns)}
         object.__setattr__(self, "at", places)
+        everything = ("feed", *(name for name in places if name != RECV_TS.name))
+        object.__setattr__(self, "identity", self.identity or everything)
 
     def column(self, name: str) -> Column:
         """The column called `name`."""

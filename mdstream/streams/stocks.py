@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import TAPE, TS, bars, conditions, exchange, last, quote_side, snapshot
+from mdstream.streams.columns import (
+    QUOTE_IDENTITY,
+    TAPE,
+    TS,
+    bars_channel,
+    conditions,
+    exchange,
+    last,
+    quote_side,
+    snapshot,
+)
 from mdstream.streams.rest import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
@@ -17,6 +27,11 @@ _TRADE = (
     Column("id", Kind.UINT, "i"),
     RECV_TS,
 )
+
+_TRADE_IDENTITY = ("symbol", "ts", "exchange", "id", "price", "size")
+"""On exchange D an id is unique only for a reporting facility, which the service does not say: two trades
+of one symbol may have the same id, even at one time; price and size tell them apart.
+"""
 
 _QUOTE = (
     SYMBOL,
@@ -97,9 +112,9 @@ _BAR_RULES = BarRules(
 STOCKS = StreamSpec(
     name="stocks",
     channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
-        Channel("bars", bars(Kind.INT), ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
+        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True, identity=QUOTE_IDENTITY),
+        bars_channel(Kind.INT, ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
         Channel("statuses", _STATUS, ("s",), ("statuses",)),
         Channel("lulds", _LULD, ("l",), ("lulds",)),
         Channel("imbalances", _IMBALANCE, ("i",), ("imbalances",)),

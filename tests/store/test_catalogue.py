@@ -108,6 +108,24 @@ def test_only_recorded_is_a_table_too(tmp_path: Path) -> None:
     assert mdstream.scan("stocks.bars_1m", store).collect().height
 
 
+def test_trades_with_one_id_are_as_many_as_there_were(tmp_path: Path) -> None:
+    """On exchange D several reporting facilities share one letter, and repeat ids."""
+    store = tmp_path / "store"
+    trade = {"T": "t", "S": "AAPL", "i": 7, "x": "D", "p": 100, "s": 10, "c": ["@"], "z": "C"}
+    times = ["2026-01-05T14:30:00Z", "2026-01-05T14:30:01Z", "2026-01-05T14:30:02Z"]
+    messages = [{**trade, "p": 100 + i, "t": at} for i, at in enumerate(times)]
+    messages += [{**trade, "s": 20, "t": times[0]}]
+    recorded(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18)], tmp_path)
+    recorded(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18 + 1)], tmp_path)
+    found = mdstream.scan("stocks.trades", store).sort("ts", "size").collect()
+    assert list(zip(found["price"], found["size"], strict=True)) == [
+        (100.0, 10),
+        (100.0, 20),
+        (101.0, 10),
+        (102.0, 10),
+    ]
+
+
 def test_of_live_bars_the_last_update_counts(tmp_path: Path) -> None:
     store = tmp_path / "store"
     bar = {"S": "AAPL", "o": 1, "h": 2, "l": 1, "c": 2, "v": 10, "n": 3, "vw": 1.5}

@@ -12,6 +12,7 @@ what came, never on how that was cut into batches.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
 _EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
 """Length of bars → how often those that are over and have changed are published."""
 _START = 1024
+_NUMBER = 3
+"""Columns of a trade's identity that number it: symbol, exchange, id."""
 _MOST_AMENDED = 100_000
 _MOST_BUILT = 200_000
 """Trades of bars that are built again at one time, which takes some 30 ms."""
@@ -256,7 +259,10 @@ class Bars:
         midpoints = bool(spec.bar_rules.midpoints)
         self._intervals = [_IntervalBars(c, frames[c.name], midpoints) for c in spec.built_bars]
         self._amended: dict[int, _Amended] = {}
-        self._renumbered: dict[tuple[int, int, int], int] = {}
+        self._renumbered: dict[tuple[Any, ...], int] = {}
+        trades = spec.by_name[spec.bar_rules.trades]
+        self._repeated = [name for name in trades.identity if name != trades.time]
+        """Columns of a trade's identity that its amendments repeat, in the order of `kernels.find`."""
 
     @property
     def is_open(self) -> bool:
@@ -333,9 +339,7 @@ class Bars:
     def _apply(self, kind: PartialKind, values: dict[str, Any], stop: int) -> None:
         """Take in an amendment of a trade below row `stop`."""
         correction = kind is PartialKind.CORRECTION
-        number = values["original_id" if correction else "id"]
-        key = values["symbol"], values["exchange"], number
-        found = self._find(key, stop)
+        found = self._find([values.get(f"original_{n}", values.get(n)) for n in self._repeated], stop)
         if found is None:
             self.unmatched += 1
             return
@@ -348,32 +352,35 @@ class Bars:
                 effect = self._effect(values["corrected_conditions"], values["tape"])
                 self._amended[row] = _Amended(price, float(size), effect)
             if values["corrected_id"] is not None:
-                self._renumbered[key[0], key[1], values["corrected_id"]] = row
+                names = self._repeated[:_NUMBER]
+                self._renumbered[tuple(values.get(f"corrected_{n}", values.get(n)) for n in names)] = row
         for series in self._intervals:
-            series.touch(key[0], ts, values["recv_ts"])
+            series.touch(values["symbol"], ts, values["recv_ts"])
 
-    def _find(self, key: tuple[int, int | None, int | None], stop: int) -> tuple[int, int] | None:
-        """Row and time of the trade that is meant, unless it is no longer kept."""
-        symbol, exchange, number = key
-        if exchange is None or number is None:
+    def _find(self, wanted: Sequence[Any], stop: int) -> tuple[int, int] | None:
+        """Row and time of the trade that an amendment means, unless it is no longer kept.
+
+        `wanted` are the values that the amendment repeats. Of several trades with one id, price and size
+        tell the right one; if none has these, it is the last of that id, for it may have been amended.
+        """
+        number, tie_break = wanted[:_NUMBER], wanted[_NUMBER:]
+        if None in number:
             return None
-        renumbered = self._renumbered.get((symbol, exchange, number))
+        symbol, exchange, trade_id = number
+        price, size = (math.nan if value is None else float(value) for value in tie_break)
+        renumbered, other = self._renumbered.get(tuple(number)), None
         for start, rows, views in self._trades.newest_first(stop):
             if renumbered is not None:
                 row = renumbered - start
             else:
-                row = kernels.find(
-                    views["symbol"].values,
-                    views["id"].values,
-                    views["exchange"].values,
-                    rows,
-                    symbol,
-                    np.uint64(number),
-                    exchange,
-                )
+                columns = [views[name].values for name in self._repeated]
+                given: list[Any] = [*columns, rows, symbol, exchange, np.uint64(trade_id), price, size]
+                row = kernels.find(*given)
+                if row < -1 and other is None:
+                    other = start - 2 - row, int(views["ts"].values[-2 - row])
             if row >= 0:
                 return start + row, int(views["ts"].values[row])
-        return None
+        return other
 
     def _effect(self, conditions: int | None, tape: int | None) -> int:
         trades = self._spec.by_name[self._rules.trades]
@@ -442,10 +449,10 @@ def warm() -> None:
     series.build(series.stale(), partials)
     series.finish()
     texts, numbers = np.zeros(0, np.uint32), np.zeros(0, np.uint64)
-    places = np.zeros(0, np.uint16)
-    for array in (texts, numbers, places):
+    places, prices, sizes = np.zeros(0, np.uint16), np.zeros(0, np.float64), np.zeros(0, np.int64)
+    for array in (texts, numbers, places, prices, sizes):
         array.setflags(write=False)  # as a frame's columns are
-    kernels.find(texts, numbers, places, 0, 0, np.uint64(0), 0)
+    kernels.find(texts, places, numbers, prices, sizes, 0, 0, 0, np.uint64(0), 0.0, 0.0)
     times = np.zeros(0, np.int64)
     times.setflags(write=False)
     kernels.select(texts, times, 0, np.zeros(1, np.bool_), 0, 0, np.zeros(0, np.int64))

@@ -359,12 +359,32 @@ def build(interval: int, partials: Any, bars: Any, table: Any, changed: Any, slo
 
 
 @kernel
-def find(symbols: Any, ids: Any, exchanges: Any, rows: int, symbol: int, number: Any, exchange: int) -> int:
-    """The last of `rows` trades that is `number` of `symbol` on `exchange`; -1 if there is none."""
+def find(
+    symbols: Any,
+    exchanges: Any,
+    ids: Any,
+    prices: Any,
+    sizes: Any,
+    rows: int,
+    symbol: int,
+    exchange: int,
+    number: Any,
+    price: float,
+    size: float,
+) -> int:
+    """Find the last of `rows` trades that is `number` of `symbol` on `exchange`, at this price and size.
+
+    Return its row; where only trades of another price or size have that number, -2 less the row of the
+    last of these; -1 where none has it.
+    """
+    other = -1
     for row in range(rows - 1, -1, -1):
         if ids[row] == number and symbols[row] == symbol and exchanges[row] == exchange:
-            return row
-    return -1
+            if prices[row] == price and sizes[row] == size:
+                return row
+            if other == -1:
+                other = -2 - row
+    return other
 
 
 @kernel

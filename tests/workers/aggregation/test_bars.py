@@ -67,6 +67,11 @@ class Bench:
         return frame.with_columns(symbol=frame["symbol"].to_physical(), **times).to_dicts()
 
 
+def of(it: Row) -> dict[str, Any]:
+    """Price and size that a cancel names; those of no trade, if it does not say."""
+    return {"p": it.get("old_price", 1.0), "s": it.get("old_size", 1)}
+
+
 def message(stream: str, what: str, it: Row) -> dict[str, Any]:
     at = {"S": f"S{it['symbol']}", "t": rfc3339(it.get("ts", it["recv"]))}
     if stream == "crypto":
@@ -85,14 +90,14 @@ def message(stream: str, what: str, it: Row) -> dict[str, Any]:
             "x": it["exchange"],
         }
     if what == "cancel":
-        return {"T": "x", **at, "i": it["id"], "x": it["exchange"], "p": 1.0, "s": 1, "a": "C", "z": "A"}
+        return {"T": "x", **at, "i": it["id"], "x": it["exchange"], **of(it), "a": "C", "z": "A"}
     return {
         "T": "c",
         **at,
         "x": it["exchange"],
         "oi": it["id"],
-        "op": 1.0,
-        "os": 1,
+        "op": it.get("old_price", 1.0),
+        "os": it.get("old_size", 1),
         "oc": ["@"],
         "ci": it["new_id"],
         "cp": it["price"],
@@ -414,6 +419,28 @@ def test_what_a_killed_feed_never_received_is_a_gap() -> None:
         made.batch([("gap", {"recv": START + 135 * SECOND}), *(trade(0, s) for s in (190, 240, 300))])
         complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
         assert complete == {0: False, 1: True, 2: False, 3: False, 4: True}
+        made.committer.close()
+
+
+@pytest.mark.parametrize(
+    ("price", "size", "left"),
+    [
+        (100.0, 10, [(0, 0, None), (1, 1, 200.0)]),
+        (200.0, 20, [(0, 1, 100.0), (1, 0, None)]),
+        (100.0, 20, [(0, 1, 100.0), (1, 0, None)]),  # no such trade: the last one of that id
+    ],
+)
+def test_of_two_trades_with_one_id_an_amendment_means_that_of_its_price_and_size(
+    price: float, size: int, left: list[Any]
+) -> None:
+    cancel = {"symbol": 0, "id": 7, "exchange": "D", "recv": START + 3 * SECOND}
+    with bench("stocks") as made:
+        made.batch([trade(0, 0, id=7, exchange="D", price=100.0, size=10)])
+        made.batch([trade(0, 1, id=7, exchange="D", price=200.0, size=20)])
+        made.batch([trade(1, 2.5)])
+        made.batch([("cancel", {**cancel, "old_price": price, "old_size": size}), trade(1, 30)])
+        rows = {r["ts"]: r for r in made.rows("bars_1s") if r["symbol"] == 0}
+        assert [((ts - START) // SECOND, r["trade_count"], r["open"]) for ts, r in rows.items()] == left
         made.committer.close()
 
 

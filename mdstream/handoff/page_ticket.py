@@ -42,6 +42,11 @@ class PageReceipt(NamedTuple):
     plain: bytes
     """The page unpacked, where records were rejected."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it held no record that was kept, or rejected."""
+        return not self.rows and not self.rejects
+
 
 class JoinTicket(NamedTuple):
     """Staged files of one partition, in the order of their rows, and the Parquet file to make of them."""

@@ -58,6 +58,11 @@ class Found(NamedTuple):
     fault: str = ""
     """Why the body as a whole is of no use; empty if it is."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it held no record."""
+        return not self.symbols and not self.refused
+
 
 class Receipt(NamedTuple):
     """What a worker made of one ticket."""

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -39,15 +40,18 @@ from mdstream.history.plan import note_shards
 from mdstream.history.request import EVERYTHING, Request
 from mdstream.history.staging import Staging
 from mdstream.session.budget import Budget
+from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
 from mdstream.store.rejects import RejectFile
-from mdstream.venues.alpaca.parameters import format_time
+from mdstream.venues.alpaca.parameters import ADJUSTMENT, TIMEFRAME
 
 log = logging.getLogger(__name__)
 
 _FIRST_CONTACT_S = 10.0
 """A server that does not answer from the start is not one whose network was lost."""
 _ATTEMPTS = 100
+_MOST_RESTARTS = 3
+"""How often a shard is fetched from the start because its page token is no longer known."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -238,32 +242,39 @@ class Backfill:
 
     async def _fetch(self, progress: Progress) -> None:
         """Fetch what is missing of a shard, page after page."""
-        status, seen, done = self.status, set[str](), 0.0
+        status, done, restarts = self.status, 0.0, 0
         while not progress.fetched:
+            stage = partial(self._stage, progress)
             try:
-                body = await self._client.get(self._path(), self._parameters(progress))
+                async for receipt in pages(self._client, self._page_request(progress), stage):
+                    self._ledger.page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
+                    self._count(receipt)
+                    now = max(done, _part(progress, receipt))
+                    status.done, done = status.done + now - done, now
+                    self._tell(status)
             except BadRequestError as error:
-                if not progress.token or "token" not in str(error):
+                if not is_stale_token(error, progress.token) or restarts == _MOST_RESTARTS:
                     raise
                 log.warning("%s: its page token is no longer known; from the start", progress.shard.symbol)
                 self._begin_again(progress)
-                status.done, done = status.done - done, 0.0
-                seen.clear()
-                continue
+                status.done, done, restarts = status.done - done, 0.0, restarts + 1
             finally:
                 status.requests = self._client.requests
-            receipt = await self._stage(progress, body)
-            if receipt.page_token in seen:
-                raise ServerError(f"page token {receipt.page_token[:40]!r} came twice")
-            seen.add(receipt.page_token)
-            self._ledger.page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
-            self._count(body, receipt)
-            now = max(done, _part(progress, receipt))
-            status.done, done = status.done + now - done, now
-            self._tell(status)
         status.fetched += 1
         if progress.rows:
             self._filing.add(progress)
+
+    def _page_request(self, progress: Progress) -> PageRequest:
+        """What is to be asked for, from the page on that is missing."""
+        request, shard = self._request, progress.shard
+        return history_request(
+            request.history,
+            request.feed,
+            () if shard.symbol == EVERYTHING else (shard.symbol,),
+            (shard.first, request.until(shard.past)),
+            {TIMEFRAME: request.timeframe, ADJUSTMENT: request.adjustment},
+            progress.token,
+        )
 
     async def _stage(self, progress: Progress, body: Body) -> PageReceipt:
         """Have the rows of the next page staged."""
@@ -284,36 +295,14 @@ class Backfill:
         if receipt.rejects:
             reasons = [(reject.message, reject.reason) for reject in receipt.rejects]
             self._rejects.keep(receipt.plain, kind, body.recv_ns, reasons)
+        self.status.bytes += len(body.data)
         return receipt
 
-    def _count(self, body: Body, receipt: PageReceipt) -> None:
+    def _count(self, receipt: PageReceipt) -> None:
+        self.status.requests = self._client.requests
         self.status.pages += 1
         self.status.rows += receipt.rows
         self.status.rejected += len(receipt.rejects)
-        self.status.bytes += len(body.data)
-
-    def _path(self) -> str:
-        return self._request.history.path.format(feed=self._request.feed)
-
-    def _parameters(self, progress: Progress) -> dict[str, str]:
-        request, history, shard = self._request, self._request.history, progress.shard
-        found = {
-            **history.fixed,
-            "start": format_time(shard.first),
-            "end": format_time(request.until(shard.past) - 1),  # the service takes both ends as inside
-            "limit": str(history.limit),
-            "sort": "asc",
-        }
-        if shard.symbol != EVERYTHING:
-            found["symbols"] = shard.symbol
-        if history.feed_parameter:
-            found["feed"] = request.feed
-        for name in ("timeframe", "adjustment"):
-            if value := getattr(request, name):
-                found[name] = value
-        if progress.token:
-            found["page_token"] = progress.token
-        return found
 
 
 def _part(progress: Progress, receipt: PageReceipt) -> float:

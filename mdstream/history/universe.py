@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -21,7 +21,8 @@ from mdstream.errors import ConfigError, ServerError, UnpackingError
 from mdstream.handoff.packing import unpack
 from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
-from mdstream.session.rest import RestClient
+from mdstream.session.pages import PageRequest, pages
+from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import as_list, is_pattern, parse_day
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
@@ -29,6 +30,7 @@ from mdstream.streams.rest import Chain
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
 from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
+from mdstream.venues.alpaca.parameters import LIMIT
 
 _ANSWER_BYTES = 256 * 1024 * 1024
 _FOREVER = "2100-01-01"
@@ -95,35 +97,41 @@ def _underlying(pattern: str) -> str:
 
 
 async def _assets(client: RestClient, kind: str) -> list[str]:
-    answer = await _get(client, ASSETS_PATH, {"status": "active", "asset_class": kind})
-    return _symbols(answer, ASSETS_PATH)
+    body = await client.get(ASSETS_PATH, {"status": "active", "asset_class": kind})
+    return _symbols(_json(body, ASSETS_PATH), ASSETS_PATH)
+
+
+class _Listed(NamedTuple):
+    """A page of a listing."""
+
+    symbols: list[str]
+    page_token: str
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.symbols
 
 
 async def _contracts(client: RestClient, chain: Chain, root: str, status: str, since: date) -> list[str]:
-    found: list[str] = []
-    token = ""
-    while True:
-        asked = {
-            "underlying_symbols": root,
-            "status": status,
-            "expiration_date_gte": since.isoformat(),
-            "expiration_date_lte": _FOREVER,
-            "limit": str(CONTRACTS_PAGE),
-            **({"page_token": token} if token else {}),
-        }
-        answer = await _get(client, chain.listing, asked)
-        page = answer.get(chain.member) if isinstance(answer, dict) else None
-        found += _symbols(page, chain.listing)
-        following = answer.get(NEXT_PAGE_TOKEN)
-        if not following:
-            return found
-        if following == token:
-            raise ServerError(f"page token {token[:40]!r} came twice")
-        token = following
+    query = {
+        "underlying_symbols": root,
+        "status": status,
+        "expiration_date_gte": since.isoformat(),
+        "expiration_date_lte": _FOREVER,
+        LIMIT: str(CONTRACTS_PAGE),
+    }
+
+    async def read(body: Body) -> _Listed:
+        answer = _json(body, chain.listing)
+        if not isinstance(answer, dict):
+            answer = {}
+        return _Listed(_symbols(answer.get(chain.member), chain.listing), answer.get(NEXT_PAGE_TOKEN) or "")
+
+    request = PageRequest(chain.listing, query)
+    return [symbol async for page in pages(client, request, read) for symbol in page.symbols]
 
 
-async def _get(client: RestClient, path: str, parameters: Mapping[str, str]) -> Any:
-    body = await client.get(path, parameters)
+def _json(body: Body, path: str) -> Any:
     try:
         return orjson.loads(unpack(body.data, body.packing, _ANSWER_BYTES))
     except (UnpackingError, orjson.JSONDecodeError) as error:

@@ -16,15 +16,16 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from urllib.parse import quote
 
 from mdstream.config import StreamConfig
 from mdstream.errors import BadRequestError, MdstreamError, ServerError, SharedMemoryError, first_error
 from mdstream.handoff.packing import Packing
 from mdstream.handoff.ticket import Found
-from mdstream.session.rest import RestClient
+from mdstream.session.pages import PageRequest, chain_request, pages, state_request
+from mdstream.session.rest import Body, RestClient
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.venues.alpaca import limits
 
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _NO_DATA = "the service has no data for it"
 _UNUSABLE = "unusable answer"
-_MOST_PAGES = 100
 
 Commit = Callable[[bytes, PayloadKind, int, Packing], Awaitable[Found]]
 """Hands a body to the pipeline; answers when its rows are in the frames."""
@@ -122,8 +122,12 @@ class Fetcher:
         return result
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
+        fetch = self._spec.fetch
+        # On the first cycle the newest page of what comes with the time is enough: backfills bring the past
+        only_first = bool(fetch.since_parameter) and not since
         try:
-            found, refused = await self._pages(self._spec.fetch.path, {"symbols": ",".join(symbols)}, since)
+            request = state_request(fetch, self._stream.feed, symbols, since)
+            found, refused = await self._fetch(request, only_first)
         except SharedMemoryError:
             raise
         except BadRequestError as error:
@@ -137,7 +141,7 @@ class Fetcher:
             self._fail(symbols, str(error), result)
         else:
             # An answer of what is new lacks symbols that have nothing new, and that is not a failure.
-            silent = bool(self._spec.fetch.since_parameter) and not refused
+            silent = bool(fetch.since_parameter) and not refused
             for symbol in symbols:
                 if symbol in found or silent:
                     self._succeed(symbol, result)
@@ -147,9 +151,9 @@ class Fetcher:
     async def _chain(self, underlying: str, result: Cycle) -> None:
         chain = self._spec.chain
         assert chain is not None, "else no symbol is an underlying"
-        path = chain.path.format(symbol=quote(underlying, safe=""))
+        request = chain_request(chain, self._spec.fetch, self._stream.feed, underlying)
         try:
-            found, refused = await self._pages(path, {"limit": str(limits.CHAIN_PAGE)}, "")
+            found, refused = await self._fetch(request)
         except SharedMemoryError:
             raise
         except MdstreamError as error:
@@ -166,37 +170,28 @@ class Fetcher:
         self._on_chain(contracts)
         self._succeed(underlying, result)
 
-    async def _pages(
-        self, path: str, params: dict[str, str], since: str
+    async def _fetch(
+        self, request: PageRequest, only_first: bool = False
     ) -> tuple[set[str], dict[str, str]]:
-        """All pages of one request, handed on as they come: the symbols that had data, and those
-        whose data was of no use, with the reason.
+        """Fetch all pages of a request and hand them on as they come.
+
+        Return the symbols that had data, and those whose data was of no use, with the reason.
         """
-        fetch = self._spec.fetch
-        params = {**fetch.fixed, **params}
-        if fetch.feed_parameter:
-            params["feed"] = self._stream.feed
-        if fetch.since_parameter and since:
-            params[fetch.since_parameter] = since
         symbols: set[str] = set()
         refused: dict[str, str] = {}
-        seen: set[str] = set()
-        while True:
-            body = await self._client.get(path.format(feed=self._stream.feed), params)
-            found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.packing)
-            if found.fault:
-                raise ServerError(f"{_UNUSABLE}: {found.fault}")
-            symbols |= found.symbols
-            refused |= found.refused
-            # On the first cycle the newest page of articles is enough: the past is a backfill's work.
-            if not found.page_token or (fetch.since_parameter and not since):
-                return symbols, refused
-            if found.page_token in seen:
-                raise ServerError(f"page token {found.page_token[:40]!r} came twice")
-            seen.add(found.page_token)
-            if len(seen) == _MOST_PAGES:
-                raise ServerError(f"an answer of over {_MOST_PAGES} pages")
-            params["page_token"] = found.page_token
+        async with aclosing(pages(self._client, request, self._hand_on)) as answers:
+            async for found in answers:
+                symbols |= found.symbols
+                refused |= found.refused
+                if only_first:
+                    break
+        return symbols, refused
+
+    async def _hand_on(self, body: Body) -> Found:
+        found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.packing)
+        if found.fault:
+            raise ServerError(f"{_UNUSABLE}: {found.fault}")
+        return found
 
     def _succeed(self, symbol: str, result: Cycle) -> None:
         result.ok.add(symbol)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from polars.testing import assert_frame_equal
 
 import mdstream
 from mdstream.errors import ConfigError, CredentialsError, NetworkError, StoreError
+from mdstream.history.ledger import Ledger
+from mdstream.history.plan import note_shards
+from mdstream.history.request import make_request
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
 from tests.history.truth import records
@@ -112,6 +116,20 @@ def test_faults_of_the_service_cost_time_and_no_row(sim: RunningSimulator, tmp_p
     assert status.complete
     assert status.requests > status.pages
     compare(tmp_path, ["AAPL", "MSFT", "NVDA"], *HOURS)
+
+
+def test_a_token_that_the_service_no_longer_knows_costs_its_shard_a_new_start(
+    sim: RunningSimulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = datetime(2026, 11, 30, tzinfo=UTC)
+    request = make_request("stocks.trades", ["AAPL"], *HOURS, feed="sip", now=at)
+    with Ledger(tmp_path / "_mdstream") as ledger:
+        note_shards(request, ledger)
+        [progress] = ledger.in_state("stocks.trades", request.variant, "open")
+        ledger.page(progress, 0, 0, "nonsense")
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS, feed="sip").complete
+    assert "AAPL: its page token is no longer known; from the start" in caplog.text
+    compare(tmp_path, ["AAPL"], *HOURS)
 
 
 def test_a_symbol_that_is_refused_costs_no_other_one(sim: RunningSimulator, tmp_path: Path) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 import pytest
 import uvloop
-from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.errors import BadRequestError, CredentialsError, NetworkError, NoSpaceError, ServerError
+from mdstream.errors import BadRequestError, CredentialsError, NetworkError, NoSpaceError
 from mdstream.handoff.packing import Packing, unpack
 from mdstream.handoff.ticket import Found
-from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import Cycle, Fetcher, group
 from mdstream.session.rest import RestClient
@@ -319,50 +315,6 @@ def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None
     play(story, "options")
 
 
-def test_no_window_sees_more_requests_than_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "WINDOW_S", 0.5)
-    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
-
-    async def main() -> None:
-        budget, sent = Budget(20), []
-
-        async def one(number: int) -> None:
-            await budget.take()
-            sent.append((time.monotonic(), number))
-
-        started = time.monotonic()
-        await asyncio.gather(*map(one, range(20)))
-        assert time.monotonic() - started < 0.4, "a whole share may go at once"
-        await asyncio.sleep(0.3)
-        await asyncio.gather(*map(one, range(20, 55)))
-        times = [at for at, _ in sent]
-        assert min(b - a for a, b in zip(times, times[20:], strict=False)) > 0.49
-        assert [number for _, number in sent] == list(range(55)), "first come, first served"
-
-    asyncio.run(main())
-
-
-def test_a_successor_keeps_to_what_its_killed_predecessor_spent(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(budgets, "WINDOW_S", 0.5)
-    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
-
-    async def main() -> None:
-        first = Budget.shared(8, tmp_path / "requests")
-        started = time.monotonic()
-        for _ in range(6):
-            await first.take()
-        second = Budget.shared(8, tmp_path / "requests")
-        await second.take()
-        await second.take()
-        assert time.monotonic() - started < 0.4, "two were left"
-        await second.take()
-        assert time.monotonic() - started > 0.49
-
-    asyncio.run(main())
-
-
 def test_a_chain_of_odd_names_fails_alone() -> None:
     async def story(case: Case) -> None:
         found = {"SPY": {"SPY261218P00590000", "SPY1", "SPY26121\u00b2P00590000"}, "BRK": {"BRK"}}
@@ -417,180 +369,6 @@ def test_an_answer_of_no_use_is_told_as_what_it_is(stream: str, answer: bytes, r
         assert cycle.failed["AAPL"].startswith(reason)
 
     play(story, stream)
-
-
-def test_nothing_remaining_holds_all_requests_until_the_reset() -> None:
-    async def main() -> None:
-        budget = Budget(100)
-        budget.hear({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 2)})
-        started = time.monotonic()
-        await asyncio.gather(*(budget.take() for _ in range(5)))
-        assert 0.8 < time.monotonic() - started < 3.0
-        budget.hear({"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(time.time()) + 50)})
-        await asyncio.wait_for(budget.take(), 0.5)
-
-    asyncio.run(main())
-
-
-def test_a_server_that_is_not_there_is_a_network_error() -> None:
-    async def main() -> None:
-        config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 1}})
-        async with RestClient(config.fetch, config.data_endpoint, Budget(10)) as client:
-            with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
-                await client.get("/", {})
-
-    asyncio.run(main())
-
-
-def test_a_server_that_never_answered_is_given_up_soon(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 100}})
-        async with RestClient(config.fetch, config.data_endpoint, Budget(100), 0.3) as client:
-            with pytest.raises(
-                NetworkError, match=r"cannot reach http://127\.0\.0\.1:9: Conn[a-z]+ refused"
-            ):
-                await asyncio.wait_for(client.get("/", {}), 30)
-            assert client.is_nobody_there
-            tried = client.requests
-            assert tried > 1
-            with pytest.raises(NetworkError):
-                await client.get("/", {})
-            assert client.requests == tried + 1, "once more, and no patience"
-
-    asyncio.run(main())
-
-
-def test_a_pause_that_the_service_asks_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        def refuse(_: web.Request) -> web.Response:
-            return web.Response(status=429, headers={"Retry-After": "40"}, text="{}")
-
-        async with answering(refuse) as url, client(url, Budget(100)) as rest:
-            asking = asyncio.create_task(rest.get("/", {}))
-            while not rest.trouble:
-                await asyncio.sleep(0.01)
-            asking.cancel()
-
-    asyncio.run(main())
-    [told] = [r.getMessage() for r in caplog.records if "REST" in r.getMessage()]
-    assert told.startswith("REST: HTTP 429")
-    assert told.endswith(("no requests for 40 s", "no requests for 39 s"))
-
-
-def test_error_bodies_that_are_no_json_are_told_as_they_are() -> None:
-    async def story(case: Case) -> None:
-        with pytest.raises((ServerError, BadRequestError), match="HTTP 404: 404: Not Found"):
-            await case.client.get("/nowhere", {})
-
-    play(story)
-
-
-@contextlib.asynccontextmanager
-async def answering(answer: Callable[[web.Request], web.Response]) -> AsyncIterator[str]:
-    """An HTTP server on a free port that gives each request this answer; its address."""
-
-    async def handle(request: web.Request) -> web.Response:
-        return answer(request)
-
-    app = web.Application()
-    app.router.add_get("/{rest:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-def client(url: str, budget: Budget, **fetch: Any) -> RestClient:
-    values = {
-        "stream_url": url.replace("http", "ws"),
-        "data_url": url,
-        "credentials": {"key_id": "k", "secret_key": "s"},
-        "fetch": fetch,
-    }
-    config = from_mapping(values)
-    return RestClient(config.fetch, config.data_endpoint, budget)
-
-
-def test_keys_do_not_follow_a_redirect() -> None:
-    async def main() -> None:
-        stolen: list[str] = []
-
-        def elsewhere(request: web.Request) -> web.Response:
-            stolen.append(request.headers.get("APCA-API-KEY-ID", ""))
-            return web.Response(text="{}")
-
-        async with answering(elsewhere) as other:
-            moved = web.HTTPFound(f"{other}/stolen").headers["Location"]
-            redirect = lambda _: web.Response(status=302, headers={"Location": moved})  # noqa: E731
-            async with answering(redirect) as url, client(url, Budget(10)) as rest:
-                with pytest.raises(BadRequestError, match=r"HTTP 302: sent on to .*; if that is"):
-                    await rest.get("/v2/stocks/snapshots", {})
-        assert stolen == []
-
-    asyncio.run(main())
-
-
-def test_odd_headers_are_no_reason_to_fail() -> None:
-    async def main() -> None:
-        odd = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\u00b2"}
-        answer = lambda _: web.Response(text="{}", headers=odd)  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
-            assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
-
-    asyncio.run(main())
-
-
-def test_bodies_stay_packed_as_they_came() -> None:
-    body = orjson.dumps({"AAPL": {"x": "y" * 5000}})
-
-    async def main() -> None:
-        def answer(request: web.Request) -> web.Response:
-            assert request.headers["Accept-Encoding"] == "gzip"
-            status = int(request.query.get("status", "200"))
-            response = web.Response(body=body, status=status)
-            response.enable_compression(web.ContentCoding.gzip)
-            return response
-
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
-            got = await rest.get("/v2/stocks/snapshots", {})
-            assert got.packing is Packing.GZIP
-            assert len(got.data) < 200
-            assert unpack(got.data, got.packing, len(body)) == body
-            with pytest.raises(BadRequestError, match=r"HTTP 400: .*AAPL.*yyy"):
-                await rest.get("/v2/stocks/snapshots", {"status": "400"})
-
-    asyncio.run(main())
-
-
-def test_a_body_packed_in_a_way_that_was_not_asked_for_is_told() -> None:
-    async def main() -> None:
-        answer = lambda _: web.Response(body=b"?", headers={"Content-Encoding": "br"})  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10), attempts=1) as rest:
-            with pytest.raises(NetworkError, match="packed as 'br', which was not asked for"):
-                await rest.get("/v2/stocks/snapshots", {})
-
-    asyncio.run(main())
-
-
-def test_waiting_for_the_budget_takes_no_time_from_the_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "WINDOW_S", 2.0)
-    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
-
-    async def main() -> None:
-        statuses = iter([200, 500, 200])
-        answer = lambda _: web.Response(status=next(statuses), text="{}")  # noqa: E731
-        async with answering(answer) as url:
-            async with client(url, Budget(1), deadline_s=1.5) as rest:
-                await rest.get("/v2/stocks/snapshots", {})
-                # It waits 2 s for its first attempt, which fails, and 2 s for the second.
-                assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
-                assert rest.requests == 3
-
-    asyncio.run(main())
 
 
 def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:

@@ -23,6 +23,3 @@ def connected(target: Target) -> AbstractAsyncContextManager[Socket]:
     from mdstream.session.sockets import websockets_socket
 
     return websockets_socket.connected(target)
-
-
-# -- what both libraries' errors mean

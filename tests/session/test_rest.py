@@ -1,0 +1,268 @@
+"""The REST client against servers that answer as they please."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from mdstream.errors import BadRequestError, CredentialsError, NetworkError, ServerError
+from mdstream.handoff.packing import Packing, unpack
+from mdstream.session import budget as budgets
+from mdstream.session.budget import Budget
+from mdstream.session.rest import RestClient
+from mdstream.settings import from_mapping
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    """An HTTP server on a free port that gives each request this answer; its address."""
+
+    async def handle(request: web.Request) -> web.Response:
+        found = answer(request)
+        return found if isinstance(found, web.Response) else await found
+
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def client(url: str, budget: Budget, **fetch: Any) -> RestClient:
+    values = {
+        "stream_url": url.replace("http", "ws"),
+        "data_url": url,
+        "credentials": {"key_id": "key", "secret_key": "secret"},
+        "fetch": fetch,
+    }
+    config = from_mapping(values)
+    return RestClient(config.fetch, config.data_endpoint, budget)
+
+
+def test_a_server_that_is_not_there_is_a_network_error() -> None:
+    async def main() -> None:
+        config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 1}})
+        async with RestClient(config.fetch, config.data_endpoint, Budget(10)) as client:
+            with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
+                await client.get("/", {})
+
+    asyncio.run(main())
+
+
+def test_a_server_that_never_answered_is_given_up_soon(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        config = from_mapping({"data_url": "http://127.0.0.1:9", "fetch": {"attempts": 100}})
+        async with RestClient(config.fetch, config.data_endpoint, Budget(100), 0.3) as client:
+            with pytest.raises(
+                NetworkError, match=r"cannot reach http://127\.0\.0\.1:9: Conn[a-z]+ refused"
+            ):
+                await asyncio.wait_for(client.get("/", {}), 30)
+            assert client.is_nobody_there
+            tried = client.requests
+            assert tried > 1
+            with pytest.raises(NetworkError):
+                await client.get("/", {})
+            assert client.requests == tried + 1, "once more, and no patience"
+
+    asyncio.run(main())
+
+
+def test_a_pause_that_the_service_asks_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        def refuse(_: web.Request) -> web.Response:
+            return web.Response(status=429, headers={"Retry-After": "40"}, text="{}")
+
+        async with answering(refuse) as url, client(url, Budget(100)) as rest:
+            asking = asyncio.create_task(rest.get("/", {}))
+            while not rest.trouble:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+
+    asyncio.run(main())
+    [told] = [r.getMessage() for r in caplog.records if "REST" in r.getMessage()]
+    assert told.startswith("REST: HTTP 429")
+    assert told.endswith(("no requests for 40 s", "no requests for 39 s"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"message": "invalid symbol: b@d"}', "invalid symbol: b@d"),
+        ("404: Not Found", "404: Not Found"),
+        ('{"code": 5}', '{"code": 5}'),
+        ("", "no reason given"),
+        ("x" * 5000, "x" * 200),
+    ],
+)
+def test_error_bodies_that_are_no_json_are_told_as_they_are(text: str, told: str) -> None:
+    async def main() -> None:
+        answer = lambda _: web.Response(status=404, text=text)  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            with pytest.raises(BadRequestError) as caught:
+                await rest.get("/nowhere", {})
+            assert str(caught.value) == f"HTTP 404: {told}"
+            assert (caught.value.code, rest.requests) == (404, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "requests"),
+    [
+        (400, BadRequestError, 1),
+        (401, CredentialsError, 1),
+        (403, CredentialsError, 1),
+        (429, ServerError, 2),
+        (500, ServerError, 2),
+        (503, ServerError, 2),
+        (520, ServerError, 2),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_nothing_else(
+    status: int, error: type[Exception], requests: int
+) -> None:
+    async def main() -> None:
+        answer = lambda _: web.Response(status=status, headers={"Retry-After": "0"})  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10), attempts=2) as rest:
+            with pytest.raises(error, match=f"HTTP {status}") as caught:
+                await rest.get("/v2/stocks/snapshots", {})
+            assert type(caught.value) is error
+            assert rest.requests == requests
+
+    asyncio.run(main())
+
+
+def test_data_that_the_plan_lacks_is_no_fault_of_the_key() -> None:
+    text = '{"message": "subscription does not permit querying recent SIP data"}'
+
+    async def main() -> None:
+        answer = lambda _: web.Response(status=403, text=text)  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            with pytest.raises(BadRequestError, match="recent SIP data"):
+                await rest.get("/v2/stocks/trades", {})
+
+    asyncio.run(main())
+
+
+def test_keys_go_out_as_headers_and_never_show() -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        def answer(request: web.Request) -> web.Response:
+            seen.append((request.headers["APCA-API-KEY-ID"], request.headers["APCA-API-SECRET-KEY"]))
+            return web.Response(status=401)
+
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            with pytest.raises(CredentialsError) as caught:
+                await rest.get("/v2/stocks/snapshots", {})
+            assert "secret" not in str(caught.value)
+
+    asyncio.run(main())
+    assert seen == [("key", "secret")]
+
+
+def test_no_more_requests_are_under_way_than_are_allowed() -> None:
+    async def main() -> None:
+        now, most = 0, 0
+
+        async def slow(request: web.Request) -> web.Response:
+            nonlocal now, most
+            now, most = now + 1, max(most, now + 1)
+            await asyncio.sleep(0.05)
+            now -= 1
+            return web.Response(text="{}")
+
+        async with answering(slow) as url, client(url, Budget(100), concurrency=3) as rest:
+            await asyncio.gather(*(rest.get("/", {}) for _ in range(12)))
+        assert most == 3
+
+    asyncio.run(main())
+
+
+def test_keys_do_not_follow_a_redirect() -> None:
+    async def main() -> None:
+        stolen: list[str] = []
+
+        def elsewhere(request: web.Request) -> web.Response:
+            stolen.append(request.headers.get("APCA-API-KEY-ID", ""))
+            return web.Response(text="{}")
+
+        async with answering(elsewhere) as other:
+            moved = web.HTTPFound(f"{other}/stolen").headers["Location"]
+            redirect = lambda _: web.Response(status=302, headers={"Location": moved})  # noqa: E731
+            async with answering(redirect) as url, client(url, Budget(10)) as rest:
+                with pytest.raises(BadRequestError, match=r"HTTP 302: sent on to .*; if that is"):
+                    await rest.get("/v2/stocks/snapshots", {})
+        assert stolen == []
+
+    asyncio.run(main())
+
+
+def test_odd_headers_are_no_reason_to_fail() -> None:
+    async def main() -> None:
+        odd = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\u00b2"}
+        answer = lambda _: web.Response(text="{}", headers=odd)  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
+
+    asyncio.run(main())
+
+
+def test_bodies_stay_packed_as_they_came() -> None:
+    body = orjson.dumps({"AAPL": {"x": "y" * 5000}})
+
+    async def main() -> None:
+        def answer(request: web.Request) -> web.Response:
+            assert request.headers["Accept-Encoding"] == "gzip"
+            status = int(request.query.get("status", "200"))
+            response = web.Response(body=body, status=status)
+            response.enable_compression(web.ContentCoding.gzip)
+            return response
+
+        async with answering(answer) as url, client(url, Budget(10)) as rest:
+            got = await rest.get("/v2/stocks/snapshots", {})
+            assert got.packing is Packing.GZIP
+            assert len(got.data) < 200
+            assert unpack(got.data, got.packing, len(body)) == body
+            with pytest.raises(BadRequestError, match=r"HTTP 400: .*AAPL.*yyy"):
+                await rest.get("/v2/stocks/snapshots", {"status": "400"})
+
+    asyncio.run(main())
+
+
+def test_a_body_packed_in_a_way_that_was_not_asked_for_is_told() -> None:
+    async def main() -> None:
+        answer = lambda _: web.Response(body=b"?", headers={"Content-Encoding": "br"})  # noqa: E731
+        async with answering(answer) as url, client(url, Budget(10), attempts=1) as rest:
+            with pytest.raises(NetworkError, match="packed as 'br', which was not asked for"):
+                await rest.get("/v2/stocks/snapshots", {})
+
+    asyncio.run(main())
+
+
+def test_waiting_for_the_budget_takes_no_time_from_the_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "WINDOW_S", 2.0)
+    monkeypatch.setattr(budgets, "_MARGIN_S", 0.0)
+
+    async def main() -> None:
+        statuses = iter([200, 500, 200])
+        answer = lambda _: web.Response(status=next(statuses), text="{}")  # noqa: E731
+        async with answering(answer) as url:
+            async with client(url, Budget(1), deadline_s=1.5) as rest:
+                await rest.get("/v2/stocks/snapshots", {})
+                # It waits 2 s for its first attempt, which fails, and 2 s for the second.
+                assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
+                assert rest.requests == 3
+
+    asyncio.run(main())

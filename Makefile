@@ -65,7 +65,7 @@ bench-quick: $(BENCH_STAMP)  ## The same with fewer cases and turns, and only sh
 	@$(BIN)/python -m benchmarks all --quick $(ARGS)
 
 report: $(DEV_STAMP)  ## Run the engine for a while and show where the CPU time went, as report.html too (DURATION=20; RATE=0: flat out)
-	@MDSTREAM_SIMULATOR__RATE=$(or $(RATE),0) MDSTREAM_SIMULATOR__MESSAGES_PER_FRAME=20 \
+	@MDSTREAM_SIMULATOR__RATE=$(or $(RATE),0) MDSTREAM_SIMULATOR__MESSAGES_PER_PAYLOAD=20 \
 	    $(BIN)/mdstream run --duration $(or $(DURATION),20) $(ARGS) --report report.json
 	@$(BIN)/mdstream report report.json --out report.html > /dev/null
 	@echo 'the same with pictures: report.html'

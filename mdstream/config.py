@@ -1,13 +1,14 @@
-"""What can be set. Every setting is spelled once, as a field of a frozen struct below.
+"""The settings. Each is declared once, as a field of a frozen struct: meaning, limits, unit, flag, default.
 
-`mdstream.settings` reads, merges and checks them.
+`mdstream.settings` reads, merges and checks them; help texts and documents derive from the fields, whose
+descriptions make this file long.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,6 +20,27 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of the container: microseconds of CPU time a period, and the period."""
 
 
+def setting(
+    description: str,
+    *,
+    unit: str = "",
+    ge: float | None = None,
+    le: float | None = None,
+    schemes: tuple[str, ...] = (),
+    example: str = "",
+    flag: str = "",
+    variable: str = "",
+) -> msgspec.Meta:
+    """Declare what a setting means and what it may be.
+
+    A number is at least `ge` and at most `le`; an address begins with one of `schemes`. `example` is a
+    value as it stands in TOML, `flag` the flag of the command that sets it,
+    `variable` the variable of the environment where that is not the usual one.
+    """
+    extra = {"unit": unit, "schemes": schemes, "example": example, "flag": flag, "variable": variable}
+    return msgspec.Meta(description=description, ge=ge, le=le, extra=extra)
+
+
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frozen group of settings that refuses unknown names."""
 
@@ -26,8 +48,8 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Credentials(Struct, frozen=True):
     """API key and secret. Neither is ever printed, logged or written to a report or a frame."""
 
-    key_id: str = ""
-    secret_key: str = ""
+    key_id: Annotated[str, setting("Key of the account.", variable="APCA_API_KEY_ID")] = ""
+    secret_key: Annotated[str, setting("Its secret.", variable="APCA_API_SECRET_KEY")] = ""
 
     def __bool__(self) -> bool:
         return bool(self.key_id and self.secret_key)
@@ -40,108 +62,169 @@ class Credentials(Struct, frozen=True):
 
 
 ANY_KEY = Credentials(key_id="any", secret_key="any")
-"""What a server on this machine is told where no key is set: simulators and replays take any."""
+"""The key for a server on this machine where none is set: simulators and replays take any."""
 
 
 class StreamConfig(Struct, frozen=True):
-    """One stream. An empty list of symbols or channels means the stream's own default.
+    """One stream: what is followed, and how. What is empty is the stream's own default."""
 
-    `mute_after_s` says, by channel, after how many seconds without its rows the connection is taken
-    for dead; channels that share a frame (all bars) count as one. `chain_contracts` bounds how many
-    contracts of one underlying are followed (options). `stream_url` is this stream's own server, where that
-    is another than the rest's (a replay, say).
-    """
-
-    symbols: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
-    feed: str = ""
-    codec: str = ""
-    mute_after_s: dict[str, float] = {}
-    chain_contracts: int = 50
-    stream_url: str = ""
+    symbols: Annotated[
+        tuple[str, ...],
+        setting(
+            "Symbols to follow, or '*' for all. Options take contracts, and underlyings, whose chains "
+            "name the contracts.",
+            flag="--symbols",
+        ),
+    ] = ()
+    channels: Annotated[tuple[str, ...], setting("Channels to subscribe to.")] = ()
+    feed: Annotated[str, setting("Feed of the service.", flag="--feed")] = ""
+    codec: Annotated[str, setting("Encoding to ask the stream for.")] = ""
+    mute_after_s: Annotated[
+        dict[str, Annotated[float, msgspec.Meta(ge=0.1)]],
+        setting(
+            "By channel: reconnect when no row of it came for so long while its market is open. "
+            "Channels that share a frame, as all bars do, count as one.",
+            unit="s",
+            example="{ quotes = 30.0 }",
+        ),
+    ] = {}
+    chain_contracts: Annotated[
+        int, setting("Contracts to follow of each underlying; only for options.", ge=1)
+    ] = 50
+    stream_url: Annotated[
+        str,
+        setting(
+            "Server of this stream alone, as of a replay; empty: that of all streams.",
+            schemes=("ws", "wss"),
+            example='"ws://127.0.0.1:8765"',
+        ),
+    ] = ""
 
 
 class FetchConfig(Struct, frozen=True):
-    """REST fetches: every symbol at start and then every `interval_s` seconds (0: only at start).
+    """Requests to the REST API: the state of every symbol, at start and then at an interval."""
 
-    `budget_per_minute` is the account's request budget, shared by all streams (Alpaca's free plan
-    has 200); `deadline_s` bounds one request with all its retries.
-    """
-
-    interval_s: float = 60.0
-    budget_per_minute: int = 200
-    concurrency: int = 64
-    timeout_s: float = 10.0
-    deadline_s: float = 90.0
-    attempts: int = 5
+    interval_s: Annotated[
+        float, setting("Time from one fetch of every symbol to the next; 0: only at start.", unit="s", ge=0)
+    ] = 60.0
+    budget_per_minute: Annotated[
+        int,
+        setting(
+            "Requests of the account, shared by all streams; symbols are grouped where it is too small. "
+            "Alpaca's free plan has 200.",
+            unit="requests/min",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 200
+    concurrency: Annotated[int, setting("Requests under way at a time, for each stream.", ge=1)] = 64
+    timeout_s: Annotated[float, setting("Time for one attempt.", unit="s", ge=0.01)] = 10.0
+    deadline_s: Annotated[
+        float, setting("Time for one request with all its attempts.", unit="s", ge=0.01)
+    ] = 90.0
+    attempts: Annotated[int, setting("Attempts for one request.", ge=1)] = 5
 
 
 class BackfillConfig(Struct, frozen=True):
-    """Fetching history: `concurrency` requests under way at a time, decoded by `workers` processes.
+    """Fetching history into a store (`mdstream backfill`). Timeouts are those of `[fetch]`."""
 
-    Of workers, -1 means one a core. `budget_per_minute` bounds the requests; 0: `fetch.budget_per_minute`,
-    until the service's headers say how many it allows.
-    """
-
-    concurrency: int = 128
-    workers: int = -1
-    budget_per_minute: int = 0
+    concurrency: Annotated[int, setting("Requests under way at a time.", ge=1, flag="--concurrency")] = 128
+    workers: Annotated[
+        int,
+        setting(
+            "Worker processes that decode; 0: decode in the main process; -1: one for each core.",
+            ge=-1,
+            le=256,
+            flag="--workers",
+        ),
+    ] = -1
+    budget_per_minute: Annotated[
+        int,
+        setting(
+            "Most requests to make; 0: fetch.budget_per_minute, until the service's headers say how "
+            "many it allows.",
+            unit="requests/min",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
 
 
 class HandoffConfig(Struct, frozen=True):
-    """From the socket to the workers: `slabs` buffers of `slab_kb` a stream, then reading pauses; fewer and
-    smaller ones where shared memory is small.
+    """From the socket to the workers. Where shared memory is small, buffers are fewer and smaller."""
 
-    `linger_ms` holds a batch back for company (0: submit as soon as a worker is free).
-    `ticket_timeout_s` is how long one batch may keep a worker before the worker counts as hung.
-    `kernels` says whether compiled kernels decode what they know, or the library everything.
-    """
-
-    slab_kb: int = 1024
-    slabs: int = 12
-    linger_ms: float = 0.0
-    ticket_timeout_s: float = 10.0
-    max_payload_mb: int = 64
-    kernels: bool = True
+    slab_kb: Annotated[int, setting("Size of one buffer.", unit="kB", ge=16)] = 1024
+    slabs: Annotated[
+        int, setting("Buffers for each stream; when all are full, reading from the socket pauses.", ge=2)
+    ] = 12
+    linger_ms: Annotated[
+        float,
+        setting(
+            "Time to hold a batch back for more messages; 0: submit it when a worker is free.",
+            unit="ms",
+            ge=0,
+        ),
+    ] = 0.0
+    ticket_timeout_s: Annotated[
+        float, setting("A worker that takes longer for one batch counts as hung.", unit="s", ge=0.1)
+    ] = 10.0
+    max_payload_mb: Annotated[int, setting("Largest payload that is accepted.", unit="MB", ge=1)] = 64
+    kernels: Annotated[
+        bool, setting("Decode with compiled kernels; false: all with the fallback decoder, much slower.")
+    ] = True
 
 
 class FramesConfig(Struct, frozen=True):
-    """Shared frames: where they live, how many megabytes of each are kept, and how many of all frames of
-    a stream together (0: its share of what is free when the run starts).
-    """
+    """The shared frames, and how many rows they keep."""
 
-    directory: str = ""
-    retention_mb: int = 256
-    stream_mb: int = 0
-    chunk_mb: int = 16
+    directory: Annotated[str, setting("Folder of the runs; empty: /dev/shm.")] = ""
+    retention_mb: Annotated[
+        int, setting("What is kept of each frame; the oldest rows are dropped.", unit="MB", ge=1)
+    ] = 256
+    stream_mb: Annotated[
+        int,
+        setting(
+            "What is kept of all frames of a stream; 0: its share of the memory that is free at start.",
+            unit="MB",
+            ge=0,
+        ),
+    ] = 0
+    chunk_mb: Annotated[int, setting("Size of one file of a frame.", unit="MB", ge=1)] = 16
 
 
 class SimulatorConfig(Struct, frozen=True):
     """The embedded simulator, used when neither keys nor a server are given."""
 
-    seed: int = 1
-    rate: float = 500.0
-    messages_per_frame: int = 1
-    latency_ms: float = 20.0
+    seed: Annotated[int, setting("The same seed gives the same market.")] = 1
+    rate: Annotated[
+        float, setting("Messages for each stream; 0: as many as it can.", unit="messages/s", ge=0)
+    ] = 500.0
+    messages_per_payload: Annotated[int, setting("Messages in each payload.", ge=1)] = 1
+    latency_ms: Annotated[float, setting("Delay of each REST answer.", unit="ms", ge=0)] = 20.0
 
 
 class StoreConfig(Struct, frozen=True):
-    """Where frames are recorded: a folder, or `s3://bucket/prefix` (keys as the AWS tools take them, from
-    `AWS_ACCESS_KEY_ID` and the like; `AWS_ENDPOINT_URL` for another service than Amazon's).
-
-    Rows are committed every `every_s` seconds, by `workers` processes. Files that compaction has replaced
-    are kept for `keep_hours`.
+    """Where frames are recorded. Keys of an object store are those of the AWS tools
+    (`AWS_ACCESS_KEY_ID`, ...); `AWS_ENDPOINT_URL` names another service than Amazon's.
     """
 
-    path: str = "store"
-    every_s: float = 5.0
-    workers: int = 1
-    keep_hours: int = 1
+    path: Annotated[
+        str, setting("Folder, or s3://bucket/prefix.", example='"s3://bucket/prefix"', flag="--store")
+    ] = "store"
+    every_s: Annotated[float, setting("Time from one commit of rows to the next.", unit="s", ge=0.1)] = 5.0
+    workers: Annotated[int, setting("Processes that sort, compress and write.", ge=1)] = 1
+    keep_hours: Annotated[
+        int, setting("How long to keep files that compaction has replaced.", unit="h", ge=0)
+    ] = 1
 
 
 class LogConfig(Struct, frozen=True):
-    level: str = "info"
-    json: bool = False
+    """Log lines, on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], setting("Least level to log.", flag="--log-level")
+    ] = "info"
+    json: Annotated[bool, setting("Write log lines as JSON.", flag="--log-json")] = False
 
 
 class Endpoint(Struct, frozen=True):
@@ -197,53 +280,100 @@ class FeedConfig(Struct, frozen=True):
     log_level: str
 
 
-class Config(Struct, frozen=True):
-    """All settings of one run."""
+class _Settings(Struct, frozen=True):
+    """All settings of a run but the streams' sections, which `Config` adds."""
 
-    streams: tuple[str, ...] = tuple(STREAMS)
-    duration: float = 0.0
-    """Seconds to run; 0 runs until stopped."""
-    workers: int = -1
-    """Pool processes a stream; 0 decodes inside the feed, -1 shares the cores out over streams."""
-    report: str = ""
-    """Where to write the JSON report; empty: nowhere."""
-    stream_url: str = ""
-    data_url: str = ""
-    trading_url: str = ""
-    """Where assets and contracts are listed, for symbol patterns; empty: as the key is of a paper or a live
-    account, or, where another `data_url` is named, there."""
-    ca_file: str = ""
-    """PEM bundle to trust instead of the system's authorities."""
-    auth: str = "message"
-    """How to authenticate on the stream: `message`, or `headers` with a message as fallback."""
-    websocket: str = "picows"
-    """The library that receives: `picows`, the fast one, or `websockets`."""
-    compression: bool = False
-    """Ask the stream for permessage-deflate; only `websockets` knows it, and is used then."""
-    record: bool = False
-    """Whether frames are recorded in the store as they come."""
-    journal: str = ""
-    """Folder for the raw journal, the very bytes of every payload; empty: none is kept."""
-    rejects: str = ""
-    """Folder for rejected payloads; empty: the user's state folder."""
-    start_timeout_s: float = 60.0
-    hang_timeout_s: float = 10.0
-    drain_timeout_s: float = 30.0
+    streams: Annotated[
+        tuple[str, ...], setting("Streams to run.", example='["stocks", "options"]', flag="--streams")
+    ] = tuple(name for name, spec in STREAMS.items() if spec.is_default)
+    duration: Annotated[
+        float, setting("Time to run; 0: until stopped.", unit="s", ge=0, flag="--duration")
+    ] = 0.0
+    workers: Annotated[
+        int,
+        setting(
+            "Worker processes for each stream; 0: decode inside the feed; -1: the cores, divided among the "
+            "streams, less one for each feed.",
+            ge=-1,
+            le=256,
+            flag="--workers",
+        ),
+    ] = -1
+    report: Annotated[
+        str,
+        setting("File for the JSON report at the end; empty: none.", example='"run.json"', flag="--report"),
+    ] = ""
+    stream_url: Annotated[
+        str,
+        setting(
+            "Any Alpaca-compatible stream server; empty: Alpaca with keys, the embedded simulator without.",
+            schemes=("ws", "wss"),
+            example='"ws://127.0.0.1:8765"',
+            flag="--stream-url",
+        ),
+    ] = ""
+    data_url: Annotated[
+        str,
+        setting(
+            "Any Alpaca-compatible REST server; empty: the one that belongs to stream_url.",
+            schemes=("http", "https"),
+            example='"http://127.0.0.1:8765"',
+            flag="--data-url",
+        ),
+    ] = ""
+    trading_url: Annotated[
+        str,
+        setting(
+            "Server that lists assets and contracts, for symbol patterns; empty: data_url if that is set, "
+            "else Alpaca's for the key's account, paper or live.",
+            schemes=("http", "https"),
+        ),
+    ] = ""
+    ca_file: Annotated[str, setting("PEM bundle to trust instead of the system's authorities.")] = ""
+    auth: Annotated[
+        Literal["message", "headers"],
+        setting("How to authenticate on the stream; headers fall back to a message."),
+    ] = "message"
+    websocket: Annotated[
+        Literal["picows", "websockets"],
+        setting("Library that receives: picows is the fast one, websockets runs anywhere."),
+    ] = "picows"
+    compression: Annotated[
+        bool, setting("Ask the stream for permessage-deflate; websockets is used then.")
+    ] = False
+    record: Annotated[
+        bool,
+        setting("Record the frames of all streams in the store, each row exactly once.", flag="--record"),
+    ] = False
+    journal: Annotated[
+        str,
+        setting(
+            "Folder for the raw journal, the bytes of every payload; empty: none is kept.", flag="--journal"
+        ),
+    ] = ""
+    rejects: Annotated[
+        str, setting("Folder for rejected payloads; empty: ~/.local/state/mdstream/RUN.")
+    ] = ""
+    start_timeout_s: Annotated[
+        float, setting("A feed that is not up by then is started again.", unit="s", ge=1)
+    ] = 60.0
+    hang_timeout_s: Annotated[
+        float, setting("A feed without a heartbeat for so long is killed and restarted.", unit="s", ge=1)
+    ] = 10.0
+    drain_timeout_s: Annotated[
+        float, setting("Time for the feeds to finish what they have, at the end.", unit="s", ge=0)
+    ] = 30.0
     credentials: Credentials = Credentials()
-    stocks: StreamConfig = StreamConfig()
-    options: StreamConfig = StreamConfig()
-    crypto: StreamConfig = StreamConfig()
-    news: StreamConfig = StreamConfig()
     fetch: FetchConfig = FetchConfig()
     backfill: BackfillConfig = BackfillConfig()
     handoff: HandoffConfig = HandoffConfig()
     frames: FramesConfig = FramesConfig()
-    simulator: SimulatorConfig = SimulatorConfig()
     store: StoreConfig = StoreConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
     log: LogConfig = LogConfig()
 
     def stream(self, name: str) -> StreamConfig:
-        """The settings of stream `name`, its own defaults filled in."""
+        """Return the settings of stream `name`, its own defaults filled in."""
         spec = STREAMS[name]
         given: StreamConfig = getattr(self, name)
         return msgspec.structs.replace(
@@ -255,7 +385,7 @@ class Config(Struct, frozen=True):
         )
 
     def feed(self, name: str) -> FeedConfig:
-        """The settings that the feed of stream `name` works with."""
+        """Return the settings that the feed of stream `name` works with."""
         return FeedConfig(
             stream=self.stream(name),
             connection=self.connection(name),
@@ -269,21 +399,8 @@ class Config(Struct, frozen=True):
             log_level=self.log.level,
         )
 
-    @property
-    def history(self) -> HistoryConfig:
-        """The settings that a backfill works with."""
-        backfill = self.backfill
-        return HistoryConfig(
-            data=self.data_endpoint,
-            trading=Endpoint(url=self.trading_base(), credentials=self.credentials, ca_file=self.ca_file),
-            fetch=msgspec.structs.replace(self.fetch, concurrency=backfill.concurrency),
-            workers=backfill.workers,
-            budget_per_minute=backfill.budget_per_minute or self.fetch.budget_per_minute,
-            learns_budget=not backfill.budget_per_minute,
-        )
-
     def connection(self, name: str) -> Connection:
-        """How the server of stream `name` is reached."""
+        """Return how the server of stream `name` is reached."""
         return Connection(
             url=self.stream(name).stream_url.rstrip("/") or self.urls()[0],
             credentials=self.credentials,
@@ -300,25 +417,38 @@ class Config(Struct, frozen=True):
         return Endpoint(url=self.urls()[1], credentials=self.credentials, ca_file=self.ca_file)
 
     @property
+    def history(self) -> HistoryConfig:
+        """The settings that a backfill works with."""
+        backfill = self.backfill
+        return HistoryConfig(
+            data=self.data_endpoint,
+            trading=Endpoint(url=self.trading_base(), credentials=self.credentials, ca_file=self.ca_file),
+            fetch=msgspec.structs.replace(self.fetch, concurrency=backfill.concurrency),
+            workers=backfill.workers,
+            budget_per_minute=backfill.budget_per_minute or self.fetch.budget_per_minute,
+            learns_budget=not backfill.budget_per_minute,
+        )
+
+    @property
     def simulated(self) -> bool:
         """Whether the run needs the embedded simulator: no keys, and no other server named."""
         return not self.credentials and not self.stream_url and not self.data_url
 
     def workers_per_stream(self) -> int:
-        """Pool processes of each stream's feed: its share of the cores, one of which is the feed's own."""
+        """Return the pool size of each feed: its share of the cores, one of which is the feed's own."""
         if self.workers >= 0:
             return self.workers
         return max(1, usable_cores() // len(self.streams) - 1)
 
     def urls(self) -> tuple[str, str]:
-        """Base URLs of the stream and of REST; one that is not given follows from the other."""
+        """Return the base URLs of the stream and of REST; one that is not given follows from the other."""
         stream, data = self.stream_url.rstrip("/"), self.data_url.rstrip("/")
         if not stream and not data:
             return endpoints.STREAM_URL, endpoints.DATA_URL
         return stream or endpoints.sibling(data), data or endpoints.sibling(stream)
 
     def trading_base(self) -> str:
-        """Base URL of the account API, which lists assets and contracts."""
+        """Return the base URL of the account API, which lists assets and contracts."""
         if self.trading_url:
             return self.trading_url.rstrip("/")
         if (data := self.urls()[1]) != endpoints.DATA_URL:
@@ -326,8 +456,23 @@ class Config(Struct, frozen=True):
         return endpoints.trading_url(self.credentials.key_id)
 
 
+if TYPE_CHECKING:
+    Config = _Settings
+else:
+    Config = msgspec.defstruct(
+        "Config",
+        [(name, StreamConfig, StreamConfig()) for name in STREAMS],
+        bases=(_Settings,),
+        module=__name__,
+        namespace={"__doc__": "All settings of one run: a section for each stream beside the others."},
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
 def usable_cores() -> int:
-    """Cores that this process may use: those that it is bound to, and no more than a container's quota."""
+    """Return how many cores this process may use: those it is bound to, within a container's quota."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text().split()

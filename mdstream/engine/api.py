@@ -22,7 +22,7 @@ from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, 
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since
 from mdstream.reading.tail import Tail
-from mdstream.settings import check, from_mapping, load
+from mdstream.settings import check, load
 from mdstream.streams import STREAMS
 
 _ERRORS: dict[int, type[MdstreamError]] = {
@@ -179,5 +179,4 @@ def _config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
         case str() | Path():
             return load(config)
         case _:
-            from_mapping(config)  # names its own errors before anything is merged
-            return load(flags=config)
+            return load(flags=config, source="settings")

@@ -27,7 +27,7 @@ class EmbeddedSimulator:
             streams=tuple(streams),
             seed=config.seed,
             rate=config.rate,
-            messages_per_frame=config.messages_per_frame,
+            messages_per_frame=config.messages_per_payload,
             latency_ms=config.latency_ms,
         )
         self._context = context

@@ -40,7 +40,7 @@ async def backfill_async(
     answer's `failed` says by symbol what could not be had, and why. Raises `ConfigError`,
     `CredentialsError`, `StoreError`, and `NetworkError` where nobody answers from the start.
     """
-    config = load(flags=settings).history
+    config = load(flags=settings, source="settings").history
     names = await named(dataset, symbols, start, config)
     request = make_request(
         dataset,

@@ -424,7 +424,7 @@ def test_in_a_small_shared_memory_all_streams_run_at_full_speed(tmp_path: Path) 
         env = {
             "MDSTREAM_FRAMES__DIRECTORY": str(folder),
             "MDSTREAM_SIMULATOR__RATE": "0",
-            "MDSTREAM_SIMULATOR__MESSAGES_PER_FRAME": "20",
+            "MDSTREAM_SIMULATOR__MESSAGES_PER_PAYLOAD": "20",
         }
         done = command("run", "--duration", "6", "--report", str(report), env=env)
         assert done.returncode == 0, done.stderr

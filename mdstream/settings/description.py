@@ -1,0 +1,55 @@
+"""All settings of a run, as their fields declare them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+from mdstream.config import Config
+from mdstream.settings.setting import ENV_PREFIX, Setting, describe
+from mdstream.streams import STREAMS
+
+
+@functools.cache
+def describe_settings() -> tuple[Setting, ...]:
+    """Return each setting of a run, those without a section first, then section by section.
+
+    What depends on the stream (its feeds, its channels, its defaults) is that of the registry.
+    """
+    defaults = Config()
+    found = []
+    for each in describe(Config, _choices):
+        section: object = defaults
+        if each.section in STREAMS:
+            section = defaults.stream(each.section)
+        elif each.section:
+            section = getattr(defaults, each.section)
+        variable = each.variable or ENV_PREFIX + each.name.upper().replace(".", "__")
+        default = getattr(section, each.key)
+        found.append(dataclasses.replace(each, default=default, variable=variable))
+    return tuple(found)
+
+
+@functools.cache
+def settings_by_name() -> Mapping[str, Setting]:
+    """Return the settings of a run by their dotted names."""
+    return {each.name: each for each in describe_settings()}
+
+
+def _choices(name: str) -> Sequence[str]:
+    """Return what the setting `name` may be by the registry of streams; empty: anything of its type."""
+    if name == "streams":
+        return tuple(STREAMS)
+    section, _, key = name.partition(".")
+    if section not in STREAMS:
+        return ()
+    spec = STREAMS[section]
+    match key:
+        case "feed":
+            return tuple(spec.feeds)
+        case "codec":
+            return spec.codecs
+        case "channels" | "mute_after_s":
+            return spec.subscriptions
+    return ()

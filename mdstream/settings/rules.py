@@ -1,0 +1,94 @@
+"""What settings may be together, and what a type cannot say of one: each rule yields names and reasons."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mdstream.config import Config
+from mdstream.settings.setting import Setting
+from mdstream.streams import STREAMS
+
+COMMAND_LINE = "command line"
+
+Problem = tuple[str, str]
+"""The name of a setting, and why no run could honour it."""
+
+
+def find_problems(
+    config: Config, settings: Mapping[str, Setting], origins: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Yield what is wrong with `config`. `origins` says where settings that are not defaults came from."""
+    yield from _streams(config, origins)
+    for name in settings:
+        if settings[name].schemes:
+            yield from _address(name, _value(config, name), settings[name].schemes)
+    if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
+        yield "credentials", "set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither"
+    if config.ca_file:
+        yield from _certificates(config.ca_file)
+
+
+def _value(config: Config, name: str) -> str:
+    value: object = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return str(value)
+
+
+def _streams(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:
+    if not config.streams:
+        yield "streams", "name at least one of " + ", ".join(STREAMS)
+    if len(set(config.streams)) != len(config.streams):
+        yield "streams", f"a name is listed twice in {', '.join(config.streams)}"
+    if config.fetch.budget_per_minute < len(config.streams):
+        yield (
+            "fetch.budget_per_minute",
+            f"{config.fetch.budget_per_minute} is below {len(config.streams)}, one request for each stream",
+        )
+    for name in STREAMS:
+        yield from _symbols(f"{name}.symbols", getattr(config, name).symbols)
+    for name, origin in origins.items():
+        section = name.partition(".")[0]
+        if origin == COMMAND_LINE and section in STREAMS and section not in config.streams:
+            yield name, f"{section} is not among the streams of this run ({', '.join(config.streams)})"
+
+
+def _symbols(name: str, symbols: tuple[str, ...]) -> Iterator[Problem]:
+    for symbol in symbols:
+        if not symbol or symbol != symbol.strip() or "," in symbol:
+            yield name, f"{symbol!r} is not a symbol"
+        if symbol != symbol.upper():
+            yield name, f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}"
+    if "*" in symbols and len(symbols) > 1:
+        yield name, "'*' means all symbols; name no others beside it"
+
+
+def _address(name: str, url: str, schemes: tuple[str, ...]) -> Iterator[Problem]:
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        yield name, f"{url!r} is not an address: {error}"
+        return
+    if parts.scheme not in schemes or not parts.hostname:
+        yield name, f"{url!r} must begin with {' or '.join(schemes)}://host"
+    try:
+        usable = parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        yield name, f"the port in {url!r} must be a number from 1 to 65535"
+
+
+def _certificates(path: str) -> Iterator[Problem]:
+    if not Path(path).is_file():
+        yield "ca_file", f"no file {path!r}"
+        return
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        yield "ca_file", f"{path!r} holds no PEM certificate"

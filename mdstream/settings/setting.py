@@ -1,0 +1,186 @@
+"""One setting as its field declares it: what it means, what it may be, how a value is read.
+
+`describe` derives it from a struct's fields (`mdstream.config.setting`); checks, help texts, the
+`mdstream settings` command and the documents use nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from mdstream.errors import ConfigError
+
+ENV_PREFIX = "MDSTREAM_"
+
+_KINDS: dict[Any, str] = {
+    bool: "yes or no",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Literal: "text",
+    tuple: "list",
+    dict: "table",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `kind` is "yes or no", "whole number", "number", "text", "list" (of texts) or "table"
+    (of numbers, by name).
+    """
+
+    name: str
+    """As it stands in a mapping, its sections before it: `fetch.interval_s`."""
+    type: Any
+    kind: str
+    default: Any
+    description: str
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    """The only texts; of a list its items, of a table its names."""
+    schemes: tuple[str, ...] = ()
+    """How an address may begin."""
+    example: str = ""
+    """A value as it stands in TOML."""
+    flag: str = ""
+    variable: str = ""
+    """Of the environment."""
+
+    @property
+    def section(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def limits(self) -> str:
+        """What the value may be, in words; empty where anything of its kind is welcome."""
+        if self.schemes:
+            return " or ".join(f"{scheme}://..." for scheme in self.schemes)
+        if self.choices:
+            return ("any of " if self.kind in ("list", "table") else "") + ", ".join(self.choices)
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:.12g}"
+        if self.least is not None:
+            return f"{self.least:g} or more"
+        return ""
+
+    @property
+    def help(self) -> str:
+        """Description, unit and limits in one paragraph."""
+        about = ", ".join(filter(None, (self.unit, self.limits)))
+        return self.description + (f" ({about})" if about else "")
+
+    def read(self, value: Any) -> Any:
+        """Return `value` as the setting's type. Raises `ConfigError` that says what it may be."""
+        if self.kind == "list" and isinstance(value, str):
+            value = [item.strip() for item in value.split(",") if item.strip()]
+        if self.kind == "text" and self.choices and isinstance(value, str):
+            value = next((choice for choice in self.choices if choice == value.lower()), value)
+        try:
+            found = msgspec.convert(value, self.type, strict=False)
+        except msgspec.ValidationError:
+            raise ConfigError(f"{self.name}: {self._problem(value)}") from None
+        if isinstance(found, float) and not math.isfinite(found):
+            raise ConfigError(f"{self.name}: {self._problem(value)}")
+        for text in found if self.kind == "list" else [found]:
+            if self.choices and text not in self.choices:
+                raise ConfigError(f"{self.name}: {text!r} is not one of {', '.join(self.choices)}")
+        return found
+
+    def read_entry(self, name: str, value: Any) -> tuple[str, float]:
+        """Return the dotted name and the number of an entry of a table, whose own name may be in any case.
+        Raises `ConfigError`.
+        """
+        if self.kind != "table":
+            raise ConfigError(f"{self.name}.{name}: {self.name} is one setting, without parts")
+        name = next((choice for choice in self.choices if choice.lower() == name.lower()), name)
+        if name not in self.choices:
+            raise ConfigError(f"{self.name}: {name!r} is not one of {', '.join(self.choices)}")
+        number = Setting(f"{self.name}.{name}", float, "number", 0.0, self.description, least=self.least)
+        found = number.read(value)
+        if self.least is not None and not found >= self.least:
+            raise ConfigError(f"{number.name}: {number._problem(value)}")
+        return number.name, float(found)
+
+    def _problem(self, value: Any) -> str:
+        """Why `value` is refused."""
+        if self.kind in ("whole number", "number"):
+            number = _number(value)
+            if number is not None and not math.isfinite(number):
+                return f"{value} must be finite"
+            if number is not None and self.least is not None and number < self.least:
+                return f"{value} is below {self.least:g}, the least it can be"
+            if number is not None and self.most is not None and number > self.most:
+                return f"{value} is above {self.most:.12g}, the most it can be"
+        if self.kind == "list":
+            return f"{value!r} is not a list of texts"
+        if self.kind == "table":
+            return f"{value!r} is not a table, as {self.example}"
+        if self.choices:
+            return f"{value!r} is not one of {', '.join(self.choices)}"
+        if self.kind == "yes or no":
+            return f"{value!r} is neither true nor false"
+        return f"{value!r} is not a {self.kind}" + (f" ({self.limits})" if self.limits else "")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def describe(owner: type, choices: Callable[[str], Sequence[str]] = lambda name: ()) -> tuple[Setting, ...]:
+    """Return each setting that a struct or a typed dictionary declares, those of its sections after it.
+
+    `choices` names the texts that a setting may be, where its type does not.
+    """
+    return tuple(_settings(owner, "", choices))
+
+
+def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]]) -> Iterator[Setting]:
+    for key, annotation in typing.get_type_hints(owner, include_extras=True).items():
+        name = prefix + key
+        if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+            yield from _settings(annotation, name + ".", choices)
+            continue
+        base, meta = _declared(annotation)
+        origin = typing.get_origin(base) or base
+        limits = _declared(typing.get_args(base)[1])[1] if origin is dict else meta
+        fixed = typing.get_args(base) if origin is Literal else choices(name)
+        yield Setting(
+            name=name,
+            type=annotation,
+            kind=_KINDS[origin],
+            default=_default(owner, key),
+            description=meta.description or "",
+            least=limits.ge,
+            most=limits.le,
+            choices=tuple(fixed),
+            **(meta.extra or {}),
+        )
+
+
+def _declared(annotation: Any) -> tuple[Any, msgspec.Meta]:
+    """Return the type of an annotation, and what is declared beside it."""
+    metas = getattr(annotation, "__metadata__", ())
+    return (annotation.__origin__, metas[0]) if metas else (annotation, msgspec.Meta())
+
+
+def _default(owner: type, key: str) -> Any:
+    """Return the default of a struct's field; None where it has none, as in a typed dictionary."""
+    if not issubclass(owner, msgspec.Struct):
+        return None
+    field = next(field for field in msgspec.structs.fields(owner) if field.name == key)
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default

@@ -1,0 +1,176 @@
+"""File, environment and flags, merged to one frozen `Config`; and where each of its values came from."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mdstream.config import ANY_KEY, Config, is_loopback
+from mdstream.errors import ConfigError
+from mdstream.settings.description import settings_by_name
+from mdstream.settings.rules import COMMAND_LINE, find_problems
+from mdstream.settings.setting import ENV_PREFIX, Setting, describe
+from mdstream.streams import STREAMS
+
+_ENVIRONMENT = "environment"
+_MAPPING = "settings"
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def load(
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    source: str = COMMAND_LINE,
+) -> Config:
+    """Read, merge and check the settings: file < environment < flags.
+
+    `flags` is a mapping as in the file, or one by dotted names; `source` is what errors call it. Raises
+    `ConfigError` that names the setting, where it was set, its value, and what it may be.
+    """
+    return load_with_origins(path, environ, flags, source=source)[0]
+
+
+def load_with_origins(
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    source: str = COMMAND_LINE,
+) -> tuple[Config, dict[str, str]]:
+    """`load`, and for each setting that is not a default where it came from, by its dotted name."""
+    environ = os.environ if environ is None else environ
+    return _merge(
+        (str(path), _read(Path(path)) if path else {}),
+        (_ENVIRONMENT, _from_environment(environ)),
+        (source, flags or {}),
+    )
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """Return a checked `Config` from plain values alone, as a script would write them."""
+    return _merge((_MAPPING, values))[0]
+
+
+def check(config: Config) -> Config:
+    """Return `config`, checked, with a key for servers on this machine. Raises `ConfigError`."""
+    return from_mapping(msgspec.to_builtins(config))
+
+
+def fill(struct: type[S], values: Mapping[str, Any], source: str) -> S:
+    """Return a `struct` of settings with `values`. Raises `ConfigError` that names what is wrong."""
+    settings = {each.name: each for each in describe(struct)}
+    return msgspec.convert(_nest(_read_all(values, settings, source)), struct)
+
+
+def _merge(*sources: tuple[str, Mapping[str, Any]]) -> tuple[Config, dict[str, str]]:
+    settings = settings_by_name()
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source, given in sources:
+        read = _read_all(given, settings, source)
+        values |= read
+        origins |= dict.fromkeys(read, source)
+    config: Config = msgspec.convert(_nest(values), Config)
+    for name, problem in find_problems(config, settings, origins):
+        origin = f"{origins[name]}: " if name in origins else ""
+        raise ConfigError(f"{origin}{name}: {problem}")
+    return _with_any_key(config), origins
+
+
+def _with_any_key(config: Config) -> Config:
+    """Give servers on this machine a key where none is set: simulators and replays take any."""
+    urls = (config.stream_url, config.data_url, *(config.stream(n).stream_url for n in config.streams))
+    named = list(filter(None, urls))
+    if config.credentials or config.simulated or not all(map(is_loopback, named)):
+        return config
+    return msgspec.structs.replace(config, credentials=ANY_KEY)
+
+
+# -- one source
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that variables name, by dotted names; an empty variable sets nothing."""
+    named = {each.variable: each.name for each in settings_by_name().values()}
+    found = {}
+    for variable, text in environ.items():
+        if text and (variable in named or variable.startswith(ENV_PREFIX)):
+            spelled = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            found[named.get(variable, spelled)] = text
+    return found
+
+
+def _read_all(values: Mapping[str, Any], settings: Mapping[str, Setting], source: str) -> dict[str, Any]:
+    """Return each setting in `values` by its dotted name. Raises `ConfigError` that names `source`."""
+    try:
+        return dict(_flatten(values, settings))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _flatten(
+    values: Mapping[str, Any], settings: Mapping[str, Setting], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield names and values; what is empty in a stream's section means the stream's own default."""
+    for key, value in values.items():
+        name = prefix + key
+        setting = settings.get(name)
+        parent = settings.get(name.rpartition(".")[0])
+        if setting is not None and setting.section in STREAMS and value in ("", [], (), {}):
+            continue
+        if setting is not None and not (setting.kind == "table" and isinstance(value, Mapping)):
+            yield name, setting.read(value)
+        elif parent is not None:  # an entry of a table
+            yield parent.read_entry(name.rpartition(".")[2], value)
+        elif isinstance(value, Mapping) and any(each.startswith(name) for each in settings):
+            yield from _flatten(value, settings, name + ".")
+        else:
+            raise ConfigError(_unknown(name, settings))
+
+
+def _unknown(name: str, settings: Mapping[str, Setting]) -> str:
+    """Return what to say of a setting that does not exist."""
+    section, _, key = name.rpartition(".")
+    prefix = section + "." if section else ""
+    known = dict.fromkeys(
+        each.removeprefix(prefix).partition(".")[0] for each in settings if each.startswith(prefix)
+    )
+    if key in known:
+        return f"{name} is a section: set its settings, as {name}.{_first(name, settings)}"
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(known)
+    return f"unknown setting {name}; {hint}"
+
+
+def _first(section: str, settings: Mapping[str, Setting]) -> str:
+    return next(each.key for each in settings.values() if each.section == section)
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted names as sections."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    return nested

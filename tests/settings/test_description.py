@@ -1,0 +1,67 @@
+"""The description of the settings is complete, and follows the registry of streams."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+
+from mdstream.config import Config
+from mdstream.settings import Setting, describe_settings, from_mapping
+from mdstream.streams import STREAMS
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in values.items():
+        found |= leaves(value, f"{prefix}{name}.") if value and isinstance(value, dict) else {prefix + name}
+    return found
+
+
+def test_each_setting_is_described_once() -> None:
+    names = [each.name for each in describe_settings()]
+    assert len(names) == len(set(names))
+    assert set(names) == leaves(msgspec.to_builtins(Config()))
+
+
+@pytest.mark.parametrize("each", describe_settings(), ids=lambda each: each.name)
+def test_a_description_says_what_a_setting_means_and_may_be(each: Setting) -> None:
+    assert each.description.endswith(".")
+    assert each.description[0].isupper()
+    assert each.variable == each.variable.upper()
+    if each.kind == "number":
+        assert each.unit, "a number without a unit"
+    if each.kind == "table":
+        assert each.choices
+    if each.name.partition(".")[0] != "credentials":
+        assert each.default is None or from_mapping({each.name: each.default}) is not None
+
+
+def test_the_streams_own_defaults_are_those_of_the_registry() -> None:
+    found = {each.name: each for each in describe_settings()}
+    for name, spec in STREAMS.items():
+        assert found[f"{name}.feed"].default == spec.default_feed
+        assert found[f"{name}.feed"].choices == tuple(spec.feeds)
+        assert found[f"{name}.symbols"].default == spec.symbols
+        assert found[f"{name}.channels"].choices == spec.subscriptions
+
+
+def test_a_stream_needs_no_line_among_the_settings() -> None:
+    code = """
+import dataclasses, pickle, mdstream.streams
+crypto = mdstream.streams.STREAMS["crypto"]
+perps = dataclasses.replace(crypto, name="perps", symbols=("BTC-PERP",), is_default=False)
+mdstream.streams.STREAMS["perps"] = perps
+from mdstream.settings import load, describe_settings
+assert load(environ={}).streams == ("stocks", "options", "crypto", "news")
+assert load(environ={}).stream("perps").symbols == ("BTC-PERP",)
+config = load(environ={"MDSTREAM_PERPS__SYMBOLS": "ETH-PERP"}, flags={"streams": ["perps", "news"]})
+assert config.stream("perps").symbols == ("ETH-PERP",)
+assert pickle.loads(pickle.dumps(config)) == config
+assert "perps.feed" in [each.name for each in describe_settings()]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,116 @@
+"""File, environment and flags to one frozen `Config`, and errors that name what is wrong, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdstream.errors import ConfigError
+from mdstream.settings import from_mapping, load
+
+
+def test_file_gives_way_to_environment_and_environment_to_flags(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(
+        "workers = 1\nduration = 5\n[fetch]\ninterval_s = 10\nattempts = 9\n[stocks]\nsymbols = ['A', 'B']\nfeed = 'sip'\n"
+    )
+    config = load(
+        path,
+        {
+            "MDSTREAM_DURATION": "6",
+            "MDSTREAM_FETCH__INTERVAL_S": "20",
+            "MDSTREAM_STOCKS__SYMBOLS": "C, D",
+            "OTHER": "x",
+        },
+        {"duration": 7.5},
+    )
+    assert (config.workers, config.duration) == (1, 7.5)
+    assert (config.fetch.interval_s, config.fetch.attempts) == (20.0, 9)
+    assert config.stream("stocks").symbols == ("C", "D")
+    assert config.stream("stocks").feed == "sip"
+    assert config.stream("crypto").symbols[0] == "BTC/USD", "its default"
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "message"),
+    [
+        ({"APCA_API_KEY_ID": "x"}, {}, "set both APCA_API_KEY_ID and APCA_API_SECRET_KEY"),
+        ({"MDSTREAM_DURATON": "5"}, {}, "environment: unknown setting duraton; did you mean 'duration'?"),
+        ({"MDSTREAM_STOCKS__FOO": "5"}, {}, "environment: unknown setting stocks.foo; known here: symbols"),
+        (
+            {"MDSTREAM_WORKERS": "many"},
+            {},
+            "environment: workers: 'many' is not a whole number (-1 to 256)",
+        ),
+        ({}, {"streams": []}, "streams: name at least one of stocks, options, crypto, news"),
+        ({}, {"streams": ["stocks", "stocks"]}, "streams: a name is listed twice"),
+        ({}, {"stocks": {"codec": "xml"}}, "stocks.codec: 'xml' is not one of json, msgpack"),
+        ({}, {"options": {"codec": "json"}}, "options.codec: 'json' is not one of msgpack"),
+        (
+            {},
+            {"stocks": {"channels": ["orderbooks"]}},
+            "stocks.channels: 'orderbooks' is not one of trades",
+        ),
+        ({}, {"stocks": {"symbols": ["A", "*"]}}, "stocks.symbols: '*' means all symbols; name no others"),
+        ({}, {"stocks": {"symbols": [" A"]}}, "stocks.symbols: ' A' is not a symbol"),
+        ({}, {"auth": "magic"}, "auth: 'magic' is not one of message, headers"),
+        ({}, {"websocket": "ws"}, "websocket: 'ws' is not one of picows, websockets"),
+        ({}, {"start_timeout_s": float("inf")}, "start_timeout_s: inf must be finite"),
+        ({}, {"stream_url": "ws://[::1"}, "stream_url: 'ws://[::1' is not an address"),
+        ({}, {"news": {"stream_url": "http://a"}}, "news.stream_url: 'http://a' must begin with ws"),
+        (
+            {"MDSTREAM_STREAMS": "stocks", "MDSTREAM_STREAMS__A": "3"},
+            {},
+            "environment: streams.a: streams is one setting, without parts",
+        ),
+        ({}, {"log": {"level": "loud"}}, "log.level: 'loud' is not one of debug, info"),
+        ({}, {"ca_file": "/nowhere.pem"}, "ca_file: no file '/nowhere.pem'"),
+        ({}, {"data_url": "ftp://x"}, "data_url: 'ftp://x' must begin with http or https://host"),
+        ({}, {"fetch": {"budget_per_minute": 2}}, "fetch.budget_per_minute: 2 is below 4"),
+        ({}, {"handoff": {"slabs": 1}}, "handoff.slabs: 1 is below 2"),
+        ({}, {"workers": 257}, "workers: 257 is above 256"),
+        ({}, {"simulator": {"rate": -1.0}}, "simulator.rate: -1.0 is below 0"),
+        ({}, {"stocks": {"chain_contracts": 0}}, "stocks.chain_contracts: 0 is below 1"),
+        (
+            {},
+            {"stocks": {"mute_after_s": {"trades": -1.0}}},
+            "stocks.mute_after_s.trades: -1.0 is below 0.1",
+        ),
+        ({}, {"data_url": "http://x:99999"}, "data_url: the port in 'http://x:99999' must be a"),
+        ({}, {"ca_file": __file__}, f"ca_file: '{__file__}' holds no PEM certificate"),
+        ({}, {"duration": float("nan")}, "duration: nan must be finite"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(
+    environ: dict[str, str], flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ=environ, flags=flags)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("workers = = 1")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
+        load(path, {})
+
+
+def test_channels_keep_their_names_in_the_environment() -> None:
+    config = load(environ={"MDSTREAM_STOCKS__MUTE_AFTER_S__UPDATEDBARS": "5"})
+    assert config.stream("stocks").mute_after_s == {"updatedBars": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"stocks": {"mute_after_s": {"barrs": 5}}}, "stocks.mute_after_s: 'barrs' is not one of"),
+        ({"fetch": {"budget_per_minute": 2_000_000}}, "above 1000000, the most it can be"),
+        ({"duration": float("inf")}, "duration: inf must be finite"),
+    ],
+)
+def test_settings_beyond_reason_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        from_mapping(values)

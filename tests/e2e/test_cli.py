@@ -116,7 +116,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
     roles = {p["role"] for p in found["processes"]}
     assert roles == {"supervisor", "feed", "worker", "simulator", "forkserver"}
     assert found["run"] in done.stdout
-    assert found["utilization"]["limit"] in done.stdout.replace("\n", " ")
+    assert found["utilization"]["limit"] in " ".join(done.stdout.split())
     assert_utilization(found["utilization"])
 
     picture, page = tmp_path / "run.png", tmp_path / "run.html"
@@ -528,7 +528,7 @@ def test_doctor_calls_bad_what_a_run_would_fail_on(tmp_path: Path) -> None:
         (("--bogus",), "No such option: --bogus"),
         (("nothing",), "No such command 'nothing'"),
         (("simulate", "--rate"), "Option '--rate' requires an argument"),
-        (("run", "--workers", "1000"), "workers: 1000 is above 256"),
+        (("run", "--workers", "1000"), "command line: workers: 1000 is above 256"),
     ],
 )
 def test_a_wrong_flag_is_one_line(arguments: tuple[str, ...], said: str) -> None:

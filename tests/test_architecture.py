@@ -158,3 +158,19 @@ def test_every_error_is_in_the_tree_that_errors_py_draws() -> None:
             if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and path.name != "errors.py"
         ]
         assert not elsewhere, f"{path.name} defines {elsewhere}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in SOURCES}
+    arrows: dict[str, set[str]] = {}
+    for path in SOURCES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                each = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= each & names or {node.module} & names
+        arrows[name] = found - {name}
+    while free := {name for name, found in arrows.items() if not found & arrows.keys()}:
+        arrows = {name: found for name, found in arrows.items() if name not in free}
+    assert not arrows, "these import each other, or what does"

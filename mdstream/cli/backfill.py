@@ -99,12 +99,12 @@ def backfill(
             _begin_to_load(settings.workers)
         from mdstream.history.plan import check, estimate
         from mdstream.history.request import make_request
-        from mdstream.history.universe import named
+        from mdstream.history.universe import resolve_symbols
         from mdstream.streams.datasets import history_of
 
         history_of(dataset)  # an odd one is told before anybody is asked
         wanted = [*_names(symbols), *_lines(symbols_file)]
-        names = asyncio.run(named(dataset, wanted, start, settings))
+        names = asyncio.run(resolve_symbols(dataset, wanted, start, settings))
         request = make_request(
             dataset,
             names,

@@ -12,7 +12,7 @@ from mdstream.history.backfill import Backfill, Status
 from mdstream.history.executor import PagePool
 from mdstream.history.plan import check
 from mdstream.history.request import make_request
-from mdstream.history.universe import named
+from mdstream.history.universe import resolve_symbols
 from mdstream.settings import load
 
 When = str | date | datetime
@@ -41,7 +41,7 @@ async def backfill_async(
     `CredentialsError`, `StoreError`, and `NetworkError` where nobody answers from the start.
     """
     config = load(flags=settings, source="settings").history
-    names = await named(dataset, symbols, start, config)
+    names = await resolve_symbols(dataset, symbols, start, config)
     request = make_request(
         dataset,
         names,

@@ -38,14 +38,14 @@ _FOREVER = "2100-01-01"
 _UNDERLYING = re.compile(r"[A-Z]{1,6}")
 
 
-async def named(
+async def resolve_symbols(
     dataset: str, symbols: str | Sequence[str], start: str | date | datetime, config: HistoryConfig
 ) -> list[str]:
-    """`symbols` with each pattern replaced by the symbols that it matches, in their order.
+    """Replace each pattern in `symbols` by the symbols that it matches, in order.
 
     Contracts are looked up by underlying, so a pattern of theirs begins with one: `AAPL*`, `AAPL2612*C*`;
-    it matches those whose last day is `start` or later. `*` stays where all there is can be asked for
-    at once. Raises `ConfigError` for a pattern that matches nothing or cannot be looked up, and what
+    it matches those whose last day is `start` or later. `*` stays where one request can ask for
+    all symbols. Raises `ConfigError` for a pattern that matches nothing or cannot be looked up, and what
     `RestClient.get` raises.
     """
     symbols = as_list(symbols)
@@ -60,7 +60,7 @@ async def named(
     spec = STREAMS[dataset.partition(".")[0]]
     if not (spec.chain or spec.asset_classes):
         raise ConfigError(
-            f"{patterns[0]!r} is a pattern, and nobody lists the symbols of {spec.name}: name them"
+            f"{patterns[0]!r} is a pattern, but the service does not list {spec.name}: give symbols"
         )
     async with RestClient(config.fetch, config.trading, Budget(FREE_PLAN, learns=True)) as client:
         if spec.chain:
@@ -73,11 +73,11 @@ async def named(
         else:
             asked = [_assets(client, kind) for kind in spec.asset_classes]
         found = await asyncio.gather(*asked)
-    return matched(symbols, sorted({name for names in found for name in names}))
+    return expand_patterns(symbols, sorted({name for names in found for name in names}))
 
 
-def matched(symbols: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Patterns replaced by those of `known`. Raises `ConfigError` for one that matches none."""
+def expand_patterns(symbols: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Replace patterns by the symbols of `known` that they match. Raises `ConfigError` if one has none."""
     names: dict[str, None] = {}
     for symbol in symbols:
         if not is_pattern(symbol):
@@ -85,7 +85,7 @@ def matched(symbols: Iterable[str], known: Sequence[str]) -> list[str]:
             continue
         fitting = [name for name in known if fnmatchcase(name, symbol)]
         if not fitting:
-            raise ConfigError(f"no symbol fits {symbol!r}, of {len(known):,} that the service has")
+            raise ConfigError(f"{symbol!r} matches none of the {len(known):,} symbols that the service has")
         names |= dict.fromkeys(fitting)
     return list(names)
 

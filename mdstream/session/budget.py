@@ -20,15 +20,22 @@ class Budget:
     """This feed's share of the account's requests a minute, corrected by what the service says.
 
     In no minute, wherever it begins, are there more requests than the share; a whole share may go
-    out at once. When the service says that the account has nothing left (other programs use it
-    too), all wait until it says so no more.
+    out at once. When the service says that the account has nothing left (other programs use it,
+    too), all requests wait until the reset.
 
     `sent` holds the times of the last `share` requests, int64 nanoseconds of the machine's monotonic
     clock, 0 where there was none. In a file it outlives the process, and the next one keeps to it too.
-    A budget that `learns` takes the service's limit as its share, once that has told it.
+    A budget that `learns` takes the service's limit as its share once a header has named it.
     """
 
-    # The mutable state: the ring of times, the oldest one's place, and until when nothing is sent.
+    # Written by `take`, `hear` and `hold`.
+    share: int
+    _sent: memoryview
+    """Times of the last requests: a ring."""
+    _oldest: int
+    """The oldest one's place in it."""
+    _closed_until: float
+    """When requests may go out again, on the monotonic clock."""
 
     def __init__(self, share: int, sent: memoryview | None = None, learns: bool = False) -> None:
         self._learns = learns
@@ -50,7 +57,7 @@ class Budget:
             os.close(descriptor)
 
     async def take(self) -> None:
-        """Wait for leave to send one request; those who wait are served in the order they came."""
+        """Wait until one request may be sent; waiting callers are served in order."""
         async with self._turn:
             while (pause := self._pause()) > 0:
                 await asyncio.sleep(pause)
@@ -58,7 +65,7 @@ class Budget:
             self._oldest = (self._oldest + 1) % len(self._sent)
 
     def hear(self, headers: Mapping[str, str]) -> None:
-        """Take note of `X-RateLimit-*`; when nothing remains, hold back until the reset."""
+        """Read the quota in an answer's headers; when nothing remains, hold until the reset."""
         quota = quota_of(headers)
         if self._learns and quota.limit and int(quota.limit) != self.share:
             self._learn(int(quota.limit))
@@ -75,7 +82,7 @@ class Budget:
         return max(0.0, self._pause())
 
     def _learn(self, share: int) -> None:
-        """The account has another share than was thought."""
+        """Change the share, and keep the times of the latest requests."""
         latest = sorted(self._sent)[-share:]
         self.share, self._oldest = share, 0
         self._sent = memoryview(bytearray(8 * share)).cast("q")

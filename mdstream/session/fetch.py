@@ -35,7 +35,7 @@ _NO_DATA = "the service has no data for it"
 _UNUSABLE = "unusable answer"
 
 Commit = Callable[[bytes, PayloadKind, int, Packing], Awaitable[Found]]
-"""Hands a body to the pipeline; answers when its rows are in the frames."""
+"""Hands a body to the pipeline; returns when its rows are in the frames."""
 
 
 @dataclass(slots=True)
@@ -56,10 +56,10 @@ class Cycle:
 
 
 def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]:
-    """`symbols` in as many groups as `allowed` requests permit, none above `largest` symbols.
+    """Cut `symbols` into as many groups as `allowed` requests permit, none above `largest` symbols.
 
-    One symbol a group while there are requests enough. What would need more requests than allowed
-    with full groups gets them all the same, later, as the budget refills.
+    While there are enough requests, a group is one symbol. Where even full groups need more requests
+    than allowed, the rest goes out later, as the budget refills.
     """
     size = min(largest, max(1, math.ceil(len(symbols) / max(1, allowed))))
     groups: list[list[str]] = []
@@ -75,7 +75,7 @@ def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]
 
 
 class Fetcher:
-    """Runs cycles for one stream. `on_chain` is told the contracts of each chain as soon as it is there."""
+    """Runs cycles for one stream. `on_chain` gets the contracts of each chain as soon as it is fetched."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Fetcher:
         self._on_chain = on_chain
         self._since = ""
         self.current = Cycle()
-        """The cycle under way, or the last one, with what is known of it so far."""
+        """The cycle under way with its results so far, or the last one."""
 
     async def cycle(self, symbols: Sequence[str]) -> Cycle:
         """Fetch every one of `symbols`, all at once. Never raises for a symbol; its reason is recorded."""
@@ -114,8 +114,8 @@ class Fetcher:
                 for members in groups:
                     tasks.create_task(self._group(members, since, result))
         except* SharedMemoryError as errors:
-            raise first_error(errors) from None  # no symbol's fault: there is no room for any
-        if result.ok:  # else nothing was learnt, and the next cycle asks for this time too
+            raise first_error(errors) from None  # no symbol is at fault: no data has room
+        if result.ok:  # else the next cycle asks for this time, too
             self._since = begun
         result.requests = self._client.requests - requests
         result.ended_ns = time.time_ns()
@@ -123,7 +123,7 @@ class Fetcher:
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
         fetch = self._spec.fetch
-        # On the first cycle the newest page of what comes with the time is enough: backfills bring the past
+        # The first cycle of a stream of events takes the newest page only: backfills bring the past.
         only_first = bool(fetch.since_parameter) and not since
         try:
             request = state_request(fetch, self._stream.feed, symbols, since)
@@ -140,13 +140,13 @@ class Fetcher:
         except MdstreamError as error:
             self._fail(symbols, str(error), result)
         else:
-            # An answer of what is new lacks symbols that have nothing new, and that is not a failure.
+            # With `since`, a symbol without anything new is not in the answer, and has not failed.
             silent = bool(fetch.since_parameter) and not refused
             for symbol in symbols:
                 if symbol in found or silent:
                     self._succeed(symbol, result)
                 else:
-                    self._fail([symbol], _why_nothing(symbol, found, refused), result)
+                    self._fail([symbol], _reason_for_nothing(symbol, found, refused), result)
 
     async def _chain(self, underlying: str, result: Cycle) -> None:
         chain = self._spec.chain
@@ -160,12 +160,12 @@ class Fetcher:
             self._fail([underlying], str(error), result)
             return
         if not found:
-            self._fail([underlying], _why_nothing(underlying, found, refused), result)
+            self._fail([underlying], _reason_for_nothing(underlying, found, refused), result)
             return
         contracts = sorted(filter(chain.is_contract, found))
         if not contracts:
-            odd = ", ".join(sorted(found)[:3])
-            self._fail([underlying], f"its chain names no contract, but {odd[:80]!r}", result)
+            others = ", ".join(sorted(found)[:3])
+            self._fail([underlying], f"its chain names no contract, but {others[:80]!r}", result)
             return
         self._on_chain(contracts)
         self._succeed(underlying, result)
@@ -203,8 +203,8 @@ class Fetcher:
             log.debug("%s failed: %s", symbol, reason)
 
 
-def _why_nothing(symbol: str, found: set[str], refused: dict[str, str]) -> str:
-    """Why an answer with data for `found`, and none to use for `refused`, gave `symbol` nothing."""
+def _reason_for_nothing(symbol: str, found: set[str], refused: dict[str, str]) -> str:
+    """Return why an answer with data for `found`, and unusable data for `refused`, lacks `symbol`."""
     if symbol in refused:
         return f"{_UNUSABLE}: {refused[symbol]}"
     if refused and not found:
@@ -214,7 +214,7 @@ def _why_nothing(symbol: str, found: set[str], refused: dict[str, str]) -> str:
 
 
 def _without_culprit(symbols: list[str], reason: str) -> list[list[str]]:
-    """A refused group, cut so that the symbol at fault comes to stand alone."""
+    """Cut a refused group so that the symbol at fault is alone in the end."""
     named = [s for s in symbols if reason.endswith(f": {s}")]
     if len(named) == 1:
         return [named, [s for s in symbols if s != named[0]]]

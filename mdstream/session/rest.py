@@ -34,13 +34,13 @@ from mdstream.venues.alpaca.bodies import REASON
 
 log = logging.getLogger(__name__)
 
-stamina.instrumentation.set_on_retry_hooks([])  # what finally came of a request is in its result
+stamina.instrumentation.set_on_retry_hooks([])  # the result of a request says what finally happened
 
-_MOST_TOLD = 1024 * 1024
-"""Bytes of an error's body, unpacked."""
+_MOST_ERROR_BYTES = 1024 * 1024
+"""Of an error's body, unpacked."""
 
 _QUIET_S = 10.0
-"""Seconds between two log lines about requests that failed and are tried again."""
+"""Seconds between two log lines about requests that failed and are retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,22 @@ class RestClient:
     A server that was never reached is given up `first_contact_s` after the first attempt.
     """
 
-    # The mutable state: the session; since when there is none that answers; what was told last.
+    # For readers; written here only.
+    requests: int
+    """Attempts sent."""
+    trouble: str
+    """Why the last attempt failed; empty after one that did not."""
+
+    _session: aiohttp.ClientSession | None
+    """Set by `__aenter__`."""
+
+    # Written by `_once`.
+    _unanswered_since: float | None
+    """When the first attempt began, on the monotonic clock."""
+    _was_answered: bool
+
+    # Written by `_complain`.
+    _quiet_until: float
 
     def __init__(
         self, config: FetchConfig, endpoint: Endpoint, budget: Budget, first_contact_s: float = math.inf
@@ -76,15 +91,14 @@ class RestClient:
             "Accept-Encoding": "gzip",
         }
         self.trouble = ""
-        """Why the last attempt failed; empty after one that did not."""
-        self._session: aiohttp.ClientSession | None = None
+        self._session = None
         self._first_contact_s = first_contact_s
-        self._unanswered_since: float | None = None
+        self._unanswered_since = None
         self._was_answered = False
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
-        # No limit of the connector's own: what waits there would have spent its budget and its time.
+        # The connector has no limit: a request that waited there would already have spent its budget.
         connector = aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -102,13 +116,12 @@ class RestClient:
             await self._session.close()
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
-        """One GET, retried while that may help, within the deadline, which begins when its first attempt
-        may go out.
+        """GET a body, with retries within the deadline, which begins when the first attempt may go out.
 
-        Raises `BadRequestError` (asking again is useless), `CredentialsError`, `ServerError` or
+        Raises `BadRequestError` (sending it again is useless), `CredentialsError`, `ServerError` or
         `NetworkError` (the last attempt's reason).
         """
-        await self._leave()
+        await self._wait_turn()
         waited = True
         async for attempt in stamina.retry_context(
             on=self._pause_before_retry,
@@ -119,7 +132,7 @@ class RestClient:
         ):
             with attempt:
                 if not waited:
-                    await self._leave()
+                    await self._wait_turn()
                 waited = False
                 try:
                     return await self._once(path, params)
@@ -130,8 +143,8 @@ class RestClient:
                     self._under_way.release()
         raise AssertionError("the loop above returns or raises")
 
-    async def _leave(self) -> None:
-        """Wait for a place among the requests under way, then for leave of the budget."""
+    async def _wait_turn(self) -> None:
+        """Wait for a place among the requests under way, then for the budget."""
         await self._under_way.acquire()
         try:
             await self.budget.take()
@@ -140,12 +153,12 @@ class RestClient:
             raise
 
     def _complain(self, error: Exception) -> None:
-        """Say that the server gives trouble: once for the many requests that meet it at a time."""
+        """Log that the server fails: one line for many requests that fail at a time."""
         self.trouble = str(error)
         if self._pause_before_retry(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
             waits_s = self.budget.waits_s
-            hope = f"no requests for {waits_s:.0f} s" if waits_s > 1 else "trying again where that may help"
+            hope = f"no requests for {waits_s:.0f} s" if waits_s > 1 else "retrying"
             log.warning("REST: %s; %s", error, hope)
 
     def _pause_before_retry(self, error: Exception) -> bool | float:
@@ -158,7 +171,7 @@ class RestClient:
 
     @property
     def is_nobody_there(self) -> bool:
-        """Whether the server was given up: nobody has answered since the beginning."""
+        """Whether the server was given up: it has not answered since the first attempt."""
         since = self._unanswered_since
         return (
             not self._was_answered
@@ -172,7 +185,7 @@ class RestClient:
         if self._unanswered_since is None:
             self._unanswered_since = time.monotonic()
         try:
-            # Not after a redirect: the keys are for this server alone.
+            # Redirects are not followed: the keys are for this server alone.
             async with self._session.get(
                 self._base + path, params=params, allow_redirects=False
             ) as response:
@@ -184,7 +197,7 @@ class RestClient:
                 if response.status == 200:
                     self.trouble = ""
                     return Body(data, recv_ns, packing)
-                data = unpack(data, packing, _MOST_TOLD)
+                data = unpack(data, packing, _MOST_ERROR_BYTES)
                 raise self._failed(response.status, data, response.headers)
         except UnpackingError as error:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
@@ -215,13 +228,13 @@ class RestClient:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no connection, without the library's words around it."""
+    """Return why there is no connection, without aiohttp's words around it."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
 
 
 def _packing(encoding: str) -> Packing:
-    """What a Content-Encoding means."""
+    """Return what a Content-Encoding means."""
     match encoding.lower():
         case "" | "identity":
             return Packing.PLAIN

@@ -11,10 +11,10 @@ from mdstream.venues.alpaca.limits import quota_of
 FIRST_S = 0.5
 CAP_S = 30.0
 THROTTLED_LEAST_S = 5.0
-"""HTTP 429 at the upgrade means that we reconnected too often: never sooner than this."""
+"""HTTP 429 at the upgrade means too many reconnects; the next one waits at least this long."""
 
 LONGEST_PAUSE_S = 61.0
-"""A used-up budget is whole again after a minute; whatever a server asks for, it is tried after that."""
+"""A quota renews within a minute, so no pause is longer, whatever a server asks for."""
 
 HEALTHY_S = 60.0
 """A process that ran this long before it died is restarted after a short pause again."""

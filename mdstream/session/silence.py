@@ -1,4 +1,4 @@
-"""Tells a connected socket that is dead from one that has nothing to say.
+"""Tells a connected socket that is dead from one that has nothing to send.
 
 Two kinds of limits. Our own, by channel, hold for the socket as a whole: any data shows that it lives,
 and the most talkative channel that is subscribed says how long silence may last; only while the market

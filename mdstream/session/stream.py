@@ -46,18 +46,39 @@ class Sink(Protocol):
         """Take a payload, waiting for room."""
 
     def mark_gap(self) -> None:
-        """The connection is lost: what comes next does not follow upon what came."""
+        """Note that the connection was lost: what comes next does not continue what came before."""
 
 
 class StreamSession:
     """Keeps one stream connected and subscribed. `run` returns only by cancellation or fatal error.
 
-    `on_event` is told, in a sentence, what a person following the run wants to know; `rows_of` counts
-    the rows that a channel has brought so far.
+    `on_event` gets a sentence for each event that a person following the run wants to know; `rows_of`
+    counts the rows that a channel has brought so far.
     """
 
-    # The mutable state: the connection and its protocol while there is one; payloads, with their times,
-    # that found no room; counters.
+    # Counters and states for readers; written here only.
+    connects: int
+    established: int
+    """Connections that were authenticated and subscribed."""
+    reconnects: int
+    control_messages: int
+    trouble: str
+    """Why there is no connection, or was none lately; empty while all is well."""
+    ready: asyncio.Event
+
+    # The connection, while there is one; written by `_converse`.
+    _socket: Socket | None
+    _protocol: StreamProtocol | None
+    _had_data: bool
+
+    # Payloads that found no room, with their times; added by the receiver, removed by `_put_held`.
+    _held: deque[tuple[bytes, int]]
+    _holding: asyncio.Event
+
+    # Requests from outside, taken by `_keep_time`.
+    _found_late: list[dict[str, Any]]
+    """Control messages that workers found among data."""
+    _changed: asyncio.Event
 
     def __init__(
         self,
@@ -71,30 +92,28 @@ class StreamSession:
         self.ready = asyncio.Event()
         self.connects = 0
         self.established = 0
-        """Connections that came as far as to be authenticated and subscribed."""
         self.reconnects = 0
         self.control_messages = 0
         self.trouble = ""
-        """Why there is no connection, or was none lately; empty while all is well."""
         self._target = target
         self._sink = sink
-        self._tell = on_event
+        self._on_event = on_event
         self._kind = PayloadKind.MSGPACK if target.codec == "msgpack" else PayloadKind.JSON
-        self._socket: Socket | None = None
-        self._protocol: StreamProtocol | None = None
+        self._socket = None
+        self._protocol = None
         self._silence = Silence(target.mute, rows_of)
         self._had_data = False
-        self._held: deque[tuple[bytes, int]] = deque()
+        self._held = deque()
         self._holding = asyncio.Event()
-        self._found_late: list[dict[str, Any]] = []
+        self._found_late = []
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Connect, stream, and reconnect. Raises what no further attempt can mend."""
+        """Connect, stream, and reconnect. Raises errors that no further attempt can fix."""
         pauses = backoff()
         while True:
             self._had_data = False
-            self._heed_late_words()
+            self._handle_late_control()
             established = self.established
             try:
                 async with connected(self._target) as socket:
@@ -107,7 +126,7 @@ class StreamSession:
                     pauses = backoff()  # it worked: begin again with short pauses
                 self.trouble = str(error)
                 pause = _pause(error, next(pauses))
-                self._say(f"connection lost: {error}; reconnecting in {pause:.1f} s")
+                self._report(f"connection lost: {error}; reconnecting in {pause:.1f} s")
                 self.reconnects += 1
                 await asyncio.sleep(pause)
 
@@ -116,21 +135,21 @@ class StreamSession:
         self._changed.set()
 
     def handle_control(self, messages: list[dict[str, Any]]) -> None:
-        """Take control messages that a worker found among the data; the conversation sees to them."""
+        """Take control messages that a worker found among the data."""
         self.control_messages += len(messages)
         self._found_late += messages
         self._changed.set()
 
-    def _heed_late_words(self) -> None:
-        """Control messages found after their connection was gone: only what is final still matters."""
+    def _handle_late_control(self) -> None:
+        """Raise if a control message found after its connection was lost is a final error."""
         found, self._found_late = self._found_late, []
         for message in found:
             raise_if_fatal(message)
 
-    # -- one connection, in the order of its life
+    # -- one connection, in the order of time
 
     async def _converse(self, socket: Socket) -> None:
-        """See to a connection until it is lost; raises why."""
+        """Serve a connection until it is lost. Raises why it was."""
         target = self._target
         self._socket = socket
         protocol = self._protocol = StreamProtocol(
@@ -162,14 +181,14 @@ class StreamSession:
             self._sink.mark_gap()
 
     def _receiver(self, protocol: StreamProtocol) -> Receive:
-        """What takes each payload: stamp it, hand it on. Nothing else happens here."""
+        """Return the function that stamps each payload and hands it on. It does nothing else."""
         offer, kind, held = self._sink.offer, self._kind, self._held
         is_control, now_ns, monotonic = protocol.is_control, time.time_ns, time.monotonic
         silence = self._silence
 
         def receive(payload: bytes) -> bool:
             recv_ns = now_ns()
-            if is_control(payload) and self._heed(payload, protocol):
+            if is_control(payload) and self._handle_if_control(payload, protocol):
                 return True
             if held or not offer(payload, kind, recv_ns):
                 held.append((payload, recv_ns))
@@ -181,27 +200,27 @@ class StreamSession:
 
         return receive
 
-    def _heed(self, payload: bytes, protocol: StreamProtocol) -> bool:
-        """Take in control messages; False if the payload is more, or something else."""
+    def _handle_if_control(self, payload: bytes, protocol: StreamProtocol) -> bool:
+        """Handle a payload of control messages; return False if it holds anything else."""
         try:
             messages = CODECS[self._target.codec].decode(payload)
         except ServerError:
-            return False  # to be rejected, and kept
+            return False  # a worker rejects and keeps it
         if not all(is_control(message) for message in messages):
-            return False  # a worker makes rows of the data, and hands back what is control
+            return False  # a worker decodes the data, and hands control messages back
         self._react(protocol.receive_messages(messages, time.monotonic()))
         self.control_messages += len(messages)
         return True
 
     async def _make_room(self, socket: Socket) -> None:
-        """Hand on what was held as soon as there is room for it; then reading goes on."""
+        """Hand on held payloads as soon as there is room, then resume reading."""
         while True:
             await self._holding.wait()
             await self._put_held()
             socket.resume()
 
     async def _put_held(self) -> None:
-        """Hand on what is held, in its order. All the time it is we who are silent, not the server."""
+        """Hand on held payloads in order. This time does not count as silence of the server."""
         while self._held:
             payload, recv_ns = self._held[0]
             await self._sink.put(payload, self._kind, recv_ns)
@@ -211,7 +230,7 @@ class StreamSession:
         self._holding.clear()
 
     async def _keep_time(self, protocol: StreamProtocol) -> None:
-        """Whatever waits for a time: answers overdue, retries due, silence that lasts too long."""
+        """Handle timers: overdue answers, due retries, silence that lasts too long."""
         while True:
             now = time.monotonic()
             due = protocol.due()
@@ -237,23 +256,23 @@ class StreamSession:
                     if not self.ready.is_set():
                         self.established += 1
                         self.ready.set()
-                    self._say(_summary(self.subscriptions))
+                    self._report(_summary(self.subscriptions))
                 case Refused(refusals):
                     reasons = {r.reason for r in refusals}
                     names = ", ".join(sorted({f"{r.channel} {r.symbol}" for r in refusals})[:5])
-                    self._say(f"refused {len(refusals)} subscriptions ({names}): {'; '.join(reasons)}")
+                    self._report(f"refused {len(refusals)} subscriptions ({names}): {'; '.join(reasons)}")
                 case Waiting(reason):
                     self.trouble = reason
-                    self._say(reason)
+                    self._report(reason)
                 case Note(text):
                     log.warning("%s", text)
         if self._protocol is not None and self._socket is not None:
             for message in self._protocol.to_send():
                 self._socket.send(message)
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         log.info("%s", text)
-        self._tell(text)
+        self._on_event(text)
 
 
 def _summary(subscriptions: Subscriptions) -> str:

@@ -25,7 +25,7 @@ class Target:
     max_payload: int
     mute: MuteLimits
     library: str
-    """Which keeps the connection: `picows` or `websockets`."""
+    """The WebSocket library: `picows` or `websockets`."""
 
     @classmethod
     def of(cls, spec: StreamSpec, stream: StreamConfig, connection: Connection) -> Target:
@@ -48,9 +48,9 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file or None)
 
 
-def headers(target: Target) -> dict[str, str]:
-    """What the request for a connection to `target` says besides."""
-    said = {"Content-Type": CODECS[target.codec].content_type}
+def upgrade_headers(target: Target) -> dict[str, str]:
+    """Return the headers of the request for a connection to `target`."""
+    found = {"Content-Type": CODECS[target.codec].content_type}
     if target.header_auth:
-        said |= auth.headers(target.credentials.key_id, target.credentials.secret_key)
-    return said
+        found |= auth.headers(target.credentials.key_id, target.credentials.secret_key)
+    return found

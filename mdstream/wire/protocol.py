@@ -1,7 +1,7 @@
 """One connection to a stream, from the greeting to the flow of data, without any I/O.
 
     bytes from the server ─► receive() ─► events for the caller
-    to_send()  ─► bytes for the server        due() / tick(now) ─► what waits for a time
+    to_send()  ─► bytes for the server        due() / tick(now) ─► timers
 
 1. The server greets (`connected`). Unless the upgrade's headers carried the keys, we authenticate by
    message; if they did and the server stays silent for `HEADER_AUTH_WAIT_S`, we do so too.
@@ -76,11 +76,23 @@ class _Outstanding:
 class StreamProtocol:
     """One connection's conversation. A new connection takes a new `StreamProtocol`.
 
-    `subscriptions` outlives it: it says what is wanted, and is told what the server made of it.
+    `subscriptions` outlives it: it holds what is wanted, what the server has, and what it refused.
     Fatal answers raise `CredentialsError`; those that ask for a new connection, `ServerError`.
     """
 
-    # The mutable state: where the conversation stands, what is queued, what is awaited.
+    # Written here only.
+    state: State
+    _outgoing: deque[bytes | str]
+    """Messages that `to_send` will return."""
+    _queue: deque[Request]
+    """Requests to send, one after another."""
+    _outstanding: _Outstanding | None
+    """The request that awaits its answer."""
+    _deadline: float
+    """Until when the server may take to greet, or to authenticate."""
+    _auth_at: float | None
+    """When to authenticate (again); None if that is not due."""
+    _auth_attempts: int
 
     def __init__(
         self,
@@ -96,11 +108,11 @@ class StreamProtocol:
         self._codec = codec
         self._credentials = credentials
         self._headers_sent = headers_sent
-        self._outgoing: deque[bytes | str] = deque()
-        self._queue: deque[Request] = deque()
-        self._outstanding: _Outstanding | None = None
+        self._outgoing = deque()
+        self._queue = deque()
+        self._outstanding = None
         self._deadline = now + ANSWER_WAIT_S
-        self._auth_at: float | None = None
+        self._auth_at = None
         self._auth_attempts = 0
         self.is_control: Callable[[bytes], bool] = codec.is_control
 
@@ -124,13 +136,13 @@ class StreamProtocol:
         return happened
 
     def to_send(self) -> list[bytes | str]:
-        """What has to go to the server now, in order; text for JSON, bytes for msgpack."""
+        """Return what has to go to the server now, in order; text for JSON, bytes for msgpack."""
         out = list(self._outgoing)
         self._outgoing.clear()
         return out
 
     def due(self) -> float | None:
-        """When `tick` wants to be called, at the latest; None if nothing waits for a time."""
+        """Return when `tick` must be called at the latest; None without a timer."""
         times = [self._auth_at]
         if self._outstanding is not None:
             times.append(self._outstanding.settle_at or self._outstanding.deadline)
@@ -221,7 +233,7 @@ class StreamProtocol:
         return []
 
     def _settle(self, now: float) -> list[Happening]:
-        """No further acknowledgement came: what the last one lacks is refused."""
+        """Refuse what the last acknowledgement lacks, for no further one came."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
         subscriptions = self.subscriptions
@@ -235,7 +247,7 @@ class StreamProtocol:
                 and symbol in subscriptions.wanted.get(channel, ())
             ]
             happened += self._refuse(lost)
-        else:  # what an unsubscribe left behind is not asked for again and again
+        else:  # what an unsubscribe left behind is not requested again
             for channel, symbols in request.symbols:
                 subscriptions.active.get(channel, set()).difference_update(symbols)
         return happened + self._next_request(now)
@@ -273,7 +285,7 @@ class StreamProtocol:
         return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
 
     def _unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
-        """We spoke before the server knew us, or it has forgotten us."""
+        """We spoke before we were authenticated, or the server has dropped our authentication."""
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
         self._outstanding = None

@@ -24,7 +24,7 @@ class Event(Enum):
     CONNECTED = "connected"
     AUTHENTICATED = "authenticated"
     REFUSED_FOR_NOW = "refused for now"
-    """The server has no place at this moment, or forgot who we are; authenticate again."""
+    """The server has no place now, or dropped our authentication; authenticate again."""
     ACKNOWLEDGED = "acknowledged"
     """Nothing is left to ask for."""
     CHANGED = "changed"

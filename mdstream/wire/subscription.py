@@ -16,7 +16,7 @@ from mdstream.venues.alpaca.limits import MESSAGE_BYTES
 MAX_REQUEST_BYTES = MESSAGE_BYTES - 512
 
 OMITTED = "not in the server's acknowledgement"
-"""Why a symbol is refused that the server said nothing about; a new connection asks for it again."""
+"""Why a symbol is refused that the server never acknowledged; a new connection requests it again."""
 
 Wanted = Mapping[str, frozenset[str]]
 """Channel → symbols."""
@@ -106,7 +106,7 @@ class Subscriptions:
         self.refused = {pair: why for pair, why in self.refused.items() if why != OMITTED}
 
     def acknowledged(self, message: Mapping[str, Any]) -> None:
-        """Take an acknowledgement, which tells the server's whole set."""
+        """Take an acknowledgement, which holds the server's whole set."""
         self.active = {
             channel: {symbol for symbol in symbols if isinstance(symbol, str)}
             for channel, symbols in message.items()

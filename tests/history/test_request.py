@@ -114,7 +114,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"symbols": ["aapl"]}, "they are in capitals: AAPL"),
         ({"feed": "sap"}, "is not one of iex, sip"),
         ({"timeframe": "1Min"}, "has no timeframe"),
-        ({"dataset": "stocks.bars", "timeframe": "61Min"}, "timeframe '61Min' is none; write 1Min"),
+        ({"dataset": "stocks.bars", "timeframe": "61Min"}, "'61Min' is not a timeframe; write 1Min"),
         ({"dataset": "stocks.bars", "timeframe": "7Month"}, "or Month after 1, 2, 3, 4, 6 or 12"),
         ({"dataset": "stocks.bars", "adjustment": "some"}, "is not one of raw, split"),
         ({"dataset": "crypto.bars", "adjustment": "raw"}, "has no adjustment"),

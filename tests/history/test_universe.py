@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mdstream.errors import ConfigError, CredentialsError
-from mdstream.history.universe import is_pattern, matched, named
+from mdstream.history.universe import expand_patterns, is_pattern, resolve_symbols
 from mdstream.settings import from_mapping
 from mdstream.simulator.market import UNIVERSE
 from mdstream.venues.alpaca.endpoints import LIVE_TRADING_URL, PAPER_TRADING_URL
@@ -29,7 +29,7 @@ def sim() -> Iterator[RunningSimulator]:
 
 def ask(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-01-05") -> list[str]:
     config = from_mapping({"data_url": sim.data_url, "credentials": KEYS})
-    return asyncio.run(named(dataset, symbols, start, config.history))
+    return asyncio.run(resolve_symbols(dataset, symbols, start, config.history))
 
 
 def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None:
@@ -65,16 +65,16 @@ def test_more_contracts_than_a_page_holds_are_all_found(
 
 
 def test_a_pattern_that_matches_nothing_is_told(sim: RunningSimulator) -> None:
-    with pytest.raises(ConfigError, match=r"no symbol fits 'QX\*', of 30"):
+    with pytest.raises(ConfigError, match=r"'QX\*' matches none of the 30"):
         ask(sim, "stocks.trades", "QX*")
-    assert matched(["B", "A*"], ["A1", "A2"]) == ["B", "A1", "A2"]
+    assert expand_patterns(["B", "A*"], ["A1", "A2"]) == ["B", "A1", "A2"]
     assert [is_pattern(s) for s in ("AAPL", "BRK.B", "A?", "[AB]", "*")] == [False] * 2 + [True] * 3
 
 
 def test_a_pattern_without_a_service_to_ask_is_told() -> None:
     with pytest.raises(ConfigError, match="a pattern, which the service has to look up"):
         config = from_mapping({})
-        asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", config.history))
+        asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.history))
 
 
 def test_a_refused_key_is_told() -> None:
@@ -82,7 +82,7 @@ def test_a_refused_key_is_told() -> None:
     with simulator("--rate", "1", env=keys) as sim:
         config = from_mapping({"data_url": sim.data_url})
         with pytest.raises(CredentialsError, match="401"):
-            asyncio.run(named("stocks.trades", ["A*"], "2026-01-05", config.history))
+            asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.history))
 
 
 @pytest.mark.parametrize(

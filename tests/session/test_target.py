@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trustme
 
-from mdstream.session.target import Target, headers
+from mdstream.session.target import Target, upgrade_headers
 from mdstream.settings import from_mapping
 from mdstream.streams import STREAMS
 
@@ -60,8 +60,8 @@ def test_compression_needs_the_library_that_has_it() -> None:
 
 
 def test_keys_are_in_the_headers_only_if_they_shall_be() -> None:
-    assert headers(target()) == {"Content-Type": "application/json"}
-    assert headers(target("options", auth="headers")) == {
+    assert upgrade_headers(target()) == {"Content-Type": "application/json"}
+    assert upgrade_headers(target("options", auth="headers")) == {
         "Content-Type": "application/msgpack",
         "APCA-API-KEY-ID": "key",
         "APCA-API-SECRET-KEY": "secret",

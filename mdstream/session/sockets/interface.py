@@ -1,7 +1,7 @@
 """One WebSocket connection, whichever library keeps it.
 
-`websockets` is the portable one; `picows` takes a fraction of its time a payload, and knows no compression.
-Either hands on whole payloads, and has its errors translated to ours.
+`websockets` is the portable one; `picows` takes a fraction of its time per payload, and has no compression.
+Both hand on whole payloads, and their errors are translated to ours.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ OPEN_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
 PING_EVERY_S = 30.0
 PING_TIMEOUT_S = 30.0
-"""A connection whose other end is gone without a word is noticed within the sum of both."""
+"""A peer that vanished without closing is noticed within the sum of both."""
 
 Receive = Callable[[bytes], bool]
-"""Takes a payload; False: pause until `Socket.resume`. What has been read by then may still come."""
+"""Takes a payload; False pauses reading until `Socket.resume`. Payloads already read may still come."""
 
 
 class Socket(Protocol):
-    """A connection that stands."""
+    """An open connection."""
 
     lost: asyncio.Future[None]
     """Ends with the connection, by `NetworkError`, or by what the receiver of payloads raised."""
@@ -39,11 +39,11 @@ class Socket(Protocol):
         """Send a message, bytes as binary, text as text. Dropped where the connection is lost."""
 
     def resume(self) -> None:
-        """Go on reading."""
+        """Continue reading."""
 
 
 def refused(url: str, status: int, headers: Mapping[str, str]) -> Exception:
-    """What an HTTP status in place of a WebSocket means."""
+    """Return the error for an HTTP status in place of a WebSocket."""
     if codes.is_redirect(status):
         where = headers.get("Location", "nowhere")[:200]
         return ConfigError(
@@ -55,14 +55,14 @@ def refused(url: str, status: int, headers: Mapping[str, str]) -> Exception:
         )
     if status >= 400 and not codes.is_passing(status):
         return ConfigError(
-            f"{url} answered HTTP {status}: no such stream there; check stream_url and the feed"
+            f"{url} answered HTTP {status}: this server has no such stream; check stream_url and the feed"
         )
     asked = pause_asked_for(status, headers, time.time())
     return ServerError(f"HTTP {status} in place of a connection", status, asked)
 
 
 def unreachable(url: str, error: BaseException) -> Exception:
-    """What went wrong before there was a connection, or with the network under it."""
+    """Return the error for a failed attempt to connect, or for a failure of the network."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return CertificateError(
             f"the certificate of {url} does not verify: {error.verify_message}; "
@@ -74,7 +74,7 @@ def unreachable(url: str, error: BaseException) -> Exception:
 
 
 def closed(code: int | None, reason: str) -> NetworkError:
-    """How a connection ended: None if nobody said why."""
+    """Return the error for a connection that ended; `code` is None where no close frame came."""
     if code is None:
-        return NetworkError("closed without a word")
+        return NetworkError("connection closed without a close frame")
     return NetworkError(f"closed with {code}{' ' + reason if reason else ''}")

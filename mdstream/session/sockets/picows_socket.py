@@ -34,10 +34,10 @@ from mdstream.session.sockets.interface import (
     refused,
     unreachable,
 )
-from mdstream.session.target import Target, headers
+from mdstream.session.target import Target, upgrade_headers
 
 _log = logging.getLogger("mdstream.picows")
-_log.setLevel(logging.CRITICAL)  # what it knows is in our errors
+_log.setLevel(logging.CRITICAL)  # our errors repeat what it logs
 _READ_BYTES = 256 * 1024
 
 _TEXT, _BINARY = WSMsgType.TEXT, WSMsgType.BINARY
@@ -47,18 +47,24 @@ _DATA = (_TEXT, _BINARY, WSMsgType.CONTINUATION)
 class PicowsSocket(WSListener):
     """`Socket` over a connection of `picows`."""
 
-    # The mutable state: the transport; who takes payloads, or those that came before anyone did; the
-    # fragments of a payload so far.
+    # Written by what `picows` calls, and by `start`.
+    lost: asyncio.Future[None]
+    _transport: WSTransport | None
+    _receive: Receive
+    _early: list[bytes]
+    """Payloads that came before `start`."""
+    _parts: list[bytes]
+    """The fragments of a payload so far."""
 
     def __init__(self, most: int) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.get_running_loop().create_future()
         self._most = most
-        self._transport: WSTransport | None = None
-        self._early: list[bytes] = []
-        self._receive: Receive = self._keep
-        self._parts: list[bytes] = []
+        self._transport = None
+        self._early = []
+        self._receive = self._keep
+        self._parts = []
 
-    # -- what the session does
+    # -- called by the session
 
     def start(self, receive: Receive) -> None:
         self._receive = receive
@@ -79,7 +85,7 @@ class PicowsSocket(WSListener):
             self._transport.underlying_transport.resume_reading()
 
     async def close(self) -> None:
-        """Say good-bye, and wait a moment for the answer."""
+        """Send a close frame, and wait a moment for the answer."""
         transport = self._transport
         if transport is None or transport.is_disconnected:
             return
@@ -92,9 +98,9 @@ class PicowsSocket(WSListener):
         except TimeoutError:
             transport.disconnect(graceful=False)
         except WSError:
-            pass  # `lost` has told it
+            pass  # `lost` has it
 
-    # -- what the library calls
+    # -- called by picows
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
@@ -106,7 +112,7 @@ class PicowsSocket(WSListener):
                 transport.send_close(frame.get_close_code())
             transport.disconnect()
         elif transport.is_close_frame_sent:
-            self.on_ws_disconnected(transport)  # it saw an error, yet reads on: that is no data
+            self.on_ws_disconnected(transport)  # after an error picows reads on; this is not data
         elif kind in _DATA:
             if frame.fin and not self._parts:
                 self._hand_on(frame.get_payload_as_bytes())
@@ -165,8 +171,8 @@ async def connected(target: Target) -> AsyncIterator[PicowsSocket]:
                 auto_ping_reply_timeout=PING_TIMEOUT_S,
                 auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
                 max_frame_size=target.max_payload,
-                extra_headers={"User-Agent": "mdstream", **headers(target)},
-                max_redirects=0,  # the keys are for the very server that was named
+                extra_headers={"User-Agent": "mdstream", **upgrade_headers(target)},
+                max_redirects=0,  # the keys are for the named server only
                 proxy=None if is_loopback(target.url) else get_proxy(parse_uri(target.url)),
                 read_buffer_init_size=_READ_BYTES,
             )
@@ -182,4 +188,4 @@ async def connected(target: Target) -> AsyncIterator[PicowsSocket]:
     finally:
         await socket.close()
         if not socket.lost.cancel():
-            socket.lost.exception()  # it was told, or nobody asked
+            socket.lost.exception()  # retrieved, so that asyncio does not log it

@@ -21,7 +21,7 @@ from mdstream.session.sockets.interface import (
     refused,
     unreachable,
 )
-from mdstream.session.target import Target, headers
+from mdstream.session.target import Target, upgrade_headers
 
 _BUFFERED = 1024
 """Payloads received but not taken yet; when full, reading pauses."""
@@ -33,14 +33,16 @@ _log.setLevel(logging.WARNING)
 class WebsocketsSocket:
     """`Socket` over a connection of `websockets`."""
 
-    # The mutable state: what waits to be sent, and whether reading may go on.
-
     lost: asyncio.Future[None]
+    _outgoing: asyncio.Queue[bytes | str]
+    """Messages to send; added by `send`, taken by the sender task."""
+    _resumed: asyncio.Event
+    """Set when reading may continue; waited for by the reader task."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self._resumed = asyncio.Event()
-        self._outgoing: asyncio.Queue[bytes | str] = asyncio.Queue()
+        self._outgoing = asyncio.Queue()
         self._sender = asyncio.create_task(self._send())
 
     def start(self, receive: Receive) -> None:
@@ -53,7 +55,7 @@ class WebsocketsSocket:
         self._resumed.set()
 
     async def close(self) -> None:
-        """End the tasks; the connection is closed by who opened it."""
+        """End the tasks; `connected` closes the connection."""
         tasks = [task for task in (self._sender, getattr(self, "lost", None)) if task is not None]
         for task in tasks:
             task.cancel()
@@ -76,7 +78,7 @@ class WebsocketsSocket:
             try:
                 await self.connection.send(message)
             except websockets.ConnectionClosed:
-                return  # who reads is told
+                return  # the reader raises it
 
 
 @asynccontextmanager
@@ -85,7 +87,7 @@ async def connected(target: Target) -> AsyncIterator[WebsocketsSocket]:
     try:
         connection = await _Connect(
             target.url,
-            additional_headers=headers(target),
+            additional_headers=upgrade_headers(target),
             user_agent_header="mdstream",
             compression="deflate" if target.compression else None,
             ssl=target.tls,
@@ -112,7 +114,7 @@ async def connected(target: Target) -> AsyncIterator[WebsocketsSocket]:
 
 
 class _Connect(connect):
-    """A connection to the very server that was named: the keys are for no other."""
+    """A connection that follows no redirect: the keys are for the named server only."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc

@@ -1,4 +1,4 @@
-"""When a market can be expected to talk: silence at night is no fault."""
+"""When US exchanges are open: silence at night is normal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ OPEN, CLOSE = time(9, 30), time(16, 0)
 
 
 def is_open(moment: datetime) -> bool:
-    """Whether US exchanges are in their regular session at `moment`, holidays not considered.
+    """Return whether US exchanges are in their regular session at `moment`. Holidays are not known.
 
-    On a holiday a silent socket is taken for dead now and then, and reconnected: harmless.
+    On a holiday a silent socket is taken for dead now and then, and reconnected; that is harmless.
     """
     local = moment.astimezone(NEW_YORK)
     return local.weekday() < 5 and OPEN <= local.time() < CLOSE

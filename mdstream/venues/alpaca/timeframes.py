@@ -20,25 +20,25 @@ _UNITS = {
     "Week": (10_080, (1,)),
     "Month": (44_640, (1, 2, 3, 4, 6, 12)),
 }
-"""Of a timeframe: minutes, and how many of them the service takes (its `timeframe` parameter)."""
+"""Unit of a timeframe → its minutes, and the counts that the service accepts."""
 
 _TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
 
 
 def minutes_of(timeframe: str) -> int:
-    """The length of a timeframe. Raises `ConfigError` for one the service has not."""
+    """Return the minutes of a timeframe. Raises `ConfigError` for one that the service does not have."""
     found = _TIMEFRAME.fullmatch(timeframe)
     if found:
         minutes, offered = _UNITS[found[2]]
         if int(found[1]) in offered:
             return int(found[1]) * minutes
     raise ConfigError(
-        f"timeframe {timeframe!r} is none; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month "
+        f"{timeframe!r} is not a timeframe; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month "
         "after 1, 2, 3, 4, 6 or 12"
     )
 
 
 def length_ns(timeframe: str) -> int:
-    """The longest that a bar of a timeframe can be, in ns."""
+    """Return the longest that a bar of a timeframe can be, in ns."""
     minutes = minutes_of(timeframe)
     return minutes * _MINUTE_NS + (_CLOCK_CHANGE_NS if minutes >= _UNITS["Day"][0] else 0)

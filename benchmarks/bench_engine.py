@@ -136,9 +136,9 @@ def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, flo
         from mdstream.telemetry.state import FeedState
 
         states = [FeedState(state_path(running.attachment.path, name)) for name in STREAMS]
-        while not watch.look([state.committed()["messages"] for state in states]):
+        while not watch.look([state.committed()["committed"] for state in states]):
             time.sleep(0.01)
-        latency = sum(state.latency.astype("int64") for state in states)
+        latency = sum(state.histograms["latency"].astype("int64") for state in states)
     assert running.report is not None
     streams = running.report["streams"].values()
     assert not any(stream["reconnects"] or stream["restarts"] for stream in streams)
@@ -179,9 +179,9 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
             sessions.append(session)
             running.append(asyncio.ensure_future(session.run()))
         try:
-            while not watch.look([line.state.committed()["messages"] for line in lines]):
+            while not watch.look([line.state.committed()["committed"] for line in lines]):
                 await asyncio.sleep(0.01)
-            latency = sum(line.state.latency.astype("int64") for line in lines)
+            latency = sum(line.state.histograms["latency"].astype("int64") for line in lines)
             assert not any(session.reconnects for session in sessions)
         finally:
             for task in running:
@@ -191,7 +191,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
                 await line.pipeline.drain()
         lost = 0
         for line in lines:
-            accounts = line.state.accounts()
+            accounts = line.state.values()
             lost += accounts["rejected"] + accounts["in_flight"]
             line.close()
     await pool.close()

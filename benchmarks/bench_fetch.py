@@ -67,7 +67,7 @@ def engine(base: str, lists: Lists, concurrency: int) -> dict[str, float]:
         }
         with mdstream.Engine(settings, log=silent) as running:
             deadline = time.monotonic() + 60
-            while running.frame("telemetry.streams")["cycles"].tail(len(lists)).sum() < len(lists):
+            while running.frame("telemetry.streams")["fetch_cycles"].tail(len(lists)).sum() < len(lists):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
     assert running.report is not None

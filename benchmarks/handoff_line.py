@@ -234,7 +234,7 @@ async def _payloads(run: Any, pool: Any, material: Material, wanted: dict[str, A
         with meter:
             await line.take(coming, kind)
     done = line.state.committed()
-    messages = done["messages"] - before["messages"]
+    messages = done["committed"] - before["committed"]
     assert messages >= len(payloads), "nothing was done"
     assert done["rejected"] == 0, f"{done['rejected']} messages were rejected"
     line.close()
@@ -254,11 +254,11 @@ async def _gzipped(run: Any, pool: Any, material: Material) -> dict[str, float]:
         assert not found.fault, found.fault
 
     await asyncio.gather(*(fetch(page) for page in pages[:4]))
-    before, meter = line.state.committed()["fetch_messages"], Meter(pool.pids)
+    before, meter = line.state.committed()["fetch_committed"], Meter(pool.pids)
     while meter.seconds < TURN_S:
         with meter:
             await asyncio.gather(*(fetch(page) for page in pages))
-    messages = line.state.committed()["fetch_messages"] - before
+    messages = line.state.committed()["fetch_committed"] - before
     assert messages % (PAGES * traffic.ROWS_A_PAGE) == 0
     line.close()
     return meter.of(messages)

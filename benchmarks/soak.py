@@ -39,13 +39,11 @@ import mdstream
 from benchmarks import soak_plot, soak_verdict
 from benchmarks.harness import machine
 from mdstream.errors import NoRunError
-from mdstream.frames.rundir import state_path
 from mdstream.interrupts import deaf_children
 from mdstream.simulator.sender import _SHARES
 from mdstream.simulator.symbols import chain
 from mdstream.streams import STREAMS
 from mdstream.telemetry.histogram import BUCKETS, percentile_ms
-from mdstream.telemetry.state import FeedState
 
 PER_PAYLOAD = 20
 """Messages in each WebSocket message."""
@@ -55,6 +53,17 @@ FRAMES = {"retention_mb": 24, "stream_mb": 32, "chunk_mb": 4}
 TOLD_EVERY_S = 10
 _QUIET_S = 30.0
 """How long what is under way at the end may take to arrive."""
+_COUNTS = (
+    "payloads",
+    "messages",
+    "bytes",
+    "committed",
+    "rejected",
+    "in_flight",
+    "rows",
+    "reconnects",
+    "stalls",
+)
 _SUPERVISORS_OWN = ("telemetry.streams", "telemetry.processes", "telemetry.cores")
 """Frames that grow slowly until each has 32 MB; counted apart."""
 
@@ -254,9 +263,9 @@ def _quiet(engine: mdstream.Engine, simulator: Simulator) -> dict[str, int]:
     while time.monotonic() < deadline and not engine.wait(0):
         time.sleep(1.0)
         sent = simulator.sent()
-        accounts = {name: FeedState(state_path(engine.attachment.path, name)).accounts() for name in sent}
-        arrived = all(accounts[n]["messages"] >= sent[n] for n in sent)
-        if arrived and not any(a["in_flight"] for a in accounts.values()) and sent == before:
+        metrics = engine.attachment.metrics()
+        arrived = all(metrics[n]["messages"] >= sent[n] for n in sent)
+        if arrived and not any(m["in_flight"] for m in metrics.values()) and sent == before:
             break
         before = sent
     return simulator.sent()
@@ -300,23 +309,19 @@ class Sampler:
         self.engine = engine
         self._run = engine.attachment
         self._others = others
-        self._states = {n: FeedState(state_path(self._run.path, n)) for n in engine.config.streams}
-        self._before = {name: state.latency.copy() for name, state in self._states.items()}
+        self._before = {name: metrics["latency"] for name, metrics in self._run.metrics().items()}
         self._reached: set[str] = set()
 
     def sample(self, t_s: float, sent: dict[str, int]) -> dict[str, Any]:
         latency = np.zeros(BUCKETS, np.uint64)
         streams = {}
-        for name, state in self._states.items():
-            counts = state.latency.copy()
+        for name, metrics in self._run.metrics().items():
+            counts = metrics["latency"]
             new, self._before[name] = counts - self._before[name], counts
             latency += new
             streams[name] = {
                 "sent": sent[name],
-                **state.accounts(),
-                "rows": sum(self._run.rows(f) for f in self._frames(name)),
-                "reconnects": state["reconnects"],
-                "stalls": state["stalls"],
+                **{key: metrics[key] for key in _COUNTS},
                 "latency_ms": _quantiles(new),
             }
         return {
@@ -365,7 +370,7 @@ class Sampler:
 
     def _retention_reached(self) -> bool:
         """Whether every stream has begun to drop its oldest rows."""
-        for stream in self._states:
+        for stream in self._before:
             if stream not in self._reached:
                 with self._run.lock:
                     parts = [
@@ -376,7 +381,7 @@ class Sampler:
                     ]
                     if any(part.first_row for part in parts):
                         self._reached.add(stream)
-        return len(self._reached) == len(self._states)
+        return len(self._reached) == len(self._before)
 
 
 def _quantiles(counts: Any) -> dict[str, float | None]:

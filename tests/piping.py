@@ -42,7 +42,7 @@ class Rig:
         journal: JournalWriter | None = None,
     ) -> None:
         path = state_path(run, stream)
-        self.state = FeedState(path) if path.exists() else FeedState.create(path)
+        self.state = FeedState(path, write=True) if path.exists() else FeedState.create(path)
         self.run, self.stream, self.pool = run, stream, pool
         self.controls: list[dict[str, Any]] = []
         self.rejects = rejects / f"{stream}.jsonl"

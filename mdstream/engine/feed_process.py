@@ -125,6 +125,7 @@ class FeedProcess:
         self.last_words = ""
         self._told_code = None
         self._established = self.state["established"]
+        self.state["restarts"] = self.generation
         self.state["heartbeat_ns"] = time.time_ns()
         ours, theirs = context.Pipe()
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
@@ -303,7 +304,7 @@ class FeedProcess:
 
     def _has_rows(self) -> bool:
         done = self.state.committed()
-        return done["messages"] + done["fetch_messages"] > done["rejected"] + done["fetch_rejected"]
+        return done["committed"] + done["fetch_committed"] > 0
 
     def _hang_up(self) -> None:
         if self.pipe is not None:

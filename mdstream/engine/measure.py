@@ -10,27 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.engine.feed_process import FeedProcess
-from mdstream.frames.head import Head
 from mdstream.pool import forkserver
-from mdstream.telemetry.histogram import percentile_ms
 from mdstream.telemetry.sampler import Sampler
 from mdstream.telemetry.schema import CORES, MACHINE, PROCESSES, STREAMS
-from mdstream.telemetry.writer import TelemetryRecorder
-
-_QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
-_GAUGES = (
-    "pid",
-    "reconnects",
-    "cycles",
-    "requests",
-    "symbols_ok",
-    "symbols_failed",
-    "pool_size",
-    "pool_busy",
-    "pool_queue",
-    "pool_rebuilds",
-    "stalls",
-)
+from mdstream.telemetry.state import read_stream
+from mdstream.telemetry.writer import TelemetryWriter
 
 
 class Measurements:
@@ -44,7 +28,7 @@ class Measurements:
         self._recorder_pids = recorder_pids
         self.streams: dict[str, dict[str, Any]] = {}
         """The last sample of each stream, as its row in the frame."""
-        self._recorder = TelemetryRecorder(run)
+        self.writer = TelemetryWriter(run)
         self._sampler = Sampler()
 
     def sample(self, feeds: Iterable[FeedProcess], draining: bool) -> None:
@@ -52,19 +36,20 @@ class Measurements:
         ts = time.time_ns()
         feeds = list(feeds)
         self.streams = {feed.stream: self._stream(ts, feed, draining) for feed in feeds}
-        self._recorder.write(STREAMS, list(self.streams.values()))
+        self.writer.write(STREAMS, list(self.streams.values()))
         ended = [sample for feed in feeds for sample in feed.used]
         processes = self._sampler.processes(self._roles(feeds), ended)
         for feed in feeds:
             feed.used = []
-        self._recorder.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
+        self.writer.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
         cores = self._sampler.cores()
-        self._recorder.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
+        self.writer.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
         machine = self._sampler.machine(self._run)
-        self._recorder.write(MACHINE, [{"ts": ts, **asdict(machine)}])
+        lost = {"telemetry_rows_lost": self.writer.lost}
+        self.writer.write(MACHINE, [{"ts": ts, **asdict(machine), **lost}])
 
     def close(self) -> None:
-        self._recorder.close()
+        self.writer.close()
 
     def _roles(self, feeds: list[FeedProcess]) -> dict[int, tuple[str, str]]:
         """Process id → role and stream of everything that belongs to this run."""
@@ -83,25 +68,9 @@ class Measurements:
         return roles
 
     def _stream(self, ts: int, feed: FeedProcess, draining: bool) -> dict[str, Any]:
-        state, done = feed.state, feed.state.committed()
         return {
             "ts": ts,
             "stream": feed.stream,
             "state": feed.label(draining),
-            "generation": feed.generation,
-            **state.accounts(),
-            "fetch_messages": done["fetch_messages"],
-            "fetch_rejected": done["fetch_rejected"],
-            "t_stream_s": state["t_stream_ns"] / 1e9,
-            "rows": self._rows(feed.stream),
-            **{name: state[name] for name in _GAUGES},
-            **{
-                f"{name}_{label}_ms": percentile_ms(counts, quantile)
-                for name, counts in (("latency", state.latency), ("feed_delay", state.feed_delay))
-                for label, quantile in _QUANTILES
-            },
+            **read_stream(self._run, feed.stream, feed.state),
         }
-
-    def _rows(self, stream: str) -> int:
-        folders = (self._run / "frames").glob(f"{stream}.*")
-        return sum(Head(f, write=False).rows for f in folders if (f / "head").exists())

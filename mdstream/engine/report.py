@@ -17,6 +17,7 @@ from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import ConfigError
 from mdstream.reading.attach import Attachment
 from mdstream.store.rejects import reject_path
+from mdstream.telemetry.metrics import group_values
 
 
 def build(supervisor: Supervisor) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
     streams = {name: _stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()}
     for name, stream in streams.items():
         if f"{name}.bars_1m" in run.frames:
-            stream["bars"] = _bars(run, name, supervisor.feeds[name])
+            stream["bars"] |= _bars(run, name)
     return {
         "run": run.run,
         "started": datetime.fromtimestamp(supervisor.started_ns / 1e9, UTC).isoformat(),
@@ -39,6 +40,7 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
         "processes": _processes(run),
         "utilization": utilization.build(run),
         "recorded": _recorded(supervisor),
+        "telemetry_rows_lost": supervisor.telemetry_rows_lost,
         "events": [
             {"ts": event.ts.isoformat(), "stream": event.stream, "text": event.text}
             for event in supervisor.events
@@ -73,46 +75,25 @@ def t_total_s(supervisor: Supervisor) -> float | None:
 
 
 def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) -> dict[str, Any]:
-    done = record.state.committed()
+    """One stream: its metrics of the last sample, and what only the supervisor knows."""
     rejects = reject_path(supervisor.config.rejects, supervisor.run_id, record.stream)
     times = sorted((end - start) / 1e9 for start, end in record.cycles.values())
     first = record.cycles.get(1)
-    return {
+    found = {
         "state": record.label(draining=True),
         "reason": record.failure or None,
-        "symbols_ok": row["symbols_ok"],
-        "symbols_failed": dict(sorted(record.failed.items())),
-        "payloads": row["payloads"],
-        "messages": row["messages"],
-        "bytes": row["bytes"],
-        "committed": row["committed"],
-        "rejected": row["rejected"],
-        "in_flight": row["in_flight"],
-        "control": record.state["control"],
-        "reconnects": row["reconnects"],
-        "restarts": max(0, record.generation),  # -1: never begun
-        "stalls": row["stalls"],
-        "fetch": {
-            "cycles": row["cycles"],
-            "requests": row["requests"],
-            "t_stream_s": (first[1] - first[0]) / 1e9 if first else None,
-            "t_stream_max_s": times[-1] if times else None,
-            "messages": row["fetch_messages"],
-            "committed": row["fetch_messages"] - row["fetch_rejected"],
-            "rejected": row["fetch_rejected"],
-        },
-        "latency_ms": {q: row[f"latency_{q}_ms"] for q in ("p50", "p99", "p999")},
-        "feed_delay_ms": {q: row[f"feed_delay_{q}_ms"] for q in ("p50", "p99", "p999")},
-        "levels_dropped": record.state["levels_dropped"],
-        "batches": done["batches"],
-        "quarantined": done["quarantined"],
-        "journal_missed": record.state["journal_missed"],
-        "pool": {"size": row["pool_size"], "rebuilds": row["pool_rebuilds"]},
+        **group_values(row),
+        "symbols_failed": dict(sorted(record.failed.items())),  # which ones and why, not how many
         "rejects_file": str(rejects) if rejects.exists() else None,
     }
+    found["fetch"] |= {
+        "t_stream_s": (first[1] - first[0]) / 1e9 if first else None,
+        "t_stream_max_s": times[-1] if times else None,
+    }
+    return found
 
 
-def _bars(run: Attachment, stream: str, record: FeedProcess) -> dict[str, Any]:
+def _bars(run: Attachment, stream: str) -> dict[str, Any]:
     """Minute bars built here against those that the service sent: how many of each number differ."""
     beside = run.compare_bars(stream) if f"{stream}.bars" in run.frames else None
     differing: dict[str, int] = {}
@@ -123,8 +104,6 @@ def _bars(run: Attachment, stream: str, record: FeedProcess) -> dict[str, Any]:
         "compared": beside.height if beside is not None else 0,
         "equal": int((beside["differing"].list.len() == 0).sum()) if beside is not None else 0,
         "differing": differing,
-        "late_trades": record.state["bars_late"],
-        "unmatched_amendments": record.state["bars_unmatched"],
     }
 
 

@@ -123,6 +123,11 @@ class Supervisor:
         assert self._measurements is not None
         return self._measurements.streams
 
+    @property
+    def telemetry_rows_lost(self) -> int:
+        assert self._measurements is not None
+        return self._measurements.writer.lost
+
     def watch(self, source: int, act: Callable[[], None]) -> None:
         """Call `act` whenever file descriptor `source` can be read."""
         self._inputs[source] = act

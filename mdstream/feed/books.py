@@ -64,6 +64,11 @@ class Books:
         last = len(symbols) - 1 - last
         self._publish(changed, ts.values[last], recv.values[last])
 
+    @property
+    def untracked(self) -> int:
+        """Updates of symbols for which the keyed frame has no room."""
+        return self._frame.untracked
+
     def close(self) -> None:
         self._frame.close()
 

@@ -114,7 +114,10 @@ class Committer:
             names = (spec.bar_rules.trades, *(channel.name for channel in spec.built_bars))
             frames = {name: FrameColumns(self.frames[name]) for name in names}
             self._bars = make_bars(spec, frames, self._text)
-        self._before = state["bars_late"], state["bars_unmatched"], state["levels_dropped"]
+        self._before = {
+            name: state[name]
+            for name in ("bars_late_trades", "bars_unmatched", "levels_dropped", "updates_untracked")
+        }
         self._joined = 0
         self._joined_rows: Published = {}
         self._last_bars: Published = {}
@@ -228,12 +231,17 @@ class Committer:
         return self._bars is not None and self._bars.is_open
 
     def flush(self) -> None:
-        """Write the rows of telemetry that wait; where there is no room they wait on, up to a limit."""
+        """Publish counts and write the rows of telemetry; those that find no room wait, up to a limit."""
+        keyed = [frame for frame in (self._latest, self._books) if frame is not None]
+        untracked = sum(frame.untracked for frame in keyed)
+        self.state["updates_untracked"] = self._before["updates_untracked"] + untracked
+        self.state["rejects_lost"] = self.rejects.lost
         if self._measured:
             values = np.array(self._measured, np.int64)
             try:
                 self._telemetry.append([ColumnData(column) for column in values.T])
             except NoSpaceError:
+                self.state["batch_rows_lost"] += max(0, len(self._measured) - _TELEMETRY_WAITING)
                 del self._measured[:-_TELEMETRY_WAITING]
             else:
                 self._measured.clear()
@@ -279,7 +287,7 @@ class Committer:
         if self._books is not None:
             columns = self._read_columns(self._spec.by_name[part.channel], area, part, codes)
             self._books.update(columns, dict(enumerate(self.dictionaries[self._books.sides].texts)))
-            self.state["levels_dropped"] = self._before[2] + self._books.dropped
+            self.state["levels_dropped"] = self._before["levels_dropped"] + self._books.dropped
 
     def _join_bars(
         self, area: ResultArea, receipt: Receipt, codes: Codes, rows: Mapping[str, list[ColumnData]]
@@ -302,8 +310,8 @@ class Committer:
         self._publish_bars(self._joined_rows, receipt.sequence)
 
     def _count_bars(self, bars: BarBuilder) -> None:
-        self.state["bars_late"] = self._before[0] + bars.late
-        self.state["bars_unmatched"] = self._before[1] + bars.unmatched
+        self.state["bars_late_trades"] = self._before["bars_late_trades"] + bars.late
+        self.state["bars_unmatched"] = self._before["bars_unmatched"] + bars.unmatched
 
     def _publish_bars(self, rows: Published, sequence: int) -> None:
         for name, columns in rows.items():
@@ -342,9 +350,10 @@ class Committer:
         streamed = table if from_stream.all() else table[from_stream]
         commit_ns = time.time_ns()
         age = bucket_of(commit_ns - streamed["recv_ns"])
-        np.add.at(self.state.latency, age, streamed["messages"].astype(np.uint64))
+        histograms = self.state.histograms
+        np.add.at(histograms["latency"], age, streamed["messages"].astype(np.uint64))
         for bucket, messages in receipt.delays:
-            self.state.feed_delay[bucket] += np.uint64(messages)
+            histograms["feed_delay"][bucket] += np.uint64(messages)
         payloads, size = len(streamed), int(streamed["length"].sum())
         marks = int(np.count_nonzero(kinds == PayloadKind.MARK)) if payloads < len(table) else 0
         rules = self._spec.bar_rules
@@ -352,12 +361,12 @@ class Committer:
         lengths = {counter: self.frames[name].rows for counter, name in sources if name}
         self.state.commit(
             receipt.sequence,
-            payloads=payloads,
-            bytes=size,
-            messages=receipt.messages[0],
+            payloads_committed=payloads,
+            bytes_committed=size,
+            committed=receipt.messages[0] - rejected[0],
             rejected=rejected[0],
-            fetch_payloads=len(table) - payloads - marks,
-            fetch_messages=receipt.messages[1],
+            fetch_payloads_committed=len(table) - payloads - marks,
+            fetch_committed=receipt.messages[1] - rejected[1],
             fetch_rejected=rejected[1],
             quarantined=quarantined,
             batches=1,

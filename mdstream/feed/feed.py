@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 _TICK_S = 1.0
+_CARRIED_ON = ("established", "reconnects", "control", "fetch_requests", "pool_rebuilds")
+"""Counts that the parts of a feed begin at 0: they continue those of its predecessors."""
 _EXIT_WAIT_S = 3.0
 
 
@@ -86,7 +88,7 @@ class Feed:
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched: Cycle | None = None
         self._fetcher: Fetcher | None = None
-        self._before = {name: state[name] for name in ("established", "reconnects", "control", "requests")}
+        self._before = {name: state[name] for name in _CARRIED_ON}
         self._client: RestClient | None = None
         self._subscriptions = Subscriptions()
         self._committer = Committer(
@@ -98,7 +100,9 @@ class Feed:
                 config.frames.chunk_mb * 1_000_000,
                 config.frames.stream_mb * 1_000_000,
             ),
-            RejectFile(reject_path(config.rejects, assignment.run_id, self.spec.name)),
+            RejectFile(
+                reject_path(config.rejects, assignment.run_id, self.spec.name), lost=state["rejects_lost"]
+            ),
             pool.make_bars,
         )
         self._pipeline = Pipeline(
@@ -116,7 +120,8 @@ class Feed:
         folder = self._config.journal
         if not folder:
             return None
-        return JournalWriter(journal_path(folder, self._assignment.run_id, self.spec.name))
+        path = journal_path(folder, self._assignment.run_id, self.spec.name)
+        return JournalWriter(path, missed=self.state["journal_missed"])
 
     async def run(self) -> None:
         """Serve the stream until told to drain. Raises what makes the stream fail."""
@@ -207,15 +212,15 @@ class Feed:
 
     def _record(self, cycle: Cycle) -> None:
         self._fetched = cycle
-        self.state["cycles"] += 1
-        self.state["t_stream_ns"] = cycle.ended_ns - cycle.started_ns
+        self.state["fetch_cycles"] += 1
+        self.state["fetch_cycle_ns"] = cycle.ended_ns - cycle.started_ns
         text = (
             f"fetched {len(cycle.ok)} symbols, {len(cycle.failed)} failed, "
             f"{cycle.requests} requests, T_stream {cycle.t_stream_s:.3f} s"
         )
         log.info("%s", text)
         self._tell(text)
-        self._outbox.put("cycle", (self.state["cycles"], cycle.started_ns, cycle.ended_ns))
+        self._outbox.put("cycle", (self.state["fetch_cycles"], cycle.started_ns, cycle.ended_ns))
         self._report_symbols()
 
     def _follow(self, chain: list[str]) -> None:
@@ -309,8 +314,9 @@ class Feed:
         state["established"] = self._before["established"] + session.established
         state["reconnects"] = self._before["reconnects"] + session.reconnects
         state["control"] = self._before["control"] + session.control_messages
+        state["pool_rebuilds"] = self._before["pool_rebuilds"] + self._pool.rebuilds
         if self._client is not None:
-            state["requests"] = self._before["requests"] + self._client.requests
+            state["fetch_requests"] = self._before["fetch_requests"] + self._client.requests
 
     def _rows_of(self, subscription: str) -> int | None:
         """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""

@@ -46,5 +46,10 @@ class Latest:
             data = [(to, take_rows(columns[source], newest)) for to, source in moved]
             self._frame.update(rows, data, time)
 
+    @property
+    def untracked(self) -> int:
+        """Updates of symbols for which the keyed frame has no room."""
+        return self._frame.untracked
+
     def close(self) -> None:
         self._frame.close()

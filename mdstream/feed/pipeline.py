@@ -208,7 +208,6 @@ class Pipeline:
         self._publish_counts()
         self._state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
         self._state["pool_queue"] = self.queued
-        self._state["pool_rebuilds"] = self._pool.rebuilds
         self._state["slabs"] = self._slabs
         self._committer.flush()
         self._trim()

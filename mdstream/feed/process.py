@@ -73,9 +73,8 @@ async def serve(
     """Serve one stream until the supervisor says drain. Raises what makes the stream fail. `used` gets what
     its workers had used at the end.
     """
-    state = FeedState(state_path(assignment.run, assignment.stream))
+    state = FeedState(state_path(assignment.run, assignment.stream), write=True)
     state["pid"] = os.getpid()
-    state["generation"] = assignment.generation
     config = assignment.config
     asyncio.get_running_loop().set_exception_handler(_tell)
     workers: list[int] = []

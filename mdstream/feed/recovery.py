@@ -51,5 +51,10 @@ def settle(state: FeedState, pending: list[Slab]) -> None:
     done = state.committed()
     tables = [slab.table[: slab.entries] for slab in pending]
     streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]
-    state["payloads_received"] = done["payloads"] + sum(map(len, streamed))
-    state["bytes_received"] = done["bytes"] + sum(int(t["length"].sum()) for t in streamed)
+    bodies = [
+        table[(table["kind"] > PayloadKind.MSGPACK) & (table["kind"] != PayloadKind.MARK)]
+        for table in tables
+    ]
+    state["payloads_received"] = done["payloads_committed"] + sum(map(len, streamed))
+    state["bytes_received"] = done["bytes_committed"] + sum(int(t["length"].sum()) for t in streamed)
+    state["fetch_payloads_received"] = done["fetch_payloads_committed"] + sum(map(len, bodies))

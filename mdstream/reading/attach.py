@@ -27,6 +27,7 @@ from mdstream.reading.reader import Categories, FrameReader
 from mdstream.reading.tail import Follow, Tail, labelled
 from mdstream.reading.views import View, view_of, views_in
 from mdstream.streams import STREAMS
+from mdstream.telemetry.state import FeedState, read_stream
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,6 +67,7 @@ class Attachment:
         self._readers: dict[str, FrameReader] = {}
         self._keyed_readers: dict[str, KeyedFrameReader] = {}
         self._categories: dict[str, dict[str, Categories]] = {}
+        self._states: dict[str, FeedState] = {}
 
     def __repr__(self) -> str:
         return f"<mdstream run {self.run}: {', '.join(self.frames)}>"
@@ -176,6 +178,27 @@ class Attachment:
         if length.is_time:
             return narrowed(longer(source, length), symbols, since)
         return narrowed(of_trades(narrowed(source, symbols, None), rules, length), None, since)
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Return the engine's metrics as they are at this moment: stream → name → value.
+
+            run.metrics()["stocks"]["latency_p99_ms"]
+
+        They are read from the feeds' counters; `telemetry.streams` has a row of them for each second. The
+        value of a histogram is its counts by bucket, a uint64 array (`telemetry.histogram.upper_ns` says
+        where a bucket ends). Names, kinds, units and meanings are in `mdstream.telemetry.metrics.STREAM`.
+        Raises `NoRunError` where the run has ended.
+        """
+        try:
+            with self.lock:
+                for path in (self.path / "feeds").glob("*.state"):
+                    if path.stem not in self._states:
+                        self._states[path.stem] = FeedState(path)
+                if self.path.exists():
+                    return {name: read_stream(self.path, name, self._states[name]) for name in self._states}
+        except FileNotFoundError:
+            pass  # it ended just now
+        raise NoRunError(f"run {self.run} has ended")
 
     def compare_bars(self, stream: str) -> pl.DataFrame:
         """The service's minute bars of `stream` beside those built here, a row a bar.

@@ -52,15 +52,16 @@ def journal_path(folder: str, run: str, stream: str) -> Path:
 class JournalWriter:
     """The journal of one stream of a run, taken up where a killed predecessor left it.
 
-    `missed` counts payloads that could not be written: the disk is full, or gone.
+    `missed` counts payloads that could not be written (the disk is full, or gone), from the number that a
+    predecessor missed on.
     """
 
     # The mutable state: the segment being written, how long it is, which batch it has last; segments
     # that are full and not compressed yet.
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, missed: int = 0) -> None:
         self.folder = folder
-        self.missed = 0
+        self.missed = missed
         self._last = 0
         folder.mkdir(parents=True, exist_ok=True)
         left = _segments(folder)

@@ -38,12 +38,13 @@ def why_unwritable(folder: str, run_id: str) -> str:
 class RejectFile:
     """The file of one stream's rejects; made when the first one comes.
 
-    `lost` counts those that could not be kept because the file is full or cannot be written.
+    `lost` counts those that could not be kept because the file is full or cannot be written, from the
+    number that a predecessor lost on.
     """
 
-    def __init__(self, path: Path, limit: int = LIMIT_BYTES) -> None:
+    def __init__(self, path: Path, limit: int = LIMIT_BYTES, lost: int = 0) -> None:
         self.path = path
-        self.lost = 0
+        self.lost = lost
         self._limit = limit
 
     def keep(self, payload: bytes, kind: PayloadKind, recv_ns: int, reasons: list[tuple[int, str]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mdstream.streams.spec import Channel, Column, Kind
+from mdstream.telemetry import metrics
+from mdstream.telemetry.metrics import Metric, Source
 
 
 def _time(name: str) -> Column:
@@ -13,12 +15,17 @@ def _int(name: str) -> Column:
     return Column(name, Kind.INT, required=True)
 
 
-def _float(name: str) -> Column:
-    return Column(name, Kind.FLOAT, required=True)
-
-
 def _code(name: str, dictionary: str) -> Column:
     return Column(name, Kind.CODE, required=True, dictionary=dictionary)
+
+
+def _columns(rows: tuple[Metric, ...]) -> tuple[Column, ...]:
+    """Return the columns of `rows`, in their order. What a formula computes may be null."""
+    return tuple(
+        Column(m.name, Kind.FLOAT if m.is_float else Kind.INT, required=isinstance(m.source, Source))
+        for m in rows
+        if m.is_column
+    )
 
 
 BATCHES = Channel(
@@ -45,41 +52,9 @@ the kernels began and left to the fallback decoder. `cpu_ns`: CPU time of decodi
 
 STREAMS = Channel(
     "streams",
-    (
-        _time("ts"),
-        _code("stream", "streams"),
-        _code("state", "states"),
-        _int("pid"),
-        _int("generation"),
-        _int("payloads"),
-        _int("messages"),
-        _int("bytes"),
-        _int("committed"),
-        _int("rejected"),
-        _int("in_flight"),
-        _int("fetch_messages"),
-        _int("fetch_rejected"),
-        _int("reconnects"),
-        _int("cycles"),
-        _int("requests"),
-        _int("symbols_ok"),
-        _int("symbols_failed"),
-        _float("t_stream_s"),
-        _int("pool_size"),
-        _int("pool_busy"),
-        _int("pool_queue"),
-        _int("pool_rebuilds"),
-        _int("stalls"),
-        _int("rows"),
-        Column("latency_p50_ms", Kind.FLOAT),
-        Column("latency_p99_ms", Kind.FLOAT),
-        Column("latency_p999_ms", Kind.FLOAT),
-        Column("feed_delay_p50_ms", Kind.FLOAT),
-        Column("feed_delay_p99_ms", Kind.FLOAT),
-        Column("feed_delay_p999_ms", Kind.FLOAT),
-    ),
+    (_time("ts"), _code("stream", "streams"), _code("state", "states"), *_columns(metrics.STREAM)),
 )
-"""A row a stream and second: its counters since the start of the run."""
+"""A row a stream and second: its metrics since the start of the run."""
 
 PROCESSES = Channel(
     "processes",
@@ -88,36 +63,17 @@ PROCESSES = Channel(
         _int("pid"),
         _code("role", "roles"),
         _code("stream", "streams"),
-        _float("cpu_percent"),
-        _float("cpu_user_s"),
-        _float("cpu_system_s"),
-        _int("rss_bytes"),
-        _int("threads"),
-        _int("voluntary_switches"),
-        _int("involuntary_switches"),
+        *_columns(metrics.PROCESS),
     ),
 )
 """A row a process and second; 100 percent is one core."""
 
-CORES = Channel(
-    "cores",
-    (_time("ts"), _int("core"), _float("busy_percent"), _float("user_percent"), _float("system_percent")),
-)
+CORES = Channel("cores", (_time("ts"), _int("core"), *_columns(metrics.CORE)))
 """A row a core and second: how busy it was, with everything that runs on this machine. What is busy and
 neither user's nor system's is interrupts, and what the host of a virtual machine took.
 """
 
-MACHINE = Channel(
-    "machine",
-    (
-        _time("ts"),
-        _int("memory_used_bytes"),
-        _int("shm_bytes"),
-        _int("net_sent_bytes"),
-        _int("net_recv_bytes"),
-        _int("switches"),
-    ),
-)
+MACHINE = Channel("machine", (_time("ts"), *_columns(metrics.MACHINE)))
 """A row a second: memory in use on this machine, shared memory of this run, and since the machine's start
 bytes of all network interfaces (loopback too) and context switches.
 """

@@ -1,136 +1,131 @@
-"""A feed's counters, in shared memory: exact at every moment, also at that of a kill.
+"""The state of a feed in shared memory: its counters, exact at every moment, also at that of a kill.
 
-The counters of what was committed change all at once. They are kept twice; a commit writes the copy
-not in use, and then one word, the sequence number of its batch, whose parity says which copy counts.
-All other words are single counters. The supervisor only reads.
+    word 0   which words follow: a reader of another version reads nothing instead of something else
+    live     a word for each metric whose source is LIVE
+    copies   twice a word for each metric whose source is COMMITTED or LENGTH
+    buckets  `BUCKETS` words for each histogram
+
+What a commit counts changes all at once: it writes the copy that is not in use, then one word, the sequence
+number of its batch. The parity of that number says which copy counts. Every other word stands alone.
+
+The feed writes. The supervisor does while there is no feed, and counts restarts; readers map the file
+read-only. `telemetry.metrics` names the words.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mdstream.errors import NoRunError
+from mdstream.frames.head import Head
 from mdstream.handoff.space import reserve
-from mdstream.telemetry.histogram import BUCKETS
+from mdstream.telemetry.histogram import BUCKETS, Counts
+from mdstream.telemetry.metrics import STREAM, Source
 
-COMMITTED = (
-    "payloads",
-    "bytes",
-    "messages",
-    "rejected",
-    "fetch_payloads",
-    "fetch_messages",
-    "fetch_rejected",
-    "quarantined",
-    "batches",
-    "trade_rows",
-    "midpoint_rows",
-    "correction_rows",
-    "cancel_rows",
-)
-"""Counters that change with a commit. The last ones are lengths of the frames that bars are made of."""
+LIVE = tuple(m.name for m in STREAM if m.source is Source.LIVE)
+LENGTHS = tuple(m.name for m in STREAM if m.source is Source.LENGTH)
+COMMITTED = tuple(m.name for m in STREAM if m.source is Source.COMMITTED) + LENGTHS
+HISTOGRAMS = tuple(m.name for m in STREAM if m.source is Source.BUCKETS)
 
-LENGTHS = COMMITTED[-4:]
-
-LIVE = (
-    "heartbeat_ns",
-    "pid",
-    "generation",
-    "sequence",
-    "payloads_received",
-    "bytes_received",
-    "fetch_payloads_received",
-    "control",
-    "reconnects",
-    "connected",
-    "established",
-    "stalls",
-    "cycles",
-    "requests",
-    "symbols_ok",
-    "symbols_failed",
-    "t_stream_ns",
-    "pool_size",
-    "pool_busy",
-    "pool_queue",
-    "pool_rebuilds",
-    "slabs",
-    "bars_late",
-    "bars_unmatched",
-    "levels_dropped",
-    "journal_missed",
-)
-"""Counters and gauges that stand alone. `sequence` is that of the last committed batch; `bars_late` counts
-trades that came too late for any bar, `bars_unmatched` corrections and cancels of what is no longer here,
-`levels_dropped` levels beyond the best 1,000 of a side of an order book, `journal_missed` payloads that
-could not be written to the journal.
-"""
-
-_LIVE = {name: index for index, name in enumerate(LIVE)}
+_LIVE = {name: index for index, name in enumerate(LIVE, 1)}
 _COMMITTED = {name: index for index, name in enumerate(COMMITTED)}
-_COPY = 64
-_HISTOGRAMS = _COPY + 2 * len(COMMITTED)
-_WORDS = _HISTOGRAMS + 2 * BUCKETS
+_FIRST_LENGTH = len(COMMITTED) - len(LENGTHS)
+_COPIES = 1 + len(LIVE)
+_HISTOGRAMS = _COPIES + 2 * len(COMMITTED)
+_WORDS = _HISTOGRAMS + len(HISTOGRAMS) * BUCKETS
+_LAYOUT = zlib.crc32(" ".join((*LIVE, *COMMITTED, *HISTOGRAMS, str(BUCKETS))).encode())
 
 
 class FeedState:
-    """The counters of one feed. One process writes, any may read."""
+    """The metrics of one feed. One process writes, any may read.
 
-    def __init__(self, path: Path) -> None:
-        with path.open("r+b") as file:
-            mapping = mmap.mmap(file.fileno(), 0)
+    Raises `NoRunError` where an engine of another version, with other metrics, wrote the file.
+    """
+
+    # The mutable state, all of it in shared memory: the words, and the buckets of each histogram.
+    _words: memoryview
+    histograms: dict[str, Counts]
+
+    def __init__(self, path: Path, write: bool = False) -> None:
+        with path.open("r+b" if write else "rb") as file:
+            access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+            mapping = mmap.mmap(file.fileno(), 0, access=access)
         self._words = memoryview(mapping).cast("Q")
-        counts = np.frombuffer(mapping, np.uint64)
-        self.latency = counts[_HISTOGRAMS : _HISTOGRAMS + BUCKETS]
-        """Receive → visible to readers, messages by bucket."""
-        self.feed_delay = counts[_HISTOGRAMS + BUCKETS :]
-        """Event time → receive, messages by bucket."""
+        if self._words[0] != _LAYOUT:
+            raise NoRunError(f"{path}: the engine is of another version of mdstream and has other metrics")
+        counts = np.frombuffer(mapping, np.uint64, offset=8 * _HISTOGRAMS)
+        self.histograms = dict(zip(HISTOGRAMS, np.split(counts, len(HISTOGRAMS)), strict=True))
 
     @staticmethod
     def create(path: Path) -> FeedState:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        """Make the file of a new run, all zeros, and open it for writing."""
+        hidden = path.with_suffix(".new")
+        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            reserve(descriptor, _WORDS * 8, path)
+            reserve(descriptor, _WORDS * 8, hidden)
+            os.pwrite(descriptor, _LAYOUT.to_bytes(8, "little"), 0)
         finally:
             os.close(descriptor)
-        return FeedState(path)
+        hidden.rename(path)
+        return FeedState(path, write=True)
+
+    # -- read by anyone
 
     def __getitem__(self, name: str) -> int:
         return self._words[_LIVE[name]]
 
+    def committed(self) -> dict[str, int]:
+        """Return the counters as of the last commit, all from the same moment."""
+        while True:
+            sequence = self["sequence"]
+            start = _COPIES + sequence % 2 * len(COMMITTED)
+            values = self._words[start : start + len(COMMITTED)].tolist()
+            if self["sequence"] == sequence:
+                return dict(zip(COMMITTED, values, strict=True))
+
+    def values(self) -> dict[str, Any]:
+        """Return all metrics whose source is the state, and what derives from them, internal ones too.
+
+        Messages received = committed + rejected + in flight, whenever it is called.
+        """
+        values: dict[str, Any] = self.committed()
+        values |= dict(zip(LIVE, self._words[1:_COPIES].tolist(), strict=True))
+        values |= {name: counts.copy() for name, counts in self.histograms.items()}
+        for metric in STREAM:
+            if not isinstance(metric.source, Source):
+                values[metric.name] = metric.source(values)
+        return values
+
+    # -- written by one process at a time
+
     def __setitem__(self, name: str, value: int) -> None:
         self._words[_LIVE[name]] = value
 
-    def committed(self) -> dict[str, int]:
-        """The counters as of the last commit, all from the same moment."""
-        while True:
-            sequence = self["sequence"]
-            start = _COPY + sequence % 2 * len(COMMITTED)
-            values = self._words[start : start + len(COMMITTED)].tolist()
-            if self["sequence"] - sequence <= 1 and self["sequence"] == sequence:
-                return dict(zip(COMMITTED, values, strict=True))
-
     def commit(self, sequence: int, **added: int) -> None:
         """Count batch `sequence`: `added` to each counter, lengths set. Once or not at all."""
-        current = self.committed()
-        start = _COPY + sequence % 2 * len(COMMITTED)
-        for name, index in _COMMITTED.items():
-            base = 0 if name in LENGTHS else current[name]
-            self._words[start + index] = base + added.get(name, 0)
+        current = _COPIES + self["sequence"] % 2 * len(COMMITTED)
+        values = self._words[current : current + len(COMMITTED)].tolist()
+        for name, value in added.items():
+            index = _COMMITTED[name]
+            values[index] = value if index >= _FIRST_LENGTH else values[index] + value
+        start = _COPIES + sequence % 2 * len(COMMITTED)
+        for index, value in enumerate(values, start):
+            self._words[index] = value
         self["sequence"] = sequence
 
-    def accounts(self) -> dict[str, int]:
-        """Messages received = committed + rejected + in flight; a payload in flight counts as one."""
-        done = self.committed()
-        in_flight = max(0, self["payloads_received"] - done["payloads"])
-        return {
-            "payloads": done["payloads"] + in_flight,
-            "messages": done["messages"] + in_flight,
-            "bytes": max(self["bytes_received"], done["bytes"]),
-            "committed": done["messages"] - done["rejected"],
-            "rejected": done["rejected"],
-            "in_flight": in_flight,
-        }
+
+def read_stream(run: Path, stream: str, state: FeedState) -> dict[str, Any]:
+    """Return every metric of `stream` at this moment by name, of the run in folder `run`.
+
+    Values are numbers; those of histograms are counts by bucket. A percentile without messages is None.
+    """
+    values = state.values()
+    frames = (folder for folder in (run / "frames").glob(f"{stream}.*") if (folder / "head").exists())
+    values["rows"] = sum(Head(folder, write=False).rows for folder in frames)
+    return {metric.name: values[metric.name] for metric in STREAM if not metric.is_internal}

@@ -1,4 +1,4 @@
-"""Writes what the supervisor measures into `telemetry.streams`, `.processes`, `.cores` and `.machine`."""
+"""Write what the supervisor measures to `telemetry.streams`, `.processes`, `.cores` and `.machine`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 _LIMITS = Limits(retention=32_000_000, chunk=4_000_000)
 
 
-class TelemetryRecorder:
+class TelemetryWriter:
     """The one writer of the supervisor's frames."""
 
     def __init__(self, run: Path) -> None:
         self.lost = 0
+        """Rows that found no room: the metric `telemetry_rows_lost`."""
         self._run = run
         self._dictionaries: dict[str, DictionaryWriter] = {}
         self._frames = {
@@ -38,8 +39,8 @@ class TelemetryRecorder:
         }
 
     def write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
-        """Append `rows`, values by column name; None where a column may be null. Where there is no room for
-        them they are lost, and counted in `lost`.
+        """Append `rows`, values by column name; None where a column may be null. Rows for which there is no
+        room are counted in `lost` and dropped.
         """
         try:
             self._write(channel, rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import polars as pl
 
 from mdstream.reading.attach import Attachment
 from mdstream.utilization.values import ENDING, SECOND, Values, foreign, rounded, spent
 
+_NEVER = datetime.fromtimestamp(0, UTC)
 _LEAST_SAMPLES = 2
 _MANY_SAMPLES = 10
 _WAITS = (
@@ -58,6 +59,8 @@ def _while_messages_came(run: Attachment) -> tuple[datetime, datetime, bool]:
     samples = run.frame("telemetry.streams").filter(going).sort("ts")
     more = samples.filter(pl.col("messages").diff().over("stream") > 0)["ts"]
     every = run.frame("telemetry.cores")["ts"]
+    if not every.len():  # telemetry found no room
+        return _NEVER, _NEVER, False
     flowed = more.n_unique() > _LEAST_SAMPLES
     times = more if flowed else every
     return times.min(), times.max(), flowed or every.n_unique() >= _MANY_SAMPLES  # type: ignore[return-value]

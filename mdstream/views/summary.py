@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from mdstream.telemetry.metrics import find_losses
 from mdstream.views.table import Field, fit
 
 _REASONS_SHOWN = 5
@@ -25,7 +26,7 @@ def _draw(report: dict[str, Any], console: Console) -> RenderableType:
         return [f"{stream[name]:,}" for stream in streams]
 
     def latencies(name: str) -> list[RenderableType]:
-        return [_number(stream["latency_ms"][name]) for stream in streams]
+        return [_number(stream["latency"][name]) for stream in streams]
 
     symbols = [f"{s['symbols_ok']}/{len(s['symbols_failed'])}" for s in streams]
     fields = [
@@ -37,8 +38,8 @@ def _draw(report: dict[str, Any], console: Console) -> RenderableType:
         Field("rejected", counts("rejected")),
         Field("in flight", counts("in_flight")),
         Field("T_stream s", [_number(s["fetch"]["t_stream_s"]) for s in streams], 4),
-        Field("p50 ms", latencies("p50"), 3),
-        Field("p99 ms", latencies("p99"), 2),
+        Field("p50 ms", latencies("p50_ms"), 3),
+        Field("p99 ms", latencies("p99_ms"), 2),
         Field("reconnects", counts("reconnects"), 5),
         Field("restarts", counts("restarts"), 6),
     ]
@@ -75,16 +76,12 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
         if len(by_reason) > _REASONS_SHOWN:
             more = sum(map(len, list(by_reason.values())[_REASONS_SHOWN:]))
             remarks.append(Text(f"{name}: {more} more symbols failed", style="yellow"))
-        if (bars := stream.get("bars")) and bars["compared"]:
-            remarks.append(_bars(name, bars))
-        if dropped := stream.get("levels_dropped"):
-            text = f"{name}: {dropped:,} levels beyond the best 1,000 of a side of a book were dropped"
-            remarks.append(Text(text, style="yellow"))
-        if missed := stream.get("journal_missed"):
-            text = f"{name}: {missed:,} payloads could not be written to the journal"
-            remarks.append(Text(text, style="yellow"))
+        if stream["bars"].get("compared"):
+            remarks.append(_bars(name, stream["bars"]))
+        remarks += [Text(f"{name}: {loss}", style="yellow") for loss in find_losses(stream)]
         if stream["rejects_file"]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
+    remarks += [Text(loss, style="yellow") for loss in find_losses(report)]
     if recorded := report.get("recorded"):
         remarks.append(_recorded(recorded))
     return remarks

@@ -124,7 +124,7 @@ def test_symbols_whose_first_fetch_met_nothing_but_trouble_are_told(tmp_path: Pa
         fetch = {"deadline_s": 60, "attempts": 50}
         with engine(settings(sim, tmp_path, **streams, fetch=fetch)) as running:
             until(lambda: running.attachment.rows("stocks.trades") > 20)
-            until(lambda: (running.frame("telemetry.streams")["requests"].max() or 0) > 4)
+            until(lambda: (running.frame("telemetry.streams")["fetch_requests"].max() or 0) > 4)
         report = running.report
     assert report is not None
     stocks = report["streams"]["stocks"]
@@ -455,7 +455,7 @@ def test_t_total_is_about_the_longest_stream_and_not_their_sum(tmp_path: Path) -
     with simulator("--rate", "50", "--latency", "50") as sim:
         values = settings(sim, tmp_path, fetch={"interval_s": 0})  # the default budget: 200 a minute
         with engine(values | {s: {"symbols": names} for s, names in lists.items()}) as running:
-            until(lambda: running.frame("telemetry.streams")["cycles"][-4:].sum() == 4)
+            until(lambda: running.frame("telemetry.streams")["fetch_cycles"][-4:].sum() == 4)
         report = running.report
         sequential = sequential_seconds(sim, lists)
     assert report is not None

@@ -32,7 +32,7 @@ def test_hot_subscriptions_outlive_the_feed(tmp_path: Path) -> None:
             )
             [victim] = until(lambda: pids(running, "feed", "stocks"))
             os.kill(victim, signal.SIGKILL)
-            until(lambda: running.frame("telemetry.streams")["generation"][-1] == 1)
+            until(lambda: running.frame("telemetry.streams")["restarts"][-1] == 1)
             before = run.rows("stocks.quotes")
             until(lambda: run.rows("stocks.quotes") > before + 200)
             assert recent("stocks.quotes") == {"TSLA"}

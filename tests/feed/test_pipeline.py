@@ -60,7 +60,7 @@ def mixed(stream: str) -> list[Payload]:
 
 
 def messages_in(state: Any) -> dict[str, int]:
-    return {k: state.accounts()[k] for k in ("messages", "committed", "rejected", "in_flight")}
+    return {k: state.values()[k] for k in ("messages", "committed", "rejected", "in_flight")}
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -429,7 +429,7 @@ def test_workers_that_cannot_even_start_stop_the_feed_and_lose_no_batch(
             await r.feed(payloads("stocks", 30, 10))
             with pytest.raises(WorkerError, match="die as they start"):
                 await r.drain()
-            assert r.state.accounts()["in_flight"] == 3
+            assert r.state.values()["in_flight"] == 3
             assert r.state.committed()["quarantined"] == 0
 
     uvloop.run(go())

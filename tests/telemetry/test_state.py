@@ -2,38 +2,72 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdstream.telemetry.state import COMMITTED, FeedState
+import pytest
+
+from mdstream.errors import NoRunError
+from mdstream.telemetry.state import _COPIES, COMMITTED, FeedState
 
 
 def test_a_batch_counts_once_and_all_at_once(tmp_path: Path) -> None:
     path = tmp_path / "state"
     state, reader = FeedState.create(path), FeedState(path)
     for sequence in range(1, 6):
-        state.commit(sequence, payloads=1, messages=10, rejected=2, trade_rows=sequence * 100)
-        assert reader.committed()["messages"] == sequence * 10
+        state.commit(sequence, payloads_committed=1, committed=10, rejected=2, trade_rows=sequence * 100)
+        assert reader.committed()["committed"] == sequence * 10
         assert reader.committed()["trade_rows"] == sequence * 100
         assert reader["sequence"] == sequence
 
 
 def test_a_commit_cut_short_has_not_happened(tmp_path: Path) -> None:
     state = FeedState.create(tmp_path / "state")
-    state.commit(1, messages=10, payloads=1)
+    state.commit(1, committed=10, payloads_committed=1)
     words = state._words
     before = state.committed()
     # Everything but the last store, the sequence number.
-    start = 64 + 2 % 2 * len(COMMITTED)
+    start = _COPIES + 2 % 2 * len(COMMITTED)
     for i in range(len(COMMITTED)):
         words[start + i] = 999
     assert state.committed() == before
-    state.commit(2, messages=5, payloads=1)
-    assert state.committed()["messages"] == 15
+    state.commit(2, committed=5, payloads_committed=1)
+    assert state.committed()["committed"] == 15
 
 
 def test_received_is_committed_and_rejected_and_in_flight(tmp_path: Path) -> None:
     state = FeedState.create(tmp_path / "state")
     state["payloads_received"] = 5
-    state.commit(1, payloads=3, messages=30, rejected=4, bytes=300)
-    accounts = state.accounts()
+    state.commit(1, payloads_committed=3, committed=26, rejected=4, bytes_committed=300)
+    accounts = state.values()
     assert accounts["messages"] == accounts["committed"] + accounts["rejected"] + accounts["in_flight"]
     assert (accounts["committed"], accounts["rejected"], accounts["in_flight"]) == (26, 4, 2)
     assert accounts["payloads"] == 5
+
+
+def test_a_reader_cannot_write_counters(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    FeedState.create(path)["stalls"] = 7
+    reader = FeedState(path)
+    with pytest.raises(TypeError, match="read-only"):
+        reader["stalls"] = 0
+    with pytest.raises(TypeError, match="read-only"):
+        reader.commit(1, committed=1)
+    with pytest.raises(ValueError, match="read-only"):
+        reader.histograms["latency"][3] = 1
+    assert FeedState(path)["stalls"] == 7
+
+
+def test_counters_of_another_version_are_not_read_as_ours(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    FeedState.create(path)
+    with path.open("r+b") as file:
+        file.write(b"\x01")
+    with pytest.raises(NoRunError, match="another version of mdstream"):
+        FeedState(path)
+
+
+def test_a_counter_that_is_not_in_the_table_cannot_be_counted(tmp_path: Path) -> None:
+    state = FeedState.create(tmp_path / "state")
+    with pytest.raises(KeyError):
+        state["nonsense"] = 1
+    with pytest.raises(KeyError):
+        state.commit(1, nonsense=1)
+    assert state["sequence"] == 0

@@ -11,7 +11,7 @@ from mdstream.frames.chunk import Chunk
 from mdstream.frames.rundir import RunDirectory
 from mdstream.reading.attach import attach
 from mdstream.telemetry.schema import CORES
-from mdstream.telemetry.writer import TelemetryRecorder
+from mdstream.telemetry.writer import TelemetryWriter
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def cores(second: int) -> list[dict[str, Any]]:
 def test_measurements_that_find_no_room_are_counted_and_end_nothing(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = TelemetryRecorder(run.path)
+    recorder = TelemetryWriter(run.path)
     with monkeypatch.context() as full, caplog.at_level(logging.WARNING):
 
         def refuse(path: Any, *_: Any) -> None:

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from mdstream.telemetry.metrics import STREAM, group_values
 from mdstream.views.summary import show
 from mdstream.views.table import Field, fit
 
@@ -38,21 +39,11 @@ def test_the_most_dispensable_column_goes_first_and_no_number_is_cut() -> None:
 
 @pytest.mark.parametrize("width", [72, 80, 90, 120, 200])
 def test_the_summary_of_a_large_run_fits_every_terminal(width: int) -> None:
-    stream = {
-        "state": "stopped",
-        "reason": None,
-        "symbols_ok": 120,
-        "symbols_failed": {},
-        "messages": 12_345_678,
-        "committed": 12_345_678,
-        "rejected": 0,
-        "in_flight": 0,
-        "fetch": {"t_stream_s": 1.234},
-        "latency_ms": {"p50": 1.5, "p99": 12.0},
-        "reconnects": 0,
-        "restarts": 0,
-        "rejects_file": None,
-    }
+    counts = {metric.name: 0 for metric in STREAM}
+    counts |= {"symbols_ok": 120, "messages": 12_345_678, "committed": 12_345_678}
+    stream = group_values(counts)
+    stream |= {"state": "stopped", "reason": None, "symbols_failed": {}, "rejects_file": None}
+    stream["fetch"]["t_stream_s"] = 1.234
     report = {
         "run": "20260101T000000-1",
         "duration_s": 3600.0,

@@ -40,7 +40,7 @@ class Bench:
     def __init__(self, run: Path, stream: str, retention: int = 64_000_000) -> None:
         self.run, self.stream = run, stream
         path = state_path(run, stream)
-        self.state = FeedState(path) if path.exists() else FeedState.create(path)
+        self.state = FeedState(path, write=True) if path.exists() else FeedState.create(path)
         limits = Limits(retention, 4_000_000)
         rejects = RejectFile(run / "rejects.jsonl")
         self.committer = Committer(run, STREAMS[stream], self.state, limits, rejects, boot.make_bars)
@@ -452,7 +452,7 @@ def test_amendments_of_trades_that_are_gone_are_counted_and_change_nothing() -> 
         )
         assert made.state["bars_unmatched"] == 2
         made.batch([trade(0, 60, id=9), trade(0, 61, ts=START - 120 * MINUTE)])
-        assert made.state["bars_late"] == 1
+        assert made.state["bars_late_trades"] == 1
         made.batch([("cancel", cancel), trade(0, 90, id=10)])
         last = made.rows("bars_1m")[-1]
         assert (last["open"], last["volume"], last["trade_count"], last["revised"]) == (None, 0, 0, True)

@@ -15,6 +15,7 @@ import msgspec
 
 from mdstream.streams import STREAMS
 from mdstream.venues.alpaca import endpoints
+from mdstream.venues.alpaca.limits import FREE_PLAN
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of the container: microseconds of CPU time a period, and the period."""
@@ -116,7 +117,7 @@ class FetchConfig(Struct, frozen=True):
             ge=1,
             le=1_000_000,
         ),
-    ] = 200
+    ] = FREE_PLAN
     concurrency: Annotated[int, setting("Requests under way at a time, for each stream.", ge=1)] = 64
     timeout_s: Annotated[float, setting("Time for one attempt.", unit="s", ge=0.01)] = 10.0
     deadline_s: Annotated[

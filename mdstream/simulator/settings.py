@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mdstream.config import Credentials, Struct
+from mdstream.venues.alpaca.limits import AUTH_WITHIN_S
 
 
 class SimulatorSettings(Struct, frozen=True):
@@ -27,7 +28,7 @@ class SimulatorSettings(Struct, frozen=True):
     latency_ms: float = 0.0
     rate_limit: int = 200
     symbol_limit: int = 0
-    auth_timeout_s: float = 10.0
+    auth_timeout_s: float = AUTH_WITHIN_S
     slow_client_mb: int = 64
     faults: tuple[str, ...] = ()
     ticks: str = ""

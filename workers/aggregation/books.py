@@ -20,17 +20,17 @@ def net_rows(channel: Channel, columns: Sequence[ColumnData]) -> list[ColumnData
     at = channel.at
     symbols, sides, prices, times = (columns[at[name]].values for name in ("symbol", "side", "price", "ts"))
     rows = len(symbols)
-    there = np.ones(rows, np.bool_)
+    valid = np.ones(rows, np.bool_)
     for name in ("side", "price", "size"):
         if (mask := columns[at[name]].mask) is not None:
-            there &= mask
+            valid &= mask
     scratch = np.empty((2, 1 << max(4, (2 * rows).bit_length())), np.int64)
     firsts, lasts, left, out = np.empty((4, rows), np.int64)
     words = np.ascontiguousarray(prices).view(np.uint64)
     resets = columns[at["reset"]].values
     books = np.empty(rows, np.int64)
     count = net(
-        symbols, sides, words, times, resets, there, scratch[0], scratch[1], firsts, lasts, left, out, books
+        symbols, sides, words, times, resets, valid, scratch[0], scratch[1], firsts, lasts, left, out, books
     )
     chosen, books = out[:count], books[:count]
     made = []
@@ -40,7 +40,7 @@ def net_rows(channel: Channel, columns: Sequence[ColumnData]) -> list[ColumnData
             values = data.values[lasts[books]]
         elif column.name == "reset":
             values = firsts[books] >= 0
-        elif column.name == "price" and not there[chosen].all():
-            mask = there[chosen]
+        elif column.name == "price" and not valid[chosen].all():
+            mask = valid[chosen]
         made.append(ColumnData(values, mask))
     return made

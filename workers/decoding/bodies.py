@@ -1,4 +1,4 @@
-"""Pass 1 for REST bodies of one kind: the records in them, and the symbols they belong to."""
+"""Pass 1 for REST bodies of one kind: their records, and the symbols of the records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BodyMatcher(Matcher):
         self._make_keys(_START_KEYS)
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
-        """As `Matcher.match`; what each body held stands in `Matched.bodies`."""
+        """Match bodies like `Matcher.match`; `Matched.bodies` has what each body held."""
         while True:
             found = super().match(payloads, verdicts)
             symbols, twice = self._symbols(payloads)
@@ -54,7 +54,7 @@ class BodyMatcher(Matcher):
         return found
 
     def _symbols(self, payloads: Payloads) -> tuple[dict[int, list[str]], set[int]]:
-        """Payload → symbols with a record; and the payloads in which a symbol stands twice."""
+        """Return payload → symbols with a record, and the payloads in which a symbol occurs twice."""
         count = int(self._at[ops.AT_KEYS])
         seen: set[tuple[int, bytes]] = set()
         twice: set[int] = set()
@@ -101,7 +101,7 @@ class BodyMatcher(Matcher):
 
 
 def _pack_names(*names: str) -> npt.NDArray[np.uint64]:
-    """Names as the kernel reads them: length and bytes, in words of eight."""
+    """Pack names as the kernel reads them: length and bytes, in words of eight."""
     words = np.zeros((len(names), ops.NAME_WIDTH), np.uint64)
     for row, name in zip(words, names, strict=True):
         row[0] = len(name)

@@ -1,9 +1,9 @@
 """Texts to codes, in the order in which the messages came.
 
-Texts that a dictionary does not know yet are noted while channels are converted, each with the place
-where it first came. At the end of the batch they get provisional codes in the order of these places;
-the feed replaces them as it commits. So the codes do not depend on how a stream was cut into batches,
-nor on the order in which channels and columns are looked at.
+While channels are converted, texts unknown to a dictionary are noted with the place of their first
+occurrence. At the end of the batch they get provisional codes in the order of these places. The feed
+replaces them when it commits. So the codes depend neither on where a stream was cut into batches nor on the
+order in which channels and columns are converted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
 from workers.decoding.columns import Coded, Position, present
 
 LONGEST_TEXT = 1024
-"""Characters a symbol, exchange or list of conditions may have."""
+"""Longest symbol, exchange or list of conditions, in characters."""
 
 Place = tuple[int, int, int]
-"""Where a row came: its payload, its message, and which row of that message it is."""
+"""The place of a row: its payload, its message, and its row within that message."""
 
 
 def places_of(positions: Iterable[Position]) -> list[Place]:
-    """The places of rows whose messages follow one another."""
+    """Return the places of rows whose messages are consecutive."""
     places: list[Place] = []
     for payload, message in positions:
         row = 0
@@ -38,7 +38,7 @@ def places_of(positions: Iterable[Position]) -> list[Place]:
 
 
 class BatchCodes:
-    """The codes of one batch. `known` gives those of a dictionary by name."""
+    """Gives the codes of one batch. `known` returns the codes of a dictionary by name."""
 
     # The mutable state: new texts by dictionary, with where each first came (place of its row, item of
     # a list, column); whether one found no place in its dictionary.
@@ -49,7 +49,7 @@ class BatchCodes:
         self._noted: dict[str, dict[str, tuple[Place, int, int]]] = {}
 
     def admit(self, channel: Channel, coded: Coded, places: list[Place]) -> None:
-        """Note the texts that are new; raises `UnfitError`, and notes none, where one cannot be taken."""
+        """Note the texts that are new. Raises `UnfitError`, and notes none, if one cannot be taken."""
         fresh: dict[str, dict[str, tuple[Place, int, int]]] = {}
         for index, texts in coded:
             column = channel.columns[index]
@@ -79,7 +79,7 @@ class BatchCodes:
                 noted[text] = min(at, noted.get(text, at))
 
     def new(self) -> dict[str, tuple[str, ...]]:
-        """New texts by dictionary, in the order they came."""
+        """Return the new texts by dictionary, in the order they came."""
         return {
             dictionary: tuple(sorted(noted, key=noted.__getitem__))
             for dictionary, noted in self._noted.items()
@@ -92,7 +92,7 @@ class BatchCodes:
         coded: Coded,
         new: Mapping[str, tuple[str, ...]],
     ) -> list[ColumnData]:
-        """The columns of a channel with those filled that are coded."""
+        """Return the columns of a channel with the coded ones filled."""
         filled = list(columns)
         for index, texts in coded:
             column = channel.columns[index]
@@ -105,7 +105,7 @@ class BatchCodes:
         return filled
 
     def coder(self, column: Column, new: Mapping[str, tuple[str, ...]]) -> Callable[[str], int]:
-        """Text → code of one column, provisional where `new` has the text."""
+        """Return the function text → code of one column; codes are provisional for texts in `new`."""
         fresh = new.get(column.dictionary, ())
         known = self._known(column.dictionary)
         if not fresh:

@@ -1,7 +1,7 @@
 """Messages to columns: a whole column at a time, strictly.
 
-A column is converted in one go from the values of its key. What does not fit raises `UnfitError` with the
-key and the reason; the decoder then finds out which messages are to blame.
+A column is converted in one go from the values of its key. A value that does not fit raises `UnfitError`
+with the key and the reason; the decoder then finds the messages that caused it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Position = tuple[int, int]
 """Index of a payload in its batch, and of a message in its payload."""
 
 Coded = list[tuple[int, list[Any]]]
-"""Columns of texts that have no codes yet: index of the column, and the text (or list) of each row."""
+"""Columns of texts without codes: index of the column, and the text (or list) of each row."""
 
 
 @dataclass(slots=True)
 class Rows:
-    """The messages of one channel, in the order they came; a book's message makes many rows."""
+    """The messages of one channel, in order. A message of an order book makes many rows."""
 
     records: list[Message] = field(default_factory=list)
     positions: list[Position] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Rows:
 
 
 class ColumnMaker:
-    """Turns the messages of a channel into its columns."""
+    """Converts the messages of a channel to its columns."""
 
     def __init__(self) -> None:
         self._timestamps = Timestamps()
@@ -54,9 +54,9 @@ class ColumnMaker:
         }
 
     def columns(self, channel: Channel, rows: Rows) -> tuple[list[ColumnData], Coded]:
-        """Every column of `channel`, those of codes still empty, and the texts these will code.
+        """Return every column of `channel`, coded ones still empty, and the texts to code.
 
-        Raises `UnfitError` if any value does not fit.
+        Raises `UnfitError` if a value does not fit.
         """
         columns: list[ColumnData] = []
         coded: Coded = []
@@ -89,7 +89,7 @@ class ColumnMaker:
         return columns, coded
 
     def value(self, column: Column, value: Any) -> ColumnData:
-        """One value of a column of numbers or times. Raises `UnfitError` or `ValueError`."""
+        """Convert one value of a column of numbers or times. Raises `UnfitError` or `ValueError`."""
         try:
             return self._convert[column.kind](column, [value])
         except OverflowError as error:
@@ -104,13 +104,13 @@ class ColumnMaker:
 
 
 def type_name(value: Any) -> str:
-    """What JSON calls the type of `value`."""
+    """Return JSON's name for the type of `value`."""
     names = {dict: "an object", list: "an array", str: "text", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
 
 def list_of(value: Any, key: str) -> list[Any]:
-    """`value`, checked to be an array; none is empty."""
+    """Return `value`, checked to be an array; null is an empty one."""
     if value is None:
         return []
     if type(value) is not list:
@@ -119,7 +119,7 @@ def list_of(value: Any, key: str) -> list[Any]:
 
 
 def flatten(channel: Channel, rows: Rows) -> Rows:
-    """One record a row: the levels of order books each become a record of their own."""
+    """Return one record per row: each level of an order book becomes a record of its own."""
     if channel.levels is None:
         return rows
     flat = Rows()
@@ -147,7 +147,7 @@ _NOTHING: Message = {}
 
 
 def values_of(records: list[Message], column: Column, subs: dict[str, list[Message]]) -> list[Any]:
-    """The raw values of a column, None where the key is missing."""
+    """Return the raw values of a column, None where the key is missing."""
     key = column.key
     head, dot, tail = key.partition(".")
     if dot:
@@ -158,7 +158,7 @@ def values_of(records: list[Message], column: Column, subs: dict[str, list[Messa
         records, key = subs[head], tail
     try:
         values = list(map(itemgetter(key), records))
-    except KeyError:  # missing somewhere
+    except KeyError:  # missing in some messages
         values = [record.get(key) for record in records]
     if column.values is not None:
         names = column.values
@@ -170,25 +170,25 @@ def values_of(records: list[Message], column: Column, subs: dict[str, list[Messa
 
 
 def present(values: list[Any]) -> Any:
-    """A mask of the values that are there; None if all are."""
+    """Return a mask of the values that are not None; None if there are no missing ones."""
     if None not in values:
         return None
     return np.array([v is not None for v in values], np.bool_)
 
 
 def _without(mask: Any, absent: Array) -> Any:
-    """`mask` less the rows of `absent`; None while nothing is missing."""
+    """Return `mask` without the rows of `absent`; None if nothing is missing."""
     if not absent.any():
         return mask
     return ~absent if mask is None else mask & ~absent
 
 
 def _checked_numbers(values: list[Any], allowed: frozenset[type]) -> list[Any]:
-    """`values`, checked to be numbers (bool is none), zero where they are missing."""
+    """Return `values`, checked to be numbers (a bool is not), with 0 for missing ones."""
     types = set(map(type, values))
     if not types <= allowed | {type(None)}:
-        odd = next(v for v in values if type(v) not in allowed and v is not None)
-        raise UnfitError(f"expected a number, got {type_name(odd)}")
+        wrong = next(v for v in values if type(v) not in allowed and v is not None)
+        raise UnfitError(f"expected a number, got {type_name(wrong)}")
     return [0 if v is None else v for v in values] if type(None) in types else values
 
 
@@ -225,8 +225,8 @@ def _booleans(column: Column, values: list[Any]) -> ColumnData:
 
 def _texts(column: Column, values: list[Any]) -> ColumnData:
     if not set(map(type, values)) <= {str, type(None)}:
-        odd = next(v for v in values if type(v) is not str and v is not None)
-        raise UnfitError(f"expected text, got {type_name(odd)}")
+        wrong = next(v for v in values if type(v) is not str and v is not None)
+        raise UnfitError(f"expected text, got {type_name(wrong)}")
     return _heap([b"" if v is None else v.encode() for v in values], present(values))
 
 
@@ -240,19 +240,19 @@ def _heap(texts: list[bytes], mask: Any) -> ColumnData:
 
 
 def code_texts(column: Column, values: list[Any]) -> list[Any]:
-    """The texts behind a column of codes: a text or None a row, a list of texts for SYMBOLS."""
+    """Return the texts of a coded column: a text or None per row, for SYMBOLS a list of texts."""
     types = set(map(type, values))
     if column.kind is Kind.CONDITIONS:
         if types - {list, str, type(None)}:
             raise UnfitError(f"{column.key}: expected a list of conditions")
         try:
-            # An older form of the protocol gave one condition as plain text.
+            # An older form of the protocol sent one condition as plain text.
             return [
                 v if v is None else _join(*v) if type(v) is list else _join(*([v] if v else []))
                 for v in values
             ]
         except TypeError as error:
-            raise UnfitError(f"{column.key}: a condition is no text") from error
+            raise UnfitError(f"{column.key}: a condition is not text") from error
     if column.kind is Kind.SYMBOLS:
         if types - {list, type(None)} or any(type(s) is not str for v in values if v for s in v):
             raise UnfitError(f"{column.key}: expected a list of symbols")

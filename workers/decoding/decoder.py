@@ -1,11 +1,11 @@
-"""Payloads to columns: by compiled kernels where they know the form, else by the fallback decoder.
+"""Payloads to columns: by compiled kernels where they know the form, otherwise by the fallback decoder.
 
     payloads ─► match (pass 1) ─► spans ─► values, codes (pass 2) ─► columns ─┐
                    │ fell back                 │ fell back                    ├─► in the order they came
                    └───► fallback decoder ◄────┘  ─► columns ─────────────────┘
 
-Kernels make of a payload what the fallback decoder would, bit for bit, or leave the payload to it. So the
-rows do not depend on which of the two decoded it.
+Kernels produce what the fallback decoder would, bit for bit, or leave the payload to it. So the rows do not
+depend on which of the two decoded a payload.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from workers.kernels import ops
 
 @dataclass(slots=True)
 class _Taken:
-    """What kernels took of a batch."""
+    """The part of a batch that kernels decoded."""
 
     left: npt.NDArray[np.bool_]
-    """The payloads that they did not."""
+    """Payloads that they left."""
     messages: npt.NDArray[np.uint32]
     parts: dict[str, list[Part]] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
-    """Messages that they left, of payloads that they took."""
+    """Messages that they left, in payloads that they decoded."""
     bodies: dict[int, Found] = field(default_factory=dict)
     fell_back: int = 0
 
@@ -46,12 +46,14 @@ class _Taken:
 class Decoder:
     """Decodes the batches of one stream.
 
-    `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
-    Without `kernels` all goes to the fallback decoder.
+    `known` returns the codes of a dictionary by name; it may grow between batches, never within one.
+    Without `kernels`, everything goes to the fallback decoder.
     """
 
     _kernel_decoders: dict[PayloadKind, KernelDecoder]
-    """Made when the first payload of a kind comes; dropped after a fault of theirs. Written here only."""
+    """Created when the first payload of a kind comes; dropped after an error of the kernels. Written here
+    only.
+    """
 
     def __init__(self, spec: StreamSpec, known: Known, *, kernels: bool = True) -> None:
         self._spec = spec
@@ -61,7 +63,7 @@ class Decoder:
         self._kernel_decoders = {}
 
     def decode(self, payloads: Payloads, area: ResultArea | None = None) -> Decoded:
-        """Columns of a batch, made in `area` where that can be. Never raises for bad bytes."""
+        """Return the columns of a batch, made in `area` where possible. Malformed bytes never raise."""
         kinds = self._kinds(payloads)
         if not kinds:
             return self._fallback.decode(payloads)
@@ -70,7 +72,7 @@ class Decoder:
         try:
             if decoded := self.by_kernels(payloads, kinds, area):
                 return decoded
-        except Exception as error:  # a fault of ours must not cost a batch
+        except Exception as error:  # an error in our code must not cost a batch
             self._kernel_decoders.clear()
             place = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
@@ -80,9 +82,10 @@ class Decoder:
         return alone
 
     def by_kernels(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> Decoded | None:
-        """Decode a batch: its payloads of `kinds` by kernels, the others, and what kernels leave, by the
-        fallback decoder. None where a dictionary has no place for all new texts: which find one depends on
-        the order in which they came. Raises what goes wrong.
+        """Decode a batch: payloads of `kinds` by kernels, the rest by the fallback decoder.
+
+        Return None if a dictionary has no room for all new texts: which of them get in depends on the order
+        in which they came. Errors of the kernels propagate.
         """
         taken = self._take(payloads, kinds, area)
         codes = BatchCodes(self._known)
@@ -96,9 +99,9 @@ class Decoder:
         return None if codes.overflowed else decoded
 
     def _kinds(self, payloads: Payloads) -> list[PayloadKind]:
-        """The kinds of payload that are the kernels'."""
-        [there] = np.bincount(payloads.kinds).nonzero()
-        return [kind for kind in self._kernels if kind in there.tolist()]
+        """Return the kinds of payload that kernels decode."""
+        [valid] = np.bincount(payloads.kinds).nonzero()
+        return [kind for kind in self._kernels if kind in valid.tolist()]
 
     def _take(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> _Taken:
         taken = _Taken(np.ones(len(payloads), np.bool_), np.zeros(len(payloads), np.uint32))
@@ -143,7 +146,7 @@ def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
 
 
 def _interleave(name: str, parts: list[Part], positions: list[Position], out: Decoded) -> None:
-    """Put the rows of all ways in the order in which they came."""
+    """Put the rows of both decoders in the order in which they came."""
     others = out.columns.get(name)
     if others is None and len(parts) == 1:
         out.columns[name] = parts[0].columns

@@ -2,9 +2,9 @@
 
     payloads ─► parse ─► messages by channel ─► columns (`columns.py`) ─► codes (`codes.py`)
 
-Complete and strict rather than fast: it knows every message type of every stream, and it is the oracle
-any faster decoder must equal. A channel is converted in one go; only when something in it does not
-fit are its messages tried one by one, so that exactly the bad ones are rejected, each with its reason.
+It is complete and strict rather than fast. It knows every message type of every stream, and any faster
+decoder must equal it. A channel is converted in one go. Only if something in it does not fit are its
+messages tried one by one, so that exactly the malformed ones are rejected, each with its reason.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _MAPS = (0xDE, 0xDF)
 
 @dataclass(slots=True)
 class Decoded:
-    """Everything found in one batch."""
+    """Everything that one batch held."""
 
     columns: dict[str, Sequence[ColumnData]] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
     """The accepted messages behind `columns`, as far as the fallback decoder decoded them."""
     places: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
-    """Payload and message of each row, of channels that kernels had a part in."""
+    """Payload and message of each row, for channels that kernels had a part in."""
     counts: list[int] = field(default_factory=list)
-    """Messages of each payload; a payload that cannot be split counts as one."""
+    """Messages per payload; a payload that cannot be split counts as one."""
     rejects: list[Reject] = field(default_factory=list)
     control: list[Message] = field(default_factory=list)
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -51,10 +51,12 @@ class Decoded:
     fell_back: int = 0
     """Payloads that kernels began and left to the fallback decoder."""
     fault: str = ""
-    """What went wrong with the kernels, if anything did; then all payloads fell back."""
+    """The error of the kernels, if there was one; then all payloads fell back."""
 
     def order_of(self, name: str) -> npt.NDArray[np.int64]:
-        """A number a row of a channel: by these the rows of all channels are in the order they came in."""
+        """Return a number per row of a channel, by which the rows of all channels sort in the order they
+        came.
+        """
         if name in self.places:
             payload, message = self.places[name]
         else:
@@ -64,7 +66,7 @@ class Decoded:
 
 
 class _Body(NamedTuple):
-    """A REST body's records, and the symbol of each; empty where records name their own symbols."""
+    """A REST body's records, and the symbol of each; no symbols if records name their own."""
 
     channel: Channel
     records: list[Any]
@@ -75,7 +77,7 @@ class _Body(NamedTuple):
 class FallbackDecoder:
     """Decodes the payloads of one stream, batch by batch.
 
-    `known` gives the codes of a dictionary by name; it may grow between batches, never within one.
+    `known` returns the codes of a dictionary by name; it may grow between batches, never within one.
     """
 
     def __init__(self, spec: StreamSpec, known: Callable[[str], Mapping[str, int]]) -> None:
@@ -84,13 +86,15 @@ class FallbackDecoder:
         self._maker = ColumnMaker()
 
     def decode(self, payloads: Payloads) -> Decoded:
-        """Columns of a batch. Never raises for bad bytes."""
+        """Return the columns of a batch. Never raises for malformed bytes."""
         pieces = [payloads.piece(i) for i in range(len(payloads))]
         return self.decode_pieces(pieces, BatchCodes(self._known), [0] * len(payloads))
 
     def decode_pieces(self, pieces: Iterable[Piece], codes: BatchCodes, counts: list[int]) -> Decoded:
-        """Columns of what others left of a batch: their new texts are in `codes`, and the messages of
-        each payload that they took in `counts`.
+        """Return the columns of what kernels left of a batch.
+
+        `codes` has the batch's new texts so far, `counts` the messages of each payload that kernels
+        decoded.
         """
         out = Decoded(counts=counts)
         bodies: dict[int, _Body] = {}
@@ -151,7 +155,7 @@ class FallbackDecoder:
         return len(body.records)
 
     def _body(self, body: Any, kind: PayloadKind) -> _Body:
-        """Take a REST body apart. Raises `UnfitError` for what is not a body of `kind`."""
+        """Split a REST body. Raises `UnfitError` if it is not a body of `kind`."""
         if type(body) is not dict:
             raise UnfitError(f"expected an object, got {type_name(body)}")
         token = body.get(NEXT_PAGE_TOKEN)
@@ -188,7 +192,7 @@ class FallbackDecoder:
     # -- 2. messages to columns
 
     def _columns(self, name: str, out: Decoded, codes: BatchCodes) -> Coded:
-        """The columns of one channel, and the texts of those that are still to be coded."""
+        """Return the columns of one channel, and the texts still to be coded."""
         channel, rows = self._spec.by_name[name], out.rows[name]
         try:
             flat = flatten(channel, rows)
@@ -220,7 +224,7 @@ class FallbackDecoder:
 
 
 def _make_found(body: _Body, rejects: Sequence[Reject]) -> Found:
-    """What is told of a body whose messages in `rejects` became no rows."""
+    """Return what a body held whose messages in `rejects` became no rows."""
     records = Counter(body.symbols)
     records.subtract(body.symbols[r.message] for r in rejects)
     refused: dict[str, str] = {}
@@ -244,7 +248,7 @@ def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:
 
 
 def _unreadable(payload: bytes) -> int:
-    """Where the first thing begins that keeps `payload` from being one array of maps in msgpack."""
+    """Return where the first item begins that keeps `payload` from being one msgpack array of maps."""
     unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(payload)))
     unpacker.feed(payload)
     at = 0

@@ -1,8 +1,8 @@
 """Kernels for one kind of payload of one stream: pass 1, pass 2, and what falls back.
 
 payloads ─► match ─► spans ─► a column at a time ─► values, masks, codes
-▲                      │
-└── without those in ──┘  which something does not fit
+   ▲                                  │
+   └── again, without those in which ─┘ something does not fit
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ Known = Callable[[str], Mapping[str, int]]
 
 @dataclass(slots=True)
 class Fresh:
-    """Texts of one column that have no code yet: the rows that have one, in order; the texts, each once,
-    with the first row of each; and for each row which text it has.
+    """Texts of one column without a code yet.
+
+    The rows that have one, in order; the texts, each once, with its first row; and for each row its text.
     """
 
     column: int
@@ -71,7 +72,7 @@ class Fresh:
 
     @classmethod
     def of(cls, column: int, rows: Any, numbers: Any, text_of: Callable[[int], str]) -> Fresh:
-        """What `rows` have, where each has the text of a number."""
+        """Return the new texts of `rows`, where each row has the text of a number."""
         order = np.argsort(rows, kind="stable")
         rows, numbers = rows[order], numbers[order]
         unique, first, which = np.unique(numbers, return_index=True, return_inverse=True)
@@ -81,7 +82,7 @@ class Fresh:
 
 @dataclass(slots=True)
 class Part:
-    """What kernels made of one channel; arrays are views that hold until the next batch."""
+    """What kernels made of one channel. Arrays are views that are valid until the next batch."""
 
     columns: Columns
     fresh: list[Fresh]
@@ -89,7 +90,7 @@ class Part:
     message: npt.NDArray[np.int32]
 
     def places(self, rows: npt.NDArray[np.int64]) -> list[Place]:
-        """Where rows came."""
+        """Return the places of rows."""
         begins = (np.diff(self.payload) != 0) | (np.diff(self.message) != 0)
         firsts = np.concatenate([[0], np.flatnonzero(begins) + 1])
         first = firsts[np.searchsorted(firsts, rows, side="right") - 1]
@@ -110,7 +111,7 @@ _KINDS = {
 
 
 def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
-    """Whether kernels know payloads of `kind` in this stream."""
+    """Return whether kernels know payloads of `kind` in this stream."""
     if kind.from_stream:
         return True
     channel = spec.channel_of(kind)
@@ -147,7 +148,7 @@ class KernelDecoder:
         self._make_room(0)
 
     def _plan(self, table: Table) -> npt.NDArray[np.int64]:
-        """What is to be done for each column of a channel."""
+        """Return the plan of each column of a channel (`kernels.columns`)."""
         columns = table.channel.columns
         names = [column.name for column in columns]
         plan = np.zeros((len(columns), plans.PLAN_WIDTH), np.int64)
@@ -165,18 +166,19 @@ class KernelDecoder:
         return plan
 
     def _make_room(self, rows: int) -> None:
-        """Arrays for what columns leave over, good until the next channel."""
+        """Return arrays for what columns leave over, valid until the next channel."""
         most = max(map(len, self._plans), default=0)
         self._scratch: npt.NDArray[np.uint8] = np.empty(2 * most * rows, np.uint8)
-        self._odd: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._leftover: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
         self._numbers: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
         self._room = rows
 
     def decode(
         self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea
     ) -> tuple[Matched, dict[str, Part]]:
-        """Decode payloads whose verdict is `GOOD`, in `area` if there is room, and change the verdict of
-        those that fall back.
+        """Decode payloads whose verdict is `GOOD`, in `area` if there is room.
+
+        The verdict of those that fall back is changed.
         """
         used = area.used
         self._texts.refresh(self._known)
@@ -193,8 +195,9 @@ class KernelDecoder:
             area.used = used
 
     def _part(self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]) -> Part:
-        """The columns of one channel, in `area` if there is room; payloads with a row that does not fit
-        are added to `bad`.
+        """Return the columns of one channel, in `area` if there is room.
+
+        Payloads with a row that does not fit are added to `bad`.
         """
         matcher, columns = self._matcher, len(table.channel.columns)
         shape = self._shapes[table.index]
@@ -213,10 +216,10 @@ class KernelDecoder:
             self._book_sides(table, matcher.spans[table.base : table.base + columns, :rows], part)
         while self._convert(payloads, table, plan, part, counts):
             pass
-        for index, (strange, fresh, missing, _) in enumerate(counts.tolist()):
-            if strange or fresh or (missing and table.channel.columns[index].required):
-                odd = self._leftovers(payloads, table, index, part, plan, counts)
-                bad.update(payload[odd].tolist())
+        for index, (left, fresh, missing, _) in enumerate(counts.tolist()):
+            if left or fresh or (missing and table.channel.columns[index].required):
+                leftover = self._leftovers(payloads, table, index, part, plan, counts)
+                bad.update(payload[leftover].tolist())
             elif not missing:
                 made.complete(index)
         return part
@@ -224,34 +227,34 @@ class KernelDecoder:
     def _leftovers(
         self, payloads: Payloads, table: Table, index: int, part: Part, plan: Any, counts: Any
     ) -> list[int]:
-        """See to what the kernel left over in one column; the rows that do not fit."""
-        strange, fresh, missing, _ = counts[index].tolist()
+        """Handle what the kernel left over in one column; return the rows that do not fit."""
+        left, fresh, missing, _ = counts[index].tolist()
         column, data = table.channel.columns[index], part.columns[index]
         rows = len(data.values)
         at = index * rows
-        there = data.mask
-        if there is None:
+        valid = data.mask
+        if valid is None:
             below = (len(plan) + index) * rows
-            there = self._scratch[below : below + rows].view(np.bool_)
-        odd: list[int] = self._odd[at : at + strange].tolist()
-        if odd and column.kind not in CODED:  # of codes: so long that only the fallback decoder takes them
+            valid = self._scratch[below : below + rows].view(np.bool_)
+        leftover: list[int] = self._leftover[at : at + left].tolist()
+        if leftover and column.kind not in CODED:  # coded texts too long for the kernel's table
             spans = self._matcher.spans[table.base + index]
-            odd = self._fix(payloads, column, spans, data, there, odd)
+            leftover = self._fix(payloads, column, spans, data, valid, leftover)
             side = int(plan[index, plans.SIDE])
             if side >= 0 and counts[side, plans.ZEROS]:
                 absent = self._scratch[side * rows : (side + 1) * rows].view(np.bool_)
-                there &= ~(absent & (data.values == 0))
-            missing = rows - int(np.count_nonzero(there))
+                valid &= ~(absent & (data.values == 0))
+            missing = rows - int(np.count_nonzero(valid))
         if fresh:
-            odd += self._fresh(part, index, at + rows - fresh, at + rows)
+            leftover += self._fresh(part, index, at + rows - fresh, at + rows)
         if missing and column.required:
-            odd += np.flatnonzero(~there).tolist()
+            leftover += np.flatnonzero(~valid).tolist()
         if not missing or column.kind is Kind.BOOL:
             part.columns.complete(index)
-        return odd
+        return leftover
 
     def _convert(self, payloads: Payloads, table: Table, plan: Any, part: Part, counts: Any) -> bool:
-        """Run the kernel once; whether it has to run again, for something was learned from it."""
+        """Run the kernel once; return whether it must run again because it learned something."""
         matcher, texts, made, rows = self._matcher, self._texts, part.columns, part.columns.rows
         self._kernels.convert(
             payloads.buffer,
@@ -272,25 +275,25 @@ class KernelDecoder:
             texts.pool,
             texts.codes,
             texts.blanks,
-            self._odd,
+            self._leftover,
             self._numbers,
             counts.reshape(-1),
         )
         again = False
-        for index, strange in enumerate(counts[:, plans.STRANGE].tolist()):
-            if not strange or plan[index, plans.KIND] == plans.GIVEN:
+        for index, left in enumerate(counts[:, plans.LEFTOVER].tolist()):
+            if not left or plan[index, plans.KIND] == plans.GIVEN:
                 continue
             column, at = table.channel.columns[index], index * rows
             spans = matcher.spans[table.base + index, :rows]
             if column.kind in CODED:
-                again |= self._meet(payloads, column, spans[self._odd[at : at + strange]])
+                again |= self._meet(payloads, column, spans[self._leftover[at : at + left]])
             elif column.absent_at_zero:
                 self._give_prices(payloads, column, index, spans, part, plan, counts)
                 again = True
         return again
 
     def _meet(self, payloads: Payloads, column: Column, spans: Any) -> bool:
-        """Learn texts that were never met; whether there were any that can be learned."""
+        """Learn texts that were never met; return whether there were any that can be learned."""
         short = spans[spans >> 32 <= text_kernels.LONGEST]
         unmet = {payloads.cut(span) for span in np.unique(short)}  # a body names its symbol once
         owner, known = self._texts.owner(column), self._known(column.dictionary)
@@ -301,28 +304,34 @@ class KernelDecoder:
     def _give_prices(
         self, payloads: Payloads, column: Column, index: int, spans: Any, part: Part, plan: Any, counts: Any
     ) -> None:
-        """Convert odd prices of a quote's side before the columns beside them are made again."""
+        """Convert unusual prices of a quote side before the columns beside them are made again."""
         data, rows = part.columns[index], part.columns.rows
-        at, strange, there = index * rows, int(counts[index, plans.STRANGE]), data.mask
-        odd = self._odd[at : at + strange].tolist()
-        rest = self._fix(payloads, column, spans, data, there, odd)
+        at, left, valid = index * rows, int(counts[index, plans.LEFTOVER]), data.mask
+        leftover = self._leftover[at : at + left].tolist()
+        rest = self._fix(payloads, column, spans, data, valid, leftover)
         zeros = data.values == 0
         self._scratch[at : at + rows] = zeros
-        there &= ~zeros
-        self._odd[at : at + len(rest)] = rest
-        missing = rows - int(np.count_nonzero(there))
+        valid &= ~zeros
+        self._leftover[at : at + len(rest)] = rest
+        missing = rows - int(np.count_nonzero(valid))
         counts[index] = len(rest), 0, missing, np.count_nonzero(zeros)
         plan[index, plans.KIND] = plans.GIVEN
 
     def _fix(
-        self, payloads: Payloads, column: Column, spans: Any, data: ColumnData, there: Any, odd: list[int]
+        self,
+        payloads: Payloads,
+        column: Column,
+        spans: Any,
+        data: ColumnData,
+        valid: Any,
+        leftover: list[int],
     ) -> list[int]:
         """Convert values one by one, as the fallback decoder does; return the rows that it rejects too."""
-        return [r for r in odd if not self._one(payloads, column, spans, data.values, there, r)]
+        return [r for r in leftover if not self._one(payloads, column, spans, data.values, valid, r)]
 
     def _fresh(self, part: Part, index: int, start: int, stop: int) -> list[int]:
-        """Note the texts of one column that have no code yet; the rows whose bytes are no text."""
-        rows, numbers = self._odd[start:stop].astype(np.int64), self._numbers[start:stop].copy()
+        """Note the texts of one column without a code; return the rows whose bytes are not a text."""
+        rows, numbers = self._leftover[start:stop].astype(np.int64), self._numbers[start:stop].copy()
         texts, codes = self._texts.texts, self._texts.codes
         unfit = [
             number
@@ -336,19 +345,21 @@ class KernelDecoder:
         return [int(row) for row in rows[bad]]
 
     def _one(
-        self, payloads: Payloads, column: Column, spans: Any, values: Any, there: Any, row: int
+        self, payloads: Payloads, column: Column, spans: Any, values: Any, valid: Any, row: int
     ) -> bool:
-        """Convert one value as the fallback decoder does; whether it fits."""
+        """Convert one value as the fallback decoder does; return whether it fits."""
         try:
             data = self._maker.value(column, self._parse(payloads.cut(spans[row])))
         except (UnfitError, ValueError, msgpack.UnpackException):
             return False
         values[row] = data.values[0]
-        there[row] = data.mask is None
+        valid[row] = data.mask is None
         return True
 
     def _book_sides(self, table: Table, spans: Any, part: Part) -> None:
-        """The codes of a book's sides, which are no texts in the payload; and those without a code."""
+        """Return the codes of a book's sides, which are not texts in the payload, and the sides without a
+        code.
+        """
         index = next(i for i, c in enumerate(table.channel.columns) if c.key == "side")
         names = list((table.channel.levels or {}).values())
         known = self._known(table.channel.columns[index].dictionary)

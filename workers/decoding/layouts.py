@@ -1,8 +1,8 @@
-"""Layouts: how messages of a stream look on the wire, learned from the messages themselves.
+"""Layouts: the form of a stream's messages on the wire, learned from the messages themselves.
 
-A message of a new layout is taken apart once, into literals and places of values (`learn_json.py`,
-`learn_msgpack.py`); kernels then recognise all that look like it. Which value belongs to which
-column stands in the stream's declaration.
+A message of a new layout is split once into literals and places of values (`learn_json.py`,
+`learn_msgpack.py`). From then on kernels recognise all messages of that form. The stream's declaration says
+which value belongs to which column.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_LITERAL = 1024
 MOST_MEMBERS = 96
 
 Step = tuple[bytes, int, int, int]
-"""A literal, what follows it (an action of `workers.kernels.ops`), its slot, its argument."""
+"""A literal, the action after it (`workers.kernels.ops`), its slot, its argument."""
 
 
 class Member(NamedTuple):
@@ -52,21 +52,21 @@ class Table:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The keys of a book's levels, in the order in which their rows come."""
+        """Return the keys of a book's sides, in the order of their rows."""
         return tuple(self.channel.levels or ())
 
     def wanted(self) -> dict[str, Kind]:
-        """The keys of a message that columns want; those of a book's levels are not the message's."""
+        """Return the keys of a message that columns want, without those of a book's levels."""
         of_levels = {"p", "s", "side"} if self.sides else set[str]()
         return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
 
     def heads(self) -> frozenset[str]:
-        """The members of a message that are objects with values for columns."""
+        """Return the members of a message that are objects with values for columns."""
         return frozenset(c.key.partition(".")[0] for c in self.channel.columns if "." in c.key)
 
 
 def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
-    """Channel → its table, for those of `channels` whose columns are all of a fixed size."""
+    """Return channel → its table, for those of `channels` whose columns all have a fixed size."""
     tables: dict[str, Table] = {}
     base = 0
     for channel in channels:
@@ -80,8 +80,10 @@ def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
 
 
 class Shortcut(NamedTuple):
-    """A layout by the keys of its messages, as `workers.kernels.keys` reads it: its entries and what
-    follows them; values between literals, words more to compare, keys, bytes before the first key's end.
+    """A layout by the keys of its messages, as `workers.kernels.keys` reads it.
+
+    Its entries and what follows them; values between literals, words more to compare, keys, bytes before
+    the first key's end.
     """
 
     entries: list[int]
@@ -92,7 +94,7 @@ class Shortcut(NamedTuple):
 
 
 ShortcutMaker = Callable[[Sequence[Step]], Shortcut | None]
-"""Makes one of steps, if their form allows it."""
+"""Makes a shortcut from steps, if their form allows one."""
 
 
 class Mark(NamedTuple):
@@ -125,15 +127,15 @@ class Layouts:
         self._steps = self._words = self._items = self._entries = 0
 
     def table(self, wire_type: str) -> Table:
-        """The table of a message type. Raises `UnlearnableError` where kernels have none."""
+        """Return the table of a message type. Raises `UnlearnableError` if kernels have none."""
         table = self._by_type.get(wire_type)
         if table is None:
-            raise UnlearnableError(f"no kernel for messages of type {wire_type!r}")
+            raise UnlearnableError(f"kernels know no messages of type {wire_type!r}")
         return table
 
     @property
     def is_crowded(self) -> bool:
-        """Whether there is little room left for another layout."""
+        """Return whether little room is left for another layout."""
         return (
             self.known * 4 > _MOST_LAYOUTS * 3
             or self._steps * 4 > _MOST_STEPS * 3
@@ -143,21 +145,21 @@ class Layouts:
         )
 
     def forget(self) -> None:
-        """Start anew: the service has come to write otherwise."""
+        """Drop all layouts: the service has changed how it writes messages."""
         self.go_back(Mark(0, 0, 0, 0, 0))
 
     def mark(self) -> Mark:
-        """Where the arrays end now."""
+        """Return where the arrays end now."""
         return Mark(self.known, self._steps, self._words, self._items, self._entries)
 
     def go_back(self, mark: Mark) -> None:
-        """Forget what was added since."""
+        """Drop what was added since `mark`."""
         self.known, self._steps, self._words, self._items, self._entries = mark
 
     def add(self, table: Table, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
-        """Add a layout; its last step is what stands at the end."""
+        """Add a layout; its last step is the end of the message."""
         if self.known == _MOST_LAYOUTS or len(steps) > MOST_MEMBERS:
-            raise UnlearnableError("no room")
+            raise UnlearnableError("no room for another layout")
         taken = {slot for _, _, slot, _ in steps}
         literal, _, _, _ = steps[-1]
         gaps = [
@@ -165,10 +167,10 @@ class Layouts:
             for key, slot in table.slots.items()
             if slot not in taken and not (table.sides and key in ("p", "s", "side"))
         ]
-        # Missing columns come before the end, which alone says that a message fits.
+        # Missing columns come before the end, because only the end decides that a message fits.
         steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]
         if self._steps + len(steps) > _MOST_STEPS:
-            raise UnlearnableError("no room")
+            raise UnlearnableError("no room for another layout")
         self.layouts[self.known] = -1
         self.layouts[self.known, : ops.START + 1] = (
             self._steps * ops.STEP_WIDTH,
@@ -183,7 +185,7 @@ class Layouts:
         self.known += 1
 
     def _shorten(self, found: Shortcut | None) -> None:
-        """Keep the shortcut for the layout that comes next."""
+        """Keep the shortcut for the next layout."""
         if found is None or self._entries + len(found.entries) > _MOST_ENTRIES:
             return
         stop = self._entries + len(found.entries)
@@ -193,19 +195,21 @@ class Layouts:
         self._entries = stop
 
     def item(self, parts: list[tuple[bytes, int, int]]) -> int:
-        """Add the form of one level: two values as (literal, slot, last byte), and what ends it."""
+        """Add the form of one level: two values as (literal, slot, last byte), and the literal that ends
+        it.
+        """
         if self._items == _MOST_LAYOUTS:
-            raise UnlearnableError("no room")
+            raise UnlearnableError("no room for another layout")
         for part, (literal, slot, last) in enumerate(parts):
             self.items[self._items, part] = (self._literal(literal), len(literal), slot, last)
         self._items += 1
         return self._items - 1
 
     def _literal(self, literal: bytes) -> int:
-        """Keep a literal; the index of its first word."""
+        """Keep a literal; return the index of its first word."""
         first, size = self._words, -(-len(literal) // 8) or 1
         if len(literal) > _LONGEST_LITERAL or first + size > _MOST_WORDS:
-            raise UnlearnableError("no room")
+            raise UnlearnableError("no room for another layout")
         self.words[first : first + size] = np.frombuffer(literal.ljust(size * 8, b"\0"), np.uint64)
         self._words += size
         return first
@@ -218,10 +222,11 @@ class Form:
     opening: int
     """Bytes of a list that belong to the literal before it."""
     value: Callable[[bytes, Member, Kind | None], tuple[int, int, int]]
-    """A value for a column of some kind, or for none: how many of its bytes belong to the literal
-    before it, how its end is found, and the argument to that."""
+    """For a value of a column's kind, or of no column: how many of its bytes belong to the literal before
+    it, the action that finds its end, and the action's argument.
+    """
     level: Callable[[Table, list[bytes]], list[tuple[bytes, int, int]]]
-    """The form of a book's levels, as `Layouts.item` takes it, by the first one in its lists."""
+    """The form of a book's levels, as `Layouts.item` takes it, by the first level in its lists."""
     shortcut: ShortcutMaker | None = None
 
 
@@ -233,8 +238,9 @@ def lay_out(
     form: Form,
     given: frozenset[str] = frozenset(),
 ) -> None:
-    """Add the layout of the message `data`, whose `members` end with its end. Columns whose keys are
-    `given` get their values from elsewhere. Raises `UnlearnableError`.
+    """Add the layout of the message `data`, whose `members` end with the message's end.
+
+    Columns whose keys are `given` get their values from elsewhere. Raises `UnlearnableError`.
     """
     *members, last = members
     if len(members) > MOST_MEMBERS:
@@ -242,7 +248,7 @@ def lay_out(
     kinds = {key: kind for key, kind in table.wanted().items() if key not in given}
     sides = [m for m in members if m.key in table.sides]
     if [m.key for m in sides] != list(table.sides):
-        raise UnlearnableError("the sides of a book in another order")
+        raise UnlearnableError("the sides of the book are in another order")
     item = layouts.item(form.level(table, [data[m.start : m.end] for m in sides])) if sides else 0
     steps: list[Step] = []
     cursor = 0
@@ -267,8 +273,8 @@ def lay_out(
 
 
 def type_of(members: Iterable[Member]) -> Member:
-    """The member that names a message's type. Raises `UnlearnableError` if there is none."""
+    """Return the member that names a message's type. Raises `UnlearnableError` if there is none."""
     for member in members:
         if member.key == TYPE:
             return member
-    raise UnlearnableError("no type")
+    raise UnlearnableError("the message has no type")

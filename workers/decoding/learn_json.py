@@ -1,4 +1,4 @@
-"""Layouts of JSON: one message taken apart, so that kernels know all that look like it."""
+"""Layouts of JSON: one message split, so that kernels know all messages of its form."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _SIMPLE = re.compile(rb'"[^"\\\x00-\x1f]*"|-?[0-9][0-9.eE+-]*|true|false|null|\[
 def members_of(
     data: bytes, start: int, heads: frozenset[str] = frozenset(), prefix: str = ""
 ) -> Iterator[Member]:
-    """The members of the object at `start`; last, one without a key that spans its end. Members of
-    members named in `heads` come in their place, as `head.key`; one that is null has none.
+    """Return the members of the object at `start`; the last one has no key and spans the object's end.
+
+    Members of objects named in `heads` come in their place, as `head.key`; a null object has none.
     """
     seen = set()
     i = start + 1
@@ -33,14 +34,14 @@ def members_of(
         i = _past(_SPACE, data, i)
         key = _PLAIN.match(data, i)
         if key is None:
-            raise UnlearnableError("no plain key")
+            raise UnlearnableError("a key is not plain")
         if key[1] in seen or b"." in key[1]:
-            raise UnlearnableError("a key stands twice, or looks like two")
+            raise UnlearnableError("a key occurs twice")
         seen.add(key[1])
         name = key[1].decode()
         i = _past(_SPACE, data, key.end())
         if data[i : i + 1] != b":":
-            raise UnlearnableError("no colon")
+            raise UnlearnableError("expected a colon")
         i = _past(_SPACE, data, i + 1)
         if name in heads:
             if data[i : i + 1] == b"{":
@@ -50,11 +51,11 @@ def members_of(
             elif data[i : i + 4] == b"null":
                 end = i + 4
             else:
-                raise UnlearnableError("a member that should be an object")
+                raise UnlearnableError("expected an object")
         else:
             end = _past(_SIMPLE, data, i)
             if end == i:
-                raise UnlearnableError("a value of another form")
+                raise UnlearnableError("unexpected form of a value")
             yield Member(prefix + name, i, end, data[i])
         i = _past(_SPACE, data, end)
         following = data[i : i + 1]
@@ -62,7 +63,7 @@ def members_of(
             yield Member("", i, i + 1, 0)
             return
         if following != b",":
-            raise UnlearnableError("no comma")
+            raise UnlearnableError("expected a comma")
         i += 1
 
 
@@ -72,23 +73,24 @@ def _past(pattern: re.Pattern[bytes], data: bytes, i: int) -> int:
 
 
 def learn_message(layouts: Layouts, data: bytes) -> None:
-    """Learn the layout of the message of a stream that `data` begins with. Raises `UnlearnableError`."""
+    """Learn the layout of the stream message that `data` begins with. Raises `UnlearnableError`."""
     if data[:1] != b"{":
-        raise UnlearnableError("no object")
+        raise UnlearnableError("not an object")
     members = list(members_of(data, 0))
     kind = type_of(members)
     if kind.first != ord('"'):
-        raise UnlearnableError("no type")
+        raise UnlearnableError("the message has no type")
     table = layouts.table(data[kind.start + 1 : kind.end - 1].decode(errors="replace"))
     lay_out(layouts, table, data, members, _FORM)
 
 
 def learn_record(layouts: Layouts, data: bytes, table: Table) -> None:
-    """Learn the layout of the record of a REST body that `data` begins with; the body names its
-    symbol. Raises `UnlearnableError`.
+    """Learn the layout of the REST record that `data` begins with; the body names its symbol.
+
+    Raises `UnlearnableError`.
     """
     if data[:1] != b"{":
-        raise UnlearnableError("no object")
+        raise UnlearnableError("not an object")
     members = list(members_of(data, 0, table.heads()))
     lay_out(layouts, table, data, members, _FORM, frozenset({SYMBOL, TYPE}))
 
@@ -119,7 +121,7 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
         raise UnlearnableError("no level to learn from")
     *members, last = members_of(some, 0)
     if sorted(m.key for m in members) != ["p", "s"]:
-        raise UnlearnableError("levels of another form")
+        raise UnlearnableError("unexpected form of a level")
     parts, cursor = [], 0
     for member in members:
         if not (member.first == ord("-") or chr(member.first).isdigit()):
@@ -133,7 +135,7 @@ _FORM = Form(1, _value, _level, shortcut)
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether the fallback decoder can read `data`."""
+    """Return whether the fallback decoder can read `data`."""
     try:
         orjson.loads(data)
     except (ValueError, RecursionError):
@@ -142,7 +144,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def end_of(data: Any) -> int:
-    """How many bytes of `data` its first JSON value takes; 0 if it has none."""
+    """Return the length in bytes of the first JSON value in `data`; 0 if it has none."""
     try:
         text = bytes(data).decode()
         return len(text[: json.JSONDecoder().raw_decode(text)[1]].encode())

@@ -1,4 +1,4 @@
-"""Layouts of msgpack: one message taken apart, so that kernels know all that look like it."""
+"""Layouts of msgpack: one message split, so that kernels know all messages of its form."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def learn_message(layouts: Layouts, data: bytes) -> None:
     members = list(members_of(data))
     kind = type_of(members)
     if not 0xA0 <= kind.first < 0xC0:
-        raise UnlearnableError("no type")
+        raise UnlearnableError("the message has no type")
     table = layouts.table(data[kind.start + 1 : kind.end].decode(errors="replace"))
     lay_out(layouts, table, data, members, _FORM)
 
 
 def members_of(data: bytes) -> Iterator[Member]:
-    """The members of the map that `data` is; last, one without a key that marks its end."""
+    """Return the members of the map `data`; the last one has no key and marks the map's end."""
     unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
     unpacker.feed(data)
     seen = set()
@@ -35,13 +35,13 @@ def members_of(data: bytes) -> Iterator[Member]:
         for _ in range(unpacker.read_map_header()):
             key = unpacker.unpack()
             if type(key) is not str or key in seen:
-                raise UnlearnableError("a key that is no text, or stands twice")
+                raise UnlearnableError("a key is not text, or occurs twice")
             seen.add(key)
             start = unpacker.tell()
             unpacker.skip()
             yield Member(key, start, unpacker.tell(), data[start])
     except (*_ERRORS, IndexError) as error:
-        raise UnlearnableError("no map") from error
+        raise UnlearnableError("not a map") from error
     yield Member("", len(data), len(data), 0)
 
 
@@ -59,11 +59,11 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
             start = unpacker.tell()
             unpacker.skip()
         except _ERRORS as error:
-            raise UnlearnableError("no levels") from error
+            raise UnlearnableError("levels are missing") from error
         some = text[start : unpacker.tell()]
         *members, _ = members_of(some)
         if sorted(m.key for m in members) != ["p", "s"]:
-            raise UnlearnableError("levels of another form")
+            raise UnlearnableError("unexpected form of a level")
         parts, cursor = [], 0
         for member in members:
             parts.append((some[cursor : member.start], table.slots[member.key], 0))
@@ -76,7 +76,7 @@ _FORM = Form(0, _value, _level)
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether the fallback decoder can read `data`."""
+    """Return whether the fallback decoder can read `data`."""
     try:
         msgpack.unpackb(data, strict_map_key=False)
     except _ERRORS:
@@ -85,7 +85,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def end_of(data: Any) -> int:
-    """How many bytes of `data` its first msgpack value takes; 0 if it has none."""
+    """Return the length in bytes of the first msgpack value in `data`; 0 if it has none."""
     unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
     unpacker.feed(data)
     try:

@@ -1,4 +1,4 @@
-"""Pass 1: where every value of every message stands, with the layouts learned as they come."""
+"""Pass 1: find every value of every message, and learn unknown layouts on the way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_LESSONS = 64
 """Layouts learned in one batch; traffic that has more goes to the fallback decoder."""
 
 _MOST_SKIPPED = 512
-"""Messages among others that are left to the fallback decoder in one batch; then their payloads are."""
+"""Skipped messages in one batch; beyond that, their whole payloads go to the fallback decoder."""
 
 _START_ROWS = 4096 + 24
 
@@ -32,20 +32,20 @@ class Codec:
     match: Callable[..., int]
     learn: Callable[[Layouts, bytes], None]
     end: Callable[[memoryview], int]
-    """Bytes of the value that a buffer begins with; 0 if it is none."""
+    """Return the bytes of the value that a buffer begins with; 0 if there is none."""
     is_whole: Callable[[bytes], bool]
-    """Whether the fallback decoder can read these bytes."""
+    """Return whether the fallback decoder can read these bytes."""
     wrap: Callable[[bytes], bytes] | None
-    """A message as a payload of its own; None where the fallback decoder must see the whole payload."""
+    """A message as a payload of its own; None if the fallback decoder must see the whole payload."""
     values: Any
     """The kernels of pass 2."""
     by_keys: bool
-    """Whether there are shortcuts by the keys of a message."""
+    """Whether messages have shortcuts by their keys."""
 
 
 @dataclass(slots=True)
 class SkippedMessage:
-    """A message among others that kernels leave to the fallback decoder."""
+    """A message that kernels leave to the fallback decoder while they decode its neighbours."""
 
     payload: int
     message: int
@@ -55,12 +55,12 @@ class SkippedMessage:
 
 @dataclass(slots=True)
 class Matched:
-    """What a match found. Arrays are views that hold until the next match."""
+    """The result of a match. Arrays are views that are valid until the next match."""
 
     rows: npt.NDArray[np.int64]
     """Rows of each table."""
     messages: npt.NDArray[np.uint32]
-    """Messages of each payload that are rows of a kernel."""
+    """Messages of each payload that became rows of a kernel."""
     skipped: list[SkippedMessage] = field(default_factory=list)
     bodies: dict[int, Found] = field(default_factory=dict)
     """What each REST payload held."""
@@ -90,7 +90,7 @@ class Matcher:
         self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
-        """Match the payloads whose verdict is `GOOD`; those that are not to be followed fall back."""
+        """Match the payloads whose verdict is `GOOD`; those that cannot be followed fall back."""
         rows = np.zeros(len(self._tables), np.int64)
         before = np.zeros_like(rows)
         found = Matched(rows, np.zeros(len(payloads), np.uint32))
@@ -135,7 +135,7 @@ class Matcher:
             rest = payloads.buffer[start:end].data
             size = self._codec.end(rest) if lessons <= _MOST_LESSONS else 0
             data = bytes(rest[:size])
-            if place == learned:  # but the message does not fit: a value in it is odd
+            if place == learned:  # but the message does not fit: one of its values is unusual
                 layouts.go_back(mark)
             elif size:
                 mark, lessons, learned = layouts.mark(), lessons + 1, place
@@ -155,7 +155,9 @@ class Matcher:
             at[ops.AT_BYTE] = -1
 
     def _goes_alone(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
-        """Leave one message to the fallback decoder, the others to kernels; whether that is possible."""
+        """Leave one message to the fallback decoder and the others to kernels; return whether that is
+        possible.
+        """
         payload, message = place
         wrap = self._codec.wrap
         if wrap is None or not data or not message or len(found.skipped) == _MOST_SKIPPED:
@@ -167,7 +169,7 @@ class Matcher:
         return True
 
     def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
-        """Where a match begins."""
+        """Return the state in which a match begins."""
         at = np.zeros(ops.AT_WIDTH, np.int64)
         at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
         return at
@@ -182,5 +184,5 @@ class Matcher:
 
 
 def keep_skipped(skipped: list[SkippedMessage], verdicts: Any) -> list[SkippedMessage]:
-    """The skipped messages of payloads that were matched to their end."""
+    """Keep the skipped messages of payloads that were matched to their end."""
     return [message for message in skipped if verdicts[message.payload] == ops.GOOD]

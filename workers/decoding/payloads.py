@@ -17,11 +17,11 @@ from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE
 
 MOST_UNPACKED = 256 * 1024 * 1024
-"""Bytes that one payload may unpack to; the service's pages have some 2 MB."""
+"""Largest size of an unpacked payload in bytes; the service's pages have some 2 MB."""
 
 
 class Piece(NamedTuple):
-    """A payload, or some messages of one: which, the first of them, and their bytes."""
+    """A payload, or some of its messages: which payload, the first message, and the bytes."""
 
     payload: int
     message: int
@@ -32,9 +32,9 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Payloads:
-    """Bytes in one buffer, and a number a payload for each of the rest.
+    """Payloads in one buffer, with one number per payload in the other arrays.
 
-    `buffer` is uint8 and has `SPARE` bytes at least before the first payload and behind the last.
+    `buffer` is uint8 with at least `SPARE` bytes before the first payload and after the last.
     """
 
     buffer: npt.NDArray[np.uint8]
@@ -45,9 +45,9 @@ class Payloads:
 
     @classmethod
     def of_slab(cls, slab: Slab, entries: int) -> Payloads:
-        """The first `entries` payloads of a slab: in place, unless some of them have to be unpacked.
+        """Return the first `entries` payloads of a slab, in place unless some must be unpacked.
 
-        What does not unpack is left as it is, to be rejected.
+        A payload that does not unpack is left as it is, to be rejected.
         """
         table = slab.table[:entries]
         if table["packing"].any():
@@ -62,7 +62,7 @@ class Payloads:
 
     @classmethod
     def of(cls, payloads: Iterable[tuple[bytes | memoryview, PayloadKind, int]]) -> Payloads:
-        """A copy of (bytes, kind, receive time in ns)."""
+        """Return a copy of (bytes, kind, receive time in ns)."""
         parts: Sequence[tuple[bytes | memoryview, PayloadKind, int]] = list(payloads)
         lengths = np.array([len(data) for data, _, _ in parts], np.int64)
         whole = bytearray(b"".join((bytes(SPARE), *(data for data, _, _ in parts), bytes(SPARE))))
@@ -78,17 +78,17 @@ class Payloads:
         return len(self.offsets)
 
     def piece(self, index: int) -> Piece:
-        """All of payload `index`."""
+        """Return all of payload `index`."""
         kind = PayloadKind(int(self.kinds[index]))
         return Piece(index, 0, self.view(index), kind, int(self.recv_ns[index]))
 
     def cut(self, span: Any) -> bytes:
-        """The bytes of a span (start | length << 32)."""
+        """Return the bytes of a span (start | length << 32)."""
         start = int(span) & 0xFFFFFFFF
         return self.buffer[start : start + (int(span) >> 32)].tobytes()
 
     def view(self, index: int) -> memoryview:
-        """The bytes of payload `index`, in place."""
+        """Return the bytes of payload `index`, in place."""
         start = int(self.offsets[index])
         return self.buffer[start : start + int(self.lengths[index])].data
 

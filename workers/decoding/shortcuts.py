@@ -1,4 +1,4 @@
-"""Shortcuts: layouts of JSON as `workers.kernels.keys` reads them, by the keys of a message."""
+"""Shortcuts: layouts of JSON by the keys of a message, as `workers.kernels.keys` reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SKIPPED = {ops.SKIP_TEXT: keys.TEXT, ops.SKIP_BARE: keys.BARE, ops.SKIP_LIST: k
 
 
 def shortcut(steps: Sequence[Step]) -> Shortcut | None:
-    """The shortcut for a layout, if its form allows one."""
+    """Return the shortcut of a layout, if its form allows one."""
     entries: list[int] = []
     more: list[int] = []
     others: list[int] = []
@@ -65,7 +65,7 @@ def shortcut(steps: Sequence[Step]) -> Shortcut | None:
 
 
 def _word(literal: bytes) -> tuple[int, int]:
-    """Up to eight bytes as a word, and the mask of them, as int64."""
+    """Return up to eight bytes as a word, and their mask, as int64."""
     mask = b"\xff" * len(literal)
     word, kept = (int.from_bytes(b.ljust(8, b"\0"), "little", signed=True) for b in (literal, mask))
     return word, kept

@@ -1,4 +1,4 @@
-"""Which code the raw bytes of a text stand for: the table behind `workers.kernels.texts`."""
+"""The codes of raw texts: the table behind `workers.kernels.texts`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from workers.kernels.words import SPARE
 
 _MOST_TEXTS = 1 << 21
 _MOST_UNCODED = 1 << 12
-"""Texts without a code: of messages that were rejected for something else, when a batch begins."""
+"""Texts without a code that may remain when a batch begins: they came with messages that were rejected."""
 
 
 class TextTable:
     """The texts of all coded columns in one codec; each kind of column is an owner, by number.
 
-    `parse` reads raw bytes as the fallback decoder does. It sees each text once; from then on the text is
+    `parse` reads raw bytes as the fallback decoder does. It sees each text once; after that the text is
     known by its bytes.
     """
 
@@ -36,7 +36,7 @@ class TextTable:
         self.clear()
 
     def owner(self, column: Column) -> int:
-        """The number of the kind of column that `column` is; columns of a kind share their texts."""
+        """Return the owner of `column`; columns of one kind share their texts."""
         kinds = [_kind(known) for known in self._columns]
         if _kind(column) not in kinds:
             self._columns.append(column)
@@ -44,7 +44,7 @@ class TextTable:
         return kinds.index(_kind(column))
 
     def clear(self) -> None:
-        """Forget every text."""
+        """Drop every text."""
         self.keys: npt.NDArray[np.uint64] = np.zeros(256, np.uint64)
         self.slots: npt.NDArray[np.int32] = np.full(256, -1, np.int32)
         self.starts: npt.NDArray[np.int64] = np.zeros(128, np.int64)
@@ -58,7 +58,7 @@ class TextTable:
         self._uncoded: set[int] = set()
 
     def refresh(self, known: Callable[[str], Mapping[str, int]]) -> None:
-        """Take up the codes that texts have been given since; `known` has those of each dictionary."""
+        """Load the codes that texts have got since; `known` returns those of each dictionary."""
         if len(self.texts) > _MOST_TEXTS or len(self._uncoded) > _MOST_UNCODED:
             self.clear()
         for number in list(self._uncoded):
@@ -78,7 +78,7 @@ class TextTable:
         self.owners[number], self.codes[number] = owner, code
         self.blanks[number] = text is not None and not text.strip()
         self._insert(number, number + 1)
-        self._used += -(-len(raw) // 8) * 8  # zeros behind it: a short text is one whole word
+        self._used += -(-len(raw) // 8) * 8  # zeros after it: a short text is one whole word
         self.texts.append(text)
         if code == kernels.NO_CODE:
             self._uncoded.add(number)
@@ -112,6 +112,6 @@ class TextTable:
 
 
 def _kind(column: Column) -> tuple[Any, ...]:
-    """What decides which code bytes stand for."""
+    """Return what decides which code bytes get."""
     values = None if column.values is None else tuple(column.values.items())
     return column.dictionary, column.kind, column.required, values

@@ -16,7 +16,7 @@ _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 
 
 class Timestamps:
-    """Turns wire times into nanoseconds; remembers the seconds it has seen, since ticks share them."""
+    """Converts wire times to nanoseconds. It remembers seconds it has seen, because ticks share them."""
 
     _REMEMBERED = 4096
 
@@ -24,7 +24,7 @@ class Timestamps:
         self._seconds: dict[str, int] = {}
 
     def nanoseconds(self, value: Any) -> int:
-        """RFC 3339 text or a msgpack timestamp, in nanoseconds. Raises ValueError with the reason."""
+        """Convert RFC 3339 text or a msgpack timestamp to nanoseconds. Raises ValueError."""
         if type(value) is str:
             seconds = self._seconds.get(value[:19]) if value[-1:] == "Z" else None
             if seconds is not None:

@@ -1,4 +1,4 @@
-"""Partials to bars: joined in order, published when their time has passed."""
+"""Partials to bars: joined in order, published once their time has passed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BAR = np.dtype(
         ("weight", "<f8", 2),
     ]
 )
-"""A bar while it can still change; `second` is its begin in ns."""
+"""A bar that can still change. `second` is its start in ns."""
 
 PUBLISHED, DIRTY, STALE, INCOMPLETE, BUILDING = 1, 2, 4, 8, 16
-"""Flags: has been published; changed since; must be built again from its trades; not all of it was seen; is
-being built again.
+"""Flags of a bar: published; changed since; must be rebuilt from its trades; may lack trades; is being
+rebuilt.
 """
 
 ROW = np.dtype(
@@ -51,26 +51,30 @@ ROW = np.dtype(
         ("recv_ts", "<i8"),
     ]
 )
-"""A published bar; `turn` counts the moments at which bars were."""
+"""A published bar. `turn` is the number of the publishing round that made it."""
 
 COUNT, CHANGED, CLOCK, SEEN, SEEN_RECV, GAP, GAP_OPEN = range(7)
 LATE, OUT, TURN, TO_BUILD, BUILT, WHY, AT = range(7, 14)
-"""Words of the head of one interval's bars: bars there are; those changed since they were published; the
-stream's time; the last one that a trade showed, and when that was received; the last gap, and whether it
-goes on; trades that came too late; rows in `out`; turns; bars to be built again, and the time for which
-some were; why `join` stopped, and before which trade of the batch.
+"""Words in the head of one interval's bar table, in this order.
+
+Number of bars; number changed since they were published; the stream's clock; time of the last trade seen,
+and when it was received; the last gap, and whether it is still open; trades that came too late; rows in
+`out`; publishing rounds; bars to rebuild, and the time for which some were rebuilt; why `join` stopped, and
+before which trade of the batch.
 """
 HEAD_WORDS = 14
 
 DONE, FULL, ROOM, BUILD = range(4)
-"""Why `join` stopped: at the end; no place for another bar, for rows; bars are to be built again first."""
+"""Why `join` stopped: at the end; no slot for another bar; no room for rows; bars must be rebuilt first."""
 
 NEVER = -(1 << 62)
 
 GAPS = 16
-"""So many of the last gaps are known: first and last begin of bars that may lack something."""
+"""How many of the latest gaps are remembered, each as the first and last start of bars that may be
+incomplete.
+"""
 LATENESS = 10 * SECOND
-"""So long exchanges have to report a trade: what comes first after a gap may be as much older."""
+"""How late an exchange may report a trade. The first trade after a gap may be that much older."""
 
 _GAP, _TICK, _TRADES = int(PartialKind.GAP), int(PartialKind.TICK), int(PartialKind.TRADES)
 _CLOCK_DELAY = SECOND
@@ -79,7 +83,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @inlined
 def _place(symbol: Any, second: Any, bars: Any, table: Any) -> int:
-    """Where in the table a bar is, or would be."""
+    """Return the slot of a bar, or the slot where it would go."""
     mask = np.uint64(len(table) - 1)
     mixed = np.uint64(symbol) * _MULTIPLIER ^ np.uint64(second // SECOND)
     place = (mixed * _MULTIPLIER >> np.uint64(32)) & mask
@@ -92,7 +96,7 @@ def _place(symbol: Any, second: Any, bars: Any, table: Any) -> int:
 
 @inlined
 def _plus(total: Any, more: Any) -> None:
-    """Add the pair `more` to the pair `total` (two-sum of the heads; the tails just add up)."""
+    """Add the pair `more` to the pair `total`: two-sum of the heads, plain sum of the tails."""
     high = total[0]
     new = high + more[0]
     back = new - high
@@ -102,7 +106,7 @@ def _plus(total: Any, more: Any) -> None:
 
 @inlined
 def _absorb(bar: Any, partial: Any) -> None:
-    """Take in a partial that follows what is there."""
+    """Add a partial to a bar; the partial follows what the bar holds."""
     bar.trades += partial.trades
     bar.recv_ts = partial.recv_ts
     _plus(bar.volume, partial.volume)
@@ -121,8 +125,10 @@ def _absorb(bar: Any, partial: Any) -> None:
 
 @inlined
 def _emit(bar: Any, row: Any, turn: int, midpoints: bool) -> bool:
-    """Publish a bar as it is now, if it is one: the service makes none without price or volume. One whose
-    trades were all taken back since it was published is published as empty.
+    """Publish a bar as it is now.
+
+    The service publishes no bar without a price and a volume, so neither do we. A bar whose trades were all
+    cancelled after it was published is published again, empty.
     """
     volume = bar.volume[0] + bar.volume[1]
     is_bar = bar.open == bar.open and (midpoints or volume != 0.0)
@@ -175,7 +181,7 @@ def _publish(
 
 @inlined
 def _note_change(slot: int, bars: Any, changed: Any, head: Any) -> None:
-    """Have a bar published when it is over."""
+    """Mark a bar to be published when it is over."""
     if not bars[slot].flags & DIRTY:
         bars[slot].flags |= DIRTY
         changed[head[CHANGED]] = slot
@@ -184,7 +190,7 @@ def _note_change(slot: int, bars: Any, changed: Any, head: Any) -> None:
 
 @inlined
 def _is_in_gap(start: int, gaps: Any, head: Any) -> bool:
-    """Whether a bar that begins at `start` may lack something."""
+    """Return whether a bar that starts at `start` may be incomplete."""
     for gap in range(min(head[GAP] + 1, GAPS)):  # noqa: SIM110  Numba has no generators
         if gaps[gap, 0] <= start <= gaps[gap, 1]:
             return True
@@ -193,8 +199,9 @@ def _is_in_gap(start: int, gaps: Any, head: Any) -> bool:
 
 @called
 def _begin_gap(interval: int, bars: Any, changed: Any, gaps: Any, head: Any) -> None:
-    """What follows upon the last trades that were seen is not known. Bars since then that were published,
-    for time went on, are so once more.
+    """Begin a gap after the last trades seen.
+
+    Bars that were published since then, because the clock went on, are published once more as incomplete.
     """
     head[GAP_OPEN] = 1
     head[GAP] += 1
@@ -223,17 +230,18 @@ def join(
     head: Any,
     out: Any,
 ) -> int:
-    """Join `partials` from `first` on to bars of `interval` ns; return the one before which it stopped.
+    """Join `partials` from `first` on to bars of `interval` ns; return the index of the first one not
+    joined.
 
-    When the stream's time passes a multiple of `every` ns, bars that are over and have changed become rows
-    of `out`. Trades that are `horizon` ns late are counted, and change nothing.
+    When the stream's clock passes a multiple of `every` ns, bars that are over and have changed become rows
+    of `out`. Trades that are `horizon` ns late are counted and change nothing.
     """
     head[WHY] = DONE
     for index in range(first, len(partials)):
         partial = partials[index]
         kind = partial.kind
         if kind == _GAP:
-            if not head[GAP_OPEN]:  # else the gap goes on
+            if not head[GAP_OPEN]:  # otherwise the gap stays open
                 _begin_gap(interval, bars, changed, gaps, head)
             continue
         if kind == _TICK:
@@ -289,7 +297,7 @@ def join(
 
 @kernel
 def close(interval: int, midpoints: bool, bars: Any, changed: Any, head: Any, out: Any) -> None:
-    """Publish all changed bars, over or not; `out` has room for them."""
+    """Publish all changed bars, over or not. `out` must have room for them."""
     for number in range(head[CHANGED]):
         bar = bars[changed[number]]
         if bar.second + interval > head[CLOCK]:
@@ -299,7 +307,7 @@ def close(interval: int, midpoints: bool, bars: Any, changed: Any, head: Any, ou
 
 @kernel
 def index(bars: Any, table: Any, changed: Any, head: Any) -> None:
-    """Make the table, and the list of changed bars, anew for the bars there are."""
+    """Rebuild the hash table, and the list of changed bars, from the bars that exist."""
     table[:] = -1
     head[CHANGED] = 0
     for slot in range(head[COUNT]):
@@ -314,8 +322,9 @@ def index(bars: Any, table: Any, changed: Any, head: Any) -> None:
 def touch(
     symbol: int, start: int, recv: int, bars: Any, table: Any, changed: Any, gaps: Any, head: Any
 ) -> int:
-    """Have a bar built again before bars are published next; there is a place for one more. Its slot if it
-    is a new one, else -1.
+    """Mark a bar to be rebuilt before the next bars are published.
+
+    Return its slot if the bar is new, otherwise -1. The table must have a free slot.
     """
     place = _place(np.uint32(symbol), np.int64(start), bars, table)
     slot = np.int64(table[place])
@@ -338,7 +347,7 @@ def touch(
 
 @kernel
 def build(interval: int, partials: Any, bars: Any, table: Any, changed: Any, slots: Any, head: Any) -> None:
-    """Build the bars in `slots` again from all partials of their symbols."""
+    """Rebuild the bars in `slots` from all partials of their symbols."""
     for slot in slots:
         bar = bars[slot]
         begin(bar, bar.symbol, bar.second)
@@ -389,8 +398,8 @@ def find(
 
 @kernel
 def select(symbols: Any, times: Any, rows: int, wanted: Any, first: int, end: int, out: Any) -> int:
-    """Which of `rows` trades are of wanted symbols (a flag a symbol) and from `first` to `end`, into `out`;
-    how many there are.
+    """Select trades of wanted symbols (one flag per symbol) from `first` to `end` into `out`; return their
+    number.
     """
     count = 0
     for row in range(rows):

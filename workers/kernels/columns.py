@@ -1,8 +1,8 @@
 """Pass 2: all columns of a channel at once, from spans to values in the result area.
 
-A plan says what becomes of each column, in `PLAN_WIDTH` numbers. What a column leaves over is told in
-`counts`, `COUNTS_WIDTH` numbers a column, and in `odd` and `numbers`, `rows` of each a column: rows that
-go to the fallback decoder from the front, texts without a code from the back.
+A plan describes each column in `PLAN_WIDTH` numbers. `counts` reports what a column leaves over, in
+`COUNTS_WIDTH` numbers per column. `leftover` and `numbers` have `rows` entries per column: rows for the
+fallback decoder from the front, texts without a code from the back.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from workers.kernels.sides import blank_prices, blank_sizes
 from workers.kernels.texts import look_up
 from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_uint32, as_uint64
 
-# A plan's numbers for each column.
+# Numbers of a column's plan.
 KIND = 0
 SLOT = 1
-"""Row of its spans."""
+"""Row of the column's spans."""
 WIDTH = 2
-"""Bytes a value."""
+"""Bytes per value."""
 MASKED = 3
-"""Whether there is a place for its mask, behind its values."""
+"""Whether a mask follows the values."""
 OPTION = 4
-"""FLOAT: whether it is the price of a quote's side. BOOL: what missing ones are. Codes: whose texts."""
+"""FLOAT: whether it is the price of a quote side. BOOL: the default of missing values. Codes: the owner of
+the texts.
+"""
 SIDE = 5
-"""The column of the price that tells whether its side of a quote is there; negative if there is none."""
+"""The price column that decides whether this side of a quote is present; negative if there is none."""
 PLAN_WIDTH = 6
 
 ALIGNMENT = 8
-"""Values and masks begin at a multiple of this (`mdstream.handoff.columns`)."""
+"""Alignment of values and masks in bytes (`mdstream.handoff.columns`)."""
 
 # Kinds.
 FLOAT = 0
@@ -40,13 +42,13 @@ TIME = 4
 CODE16 = 5
 CODE32 = 6
 RECEIVED = 7
-"""When the payload of the row came."""
+"""The time at which the row's payload was received."""
 GIVEN = 8
-"""Its values are there already."""
+"""The values are already in place."""
 
-# What is told of each column.
-STRANGE = 0
-FRESH = 1
+# What is reported of each column.
+LEFTOVER = 0
+NEW_TEXTS = 1
 MISSING = 2
 ZEROS = 3
 COUNTS_WIDTH = 4
@@ -57,8 +59,8 @@ def _align(size: int) -> int:
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
-    """The pass for one codec, whose values these functions read."""
+def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
+    """Return pass 2 for one codec; the arguments are the functions that read its values."""
 
     @called
     def convert(
@@ -82,13 +84,15 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
         pool: Any,
         codes: Any,
         blanks: Any,
-        odd: Any,
+        leftover: Any,
         numbers: Any,
         counts: Any,
     ) -> None:
-        """The first column begins at byte `start`, each has its mask behind it, if there is room for one.
-        `scratch` uint8: two arrays of `rows` a column, the sides that are absent and the masks that have no
-        place.
+        """Convert all columns; the first begins at byte `start`, each is followed by its mask if it has
+        one.
+
+        `scratch` (uint8) holds two arrays of `rows` per column: the absent quote sides, and the masks that
+        have no place of their own.
         """
         for column in range(columns):
             task = column * PLAN_WIDTH
@@ -98,43 +102,43 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
             at = column * rows
             target = start
             start += _align(rows * plan[task + WIDTH])
-            there = as_uint8(scratch, (columns + column) * rows)
+            valid = as_uint8(scratch, (columns + column) * rows)
             if plan[task + MASKED]:
-                there = as_uint8(area, start)
+                valid = as_uint8(area, start)
                 start += _align(rows)
             if kind == GIVEN:
                 continue
             side = plan[task + SIDE]
             if side >= 0:
                 side = side * rows if counts[side * COUNTS_WIDTH + ZEROS] > 0 else -1
-            strange, fresh, missing, zeros = 0, 0, 0, 0
+            left, fresh, missing, zeros = 0, 0, 0, 0
             if kind == FLOAT:
                 prices = as_float64(area, target)
-                strange, missing = floats(buffer, spans, first, rows, prices, there, odd, at)
+                left, missing = floats(buffer, spans, first, rows, prices, valid, leftover, at)
                 if option:
-                    zeros, more = blank_prices(rows, prices, there, scratch, at)
+                    zeros, more = blank_prices(rows, prices, valid, scratch, at)
                     missing += more
                 elif side >= 0:
-                    missing += blank_sizes(rows, prices, there, scratch, side)
+                    missing += blank_sizes(rows, prices, valid, scratch, side)
             elif kind == INT:
                 whole = as_int64(area, target)
-                strange, missing = integers(buffer, spans, first, rows, whole, there, odd, at, True)
+                left, missing = integers(buffer, spans, first, rows, whole, valid, leftover, at, True)
                 if side >= 0:
-                    missing += blank_sizes(rows, whole, there, scratch, side)
+                    missing += blank_sizes(rows, whole, valid, scratch, side)
             elif kind == UINT:
                 natural = as_uint64(area, target)
-                strange, missing = integers(buffer, spans, first, rows, natural, there, odd, at, False)
+                left, missing = integers(buffer, spans, first, rows, natural, valid, leftover, at, False)
                 if side >= 0:
-                    missing += blank_sizes(rows, natural, there, scratch, side)
+                    missing += blank_sizes(rows, natural, valid, scratch, side)
             elif kind == BOOL:
                 flags = as_uint8(area, target)
-                strange, missing = booleans(buffer, spans, first, rows, flags, there, odd, at, option)
+                left, missing = booleans(buffer, spans, first, rows, flags, valid, leftover, at, option)
             elif kind == TIME:
                 moments = as_int64(area, target)
-                strange, missing = times(buffer, spans, first, rows, moments, there, odd, at)
+                left, missing = times(buffer, spans, first, rows, moments, valid, leftover, at)
             elif kind == CODE16:
                 short = as_uint16(area, target)
-                strange, fresh, missing = look_up(
+                left, fresh, missing = look_up(
                     buffer,
                     spans,
                     first,
@@ -152,14 +156,14 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
                     scratch,
                     side,
                     short,
-                    there,
-                    odd,
+                    valid,
+                    leftover,
                     numbers,
                     at,
                 )
             elif kind == CODE32:
                 long = as_uint32(area, target)
-                strange, fresh, missing = look_up(
+                left, fresh, missing = look_up(
                     buffer,
                     spans,
                     first,
@@ -177,8 +181,8 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
                     scratch,
                     side,
                     long,
-                    there,
-                    odd,
+                    valid,
+                    leftover,
                     numbers,
                     at,
                 )
@@ -187,8 +191,8 @@ def converting(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
                 for row in range(rows):
                     came[row] = received[payload[row]]
             told = column * COUNTS_WIDTH
-            counts[told + STRANGE] = strange
-            counts[told + FRESH] = fresh
+            counts[told + LEFTOVER] = left
+            counts[told + NEW_TEXTS] = fresh
             counts[told + MISSING] = missing
             counts[told + ZEROS] = zeros
 

@@ -1,4 +1,4 @@
-"""How kernels are compiled: once, on first use. Where the machine code is kept: `workers.kernels.kept`."""
+"""How kernels are compiled: once, on first use. `kept.py` says where the machine code is stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if CACHE is not None:
 
 
 def kernel(function: F) -> F:
-    """Compile `function` on first use, and keep the machine code on disk."""
+    """Compile `function` on first use and store the machine code on disk."""
     compiled: F = numba.njit(cache=CACHE is not None, error_model="numpy", boundscheck=BOUNDS_CHECKED)(
         function
     )
@@ -24,12 +24,12 @@ def kernel(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """A helper that becomes part of the kernels which use it."""
+    """A helper that is inlined into the kernels that use it."""
     compiled: F = numba.njit(forceinline=True, error_model="numpy", boundscheck=BOUNDS_CHECKED)(function)
     return compiled
 
 
 def called(function: F) -> F:
-    """A helper too large for that: kernels call it."""
+    """A helper too large to inline; kernels call it."""
     compiled: F = numba.njit(error_model="numpy", boundscheck=BOUNDS_CHECKED)(function)
     return compiled

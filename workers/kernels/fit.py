@@ -1,4 +1,4 @@
-"""Which of the known layouts a message has: the last one that fitted is tried first."""
+"""Find the layout that a message has. The layout that fitted last is tried first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_ROOM = -2
 
 @inlined
 def literal_fits(buffer: Any, i: int, end: int, words: Any, first: int, length: int) -> bool:
-    """Whether the literal stands at byte `i`, and ends at `end` at the latest."""
+    """Return whether the literal is at byte `i` and ends at or before `end`."""
     if i + length > end:
         return False
     left = length
@@ -33,8 +33,8 @@ def literal_fits(buffer: Any, i: int, end: int, words: Any, first: int, length: 
     return differing << np.uint64(64 - 8 * left) == 0
 
 
-def fitting(follow: Callable[..., tuple[int, int]]) -> Any:
-    """A search for the layout of a message, in the codec whose messages `follow` follows."""
+def make_fit(follow: Callable[..., tuple[int, int]]) -> Any:
+    """Return a layout search for one codec; `follow` walks its messages."""
 
     @inlined
     def fit(
@@ -51,9 +51,9 @@ def fitting(follow: Callable[..., tuple[int, int]]) -> Any:
         rows: Any,
         last: int,
     ) -> tuple[int, int, int]:
-        """Where the message at byte `i` ends, the row behind it, and its layout.
+        """Return where the message at byte `i` ends, the next free row, and its layout.
 
-        A negative end: `NO_FIT`, or `NO_ROOM` for its rows.
+        A negative end is `NO_FIT`, or `NO_ROOM` for its rows.
         """
         word = load64(buffer, i)
         for turn in range(known):

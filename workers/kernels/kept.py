@@ -1,7 +1,7 @@
-"""Where the kernels' machine code is kept, and whether it is all there. Loads no compiler.
+"""Where the kernels' machine code is stored, and whether it is complete. Loads no compiler.
 
-Numba's own check of what is out of date sees only the file that a kernel stands in, not those it calls
-into; so the folder's name holds a digest of all of them.
+Numba's own check sees only the file that defines a kernel, not the files that it calls into. So the
+folder's name holds a digest of all of them.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from pathlib import Path
 from workers import UNKEPT
 
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
-"""Whether every access is checked, which is slow: for fuzzing."""
+"""Whether every array access is checked (slow; for fuzzing)."""
 
 _KERNELS = Path(__file__).parent
 
 
 def _digest() -> str:
-    """Names what the machine code depends on and Numba's own key leaves out."""
+    """Return a digest of everything that the machine code depends on and Numba's own key leaves out."""
     numba = importlib.metadata.version("numba")
     versions = f"{sys.version} {numba} {_processor()} {BOUNDS_CHECKED}"
     digest = hashlib.sha256(versions.encode())
     for path in sorted(_KERNELS.glob("*.py")):
-        # Numba takes a file of another place or time for another file.
+        # Numba takes a file with another path or time for another file.
         digest.update(f"{path.resolve()} {path.stat().st_mtime_ns}".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _processor() -> str:
-    """What the machine code is made for: the model, and what it can do."""
+    """Return what the machine code is made for: the CPU's model and features."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
@@ -51,10 +51,10 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """A folder that can be written, wherever the package itself is installed."""
+    """Return a writable folder, wherever the package itself is installed."""
     told = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     name = f"kernels-{_digest()}"
-    home = os.path.expanduser("~/.cache")  # itself, where there is no home at all
+    home = os.path.expanduser("~/.cache")  # unchanged where there is no home folder
     for base in (Path(told or home) / "mdstream", Path(tempfile.gettempdir()) / f"mdstream-{os.getuid()}"):
         if not base.is_absolute():
             continue
@@ -63,7 +63,8 @@ def _cache_folder() -> Path:
             (base / name).mkdir(exist_ok=True)
         except OSError:
             continue
-        # What lies in it is run: it must be ours alone, above all among everybody's temporary files.
+        # Code in this folder is executed, so it must belong to this user alone, above all in the temporary
+        # folder.
         found = base.stat()
         ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
         if ours and os.access(base / name, os.W_OK):
@@ -74,16 +75,17 @@ def _cache_folder() -> Path:
 CACHE = None if os.environ.get(UNKEPT) else _cache_folder()
 
 _COMPLETE = "complete"
-"""A file that is there once all kernels of these sources are on disk: their digests. Its time is when they
-were last used."""
+"""A file that exists once all kernels of these sources are on disk. It holds their digests; its time is
+their last use.
+"""
 
 _ROOM_BYTES = 10_000_000
 
 
 def is_complete() -> bool:
-    """Whether all kernels of these sources are on disk, as they were compiled.
+    """Return whether all kernels of these sources are on disk and unchanged.
 
-    Raises OSError if they are not, and there is no room for them.
+    Raises OSError if they are not and there is no room for them.
     """
     if CACHE is None:
         return False
@@ -97,7 +99,7 @@ def is_complete() -> bool:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """While no other process compiles for this folder."""
+    """Hold the lock of this folder: no other process compiles into it meanwhile."""
     assert CACHE is not None
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,14 +107,14 @@ def alone() -> Iterator[None]:
 
 
 def is_damaged() -> bool:
-    """Whether what is on disk is not what was compiled: to load it could end the process."""
+    """Return whether the files on disk are not what was compiled: loading them could end the process."""
     assert CACHE is not None
     told = _read_digests()
     return bool(told) and told != _digests(CACHE)
 
 
 def _read_digests() -> dict[str, str]:
-    """The digests of the kernels as they were compiled; none if they were not, or that is damaged."""
+    """Read the digests of the compiled kernels; empty if there are none or the file is damaged."""
     assert CACHE is not None
     try:
         told = json.loads((CACHE / _COMPLETE).read_bytes())
@@ -124,14 +126,14 @@ def _read_digests() -> dict[str, str]:
 
 
 def discard() -> None:
-    """Remove what is on disk: it cannot be loaded."""
+    """Remove the compiled kernels: they cannot be loaded."""
     assert CACHE is not None
     for path in (CACHE / _COMPLETE, *CACHE.rglob("*.nb?")):
         path.unlink(missing_ok=True)
 
 
 def complete() -> None:
-    """All kernels are on disk now."""
+    """Note that all kernels are on disk now."""
     if CACHE is not None:
         hidden = CACHE / f"{_COMPLETE}.{os.getpid()}"
         hidden.write_text(json.dumps(_digests(CACHE)))
@@ -139,13 +141,13 @@ def complete() -> None:
 
 
 def mark_used() -> None:
-    """All kernels were used now."""
+    """Note that all kernels were used now."""
     if CACHE is not None and (CACHE / _COMPLETE).exists():
         (CACHE / _COMPLETE).touch()
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The digest of each file with machine code, by its place under `folder`."""
+    """Return the digest of each file with machine code, by its path under `folder`."""
     files = (path for path in folder.rglob("*.nb?") if path.is_file())
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -157,7 +159,7 @@ UNUSED_DAYS = 30
 
 
 def drop_unused() -> None:
-    """Remove what other versions left beside this one's code and nobody has used for long."""
+    """Remove machine code of other versions that nobody has used for a long time."""
     if CACHE is None:
         return
     oldest = time.time() - UNUSED_DAYS * 86400

@@ -1,14 +1,20 @@
-"""JSON messages by their keys: where all values of a message stand, found at once and not one by one.
+"""JSON messages by their keys: finds all values of a message at once instead of one after another.
 
-A key ends with the bytes `":`. These are looked for 64 bytes at a time, and their places noted ahead of
-the match. In a layout that is known, each key says where the literal around it must stand, and thereby
-where the value before it ends and the one behind it begins; so no search waits for the one before, and
-it does not matter how long values are. The places are but a guess: every literal is compared, and what is
-left between them is for pass 2 to check. Where the guess is wrong the message is followed step by step.
+A key ends with the bytes `":`. A scan over 64 bytes at a time notes the places of these bytes ahead of the
+match. In a known layout, each key fixes where the literal around it must be. It thereby fixes where the
+value before it ends and where the next one begins. So no search waits for the one before it, and the
+lengths of values do not matter.
 
-Places are kept in a window, int64: `NEXT`, the first that was not used; `COUNT`, how many there are;
-`CURSOR` and `LIMIT`, from where and how far bytes are still to be looked at; `GAP`, bytes between two
-messages; and from `FIRST` on the places.
+    {"T":"t","S":"AAPL","p":187.25,"s":100}
+         ^      ^           ^         ^        places of `":`, 64 bytes per step
+    literal │value│literal│value│literal …     each literal is compared at a fixed distance from its key
+
+The places are a guess. Every literal is compared, and pass 2 checks the values between them. Where the
+guess is wrong, the message is followed step by step.
+
+Places are kept in a window of int64: `NEXT`, the first unused one; `COUNT`, their number; `CURSOR` and
+`LIMIT`, the bytes still to scan; `GAP`, the bytes between two messages; and the places themselves from
+`FIRST` on.
 """
 
 from __future__ import annotations
@@ -32,24 +38,25 @@ GAP = 4
 FIRST = 8
 _ROOM = 1024
 WIDTH = FIRST + _ROOM + 64
-"""Numbers of a window: a block has 64 bytes, so no more than 64 places."""
+"""Size of a window. A block of 64 bytes has at most 64 places."""
 
-# Columns of a shortcut's entry: a literal with a key in it, or the last one.
+# Columns of a shortcut's entry: one literal with a key in it, or the last literal.
 KEY = 0
-"""Which key of the message it is."""
+"""Index of the key in the message."""
 BEFORE = 1
-"""Bytes from the beginning of the literal to the end of its last key."""
+"""Bytes from the start of the literal to the end of its last key."""
 AHEAD = 2
-"""Bytes from there to the value: of a quote or bracket, the literal's last byte is the value's first."""
+"""Bytes from that key to the value. For a quote or bracket, the literal's last byte is the value's first.
+"""
 SLOT = 3
-"""Of the value behind it. If no column wants that, what it must be: a plain text or a bare value."""
+"""Slot of the value that follows. If no column wants it, what it must be: a plain text or a bare value."""
 WORD = 4
-"""Its first eight bytes."""
+"""The literal's first eight bytes."""
 MASK = 5
-"""Those of them that are its own, if it has fewer."""
+"""Mask of the bytes that belong to the literal, if it has fewer than eight."""
 ENTRY_WIDTH = 6
 
-# Columns of what is more to compare, of literals with more than eight bytes: `KEY`, `BEFORE`, and
+# Columns of further comparisons, for literals of more than eight bytes: `KEY`, `BEFORE`, and
 MORE_WORD = 2
 MORE_MASK = 3
 MORE_WIDTH = 4
@@ -59,22 +66,22 @@ BARE = -2
 LIST = -3
 
 MOST_KEYS = 100
-"""Keys of a message for which there can be a shortcut."""
+"""Largest number of keys in a message with a shortcut."""
 LONGEST_LITERAL = 64
-"""How far from a place that was guessed bytes are compared: `words.SPARE` must be more than this."""
+"""How far from a guessed place bytes are compared. `words.SPARE` must be larger."""
 
 _COLON = 0x3A
 
 
 def open_window(window: npt.NDArray[np.int64], limit: int) -> None:
-    """Begin with the bytes of another batch, that end at `limit`."""
+    """Start on the bytes of another batch, which end at `limit`."""
     window[NEXT] = window[COUNT] = window[CURSOR] = 0
     window[LIMIT] = limit
 
 
 @inlined
 def move_to(window: Any, i: int) -> None:
-    """Forget the places before byte `i`."""
+    """Drop the places before byte `i`."""
     if window[CURSOR] < i:
         window[NEXT] = window[COUNT] = 0
         window[CURSOR] = i
@@ -86,7 +93,7 @@ def move_to(window: Any, i: int) -> None:
 
 @called
 def _fill(buffer: Any, window: Any) -> None:
-    """Look for places until the window is full, or the bytes are at their end."""
+    """Scan for places until the window is full or the bytes end."""
     at, count = window[NEXT], window[COUNT]
     for place in range(at, count):
         window[FIRST + place - at] = window[FIRST + place]
@@ -97,7 +104,7 @@ def _fill(buffer: Any, window: Any) -> None:
         if limit - cursor < 64:
             bits &= (np.uint64(1) << np.uint64(limit - cursor)) - np.uint64(1)
         found = count_bits(bits)
-        # Eight at once, however many there are, cost less than to ask after each whether it is the last.
+        # Storing eight at once, however many there are, costs less than a test after each.
         at = FIRST + count
         stop = at + found
         while True:
@@ -116,7 +123,7 @@ def _fill(buffer: Any, window: Any) -> None:
 
 @inlined
 def _is_skipped(buffer: Any, begin: int, end: int, what: int) -> bool:
-    """Whether a value that no column wants is one."""
+    """Return whether a value that no column wants is well formed."""
     if what == TEXT:
         return buffer[end - 1] == QUOTE and is_plain(buffer, begin, end - 1)
     if what == LIST:
@@ -141,9 +148,10 @@ def _leads(
     row: int,
     window: Any,
 ) -> int:
-    """Where the message at byte `i` ends if it has this layout; `NO_FIT` if it has not, as far as seen.
+    """Return where the message at byte `i` ends if it has this layout, as far as compared; otherwise
+    `NO_FIT`.
 
-    Behind it there is another message, or `last` as the payload's last byte.
+    Another message follows it, or `last` as the payload's last byte.
     """
     places = FIRST + window[NEXT]
     start = window[places + entries[at + KEY]] - entries[at + BEFORE]
@@ -185,7 +193,7 @@ def _leads(
         at += MORE_WIDTH
     if differing != 0:
         return np.int64(NO_FIT)
-    while entries[at] >= 0:  # the other columns, each with its size << 32 | place from `i`, or 0
+    while entries[at] >= 0:  # the other columns, each as size << 32 | place relative to `i`, or 0
         span = entries[at + 1]
         spans[entries[at] * room + row] = np.uint64(span + i if span else 0)
         at += 2
@@ -207,8 +215,9 @@ def hurry(
     last: int,
     window: Any,
 ) -> tuple[int, int]:
-    """Where the message at byte `i` ends, and its layout; a negative end if no shortcut leads there.
-    `closing` is the byte that ends a payload behind its last message, 0 if that cannot be said.
+    """Return where the message at byte `i` ends, and its layout; a negative end if no shortcut fits.
+
+    `closing` is the byte that ends a payload after its last message; 0 if that is unknown.
     """
     if window[COUNT] - window[NEXT] <= MOST_KEYS and window[CURSOR] < window[LIMIT]:
         _fill(buffer, window)

@@ -1,4 +1,4 @@
-"""Levels of order books: what a batch changes in them, in the end."""
+"""Order-book levels: the net change that a batch makes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def net(
     prices: Any,
     times: Any,
     resets: Any,
-    there: Any,
+    valid: Any,
     books: Any,
     levels: Any,
     firsts: Any,
@@ -33,17 +33,17 @@ def net(
     out: Any,
     book_of: Any,
 ) -> int:
-    """The rows that still tell of a book after all of a batch, in `out`, in order; how many there are.
+    """Select the rows that still count after all of a batch into `out`, in order; return their number.
 
-    Of each symbol these are the rows since its last reset, and of each level the last one; of a symbol that
-    was reset and has none, the first row of the reset. A reset is as many rows of a symbol, one after
-    another, as are marked and have the same time. Rows without a level are not `there`.
+    For each symbol these are the rows since its last reset, and for each level the last row. A symbol that
+    was reset to an empty book keeps the first row of the reset. A reset is a run of consecutive rows of one
+    symbol that are marked and have the same time. Rows without a level are not `valid`.
 
-    `symbols`, `sides`, `prices` (as words), `times`, `resets`, `there`: a row each. `books` and `levels`,
-    int64 of a power of two and more than twice the rows, are scratch: tables from symbols, and from levels,
-    to a row. What is known of a symbol stands where it first came: in `firsts` the first row of its last
-    reset (negative: there was none), in `lasts` its last row, in `left` how many of its rows still tell.
-    `book_of` has that place for each row in `out`.
+    `symbols`, `sides`, `prices` (as words), `times`, `resets`, `valid`: one entry per row. `books` and
+    `levels` are int64 scratch arrays whose size is a power of two above twice the rows: hash tables from
+    symbols, and from levels, to a row. The state of a symbol is kept at its first row: `firsts` has the
+    first row of its last reset (negative: none), `lasts` its last row, `left` the number of its rows that
+    still count. `book_of` has that place for each row in `out`.
     """
     mask = np.uint64(len(books) - 1)
     books[:] = -1
@@ -68,7 +68,7 @@ def net(
     for row in range(rows - 1, -1, -1):
         book = out[row]
         first = firsts[book]
-        tells = row >= first and there[row]
+        tells = row >= first and valid[row]
         if tells:
             word = prices[row] ^ np.uint64(symbols[row]) << np.uint64(1) ^ np.uint64(sides[row])
             place = _place_of(word, mask)

@@ -1,10 +1,10 @@
-"""Pass 1 for REST bodies: an object, in it the records of each symbol.
+"""Pass 1 for REST bodies: an object that holds the records of each symbol.
 
-    {"trades": {"AAPL": [record, record], "MSFT": [record]}, "next_page_token": null}     by symbol
-    {"trade": {"AAPL": record}} and {"AAPL": record, "MSFT": record}                      one a symbol
-    {"bars": [record, record], "symbol": "AAPL"} and {"bar": record, "symbol": "AAPL"}    of one symbol
+    {"trades": {"AAPL": [record, record], "MSFT": [record]}, "next_page_token": null}     lists by symbol
+    {"trade": {"AAPL": record}} and {"AAPL": record, "MSFT": record}                      one per symbol
+    {"bars": [record, record], "symbol": "AAPL"} and {"bar": record, "symbol": "AAPL"}    one symbol only
 
-Records are matched as messages of a stream are; what stands around them is walked member by member.
+Records are matched like messages of a stream. The rest of the body is walked member by member.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import inlined, kernel
-from workers.kernels.fit import NO_ROOM, fitting, literal_fits
+from workers.kernels.fit import NO_ROOM, literal_fits, make_fit
 from workers.kernels.keys import GAP, hurry, move_to
 from workers.kernels.match_json import follow
 from workers.kernels.tokens import CLOSE, COMMA, OPEN, QUOTE, QUOTES, is_bare, is_plain, skip_space
@@ -26,28 +26,28 @@ _UNBRACE = 0x7D
 _COLON = 0x3A
 _NULL = 0x6C6C756E
 
-# What stands at the byte where the walk is.
+# What the walk expects at its current byte.
 _KEY = 0
 _RECORD = 1
 _LISTED = 2
 """A record in a list."""
 _NEXT = 3
-"""What follows the value of a member."""
+"""The byte after the value of a member."""
 
-# What was met in a body so far, as bits.
+# What a body has shown so far, as bits.
 _INSIDE = 1
-"""The walk is in the object that holds the symbols."""
+"""The walk is inside the object that holds the symbols."""
 _CONTENT = 2
 """The member that holds the records."""
 _BY_SYMBOL = 4
 _BARE = 8
-"""Symbols without a member around them."""
+"""Symbols without an enclosing member."""
 _PENDING = 16
 """Records of the one symbol that the body names."""
 _STRAY = 32
-"""A value that would be a record if symbols stood bare."""
+"""A value that would be a record if symbols were bare."""
 _TOKEN = 64
-_fit = fitting(follow)
+_fit = make_fit(follow)
 
 
 @inlined
@@ -57,8 +57,8 @@ def _span(start: int, end: int) -> Any:
 
 @inlined
 def _member(buffer: Any, i: int, end: int) -> tuple[int, int]:
-    """A member whose key begins at `i`: where the key ends, and where its value begins; negative if
-    the key is no plain text.
+    """Return where the key that begins at `i` ends, and where its value begins; negative if the key is not
+    a plain text.
     """
     if i >= end or buffer[i] != QUOTE:
         return -1, -1
@@ -74,7 +74,7 @@ def _member(buffer: Any, i: int, end: int) -> tuple[int, int]:
 
 @inlined
 def _simple_end(buffer: Any, i: int, end: int) -> int:
-    """Where a plain text or a bare value ends that nobody wants; negative if it is none."""
+    """Return where an unwanted plain text or bare value ends; negative if it is neither."""
     if buffer[i] == QUOTE:
         stop = find(buffer, i + 1, end, QUOTES)
         return stop + 1 if stop < end and is_plain(buffer, i + 1, stop) else -1
@@ -91,7 +91,7 @@ def _is_null(buffer: Any, i: int, end: int) -> bool:
 
 @inlined
 def _is_key(buffer: Any, key: int, after: int, names: Any, name: int) -> bool:
-    """Whether the key from its quote at `key` up to `after` is one of the names."""
+    """Return whether the key from its quote at `key` to `after` is one of the names."""
     first = name * ops.NAME_WIDTH
     length = np.int64(names[first])
     return after - key - 2 == length and literal_fits(buffer, key + 1, after, names, first + 1, length)
@@ -99,7 +99,7 @@ def _is_key(buffer: Any, key: int, after: int, names: Any, name: int) -> bool:
 
 @inlined
 def _holds_objects(buffer: Any, i: int, end: int) -> bool:
-    """Whether the value at `i` is an object whose first member is one."""
+    """Return whether the value at `i` is an object whose first member is an object."""
     if buffer[i] != _BRACE:
         return False
     _, value = _member(buffer, skip_space(buffer, i + 1, end), end)
@@ -133,12 +133,12 @@ def match(
     key_records: Any,
     tokens: Any,
 ) -> int:
-    """Match REST bodies of one kind; the first arguments and the answer as `match_json.match`.
+    """Match REST bodies of one kind. The first arguments and the result are those of `match_json.match`.
 
-    `names` uint64 (name, word): its length, then its bytes; of the member that holds records, the same
-    for one record, `symbol`, `next_page_token`. `keys` uint64, `key_payload` int32, `key_records` int64:
-    span of each symbol, its payload, and how many records it has. `tokens` uint64: span of the page
-    token of each payload, 0 without one.
+    `names` uint64 (name, word): its length, then its bytes; for the member that holds records, the same for
+    one record, `symbol`, and `next_page_token`. `keys` uint64, `key_payload` int32, `key_records` int64:
+    span of each symbol, its payload, and its number of records. `tokens` uint64: span of each payload's
+    page token, or 0.
     """
     payloads, channels, key_room = len(offsets), len(rows), len(keys)
     buffer = raw(buffer)
@@ -293,7 +293,7 @@ def match(
                             else:
                                 place = np.int64(_LISTED)
                 elif plural or _is_key(buffer, i, after, names, 1):
-                    # One record's place is also taken by an object of one symbol and its record.
+                    # An object of one symbol and its record may stand in the place of a single record.
                     plural = plural or _holds_objects(buffer, value, end)
                     good = not met & _CONTENT and (first in (_BRACE, OPEN))
                     met |= _CONTENT

@@ -1,8 +1,8 @@
-"""Pass 1 for JSON: where the values of every message stand, by layouts that were met before.
+"""Pass 1 for JSON: find the values of every message by the layouts learned so far.
 
-Messages of a type repeat each other to the byte, but for their values. So a message is compared with
-the layouts learned so far, word by word; between the literals only the end of each value is looked
-for. What stands in a value is checked by pass 2, which refuses whatever is no value of its column.
+Messages of a type are identical except for their values. So a message is compared with the learned layouts
+word by word, and only the end of each value is searched for between the literals. Pass 2 checks the values
+themselves and refuses what does not fit its column.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import called, kernel
-from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
+from workers.kernels.fit import NO_FIT, NO_ROOM, literal_fits, make_fit
 from workers.kernels.keys import GAP, hurry, move_to
 from workers.kernels.tokens import (
     CLOSE,
@@ -30,7 +30,9 @@ from workers.kernels.tokens import (
 from workers.kernels.words import find, raw, repeated
 
 _FAR = 256
-"""How far a number's end is looked for: what ends it in one layout may never come in another."""
+"""How far the end of a number is searched for. The byte that ends it in one layout may never come in
+another.
+"""
 
 
 @called
@@ -47,9 +49,9 @@ def _levels(
     row: int,
     side: int,
 ) -> tuple[int, int]:
-    """The levels of one side of a book from after their bracket: where they end, and the next row.
+    """Return where the levels of one side of a book end (from after their bracket), and the next row.
 
-    A negative end: `NO_FIT`, they are not in the form of `item`; or `NO_ROOM`.
+    A negative end is `NO_FIT` (not in the form of `item`) or `NO_ROOM`.
     """
     i = skip_space(buffer, i, end)
     if i < end and buffer[i] == CLOSE:
@@ -102,11 +104,11 @@ def follow(
     row: int,
     guess: bool,
 ) -> tuple[int, int]:
-    """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
+    """Follow a layout through one message from byte `i`; return where it ends, and the next row.
 
-    A negative end: `NO_FIT`, or `NO_ROOM` for the rows of a book. With `guess`, values are taken to be as
-    long as the last ones where a byte that ends them stands there: so the processor need not wait for
-    one end to look for the next. A guess may be wrong; then the message does not fit.
+    A negative end is `NO_FIT`, or `NO_ROOM` for the rows of a book. With `guess`, each value is taken to be
+    as long as the last one if a byte that ends it is in that place. Then the processor need not wait for
+    one end to search the next. A wrong guess makes the message not fit.
     """
     first = step
     top = row
@@ -120,7 +122,9 @@ def follow(
         if action == ops.BARE:
             start = i
             i = find(buffer, i, min(end, i + _FAR), repeated(steps[step + ops.ARGUMENT]))
-            if i == start:  # nothing is no value; an empty span would say that the key is missing
+            if (
+                i == start
+            ):  # An empty text is not a value: an empty span would mean that the key is missing.
                 return NO_FIT, row
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.SAME_BARE:
@@ -145,7 +149,7 @@ def follow(
             i += 1
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.ONE:
-            # What is guessed need not be waited for: here that the text ends behind one byte.
+            # A guess need not be waited for: here, that the text ends after one byte.
             start = i - 1
             i += 2
             if not guess or i > end or buffer[i - 1] != QUOTE:
@@ -161,7 +165,7 @@ def follow(
         elif action == ops.END:
             if top == row:
                 return i, row + 1
-            while first < step:  # a book: what the message says holds for each level
+            while first < step:  # a book: the message's own values hold for each level
                 slot = steps[first + ops.SLOT]
                 if steps[first + ops.ACTION] != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
@@ -215,7 +219,7 @@ def follow(
         step += ops.STEP_WIDTH
 
 
-_fit = fitting(follow)
+_fit = make_fit(follow)
 
 _NONE = -1
 _SEVERAL = -2
@@ -243,13 +247,12 @@ def match(
     entries: Any,
     window: Any,
 ) -> int:
-    """Match the messages of payloads from where `at` says; `ops.DONE`, or why it stopped there.
+    """Match the messages of payloads from the state in `at`; return `ops.DONE`, or why the match stopped.
 
-    `buffer` uint8 of all payloads and `SPARE` bytes more; `offsets`, `lengths` int64 a payload;
-    `verdicts` uint8 and `messages` uint32 a payload, written here. `spans` uint64 (slot, row) of `room`
-    rows a slot, flat; `steps` flat, too;
-    `row_payload`, `row_message` int32 (channel, row); `rows` int64 a channel, and `before` what it was
-    when the payload began.
+    `buffer`: uint8, all payloads and `SPARE` more bytes. `offsets`, `lengths`: int64 per payload.
+    `verdicts` uint8 and `messages` uint32 per payload are written here. `spans`: uint64 (slot, row), `room`
+    rows per slot, flat; `steps` is flat, too. `row_payload`, `row_message`: int32 (channel, row). `rows`:
+    int64 per channel; `before` is its value when the payload began.
     """
     payloads, channels = len(offsets), len(rows)
     buffer = raw(buffer)
@@ -304,7 +307,7 @@ def match(
         while good:
             stop = after
             if stop >= 0:
-                after = -1  # this one was taken out of our hands
+                after = -1  # another path has decoded this message
                 move_to(window, stop)
             else:
                 stop, last = hurry(

@@ -1,7 +1,7 @@
-"""Pass 1 for msgpack: where the values of every message stand, by layouts that were met before.
+"""Pass 1 for msgpack: find the values of every message by the layouts learned so far.
 
-As for JSON, messages of a type repeat each other but for their values; and here each value says by
-its first bytes how long it is.
+As in JSON, messages of a type are identical except for their values. Here the first bytes of each value
+give its length.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from workers.kernels import ops
 from workers.kernels.compiling import called, inlined, kernel
-from workers.kernels.fit import NO_FIT, NO_ROOM, fitting, literal_fits
+from workers.kernels.fit import NO_FIT, NO_ROOM, literal_fits, make_fit
 from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _SIZES = np.zeros(256, np.int64)
-"""Bytes of a value by its first byte; 0 where more bytes tell, -1 where none is known."""
+"""Bytes of a value by its first byte; 0 where more bytes decide, -1 where the byte is unknown."""
 _SIZES[:0x80] = _SIZES[0xE0:] = 1
 _SIZES[0x80:0xA0] = -1  # maps; arrays are counted apart
 _SIZES[0xA0:0xC0] = np.arange(1, 33)
@@ -31,7 +31,7 @@ _SIZES[[0xC1, 0xC6, 0xC8, 0xC9, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF]] = -1
 
 @inlined
 def _scalar(buffer: Any, i: int) -> int:
-    """Bytes of the value at `i` if it is neither array nor map; else -1."""
+    """Return the bytes of the value at `i` if it is neither an array nor a map; otherwise -1."""
     first = buffer[i]
     size = _SIZES[first]
     if size != 0:
@@ -46,7 +46,7 @@ def _scalar(buffer: Any, i: int) -> int:
 
 @inlined
 def _count(buffer: Any, i: int) -> tuple[int, int]:
-    """Items of the array at `i`, and where they begin; -1 items if there is no array."""
+    """Return the number of items of the array at `i` (-1: not an array), and where they begin."""
     first = buffer[i]
     if first & 0xF0 == 0x90:
         return np.int64(first & 0x0F), i + 1
@@ -62,7 +62,7 @@ def _count(buffer: Any, i: int) -> tuple[int, int]:
 
 @inlined
 def _value(buffer: Any, i: int, end: int) -> int:
-    """Where the value at `i` ends, which may be an array of plain values; negative if unknown."""
+    """Return where the value at `i` ends, which may be an array of plain values; negative if unknown."""
     size = _scalar(buffer, i)
     if size > 0:
         return i + size
@@ -82,7 +82,7 @@ def _value(buffer: Any, i: int, end: int) -> int:
 
 @inlined
 def _is_sound(buffer: Any, i: int, stop: int) -> bool:
-    """Whether the value at `i`, neither array nor map, is one that any reader takes."""
+    """Return whether the value at `i`, neither array nor map, is one that any reader accepts."""
     first = buffer[i]
     if first < 0x80 or first >= 0xE0 or first == 0xC0 or first == 0xC2 or first == 0xC3:
         return True
@@ -101,7 +101,7 @@ def _is_sound(buffer: Any, i: int, stop: int) -> bool:
     if 0xD4 <= first <= 0xD8 or first == 0xC7:
         if kind < 0x80:
             return True
-        head = load64(buffer, i)  # else only timestamps, with less than a second of nanoseconds
+        head = load64(buffer, i)  # otherwise only timestamps with less than a second of nanoseconds
         if head & MASKS[2] == 0xFFD6:
             return True
         if head & MASKS[2] == 0xFFD7:
@@ -113,7 +113,7 @@ def _is_sound(buffer: Any, i: int, stop: int) -> bool:
 
 @inlined
 def _may_skip(buffer: Any, i: int, stop: int) -> bool:
-    """Whether a value that no column wants, maybe an array of plain ones, is one that any reader takes."""
+    """Return whether an unwanted value, possibly an array of plain ones, is one that any reader accepts."""
     count, inside = _count(buffer, i)
     if count < 0:
         return _is_sound(buffer, i, stop)
@@ -140,7 +140,7 @@ def _levels(
     row: int,
     side: int,
 ) -> tuple[int, int]:
-    """The levels of one side of a book: where they end, and the next row; negative as `follow`."""
+    """Return where the levels of one side of a book end, and the next row; negative as in `follow`."""
     count, i = _count(buffer, i)
     if count < 0:
         return NO_FIT, row
@@ -178,9 +178,9 @@ def follow(
     row: int,
     guess: bool,
 ) -> tuple[int, int]:
-    """Follow a layout through one message from byte `i`: where it ends, and the row behind it.
+    """Follow a layout through one message from byte `i`; return where it ends, and the next row.
 
-    A negative end: `NO_FIT`, or `NO_ROOM` for the rows of a book.
+    A negative end is `NO_FIT`, or `NO_ROOM` for the rows of a book.
     """
     first = step
     top = row
@@ -230,7 +230,7 @@ def follow(
         else:  # END
             if top == row:
                 return i, row + 1
-            while first < step:  # a book: what the message says holds for each level
+            while first < step:  # a book: the message's own values hold for each level
                 slot = steps[first + ops.SLOT]
                 if steps[first + ops.ACTION] != ops.LEVELS and slot >= 0:
                     for below in range(row + 1, top):
@@ -242,7 +242,7 @@ def follow(
         step += ops.STEP_WIDTH
 
 
-_fit = fitting(follow)
+_fit = make_fit(follow)
 
 
 @kernel
@@ -265,7 +265,7 @@ def match(
     before: Any,
     at: Any,
 ) -> int:
-    """Match payloads of msgpack; arguments and answer as `match_json.match`."""
+    """Match payloads of msgpack; arguments and result are those of `match_json.match`."""
     payloads, channels = len(offsets), len(rows)
     buffer = raw(buffer)
     offsets = raw(offsets)
@@ -304,7 +304,7 @@ def match(
         while good and count < total:
             stop = after
             if stop >= 0:
-                after = np.int64(-1)  # this one was taken out of our hands
+                after = np.int64(-1)  # another path has decoded this message
             elif i >= end:
                 good = False
                 break

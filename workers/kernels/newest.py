@@ -1,4 +1,4 @@
-"""Which row of a batch is the newest of its symbol."""
+"""Find the newest row of each symbol in a batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @kernel
 def newest(symbols: Any, times: Any, places: Any, out: Any) -> int:
-    """The rows that no later row of their symbol replaces, in `out`; how many there are.
+    """Select the rows that no later row of their symbol replaces into `out`; return their number.
 
-    A row replaces another of its symbol unless its time is before the other's. `symbols` uint32, `times`
-    int64, a row each; `out` int64 of as many. `places`, int64 of a power of two and more than twice
-    the rows, is scratch: a table from symbols to their place in `out`.
+    A row replaces another one of its symbol unless its time is earlier. `symbols` uint32 and `times` int64:
+    one entry per row; `out` int64 of as many. `places` is an int64 scratch array whose size is a power of
+    two above twice the rows: a hash table from symbols to their place in `out`.
     """
     mask = np.uint64(len(places) - 1)
     places[:] = -1

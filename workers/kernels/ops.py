@@ -1,7 +1,11 @@
 """A layout in numbers: the steps by which a kernel follows one message.
 
-Each step is a literal that must stand there, byte for byte, and then what comes after it. Places of
-values ("spans") are kept as start | length << 32, both in bytes, 0 where a value is missing.
+    step 0             step 1                 step 2
+    [{"T":"t","S":"    ","p":                 ,"s":            literal: must match byte for byte
+                   AAPL                187.25           100    action: how the value's end is found
+
+Each step is a literal and the action for the value that follows. The place of a value is a span, kept as
+start | length << 32, both in bytes; 0 means that the value is missing.
 """
 
 from __future__ import annotations
@@ -15,48 +19,50 @@ LENGTH = 1
 """Bytes of the literal."""
 ACTION = 2
 SLOT = 3
-"""Where the span goes: row of the table of spans."""
+"""Row of the span table that takes the span."""
 ARGUMENT = 4
 SECOND = 5
 STEP_WIDTH = 6
 
 # Actions.
 TEXT = 0
-"""JSON: a text, its opening quote in the literal."""
+"""JSON: a text; its opening quote is in the literal."""
 SAME_LENGTH = 1
-"""JSON: a text that mostly has the length it had last, which ARGUMENT remembers."""
+"""JSON: a text that usually has the length it had last; ARGUMENT remembers it."""
 BARE = 2
-"""JSON: a number, true, false or null, that ends at the byte in ARGUMENT."""
+"""JSON: a number, true, false or null that ends at the byte in ARGUMENT."""
 LIST = 3
-"""JSON: an array without arrays inside, its opening bracket in the literal; mostly of texts, and as long as
-the last one, which ARGUMENT remembers."""
+"""JSON: an array without inner arrays; its opening bracket is in the literal. It is usually of texts and as
+long as the last one, which ARGUMENT remembers.
+"""
 VALUE = 4
 """msgpack: any value but a map."""
 HERE = 5
-"""A value of ARGUMENT bytes that is part of the next literal: the type of the message."""
+"""A value of ARGUMENT bytes inside the next literal: the type of the message."""
 MISSING = 6
-"""No value in this layout."""
+"""This layout has no value here."""
 SKIP_TEXT = 7
-"""JSON: a text that no column wants; plain ASCII, or the payload falls back."""
+"""JSON: an unwanted text; plain ASCII, otherwise the payload falls back."""
 SKIP_BARE = 8
-"""JSON: a number, true, false or null that no column wants, checked to be one."""
+"""JSON: an unwanted number, true, false or null; checked to be one."""
 SKIP_VALUE = 9
-"""msgpack: a value that no column wants."""
+"""msgpack: an unwanted value."""
 LEVELS = 10
-"""A list of levels, each of which is a row: ARGUMENT is the index of its item << 8 | its side, from 1,
-which stands in place of a span."""
+"""A list of levels, one row each. ARGUMENT is the index of its item << 8 | its side, from 1, which takes
+the place of a span.
+"""
 SOME = 11
 """The message fits only if it had a level."""
 END = 12
 ONE = 13
-"""JSON: a text that mostly is one character, its opening quote in the literal."""
+"""JSON: a text that usually has one character; its opening quote is in the literal."""
 SAME_BARE = 14
-"""As BARE; mostly as long as the last one, which SECOND remembers."""
+"""Like BARE; usually as long as the last one, which SECOND remembers."""
 SKIP_LIST = 15
-"""JSON: an array that no column wants, of plain texts and bare values, or the payload falls back."""
+"""JSON: an unwanted array of plain texts and bare values, otherwise the payload falls back."""
 
-# An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, of the second
-# value, and the literal that ends the item.
+# An item is a table of 3 x 4: literal, its length, slot and last byte of the first value, then of the
+# second value, and the literal that ends the item.
 
 ITEM_WIDTH = 12
 
@@ -67,18 +73,18 @@ CHANNEL = 1
 START = 2
 """Bytes of the first literal that fit into one word."""
 ENTRIES = 3
-"""JSON: where the entries of the layout's shortcut begin (`keys`); negative if it has none."""
+"""JSON: index of the entries of the layout's shortcut (`keys`); negative if it has none."""
 BETWEEN = 4
-"""Values between two literals."""
+"""Number of values between two literals."""
 MORE = 5
-"""Words more to compare."""
+"""Number of further words to compare."""
 KEYS = 6
 """Keys of the message."""
 LEAD = 7
 """Bytes before the end of its first key."""
 LAYOUT_WIDTH = 8
 
-# What a match says of a payload.
+# Verdicts of a match on a payload.
 GOOD = np.uint8(0)
 FELL_BACK = np.uint8(1)
 OTHER = np.uint8(2)
@@ -87,25 +93,25 @@ OTHER = np.uint8(2)
 # Why a match stopped.
 DONE = 0
 MISS = 1
-"""A message has a layout that is not known."""
+"""A message has an unknown layout."""
 FULL = 2
-"""The table of spans has no room for another row."""
+"""The span table has no room for another row."""
 
-# Where a match stands between two calls.
+# State of a match between two calls.
 AT_PAYLOAD = 0
 AT_MESSAGE = 1
 AT_BYTE = 2
 """Where the message begins; negative before the payload was begun."""
 AT_AFTER = 3
-"""Where the message ends, if others have seen to it; else negative."""
+"""Where the message ends, if another path has decoded it; otherwise negative."""
 AT_WIDTH = 4
 
 NAME_WIDTH = 4
-"""Of REST bodies: words of a member's name, after its length."""
+"""REST bodies: words of a member's name, after its length."""
 
-# Of REST bodies: where the walk is, what was met, the one symbol that the body names, the symbols in
-# the table of keys, as many as before the payload began; and, the same for all of a match: the channel,
-# the slot of its symbols, and whether symbols may stand bare.
+# REST bodies: state of the walk, bits of what was met, the one symbol that the body names, symbols in the
+# table of keys, and their number before the payload began. The same for all of a match: the channel, the
+# slot of its symbols, and whether symbols may be bare.
 AT_PLACE = 4
 AT_MET = 5
 AT_WHOLE = 6

@@ -14,14 +14,14 @@ VOLUME = 1
 ALL = 2
 MIDPOINT = 3
 GAP = 4
-"""This and what follows is no trade: it ends all partials and becomes a row of its own."""
+"""This and the kinds after it are not trades: each ends all partials and becomes a row of its own."""
 TICK = 5
 CORRECTION = 6
 CANCEL = 7
 
 SECOND = 1_000_000_000
 MOST_AHEAD = 60 * SECOND
-"""A trade whose time lies farther behind its receipt than this moves no clock."""
+"""A trade whose time is further behind its receipt than this does not move the clock."""
 
 _TRADES, _AHEAD, _GAP = int(PartialKind.TRADES), int(PartialKind.AHEAD), int(PartialKind.GAP)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -39,7 +39,7 @@ def add(total: Any, value: float) -> None:
 
 @inlined
 def begin(partial: Any, symbol: Any, second: int) -> None:
-    """An empty partial, or bar."""
+    """Return an empty partial or bar."""
     partial.symbol = symbol
     partial.trades = 0
     partial.second = second
@@ -50,7 +50,7 @@ def begin(partial: Any, symbol: Any, second: int) -> None:
 
 @inlined
 def reach(partial: Any, price: float) -> None:
-    """A price that counts for open, high, low and close."""
+    """Apply a price that counts for open, high, low and close."""
     if partial.open != partial.open:
         partial.open = partial.high = partial.low = price
     elif price > partial.high:
@@ -72,11 +72,11 @@ def fold(
     whose: Any,
     out: Any,
 ) -> int:
-    """Fold events (a row each) into `out`, rows of `PARTIAL`; how many there are.
+    """Fold events (one per row) into `out`, rows of `PARTIAL`; return their number.
 
-    A partial begins with a symbol's first event, with every change of its second, and for all symbols when
-    the stream as a whole comes to a new second. `places` and `whose`, int64 of a power of two and more
-    than twice the events, are scratch: a table from symbols to their partials.
+    A partial begins with a symbol's first event and with every change of its second. For all symbols it
+    begins when the stream as a whole reaches a new second. `places` and `whose` are int64 scratch arrays
+    whose size is a power of two above twice the events: a hash table from symbols to their partials.
     """
     mask = np.uint64(len(places) - 1)
     places[:] = -1

@@ -1,4 +1,4 @@
-"""Sides of a quote that are not there: the service sends a price of 0, and nothing beside it."""
+"""Absent sides of a quote: the service sends a price of 0 and nothing beside it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from workers.kernels.compiling import inlined
 
 
 @inlined
-def blank_prices(rows: int, values: Any, there: Any, absent: Any, side: int) -> tuple[int, int]:
-    """Mark in `absent`, from `side` on, the rows whose price is 0, which then is no price; how many such
-    rows there are, and how many of them had a value.
+def blank_prices(rows: int, values: Any, valid: Any, absent: Any, side: int) -> tuple[int, int]:
+    """Mark the rows whose price is 0 in `absent`, from `side` on; the price is then null.
+
+    Return how many such rows there are, and how many of them had a value.
     """
     zeros = np.int64(0)
     blanked = np.int64(0)
@@ -20,18 +21,18 @@ def blank_prices(rows: int, values: Any, there: Any, absent: Any, side: int) -> 
         zero = values[row] == 0.0
         absent[side + row] = zero
         zeros += zero
-        if zero and there[row]:
-            there[row] = 0
+        if zero and valid[row]:
+            valid[row] = 0
             blanked += 1
     return zeros, blanked
 
 
 @inlined
-def blank_sizes(rows: int, values: Any, there: Any, absent: Any, side: int) -> int:
-    """Take out sizes of 0 where `absent`, from `side` on, says that the side is; how many these were."""
+def blank_sizes(rows: int, values: Any, valid: Any, absent: Any, side: int) -> int:
+    """Clear sizes of 0 where `absent`, from `side` on, marks the side as absent; return their number."""
     blanked = np.int64(0)
     for row in range(rows):
-        if absent[side + row] and values[row] == 0 and there[row]:
-            there[row] = 0
+        if absent[side + row] and values[row] == 0 and valid[row]:
+            valid[row] = 0
             blanked += 1
     return blanked

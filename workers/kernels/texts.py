@@ -1,10 +1,10 @@
-"""Texts to codes: a hash table from raw bytes, as they stand in a payload, to a number of their own.
+"""Texts to codes: a hash table from raw bytes, as they are in a payload, to a number.
 
-What bytes stand for depends on whose they are: an exchange's or a symbol's; so each text has an owner.
+The meaning of bytes depends on their owner (an exchange's column or a symbol's), so each text has an owner.
 
-Raw bytes that were met before need not be looked at again: which text they spell, and whether they
-are well formed, was found out by the fallback decoder when they came first. Texts of up to seven bytes are
-compared as one word, longer ones with a copy in the table's pool.
+Bytes that were met before need no second look. The fallback decoder found out which text they spell, and
+whether they are well formed, when they came first. Texts of up to seven bytes are compared as one word,
+longer ones with a copy in the table's pool.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MOST_OWNERS = 32
 NO_CODE = -1
 """In `codes`: the text has no code yet."""
 NULL = -2
-"""In `codes`: the bytes spell that there is no text."""
+"""In `codes`: the bytes mean that there is no text."""
 UNFIT = -3
-"""In `codes`: the bytes are no text that the column takes."""
+"""In `codes`: the column does not accept these bytes."""
 
 LONGEST = 512
-"""Raw bytes of a text that a table takes."""
+"""Longest text that a table takes, in raw bytes."""
 
 
 @inlined
 def _key_of(buffer: Any, i: int, length: int, owner: int) -> Any:
-    """A text of 1 to 7 bytes, its length and its owner in one word."""
+    """Return a text of 1 to 7 bytes, its length and its owner as one word."""
     return load64(buffer, i) & MASKS[length] | np.uint64(owner << 3 | length) << np.uint64(56)
 
 
@@ -47,7 +47,7 @@ def _hash_of(word: Any) -> Any:
 
 @inlined
 def _hash_long(buffer: Any, i: int, length: int, owner: int) -> Any:
-    """A hash of `length` bytes, 8 or more, and their owner."""
+    """Return a hash of `length` bytes (8 or more) and their owner."""
     value = np.uint64(owner)
     while length > 8:
         value = _hash_of(value ^ load64(buffer, i))
@@ -80,7 +80,7 @@ def _find(
     owners: Any,
     pool: Any,
 ) -> int:
-    """The slot of a text, or of the gap where it would go."""
+    """Return the slot of a text, or of the gap where it would go."""
     if length <= 7:
         hashed = _hash_of(_key_of(buffer, i, length, owner))
     else:
@@ -118,18 +118,19 @@ def look_up(
     absent: Any,
     side: int,
     values: Any,
-    there: Any,
-    odd: Any,
+    valid: Any,
+    leftover: Any,
     numbers: Any,
     at: int,
 ) -> tuple[int, int, int]:
-    """Codes of a column: how many rows have bytes never met (in `odd`, from `at` on), how many a text
-    without a code (in `odd` too, backwards from `at` + `rows`, with their numbers in `numbers`), how many
-    no text.
+    """Look up the codes of a column.
 
-    Where `absent` says so, from `side` on, blank texts are no texts; `side` is negative if none are.
+    Return how many rows have unknown bytes (in `leftover`, from `at` on), how many have a text without a
+    code (in `leftover` too, backwards from `at` + `rows`, with their numbers in `numbers`), and how many
+    have no text. Blank texts are null where `absent` marks the side, from `side` on; a
+    negative `side` means never.
     """
-    strange = 0
+    left = 0
     fresh = 0
     missing = 0
     last = at + rows - 1
@@ -139,7 +140,7 @@ def look_up(
         i = np.int64(span & _MASK32)
         values[row] = 0
         if length == 0:
-            there[row] = 0
+            valid[row] = 0
             missing += 1
             continue
         if length <= 7:
@@ -154,30 +155,30 @@ def look_up(
             )
         else:
             number = np.int64(-1)
-        there[row] = 1
+        valid[row] = 1
         if number < 0:
-            odd[at + strange] = row
-            strange += 1
+            leftover[at + left] = row
+            left += 1
             continue
         code = codes[number]
         blank = side >= 0 and absent[side + row] and blanks[number]
         if code >= 0 and not blank:
             values[row] = code
         elif code == NULL or blank:
-            there[row] = 0
+            valid[row] = 0
             missing += 1
         else:
             numbers[last - fresh] = number
-            odd[last - fresh] = row
+            leftover[last - fresh] = row
             fresh += 1
-    return strange, fresh, missing
+    return left, fresh, missing
 
 
 @kernel
 def insert(
     first: int, count: int, keys: Any, slots: Any, starts: Any, sizes: Any, owners: Any, pool: Any
 ) -> None:
-    """Give their places to the texts of the pool from the number `first` on, `count` in all."""
+    """Insert the texts of the pool from number `first` on, `count` in all."""
     mask = len(slots) - 1
     keys, slots, starts, sizes, pool = raw(keys), raw(slots), raw(starts), raw(sizes), raw(pool)
     owners = raw(owners)

@@ -1,4 +1,4 @@
-"""What JSON is made of: white space, plain texts, bare values."""
+"""The parts of JSON: white space, plain texts, bare values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CLOSE = 0x5D
 QUOTES = eight_of(QUOTE)
 CLOSES = eight_of(CLOSE)
 _LONGEST_NUMBER = 200
-"""Digits that are sure to fit into a float64, with an exponent of two digits."""
+"""Digits that certainly fit into a float64, with an exponent of two digits."""
 
 
 @inlined
 def skip_space(buffer: Any, i: int, end: int) -> int:
-    """The first byte from `i` on that is no white space."""
+    """Return the first byte from `i` on that is not white space."""
     while i < end and (buffer[i] == 0x20 or buffer[i] == 0x0A or buffer[i] == 0x0D or buffer[i] == 0x09):
         i += 1
     return i
@@ -27,7 +27,7 @@ def skip_space(buffer: Any, i: int, end: int) -> int:
 
 @inlined
 def is_plain(buffer: Any, i: int, end: int) -> bool:
-    """Whether a text's bytes stand for themselves: ASCII, no escape, no control character."""
+    """Return whether a text's bytes are plain: ASCII, no escape, no control character."""
     while i < end:
         byte = buffer[i]
         if byte < 0x20 or byte >= 0x7F or byte == 0x5C or byte == QUOTE:
@@ -43,7 +43,7 @@ def _is_digit(byte: Any) -> bool:
 
 @inlined
 def is_bare(buffer: Any, i: int, end: int) -> bool:
-    """Whether these bytes are true, false, null, or a number as JSON writes it, far from the largest."""
+    """Return whether these bytes are true, false, null, or a JSON number far from the largest."""
     size = end - i
     if size == 4:
         word = load64(buffer, i) & MASKS[4]
@@ -82,7 +82,7 @@ def is_bare(buffer: Any, i: int, end: int) -> bool:
 
 @inlined
 def list_end(buffer: Any, i: int, end: int) -> int:
-    """Where the array at `i` ends, which has plain texts and bare values only; negative if it is none."""
+    """Return where the array at `i` ends if it holds only plain texts and bare values, or a negative."""
     i = skip_space(buffer, i + 1, end)
     if i < end and buffer[i] == CLOSE:
         return i + 1

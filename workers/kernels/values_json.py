@@ -1,8 +1,8 @@
-"""Pass 2 for JSON: spans to numbers, a column at a time.
+"""Pass 2 for JSON: spans to numbers, one column at a time.
 
-Each function fills `values` and `there`, and lists in `odd`, from `at` on, the rows that it leaves to the
-fallback decoder: every value whose form it does not know to the last byte. It returns how many those are,
-and how many rows have no value.
+Each function fills `values` and `valid`. It lists the rows that it leaves to the fallback decoder in
+`leftover`, from `at` on: every value whose form it does not know to the last byte. It
+returns their number, and the number of rows without a value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.kernels.columns import PLAN_WIDTH, converting
+from workers.kernels.columns import PLAN_WIDTH, make_convert
 from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.words import HIGH, LOW, MASKS, eight_of, find, first_bit, load64, raw
 
@@ -27,13 +27,13 @@ _TO_TEN = eight_of(0x76)
 """Added to a byte of 10 or more, it sets the highest bit."""
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LONGEST = 64
-"""Bytes of a number that is looked at here."""
+"""Longest number that is converted here, in bytes."""
 _LAST = np.uint64(0x8000000000000000)
 
 
 @inlined
 def number_of(digits: Any) -> Any:
-    """The number of eight digits, 0 to 9 each, the first in the lowest byte."""
+    """Return the number of eight digits, 0 to 9 each, the first in the lowest byte."""
     digits = digits * np.uint64(2561) >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF)
     digits = digits * np.uint64(6553601) >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF)
     return digits * np.uint64(42949672960001) >> np.uint64(32)
@@ -41,13 +41,13 @@ def number_of(digits: Any) -> Any:
 
 @inlined
 def are_digits(digits: Any) -> bool:
-    """Whether all eight bytes are 0 to 9."""
+    """Return whether all eight bytes are 0 to 9."""
     return ((digits + _TO_TEN) | digits) & HIGH == 0
 
 
 @inlined
 def few_digits(buffer: Any, start: int, count: int) -> tuple[bool, Any]:
-    """The number that `count` (1 to 8) bytes spell, and whether all are digits."""
+    """Return the number that `count` (1 to 8) bytes spell, and whether all are digits."""
     shift = np.uint64(64 - 8 * count)
     digits = (load64(buffer, start) ^ _ZEROS) << shift
     return are_digits(digits), number_of(digits)
@@ -55,21 +55,22 @@ def few_digits(buffer: Any, start: int, count: int) -> tuple[bool, Any]:
 
 @inlined
 def _begins_well(buffer: Any, i: int, length: int) -> bool:
-    """Whether a number without a sign has no zero in front of other digits."""
+    """Return whether an unsigned number has no zero before other digits."""
     return buffer[i] != 0x30 or length == 1 or buffer[i + 1] == 0x2E
 
 
 @inlined
 def _decimal8(buffer: Any, i: int, length: int) -> tuple[bool, Any, int]:
-    """A decimal of 1 to 8 bytes as a whole number and the places behind its point, and whether it is
-    one. The point is taken out, the digits move together, and zeros fill up in front of them.
+    """Return a decimal of 1 to 8 bytes as a whole number, its decimal places, and whether it is a decimal.
+
+    The point is removed, the digits move together, and zeros fill up before them.
     """
     shift = np.uint64(64 - 8 * length)
     first = load64(buffer, i)
     word = first << shift
     dots = word ^ _POINTS
     hit = (dots - LOW) & ~dots & HIGH
-    # Zeros in front: as many bytes as were shifted in, and one more where the point was.
+    # Zeros before: as many bytes as were shifted in, and one more in place of the point.
     spare = ~(_ALL << shift)
     scale = np.int64(0)
     good = True
@@ -88,7 +89,7 @@ def _decimal8(buffer: Any, i: int, length: int) -> tuple[bool, Any, int]:
 
 @inlined
 def _decimal17(buffer: Any, i: int, end: int) -> tuple[bool, Any, int]:
-    """As `_decimal8`, of up to 8 digits on each side of a point."""
+    """Like `_decimal8`, for up to 8 digits on each side of a point."""
     point = find(buffer, i, end, _POINTS)
     whole = point - i
     scale = end - point - 1
@@ -103,19 +104,19 @@ def _decimal17(buffer: Any, i: int, end: int) -> tuple[bool, Any, int]:
 
 @called
 def floats(
-    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, valid: Any, leftover: Any, at: int
 ) -> tuple[int, int]:
-    """Numbers to float64, correctly rounded: whole digits below 2^53, scaled by one power of ten."""
-    strange = 0
+    """Convert numbers to float64, correctly rounded: digits below 2^53, scaled by one power of ten."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
         end = i + length
-        there[row] = 1
+        valid[row] = 1
         if length == 0:
-            there[row] = 0
+            valid[row] = 0
             missing += 1
             values[row] = 0.0
             continue
@@ -125,14 +126,14 @@ def floats(
             usual, number, scale = _decimal17(buffer, i, end)
         else:
             values[row] = 0.0
-            odd[at + strange] = row
-            strange += 1
+            leftover[at + left] = row
+            left += 1
             continue
         if usual:
             values[row] = np.float64(number) / _TENS[scale]
             continue
         if length == 4 and load64(buffer, i) & MASKS[4] == _NULL:
-            there[row] = 0
+            valid[row] = 0
             missing += 1
             values[row] = 0.0
             continue
@@ -184,23 +185,31 @@ def floats(
             values[row] = -value if negative else value
         else:
             values[row] = 0.0
-            odd[at + strange] = row
-            strange += 1
-    return strange, missing
+            leftover[at + left] = row
+            left += 1
+    return left, missing
 
 
 @called
 def integers(
-    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int, signed: Any
+    buffer: Any,
+    spans: Any,
+    offset: int,
+    rows: int,
+    values: Any,
+    valid: Any,
+    leftover: Any,
+    at: int,
+    signed: Any,
 ) -> tuple[int, int]:
-    """Whole numbers of up to 19 digits to int64 or uint64."""
-    strange = 0
+    """Convert whole numbers of up to 19 digits to int64 or uint64."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = 1
+        valid[row] = 1
         if 0 < length <= 8 and (buffer[i] != 0x30 or length == 1):
             usual, number = few_digits(buffer, i, length)
             if usual:
@@ -208,7 +217,7 @@ def integers(
                 continue
         values[row] = 0
         if length == 0 or (length == 4 and load64(buffer, i) & MASKS[4] == _NULL):
-            there[row] = 0
+            valid[row] = 0
             missing += 1
             continue
         negative = buffer[i] == 0x2D
@@ -230,9 +239,9 @@ def integers(
         if good:
             values[row] = -np.int64(number) if negative else np.int64(number)
         else:
-            odd[at + strange] = row
-            strange += 1
-    return strange, missing
+            leftover[at + left] = row
+            left += 1
+    return left, missing
 
 
 @called
@@ -242,28 +251,28 @@ def booleans(
     offset: int,
     rows: int,
     values: Any,
-    there: Any,
-    odd: Any,
+    valid: Any,
+    leftover: Any,
     at: int,
     default: Any,
 ) -> tuple[int, int]:
-    """True and false; missing ones are `default`, null is false."""
-    strange = 0
+    """Convert true and false. Missing values are `default`; null is false."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = 1
+        valid[row] = 1
         values[row] = default
         if length == 4 and load64(buffer, i) & MASKS[4] == 0x65757274:
             values[row] = True
         elif length == 5 and load64(buffer, i) & MASKS[5] == 0x65736C6166:
             values[row] = False
         elif length != 0:
-            odd[at + strange] = row
-            strange += 1
-    return strange, missing
+            leftover[at + left] = row
+            left += 1
+    return left, missing
 
 
 _MINUTE_NS = 60_000_000_000
@@ -272,7 +281,7 @@ _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int6
 
 @inlined
 def _two(buffer: Any, i: int) -> int:
-    """Two digits as a number; negative if they are none."""
+    """Return two digits as a number; negative if they are not digits."""
     high = buffer[i] - np.uint8(0x30)
     low = buffer[i + 1] - np.uint8(0x30)
     if high > 9 or low > 9:
@@ -282,7 +291,9 @@ def _two(buffer: Any, i: int) -> int:
 
 @inlined
 def days_since_1970(year: int, month: int, day: int) -> int:
-    """Days of the proleptic Gregorian calendar (March first, so that leap days come last)."""
+    """Return days since 1970 in the proleptic Gregorian calendar (years start in March, so leap days come
+    last).
+    """
     if month <= 2:
         year -= 1
         month += 12
@@ -291,7 +302,7 @@ def days_since_1970(year: int, month: int, day: int) -> int:
 
 @inlined
 def _minute(buffer: Any, i: int) -> int:
-    """`2024-03-12T10:38:` as minutes since 1970; negative if it is no such time after 1970."""
+    """Return `2024-03-12T10:38:` as minutes since 1970; negative if it is not such a time."""
     century = _two(buffer, i)
     year = _two(buffer, i + 2)
     month = _two(buffer, i + 5)
@@ -324,7 +335,7 @@ def _minute(buffer: Any, i: int) -> int:
 
 @inlined
 def _offset(buffer: Any, i: int) -> tuple[bool, int]:
-    """`+01:00` as minutes ahead of UTC, and whether it is such an offset."""
+    """Return `+01:00` as minutes ahead of UTC, and whether it is such an offset."""
     hours = _two(buffer, i + 1)
     minutes = _two(buffer, i + 4)
     good = 0 <= hours <= 23 and 0 <= minutes <= 59 and buffer[i + 3] == 0x3A
@@ -335,10 +346,10 @@ def _offset(buffer: Any, i: int) -> tuple[bool, int]:
 
 @called
 def times(
-    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, valid: Any, leftover: Any, at: int
 ) -> tuple[int, int]:
-    """RFC 3339 texts from 1970 on to nanoseconds; the minute is remembered."""
-    strange = 0
+    """Convert RFC 3339 texts from 1970 on to nanoseconds; the last minute is remembered."""
+    left = 0
     missing = 0
     first = np.uint64(0)
     second = np.uint64(0)
@@ -348,7 +359,7 @@ def times(
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = length != 0
+        valid[row] = length != 0
         values[row] = 0
         if length == 0:
             missing += 1
@@ -382,7 +393,7 @@ def times(
             nanoseconds = np.int64(0)
             places = size - 20
             if places > 0:
-                # Eight places with zeros behind what is there, and the ninth.
+                # Eight digits, filled up with zeros, and the ninth.
                 kept = MASKS[8 if places == 9 else places]
                 digits = (load64(buffer, i + 21) ^ _ZEROS) & kept
                 ninth = np.int64(buffer[i + 29]) - 0x30 if places == 9 else np.int64(0)
@@ -391,12 +402,12 @@ def times(
             values[row] = base - ahead * _MINUTE_NS + seconds * 1_000_000_000 + nanoseconds
         if not good:
             values[row] = 0
-            odd[at + strange] = row
-            strange += 1
-    return strange, missing
+            leftover[at + left] = row
+            left += 1
+    return left, missing
 
 
-_convert = converting(floats, integers, booleans, times)
+_convert = make_convert(floats, integers, booleans, times)
 
 
 @kernel
@@ -419,11 +430,11 @@ def convert(
     pool: Any,
     codes: Any,
     blanks: Any,
-    odd: Any,
+    leftover: Any,
     numbers: Any,
     counts: Any,
 ) -> None:
-    """All columns of one channel; `workers.kernels.columns` says how."""
+    """Convert all columns of one channel; see `workers.kernels.columns`."""
     _convert(
         raw(buffer),
         raw(spans),
@@ -445,7 +456,7 @@ def convert(
         raw(pool),
         raw(codes),
         raw(blanks),
-        raw(odd),
+        raw(leftover),
         raw(numbers),
         raw(counts),
     )

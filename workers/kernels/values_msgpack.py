@@ -1,8 +1,8 @@
-"""Pass 2 for msgpack: spans to numbers, a column at a time; as `values_json`.
+"""Pass 2 for msgpack: spans to numbers, one column at a time, as in `values_json`.
 
-Each function fills `values` and `there`, and lists in `odd`, from `at` on, the rows that it leaves to the
-fallback decoder: every value whose form it does not know to the last byte. It returns how many those are,
-and how many rows have no value.
+Each function fills `values` and `valid`. It lists the rows that it leaves to the fallback decoder in
+`leftover`, from `at` on: every value whose form it does not know to the last byte. It
+returns their number, and the number of rows without a value.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from workers.kernels.columns import PLAN_WIDTH, converting
+from workers.kernels.columns import PLAN_WIDTH, make_convert
 from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NIL = 0xC0
 _LATEST_S = 9_000_000_000
-"""Seconds since 1970 that nanoseconds can tell; beyond, the fallback decoder says what is wrong."""
+"""Largest seconds since 1970 that fit into nanoseconds; beyond, the fallback decoder gives the reason."""
 
 
 @inlined
 def _big_endian(buffer: Any, i: int, size: int) -> Any:
-    """The unsigned number in `size` (1 to 8) bytes at `i`."""
+    """Return the unsigned number in `size` (1 to 8) bytes at `i`."""
     return reversed_bytes(load64(buffer, i)) >> np.uint64(64 - 8 * size)
 
 
 @inlined
 def _whole(buffer: Any, i: int, length: int) -> tuple[int, Any]:
-    """The whole number at `i`: 1 and its value as int64, 2 and its value as uint64; 0 if none."""
+    """Return the whole number at `i`: 1 and its value as int64, 2 and its value as uint64; 0 if it is not
+    one.
+    """
     first = buffer[i]
     if first < 0x80:
         return 1, np.uint64(first)
@@ -48,19 +50,19 @@ def _whole(buffer: Any, i: int, length: int) -> tuple[int, Any]:
 
 @called
 def floats(
-    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, valid: Any, leftover: Any, at: int
 ) -> tuple[int, int]:
-    """Floats and whole numbers of every width to float64."""
-    strange = 0
+    """Convert floats and whole numbers of every width to float64."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = 1
+        valid[row] = 1
         first = buffer[i]
         if length == 0 or first == _NIL:
-            there[row] = 0
+            valid[row] = 0
             missing += 1
             values[row] = 0.0
         elif first == 0xCB:
@@ -75,26 +77,34 @@ def floats(
                 values[row] = np.float64(number)
             else:
                 values[row] = 0.0
-                odd[at + strange] = row
-                strange += 1
-    return strange, missing
+                leftover[at + left] = row
+                left += 1
+    return left, missing
 
 
 @called
 def integers(
-    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int, signed: Any
+    buffer: Any,
+    spans: Any,
+    offset: int,
+    rows: int,
+    values: Any,
+    valid: Any,
+    leftover: Any,
+    at: int,
+    signed: Any,
 ) -> tuple[int, int]:
-    """Whole numbers of every width to int64 or uint64."""
-    strange = 0
+    """Convert whole numbers of every width to int64 or uint64."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = 1
+        valid[row] = 1
         values[row] = 0
         if length == 0 or buffer[i] == _NIL:
-            there[row] = 0
+            valid[row] = 0
             missing += 1
             continue
         form, number = _whole(buffer, i, length)
@@ -103,13 +113,13 @@ def integers(
         elif form == 1 and not signed and np.int64(number) < 0:
             form = 0
         if form == 0:
-            odd[at + strange] = row
-            strange += 1
+            leftover[at + left] = row
+            left += 1
         elif signed:
             values[row] = np.int64(number)
         else:
             values[row] = number
-    return strange, missing
+    return left, missing
 
 
 @called
@@ -119,19 +129,19 @@ def booleans(
     offset: int,
     rows: int,
     values: Any,
-    there: Any,
-    odd: Any,
+    valid: Any,
+    leftover: Any,
     at: int,
     default: Any,
 ) -> tuple[int, int]:
-    """True and false; missing ones are `default`."""
-    strange = 0
+    """Convert true and false. Missing values are `default`."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = 1
+        valid[row] = 1
         values[row] = default
         if length == 0:
             continue
@@ -140,23 +150,23 @@ def booleans(
         elif buffer[i] == 0xC2:
             values[row] = False
         else:
-            odd[at + strange] = row
-            strange += 1
-    return strange, missing
+            leftover[at + left] = row
+            left += 1
+    return left, missing
 
 
 @called
 def times(
-    buffer: Any, spans: Any, offset: int, rows: int, values: Any, there: Any, odd: Any, at: int
+    buffer: Any, spans: Any, offset: int, rows: int, values: Any, valid: Any, leftover: Any, at: int
 ) -> tuple[int, int]:
-    """Timestamps in the 4-, 8- and 12-byte forms to nanoseconds."""
-    strange = 0
+    """Convert timestamps in the 4-, 8- and 12-byte forms to nanoseconds."""
+    left = 0
     missing = 0
     for row in range(rows):
         span = spans[offset + row]
         length = np.int64(span >> np.uint64(32))
         i = np.int64(span & _MASK32)
-        there[row] = length != 0
+        valid[row] = length != 0
         values[row] = 0
         if length == 0:
             missing += 1
@@ -177,12 +187,12 @@ def times(
         if nanoseconds < 1_000_000_000 and -_LATEST_S <= seconds <= _LATEST_S:
             values[row] = seconds * 1_000_000_000 + nanoseconds
         else:
-            odd[at + strange] = row
-            strange += 1
-    return strange, missing
+            leftover[at + left] = row
+            left += 1
+    return left, missing
 
 
-_convert = converting(floats, integers, booleans, times)
+_convert = make_convert(floats, integers, booleans, times)
 
 
 @kernel
@@ -205,11 +215,11 @@ def convert(
     pool: Any,
     codes: Any,
     blanks: Any,
-    odd: Any,
+    leftover: Any,
     numbers: Any,
     counts: Any,
 ) -> None:
-    """All columns of one channel; `workers.kernels.columns` says how."""
+    """Convert all columns of one channel; see `workers.kernels.columns`."""
     _convert(
         raw(buffer),
         raw(spans),
@@ -231,7 +241,7 @@ def convert(
         raw(pool),
         raw(codes),
         raw(blanks),
-        raw(odd),
+        raw(leftover),
         raw(numbers),
         raw(counts),
     )

@@ -1,4 +1,4 @@
-"""Eight bytes at a time: loads at any address, and searches without a branch a byte."""
+"""Eight bytes at a time: loads at any address, and searches without a branch per byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.kernels.compiling import inlined
 from workers.kernels.kept import BOUNDS_CHECKED
 
 SPARE = 128
-"""Bytes that must follow the last payload in its buffer: words and blocks are loaded whole."""
+"""Bytes that must follow the last payload in its buffer, because words and blocks are loaded whole."""
 
 LOW = np.uint64(0x0101010101010101)
 HIGH = np.uint64(0x8080808080808080)
@@ -22,7 +22,7 @@ HIGH = np.uint64(0x8080808080808080)
 
 @intrinsic
 def _raw(context: Any, array: Any) -> Any:
-    """Where the items of an array are."""
+    """Return the address of an array's items."""
     signature = types.CPointer(array.dtype)(array)  # type: ignore[attr-defined]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -33,7 +33,7 @@ def _raw(context: Any, array: Any) -> Any:
 
 @intrinsic
 def _load64(context: Any, pointer: Any, index: Any) -> Any:
-    """The little-endian word at byte `index`, which need not be aligned. Checks nothing."""
+    """Load the little-endian word at byte `index`, which need not be aligned. Checks nothing."""
     signature = types.uint64(pointer, index)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -48,7 +48,7 @@ def _load64(context: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic
 def first_bit(context: Any, word: Any) -> Any:
-    """The place of the lowest bit that is set in a word that is not 0."""
+    """Return the place of the lowest set bit in a word that is not 0."""
     signature = types.int64(types.uint64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -59,7 +59,7 @@ def first_bit(context: Any, word: Any) -> Any:
 
 @intrinsic
 def first_bit_or_64(context: Any, word: Any) -> Any:
-    """The place of the lowest bit that is set; 64 if none is."""
+    """Return the place of the lowest set bit; 64 if none is set."""
     signature = types.int64(types.uint64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -70,7 +70,7 @@ def first_bit_or_64(context: Any, word: Any) -> Any:
 
 @intrinsic
 def count_bits(context: Any, word: Any) -> Any:
-    """How many bits of a word are set."""
+    """Return the number of set bits in a word."""
     signature = types.int64(types.uint64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -81,11 +81,11 @@ def count_bits(context: Any, word: Any) -> Any:
 
 @intrinsic
 def _pairs64(context: Any, pointer: Any, index: Any, first: Any, second: Any) -> Any:
-    """A bit for each of 64 bytes from `index` on: whether it is `first`, and `second` follows it."""
+    """Return a bit for each of 64 bytes from `index` on: whether it is `first` and `second` follows."""
     signature = types.uint64(pointer, index, types.uint8, types.uint8)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        # Vectors of any size are LLVM's own: it makes of them what the processor has.
+        # Vectors of any size are LLVM's own; it maps them to what the processor has.
         block = ir.VectorType(ir.IntType(8), 64)
         address = builder.gep(arguments[0], [arguments[1]])
         found = []
@@ -104,7 +104,7 @@ def _pairs64(context: Any, pointer: Any, index: Any, first: Any, second: Any) ->
 
 @intrinsic
 def reversed_bytes(context: Any, word: Any) -> Any:
-    """A word with its bytes in the other order."""
+    """Return a word with its bytes reversed."""
     signature = types.uint64(types.uint64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -114,7 +114,7 @@ def reversed_bytes(context: Any, word: Any) -> Any:
 
 
 def _typed(item: Any) -> Any:
-    """An intrinsic: a byte pointer moved by some bytes, as a pointer to items."""
+    """Make an intrinsic that moves a byte pointer and returns it as a pointer to items."""
 
     @intrinsic
     def typed(context: Any, pointer: Any, offset: Any) -> Any:
@@ -155,43 +155,43 @@ if BOUNDS_CHECKED:
 
     @numba.njit(boundscheck=True)
     def raw(array: Any) -> Any:
-        """The array itself, whose every access is checked."""
+        """Return the array itself, whose every access is checked."""
         return array
 
     @numba.njit(boundscheck=True)
     def load64(buffer: Any, index: Any) -> Any:
-        """The little-endian word at byte `index`, both ends checked."""
+        """Load the little-endian word at byte `index`; both ends are checked."""
         if index < 0 or index + 8 > len(buffer):
             raise IndexError("a word beyond the buffer")
         return _load64(_raw(buffer), index)
 
     @numba.njit(boundscheck=True)
     def pairs64(buffer: Any, index: Any, first: Any, second: Any) -> Any:
-        """`_pairs64`, both ends checked."""
+        """Like `_pairs64`, both ends checked."""
         if index < 0 or index + 65 > len(buffer):
             raise IndexError("a block beyond the buffer")
         return _pairs64(_raw(buffer), index, first, second)
 
 else:
-    # Arrays are counted references: to hand one to a helper costs more than what the helper does.
-    # A pointer is indexed alike, without a count, a check, or Python's negative indices.
+    # Arrays are reference-counted, so passing one to a helper costs more than the helper's work. A pointer
+    # is indexed the same way, without a count, a check, or Python's negative indices.
     raw, load64, pairs64 = _raw, _load64, _pairs64
 
 
 def eight_of(byte: int) -> np.uint64:
-    """A constant: a word of eight times `byte`."""
+    """Return a constant word of eight times `byte`."""
     return np.uint64(int(LOW) * byte)
 
 
 @inlined
 def repeated(byte: Any) -> Any:
-    """A word of eight times `byte`."""
+    """Return a word of eight times `byte`."""
     return LOW * np.uint64(byte)
 
 
 @inlined
 def find(buffer: Any, start: int, end: int, pattern: Any) -> int:
-    """Where the byte repeated in `pattern` comes first in `buffer[start:end]`; `end` if nowhere."""
+    """Return where the byte repeated in `pattern` first occurs in `buffer[start:end]`; `end` if nowhere."""
     i = start
     while i < end:
         word = load64(buffer, i) ^ pattern

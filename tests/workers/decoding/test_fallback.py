@@ -232,7 +232,7 @@ BAD_MESSAGES = [
     ({**TRADE, "S": ""}, "S: missing"),
     ({**TRADE, "S": 5}, "S: expected text"),
     ({**TRADE, "x": ["K"]}, "x: expected text"),
-    ({**TRADE, "c": [1]}, "c: a condition is no text"),
+    ({**TRADE, "c": [1]}, "c: a condition is not text"),
     ({**TRADE, "c": {"a": 1}}, "c: expected a list of conditions"),
     ({**TRADE, "x": "K" * 2000}, "x: text of over 1024 characters"),
     ({**TRADE, "T": "zz"}, "T: unknown message type 'zz'"),

@@ -24,7 +24,7 @@ from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
 
 PRELOAD = "workers.preload"
-"""What workers that decode are forked from, where there are several."""
+"""Module that a pool's fork server loads, where several workers are forked from it."""
 
 _is_prepared = False
 
@@ -33,13 +33,13 @@ _end: packets.End
 
 
 def start(end: packets.End) -> None:
-    """Initializer of workers that decode: loads what they need, to pay for it now."""
+    """Initialize a worker that decodes: load what it needs now, before the first ticket."""
     start_plain(end)
     prepare()
 
 
 def prepare() -> None:
-    """Load what workers need, once; what is forked afterwards has it."""
+    """Load what workers need, once. Processes forked afterwards have it."""
     global _is_prepared  # noqa: PLW0603
     if _is_prepared:
         return
@@ -48,15 +48,15 @@ def prepare() -> None:
 
     warm()
 
-    # A batch makes and drops some 100,000 objects without a cycle among them. Collecting seldom
-    # is worth a third of the decoding time. What is frozen is not written to, and stays shared.
+    # A batch creates and drops some 100,000 objects without a cycle among them. Collecting seldom saves a
+    # third of the decoding time. Frozen objects are not written to, so their memory stays shared.
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
 
 
 def start_plain(end: packets.End) -> None:
-    """Initializer of every worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
+    """Initialize any worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
     global _end  # noqa: PLW0603  an initializer has no other way to leave `serve` something
     _end = end
     interrupts.ignore()
@@ -66,7 +66,7 @@ def start_plain(end: packets.End) -> None:
 
 
 def warm() -> None:
-    """Get the kernels ready: from disk, or compiled."""
+    """Load the kernels from disk, or compile them."""
     if os.environ.get(UNKEPT):
         return
     from workers.warm import warm
@@ -75,7 +75,7 @@ def warm() -> None:
 
 
 def is_compiled() -> bool:
-    """Whether the kernels of this version are on disk. Raises OSError where they cannot be."""
+    """Return whether the kernels of this version are on disk. Raises OSError if they cannot be."""
     from workers.kernels.kept import is_complete
 
     return is_complete()
@@ -138,21 +138,21 @@ def compress(segment: Path) -> None:
 
 
 def prepare_bars() -> None:
-    """Get ready what `make_bars` needs, which takes a moment, or seconds where kernels cannot be kept."""
+    """Prepare `make_bars`, which takes a moment, or seconds where kernels cannot be stored."""
     from workers.aggregation import bars
 
     bars.warm()
 
 
 def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> BarBuilder:
-    """`workers.aggregation.bars.Bars`, for a feed."""
+    """Return the `workers.aggregation.bars.Bars` of a feed."""
     from workers.aggregation.bars import Bars
 
     return Bars(spec, frames, text)
 
 
 def serve() -> None:
-    """The one task of a worker: do what comes as it comes, until the feed hangs up."""
+    """Serve tickets until the feed hangs up. This is a worker's only task."""
     _end.put((packets.READY, True, os.getpid()))
     while True:
         _end.hear()
@@ -171,7 +171,7 @@ def serve() -> None:
 
 
 def _make_picklable(error: Exception) -> Exception:
-    """An error as it can travel, with where it happened."""
+    """Return an error that can be pickled, with a note of where it happened."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -188,6 +188,6 @@ def _put(answer: tuple[int, bool, Any]) -> None:
 
 
 def _die_with(parent: multiprocessing.process.BaseProcess) -> None:
-    # A pool's owner that is killed leaves its workers waiting for ever, under every start method.
+    # Under every start method, a pool's owner that is killed leaves its workers waiting for ever.
     parent.join()
     os._exit(Exit.ORPHANED)

@@ -27,16 +27,16 @@ from workers.decoding.decoder import Decoder
 from workers.decoding.payloads import MOST_UNPACKED, Payloads
 
 _AREA_BYTES = 8 * 1024 * 1024
-"""Room for the columns of a page; what needs more is made elsewhere."""
+"""Bytes for the columns of a page; larger results are allocated separately."""
 
 _SPANNED = {Kind.SYMBOL: pa.string(), Kind.TIME: pa.int64()}
-"""Kinds of which a file's least and greatest value help a reader to leave the file out."""
+"""Kinds of columns whose minimum and maximum let a reader skip a file."""
 
 _ROWS_A_GROUP = 131_072
 
 
 class PageDecoder:
-    """Decodes pages of one stream; its codes are its own, and never leave it."""
+    """Decodes pages of one stream. Its codes are private and never leave it."""
 
     # The mutable state: the codes of texts, by dictionary, which end with the decoder.
 
@@ -48,7 +48,7 @@ class PageDecoder:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether a dictionary is half full."""
+        """Return whether a dictionary is half full."""
         return any(
             2 * len(self._codes_of(column.dictionary)) > DICTIONARY_LIMIT[column.kind]
             for channel in self.spec.channels
@@ -121,7 +121,7 @@ class PageDecoder:
     def _texts(
         self, column: Column, codes: npt.NDArray[Any], absent: Any, new: dict[str, tuple[str, ...]]
     ) -> pa.Array:
-        """Codes as a dictionary of the texts that occur."""
+        """Return codes as an Arrow dictionary of the texts that occur."""
         known, base = self._codes_of(column.dictionary), PROVISIONAL[column.kind]
         used, which = _distinct(codes if absent is None else np.where(absent, 0, codes))
         fresh, every = new.get(column.dictionary, ()), list(known)
@@ -136,7 +136,7 @@ _decoders: dict[str, PageDecoder] = {}
 
 
 def stage(ticket: PageTicket) -> PageReceipt:
-    """Stage a page, by this process's decoder of the stream."""
+    """Stage a page with this process's decoder of the stream."""
     decoder = _decoders.get(ticket.stream)
     if decoder is None or decoder.is_crowded:
         decoder = _decoders[ticket.stream] = PageDecoder(ticket.stream)
@@ -144,7 +144,7 @@ def stage(ticket: PageTicket) -> PageReceipt:
 
 
 def join(ticket: JoinTicket) -> JoinReceipt:
-    """Make one Parquet file of staged files, a group of rows at a time: memory holds no more."""
+    """Join staged files to one Parquet file, one row group at a time, which bounds memory."""
     channel = STREAMS[ticket.stream].by_name[ticket.channel]
     into = Path(ticket.into)
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def join(ticket: JoinTicket) -> JoinReceipt:
 
 
 def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
-    """Staged files, as many together as make a group of rows."""
+    """Yield staged files, as many together as make a row group."""
     waiting: list[pa.Table] = []
     for path in paths:
         waiting.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
@@ -191,20 +191,20 @@ def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
-    """The first time of each row, which is the event's."""
+    """Return the event time of each row, which is its first time column."""
     at = next(i for i, column in enumerate(channel.columns) if column.kind is Kind.TIME)
     times: npt.NDArray[np.int64] = columns[at].values
     return times
 
 
 def _within(table: pa.Table, times: npt.NDArray[np.int64], span: tuple[int, int]) -> pa.Table:
-    """The rows whose time is in the span."""
+    """Return a mask of the rows whose time is in the span."""
     inside = (times >= span[0]) & (times < span[1])
     return table if inside.all() else table.filter(pa.array(inside))
 
 
 def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """The codes that occur, and which of them each is."""
+    """Return the codes that occur, and for each row which of them it has."""
     if len(codes) and (codes == codes[0]).all():
         return codes[:1], np.zeros(len(codes), np.int32)
     if codes.dtype != np.uint16:
@@ -232,7 +232,7 @@ def _strings(data: ColumnData, absent: Any) -> pa.Array:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """An Arrow IPC file that is there whole, or not at all."""
+    """Write an Arrow IPC file: it exists whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -241,7 +241,7 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """Have a file on the disk, and not only on its way there."""
+    """Flush a file to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

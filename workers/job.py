@@ -2,13 +2,13 @@
 
     slab ─► decode ─► aggregate ─► result area of the same slab ─► receipt
 
-1. Map the slab (once; slabs are reused) and read which payloads it holds.
-2. Decode them to columns, one set a channel; texts without a code get provisional ones.
-3. Fold what moves bars into partials; pick the newest rows of each symbol.
-4. Write columns and partials into the slab's result area, or into a file of their own where they
-   do not fit, and answer with a receipt that says where everything is.
+1. Map the slab (once; slabs are reused) and read which payloads it holds. 2. Decode them to columns, one
+set per channel; texts without a code get provisional ones. 3. Fold what moves bars into partials; pick the
+newest rows of each symbol. 4. Write columns and partials into the slab's result area, or into a file of
+their own if they do not fit.
+   Answer with a receipt that says where everything is.
 
-The task may run twice (its worker died, or its feed did) and then writes the same bytes again.
+The task may run twice (its worker died, or its feed did). It then writes the same bytes again.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Batch = list[tuple[Channel, Sequence[ColumnData]]]
 
 
 class _Places(NamedTuple):
-    """Where everything of a result is, as a receipt tells it."""
+    """Where everything of a result is, as a receipt states it."""
 
     parts: tuple[Part, ...]
     books: Part | None
@@ -65,23 +65,23 @@ class _Places(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """What a batch became: rows for frames, and what brings tables and bars up to date."""
+    """What a batch became: rows for frames, and what updates keyed frames and bars."""
 
     frames: Batch
     books: Batch
-    """Of one channel, or of none."""
+    """Rows of one channel, or of none."""
     newest: dict[str, npt.NDArray[np.int64]]
     partials: npt.NDArray[np.void]
 
     @property
     def bytes(self) -> int:
-        """What it takes of a result area."""
+        """The bytes that it takes in a result area."""
         arrays = (*self.newest.values(), self.partials)
         columns = sum(part_bytes(channel, data) for channel, data in self.frames + self.books)
         return columns + sum(map(array_bytes, arrays))
 
     def put(self, area: ResultArea) -> _Places | None:
-        """Put all of it into `area`; None if there is no room."""
+        """Put all of it into `area`; return None if there is no room."""
         parts: list[Part] = []
         for channel, columns in self.frames + self.books:
             if (part := area.put(channel, columns)) is None:
@@ -113,7 +113,7 @@ class _Context:
         self.effects = Effects(rules) if rules else None
         self.books = book_channel(self.spec)
         self.times = {aspect.channel: "ts" for aspect in self.spec.latest if aspect.channel}
-        """Of each channel that updates keyed frames, the column that says which row is the newest."""
+        """For each channel that updates keyed frames, the column that decides which row is the newest."""
         if any(aspect.sources(self.spec.by_name[STATE]) for aspect in self.spec.latest):
             self.times[STATE] = "recv_ts"
 
@@ -121,7 +121,7 @@ class _Context:
         slab = self.slabs.pop(name, None)
         if slab is None:
             slab = Slab.open(slab_path(self.run, name))
-            # Those that the feed has given back keep their memory as long as they are mapped.
+            # Slabs that the feed has freed keep their memory as long as they are mapped.
             for gone in [n for n, each in self.slabs.items() if not each.path.exists()]:
                 del self.slabs[gone]
         self.slabs[name] = slab
@@ -134,7 +134,7 @@ class _Context:
             dictionary.refresh()
 
     def text(self, column: Column, code: int, new: Mapping[str, tuple[str, ...]]) -> str:
-        """The text behind a code, which may be one of this batch."""
+        """Return the text of a code, which may be new in this batch."""
         base = PROVISIONAL[column.kind]
         if code >= base:
             return new[column.dictionary][code - base]
@@ -190,11 +190,11 @@ def run(ticket: Ticket) -> Receipt:
 
 
 def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-    """Return the partials of the first `rows` rows of each channel that moves bars, as bytes of `PARTIAL`:
-    trades, and quotes where their midpoints count, as far as their frames still have them.
+    """Return the partials of the first `rows` rows of each channel that moves bars, as bytes of `PARTIAL`.
 
-    For a feed that takes the place of a killed one, whose open bars died with it. Which of a trade and a
-    quote of one payload came first is not known any more.
+    These are trades, and quotes where midpoints count, as far as their frames still have them. A feed that
+    replaces a killed one needs them, because open bars died with it. The order of a trade and a quote of
+    one payload is lost.
     """
     spec = STREAMS[stream]
     if (rules := spec.bar_rules) is None:
@@ -213,7 +213,7 @@ def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
 
 
 def _read_first_rows(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData]:
-    """The first rows of a frame, as far as they are kept."""
+    """Return the first rows of a frame, as far as it still has them."""
     from mdstream.reading.reader import FrameReader
 
     _, frame = FrameReader(frame_path(Path(run), f"{stream}.{channel.name}"), {}).read(0, rows)
@@ -250,8 +250,9 @@ def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
 
 
 def _write(slab: Slab, ticket: Ticket, area: ResultArea, result: _Result) -> tuple[str, _Places]:
-    """Put the result into the slab's own area, or into a file where that is too small: the file's name,
-    and where everything is.
+    """Put the result into the slab's own area, or into a file if that is too small.
+
+    Return the file's name (empty: none) and where everything is.
     """
     if (places := result.put(area)) is not None:
         return "", places
@@ -269,7 +270,7 @@ def _write(slab: Slab, ticket: Ticket, area: ResultArea, result: _Result) -> tup
 
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
-    """How old the batch's events were when they came, as a sparse histogram."""
+    """Return how old the batch's events were when they were received, as a sparse histogram."""
     ages: list[Any] = []
     for name, columns in decoded.columns.items():
         channel = context.spec.by_name[name]

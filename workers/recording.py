@@ -1,8 +1,8 @@
 """Rows of frames to Delta tables, each exactly once.
 
-A commit carries, beside its files, how far the frame of that run is recorded by it (Delta's transaction
-identifiers): both are in the table or neither is. So a ticket that is done once more, after a kill
-anywhere, finds what its predecessor did, and brings what is left.
+A commit carries its files and how far it records the frame of that run (Delta's transaction identifiers);
+the table has both or neither. So a ticket that is repeated after a kill finds what its predecessor did, and
+adds the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PARTITION = ("feed", "date")
 _TARGET_BYTES = 256 * 1024 * 1024
-"""Of files that compaction makes."""
+"""Target size of the files that compaction makes."""
 
 _MOST_REASONS = 5
 """Unstorable rows of one ticket whose reason the receipt gives."""
@@ -37,9 +37,7 @@ _tables: dict[str, Any] = {}
 
 
 def record(ticket: RecordTicket) -> RecordReceipt:
-    """Bring rows of a frame into its table. Raises `StoreError` where that cannot be written, and the table
-    is what it was.
-    """
+    """Add rows of a frame to its table. Raises `StoreError` if that fails; the table is then unchanged."""
     from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
     name = transaction(ticket.run, ticket.frame)
@@ -69,7 +67,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
 
 
 def find_recorded(ticket: RecordTicket) -> int:
-    """The row behind the last one of the frame that is in the table."""
+    """Return the row after the last one of the frame that is in the table."""
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)
@@ -77,7 +75,9 @@ def find_recorded(ticket: RecordTicket) -> int:
 
 
 def compact(ticket: CompactTicket) -> int:
-    """Make large files of small ones, and remove those that were replaced long ago; how many were."""
+    """Join small files to large ones and remove files replaced long ago; return how many small ones there
+    were.
+    """
     from deltalake import WriterProperties
 
     with _translate_errors(ticket.table):
@@ -92,12 +92,12 @@ def compact(ticket: CompactTicket) -> int:
 
 
 def transaction(run: str, frame: str) -> str:
-    """The name under which a table tells how far a frame of a run is recorded."""
+    """Return the name under which a table states how far a frame of a run is recorded."""
     return f"{Path(run).name}/{frame}"
 
 
 def channel_of(frame: str) -> Channel:
-    """The channel whose rows a frame holds."""
+    """Return the channel whose rows a frame holds."""
     stream, _, name = frame.partition(".")
     return STREAMS[stream].with_bars[name]
 
@@ -147,7 +147,7 @@ def _unstorable(
 
 
 def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
-    """Rows as the table has them: sorted by symbol and time, the partition's columns first."""
+    """Return rows as the table stores them: sorted by symbol and time, partition columns first."""
     import polars as pl
 
     time = channel.time
@@ -174,8 +174,10 @@ def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
 
 @contextlib.contextmanager
 def _translate_errors(table: str) -> Iterator[None]:
-    """Around the library's work on a table: its errors have no common root, and a panic is no `Exception`.
-    What is known of the table may be out of date then: the next attempt opens it anew.
+    """Translate errors of the Delta library to `StoreError`; they have no common root, and a panic is no
+    `Exception`.
+
+    What is known of the table may then be out of date, so the next attempt opens it again.
     """
     try:
         yield

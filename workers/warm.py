@@ -1,6 +1,6 @@
-"""Gets the kernels ready: from disk in a moment, or compiled, once, in some seconds.
+"""Load the kernels: from disk in a moment, or compiled once in some seconds.
 
-`python -m workers.warm` does it for all processes that come after.
+`python -m workers.warm` does it for all later processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LEVELS = [{"p": 1.5, "s": 2}]
 
 
 def warm() -> None:
-    """Run every kernel once. What is not on disk is compiled, and kept."""
+    """Run every kernel once. What is not on disk is compiled and stored."""
     for spec in STREAMS.values():
         messages = [_sample(c) for c in spec.channels if c.types and _is_fixed(c)]
         body: dict[str, Any] = {spec.fetch.member: {}}
@@ -71,14 +71,14 @@ def _is_fixed(channel: Channel) -> bool:
 
 
 def _sample(channel: Channel) -> dict[str, Any]:
-    """A message of a channel, as its columns are declared."""
+    """Return a message of a channel, as its columns are declared."""
     message = {c.key: _VALUES[c.kind] for c in channel.columns if c.key}
     message |= dict.fromkeys(channel.levels or (), _LEVELS)
     return message | {TYPE: channel.types[0]}
 
 
 def main() -> None:
-    """Compile what is not on disk, or cannot be loaded from there, for this user's processes to come."""
+    """Compile what is not on disk, or cannot be loaded from there, for this user's later processes."""
     interrupts.ignore()
     try:
         with kept.alone():

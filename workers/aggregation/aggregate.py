@@ -1,14 +1,13 @@
-"""What moves the bars of a batch: trades, and what amends them, folded to partials by Alpaca's rules.
+"""What moves the bars of a batch: trades, and their amendments, folded to partials by Alpaca's rules.
 
 A *partial* is consecutive trades of one symbol within one second. A new partial begins with every change of
-second, also a change back (a late trade), and every partial ends when the stream as a whole comes to a new
-second, and where something else happened: a correction, a cancel, a lost connection. So the feed, which
-joins the partials of successive batches (`aggregation.bars`), gets the same bars wherever a
-batch happened to end.
+second, also a change back (a late trade). All partials end when the stream as a whole reaches a new second,
+and at a correction, a cancel or a gap marker. So the feed, which joins the partials of successive batches
+(`aggregation.bars`), gets the same bars wherever a batch ended.
 
-Sums of floats depend on the order in which they are added, and partials are cut differently each time.
-Each sum is therefore kept as an unevaluated pair (Knuth's two-sum: the rounded sum and what rounding
-lost), good to some 100 bits, and rounded once, in the finished bar.
+Sums of floats depend on the order of addition, and partials are cut differently each time. Each sum is
+therefore kept as an unevaluated pair (Knuth's two-sum: the rounded sum and the rounding error), good to
+some 100 bits. It is rounded once, in the finished bar.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ _MOST = 1 << 10
 
 
 class Effect(IntEnum):
-    """What a trade does to its minute bar."""
+    """The effect of a trade on its minute bar."""
 
     NOTHING = partials.NOTHING
     VOLUME = partials.VOLUME
     """Counts in volume and trade count only."""
     ALL = partials.ALL
     MIDPOINT = partials.MIDPOINT
-    """No trade but a quote, whose midpoint moves prices."""
+    """A quote, not a trade: its midpoint moves prices."""
 
 
 class Effects:
-    """Looks up what trades do by their conditions and tapes; remembers every answer."""
+    """Looks up the effect of trades by their conditions and tapes; remembers every answer."""
 
     # The mutable state: the answers, by code of conditions + 1 and code of tape + 1; 0 is none.
 
@@ -53,14 +52,14 @@ class Effects:
         self._known: npt.NDArray[np.uint8] = np.full((_MOST, 16), _UNKNOWN, np.uint8)
 
     def of(self, conditions: Any, tape: str | None) -> Effect:
-        """The effect of a trade with `conditions` (a list, or one as text) on `tape`."""
+        """Return the effect of a trade with `conditions` (a list, or one as text) on `tape`."""
         price, volume = self._rules.counts(conditions or (), tape or "")
         return Effect.ALL if price else Effect.VOLUME if volume else Effect.NOTHING
 
     def of_rows(
         self, channel: Channel, columns: Sequence[ColumnData], text: TextOf
     ) -> npt.NDArray[np.uint8]:
-        """The effect of every trade."""
+        """Return the effect of every trade."""
         at = channel.at
         rows = len(columns[0].values)
         if "conditions" not in at:
@@ -80,7 +79,7 @@ class Effects:
         return effects
 
     def of_codes(self, channel: Channel, conditions: int | None, tape: int | None, text: TextOf) -> Effect:
-        """The effect of one trade, by its codes."""
+        """Return the effect of one trade, by its codes."""
         pair = (-1 if conditions is None else conditions) + 1, (-1 if tape is None else tape) + 1
         return self._effect(channel, pair, text)
 
@@ -93,7 +92,7 @@ class Effects:
 
 
 def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
-    """Codes + 1, and 0 where there is none."""
+    """Return codes + 1, and 0 for null."""
     numbers = data.values.astype(np.int64) + 1
     if data.mask is not None:
         numbers[~data.mask] = 0
@@ -101,7 +100,7 @@ def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
 
 
 class Events(NamedTuple):
-    """Whatever moves bars, in the order in which it came: an array a field."""
+    """Everything that moves bars, in the order in which it came: one array per field."""
 
     symbols: npt.NDArray[np.uint32]
     times: npt.NDArray[np.int64]
@@ -112,14 +111,14 @@ class Events(NamedTuple):
 
     @classmethod
     def without_price(cls, effect: int, symbols: Any, received: Any) -> Events:
-        """Events that move no price."""
+        """Return events that move no price."""
         rows = len(received)
         return cls(
             symbols, received, np.zeros(rows), np.zeros(rows), np.full(rows, effect, np.uint8), received
         )
 
     def put(self, index: int, price: float, size: float, effect: int) -> None:
-        """Let a trade count as another."""
+        """Make a trade count as another one."""
         self.prices[index], self.sizes[index], self.effects[index] = price, size, effect
 
 
@@ -129,7 +128,7 @@ _MARKS = {Mark.GAP: partials.GAP, Mark.TICK: partials.TICK}
 def make_partials(
     spec: StreamSpec, rules: BarRules, decoded: Decoded, payloads: Payloads, effects: Effects, text: TextOf
 ) -> npt.NDArray[np.void]:
-    """The partials of a batch, as `PARTIAL` rows in the order in which they began."""
+    """Return the partials of a batch, as `PARTIAL` rows in the order in which they began."""
     found: list[tuple[npt.NDArray[np.int64], Events]] = []
     for name in rules.sources:
         if not name or name not in decoded.columns:
@@ -151,7 +150,7 @@ def make_partials(
 
 
 def in_order(places: Sequence[npt.NDArray[np.int64]], events: Sequence[Events]) -> Events:
-    """Events of several kinds, by their places."""
+    """Sort events of several kinds by their places."""
     if len(events) == 1:
         return events[0]
     order = np.argsort(np.concatenate(places), kind="stable")
@@ -159,7 +158,7 @@ def in_order(places: Sequence[npt.NDArray[np.int64]], events: Sequence[Events]) 
 
 
 def fold(events: Events) -> npt.NDArray[np.void]:
-    """Events folded to partials."""
+    """Fold events to partials."""
     rows = len(events.effects)
     room = 1 << max(4, (2 * rows).bit_length())
     scratch = np.empty((2, room), np.int64)
@@ -179,14 +178,14 @@ def fold(events: Events) -> npt.NDArray[np.void]:
 
 
 def _plain(array: Any) -> Any:
-    """One kind of array only: for each other one the kernel would be compiled once more."""
+    """Return an array of one kind: for any other kind the kernel would be compiled again."""
     return np.require(array, requirements=("C", "W"))
 
 
 def events_of_trades(
     channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
 ) -> Events:
-    """Trades; those without price or size move nothing."""
+    """Return trades as events; those without price or size move nothing."""
     symbols, times, prices, sizes, received = _pick(
         channel, columns, "symbol", "ts", "price", "size", "recv_ts"
     )
@@ -205,7 +204,7 @@ def events_of_trades(
 
 
 def events_of_quotes(channel: Channel, columns: Sequence[ColumnData]) -> Events:
-    """Quotes, whose midpoint counts where they have both sides."""
+    """Return quotes as events; a midpoint counts if the quote has both sides."""
     symbols, times, bid, ask, received = _pick(
         channel, columns, "symbol", "ts", "bid_price", "ask_price", "recv_ts"
     )
@@ -218,7 +217,7 @@ def events_of_quotes(channel: Channel, columns: Sequence[ColumnData]) -> Events:
 
 
 def _marks(payloads: Payloads) -> list[tuple[npt.NDArray[np.int64], Events]]:
-    """What the feed noted between the payloads."""
+    """Return the feed's marks between the payloads as events."""
     found = []
     for at in np.flatnonzero(payloads.kinds == PayloadKind.MARK).tolist():
         effect = _MARKS[Mark(bytes(payloads.view(at)))]

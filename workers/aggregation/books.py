@@ -1,4 +1,4 @@
-"""What a batch changes in order books, in the end: the rows that bring `<stream>.books` up to date."""
+"""The net change of a batch in order books: the rows that update `<stream>.books`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from workers.kernels.levels import net
 
 
 def net_rows(channel: Channel, columns: Sequence[ColumnData]) -> list[ColumnData]:
-    """The rows of a batch that still tell, as columns of the channel.
+    """Return the rows of a batch that still count, as columns of the channel.
 
-    `reset` says of each row whether its symbol was reset in the batch; a symbol that was, and has no level
-    any more, has one row without a level. `ts` and `recv_ts` are those of the symbol's last row.
+    `reset` marks each row whose symbol was reset in the batch. A symbol that was reset and has no level
+    left has one row without a level. `ts` and `recv_ts` are those of the symbol's last row.
     """
     at = channel.at
     symbols, sides, prices, times = (columns[at[name]].values for name in ("symbol", "side", "price", "ts"))

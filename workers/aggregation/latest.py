@@ -1,4 +1,4 @@
-"""What a batch tells of each symbol last: the rows that bring `<stream>.latest` up to date."""
+"""The newest rows of each symbol in a batch: those that update `<stream>.latest`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from workers.kernels.newest import newest
 
 
 def newest_rows(channel: Channel, columns: Sequence[ColumnData], time: str) -> npt.NDArray[np.int64]:
-    """The numbers of the rows that have, of their symbol, the latest `time`; of two alike the later."""
+    """Return the numbers of the rows with the latest `time` of their symbol; of two equal times, the later
+    row.
+    """
     symbols, times = columns[channel.at["symbol"]].values, columns[channel.at[time]].values
     rows = len(symbols)
     places = np.empty(1 << max(4, (2 * rows).bit_length()), np.int64)

@@ -1,0 +1,218 @@
+"""Bars of one interval: the table of bars that can still change, and the rows that they become.
+
+`aggregation.bars` joins the partials of batches to it; the kernels are in `kernels.bar_table`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.chunk import View
+from mdstream.frames.columns import FrameColumns
+from mdstream.handoff.columns import ColumnData
+from mdstream.streams.spec import BAR_INTERVALS, Channel, Kind
+from workers.kernels import bar_table as kernels
+from workers.kernels.partials import SECOND
+
+MINUTE = 60 * SECOND
+_KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
+"""Bar length → how late a trade may still revise the bar."""
+_EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
+"""Bar length → how often bars that are over and have changed are published."""
+_START = 1024
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _LastRow:
+    """A bar as it was published; `values` are those of `_SAYS`."""
+
+    complete: bool
+    values: tuple[float, ...]
+
+    def says(self, bar: Any) -> bool:
+        """Return whether `bar` is unchanged since it was published, except for the order of addition."""
+        trades, *prices, volume = self.values
+        now = (bar["open"], bar["high"], bar["low"], bar["close"])
+        return bool(
+            trades == bar["trades"]
+            and np.array_equal(prices, now, equal_nan=True)
+            and np.isclose(volume, bar["volume"].sum(), rtol=1e-12, atol=0)
+        )
+
+
+_SAYS = ("trade_count", "open", "high", "low", "close", "volume")
+
+
+def _values(view: View, rows: npt.NDArray[np.int64]) -> list[float]:
+    """Return the values of a column, NaN where they are null."""
+    values = view.values[rows].astype(np.float64)
+    if len(view.validity):
+        values[~view.present(rows)] = np.nan
+    found: list[float] = values.tolist()
+    return found
+
+
+class IntervalBars:
+    """Bars of one length."""
+
+    # Mutable state, all changed through the kernels: `_bars` that can still change, in no order,
+    # and `_index` of their slots; `_changed`, the list of those that changed; `head` (`kernels.bar_table`);
+    # `_rows` to be published.
+
+    def __init__(self, channel: Channel, frame: FrameColumns | None, midpoints: bool) -> None:
+        self.channel = channel
+        self._frame = frame
+        self.interval = BAR_INTERVALS[channel.name]
+        self.midpoints = midpoints
+        self.head: npt.NDArray[np.int64] = np.zeros(kernels.HEAD_WORDS, np.int64)
+        self.head[[kernels.CLOCK, kernels.SEEN]] = kernels.NEVER
+        self.head[kernels.GAP_OPEN] = 1  # nothing is known of the time before the stream
+        self._gaps: npt.NDArray[np.int64] = np.zeros((kernels.GAPS, 2), np.int64)
+        self._gaps[0] = kernels.NEVER, -kernels.NEVER
+        self._rows: Array = np.zeros(_START, kernels.ROW)
+        self._make_room(np.zeros(0, kernels.BAR), _START)
+
+    def join(self, partials: Array, first: int) -> int:
+        """Join partials from `first` on; return the one before which bars must be rebuilt, if any."""
+        while True:
+            first = kernels.join(
+                partials,
+                first,
+                self.interval,
+                _EVERY[self.interval],
+                _KEPT[self.interval],
+                self.midpoints,
+                self.bars,
+                self.table,
+                self.changed,
+                self._gaps,
+                self.head,
+                self._rows,
+            )
+            why = self.head[kernels.WHY]
+            if why == kernels.FULL:
+                self._forget()
+            elif why == kernels.ROOM:
+                self._make_rows()
+            else:
+                return first
+
+    def touch(self, symbol: int, ts: int, recv: int) -> None:
+        """Mark the bar of this time to be rebuilt, because one of its trades was amended."""
+        if self.head[kernels.COUNT] >= len(self.bars):
+            self._forget()
+        start = ts - ts % self.interval
+        slot = kernels.touch(
+            symbol, start, recv, self.bars, self.table, self.changed, self._gaps, self.head
+        )
+        if slot >= 0 and self._was_published(symbol, start):
+            self.bars["flags"][slot] |= kernels.PUBLISHED
+
+    def _was_published(self, symbol: int, start: int) -> bool:
+        """Return whether a bar that is no longer kept was published."""
+        rows = self._rows[: self.head[kernels.OUT]]
+        if np.any((rows["symbol"] == symbol) & (rows["ts"] == start)):
+            return True
+        return self._frame is not None and any(
+            np.any((views["symbol"].values[:rows] == symbol) & (views["ts"].values[:rows] == start))
+            for _, rows, views in self._frame.newest_first(self._frame.rows)
+        )
+
+    def see_published(self) -> None:
+        """Restore the published, incomplete and changed flags from the bars frame.
+
+        The clock state died with the old process, so bars that it had closed by time look open otherwise.
+        """
+        bars = self.bars[: self.head[kernels.COUNT]]
+        published = self._last_published(bars["second"].min(initial=0))
+        keys = zip(bars["symbol"].tolist(), bars["second"].tolist(), strict=True)
+        for slot, key in enumerate(keys):
+            flags = int(bars["flags"][slot]) & ~kernels.PUBLISHED
+            if (row := published.get(key)) is not None:
+                flags |= kernels.PUBLISHED | (0 if row.complete else kernels.INCOMPLETE)
+                if not flags & kernels.STALE and row.says(bars[slot]):
+                    flags &= ~kernels.DIRTY
+            bars["flags"][slot] = flags
+        kernels.index(self.bars, self.table, self.changed, self.head)
+
+    def _last_published(self, oldest: int) -> dict[tuple[int, int], _LastRow]:
+        """Return the last row of each bar that starts at `oldest` or later, by symbol and start."""
+        found: dict[tuple[int, int], _LastRow] = {}
+        assert self._frame is not None
+        for _, rows, views in reversed(list(self._frame.newest_first(self._frame.rows))):
+            kept = np.flatnonzero(views["ts"].values[:rows] >= oldest)
+            symbols, times = (views[name].values[kept].tolist() for name in ("symbol", "ts"))
+            complete = views["complete"].bits(kept).tolist()
+            values = zip(*(_values(views[name], kept) for name in _SAYS), strict=True)
+            for symbol, ts, whole, row in zip(symbols, times, complete, values, strict=True):
+                found[symbol, ts] = _LastRow(whole, row)
+        return found
+
+    def stale(self) -> npt.NDArray[np.intp]:
+        """Return the bars that must be rebuilt."""
+        flags = self.bars["flags"][: self.head[kernels.COUNT]]
+        return np.flatnonzero(flags & kernels.STALE)
+
+    def leave(self, slots: Array) -> int:
+        """Leave bars unchanged that cannot be rebuilt; return their number."""
+        self.bars["flags"][slots] &= ~np.uint32(kernels.STALE)
+        empty = slots[self.bars["trades"][slots] == 0]
+        self.bars["flags"][empty] &= ~np.uint32(kernels.DIRTY)
+        self.head[kernels.TO_BUILD] -= len(slots)
+        kernels.index(self.bars, self.table, self.changed, self.head)
+        return len(slots)
+
+    def build(self, slots: Array, partials: Array) -> None:
+        """Rebuild bars from all partials of their symbols."""
+        kernels.build(self.interval, partials, self.bars, self.table, self.changed, slots, self.head)
+
+    def drain(self) -> list[ColumnData]:
+        """Return what was published, in order and without repeats."""
+        rows = self._rows[: self.head[kernels.OUT]]
+        self.head[kernels.OUT] = 0
+        rows = rows[np.lexsort((rows["symbol"], rows["ts"], rows["turn"]))]
+        priced = rows["open"] == rows["open"]
+        columns = []
+        for column in self.channel.columns:
+            values = rows[column.name].copy()
+            if column.kind is Kind.INT:
+                values = values.astype(np.int64)
+            mask = priced if column.kind is Kind.FLOAT and column.nullable else None
+            columns.append(ColumnData(values, None if priced.all() else mask))
+        return columns
+
+    def finish(self) -> None:
+        """Publish everything; bars that are not over are incomplete."""
+        self._make_rows()
+        kernels.close(self.interval, self.midpoints, self.bars, self.changed, self.head, self._rows)
+
+    def _make_rows(self) -> None:
+        """Make room for all bars that can be published now."""
+        needed = int(self.head[kernels.OUT] + self.head[kernels.CHANGED])
+        if needed > len(self._rows):
+            rows = np.zeros(2 * needed, kernels.ROW)
+            rows[: len(self._rows)] = self._rows
+            self._rows = rows
+
+    def _forget(self) -> None:
+        """Drop the bars that nothing can change any more; if these are few, make more room."""
+        head, count = self.head, int(self.head[kernels.COUNT])
+        bars = self.bars[:count]
+        late = bars["second"] + self.interval <= head[kernels.CLOCK] - _KEPT[self.interval]
+        kept = bars[~late | (bars["flags"] & kernels.DIRTY != 0)]
+        room = len(self.bars)
+        self._make_room(kept, 2 * room if 2 * len(kept) > room else room)
+
+    def _make_room(self, kept: Array, room: int) -> None:
+        self.bars: Array = np.zeros(room, kernels.BAR)
+        self.bars[: len(kept)] = kept
+        self.table: npt.NDArray[np.int32] = np.empty(4 * room, np.int32)
+        self.changed: npt.NDArray[np.int32] = np.empty(room, np.int32)
+        self.head[kernels.COUNT] = len(kept)
+        kernels.index(self.bars, self.table, self.changed, self.head)

@@ -217,7 +217,7 @@ def run(plan: Plan) -> list[Record]:
     stretch_s = plan.of(STRETCH_S, QUICK_S)
 
     def measure(case: Case) -> dict[str, float]:
-        flags = ("--rate", "0", "--messages-per-frame", str(PER_PAYLOAD))
+        flags = ("--rate", "0", "--messages-per-payload", str(PER_PAYLOAD))
         with contextlib.ExitStack() as stack:
             urls = [stack.enter_context(simulator(*flags))[0] for _ in range(simulators)]
             # News come from where others are sent, too: how many depends on these.

@@ -217,7 +217,7 @@ def run(plan: Plan) -> list[Record]:
     with contextlib.ExitStack() as stack:
         urls = {}
         for size in sizes:
-            flags = ("--rate", "0", "--messages-per-frame", str(size))
+            flags = ("--rate", "0", "--messages-per-payload", str(size))
             urls[size] = stack.enter_context(simulator(*flags))[0] + "/v2/iex"
         subjects = {
             name: stack.enter_context(Subject("benchmarks.bench_receive", name)) for name in SUBJECTS

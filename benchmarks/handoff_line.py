@@ -64,12 +64,12 @@ class Material:
 def _messages(traffic: str, codec: str, symbols: int) -> list[bytes]:
     from mdstream.simulator import flow
     from mdstream.simulator.encode import ENCODINGS
-    from mdstream.simulator.market import UNIVERSE
+    from mdstream.simulator.markets import MARKETS
 
     stream, channels = (
         ("crypto", ["orderbooks"]) if traffic == "books" else ("stocks", ["trades", "quotes"])
     )
-    names = [f"S{i}" for i in range(symbols)] if symbols == MANY_SYMBOLS else UNIVERSE[stream]
+    names = [f"S{i}" for i in range(symbols)] if symbols == MANY_SYMBOLS else MARKETS[stream].universe
     generated = flow.generated(stream, 1, dict.fromkeys(channels, names))
     # The simulator corrects two trades of a thousand, far more than happens: that is not measured here.
     messages = (message for message in generated if message["T"] not in "cx")

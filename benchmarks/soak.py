@@ -40,8 +40,7 @@ from benchmarks import soak_plot, soak_verdict
 from benchmarks.harness import machine
 from mdstream.errors import NoRunError
 from mdstream.interrupts import deaf_children
-from mdstream.simulator.sender import _SHARES
-from mdstream.simulator.symbols import chain
+from mdstream.simulator.markets import MARKETS
 from mdstream.streams import STREAMS
 from mdstream.telemetry.histogram import BUCKETS, percentile_ms
 
@@ -148,7 +147,7 @@ def _settings(url: str, rejects: str) -> dict[str, Any]:
         "rejects": rejects,
         "frames": FRAMES,
         # Contracts, not an underlying: they can be unsubscribed by name.
-        "options": {"symbols": chain("AAPL")[:CONTRACTS]},
+        "options": {"symbols": MARKETS["options"].chain("AAPL")[:CONTRACTS]},
     }
 
 
@@ -156,7 +155,7 @@ class Simulator:
     """The simulator in a process of its own."""
 
     def __init__(self, rate: float) -> None:
-        each = rate / sum(_SHARES.get(name, 1.0) for name in STREAMS)
+        each = rate / sum(MARKETS[name].share for name in STREAMS)
         command = [
             sys.executable,
             "-m",
@@ -166,7 +165,7 @@ class Simulator:
             "0",
             "--rate",
             str(each),
-            "--messages-per-frame",
+            "--messages-per-payload",
             str(PER_PAYLOAD),
         ]
         with deaf_children():

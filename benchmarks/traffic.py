@@ -18,7 +18,7 @@ def messages(source: str, count: int) -> list[dict[str, Any]]:
     from mdstream.simulator import flow
 
     if source == "ibm-day":
-        found: Iterable[Any] = flow.recorded(str(TICKS), {"trades": ["*"], "quotes": ["*"]})
+        found: Iterable[Any] = flow.recorded("stocks", str(TICKS), {"trades": ["*"], "quotes": ["*"]})
     else:
         symbols = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"]
         found = flow.generated("stocks", 1, {"trades": symbols, "quotes": symbols})
@@ -37,12 +37,13 @@ def payloads(codec: str, found: Sequence[dict[str, Any]], per: int) -> list[byte
 def pages(count: int) -> list[bytes]:
     """Pages of historical stock trades, as the service answers: gzip'd JSON of `ROWS_A_PAGE` each."""
     from mdstream.simulator.encode import to_json
-    from mdstream.simulator.records import TRADES, History
+    from mdstream.simulator.markets import MARKETS
+    from mdstream.simulator.past_records import TRADES
 
     found = []
     for number in range(count):
-        history, first = History("stocks", 1, f"S{number}"), 1_767_623_400 + number * ROWS_A_PAGE
-        records = [TRADES.at(history, index) for index in range(first, first + ROWS_A_PAGE)]
-        body = {"trades": {history.symbol: records}, "next_page_token": None}
+        past, first = MARKETS["stocks"].past(1, f"S{number}"), 1_767_623_400 + number * ROWS_A_PAGE
+        records = [TRADES.at(past, index) for index in range(first, first + ROWS_A_PAGE)]
+        body = {"trades": {past.symbol: records}, "next_page_token": None}
         found.append(gzip.compress(to_json(body), 6))
     return found

@@ -34,8 +34,8 @@ def replay(
     speed: Annotated[
         float, typer.Option(help="1: as it was, N: so many times as fast, 0: as clients take it.")
     ] = 1.0,
-    messages_per_frame: Annotated[
-        int, typer.Option("--messages-per-frame", "--frame", help="Messages in each payload.")
+    messages_per_payload: Annotated[
+        int, typer.Option("--messages-per-payload", help="Messages in each payload.")
     ] = 1,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8765,
@@ -50,10 +50,10 @@ def replay(
     answers snapshots: the first trade and quote of each symbol. Every key is welcome. Point the engine
     at it with mdstream run --stream-url ws://127.0.0.1:8765, or a single stream with its own stream_url.
     """
-    from mdstream.simulator.replay.journal import Journal, newest
-    from mdstream.simulator.replay.source import StoredRange, described
+    from mdstream.simulator.replay.recorded_payloads import RecordedPayloads, newest
+    from mdstream.simulator.replay.stored_range import StoredRange, described
     from mdstream.simulator.server import run
-    from mdstream.simulator.settings import SimulatorSettings
+    from mdstream.simulator.simulator_settings import SimulatorSettings
 
     names = tuple(name.strip() for name in streams.split(",") if name.strip())
     for name in names:
@@ -61,15 +61,15 @@ def replay(
             raise ConfigError(f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}")
     if not 0 <= speed < math.inf:
         raise ConfigError(f"--speed: {speed} is no pace; give 0 or more")
-    if messages_per_frame < 1:
-        raise ConfigError(f"--messages-per-frame: {messages_per_frame} is below 1")
+    if messages_per_payload < 1:
+        raise ConfigError(f"--messages-per-payload: {messages_per_payload} is below 1")
     if not 0 <= port < 65536:
         raise ConfigError(f"--port: {port} is no port; choose from 0 (any) to 65535")
     if (store is None) == (journal is None):
         raise ConfigError("name a store, or a journal with --journal")
-    source: StoredRange | Journal
+    source: StoredRange | RecordedPayloads
     if journal is not None:
-        source = Journal(newest(journal), names)
+        source = RecordedPayloads(newest(journal), names)
         told = "every payload as it came, whatever is subscribed"
     else:
         assert store is not None
@@ -81,7 +81,7 @@ def replay(
         streams=tuple(source.streams),
         rate=0.0,
         speed=speed,
-        messages_per_frame=messages_per_frame,
+        messages_per_payload=messages_per_payload,
         rate_limit=1_000_000,
     )
     pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"

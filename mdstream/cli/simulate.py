@@ -14,9 +14,12 @@ import typer
 from mdstream.config import Credentials
 from mdstream.errors import ConfigError
 from mdstream.simulator.faults import KINDS, parse
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.markets import MARKETS
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 
+_WITH_TICKS = ", ".join(name for name, market in MARKETS.items() if market.ticks)
+_SHARES = "".join(f" ({name}: {m.share:g} of it)" for name, m in MARKETS.items() if m.share < 1)
 _FAULT_HELP = "[STREAM:]KIND[=VALUE][@SECONDS][*TIMES], repeatable. " + " ".join(
     f"{kind}: {text}." for kind, text in KINDS.items()
 )
@@ -28,11 +31,11 @@ def simulate(
     streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(STREAMS),
     seed: Annotated[int, typer.Option(help="The same seed gives the same market.")] = 1,
     rate: Annotated[
-        float, typer.Option(help="Messages a second on each connection (news: a fiftieth); 0: flat out.")
+        float, typer.Option(help=f"Messages a second on each connection{_SHARES}; 0: flat out.")
     ] = 1000.0,
     messages: Annotated[int, typer.Option(help="End each connection's flow after so many; 0: never.")] = 0,
-    messages_per_frame: Annotated[
-        int, typer.Option("--messages-per-frame", "--frame", help="Messages in each payload.")
+    messages_per_payload: Annotated[
+        int, typer.Option("--messages-per-payload", help="Messages in each payload.")
     ] = 1,
     latency: Annotated[
         float, typer.Option(metavar="MS", help="Delay of REST answers and authentication.")
@@ -41,23 +44,23 @@ def simulate(
     symbol_limit: Annotated[int, typer.Option(help="Symbols a connection may have; 0: any.")] = 0,
     fault: Annotated[list[str] | None, typer.Option(metavar="FAULT", help=_FAULT_HELP)] = None,
     ticks: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv.gz", help="Serve a recorded day as the stocks stream.")
+        Path | None, typer.Option(metavar="FILE.csv.gz", help=f"Serve a recorded day of {_WITH_TICKS}.")
     ] = None,
     speed: Annotated[
         float, typer.Option(help="Pace of --ticks: 1 as it was, N times as fast, 0 flat out.")
     ] = 1.0,
-    journal: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every message sent, as JSON lines.")
+    sent_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every message that is sent, as JSON lines.")
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM; serves wss and https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
 ) -> None:
-    """Serve all four streams and the REST calls beside them on one port, over made-up data.
+    """Serve all streams and the REST calls beside them on one port, over made-up data.
 
-    Point any Alpaca client at it: ws://127.0.0.1:8765/v2/iex and http://127.0.0.1:8765. Every key is
-    welcome, unless SIMULATOR_KEY_ID and SIMULATOR_SECRET_KEY name the only one that is.
-    While it runs, GET /simulator/stats tells what was sent; POST /simulator/faults, a JSON list, replaces
-    the faults. All of it is on loopback unless --host says otherwise.
+    Point any Alpaca client at it: ws://127.0.0.1:8765/v2/iex and http://127.0.0.1:8765. Any key is
+    accepted, unless SIMULATOR_KEY_ID and SIMULATOR_SECRET_KEY name the only one that is.
+    While it runs, GET /simulator/stats says what was sent; POST /simulator/faults, a JSON list, replaces
+    the faults. It listens on loopback unless --host says otherwise.
     """
     from mdstream.simulator.server import run
 
@@ -68,14 +71,14 @@ def simulate(
         "seed": seed,
         "rate": rate,
         "messages": messages,
-        "messages_per_frame": messages_per_frame,
+        "messages_per_payload": messages_per_payload,
         "latency_ms": latency,
         "rate_limit": rate_limit,
         "symbol_limit": symbol_limit,
         "faults": fault or [],
         "ticks": str(ticks) if ticks else "",
         "speed": speed,
-        "journal": str(journal) if journal else "",
+        "sent_log": str(sent_log) if sent_log else "",
         "tls_certificate": str(tls_certificate) if tls_certificate else "",
         "tls_key": str(tls_key) if tls_key else "",
     }
@@ -103,17 +106,11 @@ def _check(settings: SimulatorSettings) -> None:
     if settings.tls_key and not settings.tls_certificate:
         raise ConfigError("--tls-key: give its certificate too, with --tls-certificate")
     if settings.ticks:
-        from mdstream.simulator.flow import recorded
-
-        if not Path(settings.ticks).is_file():
-            raise ConfigError(f"ticks: no file {settings.ticks!r}")
-        everything = {"trades": ["*"], "quotes": ["*"]}
-        if next(recorded(settings.ticks, everything), None) is None:
-            raise ConfigError(f"--ticks: {settings.ticks} has no trade and no quote")
+        _check_ticks(Path(settings.ticks))
     if not 0 <= settings.port < 65536:
-        raise ConfigError(f"--port: {settings.port} is no port; choose from 0 (any) to 65535")
+        raise ConfigError(f"--port: {settings.port} is not a port; choose from 0 (any) to 65535")
     for flag, value, least in (
-        ("--messages-per-frame", settings.messages_per_frame, 1),
+        ("--messages-per-payload", settings.messages_per_payload, 1),
         ("--messages", settings.messages, 0),
         ("--rate", settings.rate, 0),
         ("--latency", settings.latency_ms, 0),
@@ -124,4 +121,15 @@ def _check(settings: SimulatorSettings) -> None:
         if not value >= least:  # also refuses NaN
             raise ConfigError(f"{flag}: {value} is below {least}, the least it can be")
         if not math.isfinite(value):
-            raise ConfigError(f"{flag}: {value} is no number of this world")
+            raise ConfigError(f"{flag}: {value} must be finite")
+
+
+def _check_ticks(path: Path) -> None:
+    from mdstream.simulator.flow import recorded
+
+    if not path.is_file():
+        raise ConfigError(f"--ticks: no file {str(path)!r}")
+    for market in MARKETS.values():
+        everything = {name: ["*"] for name in market.spec.subscriptions}
+        if market.ticks and next(recorded(market.name, path, everything), None) is None:
+            raise ConfigError(f"--ticks: {path} has no trade and no quote")

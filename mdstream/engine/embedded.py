@@ -13,7 +13,7 @@ from mdstream.config import Credentials, SimulatorConfig
 from mdstream.errors import MdstreamError
 from mdstream.interrupts import deaf_children
 from mdstream.simulator.server import main as simulator_main
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 
 
 class EmbeddedSimulator:
@@ -27,7 +27,7 @@ class EmbeddedSimulator:
             streams=tuple(streams),
             seed=config.seed,
             rate=config.rate,
-            messages_per_frame=config.messages_per_payload,
+            messages_per_payload=config.messages_per_payload,
             latency_ms=config.latency_ms,
         )
         self._context = context

@@ -1,46 +1,107 @@
-"""Answers about the past, kept as they were sent: they do not change, and take long to make up."""
+"""REST answers that several markets give: latest records, the state of symbols, history in pages."""
 
 from __future__ import annotations
 
-import gzip
-from collections import OrderedDict
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
-_MOST_BYTES = 512 * 1024 * 1024
-_PACKED_FROM = 1024
-"""Bytes from which on an answer is worth packing."""
+from mdstream.simulator.generator import DAY
+from mdstream.simulator.past_records import QUOTES, TRADES, Series, bar_series
+from mdstream.simulator.query import Query, Refusal, page_token
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL
+from mdstream.venues.alpaca.limits import HISTORY_PAGE
 
-_LEVEL = 6
+Answer = Callable[[Query], Any]
+"""Answers a query with what becomes the JSON body."""
 
-Key = tuple[tuple[str, str], ...]
-
-
-class Answers:
-    """Packed bodies by what was asked, the last `_MOST_BYTES` of them."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Key, bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: Key) -> bytes | None:
-        """The packed body, if it is kept."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def keep(self, key: Key, packed: bytes) -> None:
-        """Keep a packed body, in place of those that were asked for longest ago."""
-        self._kept[key] = packed
-        self._bytes += len(packed)
-        while self._bytes > _MOST_BYTES:
-            _, gone = self._kept.popitem(last=False)
-            self._bytes -= len(gone)
+_HISTORY = ("symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof")
 
 
-def packed(body: bytes) -> bytes:
-    """A body as gzip, where that makes it smaller; else as it is."""
-    return gzip.compress(body, _LEVEL) if len(body) >= _PACKED_FROM else body
+def latest(kind: str) -> Answer:
+    """Answer with the latest `kind` (`trades`) of each symbol, or of the one in the path."""
+
+    def answer(query: Query) -> Any:
+        query.check("symbols", "feed", "currency")
+
+        def record(symbol: str) -> Any:
+            return query.past(symbol).latest(query.now)[kind]()
+
+        if symbol := query.single:
+            return {ONE_SYMBOL: symbol, kind[:-1]: record(symbol)}
+        return {kind: {symbol: record(symbol) for symbol in query.symbols()}}
+
+    return answer
 
 
-def unpacked(body: bytes) -> bytes:
-    """What `packed` packed."""
-    return gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+def states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
+    """Answer with the state of each symbol, within `member` if one is named, or of the one in the path.
+
+    `paged` answers have a page token, though never a second page. `most` bounds the symbols, 0 for not.
+    """
+
+    def answer(query: Query) -> Any:
+        query.check("symbols", "feed", "currency", "limit", "page_token")
+        if symbol := query.single:
+            return {ONE_SYMBOL: symbol, **query.state([symbol]).get(symbol, {})}
+        symbols = query.symbols()
+        if most and len(symbols) > most:
+            raise Refusal(400, f"too many symbols: at most {most}")
+        found = query.state(symbols)
+        return {member: found, **({NEXT_PAGE_TOKEN: None} if paged else {})} if member else found
+
+    return answer
+
+
+def history(kind: str) -> Answer:
+    """Answer with a page of `kind` (`trades`, `quotes`, `bars`): by symbol first, then by time."""
+
+    def answer(query: Query) -> Any:
+        query.check(*_HISTORY, *(("timeframe", "adjustment") if kind == "bars" else ()))
+        series = _series(query, kind)
+        limit = query.limit(1000, HISTORY_PAGE)
+        symbols = [query.single] if query.single else sorted(query.symbols())
+        found: dict[str, list[Any]] = {}
+        last: tuple[str, int] | None = None
+        items = _items(query, series, symbols)
+        for symbol, index, record in itertools.islice(items, limit):
+            found.setdefault(symbol, []).append(record)
+            last = (symbol, index)
+        token = page_token(*last) if last and next(items, None) is not None else None
+        if query.single:
+            return {kind: found.get(query.single), ONE_SYMBOL: query.single, NEXT_PAGE_TOKEN: token}
+        return {kind: found, NEXT_PAGE_TOKEN: token}
+
+    return answer
+
+
+def _series(query: Query, kind: str) -> Series:
+    if kind != "bars":
+        return {"trades": TRADES, "quotes": QUOTES}[kind]
+    timeframe = query.parameters.get("timeframe", "")
+    if (series := bar_series(timeframe)) is None:
+        raise Refusal(400, f"invalid timeframe: {timeframe}")
+    return series
+
+
+def _items(query: Query, series: Series, symbols: list[str]) -> Iterator[tuple[str, int, Any]]:
+    """Yield symbol, index and record of the items behind the page token."""
+    start = query.moment("start", query.now - query.now % DAY)
+    end = min(query.moment("end", query.now), query.now)
+    down = query.parameters.get("sort") == "desc"
+    after = query.after()
+    for symbol in symbols:
+        if after and symbol < after[0]:
+            continue
+        past = query.past(symbol)
+        indexes = range(start // series.step - 1, end // series.step + 1)
+        if after and symbol == after[0]:
+            indexes = (
+                range(indexes.start, min(indexes.stop, after[1]))
+                if down
+                else range(max(indexes.start, after[1] + 1), indexes.stop)
+            )
+        for index in reversed(indexes) if down else indexes:
+            record = series.at(past, index, end)
+            if start <= record["t"] <= end:
+                yield symbol, index, record

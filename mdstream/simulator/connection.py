@@ -13,10 +13,9 @@ import orjson
 from aiohttp import web
 
 from mdstream.simulator.encode import ENCODINGS, Encoding
-from mdstream.simulator.market import Message
+from mdstream.simulator.generator import Message
+from mdstream.simulator.markets import Market
 from mdstream.simulator.sender import Sender, Shared
-from mdstream.simulator.symbols import is_valid
-from mdstream.streams.spec import StreamSpec
 from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER
 from mdstream.venues.alpaca.codes import STREAM_CODES
 
@@ -29,12 +28,20 @@ _SETTLE_S = 0.05
 class StreamConnection:
     """Speaks the protocol to one client, and sends it the flow it subscribed to."""
 
-    # The mutable state: whether the client is known, what it subscribed to, and its flow.
+    _key: str
+    """The client's key, once it is authenticated."""
+    _has_place: bool
+    """Whether it holds the one connection that its key may have to this endpoint."""
+    _subscribed: dict[str, list[str]]
+    _changed: asyncio.Event
+    """Set when the subscriptions have changed, until the flow begins anew."""
+    _tasks: list[asyncio.Task[None]]
 
-    def __init__(self, shared: Shared, spec: StreamSpec, request: web.Request) -> None:
+    def __init__(self, shared: Shared, market: Market, request: web.Request) -> None:
         self._shared = shared
         self._settings = shared.settings
-        self._spec = spec
+        self._market = market
+        self._spec = market.spec
         self._path = request.path
         self._request = request
         self._socket = web.WebSocketResponse(
@@ -42,13 +49,13 @@ class StreamConnection:
         )
         content_type = request.headers.get("Content-Type", "application/json")
         self._encoding: Encoding = ENCODINGS["msgpack" if "msgpack" in content_type else "json"]
-        self._sent = shared.sent[spec.name]
+        self._sent = shared.sent[market.name]
         self._key = ""
         self._has_place = False
-        self._subscribed: dict[str, list[str]] = {}
+        self._subscribed = {}
         self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._sender = Sender(shared, spec, self._encoding, self._transport, self._error)
+        self._tasks = []
+        self._sender = Sender(shared, market, self._encoding, self._transport, self._error)
 
     def _transport(self) -> asyncio.Transport:
         transport = self._request.transport
@@ -61,7 +68,7 @@ class StreamConnection:
         try:
             await self._socket.prepare(self._request)
         except ConnectionResetError:
-            return web.Response()  # the client hung up in the handshake, and hears nothing
+            return web.Response()  # the client closed the connection in the handshake
         self._sent.connections += 1
         started = time.monotonic()
         try:
@@ -81,7 +88,7 @@ class StreamConnection:
             self._leave()
         return self._socket
 
-    # -- what the client says
+    # -- what the client sends
 
     async def _handle(self, kind: aiohttp.WSMsgType, data: Any) -> None:
         message = self._decoded(kind, data)
@@ -166,7 +173,7 @@ class StreamConnection:
         self._changed.set()
 
     def _fault_in(self, asked: dict[str, Any]) -> int:
-        """The error code that a request deserves; 0 for none."""
+        """Return the error code for a request; 0 if it is in order."""
         invalid = self._shared.faults.invalid_symbols(self._spec.name)
         for channel, symbols in asked.items():
             if channel not in self._spec.subscriptions:
@@ -175,7 +182,7 @@ class StreamConnection:
                 return 400
             if "*" in symbols and channel in self._spec.starless:
                 return 413
-            if any(s in invalid or not is_valid(self._spec.name, s) for s in symbols if s != "*"):
+            if any(s in invalid or not self._market.is_symbol(s) for s in symbols if s != "*"):
                 return 400
         return 0
 

@@ -14,7 +14,7 @@ KINDS = {
     "auth": "answer authentication with this error code (402, 406, 409, ...)",
     "upgrade": "answer the WebSocket upgrade with this HTTP status",
     "error": "send this error code (407, 500, ...) after @SECONDS, then close",
-    "drop": "cut the connection without a word after @SECONDS",
+    "drop": "cut the connection without a close frame after @SECONDS",
     "mute": "stay connected but send nothing more after @SECONDS",
     "garbage": "send a payload of nonsense behind every Nth",
     "truncate": "send half a payload behind every Nth",

@@ -1,4 +1,4 @@
-"""What a connection is sent: messages in frames, at a rate, flat out, or as a recorded day."""
+"""What a connection is sent: messages in payloads, made up as fast as wanted, or of a recorded day."""
 
 from __future__ import annotations
 
@@ -13,134 +13,113 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdstream.errors import ConfigError
-from mdstream.simulator.encode import Encoding, Time
-from mdstream.simulator.market import Market, Message
+from mdstream.simulator.encode import Encoding
+from mdstream.simulator.generator import Message
+from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.minute_bars import BarServer
-from mdstream.streams import STREAMS
 
-TAPE_MESSAGES = 50_000
+MOST_PREPARED = 50_000
 """Messages encoded beforehand for an endless flow flat out; they repeat."""
 
-_CHUNK_BYTES = 128 * 1024
+_PIECE_BYTES = 128 * 1024
 START_NS = 1_767_623_400_000_000_000  # 2026-01-05T14:30:00Z, a Monday's open
 _STEP_NS = 61_237
 
 Subscription = Mapping[str, Sequence[str]]
+"""Channel → symbols."""
 
 
 @dataclass(slots=True)
-class Chunk:
-    """WebSocket frames, ready to be written, and what is in them."""
+class Piece:
+    """WebSocket messages, ready to be written, and what is in them."""
 
     data: bytes = b""
-    frames: int = 0
+    payloads: int = 0
     types: Counter[str] = field(default_factory=Counter)
     messages: list[Message] = field(default_factory=list)
-    """The messages themselves, only where a journal is kept."""
+    """The messages themselves, only where what is sent is logged."""
 
     @property
     def count(self) -> int:
+        """How many messages it has."""
         return self.types.total()
 
 
-def chunks(messages: Iterator[Message], encoding: Encoding, per_frame: int, keep: bool) -> Iterator[Chunk]:
-    """`messages` in frames of `per_frame`, some 128 kB of them at a time."""
-    chunk, parts, size = Chunk(), [], 0
-    while batch := list(itertools.islice(messages, per_frame)):
-        frame = encoding.frame(encoding.payload([encoding.message(m) for m in batch]))
-        parts.append(frame)
-        size += len(frame)
-        chunk.frames += 1
-        chunk.types.update(m["T"] for m in batch)
+def pieces(
+    messages: Iterator[Message], encoding: Encoding, per_payload: int, keep: bool
+) -> Iterator[Piece]:
+    """Yield `messages` in payloads of `per_payload`, some 128 kB of them at a time."""
+    piece, parts, size = Piece(), [], 0
+    while batch := list(itertools.islice(messages, per_payload)):
+        part = encoding.frame(encoding.payload([encoding.message(m) for m in batch]))
+        parts.append(part)
+        size += len(part)
+        piece.payloads += 1
+        piece.types.update(m["T"] for m in batch)
         if keep:
-            chunk.messages += batch
-        if size >= _CHUNK_BYTES:
-            chunk.data = b"".join(parts)
-            yield chunk
-            chunk, parts, size = Chunk(), [], 0
+            piece.messages += batch
+        if size >= _PIECE_BYTES:
+            piece.data = b"".join(parts)
+            yield piece
+            piece, parts, size = Piece(), [], 0
     if parts:
-        chunk.data = b"".join(parts)
-        yield chunk
+        piece.data = b"".join(parts)
+        yield piece
+
+
+def prepare(
+    messages: Iterator[Message], limit: int, encoding: Encoding, per_payload: int, keep: bool
+) -> list[Piece]:
+    """Return the first `limit` messages, encoded."""
+    return list(pieces(itertools.islice(messages, limit), encoding, per_payload, keep))
 
 
 def generated(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
-    """The market's messages with made-up times, the same at every call."""
+    """Yield a market's messages with made-up times, the same at every call."""
     ticks = itertools.count(START_NS, _STEP_NS)
-    return Market(stream, seed, subscription).messages(lambda: next(ticks))
+    return MARKETS[stream].generator(seed, subscription).messages(lambda: next(ticks))
 
 
 def live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
-    """The market's messages, each with the time at which it is made, and bars of its trades."""
+    """Yield a market's messages, each with the time at which it is made, and bars of its trades."""
     # Numbers are not used twice, also by the next connection: none has a million a second.
     ids_from = time.time_ns() // 1_000
-    messages = Market(stream, seed, subscription, ids_from).messages(time.time_ns)
-    if "bars" not in STREAMS[stream].subscriptions:
+    market = MARKETS[stream]
+    messages = market.generator(seed, subscription, ids_from).messages(time.time_ns)
+    if not BarServer.serves(market.spec):
         return messages
-    return BarServer(stream, subscription).added(messages)
+    return BarServer(market.spec, subscription).added(messages)
 
 
-def tape(
-    messages: Iterator[Message], limit: int, encoding: Encoding, per_frame: int, keep: bool
-) -> list[Chunk]:
-    """The first `limit` messages, encoded beforehand."""
-    return list(chunks(itertools.islice(messages, limit), encoding, per_frame, keep))
+# -- a recorded day
 
 
-_COLUMNS = {"kind", "symbol", "ns", "price", "size", "exchange"} | {
-    f"{side}_{what}" for side in ("bid", "ask") for what in ("price", "size", "exchange")
-}
+def recorded(stream: str, path: str | Path, subscription: Subscription) -> Iterator[Message]:
+    """Yield a real day's messages from a CSV file (`read`), and bars of its trades."""
+    return BarServer(MARKETS[stream].spec, subscription).added(read(stream, path, subscription))
 
 
-def recorded(path: str | Path, subscription: Subscription) -> Iterator[Message]:
-    """A real day's trades and quotes from a CSV file (`read`), and bars of its trades."""
-    return BarServer("stocks", subscription).added(read(path, subscription))
+def read(stream: str, path: str | Path, subscription: Subscription) -> Iterator[Message]:
+    """Yield a real day's messages from a CSV file (gzip'd or not), in its order.
 
-
-def read(path: str | Path, subscription: Subscription) -> Iterator[Message]:
-    """A real day's trades and quotes from a CSV file (gzip'd or not), in its order.
-
-    The columns are named in the file's first line: kind (t or q), symbol, ns (nanoseconds UTC), then
-    the fields of a trade and of a quote.
+    The file's first line names the columns: `kind` (the type of message), `symbol`, and those that the
+    market's `Ticks` name. Raises `ConfigError` where the file cannot be read.
     """
-    wanted = {"t": set(subscription.get("trades", ())), "q": set(subscription.get("quotes", ()))}
+    spec, ticks = MARKETS[stream].spec, MARKETS[stream].ticks
+    assert ticks is not None, "only such a market takes a recorded day"
+    wanted = {
+        kind: {s for name in spec.by_type[kind].subscriptions for s in subscription.get(name, ())}
+        for kind in ticks.makers
+    }
     opener = gzip.open if str(path).endswith(".gz") else open
     try:
         with opener(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            if missing := _COLUMNS - set(reader.fieldnames or ()):
+            if missing := {"kind", "symbol", *ticks.columns} - set(reader.fieldnames or ()):
                 raise ConfigError(f"{path}: no columns {', '.join(sorted(missing))}")
             for number, row in enumerate(reader, 1):
                 symbols = wanted.get(row["kind"], set())
                 if "*" in symbols or row["symbol"] in symbols:
-                    yield _message(row, number)
+                    yield ticks.makers[row["kind"]](row, number)
     except (OSError, EOFError, ValueError, TypeError, csv.Error, zlib.error) as error:
         raise ConfigError(f"cannot read ticks from {path}: {error}") from error
-
-
-def _message(row: Mapping[str, str], number: int) -> Message:
-    at = Time(int(row["ns"]))
-    if row["kind"] == "t":
-        return {
-            "T": "t",
-            "S": row["symbol"],
-            "i": number,
-            "x": row["exchange"],
-            "p": float(row["price"]),
-            "s": int(row["size"]),
-            "c": [" "],
-            "z": "A",
-            "t": at,
-        }
-    return {
-        "T": "q",
-        "S": row["symbol"],
-        "bx": row["bid_exchange"],
-        "bp": float(row["bid_price"]),
-        "bs": int(row["bid_size"]),
-        "ax": row["ask_exchange"],
-        "ap": float(row["ask_price"]),
-        "as": int(row["ask_size"]),
-        "c": ["R"],
-        "z": "A",
-        "t": at,
-    }

@@ -1,4 +1,4 @@
-"""Bars as a server makes them: of the very trades it sends, by the published rules.
+"""Bars as a server makes them: of the very trades that it sends, by the published rules.
 
 Plain loops that share nothing but the table of rules with the engine's own bars: each can check the other.
 """
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdstream.simulator.encode import Time
-from mdstream.streams import STREAMS
+from mdstream.simulator.generator import DAY, MINUTE, Message
+from mdstream.streams.columns import BAR_KINDS
+from mdstream.streams.spec import StreamSpec
 
-MINUTE = 60_000_000_000
 _REMEMBERED = 3 * MINUTE
-_DAY = 24 * 60 * MINUTE
 _NEW_YORK = 5 * 60 * MINUTE
 """When days begin, UTC: at New York's midnight, in winter."""
 
-Message = dict[str, Any]
 _Trade = tuple[Any, str, float, float, bool, bool]
 """Number, exchange, price, size, whether it counts in prices and in volume: plain values cost little."""
 
@@ -58,30 +57,54 @@ class _Bar:
 
 
 class BarServer:
-    """Adds bars to the messages of one subscription, in place of those a market makes up."""
+    """Adds bars to the messages of one subscription, in place of those that a market makes up."""
 
-    # The mutable state: the last minutes' bars by symbol and minute, and their trades where these can be
-    # amended; which bars were served, and which have changed since; the days' bars; what time it is.
+    _bars: dict[tuple[str, int], _Bar]
+    """The last minutes' bars, by symbol and minute."""
+    _trades: dict[tuple[str, int], list[_Trade]]
+    """Their trades, where these can be amended."""
+    _served: set[tuple[str, int]]
+    """The bars that were sent."""
+    _amended: set[tuple[str, int]]
+    """Those that have changed since."""
+    _days: dict[str, Message]
+    """The bar of the day, by symbol."""
+    _now: int
+    """The time of the newest message, ns since 1970."""
+    _counts: dict[tuple[str, ...], tuple[bool, bool]]
+    """How trades count, by conditions and tape, as far as it was looked up."""
 
-    def __init__(self, stream: str, subscription: Mapping[str, Sequence[str]]) -> None:
-        rules = STREAMS[stream].bar_rules
-        assert rules is not None
-        self._rules = rules
-        self._counts: dict[tuple[str, ...], tuple[bool, bool]] = {}
-        self._wanted = {
-            wire_type: set(subscription.get(channel, ()))
-            for wire_type, channel in (("b", "bars"), ("u", "updatedBars"), ("d", "dailyBars"))
-        }
-        self._sources = set(subscription.get("trades", ()))
-        self._bars: dict[tuple[str, int], _Bar] = {}
-        self._trades: dict[tuple[str, int], list[_Trade]] = {}
-        self._served: set[tuple[str, int]] = set()
-        self._amended: set[tuple[str, int]] = set()
-        self._days: dict[str, Message] = {}
+    def __init__(self, spec: StreamSpec, subscription: Mapping[str, Sequence[str]]) -> None:
+        assert spec.bar_rules is not None
+        rules = self._rules = spec.bar_rules
+        self._counts = {}
+        self._bars = {}
+        self._trades = {}
+        self._served = set()
+        self._amended = set()
+        self._days = {}
         self._now = 0
+        bars = spec.by_type["b"]
+        self._wanted = {
+            wire_type: set(subscription.get(name, ()))
+            for wire_type, name in zip(bars.types, bars.subscriptions, strict=True)
+        }
+        self._sources = set(subscription.get(rules.trades, ()))
+        roles = {
+            rules.trades: self._trade,
+            rules.midpoints: self._midpoint,
+            rules.corrections: self._correct,
+            rules.cancels: self._cancel,
+        }
+        self._handlers = {kind: roles.get(c.name) for kind, c in spec.by_type.items()}
+
+    @staticmethod
+    def serves(spec: StreamSpec) -> bool:
+        """Return whether the service sends bars of a stream."""
+        return spec.bar_rules is not None and BAR_KINDS.keys() <= spec.by_type.keys()
 
     def added(self, messages: Iterator[Message]) -> Iterator[Message]:
-        """`messages` with the bars of their trades between them."""
+        """Yield `messages` with the bars of their trades between them."""
         for message in messages:
             wire_type = message["T"]
             if wire_type in self._wanted and self._is_source(message["S"]):
@@ -90,12 +113,8 @@ class BarServer:
             if at // (MINUTE // 2) > self._now // (MINUTE // 2):
                 yield from self._over(at)
             self._now = max(self._now, at)
-            if wire_type == "t":
-                self._trade(message, at)
-            elif wire_type == "q" and self._rules.midpoints and self._is_source(message["S"]):
-                self._bar_of(message, at).reach((message["bp"] + message["ap"]) / 2)
-            elif wire_type in "xc":
-                self._amend(message)
+            if handler := self._handlers.get(wire_type):
+                handler(message, at)
             yield message
 
     def _is_source(self, symbol: str) -> bool:
@@ -107,6 +126,10 @@ class BarServer:
         if bar is None:
             bar = self._bars[key] = _Bar()
         return bar
+
+    def _midpoint(self, message: Message, at: int) -> None:
+        if self._is_source(message["S"]):
+            self._bar_of(message, at).reach((message["bp"] + message["ap"]) / 2)
 
     def _trade(self, message: Message, at: int) -> None:
         trade = (
@@ -126,27 +149,28 @@ class BarServer:
             self._counts[key] = self._rules.counts(conditions, tape)
         return self._counts[key]
 
-    def _amend(self, message: Message) -> None:
-        is_cancel = message["T"] == "x"
-        meant = message["i" if is_cancel else "oi"], message["x"]
+    def _correct(self, message: Message, at: int) -> None:
+        effect = self._effect(message["cc"], message["z"])
+        corrected = message["ci"], message["x"], message["cp"], message["cs"], *effect
+        self._replace(message["S"], (message["oi"], message["x"]), [corrected])
+
+    def _cancel(self, message: Message, at: int) -> None:
+        self._replace(message["S"], (message["i"], message["x"]), [])
+
+    def _replace(self, symbol: str, meant: tuple[Any, str], by: list[_Trade]) -> None:
+        """Replace the trade with this number and exchange, if it is remembered."""
         for key, trades in self._trades.items():
-            if key[0] != message["S"]:
+            if key[0] != symbol:
                 continue
             for place in range(len(trades) - 1, -1, -1):
-                if trades[place][:2] != meant:
-                    continue
-                if is_cancel:
-                    del trades[place]
-                else:
-                    effect = self._effect(message["cc"], message["z"])
-                    corrected = message["ci"], message["x"], message["cp"], message["cs"], *effect
-                    trades[place] = corrected
-                self._bars[key] = _Bar.of(trades)
-                self._amended.add(key)
-                return
+                if trades[place][:2] == meant:
+                    trades[place : place + 1] = by
+                    self._bars[key] = _Bar.of(trades)
+                    self._amended.add(key)
+                    return
 
     def _over(self, at: int) -> Iterator[Message]:
-        """Half a minute is over: the bars of the minutes before, or what has changed in them since."""
+        """Yield, as half a minute is over, the bars of the minutes before, or those that have changed."""
         begin = at - at % MINUTE
         if begin > self._now - self._now % MINUTE:
             for key in sorted(key for key in self._bars if key[1] < begin):
@@ -169,7 +193,7 @@ class BarServer:
             yield bar
 
     def _message(self, wire_type: str, symbol: str, begin: int) -> Message | None:
-        """A minute's bar; None if it has no price or no volume."""
+        """Return a minute's bar; None if it has no price or no volume."""
         bar = self._bars[symbol, begin]
         if not bar.prices or not (bar.volume or self._rules.midpoints):
             return None
@@ -189,8 +213,8 @@ class BarServer:
         }
 
     def _day(self, bar: Message) -> Message:
-        """The day's bar so far, with a minute that has just ended."""
-        begin = bar["t"] - (bar["t"] - _NEW_YORK) % _DAY
+        """Return the day's bar so far, with a minute that has just ended."""
+        begin = bar["t"] - (bar["t"] - _NEW_YORK) % DAY
         day = self._days.get(bar["S"])
         if day is None or day["t"] != begin:
             day = {**bar, "T": "d", "t": Time(begin)}

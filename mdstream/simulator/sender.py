@@ -1,4 +1,4 @@
-"""What one connection is sent: its flow, at its pace, with the faults that were asked for."""
+"""Sends one connection its flow, at its pace, with the faults that were asked for."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from typing import IO, Any, cast
 from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
 from mdstream.simulator.faults import Faults
-from mdstream.simulator.market import Message
-from mdstream.simulator.settings import SimulatorSettings
-from mdstream.simulator.source import Frame, Source
-from mdstream.streams.spec import StreamSpec
-
-_SHARES = {"news": 0.02}
-"""Streams that are slower than the rate by nature: an article for every fifty messages elsewhere."""
+from mdstream.simulator.generator import Message
+from mdstream.simulator.markets import Market
+from mdstream.simulator.simulator_settings import SimulatorSettings
+from mdstream.simulator.source import RecordedPayload, Source
 
 _TICK_S = 0.005
 _BUFFERED = 1 << 20
-_MOST_TAPES = 8
+_MOST_PREPARED = 8
 _MOST_DUE = 2_000
 
 
@@ -32,14 +29,14 @@ class Sent:
     """What one stream has sent, over all its connections."""
 
     connections: int = 0
-    frames: int = 0
+    payloads: int = 0
     bytes: int = 0
     messages: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "connections": self.connections,
-            "frames": self.frames,
+            "payloads": self.payloads,
             "bytes": self.bytes,
             "messages": self.messages.total(),
             "by_type": dict(sorted(self.messages.items())),
@@ -57,27 +54,31 @@ class Shared:
     """Endpoints in use, by path and key: the plan allows one connection each."""
     source: Source | None = None
     """What is served in place of the made-up market."""
-    journal: IO[bytes] | None = None
-    tapes: dict[tuple[Any, ...], list[flow.Chunk]] = field(default_factory=dict)
+    sent_log: IO[bytes] | None = None
+    """Where every message that is sent is written."""
+    prepared: dict[tuple[Any, ...], list[flow.Piece]] = field(default_factory=dict)
     """What was encoded beforehand, by what it is of: the last few."""
 
 
 class Pace:
     """How far an event lies ahead when time goes `speed` times as fast as it did; 0: never."""
 
-    # The mutable state: the first event's time, and ours then.
+    _first: int | None
+    """The time of the first event, ns since 1970."""
+    _began: float
+    """Our monotonic time then."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
-        self._first: int | None = None
+        self._first = None
         self._began = 0.0
 
     def begin(self, at_ns: int) -> None:
-        """Now is the moment `at_ns`."""
+        """Let now be the moment `at_ns`."""
         self._first, self._began = at_ns, time.monotonic()
 
     def ahead_s(self, at_ns: int) -> float:
-        """Seconds until the event of `at_ns` is due; the first one is now."""
+        """Return the seconds until the event of `at_ns` is due; the first one is due now."""
         if self._speed <= 0:
             return 0.0
         if self._first is None:
@@ -90,37 +91,40 @@ class Sender:
     """Sends one connection what it subscribed to, until it is cancelled.
 
     `transport` gives the connection, or raises `ConnectionResetError` when the client is gone;
-    `refuse` tells the client an error code.
+    `refuse` sends the client an error code.
     """
 
-    # The mutable state: whether a fault has silenced this connection.
+    _muted: bool
+    """Whether a fault has silenced this connection."""
+    _since_disturbed: Counter[str]
+    """Payloads since the last fault of each kind."""
 
     def __init__(
         self,
         shared: Shared,
-        spec: StreamSpec,
+        market: Market,
         encoding: Encoding,
         transport: Callable[[], asyncio.Transport],
         refuse: Callable[[int], None],
     ) -> None:
         self._shared = shared
         self._settings = shared.settings
-        self._spec = spec
+        self._market = market
         self._encoding = encoding
         self._transport = transport
         self._refuse = refuse
-        self._sent = shared.sent[spec.name]
+        self._sent = shared.sent[market.name]
         self._muted = False
-        self._since_disturbed: Counter[str] = Counter()
+        self._since_disturbed = Counter()
 
     async def send(self, subscribed: flow.Subscription) -> None:
-        """The whole flow of one subscription."""
+        """Send the whole flow of one subscription."""
         faults = asyncio.create_task(self._timed_faults())
         try:
-            settings, name = self._settings, self._spec.name
+            settings, name = self._settings, self._market.name
             if self._shared.source is not None:
                 await self._past(self._shared.source, subscribed)
-            elif settings.ticks and name == "stocks":
+            elif settings.ticks and self._market.ticks is not None:
                 await self._recorded_day(subscribed)
             elif settings.rate > 0:
                 messages = flow.live(name, settings.seed, subscribed)
@@ -132,14 +136,14 @@ class Sender:
             faults.cancel()
 
     async def _past(self, source: Source, subscribed: flow.Subscription) -> None:
-        """A stretch of the past, read a slice ahead: at `speed` times its pace, 0 for flat out."""
-        slices, pace = source.slices(self._spec.name, subscribed), Pace(self._settings.speed)
+        """Send a stretch of the past, read a slice ahead: at `speed` times its pace, 0 for flat out."""
+        slices, pace = source.slices(self._market.name, subscribed), Pace(self._settings.speed)
         pace.begin(source.first)
         coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
         try:
             while (found := await coming) is not None:
                 coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
-                due: list[Message | Frame] = []
+                due: list[Message | RecordedPayload] = []
                 for at, message in found:
                     if (len(due) >= _MOST_DUE) or pace.ahead_s(at) > _TICK_S:
                         await self._write_past(due)
@@ -151,22 +155,22 @@ class Sender:
         finally:
             coming.cancel()
 
-    async def _write_past(self, due: list[Message | Frame]) -> None:
-        frames = [each for each in due if isinstance(each, Frame)]
-        if frames:
-            await self._write(flow.Chunk(b"".join(frames), len(frames)))
+    async def _write_past(self, due: list[Message | RecordedPayload]) -> None:
+        payloads = [each for each in due if isinstance(each, RecordedPayload)]
+        if payloads:
+            await self._write(flow.Piece(b"".join(payloads), len(payloads)))
         else:
             await self._write_all(cast("list[Message]", due))
 
     async def _recorded_day(self, subscribed: flow.Subscription) -> None:
-        """The day's events: at `speed` times the pace at which they happened, 0 for flat out."""
+        """Send the day's events: at `speed` times the pace at which they happened, 0 for flat out."""
         settings = self._settings
-        messages = flow.recorded(settings.ticks, subscribed)
+        messages = flow.recorded(self._market.name, settings.ticks, subscribed)
         if settings.messages:
             messages = itertools.islice(messages, settings.messages)
         if settings.speed <= 0:
-            for chunk in await asyncio.to_thread(lambda: list(self._chunks(messages))):
-                await self._write(chunk)
+            for piece in await asyncio.to_thread(lambda: list(self._pieces(messages))):
+                await self._write(piece)
             return
         pace = Pace(settings.speed)
         due: list[Message] = []
@@ -181,13 +185,13 @@ class Sender:
 
     async def _at_rate(self, messages: Iterator[Message]) -> None:
         settings = self._settings
-        rate = settings.rate * _SHARES.get(self._spec.name, 1.0)
+        rate = settings.rate * self._market.share
         started, done = time.monotonic(), 0
         while not settings.messages or done < settings.messages:
             due = int((time.monotonic() - started) * rate) - done
             if settings.messages:
                 due = min(due, settings.messages - done)
-            due -= due % settings.messages_per_frame if done + due != settings.messages else 0
+            due -= due % settings.messages_per_payload if done + due != settings.messages else 0
             batch = list(itertools.islice(messages, due))
             done += len(batch)
             if due and not batch:
@@ -199,60 +203,63 @@ class Sender:
             await asyncio.sleep(_TICK_S)
 
     async def _flat_out(self, subscribed: flow.Subscription) -> None:
-        settings, tapes = self._settings, self._shared.tapes
-        of = (self._spec.name, self._encoding, *((name, *symbols) for name, symbols in subscribed.items()))
-        tape = tapes.pop(of, [])
-        if not tape:
-            tape = await asyncio.to_thread(
-                flow.tape,
-                flow.generated(self._spec.name, settings.seed, subscribed),
-                settings.messages or flow.TAPE_MESSAGES,
+        settings, prepared = self._settings, self._shared.prepared
+        of = (
+            self._market.name,
+            self._encoding,
+            *((name, *symbols) for name, symbols in subscribed.items()),
+        )
+        pieces = prepared.pop(of, [])
+        if not pieces:
+            pieces = await asyncio.to_thread(
+                flow.prepare,
+                flow.generated(self._market.name, settings.seed, subscribed),
+                settings.messages or flow.MOST_PREPARED,
                 self._encoding,
-                settings.messages_per_frame,
-                self._shared.journal is not None,
+                settings.messages_per_payload,
+                self._shared.sent_log is not None,
             )
-        tapes[of] = tape
-        if len(tapes) > _MOST_TAPES:
-            del tapes[next(iter(tapes))]
-        while tape:
-            for chunk in tape:
-                while not settings.messages and self._ahead():
+        prepared[of] = pieces
+        if len(prepared) > _MOST_PREPARED:
+            del prepared[next(iter(prepared))]
+        while pieces:
+            for piece in pieces:
+                while not settings.messages and self._is_ahead():
                     await asyncio.sleep(_TICK_S)
-                await self._write(chunk)
+                await self._write(piece)
             if settings.messages:
                 return
 
-    def _ahead(self) -> bool:
-        """Whether a stream that is slow by nature has been sent more than its share of what others were."""
-        share = _SHARES.get(self._spec.name, 1.0)
+    def _is_ahead(self) -> bool:
+        """Return whether a slow market has been sent more than its share of what others were."""
+        share = self._market.share
         others = (each.messages.total() for each in self._shared.sent.values() if each is not self._sent)
         most = max(others, default=0)
         return share < 1 and most > 0 and self._sent.messages.total() > share * most
 
-    def _chunks(self, messages: Iterator[Message]) -> Iterator[flow.Chunk]:
-        per_frame = self._settings.messages_per_frame
-        return flow.chunks(messages, self._encoding, per_frame, self._shared.journal is not None)
+    def _pieces(self, messages: Iterator[Message]) -> Iterator[flow.Piece]:
+        per_payload = self._settings.messages_per_payload
+        return flow.pieces(messages, self._encoding, per_payload, self._shared.sent_log is not None)
 
     async def _write_all(self, messages: list[Message]) -> None:
-        for chunk in self._chunks(iter(messages)):
-            await self._write(chunk)
+        for piece in self._pieces(iter(messages)):
+            await self._write(piece)
 
-    async def _write(self, chunk: flow.Chunk) -> None:
-        """Write a chunk; flat out, at most as fast as the client reads."""
+    async def _write(self, piece: flow.Piece) -> None:
+        """Write a piece; flat out, at most as fast as the client reads."""
         if self._muted:
             await asyncio.Event().wait()
         transport = self._transport()
-        transport.write(chunk.data)
-        self._sent.frames += chunk.frames
-        self._sent.bytes += len(chunk.data)
-        self._sent.messages.update(chunk.types)
-        if self._shared.journal is not None:
-            name = self._spec.name.encode()
-            for message in chunk.messages:
-                self._shared.journal.write(
-                    b'{"stream":"' + name + b'","message":' + to_json(message) + b"}\n"
-                )
-        self._disturb(chunk.frames)
+        transport.write(piece.data)
+        self._sent.payloads += piece.payloads
+        self._sent.bytes += len(piece.data)
+        self._sent.messages.update(piece.types)
+        if self._shared.sent_log is not None:
+            name = self._market.name.encode()
+            for message in piece.messages:
+                line = b'{"stream":"' + name + b'","message":' + to_json(message) + b"}\n"
+                self._shared.sent_log.write(line)
+        self._disturb(piece.payloads)
         if self._settings.rate <= 0 or self._settings.ticks or self._shared.source is not None:
             while transport.get_write_buffer_size() > _BUFFERED:
                 await asyncio.sleep(0.0005)
@@ -260,26 +267,26 @@ class Sender:
 
     # -- what goes wrong on demand
 
-    def _disturb(self, frames: int) -> None:
-        for kind, payload in (("garbage", b'{"garbage" \xff\x00'), ("truncate", None)):
-            fault = self._shared.faults.of(kind, self._spec.name)
+    def _disturb(self, payloads: int) -> None:
+        for kind, garbage in (("garbage", b'{"garbage" \xff\x00'), ("truncate", None)):
+            fault = self._shared.faults.of(kind, self._market.name)
             if fault is None:
                 continue
             every = max(1, int(fault.number))
-            self._since_disturbed[kind] += frames
+            self._since_disturbed[kind] += payloads
             times, self._since_disturbed[kind] = divmod(self._since_disturbed[kind], every)
             for _ in range(times):
                 if fault.happens():
                     whole = self._encoding.payload([self._encoding.message(_HALVED)])
-                    half = whole[: len(whole) // 2] if payload is None else payload
-                    self._transport().write(ENCODINGS["msgpack"].frame(half))
+                    payload = whole[: len(whole) // 2] if garbage is None else garbage
+                    self._transport().write(ENCODINGS["msgpack"].frame(payload))
 
     async def _timed_faults(self) -> None:
-        """Drop, mute or refuse after the seconds that a fault names."""
+        """Drop, silence or refuse the client after the seconds that a fault names."""
         faults = [
             (fault.after_s, kind, fault)
             for kind in ("drop", "mute", "error")
-            if (fault := self._shared.faults.of(kind, self._spec.name)) is not None
+            if (fault := self._shared.faults.of(kind, self._market.name)) is not None
         ]
         started = time.monotonic()
         for after_s, kind, fault in sorted(faults, key=lambda item: item[0]):

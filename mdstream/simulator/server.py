@@ -26,12 +26,11 @@ from mdstream import interrupts
 from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
 from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
-from mdstream.simulator.past import PastRest
+from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.rest import RestService
 from mdstream.simulator.sender import Sent, Shared
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.simulator.source import Source
-from mdstream.streams import STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +38,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
-    """A running simulator; use as an async context manager. `port` is the real one where 0 was asked."""
+    """A running simulator; use as an async context manager. `port` is the real one where 0 was given."""
 
     def __init__(self, settings: SimulatorSettings, source: Source | None = None) -> None:
         self.settings = settings
         self.port = settings.port
         self.faults = Faults(settings.faults)
         self.sent = {name: Sent() for name in settings.streams}
-        self._rest = (
-            RestService(settings, self.faults)
-            if source is None
-            else PastRest(settings, self.faults, source)
-        )
+        self._rest = RestService(settings, self.faults, source)
         self._runner: web.AppRunner | None = None
         self._shared = Shared(settings, self.faults, self.sent, source=source)
 
@@ -70,11 +65,11 @@ class Simulator:
         settings = self.settings
         if settings.ticks and not Path(settings.ticks).is_file():
             raise ConfigError(f"ticks: no file {settings.ticks!r}")
-        if settings.journal:
+        if settings.sent_log:
             try:
-                self._shared.journal = open(settings.journal, "wb")  # noqa: SIM115  closed below
+                self._shared.sent_log = open(settings.sent_log, "wb")  # noqa: SIM115  closed below
             except OSError as error:
-                raise ConfigError(f"journal {settings.journal!r}: {error.strerror}") from error
+                raise ConfigError(f"--sent-log {settings.sent_log!r}: {error.strerror}") from error
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, settings.host, settings.port, ssl_context=self._tls(), backlog=512)
@@ -94,8 +89,8 @@ class Simulator:
     async def __aexit__(self, *_: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
-        if self._shared.journal is not None:
-            self._shared.journal.close()
+        if self._shared.sent_log is not None:
+            self._shared.sent_log.close()
 
     def _tls(self) -> ssl.SSLContext | None:
         settings = self.settings
@@ -111,19 +106,21 @@ class Simulator:
     def _application(self) -> web.Application:
         application = web.Application()
         paths = {
-            path: STREAMS[name] for name in self.settings.streams for path in STREAMS[name].feeds.values()
+            path: MARKETS[name]
+            for name in self.settings.streams
+            for path in MARKETS[name].spec.feeds.values()
         }
 
         @web.middleware
         async def streams_first(request: web.Request, handler: Handler) -> web.StreamResponse:
-            # The news stream and the news archive share one path; the upgrade tells them apart.
-            spec = paths.get(request.path)
-            if spec is None or request.headers.get("Upgrade", "").lower() != "websocket":
+            # A stream and its archive may share one path; the upgrade tells them apart.
+            market = paths.get(request.path)
+            if market is None or request.headers.get("Upgrade", "").lower() != "websocket":
                 return await handler(request)
-            fault = self.faults.strikes("upgrade", spec.name)
+            fault = self.faults.strikes("upgrade", market.name)
             if fault is not None:
                 return web.Response(status=int(fault.number), text="refused on demand")
-            return await StreamConnection(self._shared, spec, request).run()
+            return await StreamConnection(self._shared, market, request).run()
 
         application.middlewares.append(streams_first)
         application.router.add_routes(
@@ -148,7 +145,7 @@ class Simulator:
 
 
 @contextlib.asynccontextmanager
-async def _until_told() -> AsyncIterator[asyncio.Event]:
+async def _stop_signal() -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -156,15 +153,15 @@ async def _until_told() -> AsyncIterator[asyncio.Event]:
     yield stop
 
 
-def run(settings: SimulatorSettings, source: Source | None = None, told: str = "") -> Simulator:
-    """Serve until SIGINT or SIGTERM; answers the simulator, for what it has sent. `told`: what that is."""
-    told = told or f"(seed {settings.seed})"
+def run(settings: SimulatorSettings, source: Source | None = None, label: str = "") -> Simulator:
+    """Serve until SIGINT or SIGTERM; return the simulator, for what it has sent. `label` describes that."""
+    label = label or f"(seed {settings.seed})"
 
     async def serve() -> Simulator:
-        async with _until_told() as stop, Simulator(settings, source) as simulator:
+        async with _stop_signal() as stop, Simulator(settings, source) as simulator:
             what = "replay" if source is not None else "simulator"
             print(
-                f"{what} on {simulator.stream_url} and {simulator.data_url} {told}; Ctrl-C ends it",
+                f"{what} on {simulator.stream_url} and {simulator.data_url} {label}; Ctrl-C ends it",
                 flush=True,
             )
             await stop.wait()
@@ -174,7 +171,7 @@ def run(settings: SimulatorSettings, source: Source | None = None, told: str = "
 
 
 def main(settings: SimulatorSettings, pipe: Connection) -> None:
-    """Entry of the embedded simulator's process: tells its port over `pipe`, serves till that closes."""
+    """Run the embedded simulator's process: report its port over `pipe`, serve until that is closed."""
     interrupts.ignore()
     parent = multiprocessing.parent_process()
 

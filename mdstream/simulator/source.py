@@ -1,15 +1,15 @@
-"""What a simulator serves in place of its own market."""
+"""What a simulator serves in place of its made-up markets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from mdstream.simulator.market import Message
+from mdstream.simulator.generator import Message
 
 
-class Frame(bytes):
-    """A WebSocket frame with a payload as it once came."""
+class RecordedPayload(bytes):
+    """A payload as it once came, within its WebSocket message."""
 
 
 class Source(Protocol):
@@ -20,13 +20,11 @@ class Source(Protocol):
 
     def slices(
         self, stream: str, subscription: Mapping[str, Sequence[str]]
-    ) -> Iterator[Sequence[tuple[int, Message | Frame]]]:
-        """What a subscription is answered with, each with its time in ns, in order, as lists: messages, or
-        WebSocket frames as they are to be written.
-        """
+    ) -> Iterator[Sequence[tuple[int, Message | RecordedPayload]]]:
+        """Yield what a subscription is answered with, each with its time in ns, in order, as lists."""
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
-        """Snapshots of the symbols that have any."""
+        """Return the state of the symbols that have any."""
 
     def chain(self, underlying: str) -> list[str]:
-        """The contracts of an underlying."""
+        """Return the contracts of an underlying."""

@@ -48,6 +48,11 @@ def is_contract(symbol: str) -> bool:
     return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()
 
 
+def underlying_of(contract: str) -> str:
+    """Return the root of a contract's name."""
+    return contract[:-15]
+
+
 def nearest(contracts: Sequence[str], count: int) -> list[str]:
     """Return the `count` contracts that trade most, judged by their names: the next expiry first, and the
     strikes in the middle of those that are listed, for exchanges list them around the price.
@@ -90,6 +95,7 @@ OPTIONS = StreamSpec(
         listing=CONTRACTS_PATH,
         member="option_contracts",
         is_contract=is_contract,
+        underlying_of=underlying_of,
         nearest=nearest,
         example="AAPL261218C00230000",
     ),

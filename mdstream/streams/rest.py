@@ -33,14 +33,16 @@ class Chain:
     """How the symbols of a stream are found by another name: contracts by their underlying.
 
     `path` is where the chain of one `{symbol}` is fetched, `listing` where the account API lists contracts,
-    also expired ones, in the member `member`. `is_contract` says whether a symbol is a contract of this
-    stream, and not an underlying; `nearest` picks so many contracts that trade most. `example` is one.
+    also expired ones, in the member `member`. `is_contract` says whether a symbol is a contract and not an
+    underlying, `underlying_of` names a contract's, `nearest` picks so many contracts that trade most.
+    `example` is a contract.
     """
 
     path: str
     listing: str
     member: str
     is_contract: Callable[[str], bool]
+    underlying_of: Callable[[str], str]
     nearest: Callable[[Sequence[str], int], list[str]]
     example: str
 

@@ -20,7 +20,7 @@ def balanced(stream: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("per_frame", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 50))])
 def test_all_four_streams_at_once_lose_nothing(tmp_path: Path, per_frame: int) -> None:
-    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", str(per_frame))
+    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", str(per_frame))
     with simulator(*flags) as sim:
         values = settings(sim, tmp_path, **traffic.symbols(*STREAMS))
         with engine(values) as running:
@@ -35,7 +35,7 @@ def test_all_four_streams_at_once_lose_nothing(tmp_path: Path, per_frame: int) -
     assert report is not None
     for name, stream in report["streams"].items():
         assert sent[name]["messages"] == stream["messages"] == stream["committed"] == COUNT
-        assert sent[name]["frames"] == stream["payloads"] == -(-COUNT // per_frame)
+        assert sent[name]["payloads"] == stream["payloads"] == -(-COUNT // per_frame)
         assert (stream["rejected"], stream["in_flight"], stream["reconnects"]) == (0, 0, 0)
         assert balanced(stream)
         assert stream["state"] == "stopped"
@@ -45,7 +45,7 @@ def test_all_four_streams_at_once_lose_nothing(tmp_path: Path, per_frame: int) -
 @pytest.mark.parametrize("stream", ["stocks", "crypto"])
 def test_parallel_equals_sequential(tmp_path: Path, stream: str) -> None:
     found = []
-    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "3")
+    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", "3")
     with simulator(*flags) as sim:
         for workers in (0, 3):
             handoff = {"slab_kb": 64}  # many batches under way at once

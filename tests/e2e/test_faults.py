@@ -19,7 +19,7 @@ from tests.running import RunningSimulator, engine, settings, simulator, until
 
 COUNT = 12_000
 KEYS = {"APCA-API-KEY-ID": "test", "APCA-API-SECRET-KEY": "test"}
-FLOOD = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "10")
+FLOOD = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", "10")
 
 
 def pids(running: mdstream.Engine, role: str, stream: str) -> list[int]:
@@ -136,7 +136,7 @@ def test_symbols_whose_first_fetch_met_nothing_but_trouble_are_told(tmp_path: Pa
 
 
 def test_what_a_feed_between_two_lives_had_received_is_committed_at_the_end(tmp_path: Path) -> None:
-    with simulator("--rate", "0", "--messages-per-frame", "1") as sim:
+    with simulator("--rate", "0", "--messages-per-payload", "1") as sim:
         values = settings(
             sim, tmp_path, streams=["stocks", "crypto"], **traffic.symbols("stocks", "crypto")
         )
@@ -241,7 +241,7 @@ def test_a_fork_server_that_hangs_does_not_hang_the_engine(tmp_path: Path) -> No
 
 
 def test_what_a_killed_feed_had_received_is_committed_once(tmp_path: Path) -> None:
-    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "1")
+    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", "1")
     with simulator(*flags) as sim:
         values = settings(
             sim, tmp_path, streams=["crypto"], handoff={"slab_kb": 16}, **traffic.symbols("crypto")

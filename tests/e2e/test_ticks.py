@@ -61,7 +61,7 @@ def check(rows: pl.DataFrame, plain: dict[tuple[str, int], dict[str, Any]]) -> N
 def test_the_whole_day_arrives(tmp_path: Path, codec: str) -> None:
     trades, quotes = events()
     assert len(trades) + len(quotes) == 133_360
-    flags = ("--ticks", str(DAY), "--speed", "0", "--messages-per-frame", "4")
+    flags = ("--ticks", str(DAY), "--speed", "0", "--messages-per-payload", "4")
     with simulator(*flags) as sim:
         stocks = {"symbols": ["IBM"], "codec": codec}
         with engine(settings(sim, tmp_path, streams=["stocks"], stocks=stocks)) as running:

@@ -22,7 +22,7 @@ from mdstream.frames.chunk import Chunk
 from mdstream.handoff.slab import Slab
 from mdstream.reading.attach import attach
 from mdstream.simulator.encode import ENCODINGS
-from mdstream.simulator.records import History
+from mdstream.simulator.markets import MARKETS
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Kind, PayloadKind
 from mdstream.streams.storage import DICTIONARY_LIMIT
@@ -47,14 +47,11 @@ def payloads(stream: str, count: int = COUNT, per: int = 3) -> list[Payload]:
 
 
 def mixed(stream: str) -> list[Payload]:
-    out = payloads(stream)
-    snapshot = ENCODINGS["json"].message(
-        {s: History(stream, 1, s).snapshot(RECV_NS) for s in traffic.SYMBOLS[stream]}
-    )
-    if stream != "stocks":
-        snapshot = b'{"snapshots":' + snapshot + b"}"
-    if stream != "news":
-        out.insert(500, (snapshot, PayloadKind.SNAPSHOTS, RECV_NS))
+    out, fetch = payloads(stream), STREAMS[stream].fetch
+    if not fetch.listed:
+        states = {s: MARKETS[stream].past(1, s).snapshot(RECV_NS) for s in traffic.SYMBOLS[stream]}
+        body = ENCODINGS["json"].message({fetch.member: states})
+        out.insert(500, (body, PayloadKind.SNAPSHOTS, RECV_NS))
     out.insert(700, (b"garbage \xff", out[0][1], RECV_NS + 5))
     return out
 

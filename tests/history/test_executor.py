@@ -19,7 +19,7 @@ from mdstream.history.executor import PageExecutor, PagePool
 from mdstream.history.request import make_request
 from mdstream.settings import from_mapping
 from mdstream.simulator.server import Simulator
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from workers import history
 
 

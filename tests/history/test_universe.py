@@ -13,7 +13,7 @@ import pytest
 from mdstream.errors import ConfigError, CredentialsError
 from mdstream.history.universe import expand_patterns, is_pattern, resolve_symbols
 from mdstream.settings import from_mapping
-from mdstream.simulator.market import UNIVERSE
+from mdstream.simulator.markets import MARKETS
 from mdstream.venues.alpaca.endpoints import LIVE_TRADING_URL, PAPER_TRADING_URL
 from tests.history.test_backfill import HOURS, fill, stored
 from tests.running import RunningSimulator, simulator
@@ -33,7 +33,7 @@ def ask(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-0
 
 
 def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None:
-    stocks, crypto = UNIVERSE["stocks"], UNIVERSE["crypto"]
+    stocks, crypto = MARKETS["stocks"].universe, MARKETS["crypto"].universe
     with_a = sorted(s for s in stocks if s.startswith("A"))
     assert ask(sim, "stocks.trades", "MSFT", "A*", "AAPL") == ["MSFT", *with_a]
     assert ask(sim, "stocks.bars", "?") == ["T", "V"]
@@ -103,7 +103,7 @@ def test_a_backfill_takes_patterns_for_symbols_and_for_those_that_come_first(
 ) -> None:
     status = fill(sim, tmp_path, "stocks.bars", ["A*"], *HOURS, priority=["AM*"])
     assert status.complete
-    wanted = {s for s in UNIVERSE["stocks"] if s.startswith("A")}
+    wanted = {s for s in MARKETS["stocks"].universe if s.startswith("A")}
     assert set(stored(tmp_path, "stocks.bars")["symbol"].unique()) == wanted
 
 
@@ -115,7 +115,7 @@ def test_alpaca_pys_own_client_reads_the_listings(sim: RunningSimulator) -> None
 
     client = TradingClient("k", "s", url_override=sim.data_url)
     found = client.get_all_assets(GetAssetsRequest(asset_class=AssetClass.CRYPTO))
-    assert [each.symbol for each in found] == list(UNIVERSE["crypto"])  # type: ignore[union-attr]
+    assert [each.symbol for each in found] == list(MARKETS["crypto"].universe)  # type: ignore[union-attr]
     wanted = GetOptionContractsRequest(
         underlying_symbols=["AAPL"],
         expiration_date_gte=date(2026, 1, 5),

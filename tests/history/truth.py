@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mdstream.simulator.records import QUOTES, TRADES, History, bar_series
+from mdstream.simulator.markets import MARKETS
+from mdstream.simulator.past_records import QUOTES, TRADES, bar_series
 
 
 def records(
@@ -13,7 +14,7 @@ def records(
     """All records of a symbol with first <= t < past, in order of time."""
     series = {"trades": TRADES, "quotes": QUOTES}.get(what) or bar_series(timeframe)
     assert series is not None
-    history = History(stream, 1, symbol)
+    history = MARKETS[stream].past(1, symbol)
     every = range(first // series.step - 1, past // series.step + 1)
     found = (series.at(history, index) for index in every)
     return [record for record in found if first <= record["t"] < past]

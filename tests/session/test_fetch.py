@@ -21,7 +21,7 @@ from mdstream.session.fetch import Cycle, Fetcher, group
 from mdstream.session.rest import RestClient
 from mdstream.settings import from_mapping
 from mdstream.simulator.server import Simulator
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests.decoding import decode
@@ -188,7 +188,7 @@ def test_a_failure_that_stays_is_recorded_and_the_others_go_on() -> None:
     async def story(case: Case) -> None:
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
         assert cycle.ok == set()
-        assert cycle.failed["AAPL"].startswith("HTTP 503: the simulator was told to fail")
+        assert cycle.failed["AAPL"].startswith("HTTP 503: refused on demand")
 
     play(story, config={"fetch": {"attempts": 2}}, faults=("rest=503",))
 
@@ -206,7 +206,7 @@ def test_a_service_that_does_not_answer_is_given_up_at_the_deadline() -> None:
 def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
     async def story(case: Case) -> None:
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
-        assert set(cycle.failed.values()) == {"HTTP 401: the simulator was told to fail"}
+        assert set(cycle.failed.values()) == {"HTTP 401: refused on demand"}
         assert cycle.requests == 2
         with pytest.raises(CredentialsError):
             await case.client.get("/v2/stocks/snapshots", {"symbols": "A"})

@@ -26,7 +26,7 @@ from mdstream.session.pages import (
 from mdstream.session.rest import Body, RestClient
 from mdstream.settings import from_mapping
 from mdstream.simulator.server import Simulator
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of

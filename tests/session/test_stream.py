@@ -22,7 +22,7 @@ from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
 from mdstream.settings import check, from_mapping
 from mdstream.simulator.server import Simulator
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.wire.subscription import Subscriptions

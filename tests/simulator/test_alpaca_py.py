@@ -95,7 +95,7 @@ class Listener:
 
 def listen(raw: bool) -> list[tuple[Listener, list[dict[str, Any]]]]:
     """All four of its clients at once; each with what the simulator sent it."""
-    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-frame", "3")
+    flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", "3")
     with simulator(*flags) as sim:
         listeners = [Listener(name, sim, raw) for name in ("stocks", "options", "crypto", "news")]
         for listener in listeners:

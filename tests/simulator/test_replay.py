@@ -15,7 +15,7 @@ import websockets.sync.client
 import mdstream
 from mdstream.config import StoreConfig
 from mdstream.recording.recorder import Recorder
-from mdstream.simulator.replay.source import StoredRange
+from mdstream.simulator.replay.stored_range import StoredRange
 from mdstream.streams import STREAMS
 from tests import traffic
 from tests.feed.test_pipeline import payloads

@@ -22,7 +22,7 @@ from mdstream.config import Credentials
 from mdstream.errors import ConfigError
 from mdstream.simulator.faults import parse
 from mdstream.simulator.server import Simulator
-from mdstream.simulator.settings import SimulatorSettings
+from mdstream.simulator.simulator_settings import SimulatorSettings
 
 SUBSCRIBE = {"action": "subscribe", "trades": ["AAPL"]}
 AUTH = {"action": "auth", "key": "k", "secret": "s"}
@@ -233,7 +233,7 @@ def test_a_message_begins_with_its_type_and_a_frame_holds_as_many_as_asked() -> 
         assert set(sizes[:-1]) == {7}
         assert sum(sizes) == 100
 
-    talk(story, rate=0, messages=100, messages_per_frame=7)
+    talk(story, rate=0, messages=100, messages_per_payload=7)
 
 
 def test_the_same_seed_gives_the_same_market_and_another_one_another() -> None:
@@ -258,14 +258,14 @@ def test_it_says_what_it_sent() -> None:
         async with aiohttp.ClientSession() as http:
             async with http.get(sim.data_url + "/simulator/stats") as answer:
                 stats = (await answer.json())["streams"]["stocks"]
-        assert (stats["messages"], stats["frames"], stats["connections"]) == (40, 40, 1)
+        assert (stats["messages"], stats["payloads"], stats["connections"]) == (40, 40, 1)
         assert sum(stats["by_type"].values()) == 40
 
     talk(story, rate=0, messages=40)
 
 
-def test_a_journal_holds_every_message(tmp_path: Any) -> None:
-    path = tmp_path / "journal"
+def test_a_log_of_what_was_sent_holds_every_message(tmp_path: Any) -> None:
+    path = tmp_path / "sent"
     heard: list[Any] = []
 
     async def story(client: Client, sim: Simulator) -> None:
@@ -274,7 +274,7 @@ def test_a_journal_holds_every_message(tmp_path: Any) -> None:
         for _ in range(30):
             heard.extend(await client.hear())
 
-    talk(story, rate=500, messages=30, journal=str(path))
+    talk(story, rate=500, messages=30, sent_log=str(path))
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     assert [line["message"] for line in lines] == heard
     assert {line["stream"] for line in lines} == {"stocks"}

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from mdstream.simulator.encode import Time
-from mdstream.simulator.market import Message
+from mdstream.simulator.generator import Message
 from mdstream.streams.spec import Channel, Column, Kind, split_conditions
 
 Row = Mapping[str, Any]

@@ -379,7 +379,7 @@ def test_a_recorded_day_decodes_alike(codec: str) -> None:
     day = SHARED / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
     form, pair = ENCODINGS[codec], Pair("stocks")
     pair.room = 8 << 20
-    events = flow.recorded(day, {"trades": ["*"], "quotes": ["*"]})
+    events = flow.recorded("stocks", day, {"trades": ["*"], "quotes": ["*"]})
     count = 0
     while part := [form.message(m) for m in itertools.islice(events, 8000)]:
         pair.decode([form.payload(part[i : i + 20]) for i in range(0, len(part), 20)], KINDS[codec])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mdstream.handoff.ticket import Found
 from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS
-from mdstream.simulator.market import UNIVERSE
+from mdstream.simulator.markets import MARKETS
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
 from tests import expected
@@ -24,7 +24,7 @@ from workers.decoding.fallback import FallbackDecoder
 from workers.decoding.payloads import Payloads
 
 CONTRACTS = ["AAPL261218C00200000", "SPY261218P00590000"]
-SYMBOLS = {"options": CONTRACTS, **{s: list(UNIVERSE[s][:4]) for s in ("stocks", "crypto", "news")}}
+SYMBOLS = {"options": CONTRACTS, **{s: list(MARKETS[s].universe[:4]) for s in ("stocks", "crypto", "news")}}
 
 
 def messages(stream: str, count: int, seed: int = 1) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A raw journal as a source: every payload byte for byte, whatever is subscribed."""
+"""A journal as a source: every payload byte for byte, whatever is subscribed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mdstream.errors import ConfigError
 from mdstream.simulator.encode import ENCODINGS
-from mdstream.simulator.market import Message
-from mdstream.simulator.source import Frame
+from mdstream.simulator.generator import Message
+from mdstream.simulator.source import RecordedPayload
 from mdstream.store.journal import entries
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
@@ -17,7 +17,7 @@ _A_SLICE = 10_000
 _ENCODINGS = {PayloadKind.JSON: ENCODINGS["json"], PayloadKind.MSGPACK: ENCODINGS["msgpack"]}
 
 
-class Journal:
+class RecordedPayloads:
     """What the journal of a run (a folder with one a stream) has of `streams`."""
 
     def __init__(self, run: Path, streams: Sequence[str]) -> None:
@@ -33,9 +33,9 @@ class Journal:
 
     def slices(
         self, stream: str, subscription: Mapping[str, Sequence[str]]
-    ) -> Iterator[list[tuple[int, Message | Frame]]]:
-        """All payloads of the stream, each at the time it came."""
-        found: list[tuple[int, Message | Frame]] = []
+    ) -> Iterator[list[tuple[int, Message | RecordedPayload]]]:
+        """Yield all payloads of the stream, each with the time it came."""
+        found: list[tuple[int, Message | RecordedPayload]] = []
         for each in self._entries(stream) if stream in self.streams else ():
             found.append(each)
             if len(found) >= _A_SLICE:
@@ -45,21 +45,21 @@ class Journal:
             yield found
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
-        """Snapshots without content: what came by REST is in the journal, too, and is not served."""
+        """Return states without content: bodies that came over REST are in the journal, but not served."""
         return {symbol: {} for symbol in symbols}
 
     def chain(self, underlying: str) -> list[str]:
-        """None: who replays options names contracts."""
+        """Return nothing: a client of a replayed journal has to name contracts."""
         return []
 
-    def _entries(self, stream: str) -> Iterator[tuple[int, Frame]]:
+    def _entries(self, stream: str) -> Iterator[tuple[int, RecordedPayload]]:
         for entry in entries(self._run / stream):
             if (encoding := _ENCODINGS.get(entry.kind)) is not None:
-                yield entry.recv_ns, Frame(encoding.frame(entry.payload))
+                yield entry.recv_ns, RecordedPayload(encoding.frame(entry.payload))
 
 
 def newest(folder: Path) -> Path:
-    """The newest run in a folder of journals, or the folder itself if it is a run's."""
+    """Return the newest run in a folder of journals, or the folder itself if it is a run's."""
     if not folder.is_dir():
         raise ConfigError(f"--journal {folder}: no such folder")
     if any((folder / name).is_dir() for name in STREAMS):

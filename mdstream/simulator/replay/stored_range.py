@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from mdstream.errors import ConfigError, NoStoreError
-from mdstream.simulator.market import Message
+from mdstream.simulator.generator import Message
+from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.replay.messages import messages
 from mdstream.store.catalogue import scan
 from mdstream.store.query import parse_time
@@ -92,26 +93,31 @@ class StoredRange:
                 yield whole
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
-        """The first trade and quote of each symbol that has any, as snapshots have them."""
+        """Return the first rows of each symbol that has any, as the members of its state."""
+        members = MARKETS[stream].state_members
         found: dict[str, Message] = {}
         for channel in self._channels.get(stream, ()):
-            if channel.name not in ("trades", "quotes"):
+            if channel.name not in members:
                 continue
             rows = self._rows(stream, channel, symbols, self._first, self.past)
-            firsts = rows.sort("ts").unique("symbol", keep="first").collect()
+            firsts = rows.sort(channel.time).unique("symbol", keep="first").collect()
             for _, message in messages(channel, _plain(firsts)):
-                member = "latestTrade" if channel.name == "trades" else "latestQuote"
-                inner = {key: value for key, value in message.items() if key not in ("T", "S")}
-                found.setdefault(message["S"], {})[member] = inner
+                record = {key: value for key, value in message.items() if key not in ("T", "S")}
+                member = members[channel.name]
+                found.setdefault(message["S"], {}).update({member: record} if member else record)
         return found
 
     def chain(self, underlying: str) -> list[str]:
-        """The contracts of an underlying that have anything."""
+        """Return the contracts of an underlying that have anything."""
         found: set[str] = set()
-        for channel in self._channels.get("options", ()):
-            rows = self._rows("options", channel, None, self._first, self.past)
-            found.update(rows.select("symbol").unique().collect()["symbol"])
-        return sorted(symbol for symbol in found if symbol[:-15] == underlying)
+        for stream, channels in self._channels.items():
+            if (chain := STREAMS[stream].chain) is None:
+                continue
+            for channel in channels:
+                rows = self._rows(stream, channel, None, self._first, self.past)
+                symbols = rows.select("symbol").unique().collect()["symbol"]
+                found.update(s for s in symbols if chain.underlying_of(s) == underlying)
+        return sorted(found)
 
     def _span(
         self, stream: str, channel: Channel, given: tuple[int | None, int | None]

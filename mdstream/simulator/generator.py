@@ -1,0 +1,136 @@
+"""A made-up stream: messages as the service would send them, the same ones for the same seed.
+
+Messages are dicts in the order of the wire (`T` first), with `Time` for times. Which message comes next
+depends on the seed and on what is subscribed, never on a clock: only the times do, which the caller gives.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from mdstream.simulator.encode import Time
+
+Message = dict[str, Any]
+Maker = Callable[[str, Time], Message]
+"""Makes a message of a symbol at a time."""
+
+MINUTE = 60_000_000_000
+DAY = 24 * 60 * MINUTE
+
+
+def base_price(symbol: str, known: Mapping[str, float]) -> float:
+    """Return the price around which a symbol moves: that of a `known` one, else one made of its name."""
+    return known.get(symbol) or 5.0 + zlib.crc32(symbol.encode()) % 40_000 / 100
+
+
+class Generator(ABC):
+    """Makes the messages of one stream for one subscription (channel → symbols), without end.
+
+    A market's own class says which channels there are and makes their messages.
+    """
+
+    stream: ClassVar[str]
+    universe: ClassVar[tuple[str, ...]]
+    """The symbols that `*` stands for."""
+    prices: ClassVar[Mapping[str, float]] = {}
+    """Prices of well-known symbols."""
+    first_id: ClassVar[int] = 0
+    """The number below those of all messages that have one."""
+
+    random: random.Random
+    """The source of all that is made up."""
+    _choices: list[tuple[Maker, list[str]]]
+    """The makers of subscribed channels, with their symbols, and how often each comes."""
+    _weights: list[float]
+    _prices: dict[str, float]
+    """The last price of each symbol."""
+    _ids: int
+    """The last number that was given."""
+
+    def __init__(self, seed: int, subscription: Mapping[str, Sequence[str]], ids_from: int = 0) -> None:
+        self.random = random.Random(f"{seed}/{self.stream}")
+        self._choices = []
+        self._weights = []
+        self._prices = {}
+        self._ids = self.first_id + ids_from
+        makers = self.makers()
+        for channel in sorted(subscription):
+            symbols = list(subscription[channel])
+            if "*" in symbols:
+                symbols = list(self.universe)
+            if symbols and channel in makers:
+                weight, maker = makers[channel]
+                self._choices.append((maker, sorted(symbols)))
+                # More symbols do not make more of the rare channels than of the busy ones.
+                self._weights.append(weight)
+
+    @abstractmethod
+    def makers(self) -> dict[str, tuple[float, Maker]]:
+        """Return how often each channel's messages come, relative to others, and what makes them."""
+
+    def followers(self, symbol: str, message: Message, clock: Callable[[], int]) -> Iterable[Message]:
+        """Return the messages that come right behind `message`: of most streams none."""
+        return ()
+
+    def messages(self, clock: Callable[[], int]) -> Iterator[Message]:
+        """Yield messages at the times that `clock` gives (ns); end at once if nothing is subscribed."""
+        pick, choose = self.random.choices, self.random.choice
+        while self._choices:
+            for maker, symbols in pick(self._choices, self._weights, k=64):
+                symbol = choose(symbols)
+                message = maker(symbol, Time(clock()))
+                yield message
+                yield from self.followers(symbol, message, clock)
+
+    # -- what messages are made of
+
+    def price(self, symbol: str) -> float:
+        """Return the symbol's next price: cents, or hundredths of them below 1."""
+        price = self._prices.get(symbol) or base_price(symbol, self.prices)
+        price *= 1 + self.random.gauss(0, 0.0002)
+        self._prices[symbol] = price
+        return round(price, 2 if price >= 1 else 4)
+
+    def spread(self, symbol: str) -> tuple[float, float]:
+        """Return the symbol's next bid and ask."""
+        price = self.price(symbol)
+        step = 0.01 if price >= 1 else 0.0001
+        width = step * self.random.randint(1, 4)
+        return round(price - width, 4), round(price + width, 4)
+
+    def number(self) -> int:
+        """Return the next number of a trade or an article."""
+        self._ids += self.random.randint(1, 3)
+        return self._ids
+
+    def bar_makers(self) -> dict[str, tuple[float, Maker]]:
+        """Return the makers of bars, for a market that has them."""
+        return {
+            "bars": (2.0, lambda symbol, at: self._bar("b", MINUTE, symbol, at)),
+            "updatedBars": (0.5, lambda symbol, at: self._bar("u", MINUTE, symbol, at)),
+            "dailyBars": (1.0, lambda symbol, at: self._bar("d", DAY, symbol, at)),
+        }
+
+    def volume(self) -> float:
+        """Return the volume of a bar."""
+        return self.random.randint(1000, 90_000)
+
+    def _bar(self, wire_type: str, length: int, symbol: str, at: Time) -> Message:
+        prices = sorted(self.price(symbol) for _ in range(4))
+        low, opened, closed, high = prices
+        return {
+            "T": wire_type,
+            "S": symbol,
+            "o": opened,
+            "h": high,
+            "l": low,
+            "c": closed,
+            "v": self.volume(),
+            "n": self.random.randint(1, 900),
+            "vw": round(sum(prices) / 4, 6),
+            "t": Time(at - at % length),
+        }

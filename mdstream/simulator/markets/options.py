@@ -1,0 +1,238 @@
+"""Options: trades and quotes in msgpack, chains of contracts, and the account API's list of them."""
+
+from __future__ import annotations
+
+import re
+import uuid
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from mdstream.simulator.answers import history, latest, states
+from mdstream.simulator.encode import Time
+from mdstream.simulator.generator import Generator, Maker, Message, base_price
+from mdstream.simulator.markets.declaration import Market, Route
+from mdstream.simulator.markets.stocks import PRICES, STOCKS
+from mdstream.simulator.past_records import SECOND, Past, Record
+from mdstream.simulator.query import Query, page_token
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
+from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
+from mdstream.venues.alpaca.limits import CHAIN_PAGE, CONTRACTS_PAGE, OPTION_SYMBOLS
+
+_UNIVERSE = (
+    "AAPL261204C00225000 AAPL261204P00225000 AAPL261218C00230000 AAPL261218P00230000 "
+    "SPY261204C00590000 SPY261204P00590000 SPY261218C00595000 SPY261218P00585000"
+)
+_EXCHANGES = "ABCDEHIJMNPQTUWXZ"
+_CONDITIONS = "aIabfgS"
+
+_FIRST_EXPIRY = date(2026, 12, 4)
+_EXPIRIES = 4
+"""Weekly expiries of a chain."""
+_STRIKES = 12
+"""Strikes of an expiry, around the price of the underlying."""
+_EXPIRED_WEEKS = 52
+"""Weeks since the contracts of a chain were listed before: those are expired now."""
+
+_NAMESPACE = uuid.UUID("00000000-0000-4000-8000-000000000000")
+
+
+class OptionMessages(Generator):
+    """What a subscriber of options is sent."""
+
+    stream = "options"
+    universe = tuple(_UNIVERSE.split())
+
+    def makers(self) -> dict[str, tuple[float, Maker]]:
+        """Return the channels of options."""
+        return {"trades": (30.0, self._trade), "quotes": (60.0, self._quote)}
+
+    def _premium(self, symbol: str) -> float:
+        price = self._prices.get(symbol) or 0.5 + zlib.crc32(symbol.encode()) % 900 / 100
+        price = max(0.01, price * (1 + self.random.gauss(0, 0.002)))
+        self._prices[symbol] = price
+        return max(0.01, round(price, 2))
+
+    def _trade(self, symbol: str, at: Time) -> Message:
+        r = self.random
+        return {
+            "T": "t",
+            "S": symbol,
+            "t": _coarse(at),
+            "p": self._premium(symbol),
+            "s": r.randint(1, 40),
+            "x": r.choice(_EXCHANGES),
+            "c": r.choice(_CONDITIONS),
+        }
+
+    def _quote(self, symbol: str, at: Time) -> Message:
+        r = self.random
+        bid = self._premium(symbol)
+        return {
+            "T": "q",
+            "S": symbol,
+            "t": _coarse(at),
+            "bx": r.choice(_EXCHANGES),
+            "bp": bid,
+            "bs": r.randint(1, 500),
+            "ax": r.choice(_EXCHANGES),
+            "ap": round(bid + 0.01 * r.randint(1, 9), 2),
+            "as": r.randint(1, 500),
+            "c": "A",
+        }
+
+
+def _coarse(at: Time) -> Time:
+    """Return a multiple of 256 ns: the real source passes its times through a float64 of nanoseconds."""
+    return Time(at - at % 256)
+
+
+class OptionPast(Past):
+    """The records of one contract."""
+
+    stream = "options"
+
+    def base_price(self) -> float:
+        """Return a price as contracts have it: from half a dollar to nine and a half."""
+        return 0.5 + super().base_price() % 9
+
+    def trade(self, at: int, index: int) -> Record:
+        """Return trade `index`, with what only options have."""
+        return {**super().trade(at, index), "x": self.exchange(index, 3), "c": "aIS"[index % 3]}
+
+    def quote(self, at: int, index: int) -> Record:
+        """Return quote `index`, with what only options have."""
+        exchanges = {"bx": self.exchange(index, 6), "ax": self.exchange(index, 7)}
+        return {**super().quote(at, index), **exchanges, "c": "A"}
+
+    def snapshot(self, now: int) -> Record:
+        """Return the state of the contract, with its Greeks."""
+        u = self.unit(now // SECOND, 11)
+        return {
+            **super().snapshot(now),
+            "greeks": {
+                "delta": round(u, 6),
+                "gamma": 0.0279,
+                "rho": 0.0611,
+                "theta": -0.1257,
+                "vega": 0.1466,
+            },
+            "impliedVolatility": round(0.2 + u / 4, 6),
+        }
+
+
+# -- chains
+
+
+def chain(underlying: str) -> list[str]:
+    """Return the contracts on `underlying`: strikes around its price, on the next Fridays of 2026."""
+    price = base_price(underlying, PRICES)
+    step = 1 if price < 100 else 5
+    middle = round(price / step) * step
+    found = set()
+    for week in range(_EXPIRIES):
+        expiry = (_FIRST_EXPIRY + timedelta(weeks=week)).strftime("%y%m%d")
+        for i in range(-_STRIKES // 2, _STRIKES // 2):
+            strike = max(1, middle + i * step)
+            found |= {f"{underlying}{expiry}{right}{strike * 1000:08d}" for right in "CP"}
+    return sorted(found)
+
+
+def _answer_chain(query: Query) -> Any:
+    """Answer with a page of the chain of the underlying that the path names."""
+    [underlying] = query.valid([query.path["underlying"]], STOCKS.is_symbol)
+    limit = query.limit(100, CHAIN_PAGE)
+    listed = query.chain(underlying)
+    first = listed.index(after[0]) + 1 if (after := query.after()) else 0
+    page, more = listed[first : first + limit], first + limit < len(listed)
+    return {"snapshots": query.state(page), NEXT_PAGE_TOKEN: page_token(page[-1], 1) if more else None}
+
+
+# -- the account API's list
+
+
+def contracts(
+    underlyings: Sequence[str], status: str, first: str = "", last: str = ""
+) -> list[dict[str, Any]]:
+    """Return the contracts on `underlyings` of a status, by symbol, that expire between two days.
+
+    Without a last day that is the next weekend, as at the service.
+    """
+    past = last or (datetime.now(UTC).date() + timedelta(days=7)).isoformat()
+    names = [name for each in underlyings if each for name in chain(each)]
+    listed = names if status == "active" else [n for name in names for n in _expired(name)]
+    found = [_contract(name, status) for name in sorted(listed)]
+    return [each for each in found if first <= each["expiration_date"] <= past]
+
+
+def _expired(contract: str) -> list[str]:
+    """Return contracts of the same strike and right that expired a year and more before."""
+    root, right, expiry = contract[:-15], contract[-9:], _expiry(contract)
+    return [
+        f"{root}{expiry - timedelta(weeks=weeks):%y%m%d}{right}"
+        for weeks in range(_EXPIRED_WEEKS, 2 * _EXPIRED_WEEKS, 4)
+    ]
+
+
+def _contract(symbol: str, status: str) -> dict[str, Any]:
+    root = symbol[:-15]
+    return {
+        "id": str(uuid.uuid5(_NAMESPACE, symbol)),
+        "symbol": symbol,
+        "name": symbol,
+        "status": status,
+        "tradable": status == "active",
+        "expiration_date": _expiry(symbol).isoformat(),
+        "root_symbol": root,
+        "underlying_symbol": root,
+        "underlying_asset_id": str(uuid.uuid5(_NAMESPACE, root)),
+        "type": "call" if symbol[-9] == "C" else "put",
+        "style": "american",
+        "strike_price": str(int(symbol[-8:]) / 1000),
+        "size": "100",
+    }
+
+
+def _expiry(contract: str) -> date:
+    return datetime.strptime(contract[-15:-9], "%y%m%d").replace(tzinfo=UTC).date()
+
+
+def _answer_contracts(query: Query) -> Any:
+    """Answer with a page of the account API's list."""
+    limit = query.limit(100, CONTRACTS_PAGE)
+    asked = query.parameters
+    listed = contracts(
+        asked.get("underlying_symbols", "").split(","),
+        asked.get("status", "active"),
+        asked.get("expiration_date_gte", ""),
+        asked.get("expiration_date_lte", ""),
+    )
+    first = after[1] if (after := query.after()) else 0
+    past = first + limit
+    token = page_token("contracts", past) if past < len(listed) else None
+    return {"option_contracts": listed[first:past], NEXT_PAGE_TOKEN: token}
+
+
+_PREFIX = "/v1beta1/options"
+
+OPTIONS = Market(
+    generator=OptionMessages,
+    past=OptionPast,
+    symbol_form=re.compile(r"([A-Z]{1,5}[0-9]?|[A-Z]{1,6})\d{6}[CP]\d{8}"),
+    routes=(
+        Route(f"{_PREFIX}/trades/latest", latest("trades")),
+        Route(f"{_PREFIX}/quotes/latest", latest("quotes")),
+        Route(f"{_PREFIX}/trades", history("trades")),
+        Route(f"{_PREFIX}/bars", history("bars")),
+        Route(
+            f"{_PREFIX}/snapshots",
+            states("snapshots", paged=True, most=OPTION_SYMBOLS),
+            states("snapshots", paged=True, most=OPTION_SYMBOLS),
+        ),
+        Route(f"{_PREFIX}/snapshots/{{underlying}}", _answer_chain, _answer_chain),
+        Route(CONTRACTS_PATH, _answer_contracts),
+    ),
+    state_members={"trades": "latestTrade", "quotes": "latestQuote"},
+    chain=chain,
+)

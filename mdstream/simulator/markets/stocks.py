@@ -1,0 +1,248 @@
+"""Stocks: trades that are corrected and cancelled, quotes, halts, and single-symbol REST calls."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from mdstream.simulator.answers import history, latest, states
+from mdstream.simulator.encode import Time
+from mdstream.simulator.generator import Generator, Maker, Message
+from mdstream.simulator.markets.declaration import Market, Route, Ticks
+from mdstream.simulator.past_records import Past, Record
+
+PRICES = {"AAPL": 228.0, "MSFT": 415.0, "NVDA": 140.0, "SPY": 590.0, "QQQ": 505.0, "IBM": 225.0}
+"""Prices of well-known stocks."""
+
+_UNIVERSE = (
+    "AAPL MSFT NVDA AMZN GOOGL META TSLA AMD SPY QQQ IBM INTC NFLX JPM BAC "
+    "WMT DIS KO PFE XOM CVX CSCO ORCL CRM V MA UNH HD PG T"
+)
+_AMENDED_SHARE = 0.002
+"""Share of trades that come with a correction or a cancel of an earlier one of their symbol."""
+_REMEMBERED_SHARE = 0.002
+"""Share of trades that are remembered, to be amended seconds or minutes later."""
+_ONE_SIDED_SHARE = 0.01
+"""Share of quotes without one of their sides."""
+
+_EXCHANGES = "ABCDHIJKMNPQTUVXYZ"
+_CONDITIONS = (["@"], ["@"], ["@"], [" "], ["@", "I"], ["@", "F"], ["@", "F", "T", "I"], ["@", "T"])
+_STATUSES = (
+    ("H", "Trading Halt", "T12", "Trading Halted; For information requested by NASDAQ"),
+    ("T", "Trading Resumption", "", ""),
+    ("P", "Volatility Trading Pause", "LUDP", "Volatility Trading Pause"),
+)
+
+
+class StockMessages(Generator):
+    """What a subscriber of stocks is sent."""
+
+    stream = "stocks"
+    universe = tuple(_UNIVERSE.split())
+    prices = PRICES
+    first_id = 52_983_525_000_000
+
+    _remembered: dict[str, Message]
+    """A trade of each symbol that will be amended."""
+
+    def __init__(self, seed: int, subscription: Mapping[str, Sequence[str]], ids_from: int = 0) -> None:
+        super().__init__(seed, subscription, ids_from)
+        self._remembered = {}
+
+    def makers(self) -> dict[str, tuple[float, Maker]]:
+        """Return the channels of stocks."""
+        return {
+            "trades": (30.0, self._trade),
+            "quotes": (60.0, self._quote),
+            "statuses": (0.2, self._status),
+            "lulds": (0.3, self._luld),
+            "imbalances": (0.2, self._imbalance),
+            **self.bar_makers(),
+        }
+
+    def followers(self, symbol: str, message: Message, clock: Callable[[], int]) -> Iterator[Message]:
+        """Amend an earlier trade now and then: a subscriber of trades gets that, too."""
+        if message["T"] != "t":
+            return
+        before = self._remembered.get(symbol)
+        if before is None or self.random.random() < _REMEMBERED_SHARE:
+            self._remembered[symbol] = message
+        if before is None or self.random.random() >= _AMENDED_SHARE:
+            return
+        self._remembered.pop(symbol)  # each is amended once
+        at = Time(clock())
+        if self.random.random() < 0.5:
+            yield _cancel(before, at)
+        else:
+            yield self._correction(before, at)
+
+    def _trade(self, symbol: str, at: Time) -> Message:
+        r = self.random
+        return {
+            "T": "t",
+            "S": symbol,
+            "i": self.number(),
+            "x": r.choice(_EXCHANGES),
+            "p": self.price(symbol),
+            "s": self._size(),
+            "c": r.choice(_CONDITIONS),
+            "z": _tape(symbol),
+            "t": at,
+        }
+
+    def _quote(self, symbol: str, at: Time) -> Message:
+        r = self.random
+        bid, ask = self.spread(symbol)
+        message = {
+            "T": "q",
+            "S": symbol,
+            "bx": r.choice(_EXCHANGES),
+            "bp": bid,
+            "bs": self._size(),
+            "ax": r.choice(_EXCHANGES),
+            "ap": ask,
+            "as": self._size(),
+            "c": ["R"],
+            "z": _tape(symbol),
+            "t": at,
+        }
+        if r.random() < _ONE_SIDED_SHARE:
+            side = r.choice("ab")
+            message |= {side + "x": " ", side + "p": 0.0, side + "s": 0}
+        return message
+
+    def _size(self) -> int:
+        r = self.random.random()
+        if r < 0.4:
+            return 100
+        return self.random.randint(1, 99) if r < 0.7 else 100 * self.random.randint(2, 20)
+
+    def _status(self, symbol: str, at: Time) -> Message:
+        code, text, reason, why = self.random.choice(_STATUSES)
+        return {
+            "T": "s",
+            "S": symbol,
+            "sc": code,
+            "sm": text,
+            "rc": reason,
+            "rm": why,
+            "t": at,
+            "z": _tape(symbol),
+        }
+
+    def _luld(self, symbol: str, at: Time) -> Message:
+        price = self.price(symbol)
+        up, down = round(price * 1.05, 2), round(price * 0.95, 2)
+        return {"T": "l", "S": symbol, "u": up, "d": down, "i": "B", "t": at, "z": _tape(symbol)}
+
+    def _imbalance(self, symbol: str, at: Time) -> Message:
+        return {"T": "i", "S": symbol, "p": self.price(symbol), "z": _tape(symbol), "t": at}
+
+    def _correction(self, trade: Message, at: Time) -> Message:
+        return {
+            "T": "c",
+            "S": trade["S"],
+            "x": trade["x"],
+            "oi": trade["i"],
+            "op": trade["p"],
+            "os": trade["s"],
+            "oc": trade["c"],
+            "ci": self.number(),
+            "cp": self.price(trade["S"]),
+            "cs": trade["s"],
+            "cc": trade["c"],
+            "z": trade["z"],
+            "t": at,
+        }
+
+
+def _cancel(trade: Message, at: Time) -> Message:
+    same = {key: trade[key] for key in ("S", "i", "x", "p", "s")}
+    return {"T": "x", **same, "a": "C", "z": trade["z"], "t": at}
+
+
+def _tape(symbol: str) -> str:
+    return "CAB"[zlib.crc32(symbol.encode()) % 3]
+
+
+class StockPast(Past):
+    """The records of one stock."""
+
+    stream = "stocks"
+    prices = PRICES
+
+    def trade(self, at: int, index: int) -> Record:
+        """Return trade `index`, with what only stocks have."""
+        more = {"c": ["@", "I"] if index % 5 else ["@"], "i": index + 1, "z": "C"}
+        return {**super().trade(at, index), "x": self.exchange(index, 3), **more}
+
+    def quote(self, at: int, index: int) -> Record:
+        """Return quote `index`, with what only stocks have."""
+        exchanges = {"bx": self.exchange(index, 6), "ax": self.exchange(index, 7)}
+        return {**super().quote(at, index), **exchanges, "c": ["R"], "z": "C"}
+
+
+# -- a recorded day
+
+
+def _recorded_trade(row: Mapping[str, str], number: int) -> Message:
+    return {
+        "T": "t",
+        "S": row["symbol"],
+        "i": number,
+        "x": row["exchange"],
+        "p": float(row["price"]),
+        "s": int(row["size"]),
+        "c": [" "],
+        "z": "A",
+        "t": Time(int(row["ns"])),
+    }
+
+
+def _recorded_quote(row: Mapping[str, str], number: int) -> Message:
+    return {
+        "T": "q",
+        "S": row["symbol"],
+        "bx": row["bid_exchange"],
+        "bp": float(row["bid_price"]),
+        "bs": int(row["bid_size"]),
+        "ax": row["ask_exchange"],
+        "ap": float(row["ask_price"]),
+        "as": int(row["ask_size"]),
+        "c": ["R"],
+        "z": "A",
+        "t": Time(int(row["ns"])),
+    }
+
+
+_SIDES = frozenset(f"{side}_{what}" for side in ("bid", "ask") for what in ("price", "size", "exchange"))
+_TICKS = Ticks(
+    frozenset({"ns", "price", "size", "exchange"}) | _SIDES, {"t": _recorded_trade, "q": _recorded_quote}
+)
+
+_PREFIX = "/v2/stocks"
+
+STOCKS = Market(
+    generator=StockMessages,
+    past=StockPast,
+    symbol_form=re.compile(r"[A-Z][A-Z0-9.]{0,9}"),
+    routes=(
+        *(
+            route
+            for kind in ("trades", "quotes", "bars")
+            for route in (
+                Route(f"{_PREFIX}/{kind}/latest", latest(kind)),
+                Route(f"{_PREFIX}/{{symbol}}/{kind}/latest", latest(kind)),
+                Route(f"{_PREFIX}/{kind}", history(kind)),
+                Route(f"{_PREFIX}/{{symbol}}/{kind}", history(kind)),
+            )
+        ),
+        Route(f"{_PREFIX}/snapshots", states(), states()),
+        Route(f"{_PREFIX}/{{symbol}}/snapshot", states(), states()),
+    ),
+    state_members={"trades": "latestTrade", "quotes": "latestQuote"},
+    asset_class="us_equity",
+    exchange="NASDAQ",
+    ticks=_TICKS,
+)

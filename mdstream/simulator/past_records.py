@@ -1,0 +1,173 @@
+"""REST records of a made-up market: any item of any symbol's past, computed from its index.
+
+Item `k` of a symbol stands at a fixed time and has fixed values, so that any page can begin anywhere
+and every request for it is answered with the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mdstream.simulator.encode import Time
+from mdstream.simulator.generator import DAY, MINUTE, base_price
+
+Record = dict[str, Any]
+
+SECOND = 1_000_000_000
+_FOREVER = (1 << 63) - 1
+_MASK = (1 << 64) - 1
+_EXCHANGES = "ABCDHIJKMNPQTUVXYZ"
+
+
+def _mix(value: int) -> int:
+    """Return a well-scattered 64-bit number for each index (splitmix64)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+class Past:
+    """The past of one symbol of one stream. A market's own class adds what its records have more."""
+
+    stream: ClassVar[str]
+    prices: ClassVar[Mapping[str, float]] = {}
+    """Prices of well-known symbols."""
+
+    def __init__(self, seed: int, symbol: str) -> None:
+        self.symbol = symbol
+        self._seed = zlib.crc32(f"{seed}/{self.stream}/{symbol}".encode())
+        self._base = self.base_price()
+        self._digits = 2 if self._base >= 1 else 4
+
+    def base_price(self) -> float:
+        """Return the price around which the symbol moves."""
+        return base_price(self.symbol, self.prices)
+
+    # -- numbers
+
+    def unit(self, index: int, salt: int) -> float:
+        """Return a number in [0, 1) for item `index`."""
+        return _mix((self._seed << 40) ^ (salt << 56) ^ index) / 2**64
+
+    def price(self, at: int, index: int) -> float:
+        """Return the price of item `index`."""
+        wave = math.sin(at / (3600 * SECOND) + self._seed % 7)
+        return round(self._base * (1 + 0.02 * wave + 0.001 * self.unit(index, 1)), self._digits)
+
+    def whole(self, index: int, salt: int, top: int) -> int:
+        """Return a whole number from 1 to `top`."""
+        return 1 + int(self.unit(index, salt) * top)
+
+    def exchange(self, index: int, salt: int) -> str:
+        """Return the code of an exchange."""
+        return _EXCHANGES[int(self.unit(index, salt) * len(_EXCHANGES))]
+
+    def size(self, index: int, salt: int) -> float:
+        """Return the size of a trade, of a quote's side, or of a level, or the volume of a bar."""
+        return self.whole(index, salt, 900)
+
+    # -- records
+
+    def trade(self, at: int, index: int) -> Record:
+        """Return trade `index`, with what trades of all markets have."""
+        return {"t": Time(at), "p": self.price(at, index), "s": self.size(index, 2)}
+
+    def quote(self, at: int, index: int) -> Record:
+        """Return quote `index`, with what quotes of all markets have."""
+        middle, step = self.price(at, index), 0.01 if self._base >= 1 else 0.0001
+        bid, ask = round(middle - step, self._digits), round(middle + step, self._digits)
+        return {"t": Time(at), "bp": bid, "bs": self.size(index, 4), "ap": ask, "as": self.size(index, 5)}
+
+    def bar(self, at: int, index: int) -> Record:
+        """Return bar `index`."""
+        prices = sorted(self.price(at + i * SECOND, index * 4 + i) for i in range(4))
+        return {
+            "t": Time(at),
+            "o": prices[1],
+            "h": prices[3],
+            "l": prices[0],
+            "c": prices[2],
+            "v": self.size(index, 8),
+            "n": self.whole(index, 9, 500),
+            "vw": round(sum(prices) / 4, 6),
+        }
+
+    def latest(self, now: int) -> dict[str, Callable[[], Record]]:
+        """Return what makes the latest record of each kind, by the name of the kind."""
+        second, day = now // SECOND, now // DAY
+        return {
+            "trades": lambda: self.trade(now, second),
+            "quotes": lambda: self.quote(now, second),
+            "bars": lambda: self.bar(day * DAY, day),
+        }
+
+    def snapshot(self, now: int) -> Record:
+        """Return the state of the symbol."""
+        second, minute, day = now // SECOND, now // MINUTE, now // DAY
+        return {
+            "latestTrade": self.trade(now - 150_000_321, second),
+            "latestQuote": self.quote(now - 20_000_123, second),
+            "minuteBar": self.bar((minute - 1) * MINUTE, minute - 1),
+            "dailyBar": self.bar(day * DAY, day),
+            "prevDailyBar": self.bar((day - 1) * DAY, day - 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One kind of history: the distance of its items, and how one is made."""
+
+    step: int
+    make: Callable[[Past, int, int], Record]
+    jitter: bool = True
+    composed: bool = False
+    """Made of shorter bars."""
+
+    def at(self, past: Past, index: int, end: int = _FOREVER) -> Record:
+        """Return item `index`: on a grid of `step`, or less than a step behind it if `jitter`.
+
+        A composed bar that is not over by `end` has only the part until then. What the service gives is not
+        known; this is the harder for a client.
+        """
+        offset = int(past.unit(index, 12) * self.step * 0.9) if self.jitter else 0
+        record = self.make(past, index * self.step + offset, index)
+        over = (index + 1) * self.step
+        return _part(record, over, end) if self.composed and end < over - 1 else record
+
+
+def _part(bar: Record, over: int, end: int) -> Record:
+    """Return what a bar that is complete at `over` has by `end`."""
+    share = max(0.0, (end - bar["t"]) / (over - bar["t"]))
+    return {**bar, "v": type(bar["v"])(bar["v"] * share), "n": int(bar["n"] * share)}
+
+
+TRADES = Series(SECOND, lambda past, at, index: past.trade(at, index))
+QUOTES = Series(SECOND // 2, lambda past, at, index: past.quote(at, index))
+
+_UNITS = {
+    "min": MINUTE,
+    "t": MINUTE,
+    "hour": 60 * MINUTE,
+    "h": 60 * MINUTE,
+    "day": DAY,
+    "d": DAY,
+    "week": 7 * DAY,
+    "w": 7 * DAY,
+    "month": 30 * DAY,
+    "m": 30 * DAY,
+}
+
+
+def bar_series(timeframe: str) -> Series | None:
+    """Return bars of `timeframe` (`1Min`, `15T`, `1Hour`, `1Day`, `1Week`, `1Month`); None for no such."""
+    count = timeframe.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = _UNITS.get(timeframe[len(count) :].lower())
+    if unit is None or not count.isdigit() or not 1 <= int(count) <= 59:
+        return None
+    step = int(count) * unit
+    return Series(step, Past.bar, jitter=False, composed=step not in (MINUTE, DAY))

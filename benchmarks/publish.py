@@ -3,7 +3,7 @@
     FILE.json ─┬─► RESULTS.md               tables of every question, as the terminal showed them
                ├─► results/NAME.png         a picture for each that has one
                ├─► results/index.html       both in one file
-               └─► ../README.md             the figures between its <!-- figure … --> marks
+               └─► ../README.md, ../docs    the figures between their <!-- figures --> marks
 
 What was measured on other machines, in whole or in part, lies in results/elsewhere, a file a machine with
 its records; it comes after the rest, with pictures results/elsewhere/MACHINE-NAME.png.
@@ -19,17 +19,21 @@ import html
 import importlib
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import pictures
+from benchmarks import figures, pictures
 from benchmarks.__main__ import NAMES
-from benchmarks.figures import FIGURES
 from benchmarks.harness import YARDSTICK, Record, findings, read
 
 _HERE = Path(__file__).resolve().parent
+_TABLE = re.compile(r"(<!-- figures -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _MARK = re.compile(r"(<!-- figure (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+DOCUMENTS = ("README.md", "docs/limits.md")
+"""Documents with figures."""
+_WIDTH = 118
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>mdstream: benchmarks</title>
 <style>
@@ -70,9 +74,12 @@ def results(
 ) -> str:
     """RESULTS.md."""
     parts = [
-        "# Results\n\nMade from what `make bench` and its parts measured, each when it says; how, and what "
-        "it means, stands in [README.md](README.md). Medians, with the least and the most of all turns in "
-        "brackets.",
+        "# Results\n\n"
+        + _wrapped(
+            "Written by `make bench` from what was measured; each section says when and where. Medians, "
+            "with the least and the most of all turns in brackets. [How we measure](README.md) says how, "
+            "and what to make of it."
+        ),
         *_sections(found, "results/"),
     ]
     for machine, theirs in (others or {}).items():
@@ -85,11 +92,11 @@ def _sections(found: dict[str, list[Record]], prefix: str) -> list[str]:
     """A section a benchmark; pictures are at `prefix` and its name."""
     parts = []
     for name, records in found.items():
-        parts.append(f"## {name}: {NAMES[name]}\n\n{_where(records)}")
+        parts.append(f"## {name}: {NAMES[name]}\n\n{_wrapped(_where(records))}")
         if name in pictures.DRAWN:
             parts.append(f"![{name}]({prefix}{name}.png)")
         module = importlib.import_module(f"benchmarks.bench_{name}")
-        parts += findings(module, records)
+        parts += map(_wrapped, findings(module, records))
         parts += [table.markdown() for table in module.tables(records)]
     return parts
 
@@ -126,8 +133,15 @@ def _html(found: dict[str, list[Record]], drawn: Mapping[str, bytes], prefix: st
 
 
 def with_figures(text: str, records: list[Record]) -> str:
-    """A document with its figures as they are in the records. Raises `KeyError` for a mark of no figure."""
-    return _MARK.sub(lambda m: f"{m[1]}{FIGURES[m[2]](records)}{m[4]}", text)
+    """Return a document with its figures as they are in the records. Raises `LookupError` for a mark that
+    names no figure.
+    """
+    text = _TABLE.sub(lambda m: f"{m[1]}{figures.table(records)}\n{m[3]}", text)
+    return _MARK.sub(lambda m: f"{m[1]}{figures.sentence(m[2], records)}{m[4]}", text)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _row(tag: str, cells: Any) -> str:
@@ -152,10 +166,10 @@ def main() -> None:
     found = by_benchmark(records)
     if lacking := [name for name in NAMES if name not in found]:
         sys.exit(f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)")
-    readme = _HERE.parent / "README.md"
+    root, known = _HERE.parent, records + everything(others)
     folder.mkdir(exist_ok=True)
     try:
-        told = with_figures(readme.read_text(), records + everything(others))
+        written = {root / name: with_figures((root / name).read_text(), known) for name in DOCUMENTS}
     except LookupError as error:
         sys.exit(f"{path} is of no whole run (--quick?): {error}")
     try:
@@ -166,7 +180,8 @@ def main() -> None:
         sys.exit(f"pictures need matplotlib ({error}): make .venv/.bench")
     (_HERE / "RESULTS.md").write_text(results(found, others))
     (folder / "index.html").write_text(page(found, drawn, others))
-    readme.write_text(told)
+    for path, text in written.items():
+        path.write_text(text)
     print(f"written: {_HERE / 'RESULTS.md'}, {folder / 'index.html'}, {len(drawn)} pictures")
 
 

@@ -8,16 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-import msgspec
-import orjson
 import pytest
 
 import mdstream
-from mdstream.config import Config
-from mdstream.settings import from_mapping
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED
 
@@ -131,17 +126,6 @@ def test_no_program_is_pinned_twice() -> None:
     parser.read(ROOT / "setup.cfg")
     wanted = {re.split(r"[=<>]", n)[0].lower() for n in parser["options"]["install_requires"].split()}
     assert {n.replace("_", "-") for n in wanted} <= {n.replace("_", "-") for n in names}
-
-
-def test_the_settings_in_the_readme_are_all_there_are_with_their_defaults() -> None:
-    text = (ROOT / "README.md").read_text()
-    block = text.split("Every setting, with its default")[1].split("```")[1]
-    shown = tomllib.loads(block.removeprefix("toml"))
-    actual = orjson.loads(msgspec.json.encode(Config()))
-    for name in ("options", "crypto", "news", "credentials"):
-        del actual[name]  # the README says that they are alike, or what they are
-    assert shown == actual
-    assert from_mapping(shown) == Config()
 
 
 def test_every_error_is_in_the_tree_that_errors_py_draws() -> None:

@@ -34,10 +34,13 @@ def test_results_and_readme_say_what_the_records_say(records: list[Record]) -> N
     found, elsewhere = publish.by_benchmark(records), publish.elsewhere(RECORDS.parent)
     assert set(found) == set(publish.NAMES)
     assert (ROOT / "benchmarks" / "RESULTS.md").read_text() == publish.results(found, elsewhere)
-    readme = (ROOT / "README.md").read_text()
     known = records + publish.everything(elsewhere)
-    assert readme == publish.with_figures(readme, known), "run python -m benchmarks.publish"
-    assert {name for _, name, _, _ in publish._MARK.findall(readme)} == set(figures.FIGURES)
+    documents = [(ROOT / name).read_text() for name in publish.DOCUMENTS]
+    for text in documents:
+        assert text == publish.with_figures(text, known), "run python -m benchmarks.publish"
+    assert sum(len(publish._TABLE.findall(text)) for text in documents) == 1
+    marks = {name for text in documents for _, name, _, _ in publish._MARK.findall(text)}
+    assert marks == set(figures.INLINE)
 
 
 def test_every_record_has_its_place_and_its_rate(records: list[Record]) -> None:

@@ -28,7 +28,7 @@ from mdstream.reading.attach import Attachment, attach
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
 from tests import expected, piping
-from tests.e2e import test_readme
+from tests.docs import documents
 from tests.frames import dying
 from tests.piping import Payload, Rig
 
@@ -327,13 +327,13 @@ def assert_as_undisturbed(end: Seen, work: Work) -> None:
 
 
 def assert_open_to_strangers(folder: Path, rows: int) -> None:
-    """The frame's last rows can be had with stock pyarrow, as README says, or it is told that they cannot."""
+    """The frame's last rows can be had with stock pyarrow, as docs/raw-arrow.md says, or it says that they cannot."""
     if not (folder / "head").exists() or folder.name.endswith((".latest", ".books")):
         return  # a view, or a table, which changes in place
     head = Head(folder, write=False)
     if all(head.entry(n).start_row >= head.rows for n in range(head.first, head.end)):
         return  # what is kept has no row yet: the writer dropped the rest, and died
-    newest = readme_function("newest")
+    newest = documented_function("newest")
     file, there = newest(folder)
     assert 0 < there <= rows
     try:
@@ -345,12 +345,10 @@ def assert_open_to_strangers(folder: Path, rows: int) -> None:
     pl.DataFrame(table)
 
 
-def readme_function(name: str) -> Any:
-    """A function that README shows."""
-    shown = next(b for b in test_readme.blocks() if f"def {name}(" in b)
-    start = shown.index(f"def {name}(")
-    namespace: dict[str, Any] = {"np": np}
-    exec(shown[start : shown.index("\n\n", start)], namespace)
+def documented_function(name: str) -> Any:
+    """A function that docs/raw-arrow.md shows."""
+    namespace: dict[str, Any] = {"np": np, "Path": Path}
+    exec(documents.function(documents.ROOT / "docs" / "raw-arrow.md", name), namespace)
     return namespace[name]
 
 

@@ -54,7 +54,8 @@ class Recorder:
     """The recorder of one run. `tell` is called with the state whenever it has changed."""
 
     # The mutable state: how far each frame is recorded, when its rows are due, who is at it, and what
-    # troubles it; commits since a table was compacted; since when the engine is dead.
+    # troubles it; commits since a table was compacted; since when the engine is dead; after a stop, how
+    # many rows each frame had then.
 
     def __init__(
         self, run: Path, store: StoreConfig, tell: Callable[[RecorderState], None] = lambda state: None
@@ -72,6 +73,7 @@ class Recorder:
         self._troubles: dict[str, str] = {}
         self._failure: BaseException | None = None
         self._stop = False
+        self._stops_at: dict[str, int] | None = None
 
     def stop(self) -> None:
         """Record what there is now, and end."""
@@ -103,6 +105,10 @@ class Recorder:
             if self._failure is not None:
                 raise self._failure
             over, stop = self._is_over(), self._stop  # before looking for rows
+            if stop and self._stops_at is None:
+                self._stops_at = {}
+            if over:  # all that is left is recorded, and no more comes
+                self._stops_at = None
             self._look(pool, hurry=over or stop)
             if (over or stop) and not self._busy and not self._pending():
                 break
@@ -132,7 +138,7 @@ class Recorder:
             if name in self._busy or (now < self._due[name] and not soon):
                 continue
             known = self.state.frames.get(name)
-            if known is not None and self._heads[name].rows <= known.past:
+            if known is not None and self._rows(name) <= known.past:
                 continue
             self._due[name] = now + self._store.every_s
             task = asyncio.ensure_future(self._bring(pool, name))
@@ -151,9 +157,12 @@ class Recorder:
     def _pending(self) -> bool:
         """Whether there are rows that are not recorded."""
         frames = self.state.frames
-        return any(
-            head.rows > (frames[name].past if name in frames else 0) for name, head in self._heads.items()
-        )
+        return any(self._rows(name) > (frames[name].past if name in frames else 0) for name in self._heads)
+
+    def _rows(self, name: str) -> int:
+        """Return how many rows of a frame to record: all, or those that were there at the stop."""
+        rows = self._heads[name].rows
+        return rows if self._stops_at is None else min(rows, self._stops_at.setdefault(name, rows))
 
     async def _bring(self, pool: WorkerPool, name: str) -> None:
         """Bring what is new of a frame into its table."""
@@ -163,7 +172,7 @@ class Recorder:
                 told = await pool.find_recorded(self._ticket(name, Recorded(), 0))
                 known = Recorded(told or self._first_row(name), told)
                 self.state.frames[name] = known
-            while (rows := self._heads[name].rows) > known.past:
+            while (rows := self._rows(name)) > known.past:
                 ticket = self._ticket(name, known, min(rows, known.past + MOST_ROWS))
                 receipt = await pool.record(ticket)
                 if receipt.past < ticket.first:

@@ -174,6 +174,26 @@ def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) 
     uvloop.run(go())
 
 
+def test_a_recorder_that_is_stopped_ends_although_more_rows_come(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            at_work = Recorder(r.run, store_of(tmp_path))
+            ending = asyncio.ensure_future(at_work.run())
+            everything, part = payloads("stocks", 4_000, 1), 0
+            deadline = time.monotonic() + 30
+            while not ending.done() and time.monotonic() < deadline:
+                await r.feed(everything[part : part + 4])
+                await asyncio.sleep(0)
+                part = (part + 4) % 3_000
+                if at_work.state.rows:
+                    at_work.stop()
+            assert ending.done(), "it follows the rows that come after its stop"
+            assert (await ending).rows
+            assert not (await ending).finished
+
+    uvloop.run(go())
+
+
 def test_a_run_has_one_recorder(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:

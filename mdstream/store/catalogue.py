@@ -213,7 +213,9 @@ def _fitting(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
             raise ConfigError(f"{name!r} is no symbol: give a list of them")
     fits = symbol.is_in([name for name in wanted if not is_pattern(name)])
     for pattern in filter(is_pattern, wanted):
-        fits |= symbol.str.contains(_END.sub("$", f"^{fnmatch.translate(pattern)}"))
+        # Python writes a second `*` as an atomic group, which Polars' patterns do not have, nor need.
+        translated = fnmatch.translate(pattern).replace("(?>", "(?:")
+        fits |= symbol.str.contains(_END.sub("$", f"^{translated}"))
     return fits
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import orjson
 import polars as pl
+import pytest
 import uvloop
 
 import mdstream
 from mdstream.config import StoreConfig
 from mdstream.recording.recorder import Recorder
 from mdstream.simulator.encode import rfc3339
+from mdstream.store import catalogue
 from mdstream.store.query import parse_time
 from mdstream.streams.spec import PayloadKind
 from tests.history.truth import records
@@ -180,3 +182,19 @@ def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path
     assert whole.filter(id=1)["headline"].to_list() == ["second"]
     assert whole.filter(id=known["id"])["headline"].to_list() == ["first"]  # newer than history's
     assert mdstream.scan("news", store, symbols="GOOG").collect()["id"].to_list() == [known["id"]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("AAPL2612*C*", ["AAPL261204C00180000"]),
+        ("*2612*P*0", ["AAPL261204P00180000"]),
+        ("A?PL*", ["AAPL261204C00180000", "AAPL261204P00180000"]),
+        ("[B-Z]*6*C*", ["SPY261204C00600000"]),
+        ("A*X*C*", []),
+    ],
+)
+def test_symbol_patterns_may_have_several_wildcards(pattern: str, fits: list[str]) -> None:
+    symbols = pl.Series("symbol", ["AAPL261204C00180000", "AAPL261204P00180000", "SPY261204C00600000"])
+    frame = symbols.to_frame().filter(catalogue._fitting(pl.col("symbol"), [pattern]))
+    assert frame["symbol"].to_list() == fits

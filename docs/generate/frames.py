@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 import polars as pl
 
 from docs.generate.markdown import code, table
 from docs.generate.meanings import CHANNELS, MEANINGS, PREFIXES, Meaning
-from mdstream.reading import news
-from mdstream.reading.chains import chains
+from mdstream.reading.views import views_of
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import STATE, Channel, Column, Kind, StreamSpec
 from mdstream.telemetry import schema
 
 _FOLDED = 20
@@ -112,40 +111,35 @@ def meaning_of(frame: str, column: str) -> tuple[str, Meaning]:
 
     Raises `ValueError` where it stands nowhere.
     """
-    channel = frame.partition(".")[2]
-    for key in (f"{frame}.{column}", f"{channel}.{column}", column):
+    stream, _, channel = frame.partition(".")
+    for key in (f"{frame}.{column}", f"{channel}.{column}", f"{stream}.{column}", column):
         if key in MEANINGS:
             return key, MEANINGS[key]
     for prefix in sorted(PREFIXES, key=len, reverse=True):
         inner = column.removeprefix(prefix + "_")
         if inner != column:
             source = {"trade": "trades", "quote": "quotes"}.get(prefix, "bars")
-            stream = frame.partition(".")[0]
             key, meaning = meaning_of(f"{stream}.{source}", inner)
             return key, Meaning(PREFIXES[prefix] + meaning.text, meaning.unit)
     raise ValueError(f"column {column} of frame {frame} has no meaning in docs/generate/meanings.py")
 
 
 def _of_stream(spec: StreamSpec) -> Iterator[Frame]:
-    for channel in spec.with_bars.values():
-        if channel.types or channel in spec.built_bars or channel.name == "snapshots":
-            yield _frame(spec.name, channel)
+    channels = (*spec.channels, *spec.built_bars)
+    stored = [c for c in channels if c.types or c in spec.built_bars or c.name == STATE]
+    sources = [_frame(spec.name, channel) for channel in stored]
     if spec.latest:
         latest = _frame(spec.name, spec.latest_channel)
-        yield Frame(latest.name, latest.columns[:-1])  # readers do not see the version
-        made = chains(_empty(latest.columns)).schema if "implied_volatility" in _names(latest) else None
-        if made is not None:
-            yield _made(f"{spec.name}.chains", made)
+        sources.append(Frame(latest.name, latest.columns[:-1]))  # readers do not see the version
+    yield from sources
     if book_channel(spec):
-        yield _made(f"{spec.name}.books", _BOOK)
-    articles = next((c for c in spec.channels if c.name == "articles"), None)
-    if articles is not None:
-        rows = _frame(spec.name, articles)
-        yield Frame(f"{spec.name}.latest", rows.columns)
-        made = news.by_symbol(_empty(rows.columns)).schema
-        nullable = {column.name: column.nullable for column in rows.columns}
-        columns = (FrameColumn(name, _seen(made[name]), nullable.get(name, False)) for name in made)
-        yield Frame(f"{spec.name}.by_symbol", tuple(columns))
+        yield _made(f"{spec.name}.books", _BOOK, {})
+    by_name = {frame.name: frame for frame in sources}
+    for name, view in views_of(spec):
+        source = by_name[f"{spec.name}.{view.source}"]
+        made = view.make(pl.DataFrame(schema={column.name: column.type for column in source.columns}))
+        nullable = {column.name: column.nullable for column in source.columns}
+        yield _made(f"{spec.name}.{name}", made.schema, nullable)
 
 
 def _frame(stream: str, channel: Channel) -> Frame:
@@ -156,18 +150,10 @@ def _column(column: Column) -> FrameColumn:
     return FrameColumn(column.name, TYPES[column.kind], column.nullable)
 
 
-def _made(name: str, columns: Mapping[str, pl.DataType]) -> Frame:
-    """Return a frame that readers make, by its schema."""
-    found = [FrameColumn(c, _seen(kind), c not in _KEYS) for c, kind in columns.items()]
+def _made(name: str, columns: Mapping[str, pl.DataType], nullable: Mapping[str, bool]) -> Frame:
+    """Return a frame that readers make, by its schema; `nullable` holds what is known from its source."""
+    found = [FrameColumn(c, _seen(kind), nullable.get(c, c not in _KEYS)) for c, kind in columns.items()]
     return Frame(name, tuple(found))
-
-
-def _empty(columns: Sequence[FrameColumn]) -> pl.DataFrame:
-    return pl.DataFrame(schema={column.name: column.type for column in columns})
-
-
-def _names(frame: Frame) -> set[str]:
-    return {column.name for column in frame.columns}
 
 
 def _seen(kind: pl.DataType) -> pl.DataType:

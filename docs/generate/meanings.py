@@ -1,7 +1,8 @@
 """What the columns of all frames mean, and their units: the words of the page "Frames and columns".
 
-A column is looked up by its full name (`crypto.orderbooks.size`), by channel and column (`cancels.id`), and
-by its own name. Columns of a nested row (`trade_price`, `minute_open`) take that of the inner column.
+A column is looked up by its full name (`crypto.orderbooks.size`), by channel and column (`cancels.id`), by
+stream and column (`options.size`), and by its own name. Columns of a nested row (`trade_price`,
+`minute_open`) take that of the inner column.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ MEANINGS: dict[str, Meaning] = {
     "symbol": Meaning("Symbol: ticker, OCC contract or crypto pair."),
     "price": Meaning("Price of the trade.", "USD"),
     "size": Meaning("Size of the trade.", "shares"),
-    "options.trades.size": Meaning("Size of the trade.", "contracts"),
-    "crypto.trades.size": Meaning("Size of the trade.", "units of the base currency"),
-    "crypto.trades.price": Meaning("Price of the trade.", "units of the quote currency"),
+    "options.size": Meaning("Size of the trade.", "contracts"),
+    "crypto.size": Meaning("Size of the trade.", "base currency"),
+    "crypto.price": Meaning("Price of the trade.", "quote currency"),
     "exchange": Meaning("Code of the exchange."),
     "conditions": Meaning("Condition codes, side by side (`@FTI`)."),
     "tape": Meaning("Tape: A and B are the CTA's, C and O the UTP's."),
@@ -42,13 +43,21 @@ MEANINGS: dict[str, Meaning] = {
     "bid_exchange": Meaning("Exchange of the best bid."),
     "ask_price": Meaning("Best ask; null where there is none.", "USD"),
     "ask_size": Meaning("Size at the best ask; null where there is none.", "shares"),
+    "options.bid_size": Meaning("Size at the best bid; null where there is none.", "contracts"),
+    "options.ask_size": Meaning("Size at the best ask; null where there is none.", "contracts"),
+    "crypto.bid_price": Meaning("Best bid; null where there is none.", "quote currency"),
+    "crypto.bid_size": Meaning("Size at the best bid; null where there is none.", "base currency"),
+    "crypto.ask_price": Meaning("Best ask; null where there is none.", "quote currency"),
+    "crypto.ask_size": Meaning("Size at the best ask; null where there is none.", "base currency"),
     "ask_exchange": Meaning("Exchange of the best ask."),
     # bars
     "open": Meaning("First price; null if every trade of the bar was cancelled.", "USD"),
     "high": Meaning("Highest price.", "USD"),
     "low": Meaning("Lowest price.", "USD"),
     "close": Meaning("Last price.", "USD"),
-    "volume": Meaning("Traded volume.", "shares, contracts or base units"),
+    "volume": Meaning("Traded volume.", "shares"),
+    "options.volume": Meaning("Traded volume.", "contracts"),
+    "crypto.volume": Meaning("Traded volume.", "base currency"),
     "trade_count": Meaning("Number of trades."),
     "vwap": Meaning("Volume-weighted average price.", "USD"),
     "kind": Meaning("`minute`, `updated` (a minute bar revised by late trades) or `daily`."),
@@ -95,8 +104,8 @@ MEANINGS: dict[str, Meaning] = {
     "last_size": Meaning("Size of the last trade.", "contracts"),
     # crypto
     "side": Meaning("`bid` or `ask`; null in a row that only resets the book."),
-    "orderbooks.price": Meaning("Price of the level.", "units of the quote currency"),
-    "orderbooks.size": Meaning("New size of the level; 0 removes it.", "units of the base currency"),
+    "orderbooks.price": Meaning("Price of the level.", "quote currency"),
+    "orderbooks.size": Meaning("New size of the level; 0 removes it.", "base currency"),
     "reset": Meaning("Whether the message replaces the whole book."),
     "level": Meaning("Level, counted from the best one, which is 1."),
     "bid_levels": Meaning("Bid levels that are known (at most 1,000 are kept)."),
@@ -104,7 +113,7 @@ MEANINGS: dict[str, Meaning] = {
     "books.ts": Meaning("Time of the last change."),
     "books.complete": Meaning("Whether the book began with a reset."),
     # news
-    "articles.id": Meaning("Id of the article; an update has the same."),
+    "news.id": Meaning("Id of the article; an update has the same."),
     "created_at": Meaning("When the article was created."),
     "updated_at": Meaning("When it was last changed."),
     "headline": Meaning("Headline."),

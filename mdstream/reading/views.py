@@ -22,7 +22,7 @@ class View(NamedTuple):
     make: Callable[[pl.DataFrame], pl.DataFrame]
 
 
-def _views_of(spec: StreamSpec) -> Iterator[tuple[str, View]]:
+def views_of(spec: StreamSpec) -> Iterator[tuple[str, View]]:
     """Yield the views of a stream by name, as its declaration gives rise to them."""
     if spec.chain:
         yield "chains", View(spec.latest_channel.name, chains)
@@ -34,7 +34,7 @@ def _views_of(spec: StreamSpec) -> Iterator[tuple[str, View]]:
                 yield "by_symbol", View(channel.name, partial(revisions.by_symbol, key=key, by=by))
 
 
-_VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in _views_of(spec)}
+_VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in views_of(spec)}
 
 
 def view_of(frames: Path, name: str) -> tuple[str, View] | None:

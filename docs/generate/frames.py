@@ -51,6 +51,9 @@ _BOOK: dict[str, pl.DataType] = {
 }
 """A book as readers see it, a row a level."""
 
+_PARTED = ("telemetry.batches",)
+"""Frames of which each feed writes a part."""
+
 _KEYS = ("symbol", "level", "root", "expiry", "strike", "right", "complete", "bid_levels", "ask_levels")
 """Columns of views and books that are never null."""
 
@@ -74,7 +77,7 @@ def frames() -> list[Frame]:
     """Return every frame there can be, by stream, the engine's own last."""
     found = [frame for spec in STREAMS.values() for frame in _of_stream(spec)]
     telemetry = [value for value in vars(schema).values() if isinstance(value, Channel)]
-    return found + [_frame("telemetry", channel) for channel in telemetry]
+    return found + [_labelled(_frame("telemetry", channel)) for channel in telemetry]
 
 
 def render() -> str:
@@ -144,6 +147,13 @@ def _of_stream(spec: StreamSpec) -> Iterator[Frame]:
 
 def _frame(stream: str, channel: Channel) -> Frame:
     return Frame(f"{stream}.{channel.name}", tuple(map(_column, channel.columns)))
+
+
+def _labelled(frame: Frame) -> Frame:
+    """Return a frame of which each feed writes a part with the label that readers see: the stream."""
+    if frame.name not in _PARTED:
+        return frame
+    return Frame(frame.name, (FrameColumn("stream", _CODED, False), *frame.columns))
 
 
 def _column(column: Column) -> FrameColumn:

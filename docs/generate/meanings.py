@@ -132,7 +132,7 @@ MEANINGS: dict[str, Meaning] = {
     "bytes": Meaning("Size of the payloads.", "bytes"),
     "messages": Meaning("Messages in them."),
     "rejected": Meaning("Messages that could not become rows; kept on disk with the reason."),
-    "gave_way": Meaning("Payloads that kernels left to the fallback decoder."),
+    "fell_back": Meaning("Payloads that kernels left to the fallback decoder."),
     "first_recv_ts": Meaning("When the first payload was received."),
     "last_recv_ts": Meaning("When the last payload was received."),
     "submit_ts": Meaning("When the batch was handed to a worker."),

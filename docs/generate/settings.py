@@ -51,6 +51,10 @@ _MEANINGS = {
     "fetch.timeout_s": "Seconds that one attempt may take.",
     "fetch.deadline_s": "Seconds that one request may take with all its attempts.",
     "fetch.attempts": "Attempts of one request.",
+    "backfill.concurrency": "Requests of a backfill under way at once.",
+    "backfill.workers": "Processes that decode a backfill's pages; -1: one for each core.",
+    "backfill.budget_per_minute": "Requests a minute of a backfill; 0: `fetch.budget_per_minute`, until "
+    "the service's headers say how many it allows.",
     "handoff.slab_kb": "Size of a buffer of payloads; smaller where shared memory is small.",
     "handoff.slabs": "Buffers of each stream. When all are full, reading from the socket pauses.",
     "handoff.linger_ms": "Hold a batch back for so long to wait for more messages; 0: submit at once.",

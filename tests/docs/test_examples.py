@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import pytest
 
 import mdstream
 from mdstream.cli.app import app
+from mdstream.settings import load
 from tests.docs.documents import PAGES, ROOT, Block, blocks
 from tests.running import until
 
@@ -99,12 +101,16 @@ class _Shell:
                 name, _, value = words.pop(0).partition("=")
                 given[name] = value
             if words:
+                started = time.monotonic()
                 self._command(words, given)
+                print(f"{self._block.place}: {time.monotonic() - started:.1f} s: {' '.join(words)}")
 
     def _command(self, words: list[str], given: dict[str, str]) -> None:
         match words:
             case ["make", *rest]:
                 self._checked(["make", "-n", f"VENV={sys.prefix}", *rest], given, ROOT)
+            case ["export", *pairs]:
+                load(environ=dict(pair.split("=", 1) for pair in pairs))  # refuses what is not a setting
             case ["curl", *_]:
                 if shutil.which("curl"):
                     self._checked(words, given)

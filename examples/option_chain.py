@@ -1,0 +1,43 @@
+"""Print the option chain of an underlying: calls and puts side by side, with volatility and Greeks.
+
+It shows `run.chain`, and how to put two sides of a table next to each other.
+Run it beside an engine that follows the underlying (by default SPY and AAPL):
+
+    python examples/option_chain.py AAPL
+"""
+
+from __future__ import annotations
+
+import sys
+
+import polars as pl
+
+import mdstream
+
+SIDES = ("mid", "implied_volatility", "delta", "gamma", "theta", "vega")
+
+
+def chain(contracts: pl.DataFrame) -> pl.DataFrame:
+    """Return the chain of the nearest expiry, a row for each strike, calls on the left."""
+    nearest = contracts.filter(pl.col("expiry") == pl.col("expiry").min())
+    calls, puts = (
+        nearest.filter(pl.col("right") == right).select(
+            "strike", *(pl.col(name).round(4).alias(f"{right}_{name}") for name in SIDES)
+        )
+        for right in ("call", "put")
+    )
+    return calls.join(puts, on="strike", how="full", coalesce=True).sort("strike")
+
+
+def main(underlying: str) -> None:
+    """Print the nearest chain of `underlying`."""
+    contracts = mdstream.attach().chain(underlying)
+    if not contracts.height:
+        sys.exit(f"no contracts of {underlying}: add it to options.symbols")
+    print(f"{underlying}, expiry {contracts['expiry'].sort()[0]}")
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200, tbl_hide_column_data_types=True):
+        print(chain(contracts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "AAPL")

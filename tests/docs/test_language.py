@@ -1,0 +1,140 @@
+"""The style sheet of CONTRIBUTING.md, as far as a program can hold it.
+
+Words: log lines, errors and docstrings of the product use none of the words that the style sheet replaces.
+What stands in code quotes is not looked at: `tell()` of a file is a term. What does not pass yet is allowed
+by folder in `ALLOWED`, whose numbers may only go down: `python -m tests.docs.test_language` prints them as
+they are now. Width: Markdown is wrapped.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.documents import DOCUMENTS, PAGES, ROOT
+
+WIDTH = 120
+
+BANNED = {
+    r"told|tells?\b|telling": "report, notify, say",
+    r"heed\w*": "handle",
+    r"mend(s|ed|ing)?\b": "fix",
+    r"odd\b(?! (lots?|number))": "malformed, unexpected",
+    r"gave way|gives? way|giving way": "fall back",
+    r"made way|makes? way|making way": "evict",
+    r"the library('s)?\b": "the fallback decoder",
+    r"asides?\b": "skipped messages",
+    r"(takes?|took|taken) up\b(?! to)": "resume",
+    r"seams?\b": "gap marker",
+    r"patience": "timeout",
+    r"company": "more messages",
+    r"alike": "identical",
+    r"lives\b": "restarts, is in",
+    r"last words": "exit reason",
+    r"lets? go|letting go": "start fetching, release",
+    r"is no (symbol|number|stream|timeframe|port|folder|file|time|address)\b": "is not a ...",
+    r"stands? (in|there)|stood (in|there)": "is in, is there",
+    r"without a word": "silently, without a close frame",
+    r"(shall|whoever|whomever|thereof|whereof)\b": "plain English",
+}
+"""Pattern → what to write instead."""
+
+ALLOWED: dict[str, int] = {}
+"""Folder or loose module → offenders that are left in it."""
+
+_BANNED = re.compile("|".join(rf"(?:\b(?:{pattern}))" for pattern in BANNED), re.IGNORECASE)
+_QUOTED = re.compile(r"`[^`]*`")
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield docstrings, arguments of log calls, and texts of raised errors, with their lines."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield node.lineno, text
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"))) | ast.Raise():
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                        yield inner.lineno, inner.value
+
+
+def offenders(path: Path) -> list[str]:
+    """Return where a file uses a word that the style sheet replaces."""
+    return [
+        f"{path.relative_to(ROOT)}:{line}: {found[0]!r} in {' '.join(text.split())[:80]!r}"
+        for line, text in texts(path)
+        for found in _BANNED.finditer(_QUOTED.sub("", text))
+    ]
+
+
+def rooms() -> dict[str, list[Path]]:
+    """Return the files of each folder of the product; loose modules count as one folder."""
+    found: dict[str, list[Path]] = {}
+    for package in ("mdstream", "workers"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).parts
+            found.setdefault("/".join(parts[:2]) if len(parts) > 2 else package, []).append(path)
+    return found
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_texts_use_the_words_of_the_style_sheet(room: str) -> None:
+    found = [line for path in rooms()[room] for line in offenders(path)]
+    allowed = ALLOWED.get(room, 0)
+    assert len(found) <= allowed, f"{allowed} are allowed, {len(found)} found:\n" + "\n".join(found)
+
+
+def test_what_is_allowed_is_in_folders_that_exist() -> None:
+    assert set(ALLOWED) <= set(rooms())
+
+
+def test_a_banned_word_is_found_and_a_quoted_one_is_not(tmp_path: Path) -> None:
+    code = '''def f():\n    """It tells `told`."""\n    log.info("heeded")\n    raise E(f"{x} is no symbol")\n'''
+    found = [
+        match[0]
+        for _, text in _texts_of(code, tmp_path)
+        for match in _BANNED.finditer(_QUOTED.sub("", text))
+    ]
+    assert found == ["tells", "heeded", "is no symbol"]
+
+
+def _texts_of(code: str, folder: Path) -> list[tuple[int, str]]:
+    path = folder / "code.py"
+    path.write_text(code)
+    return list(texts(path))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_pages_use_the_words_of_the_style_sheet(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    if path.name == "CONTRIBUTING.md":
+        text = text.partition("| instead of |")[0]
+    assert not [match[0] for match in _BANNED.finditer(_QUOTED.sub("", text))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_markdown_is_wrapped(path: Path) -> None:
+    inside = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            inside = not inside
+        bare = re.sub(r"\]\([^)]*\)", "]", line)
+        wide = len(bare) > WIDTH and not inside and not line.startswith("|")
+        assert not wide, f"{path.name}:{number} has {len(bare)} characters"
+
+
+def main() -> None:
+    """Print `ALLOWED` as the folders are now, and every offender as a comment."""
+    for room, files in rooms().items():
+        if found := [line for path in files for line in offenders(path)]:
+            print(f'    "{room}": {len(found)},')
+            for line in found:
+                print(f"    # {line}")
+
+
+if __name__ == "__main__":
+    main()

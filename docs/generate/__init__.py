@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.generate import api, commands, exit_codes, frames, settings
+from docs.generate import api, commands, exit_codes, frames, metrics, settings
 
 GENERATORS: dict[str, Callable[[], str]] = {
     "api": api.render,
     "commands": commands.render,
     "exit-codes": exit_codes.render,
     "frames": frames.render,
+    "metrics": metrics.render,
     "settings": settings.render,
 }

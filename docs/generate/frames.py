@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 import polars as pl
 
+from docs.generate import metrics
 from docs.generate.markdown import code, table
 from docs.generate.meanings import CHANNELS, MEANINGS, PREFIXES, Meaning
 from mdstream.reading.views import views_of
@@ -115,6 +116,8 @@ def meaning_of(frame: str, column: str) -> tuple[str, Meaning]:
     Raises `ValueError` where it stands nowhere.
     """
     stream, _, channel = frame.partition(".")
+    if (metric := metrics.metric_of(frame, column)) is not None:
+        return "", Meaning(metric.help, metric.unit)
     for key in (f"{frame}.{column}", f"{channel}.{column}", f"{stream}.{column}", column):
         if key in MEANINGS:
             return key, MEANINGS[key]

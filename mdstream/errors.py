@@ -1,28 +1,28 @@
-"""Every error mdstream raises, split by whose fault it is.
+"""All errors that mdstream raises, split by whose fault they are.
 
     MdstreamError
     ├── ConfigError              a setting, flag, file or argument is wrong            exit 2
     ├── CredentialsError         the service refuses this key or plan; never retried   exit 3
-    ├── SharedMemoryError        shared memory cannot hold what was asked of it        exit 4
+    ├── SharedMemoryError        shared memory cannot hold what is asked of it         exit 4
     │   └── NoSpaceError         the file system behind the frames is full
-    ├── StoreError               the store on disk cannot be written                   exit 1
-    │   └── NoStoreError         no table where one was looked for
-    ├── NoRunError               no running engine where one was looked for            exit 6
-    ├── LagError                 a reader is further behind than it allowed itself
+    ├── StoreError               the store on disk cannot be read or written           exit 1
+    │   └── NoStoreError         the store has no such table
+    ├── NoRunError               no running engine was found                           exit 6
+    ├── LagError                 a reader is further behind than its own limit
     ├── AddressInUseError        another program listens on the port                   exit 5
     ├── ServerError              the service failed or broke its protocol; retried
     │   └── BadRequestError      the service refuses this very request; not retried
-    ├── NetworkError             no connection, or one that was lost; retried
-    │   └── CertificateError     the server's certificate does not verify; not retried exit 3
+    ├── NetworkError             no connection, or it was lost; retried
+    │   └── CertificateError     the server's certificate is not valid; not retried    exit 3
     └── WorkerError              a pool process died or hung on a batch
-        └── PoisonedBatchError   a batch killed, or hung, two workers; it is given up
+        └── PoisonedBatchError   a batch killed or hung two workers and was given up
 
-Bad *data* raises none of these: a message that cannot become a row is a counted, kept reject. Until it is
-one, these are raised, and always caught where the bytes are read:
+Bad *data* raises none of these: a message that cannot become a row is rejected, counted and kept. The
+errors below are raised on the way there. The code that reads the bytes always catches them:
 
     DataError
-    ├── UnpackingError           bytes that are not packed as they should be
-    ├── UnfitError               a value or message that its column or channel cannot take
+    ├── UnpackingError           bytes that cannot be unpacked
+    ├── UnfitError               a value that does not fit its column, or a message without a channel
     └── UnlearnableError         a message that kernels cannot follow; the fallback decoder reads it
 """
 
@@ -32,40 +32,40 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes of the `mdstream` command and of every process it starts."""
+    """Exit codes of the `mdstream` command and of every process that it starts."""
 
     OK = 0
     STREAM_FAILED = 1
-    """At least one stream failed, or not all is recorded yet; the report says which, and why."""
+    """At least one stream failed, or some rows are not recorded yet. The report says which, and why."""
     CONFIG = 2
     CREDENTIALS = 3
     SHARED_MEMORY = 4
     ADDRESS_IN_USE = 5
     NO_RUN = 6
     ORPHANED = 70
-    """A child whose parent died and that therefore ended itself."""
+    """A child that ended itself because its parent died."""
     INTERRUPTED = 130
-    """Stopped at once: by a second Ctrl-C, or by one before anything had begun."""
+    """Stopped at once: by a second Ctrl-C, or by one before anything had started."""
 
 
 UNRECOVERABLE = frozenset({Exit.CONFIG, Exit.CREDENTIALS, Exit.SHARED_MEMORY})
-"""Reasons for a stream to fail that no new attempt can mend."""
+"""Exit codes of a stream that a restart cannot help."""
 
 
 class MdstreamError(Exception):
-    """Root of all errors raised by mdstream; `exit_code` is what a command ends with."""
+    """Root of all errors that mdstream raises. A command that fails with one ends with its `exit_code`."""
 
     exit_code: Exit = Exit.STREAM_FAILED
 
 
 class ConfigError(MdstreamError):
-    """A setting is unknown, malformed or contradicts another one."""
+    """A setting is unknown, malformed, or contradicts another one."""
 
     exit_code = Exit.CONFIG
 
 
 class CredentialsError(MdstreamError):
-    """The service refuses the key, or the plan behind it lacks this data: trying again is useless."""
+    """The service refuses the key, or its plan does not include this data. A retry is useless."""
 
     exit_code = Exit.CREDENTIALS
 
@@ -75,7 +75,7 @@ class CredentialsError(MdstreamError):
 
 
 class SharedMemoryError(MdstreamError):
-    """Shared memory cannot hold or give what was asked of it."""
+    """Shared memory cannot hold or provide what is asked of it."""
 
     exit_code = Exit.SHARED_MEMORY
 
@@ -92,16 +92,16 @@ class NoSpaceError(SharedMemoryError):
         self.path, self.needed, self.free = path, needed, free
 
     def __reduce__(self) -> tuple[type[NoSpaceError], tuple[str, int, int]]:
-        """Workers raise it, too: it has to come across."""
+        """Pickle it by its attributes: workers raise it too."""
         return type(self), (self.path, self.needed, self.free)
 
 
 class StoreError(MdstreamError):
-    """The store on disk cannot be written, or is not what it should be."""
+    """The store on disk cannot be read or written, or is not in the expected state."""
 
 
 class NoStoreError(StoreError):
-    """There is no such table in the store."""
+    """The store has no such table."""
 
 
 class NoRunError(MdstreamError):
@@ -111,7 +111,7 @@ class NoRunError(MdstreamError):
 
 
 class LagError(MdstreamError):
-    """A reader is further behind the engine than it allowed itself to be."""
+    """A reader is further behind the engine than its own limit allows."""
 
 
 class AddressInUseError(MdstreamError):
@@ -121,10 +121,10 @@ class AddressInUseError(MdstreamError):
 
 
 class ServerError(MdstreamError):
-    """The service answered with a failure, or with something its protocol does not allow.
+    """The service answered with a failure, or broke its protocol.
 
-    `code` is the stream error code or HTTP status, where there is one.
-    `retry_after` is the pause in seconds that the service asked for.
+    `code` is the error code of the stream or the HTTP status, if there is one. `retry_after` is the pause
+    in seconds that the service asks for.
     """
 
     def __init__(self, message: str, code: int | None = None, retry_after: float | None = None) -> None:
@@ -133,7 +133,7 @@ class ServerError(MdstreamError):
 
 
 class BadRequestError(ServerError):
-    """The service refuses this request; sending the same again is useless."""
+    """The service refuses this request. Sending it again is useless."""
 
 
 class NetworkError(MdstreamError):
@@ -141,7 +141,7 @@ class NetworkError(MdstreamError):
 
 
 class CertificateError(NetworkError):
-    """The server's TLS certificate does not verify."""
+    """The server's TLS certificate is not valid."""
 
     exit_code = Exit.CREDENTIALS
 
@@ -151,27 +151,27 @@ class WorkerError(MdstreamError):
 
 
 class PoisonedBatchError(WorkerError):
-    """A batch that has killed, or hung, two workers."""
+    """A batch killed or hung two workers."""
 
 
 class DataError(ValueError):
-    """Root of what is raised about bytes that cannot be used, and never leaves the code that reads them."""
+    """Root of the errors about unusable bytes. They never leave the code that reads the bytes."""
 
 
 class UnpackingError(DataError):
-    """Bytes that are not what their packing says, or are too many once unpacked."""
+    """The bytes do not match their packing, or exceed the limit once unpacked."""
 
 
 class UnfitError(DataError):
-    """A value that its column cannot take, or a message that belongs to no channel."""
+    """A value does not fit its column, or a message belongs to no channel."""
 
 
 class UnlearnableError(DataError):
-    """A message whose layout kernels cannot follow: the fallback decoder reads it."""
+    """Kernels cannot follow the layout of a message, so the fallback decoder reads it."""
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a group that is not itself a group: task groups nest."""
+    """Return the first error of a group that is not a group itself: task groups nest."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -179,5 +179,5 @@ def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _size(count: int) -> str:
-    """Bytes in the unit that tells them best."""
+    """Return a number of bytes in kB or MB."""
     return f"{count / 1e6:,.1f} MB" if count >= 1_000_000 else f"{count / 1e3:,.1f} kB"

@@ -1,4 +1,4 @@
-"""What a terminal sends to all processes in it, and only the one that was started there shall answer."""
+"""Signals that a terminal sends to all its processes, but that only the one started there handles."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
 _TERMINAL = (signal.SIGINT, signal.SIGHUP)
-"""Ctrl-C, and the end of the terminal itself."""
+"""Ctrl-C, and the closing of the terminal."""
 
 
 def ignore() -> None:
-    """For a child: leave Ctrl-C and the end of the terminal to the parent, who will say what to do."""
+    """Ignore Ctrl-C and the closing of the terminal. For a child: its parent decides how it ends."""
     for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
-    """Around the start of a process: it comes up deaf to the terminal, until it can `ignore` it.
+def block_interrupts() -> Iterator[None]:
+    """Block the terminal's signals while a process is started, until it can `ignore` them itself.
 
-    A blocked signal stays blocked in the children; ours is only late by the moment that a start takes.
+    A child inherits the mask. In this process, a signal is only delayed until the start is done.
     """
-    # Python starts it with the first child, and unblocks Ctrl-C for that one as it does so.
+    # Python starts it with the first child, and unblocks Ctrl-C when it does.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
     try:

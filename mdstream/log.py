@@ -1,7 +1,7 @@
-"""Logs of all processes, written in one place: by the supervisor.
+"""Log records of all processes, written in one place: by the supervisor.
 
-A feed's records go to a bounded queue and from there, on a thread of their own, into its pipe to the
-supervisor; a supervisor that does not read can cost records (they are counted), never time.
+A feed puts its records into a bounded queue. A thread sends them from there through a pipe to the
+supervisor. A supervisor that does not read may cost records, which are counted, but never time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from typing import IO, Any
 import orjson
 
 QUEUED = 10_000
-"""Messages to the supervisor that may wait before log records are dropped."""
+"""Messages that may wait for the supervisor before log records are dropped."""
 
 
 class Outbox:
-    """A child's messages to its supervisor, sent by a thread so that no sender ever waits."""
+    """Sends a child's messages to its supervisor on a thread of its own, so that no sender waits."""
+
+    # Written by `put`, on the sender's thread.
+    dropped: int
+    """Log records that were dropped."""
 
     def __init__(self, pipe: Connection) -> None:
         self.dropped = 0
@@ -33,7 +37,7 @@ class Outbox:
         self._thread.start()
 
     def put(self, kind: str, content: Any) -> None:
-        """Queue one message. Log records are dropped, and counted, while too much waits already."""
+        """Queue one message. While `QUEUED` messages wait, log records are dropped and counted."""
         if kind == "log" and self._queue.qsize() >= QUEUED:
             self.dropped += 1
         else:
@@ -51,7 +55,7 @@ class Outbox:
             try:
                 self._pipe.send(message)
             except (OSError, ValueError):
-                return  # the supervisor is gone, and this process will be too
+                return  # the supervisor is dead, and this process will end soon
 
 
 class _OutboxHandler(logging.Handler):
@@ -64,7 +68,7 @@ class _OutboxHandler(logging.Handler):
 
 
 def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
-    """A log record as plain values."""
+    """Return a log record as plain values."""
     out: dict[str, Any] = {
         "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
@@ -86,7 +90,7 @@ def set_up_child(outbox: Outbox, stream: str, level: str) -> None:
 
 
 def set_up(level: str, write: Callable[[dict[str, Any]], None]) -> None:
-    """Give the supervisor's own records to `write`, as those of the feeds are."""
+    """Pass this process's records of `level` and above to `write`, in the form of those of the feeds."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -100,15 +104,15 @@ def set_up(level: str, write: Callable[[dict[str, Any]], None]) -> None:
 def _set_levels(root: logging.Logger, level: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("mdstream").setLevel(level.upper())
-    # The library logs frames and headers at DEBUG, keys among them.
+    # websockets logs messages and headers at DEBUG, credentials among them.
     logging.getLogger("mdstream.websocket").setLevel(logging.WARNING)
 
 
 def text_line(record: dict[str, Any]) -> str:
-    """A record as one line for people, an exception behind it."""
+    """Return a record as one line for people, followed by its exception."""
     clock = record["ts"][11:23]
-    who = record["stream"] or "engine"
-    line = f"{clock} {record['level'].upper():<7} {who:<8} {record['message']}"
+    source = record["stream"] or "engine"
+    line = f"{clock} {record['level'].upper():<7} {source:<8} {record['message']}"
     return line + ("\n" + record["exception"] if "exception" in record else "")
 
 
@@ -117,8 +121,10 @@ def json_line(record: dict[str, Any]) -> str:
 
 
 def line_writer(as_json: bool, out: IO[str] | None = None) -> Callable[[dict[str, Any]], None]:
-    """Writes records to `out` (standard error), a line each. A log that cannot be written, its disk full
-    or its reader gone, stops no run; how many lines it lost is told when it takes lines again.
+    """Return a function that writes records to `out` (default: standard error), one line each.
+
+    A log that cannot be written, because its disk is full or its reader is gone, stops no run. The number
+    of lines lost is reported as soon as a line can be written again.
     """
     layout = json_line if as_json else text_line
     lost = 0
@@ -127,8 +133,8 @@ def line_writer(as_json: bool, out: IO[str] | None = None) -> Callable[[dict[str
         nonlocal lost
         try:
             if lost:
-                told = {**record, "level": "warning", "message": f"{lost} log lines were lost"}
-                print(layout(told), file=out or sys.stderr, flush=True)
+                notice = {**record, "level": "warning", "message": f"{lost} log lines were lost"}
+                print(layout(notice), file=out or sys.stderr, flush=True)
                 lost = 0
             print(layout(record), file=out or sys.stderr, flush=True)
         except OSError:

@@ -11,7 +11,7 @@ import msgspec
 
 from mdstream.config import Credentials, SimulatorConfig
 from mdstream.errors import MdstreamError
-from mdstream.interrupts import deaf_children
+from mdstream.interrupts import block_interrupts
 from mdstream.simulator.server import main as simulator_main
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
@@ -47,7 +47,7 @@ class EmbeddedSimulator:
         self.process: SpawnProcess = self._context.Process(
             target=simulator_main, args=(self._settings, theirs), name="simulator"
         )
-        with deaf_children():
+        with block_interrupts():
             self.process.start()
         theirs.close()
         self._port = self._await_port(self._pipe, self._timeout_s)

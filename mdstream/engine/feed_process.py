@@ -23,7 +23,7 @@ import psutil
 from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed.feed import Assignment
 from mdstream.feed.process import main as feed_main
-from mdstream.interrupts import deaf_children
+from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.session.retry import backoff
 from mdstream.telemetry.sampler import ProcessSample
@@ -132,7 +132,7 @@ class FeedProcess:
             target=feed_main, args=(assignment, theirs), name=f"feed-{self.stream}"
         )
         try:
-            with deaf_children(), forkserver.without_main():
+            with block_interrupts(), forkserver.without_main():
                 process.start()
         except BaseException:
             ours.close()

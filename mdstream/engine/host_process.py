@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from mdstream.errors import Exit
-from mdstream.interrupts import deaf_children
+from mdstream.interrupts import block_interrupts
 
 
 class HostProcess:
@@ -35,7 +35,7 @@ class HostProcess:
         self._arrived = threading.Condition()
         ours, theirs = os.pipe()
         try:
-            with deaf_children():  # Ctrl-C belongs to the script or notebook
+            with block_interrupts():  # Ctrl-C belongs to the script or notebook
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "mdstream.engine.host", str(theirs)],
                     stdin=subprocess.PIPE,

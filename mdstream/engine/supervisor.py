@@ -38,7 +38,7 @@ from mdstream.feed import recovery
 from mdstream.feed.feed import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
-from mdstream.interrupts import deaf_children
+from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.pool.pool import forkserver_modules
 from mdstream.recording.process import RecorderProcess, start_for_dead_runs
@@ -200,7 +200,7 @@ class Supervisor:
         handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_on)
         self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
         needed = forkserver_modules("mdstream.feed.process")
-        with deaf_children():
+        with block_interrupts():
             forkserver.begin(*needed)
         self._forked = forkserver.take(*needed)
         if self.config.simulated:

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess as Process
 from typing import Any
 
 from mdstream.handoff import packets
-from mdstream.interrupts import deaf_children
+from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 
 
@@ -54,7 +54,7 @@ class Crew:
         self._broken: BaseException | None = None
         others = set(multiprocessing.active_children())
         self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
-        with deaf_children(), forkserver.without_main():
+        with block_interrupts(), forkserver.without_main():
             for _ in range(size):
                 task = asyncio.wrap_future(self._executor.submit(serve))
                 task.add_done_callback(self._on_task_end)

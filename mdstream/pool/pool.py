@@ -32,7 +32,7 @@ from mdstream.frames.bar_builder import MakeBars
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.ticket import Receipt, Ticket
-from mdstream.interrupts import deaf_children
+from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 
@@ -86,7 +86,7 @@ def compile_kernels() -> subprocess.Popen[str] | None:
     """
     if are_kernels_compiled():
         return None
-    with deaf_children():
+    with block_interrupts():
         return subprocess.Popen([sys.executable, "-m", "workers.warm"], stderr=subprocess.PIPE, text=True)
 
 
@@ -109,7 +109,7 @@ def load_early(size: int) -> None:
     """For a process that soon starts a pool of `size`: what its workers are forked from loads already."""
     if size > 1 and are_kernels_compiled():
         os.environ.update(SINGLE_THREADED)
-        with deaf_children():
+        with block_interrupts():
             forkserver.begin(*forkserver_modules())
 
 

@@ -16,8 +16,8 @@ from mdstream.errors import StoreError
 from mdstream.frames.rundir import frame_path
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.reading.reader import FrameReader
-from mdstream.store.objects import plain
-from mdstream.store.schema import BEYOND, LARGEST_INT
+from mdstream.store.objects import summarize_error
+from mdstream.store.schema import LARGEST_INT, NS_SUFFIX
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Kind
 
@@ -157,7 +157,7 @@ def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
         if column.kind is Kind.TIME:
             ns = value.dt.epoch("ns")
             columns.append((ns // 1000).cast(pl.Datetime("us", "UTC")).alias(column.name))
-            columns.append((ns % 1000).cast(pl.Int16).alias(column.name + BEYOND))
+            columns.append((ns % 1000).cast(pl.Int16).alias(column.name + NS_SUFFIX))
         elif column.kind is Kind.SYMBOLS:
             columns.append(value.cast(pl.List(pl.String)))
         elif column.kind in CODED:
@@ -169,7 +169,7 @@ def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
     day = pl.col(time).dt.date().alias("date")
     stored = rows.select(pl.lit(feed).alias("feed"), day, *columns)
     order = [c.name for c in channel.columns if c.kind is Kind.SYMBOL]
-    return stored.sort([*order, time, time + BEYOND], maintain_order=True).to_arrow()
+    return stored.sort([*order, time, time + NS_SUFFIX], maintain_order=True).to_arrow()
 
 
 @contextlib.contextmanager
@@ -189,7 +189,7 @@ def _translate_errors(table: str) -> Iterator[None]:
 
 
 def _why(table: str, error: BaseException) -> str:
-    text = plain(error)
+    text = summarize_error(error)
     if "No space left" in text or "Quota exceeded" in text:
         return f"store: no room at {table}; it goes on when there is some"
     return f"store: {table}: {text[:300]}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdstream.errors import ConfigError, StoreError
-from mdstream.store.objects import plain
+from mdstream.store.objects import summarize_error
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,7 +95,7 @@ def export(
         _write(rows, partial, ending)
         partial.rename(to)
     except failures as error:
-        raise StoreError(f"cannot export to {to}: {plain(error)}") from error
+        raise StoreError(f"cannot export to {to}: {summarize_error(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
     count = _rows(to, ending)
@@ -117,7 +117,7 @@ def _to_nautilus(dataset: str, catalog: Path, store: str, venue: str, force: boo
     try:
         found = nautilus.export(dataset, rows, catalog, venue=venue, force=force)
     except OSError as error:
-        raise StoreError(f"cannot export to {catalog}: {plain(error)}") from error
+        raise StoreError(f"cannot export to {catalog}: {summarize_error(error)}") from error
     print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {catalog}")
     if found.left_out:
         print(f"  left out: {found.left_out:,} trades without price or size, or quotes of one side")

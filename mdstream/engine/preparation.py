@@ -20,7 +20,7 @@ from mdstream.engine.feed_process import why_ended
 from mdstream.errors import ConfigError
 from mdstream.pool.pool import SINGLE_THREADED, compile_kernels, do_without_kernels
 from mdstream.recording.recorder import check_store
-from mdstream.store.rejects import why_unwritable
+from mdstream.store.rejects import find_obstacle
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def fit_memory(demand: memory.Demand, root: Path) -> memory.Demand:
 
 def check_rejects(folder: str, run_id: str) -> None:
     """Raise `ConfigError` if rejects cannot be kept in `folder`; only warn where that is the default."""
-    if why := why_unwritable(folder, run_id):
+    if why := find_obstacle(folder, run_id):
         if folder:
             raise ConfigError(f"rejects: {why}")
         log.warning("rejected payloads will be counted but not kept: %s (set rejects)", why)

@@ -73,7 +73,7 @@ class Filing:
         `StoreError` where it has more than the ledger knows of, which would be stored twice.
         """
         dataset = self._request.dataset
-        (table, version, files), noted = self._table.standing(), self._ledger.last_commit(dataset)
+        (table, version, files), noted = self._table.read_state(), self._ledger.last_commit(dataset)
         known = self._ledger.identity(dataset)
         if version > noted.begun or (table and known and table != known):
             raise StoreError(
@@ -174,7 +174,7 @@ class Filing:
             await asyncio.to_thread(self._table.commit, files, version)
             self._ledger.committed([number])
             if not self._ledger.identity(self._request.dataset):
-                self._ledger.identify(self._request.dataset, self._table.standing().id)
+                self._ledger.identify(self._request.dataset, self._table.read_state().id)
             self._commit_failed = False
 
     def _drop(self, shards: Iterable[Progress]) -> None:

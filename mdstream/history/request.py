@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mdstream.errors import ConfigError
-from mdstream.store.query import as_list, parse_time, to_ns, utc
+from mdstream.store.query import as_list, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest import History
@@ -73,7 +73,7 @@ class Request:
 
     def partition(self, first: int) -> dict[str, str]:
         """The store's partition of a shard that begins at `first`."""
-        when = utc(first)
+        when = to_utc(first)
         found = {"feed": self.feed}
         if self.timeframe:
             found["timeframe"] = self.timeframe
@@ -114,7 +114,7 @@ class Request:
             day = at // DAY_NS
             ends = [(day // days + 1) * days * DAY_NS]
             if self.history.partition == "year":
-                ends.append(to_ns(datetime(utc(at).year + 1, 1, 1, tzinfo=UTC)))
+                ends.append(to_ns(datetime(to_utc(at).year + 1, 1, 1, tzinfo=UTC)))
             past = min(self.past, *ends)
             yield at, past
             at = past

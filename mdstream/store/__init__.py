@@ -1,1 +1,1 @@
-"""What is kept on disk: Delta tables, journals, rejects; and how they are read."""
+"""What mdstream keeps on disk: Delta tables, journals and rejects, and how to read them."""

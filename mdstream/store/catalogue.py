@@ -1,4 +1,4 @@
-"""The store as one table a dataset, for any query."""
+"""Read a dataset of the store as one table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError
-from mdstream.store.objects import plain, storage_options
+from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import as_list, is_pattern, parse_time
-from mdstream.store.schema import BEYOND
+from mdstream.store.schema import NS_SUFFIX
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest import History
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 When = str | date | datetime | None
 
 _END = re.compile(r"\\[zZ]$")
-"""How Python's patterns end; those of Polars end otherwise."""
+"""End of the patterns of `fnmatch`, which Polars does not understand."""
 
 
 def scan(
@@ -38,64 +38,73 @@ def scan(
     timeframe: str = "",
     adjustment: str = "",
 ) -> pl.LazyFrame:
-    """A dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
+    """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
-    History that was fetched and frames that were recorded are one table. A row that is in both, or in
-    several feeds, is there once, as history has it. Which rows are the same is declared with the channel
-    (`Channel.identity`): trades of stocks by symbol, time, exchange, id, price and size, their quotes by
-    symbol and time; of crypto likewise, each feed apart; bars by feed, symbol, time and timeframe (of a
-    live bar its last update); articles by id; all else by feed and all its columns.
+    Fetched history and recorded frames form one table. A row that is in both, or in several feeds, is
+    returned once, as history has it. Each channel declares which rows are the same (`Channel.identity`):
 
-    Columns are those of the live frame, times Datetime("ns", "UTC"), symbols and codes String, and before
-    them the partition's: `feed`, for bars `timeframe` (and `adjustment`), `date` or `year`. What is given
-    here, and filters on symbols and the partition's columns, decide which files are read at all; a filter
-    on a time does not (times are put together of two columns), so give `start` and `end`. `start` is
-    inside, `end` is not (a date as `end` includes that day). `symbols` may be patterns of `*`, `?` and
-    `[…]`. Bars of all timeframes and adjustments in the store come together unless one is named. `store`
-    may be an object store's, as s3://bucket/prefix. Raises `NoStoreError` where there is no such table,
-    and `StoreError` where it cannot be read.
+      stocks.trades       symbol, time, exchange, id, price and size
+      stocks.quotes       symbol and time
+      crypto              as for stocks, but each feed apart
+      bars                feed, symbol, time and timeframe; of a live bar, the last update counts
+      news                id; the last revision counts
+      everything else     feed and all columns
+
+    The columns are those of the live frame. Times are Datetime("ns", "UTC"); symbols and codes are String.
+    The partition's columns come first: `feed`, for bars `timeframe` (and `adjustment`), then `date` or
+    `year`.
+
+    `start` is inclusive, `end` exclusive; a date as `end` includes that day. `symbols` may be patterns of
+    `*`, `?` and `[…]`. Bars of all timeframes and adjustments are returned unless one is given. `store` is
+    a folder or an object store, as s3://bucket/prefix.
+
+    The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
+    filter on a time column does not, because times are stored in two columns: use `start` and `end`.
+
+    Raises `ConfigError` for an unknown dataset or argument, `NoStoreError` if there is no such table, and
+    `StoreError` if it cannot be read.
     """
     import polars as pl
 
     dataset = resolve_dataset(dataset)
-    channel, history = _of(dataset)
+    channel, history = _find_channel(dataset)
     options = storage_options(str(store))
-    past = _table(f"{store}/{dataset}", options) if history else None
-    feeds = _feeds(f"{store}/{dataset}", options) if past is not None and not feed else []
-    live = _table(f"{store}/live/{dataset}", options)
+    past = _open_table(f"{store}/{dataset}", options) if history else None
+    feeds = _list_feeds(f"{store}/{dataset}", options) if past is not None and not feed else []
+    live = _open_table(f"{store}/live/{dataset}", options)
     if past is None and live is None:
         raise NoStoreError(
-            f"no {dataset} in {store}: fetch some, as with mdstream backfill {dataset}, or record some, "
-            "as with mdstream run --record"
+            f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
+            "mdstream run --record"
         )
     if live is not None and history is not None:
         live = _as_history(live, history)
         if past is not None:
-            live = _widened(live, past.collect_schema())
+            live = _add_missing_columns(live, past.collect_schema())
     found = [
-        _chosen(frame, dataset, channel, (start, end), (feed, timeframe, adjustment))
+        _select(frame, dataset, channel, (start, end), (feed, timeframe, adjustment))
         for frame in (past, live)
         if frame is not None
     ]
     if channel.revised_by:
-        return _newest(found, channel, symbols)
+        return _keep_last_revisions(found, channel, symbols)
     if symbols is not None:
-        fits = _fitting(pl.col("symbol"), as_list(symbols))
-        found = [frame.filter(fits) for frame in found]
+        is_wanted = _matches(pl.col("symbol"), as_list(symbols))
+        found = [frame.filter(is_wanted) for frame in found]
     if past is not None and len(feeds) > 1 and "feed" not in channel.identity:
-        found[0] = _once(found[0], feeds, channel)
+        found[0] = _merge_feeds(found[0], feeds, channel)
     if live is not None:
         recorded = found[-1]
         if history is not None and history.bars:
-            recorded = recorded.sort(RECV_TS.name, RECV_TS.name + BEYOND)  # updates come later
-        found[-1] = recorded = recorded.unique(_recorded_keys(recorded, channel), keep="last")
+            recorded = recorded.sort(RECV_TS.name, RECV_TS.name + NS_SUFFIX)  # later updates come last
+        found[-1] = recorded = recorded.unique(_recorded_identity(recorded, channel), keep="last")
         if past is not None:
-            found[-1] = _beyond(found[0], recorded, channel)
-    return _whole_times(_joined(found))
+            found[-1] = _without_known(found[0], recorded, channel)
+    return _join_times(_concat(found))
 
 
-def _of(dataset: str) -> tuple[Channel, History | None]:
-    """The channel whose rows a dataset holds, and how its history is fetched, if there is any."""
+def _find_channel(dataset: str) -> tuple[Channel, History | None]:
+    """Return the channel whose rows a dataset holds, and how its history is fetched, if there is any."""
     stream, _, name = dataset.partition(".")
     spec = STREAMS.get(stream)
     channels = spec.with_bars if spec else {}
@@ -106,11 +115,11 @@ def _of(dataset: str) -> tuple[Channel, History | None]:
         return channels[name], None
     known = [f"{s.name}.{c.name}" for s in STREAMS.values() for c in s.channels]
     raise ConfigError(
-        f"no dataset {dataset!r}; there are {', '.join(dict.fromkeys((*datasets(), *known)))}"
+        f"{dataset!r} is not a dataset; choose one of {', '.join(dict.fromkeys((*datasets(), *known)))}"
     )
 
 
-def _table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
+def _open_table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
     import polars as pl
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
@@ -120,30 +129,30 @@ def _table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
             return None
         return pl.scan_delta(uri, storage_options=options or None)
     except (OSError, DeltaError) as error:
-        raise StoreError(f"store: {uri} cannot be read: {plain(error)}") from error
+        raise StoreError(f"store: {uri} cannot be read: {summarize_error(error)}") from error
 
 
-def _feeds(uri: str, options: dict[str, str]) -> list[str]:
-    """The feeds that a table of history has rows of."""
+def _list_feeds(uri: str, options: dict[str, str]) -> list[str]:
+    """Return the feeds of a table of history, sorted."""
     from deltalake import DeltaTable
 
     partitions = DeltaTable(uri, storage_options=options or None).partitions()
     return sorted({str(each["feed"]) for each in partitions})
 
 
-def _once(past: pl.LazyFrame, feeds: Sequence[str], channel: Channel) -> pl.LazyFrame:
-    """What several feeds have, once, as the first of them has it."""
+def _merge_feeds(past: pl.LazyFrame, feeds: Sequence[str], channel: Channel) -> pl.LazyFrame:
+    """Return the rows of several feeds without duplicates. The first feed that has a row wins."""
     import polars as pl
 
     whole = past.filter(pl.col("feed") == feeds[0])
     for feed in feeds[1:]:
         more = past.filter(pl.col("feed") == feed)
-        whole = pl.concat([whole, _beyond(whole, more, channel)])
+        whole = pl.concat([whole, _without_known(whole, more, channel)])
     return whole
 
 
 def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
-    """Recorded rows in the kinds and the partitions of history."""
+    """Return recorded rows with the partition columns of history."""
     import polars as pl
 
     if history.bars:
@@ -157,8 +166,8 @@ def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
     return live
 
 
-def _widened(live: pl.LazyFrame, past: pl.Schema) -> pl.LazyFrame:
-    """Recorded rows with the columns that only history has, empty: pictures of articles."""
+def _add_missing_columns(live: pl.LazyFrame, past: pl.Schema) -> pl.LazyFrame:
+    """Return recorded rows with the columns that only history has (images of articles), all null."""
     import polars as pl
 
     names = live.collect_schema().names()
@@ -167,14 +176,14 @@ def _widened(live: pl.LazyFrame, past: pl.Schema) -> pl.LazyFrame:
     )
 
 
-def _chosen(
+def _select(
     frame: pl.LazyFrame,
     dataset: str,
     channel: Channel,
     span: tuple[When, When],
     kinds: tuple[str, str, str],
 ) -> pl.LazyFrame:
-    """The rows of the kind and the time that are asked for."""
+    """Return the rows that match the feed, timeframe, adjustment and time range."""
     import polars as pl
 
     names = frame.collect_schema().names()
@@ -187,78 +196,79 @@ def _chosen(
     for value, bound, whole_day in ((span[0], "start", False), (span[1], "end", True)):
         if value is not None:
             at_ns = parse_time(value, bound, whole_day)
-            frame = frame.filter(*_bounded(time, at_ns, bound, partition))
+            frame = frame.filter(*_time_conditions(time, at_ns, bound, partition))
     return frame
 
 
-def _newest(
+def _keep_last_revisions(
     found: Sequence[pl.LazyFrame], channel: Channel, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
-    """Rows that are revised, each in its last revision, and as history has it where both have that."""
+    """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
 
-    frame = _whole_times(_joined(found))
+    frame = _join_times(_concat(found))
     frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
     frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:
         return frame
-    fits = _fitting(pl.element(), as_list(symbols))
-    return frame.filter(pl.col("symbols").list.eval(fits).list.any())
+    is_wanted = _matches(pl.element(), as_list(symbols))
+    return frame.filter(pl.col("symbols").list.eval(is_wanted).list.any())
 
 
-def _fitting(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
-    """Whether a symbol is one of these, or fits a pattern among them."""
+def _matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
+    """Return an expression that is true if a symbol is one of `wanted` or matches a pattern among them."""
     for name in wanted:
         if "," in name:
-            raise ConfigError(f"{name!r} is no symbol: give a list of them")
-    fits = symbol.is_in([name for name in wanted if not is_pattern(name)])
+            raise ConfigError(f"{name!r} is not a symbol: pass several symbols as a list")
+    matches = symbol.is_in([name for name in wanted if not is_pattern(name)])
     for pattern in filter(is_pattern, wanted):
-        # Python writes a second `*` as an atomic group, which Polars' patterns do not have, nor need.
+        # Python writes a second `*` as an atomic group, which the patterns of Polars neither have nor need.
         translated = fnmatch.translate(pattern).replace("(?>", "(?:")
-        fits |= symbol.str.contains(_END.sub("$", f"^{translated}"))
-    return fits
+        matches |= symbol.str.contains(_END.sub("$", f"^{translated}"))
+    return matches
 
 
-def _keys(frame: pl.LazyFrame, channel: Channel) -> list[str]:
-    """The columns of the identity, as they are stored; those that `frame` lacks are left out."""
+def _identity_columns(frame: pl.LazyFrame, channel: Channel) -> list[str]:
+    """Return the stored columns of the channel's identity that `frame` has."""
     names = frame.collect_schema().names()
-    return [n for name in channel.identity for n in (name, name + BEYOND) if n in names]
+    return [n for name in channel.identity for n in (name, name + NS_SUFFIX) if n in names]
 
 
-def _recorded_keys(recorded: pl.LazyFrame, channel: Channel) -> list[str]:
-    """The columns by which two recorded rows are one, as two runs side by side have them: of bars the
-    identity, for updates come as rows of their own; of all else all columns but when it came, and the feed
-    where that makes no difference.
+def _recorded_identity(recorded: pl.LazyFrame, channel: Channel) -> list[str]:
+    """Return the columns by which two recorded rows are duplicates: two runs may record side by side.
+
+    For bars this is the identity, because each update of a bar is a row. For other channels these are all
+    columns except the time of receipt, and except the feed if the identity lacks it.
     """
     if "timeframe" in channel.identity:
-        return _keys(recorded, channel)
-    apart = {RECV_TS.name, RECV_TS.name + BEYOND}
+        return _identity_columns(recorded, channel)
+    ignored = {RECV_TS.name, RECV_TS.name + NS_SUFFIX}
     if "feed" not in channel.identity:
-        apart.add("feed")
-    return [name for name in recorded.collect_schema().names() if name not in apart]
+        ignored.add("feed")
+    return [name for name in recorded.collect_schema().names() if name not in ignored]
 
 
-def _beyond(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Recorded rows that history has not."""
-    keys = _keys(live, channel)
+def _without_known(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
+    """Return the recorded rows that history does not have."""
+    keys = _identity_columns(live, channel)
     return live.join(past.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
 
 
-def _joined(found: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+def _concat(found: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
     import polars as pl
 
     names = found[0].collect_schema().names()
     return pl.concat([frame.select(names) for frame in found], how="vertical_relaxed")
 
 
-def _bounded(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:
-    """Conditions on the partition, on the microsecond, and on what is beyond it."""
+def _time_conditions(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:
+    """Return conditions on the partition, on the microsecond, and on the nanoseconds beyond it."""
     import polars as pl
 
     micro, beyond = divmod(at_ns, 1000)
     when = pl.lit(micro).cast(pl.Datetime("us", "UTC"))
     day = when.dt.date() if partition == "date" else when.dt.year()
-    exact = pl.col(time), pl.col(time + BEYOND)
+    exact = pl.col(time), pl.col(time + NS_SUFFIX)
     if bound == "start":
         inside = (exact[0] > when) | ((exact[0] == when) & (exact[1] >= beyond))
         return [pl.col(partition) >= day, exact[0] >= when, inside]
@@ -266,16 +276,16 @@ def _bounded(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]
     return [pl.col(partition) <= day, exact[0] <= when, inside]
 
 
-def _whole_times(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Times with their nanoseconds, in one column each."""
+def _join_times(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Join microseconds and the nanoseconds beyond them to one column for each time."""
     import polars as pl
 
     names = frame.collect_schema().names()
-    times = [name for name in names if name + BEYOND in names]
+    times = [name for name in names if name + NS_SUFFIX in names]
     whole = [
-        (pl.col(n).dt.epoch("us") * 1000 + pl.col(n + BEYOND).cast(pl.Int64))
+        (pl.col(n).dt.epoch("us") * 1000 + pl.col(n + NS_SUFFIX).cast(pl.Int64))
         .cast(pl.Datetime("ns", "UTC"))
         .alias(n)
         for n in times
     ]
-    return frame.with_columns(whole).drop([name + BEYOND for name in times])
+    return frame.with_columns(whole).drop([name + NS_SUFFIX for name in times])

@@ -1,12 +1,13 @@
-"""The raw journal: the very bytes of every payload, with the time it came.
+"""The raw journal: the bytes of every payload, with the time of receipt.
 
-    FOLDER/<run>/<stream>/000001.mdj.zst, 000002.mdj, …    segments; a record a batch, in order:
+    FOLDER/<run>/<stream>/000001.mdj.zst, 000002.mdj, …    segments; one record per batch, in order:
 
     magic · sequence · entries · bytes │ entries: offset, length, kind, packing, recv_ns │ payloads
 
-A batch is written before it is committed, so that what is in the frames is in the journal. One that is
-committed again (its feed was killed in between) may be there twice: readers take each sequence once. A
-record that a kill cut short is at the end of a segment, and is no record. Full segments are compressed.
+A batch is written before it is committed, so the journal has every payload whose rows are in the frames. If
+the feed is killed in between, the batch is committed again and may be in the journal twice: readers take
+each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Full
+segments are compressed.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES = 64 * 1024 * 1024
 PACKED = ".mdj.zst"
 _RAW = ".mdj"
-_HEAD = struct.Struct("=8sQQQQ")  # magic, sequence, entries, bytes, where in the slab these began
+_HEAD = struct.Struct("=8sQQQQ")  # magic, sequence, entries, bytes, offset in the slab at which these began
 _MAGIC = b"mdjrnl01"
 
 
 class Entry(NamedTuple):
-    """One payload, as it came."""
+    """One payload, as it was received."""
 
     kind: PayloadKind
     packing: Packing
@@ -45,43 +46,52 @@ class Entry(NamedTuple):
 
 
 def journal_path(folder: str, run: str, stream: str) -> Path:
-    """The folder with a stream's segments."""
+    """Return the folder with a stream's segments."""
     return Path(folder) / run / stream
 
 
 class JournalWriter:
-    """The journal of one stream of a run, taken up where a killed predecessor left it.
+    """Writes the journal of one stream of a run. Continues the journal of a killed predecessor.
 
-    `missed` counts payloads that could not be written (the disk is full, or gone), from the number that a
-    predecessor missed on.
+    `missed` is the number of payloads that the predecessor could not write.
     """
 
-    # The mutable state: the segment being written, how long it is, which batch it has last; segments
-    # that are full and not compressed yet.
+    # Written by `write`, `take_full` and `close`.
+    missed: int
+    """Payloads that could not be written: the disk is full, or gone."""
+    _file: int
+    """Descriptor of the segment that is being written."""
+    _number: int
+    _size: int
+    """Its number, and its length in bytes."""
+    _last: int
+    """Sequence of the last batch that was written."""
+    _full: list[Path]
+    """Full segments that `take_full` has not returned yet."""
 
     def __init__(self, folder: Path, missed: int = 0) -> None:
         self.folder = folder
         self.missed = missed
         self._last = 0
         folder.mkdir(parents=True, exist_ok=True)
-        left = _segments(folder)
-        self._number = _number(left[-1]) if left else 1
+        left = _list_segments(folder)
+        self._number = _segment_number(left[-1]) if left else 1
         self._full = [path for path in left[:-1] if path.name.endswith(_RAW)]
-        whole = 0
+        length = 0
         if left and left[-1].name.endswith(_RAW):
-            whole, self._last = _whole(left[-1])
+            length, self._last = _scan_complete_records(left[-1])
         elif left:
             self._number += 1
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._file, whole)
-        self._size = os.lseek(self._file, whole, os.SEEK_SET)
+        os.ftruncate(self._file, length)
+        self._size = os.lseek(self._file, length, os.SEEK_SET)
 
     @property
     def _path(self) -> Path:
         return self.folder / f"{self._number:06d}{_RAW}"
 
     def write(self, slab: Slab, sequence: int) -> None:
-        """Write a batch, unless it was written before."""
+        """Write a batch, unless it has been written before. If that fails, count its payloads as missed."""
         if sequence <= self._last:
             return
         head = _HEAD.pack(_MAGIC, sequence, slab.entries, slab.used, slab.data_offset)
@@ -93,7 +103,7 @@ class JournalWriter:
                 raise OSError(f"only {written} of {length} bytes could be written")
         except OSError as error:
             if not self.missed:
-                log.error("payloads are not kept in %s: %s", self.folder, error)
+                log.error("journal %s: payloads cannot be written, and are counted: %s", self.folder, error)
             self.missed += slab.entries
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
@@ -108,7 +118,7 @@ class JournalWriter:
             self._size = 0
 
     def take_full(self) -> list[Path]:
-        """Segments to be compressed, each told once."""
+        """Return the full segments that are to be compressed; return each only once."""
         full, self._full = self._full, []
         return full
 
@@ -116,17 +126,17 @@ class JournalWriter:
         os.close(self._file)
 
 
-def entries(folder: Path) -> Iterator[Entry]:
-    """Every payload of a stream's journal, in the order in which they came.
+def read_entries(folder: Path) -> Iterator[Entry]:
+    """Iterate over the payloads of a stream's journal, in the order in which they were received.
 
-    Raises `ConfigError` where there is no journal.
+    Raises `ConfigError` if there is no journal.
     """
-    segments = _segments(folder)
+    segments = _list_segments(folder)
     if not segments:
         raise ConfigError(f"no journal in {folder}")
     done = 0
     for path in segments:
-        for sequence, table, data in _records(path):
+        for sequence, table, data in _read_records(path):
             if sequence <= done:
                 continue
             done = sequence
@@ -138,7 +148,7 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 
 def compress(path: Path) -> None:
-    """Compress a full segment. Done again, after a kill, it does the same."""
+    """Compress a full segment. It is safe to repeat after a kill."""
     packed = path.with_suffix(PACKED)
     partial = packed.with_suffix(".partial")
     with (
@@ -151,35 +161,38 @@ def compress(path: Path) -> None:
     path.unlink()
 
 
-def _segments(folder: Path) -> list[Path]:
-    """The segments of a journal in order; of one that is there both ways, the compressed one is whole."""
+def _list_segments(folder: Path) -> list[Path]:
+    """Return the segments of a journal in order.
+
+    If a segment is there in both forms, return the compressed one: it is complete.
+    """
     paths = sorted(path for path in folder.glob("*.mdj*") if path.name.endswith((_RAW, PACKED)))
-    return [path for _, path in sorted({_number(path): path for path in paths}.items())]
+    return [path for _, path in sorted({_segment_number(path): path for path in paths}.items())]
 
 
-def _number(path: Path) -> int:
+def _segment_number(path: Path) -> int:
     return int(path.name.partition(".")[0])
 
 
-def _whole(path: Path) -> tuple[int, int]:
-    """How many bytes of a segment are whole records, and the sequence of the last one."""
-    whole = last = 0
-    for sequence, table, data in _records(path):
-        whole += _HEAD.size + table.nbytes + len(data)
+def _scan_complete_records(path: Path) -> tuple[int, int]:
+    """Return the length of a segment's complete records in bytes, and the sequence of the last one."""
+    length = last = 0
+    for sequence, table, data in _read_records(path):
+        length += _HEAD.size + table.nbytes + len(data)
         last = sequence
-    return whole, last
+    return length, last
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any, bytes]]:
+def _read_records(path: Path) -> Iterator[tuple[int, Any, bytes]]:
     compression = "zstd" if path.name.endswith(PACKED) else None
     with pa.input_stream(str(path), compression=compression) as file:
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             magic, sequence, count, size, begin = _HEAD.unpack(head)
             if magic != _MAGIC:
-                raise ConfigError(f"{path} is no journal, or damaged at a record's begin")
+                raise ConfigError(f"{path} is not a journal, or is damaged at the start of a record")
             rows, data = file.read(count * ENTRY.itemsize), file.read(size)
             if len(rows) < count * ENTRY.itemsize or len(data) < size:
-                return  # a kill cut it short
+                return  # a kill cut it off
             table = np.frombuffer(rows, ENTRY).copy()
             table["offset"] -= begin
             yield sequence, table, data

@@ -1,4 +1,4 @@
-"""Object stores: how they are reached, and what they answer."""
+"""Object stores: their options, a check, and readable errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ANSWER = re.compile(r"<Code>([^<]*)</Code>\s*(?:<Message>([^<]*)</Message>)?")
 _SOON = {"max_retries": "2", "retry_timeout": "10s", "connect_timeout": "5s", "timeout": "10s"}
 
 
-def plain(error: BaseException) -> str:
-    """What the libraries of tables and object stores say, in a line without colours and addresses."""
+def summarize_error(error: BaseException) -> str:
+    """Return the error of a table or object store in one line, without colours and addresses."""
     text = _COLOURS.sub("", str(error)) or type(error).__name__
     if found := _ANSWER.search(text):
         return ": ".join(filter(None, found.groups()))
@@ -23,17 +23,17 @@ def plain(error: BaseException) -> str:
 
 
 def check_object_store(store: str) -> None:
-    """Raise `StoreError` where an object store does not answer, or has no such bucket, or not for us."""
+    """Raise `StoreError` if an object store does not answer, or denies us the bucket."""
     from deltalake import DeltaTable
 
     try:
         DeltaTable.is_deltatable(f"{store.rstrip('/')}/live", {**storage_options(store), **_SOON})
-    except Exception as error:  # those of the library have no common root
-        raise StoreError(f"store: {store} cannot be used: {plain(error)}") from error
+    except Exception as error:  # the errors of delta-rs have no common root
+        raise StoreError(f"store: {store} cannot be used: {summarize_error(error)}") from error
 
 
 def storage_options(store: str) -> dict[str, str]:
-    """What the object store needs to know besides the environment (`AWS_ACCESS_KEY_ID`, …)."""
+    """Return the options that an object store needs besides the environment (`AWS_ACCESS_KEY_ID`, …)."""
     if "://" not in store:
         return {}
     options = {}

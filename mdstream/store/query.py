@@ -1,4 +1,4 @@
-"""What a range of a dataset may be given as: symbols, patterns, times."""
+"""Parse symbols, patterns and times of a query."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from datetime import UTC, date, datetime, timedelta
 from mdstream.errors import ConfigError
 
 _LAST_YEAR = 2261
-"""The last whole one that has nanoseconds in 64 bits."""
+"""Last full year whose nanoseconds fit into 64 bits."""
 
 
 def as_list(symbols: str | Sequence[str]) -> list[str]:
-    """Symbols as a list; a text alone is one symbol, as readers of frames take it."""
+    """Return symbols as a list; a single string is one symbol."""
     return [symbols] if isinstance(symbols, str) else list(symbols)
 
 
 def is_pattern(symbol: str) -> bool:
-    """Whether a symbol has wildcards: `*`, `?` or `[…]`."""
+    """Return whether a symbol has wildcards: `*`, `?` or `[…]`."""
     return any(sign in symbol for sign in "*?[")
 
 
 def parse_time(value: str | date | datetime, name: str, whole_day: bool = False) -> int:
-    """Nanoseconds since 1970 of a date or a time, at most 2262's first. Raises `ConfigError`."""
+    """Return a date or time as nanoseconds since 1970 UTC, at most the start of 2262.
+
+    A time without a zone is UTC. With `whole_day`, a date means its end. `name` is used in errors. Raises
+    `ConfigError`.
+    """
     if isinstance(value, str):
-        value = _parsed(value, name)
+        value = _parse_text(value, name)
     if value.year < 1970:
-        raise ConfigError(f"{name}: {value} is before 1970, and nothing is so old")
+        raise ConfigError(f"{name}: {value} is before 1970; give a later time")
     if value.year > _LAST_YEAR:
         return to_ns(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC))
     if isinstance(value, datetime):
@@ -36,25 +40,27 @@ def parse_time(value: str | date | datetime, name: str, whole_day: bool = False)
     return to_ns(day + timedelta(days=int(whole_day)))
 
 
-def _parsed(value: str, name: str) -> date | datetime:
+def _parse_text(value: str, name: str) -> date | datetime:
     with contextlib.suppress(ValueError):
-        return date.fromisoformat(value)  # of any form, as 20260105: a date is a whole day
+        return date.fromisoformat(value)  # any ISO 8601 form of a date, as 20260105
     try:
         return datetime.fromisoformat(value)
     except ValueError as error:
         raise ConfigError(
-            f"{name}: {value!r} is no time; write 2026-01-05 or 2026-01-05T14:30:00Z"
+            f"{name}: {value!r} is not a date or time; write 2026-01-05 or 2026-01-05T14:30:00Z"
         ) from error
 
 
 def parse_day(value: str | date | datetime) -> date:
-    """The UTC day of a start. Raises `ConfigError`."""
-    return utc(parse_time(value, "start")).date()
+    """Return the UTC day of a start. Raises `ConfigError`."""
+    return to_utc(parse_time(value, "start")).date()
 
 
-def utc(ns: int) -> datetime:
+def to_utc(ns: int) -> datetime:
+    """Return a time in UTC, to the second."""
     return datetime.fromtimestamp(ns // 1_000_000_000, UTC)
 
 
 def to_ns(when: datetime) -> int:
+    """Return a time as nanoseconds since 1970 UTC."""
     return round(when.timestamp() * 1_000_000) * 1000

@@ -1,4 +1,4 @@
-"""Rejected payloads, kept on disk: one JSON line each, with where they came from and why."""
+"""Rejected payloads, kept on disk: one JSON line each, with its origin and the reasons."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ from mdstream.streams.spec import PayloadKind
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 256 * 1024 * 1024
-"""What one stream's file may grow to; from then on rejects are counted, and no longer kept."""
+"""Limit of one stream's file. Beyond it, rejects are counted but not kept."""
 
 
 def reject_path(folder: str, run_id: str, stream: str) -> Path:
-    """The file for one stream of one run; `folder` empty means `$XDG_STATE_HOME/mdstream`."""
+    """Return the file for one stream of one run; `folder` empty means `$XDG_STATE_HOME/mdstream`."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     base = Path(folder) if folder else Path(state) / "mdstream"
     return base / run_id / f"{stream}-rejects.jsonl"
 
 
-def why_unwritable(folder: str, run_id: str) -> str:
-    """Why rejects could not be kept in `folder`; empty if they can."""
+def find_obstacle(folder: str, run_id: str) -> str:
+    """Return why rejects cannot be kept in `folder`; empty if they can."""
     path = reject_path(folder, run_id, "x").parent
-    there = next(p for p in (path, *path.parents) if p.exists())
-    if not there.is_dir():
-        return f"{there} is no folder"
-    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
 
 
 class RejectFile:
-    """The file of one stream's rejects; made when the first one comes.
+    """Writes the rejects of one stream. Creates the file with the first one.
 
-    `lost` counts those that could not be kept because the file is full or cannot be written, from the
-    number that a predecessor lost on.
+    `lost` is the number of rejects that a predecessor could not keep.
     """
+
+    # Written by `keep`.
+    lost: int
+    """Rejects that could not be kept, because the file is full or cannot be written."""
 
     def __init__(self, path: Path, limit: int = LIMIT_BYTES, lost: int = 0) -> None:
         self.path = path
@@ -48,7 +51,7 @@ class RejectFile:
         self._limit = limit
 
     def keep(self, payload: bytes, kind: PayloadKind, recv_ns: int, reasons: list[tuple[int, str]]) -> None:
-        """Keep a payload with the reasons by message index (-1: the whole payload)."""
+        """Keep a payload with its reasons: pairs of message index (-1: the whole payload) and text."""
         line: dict[str, Any] = {
             "received": datetime.fromtimestamp(recv_ns / 1e9, UTC).isoformat(),
             "recv_ns": recv_ns,
@@ -68,10 +71,10 @@ class RejectFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             size = self.path.stat().st_size if self.path.exists() else 0
             if size + len(data) > self._limit:
-                raise OSError(f"it has reached its limit of {self._limit // 1_000_000} MB")
+                raise OSError(f"the file has reached its limit of {self._limit // 1_000_000} MB")
             with self.path.open("ab") as file:
                 file.write(data)
         except OSError as error:
             if not self.lost:
-                log.error("rejected payloads are counted but not kept in %s: %s", self.path, error)
+                log.error("rejects %s: payloads are counted but not kept: %s", self.path, error)
             self.lost += 1

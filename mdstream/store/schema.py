@@ -1,7 +1,7 @@
-"""How the columns of a channel are stored on disk, for any program that reads Parquet or Delta tables.
+"""Storage of a channel's columns on disk, for any program that reads Parquet or Delta tables.
 
-Delta tables know times in microseconds only: a time is stored as that, and what is beyond it, 0 to 999
-nanoseconds, in a column of its own beside it. Codes are stored as the texts they stand for.
+Delta tables store times in microseconds. The 0 to 999 nanoseconds beyond them go into a column of their
+own, next to the time. Codes are stored as their texts.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 
-BEYOND = "_ns"
-"""Ending of the column with the nanoseconds beyond a time's microsecond."""
+NS_SUFFIX = "_ns"
+"""Suffix of the column with the nanoseconds beyond a time's microsecond."""
 
 LARGEST_INT = (1 << 63) - 1
-"""Delta tables have no unsigned integers: a larger one cannot be stored."""
+"""Largest integer that can be stored: Delta tables have no unsigned integers."""
 
 _TYPES: dict[Kind, pa.DataType] = {
     Kind.TIME: pa.timestamp("us", "UTC"),
@@ -30,17 +30,17 @@ _CODES = pa.dictionary(pa.int32(), pa.string())
 
 
 def stored_columns(channel: Channel) -> list[Column]:
-    """The columns that are stored: all but those that tell kinds of message of one channel apart."""
+    """Return the columns that are stored: all except those that only name the kind of message."""
     return [column for column in channel.columns if column.values is None]
 
 
 def stored_schema(channel: Channel, coded: bool = False) -> pa.Schema:
-    """The Arrow schema of the stored columns; with `coded`, texts of codes as dictionaries."""
+    """Return the Arrow schema of the stored columns. With `coded`, codes are dictionaries of texts."""
     fields = []
     for column in stored_columns(channel):
         is_code = column.kind in CODED and column.kind is not Kind.SYMBOLS
         kind = (_CODES if coded else pa.string()) if is_code else _TYPES[column.kind]
         fields.append(pa.field(column.name, kind, column.nullable))
         if column.kind is Kind.TIME:
-            fields.append(pa.field(column.name + BEYOND, pa.int16(), column.nullable))
+            fields.append(pa.field(column.name + NS_SUFFIX, pa.int16(), column.nullable))
     return pa.schema(fields)

@@ -1,8 +1,8 @@
-"""The store's Delta tables: one a dataset, whose files the workers write and whose log is written here.
+"""Delta tables of the store, one per dataset. Workers write their files; this module writes their logs.
 
 STORE/stocks.trades/_delta_log/…                            what is in the table
 STORE/stocks.trades/feed=sip/date=2026-01-05/….parquet      sorted by symbol and time
-STORE/_mdstream/…                                           the ledger and what is staged
+STORE/_mdstream/…                                           the ledger and the staged pages
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinReceipt
-from mdstream.store.objects import plain
+from mdstream.store.objects import summarize_error
 from mdstream.store.schema import stored_schema
 from mdstream.streams.spec import Channel
 
@@ -41,76 +41,75 @@ class NewFile:
     receipt: JoinReceipt
 
 
-class Standing(NamedTuple):
-    """What a table tells of itself."""
+class TableState(NamedTuple):
+    """State of a table, from its log."""
 
     id: str
-    """Delta's; empty if there is no table."""
+    """Delta's id of the table; empty if there is no table."""
     version: int
-    """The number of the last commit of ours."""
+    """Number of the last commit by a backfill; 0 if there is none."""
     files: tuple[str, ...]
 
 
 class StoreTable:
-    """The table of one dataset in a local store; `partitions` names the columns that part its files."""
+    """The table of one dataset in a local store; `partitions` names its partition columns."""
 
     def __init__(self, folder: Path, channel: Channel, partitions: Sequence[str]) -> None:
         self.folder = folder
-        self._parts = list(partitions)
-        parts = [
-            pa.field(name, pa.date32() if name == "date" else pa.int32() if name == "year" else pa.string())
-            for name in self._parts
-        ]
-        self._schema = Schema.from_arrow(pa.schema([*parts, *stored_schema(channel)]))
+        self._by = list(partitions)
+        fields = [pa.field(name, _PARTITION_TYPES.get(name, pa.string())) for name in partitions]
+        self._schema = Schema.from_arrow(pa.schema([*fields, *stored_schema(channel)]))
 
-    def standing(self) -> Standing:
-        """How the table stands. Raises `StoreError` if it is damaged."""
+    def read_state(self) -> TableState:
+        """Return the state of the table. Raises `StoreError` if it cannot be read."""
         try:
             table = DeltaTable(str(self.folder))
             version = table.transaction_version(_APP) or 0
-            return Standing(str(table.metadata().id), version, tuple(table.file_uris()))
+            return TableState(str(table.metadata().id), version, tuple(table.file_uris()))
         except TableNotFoundError:
-            return Standing("", 0, ())
+            return TableState("", 0, ())
         except DeltaError as error:
-            raise StoreError(f"store: {self.folder} cannot be read: {plain(error)}") from error
+            raise StoreError(f"store: {self.folder} cannot be read: {summarize_error(error)}") from error
 
     def commit(self, files: Sequence[NewFile], version: int) -> None:
-        """Make files part of the table, all of them or none, as commit `version`. Raises `StoreError` where
-        it has not the commit before that: it was removed or replaced, and its loss would be forgotten.
+        """Add all `files` to the table, or none, as commit `version`.
+
+        Raises `StoreError` if commit `version - 1` is not the last one: the table was removed or replaced,
+        and its loss would go unnoticed.
         """
-        if (found := self.standing().version) != version - 1:
+        if (found := self.read_state().version) != version - 1:
             raise StoreError(
-                f"store: {self.folder} was removed or replaced while it was filled (commit {found}, "
-                f"{version - 1} expected): run the same again, and what it has lost is fetched again"
+                f"store: {self.folder} was removed or replaced during the backfill (last commit {found}, "
+                f"{version - 1} expected); run the same command again to fetch the lost rows"
             )
         try:
             self._commit(files, version)
         except DeltaError as error:
-            raise StoreError(f"store: {self.folder} cannot be written: {plain(error)}") from error
+            raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
 
     def _commit(self, files: Sequence[NewFile], version: int) -> None:
-        actions: list[Any] = [self._action(file) for file in files]
+        actions: list[Any] = [self._add_action(file) for file in files]
         properties = CommitProperties(app_transactions=[Transaction(_APP, version)])
         if DeltaTable.is_deltatable(str(self.folder)):
             DeltaTable(str(self.folder)).create_write_transaction(
-                actions, "append", self._schema, self._parts, commit_properties=properties
+                actions, "append", self._schema, self._by, commit_properties=properties
             )
         else:
             create_table_with_add_actions(
-                str(self.folder), self._schema, actions, "append", self._parts, commit_properties=properties
+                str(self.folder), self._schema, actions, "append", self._by, commit_properties=properties
             )
 
     def path(self, partition: Mapping[str, str], name: str) -> str:
-        """Where a file of a partition belongs, relative to the table's folder."""
-        folders = (f"{part}={quote(partition[part], safe='')}" for part in self._parts)
+        """Return where a file of a partition belongs, relative to the table's folder."""
+        folders = (f"{part}={quote(partition[part], safe='')}" for part in self._by)
         return "/".join((*folders, name))
 
-    def _action(self, file: NewFile) -> AddAction:
+    def _add_action(self, file: NewFile) -> AddAction:
         receipt = file.receipt
         stats = {
             "numRecords": receipt.rows,
-            "minValues": {name: _told(value, 0) for name, value in receipt.first.items()},
-            "maxValues": {name: _told(value, 1) for name, value in receipt.last.items()},
+            "minValues": {name: _format_bound(value, 0) for name, value in receipt.first.items()},
+            "maxValues": {name: _format_bound(value, 1) for name, value in receipt.last.items()},
             "nullCount": dict.fromkeys(receipt.first, 0),
         }
         return AddAction(
@@ -123,8 +122,8 @@ class StoreTable:
         )
 
 
-def _told(value: str | int, up: int) -> str:
-    """A bound as the log tells it: times to the millisecond, the upper one rounded up."""
+def _format_bound(value: str | int, up: int) -> str:
+    """Return a bound as Delta's log writes it: times in milliseconds, an upper one rounded up."""
     if isinstance(value, str):
         return value
     millis = value // 1000 + up

@@ -260,7 +260,7 @@ def test_other_programs_read_the_store(sim: RunningSimulator, tmp_path: Path) ->
 def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(mdstream.NoStoreError, match=r"mdstream backfill stocks\.trades"):
         mdstream.scan("stocks.trades", tmp_path)
-    with pytest.raises(ConfigError, match=r"no dataset .stocks\.foo"):
+    with pytest.raises(ConfigError, match=r"stocks\.foo' is not a dataset"):
         mdstream.scan("stocks.foo", tmp_path)
 
 
@@ -550,7 +550,7 @@ def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> Non
 def test_several_symbols_in_one_text_are_refused(sim: RunningSimulator, tmp_path: Path) -> None:
     assert fill(sim, tmp_path, "stocks.trades", "AAPL", *HOURS).complete  # type: ignore[arg-type]
     assert stored(tmp_path, symbols="AAPL").height
-    with pytest.raises(ConfigError, match="'AAPL,MSFT' is no symbol"):
+    with pytest.raises(ConfigError, match="'AAPL,MSFT' is not a symbol"):
         stored(tmp_path, symbols="AAPL,MSFT")
 
 

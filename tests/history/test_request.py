@@ -105,7 +105,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
     ("given", "told"),
     [
         ({"dataset": "stocks.bananas"}, "there is that of stocks.trades, stocks.quotes"),
-        ({"start": "yesterday"}, "'yesterday' is no time; write 2026-01-05"),
+        ({"start": "yesterday"}, "'yesterday' is not a date or time; write 2026-01-05"),
         ({"start": "2026-02-01"}, "is not before end"),
         ({"start": "1500-01-05"}, "start: 1500-01-05 is before 1970"),
         ({"start": "2027-02-01", "end": "2027-02-02"}, "is not in the past"),

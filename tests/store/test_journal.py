@@ -12,7 +12,7 @@ import uvloop
 from mdstream.errors import ConfigError
 from mdstream.handoff.slab import Slab
 from mdstream.store import journal
-from mdstream.store.journal import Entry, JournalWriter, entries
+from mdstream.store.journal import Entry, JournalWriter, read_entries
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.feed.test_pipeline import mixed, payloads
@@ -31,7 +31,7 @@ def filled(tmp_path: Path, sequence: int, count: int = 3) -> Slab:
 
 
 def kept(folder: Path) -> list[bytes]:
-    return [entry.payload for entry in entries(folder)]
+    return [entry.payload for entry in read_entries(folder)]
 
 
 def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
         writer.write(slab, sequence)
     writer.close()
     assert kept(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 2, 3) for i in range(3)]
-    first = next(entries(tmp_path / "j"))
+    first = next(read_entries(tmp_path / "j"))
     assert first == Entry(PayloadKind.JSON, first.packing, 100, b"[1,0]")
 
 
@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
 
 def test_no_journal_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no journal"):
-        next(entries(tmp_path))
+        next(read_entries(tmp_path))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -114,7 +114,7 @@ def test_a_feed_journals_each_payload_before_it_is_in_a_frame(tmp_path: Path, wo
             await r.drain()
 
     uvloop.run(go())
-    found = [(e.payload, e.kind, e.recv_ns) for e in entries(tmp_path / "j")]
+    found = [(e.payload, e.kind, e.recv_ns) for e in read_entries(tmp_path / "j")]
     stream = [each for each in found if each[1].from_stream]
     assert stream == [each for each in everything if each[1].from_stream]
     assert {e[0] for e in found if e[1] is PayloadKind.SNAPSHOTS} == {

@@ -20,7 +20,7 @@ from mdstream.config import StoreConfig
 from mdstream.errors import NoStoreError, StoreError
 from mdstream.reading.attach import Attachment
 from mdstream.recording.recorder import Recorder, check_store
-from mdstream.store.objects import plain, storage_options
+from mdstream.store.objects import storage_options, summarize_error
 from tests.feed.test_pipeline import payloads
 from tests.piping import rig
 from tests.recording.test_recorder import assert_recorded, end
@@ -75,9 +75,9 @@ def test_what_a_library_says_of_an_object_store_becomes_a_line() -> None:
         "Generic S3 error\n   \x1b[31m↳\x1b[0m Error performing GET http://127.0.0.1/b in 2.3 ms\n"
         "    \x1b[31m↳\x1b[0m client error (Connect)\n     \x1b[31m↳\x1b[0m Connection refused\n"
     )
-    assert plain(OSError(said)) == "Generic S3 error: Connection refused"
-    assert plain(OSError("No space left on device")) == "No space left on device"
-    assert plain(ValueError()) == "ValueError"
+    assert summarize_error(OSError(said)) == "Generic S3 error: Connection refused"
+    assert summarize_error(OSError("No space left on device")) == "No space left on device"
+    assert summarize_error(ValueError()) == "ValueError"
 
 
 def test_a_recorder_whose_store_fails_ends_when_asked_and_says_why(tmp_path: Path, bucket: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from mdstream.store.rejects import RejectFile, reject_path, why_unwritable
+from mdstream.store.rejects import RejectFile, find_obstacle, reject_path
 from mdstream.streams.spec import PayloadKind
 
 
@@ -28,7 +28,7 @@ def test_what_finds_no_room_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_used_is_known_before_the_first_reject(tmp_path: Path) -> None:
-    assert why_unwritable(str(tmp_path / "new" / "folder"), "run") == ""
+    assert find_obstacle(str(tmp_path / "new" / "folder"), "run") == ""
     file = tmp_path / "file"
     file.touch()
-    assert why_unwritable(str(file), "run") == f"{file} is no folder"
+    assert find_obstacle(str(file), "run") == f"{file} is not a folder"

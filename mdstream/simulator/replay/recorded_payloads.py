@@ -9,7 +9,7 @@ from mdstream.errors import ConfigError
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.generator import Message
 from mdstream.simulator.source import RecordedPayload
-from mdstream.store.journal import entries
+from mdstream.store.journal import read_entries
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 
@@ -53,7 +53,7 @@ class RecordedPayloads:
         return []
 
     def _entries(self, stream: str) -> Iterator[tuple[int, RecordedPayload]]:
-        for entry in entries(self._run / stream):
+        for entry in read_entries(self._run / stream):
             if (encoding := _ENCODINGS.get(entry.kind)) is not None:
                 yield entry.recv_ns, RecordedPayload(encoding.frame(entry.payload))
 

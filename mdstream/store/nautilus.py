@@ -1,14 +1,16 @@
-"""Rows of a store in the layout of NautilusTrader's `ParquetDataCatalog`, without that library.
+"""Export of the store's rows in the layout of NautilusTrader's `ParquetDataCatalog`.
+
+It does not need NautilusTrader.
 
     counts by partition and symbol ─┐
-    decimals that prices need ──────┴─► partition by partition, some symbols at a time ─► a file each
+    decimals that prices need ──────┴─► partition by partition, some symbols at a time ─► one file each
 
-    CATALOG/data/trade_tick/AAPL.ALPACA/FIRST_LAST.parquet     quote_tick alike; `bar` by type of bar
+    CATALOG/data/trade_tick/AAPL.ALPACA/FIRST_LAST.parquet     likewise `quote_tick`; `bar` by type of bar
     CATALOG/data/equity/AAPL.ALPACA/…                          an instrument for each symbol
 
-Prices and sizes are integers of 128 bits, little-endian, in units of 1e-16: what its builds of high
-precision, the usual ones on Linux and macOS, read (checked with NautilusTrader 1.221). A bar has the time
-of its end, as the library expects.
+Prices and sizes are 128-bit little-endian integers in units of 1e-16. NautilusTrader's high-precision
+builds, the default on Linux and macOS, read these (checked with 1.221). As it expects, a bar has the time
+of its end.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
 
 _SCALE = 16
-"""Decimals of the library's integers."""
+"""Decimals of NautilusTrader's integers."""
 _MOST_DECIMALS = 9
 _DECIMALS = {"equity": (4, 0), "option_contract": (2, 0), "currency_pair": (9, 9)}
-"""Of prices and sizes, the same for ticks, bars and instruments, for a backtest compares them. Prices that
-need more have more.
+"""Decimals of prices and sizes. Ticks, bars and instruments have the same, because a backtest compares
+them. Prices that need more get more.
 """
 _ROWS_AT_ONCE = 2_000_000
 _KINDS = {"trades": "trade_tick", "quotes": "quote_tick", "bars": "bar"}
@@ -47,18 +49,18 @@ _FIXED = pa.binary(16)
 
 
 class Written(NamedTuple):
-    """What an export came to."""
+    """Result of an export."""
 
     rows: int
     files: int
     symbols: int
     left_out: int
-    """Rows that the library has no place for: trades without price or size, quotes of one side."""
+    """Rows that NautilusTrader cannot represent: trades without price or size, one-sided quotes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """The columns of one kind of data: by its name there, the column here, and whether it is a size."""
+    """The prices and sizes of one kind of data: NautilusTrader's name of each column → ours."""
 
     prices: Mapping[str, str]
     sizes: Mapping[str, str]
@@ -88,15 +90,17 @@ class _Symbol:
 
 
 def check(dataset: str) -> None:
-    """Raise `ConfigError` for a dataset that cannot be exported."""
+    """Raise `ConfigError` if a dataset cannot be exported."""
     _, _, channel = dataset.partition(".")
-    if not _instrument(dataset) or channel not in _KINDS:
+    if not _instrument_class(dataset) or channel not in _KINDS:
         streams = ", ".join(name for name, spec in STREAMS.items() if spec.instrument in _DECIMALS)
-        raise ConfigError(f"{dataset}: NautilusTrader takes trades, quotes and bars of {streams}")
+        raise ConfigError(
+            f"{dataset}: cannot be exported; NautilusTrader reads trades, quotes and bars of {streams}"
+        )
 
 
-def _instrument(dataset: str) -> str:
-    """Return what the symbols of a dataset are for the library; empty if it has no such class."""
+def _instrument_class(dataset: str) -> str:
+    """Return the class of a dataset's instruments; empty if NautilusTrader has none."""
     spec = STREAMS.get(dataset.partition(".")[0])
     return spec.instrument if spec and spec.instrument in _DECIMALS else ""
 
@@ -104,37 +108,39 @@ def _instrument(dataset: str) -> str:
 def export(
     dataset: str, rows: pl.LazyFrame, catalog: Path, *, venue: str = "ALPACA", force: bool = False
 ) -> Written:
-    """Write rows of `scan` to `catalog`. What it has of the same symbols and kind is replaced with `force`;
-    else a `ConfigError` is raised before anything is written. Memory is bounded but for one symbol's day.
+    """Write rows of `scan` to `catalog`.
+
+    With `force`, replaces what the catalogue has of the same symbols and kind. Otherwise raises
+    `ConfigError` before it writes anything. Memory is bounded, except for one symbol's day.
     """
     check(dataset)
-    kind, instrument = _KINDS[dataset.partition(".")[2]], _instrument(dataset)
+    kind, instrument = _KINDS[dataset.partition(".")[2]], _instrument_class(dataset)
     series = _SERIES[kind]
     schema = rows.collect_schema().names()
     by = "date" if "date" in schema else "year"
-    one = _one_of_each(rows, schema)
+    one = _find_kinds(rows, schema)
     if not any(one.values()):
-        raise ConfigError(f"{dataset}: there are no such rows")
+        raise ConfigError(f"{dataset}: the store has no rows of these symbols and this time")
     labels = _bar_labels(one["timeframe"]) if kind == "bar" else None
     present = pl.all_horizontal(pl.col(series.needed).is_not_null() & _is_finite(series, rows))
     if kind == "trade_tick":
         present &= pl.col("size") > 0
-    symbols = _symbols(rows.filter(present), series, instrument)
+    symbols = _find_decimals(rows.filter(present), series, instrument)
     folders = {
-        name: catalog / "data" / kind / _safe(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
+        name: catalog / "data" / kind / _folder_name(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
         for name in symbols
     }
     taken = [str(folder) for folder in folders.values() if folder.exists()]
     if taken and not force:
-        raise ConfigError(f"{taken[0]} is there already; --force replaces it and its like")
+        raise ConfigError(f"{taken[0]} exists; use --force to replace it, and others like it")
     for folder in taken:
         shutil.rmtree(folder)
     files = written = 0
-    for frame in _pieces(rows.filter(present), by):
+    for frame in _split(rows.filter(present), by):
         (name,) = frame["symbol"].unique()
         symbol = symbols[name]
-        table = _table(frame, kind, series, symbol, f"{name}.{venue}", labels)
-        _write(table, folders[name], *_span(table))
+        table = _to_table(frame, kind, series, symbol, f"{name}.{venue}", labels)
+        _write(table, folders[name], *_time_range(table))
         files, written = files + 1, written + table.num_rows
     for symbol in symbols.values():
         _write_instrument(catalog, instrument, symbol, venue, force)
@@ -142,7 +148,7 @@ def export(
     return Written(written, files, len(symbols), every - written)
 
 
-# -- what is known of the symbols
+# -- symbols
 
 
 def _is_finite(series: _Series, rows: pl.LazyFrame) -> pl.Expr:
@@ -151,8 +157,8 @@ def _is_finite(series: _Series, rows: pl.LazyFrame) -> pl.Expr:
     return pl.all_horizontal(pl.lit(True), *(pl.col(name).is_finite() for name in floats))
 
 
-def _symbols(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, _Symbol]:
-    """Every symbol, with as many decimals as are usual, and as its prices need."""
+def _find_decimals(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, _Symbol]:
+    """Return every symbol with the usual decimals, or more if its prices need them."""
     price, size = _DECIMALS[instrument]
     exact = [
         pl.all_horizontal(_is_whole(pl.col(n) * 10.0**decimals) for n in series.prices.values())
@@ -161,12 +167,8 @@ def _symbols(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, 
         for decimals in range(price, _MOST_DECIMALS)
     ]
     found = rows.group_by("symbol").agg(exact).sort("symbol").collect(engine="streaming")
-    needed = range(price, _MOST_DECIMALS)
     return {
-        row["symbol"]: _Symbol(
-            row["symbol"], next((n for n in needed if row[str(n)]), _MOST_DECIMALS), size
-        )
-        for row in found.iter_rows(named=True)
+        name: _Symbol(name, price + [*fits, True].index(True), size) for name, *fits in found.iter_rows()
     }
 
 
@@ -174,8 +176,11 @@ def _is_whole(value: pl.Expr) -> pl.Expr:
     return (value - value.round()).abs() <= 1e-9 * value.abs().clip(1.0)
 
 
-def _one_of_each(rows: pl.LazyFrame, schema: Sequence[str]) -> dict[str, str]:
-    """The feed, timeframe and adjustment of the rows, of which the library has one a symbol."""
+def _find_kinds(rows: pl.LazyFrame, schema: Sequence[str]) -> dict[str, str]:
+    """Return the feed, timeframe and adjustment of the rows. Raises `ConfigError` if there are several.
+
+    NautilusTrader has only one of each for a symbol.
+    """
     found = {}
     for name in ("feed", "timeframe", "adjustment"):
         if name not in schema:
@@ -183,7 +188,7 @@ def _one_of_each(rows: pl.LazyFrame, schema: Sequence[str]) -> dict[str, str]:
         kinds = rows.select(pl.col(name).unique()).collect(engine="streaming")[name].to_list()
         if len(kinds) > 1:
             raise ConfigError(
-                f"rows of more than one {name} ({', '.join(sorted(kinds))}): choose one, as "
+                f"rows of more than one {name} ({', '.join(sorted(kinds))}): choose one, for example "
                 f"--{name} {min(kinds)}"
             )
         found[name] = kinds[0] if kinds else ""
@@ -191,10 +196,10 @@ def _one_of_each(rows: pl.LazyFrame, schema: Sequence[str]) -> dict[str, str]:
 
 
 def _bar_labels(timeframe: str) -> tuple[str, str]:
-    """How the library calls bars of this length, and their length for Polars."""
+    """Return NautilusTrader's name for bars of this length, and their length for Polars."""
     found = _TIMEFRAME.fullmatch(timeframe)
     if found is None or found[2] not in _UNITS:
-        raise ConfigError(f"bars of {timeframe!r} have no name in NautilusTrader")
+        raise ConfigError(f"NautilusTrader has no type for bars of {timeframe!r}")
     label = f"{found[1]}-{_UNITS[found[2]]}-LAST-EXTERNAL"
     return label, f"{found[1]}{_LENGTHS[found[2]]}"
 
@@ -202,8 +207,8 @@ def _bar_labels(timeframe: str) -> tuple[str, str]:
 # -- rows
 
 
-def _pieces(rows: pl.LazyFrame, by: str) -> Iterator[pl.DataFrame]:
-    """The rows of each symbol in each partition, sorted by time; some symbols are read at a time."""
+def _split(rows: pl.LazyFrame, by: str) -> Iterator[pl.DataFrame]:
+    """Iterate over the rows of each partition and symbol, sorted by time. Reads some symbols at a time."""
     counts = rows.group_by(by, "symbol").len().sort(by, "symbol").collect(engine="streaming")
     for (part,), listed in counts.group_by(by, maintain_order=True):
         group: list[str] = []
@@ -223,7 +228,7 @@ def _read(rows: pl.LazyFrame, by: str, part: Any, names: list[str]) -> Iterator[
     yield from frame.partition_by("symbol", maintain_order=True)
 
 
-def _table(
+def _to_table(
     frame: pl.DataFrame,
     kind: str,
     series: _Series,
@@ -233,9 +238,9 @@ def _table(
 ) -> pa.Table:
     columns: dict[str, pa.Array] = {}
     for name, source in series.prices.items():
-        columns[name] = _fixed(frame[source], symbol.price)
+        columns[name] = _to_integers(frame[source], symbol.price)
     for name, source in series.sizes.items():
-        columns[name] = _fixed(frame[source], symbol.size)
+        columns[name] = _to_integers(frame[source], symbol.size)
     if kind == "trade_tick":
         side = frame["taker_side"] if "taker_side" in frame.columns else None
         sides = [_SIDES.get(each or "", 0) for each in side] if side is not None else None
@@ -257,7 +262,7 @@ def _table(
 
 
 def _trade_ids(frame: pl.DataFrame) -> pa.Array:
-    """The service's ids; where there is none (options), the time and the place in the piece."""
+    """Return the service's ids. If there are none (options), use the time and the position in the piece."""
     if "id" in frame.columns:
         named = frame["id"].cast(pl.String)
     else:
@@ -268,8 +273,8 @@ def _trade_ids(frame: pl.DataFrame) -> pa.Array:
     return named.fill_null(made).to_arrow().cast(pa.string())
 
 
-def _fixed(values: pl.Series, decimals: int) -> pa.Array:
-    """Numbers as the library's integers, exact to `decimals`."""
+def _to_integers(values: pl.Series, decimals: int) -> pa.Array:
+    """Return numbers as NautilusTrader's integers, exact to `decimals`."""
     scaled = (values * 10.0**decimals).round() if values.dtype.is_float() else values * 10**decimals
     more = _SCALE - decimals
     kind = pa.decimal128(36 - more, 0)
@@ -282,7 +287,7 @@ def _fixed(values: pl.Series, decimals: int) -> pa.Array:
     return pa.Array.from_buffers(_FIXED, len(wide), [None, wide.buffers()[1]], offset=wide.offset)
 
 
-def _span(table: pa.Table) -> tuple[int, int]:
+def _time_range(table: pa.Table) -> tuple[int, int]:
     times = table["ts_init"]
     return times[0].as_py(), times[-1].as_py()
 
@@ -290,33 +295,33 @@ def _span(table: pa.Table) -> tuple[int, int]:
 # -- files
 
 
-def _safe(identifier: str) -> str:
+def _folder_name(identifier: str) -> str:
     return identifier.replace("/", "")
 
 
 def _write(table: pa.Table, folder: Path, first: int, last: int) -> None:
-    """A file, whole or not at all."""
+    """Write a file: it is complete or does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_stamp(first)}_{_stamp(last)}.parquet"
+    path = folder / f"{_format_time(first)}_{_format_time(last)}.parquet"
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd")
     partial.rename(path)
 
 
-def _stamp(ns: int) -> str:
+def _format_time(ns: int) -> str:
     second, beyond = divmod(ns, 1_000_000_000)
     when = pl.Series([second * 1_000_000]).cast(pl.Datetime("us"))[0]
     return f"{when:%Y-%m-%dT%H-%M-%S}-{beyond:09d}Z"
 
 
 def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, force: bool) -> None:
-    """The definition that a backtest needs; one that is there and knows the decimals stays."""
-    folder = catalog / "data" / kind / _safe(f"{symbol.name}.{venue}")
+    """Write the definition that a backtest needs. Keep an existing one if its decimals suffice."""
+    folder = catalog / "data" / kind / _folder_name(f"{symbol.name}.{venue}")
     for file in folder.glob("*.parquet"):
         if not force and pq.read_table(file)["price_precision"][0].as_py() >= symbol.price:
             return
     shutil.rmtree(folder, ignore_errors=True)
-    increment = _increment(symbol.price)
+    increment = _format_increment(symbol.price)
     values: dict[str, Any] = {
         "id": f"{symbol.name}.{venue}",
         "raw_symbol": symbol.name,
@@ -338,7 +343,7 @@ def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, for
             "base_currency": base,
             "quote_currency": quote,
             "size_precision": symbol.size,
-            "size_increment": _increment(symbol.size),
+            "size_increment": _format_increment(symbol.size),
             "multiplier": "1",
             "lot_size": None,
             **dict.fromkeys(
@@ -346,7 +351,7 @@ def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, for
             ),
         }
     else:
-        root, expiry, right, strike = _contract(symbol.name)
+        root, expiry, right, strike = _parse_contract(symbol.name)
         values |= {
             "underlying": root,
             "asset_class": "EQUITY",
@@ -362,17 +367,17 @@ def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, for
             "lot_size": "1",
         }
     names = {"equity": "Equity", "currency_pair": "CurrencyPair", "option_contract": "OptionContract"}
-    schema = pa.schema([pa.field(n, _type(n)) for n in values], {"class": names[kind]})
+    schema = pa.schema([pa.field(n, _field_type(n)) for n in values], {"class": names[kind]})
     _write(pa.Table.from_pylist([values], schema), folder, 0, 0)
 
 
-def _contract(name: str) -> tuple[str, int, str, float]:
-    """Root, end of the last day in ns, right and strike of a contract."""
+def _parse_contract(name: str) -> tuple[str, int, str, float]:
+    """Return root, end of the last day in ns since 1970 UTC, right and strike of a contract."""
     day = datetime.strptime(name[-15:-9], "%y%m%d").replace(tzinfo=UTC) + timedelta(days=1)
     return name[:-15], int(day.timestamp()) * 1_000_000_000, name[-9], int(name[-8:]) / 1000
 
 
-def _type(name: str) -> pa.DataType:
+def _field_type(name: str) -> pa.DataType:
     if name.endswith("_precision"):
         return pa.uint8()
     if name.startswith("ts_") or name.endswith("_ns"):
@@ -380,5 +385,5 @@ def _type(name: str) -> pa.DataType:
     return pa.binary() if name == "info" else pa.string()
 
 
-def _increment(decimals: int) -> str:
+def _format_increment(decimals: int) -> str:
     return f"{10.0**-decimals:.{decimals}f}"

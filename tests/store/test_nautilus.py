@@ -98,14 +98,14 @@ def test_numbers_are_exact_to_their_decimals(values: list[Decimal], decimals: in
     rounded = [round(v, decimals) for v in values]
     floats = [float(v) for v in rounded]
     step = Decimal(1).scaleb(-decimals)
-    found = numbers(pa.chunked_array([nautilus._fixed(pl.Series(floats), decimals)]))
+    found = numbers(pa.chunked_array([nautilus._to_integers(pl.Series(floats), decimals)]))
     for value, number in zip(floats, found, strict=True):
         assert number % step == 0
         assert abs(number - Decimal(value)) <= step / 2 + Decimal(abs(value)) * Decimal("2.3e-16")
 
 
 def test_sizes_beyond_64_bits_are_exact() -> None:
-    found = numbers(pa.chunked_array([nautilus._fixed(pl.Series([1.5e12, 2.0]), 9)]))
+    found = numbers(pa.chunked_array([nautilus._to_integers(pl.Series([1.5e12, 2.0]), 9)]))
     assert found == [Decimal("1.5e12"), Decimal(2)]
 
 
@@ -127,7 +127,7 @@ def test_prices_that_need_more_decimals_have_them_and_the_instrument_too(tmp_pat
 
 def test_what_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
     nautilus.export("stocks.trades", trades(size=[1, 2]), tmp_path)
-    with pytest.raises(ConfigError, match=r"trade_tick/AAPL\.ALPACA is there already; --force"):
+    with pytest.raises(ConfigError, match=r"trade_tick/AAPL\.ALPACA exists; use --force"):
         nautilus.export("stocks.trades", trades(size=[3]), tmp_path)
     nautilus.export("stocks.trades", trades(size=[3]), tmp_path, force=True)
     [table] = tables(tmp_path, "trade_tick").values()
@@ -135,16 +135,18 @@ def test_what_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
 
 
 def test_rows_that_would_be_there_twice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"more than one feed \(iex, sip\): choose one, as --feed"):
+    with pytest.raises(
+        ConfigError, match=r"more than one feed \(iex, sip\): choose one, for example --feed"
+    ):
         nautilus.export("stocks.trades", trades(feed=["sip", "iex"]), tmp_path)
-    with pytest.raises(ConfigError, match="there are no such rows"):
+    with pytest.raises(ConfigError, match="the store has no rows of"):
         nautilus.export("stocks.trades", trades(size=[1]).filter(False), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dataset", ["news", "news.articles", "crypto.orderbooks", "stocks.status"])
 def test_what_has_no_class_there_is_told(dataset: str) -> None:
-    with pytest.raises(ConfigError, match="takes trades, quotes and bars"):
+    with pytest.raises(ConfigError, match="reads trades, quotes and bars"):
         nautilus.check(dataset)
 
 

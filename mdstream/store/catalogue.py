@@ -43,12 +43,12 @@ def scan(
     Fetched history and recorded frames form one table. A row that is in both, or in several feeds, is
     returned once, as history has it. Each channel declares which rows are the same (`Channel.identity`):
 
-      stocks.trades       symbol, time, exchange, id, price and size
-      stocks.quotes       symbol and time
-      crypto              as for stocks, but each feed apart
-      bars                feed, symbol, time and timeframe; of a live bar, the last update counts
-      news                id; the last revision counts
-      everything else     feed and all columns
+        stocks.trades       symbol, time, exchange, id, price and size
+        stocks.quotes       symbol and time
+        crypto              as for stocks, but each feed apart
+        bars                feed, symbol, time and timeframe; of a live bar, the last update counts
+        news                id; the last revision counts
+        everything else     feed and all columns
 
     The columns are those of the live frame. Times are Datetime("ns", "UTC"); symbols and codes are String.
     The partition's columns come first: `feed`, for bars `timeframe` (and `adjustment`), then `date` or

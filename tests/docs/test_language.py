@@ -44,7 +44,7 @@ BANNED = {
 """Pattern → what to write instead."""
 
 ALLOWED: dict[str, int] = {
-    "mdstream": 5,
+    "mdstream": 1,
     "mdstream/cli": 11,
     "mdstream/engine": 10,
     "mdstream/feed": 11,
@@ -57,7 +57,6 @@ ALLOWED: dict[str, int] = {
     "mdstream/session": 4,
     "mdstream/settings": 2,
     "mdstream/simulator": 6,
-    "mdstream/store": 15,
     "mdstream/streams": 3,
     "mdstream/telemetry": 4,
     "mdstream/utilization": 5,

@@ -196,5 +196,5 @@ def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path
 )
 def test_symbol_patterns_may_have_several_wildcards(pattern: str, fits: list[str]) -> None:
     symbols = pl.Series("symbol", ["AAPL261204C00180000", "AAPL261204P00180000", "SPY261204C00600000"])
-    frame = symbols.to_frame().filter(catalogue._fitting(pl.col("symbol"), [pattern]))
+    frame = symbols.to_frame().filter(catalogue._matches(pl.col("symbol"), [pattern]))
     assert frame["symbol"].to_list() == fits

@@ -10,7 +10,7 @@ from docs.generate.markdown import code, plain, table
 from mdstream.settings import describe_settings
 from mdstream.settings.setting import Setting
 
-_HEADINGS = ("setting", "default", "meaning", "may be", "environment variable", "flag")
+_HEADINGS = ("setting", "default", "meaning", "environment variable, flag")
 
 
 def render() -> str:
@@ -28,22 +28,20 @@ def render() -> str:
 def _row(setting: Setting) -> tuple[str, ...]:
     if not setting.description:
         raise ValueError(f"setting {setting.name} has no description")
-    unit = f" In {setting.unit}." if setting.unit else ""
-    kind = setting.kind + (f": {setting.limits}" if setting.limits else "")
-    return (
-        code(setting.key),
-        code(_toml(setting.default)),
-        plain(setting.description) + unit,
-        plain(kind),
-        code(setting.variable),
-        code(setting.flag),
-    )
+    names = filter(None, (setting.variable, setting.flag))
+    return code(setting.key), _default(setting.default), plain(setting.help), ", ".join(map(code, names))
+
+
+def _default(value: Any) -> str:
+    """Return a default; the items of a list apart, so that lines can break."""
+    if isinstance(value, tuple):
+        return ", ".join(code(_toml(each)) for each in value)
+    return code(_toml(value))
 
 
 def _toml(value: Any) -> str:
-    """Return a default as it would stand in a TOML file; nothing for an empty one."""
-    if isinstance(value, tuple | dict) and not value:
-        return ""
+    """Return a value as it would be in a TOML file; nothing for an empty table."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + " }"
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+        items = ", ".join(f"{name} = {_toml(each)}" for name, each in value.items())
+        return f"{{ {items} }}" if items else ""
+    return json.dumps(value)

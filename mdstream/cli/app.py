@@ -19,6 +19,7 @@ R = TypeVar("R")
 app = typer.Typer(
     name="mdstream",
     help="Market data from Alpaca on all cores: four streams at once, into shared-memory frames.",
+    epilog="Documents: docs/ in the repository; `make docs` builds them as a site.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

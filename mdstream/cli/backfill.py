@@ -68,7 +68,7 @@ def backfill(
         str | None, typer.Option(metavar="HTTP_URL", help="Any Alpaca-compatible REST server.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings; README lists all of them.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings; docs/settings.md lists all.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take; fetch nothing.")

@@ -26,7 +26,7 @@ _NAMES = ", ".join(STREAMS)
 
 def run(
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings; README lists all of them.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings; docs/settings.md lists all.")
     ] = None,
     streams: Annotated[
         str | None, typer.Option(metavar="A,B", help=f"Streams to run: any of {_NAMES}. Default: all.")

@@ -1,7 +1,7 @@
 """The head of a frame: how many rows there are, and in which chunks.
 
 One small mapped file of 64-bit words beside the chunks. The writer stores a word with one aligned
-store, in this order, and so needs no lock (x86-64 keeps stores in order; see ARCHITECTURE):
+store, in this order, and so needs no lock (x86-64 keeps stores in order; see docs/architecture.md):
 
     new chunk     its entry, then `end`
     new rows      the rows, their null bits in the entry, the journal, then `rows`

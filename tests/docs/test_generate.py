@@ -56,6 +56,11 @@ def test_every_command_and_flag_is_described() -> None:
                 assert f"`{parameter.opts[0]}`" in section, f"{name} {parameter.opts[0]}"
 
 
+def test_the_help_of_the_command_names_the_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["--help"], prog_name="mdstream", standalone_mode=False)
+    assert "make docs" in capsys.readouterr().out
+
+
 def test_every_exit_code_is_described() -> None:
     text = exit_codes.render()
     assert [int(code) for code in re.findall(r"^\| `(\d+)` \| \S", text, re.MULTILINE)] == [*map(int, Exit)]

@@ -22,7 +22,7 @@ from benchmarks.harness import (
     machine,
     until_nobody_reads,
 )
-from mdstream.pool.pool import compile_kernels
+from mdstream.pool.pool import COMPILING, compile_kernels
 
 NAMES = {
     "fetch": "T_total: all streams and symbols at once against one after another",
@@ -61,7 +61,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupted)
     with contextlib.suppress(OSError):  # where they cannot be kept, each subject says so
         if (compiling := compile_kernels()) is not None:  # which is nothing to measure
-            print("compiling the decoders for this machine: half a minute, once", file=sys.stderr)
+            print(COMPILING, file=sys.stderr)
             compiling.communicate()
     records: list[Record] = []
     try:

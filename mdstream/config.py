@@ -22,24 +22,14 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def setting(
-    description: str,
-    *,
-    unit: str = "",
-    ge: float | None = None,
-    le: float | None = None,
-    schemes: tuple[str, ...] = (),
-    example: str = "",
-    flag: str = "",
-    variable: str = "",
+    description: str, *, ge: float | None = None, le: float | None = None, **about: Any
 ) -> msgspec.Meta:
-    """Declare what a setting means and what it may be.
+    """Declare what a setting means and what it may be: at least `ge`, at most `le`.
 
-    A number is at least `ge` and at most `le`; an address begins with one of `schemes`. `example` is a
-    value as it stands in TOML, `flag` the flag of the command that sets it,
-    `variable` the variable of the environment where that is not the usual one.
+    `about` are attributes of `mdstream.settings.Setting`: `unit`, `schemes`, `example`, `flag`, `metavar`,
+    `variable`, `secret`.
     """
-    extra = {"unit": unit, "schemes": schemes, "example": example, "flag": flag, "variable": variable}
-    return msgspec.Meta(description=description, ge=ge, le=le, extra=extra)
+    return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,8 +39,8 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Credentials(Struct, frozen=True):
     """API key and secret. Neither is ever printed, logged or written to a report or a frame."""
 
-    key_id: Annotated[str, setting("Key of the account.", variable="APCA_API_KEY_ID")] = ""
-    secret_key: Annotated[str, setting("Its secret.", variable="APCA_API_SECRET_KEY")] = ""
+    key_id: Annotated[str, setting("Key of the account.", variable="APCA_API_KEY_ID", secret=True)] = ""
+    secret_key: Annotated[str, setting("Its secret.", variable="APCA_API_SECRET_KEY", secret=True)] = ""
 
     def __bool__(self) -> bool:
         return bool(self.key_id and self.secret_key)
@@ -210,7 +200,10 @@ class StoreConfig(Struct, frozen=True):
     """
 
     path: Annotated[
-        str, setting("Folder, or s3://bucket/prefix.", example='"s3://bucket/prefix"', flag="--store")
+        str,
+        setting(
+            "Folder, or s3://bucket/prefix.", example='"s3://bucket/prefix"', flag="--store", metavar="DIR"
+        ),
     ] = "store"
     every_s: Annotated[float, setting("Time from one commit of rows to the next.", unit="s", ge=0.1)] = 5.0
     workers: Annotated[int, setting("Processes that sort, compress and write.", ge=1)] = 1
@@ -288,7 +281,8 @@ class _Settings(Struct, frozen=True):
         tuple[str, ...], setting("Streams to run.", example='["stocks", "options"]', flag="--streams")
     ] = tuple(name for name, spec in STREAMS.items() if spec.is_default)
     duration: Annotated[
-        float, setting("Time to run; 0: until stopped.", unit="s", ge=0, flag="--duration")
+        float,
+        setting("Time to run; 0: until stopped.", unit="s", ge=0, flag="--duration", metavar="SECONDS"),
     ] = 0.0
     workers: Annotated[
         int,
@@ -302,7 +296,12 @@ class _Settings(Struct, frozen=True):
     ] = -1
     report: Annotated[
         str,
-        setting("File for the JSON report at the end; empty: none.", example='"run.json"', flag="--report"),
+        setting(
+            "File for the JSON report at the end; empty: none.",
+            example='"run.json"',
+            flag="--report",
+            metavar="FILE.json",
+        ),
     ] = ""
     stream_url: Annotated[
         str,
@@ -311,6 +310,7 @@ class _Settings(Struct, frozen=True):
             schemes=("ws", "wss"),
             example='"ws://127.0.0.1:8765"',
             flag="--stream-url",
+            metavar="WS_URL",
         ),
     ] = ""
     data_url: Annotated[
@@ -320,6 +320,7 @@ class _Settings(Struct, frozen=True):
             schemes=("http", "https"),
             example='"http://127.0.0.1:8765"',
             flag="--data-url",
+            metavar="HTTP_URL",
         ),
     ] = ""
     trading_url: Annotated[
@@ -349,7 +350,9 @@ class _Settings(Struct, frozen=True):
     journal: Annotated[
         str,
         setting(
-            "Folder for the raw journal, the bytes of every payload; empty: none is kept.", flag="--journal"
+            "Folder for the raw journal, the bytes of every payload; empty: none is kept.",
+            flag="--journal",
+            metavar="DIR",
         ),
     ] = ""
     rejects: Annotated[

@@ -1,4 +1,4 @@
-"""`mdstream backfill`: history into a store on disk, with a bar that tells how far it is."""
+"""`mdstream backfill`: history into a store on disk, with a bar that shows how far it is."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
-import time
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from mdstream.cli import backfill_view as view
+from mdstream.cli.flags import ConfigFile, Given, split_names, takes
 from mdstream.errors import ConfigError, Exit, MdstreamError
-from mdstream.streams.datasets import datasets
+from mdstream.history.request import HistoryOptions
+from mdstream.settings import describe, describe_settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from mdstream.config import HistoryConfig
     from mdstream.history.backfill import Backfill, Status
-    from mdstream.history.plan import Estimate
     from mdstream.history.request import Request
 
-_LONGEST_LIST = 20
-_LINE_EVERY_S = 10.0
-_WAITING = "waiting {:.0f} s for the service's request budget"
+_OPTIONS = describe(HistoryOptions)
+_SETTINGS = [s for s in describe_settings() if s.name == "data_url" or (s.flag and s.section == "backfill")]
 
 
+class Wanted(NamedTuple):
+    """What the command line asks for."""
+
+    dataset: str
+    symbols: list[str]
+    start: str
+    end: str
+    store: Path
+
+
+@takes(*_OPTIONS, *_SETTINGS)
 def backfill(
-    dataset: Annotated[str, typer.Argument(help=f"What to fetch: {', '.join(datasets())}.")],
+    given: Given,
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="What to fetch: stocks.trades, .quotes or .bars, options.trades or .bars, "
+            "crypto.trades, .quotes or .bars, news."
+        ),
+    ],
     start: Annotated[str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")],
     end: Annotated[
         str, typer.Option(metavar="TIME", help="Moment past the last; a date includes that day.")
@@ -44,32 +56,13 @@ def backfill(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Symbols, or patterns, as 'A*', of contracts 'AAPL2612*C*'. Articles need none.",
+            help="Symbols, or patterns, as 'A*'. Of options: contracts, as 'AAPL2612*C*'. News needs none.",
         ),
     ] = None,
     symbols_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More symbols: one a line, # begins a comment.")
     ] = None,
-    priority: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Symbols to fetch before all others.")
-    ] = None,
-    feed: Annotated[str, typer.Option(help="Feed, as sip or iex. Default: the stream's own.")] = "",
-    timeframe: Annotated[str, typer.Option(help="Of bars: 1Min (default), 15Min, 1Hour, 1Day, …")] = "",
-    adjustment: Annotated[
-        str, typer.Option(help="Of bars of equities: raw (default), split, dividend, spin-off, all.")
-    ] = "",
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Worker processes. Default: one a core.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Requests under way at a time.")
-    ] = None,
-    data_url: Annotated[
-        str | None, typer.Option(metavar="HTTP_URL", help="Any Alpaca-compatible REST server.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings; docs/settings.md lists all.")
-    ] = None,
+    config: ConfigFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take; fetch nothing.")
     ] = False,
@@ -77,57 +70,52 @@ def backfill(
 ) -> None:
     """Fetch a range of history into a store, as far as it is not there yet.
 
-    Ctrl-C ends it, and so does anything else: run the same again and it goes on where it was. Keys come
+    Ctrl-C ends it, and so does anything else: run the same again and it resumes where it was. Keys come
     from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Patterns have * (anything), ? (any one) and [AB] (one of
     these), and are looked up among the assets that trade now; contracts, expired ones too, by underlying.
+
+    Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
 
     Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
-    flags: dict[str, Any] = {"backfill": {}}
-    if concurrency is not None:
-        flags["backfill"]["concurrency"] = concurrency
-    if workers is not None:
-        flags["backfill"]["workers"] = workers
-    if data_url is not None:
-        flags["data_url"] = data_url
-    with _told_in_json(as_json):
-        from mdstream.settings import load
-
-        settings = load(config, flags=flags).history
-        if not dry_run:
-            _begin_to_load(settings.workers)
-        from mdstream.history.plan import check, estimate
-        from mdstream.history.request import make_request
-        from mdstream.history.universe import resolve_symbols
-        from mdstream.streams.datasets import history_of
-
-        history_of(dataset)  # an odd one is told before anybody is asked
-        wanted = [*_names(symbols), *_lines(symbols_file)]
-        names = asyncio.run(resolve_symbols(dataset, wanted, start, settings))
-        request = make_request(
-            dataset,
-            names,
-            start,
-            end,
-            feed=feed,
-            timeframe=timeframe,
-            adjustment=adjustment,
-            urgent=_names(priority),
-            now=datetime.now(UTC),
-        )
+    with _errors_as_json(as_json):
+        wanted = Wanted(dataset, [*split_names(symbols), *_lines(symbols_file)], start, end, store)
+        found, request = _prepare(given, config, wanted, loads_workers=not dry_run)
         if dry_run:
-            found = estimate(request, store, settings.budget_per_minute)
-            text = _told_estimate(request, found, store, settings.budget_per_minute)
-            print(json.dumps(found._asdict()) if as_json else text)
+            view.show_estimate(request, store, found.budget_per_minute, as_json)
             return
-        check(request, store, settings.data)
-    raise typer.Exit(int(_run(request, store, settings, as_json)))
+        from mdstream.history.plan import check
+
+        check(request, store, found.data)
+    raise typer.Exit(int(_run(request, store, found, as_json)))
+
+
+def _prepare(
+    given: Given, file: Path | None, wanted: Wanted, loads_workers: bool
+) -> tuple[HistoryConfig, Request]:
+    """Return the settings of a backfill and its request, both checked."""
+    options, flags = split_options(given)
+    config = load(file, flags=flags).history
+    if loads_workers:
+        _begin_to_load(config.workers)
+    from mdstream.history.api import resolve
+    from mdstream.streams.datasets import history_of
+
+    dataset, symbols, start, end, _ = wanted
+    history_of(dataset)  # report an unknown one before any server is asked
+    return config, asyncio.run(resolve(dataset, symbols, start, end, config, options))
+
+
+def split_options(given: Given) -> tuple[HistoryOptions, Mapping[str, Any]]:
+    """Return the options of a request among the flags that were given, and the settings."""
+    options: Any = {each.name: each.read(given[each.name]) for each in _OPTIONS if each.name in given}
+    return options, {name: value for name, value in given.items() if name not in options}
 
 
 @contextlib.contextmanager
-def _told_in_json(wanted: bool) -> Iterator[None]:
-    """An error before anything is fetched is told as the summary would be, if that is `wanted` as JSON."""
+def _errors_as_json(wanted: bool) -> Iterator[None]:
+    """Report an error before anything is fetched as the summary would be, if that is `wanted` as JSON."""
     try:
         yield
     except MdstreamError as error:
@@ -137,151 +125,56 @@ def _told_in_json(wanted: bool) -> Iterator[None]:
 
 
 def _begin_to_load(workers: int) -> None:
-    """Workers load while this process does; if nothing comes of it, they end with this process."""
+    """Let workers load while this process does; if it fails early, they end with it."""
     from mdstream.pool.pool import load_early, one_a_core
 
-    with contextlib.suppress(OSError):  # told when the pool is started
+    with contextlib.suppress(OSError):  # reported when the pool is started
         load_early(one_a_core(workers))
 
 
 def _run(request: Request, store: Path, config: HistoryConfig, as_json: bool) -> Exit:
+    """Carry a request out and say what came of it."""
     from mdstream.history.backfill import Backfill
     from mdstream.history.executor import PagePool
 
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:3.0f}%  {task.fields[told]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task(request.dataset, total=None, told="")
-    loop_started = datetime.now(UTC)
-
-    def tell(status: Status) -> None:
-        seconds = (datetime.now(UTC) - loop_started).total_seconds()
-        rate = status.rows / max(seconds, 0.1)
-        told = f"{status.rows:,} rows, {status.requests:,} requests, {rate:,.0f} rows/s"
-        if 0.01 * status.shards < status.done < status.shards:
-            left = seconds / status.done * (status.shards - status.done)
-            told += f", {_time(left)} left"
-        if (waits_s := work.waits_s) > 1:
-            told += f", {_WAITING.format(waits_s)}"
-        if status.failed:
-            told += f", [red]{len(status.failed)} failed[/]"
-        bar.update(task, total=max(1, status.shards), completed=status.done, told=told)
-
-    work = Backfill(request, store, config, PagePool(config.workers), tell)
     interrupted, failed = False, None
-
-    async def until_stopped() -> None:
-        running = asyncio.ensure_future(work.run())
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, running.cancel)
-        telling = asyncio.ensure_future(_tell_now_and_then(request.dataset, work, tell))
-        try:
-            await running
-        finally:
-            telling.cancel()
-
-    with bar:
+    with view.ProgressBar(request.dataset) as bar:
+        work = Backfill(request, store, config, PagePool(config.workers), bar.update)
+        bar.work = work
         try:
             import uvloop
 
-            uvloop.run(until_stopped())
+            uvloop.run(_until_stopped(work, bar))
         except (asyncio.CancelledError, KeyboardInterrupt):
             interrupted = True
         except MdstreamError as error:
             failed = error
-    status = work.status
-    if as_json:
-        print(json.dumps(_plain(status, interrupted, failed)))
-    else:
-        _show(request, status)
-    if interrupted or (failed and status.pages):
-        what = "interrupted" if interrupted else "what was fetched is safe"
-        print(f"  {what}: run the same again, and it goes on where it was", file=sys.stderr)
+    view.show_end(request, work.status, interrupted, failed, as_json)
     if failed:
         raise failed
+    return _exit_code(work.status, interrupted)
+
+
+async def _until_stopped(work: Backfill, bar: view.ProgressBar) -> None:
+    running = asyncio.ensure_future(work.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, running.cancel)
+    keeping = asyncio.ensure_future(bar.keep())
+    try:
+        await running
+    finally:
+        keeping.cancel()
+
+
+def _exit_code(status: Status, interrupted: bool) -> Exit:
     if interrupted:
         return Exit.INTERRUPTED
     return Exit.OK if status.complete else Exit.STREAM_FAILED
 
 
-async def _tell_now_and_then(dataset: str, work: Backfill, tell: Callable[[Status], None]) -> None:
-    """Bring the bar up to date though nothing comes. Where there is no terminal for one, write a line now
-    and then, so that a log shows that it goes on.
-    """
-    told_at = time.monotonic()
-    while True:
-        await asyncio.sleep(min(1.0, _LINE_EVERY_S))
-        status = work.status
-        tell(status)
-        if not sys.stderr.isatty() and time.monotonic() - told_at >= _LINE_EVERY_S:
-            told_at = time.monotonic()
-            waits = f", {_WAITING.format(work.waits_s)}" if work.waits_s > 1 else ""
-            print(
-                f"{dataset}: {status.done:,.1f} of {status.shards:,} shards, {status.rows:,} rows, "
-                f"{status.requests:,} requests{waits}",
-                file=sys.stderr,
-            )
-
-
-def _plain(status: Status, interrupted: bool, failed: MdstreamError | None) -> dict[str, Any]:
-    complete = status.complete and not interrupted and not failed
-    told = {"complete": complete, "interrupted": interrupted, "error": str(failed or "") or None}
-    return {**msgspec.to_builtins(status), "done": round(status.done, 3), **told}
-
-
-def _told_estimate(request: Request, found: Estimate, store: Path, per_minute: int) -> str:
-    if not found.shards:
-        return f"{request.dataset}: nothing to fetch: all of it is in {store}"
-    long = f"{_time(found.seconds)} at {per_minute} a minute" if found.seconds else "at once"
-    if found.rows is None:
-        told = (
-            f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "
-            "beyond a shard's first is one more; how many there are, nobody knows before."
-        )
-    else:
-        told = (
-            f"some {found.rows:,} rows in {found.requests:,} requests, by what the store has of these "
-            f"symbols or of others: {long}."
-        )
-    begun = f" (of {found.begun:,} some pages are)" if found.begun else ""
-    return (
-        f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are fetched; "
-        f"{found.shards:,} shards to fetch{begun}, {told}"
-    )
-
-
-def _show(request: Request, status: Status) -> None:
-    rate = status.rows / max(status.seconds, 0.001)
-    if status.shards or status.failed:
-        print(
-            f"{request.dataset}: {status.rows:,} rows in {_time(status.seconds)} ({rate:,.0f} rows/s), "
-            f"{status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
-        )
-        waiting = status.rows - status.stored
-        told = f"; {waiting:,} are fetched and safe, the next run stores them" if waiting > 0 else ""
-        print(f"  {status.stored:,} rows stored in {status.files:,} files{told}")
-    if status.already:
-        print(f"  {status.already} of {len(request.symbols)} symbols were complete before")
-    if status.rejected:
-        print(f"  {status.rejected:,} records could not become rows; they are in _mdstream/rejects")
-    for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:
-        print(f"  {symbol}: {why}", file=sys.stderr)
-    if len(status.failed) > _LONGEST_LIST:
-        print(f"  and {len(status.failed) - _LONGEST_LIST} more symbols", file=sys.stderr)
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
 def _lines(path: Path | None) -> list[str]:
+    """Return the symbols in a file."""
     if path is None:
         return []
     try:
@@ -290,10 +183,4 @@ def _lines(path: Path | None) -> list[str]:
         raise ConfigError(f"--symbols-file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--symbols-file {path}: {error}") from error
-    return [name for line in lines for name in _names(line.partition("#")[0])]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return [name for line in lines for name in split_names(line.partition("#")[0])]

@@ -1,4 +1,4 @@
-"""`mdstream doctor`: what a run needs, whether it is there, and how to mend what is not."""
+"""`mdstream doctor`: what a run needs, whether it is there, and how to fix what is not."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mdstream.cli.flags import ConfigFile
 from mdstream.cli.output import output_console
 from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
 from mdstream.engine import memory
+from mdstream.engine.preparation import too_many_workers
 from mdstream.errors import Exit
 from mdstream.settings import load
 from mdstream.streams import STREAMS
@@ -31,11 +33,11 @@ class Finding(NamedTuple):
     verdict: str
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to check.")] = None,
+    config: ConfigFile = None,
     offline: Annotated[bool, typer.Option(help="Do not try to reach the endpoints.")] = False,
 ) -> None:
     """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints, no dead runs."""
@@ -44,10 +46,10 @@ def doctor(
     findings = [*_machine(settings), *_runs(settings.frames), *_keys(settings)]
     if not offline:
         findings += asyncio.run(_endpoints(settings))
-    table = Table("", "what", "found", "how to mend", box=None, padding=(0, 1))
+    table = Table("", "what", "found", "how to fix", box=None, padding=(0, 1))
     for finding in findings:
         mark = Text(finding.verdict, style=_MARKS[finding.verdict])
-        table.add_row(mark, finding.what, finding.found, finding.mend)
+        table.add_row(mark, finding.what, finding.found, finding.fix)
     output_console().print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(int(Exit.STREAM_FAILED))
@@ -60,11 +62,13 @@ def _machine(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "Python", version)  # an older one could not even import this
     cores = usable_cores()
     workers = config.workers_per_stream()
-    found = f"{cores}; workers a stream: {workers}"
-    if cores > 1:
-        yield Finding("ok", "cores", found)
-    else:
+    found = f"{cores}; workers for each stream: {workers}"
+    if cores == 1:
         yield Finding("note", "cores", found, "one core: everything takes turns")
+    elif why := too_many_workers(workers, len(config.streams)):
+        yield Finding("note", "cores", f"{cores}; {why}", "leave workers out, or set fewer")
+    else:
+        yield Finding("ok", "cores", found)
     yield _kernels(config.handoff)
     root = Path(config.frames.directory) if config.frames.directory else default_root()
     if not root.is_dir() or not os.access(root, os.W_OK):
@@ -86,11 +90,11 @@ def _machine(config: Config) -> Iterator[Finding]:
 
 
 def _kernels(handoff: HandoffConfig) -> Finding:
-    from mdstream.pool.pool import are_kernels_compiled
+    from mdstream.pool.pool import COMPILING, are_kernels_compiled
 
     what = "compiled decoders"
     if not handoff.kernels:
-        return Finding("note", what, "off: the library decodes", "set handoff.kernels = true")
+        return Finding("note", what, "off: the fallback decoder is used", "set handoff.kernels = true")
     try:
         if are_kernels_compiled():
             return Finding("ok", what, "ready")
@@ -98,20 +102,27 @@ def _kernels(handoff: HandoffConfig) -> Finding:
         return Finding(
             "note",
             what,
-            f"cannot be kept, so the library decodes: {error}",
+            f"cannot be kept, so the fallback decoder is used: {error}",
             "make room, or name another folder in NUMBA_CACHE_DIR",
         )
-    return Finding("ok", what, "not yet there: the first run compiles them, for about a minute")
+    return Finding("ok", what, f"not there yet; the first run begins with {COMPILING}")
 
 
 def _runs(frames: FramesConfig) -> Iterator[Finding]:
-    from mdstream.frames.rundir import is_alive, runs
+    from mdstream.frames.rundir import has_recorder, is_alive, runs, unrecorded
 
-    found = runs(Path(frames.directory) if frames.directory else None)
-    alive = [path for path in found if is_alive(path)]
-    if alive:
+    root = Path(frames.directory) if frames.directory else None
+    found, to_record = runs(root), unrecorded(root)
+    if alive := [path for path in found if is_alive(path)]:
         yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
-    if dead := [path for path in found if path not in alive]:
+    for path, store in to_record.items():
+        what = "dead run, not recorded to its end"
+        if has_recorder(path):
+            yield Finding("ok", what, f"{path.name}: its rows are being recorded in {store} now")
+        else:
+            fix = f"mdstream record --run {path} --store {store}"
+            yield Finding("note", what, path.name, f"the next run records the rest; or: {fix}")
+    if dead := [path for path in found if path not in alive and path not in to_record]:
         yield Finding(
             "note",
             "leftovers of dead runs",
@@ -124,7 +135,7 @@ def _runs(frames: FramesConfig) -> Iterator[Finding]:
 
 def _keys(config: Config) -> Iterator[Finding]:
     if config.credentials == ANY_KEY:
-        yield Finding("ok", "keys", "not set: servers on this machine are told any")
+        yield Finding("ok", "keys", "not set: servers on this machine accept any")
     elif config.credentials:
         yield Finding("ok", "keys", "set")
     elif config.simulated:

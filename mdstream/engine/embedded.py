@@ -15,6 +15,11 @@ from mdstream.interrupts import block_interrupts
 from mdstream.simulator.server import main as simulator_main
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
+HOW_TO_GO_LIVE = (
+    "no keys: running on the embedded simulator (made-up data); to go live, set "
+    "APCA_API_KEY_ID and APCA_API_SECRET_KEY"
+)
+
 
 class EmbeddedSimulator:
     """A simulator in a process of its own, on a free port of the loopback."""

@@ -14,15 +14,23 @@ from pathlib import Path
 
 import msgspec
 
-from mdstream.config import HandoffConfig, StoreConfig
+from mdstream.config import HandoffConfig, StoreConfig, usable_cores
 from mdstream.engine import memory
 from mdstream.engine.feed_process import why_ended
 from mdstream.errors import ConfigError
-from mdstream.pool.pool import SINGLE_THREADED, compile_kernels, do_without_kernels
+from mdstream.pool.pool import COMPILING, SINGLE_THREADED, compile_kernels, do_without_kernels
 from mdstream.recording.recorder import check_store
 from mdstream.store.rejects import find_obstacle
 
 log = logging.getLogger(__name__)
+
+
+def too_many_workers(workers: int, streams: int) -> str:
+    """Return why `workers` for each of `streams` are more than the cores can run; empty if they are not."""
+    cores = usable_cores()
+    if workers <= max(1, cores):
+        return ""
+    return f"{workers} workers for each of {streams} streams, more than the {cores} cores can run"
 
 
 def fit_memory(demand: memory.Demand, root: Path) -> memory.Demand:
@@ -74,7 +82,7 @@ def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> H
         return _without_kernels(handoff, f"they cannot be kept on disk: {error.strerror or error}")
     if compiling is None:
         return handoff
-    log.info("compiling the decoders for this machine: half a minute, once")
+    log.info(COMPILING)
     wanted = True
     while compiling.poll() is None and wanted:
         wanted = wait(0.1)

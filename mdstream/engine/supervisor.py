@@ -30,7 +30,7 @@ import msgspec
 from mdstream import log as logs
 from mdstream.config import Config
 from mdstream.engine import memory, preparation
-from mdstream.engine.embedded import EmbeddedSimulator
+from mdstream.engine.embedded import HOW_TO_GO_LIVE, EmbeddedSimulator
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.measure import Measurements
 from mdstream.errors import UNRECOVERABLE, Exit
@@ -187,6 +187,8 @@ class Supervisor:
         demand = memory.Demand(
             len(config.streams), config.workers_per_stream(), config.handoff, config.frames
         )
+        if why := preparation.too_many_workers(demand.workers, demand.streams):
+            log.warning("%s: the default shares them out", why)
         fitted = preparation.fit_memory(demand, directory.path.parent)
         preparation.check_rejects(config.rejects, directory.run)
         config = replace(config, handoff=fitted.handoff, frames=fitted.frames)
@@ -208,10 +210,7 @@ class Supervisor:
                 self._spawned, self.config.simulator, self.config.streams, self.config.start_timeout_s
             )
             self._effective = msgspec.structs.replace(self._effective, **self._simulator.address)
-            log.info(
-                "no keys: running on the embedded simulator (made-up data); to go live, set "
-                "APCA_API_KEY_ID and APCA_API_SECRET_KEY"
-            )
+            log.info(HOW_TO_GO_LIVE)
         assert self.directory is not None
         self._facts = {
             "started": datetime.now(UTC).isoformat(),

@@ -6,16 +6,28 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, Unpack
 
+from mdstream.config import HistoryConfig
 from mdstream.history.backfill import Backfill, Status
 from mdstream.history.executor import PagePool
 from mdstream.history.plan import check
-from mdstream.history.request import make_request
+from mdstream.history.request import HistoryOptions, Request, make_request
 from mdstream.history.universe import resolve_symbols
 from mdstream.settings import load
 
 When = str | date | datetime
+
+
+class BackfillOptions(HistoryOptions, total=False):
+    """The options of `mdstream.backfill`."""
+
+    store: Required[str | Path]
+    """Folder of the store; made if it does not exist."""
+    settings: Mapping[str, Any] | None
+    """Settings as in the file, which win over the environment: `data_url`, `backfill`, `fetch`, ..."""
+    progress: Callable[[Status], None]
+    """Called whenever the status has changed."""
 
 
 async def backfill_async(
@@ -25,38 +37,41 @@ async def backfill_async(
     end: When,
     *,
     store: str | Path,
-    feed: str = "",
-    timeframe: str = "",
-    adjustment: str = "",
-    priority: str | Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[Status], None] = lambda status: None,
+    **options: Unpack[HistoryOptions],
 ) -> Status:
-    """Bring a range of a dataset (`stocks.trades`, …) into a store, as far as it is not there.
+    """Fetch a range of a dataset (`stocks.trades`, ...) into a store, as far as it is not there.
 
-    `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`); of news none are
-    needed. `settings` are those of a run (`data_url`, `workers`, `fetch`, …); keys come from the
-    environment. What is interrupted, or killed, goes on where it was when the same is asked again. The
-    answer's `failed` says by symbol what could not be had, and why. Raises `ConfigError`,
-    `CredentialsError`, `StoreError`, and `NetworkError` where nobody answers from the start.
+    `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`); news need none.
+    `options` are `HistoryOptions`. Keys come from the environment. A backfill that was interrupted or
+    killed resumes where it was when the same is requested again. The status's `failed` says by symbol what
+    could not be fetched, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`, and
+    `NetworkError` where no server answers from the start.
     """
     config = load(flags=settings, source="settings").history
-    names = await resolve_symbols(dataset, symbols, start, config)
-    request = make_request(
-        dataset,
-        names,
-        start,
-        end,
-        feed=feed,
-        timeframe=timeframe,
-        adjustment=adjustment,
-        urgent=priority,
-        now=datetime.now(UTC),
-    )
+    request = await resolve(dataset, symbols, start, end, config, options)
     check(request, Path(store), config.data)
     return await Backfill(request, Path(store), config, PagePool(config.workers), progress).run()
 
 
-def backfill(dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Any) -> Status:
+def backfill(
+    dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Unpack[BackfillOptions]
+) -> Status:
     """`backfill_async`, for a program without a loop."""
     return asyncio.run(backfill_async(dataset, symbols, start, end, **options))
+
+
+async def resolve(
+    dataset: str,
+    symbols: str | Sequence[str],
+    start: When,
+    end: When,
+    config: HistoryConfig,
+    options: HistoryOptions,
+) -> Request:
+    """Return the request, checked, its patterns replaced by symbols. Raises what `resolve_symbols` and
+    `make_request` raise.
+    """
+    names = await resolve_symbols(dataset, symbols, start, config)
+    return make_request(dataset, names, start, end, now=datetime.now(UTC), **options)

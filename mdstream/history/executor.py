@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Protocol
 
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.pool.pool import WorkerPool, compile_kernels, do_without_kernels, one_a_core
+from mdstream.pool.pool import COMPILING, WorkerPool, compile_kernels, do_without_kernels, one_a_core
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ async def _compile_decoders() -> None:
         compiling = compile_kernels()
         if compiling is None:
             return
-        log.warning("compiling the decoders for this machine: half a minute, once")
+        log.warning(COMPILING)
         try:
             _, output = await asyncio.to_thread(compiling.communicate)
         except asyncio.CancelledError:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict, Unpack
 
+from mdstream.config import setting
 from mdstream.errors import ConfigError
 from mdstream.store.query import as_list, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
@@ -24,6 +25,22 @@ _ROWS_A_SHARD = 9_000
 
 EVERYTHING = "*"
 """Stands for a symbol where the rows of all of them are asked for at once (`History.everything`)."""
+
+
+class HistoryOptions(TypedDict, total=False):
+    """Which rows of a dataset are wanted, beside symbols and times; flags of `mdstream backfill`."""
+
+    feed: Annotated[str, setting("Feed, as sip or iex; empty: the stream's own.", flag="--feed")]
+    timeframe: Annotated[
+        str, setting("Length of bars: 1Min (default), 15Min, 1Hour, 1Day, ...", flag="--timeframe")
+    ]
+    adjustment: Annotated[
+        str,
+        setting(f"Adjustment of stock bars: {', '.join(ADJUSTMENTS)} (default raw).", flag="--adjustment"),
+    ]
+    priority: Annotated[
+        str | Sequence[str], setting("Symbols to fetch before all others; patterns too.", flag="--priority")
+    ]
 
 
 class Shard(NamedTuple):
@@ -135,11 +152,8 @@ def make_request(
     start: str | date | datetime,
     end: str | date | datetime,
     *,
-    feed: str = "",
-    timeframe: str = "",
-    adjustment: str = "",
-    urgent: str | Sequence[str] = (),
     now: datetime,
+    **options: Unpack[HistoryOptions],
 ) -> Request:
     """A request, checked. Raises `ConfigError` that says what is wrong and what would be right.
 
@@ -150,18 +164,18 @@ def make_request(
     dataset = resolve_dataset(dataset)
     history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
     first, past = parse_time(start, "start"), parse_time(end, "end", whole_day=True)
-    kind = _kind_of_bars(dataset, history, timeframe, adjustment)
+    kind = _kind_of_bars(dataset, history, options.get("timeframe", ""), options.get("adjustment", ""))
     settled = _settled(now, kind[0])
     if first >= past:
         raise ConfigError(f"start {start} is not before end {end}")
     if first >= settled:
         what = f"no bar of {kind[0]} that began then is over" if kind[0] else "it is not in the past"
         raise ConfigError(f"start {start}: {what}")
-    feed = feed or stream.default_feed
+    feed = options.get("feed") or stream.default_feed
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
     names = _checked_symbols(stream, history, symbols)
-    urgent = as_list(urgent)
+    urgent = as_list(options.get("priority", ()))
     first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
     if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
         raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _KINDS: dict[Any, str] = {
     Literal: "text",
     tuple: "list",
     dict: "table",
+    types.UnionType: "list",  # or one text alone
 }
 
 
@@ -51,8 +53,12 @@ class Setting:
     example: str = ""
     """A value as it stands in TOML."""
     flag: str = ""
+    metavar: str = ""
+    """The value in help texts."""
     variable: str = ""
     """Of the environment."""
+    secret: bool = False
+    """Whether the value is never shown."""
 
     @property
     def section(self) -> str:
@@ -77,8 +83,9 @@ class Setting:
 
     @property
     def help(self) -> str:
-        """Description, unit and limits in one paragraph."""
-        about = ", ".join(filter(None, (self.unit, self.limits)))
+        """Description, unit, limits and default in one paragraph."""
+        default = self.default if self.kind in ("whole number", "number", "text") else None
+        about = ", ".join(filter(None, (self.unit, self.limits, f"default {default}" if default else "")))
         return self.description + (f" ({about})" if about else "")
 
     def read(self, value: Any) -> Any:
@@ -114,7 +121,9 @@ class Setting:
         return number.name, float(found)
 
     def _problem(self, value: Any) -> str:
-        """Why `value` is refused."""
+        """Return why `value` is refused."""
+        if self.secret:
+            return f"what is set is not a {self.kind}"
         if self.kind in ("whole number", "number"):
             number = _number(value)
             if number is not None and not math.isfinite(number):

@@ -524,7 +524,7 @@ def test_without_a_terminal_a_line_now_and_then_shows_how_far_it_is(
     sim: RunningSimulator, tmp_path: Path
 ) -> None:
     sim.faults("slow=3")
-    code = "import mdstream.cli.backfill as b; b._LINE_EVERY_S = 0.5\nfrom mdstream.cli import main; main()"
+    code = "import mdstream.cli.backfill_view as b; b._LINE_EVERY_S = 0.5\nfrom mdstream.cli import main; main()"
     arguments = command(sim, tmp_path / "store")
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments[arguments.index("backfill") :]],

@@ -73,11 +73,11 @@ def test_of_the_last_bar_the_whole_is_asked_for(timeframe: str, past: str, until
 
 def test_a_text_alone_is_one_symbol() -> None:
     assert request(symbols="AAPL").symbols == ("AAPL",)
-    assert request(urgent="MSFT").urgent == {"MSFT"}
+    assert request(priority="MSFT").urgent == {"MSFT"}
 
 
 def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:
-    found = [(s.symbol, s.first // DAY_NS % 10) for s in request(urgent=["MSFT"]).shards()]
+    found = [(s.symbol, s.first // DAY_NS % 10) for s in request(priority=["MSFT"]).shards()]
     days = [parse_time(f"2026-01-0{d}", "") // DAY_NS % 10 for d in (5, 6, 7)]
     assert found == [*(("MSFT", d) for d in days), *(("AAPL", d) for d in days)]
 
@@ -118,7 +118,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"dataset": "stocks.bars", "timeframe": "7Month"}, "or Month after 1, 2, 3, 4, 6 or 12"),
         ({"dataset": "stocks.bars", "adjustment": "some"}, "is not one of raw, split"),
         ({"dataset": "crypto.bars", "adjustment": "raw"}, "has no adjustment"),
-        ({"urgent": ["TSLA"]}, "'TSLA' shall come first"),
+        ({"priority": ["TSLA"]}, "'TSLA' shall come first"),
     ],
 )
 def test_what_is_wrong_is_told(given: dict[str, object], told: str) -> None:

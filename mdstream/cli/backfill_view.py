@@ -1,0 +1,172 @@
+"""What `mdstream backfill` shows: a bar, or lines for a log; the estimate; the summary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from mdstream.errors import MdstreamError
+
+if TYPE_CHECKING:
+    from mdstream.history.backfill import Backfill, Status
+    from mdstream.history.plan import Estimate
+    from mdstream.history.request import Request
+
+_LONGEST_LIST = 20
+_LINE_EVERY_S = 10.0
+_WAITING = "waiting {:.0f} s for the service's request budget"
+
+
+class ProgressBar:
+    """A bar in a terminal; where there is none, a line now and then, so that a log shows progress."""
+
+    # Set by the command once there is work.
+    work: Backfill | None
+
+    def __init__(self, dataset: str) -> None:
+        self.work = None
+        self._dataset = dataset
+        self._started = time.monotonic()
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f}%  {task.fields[text]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(dataset, total=None, text="")
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, status: Status) -> None:
+        """Draw the bar anew."""
+        seconds = time.monotonic() - self._started
+        text = describe_progress(status, seconds, self._waits_s)
+        self._bar.update(self._task, total=max(1, status.shards), completed=status.done, text=text)
+
+    async def keep(self) -> None:
+        """Keep the bar up to date while no page comes; where there is no terminal, print lines."""
+        printed_at = time.monotonic()
+        while True:
+            await asyncio.sleep(min(1.0, _LINE_EVERY_S))
+            if self.work is None:
+                continue
+            status = self.work.status
+            self.update(status)
+            if not sys.stderr.isatty() and time.monotonic() - printed_at >= _LINE_EVERY_S:
+                printed_at = time.monotonic()
+                waits = f", {_WAITING.format(self._waits_s)}" if self._waits_s > 1 else ""
+                print(
+                    f"{self._dataset}: {status.done:,.1f} of {status.shards:,} shards, "
+                    f"{status.rows:,} rows, {status.requests:,} requests{waits}",
+                    file=sys.stderr,
+                )
+
+    @property
+    def _waits_s(self) -> float:
+        return self.work.waits_s if self.work else 0.0
+
+
+def describe_progress(status: Status, seconds: float, waits_s: float) -> str:
+    """Return how far a backfill has come after `seconds`, in words for one line, with markup."""
+    rate = status.rows / max(seconds, 0.1)
+    text = f"{status.rows:,} rows, {status.requests:,} requests, {rate:,.0f} rows/s"
+    if 0.01 * status.shards < status.done < status.shards:
+        left = seconds / status.done * (status.shards - status.done)
+        text += f", {format_seconds(left)} left"
+    if waits_s > 1:
+        text += f", {_WAITING.format(waits_s)}"
+    if status.failed:
+        text += f", [red]{len(status.failed)} failed[/]"
+    return text
+
+
+def show_estimate(request: Request, store: Path, per_minute: int, as_json: bool) -> None:
+    """Print what a request would take at a budget of requests a minute."""
+    from mdstream.history.plan import estimate
+
+    found = estimate(request, store, per_minute)
+    print(json.dumps(found._asdict()) if as_json else describe_estimate(request, found, store, per_minute))
+
+
+def describe_estimate(request: Request, found: Estimate, store: Path, per_minute: int) -> str:
+    """Return an estimate in words."""
+    if not found.shards:
+        return f"{request.dataset}: nothing to fetch: all of it is in {store}"
+    long = f"{format_seconds(found.seconds)} at {per_minute} a minute" if found.seconds else "at once"
+    if found.rows is None:
+        text = (
+            f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "
+            "beyond a shard's first is one more; their number is not known before."
+        )
+    else:
+        text = (
+            f"some {found.rows:,} rows in {found.requests:,} requests, by what the store has of these "
+            f"symbols or of others: {long}."
+        )
+    begun = f" (of {found.begun:,} some pages are)" if found.begun else ""
+    return (
+        f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are fetched; "
+        f"{found.shards:,} shards to fetch{begun}, {text}"
+    )
+
+
+def show_end(
+    request: Request, status: Status, interrupted: bool, failed: MdstreamError | None, as_json: bool
+) -> None:
+    """Print the summary of a backfill, and how it goes on where it did not come to its end."""
+    if as_json:
+        print(json.dumps(_as_values(status, interrupted, failed)))
+    else:
+        _show_summary(request, status)
+    if interrupted or (failed and status.pages):
+        what = "interrupted" if interrupted else "what was fetched is safe"
+        print(f"  {what}: run the same again, and it resumes where it was", file=sys.stderr)
+
+
+def _as_values(status: Status, interrupted: bool, failed: MdstreamError | None) -> dict[str, Any]:
+    complete = status.complete and not interrupted and not failed
+    end = {"complete": complete, "interrupted": interrupted, "error": str(failed or "") or None}
+    return {**msgspec.to_builtins(status), "done": round(status.done, 3), **end}
+
+
+def _show_summary(request: Request, status: Status) -> None:
+    rate = status.rows / max(status.seconds, 0.001)
+    if status.shards or status.failed:
+        print(
+            f"{request.dataset}: {status.rows:,} rows in {format_seconds(status.seconds)} "
+            f"({rate:,.0f} rows/s), {status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
+        )
+        waiting = status.rows - status.stored
+        text = f"; {waiting:,} are fetched and safe, the next run stores them" if waiting > 0 else ""
+        print(f"  {status.stored:,} rows stored in {status.files:,} files{text}")
+    if status.already:
+        print(f"  {status.already} of {len(request.symbols)} symbols were complete before")
+    if status.rejected:
+        print(f"  {status.rejected:,} records could not become rows; they are in _mdstream/rejects")
+    for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:
+        print(f"  {symbol}: {why}", file=sys.stderr)
+    if len(status.failed) > _LONGEST_LIST:
+        print(f"  and {len(status.failed) - _LONGEST_LIST} more symbols", file=sys.stderr)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a stretch of time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

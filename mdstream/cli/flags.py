@@ -1,0 +1,107 @@
+"""Flags that set settings: name, help and limits are those of the setting's field."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from mdstream.errors import ConfigError
+from mdstream.settings import Setting, describe_settings
+from mdstream.streams import STREAMS
+
+R = TypeVar("R")
+
+Given = Mapping[str, Any]
+"""Settings that the command line gives, by their dotted names."""
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="Settings; mdstream settings shows all of them."),
+]
+Directory = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where runs are, if the engine has frames.directory set.")
+]
+StreamSymbols = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STREAM=A,B",
+        help="Symbols of one stream, as stocks=AAPL,MSFT; repeat for others. Options take contracts or "
+        "underlyings.",
+    ),
+]
+StreamFeed = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STREAM=FEED", help="Feed of one stream, as stocks=sip; repeatable."),
+]
+
+
+def run_settings() -> list[Setting]:
+    """Return the settings of a run that have a flag of their own."""
+    return [s for s in describe_settings() if s.flag and s.section not in (*STREAMS, "backfill")]
+
+
+def takes(*settings: Setting) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command a flag for each of `settings`.
+
+    The command gets those that were given as `given`, a mapping from their names to texts (or booleans),
+    which whoever reads the settings checks.
+    """
+    flags = {each.name.replace(".", "_"): each for each in settings}
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "given"]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> R:
+            given = {each.name: values.pop(name) for name, each in flags.items()}
+            return command(given={n: v for n, v in given.items() if v is not None}, **values)
+
+        parameters = [*own, *(_parameter(name, each) for name, each in flags.items())]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, each: Setting) -> inspect.Parameter:
+    if each.kind == "yes or no":
+        option = typer.Option(f"{each.flag}/--no-{each.flag.removeprefix('--')}", help=each.help)
+        annotation: Any = Annotated[bool | None, option]
+    else:
+        option = typer.Option(each.flag, metavar=_metavar(each), help=each.help)
+        annotation = Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _metavar(each: Setting) -> str:
+    if each.metavar:
+        return each.metavar
+    if each.kind == "list":
+        return "A,B"
+    return {"whole number": "N", "number": "NUMBER"}.get(each.kind, "TEXT")
+
+
+def stream_settings(symbols: Iterable[str] | None, feed: Iterable[str] | None) -> dict[str, str]:
+    """Return the settings that `--symbols` and `--feed` give. A stream named twice adds its symbols up."""
+    found: dict[str, str] = {}
+    for flag, values in (("symbols", symbols), ("feed", feed)):
+        for text in values or ():
+            stream, equals, value = text.partition("=")
+            if not equals or stream not in STREAMS or not split_names(value):
+                names = ", ".join(STREAMS)
+                raise ConfigError(f"--{flag} {text}: write STREAM=VALUE with STREAM one of {names}")
+            name = f"{stream}.{flag}"
+            found[name] = f"{found[name]},{value}" if name in found and flag == "symbols" else value
+    return found
+
+
+def split_names(text: str | None) -> list[str]:
+    """Return the names in a text with commas between them."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -1,0 +1,102 @@
+"""`mdstream settings`: every setting as it is in effect, what it means, and where its value came from."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from mdstream.cli.flags import (
+    ConfigFile,
+    Given,
+    StreamFeed,
+    StreamSymbols,
+    run_settings,
+    stream_settings,
+    takes,
+)
+from mdstream.config import Config
+from mdstream.settings import Setting, describe_settings, load_with_origins
+from mdstream.streams import STREAMS
+
+_WIDTH = 100
+_HEAD = """\
+# The settings of mdstream, as they are in effect. Keep what you change in a file, and start with
+#     mdstream run --config mdstream.toml
+# The environment wins over the file ({example}), flags win over both.
+"""
+
+
+@takes(*run_settings())
+def settings(
+    given: Given,
+    config: ConfigFile = None,
+    symbols: StreamSymbols = None,
+    feed: StreamFeed = None,
+    changed: Annotated[bool, typer.Option("--changed", help="Only what is not a default.")] = False,
+) -> None:
+    """Print every setting as TOML: its meaning, its limits, its value, and where that came from.
+
+    Takes the file, the environment and the flags of mdstream run, and checks them as a run would. Keys are
+    never shown.
+    """
+    effective, origins = load_with_origins(config, flags={**given, **stream_settings(symbols, feed)})
+    print(as_toml(effective, origins, changed), end="")
+
+
+def as_toml(config: Config, origins: Mapping[str, str], changed: bool = False) -> str:
+    """Return the settings of `config` as a TOML file with comments.
+
+    `origins` says where those came from that are not defaults, by their dotted names. With `changed`, only
+    these are shown.
+    """
+    lines = [_HEAD.format(example="MDSTREAM_FETCH__INTERVAL_S=30")]
+    section = ""
+    for each in describe_settings():
+        came_from = _origin(each, origins)
+        if changed and not came_from:
+            continue
+        if each.section != section:
+            section = each.section
+            lines += [f"# [{section}]" if each.secret else f"[{section}]", ""]
+        lines += [*_entry(each, _value(config, each), came_from), ""]
+    return "\n".join(lines)
+
+
+def _entry(each: Setting, value: Any, came_from: str) -> Iterator[str]:
+    """Yield the lines of one setting."""
+    yield from textwrap.wrap(each.help, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    if each.example and not value:
+        yield f"# Example: {each.key} = {each.example}"
+    source = came_from or "default"
+    if each.secret:
+        state = "set, not shown" if value else "not set"
+        yield f"# {each.key}: {state} ({source}; variable {each.variable})"
+    else:
+        yield f"{each.key} = {_text(value)}  # {source}"
+
+
+def _origin(each: Setting, origins: Mapping[str, str]) -> str:
+    """Return where a setting came from; empty where it is a default."""
+    found = {origin for name, origin in origins.items() if f"{name}.".startswith(f"{each.name}.")}
+    named = {"environment": f"environment, {each.variable}", "command line": f"command line, {each.flag}"}
+    return " and ".join(named.get(origin, origin) for origin in sorted(found))
+
+
+def _value(config: Config, each: Setting) -> Any:
+    if each.section in STREAMS:
+        return getattr(config.stream(each.section), each.key)
+    value: Any = config
+    for part in each.name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _text(value: Any) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_text(each)}" for name, each in value.items()) + " }"
+    return json.dumps(value)  # texts, lists, numbers and booleans are written alike

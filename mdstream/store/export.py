@@ -1,0 +1,86 @@
+"""Rows of a store as one file for other programs: CSV, compressed CSV or Parquet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from mdstream.errors import ConfigError, StoreError
+from mdstream.store import nautilus
+from mdstream.store.objects import summarize_error
+
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+_VENUE = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+def check_file(to: Path, force: bool) -> str:
+    """Return the ending of `to`. Raises `ConfigError` for a file that cannot be written there."""
+    ending = next((each for each in ENDINGS if to.name.endswith(each)), None)
+    if ending is None:
+        raise ConfigError(f"--to {to}: its name must end in {', '.join(ENDINGS)}")
+    if to.exists() and not force:
+        raise ConfigError(f"--to {to}: the file exists; --force replaces it")
+    if not to.absolute().parent.is_dir():
+        raise ConfigError(f"--to {to}: no folder {to.absolute().parent}")
+    return ending
+
+
+def export_file(rows: pl.LazyFrame, to: Path, force: bool = False) -> int:
+    """Write `rows` to a file, sorted by symbol and time; return how many there were.
+
+    The kind of file follows from its name. Times are whole nanoseconds; in CSV, lists are joined with a
+    semicolon. Memory is bounded but for the sorting. The file is there in full or not at all. Raises
+    `ConfigError` as `check_file` does, and `StoreError` where writing fails.
+    """
+    ending = check_file(to, force)
+    columns = rows.collect_schema().names()
+    rows = rows.sort([name for name in ("symbol", "ts", "created_at") if name in columns])
+    failures = (OSError, pl.exceptions.ComputeError)  # which Parquet's writer makes of the former
+    partial = to.with_name(f".{to.name}.partial")
+    try:
+        _write(rows, partial, ending)
+        partial.rename(to)
+    except failures as error:
+        raise StoreError(f"cannot export to {to}: {summarize_error(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    frame = pl.scan_parquet(to) if ending == ".parquet" else pl.scan_csv(to)
+    return int(frame.select(pl.len()).collect().item())
+
+
+def export_catalogue(
+    dataset: str, rows: pl.LazyFrame, catalogue: Path, venue: str, force: bool = False
+) -> nautilus.Written:
+    """Write `rows` of a dataset to a NautilusTrader catalogue, a folder.
+
+    Raises `ConfigError` for a dataset, folder or venue that it cannot be, and `StoreError` where writing
+    fails.
+    """
+    check_catalogue(dataset, catalogue, venue)
+    try:
+        return nautilus.export(dataset, rows, catalogue, venue=venue, force=force)
+    except OSError as error:
+        raise StoreError(f"cannot export to {catalogue}: {summarize_error(error)}") from error
+
+
+def check_catalogue(dataset: str, catalogue: Path, venue: str) -> None:
+    """Raise `ConfigError` for a dataset, folder or venue that cannot be exported."""
+    nautilus.check(dataset)
+    if catalogue.exists() and not catalogue.is_dir():
+        raise ConfigError(f"--to {catalogue}: a catalogue is a folder, and this is a file")
+    if not _VENUE.fullmatch(venue):
+        raise ConfigError(f"--venue {venue!r}: capital letters, digits and _ only, as XNAS")
+
+
+def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:
+    if ending == ".parquet":
+        rows.sink_parquet(path, compression="zstd")
+        return
+    lists = [name for name, kind in rows.collect_schema().items() if isinstance(kind, pl.List)]
+    flat = rows.with_columns(pl.col(lists).list.join(";"))
+    if ending == ".csv":
+        flat.sink_csv(path)
+    else:
+        flat.sink_csv(path, compression="gzip", check_extension=False)

@@ -1,0 +1,107 @@
+"""`mdstream backfill` obeys file, environment and flags, in that order; so does its function."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import mdstream
+from mdstream.cli.app import app
+from mdstream.config import HistoryConfig
+from mdstream.history.backfill import Backfill, Status
+
+RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")
+CLEAN = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
+FILE = "[backfill]\nconcurrency = 11\nworkers = 1\nbudget_per_minute = 3\n[fetch]\nbudget_per_minute = 9\n"
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
+    """The settings of each backfill that would begin."""
+    found: list[HistoryConfig] = []
+    made: Any = Backfill.__init__
+
+    def init(self: Backfill, request: Any, store: Path, config: HistoryConfig, *rest: Any) -> None:
+        made(self, request, store, config, *rest)
+        assert self._budget.share == config.budget_per_minute
+        found.append(config)
+
+    async def run(self: Backfill) -> Status:
+        return Status()
+
+    monkeypatch.setattr(Backfill, "__init__", init)
+    monkeypatch.setattr(Backfill, "run", run)
+    return found
+
+
+def command(store: Path, *flags: str, **environ: str) -> Any:
+    arguments = [
+        "backfill",
+        "stocks.trades",
+        "--symbols",
+        "AAPL,MSFT",
+        *RANGE,
+        "--store",
+        str(store),
+        *flags,
+    ]
+    return CliRunner().invoke(app, arguments, env={**CLEAN, **environ})
+
+
+def test_file_gives_way_to_environment_and_environment_to_flags(
+    used: list[HistoryConfig], tmp_path: Path
+) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text(FILE)
+    environ = {"MDSTREAM_BACKFILL__WORKERS": "0", "MDSTREAM_BACKFILL__CONCURRENCY": "12"}
+    done = command(tmp_path, "--config", str(file), "--concurrency", "13", **environ)
+    assert done.exit_code == 0, done.output
+    [config] = used
+    assert (config.fetch.concurrency, config.workers, config.budget_per_minute) == (13, 0, 3)
+    assert not config.learns_budget, "what was set is kept to"
+
+
+def test_without_flags_the_environment_counts(used: list[HistoryConfig], tmp_path: Path) -> None:
+    environ = {"MDSTREAM_BACKFILL__WORKERS": "0", "MDSTREAM_FETCH__BUDGET_PER_MINUTE": "70"}
+    assert command(tmp_path, **environ).exit_code == 0
+    [config] = used
+    assert (config.fetch.concurrency, config.workers, config.budget_per_minute) == (128, 0, 70)
+    assert config.learns_budget, "until the service says how many it allows"
+
+
+def test_the_function_has_the_same_settings_as_the_command(
+    used: list[HistoryConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        **CLEAN,
+        "MDSTREAM_BACKFILL__CONCURRENCY": "12",
+        "MDSTREAM_BACKFILL__WORKERS": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    span = ("2026-01-05", "2026-01-05T06:00:00Z")
+    mdstream.backfill("stocks.trades", "AAPL", *span, store=tmp_path)
+    mdstream.backfill(
+        "stocks.trades", "AAPL", *span, store=tmp_path, settings={"backfill": {"concurrency": 5}}
+    )
+    assert command(tmp_path).exit_code == 0
+    assert [config.fetch.concurrency for config in used] == [12, 5, 12]
+    assert used[0] == used[2]
+
+
+@pytest.mark.parametrize("name", ["BACKFILL", "FETCH"])
+def test_an_estimate_is_made_at_the_budget_that_is_set(name: str, tmp_path: Path) -> None:
+    environ = {f"MDSTREAM_{name}__BUDGET_PER_MINUTE": "5"}
+    week = ("--dry-run", "--end", "2026-01-12")
+    done = command(tmp_path, *week, **environ)
+    assert "16 shards to fetch, in 16 requests at least: 2 min at 5 a minute" in done.stdout
+    assert json.loads(command(tmp_path, *week, "--json", **environ).stdout)["seconds"] == 132.0
+
+
+def test_a_limit_of_the_section_is_that_of_the_flag(tmp_path: Path) -> None:
+    done = command(tmp_path, "--concurrency", "0")
+    assert done.exit_code == 2
+    assert "command line: backfill.concurrency: 0 is below 1, the least it can be" in done.stderr

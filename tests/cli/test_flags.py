@@ -1,0 +1,94 @@
+"""Flags that set settings are declared by the settings, and every command teaches by an example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mdstream._version import __version__
+from mdstream.cli.app import app
+from mdstream.cli.backfill import split_options
+from mdstream.cli.flags import Given, run_settings, stream_settings, takes
+from mdstream.errors import ConfigError
+from mdstream.settings import Setting, describe_settings, load
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def option(command: str, flag: str) -> Any:
+    [found] = [p for p in COMMANDS[command].params if flag in p.opts]
+    return found
+
+
+@pytest.mark.parametrize("command", ["run", "settings"])
+@pytest.mark.parametrize("each", run_settings(), ids=lambda each: each.name)
+def test_a_flag_says_what_its_setting_means_and_may_be(command: str, each: Setting) -> None:
+    text = option(command, each.flag).help
+    assert each.description in text
+    assert each.limits in text
+
+
+@pytest.mark.parametrize("each", [s for s in describe_settings() if s.section == "backfill" and s.flag])
+def test_a_backfill_has_the_flags_of_its_section(each: Setting) -> None:
+    assert option("backfill", each.flag).help == each.help
+    assert option("backfill", each.flag).default is None, "not given"
+
+
+def test_each_flag_of_the_description_is_there() -> None:
+    for each in describe_settings():
+        if each.flag:
+            name = "backfill" if each.section == "backfill" else "run"
+            assert option(name, each.flag) is not None
+
+
+def test_what_is_not_given_is_not_passed_on() -> None:
+    command, seen = typer.Typer(), list[Given]()
+
+    @command.command()
+    @takes(*(s for s in describe_settings() if s.name in ("workers", "log.json", "record")))
+    def act(given: Given, name: str) -> None:
+        seen.append({**given, "name": name})
+
+    runner = CliRunner()
+    assert runner.invoke(command, ["x"]).exit_code == 0
+    assert runner.invoke(command, ["x", "--workers", "3", "--no-record", "--log-json"]).exit_code == 0
+    assert seen == [{"name": "x"}, {"name": "x", "workers": "3", "record": False, "log.json": True}]
+    assert load(environ={"MDSTREAM_RECORD": "true"}, flags={"record": False}).record is False
+
+
+def test_symbols_and_feeds_are_settings_of_their_stream() -> None:
+    assert stream_settings(["stocks=A,B", "crypto=BTC/USD", "stocks=C"], ["stocks=iex", "stocks=sip"]) == {
+        "stocks.symbols": "A,B,C",
+        "crypto.symbols": "BTC/USD",
+        "stocks.feed": "sip",
+    }
+    for text in ("AAPL", "bonds=A", "stocks=", "stocks=,"):
+        with pytest.raises(
+            ConfigError, match=r"--symbols .*: write STREAM=VALUE with STREAM one of stocks"
+        ):
+            stream_settings([text], None)
+
+
+def test_a_backfill_tells_options_from_settings() -> None:
+    options, settings = split_options({"priority": "A,B", "feed": "sip", "backfill.workers": "3"})
+    assert options == {"priority": ["A", "B"], "feed": "sip"}
+    assert load(environ={}, flags=settings).history.workers == 3
+
+
+def test_the_version_is_one_line() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"mdstream {__version__}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_teaches_by_an_example(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.epilog.startswith(f"Example: mdstream {name}")
+    done = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "120"})
+    assert done.exit_code == 0
+    assert f"Example: mdstream {name}" in done.stdout
+    for parameter in command.params:
+        assert parameter.help or parameter.opts == ["--help"], f"{name} {parameter.opts} says nothing"

@@ -85,7 +85,7 @@ class Setting:
     def help(self) -> str:
         """Description, unit, limits and default in one paragraph."""
         default = self.default if self.kind in ("whole number", "number", "text") else None
-        about = ", ".join(filter(None, (self.unit, self.limits, f"default {default}" if default else "")))
+        about = "; ".join(filter(None, (self.unit, self.limits, f"default {default}" if default else "")))
         return self.description + (f" ({about})" if about else "")
 
     def read(self, value: Any) -> Any:

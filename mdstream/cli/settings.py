@@ -71,10 +71,10 @@ def _entry(each: Setting, value: Any, came_from: str) -> Iterator[str]:
     yield from textwrap.wrap(each.help, _WIDTH, initial_indent="# ", subsequent_indent="# ")
     if each.example and not value:
         yield f"# Example: {each.key} = {each.example}"
-    source = came_from or "default"
+    source = f"{came_from}; default: {_text(each.default)}" if came_from else "default"
     if each.secret:
-        state = "set, not shown" if value else "not set"
-        yield f"# {each.key}: {state} ({source}; variable {each.variable})"
+        state = f"set, not shown ({came_from})" if value else f"not set (variable {each.variable})"
+        yield f"# {each.key}: {state}"
     else:
         yield f"{each.key} = {_text(value)}  # {source}"
 
@@ -98,5 +98,5 @@ def _value(config: Config, each: Setting) -> Any:
 def _text(value: Any) -> str:
     """Return a value as TOML writes it."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_text(each)}" for name, each in value.items()) + " }"
+        return "{" + ", ".join(f"{name} = {_text(each)}" for name, each in value.items()) + "}"
     return json.dumps(value)  # texts, lists, numbers and booleans are written alike

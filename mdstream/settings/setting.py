@@ -83,9 +83,8 @@ class Setting:
 
     @property
     def help(self) -> str:
-        """Description, unit, limits and default in one paragraph."""
-        default = self.default if self.kind in ("whole number", "number", "text") else None
-        about = "; ".join(filter(None, (self.unit, self.limits, f"default {default}" if default else "")))
+        """Description, unit and limits in one paragraph."""
+        about = "; ".join(filter(None, (self.unit, self.limits)))
         return self.description + (f" ({about})" if about else "")
 
     def read(self, value: Any) -> Any:

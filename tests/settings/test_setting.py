@@ -108,7 +108,7 @@ def test_a_field_says_all_there_is_to_say() -> None:
     size, names = describe(Group)
     assert (size.name, size.kind, size.default, size.unit) == ("size", "whole number", 4, "MB")
     assert (size.least, size.most, size.limits, size.flag) == (2, 9, "2 to 9", "--size")
-    assert size.help == "How large. (MB; 2 to 9; default 4)"
+    assert size.help == "How large. (MB; 2 to 9)"
     assert (names.kind, names.limits, names.help) == ("list", "", "Which.")
 
 

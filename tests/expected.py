@@ -10,6 +10,9 @@ from typing import Any
 Row = dict[str, Any]
 Message = dict[str, Any]
 
+COINS = ("crypto", "perps")
+"""Streams with sizes that are fractions."""
+
 
 def conditions(value: Any) -> Any:
     """Conditions of a stock trade or quote as the frame shows them."""
@@ -18,7 +21,7 @@ def conditions(value: Any) -> Any:
 
 def trade(stream: str, m: Message) -> Row:
     row = {"symbol": m["S"], "ts": int(m["t"]), "price": float(m["p"]), "size": m["s"]}
-    if stream == "crypto":
+    if stream in COINS:
         return {**row, "size": float(m["s"]), "id": m["i"], "taker_side": m["tks"]}
     row["exchange"] = m["x"]
     if stream == "options":
@@ -30,13 +33,13 @@ def quote(stream: str, m: Message) -> Row:
     row: Row = {"symbol": m["S"], "ts": int(m["t"])}
     for side, letter in (("bid", "b"), ("ask", "a")):
         price, size = float(m[letter + "p"]), m[letter + "s"]
-        size = float(size) if stream == "crypto" else size
+        size = float(size) if stream in COINS else size
         exchange = m.get(letter + "x")
         if price == 0:  # no active side
             price, size = None, size or None
             exchange = exchange if exchange and exchange.strip() else None
         row[f"{side}_price"], row[f"{side}_size"] = price, size
-        if stream != "crypto":
+        if stream not in COINS:
             row[f"{side}_exchange"] = exchange
     if stream == "options":
         row["conditions"] = m["c"]
@@ -47,7 +50,7 @@ def quote(stream: str, m: Message) -> Row:
 
 def bar(stream: str, m: Message) -> Row:
     kind = {"b": "minute", "u": "updated", "d": "daily"}[m["T"]]
-    volume = float(m["v"]) if stream == "crypto" else m["v"]
+    volume = float(m["v"]) if stream in COINS else m["v"]
     return {
         "symbol": m["S"],
         "ts": int(m["t"]),
@@ -132,6 +135,19 @@ def cancel(m: Message) -> Row:
     }
 
 
+def pricing(m: Message) -> Row:
+    return {
+        "symbol": m["S"],
+        "ts": int(m["t"]),
+        "exchange": m["x"],
+        "index_price": float(m["ip"]),
+        "mark_price": float(m["mp"]),
+        "funding_rate": float(m["fr"]),
+        "open_interest": float(m["oi"]),
+        "next_funding_ts": int(m["ft"]),
+    }
+
+
 def article(m: Message) -> Row:
     names = ("id", "headline", "summary", "author", "source", "url", "content", "symbols")
     times = {"created_at": int(m["created_at"]), "updated_at": int(m["updated_at"])}
@@ -161,6 +177,8 @@ def rows(stream: str, messages: list[Message]) -> dict[str, list[Row]]:
                 out.setdefault("corrections", []).append(correction(m))
             case "x":
                 out.setdefault("cancels", []).append(cancel(m))
+            case "p":
+                out.setdefault("pricing", []).append(pricing(m))
             case "n":
                 out.setdefault("articles", []).append(article(m))
             case other:

@@ -61,12 +61,29 @@ def test_every_file_says_what_it_is_for(path: Path) -> None:
 
 
 def test_no_stream_is_known_by_name_in_shared_code() -> None:
-    rooms = ("wire", "handoff", "frames", "feed", "pool", "engine")
-    shared = [ROOT / "workers", *(ROOT / "mdstream" / room for room in rooms)]
-    for path in (f for folder in shared for f in folder.rglob("*.py")):
+    own = [ROOT / "mdstream" / "streams", ROOT / "mdstream" / "simulator" / "markets"]
+    names = "|".join(STREAMS)
+    key = re.compile(rf"({names})(\.\w+)?")
+    module = re.compile(rf"mdstream\.(streams|simulator\.markets)\.({names})")
+    for path in (f for f in SOURCES if not any(f.is_relative_to(folder) for folder in own)):
+        assert not any(map(module.fullmatch, imports(path))), path
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and node.value in STREAMS:
-                raise AssertionError(f"{path.name}:{node.lineno} names the stream {node.value!r}")
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not key.fullmatch(node.value), f"{path}:{node.lineno} names {node.value!r}"
+
+
+def test_a_stream_is_a_declaration_a_market_and_a_line_in_each_registry() -> None:
+    registries = {"mdstream/streams/__init__.py", "mdstream/simulator/markets/__init__.py"}
+    files = {"mdstream/streams/perps.py", "mdstream/simulator/markets/perps.py"}
+    found = {
+        str(path.relative_to(ROOT)): [
+            line for line in path.read_text().splitlines() if re.search("perps", line, re.IGNORECASE)
+        ]
+        for path in SOURCES
+    }
+    assert {path for path, lines in found.items() if lines} == registries | files
+    for path in registries:
+        assert len(found[path]) == 2, "an import, and a line"
 
 
 @pytest.mark.parametrize("spec", STREAMS.values(), ids=lambda s: s.name)

@@ -17,6 +17,7 @@ SYMBOLS = {
     "options": ("AAPL261218C00200000", "SPY261218P00590000"),
     "crypto": ("BTC/USD", "ETH/USD"),
     "news": ("AAPL", "TSLA"),
+    "perps": ("BTC-PERP", "ETH-PERP"),
 }
 CHANNELS = {name: tuple(c.name for c in spec.channels if c.types) for name, spec in STREAMS.items()}
 

@@ -124,7 +124,7 @@ def meaning_of(frame: str, column: str) -> tuple[str, Meaning]:
     for prefix in sorted(PREFIXES, key=len, reverse=True):
         inner = column.removeprefix(prefix + "_")
         if inner != column:
-            source = {"trade": "trades", "quote": "quotes"}.get(prefix, "bars")
+            source = {"trade": "trades", "quote": "quotes", "pricing": "pricing"}.get(prefix, "bars")
             key, meaning = meaning_of(f"{stream}.{source}", inner)
             return key, Meaning(PREFIXES[prefix] + meaning.text, meaning.unit)
     raise ValueError(f"column {column} of frame {frame} has no meaning in docs/generate/meanings.py")

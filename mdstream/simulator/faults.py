@@ -1,4 +1,4 @@
-"""Faults on demand: what shall go wrong, where, when and how often."""
+"""Faults on demand: what goes wrong, where, when and how often."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from mdstream.streams.columns import QUOTE_IDENTITY, TS, bars_channel, last, quo
 from mdstream.streams.rest import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
-_TRADE = (
+TRADE = (
     SYMBOL,
     TS,
     Column("price", Kind.FLOAT, "p"),
@@ -19,7 +19,7 @@ _TRADE = (
 _TRADE_IDENTITY = ("feed", "symbol", "ts", "id", "price", "size")
 """Each feed is a venue of its own."""
 
-_QUOTE = (SYMBOL, TS, *quote_side("bid", "b", Kind.FLOAT), *quote_side("ask", "a", Kind.FLOAT), RECV_TS)
+QUOTE = (SYMBOL, TS, *quote_side("bid", "b", Kind.FLOAT), *quote_side("ask", "a", Kind.FLOAT), RECV_TS)
 
 # A size is the new absolute size of its level; 0 removes the level. `reset` marks every level of a
 # message that replaces the whole book; such a message with no level at all leaves one row without
@@ -34,15 +34,17 @@ _BOOK = (
     RECV_TS,
 )
 
+COIN_CHANNELS = (
+    Channel("trades", TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY),
+    Channel("quotes", QUOTE, ("q",), ("quotes",), is_timely=True, identity=("feed", *QUOTE_IDENTITY)),
+    bars_channel(Kind.FLOAT, ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
+    Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
+)
+"""The channels that spot pairs and perpetuals have in common."""
+
 CRYPTO = StreamSpec(
     name="crypto",
-    channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True, identity=("feed", *QUOTE_IDENTITY)),
-        bars_channel(Kind.FLOAT, ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
-        Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
-        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.FLOAT), RECV_TS)),
-    ),
+    channels=(*COIN_CHANNELS, Channel("snapshots", (*snapshot(TRADE, QUOTE, Kind.FLOAT), RECV_TS))),
     feeds={"us": "/v1beta3/crypto/us", "us-1": "/v1beta3/crypto/us-1", "eu-1": "/v1beta3/crypto/eu-1"},
     default_feed="us",
     codec="json",
@@ -56,7 +58,7 @@ CRYPTO = StreamSpec(
         History("quotes", "/v1beta3/crypto/{feed}/quotes"),
         History("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year"),
     ),
-    latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
+    latest=(last("trade", "trades", TRADE), last("quote", "quotes", QUOTE)),
     bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),
     asset_classes=("crypto",),
     instrument="currency_pair",

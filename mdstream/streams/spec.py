@@ -128,7 +128,7 @@ RECV_TS = Column("recv_ts", Kind.TIME, required=True)
 
 
 STORED_APART = ("feed", "timeframe", "adjustment")
-"""What the store's tables tell of each row beside the columns of its channel."""
+"""Columns that the store's tables have beside those of the channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +381,7 @@ def join_conditions(codes: list[str]) -> str:
     """Condition codes as one text, without loss: `["@", "F", "T"]` → `@FT`.
 
     One-character codes, which all of today's are, are written side by side. A list with any other
-    code becomes a JSON array, which `split_conditions` tells apart by its opening bracket.
+    code becomes a JSON array, which `split_conditions` recognises by its opening bracket.
     """
     if all(len(code) == 1 for code in codes) and (not codes or codes[0] != "["):
         return "".join(codes)

@@ -30,7 +30,7 @@ _TRADE = (
 
 _TRADE_IDENTITY = ("symbol", "ts", "exchange", "id", "price", "size")
 """On exchange D an id is unique only for a reporting facility, which the service does not say: two trades
-of one symbol may have the same id, even at one time; price and size tell them apart.
+of one symbol may have the same id, even at one time, but then differ in price or size.
 """
 
 _QUOTE = (

@@ -56,8 +56,6 @@ ALLOWED: dict[str, int] = {
     "mdstream/recording": 7,
     "mdstream/session": 4,
     "mdstream/settings": 2,
-    "mdstream/simulator": 6,
-    "mdstream/streams": 3,
     "mdstream/telemetry": 4,
     "mdstream/utilization": 5,
     "mdstream/views": 1,

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from mdstream.streams import STREAMS
+from mdstream.config import Config
 from tests import traffic
 from tests.running import engine, settings, simulator, until
 
 COUNT = 20_000
+DEFAULT = Config().streams
 
 
 def balanced(stream: dict[str, Any]) -> bool:
@@ -22,10 +23,10 @@ def balanced(stream: dict[str, Any]) -> bool:
 def test_all_four_streams_at_once_lose_nothing(tmp_path: Path, per_frame: int) -> None:
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", str(per_frame))
     with simulator(*flags) as sim:
-        values = settings(sim, tmp_path, **traffic.symbols(*STREAMS))
+        values = settings(sim, tmp_path, **traffic.symbols(*DEFAULT))
         with engine(values) as running:
             run = running.attachment
-            for stream in STREAMS:
+            for stream in DEFAULT:
                 want = traffic.row_count(stream, COUNT)
                 until(lambda s=stream, n=want: traffic.committed_rows(run, s) >= n, what=stream)
                 assert traffic.frames_of(run, stream) == traffic.rows(stream, COUNT)

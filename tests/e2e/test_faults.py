@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import mdstream
+from mdstream.config import Config
 from mdstream.errors import Exit
 from mdstream.streams import STREAMS
 from tests import traffic
@@ -58,7 +59,7 @@ def balanced(stream: dict[str, Any]) -> bool:
 
 def test_a_stream_that_cannot_authenticate_fails_alone(tmp_path: Path) -> None:
     with simulator(*FLOOD, "--fault", "crypto:auth=402") as sim:
-        with engine(settings(sim, tmp_path, **traffic.symbols(*STREAMS))) as running:
+        with engine(settings(sim, tmp_path, **traffic.symbols(*Config().streams))) as running:
             complete(running, "stocks", "options", "news")
         report = running.report
     untouched(report, "stocks", "options", "news")

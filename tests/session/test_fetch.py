@@ -31,6 +31,7 @@ SYMBOLS = {
     "options": ["AAPL261218C00200000", "SPY261218P00590000"],
     "crypto": ["BTC/USD", "ETH/USD"],
     "news": ["AAPL", "TSLA"],
+    "perps": ["BTC-PERP", "ETH-PERP"],
 }
 
 

@@ -32,6 +32,7 @@ WANTED = {
     "options": {"trades": {"AAPL261218C00200000"}, "quotes": {"AAPL261218C00200000"}},
     "crypto": {"orderbooks": {"BTC/USD"}},
     "news": {"news": {"AAPL"}},
+    "perps": {"trades": {"BTC-PERP"}, "pricing": {"BTC-PERP"}},
 }
 
 

@@ -1,11 +1,15 @@
+"""The simulated markets: made-up messages, and REST paths for all that a stream's declaration names."""
+
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 
 from mdstream.simulator.markets import MARKETS
 from mdstream.streams import STREAMS
+from tests.decoding import decode, rows
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -44,3 +48,55 @@ def test_trades_are_amended_once_soon_or_minutes_later() -> None:
     assert len(ages) > 100
     assert min(ages) < 5
     assert max(ages) > 15
+
+
+def test_every_stream_has_a_market() -> None:
+    assert list(MARKETS) == list(STREAMS)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_market_serves_every_channel_and_path_that_its_stream_declares(stream: str) -> None:
+    spec, market = STREAMS[stream], MARKETS[stream]
+    assert set(market.generator(1, {}).makers()) == set(spec.subscriptions)
+    paths = [spec.fetch.path, *(history.path for history in spec.history)]
+    paths += [spec.chain.path, spec.chain.listing] if spec.chain else []
+    served = {re.sub(r"\{\w+\}", "{}", route.path) for route in market.routes}
+    assert {re.sub(r"\{\w+\}", "{}", path) for path in paths} <= served
+    assert all(map(market.is_symbol, market.universe))
+    if market.asset_class:
+        assert market.asset_class in spec.asset_classes
+
+
+def test_perpetuals_say_what_the_service_documents() -> None:
+    market, every = MARKETS["perps"], {name: ["*"] for name in STREAMS["perps"].subscriptions}
+    messages = itertools.islice(market.generator(1, every).messages(lambda: 1), 2_000)
+    keys = {message["T"]: set(message) - {"T", "S", "r"} for message in messages}
+    assert keys == {
+        "t": {"t", "p", "s", "i", "tks"},
+        "q": {"t", "bp", "bs", "ap", "as"},
+        **{kind: {"t", "o", "h", "l", "c", "v", "n", "vw"} for kind in "bud"},
+        "o": {"t", "b", "a"},
+        "p": {"t", "x", "ip", "mp", "fr", "oi", "ft"},
+    }
+    assert set(market.past(1, "BTC-PERP").snapshot(1)) == keys["p"] - {"x"}
+    assert all(map(market.is_symbol, ("BTC-PERP", "BTCUSDT.P")))
+    assert not market.is_symbol("BTC/USD")
+
+
+def test_a_documented_body_of_pricing_becomes_a_row() -> None:
+    body = (
+        b'{"pricing":{"BTCUSDT.P":{"fr":0.000565699,"ft":"2022-05-27T10:18:00Z","ip":50702.8,'
+        b'"mp":50652.3553,"oi":90.7367,"t":"2022-05-27T10:18:00Z"}}}'
+    )
+    decoded = decode("perps", body, kind=STREAMS["perps"].state_kind)
+    [row] = rows("perps", decoded)["snapshots"]
+    assert row == {
+        "symbol": "BTCUSDT.P",
+        "ts": 1_653_646_680_000_000_000,
+        "exchange": None,
+        "index_price": 50702.8,
+        "mark_price": 50652.3553,
+        "funding_rate": 0.000565699,
+        "open_interest": 90.7367,
+        "next_funding_ts": 1_653_646_680_000_000_000,
+    }

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.simulator.encode import ENCODINGS
+from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.decoding import stream_and_kind
@@ -36,6 +37,7 @@ KINDS = [
     ("stocks", PayloadKind.SNAPSHOTS),
     ("crypto", PayloadKind.SNAPSHOTS),
     ("options", PayloadKind.SNAPSHOTS),
+    ("perps", PayloadKind.SNAPSHOTS),
 ]
 
 
@@ -50,6 +52,8 @@ def records(stream: str, kind: PayloadKind, count: int) -> list[Any]:
 
     if kind is not PayloadKind.SNAPSHOTS:
         return of(TYPES[kind])
+    if stream == "perps":
+        return of("p")
     parts = {"latestTrade": of("t"), "latestQuote": of("q"), "minuteBar": of("b")}
     shortest = min(len(p) for p in parts.values() if p)
     made = [{k: p[i] for k, p in parts.items() if p} for i in range(shortest)]
@@ -59,25 +63,26 @@ def records(stream: str, kind: PayloadKind, count: int) -> list[Any]:
     return made
 
 
-def page(kind: PayloadKind, by_symbol: dict[str, Any], token: str | None = None) -> bytes:
-    return orjson.dumps({kind.name.lower(): by_symbol, "next_page_token": token})
+def page(
+    kind: PayloadKind, by_symbol: dict[str, Any], token: str | None = None, stream: str = "stocks"
+) -> bytes:
+    return orjson.dumps({STREAMS[stream].member_of(kind): by_symbol, "next_page_token": token})
 
 
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
 def test_generated_bodies_decode_alike_and_do_not_give_way(stream: str, kind: PayloadKind) -> None:
-    some = records(stream, kind, 40)
+    some, name = records(stream, kind, 40), STREAMS[stream].member_of(kind)
     assert some
     single = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
     one: list[Any] = some[:3] if single else [some[:7], some[7:20], []]
     names = ["AAPL", "BRK.B", "BTC/USD"]
     by_symbol = dict(zip(names, one, strict=False))
     bodies = [
-        page(kind, by_symbol, "QUFQTHxN"),
-        page(kind, {}),
-        page(kind, {"AAPL": None, **by_symbol}),
-        json.dumps({"next_page_token": None, kind.name.lower(): by_symbol}, indent=1).encode(),
+        page(kind, by_symbol, "QUFQTHxN", stream),
+        page(kind, {}, None, stream),
+        page(kind, {"AAPL": None, **by_symbol}, None, stream),
+        json.dumps({"next_page_token": None, name: by_symbol}, indent=1).encode(),
     ]
-    name = kind.name.lower()
     if kind is PayloadKind.SNAPSHOTS:
         bodies += [orjson.dumps(by_symbol), orjson.dumps({**by_symbol, "NONE": None})]
     else:
@@ -100,11 +105,12 @@ def test_generated_bodies_decode_alike_and_do_not_give_way(stream: str, kind: Pa
 def test_bodies_that_end_with_their_records_do_not_give_way(stream: str, kind: PayloadKind) -> None:
     some = records(stream, kind, 30)
     latest = {f"S{i}": record for i, record in enumerate(some)}
-    bodies = [orjson.dumps({kind.name.lower(): latest})]
+    name = STREAMS[stream].member_of(kind)
+    bodies = [orjson.dumps({name: latest})]
     if kind is PayloadKind.SNAPSHOTS:
         bodies.append(orjson.dumps(latest))
     else:
-        bodies.append(orjson.dumps({kind.name.lower(): {"A": some[:9], "B": some[9:]}}))
+        bodies.append(orjson.dumps({name: {"A": some[:9], "B": some[9:]}}))
     pair = Pair(stream)
     for _ in range(2):
         pair.decode(bodies, kind)

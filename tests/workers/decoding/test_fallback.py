@@ -24,7 +24,10 @@ from workers.decoding.fallback import FallbackDecoder
 from workers.decoding.payloads import Payloads
 
 CONTRACTS = ["AAPL261218C00200000", "SPY261218P00590000"]
-SYMBOLS = {"options": CONTRACTS, **{s: list(MARKETS[s].universe[:4]) for s in ("stocks", "crypto", "news")}}
+SYMBOLS = {
+    "options": CONTRACTS,
+    **{s: list(MARKETS[s].universe[:4]) for s in ("stocks", "crypto", "news", "perps")},
+}
 
 
 def messages(stream: str, count: int, seed: int = 1) -> list[dict[str, Any]]:

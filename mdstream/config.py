@@ -26,8 +26,8 @@ def setting(
 ) -> msgspec.Meta:
     """Declare what a setting means and what it may be: at least `ge`, at most `le`.
 
-    `about` are attributes of `mdstream.settings.Setting`: `unit`, `schemes`, `example`, `flag`, `metavar`,
-    `variable`, `secret`.
+    `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `example`, `flag`,
+    `metavar`, `variable`, `secret`.
     """
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
@@ -278,7 +278,10 @@ class _Settings(Struct, frozen=True):
     """All settings of a run but the streams' sections, which `Config` adds."""
 
     streams: Annotated[
-        tuple[str, ...], setting("Streams to run.", example='["stocks", "options"]', flag="--streams")
+        tuple[str, ...],
+        setting(
+            "Streams to run.", choices=tuple(STREAMS), example='["stocks", "options"]', flag="--streams"
+        ),
     ] = tuple(name for name, spec in STREAMS.items() if spec.is_default)
     duration: Annotated[
         float,

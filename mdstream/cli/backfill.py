@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from mdstream.cli import backfill_view as view
-from mdstream.cli.flags import ConfigFile, Given, split_names, takes
+from mdstream.cli.flags import ConfigFile, Given, select, split_names, takes
 from mdstream.errors import ConfigError, Exit, MdstreamError
 from mdstream.history.request import HistoryOptions
-from mdstream.settings import describe, describe_settings, load
+from mdstream.settings import describe, load
 
 if TYPE_CHECKING:
     from mdstream.config import HistoryConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mdstream.history.request import Request
 
 _OPTIONS = describe(HistoryOptions)
-_SETTINGS = [s for s in describe_settings() if s.name == "data_url" or (s.flag and s.section == "backfill")]
+_SETTINGS = select("backfill.concurrency", "backfill.workers", "data_url")
 
 
 class Wanted(NamedTuple):

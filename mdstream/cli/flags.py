@@ -45,6 +45,11 @@ def run_settings() -> list[Setting]:
     return [s for s in describe_settings() if s.flag and s.section not in (*STREAMS, "backfill")]
 
 
+def select(*names: str) -> list[Setting]:
+    """Return the settings of a run by their dotted names."""
+    return [each for each in describe_settings() if each.name in names]
+
+
 def takes(*settings: Setting) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command a flag for each of `settings`.
 

@@ -12,24 +12,21 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from mdstream.cli.flags import ConfigFile, Directory, Given, select, takes
 from mdstream.errors import ConfigError, Exit, NoRunError
+from mdstream.settings import load
 
 _INTERVAL_S = 5.0
 
 
+@takes(*select("store.path"))
 def record(
+    given: Given,
     run: Annotated[
         str | None, typer.Option(metavar="RUN", help="Run to record, a dead one too. Default: the newest.")
     ] = None,
-    store: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix. Default: ./store.")
-    ] = None,
-    directory: Annotated[
-        str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings; those of \\[store] count.")
-    ] = None,
+    directory: Directory = None,
+    config: ConfigFile = None,
     quiet: Annotated[bool, typer.Option(help="Say nothing but what is wrong.")] = False,
 ) -> None:
     """Record frames of a run as they come, each row exactly once: a Delta table a frame, under STORE/live.
@@ -40,17 +37,17 @@ def record(
     """
     from mdstream.frames.rundir import name_semaphores
     from mdstream.recording.recorder import Recorder, check_store
-    from mdstream.settings import load
 
-    flags: dict[str, Any] = {"store": {"path": store}} if store else {}
-    settings = load(config, flags=flags).store
-    found = _find(run, Path(directory) if directory else None)
-    if "://" not in settings.path:
-        settings = msgspec.structs.replace(settings, path=str(Path(settings.path).absolute()))
-    check_store(settings.path)
+    settings = load(config, flags=given)
+    root = directory or settings.frames.directory
+    found = _find(run, Path(root) if root else None)
+    store = settings.store
+    if "://" not in store.path:
+        store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
+    check_store(store.path)
     name_semaphores(found)
     if not quiet:
-        print(f"recording {found} in {settings.path}/live", flush=True)
+        print(f"recording {found} in {store.path}/live", flush=True)
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     said = [0.0]
@@ -63,7 +60,7 @@ def record(
             said[0] = now
             print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live", flush=True)
 
-    recorder = Recorder(found, settings, tell)
+    recorder = Recorder(found, store, tell)
     state = asyncio.run(_until_stopped(recorder))
     if not quiet:
         how = "the run is over and whole" if state.finished else "stopped; the run goes on"

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from mdstream.cli.flags import Given, takes
 from mdstream.errors import ConfigError
-from mdstream.streams import STREAMS
+from mdstream.settings import describe, fill
+from mdstream.settings.rules import COMMAND_LINE
+from mdstream.simulator.simulator_settings import SimulatorSettings
+
+if TYPE_CHECKING:
+    from mdstream.simulator.replay.recorded_payloads import RecordedPayloads
+    from mdstream.simulator.replay.stored_range import StoredRange
+
+_FLAGS = ("streams", "speed", "messages_per_payload", "host", "port")
 
 
+@takes(*(each for each in describe(SimulatorSettings) if each.name in _FLAGS))
 def replay(
+    given: Given,
     store: Annotated[
         str | None, typer.Argument(help="Folder, or s3://bucket/prefix, to replay from.")
     ] = None,
@@ -29,16 +40,7 @@ def replay(
     end: Annotated[
         str | None, typer.Option(help="Date (that day included) or time. Default: where it ends.")
     ] = None,
-    streams: Annotated[str, typer.Option(metavar="A,B", help="Streams to serve.")] = ",".join(STREAMS),
     feed: Annotated[str, typer.Option(help="Rows of this feed only, as sip. Default: all.")] = "",
-    speed: Annotated[
-        float, typer.Option(help="1: as it was, N: so many times as fast, 0: as clients take it.")
-    ] = 1.0,
-    messages_per_payload: Annotated[
-        int, typer.Option("--messages-per-payload", help="Messages in each payload.")
-    ] = 1,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8765,
 ) -> None:
     """Serve what was fetched or recorded once more, as the service would: to this engine, to alpaca-py, to
     any Alpaca client.
@@ -47,43 +49,37 @@ def replay(
     it was recorded in.
 
     A connection gets the whole range from its start, once it has subscribed, and then nothing more. REST
-    answers snapshots: the first trade and quote of each symbol. Every key is welcome. Point the engine
+    answers snapshots: the first trade and quote of each symbol. Any key is accepted. Point the engine
     at it with mdstream run --stream-url ws://127.0.0.1:8765, or a single stream with its own stream_url.
     """
-    from mdstream.simulator.replay.recorded_payloads import RecordedPayloads, newest
-    from mdstream.simulator.replay.stored_range import StoredRange, described
+    from mdstream.simulator.replay.stored_range import StoredRange
     from mdstream.simulator.server import run
-    from mdstream.simulator.simulator_settings import SimulatorSettings
 
-    names = tuple(name.strip() for name in streams.split(",") if name.strip())
-    for name in names:
-        if name not in STREAMS:
-            raise ConfigError(f"--streams: unknown stream {name!r}; choose from {', '.join(STREAMS)}")
-    if not 0 <= speed < math.inf:
-        raise ConfigError(f"--speed: {speed} is no pace; give 0 or more")
-    if messages_per_payload < 1:
-        raise ConfigError(f"--messages-per-payload: {messages_per_payload} is below 1")
-    if not 0 <= port < 65536:
-        raise ConfigError(f"--port: {port} is no port; choose from 0 (any) to 65535")
-    if (store is None) == (journal is None):
-        raise ConfigError("name a store, or a journal with --journal")
-    source: StoredRange | RecordedPayloads
-    if journal is not None:
-        source = RecordedPayloads(newest(journal), names)
-        told = "every payload as it came, whatever is subscribed"
+    fixed = {"rate": 0.0, "rate_limit": 1_000_000}
+    settings = fill(SimulatorSettings, {**fixed, **given}, COMMAND_LINE)
+    if store is not None and journal is None:
+        source: StoredRange | RecordedPayloads = StoredRange(store, settings.streams, start, end, feed)
+    elif journal is not None and store is None:
+        source = _open_journal(journal, settings.streams)
     else:
-        assert store is not None
-        source = StoredRange(store, names, start, end, feed)
-        told = described(source)
-    settings = SimulatorSettings(
-        host=host,
-        port=port,
-        streams=tuple(source.streams),
-        rate=0.0,
-        speed=speed,
-        messages_per_payload=messages_per_payload,
-        rate_limit=1_000_000,
-    )
-    pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"
-    served = run(settings, source, f"({', '.join(source.streams)}, {told}, {pace})")
+        raise ConfigError("name a store, or a journal with --journal")
+    settings = msgspec.structs.replace(settings, streams=tuple(source.streams))
+    served = run(settings, source, _describe(source, settings.speed))
     print(json.dumps({name: sent.as_dict() for name, sent in served.sent.items()}))
+
+
+def _open_journal(folder: Path, streams: tuple[str, ...]) -> RecordedPayloads:
+    from mdstream.simulator.replay.recorded_payloads import RecordedPayloads, newest
+
+    return RecordedPayloads(newest(folder), streams)
+
+
+def _describe(source: StoredRange | RecordedPayloads, speed: float) -> str:
+    """Return what is served, and how fast, in words."""
+    from mdstream.simulator.replay.stored_range import StoredRange, described
+
+    content = "every payload as it came, whatever is subscribed"
+    if isinstance(source, StoredRange):
+        content = described(source)
+    pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"
+    return f"({', '.join(source.streams)}, {content}, {pace})"

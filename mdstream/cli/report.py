@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from mdstream.cli.flags import Directory
 from mdstream.cli.output import output_console
 from mdstream.errors import ConfigError
 
@@ -25,9 +26,7 @@ def report(
     run: Annotated[
         str | None, typer.Option(help="Run to look at with --live. Default: the newest.")
     ] = None,
-    directory: Annotated[
-        str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
-    ] = None,
+    directory: Directory = None,
     out: Annotated[
         Path | None,
         typer.Option(

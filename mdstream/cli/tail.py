@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdstream.cli.flags import Directory
 from mdstream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ def tail(
         str | None, typer.Argument(help="Frame to follow, as stocks.trades; none: list them.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="Run to attach to. Default: the newest.")] = None,
-    directory: Annotated[
-        str | None, typer.Option(help="Where runs are, if the engine has frames.directory set.")
-    ] = None,
+    directory: Directory = None,
     from_start: Annotated[bool, typer.Option(help="Begin with the oldest row that is kept.")] = False,
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="End after so many rows; 0: never.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,

@@ -39,8 +39,6 @@ def settings_by_name() -> Mapping[str, Setting]:
 
 def _choices(name: str) -> Sequence[str]:
     """Return what the setting `name` may be by the registry of streams; empty: anything of its type."""
-    if name == "streams":
-        return tuple(STREAMS)
     section, _, key = name.partition(".")
     if section not in STREAMS:
         return ()

@@ -166,7 +166,8 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
         base, meta = _declared(annotation)
         origin = typing.get_origin(base) or base
         limits = _declared(typing.get_args(base)[1])[1] if origin is dict else meta
-        fixed = typing.get_args(base) if origin is Literal else choices(name)
+        about = dict(meta.extra or {})
+        fixed = about.pop("choices", ()) or (typing.get_args(base) if origin is Literal else choices(name))
         yield Setting(
             name=name,
             type=annotation,
@@ -176,7 +177,7 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
             least=limits.ge,
             most=limits.le,
             choices=tuple(fixed),
-            **(meta.extra or {}),
+            **about,
         )
 
 

@@ -1,41 +1,80 @@
-"""The settings of a simulator."""
+"""The settings of a simulator: flags of `mdstream simulate`, some of them of `mdstream replay` too."""
 
 from __future__ import annotations
 
-from mdstream.config import Credentials, Struct
+from typing import Annotated
+
+from mdstream.config import Credentials, Struct, setting
 from mdstream.simulator.markets import MARKETS
 from mdstream.venues.alpaca.limits import AUTH_WITHIN_S
 
+_WITH_TICKS = ", ".join(name for name, market in MARKETS.items() if market.ticks)
+_SHARES = "".join(f" ({name}: {m.share:g} of it)" for name, m in MARKETS.items() if m.share < 1)
+
 
 class SimulatorSettings(Struct, frozen=True):
-    """What `mdstream simulate` takes; the embedded simulator fills in a few of them.
+    """What a simulator takes; the embedded simulator fills in a few of them.
 
-    `rate` is messages a second for each stream connection, of which a slow market sends its share; 0 sends
-    as fast as the client takes them, from messages that are encoded beforehand and repeat. `messages` ends
-    the flow of each connection after so many (0: never). `latency_ms` delays every REST answer and
-    authentication. `symbol_limit` is the plan's limit for a connection, 0 for none. A client with more than
-    `slow_client_mb` of unsent data gets error 407 and is dropped; flat out, the simulator waits for it
-    instead. `ticks` is a recorded day to serve in place of a made-up market, `sent_log` a file for every
-    message that is sent, as JSON lines.
+    At `rate` 0, messages are encoded beforehand and repeat. A client with more than `slow_client_mb` of
+    unsent data gets error 407 and is dropped; at rate 0, the simulator waits for it instead.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8765
-    streams: tuple[str, ...] = tuple(MARKETS)
-    seed: int = 1
-    rate: float = 1000.0
-    messages: int = 0
-    messages_per_payload: int = 1
-    latency_ms: float = 0.0
-    rate_limit: int = 200
-    symbol_limit: int = 0
+    host: Annotated[str, setting("Address to listen on.", flag="--host")] = "127.0.0.1"
+    port: Annotated[int, setting("Port; 0 takes any free one.", ge=0, le=65_535, flag="--port")] = 8765
+    streams: Annotated[
+        tuple[str, ...], setting("Streams to serve.", choices=tuple(MARKETS), flag="--streams")
+    ] = tuple(MARKETS)
+    seed: Annotated[int, setting("The same seed gives the same market.", flag="--seed")] = 1
+    rate: Annotated[
+        float,
+        setting(
+            f"Messages on each connection{_SHARES}; 0: as fast as the client takes them.",
+            unit="messages/s",
+            ge=0,
+            flag="--rate",
+        ),
+    ] = 1000.0
+    messages: Annotated[
+        int, setting("Messages after which each connection's flow ends; 0: never.", ge=0, flag="--messages")
+    ] = 0
+    messages_per_payload: Annotated[
+        int, setting("Messages in each payload.", ge=1, flag="--messages-per-payload")
+    ] = 1
+    latency_ms: Annotated[
+        float, setting("Delay of REST answers and authentication.", unit="ms", ge=0, flag="--latency")
+    ] = 0.0
+    rate_limit: Annotated[
+        int, setting("REST requests of each key.", unit="requests/min", ge=1, flag="--rate-limit")
+    ] = 200
+    symbol_limit: Annotated[
+        int, setting("Symbols that a connection may have; 0: any number.", ge=0, flag="--symbol-limit")
+    ] = 0
     auth_timeout_s: float = AUTH_WITHIN_S
     slow_client_mb: int = 64
     faults: tuple[str, ...] = ()
-    ticks: str = ""
-    speed: float = 1.0
-    sent_log: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
+    ticks: Annotated[
+        str,
+        setting(
+            f"Recorded day of {_WITH_TICKS} to serve instead of a made-up market.",
+            metavar="FILE.csv.gz",
+            flag="--ticks",
+        ),
+    ] = ""
+    speed: Annotated[
+        float,
+        setting(
+            "Pace of what was recorded; 1: as it was; N: N times as fast; 0: as clients take it.",
+            ge=0,
+            flag="--speed",
+        ),
+    ] = 1.0
+    sent_log: Annotated[
+        str,
+        setting("File for every message that is sent, as JSON lines.", metavar="FILE", flag="--sent-log"),
+    ] = ""
+    tls_certificate: Annotated[
+        str, setting("PEM file; serve wss and https.", metavar="FILE", flag="--tls-certificate")
+    ] = ""
+    tls_key: Annotated[str, setting("PEM key of the certificate.", metavar="FILE", flag="--tls-key")] = ""
     credentials: Credentials = Credentials()
     """If set, any other key is refused; else any key is accepted, but there must be one."""

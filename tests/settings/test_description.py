@@ -53,15 +53,15 @@ def test_a_stream_needs_no_line_among_the_settings() -> None:
     code = """
 import dataclasses, pickle, mdstream.streams
 crypto = mdstream.streams.STREAMS["crypto"]
-perps = dataclasses.replace(crypto, name="perps", symbols=("BTC-PERP",), is_default=False)
-mdstream.streams.STREAMS["perps"] = perps
+swaps = dataclasses.replace(crypto, name="swaps", symbols=("BTC-PERP",), is_default=False)
+mdstream.streams.STREAMS["swaps"] = swaps
 from mdstream.settings import load, describe_settings
 assert load(environ={}).streams == ("stocks", "options", "crypto", "news")
-assert load(environ={}).stream("perps").symbols == ("BTC-PERP",)
-config = load(environ={"MDSTREAM_PERPS__SYMBOLS": "ETH-PERP"}, flags={"streams": ["perps", "news"]})
-assert config.stream("perps").symbols == ("ETH-PERP",)
+assert load(environ={}).stream("swaps").symbols == ("BTC-PERP",)
+config = load(environ={"MDSTREAM_SWAPS__SYMBOLS": "ETH-PERP"}, flags={"streams": ["swaps", "news"]})
+assert config.stream("swaps").symbols == ("ETH-PERP",)
 assert pickle.loads(pickle.dumps(config)) == config
-assert "perps.feed" in [each.name for each in describe_settings()]
+assert "swaps.feed" in [each.name for each in describe_settings()]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -46,7 +46,7 @@ class Outbox:
     def close(self) -> None:
         """Send what is queued, then stop."""
         if self.dropped:
-            self._queue.put(("event", f"{self.dropped} log records were dropped"))
+            self._queue.put(("logs lost", self.dropped))
         self._queue.put(None)
         self._thread.join(2.0)
 

@@ -17,7 +17,7 @@ from rich.terminal_theme import MONOKAI
 
 import mdstream
 from mdstream.reading.attach import Attachment
-from mdstream.views.live import draw
+from mdstream.views.terminal import draw
 
 WIDTH = 112
 RATE = 1000.0
@@ -38,7 +38,7 @@ def main(seconds: float, path: Path) -> None:
 
 def view(run: Attachment) -> RenderableType:
     """Return the live view of a run as it is now."""
-    return draw(run, [], f"mdstream {run.run} · simulator, made-up data", _console())
+    return draw(run, "simulator, made-up data", _console())
 
 
 def picture(view: RenderableType) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mdstream.telemetry.events import EventKind
+
 
 class Meaning(NamedTuple):
     """What a column says, and in which unit (empty: none)."""
@@ -154,6 +156,13 @@ MEANINGS: dict[str, Meaning] = {
     "commit_ts": Meaning("When the rows became visible."),
     "cpu_ns": Meaning("CPU time of decoding and aggregation.", "ns"),
     "state": Meaning("State of the stream."),
+    "events.stream": Meaning("Stream, or `recorder` or `simulator`."),
+    "events.kind": Meaning("What happened: " + ", ".join(f"`{kind}`" for kind in EventKind) + "."),
+    "severity": Meaning("`debug`, `info`, `warning` or `error`."),
+    "text": Meaning("The event in words."),
+    "fields": Meaning("JSON object: the numbers and names behind the text."),
+    "symbols.state": Meaning("`ok` (served), `failed`, or `dropped` (no longer wanted)."),
+    "reason": Meaning("Why the symbol is not served."),
     "pid": Meaning("Process id."),
     "role": Meaning("Role of the process: supervisor, feed, worker, simulator, recorder, ..."),
     "core": Meaning("Number of the core."),
@@ -194,5 +203,7 @@ CHANNELS = {
     "telemetry.processes": "One row for each process and second.",
     "telemetry.cores": "One row for each core and second.",
     "telemetry.machine": "One row for each second.",
+    "telemetry.events": "One row for each event of the run, for people and programs.",
+    "telemetry.symbols": "One row whenever a symbol's state or its reason changes; the last one holds now.",
 }
 """What the rows of a frame are, by its full name or its channel."""

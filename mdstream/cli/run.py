@@ -56,7 +56,7 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     from mdstream.engine import report
     from mdstream.engine.embedded import HOW_TO_GO_LIVE
     from mdstream.engine.supervisor import Supervisor
-    from mdstream.views.live import LiveView
+    from mdstream.views.terminal import LiveView
 
     console = Console(stderr=True)
     results: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
         if config.simulated:
             console.print(HOW_TO_GO_LIVE, style="yellow", highlight=False)
         with LiveView(console, source) as view:
-            supervisor = Supervisor(config, warning_writer(console), view.show)
+            supervisor = Supervisor(config, warning_writer(console), lambda run: view.show(run.path))
             stop.obey(supervisor)
             code = supervisor.run(finish)
     else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import msgspec
@@ -24,9 +25,7 @@ HOW_TO_GO_LIVE = (
 class EmbeddedSimulator:
     """A simulator in a process of its own, on a free port of the loopback."""
 
-    def __init__(
-        self, context: SpawnContext, config: SimulatorConfig, streams: Sequence[str], timeout_s: float
-    ) -> None:
+    def __init__(self, config: SimulatorConfig, streams: Sequence[str], timeout_s: float) -> None:
         settings = SimulatorSettings(
             port=0,
             streams=tuple(streams),
@@ -35,7 +34,7 @@ class EmbeddedSimulator:
             messages_per_payload=config.messages_per_payload,
             latency_ms=config.latency_ms,
         )
-        self._context = context
+        self._context = multiprocessing.get_context("spawn")
         self._settings = settings
         self._timeout_s = timeout_s
         self._port = 0

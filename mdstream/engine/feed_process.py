@@ -1,8 +1,11 @@
-"""One stream's feed process, as the supervisor sees it: started, heard, watched, started again.
+"""One stream's feed process as the supervisor sees it: started, heard, watched, restarted.
 
-starting ──up──► connecting ◄──► streaming ──drain──► draining ──► stopped
-    ▲                 │               │                   │
-    └── restarting ◄──┴─── died ◄─────┘                   └──► failed (also at once: key, setting, memory)
+    supervisor ── start, commands, drain, kill ──► FeedProcess ══ pipe ══► feed process
+               ◄─ stage (feed_state), symbols ────             ◄═ messages, exit code ═
+
+The stage of the service is one value, and every change of it goes through `feed_state.follow`. What an
+exit code, a death or the end of the run means is decided in `feed_policy`. This class does the rest: it
+holds the process of the moment and what is known from all that served the stream.
 """
 
 from __future__ import annotations
@@ -11,8 +14,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -20,116 +22,125 @@ from typing import Any
 
 import psutil
 
-from mdstream.errors import UNRECOVERABLE, Exit
+from mdstream.engine import feed_policy
+from mdstream.engine.event_log import EventLog
+from mdstream.engine.feed_state import FeedEvent, Stage, follow
+from mdstream.errors import Exit
 from mdstream.feed.feed import Assignment
 from mdstream.feed.process import main as feed_main
 from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
-from mdstream.session.retry import backoff
+from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.sampler import ProcessSample
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
 
-_CONNECT_PATIENCE_S = 3.0
-_LOST_PATIENCE_S = 10.0
-_CODE_PATIENCE_S = 2.0
-"""How long the fork server of a feed has to tell how that ended."""
-_UNSEEN = 255
-"""What `multiprocessing` says where the fork server is gone."""
-_HEALTHY_S = 60.0
-"""A feed that ran this long gets short restart pauses again."""
+_CODE_TIMEOUT_S = 2.0
+"""How long the fork server of a feed may take to report its exit code."""
+_UNKNOWN = 255
+"""The exit code that `multiprocessing` reports where the fork server is gone."""
 
 
-@dataclass(slots=True)
 class FeedProcess:
-    """What is known of one stream, through all the processes that serve it.
+    """The service of one stream, through all the processes that provide it.
 
-    `note` is told what people should know, with a log level (0: none); `write_log` gets the records
-    of the process.
+    `events` gets what people should know, `write_log` the log records of the process. `target` is what
+    the process runs, with an `Assignment` and its end of the pipe.
     """
 
-    stream: str
-    state: FeedState
-    note: Callable[[str, str, int], None]
-    write_log: Callable[[dict[str, Any]], None]
+    # The service: written by this class alone, as a process starts, reports or ends.
+    stage: Stage
+    failure: str
+    """Why the stream failed, in stage FAILED."""
+    exit_code: int
+    """What a failed stream asks the command to end with."""
+    restart_at: float
+    """When the next process is due, on the monotonic clock, in stage RESTARTING."""
 
-    # The mutable state: the process of the moment, and what it told.
-    process: BaseProcess | None = None
-    sentinel: int | None = None
-    """Can be read once the process has ended."""
-    pipe: Connection | None = None
-    generation: int = -1
-    """Counts the processes, from 0."""
-    started: float = 0.0
-    restart_at: float | None = None
-    up: bool = False
-    up_since: float = 0.0
-    gone: bool = False
-    """Whether the process was told to begin fetching."""
-    done: bool = False
-    failure: str = ""
-    exit_code: int = 0
-    trouble: str = ""
-    """Why the stream is not connected, as its session put it."""
-    lost_at: float = 0.0
-    """When that began, on the monotonic clock."""
-    workers: list[int] = field(default_factory=list)
-    forkserver_pid: int | None = None
-    symbols: Sequence[str] = ()
-    """What the stream was configured to follow."""
-    ok: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    # The process of the moment: written by `start` and `ended`.
+    process: BaseProcess | None
+    sentinel: int | None
+    """A descriptor that can be read once the process has ended."""
+    pipe: Connection | None
+    generation: int
+    """The number of the process, from 0; -1 before the first."""
+    _started: float
+    _established: int
+    """Connections of the stream before this process."""
+    _exit_reason: str
+    """Why the process ends, as it reported itself, or as `kill` was given."""
+    _reported_code: Exit | None
+    """The exit code that the process announced."""
+
+    # What processes have reported: written by `receive`.
+    ok: Sequence[str]
+    """Symbols that are served."""
+    failed: Mapping[str, str]
     """Symbol → why it is not served."""
-    used: list[ProcessSample] = field(default_factory=list)
-    """What a process that has ended, and its workers, had used by then; until somebody takes it."""
-    cycles: dict[int, tuple[int, int]] = field(default_factory=dict)
+    cycles: dict[int, tuple[int, int]]
     """Fetch cycle → (start, end) in ns."""
-    deaths: int = 0
-    """How many processes in a row ended before their time."""
-    last_words: str = ""
-    """Why the process ended, as it put it."""
-    cause: str = ""
-    """Why the process before this one died."""
-    _established: int = 0
-    """Connections established before this process."""
-    _condemned: bool = False
-    """Whether the process was killed for good."""
-    _told_code: Exit | None = None
-    """How it said that it would end."""
-    _changes: list[tuple[Any, ...]] = field(default_factory=list)
-    _pauses: Iterator[float] = field(default_factory=backoff)
+    workers: Sequence[int]
+    forkserver_pid: int | None
+    up_since: float | None
+    """When a process was up last, on the monotonic clock."""
+    _trouble: str
+    """Why the stream is not connected, as its session put it."""
+    _trouble_since: float
 
-    def label(self, draining: bool) -> str:
-        """The state of the stream, in one word."""
-        if self.failure:
-            return "failed"
-        if self.done:
-            return "stopped"
-        if self.process is None:
-            return "restarting"
-        if not self.up:
-            return "starting"
-        if draining:
-            return "draining"
-        return "streaming" if self.state["connected"] else "connecting"
+    # What the next process needs to know: written by `command` and `ended`.
+    _commands: list[tuple[Any, ...]]
+    """Commands that hold for each process of the stream, in order."""
+    _deaths: int
+    """Processes in a row that died."""
+    _cause: str
+    """Why the last of them died."""
+
+    # Written by `receive`, emptied by whoever samples processes.
+    used: list[ProcessSample]
+    """The last samples of a process that has ended, and of its workers."""
+
+    def __init__(
+        self,
+        stream: str,
+        symbols: Sequence[str],
+        state: FeedState,
+        events: EventLog,
+        write_log: Callable[[dict[str, Any]], None],
+        target: Callable[[Assignment, Connection], None] = feed_main,
+    ) -> None:
+        self.stream = stream
+        self.state = state
+        self._symbols = symbols
+        self._events = events
+        self._write_log = write_log
+        self._target = target
+        self.stage = Stage.NEW
+        self.failure, self.exit_code = "", 0
+        self.restart_at = 0.0
+        self.process = self.sentinel = self.pipe = None
+        self.generation = -1
+        self._started, self._established = 0.0, 0
+        self._exit_reason, self._reported_code = "", None
+        self.ok, self.failed, self.cycles = (), {}, {}
+        self.workers, self.forkserver_pid = (), None
+        self.up_since = None
+        self._trouble, self._trouble_since = "", 0.0
+        self._commands, self._deaths, self._cause = [], 0, ""
+        self.used = []
 
     # -- in the order of a process's life
 
     def start(self, context: BaseContext, assignment: Assignment) -> None:
         """Start a process for the stream. Raises OSError or EOFError where `context` cannot."""
         self.generation = assignment.generation
-        self.symbols = assignment.config.stream.symbols
-        self.restart_at = None
-        self.up = self.gone = False
-        self.last_words = ""
-        self._told_code = None
+        self._exit_reason, self._reported_code = "", None
         self._established = self.state["established"]
         self.state["restarts"] = self.generation
         self.state["heartbeat_ns"] = time.time_ns()
         ours, theirs = context.Pipe()
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=feed_main, args=(assignment, theirs), name=f"feed-{self.stream}"
+            target=self._target, args=(assignment, theirs), name=f"feed-{self.stream}"
         )
         try:
             with block_interrupts(), forkserver.without_main():
@@ -139,183 +150,218 @@ class FeedProcess:
             raise
         finally:
             theirs.close()
-        self.process, self.pipe, self.started = process, ours, time.monotonic()
+        self.process, self.pipe, self._started = process, ours, time.monotonic()
         assert process.pid is not None
-        # The process's own sentinel would tell of its fork server's end as well.
+        # The process's own sentinel also becomes readable when its fork server ends.
         try:
             self.sentinel = os.pidfd_open(process.pid)
-        except ProcessLookupError:  # so soon
+        except ProcessLookupError:  # it has ended already
             self.sentinel = os.dup(process.sentinel)
+        self._follow(FeedEvent.START)
+        if self.stage is Stage.FINISHING:
+            self._send(("drain",))
 
-    def tell(self, *message: Any) -> None:
-        """Send a command: its name and arguments. Changes of subscriptions outlive the process."""
-        if message[0] in ("subscribe", "unsubscribe"):
-            self._changes.append(message)
-            if not self.up:
-                return
-        self._send(message)
-
-    def _send(self, message: tuple[Any, ...]) -> None:
-        if self.pipe is not None:
-            with contextlib.suppress(OSError):  # it is ending; its sentinel tells
-                self.pipe.send(message)
+    def command(self, *command: Any) -> None:
+        """Send a command, its name and arguments, to the process, and to each that takes its place."""
+        self._commands.append(command)
+        if self.stage.is_up:
+            self._send(command)
 
     def receive(self) -> None:
-        """Take all messages that are there."""
+        """Take all messages that have come."""
         try:
             while self.pipe is not None and self.pipe.poll():
                 self._take(*self.pipe.recv())
         except (EOFError, OSError):
-            self._hang_up()  # its exit code will say more
+            self._hang_up()  # the exit code will say more
 
     def _take(self, kind: str, content: Any) -> None:
         match kind:
             case "log":
-                self.write_log(content)
+                self._write_log(content)
+            case "logs lost":
+                text = f"{content} log records were dropped"
+                self._report(RunEvent(EventKind.RESOURCES, text, Severity.WARNING, {"records": content}))
             case "event":
-                self.note(self.stream, content, 0)
+                self._take_event(content)
             case "trouble":
-                if content and not self.trouble:
-                    self.lost_at = time.monotonic()
-                self.trouble = content
+                if content and not self._trouble:
+                    self._trouble_since = time.monotonic()
+                self._trouble = content
             case "up":
-                self.up = True
-                self.up_since = time.monotonic()
-                log.info("%s started (pid %s)", self.stream, self.state["pid"])
-                for message in self._changes:
-                    self._send(message)  # what was subscribed while a former process served
+                self._come_up()
             case "workers":
                 self.workers, self.forkserver_pid = content
             case "symbols":
-                if any(content) or self.state["connected"]:  # one that just began knows nothing yet
-                    self.ok, self.failed = content
+                ok, failed = content
+                if ok or failed or self.stage is Stage.STREAMING:  # a process that just began knows nothing
+                    self._set_symbols(ok, failed)
             case "cycle":
                 number, started_ns, ended_ns = content
                 self.cycles[number] = (started_ns, ended_ns)
             case "failed" | "crashed":
-                self.last_words = content
+                self._exit_reason = content
             case "exit":
-                self._told_code, self.used = content
+                self._reported_code, self.used = content
+
+    def _come_up(self) -> None:
+        self._follow(FeedEvent.UP)
+        self.up_since = time.monotonic()
+        kind = EventKind.RESTARTED if self.generation else EventKind.STARTED
+        fields = {"pid": self.state["pid"], "generation": self.generation}
+        self._report(RunEvent(kind, f"{kind} (pid {self.state['pid']})", fields=fields))
+        if self.stage.is_up:
+            for command in self._commands:
+                self._send(command)
+
+    def _take_event(self, event: RunEvent) -> None:
+        """Record what the process has logged itself; it may say that the connection is there, or is not."""
+        if event.kind is EventKind.CONNECTED:
+            self._follow(FeedEvent.CONNECTED)
+        elif event.kind is EventKind.LOST:
+            self._follow(FeedEvent.LOST)
+        self._events.record(self.stream, event)
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
-        """Kill the process if it does not start, or its loop does not turn."""
-        if self.process is None:
-            return
-        silent = (time.time_ns() - self.state["heartbeat_ns"]) / 1e9
-        if self.up and silent > hang_timeout_s:
-            self.kill(f"hung: no heartbeat for {silent:.0f} s")
-        elif not self.up and time.monotonic() - self.started > start_timeout_s:
+        """Kill a process that does not come up, or whose loop does not turn."""
+        silent_s = (time.time_ns() - self.state["heartbeat_ns"]) / 1e9
+        if self.stage.is_up and silent_s > hang_timeout_s:
+            self.kill(f"hung: no heartbeat for {silent_s:.0f} s")
+        elif self.stage is Stage.STARTING and time.monotonic() - self._started > start_timeout_s:
             self.kill(f"was not up after {start_timeout_s:.0f} s")
 
-    def kill(self, reason: str, final: bool = False) -> None:
-        """Kill the process and its workers: a stopped worker would never notice that its feed is gone.
-        `final`: the stream has failed with it.
-        """
+    def drain(self) -> None:
+        """Have the process commit what it has, and end. A stream without one is HALTED then."""
+        if not self.stage.is_final:
+            self._follow(FeedEvent.DRAIN)
+            self._send(("drain",))
+
+    def expire(self, reason: str) -> None:
+        """Kill a process that does not drain; the stream fails with it."""
+        if self.process is not None:
+            self._follow(FeedEvent.EXPIRE)
+            self.kill(reason)
+
+    def kill(self, reason: str) -> None:
+        """Kill the process and its workers: a stopped worker would never notice that its feed is gone."""
         if self.process is None or self.process.pid is None:
             return
-        self.last_words, self._condemned = reason, final
+        self._exit_reason = reason
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     child.kill()
         self.process.kill()
 
-    def ended(self, draining: bool) -> None:
-        """The process is gone: done, failed for good, or to be started again after a pause; what becomes of
-        one that died while it drained is the supervisor's to say.
+    def ended(self) -> None:
+        """Take note that the process has ended: the service is done, has failed, or gets another process
+        (RESTARTING; HALTED if the run ends, where the supervisor decides).
         """
+        code = self._reap()
+        reason = self._exit_reason or feed_policy.explain_exit(code)
+        match feed_policy.follow_exit(self.stage, code):
+            case FeedEvent.STOP if self.state["established"] > self._established:
+                self._stop()
+            case FeedEvent.STOP:
+                self.give_up()
+            case FeedEvent.FAIL:
+                self._fail(reason, code or Exit.STREAM_FAILED)
+            case _:
+                self._die(reason)
+
+    def _reap(self) -> int | None:
+        """Release all that belongs to the process; return its exit code."""
         process = self.process
         assert process is not None
         self.receive()
-        process.join(_CODE_PATIENCE_S)
+        process.join(_CODE_TIMEOUT_S)
         if process.exitcode is None:
             forkserver.kill()
-            process.join(_CODE_PATIENCE_S)
+            process.join(_CODE_TIMEOUT_S)
         self._hang_up()
-        code = process.exitcode
-        if code in (None, _UNSEEN):
-            code = self._told_code
         if self.sentinel is not None:
             os.close(self.sentinel)
         self.process = self.sentinel = None
-        self.up = False
         self.state["connected"] = 0
-        if code == Exit.OK and draining:
-            if self.state["established"] == self._established:
-                self.give_up_restart()
-            self.done = True
-            return
-        reason = self.last_words or why_ended(code)
-        if code in UNRECOVERABLE or self._condemned:
-            self.fail(reason, code or Exit.STREAM_FAILED)
-            return
-        if time.monotonic() - self.started > _HEALTHY_S:
-            self._pauses, self.deaths = backoff(), 0
-        self.deaths += 1
-        self.cause = reason
-        if draining:
-            self.note(self.stream, f"feed process {reason} at the end of the run", logging.WARNING)
-            return
-        pause = next(self._pauses)
-        self.restart_at = time.monotonic() + pause
-        text = f"feed process {reason}; starting it again in {pause:.1f} s"
-        self.note(self.stream, text, logging.WARNING)
+        code = process.exitcode
+        return self._reported_code if code in (None, _UNKNOWN) else code
 
-    def give_up_restart(self) -> None:
-        """The run ends between two lives of the process, or before one came to serve.
-
-        What it had received is in its slabs. One death that came too late to be mended is no failure of
-        the stream; one that never served, or could not be kept alive, is.
-        """
-        if self.deaths > 1 or (self.deaths and not self.state["established"]):
-            times = f" ({self.deaths} times in a row)" if self.deaths > 1 else ""
-            self.fail(f"feed process {self.cause}{times}", Exit.STREAM_FAILED)
+    def _die(self, reason: str) -> None:
+        self._deaths = feed_policy.count_deaths(self._deaths, time.monotonic() - self._started)
+        self._cause = reason
+        if self.stage is not Stage.FINISHING:
+            self._follow(FeedEvent.DIED)
+        text, fields = f"feed process {reason}", {"reason": reason, "deaths": self._deaths}
+        if self.stage is Stage.RESTARTING:
+            pause = feed_policy.restart_pause(self._deaths)
+            self.restart_at = time.monotonic() + pause
+            text, fields = f"{text}; restarting it in {pause:.1f} s", {**fields, "pause_s": pause}
         else:
-            self.done = True
+            text += " at the end of the run"
+        self._report(RunEvent(EventKind.DIED, text, Severity.WARNING, fields))
+        if self.stage is Stage.FINISHING:
+            self.give_up()
 
-    def fail(self, reason: str, code: int) -> None:
-        """Give the stream up: none of its symbols is served any more."""
-        self.done, self.failure, self.exit_code = True, reason, code
-        self.failed = {**dict.fromkeys([*self.symbols, *self.ok], reason), **self.failed}
-        self.ok = []
-        self.state["symbols_ok"], self.state["symbols_failed"] = 0, len(self.failed)
-        self.note(self.stream, f"failed: {reason}", logging.ERROR)
+    # -- the end of the service
+
+    def give_up(self) -> None:
+        """End the service without a further process, as stopped or as failed."""
+        was_connected = self.state["established"] > 0
+        if failure := feed_policy.failure_without_process(self._deaths, self._cause, was_connected):
+            self._fail(failure, Exit.STREAM_FAILED)
+        else:
+            self._stop()
 
     def judge(self, ended: float) -> None:
-        """Whether a run that began to end at `ended` left the stream without its server.
-
-        One that had no time to connect has not failed; one that had trouble, or time, has, and so has
-        one that lost its server and could not get it back.
-        """
-        trouble = self.trouble
-        if self.failure:
+        """Fail the stream if the run, which began to end at `ended` (monotonic), left it unserved."""
+        if self.stage is Stage.FAILED:
             return
-        if not self.state["established"]:
-            if not trouble and self.up_since and ended - self.up_since > _CONNECT_PATIENCE_S:
-                trouble = "no answer from the server yet"
-            if trouble:
-                self.fail(f"never connected: {trouble}", Exit.STREAM_FAILED)
-        elif trouble and ended - self.lost_at > _LOST_PATIENCE_S:
-            away = ended - self.lost_at
-            self.fail(f"without its server for the last {away:.0f} s: {trouble}", Exit.STREAM_FAILED)
-        elif self.failed and not self.ok and not self._has_rows():
-            symbol, reason = next(iter(sorted(self.failed.items())))
-            self.fail(f"none of its symbols is served ({symbol}: {reason})", Exit.STREAM_FAILED)
-
-    def _has_rows(self) -> bool:
         done = self.state.committed()
-        return done["committed"] + done["fetch_committed"] > 0
+        service = feed_policy.Service(
+            was_connected=self.state["established"] > 0,
+            has_rows=done["committed"] + done["fetch_committed"] > 0,
+            trouble=self._trouble,
+            trouble_s=ended - self._trouble_since,
+            up_s=None if self.up_since is None else ended - self.up_since,
+            ok=len(self.ok),
+            failed=self.failed,
+        )
+        if failure := feed_policy.failure_at_end(service):
+            self._fail(failure, Exit.STREAM_FAILED)
+
+    def _stop(self) -> None:
+        self._follow(FeedEvent.STOP)
+        self._report(RunEvent(EventKind.STOPPED, "stopped"))
+
+    def _fail(self, reason: str, code: int) -> None:
+        """Give the stream up: none of its symbols is served any more."""
+        self._follow(FeedEvent.FAIL)
+        self.failure, self.exit_code = reason, code
+        self._set_symbols((), {**dict.fromkeys([*self._symbols, *self.ok], reason), **self.failed})
+        self.state["symbols_ok"], self.state["symbols_failed"] = 0, len(self.failed)
+        text, fields = f"failed: {reason}", {"reason": reason, "exit_code": int(code)}
+        self._report(RunEvent(EventKind.FAILED, text, Severity.ERROR, fields))
+
+    # -- parts of the above
+
+    def _follow(self, event: FeedEvent) -> None:
+        self.stage = follow(self.stage, event)
+
+    def _report(self, event: RunEvent) -> None:
+        self._events.report(self.stream, event)
+
+    def _set_symbols(self, ok: Iterable[str], failed: Mapping[str, str]) -> None:
+        before = (self.ok, self.failed)
+        self.ok, self.failed = tuple(ok), failed
+        if before != (self.ok, self.failed):
+            self._events.record_symbols(self.stream, before, (self.ok, self.failed))
+
+    def _send(self, command: tuple[Any, ...]) -> None:
+        if self.pipe is not None:
+            with contextlib.suppress(OSError):  # the process is ending; its sentinel says so
+                self.pipe.send(command)
 
     def _hang_up(self) -> None:
         if self.pipe is not None:
             self.pipe.close()
             self.pipe = None
-
-
-def why_ended(code: int | None) -> str:
-    """How a process ended, in words, by its exit code."""
-    if code is None:
-        return "ended"
-    if code < 0:
-        return f"was killed by signal {-code}"
-    return f"ended with code {code}"

@@ -40,7 +40,7 @@ def main() -> int:
 
     def on_sample(supervisor: Supervisor) -> None:
         nonlocal reported
-        if not reported and all(record.up or record.done for record in supervisor.feeds.values()):
+        if not reported and supervisor.is_up:
             reported = True
             _send(out, "started", run=supervisor.run_id, path=str(supervisor.path))
 

@@ -31,11 +31,11 @@ class Measurements:
         self.writer = TelemetryWriter(run)
         self._sampler = Sampler()
 
-    def sample(self, feeds: Iterable[FeedProcess], draining: bool) -> None:
+    def sample(self, feeds: Iterable[FeedProcess]) -> None:
         """Measure everything now."""
         ts = time.time_ns()
         feeds = list(feeds)
-        self.streams = {feed.stream: self._stream(ts, feed, draining) for feed in feeds}
+        self.streams = {feed.stream: self._stream(ts, feed) for feed in feeds}
         self.writer.write(STREAMS, list(self.streams.values()))
         ended = [sample for feed in feeds for sample in feed.used]
         processes = self._sampler.processes(self._roles(feeds), ended)
@@ -67,10 +67,10 @@ class Measurements:
                     roles[feed.forkserver_pid] = ("forkserver", feed.stream)
         return roles
 
-    def _stream(self, ts: int, feed: FeedProcess, draining: bool) -> dict[str, Any]:
+    def _stream(self, ts: int, feed: FeedProcess) -> dict[str, Any]:
         return {
             "ts": ts,
             "stream": feed.stream,
-            "state": feed.label(draining),
+            "state": feed.stage.label,
             **read_stream(self._run, feed.stream, feed.state),
         }

@@ -1,8 +1,8 @@
-"""What a run needs before its first process starts, and the settings as they then are.
+"""What a run needs before its first process starts, and the settings that follow from it.
 
-memory     what is free, shared out over the streams
+memory     what is free, divided among the streams
 outputs    places for rejects, the store, the journal: refused now, not with the first row
-decoders   compiled once a machine and version; without them the library decodes
+decoders   compiled once per machine and version; without them the fallback decoder works
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from mdstream.config import HandoffConfig, StoreConfig, usable_cores
 from mdstream.engine import memory
-from mdstream.engine.feed_process import why_ended
+from mdstream.engine.feed_policy import explain_exit
 from mdstream.errors import ConfigError
 from mdstream.pool.pool import COMPILING, SINGLE_THREADED, compile_kernels, do_without_kernels
 from mdstream.recording.recorder import check_store
@@ -34,7 +34,7 @@ def too_many_workers(workers: int, streams: int) -> str:
 
 
 def fit_memory(demand: memory.Demand, root: Path) -> memory.Demand:
-    """What the run gets of the shared memory at `root`. Raises `NoSpaceError` if that is too little."""
+    """Divide the shared memory at `root` among the streams. Raises `NoSpaceError` if that is too little."""
     free = memory.check(demand, root).free
     found = memory.fit(demand, free)
     if memory.is_cramped(demand, found):
@@ -65,7 +65,7 @@ def prepare_store(store: StoreConfig) -> StoreConfig:
 
 
 def prepare_journal(folder: str) -> str:
-    """The absolute path of `folder`. Raises `StoreError` if it cannot be written."""
+    """Return the absolute path of `folder`. Raises `StoreError` if it cannot be written."""
     path = str(Path(folder).absolute())
     check_store(path)
     return path
@@ -74,7 +74,7 @@ def prepare_journal(folder: str) -> str:
 def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> HandoffConfig:
     """Compile the decoders; where that fails, return settings without them.
 
-    `wait` lets some seconds pass, and says whether the run is still wanted.
+    `wait` lets some seconds pass and returns whether the run is still wanted.
     """
     try:
         compiling = compile_kernels()
@@ -88,17 +88,17 @@ def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> H
         wanted = wait(0.1)
     if compiling.poll() is None:
         compiling.kill()
-    _, told = compiling.communicate()
+    _, output = compiling.communicate()
     if compiling.returncode and wanted:
-        ended = why_ended(compiling.returncode)
-        return _without_kernels(handoff, told.strip().rpartition("\n")[2] or f"compiling {ended}")
+        ended = explain_exit(compiling.returncode)
+        return _without_kernels(handoff, output.strip().rpartition("\n")[2] or f"compiling {ended}")
     return handoff
 
 
 def _without_kernels(handoff: HandoffConfig, why: str) -> HandoffConfig:
     log.warning(
-        "no compiled decoders: %s. This run decodes with the library, much slower; if the disk is to "
-        "blame, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of room",
+        "no compiled decoders: %s. This run uses the fallback decoder, which is much slower. If the disk "
+        "is the reason, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of free space",
         why,
     )
     do_without_kernels()
@@ -106,9 +106,9 @@ def _without_kernels(handoff: HandoffConfig, why: str) -> HandoffConfig:
 
 
 def prepare_environment() -> None:
-    """What all children inherit."""
+    """Set what all children inherit."""
     os.environ.update(SINGLE_THREADED)
-    # Python's tracker of semaphores reports those of killed feeds as it removes them: no news to us.
+    # Python's resource tracker warns of the semaphores of killed feeds as it removes them.
     quiet = "ignore:resource_tracker:UserWarning"
     before = os.environ.get("PYTHONWARNINGS", "")
     if quiet not in before:

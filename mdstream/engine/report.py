@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import polars as pl
+import polars.selectors as cs
 
 from mdstream import utilization
 from mdstream.engine.feed_process import FeedProcess
@@ -18,6 +19,8 @@ from mdstream.errors import ConfigError
 from mdstream.reading.attach import Attachment
 from mdstream.store.rejects import reject_path
 from mdstream.telemetry.metrics import group_values
+
+_EVENTS_KEPT = 200
 
 
 def build(supervisor: Supervisor) -> dict[str, Any]:
@@ -41,12 +44,18 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
         "utilization": utilization.build(run),
         "recorded": _recorded(supervisor),
         "telemetry_rows_lost": supervisor.telemetry_rows_lost,
-        "events": [
-            {"ts": event.ts.isoformat(), "stream": event.stream, "text": event.text}
-            for event in supervisor.events
-        ],
+        "events": _events(run),
         "python": platform.python_version(),
     }
+
+
+def _events(run: Attachment) -> list[dict[str, Any]]:
+    """The newest events, oldest first."""
+    frame = run.frame("telemetry.events").tail(_EVENTS_KEPT)
+    return [
+        {**event, "ts": event["ts"].isoformat(), "fields": orjson.loads(event["fields"])}
+        for event in frame.with_columns(cs.categorical().cast(pl.String)).to_dicts()
+    ]
 
 
 def _recorded(supervisor: Supervisor) -> dict[str, Any] | None:
@@ -80,7 +89,7 @@ def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) ->
     times = sorted((end - start) / 1e9 for start, end in record.cycles.values())
     first = record.cycles.get(1)
     found = {
-        "state": record.label(draining=True),
+        "state": record.stage.label,
         "reason": record.failure or None,
         **group_values(row),
         "symbols_failed": dict(sorted(record.failed.items())),  # which ones and why, not how many

@@ -1,27 +1,24 @@
 """Runs all streams at once: one feed process each, watched, restarted, and stopped in order.
 
-    start    reap dead runs · run directory · (simulator) · all feeds · "go", so that all fetch at once
+    start    remove dead runs · run directory · (simulator) · all feeds · "go", so that all fetch at once
     watch    exit codes, heartbeats, restarts with backoff; one stream's trouble touches no other
     stop     1 feeds drain: receive no more, finish what is under way, close their frames
              2 those that do not end in time are killed
-             3 last telemetry · report · simulator · run directory removed
+             3 recorder · last telemetry · report · simulator · run directory removed
 
-A feed that exits with a code that no new attempt can mend (bad key, bad setting, full shared memory)
-is not restarted: its stream has failed, the others go on.
+What happens to one feed is decided in `feed_process`; how a run ends once all feeds have, in `run_end`.
+A feed that exits with a code that no new attempt can change (bad key, bad setting, full shared memory) is
+not restarted: its stream has failed, the others go on.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -29,81 +26,83 @@ import msgspec
 
 from mdstream import log as logs
 from mdstream.config import Config
-from mdstream.engine import memory, preparation
+from mdstream.engine import memory, preparation, run_end
 from mdstream.engine.embedded import HOW_TO_GO_LIVE, EmbeddedSimulator
+from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_process import FeedProcess
+from mdstream.engine.feed_state import Stage
+from mdstream.engine.launcher import Launcher
 from mdstream.engine.measure import Measurements
-from mdstream.errors import UNRECOVERABLE, Exit
-from mdstream.feed import recovery
+from mdstream.errors import Exit
 from mdstream.feed.feed import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
-from mdstream.interrupts import block_interrupts
-from mdstream.pool import forkserver
-from mdstream.pool.pool import forkserver_modules
 from mdstream.recording.process import RecorderProcess, start_for_dead_runs
+from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 
-
-_GO_PATIENCE_S = 20.0
+_FETCH_TIMEOUT_S = 20.0
 """How long the first fetches wait for the slowest feed to start."""
 
 _LINGER_S = 0.3
 """How long frames stay after the last row, for readers that follow them."""
-
-_EVENTS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class RunEvent:
-    """Something that happened, for people."""
-
-    ts: datetime
-    stream: str
-    text: str
 
 
 class Supervisor:
     """Runs one engine from start to report. Blocks in `run`; `stop` may be called from a signal.
 
     `write_log` gets every log record of every process; `on_sample` is called after each second's
-    telemetry, and once all feeds are up, for a live view.
+    telemetry, and once all feeds are up.
     """
 
-    # The mutable state: the feeds, what stage the run is in, the events so far; of which streams the
-    # last process is gone, and which got one more at the end; whether all that should be is recorded.
+    # The stage of the run: written by `run`, and by `stop` from a signal handler.
+    started_ns: int
+    ended_ns: int
+    draining: bool
+    aborted: bool
+    _fetching: bool
+    """Whether the feeds were sent "go"."""
+
+    # The parts: written by `_start`, each owns its own state. None before it.
+    directory: RunDirectory | None
+    feeds: dict[str, FeedProcess]
+    recorder: RecorderProcess | None
+    _effective: Config
+    """The settings that the parts get: `config` with memory, places and addresses filled in."""
+    _facts: dict[str, Any]
+    """What `run.json` says about the run."""
+    _measurements: Measurements | None
+    _events: EventLog | None
+    _launcher: Launcher | None
+    _simulator: EmbeddedSimulator | None
+
+    # What else `_wait` waits for: written by `watch` and `unwatch`.
+    _inputs: dict[Any, Callable[[], None]]
+
+    # The end: written by `_settle` and `run`.
+    _settled: set[str]
+    """Streams whose leftovers are counted."""
+    _is_recorded: bool
 
     def __init__(
         self,
         config: Config,
         write_log: Callable[[dict[str, Any]], None],
-        on_sample: Callable[[Supervisor], None] | None = None,
+        on_sample: Callable[[Supervisor], None] = lambda supervisor: None,
     ) -> None:
-        self.config = config
-        self.events: deque[RunEvent] = deque(maxlen=_EVENTS)
-        self.feeds: dict[str, FeedProcess] = {}
-        self.directory: RunDirectory | None = None
-        self.draining = False
-        self.aborted = False
-        self.started_ns = self.ended_ns = 0
+        self.config = self._effective = config
         self._write_log = write_log
         self._on_sample = on_sample
-        self._forked: BaseContext | None = None
-        self._spawned = multiprocessing.get_context("spawn")
-        self._inputs: dict[Any, Callable[[], None]] = {}
-        self._simulator: EmbeddedSimulator | None = None
-        self._measurements: Measurements | None = None
-        self._effective = config
-        self.recorder: RecorderProcess | None = None
-        self._facts: dict[str, Any] = {}
-        self._is_recorded = True
-        self._gone = False
-        self._settled: set[str] = set()
-        self._revived: set[str] = set()
+        self.started_ns = self.ended_ns = 0
+        self.draining = self.aborted = self._fetching = False
+        self.directory = self.recorder = None
+        self._measurements = self._events = self._launcher = self._simulator = None
+        self.feeds, self._facts, self._inputs = {}, {}, {}
+        self._settled, self._is_recorded = set(), True
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -128,6 +127,11 @@ class Supervisor:
         assert self._measurements is not None
         return self._measurements.writer.lost
 
+    @property
+    def is_up(self) -> bool:
+        """Whether every stream is served, or never will be."""
+        return all(feed.stage.is_up or feed.stage.is_final for feed in self.feeds.values())
+
     def watch(self, source: int, act: Callable[[], None]) -> None:
         """Call `act` whenever file descriptor `source` can be read."""
         self._inputs[source] = act
@@ -135,9 +139,9 @@ class Supervisor:
     def unwatch(self, source: int) -> None:
         self._inputs.pop(source, None)
 
-    def command(self, stream: str, *message: Any) -> None:
+    def command(self, stream: str, *command: Any) -> None:
         """Send a command to one feed (`subscribe` or `unsubscribe`, channels, symbols)."""
-        self.feeds[stream].tell(*message)
+        self.feeds[stream].command(*command)
 
     def stop(self) -> None:
         """Drain and end the run; called again, end it at once. Safe in a signal handler."""
@@ -157,32 +161,34 @@ class Supervisor:
         for dead in rundir.reap(root):
             log.info("removed what the dead run %s had left", dead.name)
         for dead in start_for_dead_runs(root, self.config.store):
-            log.info(
-                "the dead run %s was being recorded: what is left of it is recorded now, in the background",
-                dead.name,
-            )
+            log.info("recording the rest of the dead run %s in the background", dead.name)
         with RunDirectory(root) as self.directory:
             self.directory.name_semaphores()
             self.started_ns = time.time_ns()
-            self._effective = self._prepared(self.directory)
+            self._effective = self._prepare(self.directory)
             try:
-                self._start()
+                self._start(self.directory)
                 self._loop()
                 self._drain()
                 self.ended_ns = time.time_ns()
-                self._finish_recording(self.directory)
+                self.directory.describe(**self._facts, ended=True)
+                self._is_recorded = run_end.finish_recording(
+                    self.directory, self.recorder, self.config.drain_timeout_s, lambda: self.aborted
+                )
                 self._sample()
                 finish(self)
                 if not self.aborted:
                     time.sleep(_LINGER_S)
             finally:
                 self._end_children()
-        return self._exit_code()
+        if self.aborted:
+            return Exit.INTERRUPTED
+        return run_end.exit_code(self.feeds.values(), self._is_recorded)
 
     # -- start
 
-    def _prepared(self, directory: RunDirectory) -> Config:
-        """The settings with what this machine has of shared memory, and with paths that were checked."""
+    def _prepare(self, directory: RunDirectory) -> Config:
+        """Return the settings fitted to the shared memory of this machine, with checked paths."""
         config, replace = self.config, msgspec.structs.replace
         demand = memory.Demand(
             len(config.streams), config.workers_per_stream(), config.handoff, config.frames
@@ -198,71 +204,60 @@ class Supervisor:
             config = replace(config, journal=preparation.prepare_journal(config.journal))
         return config
 
-    def _start(self) -> None:
+    def _start(self, directory: RunDirectory) -> None:
         handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_on)
         self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
-        needed = forkserver_modules("mdstream.feed.process")
-        with block_interrupts():
-            forkserver.begin(*needed)
-        self._forked = forkserver.take(*needed)
+        self._launcher = Launcher(self.config.start_timeout_s)
         if self.config.simulated:
             self._simulator = EmbeddedSimulator(
-                self._spawned, self.config.simulator, self.config.streams, self.config.start_timeout_s
+                self.config.simulator, self.config.streams, self.config.start_timeout_s
             )
             self._effective = msgspec.structs.replace(self._effective, **self._simulator.address)
             log.info(HOW_TO_GO_LIVE)
-        assert self.directory is not None
-        self._facts = {
-            "started": datetime.now(UTC).isoformat(),
-            "streams": list(self.config.streams),
-            "feeds": {name: self.config.stream(name).feed for name in self.config.streams},
-            "workers": self.config.workers_per_stream(),
-            "urls": list(self._effective.urls()),
-            "simulated": self.config.simulated,
-        }
-        if self.config.record:
-            self._facts["store"] = self._effective.store.path
-        self.directory.describe(**self._facts)
+        self._facts = self._collect_facts()
+        directory.describe(**self._facts)
         simulator_pid = self._simulator.process.pid if self._simulator else None
         self._measurements = Measurements(
             self.path, simulator_pid, lambda: self.recorder.pids if self.recorder else []
         )
+        self._events = EventLog(self._measurements.writer)
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
         if self.config.record:
-            self.recorder = RecorderProcess(
-                self.path, self._effective.store, lambda text, level: self._note("recorder", text, level)
-            )
+            self.recorder = RecorderProcess(self.path, self._effective.store, self._report_recorder)
         self.started_ns = time.time_ns()
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
-            self.feeds[name] = FeedProcess(name, state, self._note, self._write_log)
+            symbols = self.config.stream(name).symbols
+            self.feeds[name] = FeedProcess(name, symbols, state, self._events, self._write_log)
             if not self.draining:
-                self._spawn(self.feeds[name])
+                self._start_feed(self.feeds[name])
 
-    def _spawn(self, feed: FeedProcess) -> None:
+    def _collect_facts(self) -> dict[str, Any]:
+        config = self.config
+        facts: dict[str, Any] = {
+            "started": datetime.now(UTC).isoformat(),
+            "streams": list(config.streams),
+            "feeds": {name: config.stream(name).feed for name in config.streams},
+            "workers": config.workers_per_stream(),
+            "urls": list(self._effective.urls()),
+            "simulated": config.simulated,
+        }
+        return facts | ({"store": self._effective.store.path} if config.record else {})
+
+    def _start_feed(self, feed: FeedProcess) -> None:
+        assert self._launcher is not None
         share = self.config.fetch.budget_per_minute // len(self.config.streams)
-        assignment = Assignment(
-            feed.stream,
-            self.path,
-            self.run_id,
-            self._effective.feed(feed.stream),
-            share,
-            feed.generation + 1,
+        settings = self._effective.feed(feed.stream)
+        self._launcher.start(
+            feed, Assignment(feed.stream, self.path, self.run_id, settings, share, feed.generation + 1)
         )
-        try:
-            assert self._forked is not None
-            with forkserver.killed_after(self.config.start_timeout_s):
-                feed.start(self._forked, assignment)
-        except (EOFError, OSError) as error:
-            log.warning("%s: its process cannot be forked (%r), and is started anew", feed.stream, error)
-            feed.start(self._spawned, assignment)
 
     # -- watch
 
     def _loop(self) -> None:
         deadline = None
         sample_at = time.monotonic()
-        while not self.draining and not all(feed.done for feed in self.feeds.values()):
+        while not self.draining and not all(feed.stage.is_final for feed in self.feeds.values()):
             now = time.monotonic()
             if now >= sample_at:
                 self._sample()
@@ -270,11 +265,11 @@ class Supervisor:
             next_at = sample_at if deadline is None else min(sample_at, deadline)
             self._wait(max(0.0, next_at - time.monotonic()))
             self._check()
-            self._let_go()
-            if deadline is None and self._gone and self.config.duration:
+            self._start_fetching()
+            if deadline is None and self._fetching and self.config.duration:
                 deadline = time.monotonic() + self.config.duration
             if deadline is not None and time.monotonic() >= deadline:
-                log.info("the %g s are over", self.config.duration)
+                log.info("duration of %g s reached; draining", self.config.duration)
                 self.draining = True
 
     def _wait(self, timeout: float) -> None:
@@ -288,57 +283,53 @@ class Supervisor:
                 pipes[source].receive()
             elif source in ends:
                 feed = ends[source]
-                feed.ended(self.draining)
-                if feed.failure:
+                feed.ended()
+                if feed.stage is Stage.FAILED:
                     self._settle(feed)
-                elif self.draining and not feed.done:
-                    self._end_between_lives(feed)
+                elif feed.stage is Stage.HALTED:
+                    self._finish_feed(feed)
             elif source == self._wake_read:
                 os.read(self._wake_read, 1024)
             elif source in self._inputs:
                 self._inputs[source]()
 
     def _wait_on(self, timeout: float) -> bool:
-        """`_wait`; whether the run is still wanted."""
+        """`_wait`; return whether the run is still wanted."""
         self._wait(timeout)
         return not self.draining
 
     def _check(self) -> None:
-        """Hung feeds, feeds that do not start, restarts that are due."""
+        """Handle hung feeds, feeds that do not start, restarts that are due."""
         for feed in self.feeds.values():
             feed.check(self.config.start_timeout_s, self.config.hang_timeout_s)
-            if feed.restart_at is not None and time.monotonic() >= feed.restart_at:
-                self._spawn(feed)
+            if feed.stage is Stage.RESTARTING and time.monotonic() >= feed.restart_at:
+                self._start_feed(feed)
         if self.recorder is not None:
             self.recorder.check()
         if self._simulator is not None and not self._simulator.process.is_alive():
-            self._note("simulator", "died; starting it again on its port", logging.WARNING)
+            self._report("simulator", EventKind.DIED, "died; restarting it on its port", Severity.WARNING)
             self._simulator.start_again()
 
-    def _let_go(self) -> None:
-        """Once every feed is up, all fetch at once; one that comes up later need not wait."""
-        late = time.time_ns() - self.started_ns > _GO_PATIENCE_S * 1e9
-        if not self._gone and (late or all(f.up or f.done for f in self.feeds.values())):
-            self._gone = True
-            self._show()
-        for feed in self.feeds.values():
-            if self._gone and feed.up and not feed.gone:
-                feed.gone = True
-                feed.tell("go")
+    def _start_fetching(self) -> None:
+        """Once every feed is up, all begin to fetch at once; one that comes up later need not wait."""
+        late = time.time_ns() - self.started_ns > _FETCH_TIMEOUT_S * 1e9
+        if not self._fetching and (late or self.is_up):
+            self._fetching = True
+            for feed in self.feeds.values():
+                feed.command("go")
+            self._on_sample(self)
 
-    def _note(self, stream: str, text: str, level: int) -> None:
-        self.events.append(RunEvent(datetime.now(UTC), stream, text))
-        if level:
-            log.log(level, "%s: %s", stream, text)
+    def _report_recorder(self, text: str, level: int) -> None:
+        self._report("recorder", EventKind.RECORDING, text, Severity(level))
+
+    def _report(self, stream: str, kind: EventKind, text: str, severity: Severity) -> None:
+        assert self._events is not None
+        self._events.report(stream, RunEvent(kind, text, severity))
 
     def _sample(self) -> None:
         assert self._measurements is not None
-        self._measurements.sample(self.feeds.values(), self.draining)
-        self._show()
-
-    def _show(self) -> None:
-        if self._on_sample is not None:
-            self._on_sample(self)
+        self._measurements.sample(self.feeds.values())
+        self._on_sample(self)
 
     # -- stop
 
@@ -348,65 +339,31 @@ class Supervisor:
         drained = time.monotonic()
         deadline = drained + self.config.drain_timeout_s
         for feed in self.feeds.values():
-            if feed.process is None and not feed.done:
-                self._end_between_lives(feed)
-            else:
-                feed.tell("drain")
+            feed.drain()
+            if feed.stage is Stage.HALTED:
+                self._finish_feed(feed)
         while any(feed.process for feed in self.feeds.values()) and not self.aborted:
             left = deadline - time.monotonic()
             if left <= 0:
                 for feed in self.feeds.values():
-                    feed.kill(f"not drained within {self.config.drain_timeout_s:.0f} s", final=True)
+                    feed.expire(f"not drained within {self.config.drain_timeout_s:.0f} s")
                 deadline = time.monotonic() + 5.0
             self._wait(min(0.5, max(0.01, left)))
         for feed in self.feeds.values():
             self._settle(feed)
             feed.judge(drained)
 
-    def _finish_recording(self, directory: RunDirectory) -> None:
-        """Nothing more comes: let the recorder bring the rest, or leave it the run's folder."""
-        directory.describe(**self._facts, ended=True)
-        patience, finished = self.config.drain_timeout_s, True
-        if self.recorder is not None:
-            finished = self.recorder.finish(patience, lambda: self.aborted)
-        else:
-            deadline = time.monotonic() + patience  # one that somebody started by hand
-            while rundir.has_recorder(self.path) and not self.aborted:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.1)
-            finished = not rundir.has_recorder(self.path)
-        self._is_recorded = finished
-        if not finished:
-            directory.abandon()
-            at_work = f"; process {self.recorder.pid} is still at it" if self.recorder else ""
-            log.warning(
-                "not all is recorded: %s stays until it is%s; where that ends, the next run goes on, or "
-                "mdstream record --run %s",
-                self.path,
-                at_work,
-                self.run_id,
-            )
-
-    def _end_between_lives(self, feed: FeedProcess) -> None:
+    def _finish_feed(self, feed: FeedProcess) -> None:
         """The run ends while a feed has no process: one more commits what it had received, if anything."""
-        waiting = recovery.find(self.path, feed.stream, feed.state).pending
-        if waiting and feed.up_since and feed.stream not in self._revived:
-            self._revived.add(feed.stream)
-            self._spawn(feed)
-            feed.tell("drain")
+        if feed.up_since is not None and run_end.has_leftovers(self.path, feed):
+            self._start_feed(feed)
         else:
-            feed.give_up_restart()
+            feed.give_up()
 
     def _settle(self, feed: FeedProcess) -> None:
-        """Count what a feed that is gone for good left in its slabs, and give the memory to others."""
-        if feed.stream in self._settled:
-            return
-        self._settled.add(feed.stream)
-        leftovers = recovery.find(self.path, feed.stream, feed.state)
-        recovery.settle(feed.state, leftovers.pending)
-        for slab in (*leftovers.pending, *leftovers.free):
-            slab.unlink()
+        if feed.stream not in self._settled:
+            self._settled.add(feed.stream)
+            run_end.settle_leftovers(self.path, feed)
 
     def _end_children(self) -> None:
         for feed in self.feeds.values():
@@ -417,17 +374,5 @@ class Supervisor:
             self._simulator.stop()
         if self._measurements is not None:
             self._measurements.close()
-        if self._forked is not None:
-            forkserver.leave()
-
-    def _exit_code(self) -> Exit:
-        """The reason's own code if all streams that failed share one, else that one failed, or that not all
-        is recorded.
-        """
-        if self.aborted:
-            return Exit.INTERRUPTED
-        codes = {feed.exit_code for feed in self.feeds.values() if feed.failure}
-        if not codes:
-            return Exit.OK if self._is_recorded else Exit.STREAM_FAILED
-        code = codes.pop()
-        return Exit(code) if not codes and code in UNRECOVERABLE else Exit.STREAM_FAILED
+        if self._launcher is not None:
+            self._launcher.close()

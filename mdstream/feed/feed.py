@@ -39,6 +39,7 @@ from mdstream.session.target import Target
 from mdstream.store.journal import JournalWriter, journal_path
 from mdstream.store.rejects import RejectFile, reject_path
 from mdstream.streams import STREAMS
+from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
 from mdstream.wire.subscription import Subscriptions
 
@@ -112,7 +113,7 @@ class Feed:
             Target.of(self.spec, config.stream, config.connection),
             self._subscriptions,
             self._pipeline,
-            self._tell,
+            self._report,
             self._rows_of,
         )
 
@@ -154,7 +155,8 @@ class Feed:
                 # Bars are derived; the data they come from must not wait for them.
                 log.exception("the open bars of the former process could not be built again")
         payloads = self._pipeline.recover()
-        self._tell(f"took over; {payloads} payloads of the former process were still to commit")
+        text = f"took over; {payloads} payloads of the former process were still to commit"
+        self._report(RunEvent(EventKind.RECOVERED, text, fields={"payloads": payloads}))
 
     def _want(self, symbols: Iterable[str]) -> None:
         symbols = set(symbols)
@@ -219,7 +221,14 @@ class Feed:
             f"{cycle.requests} requests, T_stream {cycle.t_stream_s:.3f} s"
         )
         log.info("%s", text)
-        self._tell(text)
+        fields = {
+            "ok": len(cycle.ok),
+            "failed": len(cycle.failed),
+            "requests": cycle.requests,
+            "t_stream_s": cycle.t_stream_s,
+        }
+        severity = Severity.WARNING if cycle.failed else Severity.INFO
+        self._report(RunEvent(EventKind.FETCHED, text, severity, fields))
         self._outbox.put("cycle", (self.state["fetch_cycles"], cycle.started_ns, cycle.ended_ns))
         self._report_symbols()
 
@@ -328,13 +337,14 @@ class Feed:
             if subscription in channel.subscriptions
         )
 
-    def _tell(self, text: str) -> None:
-        self._outbox.put("event", text)
+    def _report(self, event: RunEvent) -> None:
+        """Send the supervisor an event, and what it may have changed."""
+        self._outbox.put("event", event)
         self._outbox.put("trouble", self._session.trouble)
         self._report_symbols()
 
     def _report_symbols(self) -> None:
-        """Tell the supervisor which symbols are served and which are not, and why."""
+        """Send the supervisor which symbols are served, and which are not and why."""
         failed = self._subscriptions.refused_everywhere()
         ok = set().union(*self._subscriptions.active.values())
         if (fetched := self._fetched or self._first_cycle()) is not None:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
@@ -25,15 +25,19 @@ from mdstream.session.sockets import connected
 from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
+from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.venues.alpaca.bodies import is_control
 from mdstream.venues.alpaca.codes import THROTTLED
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.protocol import Note, Ready, Refused, StreamProtocol, Waiting
 from mdstream.wire.state import State
-from mdstream.wire.subscription import Subscriptions
+from mdstream.wire.subscription import Refusal, Subscriptions
 
 log = logging.getLogger(__name__)
+
+_NAMED = 5
+"""Of refused subscriptions, so many are named in an event."""
 
 
 class Sink(Protocol):
@@ -52,8 +56,8 @@ class Sink(Protocol):
 class StreamSession:
     """Keeps one stream connected and subscribed. `run` returns only by cancellation or fatal error.
 
-    `on_event` gets a sentence for each event that a person following the run wants to know; `rows_of`
-    counts the rows that a channel has brought so far.
+    `on_event` gets what a person following the run wants to know; `rows_of` counts the rows that a
+    channel has brought so far.
     """
 
     # Counters and states for readers; written here only.
@@ -85,7 +89,7 @@ class StreamSession:
         target: Target,
         subscriptions: Subscriptions,
         sink: Sink,
-        on_event: Callable[[str], None],
+        on_event: Callable[[RunEvent], None],
         rows_of: Callable[[str], int | None],
     ) -> None:
         self.subscriptions = subscriptions
@@ -126,7 +130,9 @@ class StreamSession:
                     pauses = backoff()  # it worked: begin again with short pauses
                 self.trouble = str(error)
                 pause = _pause(error, next(pauses))
-                self._report(f"connection lost: {error}; reconnecting in {pause:.1f} s")
+                text = f"connection lost: {error}; reconnecting in {pause:.1f} s"
+                fields = {"reason": self.trouble, "pause_s": pause}
+                self._report(RunEvent(EventKind.LOST, text, Severity.WARNING, fields))
                 self.reconnects += 1
                 await asyncio.sleep(pause)
 
@@ -256,30 +262,36 @@ class StreamSession:
                     if not self.ready.is_set():
                         self.established += 1
                         self.ready.set()
-                    self._report(_summary(self.subscriptions))
+                    self._report(_connected(self.subscriptions))
                 case Refused(refusals):
-                    reasons = {r.reason for r in refusals}
-                    names = ", ".join(sorted({f"{r.channel} {r.symbol}" for r in refusals})[:5])
-                    self._report(f"refused {len(refusals)} subscriptions ({names}): {'; '.join(reasons)}")
+                    self._report(_refused(refusals))
                 case Waiting(reason):
                     self.trouble = reason
-                    self._report(reason)
+                    self._report(RunEvent(EventKind.WAITING, reason, Severity.WARNING))
                 case Note(text):
                     log.warning("%s", text)
         if self._protocol is not None and self._socket is not None:
             for message in self._protocol.to_send():
                 self._socket.send(message)
 
-    def _report(self, text: str) -> None:
-        log.info("%s", text)
-        self._on_event(text)
+    def _report(self, event: RunEvent) -> None:
+        log.info("%s", event.text)
+        self._on_event(event)
 
 
-def _summary(subscriptions: Subscriptions) -> str:
+def _connected(subscriptions: Subscriptions) -> RunEvent:
     counts = {c: len(s) for c, s in subscriptions.active.items() if s}
     parts = (f"{c} {'*' if '*' in subscriptions.active[c] else n}" for c, n in counts.items())
-    named = ", ".join(parts)
-    return f"streaming {named}" if named else "connected; nothing to stream yet"
+    text = f"streaming {', '.join(parts)}" if counts else "connected; nothing to stream yet"
+    return RunEvent(EventKind.CONNECTED, text, fields={"subscriptions": counts})
+
+
+def _refused(refusals: Sequence[Refusal]) -> RunEvent:
+    reasons = sorted({r.reason for r in refusals})
+    names = sorted({f"{r.channel} {r.symbol}" for r in refusals})[:_NAMED]
+    text = f"refused {len(refusals)} subscriptions ({', '.join(names)}): {'; '.join(reasons)}"
+    fields = {"count": len(refusals), "subscriptions": names, "reasons": reasons}
+    return RunEvent(EventKind.REFUSED, text, Severity.WARNING, fields)
 
 
 def _pause(error: Exception, pause: float) -> float:

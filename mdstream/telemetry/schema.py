@@ -73,6 +73,35 @@ CORES = Channel("cores", (_time("ts"), _int("core"), *_columns(metrics.CORE)))
 neither user's nor system's is interrupts, and what the host of a virtual machine took.
 """
 
+EVENTS = Channel(
+    "events",
+    (
+        _time("ts"),
+        _code("stream", "sources"),
+        _code("kind", "event_kinds"),
+        _code("severity", "severities"),
+        Column("text", Kind.TEXT, required=True),
+        Column("fields", Kind.JSON, required=True),
+    ),
+)
+"""A row an event (`telemetry.events`). `stream` may also be `recorder` or `simulator`; `fields` is a JSON
+object with the numbers and names behind the text.
+"""
+
+SYMBOLS = Channel(
+    "symbols",
+    (
+        _time("ts"),
+        _code("stream", "streams"),
+        Column("symbol", Kind.SYMBOL, required=True, dictionary="symbols"),
+        _code("state", "symbol_states"),
+        Column("reason", Kind.TEXT),
+    ),
+)
+"""A row whenever a symbol of a stream is in another state (`ok`, `failed`, `dropped`), or for another
+reason: the last row of each says what is so now.
+"""
+
 MACHINE = Channel("machine", (_time("ts"), *_columns(metrics.MACHINE)))
 """A row a second: memory in use on this machine, shared memory of this run, and since the machine's start
 bytes of all network interfaces (loopback too) and context switches.

@@ -1,4 +1,4 @@
-"""Write what the supervisor measures to `telemetry.streams`, `.processes`, `.cores` and `.machine`."""
+"""Write what the supervisor measures and what happens in a run to the frames of `telemetry.*`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from mdstream.errors import NoSpaceError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
-from mdstream.streams.spec import Channel, Kind
+from mdstream.streams.spec import CODED, VARIABLE, Channel, Column, Kind
 from mdstream.streams.storage import DTYPE
-from mdstream.telemetry.schema import CORES, MACHINE, PROCESSES, STREAMS
+from mdstream.telemetry.schema import CORES, EVENTS, MACHINE, PROCESSES, STREAMS, SYMBOLS
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class TelemetryWriter:
             channel.name: FrameWriter(
                 frame_path(run, f"telemetry.{channel.name}"), channel.columns, _LIMITS
             )
-            for channel in (STREAMS, PROCESSES, CORES, MACHINE)
+            for channel in (STREAMS, PROCESSES, CORES, MACHINE, EVENTS, SYMBOLS)
         }
 
     def write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
@@ -52,17 +53,22 @@ class TelemetryWriter:
     def _write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
-        data = []
-        for column in channel.columns:
-            values = [row[column.name] for row in rows]
-            if column.kind is Kind.CODE:
-                values = self._codes(column.dictionary).add(values)
-            mask = None
-            if column.nullable and None in values:
-                mask = np.array([v is not None for v in values])
-                values = [0 if v is None else v for v in values]
-            data.append(ColumnData(np.array(values, DTYPE[column.kind]), mask))
+        data = [self._column(column, [row[column.name] for row in rows]) for column in channel.columns]
         self._frames[channel.name].append(data)
+
+    def _column(self, column: Column, values: list[Any]) -> ColumnData:
+        mask = None
+        if column.nullable and None in values:
+            mask = np.array([v is not None for v in values])
+        if column.kind in VARIABLE:
+            texts = [b"" if v is None else _encode(v, column.kind) for v in values]
+            ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+            return ColumnData(ends, mask, np.frombuffer(b"".join(texts), DTYPE[column.kind]))
+        if column.kind in CODED:
+            values = self._codes(column.dictionary).add(values)
+        elif mask is not None:
+            values = [0 if v is None else v for v in values]
+        return ColumnData(np.array(values, DTYPE[column.kind]), mask)
 
     def close(self) -> None:
         for frame in self._frames.values():
@@ -73,3 +79,7 @@ class TelemetryWriter:
             path = dictionary_path(self._run, "telemetry", name)
             self._dictionaries[name] = DictionaryWriter(path)
         return self._dictionaries[name]
+
+
+def _encode(value: Any, kind: Kind) -> bytes:
+    return orjson.dumps(value) if kind is Kind.JSON else str(value).encode()

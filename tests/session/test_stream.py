@@ -97,7 +97,7 @@ class Case:
             target(self.config, stream),
             self.subscriptions,
             self.sink,
-            self.said.append,
+            lambda event: self.said.append(event.text),
             lambda channel: self.sink.rows(STREAMS[stream], channel),
         )
 
@@ -183,7 +183,11 @@ async def talking(talk: Callable[[ServerConnection], Awaitable[None]], **config:
         }
         sink, said = Sink(), list[str]()
         session = StreamSession(
-            target(from_mapping(values)), Subscriptions(), sink, said.append, lambda channel: 0
+            target(from_mapping(values)),
+            Subscriptions(),
+            sink,
+            lambda event: said.append(event.text),
+            lambda channel: 0,
         )
         running = asyncio.ensure_future(session.run())
         try:
@@ -521,7 +525,13 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
             config = from_mapping(
                 {"stream_url": url, "data_url": "http://127.0.0.1:1", "websocket": LIBRARY.get()}
             )
-            session = StreamSession(target(config), Subscriptions(), Sink(), said.append, lambda channel: 0)
+            session = StreamSession(
+                target(config),
+                Subscriptions(),
+                Sink(),
+                lambda event: said.append(event.text),
+                lambda channel: 0,
+            )
             running = asyncio.ensure_future(session.run())
             async with asyncio.timeout(20):
                 while len(said) < 4:

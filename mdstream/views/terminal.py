@@ -1,23 +1,21 @@
-"""The live view: a table that a terminal shows while the engine runs, queried from telemetry frames."""
+"""The live view: what a terminal shows while an engine runs. A reader of its frames, like any other."""
 
 from __future__ import annotations
 
 import math
-import time
+from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from mdstream.engine.supervisor import RunEvent, Supervisor
 from mdstream.reading.attach import Attachment
+from mdstream.views import queries
 from mdstream.views.table import Field, fit
 
-_RATE_OVER_S = 3
 _EVENTS_SHOWN = 6
 
 _STYLES = {
@@ -30,9 +28,11 @@ _STYLES = {
     "failed": "bold red",
 }
 
+_SEVERITY_STYLES = {"warning": "yellow", "error": "bold red"}
+
 
 class LiveView:
-    """Draws the run after every sample. Use as a context manager around `Supervisor.run`."""
+    """Draws a run whenever `show` is called. Use as a context manager while the run lasts."""
 
     def __init__(self, console: Console, headline: str) -> None:
         self._headline = headline
@@ -46,46 +46,24 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, supervisor: Supervisor) -> None:
-        """Draw what the telemetry frames hold now."""
+    def show(self, run: Path) -> None:
+        """Draw what the frames in run folder `run` hold now."""
         if self._attachment is None:
-            self._attachment = Attachment(supervisor.path)
-        elapsed = (time.time_ns() - supervisor.started_ns) / 1e9
-        title = f"mdstream {supervisor.run_id} · {elapsed:.0f} s · {self._headline}"
-        view = draw(self._attachment, list(supervisor.events), title, self._live.console)
+            self._attachment = Attachment(run)
+        view = draw(self._attachment, self._headline, self._live.console)
         # The empty line is where the terminal shows the ^C; elsewhere it would push the view away.
         self._live.update(Group(view, ""), refresh=True)
 
 
-def draw(run: Attachment, events: list[RunEvent], title: str, console: Console) -> RenderableType:
+def draw(run: Attachment, headline: str, console: Console) -> RenderableType:
     """The whole view as one renderable, as wide as `console`."""
-    recent = run.frame("telemetry.streams").filter(
-        pl.col("ts") > pl.col("ts").max() - pl.duration(seconds=_RATE_OVER_S + 1)
-    )
-    now = streams_now(recent)
-    table = fit(_fields(now), console.width - 4, console, expand=True)
+    streams = queries.streams_now(run)
+    table = fit(_fields(streams), console.width - 4, console, expand=True)
     return Panel(
-        Group(table, _cores_line(run), _pool_line(run, now), _event_lines(events)),
-        title=title,
+        Group(table, _cores_line(run), _pool_line(run, streams), _event_lines(run)),
+        title=f"mdstream {run.run} · {queries.elapsed_s(run):.0f} s · {headline}",
         box=box.ROUNDED,
     )
-
-
-def streams_now(recent: pl.DataFrame) -> list[dict[str, Any]]:
-    """The last row of each stream, with messages a second over the last few seconds."""
-    query = (
-        recent.lazy()
-        .with_columns(pl.col("stream", "state").cast(pl.String))
-        .group_by("stream", maintain_order=True)
-        .agg(
-            pl.all().last(),
-            (
-                (pl.col("messages").last() - pl.col("messages").first())
-                / ((pl.col("ts").last() - pl.col("ts").first()).dt.total_nanoseconds() / 1e9)
-            ).alias("messages_per_s"),
-        )
-    )
-    return query.collect().to_dicts()
 
 
 def _fields(rows: list[dict[str, Any]]) -> list[Field]:
@@ -119,13 +97,11 @@ def _number(value: float | None) -> str:
 
 
 def _cores_line(run: Attachment) -> RenderableType:
-    frame = run.frame("telemetry.cores")
-    if not frame.height:
+    cores = queries.cores_now(run)
+    if not cores:
         return Text("")
-    last = frame.filter(pl.col("ts") == pl.col("ts").max()).sort("core")["busy_percent"]
-    busy = sum(last) / 100
-    line = Text(f" cores {busy:.1f} of {len(last)} busy  ", style="bold")
-    for value in last:
+    line = Text(f" cores {sum(cores) / 100:.1f} of {len(cores)} busy  ", style="bold")
+    for value in cores:
         line.append(" ▁▂▃▄▅▆▇█"[min(8, round(value / 12.5))], style="cyan")
     return line
 
@@ -134,20 +110,17 @@ def _pool_line(run: Attachment, rows: list[dict[str, Any]]) -> RenderableType:
     """All workers together; the table has those of each stream where there is room."""
     busy, size, queue = (sum(row[f"pool_{part}"] for row in rows) for part in ("busy", "size", "queue"))
     line = Text(f" pool {busy} of {size} busy, {queue} queued", style="bold")
-    if "telemetry.batches" in run.frames:  # each feed makes its part of it as it starts
-        batches = run.frame("telemetry.batches").tail(200)
-        if batches.height:
-            per = batches["messages"].sum() / batches.height
-            line.append(f"   {per:,.1f} messages a batch", style="dim")
+    if (per_batch := queries.messages_per_batch(run)) is not None:
+        line.append(f"   {per_batch:,.1f} messages a batch", style="dim")
     return line
 
 
-def _event_lines(events: list[RunEvent]) -> RenderableType:
+def _event_lines(run: Attachment) -> RenderableType:
     lines = Text()
-    for event in events[-_EVENTS_SHOWN:]:
-        lines.append(f"\n {event.ts.astimezone():%H:%M:%S} ", style="dim")
-        lines.append(f"{event.stream:<8} ", style="bold")
-        lines.append(event.text)
+    for event in queries.recent_events(run, _EVENTS_SHOWN):
+        lines.append(f"\n {event['ts'].astimezone():%H:%M:%S} ", style="dim")
+        lines.append(f"{event['stream']:<8} ", style="bold")
+        lines.append(event["text"], style=_SEVERITY_STYLES.get(event["severity"], ""))
     lines.no_wrap = True
     lines.overflow = "ellipsis"
     return lines

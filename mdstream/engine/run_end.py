@@ -1,0 +1,75 @@
+"""How a run ends once its feeds have: count what they left, finish the recording, find the exit code."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mdstream.engine.feed_process import FeedProcess
+from mdstream.engine.feed_state import Stage
+from mdstream.errors import UNRECOVERABLE, Exit
+from mdstream.feed import recovery
+from mdstream.frames import rundir
+from mdstream.frames.rundir import RunDirectory
+from mdstream.recording.process import RecorderProcess
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+
+
+def has_leftovers(run: Path, feed: FeedProcess) -> bool:
+    """Return whether a feed that is gone left payloads that were received and not committed."""
+    return bool(recovery.find(run, feed.stream, feed.state).pending)
+
+
+def settle_leftovers(run: Path, feed: FeedProcess) -> None:
+    """Count what a feed that is gone for good left in its slabs, and free their memory for others."""
+    leftovers = recovery.find(run, feed.stream, feed.state)
+    recovery.settle(feed.state, leftovers.pending)
+    for slab in (*leftovers.pending, *leftovers.free):
+        slab.unlink()
+
+
+def finish_recording(
+    directory: RunDirectory,
+    recorder: RecorderProcess | None,
+    timeout_s: float,
+    is_aborted: Callable[[], bool],
+) -> bool:
+    """Wait until all of an ended run is recorded, by `recorder` or by one that somebody started; return
+    whether it is. If not, the run's folder stays when `directory` closes.
+    """
+    if recorder is not None:
+        finished = recorder.finish(timeout_s, is_aborted)
+    else:
+        deadline = time.monotonic() + timeout_s
+        while rundir.has_recorder(directory.path) and not is_aborted() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        finished = not rundir.has_recorder(directory.path)
+    if not finished:
+        directory.abandon()
+        at_work = f" Recorder pid {recorder.pid} continues." if recorder else ""
+        log.warning(
+            "recording is incomplete; run folder %s is kept.%s The next `mdstream run` or "
+            "`mdstream record --run %s` finishes what the recorder does not",
+            directory.path,
+            at_work,
+            directory.run,
+        )
+    return finished
+
+
+def exit_code(feeds: Iterable[FeedProcess], is_recorded: bool) -> Exit:
+    """Return the code that a run ends with, if nobody aborted it.
+
+    It is the reason's own code if all streams that failed share one, else that a stream failed; the same
+    if not all is recorded.
+    """
+    codes = {feed.exit_code for feed in feeds if feed.stage is Stage.FAILED}
+    if not codes:
+        return Exit.OK if is_recorded else Exit.STREAM_FAILED
+    code = codes.pop()
+    return Exit(code) if not codes and code in UNRECOVERABLE else Exit.STREAM_FAILED

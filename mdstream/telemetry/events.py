@@ -1,0 +1,94 @@
+"""What happens in a run, as rows for `telemetry.events` and `telemetry.symbols`.
+
+Whoever notices something makes a `RunEvent`; the supervisor alone writes it. So any program can read from
+the frames what went wrong and when, and which symbols are served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+
+class EventKind(StrEnum):
+    """What happened, for programs; an event's text says it to people."""
+
+    STARTED = "started"
+    """The first process of a stream is up."""
+    RESTARTED = "restarted"
+    """A process is up in the place of one that died."""
+    RECOVERED = "recovered"
+    """It has taken over what its predecessor had received."""
+    DIED = "died"
+    """A process ended before its time; it is restarted unless the run ends."""
+    STOPPED = "stopped"
+    """A stream has ended as it should."""
+    FAILED = "failed"
+    """A stream is given up."""
+    CONNECTED = "connected"
+    """A stream is connected, and its subscriptions are acknowledged."""
+    LOST = "lost"
+    """A stream has lost its connection, or could not make one; it tries again."""
+    WAITING = "waiting"
+    """The server has no place for the connection at this moment; the stream asks again."""
+    REFUSED = "refused"
+    """The server does not accept subscriptions."""
+    FETCHED = "fetched"
+    """A fetch cycle is over."""
+    RECORDING = "recording"
+    """Recording waits, has trouble, or resumed."""
+    RESOURCES = "resources"
+    """Something was dropped for want of room or time."""
+
+
+class Severity(IntEnum):
+    """How much an event matters; the numbers are those of log levels."""
+
+    DEBUG = logging.DEBUG
+    INFO = logging.INFO
+    WARNING = logging.WARNING
+    ERROR = logging.ERROR
+
+
+class RunEvent(NamedTuple):
+    """Something that happened. `fields` are JSON values: the numbers and names behind the text."""
+
+    kind: EventKind
+    text: str
+    severity: Severity = Severity.INFO
+    fields: Mapping[str, Any] = {}
+
+
+class SymbolState(StrEnum):
+    """Whether a symbol is served."""
+
+    OK = "ok"
+    FAILED = "failed"
+    DROPPED = "dropped"
+    """It is no longer wanted."""
+
+
+class SymbolChange(NamedTuple):
+    """A symbol's new state; `reason` says why it is not served, and is None where it is."""
+
+    symbol: str
+    state: SymbolState
+    reason: str | None
+
+
+Symbols = tuple[Iterable[str], Mapping[str, str]]
+"""Symbols that are served; symbols that are not, each with the reason."""
+
+
+def compare_symbols(before: Symbols, now: Symbols) -> Iterator[SymbolChange]:
+    """Yield each symbol whose state or reason differs, in the order of `now`; dropped ones come last."""
+    (ok_before, failed_before), (ok, failed) = before, now
+    known = {**dict.fromkeys(ok_before), **failed_before}
+    current = {**dict.fromkeys(ok), **failed}
+    for symbol, reason in current.items():
+        if symbol not in known or known[symbol] != reason:
+            yield SymbolChange(symbol, SymbolState.OK if reason is None else SymbolState.FAILED, reason)
+    for symbol in known.keys() - current.keys():
+        yield SymbolChange(symbol, SymbolState.DROPPED, None)

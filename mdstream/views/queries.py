@@ -1,0 +1,62 @@
+"""What a view of a running engine shows, as plain rows: queries on the telemetry frames of a run."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+import polars.selectors as cs
+
+from mdstream.reading.attach import Attachment
+
+_RATE_OVER_S = 3
+_RECENT_BATCHES = 200
+
+
+def elapsed_s(run: Attachment) -> float:
+    """Return seconds since the run started, by this machine's clock."""
+    return time.time() - datetime.fromisoformat(run.info["started"]).timestamp()
+
+
+def streams_now(run: Attachment) -> list[dict[str, Any]]:
+    """Return the last row of each stream in `telemetry.streams`, with `messages_per_s` over the last few
+    seconds (None or NaN where a stream has one sample only).
+    """
+    frame = run.frame("telemetry.streams")
+    query = (
+        frame.lazy()
+        .filter(pl.col("ts") > pl.col("ts").max() - pl.duration(seconds=_RATE_OVER_S + 1))
+        .with_columns(pl.col("stream", "state").cast(pl.String))
+        .group_by("stream", maintain_order=True)
+        .agg(
+            pl.all().last(),
+            (
+                (pl.col("messages").last() - pl.col("messages").first())
+                / ((pl.col("ts").last() - pl.col("ts").first()).dt.total_nanoseconds() / 1e9)
+            ).alias("messages_per_s"),
+        )
+    )
+    return query.collect().to_dicts()
+
+
+def cores_now(run: Attachment) -> list[float]:
+    """Return how busy each core was in the last second, in percent."""
+    frame = run.frame("telemetry.cores")
+    last = frame.filter(pl.col("ts") == pl.col("ts").max()).sort("core")
+    return last["busy_percent"].to_list()
+
+
+def messages_per_batch(run: Attachment) -> float | None:
+    """Return the mean over the newest batches; None before the first."""
+    if "telemetry.batches" not in run.frames:  # each feed makes its part of it as it starts
+        return None
+    batches = run.frame("telemetry.batches").tail(_RECENT_BATCHES)
+    return int(batches["messages"].sum()) / batches.height if batches.height else None
+
+
+def recent_events(run: Attachment, count: int) -> list[dict[str, Any]]:
+    """Return the newest `count` rows of `telemetry.events`, oldest first."""
+    events = run.frame("telemetry.events").tail(count)
+    return events.with_columns(cs.categorical().cast(pl.String)).to_dicts()

@@ -1,0 +1,45 @@
+"""Feeds that follow a script, in real processes: what a test needs of a feed, without markets or workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+Step = tuple[Any, ...]
+"""`send` kind content · `expect` command · `set` counter value · `exit` code · `hang`."""
+
+UP: Sequence[Step] = [("send", "up", None)]
+DRAIN: Sequence[Step] = [("expect", "drain"), ("exit", 0)]
+
+
+def play(script: Sequence[Step], assignment: Any, pipe: Connection) -> None:
+    """Follow `script`. Each command that comes is sent back as a log record."""
+    for name, *arguments in script:
+        match name:
+            case "send":
+                pipe.send(tuple(arguments))
+            case "expect":
+                while True:
+                    command = pipe.recv()
+                    pipe.send(("log", {"stream": assignment.stream, "command": list(command)}))
+                    if command[0] == arguments[0]:
+                        break
+            case "set":
+                from mdstream.frames.rundir import state_path
+                from mdstream.telemetry.state import FeedState
+
+                state = FeedState(state_path(assignment.run, assignment.stream), write=True)
+                state[arguments[0]] = arguments[1]
+            case "exit":
+                os._exit(*arguments)
+            case "hang":
+                time.sleep(60)
+
+
+def play_one(scripts: Mapping[str, Sequence[Sequence[Step]]], assignment: Any, pipe: Connection) -> None:
+    """Follow the script of this stream and generation; the last one serves all later generations."""
+    own = scripts[assignment.stream]
+    play(own[min(assignment.generation, len(own) - 1)], assignment, pipe)

@@ -25,12 +25,14 @@ SHOWN = (
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mdstream.Engine]:
     """A simulator and an engine on it, both to be found by whoever asks."""
     folder = tmp_path_factory.mktemp("engine")
-    with simulator("--rate", "200") as sim, engine(settings(sim, folder, workers=1)) as live:
+    with simulator("--rate", "40") as sim, engine(settings(sim, folder, workers=0)) as live:
         known = {
             "MDSTREAM_STREAM_URL": sim.stream_url,
             "MDSTREAM_DATA_URL": sim.data_url,
             "MDSTREAM_REJECTS": str(folder),
-            "MDSTREAM_FETCH__TIMEOUT_S": "60",
+            "MDSTREAM_FETCH__TIMEOUT_S": "60",  # the machine may be busy
+            "MDSTREAM_WORKERS": "0",  # what examples show does not depend on it, and pools cost time
+            "MDSTREAM_BACKFILL__WORKERS": "0",
         }
         before = {name: os.environ.get(name) for name in known}
         os.environ.update(known)

@@ -124,7 +124,7 @@ class _Shell:
                 if not background:
                     ended.close()
             case ["mdstream", "record", *rest]:
-                with _Serving(_mdstream("record", *rest), given, self._block.place):
+                with _Serving(_mdstream("record", *rest), given, self._block.place, lines=2):
                     pass
             case ["mdstream", *rest]:
                 self._in_process(rest, given)
@@ -152,17 +152,21 @@ class _Shell:
 
 
 class _Serving:
-    """A command that goes on until it is stopped. It is ready when it has shown a line."""
+    """A command that goes on until it is stopped. It is ready when it has shown some lines."""
 
-    def __init__(self, command: list[str], given: dict[str, str], place: str) -> None:
+    def __init__(self, command: list[str], given: dict[str, str], place: str, lines: int = 1) -> None:
+        self._lines = lines
         self._what = f"{place}: {' '.join(command)}"
         self._shown = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(command, env=_environment(command, given), stdout=self._shown)
 
     def __enter__(self) -> None:
-        size = lambda: os.fstat(self._shown.fileno()).st_size  # noqa: E731
-        until(lambda: size() or self._process.poll() is not None, 60, f"a line of {self._what}")
+        until(lambda: self._is_ready() or self._process.poll() is not None, 60, f"lines of {self._what}")
         assert self._process.poll() is None, f"{self._what} ended by itself"
+
+    def _is_ready(self) -> bool:
+        shown = os.pread(self._shown.fileno(), 1_000_000, 0)
+        return shown.count(b"\n") >= self._lines
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)

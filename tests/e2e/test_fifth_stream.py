@@ -16,7 +16,7 @@ import pytest
 
 import mdstream
 from mdstream.config import Config
-from mdstream.store.journal import entries
+from mdstream.store.journal import read_entries
 from mdstream.streams import STREAMS
 from tests import expected, traffic
 from tests.history.truth import records
@@ -128,7 +128,7 @@ def test_the_report_counts_it(recorded: Recorded, tmp_path: Path) -> None:
 
 def test_its_journal_holds_every_payload_and_is_replayed(recorded: Recorded, tmp_path: Path) -> None:
     [folder] = recorded.journal.glob(f"*/{NAME}")
-    streamed = [entry for entry in entries(folder) if entry.kind.from_stream]
+    streamed = [entry for entry in read_entries(folder) if entry.kind.from_stream]
     data = [m for entry in streamed for m in orjson.loads(entry.payload) if m["T"] in "tqbudop"]
     assert len(data) == COUNT
     with server("replay", "--journal", str(recorded.journal), "--speed", "0") as replayed:

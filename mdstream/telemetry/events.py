@@ -1,7 +1,7 @@
 """What happens in a run, as rows for `telemetry.events` and `telemetry.symbols`.
 
-Whoever notices something makes a `RunEvent`; the supervisor alone writes it. So any program can read from
-the frames what went wrong and when, and which symbols are served.
+The process that notices something makes a `RunEvent`; only the supervisor writes it. Any program can read
+from the frames what went wrong and when, and which symbols are served.
 """
 
 from __future__ import annotations

@@ -47,13 +47,13 @@ def part(rows: Sequence[ColumnData], start: int, stop: int) -> Rows:
 
 def ready(channel: str, count: int) -> Ready:
     """`count` rows of stocks `channel`."""
-    from mdstream.simulator import flow
     from mdstream.simulator.encode import ENCODINGS
+    from mdstream.simulator.traffic import generate
     from workers.decoding.decoder import Decoder
     from workers.decoding.payloads import Payloads
 
     form, kind = ENCODINGS["json"], PayloadKind.JSON
-    messages = flow.generated("stocks", 1, {channel: list(STOCKS.symbols)})
+    messages = generate("stocks", 1, {channel: list(STOCKS.symbols)})
     wanted = itertools.islice((m for m in messages if m["T"] == TYPES[channel]), count)
     single = [form.message(m) for m in wanted]
     payloads = Payloads.of([(form.payload(single[i : i + 20]), kind, i) for i in range(0, count, 20)])

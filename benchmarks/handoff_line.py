@@ -62,15 +62,15 @@ class Material:
 
 
 def _messages(traffic: str, codec: str, symbols: int) -> list[bytes]:
-    from mdstream.simulator import flow
     from mdstream.simulator.encode import ENCODINGS
     from mdstream.simulator.markets import MARKETS
+    from mdstream.simulator.traffic import generate
 
     stream, channels = (
         ("crypto", ["orderbooks"]) if traffic == "books" else ("stocks", ["trades", "quotes"])
     )
     names = [f"S{i}" for i in range(symbols)] if symbols == MANY_SYMBOLS else MARKETS[stream].universe
-    generated = flow.generated(stream, 1, dict.fromkeys(channels, names))
+    generated = generate(stream, 1, dict.fromkeys(channels, names))
     # The simulator corrects two trades of a thousand, far more than happens: that is not measured here.
     messages = (message for message in generated if message["T"] not in "cx")
     form = ENCODINGS[codec]
@@ -81,7 +81,7 @@ def _messages(traffic: str, codec: str, symbols: int) -> list[bytes]:
 def later(payloads: Sequence[bytes], codec: str, minutes: int) -> list[bytes]:
     """The same payloads so many minutes later: time goes on, or bars would not end."""
     from mdstream.simulator.encode import rfc3339
-    from mdstream.simulator.flow import START_NS
+    from mdstream.simulator.traffic import START_NS
 
     start = START_NS // 1_000_000_000
     if codec == "json":

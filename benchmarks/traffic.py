@@ -15,13 +15,13 @@ ROWS_A_PAGE = 10_000
 
 def messages(source: str, count: int) -> list[dict[str, Any]]:
     """The first trades and quotes of the simulator, or of the recorded day (`source` is `ibm-day`)."""
-    from mdstream.simulator import flow
+    from mdstream.simulator.traffic import generate, recorded_day
 
     if source == "ibm-day":
-        found: Iterable[Any] = flow.recorded("stocks", str(TICKS), {"trades": ["*"], "quotes": ["*"]})
+        found: Iterable[Any] = recorded_day("stocks", str(TICKS), {"trades": ["*"], "quotes": ["*"]})
     else:
         symbols = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AMD", "SPY", "QQQ"]
-        found = flow.generated("stocks", 1, {"trades": symbols, "quotes": symbols})
+        found = generate("stocks", 1, {"trades": symbols, "quotes": symbols})
     return list(itertools.islice((m for m in found if m["T"] in "tq"), count))
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from mdstream.reading.attach import Attachment
-from mdstream.simulator import flow
+from mdstream.simulator.traffic import generate
 from mdstream.streams import STREAMS
 from tests import expected
 from tests.running import as_rows
@@ -31,7 +31,7 @@ def symbols(*streams: str) -> dict[str, dict[str, Any]]:
 def messages(stream: str, count: int) -> tuple[dict[str, Any], ...]:
     """What the simulator sends flat out, in its order."""
     subscription = dict.fromkeys(STREAMS[stream].subscriptions, SYMBOLS[stream])
-    return tuple(itertools.islice(flow.generated(stream, 1, subscription), count))
+    return tuple(itertools.islice(generate(stream, 1, subscription), count))
 
 
 @lru_cache(maxsize=8)

@@ -69,17 +69,17 @@ def replay(
 
 
 def _open_journal(folder: Path, streams: tuple[str, ...]) -> RecordedPayloads:
-    from mdstream.simulator.replay.recorded_payloads import RecordedPayloads, newest
+    from mdstream.simulator.replay.recorded_payloads import RecordedPayloads, newest_run
 
-    return RecordedPayloads(newest(folder), streams)
+    return RecordedPayloads(newest_run(folder), streams)
 
 
 def _describe(source: StoredRange | RecordedPayloads, speed: float) -> str:
     """Return what is served, and how fast, in words."""
-    from mdstream.simulator.replay.stored_range import StoredRange, described
+    from mdstream.simulator.replay.stored_range import StoredRange, describe_range
 
     content = "every payload as it came, whatever is subscribed"
     if isinstance(source, StoredRange):
-        content = described(source)
+        content = describe_range(source)
     pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"
     return f"({', '.join(source.streams)}, {content}, {pace})"

@@ -58,11 +58,11 @@ def simulator_settings(given: Given, faults: list[str]) -> SimulatorSettings:
 
 
 def _check_ticks(path: Path) -> None:
-    from mdstream.simulator.flow import recorded
+    from mdstream.simulator.traffic import recorded_day
 
     if not path.is_file():
         raise ConfigError(f"{COMMAND_LINE}: ticks: no file {str(path)!r}")
     for market in MARKETS.values():
         everything = {name: ["*"] for name in market.spec.subscriptions}
-        if market.ticks and next(recorded(market.name, path, everything), None) is None:
+        if market.ticks and next(recorded_day(market.name, path, everything), None) is None:
             raise ConfigError(f"{COMMAND_LINE}: ticks: {path} has no trade and no quote")

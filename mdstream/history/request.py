@@ -13,7 +13,7 @@ from mdstream.errors import ConfigError
 from mdstream.store.query import as_list, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
-from mdstream.streams.rest import History
+from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
 

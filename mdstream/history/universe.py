@@ -26,7 +26,7 @@ from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import as_list, is_pattern, parse_day
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
-from mdstream.streams.rest import Chain
+from mdstream.streams.rest_spec import Chain
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
 from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN

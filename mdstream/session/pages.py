@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from mdstream.errors import BadRequestError, ServerError
 from mdstream.session.rest import Body
-from mdstream.streams.rest import Chain, Fetch, History
+from mdstream.streams.rest_spec import Chain, Fetch, History
 from mdstream.venues.alpaca import parameters
 from mdstream.venues.alpaca.limits import CHAIN_PAGE
 

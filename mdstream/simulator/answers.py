@@ -8,7 +8,7 @@ from typing import Any
 
 from mdstream.simulator.generator import DAY
 from mdstream.simulator.past_records import QUOTES, TRADES, Series, bar_series
-from mdstream.simulator.query import Query, Refusal, page_token
+from mdstream.simulator.rest_query import Query, Refusal, page_token
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL
 from mdstream.venues.alpaca.limits import HISTORY_PAGE
 

@@ -103,7 +103,7 @@ class BarServer:
         """Return whether the service sends bars of a stream."""
         return spec.bar_rules is not None and BAR_KINDS.keys() <= spec.by_type.keys()
 
-    def added(self, messages: Iterator[Message]) -> Iterator[Message]:
+    def add_bars(self, messages: Iterator[Message]) -> Iterator[Message]:
         """Yield `messages` with the bars of their trades between them."""
         for message in messages:
             wire_type = message["T"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
-from mdstream.simulator import flow
+from mdstream.simulator import traffic
 from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.generator import Message
@@ -56,7 +56,7 @@ class Shared:
     """What is served in place of the made-up market."""
     sent_log: IO[bytes] | None = None
     """Where every message that is sent is written."""
-    prepared: dict[tuple[Any, ...], list[flow.Piece]] = field(default_factory=dict)
+    prepared: dict[tuple[Any, ...], list[traffic.Piece]] = field(default_factory=dict)
     """What was encoded beforehand, by what it is of: the last few."""
 
 
@@ -117,7 +117,7 @@ class Sender:
         self._muted = False
         self._since_disturbed = Counter()
 
-    async def send(self, subscribed: flow.Subscription) -> None:
+    async def send(self, subscribed: traffic.Subscription) -> None:
         """Send the whole flow of one subscription."""
         faults = asyncio.create_task(self._timed_faults())
         try:
@@ -127,7 +127,7 @@ class Sender:
             elif settings.ticks and self._market.ticks is not None:
                 await self._recorded_day(subscribed)
             elif settings.rate > 0:
-                messages = flow.live(name, settings.seed, subscribed)
+                messages = traffic.generate_live(name, settings.seed, subscribed)
                 await self._at_rate(messages)
             else:
                 await self._flat_out(subscribed)
@@ -135,7 +135,7 @@ class Sender:
         finally:
             faults.cancel()
 
-    async def _past(self, source: Source, subscribed: flow.Subscription) -> None:
+    async def _past(self, source: Source, subscribed: traffic.Subscription) -> None:
         """Send a stretch of the past, read a slice ahead: at `speed` times its pace, 0 for flat out."""
         slices, pace = source.slices(self._market.name, subscribed), Pace(self._settings.speed)
         pace.begin(source.first)
@@ -158,14 +158,14 @@ class Sender:
     async def _write_past(self, due: list[Message | RecordedPayload]) -> None:
         payloads = [each for each in due if isinstance(each, RecordedPayload)]
         if payloads:
-            await self._write(flow.Piece(b"".join(payloads), len(payloads)))
+            await self._write(traffic.Piece(b"".join(payloads), len(payloads)))
         else:
             await self._write_all(cast("list[Message]", due))
 
-    async def _recorded_day(self, subscribed: flow.Subscription) -> None:
+    async def _recorded_day(self, subscribed: traffic.Subscription) -> None:
         """Send the day's events: at `speed` times the pace at which they happened, 0 for flat out."""
         settings = self._settings
-        messages = flow.recorded(self._market.name, settings.ticks, subscribed)
+        messages = traffic.recorded_day(self._market.name, settings.ticks, subscribed)
         if settings.messages:
             messages = itertools.islice(messages, settings.messages)
         if settings.speed <= 0:
@@ -202,7 +202,7 @@ class Sender:
                 return
             await asyncio.sleep(_TICK_S)
 
-    async def _flat_out(self, subscribed: flow.Subscription) -> None:
+    async def _flat_out(self, subscribed: traffic.Subscription) -> None:
         settings, prepared = self._settings, self._shared.prepared
         of = (
             self._market.name,
@@ -212,9 +212,9 @@ class Sender:
         pieces = prepared.pop(of, [])
         if not pieces:
             pieces = await asyncio.to_thread(
-                flow.prepare,
-                flow.generated(self._market.name, settings.seed, subscribed),
-                settings.messages or flow.MOST_PREPARED,
+                traffic.prepare,
+                traffic.generate(self._market.name, settings.seed, subscribed),
+                settings.messages or traffic.MOST_PREPARED,
                 self._encoding,
                 settings.messages_per_payload,
                 self._shared.sent_log is not None,
@@ -237,15 +237,15 @@ class Sender:
         most = max(others, default=0)
         return share < 1 and most > 0 and self._sent.messages.total() > share * most
 
-    def _pieces(self, messages: Iterator[Message]) -> Iterator[flow.Piece]:
+    def _pieces(self, messages: Iterator[Message]) -> Iterator[traffic.Piece]:
         per_payload = self._settings.messages_per_payload
-        return flow.pieces(messages, self._encoding, per_payload, self._shared.sent_log is not None)
+        return traffic.pieces(messages, self._encoding, per_payload, self._shared.sent_log is not None)
 
     async def _write_all(self, messages: list[Message]) -> None:
         for piece in self._pieces(iter(messages)):
             await self._write(piece)
 
-    async def _write(self, piece: flow.Piece) -> None:
+    async def _write(self, piece: traffic.Piece) -> None:
         """Write a piece; flat out, at most as fast as the client reads."""
         if self._muted:
             await asyncio.Event().wait()

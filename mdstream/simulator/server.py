@@ -27,7 +27,7 @@ from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
 from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.markets import MARKETS
-from mdstream.simulator.rest import RestService
+from mdstream.simulator.rest_service import RestService
 from mdstream.simulator.sender import Sent, Shared
 from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.simulator.source import Source

@@ -15,7 +15,7 @@ from mdstream.store.query import as_list, is_pattern, parse_time
 from mdstream.store.schema import NS_SUFFIX
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
-from mdstream.streams.rest import History
+from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, Channel
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
-from mdstream.streams.rest import History
+from mdstream.streams.rest_spec import History
 
 
 def datasets() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.rest import Fetch, History
+from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.limits import NEWS_PAGE
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mdstream.streams.columns import TS, exchange, last
 from mdstream.streams.crypto import COIN_CHANNELS, QUOTE, TRADE
-from mdstream.streams.rest import Fetch, History
+from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
 _PRICING = (

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import orjson
 
-from mdstream.streams.rest import Chain, Fetch, History
+from mdstream.streams.rest_spec import Chain, Fetch, History
 
 
 class Kind(Enum):

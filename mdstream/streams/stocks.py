@@ -13,7 +13,7 @@ from mdstream.streams.columns import (
     quote_side,
     snapshot,
 )
-from mdstream.streams.rest import Fetch, History
+from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 
 _TRADE = (

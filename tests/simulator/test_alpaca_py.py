@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mdstream.simulator import flow
+from mdstream.simulator.traffic import generate
 from tests import traffic
 from tests.running import RunningSimulator, simulator, until
 
@@ -107,8 +107,7 @@ def listen(raw: bool) -> list[tuple[Listener, list[dict[str, Any]]]]:
         for listener in listeners:
             listener.join()
     return [
-        (one, list(itertools.islice(flow.generated(one.name, 1, one.subscription), COUNT)))
-        for one in listeners
+        (one, list(itertools.islice(generate(one.name, 1, one.subscription), COUNT))) for one in listeners
     ]
 
 

@@ -38,7 +38,6 @@ class CoinMessages(Generator):
         self._books = {}
 
     def makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return the channels of coins."""
         return {
             "trades": (30.0, self._trade),
             "quotes": (60.0, self._quote),
@@ -47,24 +46,17 @@ class CoinMessages(Generator):
         }
 
     def volume(self) -> float:
-        """Return the volume of a bar, in coins."""
         return round(self.random.uniform(0, 9), 6)
 
     def _trade(self, symbol: str, at: Time) -> Message:
-        return {
-            "T": "t",
-            "S": symbol,
-            "p": self.price(symbol),
-            "s": self._amount(),
-            "t": at,
-            "i": self.number(),
-            "tks": self.random.choice("BS"),
-        }
+        deal = {"p": self.price(symbol), "s": self._amount()}
+        key = {"i": self.number(), "tks": self.random.choice("BS")}
+        return {"T": "t", "S": symbol, **deal, "t": at, **key}
 
     def _quote(self, symbol: str, at: Time) -> Message:
         bid, ask = self.spread(symbol)
-        sizes = self._amount(), self._amount()
-        return {"T": "q", "S": symbol, "bp": bid, "bs": sizes[0], "ap": ask, "as": sizes[1], "t": at}
+        sides = {"bp": bid, "bs": self._amount(), "ap": ask, "as": self._amount()}
+        return {"T": "q", "S": symbol, **sides, "t": at}
 
     def _amount(self) -> float:
         return round(self.random.expovariate(2.0) + 1e-6, 9)
@@ -104,15 +96,12 @@ class CoinPast(Past):
     """The records of one symbol."""
 
     def size(self, index: int, salt: int) -> float:
-        """Return a fraction of a coin, up to three."""
         return round(self.unit(index, salt) * 3 + 1e-6, 9)
 
     def trade(self, at: int, index: int) -> Record:
-        """Return trade `index`, with what only coins have."""
         return {**super().trade(at, index), "i": 300_000_000 + index, "tks": "BS"[index % 2]}
 
     def latest(self, now: int) -> dict[str, Callable[[], Record]]:
-        """Return the latest records, an order book among them."""
         return {**super().latest(now), "orderbooks": lambda: self.orderbook(now, now // SECOND)}
 
     def orderbook(self, at: int, index: int) -> Record:

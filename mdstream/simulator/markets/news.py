@@ -12,7 +12,7 @@ from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import DAY, MINUTE, Generator, Maker, Message
 from mdstream.simulator.markets.declaration import Market, Route
 from mdstream.simulator.past_records import SECOND, Record
-from mdstream.simulator.query import Query, page_token
+from mdstream.simulator.rest_query import Query, page_token
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
 from mdstream.venues.alpaca.limits import NEWS_PAGE
 
@@ -27,6 +27,7 @@ _DISTANCE = 60 * MINUTE
 _AUTHORS = 10_000
 """Symbols that can have an article of one time in the archive, each with an id of its own."""
 
+_OF_CONTENT = ("include_content", "exclude_contentless")
 _HEADLINES = (
     "{s} Beats on Earnings & Raises Outlook",
     "Analysts Lift {s} Target to €{n}",
@@ -51,7 +52,6 @@ class NewsMessages(Generator):
         self._written = []
 
     def makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return the one channel of news."""
         return {"news": (1.0, self._article)}
 
     def _article(self, symbol: str, at: Time) -> Message:
@@ -85,7 +85,7 @@ def _article(r: random.Random, symbol: str, at: int, number: int) -> Record:
     }
 
 
-def archived(seed: int, symbol: str, index: int) -> Record:
+def archived_article(seed: int, symbol: str, index: int) -> Record:
     """Return article `index` on `symbol` as the archive has it, with pictures."""
     number = _FIRST_ID + index * _AUTHORS + zlib.crc32(symbol.encode()) % _AUTHORS
     record = _article(random.Random(f"{seed}/{symbol}/{index}"), symbol, index * _DISTANCE, number)
@@ -96,9 +96,7 @@ def archived(seed: int, symbol: str, index: int) -> Record:
 
 def _answer_archive(query: Query) -> Any:
     """Answer with a page of articles, the newest first unless the oldest are asked for."""
-    query.check(
-        "start", "end", "sort", "symbols", "limit", "include_content", "exclude_contentless", "page_token"
-    )
+    query.check("symbols", "start", "end", "limit", "page_token", "sort", *_OF_CONTENT)
     start = query.moment("start", query.now - 30 * DAY)
     end = min(query.moment("end", query.now), query.now)
     limit = query.limit(10, NEWS_PAGE)
@@ -115,7 +113,7 @@ def _answer_archive(query: Query) -> Any:
         symbol, at = after
         first = items.index((at, symbol)) + 1 if (at, symbol) in items else len(items)
     page, more = items[first : first + limit], first + limit < len(items)
-    records = [archived(query.seed, symbol, at // _DISTANCE) for at, symbol in page]
+    records = [archived_article(query.seed, symbol, at // _DISTANCE) for at, symbol in page]
     if query.parameters.get("include_content", "false").lower() != "true":
         records = [{**record, "content": ""} for record in records]
     return {"news": records, NEXT_PAGE_TOKEN: page_token(page[-1][1], page[-1][0]) if more else None}

@@ -15,7 +15,7 @@ from mdstream.simulator.generator import Generator, Maker, Message, base_price
 from mdstream.simulator.markets.declaration import Market, Route
 from mdstream.simulator.markets.stocks import PRICES, STOCKS
 from mdstream.simulator.past_records import SECOND, Past, Record
-from mdstream.simulator.query import Query, page_token
+from mdstream.simulator.rest_query import Query, page_token
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
 from mdstream.venues.alpaca.limits import CHAIN_PAGE, CONTRACTS_PAGE, OPTION_SYMBOLS
@@ -45,7 +45,6 @@ class OptionMessages(Generator):
     universe = tuple(_UNIVERSE.split())
 
     def makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return the channels of options."""
         return {"trades": (30.0, self._trade), "quotes": (60.0, self._quote)}
 
     def _premium(self, symbol: str) -> float:
@@ -56,31 +55,16 @@ class OptionMessages(Generator):
 
     def _trade(self, symbol: str, at: Time) -> Message:
         r = self.random
-        return {
-            "T": "t",
-            "S": symbol,
-            "t": _coarse(at),
-            "p": self._premium(symbol),
-            "s": r.randint(1, 40),
-            "x": r.choice(_EXCHANGES),
-            "c": r.choice(_CONDITIONS),
-        }
+        deal = {"p": self._premium(symbol), "s": r.randint(1, 40)}
+        codes = {"x": r.choice(_EXCHANGES), "c": r.choice(_CONDITIONS)}
+        return {"T": "t", "S": symbol, "t": _coarse(at), **deal, **codes}
 
     def _quote(self, symbol: str, at: Time) -> Message:
         r = self.random
         bid = self._premium(symbol)
-        return {
-            "T": "q",
-            "S": symbol,
-            "t": _coarse(at),
-            "bx": r.choice(_EXCHANGES),
-            "bp": bid,
-            "bs": r.randint(1, 500),
-            "ax": r.choice(_EXCHANGES),
-            "ap": round(bid + 0.01 * r.randint(1, 9), 2),
-            "as": r.randint(1, 500),
-            "c": "A",
-        }
+        sides = {"bx": r.choice(_EXCHANGES), "bp": bid, "bs": r.randint(1, 500), "ax": r.choice(_EXCHANGES)}
+        sides |= {"ap": round(bid + 0.01 * r.randint(1, 9), 2), "as": r.randint(1, 500)}
+        return {"T": "q", "S": symbol, "t": _coarse(at), **sides, "c": "A"}
 
 
 def _coarse(at: Time) -> Time:
@@ -94,32 +78,20 @@ class OptionPast(Past):
     stream = "options"
 
     def base_price(self) -> float:
-        """Return a price as contracts have it: from half a dollar to nine and a half."""
         return 0.5 + super().base_price() % 9
 
     def trade(self, at: int, index: int) -> Record:
-        """Return trade `index`, with what only options have."""
         return {**super().trade(at, index), "x": self.exchange(index, 3), "c": "aIS"[index % 3]}
 
     def quote(self, at: int, index: int) -> Record:
-        """Return quote `index`, with what only options have."""
         exchanges = {"bx": self.exchange(index, 6), "ax": self.exchange(index, 7)}
         return {**super().quote(at, index), **exchanges, "c": "A"}
 
     def snapshot(self, now: int) -> Record:
-        """Return the state of the contract, with its Greeks."""
         u = self.unit(now // SECOND, 11)
-        return {
-            **super().snapshot(now),
-            "greeks": {
-                "delta": round(u, 6),
-                "gamma": 0.0279,
-                "rho": 0.0611,
-                "theta": -0.1257,
-                "vega": 0.1466,
-            },
-            "impliedVolatility": round(0.2 + u / 4, 6),
-        }
+        others = {"gamma": 0.0279, "rho": 0.0611, "theta": -0.1257, "vega": 0.1466}
+        greeks = {"delta": round(u, 6), **others}
+        return {**super().snapshot(now), "greeks": greeks, "impliedVolatility": round(0.2 + u / 4, 6)}
 
 
 # -- chains
@@ -201,13 +173,9 @@ def _expiry(contract: str) -> date:
 def _answer_contracts(query: Query) -> Any:
     """Answer with a page of the account API's list."""
     limit = query.limit(100, CONTRACTS_PAGE)
-    asked = query.parameters
-    listed = contracts(
-        asked.get("underlying_symbols", "").split(","),
-        asked.get("status", "active"),
-        asked.get("expiration_date_gte", ""),
-        asked.get("expiration_date_lte", ""),
-    )
+    names = ("underlying_symbols", "status", "expiration_date_gte", "expiration_date_lte")
+    underlyings, status, earliest, last_day = (query.parameters.get(name, "") for name in names)
+    listed = contracts(underlyings.split(","), status or "active", earliest, last_day)
     first = after[1] if (after := query.after()) else 0
     past = first + limit
     token = page_token("contracts", past) if past < len(listed) else None

@@ -27,7 +27,6 @@ class PerpMessages(CoinMessages):
     prices = _PRICES
 
     def makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return the channels of perpetuals."""
         return {**super().makers(), "pricing": (5.0, self._pricing)}
 
     def _pricing(self, symbol: str, at: Time) -> Message:
@@ -52,7 +51,6 @@ class PerpPast(CoinPast):
     prices = _PRICES
 
     def snapshot(self, now: int) -> Record:
-        """Return the pricing of the perpetual."""
         second = now // SECOND
         price = self.price(now, second)
         return {

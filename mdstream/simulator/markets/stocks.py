@@ -51,7 +51,6 @@ class StockMessages(Generator):
         self._remembered = {}
 
     def makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return the channels of stocks."""
         return {
             "trades": (30.0, self._trade),
             "quotes": (60.0, self._quote),
@@ -62,7 +61,6 @@ class StockMessages(Generator):
         }
 
     def followers(self, symbol: str, message: Message, clock: Callable[[], int]) -> Iterator[Message]:
-        """Amend an earlier trade now and then: a subscriber of trades gets that, too."""
         if message["T"] != "t":
             return
         before = self._remembered.get(symbol)
@@ -79,38 +77,19 @@ class StockMessages(Generator):
 
     def _trade(self, symbol: str, at: Time) -> Message:
         r = self.random
-        return {
-            "T": "t",
-            "S": symbol,
-            "i": self.number(),
-            "x": r.choice(_EXCHANGES),
-            "p": self.price(symbol),
-            "s": self._size(),
-            "c": r.choice(_CONDITIONS),
-            "z": _tape(symbol),
-            "t": at,
-        }
+        key = {"i": self.number(), "x": r.choice(_EXCHANGES)}
+        deal = {"p": self.price(symbol), "s": self._size(), "c": r.choice(_CONDITIONS)}
+        return {"T": "t", "S": symbol, **key, **deal, "z": _tape(symbol), "t": at}
 
     def _quote(self, symbol: str, at: Time) -> Message:
         r = self.random
         bid, ask = self.spread(symbol)
-        message = {
-            "T": "q",
-            "S": symbol,
-            "bx": r.choice(_EXCHANGES),
-            "bp": bid,
-            "bs": self._size(),
-            "ax": r.choice(_EXCHANGES),
-            "ap": ask,
-            "as": self._size(),
-            "c": ["R"],
-            "z": _tape(symbol),
-            "t": at,
-        }
+        sides = {"bx": r.choice(_EXCHANGES), "bp": bid, "bs": self._size()}
+        sides |= {"ax": r.choice(_EXCHANGES), "ap": ask, "as": self._size()}
         if r.random() < _ONE_SIDED_SHARE:
             side = r.choice("ab")
-            message |= {side + "x": " ", side + "p": 0.0, side + "s": 0}
-        return message
+            sides |= {side + "x": " ", side + "p": 0.0, side + "s": 0}
+        return {"T": "q", "S": symbol, **sides, "c": ["R"], "z": _tape(symbol), "t": at}
 
     def _size(self) -> int:
         r = self.random.random()
@@ -120,16 +99,8 @@ class StockMessages(Generator):
 
     def _status(self, symbol: str, at: Time) -> Message:
         code, text, reason, why = self.random.choice(_STATUSES)
-        return {
-            "T": "s",
-            "S": symbol,
-            "sc": code,
-            "sm": text,
-            "rc": reason,
-            "rm": why,
-            "t": at,
-            "z": _tape(symbol),
-        }
+        status = {"sc": code, "sm": text, "rc": reason, "rm": why}
+        return {"T": "s", "S": symbol, **status, "t": at, "z": _tape(symbol)}
 
     def _luld(self, symbol: str, at: Time) -> Message:
         price = self.price(symbol)
@@ -140,21 +111,9 @@ class StockMessages(Generator):
         return {"T": "i", "S": symbol, "p": self.price(symbol), "z": _tape(symbol), "t": at}
 
     def _correction(self, trade: Message, at: Time) -> Message:
-        return {
-            "T": "c",
-            "S": trade["S"],
-            "x": trade["x"],
-            "oi": trade["i"],
-            "op": trade["p"],
-            "os": trade["s"],
-            "oc": trade["c"],
-            "ci": self.number(),
-            "cp": self.price(trade["S"]),
-            "cs": trade["s"],
-            "cc": trade["c"],
-            "z": trade["z"],
-            "t": at,
-        }
+        before = {"oi": trade["i"], "op": trade["p"], "os": trade["s"], "oc": trade["c"]}
+        after = {"ci": self.number(), "cp": self.price(trade["S"]), "cs": trade["s"], "cc": trade["c"]}
+        return {"T": "c", "S": trade["S"], "x": trade["x"], **before, **after, "z": trade["z"], "t": at}
 
 
 def _cancel(trade: Message, at: Time) -> Message:
@@ -173,12 +132,10 @@ class StockPast(Past):
     prices = PRICES
 
     def trade(self, at: int, index: int) -> Record:
-        """Return trade `index`, with what only stocks have."""
         more = {"c": ["@", "I"] if index % 5 else ["@"], "i": index + 1, "z": "C"}
         return {**super().trade(at, index), "x": self.exchange(index, 3), **more}
 
     def quote(self, at: int, index: int) -> Record:
-        """Return quote `index`, with what only stocks have."""
         exchanges = {"bx": self.exchange(index, 6), "ax": self.exchange(index, 7)}
         return {**super().quote(at, index), **exchanges, "c": ["R"], "z": "C"}
 
@@ -187,13 +144,12 @@ class StockPast(Past):
 
 
 def _recorded_trade(row: Mapping[str, str], number: int) -> Message:
+    deal = {"x": row["exchange"], "p": float(row["price"]), "s": int(row["size"])}
     return {
         "T": "t",
         "S": row["symbol"],
         "i": number,
-        "x": row["exchange"],
-        "p": float(row["price"]),
-        "s": int(row["size"]),
+        **deal,
         "c": [" "],
         "z": "A",
         "t": Time(int(row["ns"])),
@@ -201,19 +157,11 @@ def _recorded_trade(row: Mapping[str, str], number: int) -> Message:
 
 
 def _recorded_quote(row: Mapping[str, str], number: int) -> Message:
-    return {
-        "T": "q",
-        "S": row["symbol"],
-        "bx": row["bid_exchange"],
-        "bp": float(row["bid_price"]),
-        "bs": int(row["bid_size"]),
-        "ax": row["ask_exchange"],
-        "ap": float(row["ask_price"]),
-        "as": int(row["ask_size"]),
-        "c": ["R"],
-        "z": "A",
-        "t": Time(int(row["ns"])),
-    }
+    sides: Message = {}
+    for letter, side in (("b", "bid"), ("a", "ask")):
+        sides[letter + "x"] = row[f"{side}_exchange"]
+        sides |= {letter + "p": float(row[f"{side}_price"]), letter + "s": int(row[f"{side}_size"])}
+    return {"T": "q", "S": row["symbol"], **sides, "c": ["R"], "z": "A", "t": Time(int(row["ns"]))}
 
 
 _SIDES = frozenset(f"{side}_{what}" for side in ("bid", "ask") for what in ("price", "size", "exchange"))

@@ -58,7 +58,7 @@ class RecordedPayloads:
                 yield entry.recv_ns, RecordedPayload(encoding.frame(entry.payload))
 
 
-def newest(folder: Path) -> Path:
+def newest_run(folder: Path) -> Path:
     """Return the newest run in a folder of journals, or the folder itself if it is a run's."""
     if not folder.is_dir():
         raise ConfigError(f"--journal {folder}: no such folder")

@@ -181,6 +181,6 @@ def _plain(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     yield from rows.with_columns(pl.col(times).dt.epoch("ns")).iter_rows(named=True)
 
 
-def described(source: StoredRange) -> str:
-    """The range, for people."""
+def describe_range(source: StoredRange) -> str:
+    """Return the range as people write it."""
     return f"{format_time(source.first)} to {format_time(source.past)}"

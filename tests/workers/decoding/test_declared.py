@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdstream.streams.rest import Fetch
+from mdstream.streams.rest_spec import Fetch
 from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, PayloadKind, StreamSpec
 from tests.workers.decoding.pair import Pair
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS
+from mdstream.simulator.traffic import recorded_day
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Kind, PayloadKind
 from mdstream.streams.storage import DICTIONARY_LIMIT
@@ -379,7 +379,7 @@ def test_a_recorded_day_decodes_alike(codec: str) -> None:
     day = SHARED / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
     form, pair = ENCODINGS[codec], Pair("stocks")
     pair.room = 8 << 20
-    events = flow.recorded("stocks", day, {"trades": ["*"], "quotes": ["*"]})
+    events = recorded_day("stocks", day, {"trades": ["*"], "quotes": ["*"]})
     count = 0
     while part := [form.message(m) for m in itertools.islice(events, 8000)]:
         pair.decode([form.payload(part[i : i + 20]) for i in range(0, len(part), 20)], KINDS[codec])

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.handoff.ticket import Found
-from mdstream.simulator import flow
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.markets import MARKETS
+from mdstream.simulator.traffic import generate
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
 from tests import expected
@@ -32,7 +32,7 @@ SYMBOLS = {
 
 def messages(stream: str, count: int, seed: int = 1) -> list[dict[str, Any]]:
     subscription = dict.fromkeys(STREAMS[stream].subscriptions, SYMBOLS[stream])
-    return list(itertools.islice(flow.generated(stream, seed, subscription), count))
+    return list(itertools.islice(generate(stream, seed, subscription), count))
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])

@@ -15,7 +15,7 @@ from mdstream.simulator.body_cache import BodyCache, is_packed, pack, unpack
 from mdstream.simulator.encode import to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.markets import MARKETS, Market
-from mdstream.simulator.query import Query, Refusal
+from mdstream.simulator.rest_query import Query, Refusal
 from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.simulator.source import Source
 from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER

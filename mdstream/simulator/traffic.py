@@ -74,13 +74,13 @@ def prepare(
     return list(pieces(itertools.islice(messages, limit), encoding, per_payload, keep))
 
 
-def generated(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
+def generate(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
     """Yield a market's messages with made-up times, the same at every call."""
     ticks = itertools.count(START_NS, _STEP_NS)
     return MARKETS[stream].generator(seed, subscription).messages(lambda: next(ticks))
 
 
-def live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
+def generate_live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
     """Yield a market's messages, each with the time at which it is made, and bars of its trades."""
     # Numbers are not used twice, also by the next connection: none has a million a second.
     ids_from = time.time_ns() // 1_000
@@ -88,18 +88,18 @@ def live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message
     messages = market.generator(seed, subscription, ids_from).messages(time.time_ns)
     if not BarServer.serves(market.spec):
         return messages
-    return BarServer(market.spec, subscription).added(messages)
+    return BarServer(market.spec, subscription).add_bars(messages)
 
 
 # -- a recorded day
 
 
-def recorded(stream: str, path: str | Path, subscription: Subscription) -> Iterator[Message]:
-    """Yield a real day's messages from a CSV file (`read`), and bars of its trades."""
-    return BarServer(MARKETS[stream].spec, subscription).added(read(stream, path, subscription))
+def recorded_day(stream: str, path: str | Path, subscription: Subscription) -> Iterator[Message]:
+    """Yield a real day's messages from a CSV file, and bars of its trades."""
+    return BarServer(MARKETS[stream].spec, subscription).add_bars(_read_day(stream, path, subscription))
 
 
-def read(stream: str, path: str | Path, subscription: Subscription) -> Iterator[Message]:
+def _read_day(stream: str, path: str | Path, subscription: Subscription) -> Iterator[Message]:
     """Yield a real day's messages from a CSV file (gzip'd or not), in its order.
 
     The file's first line names the columns: `kind` (the type of message), `symbol`, and those that the

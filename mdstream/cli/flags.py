@@ -53,8 +53,8 @@ def select(*names: str) -> list[Setting]:
 def takes(*settings: Setting) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command a flag for each of `settings`.
 
-    The command gets those that were given as `given`, a mapping from their names to texts (or booleans),
-    which whoever reads the settings checks.
+    The command gets those that were given as `given`, a mapping from their names to texts (or booleans).
+    They are checked when the settings are read.
     """
     flags = {each.name.replace(".", "_"): each for each in settings}
 

@@ -1,4 +1,4 @@
-"""Standard output and standard error, whoever reads them, and if nobody does."""
+"""Standard output and standard error, read by a person, a program or nobody."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def record(
 ) -> None:
     """Record frames of a run as they come, each row exactly once: a Delta table a frame, under STORE/live.
 
-    Ends with the run, or at Ctrl-C; what was recorded before is not recorded again, whoever was killed in
+    Ends with the run, or at Ctrl-C; what was recorded before is not recorded again, whatever was killed in
     between. `mdstream run --record` starts one by itself. Read the tables with `mdstream.scan`, or with
     anything that reads Delta tables.
     """
@@ -63,7 +63,7 @@ def record(
     recorder = Recorder(found, store, tell)
     state = asyncio.run(_until_stopped(recorder))
     if not quiet:
-        how = "the run is over and whole" if state.finished else "stopped; the run goes on"
+        how = "the run has ended and all of it is stored" if state.finished else "stopped; the run goes on"
         print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live: {how}")
         if state.missed:
             print(f"{state.missed:,} rows were dropped before they were read", file=sys.stderr)

@@ -77,7 +77,7 @@ def _live(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
 def _kept(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         if file.exists() and not (file.is_file() or file.is_fifo()):  # /dev/zero has no end
-            raise ConfigError(f"report: {file} is no file")
+            raise ConfigError(f"report: {file} is not a file")
         with _no_report(file):
             found = orjson.loads(file.read_bytes())
             return f"run {found['run']}, started {found['started']}", found["utilization"]
@@ -87,7 +87,7 @@ def _kept(file: Path) -> tuple[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _no_report(file: Path) -> Iterator[None]:
-    """Whatever is odd about what `file` holds, it is the file."""
+    """Blame `file` for whatever is malformed in it."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -20,7 +20,7 @@ from mdstream.cli.flags import (
 )
 from mdstream.config import Config
 from mdstream.settings import Setting, describe_settings, load_with_origins
-from mdstream.streams import STREAMS
+from mdstream.settings.description import value_of
 
 _WIDTH = 100
 _HEAD = """\
@@ -62,7 +62,7 @@ def as_toml(config: Config, origins: Mapping[str, str], changed: bool = False) -
         if each.section != section:
             section = each.section
             lines += [f"# [{section}]" if each.secret else f"[{section}]", ""]
-        lines += [*_entry(each, _value(config, each), came_from), ""]
+        lines += [*_entry(each, value_of(config, each.name), came_from), ""]
     return "\n".join(lines)
 
 
@@ -84,15 +84,6 @@ def _origin(each: Setting, origins: Mapping[str, str]) -> str:
     found = {origin for name, origin in origins.items() if f"{name}.".startswith(f"{each.name}.")}
     named = {"environment": f"environment, {each.variable}", "command line": f"command line, {each.flag}"}
     return " and ".join(named.get(origin, origin) for origin in sorted(found))
-
-
-def _value(config: Config, each: Setting) -> Any:
-    if each.section in STREAMS:
-        return getattr(config.stream(each.section), each.key)
-    value: Any = config
-    for part in each.name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mdstream.config import Config
 from mdstream.settings.setting import ENV_PREFIX, Setting, describe
@@ -20,15 +21,18 @@ def describe_settings() -> tuple[Setting, ...]:
     defaults = Config()
     found = []
     for each in describe(Config, _choices):
-        section: object = defaults
-        if each.section in STREAMS:
-            section = defaults.stream(each.section)
-        elif each.section:
-            section = getattr(defaults, each.section)
         variable = each.variable or ENV_PREFIX + each.name.upper().replace(".", "__")
-        default = getattr(section, each.key)
+        default = value_of(defaults, each.name)
         found.append(dataclasses.replace(each, default=default, variable=variable))
     return tuple(found)
+
+
+def value_of(config: Config, name: str) -> Any:
+    """Return the value of a setting by its dotted name; of a stream's settings the one in effect."""
+    section, _, key = name.rpartition(".")
+    if section in STREAMS:
+        return getattr(config.stream(section), key)
+    return getattr(getattr(config, section) if section else config, key)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mdstream.config import Config
+from mdstream.settings.description import value_of
 from mdstream.settings.setting import Setting
 from mdstream.streams import STREAMS
 
@@ -24,18 +25,11 @@ def find_problems(
     yield from _streams(config, origins)
     for name in settings:
         if settings[name].schemes:
-            yield from _address(name, _value(config, name), settings[name].schemes)
+            yield from _address(name, value_of(config, name), settings[name].schemes)
     if bool(config.credentials.key_id) != bool(config.credentials.secret_key):
         yield "credentials", "set both APCA_API_KEY_ID and APCA_API_SECRET_KEY, or neither"
     if config.ca_file:
         yield from _certificates(config.ca_file)
-
-
-def _value(config: Config, name: str) -> str:
-    value: object = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return str(value)
 
 
 def _streams(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:

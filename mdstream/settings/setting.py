@@ -38,7 +38,7 @@ class Setting:
     """
 
     name: str
-    """As it stands in a mapping, its sections before it: `fetch.interval_s`."""
+    """Its key, after its sections and dots: `fetch.interval_s`."""
     type: Any
     kind: str
     default: Any
@@ -51,7 +51,7 @@ class Setting:
     schemes: tuple[str, ...] = ()
     """How an address may begin."""
     example: str = ""
-    """A value as it stands in TOML."""
+    """A value as TOML writes it."""
     flag: str = ""
     metavar: str = ""
     """The value in help texts."""

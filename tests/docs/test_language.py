@@ -44,7 +44,6 @@ BANNED = {
 """Pattern → what to write instead."""
 
 ALLOWED: dict[str, int] = {
-    "mdstream/cli": 5,
     "mdstream/engine": 2,
     "mdstream/feed": 10,
     "mdstream/frames": 12,
@@ -54,7 +53,6 @@ ALLOWED: dict[str, int] = {
     "mdstream/reading": 7,
     "mdstream/recording": 7,
     "mdstream/session": 4,
-    "mdstream/settings": 2,
     "mdstream/telemetry": 4,
     "mdstream/utilization": 5,
     "mdstream/views": 1,

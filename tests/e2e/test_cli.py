@@ -173,7 +173,7 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
         ([str(odd), "--live"], "name either the RUN.json of a run that has ended, or --live"),
         ([str(odd)], "is no report of a run"),
         ([str(hollow)], "is no report of a run, or damaged; make one with"),
-        (["/dev/zero"], "is no file"),
+        (["/dev/zero"], "is not a file"),
         ([str(tmp_path / "none.json")], "cannot read"),
     ):
         done = command("report", *arguments)

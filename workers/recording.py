@@ -44,7 +44,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         done = (table.transaction_version(name) if table else None) or 0
-        if done >= ticket.past or done < ticket.told:
+        if done >= ticket.past or done < ticket.table_past:
             return RecordReceipt(done, 0, 0)
         wanted = max(done, ticket.first)
         first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
@@ -191,5 +191,5 @@ def _translate_errors(table: str) -> Iterator[None]:
 def _why(table: str, error: BaseException) -> str:
     text = summarize_error(error)
     if "No space left" in text or "Quota exceeded" in text:
-        return f"store: no room at {table}; it goes on when there is some"
+        return f"store: no room at {table}; recording resumes when there is some"
     return f"store: {table}: {text[:300]}"

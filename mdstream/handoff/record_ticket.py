@@ -1,6 +1,6 @@
-"""What crosses the process boundary where frames are recorded: which rows, and what became of them.
+"""Tickets and receipts of recording: which rows to store, and the result.
 
-rows of a frame, in shared memory ══► worker: read ► sort ► compress ► one commit to the frame's Delta table
+rows of a frame, in shared memory ══► worker: read ► sort ► compress ► one commit to its Delta table
 """
 
 from __future__ import annotations
@@ -9,43 +9,44 @@ from typing import NamedTuple
 
 
 class RecordTicket(NamedTuple):
-    """Rows `first` to `past` of a frame, for the Delta table at `table`, which has `told` that those up to
-    there are recorded.
+    """Asks to store rows `first` to `past` of a frame in the Delta table at `table`.
 
-    `run` is the run directory, `feed` the stream's feed, which the table is partitioned by. `options` are
-    those of the object store.
+    `table_past` is how far the frame was recorded when the table was last read. `run` is the run directory,
+    `feed` the value of the partition column. `options` are those of the object store.
     """
 
     run: str
     frame: str
     first: int
     past: int
-    told: int
+    table_past: int
     table: str
     feed: str
     options: dict[str, str]
 
 
 class RecordReceipt(NamedTuple):
-    """What is in the table now."""
+    """Result of a `RecordTicket`."""
 
     past: int
-    """The row behind the last one that is recorded; before the ticket's first where the table was removed
-    or replaced, and tells of less than it did.
+    """Number of the row after the last one in the table.
+
+    It is before the ticket's first row if the table was removed or replaced.
     """
     rows: int
-    """Rows that this ticket brought; none if an earlier attempt had."""
+    """Rows that this ticket stored; none if an earlier attempt did."""
     missed: int
     """Rows that the frame had dropped before they were read."""
     unstorable: int = 0
-    """Rows with a value that the table cannot hold: they were left out, and block nothing."""
+    """Rows left out because the table cannot hold a value of theirs."""
     reasons: tuple[str, ...] = ()
     """Row, column and value of the first few of them."""
 
 
 class CompactTicket(NamedTuple):
-    """A Delta table whose small files shall become large ones. What they were is kept for `keep_hours`, for
-    readers that have begun.
+    """Asks to merge the small files of a Delta table to large ones.
+
+    The small files are kept for `keep_hours`, for readers that have started.
     """
 
     table: str

@@ -1,6 +1,6 @@
-"""The recorder's process as the supervisor sees it: started, watched, restarted.
+"""Supervision of the recorder's process: start, watch, restart.
 
-Unlike the feeds it outlives a killed supervisor: it then records what is left and removes the run's folder.
+Unlike a feed, it outlives a killed supervisor: it records the remaining rows and removes the run's folder.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mdstream.session.retry import HEALTHY_S, backoff
 _SETTINGS = StoreConfig.__struct_fields__
 _POLL_S = 0.1
 _REPORT_AFTER_S = 3.0
-"""The end of a run that waits longer than this for its recorder says so."""
+"""How long the end of a run waits for its recorder before it logs that it waits."""
 
 
 class RecorderProcess:
-    """The recorder of one run. `note` gets each event's text and log level."""
+    """Runs the recorder of one run. `note` is called with the text and log level of each event."""
 
-    # The process of the moment, written as one starts or dies.
+    # The current process, written when one starts or dies.
     _process: subprocess.Popen[bytes]
     _started: float
     """When it started, on the monotonic clock."""
@@ -53,7 +53,7 @@ class RecorderProcess:
 
     @property
     def state(self) -> RecorderState:
-        """What the recorder reported last."""
+        """The last state that the recorder has written."""
         return state.read(self._run) or RecorderState(self._store.path)
 
     @property
@@ -62,7 +62,7 @@ class RecorderProcess:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the recorder and of its workers."""
+        """Process ids of the recorder and its workers."""
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self._process.pid)
             return [process.pid, *(child.pid for child in process.children(recursive=True))]
@@ -88,9 +88,7 @@ class RecorderProcess:
             self._note(trouble or "recording resumed", logging.WARNING if trouble else logging.INFO)
 
     def finish(self, timeout_s: float, is_aborted: Callable[[], bool]) -> bool:
-        """Wait until all of the run is in the store, or until nothing moved for `timeout_s`. Return whether
-        it is.
-        """
+        """Wait until all rows are stored, or none are for `timeout_s`. Return whether all are."""
         rows, moved = self.state.rows, time.monotonic()
         report_at = moved + _REPORT_AFTER_S
         while not self.state.finished and not is_aborted():
@@ -114,7 +112,7 @@ class RecorderProcess:
         self._started, self._restart_at = time.monotonic(), None
 
     def _exit_reason(self) -> str:
-        """The last line of its log, or how it was killed."""
+        """Return the signal that killed it, or the last line of its log."""
         code = self._process.returncode
         if code is not None and code < 0:
             return f"killed by signal {-code}"
@@ -142,7 +140,7 @@ def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
 
 
 def start_for_dead_runs(root: Path | None, store: StoreConfig) -> list[Path]:
-    """Start a recorder for each dead run that is not recorded to its end; return their folders."""
+    """Start a recorder for each dead run with unrecorded rows. Return the folders of these runs."""
     found = []
     for run, path in rundir.unrecorded(root).items():
         if not rundir.has_recorder(run):

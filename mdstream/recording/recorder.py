@@ -1,14 +1,14 @@
-"""Recording a run: rows of its frames to Delta tables, each exactly once, whatever is killed.
+"""Recording of a run: rows of its frames become rows of Delta tables, each exactly once, even after kills.
 
-    heads of all frames ─► rows that are new ─► a ticket a frame ─► a worker commits them ─► state
-          ▲ every half second                      every few seconds, or as a chunk is full      │
-          └──────────────────────────────────────────────────────────────────────────────────────┘
+    heads of all frames ─► new rows ─► one ticket per frame ─► a worker commits them ─► state
+          ▲ every half second                  every few seconds, or as soon as a chunk is full   │
+          └───────────────────────────────────────────────────────────────────────────────────────┘
 
-1. How far a frame is recorded stands in its table, so that a recorder that starts over knows it.
-2. Rows of one frame go to the table in their order, one ticket at a time; frames share the workers.
-3. When the run has ended, or its engine is dead, what is left is recorded, and a dead run's folder removed.
+1. The table of a frame holds how far the frame is recorded, so that a restarted recorder knows it.
+2. Rows of one frame are stored in their order, one ticket at a time. Frames share the workers.
+3. When the run has ended, or its engine is dead, the rest is recorded. A dead run's folder is then removed.
 
-The recorder only reads the frames: the engine neither waits for it nor notices that it dies.
+The recorder only reads the frames: the engine neither waits for it nor notices if it dies.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from mdstream.store.objects import check_object_store, storage_options
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 500_000
-"""Rows of a ticket: what a worker holds in memory."""
+"""Most rows of a ticket: a worker holds them in memory."""
 
 COMPACT_COMMITS = 100
-"""Commits to a table after which its small files are made large ones."""
+"""Commits to a table after which its small files are merged to large ones."""
 
 _LOOK_S = 0.5
 _AGAIN_S = 2.0
-"""After which a commit that failed is tried again, at least."""
+"""Least time until a failed commit is repeated."""
 
 _SETTLE_S = 2.0
 """How long the feeds of a killed engine may take to end."""
@@ -51,38 +51,52 @@ _TASK_TIMEOUT_S = 300.0
 
 
 class Recorder:
-    """The recorder of one run. `tell` is called with the state whenever it has changed."""
+    """Records one run. `on_change` is called with the state whenever it has changed."""
 
-    # The mutable state: how far each frame is recorded, when its rows are due, who is at it, and what
-    # troubles it; commits since a table was compacted; since when the engine is dead; after a stop, how
-    # many rows each frame had then.
+    # Written while the run is recorded. Maps are by name of a frame.
+    state: RecorderState
+    """How far each frame is recorded, for observers too."""
+    _heads: dict[str, Head]
+    _due: dict[str, float]
+    """When its next rows are due, on the monotonic clock."""
+    _tasks: dict[str, asyncio.Task[None]]
+    _uncompacted: dict[str, int]
+    """Commits since its table was compacted."""
+    _troubles: dict[str, str]
+    """What keeps it from being recorded; the oldest first."""
+    _failure: BaseException | None
+    """An unexpected error of a task; it ends the recorder."""
+    _dead_since: float
+    """When the engine was first seen dead, on the monotonic clock; 0 while it is alive."""
+    _stops_at: dict[str, int] | None
+    """Rows that the frame had at the stop: later ones are not recorded. None if there was no stop."""
+
+    # Written by `stop`.
+    _stop: bool
 
     def __init__(
-        self, run: Path, store: StoreConfig, tell: Callable[[RecorderState], None] = lambda state: None
+        self, run: Path, store: StoreConfig, on_change: Callable[[RecorderState], None] = lambda state: None
     ) -> None:
         self.state = RecorderState(store.path, os.getpid())
         self._run = run
         self._store = store
-        self._tell = tell
+        self._on_change = on_change
         self._options = storage_options(store.path)
-        self._heads: dict[str, Head] = {}
-        self._due: dict[str, float] = {}
-        self._busy: dict[str, asyncio.Task[None]] = {}
-        self._fresh: dict[str, int] = {}
+        self._heads, self._due, self._tasks = {}, {}, {}
+        self._uncompacted, self._troubles = {}, {}
+        self._failure = None
+        self._stops_at = None
         self._dead_since = 0.0
-        self._troubles: dict[str, str] = {}
-        self._failure: BaseException | None = None
         self._stop = False
-        self._stops_at: dict[str, int] | None = None
 
     def stop(self) -> None:
-        """Record what there is now, and end."""
+        """Record the rows that exist now, then end."""
         self._stop = True
 
     async def run(self) -> RecorderState:
-        """Record until the run is over, and all of it is in the store.
+        """Record until the run has ended and all its rows are in the store.
 
-        Raises `ConfigError` where the run has a recorder already, `NoRunError` where it is gone.
+        Raises `ConfigError` if the run has a recorder already, and `NoRunError` if it does not exist.
         """
         if not self._run.exists():
             raise NoRunError(f"no run at {self._run}")
@@ -92,9 +106,9 @@ class Recorder:
             try:
                 await self._record(pool)
             finally:
-                for task in self._busy.values():
+                for task in self._tasks.values():
                     task.cancel()
-                await asyncio.gather(*self._busy.values(), return_exceptions=True)
+                await asyncio.gather(*self._tasks.values(), return_exceptions=True)
                 await pool.close()
             if self.state.finished and not rundir.is_alive(self._run):
                 rundir.remove(self._run)
@@ -107,16 +121,16 @@ class Recorder:
             over, stop = self._is_over(), self._stop  # before looking for rows
             if stop and self._stops_at is None:
                 self._stops_at = {}
-            if over:  # all that is left is recorded, and no more comes
+            if over:  # all remaining rows are recorded, and no more come
                 self._stops_at = None
-            self._look(pool, hurry=over or stop)
-            if (over or stop) and not self._busy and not self._pending():
+            self._start_due(pool, hurry=over or stop)
+            if (over or stop) and not self._tasks and not self._has_unrecorded_rows():
                 break
-            if stop and self._troubles:  # nothing more can be had by waiting
+            if stop and self._troubles:  # waiting would not help
                 over = False
                 break
-            if self._busy and (over or stop):
-                await asyncio.wait(self._busy.values(), timeout=_LOOK_S)
+            if self._tasks and (over or stop):
+                await asyncio.wait(self._tasks.values(), timeout=_LOOK_S)
             else:
                 await asyncio.sleep(_LOOK_S)
             self._publish()
@@ -126,72 +140,72 @@ class Recorder:
 
     # -- frames
 
-    def _look(self, pool: WorkerPool, hurry: bool) -> None:
-        """Begin with whatever is due."""
+    def _start_due(self, pool: WorkerPool, hurry: bool) -> None:
+        """Start a task for each frame that is due; with `hurry`, for each that has new rows."""
         for folder in sorted((self._run / "frames").iterdir()):
             if folder.name not in self._heads and _is_recorded(folder):
                 self._heads[folder.name] = Head(folder, write=False)
                 self._due[folder.name] = 0.0
         now = time.monotonic()
         for name in self._heads:
-            soon = (hurry or self._is_much(name)) and name not in self._troubles
-            if name in self._busy or (now < self._due[name] and not soon):
+            soon = (hurry or self._has_full_ticket(name)) and name not in self._troubles
+            if name in self._tasks or (now < self._due[name] and not soon):
                 continue
             known = self.state.frames.get(name)
-            if known is not None and self._rows(name) <= known.past:
+            if known is not None and self._rows_to_record(name) <= known.past:
                 continue
             self._due[name] = now + self._store.every_s
-            task = asyncio.ensure_future(self._bring(pool, name))
-            self._busy[name] = task
-            task.add_done_callback(partial(self._done, name))
+            task = asyncio.ensure_future(self._record_frame(pool, name))
+            self._tasks[name] = task
+            task.add_done_callback(partial(self._finish_task, name))
 
-    def _done(self, name: str, task: asyncio.Task[None]) -> None:
-        del self._busy[name]
+    def _finish_task(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[name]
         if not task.cancelled():
             self._failure = self._failure or task.exception()
 
-    def _is_much(self, name: str) -> bool:
+    def _has_full_ticket(self, name: str) -> bool:
         known = self.state.frames.get(name)
         return known is not None and self._heads[name].rows - known.past >= MOST_ROWS
 
-    def _pending(self) -> bool:
-        """Whether there are rows that are not recorded."""
+    def _has_unrecorded_rows(self) -> bool:
+        """Return whether any frame has rows that are not recorded."""
         frames = self.state.frames
-        return any(self._rows(name) > (frames[name].past if name in frames else 0) for name in self._heads)
+        return any(self._rows_to_record(n) > frames.get(n, Recorded()).past for n in self._heads)
 
-    def _rows(self, name: str) -> int:
-        """Return how many rows of a frame to record: all, or those that were there at the stop."""
+    def _rows_to_record(self, name: str) -> int:
+        """Return how many rows of a frame to record: all, or those that it had at the stop."""
         rows = self._heads[name].rows
         return rows if self._stops_at is None else min(rows, self._stops_at.setdefault(name, rows))
 
-    async def _bring(self, pool: WorkerPool, name: str) -> None:
-        """Bring what is new of a frame into its table."""
+    async def _record_frame(self, pool: WorkerPool, name: str) -> None:
+        """Store the new rows of a frame in its table."""
         try:
             known = self.state.frames.get(name)
             if known is None:
-                told = await pool.find_recorded(self._ticket(name, Recorded(), 0))
-                known = Recorded(told or self._first_row(name), told)
+                stored = await pool.find_recorded(self._ticket(name, Recorded(), 0))
+                known = Recorded(stored or self._first_row(name), stored)
                 self.state.frames[name] = known
-            while (rows := self._rows(name)) > known.past:
+            while (rows := self._rows_to_record(name)) > known.past:
                 ticket = self._ticket(name, known, min(rows, known.past + MOST_ROWS))
                 receipt = await pool.record(ticket)
                 if receipt.past < ticket.first:
                     log.warning(
-                        "%s was removed or replaced: what the frame still has is recorded anew",
+                        "%s was removed or replaced: recording again the rows that the frame still has",
                         ticket.table,
                     )
-                    known.past, known.told = receipt.past or self._first_row(name), receipt.past
+                    known.past, known.table_past = receipt.past or self._first_row(name), receipt.past
                     continue
-                known.past = known.told = receipt.past
+                known.past = known.table_past = receipt.past
                 known.rows += receipt.rows
                 known.missed += receipt.missed
                 known.unstorable += receipt.unstorable
                 known.commits += receipt.rows > 0
-                self._fresh[name] = self._fresh.get(name, 0) + (receipt.rows > 0)
+                self._uncompacted[name] = self._uncompacted.get(name, 0) + (receipt.rows > 0)
                 if receipt.missed:
                     log.error(
-                        "%s: %d rows were dropped before they were recorded: let frames keep more "
-                        "(frames.retention_mb)",
+                        "%s: %d rows were dropped before they were recorded: increase "
+                        "frames.retention_mb to keep rows longer",
                         name,
                         receipt.missed,
                     )
@@ -202,29 +216,29 @@ class Recorder:
                         receipt.unstorable,
                         "; ".join(receipt.reasons),
                     )
-                self._trouble(name, "")
+                self._set_trouble(name, "")
                 if rows - known.past < MOST_ROWS:
                     break
-            if self._fresh.get(name, 0) >= COMPACT_COMMITS:
+            if self._uncompacted.get(name, 0) >= COMPACT_COMMITS:
                 await self._compact(pool, name)
         except MdstreamError as error:
             self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
-            self._trouble(name, str(error))
+            self._set_trouble(name, str(error))
 
     def _first_row(self, name: str) -> int:
-        """The oldest row that the frame keeps: a recorder that comes late begins there."""
+        """Return the oldest row that the frame keeps: a recorder that starts late begins there."""
         head = self._heads[name]
         return head.entry(head.first).start_row if head.end > head.first else 0
 
     def _ticket(self, name: str, known: Recorded, past: int) -> RecordTicket:
-        feed = self._info().get("feeds", {}).get(name.partition(".")[0], "")
+        feed = self._read_run().get("feeds", {}).get(name.partition(".")[0], "")
         return RecordTicket(
             str(self._run),
             name,
             known.past,
             past,
-            known.told,
-            table_path(self._store.path, name),
+            known.table_past,
+            _table_uri(self._store.path, name),
             feed,
             self._options,
         )
@@ -232,28 +246,28 @@ class Recorder:
     # -- tables
 
     async def _compact(self, pool: WorkerPool, name: str) -> None:
-        self._fresh[name] = 0
-        table = table_path(self._store.path, name)
-        gone = await pool.compact(CompactTicket(table, self._store.keep_hours, self._options))
-        log.debug("%s: %d small files made large ones", name, gone)
+        self._uncompacted[name] = 0
+        table = _table_uri(self._store.path, name)
+        removed = await pool.compact(CompactTicket(table, self._store.keep_hours, self._options))
+        log.debug("%s: %d small files merged", name, removed)
 
     async def _compact_all(self, pool: WorkerPool) -> None:
-        for name, commits in list(self._fresh.items()):
+        for name, commits in list(self._uncompacted.items()):
             if commits > 1:
                 try:
                     await self._compact(pool, name)
-                except MdstreamError as error:  # the rows are there, if in small files
+                except MdstreamError as error:  # the rows are stored, only in small files
                     log.warning("%s", error)
 
     # -- the run
 
-    def _info(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self._run / "run.json").read_text())
-        return found
+    def _read_run(self) -> dict[str, Any]:
+        description: dict[str, Any] = json.loads((self._run / "run.json").read_text())
+        return description
 
     def _is_over(self) -> bool:
-        """Whether no more rows will come: the run has ended, or its engine is dead and so are its feeds."""
-        if self._info().get("ended"):
+        """Return whether no more rows will come: the run has ended, or its engine and feeds are dead."""
+        if self._read_run().get("ended"):
             return True
         if rundir.is_alive(self._run):
             self._dead_since = 0.0
@@ -261,39 +275,39 @@ class Recorder:
         self._dead_since = self._dead_since or time.monotonic()
         return time.monotonic() - self._dead_since >= _SETTLE_S
 
-    def _trouble(self, name: str, text: str) -> None:
-        """What troubles a frame, if anything. Of several, the one that came first is told."""
+    def _set_trouble(self, name: str, text: str) -> None:
+        """Note why a frame is not recorded; empty if it is. Log and publish the oldest such reason."""
         if text:
             self._troubles[name] = text
         else:
             self._troubles.pop(name, None)
-        told = next(iter(self._troubles.values()), "")
-        if told != self.state.trouble:
-            self.state.trouble = told
-            log.warning("%s", told or "recording goes on")
+        oldest = next(iter(self._troubles.values()), "")
+        if oldest != self.state.trouble:
+            self.state.trouble = oldest
+            log.warning("%s", oldest or "recording resumed")
 
     def _publish(self) -> None:
         try:
             write(self._run, self.state)
-        except OSError as error:  # shared memory is full; the state is for others to see
+        except OSError as error:  # shared memory is full; only observers miss the state
             log.debug("recorder.json: %s", error)
-        self._tell(self.state)
+        self._on_change(self.state)
 
 
-def table_path(store: str, frame: str) -> str:
-    """Where the Delta table of a frame is."""
+def _table_uri(store: str, frame: str) -> str:
+    """Return the URI of the Delta table of a frame."""
     return f"{store.rstrip('/')}/live/{frame}"
 
 
 def _is_recorded(folder: Path) -> bool:
-    """Whether a frame is one whose rows only come, and of a stream."""
+    """Return whether a frame is recorded: it belongs to a stream, and its rows are only appended."""
     if folder.name.startswith("telemetry.") or not (folder / "head").exists():
         return False
     return not is_keyed(read_schema(folder))
 
 
 def check_store(path: str) -> None:
-    """Raise `StoreError` where no store can be: better told before a run than after."""
+    """Raise `StoreError` if `path` cannot hold a store, so that a run fails before it starts."""
     if "://" in path:
         check_object_store(path)
         return

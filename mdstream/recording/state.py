@@ -1,4 +1,4 @@
-"""What a recorder tells of itself, in the run's own folder: `recorder.json`, and `recorder.lock`."""
+"""State and lock of a recorder, in the folder of its run: `recorder.json` and `recorder.lock`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Recorded(msgspec.Struct):
     """How far a frame is recorded."""
 
     past: int = 0
-    """The row behind the last one that is in the table."""
-    told: int = 0
-    """The same, as the table tells it; 0 where a recorder that came late has not brought any."""
+    """Number of the row after the last one that is in the table."""
+    table_past: int = 0
+    """The same, as the table says; 0 before this run's first commit to it."""
     rows: int = 0
-    """Rows that this process brought."""
+    """Rows that this process stored."""
     missed: int = 0
     """Rows that the frame dropped before they were read."""
     unstorable: int = 0
-    """Rows with a value that the table cannot hold: they were left out."""
+    """Rows left out because the table cannot hold a value of theirs."""
     commits: int = 0
 
     @property
@@ -39,13 +39,13 @@ class RecorderState(msgspec.Struct):
     pid: int = 0
     frames: dict[str, Recorded] = {}
     trouble: str = ""
-    """Why nothing is recorded at the moment."""
+    """Why recording does not proceed; empty if it does."""
     finished: bool = False
-    """Whether the run is over and all of it is in the store."""
+    """Whether the run has ended and all its rows are in the store."""
 
     @property
     def rows(self) -> int:
-        """Rows in the store, of all frames."""
+        """Rows of all frames in the store."""
         return sum(frame.stored for frame in self.frames.values())
 
     @property
@@ -62,7 +62,7 @@ class RecorderState(msgspec.Struct):
 
 
 def read(run: Path) -> RecorderState | None:
-    """What the recorder of a run has told last; None if there was none."""
+    """Return the last state that the recorder of a run has written; None if there was none."""
     try:
         return msgspec.json.decode((run / "recorder.json").read_bytes(), type=RecorderState)
     except FileNotFoundError:
@@ -70,14 +70,14 @@ def read(run: Path) -> RecorderState | None:
 
 
 def write(run: Path, state: RecorderState) -> None:
-    """Tell. A reader finds the former state or the new one, whole."""
+    """Write the state. A reader finds the previous state or the new one, never a mixture."""
     new = run / "recorder.json.new"
     new.write_bytes(msgspec.json.encode(state))
     new.rename(run / "recorder.json")
 
 
 class RecorderLock:
-    """Held by the one recorder of a run. Raises `ConfigError` where there is one."""
+    """Lock that the only recorder of a run holds. Raises `ConfigError` if another one holds it."""
 
     def __init__(self, run: Path) -> None:
         self._descriptor = os.open(run / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)

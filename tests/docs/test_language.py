@@ -51,7 +51,6 @@ ALLOWED: dict[str, int] = {
     "mdstream/history": 9,
     "mdstream/pool": 4,
     "mdstream/reading": 7,
-    "mdstream/recording": 7,
     "mdstream/session": 4,
     "mdstream/telemetry": 4,
     "mdstream/utilization": 5,

@@ -193,7 +193,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
         for line in lines:
             accounts = line.state.values()
             lost += accounts["rejected"] + accounts["in_flight"]
-            line.close()
+            await line.close()
     await pool.close()
     return {**watch.found, **_percentiles(latency), "lost": float(lost)}
 

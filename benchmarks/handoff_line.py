@@ -132,8 +132,8 @@ class Line:
                 await put(payload, kind, now())
         await self.pipeline.drain()
 
-    def close(self) -> None:
-        self.pipeline.close()
+    async def close(self) -> None:
+        await self.pipeline.close()
         self.committer.close()
 
 
@@ -237,7 +237,7 @@ async def _payloads(run: Any, pool: Any, material: Material, wanted: dict[str, A
     messages = done["committed"] - before["committed"]
     assert messages >= len(payloads), "nothing was done"
     assert done["rejected"] == 0, f"{done['rejected']} messages were rejected"
-    line.close()
+    await line.close()
     batches = done["batches"] - before["batches"]
     return {**meter.of(messages), "messages_per_batch": messages / batches}
 
@@ -260,7 +260,7 @@ async def _gzipped(run: Any, pool: Any, material: Material) -> dict[str, float]:
             await asyncio.gather(*(fetch(page) for page in pages))
     messages = line.state.committed()["fetch_committed"] - before
     assert messages % (PAGES * traffic.ROWS_A_PAGE) == 0
-    line.close()
+    await line.close()
     return meter.of(messages)
 
 
@@ -278,7 +278,7 @@ async def _one_by_one(run: Any, pool: Any, material: Material) -> dict[str, floa
         await line.take([form.payload([message])], PayloadKind.JSON)
         taken.append((time.perf_counter() - began) * 1e6)
         await asyncio.sleep(0.001)
-    line.close()
+    await line.close()
     taken = sorted(taken[50:])
     return {"p50_us": statistics.median(taken), "p99_us": taken[int(len(taken) * 0.99)]}
 

@@ -81,19 +81,26 @@ class SharedMemoryError(MdstreamError):
 
 
 class NoSpaceError(SharedMemoryError):
-    """The file system that holds the frames has no room for `needed` more bytes."""
+    """The file system that holds the frames has no room for `needed` more bytes, or for another file."""
 
-    def __init__(self, path: str, needed: int, free: int) -> None:
-        super().__init__(
-            f"no room for {_size(needed)} at {path} ({_size(free)} free): "
-            "free some, enlarge it (Docker: --shm-size), or set frames.directory or "
-            "frames.retention_mb"
-        )
+    def __init__(self, path: str, needed: int, free: int, is_out_of_inodes: bool = False) -> None:
+        if is_out_of_inodes:
+            super().__init__(
+                f"no room for another file at {path}, all its inodes are in use: "
+                "remove some files, mount it with a larger nr_inodes, or set frames.directory"
+            )
+        else:
+            super().__init__(
+                f"no room for {_size(needed)} at {path} ({_size(free)} free): "
+                "free some, enlarge it (Docker: --shm-size), or set frames.directory or "
+                "frames.retention_mb"
+            )
         self.path, self.needed, self.free = path, needed, free
+        self.is_out_of_inodes = is_out_of_inodes
 
-    def __reduce__(self) -> tuple[type[NoSpaceError], tuple[str, int, int]]:
+    def __reduce__(self) -> tuple[type[NoSpaceError], tuple[str, int, int, bool]]:
         """Pickle it by its attributes: workers raise it too."""
-        return type(self), (self.path, self.needed, self.free)
+        return type(self), (self.path, self.needed, self.free, self.is_out_of_inodes)
 
 
 class StoreError(MdstreamError):

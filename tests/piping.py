@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mdstream.config import HandoffConfig
 from mdstream.feed.commit import Committer
+from mdstream.feed.journal import FeedJournal
 from mdstream.feed.pipeline import Pipeline
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, state_path
@@ -49,7 +50,8 @@ class Rig:
         self.committer = Committer(
             run, STREAMS[stream], self.state, limits, RejectFile(self.rejects), pool.make_bars
         )
-        self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control, journal)
+        kept = FeedJournal(journal, pool) if journal is not None else None
+        self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control, kept)
 
     def _control(self, messages: list[dict[str, Any]]) -> None:
         self.controls += messages
@@ -71,7 +73,7 @@ class Rig:
             done.cancel()
             self.pipeline.failed.result()
         assert done.done(), "the pipeline did not drain"
-        self.pipeline.close()
+        await self.pipeline.close()
         self.committer.close()
 
 

@@ -121,13 +121,12 @@ def as_rows(frame: Any) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def tmpfs(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system that is as easily full as a shared memory."""
+def tmpfs(folder: Path, megabytes: int, inodes: int = 0) -> Iterator[Path]:
+    """A file system that is as easily full as a shared memory; 0 inodes: as many as may be."""
     folder.mkdir()
+    options = f"size={megabytes}m" + (f",nr_inodes={inodes}" if inodes else "")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
-        check=False,
-        capture_output=True,
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs needs root")

@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.dictionary import DictionaryReader
-from mdstream.frames.rundir import dictionary_path, frame_path, slab_path
+from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, array_bytes, part_bytes
 from mdstream.handoff.slab import Slab
-from mdstream.handoff.space import reserve
+from mdstream.handoff.space import create_file
 from mdstream.handoff.ticket import Part, Receipt, Stretch, Ticket
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
@@ -117,14 +117,15 @@ class _Context:
         if any(aspect.sources(self.spec.by_name[STATE]) for aspect in self.spec.latest):
             self.times[STATE] = "recv_ts"
 
-    def slab(self, name: str) -> Slab:
-        slab = self.slabs.pop(name, None)
+    def slab(self, path: str) -> Slab:
+        """Return the slab at `path`, mapped once."""
+        slab = self.slabs.pop(path, None)
         if slab is None:
-            slab = Slab.open(slab_path(self.run, name))
-            # Slabs that the feed has freed keep their memory as long as they are mapped.
-            for gone in [n for n, each in self.slabs.items() if not each.path.exists()]:
+            slab = Slab.open(Path(path))
+            # Slabs that the feed has removed keep their memory as long as they are mapped.
+            for gone in [other for other, each in self.slabs.items() if not each.path.exists()]:
                 del self.slabs[gone]
-        self.slabs[name] = slab
+        self.slabs[path] = slab
         if len(self.slabs) > _MAX_MAPPED:
             self.slabs.popitem(last=False)
         return slab
@@ -168,7 +169,7 @@ def run(ticket: Ticket) -> Receipt:
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
-    spill, places = _write(slab, ticket, area, _result(context, decoded, payloads))
+    spill, places = _write(slab, area, _result(context, decoded, payloads))
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -249,24 +250,22 @@ def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
     )
 
 
-def _write(slab: Slab, ticket: Ticket, area: ResultArea, result: _Result) -> tuple[str, _Places]:
-    """Put the result into the slab's own area, or into a file if that is too small.
+def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _Places]:
+    """Put the result into the slab's own area, or into a file beside it if that is too small.
 
-    Return the file's name (empty: none) and where everything is.
+    Return the file's path, empty if there is none, and where everything is.
     """
     if (places := result.put(area)) is not None:
         return "", places
-    needed = result.bytes
-    name = f"{ticket.stream}-spill-{ticket.sequence}"
-    path = slab_path(Path(ticket.run), name)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    needed, path = result.bytes, slab.spill_path
+    path.unlink(missing_ok=True)  # of a batch whose worker died
+    descriptor = create_file(path, needed, os.O_EXCL)
     try:
-        reserve(descriptor, needed, path)
         places = result.put(ResultArea(memoryview(mmap.mmap(descriptor, needed))))
     finally:
         os.close(descriptor)
     assert places is not None
-    return name, places
+    return str(path), places
 
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:

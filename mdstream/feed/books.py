@@ -34,17 +34,25 @@ numbers by these in turn."""
 class Books:
     """The books of one stream. Lives in the feed's process alone."""
 
-    # The mutable state: the levels in order, and their sizes; which symbols have had a reset.
+    # Written here alone.
+    dropped: int
+    """Levels that were dropped, from the number that a predecessor dropped on."""
+    _keys: Keys
+    """All levels, in order."""
+    _sizes: npt.NDArray[np.float64]
+    """Their sizes."""
+    _complete: set[int]
+    """Symbols that have had a reset."""
 
-    def __init__(self, folder: Path, channel: Channel, share: Share) -> None:
-        self.dropped = 0
+    def __init__(self, folder: Path, channel: Channel, share: Share, dropped: int = 0) -> None:
+        self.dropped = dropped
         self._frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=str(BOOK_DEPTH))
         self.sides = channel.column("side").dictionary
         """The dictionary of what the sides are called."""
         self._at = channel.at
-        self._keys: Keys = np.empty(0, np.complex128)
-        self._sizes: npt.NDArray[np.float64] = np.empty(0)
-        self._complete: set[int] = set()
+        self._keys = np.empty(0, np.complex128)
+        self._sizes = np.empty(0)
+        self._complete = set()
 
     def update(self, columns: Sequence[ColumnData], sides: Mapping[int, str]) -> None:
         """Take in what a batch changed: rows of `aggregation.books`; `sides` names the codes of sides."""

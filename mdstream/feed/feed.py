@@ -26,6 +26,7 @@ from typing import Any
 from mdstream.config import FeedConfig
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.commit import Committer
+from mdstream.feed.journal import FeedJournal
 from mdstream.feed.pipeline import Pipeline
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
@@ -70,12 +71,22 @@ class Assignment:
 class Feed:
     """Wires the parts of one stream together, and runs them from start to drain."""
 
-    # The mutable state: what is known of each symbol; everything else belongs to the parts.
+    # Written by the feed, in its loop. All other state belongs to the parts.
+    _symbols: dict[str, None]
+    """What is followed, in the order in which it was asked for."""
+    _fetched: Cycle | None
+    """The last complete cycle over all symbols."""
+    _client: RestClient | None
+    _fetcher: Fetcher | None
+    # Set by commands of the supervisor, and by SIGTERM.
+    _go: asyncio.Event
+    """Fetching may start."""
+    _stop: asyncio.Event
 
     def __init__(
         self, assignment: Assignment, outbox: Outbox, pipe: Connection, state: FeedState, pool: WorkerPool
     ) -> None:
-        config, run = assignment.config, assignment.run
+        config = assignment.config
         self.spec = STREAMS[assignment.stream]
         self.state = state
         self._assignment = assignment
@@ -87,42 +98,36 @@ class Feed:
         self._stop = asyncio.Event()
         self._go = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
-        self._fetched: Cycle | None = None
-        self._fetcher: Fetcher | None = None
+        self._fetched = self._client = self._fetcher = None
         self._before = {name: state[name] for name in _CARRIED_ON}
-        self._client: RestClient | None = None
         self._subscriptions = Subscriptions()
-        self._committer = Committer(
-            run,
-            self.spec,
-            state,
-            Limits(
-                config.frames.retention_mb * 1_000_000,
-                config.frames.chunk_mb * 1_000_000,
-                config.frames.stream_mb * 1_000_000,
-            ),
-            RejectFile(
-                reject_path(config.rejects, assignment.run_id, self.spec.name), lost=state["rejects_lost"]
-            ),
-            pool.make_bars,
-        )
-        self._pipeline = Pipeline(
-            run, self.spec.name, config.handoff, pool, self._committer, self._control, self._open_journal()
-        )
+        self._committer = self._make_committer()
+        self._pipeline = self._make_pipeline()
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
             self._subscriptions,
             self._pipeline,
             self._report,
-            self._rows_of,
+            self._count_rows,
         )
 
-    def _open_journal(self) -> JournalWriter | None:
-        folder = self._config.journal
-        if not folder:
-            return None
-        path = journal_path(folder, self._assignment.run_id, self.spec.name)
-        return JournalWriter(path, missed=self.state["journal_missed"])
+    def _make_committer(self) -> Committer:
+        assignment, frames = self._assignment, self._config.frames
+        limits = Limits(
+            frames.retention_mb * 1_000_000, frames.chunk_mb * 1_000_000, frames.stream_mb * 1_000_000
+        )
+        path = reject_path(self._config.rejects, assignment.run_id, self.spec.name)
+        rejects = RejectFile(path, lost=self.state["rejects_lost"])
+        return Committer(assignment.run, self.spec, self.state, limits, rejects, self._pool.make_bars)
+
+    def _make_pipeline(self) -> Pipeline:
+        assignment, name, journal = self._assignment, self.spec.name, None
+        if folder := self._config.journal:
+            path = journal_path(folder, assignment.run_id, name)
+            journal = FeedJournal(JournalWriter(path, self.state["journal_missed"]), self._pool)
+        return Pipeline(
+            assignment.run, name, self._config.handoff, self._pool, self._committer, self._control, journal
+        )
 
     async def run(self) -> None:
         """Serve the stream until told to drain. Raises what makes the stream fail."""
@@ -250,7 +255,7 @@ class Feed:
         if self._pipeline.failed.done():
             drained.cancel()
             self._pipeline.failed.result()
-        self._pipeline.close()
+        await self._pipeline.close()
         await self._close_frames()
         self._report_symbols()
 
@@ -314,7 +319,7 @@ class Feed:
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self._pipeline.tick()
+            self._pipeline.mark_tick()
 
     def _publish_gauges(self) -> None:
         session, state = self._session, self.state
@@ -327,7 +332,7 @@ class Feed:
         if self._client is not None:
             state["fetch_requests"] = self._before["fetch_requests"] + self._client.requests
 
-    def _rows_of(self, subscription: str) -> int | None:
+    def _count_rows(self, subscription: str) -> int | None:
         """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""
         if self._pipeline.is_late:
             return None

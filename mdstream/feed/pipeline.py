@@ -1,17 +1,17 @@
-"""From a received payload to committed rows: slabs, tickets, workers, order.
+"""From a received payload to committed rows.
 
-    offer()/put() ─► slab being filled ─► sealed slabs ─► workers (size + 1 tickets) ─► commit in order
-                          ▲                                                                 │
-                          └───────────────────────── free slabs ◄──────────────────────────┘
+    offer()/put() ─► batch being filled ─► sealed batches ─► workers (size + 1 tickets) ─► commit in order
+          ▲                                                                                  │
+          └───────────────────────── free slabs (`handoff.slabs`) ◄──────────────────────────┘
 
-Batching is natural: a slab is handed over as soon as a worker is free for it, and grows while none is.
-So a quiet stream has single payloads in its batches and the least delay, a busy one has full slabs.
-
-The number of slabs is bounded. When all are full, `offer` refuses and `put` waits: reading from the socket
-pauses, TCP holds the server back, and `stalls` counts it. Slabs that were idle for a while are given back.
-
-Where shared memory has no room for a slab or for rows, idle slabs make way, and what cannot go on waits and
-tries again; only when that has lasted `FULL_S` the stream fails.
+1. `offer` copies a payload into the slab of the batch that is being filled. While no slab is free it
+   refuses, and `put` waits: the socket is not read, and TCP holds the server back.
+2. A batch is sealed and submitted as soon as a worker is free for it, and grows while none is. So a quiet
+   stream has single payloads in its batches and the least delay, a busy one has full slabs.
+3. Results are committed in the order of the stream, whichever worker is done first. Then the slab is free.
+4. Where shared memory has no room for a slab or for rows, idle slabs are removed, and what cannot go on
+   waits and tries again; the stream fails when that has lasted `FULL_S`.
+5. A batch that breaks its worker twice is given up: its payloads are kept with the rejects.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from mdstream.config import HandoffConfig
 from mdstream.errors import NoSpaceError, PoisonedBatchError, SharedMemoryError, WorkerError
 from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
-from mdstream.frames.rundir import slab_path
+from mdstream.feed.journal import FeedJournal
+from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.packing import Packing, unpacked_size
 from mdstream.handoff.slab import Slab
+from mdstream.handoff.slabs import SlabPool
+from mdstream.handoff.space import Shortages
 from mdstream.handoff.ticket import Found, Receipt, Ticket
 from mdstream.pool.pool import WorkerPool
-from mdstream.store.journal import JournalWriter
 from mdstream.streams.spec import Mark, PayloadKind
 
 log = logging.getLogger(__name__)
 
 FULL_S = 30.0
 """How long shared memory may have no room before the stream fails."""
-_AGAIN_S = 0.25
-_IDLE_S = 10.0
-"""A slab that was not needed for so long is given back."""
+_RETRY_S = 0.25
 _LATE_NS = 500_000_000
 _GIVEN_UP = Found(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
 
@@ -58,14 +58,41 @@ class _Batch:
     submit_ns: int = 0
     waiting: dict[int, asyncio.Future[Found]] = field(default_factory=dict)
     result: Receipt | Exception | None = None
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Received:
+    """What came from the stream since the run began."""
+
+    payloads: int
+    bytes: int
 
 
 class Pipeline:
-    """The hand-off of one feed. `failed` is set when shared memory gave out; nothing moves then."""
+    """The hand-off of one feed. Lives in the feed's loop."""
 
-    # The mutable state: the batch being filled, those that wait, those with the workers (in order);
-    # slabs that are free, and how few they were lately; since when there is no room for what; whether
-    # a lost connection is still to be noted.
+    failed: asyncio.Future[None]
+    """Has the error that the stream failed with; nothing moves then."""
+
+    # Written by the pipeline alone. Batches, in the order of their sequence:
+    _filling: _Batch | None
+    _sealed: deque[_Batch]
+    """Those that wait for a worker."""
+    _working: deque[_Batch]
+    """Those that are with the workers."""
+    _next_sequence: int
+    _is_gap_due: bool
+    """Whether the connection was lost, and no batch says so yet."""
+    _received: _Received
+    # What waits, and for what:
+    _kick_due: bool
+    """Whether `_kick` will be called soon."""
+    _has_room: asyncio.Event
+    """Set when a slab may be had again."""
+    _is_idle: asyncio.Event
+    """Set while nothing is under way."""
+    _shortages: Shortages
 
     def __init__(
         self,
@@ -75,35 +102,29 @@ class Pipeline:
         pool: WorkerPool,
         committer: Committer,
         on_control: Callable[[list[dict[str, Any]]], None],
-        journal: JournalWriter | None = None,
+        journal: FeedJournal | None = None,
     ) -> None:
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._run = run
-        self._stream = stream
+        self.failed = asyncio.get_running_loop().create_future()
         self._config = config
         self._pool = pool
         self._committer = committer
-        self._state = committer.state
         self._on_control = on_control
         self._journal = journal
-        self._limit = pool.size + 1
-        self._free: list[Slab] = []
-        self._slabs = 0
-        self._idle_slabs = 0
-        self._looked = time.monotonic()
-        self._full_since: dict[str, float] = {}
-        self._filling: _Batch | None = None
-        self._gap_due = False
-        self._sealed: deque[_Batch] = deque()
-        self._working: deque[_Batch] = deque()
-        self._next_sequence = self._state["sequence"] + 1
-        self._room = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._kick_due = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._payloads = self._state["payloads_received"]
-        self._bytes = self._state["bytes_received"]
+        state = committer.state
+        self._slabs = SlabPool(
+            slabs_path(run), stream, config.slabs, config.slab_kb * 1024, state["stalls"]
+        )
+        self._new_ticket = partial(Ticket, str(run), stream, kernels=config.kernels)
+        self._filling = None
+        self._sealed = deque()
+        self._working = deque()
+        self._next_sequence = state["sequence"] + 1
+        self._is_gap_due = self._kick_due = False
+        self._received = _Received(state["payloads_received"], state["bytes_received"])
+        self._has_room = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._shortages = Shortages()
 
     @property
     def queued(self) -> int:
@@ -119,6 +140,22 @@ class Pipeline:
 
     # -- payloads in
 
+    def recover(self) -> int:
+        """Resume the batches that a killed predecessor left; return how many payloads they hold."""
+        state = self._committer.state
+        left = recovery.find(self._slabs.folder, self._slabs.stream, state)
+        recovery.settle(state, left.pending)
+        self._received = _Received(state["payloads_received"], state["bytes_received"])
+        self._slabs.adopt(left.pending, left.free)
+        for slab in left.pending:
+            slab.seal()
+            self._sealed.append(_Batch(slab, slab.sequence))
+            self._next_sequence = slab.sequence + 1
+            self._is_idle.clear()
+        self._is_gap_due = True  # what the server sent into the dead feed's socket is gone
+        self._dispatch()
+        return left.payloads
+
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         """Take a payload of the stream, unless there is no room for it at this moment."""
         batch = self._filling
@@ -127,22 +164,22 @@ class Pipeline:
             if batch is None:
                 return False
             batch.slab.append(payload, kind, recv_ns)
-        self._payloads += 1
-        self._bytes += len(payload)
+        received = self._received
+        received.payloads += 1
+        received.bytes += len(payload)
         if not self._kick_due:
             self._kick_soon()
         return True
 
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload of the stream, waiting for room."""
-        self._state["stalls"] += 1
         while not self.offer(payload, kind, recv_ns):
             await self._wait_for_room()
 
     async def fetch(
         self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing = Packing.PLAIN
     ) -> Found:
-        """Take a REST body; returns what it held once its rows are in the frames."""
+        """Take a REST body; return what it held once its rows are in the frames."""
         unpacked = unpacked_size(body, packing)
         while True:
             batch = self._filling
@@ -154,161 +191,76 @@ class Pipeline:
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         index = batch.slab.append(body, kind, recv_ns, packing, unpacked)
         batch.waiting[index] = future
-        self._state["fetch_payloads_received"] += 1
+        self._committer.state["fetch_payloads_received"] += 1
         self._kick_soon()
         return await future
 
     def mark_gap(self) -> None:
-        """The connection is lost: what comes next does not follow upon what came."""
-        self._gap_due = True
+        """Note that the connection was lost: the next payload does not follow upon the last one."""
+        self._is_gap_due = True
         if self._filling is not None:
             self._write_gap_marker(self._filling)
 
-    def tick(self) -> None:
-        """Have bars end for which nothing came that tells that they are over."""
+    def mark_tick(self) -> None:
+        """Close bars by the clock when no later trade has closed them."""
         if self._committer.bars_wait:
             batch = self._filling or self._begin(len(Mark.TICK))
             if batch is not None and batch.slab.fits(len(Mark.TICK)):
                 batch.slab.append(Mark.TICK.value, PayloadKind.MARK, time.time_ns())
                 self._kick_soon()
 
-    def recover(self) -> int:
-        """Take up the batches that a killed predecessor left; how many payloads they hold."""
-        left = recovery.find(self._run, self._stream, self._state)
-        recovery.settle(self._state, left.pending)
-        self._payloads = self._state["payloads_received"]
-        self._bytes = self._state["bytes_received"]
-        self._slabs = len(left.pending) + len(left.free)
-        for slab in left.free:
-            self._give_back(slab)
-        for slab in left.pending:
-            slab.seal()
-            self._sealed.append(_Batch(slab, slab.sequence))
-            self._next_sequence = slab.sequence + 1
-            self._idle.clear()
-        self._gap_due = True  # what the server sent into the dead feed's socket is gone
-        self._dispatch()
-        return left.payloads
-
     async def drain(self) -> None:
-        """Submit what is there and wait until all of it is committed."""
+        """Submit what is there, and wait until all of it is committed."""
         self._seal()
         self._dispatch()
-        await self._idle.wait()
+        await self._is_idle.wait()
 
-    def close(self) -> None:
-        """Nothing more will come: give the slabs back."""
-        while self._drop_idle():
-            pass
+    async def close(self) -> None:
+        """Remove the slabs, and end the journal: nothing more will come."""
+        self._slabs.close()
         if self._journal is not None:
-            self._journal.close()
+            await self._journal.close()
 
     def heartbeat(self) -> None:
-        """Publish gauges and whatever telemetry waits; called a few times a second."""
+        """Publish gauges and telemetry; to be called a few times a second."""
+        state = self._committer.state
         self._publish_counts()
-        self._state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
-        self._state["pool_queue"] = self.queued
-        self._state["slabs"] = self._slabs
+        state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
+        state["pool_queue"] = self.queued
+        self._slabs.trim(time.monotonic())
+        state["slabs"] = self._slabs.statistics().existing
         self._committer.flush()
-        self._trim()
         if self._journal is not None:
-            self._state["journal_missed"] = self._journal.missed
-            for path in self._journal.take_full():
-                task = asyncio.get_running_loop().create_task(self._compress(path))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            state["journal_missed"] = self._journal.missed
+            self._journal.compress_full()
 
-    async def _compress(self, segment: Path) -> None:
-        """Have a worker compress a full segment of the journal; one that cannot be stays as it is."""
-        try:
-            await self._pool.compress(segment)
-        except (OSError, WorkerError) as error:
-            log.warning("%s stays uncompressed: %s", segment, error)
-
-    # -- slabs
+    # -- the batch being filled
 
     def _begin(self, length: int) -> _Batch | None:
-        """A new batch with room for `length` bytes at least; None while every slab is in use."""
+        """Begin a batch with room for `length` bytes at least; None while no slab can be had."""
         self._seal()
-        slab = self._take_slab(length + len(Mark.GAP) * self._gap_due)
+        try:
+            slab = self._slabs.take(length + len(Mark.GAP) * self._is_gap_due)
+        except NoSpaceError as error:
+            self._wait_for_memory("slab", error, self._has_room.set)
+            slab = None
         if slab is None:
-            self._room.clear()
+            self._has_room.clear()
+            self._committer.state["stalls"] = self._slabs.statistics().stalls
             return None
+        self._shortages.end("slab")
         slab.begin(self._next_sequence)
-        self._filling = _Batch(slab, self._next_sequence)
+        batch = self._filling = _Batch(slab, self._next_sequence)
         self._next_sequence += 1
-        self._idle.clear()
-        if self._gap_due:
-            self._write_gap_marker(self._filling)
-        return self._filling
+        self._is_idle.clear()
+        if self._is_gap_due:
+            self._write_gap_marker(batch)
+        return batch
 
     def _write_gap_marker(self, batch: _Batch) -> None:
         if batch.slab.fits(len(Mark.GAP)):
             batch.slab.append(Mark.GAP.value, PayloadKind.MARK, time.time_ns())
-            self._gap_due = False
-
-    def _take_slab(self, length: int) -> Slab | None:
-        capacity = self._config.slab_kb * 1024
-        if length <= capacity and self._free:
-            slab = self._free.pop()  # the last one used is still in cache
-            self._idle_slabs = min(self._idle_slabs, len(self._free))
-            return slab
-        # An ordinary one makes way for a large one.
-        if self._slabs >= self._config.slabs and not self._drop_idle():
-            return None
-        name = f"{self._stream}-{self._next_sequence}"
-        try:
-            slab = Slab.create(slab_path(self._run, name), max(length, capacity))
-        except NoSpaceError as error:
-            if self._slabs == len(self._free):  # no other will come back and make room
-                self._wait_for_memory("slab", error, self._room.set)
-            return None
-        self._full_since.pop("slab", None)
-        self._slabs += 1
-        return slab
-
-    def _give_back(self, slab: Slab) -> None:
-        slab.release()
-        if slab.capacity > self._config.slab_kb * 1024:
-            slab.unlink()
-            self._slabs -= 1
-        else:
-            self._free.append(slab)
-        self._room.set()
-
-    def _trim(self) -> None:
-        """Give back the slabs that were idle all the time since this was last done."""
-        now = time.monotonic()
-        if now - self._looked >= _IDLE_S:
-            for _ in range(self._idle_slabs - 1):
-                self._drop_idle()
-            self._looked, self._idle_slabs = now, len(self._free)
-
-    def _drop_idle(self) -> bool:
-        """Remove an idle slab; whether there was one."""
-        if not self._free:
-            return False
-        self._free.pop(0).unlink()
-        self._slabs -= 1
-        return True
-
-    async def _wait_for_room(self) -> None:
-        self._publish_counts()
-        await self._room.wait()
-
-    def _wait_for_memory(self, what: str, error: NoSpaceError, again: Callable[[], None]) -> None:
-        """Call `again` when idle slabs have made way or a moment has passed; fail if that lasts."""
-        now = time.monotonic()
-        if what not in self._full_since:
-            self._full_since[what] = now
-            log.warning("%s; waiting up to %.0f s for room", error, FULL_S)
-        made_way = self._drop_idle()
-        if now - self._full_since[what] > FULL_S:
-            self._fail(error)
-        else:
-            asyncio.get_running_loop().call_later(0.0 if made_way else _AGAIN_S, again)
-
-    # -- tickets
+            self._is_gap_due = False
 
     def _kick_soon(self) -> None:
         """Look for a free worker once the payloads that came together are all in the slab."""
@@ -321,7 +273,7 @@ class Pipeline:
 
     def _kick(self) -> None:
         self._kick_due = False
-        if len(self._working) < self._limit and not self._sealed:
+        if len(self._working) <= self._pool.size and not self._sealed:
             self._seal()
         self._dispatch()
 
@@ -331,8 +283,10 @@ class Pipeline:
             batch.slab.seal()
             self._sealed.append(batch)
 
+    # -- to the workers: one ticket more than they are
+
     def _dispatch(self) -> None:
-        while self._sealed and len(self._working) < self._limit:
+        while self._sealed and len(self._working) <= self._pool.size:
             batch = self._sealed.popleft()
             self._working.append(batch)
             self._submit(batch)
@@ -340,16 +294,11 @@ class Pipeline:
     def _submit(self, batch: _Batch) -> None:
         batch.submit_ns = time.time_ns()
         batch.result = None
-        task = asyncio.get_running_loop().create_task(self._work(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        batch.task = asyncio.get_running_loop().create_task(self._work(batch))
 
     async def _work(self, batch: _Batch) -> None:
-        ticket = Ticket(
-            str(self._run), self._stream, batch.slab.path.name, batch.sequence, self._config.kernels
-        )
         try:
-            batch.result = await self._pool.run(ticket)
+            batch.result = await self._pool.run(self._new_ticket(str(batch.slab.path), batch.sequence))
         except Exception as error:
             batch.result = error
         self._commit_ready()
@@ -357,40 +306,44 @@ class Pipeline:
     # -- commit, in order
 
     def _commit_ready(self) -> None:
+        """Commit the batches that are done, as far as those before them are and memory has room."""
         while self._working and self._working[0].result is not None and not self.failed.done():
             batch = self._working[0]
-            if isinstance(batch.result, NoSpaceError):  # the worker's: it needed more than its slab
-                error, batch.result = batch.result, None  # once: others call this, too
-                self._committer.evict()
-                self._wait_for_memory("rows", error, partial(self._submit, batch))
+            if not self._try_commit(batch):
                 return
-            if isinstance(batch.result, Receipt) and not self._committer.fits(batch.result):
-                self._committer.discard(batch.result)
-                self._submit(batch)
-                return
-            try:
-                self._commit(batch)
-            except NoSpaceError as error:
-                self._wait_for_memory("rows", error, self._commit_ready)
-                return
-            except Exception as error:
-                self._fail(error)
-                return
-            self._full_since.pop("rows", None)
+            self._shortages.end("rows")
             self._working.popleft()
-            self._give_back(batch.slab)
+            self._slabs.release(batch.slab)
+            self._has_room.set()
         if self._kick_due:
-            self._dispatch()  # what is being filled has its time yet
+            self._dispatch()  # the linger of the batch being filled is not over
         else:
             self._kick()
         if not self._working and not self._sealed and self._filling is None:
             self._publish_counts()
-            self._idle.set()
+            self._is_idle.set()
 
-    def _fail(self, error: Exception) -> None:
-        self._publish_counts()
-        if not self.failed.done():
-            self.failed.set_exception(error)
+    def _try_commit(self, batch: _Batch) -> bool:
+        """Commit a batch; False if it is to be decoded again, waits for memory, or failed the stream."""
+        result = batch.result
+        if isinstance(result, NoSpaceError):  # the worker's: the result is larger than its slab
+            batch.result = None  # `_commit_ready` is called by others, too
+            self._committer.evict()
+            self._wait_for_memory("rows", result, partial(self._submit, batch))
+            return False
+        if isinstance(result, Receipt) and not self._committer.fits(result):
+            self._committer.discard(result)
+            self._submit(batch)
+            return False
+        try:
+            self._commit(batch)
+        except NoSpaceError as error:
+            self._wait_for_memory("rows", error, self._commit_ready)
+            return False
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
 
     def _commit(self, batch: _Batch) -> None:
         result = batch.result
@@ -402,29 +355,53 @@ class Pipeline:
             self._journal.write(batch.slab, batch.sequence)
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.submit_ns)
-            if result.fault:
-                log.error(
-                    "batch %d: the kernels failed, the fallback decoder took over: %s",
-                    batch.sequence,
-                    result.fault,
-                )
-            if result.control:
-                self._on_control(list(result.control))
-            for index, future in batch.waiting.items():
-                self._answer(future, result, index)
-            return
-        if not isinstance(result, PoisonedBatchError):
-            log.error("batch %d: the decoder failed", batch.sequence, exc_info=result)
+            self._answer(batch, result)
+        else:
+            self._give_up(batch, result)
+
+    def _answer(self, batch: _Batch, receipt: Receipt) -> None:
+        """Pass on what a committed batch held besides rows."""
+        if receipt.fault:
+            text = "batch %d: the kernels failed, the fallback decoder decoded it: %s"
+            log.error(text, batch.sequence, receipt.fault)
+        if receipt.control:
+            self._on_control(list(receipt.control))
+        for index, future in batch.waiting.items():
+            if not future.done():
+                future.set_result(receipt.bodies[index])
+
+    def _give_up(self, batch: _Batch, error: Exception | None) -> None:
+        """Keep a batch that cannot be decoded with the rejects."""
+        if not isinstance(error, PoisonedBatchError):
+            log.error("batch %d: the decoder failed", batch.sequence, exc_info=error)
         log.error("batch %d is given up and kept in %s", batch.sequence, self._committer.rejects.path)
-        self._committer.quarantine(batch.slab, batch.sequence, str(result) or repr(result))
+        self._committer.quarantine(batch.slab, batch.sequence, str(error) or repr(error))
         for future in batch.waiting.values():
             if not future.done():
                 future.set_result(_GIVEN_UP)
 
-    def _answer(self, future: asyncio.Future[Found], receipt: Receipt, index: int) -> None:
-        if not future.done():
-            future.set_result(receipt.bodies[index])
+    # -- shortages, and the end of it
+
+    async def _wait_for_room(self) -> None:
+        self._publish_counts()
+        await self._has_room.wait()
+
+    def _wait_for_memory(self, what: str, error: NoSpaceError, again: Callable[[], None]) -> None:
+        """Call `again` once an idle slab is removed, or in a moment; fail if the shortage lasts."""
+        now = time.monotonic()
+        if self._shortages.begin(what, now):
+            log.warning("%s; waiting up to %.0f s for room", error, FULL_S)
+        evicted = self._slabs.evict()
+        if self._shortages.seconds(what, now) > FULL_S:
+            self._fail(error)
+        else:
+            asyncio.get_running_loop().call_later(0.0 if evicted else _RETRY_S, again)
+
+    def _fail(self, error: Exception) -> None:
+        self._publish_counts()
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def _publish_counts(self) -> None:
-        self._state["payloads_received"] = self._payloads
-        self._state["bytes_received"] = self._bytes
+        self._committer.state["payloads_received"] = self._received.payloads
+        self._committer.state["bytes_received"] = self._received.bytes

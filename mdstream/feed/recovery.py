@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mdstream.frames.rundir import slab_path
-from mdstream.handoff.slab import Slab, State
+from mdstream.handoff.slab import SPILL, Slab, State
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 
@@ -27,12 +26,11 @@ class Leftovers(NamedTuple):
         return sum(slab.entries for slab in self.pending)
 
 
-def find(run: Path, stream: str, state: FeedState) -> Leftovers:
-    """The slabs of `stream` in run folder `run`. Half-made files of the dead feed are removed."""
+def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
+    """Return the slabs of `stream` in `folder`. Half-made files of the dead feed are removed."""
     pending: list[Slab] = []
     free: list[Slab] = []
-    folder = slab_path(run, "x").parent
-    for path in folder.glob(f"{stream}-spill-*"):
+    for path in folder.glob(f"{stream}-*{SPILL}"):
         path.unlink()
     for path in sorted(folder.glob(f"{stream}-*")):
         try:

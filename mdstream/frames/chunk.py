@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mdstream.frames.layout import Buffers, blank, find_buffers, patch_lengths
 from mdstream.handoff.columns import ColumnData
-from mdstream.handoff.space import reserve
+from mdstream.handoff.space import create_file
 from mdstream.streams.spec import Column, Kind
 from mdstream.streams.storage import DTYPE
 
@@ -58,9 +58,8 @@ class Chunk:
         hidden = path.with_suffix(".new")
         empty = blank(columns, rows, heaps)
         try:
-            descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = create_file(hidden, empty.size, os.O_TRUNC)
             try:
-                reserve(descriptor, empty.size, path)
                 for offset, data in empty.pieces:
                     _put(descriptor, data, offset)
             finally:

@@ -54,7 +54,8 @@ class DictionaryWriter(DictionaryReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with room_for(path, 1):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.refresh()
         # A predecessor killed in mid-write may have left half a line.
         os.ftruncate(self._descriptor, self._read)

@@ -22,7 +22,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mdstream.handoff.space import reserve
+from mdstream.handoff.space import create_file
 
 RING = 1024
 """Chunks a head has room for; the writer retires the oldest before it would need more."""
@@ -58,15 +58,14 @@ class Head:
         finally:
             os.close(descriptor)
         if self._words[0] != _MAGIC:
-            raise ValueError(f"{folder} is no frame")
+            raise ValueError(f"{folder} is not a frame")
 
     @staticmethod
     def create(folder: Path) -> None:
-        """Make the folder and the head of a new frame."""
+        """Create the head of a new frame. Raises `NoSpaceError` where there is no room."""
         hidden = folder / "head.new"
-        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = create_file(hidden, _BYTES, os.O_TRUNC)
         try:
-            reserve(descriptor, _BYTES, hidden)
             os.pwrite(descriptor, _MAGIC.to_bytes(8, "little"), 0)
         finally:
             os.close(descriptor)

@@ -55,8 +55,8 @@ def dictionary_path(run: Path, stream: str, name: str) -> Path:
     return run / "dictionaries" / f"{stream}.{name}.jsonl"
 
 
-def slab_path(run: Path, name: str) -> Path:
-    return run / "slabs" / name
+def slabs_path(run: Path) -> Path:
+    return run / "slabs"
 
 
 def state_path(run: Path, stream: str) -> Path:

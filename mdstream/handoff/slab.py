@@ -25,9 +25,11 @@ import numpy.typing as npt
 
 from mdstream.handoff.columns import ResultArea
 from mdstream.handoff.packing import Packing
-from mdstream.handoff.space import reserve
+from mdstream.handoff.space import create_file
 
 HEADER_BYTES = 64
+SPILL = ".spill"
+"""What the name of a slab's spill file has behind the slab's."""
 _RESULT_FACTOR = 2
 _RESULT_SPARE = 8 * 1024 * 1024
 
@@ -105,12 +107,11 @@ class Slab:
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> Slab:
-        """A new slab for `capacity` payload bytes. Raises `NoSpaceError` where there is no room."""
+        """Create a slab for `capacity` payload bytes. Raises `NoSpaceError` where there is no room."""
         capacity = _whole_lines(capacity)
         entries, size = _entries(capacity), file_bytes(capacity)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = create_file(path, size, os.O_EXCL)
         try:
-            reserve(descriptor, size, path)
             mapping = mmap.mmap(descriptor, size)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -127,7 +128,7 @@ class Slab:
             mapping = mmap.mmap(file.fileno(), 0)
         magic, capacity, entries, _, _ = _HEADER.unpack_from(mapping, 0)
         if magic != _MAGIC:
-            raise ValueError(f"{path} is no slab")
+            raise ValueError(f"{path} is not a slab")
         slab = cls(path, mapping, capacity, entries)
         slab.count = slab.entries
         slab.used = int(slab.table["length"][: slab.count].sum())
@@ -226,5 +227,12 @@ class Slab:
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]
 
+    @property
+    def spill_path(self) -> Path:
+        """The file of a result that does not fit into the slab."""
+        return self.path.with_name(self.path.name + SPILL)
+
     def unlink(self) -> None:
+        """Remove the slab's files; whoever has them mapped keeps them."""
         self.path.unlink(missing_ok=True)
+        self.spill_path.unlink(missing_ok=True)

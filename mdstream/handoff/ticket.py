@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
 class Ticket(NamedTuple):
     """A batch for a worker: the slab that holds its payloads, and its place in the order.
 
-    `run` is the run directory, `stream` the stream's name. Whatever else the worker needs stands
-    in the slab's own header and table. `kernels` says whether kernels may decode it.
+    `run` is the run directory, `stream` the stream's name, and `slab` the path of the slab's file, whose
+    header and table say all else that a worker needs. `kernels` says whether kernels may decode it.
     """
 
     run: str
@@ -65,7 +66,7 @@ class Found(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What a worker made of one ticket."""
+    """What a worker made of one ticket. Without the fields that have a default, it is that of no result."""
 
     sequence: int
     worker: int
@@ -74,27 +75,27 @@ class Receipt(NamedTuple):
     end_ns: int
     cpu_ns: int
     """CPU time between the two, which may be less: a worker waits for a core, too."""
-    spill: str
-    """File that holds the result where it did not fit into the slab; empty otherwise."""
-    parts: tuple[Part, ...]
-    books: Part | None
-    """The rows that still tell of order books (`workers.aggregation.books`)."""
-    newest: dict[str, Stretch]
-    """Of each part which rows are the newest of their symbol: their numbers, int64."""
-    partials: Stretch
+    spill: str = ""
+    """Path of the file that holds the result if it did not fit into the slab; else empty."""
+    parts: tuple[Part, ...] = ()
+    books: Part | None = None
+    """The rows that still count for order books (`workers.aggregation.books`)."""
+    newest: Mapping[str, Stretch] = MappingProxyType({})
+    """For each part, which rows are the newest of their symbol: their numbers, int64."""
+    partials: Stretch = Stretch(0, 0)
     """The partials (rows of `handoff.columns.PARTIAL`)."""
-    new: dict[str, tuple[str, ...]]
+    new: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Texts by dictionary that had no code yet; `handoff.columns.PROVISIONAL` + i stands for the i-th."""
-    messages: tuple[int, int]
+    messages: tuple[int, int] = (0, 0)
     """Messages from the stream, and from REST bodies."""
-    rejects: tuple[Reject, ...]
-    control: tuple[dict[str, Any], ...]
+    rejects: tuple[Reject, ...] = ()
+    control: tuple[dict[str, Any], ...] = ()
     """Control messages that came mixed with data."""
-    bodies: dict[int, Found]
+    bodies: Mapping[int, Found] = MappingProxyType({})
     """REST payload → what its body held."""
-    delays: tuple[tuple[int, int], ...]
+    delays: tuple[tuple[int, int], ...] = ()
     """Event time → receive, as (histogram bucket, messages)."""
-    fell_back: int
+    fell_back: int = 0
     """Payloads that the kernels began and left to the fallback decoder."""
     fault: str = ""
     """What went wrong with the kernels; the fallback decoder has decoded all payloads then."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mdstream.handoff.space import reserve
+from mdstream.handoff.space import create_file
 from mdstream.venues.alpaca.limits import WINDOW_S, quota_of
 
 _MARGIN_S = 1.0
@@ -49,9 +49,8 @@ class Budget:
     def shared(cls, share: int, path: Path) -> Budget:
         """A budget whose times are in the file at `path`, there already or not."""
         share = max(1, share)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = create_file(path, 8 * share)
         try:
-            reserve(descriptor, 8 * share, path)
             return cls(share, memoryview(mmap.mmap(descriptor, 8 * share)).cast("q"))
         finally:
             os.close(descriptor)

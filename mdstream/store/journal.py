@@ -6,12 +6,13 @@
 
 A batch is written before it is committed, so the journal has every payload whose rows are in the frames. If
 the feed is killed in between, the batch is committed again and may be in the journal twice: readers take
-each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Full
-segments are compressed.
+each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Segments
+that will not grow any more are compressed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
@@ -53,77 +54,122 @@ def journal_path(folder: str, run: str, stream: str) -> Path:
 class JournalWriter:
     """Writes the journal of one stream of a run. Continues the journal of a killed predecessor.
 
-    `missed` is the number of payloads that the predecessor could not write.
+    What cannot be written is counted, and stops nothing: the disk may be full, or gone. When that is over,
+    writing goes on behind the last whole record. `missed` counts on from what a predecessor missed.
     """
 
-    # Written by `write`, `take_full` and `close`.
     missed: int
-    """Payloads that could not be written: the disk is full, or gone."""
-    _file: int
-    """Descriptor of the segment that is being written."""
-    _number: int
-    _size: int
-    """Its number, and its length in bytes."""
+    """Payloads that could not be written. Written here alone, like all that follows."""
     _last: int
-    """Sequence of the last batch that was written."""
+    """The sequence of the last batch that is written."""
+    _number: int
+    """That of the segment being written, or of the next one."""
+    _file: int
+    """Its descriptor; -1 while it is not open."""
+    _size: int
+    """Bytes of whole records in it."""
     _full: list[Path]
-    """Full segments that `take_full` has not returned yet."""
+    """Segments that are to be compressed."""
 
     def __init__(self, folder: Path, missed: int = 0) -> None:
         self.folder = folder
         self.missed = missed
-        self._last = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        self._last = self._size = 0
+        self._file = -1
         left = _list_segments(folder)
-        self._number = _segment_number(left[-1]) if left else 1
-        self._full = [path for path in left[:-1] if path.name.endswith(_RAW)]
-        length = 0
-        if left and left[-1].name.endswith(_RAW):
-            length, self._last = _scan_complete_records(left[-1])
-        elif left:
-            self._number += 1
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._file, length)
-        self._size = os.lseek(self._file, length, os.SEEK_SET)
+        self._number = _segment_number(left[-1]) + 1 if left else 1
+        self._full = [path for path in left if path.name.endswith(_RAW)]
+        if self._full and self._full[-1] == left[-1]:
+            self._resume()
 
     @property
     def _path(self) -> Path:
         return self.folder / f"{self._number:06d}{_RAW}"
+
+    def _resume(self) -> None:
+        """Go on in the last segment, unless it is full or damaged."""
+        try:
+            size, self._last = _scan_complete_records(self._full[-1])
+        except (ConfigError, OSError) as error:
+            log.error("the journal goes on in a new segment: %s", error)
+            return
+        if size < SEGMENT_BYTES:
+            self._full.pop()
+            self._number -= 1
+            self._size = size
 
     def write(self, slab: Slab, sequence: int) -> None:
         """Write a batch, unless it has been written before. If that fails, count its payloads as missed."""
         if sequence <= self._last:
             return
         head = _HEAD.pack(_MAGIC, sequence, slab.entries, slab.used, slab.data_offset)
-        parts: list[Any] = [head, slab.table[: slab.entries].tobytes(), slab.data]
+        try:
+            self._append([head, slab.table[: slab.entries].tobytes(), slab.data])
+        except OSError as error:
+            if not self.missed:
+                log.error(
+                    "cannot write the journal in %s, payloads are counted instead: %s", self.folder, error
+                )
+            self.missed += slab.entries
+            return
+        self._last = sequence
+        if self._size >= SEGMENT_BYTES:
+            self._end_segment()
+
+    def take_full(self) -> list[Path]:
+        """Return the segments that are to be compressed, each once."""
+        full, self._full = self._full, []
+        return full
+
+    def close(self) -> None:
+        """End the last segment: no more batches will come."""
+        if self._size:
+            self._end_segment()
+        elif self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _append(self, parts: list[Any]) -> None:
+        """Append a record, or leave the segment as it was and raise `OSError`."""
+        if self._file < 0:
+            self._open()
         length = sum(map(len, parts))
         try:
             written = os.writev(self._file, parts)
             if written < length:
                 raise OSError(f"only {written} of {length} bytes could be written")
-        except OSError as error:
-            if not self.missed:
-                log.error("journal %s: payloads cannot be written, and are counted: %s", self.folder, error)
-            self.missed += slab.entries
+        except OSError:
+            self._take_back()
+            raise
+        self._size += length
+
+    def _open(self) -> None:
+        """Open the segment, behind its last whole record."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, self._size)
+            os.lseek(descriptor, self._size, os.SEEK_SET)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._file = descriptor
+
+    def _take_back(self) -> None:
+        """Remove what was written of a record. Where that fails too the segment ends here."""
+        try:
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
-            return
-        self._last = sequence
-        self._size += length
-        if self._size >= SEGMENT_BYTES:
-            self._full.append(self._path)
-            os.close(self._file)
-            self._number += 1
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._size = 0
+        except OSError:
+            self._end_segment()
 
-    def take_full(self) -> list[Path]:
-        """Return the full segments that are to be compressed; return each only once."""
-        full, self._full = self._full, []
-        return full
-
-    def close(self) -> None:
-        os.close(self._file)
+    def _end_segment(self) -> None:
+        with contextlib.suppress(OSError):  # what a late error of the disk is about cannot be known
+            if self._file >= 0:
+                os.close(self._file)
+        self._full.append(self._path)
+        self._file, self._size = -1, 0
+        self._number += 1
 
 
 def read_entries(folder: Path) -> Iterator[Entry]:
@@ -148,7 +194,7 @@ def read_entries(folder: Path) -> Iterator[Entry]:
 
 
 def compress(path: Path) -> None:
-    """Compress a full segment. It is safe to repeat after a kill."""
+    """Compress a segment that will not grow any more. It is safe to repeat after a kill."""
     packed = path.with_suffix(PACKED)
     partial = packed.with_suffix(".partial")
     with (

@@ -24,7 +24,7 @@ import numpy as np
 
 from mdstream.errors import NoRunError
 from mdstream.frames.head import Head
-from mdstream.handoff.space import reserve
+from mdstream.handoff.space import create_file
 from mdstream.telemetry.histogram import BUCKETS, Counts
 from mdstream.telemetry.metrics import STREAM, Source
 
@@ -66,9 +66,8 @@ class FeedState:
     def create(path: Path) -> FeedState:
         """Make the file of a new run, all zeros, and open it for writing."""
         hidden = path.with_suffix(".new")
-        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = create_file(hidden, _WORDS * 8, os.O_TRUNC)
         try:
-            reserve(descriptor, _WORDS * 8, hidden)
             os.pwrite(descriptor, _LAYOUT.to_bytes(8, "little"), 0)
         finally:
             os.close(descriptor)

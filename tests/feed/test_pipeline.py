@@ -19,6 +19,7 @@ import uvloop
 from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.feed import pipeline
 from mdstream.frames.chunk import Chunk
+from mdstream.handoff import slabs
 from mdstream.handoff.slab import Slab
 from mdstream.reading.attach import attach
 from mdstream.simulator.encode import ENCODINGS
@@ -295,7 +296,7 @@ def test_a_shortage_that_lasts_fails_the_stream_and_says_why(
 
 
 def test_slabs_that_are_idle_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_IDLE_S", 0.05)
+    monkeypatch.setattr(slabs, "IDLE_S", 0.05)
 
     async def go() -> None:
         async with rig("stocks", 1, tmp_path, slab_kb=16, slabs=12) as r:
@@ -451,8 +452,8 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
             ticket = first.pipeline._sealed[0]
             from mdstream.handoff.ticket import Ticket
 
-            name = ticket.slab.path.name
-            receipt = await first.pool.run(Ticket(str(first.run), stream, name, ticket.sequence))
+            path = str(ticket.slab.path)
+            receipt = await first.pool.run(Ticket(str(first.run), stream, path, ticket.sequence))
             real = first.committer.frames["quotes"].append
 
             def killed(*_: Any) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from mdstream.feed import books, commit, latest
+from mdstream.feed import bars, batch_log, books, codes, commit, latest
 from mdstream.feed.commit import Committer
 from mdstream.frames import bar_builder, chunk, dictionary, head, keyed_frame, layout, share, writer
-from mdstream.frames.rundir import RunDirectory, slab_path, state_path
+from mdstream.frames.rundir import RunDirectory, slabs_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff import space
 from mdstream.handoff.slab import Slab
@@ -38,6 +38,9 @@ STORING = frozenset(
     str(module.__file__)
     for module in (
         commit,
+        codes,
+        bars,
+        batch_log,
         latest,
         books,
         bar_builder,
@@ -102,12 +105,12 @@ def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
     for sequence, payloads in enumerate([*plan.before, plan.batch], 1):
         name = f"{plan.stream}-{sequence}"
         size = sum(len(payload) for payload, _, _ in payloads)
-        slab = Slab.create(slab_path(run, name), 64 * 1024 + size)
+        slab = Slab.create(slabs_path(run) / name, 64 * 1024 + size)
         slab.begin(sequence)
         for payload, kind, recv_ns in payloads:
             slab.append(payload, kind, recv_ns)
         slab.seal()
-        receipt = job.run(Ticket(str(run), plan.stream, name, sequence))
+        receipt = job.run(Ticket(str(run), plan.stream, str(slab.path), sequence))
         committer.commit(slab, receipt, 0)
         decoded.append((slab, receipt))
     return decoded
@@ -126,7 +129,7 @@ def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, 
         for slab, receipt in decoded[:-1]:
             committer.commit(slab, receipt, 0)
         slab, receipt = decoded[-1]
-        path = slab_path(order.run, slab.path.name)
+        path = slabs_path(order.run) / slab.path.name
         shutil.copyfile(slab.path, path)
         slab = Slab.open(path)
         pipe.send("ready")

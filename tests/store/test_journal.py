@@ -96,6 +96,93 @@ def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
     assert len(kept(tmp_path / "j")) == 6
 
 
+def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
+    writer = JournalWriter(tmp_path / "j")
+    writer.write(filled(tmp_path, 1), 1)
+    slabs = [filled(tmp_path, sequence) for sequence in (2, 3, 4)]
+    real = os.open
+
+    def refuse(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).endswith(".mdj"):
+            raise OSError(28, "No space left on device", str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    writer.write(slabs[0], 2)
+    writer.write(slabs[1], 3)
+    assert writer.missed == 6
+    monkeypatch.setattr(os, "open", real)
+    writer.write(slabs[2], 4)
+    writer.close()
+    writer.close()
+    assert kept(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 4) for i in range(3)]
+
+
+def test_a_record_that_cannot_be_taken_back_ends_its_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path / "j")
+    slabs = [filled(tmp_path, sequence) for sequence in (1, 2, 3)]
+    writer.write(slabs[0], 1)
+    whole = os.writev
+
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "writev", lambda file, parts: whole(file, [parts[0][:7]]))
+    monkeypatch.setattr(os, "ftruncate", fail)
+    writer.write(slabs[1], 2)
+    monkeypatch.undo()
+    assert writer.missed == 3
+    writer.write(slabs[2], 3)
+    writer.close()
+    assert kept(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 3) for i in range(3)]
+    assert len(list((tmp_path / "j").iterdir())) == 2
+
+
+def test_a_successor_goes_on_behind_a_segment_that_is_full_or_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
+    folder = tmp_path / "j"
+    JournalWriter(folder).write(filled(tmp_path, 1), 1)
+    second = JournalWriter(folder)  # the first one may be being compressed at this moment
+    assert second.take_full() == [folder / "000001.mdj"]
+    second.write(filled(tmp_path, 2), 2)
+    (folder / "000002.mdj").write_bytes(b"x" * 200)
+    third = JournalWriter(folder)
+    third.write(filled(tmp_path, 3), 3)
+    assert sorted(path.name for path in folder.iterdir()) == ["000001.mdj", "000002.mdj", "000003.mdj"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_at_the_end_of_a_stream_every_segment_is_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 20_000)
+
+    async def go() -> None:
+        async with rig("stocks", workers, tmp_path) as r:
+            writer = JournalWriter(tmp_path / "j")
+            r = Rig(r.run, "stocks", r.pool, tmp_path, r.pipeline._config, journal=writer)
+            everything = payloads("stocks", 3_000, 10)
+            await r.feed(everything[:150])
+            await r.pipeline.drain()
+            r.pipeline.heartbeat()  # begins to compress
+            await r.feed(everything[150:])
+            await r.drain()
+
+    uvloop.run(go())
+    names = [path.name for path in (tmp_path / "j").iterdir()]
+    assert len(names) >= 2
+    assert all(name.endswith(".mdj.zst") for name in names)
+    assert len(kept(tmp_path / "j")) >= 300
+    assert "uncompressed" not in caplog.text
+
+
 def test_no_journal_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no journal"):
         next(read_entries(tmp_path))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdstream.feed.commit import Committer
-from mdstream.frames.rundir import RunDirectory, frame_path, slab_path, state_path
+from mdstream.frames.rundir import RunDirectory, frame_path, slabs_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Ticket
@@ -45,7 +45,7 @@ class Bench:
         rejects = RejectFile(run / "rejects.jsonl")
         self.committer = Committer(run, STREAMS[stream], self.state, limits, rejects, boot.make_bars)
         name = f"{stream}-{next(_numbers)}"
-        self.slab = Slab.create(slab_path(run, name), 1 << 20)
+        self.slab = Slab.create(slabs_path(run) / name, 1 << 20)
 
     def batch(self, events: Sequence[Event]) -> None:
         sequence = self.state["sequence"] + 1
@@ -57,7 +57,7 @@ class Bench:
                 payload = orjson.dumps([message(self.stream, what, it)])
                 self.slab.append(payload, PayloadKind.JSON, it["recv"])
         self.slab.seal()
-        receipt = job.run(Ticket(str(self.run), self.stream, self.slab.path.name, sequence, kernels=False))
+        receipt = job.run(Ticket(str(self.run), self.stream, str(self.slab.path), sequence, kernels=False))
         assert not receipt.rejects
         self.committer.commit(self.slab, receipt, 0)
 

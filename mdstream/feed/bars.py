@@ -1,0 +1,119 @@
+"""Bars of one stream: partials joined in order, finished bars appended to their frames.
+
+    partials of a batch ─► codes of new symbols ─► builder (`workers.aggregation.bars`) ─► rows ─► frames
+
+A batch is joined once, and its rows are kept until all of them are published: where shared memory has no
+room, the commit comes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.feed.codes import Codes, replace_provisional
+from mdstream.frames.bar_builder import Amendments, BarBuilder, MakeBars, Published, TextOf
+from mdstream.frames.columns import FrameColumns
+from mdstream.frames.writer import FrameWriter
+from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
+from mdstream.streams.spec import SYMBOLS, Kind, StreamSpec
+from mdstream.streams.storage import DTYPE, PROVISIONAL
+from mdstream.telemetry.state import FeedState
+
+Frames = Mapping[str, FrameWriter]
+
+
+class Bars:
+    """The bars of one stream. Lives in the feed's process alone."""
+
+    # Written here alone.
+    _joined: int
+    """The sequence of the last batch that was joined."""
+    _rows: Published
+    """What the last join made."""
+    _last_rows: Published
+    """What the end of the stream made; empty once published."""
+
+    def __init__(
+        self, spec: StreamSpec, frames: Frames, state: FeedState, make: MakeBars, text: TextOf
+    ) -> None:
+        assert spec.bar_rules is not None
+        self._rules = rules = spec.bar_rules
+        self._frames = frames
+        self._state = state
+        self._late_before, self._unmatched_before = state["bars_late_trades"], state["bars_unmatched"]
+        names = (rules.trades, *(channel.name for channel in spec.built_bars))
+        self._builder: BarBuilder = make(spec, {name: FrameColumns(frames[name]) for name in names}, text)
+        self._amending = [
+            (kind, name)
+            for kind, name in (
+                (PartialKind.CORRECTION, rules.corrections),
+                (PartialKind.CANCEL, rules.cancels),
+            )
+            if name
+        ]
+        self._joined = 0
+        self._rows = {}
+        self._last_rows = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are bars that time alone will close."""
+        return self._builder.is_open
+
+    def restore(self, partials: bytes, rows: Mapping[str, int]) -> None:
+        """Bring the open bars to where a killed predecessor left them.
+
+        `rows` has the committed rows of each frame that bars are made of.
+        """
+        amendments = {kind: _read_rows(self._frames[name], rows[name]) for kind, name in self._amending}
+        self._builder.restore(np.frombuffer(partials, PARTIAL).copy(), rows[self._rules.trades], amendments)
+
+    def join(
+        self,
+        sequence: int,
+        partials: npt.NDArray[np.void],
+        codes: Codes,
+        rows: Mapping[str, Sequence[ColumnData]],
+    ) -> None:
+        """Join the partials of batch `sequence`, whose `rows` are in their frames, and publish what is due.
+
+        Raises `NoSpaceError` as frames do; the same batch may then come again.
+        """
+        if self._joined != sequence:
+            if SYMBOLS in codes:
+                base = PROVISIONAL[Kind.SYMBOL]
+                partials["symbol"] = replace_provisional(partials["symbol"], codes[SYMBOLS], base)
+            trades = self._rules.trades
+            before = self._frames[trades].rows - (len(rows[trades][0].values) if trades in rows else 0)
+            amendments: Amendments = {kind: rows[name] for kind, name in self._amending if name in rows}
+            self._rows = self._builder.join(partials, before, amendments)
+            self._joined = sequence
+            self._state["bars_late_trades"] = self._late_before + self._builder.late
+            self._state["bars_unmatched"] = self._unmatched_before + self._builder.unmatched
+        self._publish(self._rows, sequence)
+
+    def lose(self, recv_ns: int) -> None:
+        """Note that the stream lacks a batch at this place."""
+        self._builder.lose(recv_ns)
+
+    def finish(self) -> None:
+        """Publish the open bars: the stream has ended. Raises `NoSpaceError`; it can be called again."""
+        self._last_rows = self._last_rows or self._builder.finish()
+        self._publish(self._last_rows, 0)
+        self._last_rows = {}
+
+    def _publish(self, rows: Published, sequence: int) -> None:
+        for name, columns in rows.items():
+            self._frames[name].append(columns, sequence)
+
+
+def _read_rows(frame: FrameWriter, stop: int) -> list[ColumnData]:
+    """Return the rows below `stop` that a frame still has."""
+    columns = FrameColumns(frame)
+    pieces = [columns.take(views, np.arange(rows)) for _, rows, views in columns.newest_first(stop)]
+    if not pieces:
+        return [ColumnData(np.empty(0, DTYPE[column.kind])) for column in frame.columns]
+    return [concatenate(each) for each in zip(*reversed(pieces), strict=True)]

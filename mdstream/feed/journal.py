@@ -1,0 +1,67 @@
+"""The journal of one feed: batches written as they are committed, segments compressed by the workers.
+
+batch ─► JournalWriter ─► segment ─► full, or the stream ends ─► a worker compresses it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from mdstream.errors import WorkerError
+from mdstream.handoff.slab import Slab
+from mdstream.pool.pool import WorkerPool
+from mdstream.store.journal import JournalWriter
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 5.0
+"""How long the end of a stream waits for its segments to be compressed."""
+
+
+class FeedJournal:
+    """The writer of a stream's journal, and the compression of what it has written."""
+
+    # Written here alone: compressions under way.
+    _compressing: set[asyncio.Task[None]]
+
+    def __init__(self, writer: JournalWriter, pool: WorkerPool) -> None:
+        self._writer = writer
+        self._pool = pool
+        self._compressing = set()
+
+    @property
+    def missed(self) -> int:
+        """Payloads that could not be written."""
+        return self._writer.missed
+
+    def write(self, slab: Slab, sequence: int) -> None:
+        """Write a batch."""
+        self._writer.write(slab, sequence)
+
+    def compress_full(self) -> None:
+        """Begin to compress the segments that have become full."""
+        for path in self._writer.take_full():
+            task = asyncio.get_running_loop().create_task(self._compress(path))
+            self._compressing.add(task)
+            task.add_done_callback(self._compressing.discard)
+
+    async def close(self) -> None:
+        """End the journal, and wait until all of it is compressed, `CLOSE_S` at most."""
+        self._writer.close()
+        self.compress_full()
+        if self._compressing:
+            _, left = await asyncio.wait(self._compressing, timeout=CLOSE_S)
+            for task in left:
+                task.cancel()
+
+    async def _compress(self, segment: Path) -> None:
+        """Compress a segment. One that cannot be compressed stays as it is; readers take both."""
+        try:
+            await self._pool.compress(segment)
+        except (OSError, WorkerError) as error:
+            log.warning("%s stays uncompressed: %s", segment, error)
+        except asyncio.CancelledError:
+            log.warning("%s stays uncompressed: the stream ended meanwhile", segment)
+            raise

@@ -1,0 +1,199 @@
+"""The slabs of one feed: a bounded pool of memory for payloads on their way.
+
+    take(length) ─► fill ─► decode ─► commit ─► release(slab) ─┐
+        ▲                                                      │
+        └────────── free slabs, the last one used first ◄──────┘
+
+1. There are never more than `bound` slabs. When all are in use `take` returns None: that is a stall.
+2. A payload that is larger than the usual slab gets one of its own, which is removed when it is released.
+3. Slabs that were idle for `IDLE_S` are removed (`trim`), and one at a time where something else needs
+   their memory (`evict`).
+4. Where the file system has no room for another slab, `take` goes on with those that exist.
+
+What to do is decided by pure functions; the class does it. A slab is known by its path alone, and the pool
+by its folder: nothing here knows what kind of memory that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from pathlib import Path
+from typing import NamedTuple
+
+from mdstream.errors import NoSpaceError
+from mdstream.handoff.slab import Slab
+
+IDLE_S = 10.0
+"""A slab that was not needed for so long is removed."""
+
+
+class SlabStatistics(NamedTuple):
+    """What a pool of slabs holds, and what happened to it so far."""
+
+    bound: int
+    """Slabs that may exist."""
+    existing: int
+    free: int
+    in_use: int
+    created: int
+    removed: int
+    stalls: int
+    """How often a slab was needed while all were in use."""
+
+
+# -- policy
+
+
+class Way(Enum):
+    """How to get a slab."""
+
+    REUSE = auto()
+    CREATE = auto()
+    REPLACE = auto()
+    """Remove a free one that is too small, and create a larger one."""
+    WAIT = auto()
+
+
+def choose(is_usual: bool, existing: int, free: int, bound: int) -> Way:
+    """Return how to get a slab; `is_usual` says whether one of the usual size is large enough."""
+    if is_usual and free:
+        return Way.REUSE
+    if existing < bound:
+        return Way.CREATE
+    return Way.REPLACE if free else Way.WAIT
+
+
+def count_idle(least_free: int) -> int:
+    """Return how many slabs to remove if `least_free` at least were free all the time: all but one."""
+    return max(0, least_free - 1)
+
+
+# -- the pool
+
+
+class SlabPool:
+    """The slabs of `stream` in `folder`: `bound` at most, with room for `capacity` bytes each.
+
+    `stalls` counts on from the number that a predecessor had.
+    """
+
+    # Written by the pool alone.
+    _free: list[Slab]
+    """The last one used is last: it is still in the processor's cache."""
+    _existing: int
+    _number: int
+    """That of the next slab's name."""
+    _least_free: int
+    """The fewest that were free since `_trimmed_at`, in seconds of a monotonic clock."""
+    _trimmed_at: float
+    _created: int
+    _removed: int
+    _stalls: int
+    _is_stalled: bool
+
+    def __init__(self, folder: Path, stream: str, bound: int, capacity: int, stalls: int = 0) -> None:
+        self.folder = folder
+        self.stream = stream
+        self.bound = bound
+        self.capacity = capacity
+        self._free = []
+        self._existing = self._least_free = self._created = self._removed = 0
+        self._stalls = stalls
+        self._number = 1
+        self._trimmed_at = float("-inf")
+        self._is_stalled = False
+
+    def adopt(self, in_use: Iterable[Slab], free: Iterable[Slab]) -> None:
+        """Take over slabs that a predecessor left in the folder."""
+        for slab in in_use:
+            self._adopt(slab)
+        for slab in free:
+            self._adopt(slab)
+            self.release(slab)
+
+    def _adopt(self, slab: Slab) -> None:
+        self._existing += 1
+        self._number = max(self._number, number_of(slab.path) + 1)
+
+    def take(self, length: int) -> Slab | None:
+        """Return a slab with room for `length` bytes at least; None until another comes back.
+
+        Raises `NoSpaceError` where there is no memory for another slab and none is in use.
+        """
+        way = choose(length <= self.capacity, self._existing, len(self._free), self.bound)
+        if way is Way.REUSE:
+            slab = self._free.pop()
+            self._least_free = min(self._least_free, len(self._free))
+            self._is_stalled = False
+            return slab
+        if way is Way.WAIT:
+            self._stall()
+            return None
+        if way is Way.REPLACE:
+            self.evict()
+        try:
+            slab = Slab.create(self._next_path(), max(length, self.capacity))
+        except NoSpaceError:
+            if self._existing == len(self._free):
+                raise
+            self._stall()
+            return None
+        self._number += 1
+        self._existing += 1
+        self._created += 1
+        self._is_stalled = False
+        return slab
+
+    def release(self, slab: Slab) -> None:
+        """Take back a slab whose batch is committed."""
+        slab.release()
+        if slab.capacity > self.capacity:
+            self._remove(slab)
+        else:
+            self._free.append(slab)
+
+    def trim(self, now: float) -> None:
+        """Remove the slabs that were idle for `IDLE_S`; to be called now and then."""
+        if now - self._trimmed_at >= IDLE_S:
+            for _ in range(count_idle(self._least_free)):
+                self.evict()
+            self._trimmed_at, self._least_free = now, len(self._free)
+
+    def evict(self) -> bool:
+        """Remove the slab that has been free for longest; return whether there was one."""
+        if not self._free:
+            return False
+        self._remove(self._free.pop(0))
+        self._least_free = min(self._least_free, len(self._free))
+        return True
+
+    def close(self) -> None:
+        """Remove all free slabs."""
+        while self.evict():
+            pass
+
+    def statistics(self) -> SlabStatistics:
+        """Return what the pool holds at this moment."""
+        existing, free = self._existing, len(self._free)
+        return SlabStatistics(
+            self.bound, existing, free, existing - free, self._created, self._removed, self._stalls
+        )
+
+    def _stall(self) -> None:
+        """Count a stall once, however often it is asked for a slab until one comes back."""
+        self._stalls += not self._is_stalled
+        self._is_stalled = True
+
+    def _remove(self, slab: Slab) -> None:
+        slab.unlink()
+        self._existing -= 1
+        self._removed += 1
+
+    def _next_path(self) -> Path:
+        return self.folder / f"{self.stream}-{self._number}"
+
+
+def number_of(path: Path) -> int:
+    """Return the number in a slab's name."""
+    return int(path.name.rpartition("-")[2])

@@ -15,6 +15,7 @@
     ├── NetworkError             no connection, or it was lost; retried
     │   └── CertificateError     the server's certificate is not valid; not retried    exit 3
     └── WorkerError              a pool process died or hung on a batch
+        ├── NoWorkersError       a pool has no processes, and can start none
         └── PoisonedBatchError   a batch killed or hung two workers and was given up
 
 Bad *data* raises none of these: a message that cannot become a row is rejected, counted and kept. The
@@ -155,6 +156,10 @@ class CertificateError(NetworkError):
 
 class WorkerError(MdstreamError):
     """A pool process died or hung while it worked on a batch."""
+
+
+class NoWorkersError(WorkerError):
+    """A pool has no processes, and can start none: it is closed, or they die as they start."""
 
 
 class PoisonedBatchError(WorkerError):

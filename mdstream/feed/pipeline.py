@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.config import HandoffConfig
-from mdstream.errors import NoSpaceError, PoisonedBatchError, SharedMemoryError, WorkerError
+from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, SharedMemoryError
 from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
@@ -347,9 +347,7 @@ class Pipeline:
 
     def _commit(self, batch: _Batch) -> None:
         result = batch.result
-        if isinstance(result, SharedMemoryError | WorkerError) and not isinstance(
-            result, PoisonedBatchError
-        ):
+        if isinstance(result, SharedMemoryError | NoWorkersError):
             raise result  # not the batch's fault: it stays in its slab
         if self._journal is not None:
             self._journal.write(batch.slab, batch.sequence)

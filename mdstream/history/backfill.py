@@ -28,6 +28,7 @@ from mdstream.errors import (
     BadRequestError,
     CredentialsError,
     MdstreamError,
+    NoWorkersError,
     ServerError,
     StoreError,
     first_error,
@@ -231,7 +232,7 @@ class Backfill:
             except BadRequestError as error:
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
-            except (CredentialsError, StoreError, OSError):
+            except (CredentialsError, NoWorkersError, StoreError, OSError):
                 raise
             except MdstreamError as error:
                 if self._client.is_nobody_there:

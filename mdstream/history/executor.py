@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _JOBS_A_WORKER = 2
 _TASK_TIMEOUT_S = 120.0
+_REBUILD_S = 60.0
+"""How long workers that die as they start (a machine short of memory) are started again."""
 
 
 class PageExecutor(AbstractAsyncContextManager["PageExecutor"], Protocol):
@@ -43,10 +45,14 @@ class PageExecutor(AbstractAsyncContextManager["PageExecutor"], Protocol):
     """Tickets under way at a time; each keeps a page, or a file's rows, in memory. Others wait."""
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
-        """Decode a page and stage its rows. Raises `WorkerError` when no worker could do it."""
+        """Decode a page and stage its rows.
+
+        Raises `PoisonedBatchError` for a page that killed its workers, and `NoWorkersError`, which ends
+        the backfill.
+        """
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
-        """Join staged files to one Parquet file of the store. Raises `WorkerError`."""
+        """Join staged files to one Parquet file of the store. Raises as `stage`."""
 
 
 class PagePool:
@@ -66,7 +72,7 @@ class PagePool:
 
     async def __aenter__(self) -> PagePool:
         await _compile_decoders()
-        self._pool = WorkerPool(self._workers, _TASK_TIMEOUT_S)
+        self._pool = WorkerPool(self._workers, _TASK_TIMEOUT_S, rebuild_s=_REBUILD_S)
         self._starting = asyncio.ensure_future(self._pool.start(bars=False))
         return self
 

@@ -1,11 +1,15 @@
-"""The pool of workers of one feed: the only place that knows `workers`.
+"""A pool of workers: the only place that knows `workers`.
 
-A crew of processes breaks for good when one of them dies, as a `ProcessPoolExecutor` does. Then all are
-ended, a new crew takes its place, and the batches that were under way are done again, for their slabs are
-still there. Which of them killed the worker cannot be seen; so each is a suspect and runs alone.
-One that breaks the pool alone has killed two workers, and is given up (`PoisonedBatchError`).
+    ticket ─► crew of processes ─► receipt
+                 │ a worker died, or hung
+                 └─► a new crew ─► the tickets that were under way, once more, one after another
 
-A batch that keeps its worker longer than the deadline counts as having killed it.
+1. A crew breaks for good when one of its processes dies, as a `ProcessPoolExecutor` does. All are ended
+   then, and a new crew replaces them.
+2. Which of the tickets under way killed the worker cannot be seen. So each is a suspect and runs alone
+   (`pool.turns`). One that breaks the pool alone has killed two workers: `PoisonedBatchError`.
+3. A ticket that keeps its worker longer than the deadline counts as having killed it.
+4. Where no new crew can be had the pool ends, and every ticket fails at once with `NoWorkersError`.
 """
 
 from __future__ import annotations
@@ -17,9 +21,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
-from contextlib import asynccontextmanager
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
@@ -27,7 +30,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from mdstream.config import usable_cores
-from mdstream.errors import ConfigError, PoisonedBatchError, WorkerError
+from mdstream.errors import ConfigError, NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
@@ -35,6 +38,7 @@ from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
+from mdstream.pool.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,10 @@ SINGLE_THREADED = {
 _END_WAIT_S = 5.0
 _START_ATTEMPTS = 3
 _START_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+
+LOST = (BrokenExecutor, TimeoutError)
+"""A worker that died, and one that hangs."""
 
 
 def _workers() -> ModuleType:
@@ -118,15 +126,28 @@ def load_early(size: int) -> None:
 
 
 class WorkerPool:
-    """Runs tickets on `size` processes, or here and now if `size` is 0. Without `kernels`, they do not load
-    the compiled decoders. `started` is told the process ids of each crew, before it can work, and that of
-    the process it is forked from, if there is one.
+    """Runs tickets on `size` processes, or here and now if `size` is 0.
 
-    `busy` tells how many tickets are with the workers; callers keep it near `size` themselves.
+    Without `kernels` workers do not load the compiled decoders. `started` is called with the process ids of
+    each crew, before it can work, and that of the process it is forked from, if there is one. A crew that
+    cannot be replaced within `rebuild_s`, and a few attempts, ends the pool: every ticket then fails with
+    `NoWorkersError`, at once. Owners that cannot be started again by somebody else should allow more time.
     """
 
-    # The mutable state: the crew and its generation; how many tickets run in it, and whether
-    # one of them must be alone. `_turn` guards the latter.
+    # Written by the pool alone.
+    pids: list[int]
+    """Process ids of the crew."""
+    rebuilds: int
+    """Crews that were started in place of others."""
+    _crew: Crew | None
+    _generation: int
+    """That of the crew, counted when its replacement begins."""
+    _rebuilding: asyncio.Task[None] | None
+    """The last replacement; it goes on if a ticket that waits for it is cancelled."""
+    _ended_by: str
+    """Why there are no workers any more; empty while there may be."""
+    _context: BaseContext
+    _has_forkserver: bool
 
     def __init__(
         self,
@@ -134,30 +155,35 @@ class WorkerPool:
         timeout_s: float,
         kernels: bool = True,
         started: Callable[[list[int], int | None], None] = lambda pids, forkserver_pid: None,
+        rebuild_s: float = 0.0,
     ) -> None:
-        boot = _boot()
         self.size = size
         self.rebuilds = 0
-        self.busy = 0
-        self._job: Callable[[Ticket], Receipt] = boot.run
-        self._rebuild_partials: Callable[[str, str, Mapping[str, int]], bytes] = boot.rebuild_partials
-        self.make_bars: MakeBars = boot.make_bars
-        self._boot = boot
-        self._started = started
+        self.pids = []
+        self._boot = _boot()
         self._timeout_s = timeout_s
         self._kernels = kernels
+        self._started = started
+        self._rebuild_s = rebuild_s
         # A single worker is spawned, unless a fork server runs already.
         self._is_forked = kernels and (size > 1 or forkserver.pid() is not None)
         self._has_forkserver = False
-        self._context: BaseContext = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("spawn")
+        self._turns = Turns()
+        self._crew = self._rebuilding = None
         self._generation = 0
-        self._crew: Crew | None = None
-        self.pids: list[int] = []
-        self._rebuilding = asyncio.Lock()
-        self._turn = asyncio.Condition()
-        self._alone = False
-        self._suspects = 0
-        self._dead = ""
+        self._ended_by = ""
+
+    @property
+    def busy(self) -> int:
+        """Tickets that are with the workers; callers keep it near `size` themselves."""
+        return self._turns.busy
+
+    @property
+    def make_bars(self) -> MakeBars:
+        """What makes a builder of bars, for a feed."""
+        make: MakeBars = self._boot.make_bars
+        return make
 
     async def start(self, bars: bool = True) -> None:
         """Start the processes and wait until each can work; and this one too, if it will make `bars`."""
@@ -173,9 +199,9 @@ class WorkerPool:
 
     async def run(self, ticket: Ticket) -> Receipt:
         """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and
-        `WorkerError` when no worker can be had at all.
+        `NoWorkersError` when no worker can be had at all.
         """
-        return await self._do(self._job, ticket, f"batch {ticket.sequence}")
+        return await self._do(self._boot.run, ticket, f"batch {ticket.sequence}")
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
         """Have a worker stage a page of history; raises as `run`."""
@@ -205,39 +231,56 @@ class WorkerPool:
             await self._do(self._boot.compress, segment, segment.name)
 
     async def _do(self, job: Callable[[T], R], ticket: T, name: str) -> R:
+        """Run a ticket; once more, alone, if its worker dies. `name` is for log lines."""
         if not self.size:
             return job(ticket)
-        strikes = 0
-        while True:
-            async with self._place(suspect=strikes > 0):
-                generation = self._generation
-                try:
-                    receipt: R = await self._submit(job, ticket)
-                    return receipt
-                except (BrokenExecutor, TimeoutError) as error:
-                    hung = isinstance(error, TimeoutError)
-                    strikes += 1
-                    if strikes == 1:
-                        self._suspects += 1
-                    what = "hung" if hung else "died"
-                    log.warning("%s: its worker %s (%d of 2)", name, what, strikes)
-                    await self._rebuild(generation)
-            if strikes == 2:
-                raise PoisonedBatchError(f"its worker {what}, twice")
+        turns = self._turns
+        await turns.enter()
+        generation = self._generation
+        try:
+            receipt: R = await self._submit(job, ticket)
+            return receipt
+        except LOST as error:
+            log.warning("%s: its worker %s (1 of 2)", name, _what(error))
+            turns.accuse()
+        finally:
+            turns.leave()
+        try:
+            await self._rebuild(generation)
+            return await self._do_alone(job, ticket, name)
+        finally:
+            turns.clear()
+
+    async def _do_alone(self, job: Callable[[T], R], ticket: T, name: str) -> R:
+        await self._turns.enter_alone()
+        generation = self._generation
+        try:
+            receipt: R = await self._submit(job, ticket)
+            return receipt
+        except LOST as error:
+            log.warning("%s: its worker %s (2 of 2)", name, _what(error))
+            await self._rebuild(generation)
+            raise PoisonedBatchError(f"its worker {_what(error)}, twice") from error
+        finally:
+            self._turns.leave()
 
     async def rebuild_partials(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-        """Runs of the first `rows` trades, and quotes, in their frames, for a feed that starts over."""
+        """Return the partials of the first `rows` rows in their frames, for a feed that starts over."""
         if not self.size:
-            return await asyncio.to_thread(self._rebuild_partials, run, stream, rows)
-        partials: bytes = await self._submit(self._rebuild_partials, run, stream, rows)
+            return await asyncio.to_thread(self._boot.rebuild_partials, run, stream, rows)
+        partials: bytes = await self._submit(self._boot.rebuild_partials, run, stream, rows)
         return partials
 
     async def close(self) -> None:
-        """End the processes: idle ones at once, a working one when its ticket is done, or killed."""
+        """End the processes: idle ones at once, a working one when its ticket is done, or by force."""
+        self._ended_by = "the pool is closed"
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
+            await asyncio.gather(self._rebuilding, return_exceptions=True)
         crew, self._crew = self._crew, None
         if crew is not None:
             crew.hang_up()
-            await asyncio.to_thread(_end, crew.processes, _END_WAIT_S)
+            await asyncio.to_thread(_end_processes, crew.processes, _END_WAIT_S)
         if self._has_forkserver:
             self._has_forkserver = False
             await asyncio.to_thread(forkserver.leave)
@@ -253,58 +296,54 @@ class WorkerPool:
         self.pids = await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self._crew is None or self._dead:
-            raise WorkerError(self._dead or "the pool is closed")
+        if self._ended_by or self._crew is None:
+            raise NoWorkersError(self._ended_by or "the pool has not started")
         async with asyncio.timeout(self._timeout_s):
             return await self._crew.do(function, *arguments)
 
     async def _rebuild(self, broken: int) -> None:
-        """Replace the crew of generation `broken`; only the first to come does it."""
-        async with self._rebuilding:
-            if self._generation != broken or self._crew is None:
-                return
-            started = time.monotonic()
-            for attempt in range(_START_ATTEMPTS):
+        """Wait until the crew of generation `broken` is replaced; the first to come begins it.
+
+        Raises `NoWorkersError` where that failed, or the pool is closed meanwhile.
+        """
+        if self._generation == broken and not self._ended_by:
+            self._generation += 1
+            self._rebuilding = asyncio.get_running_loop().create_task(self._replace_crew())
+        if (rebuilding := self._rebuilding) is None:
+            return
+        await asyncio.wait([rebuilding])  # which a ticket that is cancelled here does not cancel
+        if rebuilding.cancelled():
+            raise NoWorkersError(self._ended_by)
+        rebuilding.result()
+
+    async def _replace_crew(self) -> None:
+        started, attempts = time.monotonic(), 0
+        while True:
+            if self._crew is not None:
                 self._crew.hang_up()
-                await asyncio.to_thread(_end, self._crew.processes, 0.0)
-                self._generation += 1
-                self.rebuilds += 1
-                try:
-                    await self._new_crew()
-                except (BrokenExecutor, EOFError, OSError) as error:
-                    # The last two: its fork server is dying just now, and the next attempt has a new one.
-                    log.warning("a worker died while it started: %r", error)
-                    await asyncio.sleep(attempt * _START_PAUSE_S)
-                    continue
+                await asyncio.to_thread(_end_processes, self._crew.processes, 0.0)
+            attempts += 1
+            self.rebuilds += 1
+            try:
+                await self._new_crew()
+            except (BrokenExecutor, EOFError, OSError) as error:
+                # The last two: its fork server is dying just now, and the next attempt has a new one.
+                log.warning("a worker died while it started: %r", error)
+                waited = time.monotonic() - started
+                if attempts >= _START_ATTEMPTS and waited >= self._rebuild_s:
+                    self._ended_by = f"workers die as they start, {attempts} times in {waited:.0f} s"
+                    raise NoWorkersError(self._ended_by) from error
+                await asyncio.sleep(min(attempts * _START_PAUSE_S, _LONGEST_PAUSE_S))
+            else:
                 log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
                 return
-            self._dead = f"workers die as they start, {_START_ATTEMPTS} times in a row"
-            raise WorkerError(self._dead)
-
-    # -- who runs beside whom
-
-    @asynccontextmanager
-    async def _place(self, suspect: bool) -> AsyncIterator[None]:
-        """A place in the pool: beside others, or, for a suspect, alone."""
-        async with self._turn:
-            if suspect:
-                await self._turn.wait_for(lambda: self.busy == 0)
-                self._alone = True
-            else:
-                await self._turn.wait_for(lambda: not self._alone and not self._suspects)
-            self.busy += 1
-        try:
-            yield
-        finally:
-            async with self._turn:
-                self.busy -= 1
-                if suspect:
-                    self._alone = False
-                    self._suspects -= 1
-                self._turn.notify_all()
 
 
-def _end(processes: set[Process], timeout_s: float) -> None:
+def _what(error: BaseException) -> str:
+    return "hung" if isinstance(error, TimeoutError) else "died"
+
+
+def _end_processes(processes: set[Process], timeout_s: float) -> None:
     """Wait for `processes` to end; by force for those that have not within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     for process in processes:

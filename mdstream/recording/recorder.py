@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.config import StoreConfig
-from mdstream.errors import MdstreamError, NoRunError, StoreError
+from mdstream.errors import MdstreamError, NoRunError, NoWorkersError, StoreError
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.layout import is_keyed, read_schema
@@ -48,6 +48,8 @@ _AGAIN_S = 2.0
 _SETTLE_S = 2.0
 """How long the feeds of a killed engine may take to end."""
 _TASK_TIMEOUT_S = 300.0
+_REBUILD_S = 60.0
+"""How long workers that die as they start (a machine short of memory) are started again."""
 
 
 class Recorder:
@@ -101,7 +103,7 @@ class Recorder:
         if not self._run.exists():
             raise NoRunError(f"no run at {self._run}")
         with RecorderLock(self._run):
-            pool = WorkerPool(self._store.workers, _TASK_TIMEOUT_S, kernels=False)
+            pool = WorkerPool(self._store.workers, _TASK_TIMEOUT_S, kernels=False, rebuild_s=_REBUILD_S)
             await pool.start(bars=False)
             try:
                 await self._record(pool)
@@ -221,6 +223,8 @@ class Recorder:
                     break
             if self._uncompacted.get(name, 0) >= COMPACT_COMMITS:
                 await self._compact(pool, name)
+        except NoWorkersError:
+            raise  # the recorder ends; whoever started it may start another one
         except MdstreamError as error:
             self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
             self._set_trouble(name, str(error))

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+import pytest
 import uvloop
 
 from mdstream import scan
+from mdstream.errors import NoWorkersError
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.history.backfill import Backfill
 from mdstream.history.executor import PageExecutor, PagePool
@@ -104,6 +106,19 @@ def test_a_backfill_by_workers_with_files_of_their_own_is_that_of_the_local_pool
     one, two = (scan("stocks.trades", tmp_path / name).drop("recv_ts").collect() for name in "ab")
     assert one.height == work.status.rows > 10_000
     assert one.sort(one.columns).equals(two.sort(two.columns))
+
+
+def test_workers_that_cannot_be_had_any_more_end_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    class Dead(OtherMachine):
+        async def stage(self, ticket: PageTicket) -> PageReceipt:
+            self.tickets += 1
+            raise NoWorkersError("workers die as they start")
+
+    dead = Dead(tmp_path / "elsewhere")
+    with pytest.raises(NoWorkersError, match="die as they start"):
+        uvloop.run(fill(tmp_path / "store", dead))
+    assert dead.tickets <= 2, "one a symbol at most: the first error ends it"
+    assert uvloop.run(fill(tmp_path / "store", PagePool(0))).status.complete
 
 
 def test_an_executor_is_not_started_where_nothing_is_to_be_fetched(tmp_path: Path) -> None:

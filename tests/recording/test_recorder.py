@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import uvloop
 from deltalake import DeltaTable
 
 from mdstream.config import StoreConfig
-from mdstream.errors import ConfigError
+from mdstream.errors import ConfigError, NoWorkersError
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
+from mdstream.pool.pool import WorkerPool
 from mdstream.reading.attach import Attachment
 from mdstream.recording import recorder, state
 from mdstream.recording.recorder import Recorder
@@ -287,6 +289,34 @@ def test_a_table_that_is_removed_is_made_anew_of_what_the_frame_has(tmp_path: Pa
             end(r.run)
             assert (await asyncio.wait_for(at_work, 60)).finished
             assert assert_recorded(Attachment(r.run), tmp_path / "store") > 4_000
+
+    uvloop.run(go())
+
+
+def test_a_recorder_without_workers_ends_with_an_error_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_REBUILD_S", 0.0)
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed(payloads("stocks", 1_000, 20))
+            start = WorkerPool._new_crew
+            with monkeypatch.context() as patch:
+
+                async def start_once(pool: WorkerPool) -> None:
+                    if pool.rebuilds:
+                        raise BrokenExecutor("it died as it started")
+                    await start(pool)
+                    os.kill(pool.pids[0], signal.SIGKILL)
+
+                patch.setattr(WorkerPool, "_new_crew", start_once)
+                with pytest.raises(NoWorkersError, match="die as they start"):
+                    await asyncio.wait_for(Recorder(r.run, store_of(tmp_path)).run(), 60)
+            await r.drain()
+            end(r.run)
+            assert (await asyncio.wait_for(Recorder(r.run, store_of(tmp_path)).run(), 60)).finished
+            assert assert_recorded(Attachment(r.run), tmp_path / "store") > 900
 
     uvloop.run(go())
 

@@ -1,0 +1,188 @@
+"""Tickets, and crews that die, of a pool whose processes are scripted: no ticket waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+import pytest
+
+from mdstream.errors import NoWorkersError, PoisonedBatchError
+from mdstream.pool import pool as pool_module
+from mdstream.pool.pool import WorkerPool
+
+Function = Callable[[str], str]
+
+
+class ScriptedCrew:
+    """Processes that answer a ticket with its name, or die: all of them, as those of a real crew."""
+
+    processes: frozenset[Any] = frozenset()
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[str]] = set()
+        self._is_broken = False
+
+    async def do(self, function: Function, ticket: str) -> str:
+        if self._is_broken:
+            raise BrokenExecutor
+        if ticket.startswith("kills"):
+            self.hang_up()
+            raise BrokenExecutor
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        if not ticket.startswith("slow"):
+            asyncio.get_running_loop().call_soon(
+                lambda: future.done() or future.set_result(function(ticket))
+            )
+        try:
+            return await future
+        finally:
+            self._waiting.discard(future)
+
+    def hang_up(self) -> None:
+        self._is_broken = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(BrokenExecutor())
+
+
+class ScriptedPool(WorkerPool):
+    """A pool whose crews start as `starts` says: at once, never, or when they are let."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(2, 30.0, **options)
+        self.can_start = True
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def _new_crew(self) -> None:
+        self._crew = ScriptedCrew()  # type: ignore[assignment]
+        await self.gate.wait()
+        if not self.can_start:
+            raise BrokenExecutor("it died as it started")
+
+    async def do(self, ticket: str) -> str:
+        return await self._do(str.upper, ticket, ticket)
+
+
+def with_pool(use: Callable[[ScriptedPool], Awaitable[None]], **options: Any) -> None:
+    async def go() -> None:
+        pool = ScriptedPool(**options)
+        await pool._new_crew()
+        try:
+            async with asyncio.timeout(20):
+                await use(pool)
+        finally:
+            await pool.close()
+
+    asyncio.run(go())
+
+
+async def settle(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_ticket_that_kills_twice_is_poisoned_and_those_beside_it_are_done() -> None:
+    async def use(pool: ScriptedPool) -> None:
+        good = [asyncio.ensure_future(pool.do(name)) for name in ("a", "b")]
+        with pytest.raises(PoisonedBatchError, match="died, twice"):
+            await pool.do("kills")
+        assert await asyncio.gather(*good) == ["A", "B"]
+        assert await pool.do("c") == "C"
+        assert pool.busy == 0
+
+    with_pool(use)
+
+
+def test_a_pool_that_cannot_be_rebuilt_fails_each_ticket_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_START_PAUSE_S", 0.01)
+
+    async def use(pool: ScriptedPool) -> None:
+        pool.can_start = False
+        for ticket in ("kills", "a", "b"):
+            with pytest.raises(NoWorkersError, match="die as they start"):
+                await pool.do(ticket)
+        assert pool.busy == 0
+
+    with_pool(use)
+
+
+def test_a_pool_that_is_given_time_is_rebuilt_when_the_shortage_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "_START_PAUSE_S", 0.01)
+
+    async def use(pool: ScriptedPool) -> None:
+        pool.can_start = False
+        asyncio.get_running_loop().call_later(0.5, setattr, pool, "can_start", True)
+        with pytest.raises(PoisonedBatchError):
+            await pool.do("kills")
+        assert await pool.do("a") == "A"
+        assert pool.rebuilds > 5
+
+    with_pool(use, rebuild_s=15.0)
+
+
+def test_a_ticket_that_is_cancelled_in_a_rebuild_leaves_a_whole_crew_to_the_others() -> None:
+    async def use(pool: ScriptedPool) -> None:
+        pool.gate.clear()
+        suspect = asyncio.ensure_future(pool.do("kills"))
+        while not pool.rebuilds:
+            await asyncio.sleep(0.01)
+        other = asyncio.ensure_future(pool.do("a"))
+        suspect.cancel()
+        await settle(suspect)
+        pool.gate.set()
+        assert await other == "A"
+        assert pool.rebuilds == 1
+
+    with_pool(use)
+
+
+def test_a_suspect_that_is_cancelled_while_it_waits_to_run_alone_holds_up_nobody() -> None:
+    async def use(pool: ScriptedPool) -> None:
+        pool._turns.busy += 1  # somebody who does not come to an end
+        suspect = asyncio.ensure_future(pool.do("kills"))
+        while not pool.rebuilds:
+            await asyncio.sleep(0.01)
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        suspect.cancel()
+        await settle(suspect)
+        assert await pool.do("a") == "A"
+
+    with_pool(use)
+
+
+def test_a_suspect_that_is_cancelled_at_work_holds_up_nobody() -> None:
+    async def use(pool: ScriptedPool) -> None:
+        slow = asyncio.ensure_future(pool.do("slow"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(PoisonedBatchError):
+            await pool.do("kills")
+        await asyncio.sleep(0.05)  # `slow` runs again, alone
+        assert pool.busy == 1
+        other = asyncio.ensure_future(pool.do("a"))
+        await asyncio.sleep(0.05)
+        assert not other.done()
+        slow.cancel()
+        await settle(slow)
+        assert await other == "A"
+
+    with_pool(use)
+
+
+def test_whoever_waits_for_a_rebuild_when_the_pool_is_closed_is_told_so() -> None:
+    async def use(pool: ScriptedPool) -> None:
+        pool.gate.clear()
+        suspect = asyncio.ensure_future(pool.do("kills"))
+        while not pool.rebuilds:
+            await asyncio.sleep(0.01)
+        await pool.close()
+        with pytest.raises(NoWorkersError, match="closed"):
+            await suspect
+
+    with_pool(use)

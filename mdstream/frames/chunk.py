@@ -31,7 +31,9 @@ class Chunk:
     `views` are its columns, as arrays over the map; with `write` false they can only be read.
     """
 
-    # The mutable state: `heap_used`, items taken from each heap; the rows themselves.
+    # Written by the frame's writer alone, like the rows themselves.
+    heap_used: list[int]
+    """Items taken from each heap."""
 
     def __init__(
         self, path: Path, columns: Sequence[Column], start_row: int, rows: int, write: bool = True
@@ -70,7 +72,7 @@ class Chunk:
             raise
 
     def resume(self, rows: int) -> None:
-        """Take up a chunk that holds `rows` rows; it is open again if it was sealed, or half sealed."""
+        """Continue a chunk that holds `rows` rows; it is open again if it was sealed, or half sealed."""
         nulls = [int(len(view.validity) > 0) for view in self.views]
         patch_lengths(memoryview(self._mapping), self.rows + 1, nulls)
         for index, view in enumerate(self.views):

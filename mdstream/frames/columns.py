@@ -15,14 +15,17 @@ from mdstream.handoff.columns import ColumnData
 class FrameColumns:
     """What a frame of columns of fixed size still has, chunk by chunk."""
 
-    # The mutable state: the chunks that are mapped, by number; and of full ones, by their first row and a
-    # column, the least and the greatest value.
+    # Written here alone.
+    _chunks: dict[int, Chunk]
+    """The chunks that are mapped, by number."""
+    _spans: dict[tuple[int, str], tuple[int, int]]
+    """First row of a full chunk, and a column → its least and its greatest value."""
 
     def __init__(self, frame: FrameWriter) -> None:
         self._frame = frame
         self._names = [column.name for column in frame.columns]
-        self._chunks: dict[int, Chunk] = {}
-        self._spans: dict[tuple[int, str], tuple[int, int]] = {}
+        self._chunks = {}
+        self._spans = {}
 
     @property
     def rows(self) -> int:

@@ -42,8 +42,14 @@ class KeyedFrameWriter:
     `levels`, so many levels of an order book, which they see as a row each.
     """
 
-    # The mutable state: the chunk, in which everything is readers'; and of each column the rows that are
-    # known to have a value.
+    # Written here alone.
+    head: Head
+    """In shared memory, as the chunk is: what readers go by."""
+    untracked: int
+    """Updates of symbols for which there is no room."""
+    _chunk: Chunk | None
+    _whole: npt.NDArray[np.bool_]
+    """For each column, the rows that are known to have a value."""
 
     def __init__(self, folder: Path, columns: Sequence[Column], share: Share, **facts: str) -> None:
         self.columns = tuple(columns)
@@ -56,7 +62,7 @@ class KeyedFrameWriter:
             Head.create(folder)  # last: a frame exists for readers once it has a head
         self.head = Head(folder, write=True)
         self.head.close(False)
-        self._chunk: Chunk | None = None
+        self._chunk = None
         self._whole = np.zeros((len(self.columns), 0), np.bool_)
         for path in folder.glob("*.arrow"):
             if self.head.end == 0 or path != self.head.chunk_path(self.head.end - 1):

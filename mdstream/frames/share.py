@@ -25,11 +25,12 @@ class Share:
     So a small frame finds room beside a large one, and a stream cannot crowd out the others.
     """
 
-    # The mutable state: the frames, each of which says what it holds.
+    _frames: list[Member]
+    """Each says what it holds; frames join as they are made, and stay."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._frames: list[Member] = []
+        self._frames = []
 
     def join(self, frame: Member) -> None:
         """Count `frame` in from now on."""

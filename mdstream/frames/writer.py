@@ -36,15 +36,24 @@ class Limits:
 
 
 class FrameWriter:
-    """The one writer of a frame; takes up a frame that a killed predecessor left.
+    """The one writer of a frame; resumes a frame that a killed predecessor left.
 
-    When a frame holds more than `limits.retention` bytes, its oldest chunk goes; likewise, and
-    earlier, when the frames of its `share` hold more than that, or the file system has no room for
-    a new chunk. `dropped_rows` counts what went. Chunks grow from small to `limits.chunk`, so that
-    a quiet frame stays small.
+    When a frame holds more than `limits.retention` bytes, its oldest chunk is dropped; so it is, earlier,
+    when the frames of its `share` hold more than the share, or the file system has no room for a new chunk.
+    `dropped_rows` counts the rows. Chunks grow from small to `limits.chunk`, so that a quiet frame stays
+    small.
     """
 
-    # The mutable state, all owned by this writer: the current chunk and the sizes of those kept.
+    # Written here alone.
+    head: Head
+    """In shared memory: what readers go by."""
+    _number: int
+    """That of the chunk being filled; -1 if there is none."""
+    _chunk: Chunk | None
+    _sizes: dict[int, int]
+    """Bytes of each chunk that is kept, by number."""
+    _heap_per_row: list[float]
+    """For each column of variable size, heap items of a row: what the last chunk needed, and some more."""
 
     def __init__(
         self, folder: Path, columns: Sequence[Column], limits: Limits, share: Share | None = None
@@ -60,10 +69,7 @@ class FrameWriter:
         self.columns = tuple(columns)
         self._limits = limits
         self._share = share or Share(sys.maxsize)
-        self._sizes: dict[int, int] = {}
         self._heap_per_row = [HEAP_PER_ROW[c.kind] for c in self.columns if c.kind in VARIABLE]
-        self._number: int
-        self._chunk: Chunk | None
         self._resume()
         self._share.join(self)
 
@@ -123,7 +129,7 @@ class FrameWriter:
         self.head.close()
 
     def _resume(self) -> None:
-        """Go on behind the last row that was published."""
+        """Continue behind the last row that was published."""
         head = self.head
         while head.end > head.first and head.entry(head.end - 1).start_row > head.rows:
             head.discard_last()

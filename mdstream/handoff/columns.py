@@ -130,7 +130,8 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
 class Shape:
     """How the columns of a channel lie, whatever the number of rows: if all are of a fixed size."""
 
-    # The mutable state: the places for numbers of rows that came before.
+    _places: dict[int, list[tuple[int, int]]]
+    """Places by number of rows, remembered for numbers that came before."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -141,7 +142,7 @@ class Shape:
         self.masked = [column.nullable for column in channel.columns]
         self.nullable = sum(1 << i for i, masked in enumerate(self.masked) if masked)
         """A bit for each column that may have nulls."""
-        self._places: dict[int, list[tuple[int, int]]] = {}
+        self._places = {}
         self._of_width = [(w, self.widths.count(w)) for w in sorted(set(self.widths))]
 
     def bytes(self, rows: int) -> int:
@@ -170,7 +171,11 @@ class Columns(Sequence[ColumnData]):
     At first each column that may have nulls has its mask; `complete` takes it away.
     """
 
-    # The mutable state: a bit for each column that has a mask, and the views made so far.
+    # Written by the worker that fills the columns.
+    nulls: int
+    """A bit for each column that has a mask."""
+    _views: dict[int, ColumnData]
+    """Views made so far."""
 
     def __init__(self, area: ResultArea, shape: Shape, rows: int, start: int) -> None:
         self.area = area
@@ -179,7 +184,7 @@ class Columns(Sequence[ColumnData]):
         self.start = start
         self.nulls = shape.nullable
         self._places = shape.places(rows)
-        self._views: dict[int, ColumnData] = {}
+        self._views = {}
 
     def __len__(self) -> int:
         return len(self.shape.chars)
@@ -205,13 +210,17 @@ class Columns(Sequence[ColumnData]):
 class ResultArea:
     """The memory that takes a worker's result, filled from its beginning."""
 
-    # The mutable state: how far it is filled, and views of the whole by type.
+    # Written by the worker that has the area's ticket; the feed only reads.
+    used: int
+    """How far it is filled, in bytes."""
+    _whole: dict[str, tuple[Array, int]]
+    """Views of the whole by type, and the type's width."""
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, len(memory))
         self.used = 0
-        self._whole: dict[str, tuple[Array, int]] = {}
+        self._whole = {}
 
     def make(self, shape: Shape, rows: int) -> Columns | None:
         """Empty columns of `rows` rows, to be filled in place; None if there is no room."""

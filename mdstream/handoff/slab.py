@@ -88,8 +88,17 @@ class State(IntEnum):
 class Slab:
     """One slab, mapped into this process."""
 
-    # The mutable state: `used` and `count`, written by the feed alone while the slab fills, and what
-    # its payloads are unpacked: no more than would fit as they are, so that results fit, too.
+    # Written by the feed alone, while the slab fills.
+    used: int
+    """Bytes of payloads."""
+    count: int
+    """Payloads."""
+    _unpacked: int
+    """Bytes of the payloads once unpacked: not more than there is room for, so that results fit, too."""
+    # In shared memory. The header and the payloads are the feed's; the result area and the counts of
+    # messages in the table are the worker's that has the ticket.
+    table: npt.NDArray[np.void]
+    """The payloads' `ENTRY` rows."""
 
     def __init__(self, path: Path, mapping: mmap.mmap, capacity: int, entries: int) -> None:
         self.path = path
@@ -103,7 +112,7 @@ class Slab:
         self.result_offset = self._data + capacity
         self.view = memoryview(mapping)
         self._words = self.view[:HEADER_BYTES].cast("Q")
-        self.table: npt.NDArray[np.void] = np.frombuffer(mapping, ENTRY, entries, offset=HEADER_BYTES)
+        self.table = np.frombuffer(mapping, ENTRY, entries, offset=HEADER_BYTES)
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> Slab:

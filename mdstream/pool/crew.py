@@ -1,9 +1,10 @@
 """The processes of a pool, one generation of them.
 
-A `ProcessPoolExecutor` starts and watches the processes. What it offers besides, `submit`, costs its owner
-two more threads that want the GIL with every ticket: a third of a millisecond, for which the loop stands
-still. So each process is given one task that does not end, `serve`, and is told what to do by a packet
-(`handoff.packets`), which costs some 20 µs.
+    do() ─► packet ─► whichever process waits longest ─► packet ─► result
+
+A `ProcessPoolExecutor` starts and watches the processes. Its `submit` costs two more threads that want the
+GIL with every ticket: the loop stands still for a third of a millisecond. So each process gets one task
+that does not end, `serve`, and each ticket is a packet (`handoff.packets`), which costs some 20 µs.
 
 When a process dies the executor breaks, all tasks with it, and every ticket under way fails with
 `BrokenExecutor`, as it would have with `submit`.
@@ -34,7 +35,18 @@ class Crew:
     `(number, True, result)` or `(number, False, exception)`.
     """
 
-    # The mutable state: who waits for which number; what could not be sent yet; who is ready; why it broke.
+    # Written in the owner's loop only, by the crew.
+    processes: set[Process]
+    _waiting: dict[int, asyncio.Future[Any]]
+    """Number of a ticket → who waits for its result."""
+    _unsent: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]]
+    """Tickets that the socket had no room for; bounded by those who wait."""
+    _pids: list[int]
+    """Processes that can work."""
+    _ready: asyncio.Future[None]
+    """Done when all can, or with the error that the crew broke with."""
+    _broken: BaseException | None
+    """Why no ticket can be done any more."""
 
     def __init__(
         self,
@@ -47,11 +59,11 @@ class Crew:
         self._loop = asyncio.get_running_loop()
         self._end, theirs = packets.pair()
         self._numbers = itertools.count(packets.READY + 1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._unsent: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]] = deque()
-        self._pids: list[int] = []
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._broken: BaseException | None = None
+        self._waiting = {}
+        self._unsent = deque()
+        self._pids = []
+        self._ready = self._loop.create_future()
+        self._broken = None
         others = set(multiprocessing.active_children())
         self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
         with block_interrupts(), forkserver.without_main():
@@ -59,7 +71,7 @@ class Crew:
                 task = asyncio.wrap_future(self._executor.submit(serve))
                 task.add_done_callback(self._on_task_end)
         theirs.close()  # the processes have theirs; when all are gone, so is that side
-        self.processes: set[Process] = set(multiprocessing.active_children()) - others
+        self.processes = set(multiprocessing.active_children()) - others
         self._loop.add_reader(self._end.bell, self._take)
 
     async def ready(self) -> list[int]:
@@ -68,7 +80,7 @@ class Crew:
         return sorted(self._pids)
 
     async def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What one of the processes answers. Raises what `function` raises there, and `BrokenExecutor`."""
+        """Have one of the processes call `function`. Raises what it raises there, and `BrokenExecutor`."""
         if self._broken is not None:
             raise BrokenExecutor("the pool is broken") from self._broken
         number = next(self._numbers)
@@ -82,7 +94,7 @@ class Crew:
             del self._waiting[number]
 
     def hang_up(self) -> None:
-        """Have the processes end, each when it is done with what it is at. Who waits fails."""
+        """End the processes, each when its ticket is done. All who wait fail."""
         if self._end.is_closed:
             return
         self._break(EOFError("hung up"))
@@ -105,14 +117,14 @@ class Crew:
         self._loop.remove_writer(self._end.packets)
 
     def _take(self) -> None:
-        """Take all that is there."""
+        """Take all results that have come."""
         self._end.hear()
         while True:
             try:
                 number, succeeded, result = self._end.get()
             except BlockingIOError:
                 return
-            except Exception as error:  # the other side is gone, or what it said cannot be read
+            except Exception as error:  # the other side is gone, or its packet cannot be read
                 self._break(error)
                 return
             if number == packets.READY:

@@ -38,8 +38,8 @@ import psutil
 import mdstream
 from benchmarks import soak_plot, soak_verdict
 from benchmarks.harness import machine
+from mdstream import children
 from mdstream.errors import NoRunError
-from mdstream.interrupts import block_interrupts
 from mdstream.simulator.markets import MARKETS
 from mdstream.streams import STREAMS
 from mdstream.telemetry.histogram import BUCKETS, percentile_ms
@@ -168,7 +168,7 @@ class Simulator:
             "--messages-per-payload",
             str(PER_PAYLOAD),
         ]
-        with block_interrupts():
+        with children.starting():
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         found = re.search(r"and (http://\S+) ", self.process.stdout.readline())
@@ -193,7 +193,7 @@ class Simulator:
 @contextlib.contextmanager
 def _reader(run: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program that follows a frame for as long as the engine runs, and so ends by itself."""
-    with block_interrupts():
+    with children.starting():
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.soak", "--reader", run])
     try:
         yield process

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdstream import interrupts
+from mdstream import children
 from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
 from mdstream.frames.columns import FrameColumns
@@ -59,7 +59,7 @@ def start_plain(end: packets.End) -> None:
     """Initialize any worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
     global _end  # noqa: PLW0603  an initializer has no other way to leave `serve` something
     _end = end
-    interrupts.ignore()
+    children.ignore_terminal()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), name="parent-watch", daemon=True).start()

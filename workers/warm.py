@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import orjson
 
-from mdstream import interrupts
+from mdstream import children
 from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
@@ -79,7 +79,7 @@ def _sample(channel: Channel) -> dict[str, Any]:
 
 def main() -> None:
     """Compile what is not on disk, or cannot be loaded from there, for this user's later processes."""
-    interrupts.ignore()
+    children.ignore_terminal()
     try:
         with kept.alone():
             if kept.is_damaged():
@@ -92,7 +92,7 @@ def main() -> None:
                 if sys.argv[1:]:
                     raise
                 kept.discard()
-                os.execv(sys.executable, [sys.executable, "-m", "workers.warm", "again"])
+                os.execv(sys.executable, children.python("-m", "workers.warm", "again"))
             kept.complete()
             kept.drop_unused()
     except OSError as error:

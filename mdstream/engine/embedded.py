@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from mdstream import children
 from mdstream.config import Credentials, SimulatorConfig
 from mdstream.errors import MdstreamError
-from mdstream.interrupts import block_interrupts
 from mdstream.simulator.server import main as simulator_main
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
@@ -51,7 +51,7 @@ class EmbeddedSimulator:
         self.process: SpawnProcess = self._context.Process(
             target=simulator_main, args=(self._settings, theirs), name="simulator"
         )
-        with block_interrupts():
+        with children.starting(), children.without_script():
             self.process.start()
         theirs.close()
         self._port = self._await_port(self._pipe, self._timeout_s)

@@ -22,13 +22,13 @@ from typing import Any
 
 import psutil
 
+from mdstream import children
 from mdstream.engine import feed_policy
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_state import FeedEvent, Stage, follow
 from mdstream.errors import Exit
 from mdstream.feed.feed import Assignment
 from mdstream.feed.process import main as feed_main
-from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.sampler import ProcessSample
@@ -143,7 +143,7 @@ class FeedProcess:
             target=self._target, args=(assignment, theirs), name=f"feed-{self.stream}"
         )
         try:
-            with block_interrupts(), forkserver.without_main():
+            with children.starting(), children.without_script():
                 process.start()
         except BaseException:
             ours.close()

@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Any
 
-from mdstream import interrupts
+from mdstream import children
 from mdstream.engine import report
 from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import Exit, MdstreamError
@@ -24,7 +24,7 @@ from mdstream.settings import from_mapping
 
 def main() -> int:
     """Run an engine for the process at the other end of standard input."""
-    interrupts.ignore()
+    children.ignore_terminal()
     out = int(sys.argv[1])
     os.set_inheritable(out, False)
     with contextlib.suppress(OSError):  # there may be no standard error

@@ -13,13 +13,12 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
+from mdstream import children
 from mdstream.errors import Exit
-from mdstream.interrupts import block_interrupts
 
 
 class HostProcess:
@@ -35,9 +34,9 @@ class HostProcess:
         self._arrived = threading.Condition()
         ours, theirs = os.pipe()
         try:
-            with block_interrupts():  # Ctrl-C belongs to the script or notebook
+            with children.starting():  # Ctrl-C belongs to the script or notebook
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "mdstream.engine.host", str(theirs)],
+                    children.python("-m", "mdstream.engine.host", str(theirs)),
                     stdin=subprocess.PIPE,
                     stderr=log,
                     text=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 
+from mdstream import children
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.feed.feed import Assignment
-from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.pool.pool import forkserver_modules
 
@@ -20,7 +20,7 @@ class Launcher:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         needed = forkserver_modules("mdstream.feed.process")
-        with block_interrupts():
+        with children.starting():
             forkserver.begin(*needed)
         self._forked = forkserver.take(*needed)
         self._spawned = multiprocessing.get_context("spawn")

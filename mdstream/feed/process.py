@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from mdstream import interrupts
+from mdstream import children
 from mdstream.errors import Exit, MdstreamError
 from mdstream.feed.feed import HEARTBEAT_S, Assignment, Feed
 from mdstream.frames.rundir import state_path
@@ -36,7 +36,7 @@ _EXIT_WAIT_S = 3.0
 
 def main(assignment: Assignment, pipe: Connection) -> None:
     """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
-    interrupts.ignore()  # Ctrl-C is the supervisor's to interpret
+    children.ignore_terminal()  # Ctrl-C is the supervisor's to interpret
     os.environ.update(SINGLE_THREADED)
     if assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)

@@ -22,9 +22,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from typing import Any
 
+from mdstream import children
 from mdstream.handoff import packets
-from mdstream.interrupts import block_interrupts
-from mdstream.pool import forkserver
 
 
 class Crew:
@@ -65,8 +64,8 @@ class Crew:
         self._ready = self._loop.create_future()
         self._broken = None
         others = set(multiprocessing.active_children())
-        self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
-        with block_interrupts(), forkserver.without_main():
+        with children.starting(), children.without_script():
+            self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
             for _ in range(size):
                 task = asyncio.wrap_future(self._executor.submit(serve))
                 task.add_done_callback(self._on_task_end)

@@ -21,7 +21,6 @@ import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, arbitrary_address  # type: ignore[attr-defined]
 from multiprocessing.context import BaseContext
-from types import ModuleType
 from typing import Any
 
 _END_WAIT_S = 2.0
@@ -126,18 +125,3 @@ def leave() -> None:
         if ending.is_alive():
             kill()
             ending.join(_END_WAIT_S)
-
-
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Around the start of a process: it does not import the script that this one runs.
-
-    What it is given to do is in modules of ours; and a script without `if __name__ == "__main__"` would do
-    in each process all that it does.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

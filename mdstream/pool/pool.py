@@ -19,7 +19,6 @@ import logging
 import multiprocessing
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
@@ -29,13 +28,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from mdstream import children
 from mdstream.config import usable_cores
 from mdstream.errors import ConfigError, NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.ticket import Receipt, Ticket
-from mdstream.interrupts import block_interrupts
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 from mdstream.pool.turns import Turns
@@ -64,7 +63,8 @@ LOST = (BrokenExecutor, TimeoutError)
 
 def _workers() -> ModuleType:
     """The `workers` package, once it is sure that it is ours."""
-    import workers
+    with children.without_script():  # which may have a `workers.py` beside it
+        import workers
 
     if getattr(workers, "OWNER", None) != "mdstream":
         raise ConfigError(
@@ -98,8 +98,8 @@ def compile_kernels() -> subprocess.Popen[str] | None:
     """
     if are_kernels_compiled():
         return None
-    with block_interrupts():
-        return subprocess.Popen([sys.executable, "-m", "workers.warm"], stderr=subprocess.PIPE, text=True)
+    with children.starting():
+        return subprocess.Popen(children.python("-m", "workers.warm"), stderr=subprocess.PIPE, text=True)
 
 
 def do_without_kernels() -> None:
@@ -121,7 +121,7 @@ def load_early(size: int) -> None:
     """For a process that soon starts a pool of `size`: what its workers are forked from loads already."""
     if size > 1 and are_kernels_compiled():
         os.environ.update(SINGLE_THREADED)
-        with block_interrupts():
+        with children.starting():
             forkserver.begin(*forkserver_modules())
 
 

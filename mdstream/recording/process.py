@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from mdstream import children
 from mdstream.config import StoreConfig
 from mdstream.frames import rundir
 from mdstream.recording import state
@@ -127,8 +127,8 @@ class RecorderProcess:
 def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
     """Start a recorder of run folder `run`, whether or not its engine is alive."""
     settings = {f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name)) for name in _SETTINGS}
-    command = [sys.executable, "-m", "mdstream", "record", "--run", str(run), "--quiet"]
-    with (run / "recorder.log").open("wb") as log:
+    command = children.python("-m", "mdstream", "record", "--run", str(run), "--quiet")
+    with (run / "recorder.log").open("wb") as log, children.importing_safely():
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from mdstream import interrupts
+from mdstream import children
 from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
 from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
@@ -172,7 +172,7 @@ def run(settings: SimulatorSettings, source: Source | None = None, label: str = 
 
 def main(settings: SimulatorSettings, pipe: Connection) -> None:
     """Run the embedded simulator's process: report its port over `pipe`, serve until that is closed."""
-    interrupts.ignore()
+    children.ignore_terminal()
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

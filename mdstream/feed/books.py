@@ -1,12 +1,11 @@
-"""Order books as they stand: `<stream>.books`, kept from resets and changes of levels.
+"""The current order books: `<stream>.books`, built from resets and changes of levels.
 
-All levels of all symbols lie in one sorted array; its order is that of symbol, side, and price from the
-best one on. Of each batch a worker hands back what it changes in the end (`workers.aggregation.books`),
-so that a batch costs a few searches in that array, however many messages it had. The best levels go to
-a keyed frame, a row a symbol.
+All levels of all symbols are in one array, sorted by symbol, side, and price from the best one on. A worker
+reduces each batch to its net changes (`workers.aggregation.books`), so that a batch costs a few searches in
+that array, however many messages it had. The best levels go to a keyed frame, a row a symbol.
 
-A book is complete from the first reset on: the service sends one after each subscription. Beyond
-`MOST_LEVELS` of a side the worst ones are dropped, and counted.
+A book is complete from its first reset on: the service sends one after each subscription. Beyond
+`MOST_LEVELS` of a side the worst levels are dropped, and counted.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from mdstream.streams.spec import Channel
 MOST_LEVELS = 1000
 
 Keys = npt.NDArray[np.complex128]
-"""Symbol · 2 + side as the real part; the price, of bids negative, as the imaginary: numpy orders complex
-numbers by these in turn."""
+"""Symbol · 2 + side as the real part, the price (negative for bids) as the imaginary part: numpy orders
+complex numbers by these in turn."""
 
 
 class Books:
@@ -48,14 +47,14 @@ class Books:
         self.dropped = dropped
         self._frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=str(BOOK_DEPTH))
         self.sides = channel.column("side").dictionary
-        """The dictionary of what the sides are called."""
+        """The dictionary with the names of the sides."""
         self._at = channel.at
         self._keys = np.empty(0, np.complex128)
         self._sizes = np.empty(0)
         self._complete = set()
 
     def update(self, columns: Sequence[ColumnData], sides: Mapping[int, str]) -> None:
-        """Take in what a batch changed: rows of `aggregation.books`; `sides` names the codes of sides."""
+        """Apply a batch's net changes (`aggregation.books`); `sides` has the name of each side's code."""
         symbol, side, price, size, reset, ts, recv = (
             columns[self._at[name]]
             for name in ("symbol", "side", "price", "size", "reset", "ts", "recv_ts")
@@ -81,13 +80,13 @@ class Books:
         self._frame.close()
 
     def _clear(self, symbols: npt.NDArray[np.int64]) -> None:
-        """Forget the books of `symbols`: new ones are to come."""
+        """Empty the books of `symbols`."""
         if len(symbols):
             self._complete.update(symbols.tolist())
             self._keep(~np.isin(self._keys.real.astype(np.int64) // 2, symbols))
 
     def _change(self, keys: Keys, sizes: npt.NDArray[np.float64]) -> None:
-        """Set levels, each of which stands there once; a size of 0 removes one."""
+        """Set levels, each given once; a size of 0 removes one."""
         order = np.argsort(keys)
         keys, sizes = keys[order], sizes[order]
         at = np.searchsorted(self._keys, keys)
@@ -103,7 +102,7 @@ class Books:
         self._bound()
 
     def _bound(self) -> None:
-        """Drop the worst levels of sides that have too many."""
+        """Drop the worst levels of sides with more than `MOST_LEVELS`."""
         if len(self._keys) <= MOST_LEVELS:
             return
         starts = np.flatnonzero(np.diff(self._keys.real, prepend=-1.0))

@@ -6,9 +6,9 @@
              ▲ commands                                │ state page, messages
              └──────────────── supervisor ◄────────────┘
 
-Start: take up what a killed predecessor left, start the workers, connect; fetch when the supervisor
-says so, together with all other streams. Stop, in this order: no new data (session, fetcher), then
-all that is under way (pipeline), then the open bars and the frames (committer), then the workers.
+Start: resume what a killed predecessor left, start the workers, connect; fetch on the supervisor's command,
+together with all other streams. Stop, in this order: no new data (session, fetcher), then all that is under
+way (pipeline), then the open bars and the frames (committer), then the workers.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Feed:
 
     # Written by the feed, in its loop. All other state belongs to the parts.
     _symbols: dict[str, None]
-    """What is followed, in the order in which it was asked for."""
+    """What is followed, in the order of the settings."""
     _fetched: Cycle | None
     """The last complete cycle over all symbols."""
     _client: RestClient | None
@@ -130,7 +130,7 @@ class Feed:
         )
 
     async def run(self) -> None:
-        """Serve the stream until told to drain. Raises what makes the stream fail."""
+        """Serve the stream until the supervisor says drain. Raises what makes the stream fail."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_reader(self._pipe.fileno(), self._command)

@@ -40,7 +40,7 @@ class Latest:
                 self._bringing.setdefault(name, []).append((moved, at.get(aspect.time)))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
-        """Take in some rows of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
+        """Take the rows `newest` of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
         rows = columns[0].values[newest].astype(np.int64)
         for moved, time in self._bringing[channel.name]:
             data = [(to, take_rows(columns[source], newest)) for to, source in moved]

@@ -1,8 +1,8 @@
-"""What a killed feed left in shared memory: batches received, and not committed.
+"""What a killed feed left in shared memory: batches that were received and not committed.
 
-Slabs describe themselves, and the feed's counters say which batch was committed last; so it is known
-exactly, to the payload, what its successor still has to commit. What the server had sent into the
-dead feed's socket is gone with it, as with any connection that is lost.
+Slabs describe themselves, and the feed's counters say which batch was committed last. So its successor
+knows, to the payload, what it has to commit. What the server had sent into the dead feed's socket is lost,
+as with any connection that is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mdstream.telemetry.state import FeedState
 
 
 class Leftovers(NamedTuple):
-    """A dead feed's slabs: those with payloads to commit, in order, and the others."""
+    """The slabs of a dead feed: those with payloads to commit, in order, and the others."""
 
     pending: list[Slab]
     free: list[Slab]
@@ -36,7 +36,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
         try:
             slab = Slab.open(path)
         except ValueError:
-            path.unlink()  # its maker was killed before it was one
+            path.unlink()  # its feed was killed while it created it
             continue
         unfinished = slab.state is not State.FREE and slab.sequence > state["sequence"]
         (pending if unfinished and slab.entries else free).append(slab)
@@ -45,7 +45,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
 
 
 def settle(state: FeedState, pending: list[Slab]) -> None:
-    """Set the counters of what was received: what was committed, and what is pending."""
+    """Set the counters of what was received to what is committed or pending."""
     done = state.committed()
     tables = [slab.table[: slab.entries] for slab in pending]
     streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]

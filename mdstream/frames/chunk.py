@@ -22,11 +22,11 @@ from mdstream.streams.storage import DTYPE
 Bytes = npt.NDArray[np.uint8]
 
 _FEW_ROWS = 256
-"""Of fewer rows than this the system calls cost more than the faults."""
+"""For fewer rows than this, system calls cost more than page faults."""
 
 
 class Chunk:
-    """A chunk of fixed capacity that rows are written into, at any place, by its one writer.
+    """A chunk of fixed capacity; its one writer may write rows at any place.
 
     `views` are its columns, as arrays over the map; with `write` false they can only be read.
     """
@@ -56,7 +56,7 @@ class Chunk:
 
     @staticmethod
     def create(path: Path, columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> None:
-        """Make the file of a new chunk. Raises `NoSpaceError` and leaves nothing where it fails."""
+        """Create the file of a new chunk. Raises `NoSpaceError`, and leaves nothing if it fails."""
         hidden = path.with_suffix(".new")
         empty = blank(columns, rows, heaps)
         try:
@@ -80,7 +80,7 @@ class Chunk:
                 self.heap_used[index] = int(view.values[rows])
 
     def room(self, data: Sequence[ColumnData], start: int, at: int) -> int:
-        """How many rows of `data` from `start` on fit behind row `at`."""
+        """Return how many rows of `data` from `start` on fit behind row `at`."""
         fit = self.rows - at
         for index, (view, item) in enumerate(zip(self.views, data, strict=True)):
             if view.heap is not None:
@@ -91,7 +91,7 @@ class Chunk:
         return max(0, min(fit, len(data[0].values) - start))
 
     def write(self, data: Sequence[ColumnData], start: int, stop: int, at: int) -> int:
-        """Copy rows `start`..`stop` of `data` to row `at`; returns a bit for each column with a null."""
+        """Copy rows `start`..`stop` of `data` to row `at`; return a bit for each column with a null."""
         nulls = 0
         for index, (view, item) in enumerate(zip(self.views, data, strict=True)):
             if view.heap is not None:
@@ -101,7 +101,7 @@ class Chunk:
             elif stop - start < _FEW_ROWS:
                 view.values[at : at + stop - start] = item.values[start:stop]
             else:
-                # Half of what it costs through the map, whose every page is a fault the first time.
+                # Half the cost of the map, where every page faults the first time.
                 values = np.ascontiguousarray(item.values[start:stop], view.values.dtype)
                 _put(self._file, values.data, view.offset + at * values.itemsize)
             if item.mask is not None:
@@ -112,7 +112,7 @@ class Chunk:
         return nulls
 
     def seal(self, rows: int, nulls: int) -> None:
-        """Close the chunk at `rows` rows and make it a true Arrow file of that many."""
+        """Close the chunk at `rows` rows, and make it a valid Arrow file of that many."""
         counts = [
             rows - _count_bits(view.validity, rows) if nulls >> index & 1 else 0
             for index, view in enumerate(self.views)
@@ -144,16 +144,16 @@ class View:
             self.values = array(dtype, rows, buffers.values)
 
     def bits(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """The values of a packed column."""
+        """Return the values of a packed column."""
         return np.asarray(self.values[rows >> 3] >> (rows & 7).astype(np.uint8) & 1, np.bool_)
 
     def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which of `rows` have a value, by the bitmap."""
+        """Return which of `rows` have a value, by the bitmap."""
         bits = self.validity[rows >> 3] >> (rows & 7).astype(np.uint8)
         return np.asarray(bits & 1, np.bool_)
 
     def mark(self, rows: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_] | None) -> None:
-        """Say of each of `rows` whether it has a value; of all that they have if `mask` is None."""
+        """Set for each of `rows` whether it has a value; all have one if `mask` is None."""
         wanted = np.ones(len(rows), np.bool_) if mask is None else mask
         changed = self.present(rows) != wanted
         if changed.any():
@@ -161,7 +161,7 @@ class View:
             _clear_bits(self.validity, rows[changed & ~wanted])
 
     def put_heap(self, item: ColumnData, start: int, stop: int, at: int, used: int) -> int:
-        """Append the heap items of some rows and their ends; returns the heap's new fill."""
+        """Append the heap items of some rows, and their ends; return the heap's new fill."""
         assert self.heap is not None
         assert item.heap is not None
         ends: Any = item.values

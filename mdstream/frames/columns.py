@@ -1,4 +1,4 @@
-"""The columns of a frame as arrays, for its own writer's process."""
+"""The columns of a frame as arrays, for its writer's process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mdstream.handoff.columns import ColumnData
 
 
 class FrameColumns:
-    """What a frame of columns of fixed size still has, chunk by chunk."""
+    """The rows that a frame still has, chunk by chunk; for frames with columns of fixed size."""
 
     # Written here alone.
     _chunks: dict[int, Chunk]
@@ -38,8 +38,8 @@ class FrameColumns:
         return self._frame.dropped_rows
 
     def newest_first(self, stop: int) -> Iterator[tuple[int, int, dict[str, View]]]:
-        """Rows below `stop`, a chunk at a time from the newest on: the number of its first row, how many
-        rows there are, and views by name of column, over shared memory.
+        """Yield the rows below `stop`, a chunk at a time from the newest on: the number of its first row,
+        how many rows there are, and views over shared memory by column.
         """
         head = self._frame.head
         for number in [n for n in self._chunks if n < head.first]:
@@ -63,7 +63,7 @@ class FrameColumns:
     def within(
         self, name: str, first: int, end: int, stop: int
     ) -> Iterator[tuple[int, int, dict[str, View]]]:
-        """As `newest_first`, without chunks that have nothing from `first` to `end` in column `name`."""
+        """Like `newest_first`, without chunks that have no value from `first` to `end` in column `name`."""
         for start in [start for start, _ in self._spans if start < self.first_row]:
             self._spans.pop((start, name), None)
         newest = True
@@ -80,7 +80,7 @@ class FrameColumns:
                 yield start, rows, views
 
     def take(self, views: dict[str, View], rows: npt.NDArray[np.int64]) -> list[ColumnData]:
-        """A copy of some rows of a chunk."""
+        """Return a copy of some rows of a chunk."""
         return [
             ColumnData(view.values[rows], view.present(rows) if column.nullable else None)
             for column, view in zip(self._frame.columns, views.values(), strict=True)

@@ -1,8 +1,8 @@
 """Dictionaries: texts by code, append-only, shared without locks.
 
 A dictionary is a file with one JSON text a line; the number of the line, from 0, is the code. One
-process appends, with single writes. A reader takes whole lines up to the size it sees, so it needs no
-lock and no header, and any other program can read the file as it is.
+process appends, with single writes. A reader takes whole lines up to the size it sees. So it needs neither
+lock nor header, and any other program can read the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mdstream.handoff.space import no_space, room_for
 
 
 class DictionaryReader:
-    """The texts of a dictionary and their codes, as far as they were when last refreshed."""
+    """The texts of a dictionary and their codes, as of the last `refresh`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class DictionaryReader:
         self._read = 0
 
     def refresh(self) -> None:
-        """Take in what was appended since."""
+        """Read what has been appended since the last call."""
         if self._descriptor < 0:
             try:
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -50,7 +50,7 @@ class DictionaryReader:
 
 
 class DictionaryWriter(DictionaryReader):
-    """The one writer of a dictionary; goes on where a predecessor stopped."""
+    """The one writer of a dictionary; continues that of a predecessor."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -61,11 +61,11 @@ class DictionaryWriter(DictionaryReader):
         os.ftruncate(self._descriptor, self._read)
 
     def size_with(self, texts: Iterable[str]) -> int:
-        """How many texts there would be with `texts`, each of which stands there once."""
+        """Return how many texts there would be with `texts`, each given once."""
         return len(self.codes) + sum(text not in self.codes for text in texts)
 
     def add(self, texts: Iterable[str]) -> list[int]:
-        """Codes of `texts`; those that are new get the next ones, in order."""
+        """Return the codes of `texts`; new texts get the next ones, in order. Raises `NoSpaceError`."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self.codes]
         if fresh:
             data = b"".join(orjson.dumps(text) + b"\n" for text in fresh)

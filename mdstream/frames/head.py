@@ -4,15 +4,14 @@ One small mapped file of 64-bit words beside the chunks. The writer stores a wor
 store, in this order, and so needs no lock (x86-64 keeps stores in order; see docs/architecture.md):
 
     new chunk     its entry, then `end`
-    new rows      the rows, their null bits in the entry, the journal, then `rows`
-    oldest chunk  `first`, then the file goes
+    new rows      the rows, their null bits in the entry, `pending`, `applied`, then `rows`
+    oldest chunk  `first`, then the file is removed
 
 A reader loads `rows`, then `end`, then `first`: every row below `rows` lies in a chunk below `end`.
 
-The journal makes a commit happen once, also when the writer is killed in the middle: `pending` and
-`applied` are stored before `rows`, so that the batch `applied` is in the frame if and only if
-`pending == rows`. A successor that gets the same batch again then skips it, or writes the same
-rows to the same place.
+Two words make a commit happen once, even if the writer is killed in the middle: `pending` and `applied` are
+stored before `rows`, so that the batch `applied` is in the frame if and only if `pending == rows`. A
+successor that gets the same batch again skips it, or writes the same rows to the same place.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ _ROWS, _FIRST, _END, _PENDING, _APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
 
 
 class Entry(NamedTuple):
-    """One chunk: its number, the frame's row it starts at, a bit for each column with a null, and
-    how many rows it has room for.
+    """One chunk: its number, its first row in the frame, a bit for each column with a null, and how many
+    rows it has room for.
     """
 
     number: int
@@ -93,7 +92,7 @@ class Head:
 
     @property
     def closed(self) -> bool:
-        """Whether the writer has ended in good order: no more rows will come."""
+        """Whether the writer has closed the frame: no more rows will come."""
         return bool(self._words[_CLOSED])
 
     def entry(self, number: int) -> Entry:
@@ -111,7 +110,7 @@ class Head:
         return number
 
     def discard_last(self) -> None:
-        """Take back a chunk that a killed writer began for rows it never published."""
+        """Discard a chunk that a killed writer began for rows it never published."""
         self._words[_END] -= 1
 
     def note_nulls(self, number: int, nulls: int) -> None:

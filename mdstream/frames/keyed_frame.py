@@ -38,7 +38,7 @@ MOST_ROWS = 1 << 18
 class KeyedFrameWriter:
     """The one writer of a keyed frame; resumes the frame that a killed predecessor left.
 
-    `columns` begin with the symbol and end with the version. `facts` tell readers what the rows are:
+    `columns` begin with the symbol and end with the version. `facts` describe the rows to readers:
     `levels`, so many levels of an order book, which they see as a row each.
     """
 
@@ -73,7 +73,7 @@ class KeyedFrameWriter:
             self._whole = np.zeros((len(self.columns), entry.capacity), np.bool_)
         share.join(self)
 
-    # -- what its share asks of every frame
+    # -- as a member of its share
 
     @property
     def bytes(self) -> int:
@@ -89,11 +89,10 @@ class KeyedFrameWriter:
     # -- rows
 
     def update(self, rows: Rows, data: Data, newer: int | None = None) -> None:
-        """Write `data` (index of a column, and its values) into `rows`, each of which stands there once.
+        """Write `data` (index of a column, and its values) into `rows`, each given once.
 
-        With `newer`, a row is left as it is if what it has in that column is above the value that is to
-        come, or that is null. Raises `NoSpaceError` where a larger frame finds no room; nothing is
-        written then.
+        With `newer`, a row is left as it is if its value in that column is above the new one, or the new
+        one is null. Raises `NoSpaceError`, and writes nothing, if there is no room for a larger frame.
         """
         if not len(rows):
             return
@@ -128,9 +127,7 @@ class KeyedFrameWriter:
         self.head.close()
 
     def _late(self, rows: Rows, data: Data, newer: int) -> npt.NDArray[np.bool_]:
-        """Which rows have something already that is above what is to come in column `newer`, or that is
-        null there.
-        """
+        """Return which rows have a value above the new one in column `newer`, or get null there."""
         assert self._chunk is not None
         order, view = next(item for index, item in data if index == newer), self._chunk.views[newer]
         late: npt.NDArray[np.bool_] = order.values < view.values[rows]
@@ -141,7 +138,7 @@ class KeyedFrameWriter:
         return late
 
     def _mark(self, rows: Rows, data: Data) -> None:
-        """Say of each value whether it is there. Mostly all are, and were before: that is quick."""
+        """Set which values are present. Mostly all are, and were before: that is quick."""
         assert self._chunk is not None
         masks = {index: item.mask for index, item in data if item.mask is not None and not item.mask.all()}
         places = np.array([index for index, _ in data])
@@ -152,7 +149,7 @@ class KeyedFrameWriter:
             self._whole[index, rows] = masks.get(index, True)
 
     def _grow(self, rows: int) -> None:
-        """See to it that there is room for `rows` rows."""
+        """Make room for `rows` rows."""
         old, capacity = self._chunk, self._chunk.rows if self._chunk is not None else 0
         if rows <= capacity:
             return

@@ -38,7 +38,7 @@ _TYPES: dict[Kind, pa.DataType] = {
 _BLOCK = 512
 
 HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBOLS: 4.0}
-"""Heap items that a frame's first chunk sets aside for each row; later ones go by what was used."""
+"""Heap items that a frame's first chunk reserves for each row; later chunks go by what was used."""
 
 
 def arrow_schema(columns: Sequence[Column], **facts: str) -> pa.Schema:
@@ -123,7 +123,7 @@ def blank(columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> Blank:
 
 @lru_cache(maxsize=16)
 def _blank(schema: bytes, rows: int, heaps: tuple[int, ...]) -> Blank:
-    """Remembered: chunks of a frame are mostly alike, and a new one then costs what its memory costs."""
+    """Cached: chunks of a frame are mostly identical, and a new one then costs what its memory costs."""
     sink = pa.BufferOutputStream()
     _write_empty(sink, pa.ipc.read_schema(pa.py_buffer(schema)), rows, heaps)
     data = np.frombuffer(sink.getvalue(), np.uint8)

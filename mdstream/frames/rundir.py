@@ -1,4 +1,4 @@
-"""The folder that holds everything one run shares: who owns it, how it is found, when it goes.
+"""The folder of everything that one run shares: who owns it, how it is found, when it is removed.
 
     <root>/mdstream-<uid>-<run>/
         owner.lock            locked by the supervisor as long as it lives
@@ -10,8 +10,8 @@
 
     /dev/shm/sem.mdstream-<uid>-<run>-*   semaphores of the feeds' pools, wherever <root> is
 
-The lock is the kernel's: it is gone with its owner, however that died, and no process number that
-was given out twice can fake it. A folder whose lock can be had belongs to a dead run.
+The lock is the kernel's: it ends with its owner, however that died, and a process id that is used again
+cannot fake it. A folder whose lock is free belongs to a dead run.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def default_root() -> Path:
-    """Where runs live: as the environment says, so that readers look where engines write; else
+    """Return where runs are: as the environment says, so that readers look where engines write; else
     `/dev/shm`, or the folder for temporary files where there is none.
     """
-    if told := os.environ.get("MDSTREAM_FRAMES__DIRECTORY"):
-        return Path(told)
+    if directory := os.environ.get("MDSTREAM_FRAMES__DIRECTORY"):
+        return Path(directory)
     if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
         return SHARED_MEMORY
     return Path(tempfile.gettempdir())
@@ -101,7 +101,7 @@ class RunDirectory:
         name_semaphores(self.path)
 
     def abandon(self) -> None:
-        """Leave the folder to who is not done with it: `close` will not remove it."""
+        """Leave the folder to the recorder, which still reads it: `close` will not remove it."""
         self._abandoned = True
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ def _describe(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def is_alive(path: Path) -> bool:
-    """Whether the owner of the run folder `path` lives."""
+    """Whether the owner of the run folder `path` is alive."""
     return _is_locked(path / "owner.lock")
 
 
@@ -155,7 +155,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def runs(root: Path | None = None) -> list[Path]:
-    """Folders of this user's runs under `root`, dead ones too, oldest first."""
+    """Return the folders of this user's runs under `root`, dead ones too, oldest first."""
     root = root or default_root()
     found = []
     for path in root.glob(_prefix() + "*"):
@@ -168,7 +168,7 @@ def runs(root: Path | None = None) -> list[Path]:
 
 
 def find(run: str | None = None, root: Path | None = None) -> Path:
-    """The folder of run `run`, or of the newest running one. Raises `NoRunError`."""
+    """Return the folder of run `run`, or of the newest running one. Raises `NoRunError`."""
     if run is not None and (Path(run) / "owner.lock").exists():
         return Path(run)
     candidates = [p for p in runs(root) if run is None or p.name == _prefix() + run]
@@ -183,8 +183,8 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
 
 
 def reap(root: Path | None = None) -> list[Path]:
-    """Remove what dead runs left behind; returns the folders removed. Those that were to be recorded, and
-    are not to the end, stay: `unrecorded` names them.
+    """Remove what dead runs left behind; return the folders removed. Runs that are still to be recorded
+    stay: see `unrecorded`.
     """
     kept = unrecorded(root)
     dead = [
@@ -206,7 +206,7 @@ def reap(root: Path | None = None) -> list[Path]:
 
 
 def unrecorded(root: Path | None = None) -> dict[Path, str]:
-    """Dead runs that were to be recorded, with the store that they were to go to."""
+    """Return the dead runs that were to be recorded, each with its store."""
     found = {}
     for path in runs(root):
         with contextlib.suppress(OSError, ValueError):
@@ -217,7 +217,7 @@ def unrecorded(root: Path | None = None) -> dict[Path, str]:
 
 
 def has_recorder(path: Path) -> bool:
-    """Whether a recorder is at the run whose folder is `path`."""
+    """Whether a recorder works on the run whose folder is `path`."""
     return _is_locked(path / "recorder.lock")
 
 

@@ -6,21 +6,21 @@ from typing import Protocol
 
 
 class Member(Protocol):
-    """What takes memory: a frame."""
+    """A frame, as its share sees it."""
 
     @property
     def bytes(self) -> int: ...
 
     @property
     def can_drop(self) -> bool:
-        """Whether it has something old that can go."""
+        """Whether it has an old chunk that can be dropped."""
         ...
 
     def drop_oldest(self) -> None: ...
 
 
 class Share:
-    """Frames that share `limit` bytes: when they hold more, the largest one's oldest chunk goes.
+    """Frames that share `limit` bytes: when they hold more, the largest one's oldest chunk is dropped.
 
     So a small frame finds room beside a large one, and a stream cannot crowd out the others.
     """
@@ -33,11 +33,11 @@ class Share:
         self._frames = []
 
     def join(self, frame: Member) -> None:
-        """Count `frame` in from now on."""
+        """Add `frame` to those that share."""
         self._frames.append(frame)
 
     def make_room(self, coming: int) -> None:
-        """Drop what is oldest until `coming` bytes more are within the limit, or nothing is left."""
+        """Drop old chunks until `coming` bytes more are within the limit, or none is left to drop."""
         while sum(frame.bytes for frame in self._frames) + coming > self.limit:
             if not self.drop():
                 break

@@ -21,13 +21,13 @@ _GROWTH = 4
 _SPARE = 1.2
 _LEAST_ROWS = 64
 _CHUNKS_PER_SHARE = 12
-"""So many chunks at least fit into what a stream's frames share, so that few rows go at a time."""
+"""At least so many chunks fit into the share of a stream, so that few rows are dropped at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of a frame that are kept, bytes of its largest chunk, and what all frames of its stream may
-    take together.
+    """Bytes of a frame that are kept, bytes of its largest chunk, and bytes that all frames of its stream
+    may take together.
     """
 
     retention: int
@@ -95,10 +95,9 @@ class FrameWriter:
         return head.entry(head.first).start_row if head.end > head.first else 0
 
     def append(self, data: Sequence[ColumnData], sequence: int = 0) -> None:
-        """Append rows and publish them, all at once. A batch that is already here is skipped.
+        """Append rows, and publish them all at once. A batch that is already in the frame is skipped.
 
-        Raises `NoSpaceError` where not even dropping old chunks made room for a small new one; nothing
-        is published then.
+        Raises `NoSpaceError`, and publishes nothing, where dropping old chunks made no room for a new one.
         """
         if sequence and self.head.has(sequence):
             return
@@ -111,7 +110,7 @@ class FrameWriter:
                 try:
                     self._rotate(data, start, total)
                 except NoSpaceError:
-                    self._resume()  # the rows taken so far, maybe into several chunks, will come again
+                    self._resume()  # the rows written so far, maybe to several chunks, will come again
                     raise
                 continue
             nulls = chunk.write(data, start, start + room, total - chunk.start_row)
@@ -121,7 +120,7 @@ class FrameWriter:
         self.head.publish(total, sequence)
 
     def close(self) -> None:
-        """End the frame: its last chunk becomes a file complete in itself, and tails end."""
+        """End the frame: its last chunk becomes a complete Arrow file, and tails end."""
         if self._chunk is not None:
             rows = self.head.rows - self._chunk.start_row
             self._chunk.seal(rows, self.head.entry(self._number).nulls)
@@ -147,7 +146,7 @@ class FrameWriter:
             self._chunk.resume(head.rows - entry.start_row)
 
     def _rotate(self, data: Sequence[ColumnData], start: int, total: int) -> None:
-        """Close the current chunk at row `total` and begin one that takes at least one row more."""
+        """Close the current chunk at row `total`, and begin one with room for at least one row."""
         full = self._chunk
         if full is not None:
             self._learn(full, total - full.start_row)
@@ -176,8 +175,8 @@ class FrameWriter:
         self._number = self.head.add_chunk(total, rows)
 
     def _heaps(self, data: Sequence[ColumnData], start: int, rows: int, most: int) -> list[int]:
-        """Items of each heap of a chunk of `rows` rows: `most` bytes at most, but row `start` of `data`
-        fits in any case.
+        """Return the items of each heap of a chunk of `rows` rows: `most` bytes at most, but enough for row
+        `start` of `data`.
         """
         heaps = []
         variable = (item for item in data if item.heap is not None)
@@ -188,7 +187,7 @@ class FrameWriter:
         return heaps
 
     def _learn(self, chunk: Chunk, rows: int) -> None:
-        """Size the heaps of the next chunk by what this one's rows used, and some more."""
+        """Size the heaps of the next chunk by what the rows of this one used, and some more."""
         used = [n for n, c in zip(chunk.heap_used, self.columns, strict=True) if c.kind in VARIABLE]
         if rows:
             self._heap_per_row = [n / rows * _SPARE + 1 for n in used]
@@ -208,5 +207,5 @@ class FrameWriter:
 
 
 def _length(item: ColumnData, row: int) -> int:
-    """Heap items of one row."""
+    """Return how many heap items one row has."""
     return int(item.values[row]) - (int(item.values[row - 1]) if row else 0)

@@ -5,9 +5,9 @@ A part is its columns one after another, each aligned to 8 bytes:
     fixed size     [ values ][ mask, if the column may have nulls ]
     variable size  [ row ends, int64 ][ heap ][ mask, if … ]
 
-A mask has one byte a row, 1 where the value is there; where nothing is missing its place is left as it
-is. Both sides derive every offset from the same declaration, so that a `Part` of a few numbers is all
-that has to cross; and as soon as the number of rows is known, columns of a fixed size can be made in place.
+A mask has one byte a row, 1 where there is a value; it is not written where no value is missing. Both sides
+derive every offset from the same declaration, so only a `Part` of a few numbers has to cross. Columns of a
+fixed size can be made in place as soon as the number of rows is known.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ PARTIAL = np.dtype(
 )
 """A partial: one symbol's trades within one second, or an event between them (`kind`, a `PartialKind`).
 
-`second` is its begin in ns. Prices are NaN where no trade of the partial may set them; sums are unevaluated
-pairs of floats (`aggregation.aggregate` says why). `row` counts the batch's trades before it; `begun` and
-`recv_ts` tell when its first and last one were received. Of an amendment `trades` is its channel's row.
+`second` is its start in ns. Prices are NaN where no trade of the partial may set them; sums are unevaluated
+pairs of floats (`aggregation.aggregate` explains why). `row` counts the batch's trades before it. `begun`
+and `recv_ts` are the times of receipt of its first and last trade. For an amendment, `trades` is the row in
+its channel.
 """
 
 
@@ -60,9 +61,11 @@ class PartialKind(IntEnum):
 
     TRADES = 0
     AHEAD = 1
-    """Trades with a time so far in the future that no clock may follow it."""
+    """Trades whose time is so far in the future that no clock may follow it."""
     GAP = 2
+    """The connection was lost here."""
     TICK = 3
+    """Time has passed, and no trade came."""
     CORRECTION = 4
     CANCEL = 5
 
@@ -71,8 +74,8 @@ class PartialKind(IntEnum):
 class ColumnData:
     """One column of one batch.
 
-    `values` has a number a row, or for variable sizes the int64 end of each row in `heap`.
-    `mask` is None where every value is there, else a bool a row.
+    `values` has a number for each row; for variable sizes, the end of each row in `heap`, int64.
+    `mask` says for each row whether there is a value; None if there always is.
     """
 
     values: Array
@@ -81,7 +84,7 @@ class ColumnData:
 
 
 def concatenate(pieces: Sequence[ColumnData]) -> ColumnData:
-    """Pieces of a column of fixed size, one after another."""
+    """Return pieces of a column of fixed size as one."""
     mask = None
     if any(piece.mask is not None for piece in pieces):
         mask = np.concatenate([mask_of(piece) for piece in pieces])
@@ -89,12 +92,12 @@ def concatenate(pieces: Sequence[ColumnData]) -> ColumnData:
 
 
 def take_rows(data: ColumnData, rows: npt.NDArray[np.int64]) -> ColumnData:
-    """Some rows of a column of fixed size."""
+    """Return some rows of a column of fixed size."""
     return ColumnData(data.values[rows], None if data.mask is None else data.mask[rows])
 
 
 def mask_of(data: ColumnData) -> npt.NDArray[np.bool_]:
-    """Which rows have a value."""
+    """Return which rows have a value."""
     return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
 
 
@@ -103,7 +106,7 @@ def _align(offset: int) -> int:
 
 
 class _Span(NamedTuple):
-    """Offsets of one column within its part; -1 for what it does not have."""
+    """Offsets of one column within its part; -1 for a missing buffer."""
 
     values: int
     heap: int
@@ -111,7 +114,7 @@ class _Span(NamedTuple):
 
 
 def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Span], int]:
-    """Where every column of a part lies, and the size of the whole."""
+    """Return where every column of a part lies, and the size of the whole."""
     spans, offset, sizes = [], 0, iter(heaps)
     for column in channel.columns:
         values, heap, mask, width = offset, -1, -1, DTYPE[column.kind].itemsize
@@ -128,7 +131,7 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
 
 
 class Shape:
-    """How the columns of a channel lie, whatever the number of rows: if all are of a fixed size."""
+    """How the columns of a channel lie, for any number of rows: if all are of a fixed size."""
 
     _places: dict[int, list[tuple[int, int]]]
     """Places by number of rows, remembered for numbers that came before."""
@@ -137,7 +140,7 @@ class Shape:
         self.channel = channel
         dtypes = [DTYPE[column.kind] for column in channel.columns]
         self.chars = [dtype.char for dtype in dtypes]
-        """What numpy calls the type of each."""
+        """numpy's character for the type of each."""
         self.widths = [dtype.itemsize for dtype in dtypes]
         self.masked = [column.nullable for column in channel.columns]
         self.nullable = sum(1 << i for i, masked in enumerate(self.masked) if masked)
@@ -146,12 +149,12 @@ class Shape:
         self._of_width = [(w, self.widths.count(w)) for w in sorted(set(self.widths))]
 
     def bytes(self, rows: int) -> int:
-        """Bytes that `rows` rows take."""
+        """Return how many bytes `rows` rows take."""
         values = sum(_align(rows * width) * count for width, count in self._of_width)
         return values + _align(rows) * sum(self.masked)
 
     def places(self, rows: int) -> list[tuple[int, int]]:
-        """Where each column's values and mask are, from where the first begins; -1: no mask."""
+        """Return the offsets of each column's values and mask from the first column; -1 for no mask."""
         places = self._places.get(rows)
         if places is None:
             places, start = [], 0
@@ -166,9 +169,9 @@ class Shape:
 
 
 class Columns(Sequence[ColumnData]):
-    """Columns of a fixed size that lie in a result area; views are made of those that are asked for.
+    """Columns of a fixed size in a result area; a view of one is made when it is first used.
 
-    At first each column that may have nulls has its mask; `complete` takes it away.
+    At first each column that may have nulls has its mask; `complete` removes it.
     """
 
     # Written by the worker that fills the columns.
@@ -201,7 +204,7 @@ class Columns(Sequence[ColumnData]):
         return view
 
     def complete(self, index: int) -> None:
-        """Nothing is missing in this column."""
+        """Note that no value of this column is missing."""
         self.nulls &= ~(1 << index)
         if index in self._views:
             self._views[index].mask = None
@@ -223,7 +226,7 @@ class ResultArea:
         self._whole = {}
 
     def make(self, shape: Shape, rows: int) -> Columns | None:
-        """Empty columns of `rows` rows, to be filled in place; None if there is no room."""
+        """Return empty columns of `rows` rows, to be filled in place; None if there is no room."""
         start, end = self.used, self.used + shape.bytes(rows)
         if end > len(self.memory):
             return None
@@ -231,7 +234,7 @@ class ResultArea:
         return Columns(self, shape, rows, start)
 
     def put(self, channel: Channel, data: Sequence[ColumnData]) -> Part | None:
-        """The part that `data` is, copied unless it was made here; None if there is no room."""
+        """Return `data` as a part, copied unless it was made here; None if there is no room."""
         if isinstance(data, Columns) and data.area is self:
             return Part(channel.name, data.rows, data.start, data.nulls, ())
         rows = len(data[0].values)
@@ -251,7 +254,7 @@ class ResultArea:
         return Part(channel.name, rows, start, nulls, heaps)
 
     def add(self, rows: Array) -> Stretch | None:
-        """Append an array; where it is, or None if there is no room."""
+        """Append an array; return its place, or None if there is no room."""
         start, end = self.used, self.used + array_bytes(rows)
         if end > len(self.memory):
             return None
@@ -260,7 +263,7 @@ class ResultArea:
         return Stretch(start, len(rows))
 
     def view(self, char: str, offset: int, count: int) -> Array:
-        """`count` items at byte `offset`; cut from a view of the whole, which costs less than a new one."""
+        """Return `count` items at byte `offset`, cut from a view of the whole: faster than a new view."""
         whole = self._whole.get(char)
         if whole is None:
             width = np.dtype(char).itemsize
@@ -277,18 +280,18 @@ class ResultArea:
 
 
 def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
-    """Bytes that `data` takes in a result area."""
+    """Return how many bytes `data` takes in a result area."""
     heaps = [len(item.heap) for item in data if item.heap is not None]
     return _spans(channel, len(data[0].values), heaps)[1]
 
 
 def array_bytes(rows: Array) -> int:
-    """Bytes that an array takes in a result area."""
+    """Return how many bytes an array takes in a result area."""
     return _align(rows.nbytes)
 
 
 def read_part(area: ResultArea, shape: Shape, part: Part) -> list[ColumnData]:
-    """The columns of `part`, whose channel is that of `shape`, as views into `area`."""
+    """Return the columns of `part` as views into `area`; `shape` is that of its channel."""
     if not part.heaps:
         view_of, start, rows, nulls = area.view, part.offset, part.rows, part.nulls
         return [

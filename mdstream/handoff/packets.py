@@ -6,9 +6,9 @@
 The kernel keeps packets apart and gives each to one reader, so that workers share one end without a lock.
 What is too large for a packet travels as a file in memory, of which the packet holds the descriptor.
 
-Nobody waits at a socket. Who writes to one is taken to wait for the answer, so that the kernel wakes the
-reader on the writer's own core, and both take turns there while another core idles. A bell (an eventfd),
-rung for each packet, wakes whoever waits for it on an idle core.
+No side blocks on a socket: the kernel would assume that a writer waits for the answer, and wake the reader
+on the writer's own core, where both take turns while another core idles. A bell (an eventfd) is rung for
+each packet instead, and wakes a waiting process on an idle core.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 READY = 0
-"""The number of what a worker says first; those of tickets follow."""
+"""The number of a worker's first packet; those of tickets follow."""
 MOST_BYTES = 16 * 1024
-"""The largest packet; more goes into a file."""
+"""The largest packet; a larger object goes into a file."""
 _IN_A_FILE = b"\0"
-"""What a packet says whose object is in a file. No pickle begins so."""
+"""The packet for an object in a file. No pickle begins with this byte."""
 
 
 class End:
-    """One side: the feed's, or the workers', of which each has a copy that it was started with."""
+    """One side: the feed's, or the workers', who share it: each was started with a copy."""
 
     def __init__(self, packets: socket.socket, bell: int, others_bell: int) -> None:
         self.packets = packets

@@ -1,4 +1,4 @@
-"""How a payload's bytes are packed. What came compressed stays so until a worker unpacks it."""
+"""How a payload's bytes are packed. A compressed payload stays so until a worker unpacks it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from mdstream.errors import UnpackingError
 
 
 class Packing(IntEnum):
-    """What was done to a payload's bytes on their way."""
+    """How the bytes of a payload are compressed."""
 
     PLAIN = 0
     GZIP = 1
 
 
 def unpacked_size(data: bytes, packing: Packing) -> int:
-    """How many bytes `data` says that it unpacks to: a guess, for nobody has looked."""
+    """Return how many bytes `data` claims to unpack to. It may be wrong: nothing is unpacked here."""
     if packing is Packing.PLAIN or len(data) < 18:
         return len(data)
     return int.from_bytes(data[-4:], "little")
 
 
 def unpack(data: bytes | memoryview, packing: Packing, most: int) -> bytes:
-    """The bytes as they were. Raises `UnpackingError`, also for more than `most` of them."""
+    """Return the bytes unpacked. Raises `UnpackingError`, also for more than `most` of them."""
     if packing is Packing.PLAIN:
         return bytes(data)
     from isal import igzip_lib, isal_zlib  # readers and feeds do without

@@ -1,4 +1,4 @@
-"""What crosses the process boundary where history is fetched: pages out, files back.
+"""What crosses the process boundary when history is fetched: pages out, files back.
 
 body, packed as it came ══► worker: unpack ► decode ► columns ► a staged file (Arrow IPC)
 staged files of one partition ══► worker: join ► compress ► a file of the store (Parquet)
@@ -14,18 +14,18 @@ from mdstream.streams.spec import PayloadKind
 
 
 class PageTicket(NamedTuple):
-    """One page, as it came from the service, and the file that its rows shall be staged in."""
+    """One page, as received from the service, and the file to stage its rows in."""
 
     stream: str
     channel: str
-    """The channel whose rows the records become."""
+    """The channel of the rows that the records become."""
     kind: PayloadKind
     body: bytes
     packing: Packing
     recv_ns: int
     path: str
     span: tuple[int, int]
-    """The rows to keep, by their time: from the first moment on, up to the second; ns since 1970."""
+    """The rows to keep: times from the first one up to, not including, the second; ns since 1970."""
 
 
 class PageReceipt(NamedTuple):
@@ -34,7 +34,7 @@ class PageReceipt(NamedTuple):
     rows: int
     page_token: str
     fault: str
-    """Why the page as a whole is of no use; empty if it is."""
+    """Why the page as a whole cannot be used; empty if it can."""
     rejects: tuple[Reject, ...]
     """Records that cannot become rows."""
     last_ns: int
@@ -58,7 +58,7 @@ class JoinTicket(NamedTuple):
 
 
 class JoinReceipt(NamedTuple):
-    """A Parquet file: what the store's log tells of it."""
+    """What the store's log records about a Parquet file."""
 
     rows: int
     bytes: int

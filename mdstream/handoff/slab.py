@@ -6,9 +6,9 @@
       feed      feed (+ counts     feed                       worker
                 by the worker)
 
-The feed fills the first three, a worker the last. Nothing is copied or pickled on the way. Slabs are
-files in the run directory and describe themselves, so that a feed which takes the place of a
-killed one finds the batches that were not committed.
+The feed fills the first three, a worker the last. Nothing is copied or pickled on the way. A slab is a
+file that describes itself, so that a feed that replaces a killed one finds the batches that were not
+committed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from mdstream.handoff.space import create_file
 
 HEADER_BYTES = 64
 SPILL = ".spill"
-"""What the name of a slab's spill file has behind the slab's."""
+"""Suffix of a slab's spill file."""
 _RESULT_FACTOR = 2
 _RESULT_SPARE = 8 * 1024 * 1024
 
 
 def _result_bytes(capacity: int) -> int:
-    """Room for results: twice the payloads, for a large slab not that much more than them.
+    """Return the room for results: twice the payloads, at most 8 MiB more than them.
 
-    What needs more (small levels of order books) is spilled to a file of its own.
+    A larger result (small levels of order books) goes to a spill file.
     """
     return min(_RESULT_FACTOR * capacity, capacity + _RESULT_SPARE)
 
@@ -51,7 +51,7 @@ def _entries(capacity: int) -> int:
 
 
 def file_bytes(capacity: int) -> int:
-    """Shared memory that a slab for `capacity` payload bytes takes."""
+    """Return how many bytes a slab for `capacity` payload bytes takes."""
     capacity = _whole_lines(capacity)
     table = _entries(capacity) * ENTRY.itemsize
     return HEADER_BYTES + table + capacity + _result_bytes(capacity)
@@ -68,15 +68,13 @@ ENTRY = np.dtype(
         ("_pad2", "<u4"),
     ]
 )
-"""One payload: where it is, what it is, how it is packed, when it came; a worker fills in how many
-messages it held.
-"""
+"""One payload: place, kind, packing, time of receipt; a worker fills in how many messages it held."""
 
 _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
 _ENTRY = struct.Struct("=QIHHqI4x")
 _MAGIC = b"mdslab01"
 _PAYLOAD_BYTES_PER_ENTRY = 96
-"""With smaller payloads a slab's table is full before its room for bytes is."""
+"""With smaller payloads the table is full before the room for bytes is."""
 
 
 class State(IntEnum):
@@ -132,7 +130,7 @@ class Slab:
 
     @classmethod
     def open(cls, path: Path) -> Slab:
-        """Map an existing slab, as a worker or a feed's successor does."""
+        """Map an existing slab. Raises `ValueError` if the file is not one."""
         with path.open("r+b") as file:
             mapping = mmap.mmap(file.fileno(), 0)
         magic, capacity, entries, _, _ = _HEADER.unpack_from(mapping, 0)
@@ -163,15 +161,15 @@ class Slab:
 
     @property
     def data(self) -> memoryview:
-        """The payloads, back to back, as they came."""
+        """The payloads, back to back, as received."""
         return self.view[self._data : self._data + self.used]
 
     @property
     def data_offset(self) -> int:
-        """Where in the slab `data` begins, as its table counts."""
+        """Offset in the slab at which `data` begins."""
         return self._data
 
-    # -- the feed's side, in the order of a slab's life
+    # -- the feed's side, in the order of use
 
     def begin(self, sequence: int) -> None:
         """Start filling, as batch `sequence`."""
@@ -180,13 +178,13 @@ class Slab:
         self._words[4] = State.FILLING
 
     def fits(self, length: int, unpacked: int = 0) -> bool:
-        """Whether there is room for a payload, and for what is made of it if it unpacks to that."""
+        """Whether there is room for a payload of `length` bytes, and for results of `unpacked` ones."""
         if self.used + length > self.capacity or self.count >= self._max_entries:
             return False
         return not (self.count and unpacked) or self._unpacked + unpacked <= self.capacity
 
     def take(self, payload: bytes, kind: int, recv_ns: int) -> bool:
-        """`append`, if the payload `fits`, as fast as can be: it is asked for every one of the stream."""
+        """Append a payload of the stream if it fits. The fast path: called for every payload."""
         length, used, count = len(payload), self.used, self.count
         end = used + length
         if end > self.capacity or count >= self._max_entries:
@@ -209,7 +207,7 @@ class Slab:
         packing: Packing = Packing.PLAIN,
         unpacked: int = 0,
     ) -> int:
-        """Copy one payload in (the only copy it ever gets here); returns its index."""
+        """Copy one payload in, the only copy made of it; return its index."""
         index, length = self.count, len(payload)
         start = self._data + self.used
         self.view[start : start + length] = payload
@@ -219,7 +217,7 @@ class Slab:
         self.used += length
         self._unpacked += unpacked or length
         self.count = index + 1
-        # Count and state share a word: whoever finds this slab after a kill sees whole entries.
+        # Count and state share a word, so a successor sees whole entries after a kill.
         self._words[4] = State.FILLING | self.count << 8
         return index
 
@@ -227,11 +225,11 @@ class Slab:
         self._words[4] = State.SEALED | self.count << 8
 
     def release(self) -> None:
-        """The batch is committed; the slab may be filled again."""
+        """Mark the slab as free: its batch is committed."""
         self._words[4] = State.FREE
 
     def payload(self, index: int) -> memoryview:
-        """The bytes of payload `index`, in place and as they are packed."""
+        """Return the bytes of payload `index`, in place and as they are packed."""
         entry = self.table[index]
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]

@@ -28,13 +28,13 @@ class Part(NamedTuple):
     rows: int
     offset: int
     nulls: int
-    """Bit i is set where column i has a null, and hence a mask."""
+    """Bit i is set if column i has a null, and hence a mask."""
     heaps: tuple[int, ...]
     """Items in the heap of each column of variable size, in column order."""
 
 
 class Stretch(NamedTuple):
-    """An array in a result area: the byte it begins at, and how many items it has."""
+    """An array in a result area: its first byte, and how many items it has."""
 
     offset: int
     items: int
@@ -49,15 +49,15 @@ class Reject(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What one REST body held, told to whoever fetched it once its rows are in the frames."""
+    """What one REST body held, returned to the caller once its rows are in the frames."""
 
     symbols: frozenset[str]
-    """Those with a row."""
+    """Symbols with a row."""
     refused: Mapping[str, str]
-    """Those whose every record was rejected, and why the first was."""
+    """Symbol of which every record was rejected → why the first was."""
     page_token: str
     fault: str = ""
-    """Why the body as a whole is of no use; empty if it is."""
+    """Why the body as a whole cannot be used; empty if it can."""
 
     @property
     def is_empty(self) -> bool:
@@ -74,7 +74,7 @@ class Receipt(NamedTuple):
     start_ns: int
     end_ns: int
     cpu_ns: int
-    """CPU time between the two, which may be less: a worker waits for a core, too."""
+    """CPU time between the two; less than their difference if the worker waited for a core."""
     spill: str = ""
     """Path of the file that holds the result if it did not fit into the slab; else empty."""
     parts: tuple[Part, ...] = ()

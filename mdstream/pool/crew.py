@@ -27,19 +27,19 @@ from mdstream.handoff import packets
 
 
 class Crew:
-    """`size` processes; `initializer(end)` is called in each, and then `serve()`, which never returns.
-    `context` says how they start: never by a fork of this process, which would copy its loop in mid-step.
+    """`size` processes; each calls `initializer(end)`, and then `serve()`, which never returns.
 
-    `serve` says `(packets.READY, True, pid)` and then, for each `(number, function, arguments)`,
+    `context` starts them, never by a fork of this process, which would copy its loop in mid-step. `serve`
+    sends `(packets.READY, True, pid)`, and then, for each `(number, function, arguments)`,
     `(number, True, result)` or `(number, False, exception)`.
     """
 
     # Written in the owner's loop only, by the crew.
     processes: set[Process]
     _waiting: dict[int, asyncio.Future[Any]]
-    """Number of a ticket → who waits for its result."""
+    """Number of a ticket → the caller's future."""
     _unsent: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]]
-    """Tickets that the socket had no room for; bounded by those who wait."""
+    """Tickets that the socket had no room for; not more than there are callers."""
     _pids: list[int]
     """Processes that can work."""
     _ready: asyncio.Future[None]
@@ -74,7 +74,7 @@ class Crew:
         self._loop.add_reader(self._end.bell, self._take)
 
     async def ready(self) -> list[int]:
-        """Wait until every process can work; their process ids. Raises `BrokenExecutor` if one dies."""
+        """Wait until every process can work; return their ids. Raises `BrokenExecutor` if one dies."""
         await self._ready
         return sorted(self._pids)
 
@@ -133,14 +133,14 @@ class Crew:
                 continue
             future = self._waiting.get(number)
             if future is None or future.done():
-                continue  # nobody waits any more
+                continue  # its caller was cancelled
             if succeeded:
                 future.set_result(result)
             else:
                 future.set_exception(result)
 
     def _on_task_end(self, task: asyncio.Future[None]) -> None:
-        """A process's task is over, and so is this crew."""
+        """Break the crew: the task of a process has ended."""
         if not task.cancelled():
             self._break(task.exception() or EOFError("a worker's task has ended"))
 
@@ -157,4 +157,4 @@ class Crew:
                 failure.__cause__ = error
                 future.set_exception(failure)
         if self._ready.done() and not self._ready.cancelled():
-            self._ready.exception()  # it may be that nobody waits for it
+            self._ready.exception()  # maybe nobody awaits it

@@ -1,10 +1,10 @@
 """The process that others are forked from: `multiprocessing`'s fork server.
 
-It loads modules once and waits. Each process of its owner's begins as its copy, at once, and shares its
+It loads modules once, and waits. Each process of its owner starts as a copy of it, at once, and shares its
 memory until it writes there. Its users are counted: it ends with the last of them, not with this process.
 
-An engine's feeds are forked from one such process, and before one of them does anything else it forks a
-fork server of its own (`copy_here`), for its workers: which so are below their feed, and end with it.
+The feeds of an engine are forked from one such process. Before a feed does anything else it forks a fork
+server of its own (`copy_here`), so that its workers are below it and end with it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from typing import Any
 
 _END_WAIT_S = 2.0
 
-# The mutable state of the module: how many use the server, of which a process has one.
 _users = 0
+"""How many use the server of this process; written by `take` and `leave`."""
 
 _CAN_COPY = sys.version_info < (3, 14)
-"""Later servers want a key; there a fork server of a feed's own is started like any other."""
+"""Later servers need a key: there a feed starts its fork server like any other."""
 
 _server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
-"""There is no public way to learn its pid, to end it, or to make it of a process that is there."""
+"""There is no public way to get its pid, to end it, or to turn a running process into one."""
 
 
 def begin(*modules: str) -> None:
-    """Have it load `modules` already, for somebody who will `take` it soon."""
+    """Start it and have it load `modules`, for a user that will `take` it soon."""
     multiprocessing.forkserver.set_forkserver_preload(list(modules))
     multiprocessing.forkserver.ensure_running()
 
 
 def take(*modules: str) -> BaseContext:
-    """A context whose processes are forked from one that has imported `modules`; `leave` it afterwards."""
+    """Return a context whose processes are forked from one with `modules` loaded; `leave` it afterwards."""
     global _users  # noqa: PLW0603
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
@@ -67,14 +67,14 @@ def copy_here(unneeded: Connection) -> None:
         if not pid:
             _serve(listener.fileno(), alive, (ours, _server._forkserver_alive_fd), unneeded)
     os.close(alive)
-    # The one that this process comes from need not know whether it lives: its owner does.
+    # The server that this process was forked from need not watch it: its owner does.
     os.close(_server._forkserver_alive_fd)
     _server._forkserver_address, _server._forkserver_alive_fd = address, ours
     _server._forkserver_pid = pid
 
 
 def _serve(listener: int, alive: int, others: tuple[int, ...], unneeded: Connection) -> None:
-    """Be a fork server, until all who know of `alive`'s other end are gone. Never returns."""
+    """Serve until all processes with the other end of `alive` are gone. Never returns."""
     code = 1
     try:
         for descriptor in others:
@@ -90,13 +90,13 @@ def _serve(listener: int, alive: int, others: tuple[int, ...], unneeded: Connect
 
 
 def pid() -> int | None:
-    """Its process id, if it runs and can be known."""
+    """Return its process id; None if it does not run, or cannot be known."""
     found: int | None = getattr(_server, "_forkserver_pid", None)
     return found
 
 
 def kill() -> None:
-    """End it by force: one that hangs tells nobody how its children ended."""
+    """End it by force: one that hangs does not report how its children ended."""
     if (hung := pid()) is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(hung, signal.SIGKILL)
@@ -115,7 +115,7 @@ def killed_after(seconds: float) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Somebody's processes have ended. The last one to leave waits until the server has, too, a while."""
+    """Note that one user's processes have ended. The last user waits a while for the server's end."""
     global _users  # noqa: PLW0603
     _users -= 1
     if not _users and pid() is not None and hasattr(_server, "_stop"):

@@ -62,7 +62,7 @@ LOST = (BrokenExecutor, TimeoutError)
 
 
 def _workers() -> ModuleType:
-    """The `workers` package, once it is sure that it is ours."""
+    """Import the `workers` package. Raises `ConfigError` if another one is found."""
     with children.without_script():  # which may have a `workers.py` beside it
         import workers
 
@@ -91,10 +91,10 @@ COMPILING = "compiling the decoders for this machine: about half a minute, once"
 
 
 def compile_kernels() -> subprocess.Popen[str] | None:
-    """A process that compiles the workers' kernels; None if that was done before on this machine.
+    """Start a process that compiles the workers' kernels; None if that was done before on this machine.
 
-    Where they cannot be kept on disk it raises OSError, or the process ends with a code other than 0 and
-    says why on its standard error.
+    Where they cannot be kept on disk, raises OSError, or the process ends with a code other than 0 and the
+    reason on its standard error.
     """
     if are_kernels_compiled():
         return None
@@ -103,22 +103,22 @@ def compile_kernels() -> subprocess.Popen[str] | None:
 
 
 def do_without_kernels() -> None:
-    """Have all workers that start from now on do without compiled decoders."""
+    """Have all workers that start from now on use the fallback decoder alone."""
     os.environ[_workers().UNKEPT] = "1"
 
 
 def one_a_core(wanted: int) -> int:
-    """How many workers a setting means, for a pool that has the machine to itself: -1 is one a core."""
+    """Return how many workers a setting means if the pool has the machine to itself: -1 is one a core."""
     return wanted if wanted >= 0 else usable_cores()
 
 
 def forkserver_modules(*modules: str) -> tuple[str, ...]:
-    """What the fork server loads of processes that need `modules`, and of their workers."""
+    """Return what a fork server loads for processes that need `modules`, and for their workers."""
     return (*modules, _boot().PRELOAD)
 
 
 def load_early(size: int) -> None:
-    """For a process that soon starts a pool of `size`: what its workers are forked from loads already."""
+    """Start the fork server of a pool of `size` that will start soon, so that it loads meanwhile."""
     if size > 1 and are_kernels_compiled():
         os.environ.update(SINGLE_THREADED)
         with children.starting():
@@ -186,7 +186,7 @@ class WorkerPool:
         return make
 
     async def start(self, bars: bool = True) -> None:
-        """Start the processes and wait until each can work; and this one too, if it will make `bars`."""
+        """Start the processes, and wait until each can work, and this one can make `bars` if it will."""
         ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
         if self.size:
             os.environ.update(SINGLE_THREADED)
@@ -198,8 +198,9 @@ class WorkerPool:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
 
     async def run(self, ticket: Ticket) -> Receipt:
-        """Have a worker do `ticket`. Raises `PoisonedBatchError` when that killed two of them, and
-        `NoWorkersError` when no worker can be had at all.
+        """Have a worker do `ticket`.
+
+        Raises `PoisonedBatchError` if that killed two workers, and `NoWorkersError` if there are none.
         """
         return await self._do(self._boot.run, ticket, f"batch {ticket.sequence}")
 
@@ -212,15 +213,15 @@ class WorkerPool:
         return await self._do(self._boot.join, ticket, f"file {Path(ticket.into).name}")
 
     async def record(self, ticket: RecordTicket) -> RecordReceipt:
-        """Have a worker bring rows of a frame into its table; raises as `run`, and `StoreError`."""
+        """Have a worker add rows of a frame to its table; raises as `run`, and `StoreError`."""
         return await self._do(self._boot.record, ticket, f"rows of {ticket.frame}")
 
     async def find_recorded(self, ticket: RecordTicket) -> int:
-        """Have a worker look how far a frame is recorded; raises as `record`."""
+        """Have a worker look up how far a frame is recorded; raises as `record`."""
         return await self._do(self._boot.find_recorded, ticket, f"rows of {ticket.frame}")
 
     async def compact(self, ticket: CompactTicket) -> int:
-        """Have a worker make a table's small files large ones; raises as `record`."""
+        """Have a worker merge a table's small files; raises as `record`."""
         return await self._do(self._boot.compact, ticket, f"files of {Path(ticket.table).name}")
 
     async def compress(self, segment: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_feed_that_takes_over_continues_the_counts(tmp_path: Path) -> None:
             pool.rebuilds = 1
             feed._publish_gauges()
             assert {n: state[n] for n in CARRIED} == {n: 3 + (n == "pool_rebuilds") for n in CARRIED}
-            feed._pipeline.close()
+            await feed._pipeline.close()
             await pool.close()
 
     uvloop.run(go())

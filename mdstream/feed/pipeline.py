@@ -11,7 +11,7 @@
 3. Results are committed in the order of the stream, whichever worker is done first. Then the slab is free.
 4. Where shared memory has no room for a slab or for rows, idle slabs are removed, and what cannot go on
    waits and tries again; the stream fails when that has lasted `FULL_S`.
-5. A batch that breaks its worker twice is given up: its payloads are kept with the rejects.
+5. A batch that breaks its worker twice is given up, and kept with the rejects.
 """
 
 from __future__ import annotations
@@ -110,10 +110,8 @@ class Pipeline:
         self._committer = committer
         self._on_control = on_control
         self._journal = journal
-        state = committer.state
-        self._slabs = SlabPool(
-            slabs_path(run), stream, config.slabs, config.slab_kb * 1024, state["stalls"]
-        )
+        state, capacity = committer.state, config.slab_kb * 1024
+        self._slabs = SlabPool(slabs_path(run), stream, config.slabs, capacity, state["stalls"])
         self._new_ticket = partial(Ticket, str(run), stream, kernels=config.kernels)
         self._filling = None
         self._sealed = deque()
@@ -134,9 +132,8 @@ class Pipeline:
     @property
     def is_late(self) -> bool:
         """Whether payloads that came a while ago are not in the frames yet."""
-        if self._sealed:
-            return True
-        return bool(self._working) and time.time_ns() - self._working[0].submit_ns > _LATE_NS
+        working = self._working
+        return bool(self._sealed or (working and time.time_ns() - working[0].submit_ns > _LATE_NS))
 
     # -- payloads in
 
@@ -160,8 +157,7 @@ class Pipeline:
         """Take a payload of the stream, unless there is no room for it at this moment."""
         batch = self._filling
         if batch is None or not batch.slab.take(payload, kind, recv_ns):
-            batch = self._begin(len(payload))
-            if batch is None:
+            if (batch := self._begin(len(payload))) is None:
                 return False
             batch.slab.append(payload, kind, recv_ns)
         received = self._received
@@ -360,8 +356,7 @@ class Pipeline:
     def _answer(self, batch: _Batch, receipt: Receipt) -> None:
         """Pass on what a committed batch held besides rows."""
         if receipt.fault:
-            text = "batch %d: the kernels failed, the fallback decoder decoded it: %s"
-            log.error(text, batch.sequence, receipt.fault)
+            log.error("batch %d: kernels failed, its payloads fell back: %s", batch.sequence, receipt.fault)
         if receipt.control:
             self._on_control(list(receipt.control))
         for index, future in batch.waiting.items():
@@ -378,7 +373,7 @@ class Pipeline:
             if not future.done():
                 future.set_result(_GIVEN_UP)
 
-    # -- shortages, and the end of it
+    # -- shortages
 
     async def _wait_for_room(self) -> None:
         self._publish_counts()

@@ -16,6 +16,7 @@ from mdstream.pool import pool
 from tests.running import RunningSimulator, simulator
 
 ENV = {name: text for name, text in os.environ.items() if not name.startswith("APCA_")}
+ENV["MDSTREAM_FETCH__TIMEOUT_S"] = "60"
 LAUNCHER = "import sys\nfrom mdstream.cli import main\nsys.exit(main())\n"
 """What an installed `mdstream` command runs: Python puts the command's folder first."""
 

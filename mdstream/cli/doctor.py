@@ -17,8 +17,6 @@ from rich.text import Text
 from mdstream.cli.flags import ConfigFile
 from mdstream.cli.output import output_console
 from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
-from mdstream.engine import memory
-from mdstream.engine.preparation import too_many_workers
 from mdstream.errors import Exit
 from mdstream.settings import load
 from mdstream.streams import STREAMS
@@ -56,6 +54,8 @@ def doctor(
 
 
 def _machine(config: Config) -> Iterator[Finding]:
+    from mdstream.engine import memory
+    from mdstream.engine.preparation import too_many_workers
     from mdstream.frames.rundir import SHARED_MEMORY, default_root
 
     version = ".".join(map(str, sys.version_info[:3]))

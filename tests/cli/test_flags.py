@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -76,6 +78,12 @@ def test_a_backfill_tells_options_from_settings() -> None:
     options, settings = split_options({"priority": "A,B", "feed": "sip", "backfill.workers": "3"})
     assert options == {"priority": ["A", "B"], "feed": "sip"}
     assert load(environ={}, flags=settings).history.workers == 3
+
+
+def test_a_command_loads_only_what_it_needs() -> None:
+    code = "import sys, mdstream.cli.app; print([m for m in ('numpy', 'pyarrow', 'polars') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", "a wrong flag is reported at once"
 
 
 def test_the_version_is_one_line() -> None:

@@ -1,6 +1,6 @@
-"""The past: fetched over REST by all cores, and kept in a store on disk.
+"""History: the past, fetched over REST by all cores and kept in a store on disk.
 
 request ─► shards ─► pages ══ workers: staged columns ══► joined files ─► Delta tables ─► scan
              ▲         │
-             └ ledger ◄┘   what was asked, fetched, staged and stored: survives every kill
+             └ ledger ◄┘   what was requested, fetched, staged and stored: survives every kill
 """

@@ -1,10 +1,10 @@
-"""Filling a store from a program: `mdstream.backfill`, and the same for one with a loop of its own."""
+"""Functions that fill a store: `mdstream.backfill`, and `backfill_async` for an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Required, Unpack
 
@@ -15,8 +15,7 @@ from mdstream.history.plan import check
 from mdstream.history.request import HistoryOptions, Request, make_request
 from mdstream.history.universe import resolve_symbols
 from mdstream.settings import load
-
-When = str | date | datetime
+from mdstream.store.query import When
 
 
 class BackfillOptions(HistoryOptions, total=False):
@@ -41,13 +40,15 @@ async def backfill_async(
     progress: Callable[[Status], None] = lambda status: None,
     **options: Unpack[HistoryOptions],
 ) -> Status:
-    """Fetch a range of a dataset (`stocks.trades`, ...) into a store, as far as it is not there.
+    """Fetch a range of a dataset (`stocks.trades`, ...) into a store, except what the store has already.
 
-    `symbols`, or one alone, may hold patterns, as `A*` (see `mdstream.history.universe`); news need none.
-    `options` are `HistoryOptions`. Keys come from the environment. A backfill that was interrupted or
-    killed resumes where it was when the same is requested again. The status's `failed` says by symbol what
-    could not be fetched, and why. Raises `ConfigError`, `CredentialsError`, `StoreError`, and
-    `NetworkError` where no server answers from the start.
+    `symbols` is one symbol or several, with patterns as `A*` (see `mdstream.history.universe`); news needs
+    none. `options` are `HistoryOptions`. Keys come from the environment. `Status.failed` has the reason for
+    each symbol that is incomplete.
+
+    A backfill that was interrupted or killed resumes when it is called again with the same arguments.
+    Raises `ConfigError`, `CredentialsError`, `StoreError`, and `NetworkError` if no server answers from the
+    start.
     """
     config = load(flags=settings, source="settings").history
     request = await resolve(dataset, symbols, start, end, config, options)
@@ -58,7 +59,7 @@ async def backfill_async(
 def backfill(
     dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Unpack[BackfillOptions]
 ) -> Status:
-    """`backfill_async`, for a program without a loop."""
+    """Run `backfill_async` from a program without an event loop."""
     return asyncio.run(backfill_async(dataset, symbols, start, end, **options))
 
 
@@ -70,8 +71,9 @@ async def resolve(
     config: HistoryConfig,
     options: HistoryOptions,
 ) -> Request:
-    """Return the request, checked, its patterns replaced by symbols. Raises what `resolve_symbols` and
-    `make_request` raise.
+    """Return the checked request, its patterns replaced by symbols.
+
+    Raises what `resolve_symbols` and `make_request` raise.
     """
     names = await resolve_symbols(dataset, symbols, start, config)
     return make_request(dataset, names, start, end, now=datetime.now(UTC), **options)

@@ -1,11 +1,11 @@
-"""Fetching the past: hundreds of requests under way, all cores decoding, memory bounded.
+"""Fetching of history: hundreds of requests at a time, decoded on all cores, in bounded memory.
 
     shards, urgent ones first ─► a page ─► a worker stages it ─► its token ─► the next page ─┐
-       ▲ as many at a time as requests may be under way                        └─ last ─► filing
+       ▲ as many at a time as the concurrency allows                           └─ last ─► filing
 
-1. What earlier runs have left is settled: commits that were under way, pages that were staged.
-2. Each shard is fetched page after page, for a page names the next; many shards are fetched at once.
-3. Whatever ends the process, the ledger and the table say how far it came, and the next run goes on there.
+1. Settle what earlier runs have left: commits that were under way, and staged pages.
+2. Fetch each shard page after page, because a page names the next one. Fetch many shards at once.
+3. Whatever ends the process, the ledger and the table know how far it came, and the next run resumes there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mdstream.handoff.page_ticket import PageReceipt, PageTicket
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
-from mdstream.history.plan import note_shards
+from mdstream.history.plan import add_shards
 from mdstream.history.request import EVERYTHING, Request
 from mdstream.history.staging import Staging
 from mdstream.session.budget import Budget
@@ -49,47 +49,49 @@ from mdstream.venues.alpaca.parameters import ADJUSTMENT, TIMEFRAME
 log = logging.getLogger(__name__)
 
 _FIRST_CONTACT_S = 10.0
-"""A server that does not answer from the start is not one whose network was lost."""
+"""How long the server may take to answer at first. Later on, a lost network is waited for."""
 _ATTEMPTS = 100
 _MOST_RESTARTS = 3
-"""How often a shard is fetched from the start because its page token is no longer known."""
+"""How often a shard is fetched from the start because the service no longer knows its page token."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(slots=True)
 class Status:
-    """How far a backfill has come."""
+    """Progress of a backfill."""
 
     shards: int = 0
-    """Of this request, those that earlier runs have stored not among them."""
+    """Shards of this request that earlier runs have not stored."""
     fetched: int = 0
     done: float = 0.0
-    """Shards fetched, with those that are so in part, by the time that their last row has reached."""
+    """Shards fetched. A partly fetched shard counts by the time that its last row has reached."""
     pages: int = 0
     rows: int = 0
-    """Fetched in this run."""
+    """Rows fetched in this run."""
     stored: int = 0
-    """Rows that came into the table in this run, whoever fetched them."""
+    """Rows stored in this run, including those that an earlier run had fetched."""
     rejected: int = 0
     requests: int = 0
     bytes: int = 0
-    """Of the pages, as they came."""
+    """Bytes of the pages as received."""
     files: int = 0
     already: int = 0
-    """Symbols that were complete before."""
+    """Symbols that were complete before this run."""
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
-    """Symbol → why it is not complete."""
+    """Symbol → reason why it is incomplete."""
 
     @property
     def complete(self) -> bool:
-        """Whether all that was asked for is in the store."""
+        """Whether all requested rows are in the store."""
         return not self.failed and self.fetched == self.shards
 
 
 class Backfill:
-    """One request, carried out. `executor` does the work on pages and files; `tell` is called whenever the
-    status has changed.
+    """Fetches and stores one request.
+
+    `executor` does the work on pages and files. `on_change` is called with the status whenever it has
+    changed.
     """
 
     # Written while shards are fetched and filed.
@@ -108,7 +110,7 @@ class Backfill:
         store: Path,
         config: HistoryConfig,
         executor: PageExecutor,
-        tell: Callable[[Status], None] = lambda status: None,
+        on_change: Callable[[Status], None] = lambda status: None,
     ) -> None:
         self.status = Status()
         self._request = request
@@ -116,55 +118,55 @@ class Backfill:
         self._config = config
         self._executor = executor
         self._budget = Budget(config.budget_per_minute, learns=config.learns_budget)
-        self._tell = tell
+        self._on_change = on_change
         self._refused = set()
         self._folder = store / "_mdstream"
         self._staging = Staging(self._folder / "staging")
         self._rejects = RejectFile(self._folder / "rejects" / f"{request.dataset}.jsonl")
 
     async def run(self) -> Status:
-        """Fetch and store what is missing. Raises `MdstreamError` for what no shard can be blamed for."""
-        began = time.monotonic()
+        """Fetch and store the missing rows. Raises `MdstreamError` if the cause is not a single shard."""
+        start = time.monotonic()
         try:
             with Ledger(self._folder) as ledger:
                 self._ledger = ledger
-                self._filing = Filing(self._request, self._store, ledger, self._staging, self._stored)
+                self._filing = Filing(self._request, self._store, ledger, self._staging, self._count_stored)
                 await asyncio.to_thread(self._filing.settle)
                 await self._fetch_all()
         except sqlite3.OperationalError as error:
             raise StoreError(f"store: {self._folder / LEDGER} cannot be written: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(
-                f"store: {self._folder / LEDGER} is damaged: {error}. Bring it back, or remove "
-                f"{self._folder} and the tables beside it, and all of it is fetched again"
+                f"store: {self._folder / LEDGER} is damaged: {error}. Restore it, or remove {self._folder} "
+                "and the tables next to it to fetch everything again"
             ) from error
         except OSError as error:
             if error.errno in _NO_SPACE:
-                raise StoreError(f"store: no room in {self._store}: free some") from error
+                raise StoreError(f"store: no room in {self._store}; free some space") from error
             raise
         finally:
-            self.status.seconds = time.monotonic() - began
+            self.status.seconds = time.monotonic() - start
         return self.status
 
-    def _stored(self, rows: int, files: int) -> None:
+    def _count_stored(self, rows: int, files: int) -> None:
         self.status.stored += rows
         self.status.files += files
-        self._tell(self.status)
+        self._on_change(self.status)
 
     # -- 1: what is left to do
 
     def _plan(self) -> list[Progress]:
-        """The shards of this request that are not fetched, in their order; new ones are noted.
+        """Return the shards of this request that are not fetched yet, in order, and note new ones.
 
-        Those that are fetched and not stored go to the files.
+        Shards that are fetched but not stored go to the files.
         """
         request, status = self._request, self.status
-        note_shards(request, self._ledger)
-        left = [*self._left("open"), *self._left("fetched")]
+        add_shards(request, self._ledger)
+        left = [*self._find_shards("open"), *self._find_shards("fetched")]
         to_fetch = []
         for progress in left:
             if progress.pages and not self._staging.has_all(progress):
-                self._begin_again(progress)
+                self._restart(progress)
             if progress.fetched:
                 self._filing.add(progress)
             else:
@@ -178,55 +180,55 @@ class Backfill:
             key=lambda p: (p.shard.symbol not in request.urgent, p.shard.first, order[p.shard.symbol]),
         )
 
-    def _left(self, state: str) -> list[Progress]:
-        """The shards of a state that this request is about."""
-        request, wanted = self._request, set(self._request.symbols)
+    def _find_shards(self, state: str) -> list[Progress]:
+        """Return the shards of this request that are in a state."""
+        request, symbols = self._request, set(self._request.symbols)
         return [
             progress
-            for progress in self._ledger.in_state(request.dataset, request.variant, state)
-            if progress.shard.symbol in wanted
+            for progress in self._ledger.find(request.dataset, request.variant, state)
+            if progress.shard.symbol in symbols
             and progress.shard.first < request.past
             and progress.shard.past > request.first
         ]
 
-    def _begin_again(self, progress: Progress) -> None:
+    def _restart(self, progress: Progress) -> None:
         self._staging.drop(progress)
-        self._ledger.begin_again(progress)
+        self._ledger.restart(progress)
 
     # -- 2: pages
 
     async def _fetch_all(self) -> None:
         waiting = deque(await asyncio.to_thread(self._plan))
-        self._tell(self.status)
+        self._on_change(self.status)
         if not waiting and self._filing.is_empty:
             return
-        # A network may be away for as long as a request may take: its deadline decides, not its attempts.
+        # A network may be away for the whole deadline of a request, however many attempts that takes.
         attempts = max(self._config.fetch.attempts, _ATTEMPTS)
-        patient = msgspec.structs.replace(self._config.fetch, attempts=attempts)
-        client = RestClient(patient, self._config.data, self._budget, _FIRST_CONTACT_S)
+        fetch = msgspec.structs.replace(self._config.fetch, attempts=attempts)
+        client = RestClient(fetch, self._config.data, self._budget, _FIRST_CONTACT_S)
         async with self._executor, client as self._client:
             try:
-                # A file that cannot be made ends the fetching, too.
+                # A file that cannot be written ends the fetching too.
                 async with asyncio.TaskGroup() as files:
                     async with asyncio.TaskGroup() as tasks:
                         for _ in range(min(self._config.fetch.concurrency, len(waiting))):
-                            tasks.create_task(self._take(waiting, files))
-                    self._filing.make_all(self._executor, files)
+                            tasks.create_task(self._fetch_shards(waiting, files))
+                    self._filing.start_all(self._executor, files)
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
 
     @property
     def waits_s(self) -> float:
-        """Seconds until the budget lets the next request go."""
+        """Seconds until the budget allows the next request."""
         return self._budget.waits_s
 
-    async def _take(self, waiting: deque[Progress], files: asyncio.TaskGroup) -> None:
-        """Fetch shards until none waits."""
+    async def _fetch_shards(self, waiting: deque[Progress], files: asyncio.TaskGroup) -> None:
+        """Fetch shards until none is waiting."""
         while waiting:
             progress = waiting.popleft()
             symbol = progress.shard.symbol
             if symbol in self._refused:
-                continue  # the service will say the same of all its shards
+                continue  # the service would refuse all its shards
             try:
                 await self._fetch(progress)
             except BadRequestError as error:
@@ -238,26 +240,29 @@ class Backfill:
                 if self._client.is_nobody_there:
                     raise
                 self.status.failed.setdefault(symbol, str(error))
-            self._tell(self.status)
-            await self._filing.make_full(self._executor, files)
+            self._on_change(self.status)
+            await self._filing.start_full(self._executor, files)
 
     async def _fetch(self, progress: Progress) -> None:
-        """Fetch what is missing of a shard, page after page."""
+        """Fetch the missing pages of a shard."""
         status, done, restarts = self.status, 0.0, 0
         while not progress.fetched:
             stage = partial(self._stage, progress)
             try:
                 async for receipt in pages(self._client, self._page_request(progress), stage):
-                    self._ledger.page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
-                    self._count(receipt)
-                    now = max(done, _part(progress, receipt))
-                    status.done, done = status.done + now - done, now
-                    self._tell(status)
+                    self._ledger.add_page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
+                    self._count_page(receipt)
+                    fraction = max(done, _fraction(progress, receipt))
+                    status.done, done = status.done + fraction - done, fraction
+                    self._on_change(status)
             except BadRequestError as error:
                 if not is_stale_token(error, progress.token) or restarts == _MOST_RESTARTS:
                     raise
-                log.warning("%s: its page token is no longer known; from the start", progress.shard.symbol)
-                self._begin_again(progress)
+                log.warning(
+                    "%s: the service no longer knows its page token; fetching it from the start",
+                    progress.shard.symbol,
+                )
+                self._restart(progress)
                 status.done, done, restarts = status.done - done, 0.0, restarts + 1
             finally:
                 status.requests = self._client.requests
@@ -266,19 +271,19 @@ class Backfill:
             self._filing.add(progress)
 
     def _page_request(self, progress: Progress) -> PageRequest:
-        """What is to be asked for, from the page on that is missing."""
+        """Return the request for a shard, from its first missing page on."""
         request, shard = self._request, progress.shard
         return history_request(
             request.history,
             request.feed,
             () if shard.symbol == EVERYTHING else (shard.symbol,),
-            (shard.first, request.until(shard.past)),
+            (shard.first, request.query_end(shard.past)),
             {TIMEFRAME: request.timeframe, ADJUSTMENT: request.adjustment},
             progress.token,
         )
 
     async def _stage(self, progress: Progress, body: Body) -> PageReceipt:
-        """Have the rows of the next page staged."""
+        """Let a worker stage the rows of the next page."""
         request, kind = self._request, self._request.kind
         ticket = PageTicket(
             request.spec.name,
@@ -288,7 +293,7 @@ class Backfill:
             body.packing,
             body.recv_ns,
             str(self._staging.path(progress, progress.pages)),
-            request.kept(progress.shard),
+            request.row_span(progress.shard),
         )
         receipt = await self._executor.stage(ticket)
         if receipt.fault:
@@ -299,15 +304,15 @@ class Backfill:
         self.status.bytes += len(body.data)
         return receipt
 
-    def _count(self, receipt: PageReceipt) -> None:
+    def _count_page(self, receipt: PageReceipt) -> None:
         self.status.requests = self._client.requests
         self.status.pages += 1
         self.status.rows += receipt.rows
         self.status.rejected += len(receipt.rejects)
 
 
-def _part(progress: Progress, receipt: PageReceipt) -> float:
-    """How much of a shard is fetched, by the time that the last row of its last page has reached."""
+def _fraction(progress: Progress, receipt: PageReceipt) -> float:
+    """Return the fetched fraction of a shard, by the time that its last row has reached."""
     if progress.fetched:
         return 1.0
     shard = progress.shard

@@ -1,17 +1,17 @@
-"""Who stages pages and joins files for a backfill: any `PageExecutor`; here, the cores of this machine.
+"""Executors that stage pages and join files for a backfill. `PagePool` uses the cores of this machine.
 
-What an executor on other machines (a cluster, Ray) has to provide:
+An executor on other machines (a cluster, Ray) has to provide:
 
-- The same files. Tickets name files below the store's folder: `PageTicket.path`, `JoinTicket.paths` and
+- The same files. Tickets name files in the store's folder: `PageTicket.path`, `JoinTicket.paths` and
   `into`. Workers elsewhere have that folder at the same path (a shared file system), or their executor
-  copies: the staged file to here before `stage` returns, staged files to there before a join.
+  copies: the staged file to here before `stage` returns, and staged files to there before a join.
   `history.staging` counts the rows of staged files on the next run, and `history.filing` removes them.
-- Whole files. A staged file is there with all its rows or not at all (written, then renamed). The Parquet
-  file of a join is on disk (fsync) before `join` returns, for its commit follows at once.
-- Nothing else. A page travels in its ticket, packed as it came; a receipt is small. Tickets and receipts
-  can be pickled, carry no credential, and need no feed, run folder or earlier ticket. Each may go to any
-  worker, and may be done twice: the second time writes the same rows to the same file.
-- The same version of mdstream, for both sides read the declarations in `mdstream.streams`.
+- Complete files. A staged file exists with all its rows or not at all (written, then renamed). The Parquet
+  file of a join is on disk (fsync) before `join` returns, because its commit follows at once.
+- Nothing else. A page travels in its ticket, packed as received; a receipt is small. Tickets and receipts
+  can be pickled, contain no credential, and need no feed, run folder or earlier ticket. Each may go to any
+  worker and may run twice: the second run writes the same rows to the same file.
+- The same version of mdstream on both sides, because both read the declarations in `mdstream.streams`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mdstream.pool.pool import COMPILING, WorkerPool, compile_kernels, do_withou
 
 log = logging.getLogger(__name__)
 
-_JOBS_A_WORKER = 2
+_JOBS_PER_WORKER = 2
 _TASK_TIMEOUT_S = 120.0
 _REBUILD_S = 60.0
 """How long workers that die as they start (a machine short of memory) are started again."""
@@ -37,18 +37,18 @@ _REBUILD_S = 60.0
 class PageExecutor(AbstractAsyncContextManager["PageExecutor"], Protocol):
     """Does the work of a backfill, `most_jobs` tickets at a time.
 
-    A backfill enters it when there is something to do, and leaves it when all is done or failed. Entering
-    may return before workers are ready; tickets wait for them.
+    A backfill enters it when there is something to do, and leaves it when everything is done or has failed.
+    Entering may return before workers are ready; tickets wait for them.
     """
 
     most_jobs: int
-    """Tickets under way at a time; each keeps a page, or a file's rows, in memory. Others wait."""
+    """Tickets that run at a time; each keeps a page, or a file's rows, in memory. Others wait."""
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
         """Decode a page and stage its rows.
 
-        Raises `PoisonedBatchError` for a page that killed its workers, and `NoWorkersError`, which ends
-        the backfill.
+        Raises `PoisonedBatchError` if the page killed its workers, and `NoWorkersError`, which ends the
+        backfill.
         """
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
@@ -56,9 +56,9 @@ class PageExecutor(AbstractAsyncContextManager["PageExecutor"], Protocol):
 
 
 class PagePool:
-    """The `PageExecutor` of this machine: a pool of `workers` processes (-1: one a core; 0: this process).
+    """The `PageExecutor` of this machine: `workers` pool processes (-1: one per core; 0: this one).
 
-    The first use of a version on a machine compiles the decoders, before anything else.
+    The first use of a version of mdstream on a machine compiles the decoders first.
     """
 
     # Written by `__aenter__` only.
@@ -67,8 +67,8 @@ class PagePool:
 
     def __init__(self, workers: int) -> None:
         self._workers = one_a_core(workers)
-        self.most_jobs = _JOBS_A_WORKER * max(1, self._workers)
-        self._places = asyncio.Semaphore(self.most_jobs)
+        self.most_jobs = _JOBS_PER_WORKER * max(1, self._workers)
+        self._slots = asyncio.Semaphore(self.most_jobs)
 
     async def __aenter__(self) -> PagePool:
         await _compile_decoders()
@@ -80,25 +80,25 @@ class PagePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):  # whoever waits for it gets it
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # a ticket that waits for it raises it
             await self._starting
         await self._pool.close()
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
-        """As `PageExecutor.stage`."""
-        async with self._places:
+        """Do what `PageExecutor.stage` says."""
+        async with self._slots:
             await asyncio.shield(self._starting)
             return await self._pool.stage(ticket)
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
-        """As `PageExecutor.join`."""
-        async with self._places:
+        """Do what `PageExecutor.join` says."""
+        async with self._slots:
             await asyncio.shield(self._starting)
             return await self._pool.join(ticket)
 
 
 async def _compile_decoders() -> None:
-    """Compile the decoders where that was not done yet; where it cannot be, do without them."""
+    """Compile the decoders unless that is done. If it fails, fall back to the fallback decoder."""
     try:
         compiling = compile_kernels()
         if compiling is None:
@@ -111,7 +111,7 @@ async def _compile_decoders() -> None:
             raise
         why = output.strip().rpartition("\n")[2] if compiling.returncode else ""
     except OSError as error:
-        why = f"they cannot be kept on disk: {error.strerror or error}"
+        why = f"they cannot be stored on disk: {error.strerror or error}"
     if why:
-        log.warning("no compiled decoders: %s; the fallback decoder is used, much slower", why)
+        log.warning("no compiled decoders: %s; using the fallback decoder, which is much slower", why)
         do_without_kernels()

@@ -1,10 +1,10 @@
-"""What was asked of the past, and how far it has come: a SQLite file in the store.
+"""Ledger: what was requested of history, and how far each shard is, in a SQLite file in the store.
 
-    asked ─► open ─(each page)─► open ─(last page)─► fetched ─(joined, committed)─► stored
+    requested ─► open ─(each page)─► open ─(last page)─► fetched ─(joined, committed)─► stored
 
-A shard's pages are staged one by one, each with the token of the next; what is interrupted goes on
-there. A shard goes to the store's table as a whole, or not at all. A commit is written down here before it
-is made, and the table knows its number: after a kill between the two, the table says what happened.
+The pages of a shard are staged one by one, each with the token of the next; an interrupted shard resumes
+there. A shard goes into the store's table as a whole or not at all. A commit is noted here before it is
+made, and the table keeps its number: after a kill between the two, the table says what happened.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ CREATE TABLE IF NOT EXISTS file (
 CREATE TABLE IF NOT EXISTS known (dataset TEXT PRIMARY KEY, id TEXT NOT NULL);
 """
 
+_RESTART = "UPDATE shard SET pages = 0, rows = 0, rejected = 0, token = '', state = 'open', file = NULL"
+
 
 @dataclass(slots=True)
 class Progress:
-    """A shard, and how far it has come: pages staged, their rows, and the token of the next page."""
+    """Progress of a shard: pages staged, their rows, and the token of the next page."""
 
     id: int
     shard: Shard
@@ -53,19 +55,19 @@ class Progress:
 
 
 class Commits(NamedTuple):
-    """The numbers of the last commits to a table: one that is known to be in it, and one that was begun."""
+    """Numbers of a table's last commits: the last one known to be in it, and the last one begun."""
 
     done: int
     begun: int
 
 
 class LedgerView:
-    """The ledger of one store, read beside whoever holds it. Raises `StoreError` if it cannot be."""
+    """Reads the ledger of one store, even while a process fills it. Raises `StoreError` if it cannot."""
 
     _database: sqlite3.Connection
 
     def __init__(self, folder: Path) -> None:
-        # What cannot be written has nobody who writes, and no room for SQLite's own notes.
+        # In a read-only folder nobody writes, and SQLite cannot create its files.
         mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
         address = f"{(folder / LEDGER).absolute().as_uri()}?{mode}"
         try:
@@ -80,8 +82,8 @@ class LedgerView:
     def __exit__(self, *error: object) -> None:
         self._database.close()
 
-    def known(self, dataset: str, variant: str, symbol: str) -> list[tuple[Shard, str]]:
-        """The shards of a symbol, with their state, by time."""
+    def shards_of(self, dataset: str, variant: str, symbol: str) -> list[tuple[Shard, str]]:
+        """Return the shards of a symbol with their states, by time."""
         rows = self._database.execute(
             "SELECT symbol, first, past, state FROM shard WHERE dataset = ? AND variant = ? AND symbol = ? "
             "ORDER BY first",
@@ -90,7 +92,7 @@ class LedgerView:
         return [(Shard(name, first, past), state) for name, first, past, state in rows]
 
     def density(self, dataset: str, variant: str) -> dict[str, float]:
-        """Rows a nanosecond of the symbols of which some shard is fetched."""
+        """Return rows per nanosecond of each symbol with a fetched shard."""
         rows = self._database.execute(
             "SELECT symbol, sum(rows), sum(past - first) FROM shard "
             "WHERE dataset = ? AND variant = ? AND state != 'open' GROUP BY symbol",
@@ -98,21 +100,21 @@ class LedgerView:
         )
         return {symbol: count / span for symbol, count, span in rows if span}
 
-    def in_state(self, dataset: str, variant: str, state: str) -> list[Progress]:
-        """The shards in a state, by symbol and time."""
+    def find(self, dataset: str, variant: str, state: str) -> list[Progress]:
+        """Return the shards in a state, by symbol and time."""
         rows = self._database.execute(
             "SELECT id, symbol, first, past, token, pages, rows, rejected FROM shard "
             "WHERE dataset = ? AND variant = ? AND state = ? ORDER BY symbol, first",
             (dataset, variant, state),
         )
         return [
-            Progress(number, Shard(*shard), token, pages, kept, rejected, state == "fetched")
-            for number, *shard, token, pages, kept, rejected in rows
+            Progress(number, Shard(*shard), token, pages, count, rejected, state == "fetched")
+            for number, *shard, token, pages, count, rejected in rows
         ]
 
 
 class Ledger(LedgerView):
-    """The ledger of one store, held by one process at a time."""
+    """The ledger of one store. Raises `ConfigError` if another process holds it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEDGER
@@ -131,7 +133,7 @@ class Ledger(LedgerView):
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        # Used by one thread at a time, which is not always the same.
+        # used by one thread at a time, but not always the same
         self._database = sqlite3.connect(folder / LEDGER, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
@@ -144,7 +146,7 @@ class Ledger(LedgerView):
     # -- shards
 
     def add(self, dataset: str, variant: str, shards: Iterable[Shard]) -> None:
-        """Note what is to be fetched."""
+        """Add shards to fetch."""
         self._database.execute("BEGIN")
         self._database.executemany(
             "INSERT INTO shard (dataset, variant, symbol, first, past) VALUES (?, ?, ?, ?, ?)",
@@ -152,8 +154,8 @@ class Ledger(LedgerView):
         )
         self._database.execute("COMMIT")
 
-    def page(self, progress: Progress, rows: int, rejected: int, token: str) -> None:
-        """A page is staged; with no token it was the last."""
+    def add_page(self, progress: Progress, rows: int, rejected: int, token: str) -> None:
+        """Note that a page is staged. Without a token it was the last one."""
         progress.pages += 1
         progress.rows += rows
         progress.rejected += rejected
@@ -164,23 +166,19 @@ class Ledger(LedgerView):
             (progress.pages, progress.rows, progress.rejected, token, state, progress.id),
         )
 
-    def begin_again(self, progress: Progress) -> None:
-        """Forget what was fetched of a shard that is not stored."""
+    def restart(self, progress: Progress) -> None:
+        """Forget the pages of a shard that is not stored."""
         progress.pages = progress.rows = progress.rejected = 0
         progress.token, progress.fetched = "", False
-        self._database.execute(
-            "UPDATE shard SET pages = 0, rows = 0, rejected = 0, token = '', state = 'open', file = NULL "
-            "WHERE id = ?",
-            (progress.id,),
-        )
+        self._database.execute(f"{_RESTART} WHERE id = ?", (progress.id,))
 
     # -- files
 
-    def file(self, dataset: str, path: str, shards: Sequence[int]) -> int:
-        """Shards are being joined to files at `path`, a line each; the number of these files."""
+    def add_files(self, dataset: str, paths: Sequence[str], shards: Sequence[int]) -> int:
+        """Note that shards are being joined to files. Return the number of this group of files."""
         self._database.execute("BEGIN")
         number = self._database.execute(
-            "INSERT INTO file (dataset, path) VALUES (?, ?)", (dataset, path)
+            "INSERT INTO file (dataset, path) VALUES (?, ?)", (dataset, "\n".join(paths))
         ).lastrowid
         assert number is not None
         self._database.executemany(
@@ -189,78 +187,70 @@ class Ledger(LedgerView):
         self._database.execute("COMMIT")
         return number
 
-    def committing(self, dataset: str, files: Sequence[int]) -> int:
-        """Files are about to be committed to the table: the number of that commit."""
+    def begin_commit(self, dataset: str, number: int) -> int:
+        """Note that a group of files is about to be committed. Return the number of the commit."""
         (last,) = self._database.execute(
             "SELECT max(version) FROM file WHERE dataset = ?", (dataset,)
         ).fetchone()
         version = (last or 0) + 1
-        self._database.executemany(
-            "UPDATE file SET version = ? WHERE id = ?", [(version, number) for number in files]
-        )
-        # To the disk, or a cut of power leaves a commit that nobody has announced.
+        self._database.execute("UPDATE file SET version = ? WHERE id = ?", (version, number))
+        # Write it to the disk, or a power cut could leave a commit that the ledger does not know.
         self._database.execute("PRAGMA wal_checkpoint")
         return version
 
-    def last_commit(self, dataset: str) -> Commits:
-        """The last commits to a dataset's table, 0 if there was none."""
+    def last_commits(self, dataset: str) -> Commits:
+        """Return the last commits to a dataset's table, 0 if there were none."""
         done, begun = self._database.execute(
             "SELECT max(CASE WHEN done THEN version END), max(version) FROM file WHERE dataset = ?",
             (dataset,),
         ).fetchone()
         return Commits(done or 0, begun or 0)
 
-    def identity(self, dataset: str) -> str:
-        """The id of the table that a dataset was stored in; empty if none is noted."""
-        found = self._database.execute("SELECT id FROM known WHERE dataset = ?", (dataset,)).fetchone()
-        return str(found[0]) if found else ""
+    def table_id(self, dataset: str) -> str:
+        """Return the id of the table that a dataset is stored in; empty if none is noted."""
+        row = self._database.execute("SELECT id FROM known WHERE dataset = ?", (dataset,)).fetchone()
+        return str(row[0]) if row else ""
 
-    def identify(self, dataset: str, table: str) -> None:
-        """A dataset is stored in the table with this id."""
+    def set_table_id(self, dataset: str, table: str) -> None:
+        """Note the id of the table that a dataset is stored in."""
         self._database.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (dataset, table))
 
-    def take_back(self, dataset: str, version: int) -> None:
-        """The table has no commit later than `version`: the shards of those are to be fetched again."""
+    def undo_commits(self, dataset: str, version: int) -> None:
+        """Mark the shards of all commits after `version` as not fetched: the table has lost them."""
         lost = "FROM file WHERE dataset = ? AND version > ? AND done"
         self._database.execute("BEGIN")
-        self._database.execute(
-            "UPDATE shard SET pages = 0, rows = 0, rejected = 0, token = '', state = 'open', file = NULL "
-            f"WHERE file IN (SELECT id {lost})",
-            (dataset, version),
-        )
+        self._database.execute(f"{_RESTART} WHERE file IN (SELECT id {lost})", (dataset, version))
         self._database.execute(f"DELETE {lost}", (dataset, version))
         self._database.execute("COMMIT")
 
-    def committed(self, files: Sequence[int]) -> None:
-        """Files are in the table."""
+    def finish_commit(self, number: int) -> None:
+        """Note that a group of files is in the table."""
         self._database.execute("BEGIN")
-        self._database.executemany("UPDATE file SET done = 1 WHERE id = ?", [(n,) for n in files])
-        self._database.executemany(
-            "UPDATE shard SET state = 'stored' WHERE file = ?", [(n,) for n in files]
-        )
+        self._database.execute("UPDATE file SET done = 1 WHERE id = ?", (number,))
+        self._database.execute("UPDATE shard SET state = 'stored' WHERE file = ?", (number,))
         self._database.execute("COMMIT")
 
-    def given_up(self, files: Sequence[int]) -> None:
-        """Files were never committed, and are no more: their shards stay staged."""
+    def drop_files(self, number: int) -> None:
+        """Forget a group of files that was never committed. Its shards stay staged."""
         self._database.execute("BEGIN")
-        self._database.executemany("UPDATE shard SET file = NULL WHERE file = ?", [(n,) for n in files])
-        self._database.executemany("DELETE FROM file WHERE id = ?", [(n,) for n in files])
+        self._database.execute("UPDATE shard SET file = NULL WHERE file = ?", (number,))
+        self._database.execute("DELETE FROM file WHERE id = ?", (number,))
         self._database.execute("COMMIT")
 
-    def staging(self) -> list[int]:
-        """The shards whose staged pages are needed."""
+    def staged_shards(self) -> list[int]:
+        """Return the shards whose staged pages are needed."""
         return [n for (n,) in self._database.execute("SELECT id FROM shard WHERE state != 'stored'")]
 
-    def unsettled(self, dataset: str) -> list[tuple[int, str, int | None]]:
-        """Files that the last process did not finish: number, paths, and the commit if it was begun."""
+    def unfinished_files(self, dataset: str) -> list[tuple[int, list[str], int | None]]:
+        """Return files that the last process did not finish: number, paths, and commit if it was begun."""
         rows = self._database.execute(
             "SELECT id, path, version FROM file WHERE dataset = ? AND NOT done ORDER BY id", (dataset,)
         )
-        return rows.fetchall()
+        return [(number, paths.split("\n"), version) for number, paths, version in rows]
 
 
-def missing(wanted: Shard, have: Sequence[Shard]) -> list[Shard]:
-    """What of `wanted` none of `have` covers."""
+def find_missing(wanted: Shard, have: Sequence[Shard]) -> list[Shard]:
+    """Return the parts of `wanted` that no shard of `have` covers."""
     left, at = [], wanted.first
     for known in sorted(have, key=lambda shard: shard.first):
         if known.past <= at or known.first >= wanted.past:

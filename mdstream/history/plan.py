@@ -1,4 +1,4 @@
-"""What a request would take, and whether it can come to anything."""
+"""Check and estimate of a request before it is fetched."""
 
 from __future__ import annotations
 
@@ -8,84 +8,79 @@ from typing import NamedTuple
 
 from mdstream.config import Endpoint
 from mdstream.errors import ConfigError
-from mdstream.history.ledger import LEDGER, Ledger, LedgerView, Progress, missing
+from mdstream.history.ledger import LEDGER, Ledger, LedgerView, find_missing
 from mdstream.history.request import Request, Shard
 
 
 class Estimate(NamedTuple):
-    """What a request would take, before it is made."""
+    """Estimate of what a request takes."""
 
     shards: int
-    """To fetch."""
+    """Shards to fetch."""
     begun: int
-    """Of these, those of which some pages are fetched."""
+    """Those of them that are partly fetched."""
     already: int
-    """Symbols of which nothing is left to fetch."""
+    """Symbols that are complete."""
     rows: int | None
-    """About so many, by what the store has of these symbols, or of others; None if it has nothing."""
+    """Approximate rows, by the density of rows in the store; None if the store has none to go by."""
     requests: int
-    """A page each: about so many, or, where the rows are not known, one a shard, which is the least."""
+    """Approximate requests, one per page. If the rows are unknown: one per shard, the minimum."""
     seconds: float
-    """What so many requests take at the budget."""
+    """How long so many requests take at the budget."""
 
 
 def check(request: Request, store: Path, data: Endpoint) -> None:
-    """Refuse what cannot come to anything. Raises `ConfigError`."""
+    """Raise `ConfigError` if a request cannot be fetched into `store`."""
     if ":/" in str(store):
-        url = str(store).replace(":/", "://", 1)  # a path has dropped one
+        url = str(store).replace(":/", "://", 1)  # `Path` has dropped a slash
         raise ConfigError(
-            f"store {url!r}: a backfill fills a folder; an object store takes what is recorded"
+            f"store {url!r}: a backfill fills a local folder; object stores are for recording"
         )
     if data.lacks_keys and not request.spec.always_open:
         raise ConfigError(
-            "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or name a server, as --data-url "
-            "http://127.0.0.1:8765 (mdstream simulate)"
+            "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose a server, for example "
+            "--data-url http://127.0.0.1:8765 (mdstream simulate)"
         )
 
 
 def estimate(request: Request, store: Path, per_minute: int) -> Estimate:
-    """Estimate what a request would take at `per_minute` REST requests.
+    """Estimate what a request takes at `per_minute` REST requests.
 
-    Nothing is fetched, and nothing written where there is no store yet.
+    Fetches nothing, and creates no store.
     """
     stored: dict[str, list[Shard]] = {}
     density: dict[str, float] = {}
-    begun: dict[Shard, Progress] = {}
+    begun: dict[Shard, int] = {}  # rows that are staged
     if (store / "_mdstream" / LEDGER).exists():
         with LedgerView(store / "_mdstream") as ledger:
             for symbol in request.symbols:
-                every = ledger.known(request.dataset, request.variant, symbol)
-                stored[symbol] = [shard for shard, state in every if state != "open"]
+                shards = ledger.shards_of(request.dataset, request.variant, symbol)
+                stored[symbol] = [shard for shard, state in shards if state != "open"]
             density = ledger.density(request.dataset, request.variant)
-            begun = {p.shard: p for p in ledger.in_state(request.dataset, request.variant, "open")}
-    left = [part for shard in request.shards() for part in missing(shard, stored.get(shard.symbol, ()))]
+            open_shards = ledger.find(request.dataset, request.variant, "open")
+            begun = {p.shard: p.rows for p in open_shards if p.pages}
+    left = [
+        part for shard in request.shards() for part in find_missing(shard, stored.get(shard.symbol, ()))
+    ]
     symbols = {shard.symbol for shard in left}
     rows, requests = None, len(left)
     if density:
         usual = sum(density.values()) / len(density)
-        each = [
-            max(0.0, density.get(s.symbol, usual) * (s.past - s.first) - _staged(begun.get(s)))
-            for s in left
-        ]
+        each = [max(0.0, density.get(s.symbol, usual) * (s.past - s.first) - begun.get(s, 0)) for s in left]
         rows = round(sum(each))
         requests = sum(max(1, math.ceil(count / request.history.limit)) for count in each)
     minutes = max(0, requests - per_minute) / per_minute
     already = len(request.symbols) - len(symbols)
-    part = sum(begun[shard].pages > 0 for shard in left if shard in begun)
-    return Estimate(len(left), part, already, rows, requests, minutes * 60)
+    return Estimate(len(left), sum(shard in begun for shard in left), already, rows, requests, minutes * 60)
 
 
-def _staged(progress: Progress | None) -> int:
-    return progress.rows if progress else 0
-
-
-def note_shards(request: Request, ledger: Ledger) -> None:
-    """Note the shards of a request that nobody has asked for before."""
+def add_shards(request: Request, ledger: Ledger) -> None:
+    """Add to the ledger the shards of a request that it does not cover yet."""
     known = {
-        symbol: [shard for shard, _ in ledger.known(request.dataset, request.variant, symbol)]
+        symbol: [shard for shard, _ in ledger.shards_of(request.dataset, request.variant, symbol)]
         for symbol in request.symbols
     }
     new: list[Shard] = []
     for shard in request.shards():
-        new += missing(shard, known[shard.symbol])
+        new += find_missing(shard, known[shard.symbol])
     ledger.add(request.dataset, request.variant, new)

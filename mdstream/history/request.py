@@ -1,16 +1,16 @@
-"""What is asked of the past, checked, and cut into shards."""
+"""Requests for history: checked, and cut into shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, NamedTuple, TypedDict, Unpack
 
 from mdstream.config import setting
 from mdstream.errors import ConfigError
-from mdstream.store.query import as_list, parse_time, to_ns, to_utc
+from mdstream.store.query import When, as_list, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
@@ -20,11 +20,11 @@ from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
 DAY_NS = 86_400 * 1_000_000_000
 _MINUTE_NS = 60 * 1_000_000_000
 _FOREVER_NS = (1 << 63) - 1
-_ROWS_A_SHARD = 9_000
-"""Bars of a shard, if none is missing: a page, at most."""
+_ROWS_PER_SHARD = 9_000
+"""Most bars of a shard: they fit into a page."""
 
 EVERYTHING = "*"
-"""Stands for a symbol where the rows of all of them are asked for at once (`History.everything`)."""
+"""Symbol of a request for the rows of all symbols at once (`History.everything`)."""
 
 
 class HistoryOptions(TypedDict, total=False):
@@ -44,7 +44,7 @@ class HistoryOptions(TypedDict, total=False):
 
 
 class Shard(NamedTuple):
-    """One symbol's stretch of time: `first` is in it, `past` is not; ns since 1970."""
+    """Time range of one symbol: `first` is inclusive, `past` exclusive; ns since 1970 UTC."""
 
     symbol: str
     first: int
@@ -53,7 +53,10 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A range of one dataset. `feed`, `timeframe` and `adjustment` are empty where it has none."""
+    """A range of one dataset: `first` is inclusive, `past` exclusive; ns since 1970 UTC.
+
+    `feed`, `timeframe` and `adjustment` are empty if the dataset has none.
+    """
 
     dataset: str
     symbols: tuple[str, ...]
@@ -63,7 +66,7 @@ class Request:
     timeframe: str = ""
     adjustment: str = ""
     urgent: frozenset[str] = frozenset()
-    """Symbols that come before all others."""
+    """Symbols to fetch before all others."""
 
     @property
     def spec(self) -> StreamSpec:
@@ -80,16 +83,16 @@ class Request:
 
     @property
     def kind(self) -> PayloadKind:
-        """What the pages are."""
+        """Kind of the payload of each page."""
         return self.spec.kind_of(self.history)
 
     @property
     def variant(self) -> str:
-        """What tells this apart from other data of the same symbols and times."""
+        """Distinguishes this data from other data of the same symbols and times."""
         return "/".join(filter(None, (self.feed, self.timeframe, self.adjustment)))
 
     def partition(self, first: int) -> dict[str, str]:
-        """The store's partition of a shard that begins at `first`."""
+        """Return the store's partition of a shard that begins at `first`."""
         when = to_utc(first)
         found = {"feed": self.feed}
         if self.timeframe:
@@ -99,9 +102,11 @@ class Request:
         by_date = self.history.partition == "date"
         return {**found, **({"date": f"{when:%Y-%m-%d}"} if by_date else {"year": f"{when:%Y}"})}
 
-    def until(self, past: int) -> int:
-        """Up to when to ask for rows that begin before `past`: of the last bar the whole, wherever bars of
-        its length begin (those that divide an hour, at the hour; of others the service does not say).
+    def query_end(self, past: int) -> int:
+        """Return the end of the query for a shard that ends at `past`, so that its last bar is complete.
+
+        Bars whose length divides an hour are aligned to the hour. The service does not document the
+        alignment of others, so a full bar length is added.
         """
         if not self.timeframe:
             return past
@@ -109,22 +114,23 @@ class Request:
         is_on_the_hour = 60 * _MINUTE_NS % length == 0
         return -(-past // length) * length if is_on_the_hour else past + length
 
-    def kept(self, shard: Shard) -> tuple[int, int]:
-        """The span of the rows that belong to a shard: bars that begin in it, and of all else whatever the
-        service gives for it.
+    def row_span(self, shard: Shard) -> tuple[int, int]:
+        """Return the time range of the rows that belong to a shard.
+
+        For bars: those that begin in it. For other rows: all that the service returns for it.
         """
         return (shard.first, shard.past) if self.timeframe else (0, _FOREVER_NS)
 
     def shards(self) -> Iterator[Shard]:
-        """All of it: urgent symbols first, then by time, in the order of the symbols."""
-        for wanted in (True, False):
-            symbols = [s for s in self.symbols if (s in self.urgent) is wanted]
-            for first, past in self._stretches() if symbols else ():
+        """Iterate over all shards: urgent symbols first, then by time, in the order of the symbols."""
+        for urgent in (True, False):
+            symbols = [s for s in self.symbols if (s in self.urgent) is urgent]
+            for first, past in self._ranges() if symbols else ():
                 for symbol in symbols:
                     yield Shard(symbol, first, past)
 
-    def _stretches(self) -> Iterator[tuple[int, int]]:
-        """The range, cut at whole days, so that none crosses a partition's end."""
+    def _ranges(self) -> Iterator[tuple[int, int]]:
+        """Iterate over the parts of the range, cut at full days so that none crosses a partition's end."""
         days = self._days()
         at = self.first
         while at < self.past:
@@ -137,59 +143,61 @@ class Request:
             at = past
 
     def _days(self) -> int:
-        """Days of a shard."""
+        """Return how many days a shard covers."""
         if self.history.partition == "date":
             return 1
         if not self.timeframe:
             return 1 if EVERYTHING in self.symbols else self.history.shard_days
         minutes = minutes_of(self.timeframe)
-        return max(1, min(366, minutes * _ROWS_A_SHARD // 1440))
+        return max(1, min(366, minutes * _ROWS_PER_SHARD // 1440))
 
 
 def make_request(
     dataset: str,
     symbols: str | Sequence[str],
-    start: str | date | datetime,
-    end: str | date | datetime,
+    start: When,
+    end: When,
     *,
     now: datetime,
     **options: Unpack[HistoryOptions],
 ) -> Request:
-    """A request, checked. Raises `ConfigError` that says what is wrong and what would be right.
+    """Return a checked request. Raises `ConfigError` if something is wrong.
 
-    Times without a zone are UTC. A date as `end` includes that day. What lies less than a minute before
-    `now`, or after it, is left out: it is not complete yet; of bars those that were not over by then.
-    Where the service gives the rows of all symbols at once, no symbol, or `*` among them, means all.
+    Times without a zone are UTC. A date as `end` includes that day. Incomplete data is left out: the last
+    minute before `now`, and bars that have not closed by then. If the service returns the rows of all
+    symbols at once, no symbol, or `*` among them, means all.
     """
     dataset = resolve_dataset(dataset)
     history, stream = history_of(dataset), STREAMS[dataset.partition(".")[0]]
     first, past = parse_time(start, "start"), parse_time(end, "end", whole_day=True)
-    kind = _kind_of_bars(dataset, history, options.get("timeframe", ""), options.get("adjustment", ""))
-    settled = _settled(now, kind[0])
+    kind = _resolve_bars(dataset, history, options.get("timeframe", ""), options.get("adjustment", ""))
+    complete_until = _complete_until(now, kind[0])
     if first >= past:
         raise ConfigError(f"start {start} is not before end {end}")
-    if first >= settled:
-        what = f"no bar of {kind[0]} that began then is over" if kind[0] else "it is not in the past"
-        raise ConfigError(f"start {start}: {what}")
+    if first >= complete_until:
+        what = f"no bar of {kind[0]} that starts then has closed" if kind[0] else "it is not in the past"
+        raise ConfigError(f"start {start}: {what}; give an earlier start")
     feed = options.get("feed") or stream.default_feed
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
-    names = _checked_symbols(stream, history, symbols)
-    urgent = as_list(options.get("priority", ()))
-    first_ones = [[name for name in names if fnmatchcase(name, each)] for each in urgent]
-    if odd := [each for each, found in zip(urgent, first_ones, strict=True) if not found]:
-        raise ConfigError(f"{odd[0]!r} shall come first, and is not among the symbols")
-    before = frozenset(name for found in first_ones for name in found)
-    return Request(dataset, names, first, min(past, settled), feed, *kind, before)
+    names = _check_symbols(stream, history, symbols)
+    matches = {
+        pattern: [name for name in names if fnmatchcase(name, pattern)]
+        for pattern in as_list(options.get("priority", ()))
+    }
+    if unknown := [pattern for pattern, found in matches.items() if not found]:
+        raise ConfigError(f"priority {unknown[0]!r} is not among the symbols")
+    before = frozenset(name for found in matches.values() for name in found)
+    return Request(dataset, names, first, min(past, complete_until), feed, *kind, before)
 
 
-def _settled(now: datetime, timeframe: str) -> int:
-    """Up to when rows are complete. A bar has the time of its begin, and is complete when it is over."""
-    settled = to_ns(now) - _MINUTE_NS
-    return settled - length_ns(timeframe) + 1 if timeframe else settled
+def _complete_until(now: datetime, timeframe: str) -> int:
+    """Return the time up to which rows are complete. A bar has the time of its start."""
+    minute_ago = to_ns(now) - _MINUTE_NS
+    return minute_ago - length_ns(timeframe) + 1 if timeframe else minute_ago
 
 
-def _checked_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
+def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(as_list(symbols)))
     if history.everything and (not names or EVERYTHING in names):
         return (EVERYTHING,)
@@ -197,16 +205,16 @@ def _checked_symbols(stream: StreamSpec, history: History, symbols: str | Sequen
         raise ConfigError("no symbol is given")
     for symbol in names:
         if not symbol or symbol != symbol.strip() or "," in symbol or "*" in symbol:
-            raise ConfigError(f"{symbol!r} is no symbol")
+            raise ConfigError(f"{symbol!r} is not a symbol")
         if symbol != symbol.upper():
-            raise ConfigError(f"{symbol!r} is no symbol; they are in capitals: {symbol.upper()}")
+            raise ConfigError(f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}")
         if stream.chain and not stream.chain.is_contract(symbol):
             raise ConfigError(f"{symbol!r} is not a contract; one looks like {stream.chain.example}")
     return names
 
 
-def _kind_of_bars(dataset: str, history: History, timeframe: str, adjustment: str) -> tuple[str, str]:
-    """Timeframe and adjustment, defaults filled in; both empty where there are none."""
+def _resolve_bars(dataset: str, history: History, timeframe: str, adjustment: str) -> tuple[str, str]:
+    """Return timeframe and adjustment with defaults filled in; both empty if the dataset has none."""
     if timeframe and not history.bars:
         raise ConfigError(f"{dataset} has no timeframe; only bars have one")
     if adjustment and not history.adjusted:

@@ -1,4 +1,4 @@
-"""Pages that are fetched and not yet in the table: a folder a shard, a file a page."""
+"""Staging: pages that are fetched and not yet in the table; one folder per shard, one file per page."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Staging:
         self._folder = folder
 
     def path(self, progress: Progress, page: int) -> Path:
-        """Where the rows of a page are staged; a page without rows has no file."""
+        """Return the file for the rows of a page; a page without rows has none."""
         return self._shard(progress) / f"{page:06d}.arrow"
 
     def files(self, progress: Progress) -> list[Path]:
-        """The staged files of a shard, in the order of their rows."""
+        """Return the staged files of a shard, in the order of their rows."""
         paths = (self.path(progress, page) for page in range(progress.pages))
         return [path for path in paths if path.exists()]
 
     def has_all(self, progress: Progress) -> bool:
-        """Whether all rows that the ledger tells of are there: a power cut may have taken some."""
+        """Return whether all rows are there that the ledger counts: a power cut may have lost some."""
         rows = 0
         for path in self.files(progress):
             try:
@@ -36,12 +36,13 @@ class Staging:
                 return False
         return rows == progress.rows
 
-    def drop(self, progress: Progress) -> None:
-        """Remove the pages of a shard."""
-        shutil.rmtree(self._shard(progress), ignore_errors=True)
+    def drop(self, *shards: Progress) -> None:
+        """Remove the pages of shards."""
+        for progress in shards:
+            shutil.rmtree(self._shard(progress), ignore_errors=True)
 
     def keep_only(self, shards: Collection[int]) -> None:
-        """Remove what other shards have staged."""
+        """Remove the pages of all other shards."""
         needed = {str(number) for number in shards}
         for folder in self._folder.iterdir() if self._folder.exists() else ():
             if folder.name not in needed:

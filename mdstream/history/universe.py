@@ -1,8 +1,7 @@
 """Symbol patterns, and the symbols of the service that match them.
 
-Symbols are looked up in the account API's list of assets (`/v2/assets`, those that trade now); contracts in
-its list of contracts (`Chain.listing`, expired ones too), which holds a contract until its expiry date and
-beyond.
+Symbols are looked up in the account API's list of assets (`/v2/assets`: those that trade now). Contracts
+are looked up in its list of contracts (`Chain.listing`), which keeps them beyond their expiry date.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
-from mdstream.store.query import as_list, is_pattern, parse_day
+from mdstream.store.query import When, as_list, is_pattern, parse_day
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
@@ -32,21 +31,21 @@ from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
 from mdstream.venues.alpaca.parameters import LIMIT
 
-_ANSWER_BYTES = 256 * 1024 * 1024
+_MOST_UNPACKED = 256 * 1024 * 1024
 _FOREVER = "2100-01-01"
-"""The service's own last expiry is the next weekend's."""
+"""Later than any expiry: without a limit, the service lists only contracts until the next weekend."""
 _UNDERLYING = re.compile(r"[A-Z]{1,6}")
 
 
 async def resolve_symbols(
-    dataset: str, symbols: str | Sequence[str], start: str | date | datetime, config: HistoryConfig
+    dataset: str, symbols: str | Sequence[str], start: When, config: HistoryConfig
 ) -> list[str]:
     """Replace each pattern in `symbols` by the symbols that it matches, in order.
 
-    Contracts are looked up by underlying, so a pattern of theirs begins with one: `AAPL*`, `AAPL2612*C*`;
-    it matches those whose last day is `start` or later. `*` stays where one request can ask for
-    all symbols. Raises `ConfigError` for a pattern that matches nothing or cannot be looked up, and what
-    `RestClient.get` raises.
+    Contracts are looked up by underlying, so their pattern begins with one: `AAPL*`, `AAPL2612*C*`. It
+    matches contracts that expire on `start` or later. `*` stays if one request can return all symbols.
+    Raises `ConfigError` if a pattern matches nothing or cannot be looked up, and what `RestClient.get`
+    raises.
     """
     symbols = as_list(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
@@ -54,8 +53,9 @@ async def resolve_symbols(
         return symbols
     if config.trading.lacks_keys:
         raise ConfigError(
-            f"{patterns[0]!r} is a pattern, which the service has to look up: set APCA_API_KEY_ID and "
-            "APCA_API_SECRET_KEY, or name a server, as --data-url http://127.0.0.1:8765 (mdstream simulate)"
+            f"{patterns[0]!r} is a pattern that the service has to look up: set APCA_API_KEY_ID and "
+            "APCA_API_SECRET_KEY, or choose a server, for example --data-url http://127.0.0.1:8765 "
+            "(mdstream simulate)"
         )
     spec = STREAMS[dataset.partition(".")[0]]
     if not (spec.chain or spec.asset_classes):
@@ -64,45 +64,45 @@ async def resolve_symbols(
         )
     async with RestClient(config.fetch, config.trading, Budget(FREE_PLAN, learns=True)) as client:
         if spec.chain:
-            roots = dict.fromkeys(map(_underlying, patterns))
-            asked = [
-                _contracts(client, spec.chain, root, status, parse_day(start))
+            roots = dict.fromkeys(map(_parse_underlying, patterns))
+            lookups = [
+                _list_contracts(client, spec.chain, root, status, parse_day(start))
                 for root in roots
                 for status in ("active", "inactive")
             ]
         else:
-            asked = [_assets(client, kind) for kind in spec.asset_classes]
-        found = await asyncio.gather(*asked)
+            lookups = [_list_assets(client, kind) for kind in spec.asset_classes]
+        found = await asyncio.gather(*lookups)
     return expand_patterns(symbols, sorted({name for names in found for name in names}))
 
 
 def expand_patterns(symbols: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Replace patterns by the symbols of `known` that they match. Raises `ConfigError` if one has none."""
+    """Replace patterns by their matches in `known`. Raises `ConfigError` if one has none."""
     names: dict[str, None] = {}
     for symbol in symbols:
         if not is_pattern(symbol):
             names[symbol] = None
             continue
-        fitting = [name for name in known if fnmatchcase(name, symbol)]
-        if not fitting:
-            raise ConfigError(f"{symbol!r} matches none of the {len(known):,} symbols that the service has")
-        names |= dict.fromkeys(fitting)
+        matching = [name for name in known if fnmatchcase(name, symbol)]
+        if not matching:
+            raise ConfigError(f"{symbol!r} matches none of the {len(known):,} symbols of the service")
+        names |= dict.fromkeys(matching)
     return list(names)
 
 
-def _underlying(pattern: str) -> str:
+def _parse_underlying(pattern: str) -> str:
     if found := _UNDERLYING.match(pattern):
         return found[0]
-    raise ConfigError(f"{pattern!r}: a pattern of contracts begins with their underlying, as AAPL*")
+    raise ConfigError(f"{pattern!r}: a pattern of contracts must begin with an underlying, as AAPL*")
 
 
-async def _assets(client: RestClient, kind: str) -> list[str]:
+async def _list_assets(client: RestClient, kind: str) -> list[str]:
     body = await client.get(ASSETS_PATH, {"status": "active", "asset_class": kind})
-    return _symbols(_json(body, ASSETS_PATH), ASSETS_PATH)
+    return _read_symbols(_parse_json(body, ASSETS_PATH), ASSETS_PATH)
 
 
-class _Listed(NamedTuple):
-    """A page of a listing."""
+class _ListingPage(NamedTuple):
+    """A page of the list of contracts."""
 
     symbols: list[str]
     page_token: str
@@ -112,7 +112,9 @@ class _Listed(NamedTuple):
         return not self.symbols
 
 
-async def _contracts(client: RestClient, chain: Chain, root: str, status: str, since: date) -> list[str]:
+async def _list_contracts(
+    client: RestClient, chain: Chain, root: str, status: str, since: date
+) -> list[str]:
     query = {
         "underlying_symbols": root,
         "status": status,
@@ -121,25 +123,27 @@ async def _contracts(client: RestClient, chain: Chain, root: str, status: str, s
         LIMIT: str(CONTRACTS_PAGE),
     }
 
-    async def read(body: Body) -> _Listed:
-        answer = _json(body, chain.listing)
+    async def read(body: Body) -> _ListingPage:
+        answer = _parse_json(body, chain.listing)
         if not isinstance(answer, dict):
             answer = {}
-        return _Listed(_symbols(answer.get(chain.member), chain.listing), answer.get(NEXT_PAGE_TOKEN) or "")
+        return _ListingPage(
+            _read_symbols(answer.get(chain.member), chain.listing), answer.get(NEXT_PAGE_TOKEN) or ""
+        )
 
     request = PageRequest(chain.listing, query)
     return [symbol async for page in pages(client, request, read) for symbol in page.symbols]
 
 
-def _json(body: Body, path: str) -> Any:
+def _parse_json(body: Body, path: str) -> Any:
     try:
-        return orjson.loads(unpack(body.data, body.packing, _ANSWER_BYTES))
+        return orjson.loads(unpack(body.data, body.packing, _MOST_UNPACKED))
     except (UnpackingError, orjson.JSONDecodeError) as error:
         raise ServerError(f"unusable answer of {path}: {error}") from error
 
 
-def _symbols(records: Any, path: str) -> list[str]:
+def _read_symbols(records: Any, path: str) -> list[str]:
     try:
         return [str(record["symbol"]) for record in records]
     except (TypeError, KeyError) as error:
-        raise ServerError(f"unusable answer of {path}: no list of records with a symbol") from error
+        raise ServerError(f"unusable answer of {path}: not a list of records with a symbol") from error

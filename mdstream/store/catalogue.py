@@ -5,13 +5,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError
 from mdstream.store.objects import storage_options, summarize_error
-from mdstream.store.query import as_list, is_pattern, parse_time
+from mdstream.store.query import When, as_list, is_pattern, parse_time
 from mdstream.store.schema import NS_SUFFIX
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
@@ -20,8 +19,6 @@ from mdstream.streams.spec import RECV_TS, Channel
 
 if TYPE_CHECKING:
     import polars as pl
-
-When = str | date | datetime | None
 
 _END = re.compile(r"\\[zZ]$")
 """End of the patterns of `fnmatch`, which Polars does not understand."""
@@ -32,8 +29,8 @@ def scan(
     store: str | Path,
     *,
     symbols: str | Sequence[str] | None = None,
-    start: str | date | datetime | None = None,
-    end: str | date | datetime | None = None,
+    start: When | None = None,
+    end: When | None = None,
     feed: str = "",
     timeframe: str = "",
     adjustment: str = "",
@@ -180,7 +177,7 @@ def _select(
     frame: pl.LazyFrame,
     dataset: str,
     channel: Channel,
-    span: tuple[When, When],
+    span: tuple[When | None, When | None],
     kinds: tuple[str, str, str],
 ) -> pl.LazyFrame:
     """Return the rows that match the feed, timeframe, adjustment and time range."""

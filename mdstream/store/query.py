@@ -8,6 +8,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from mdstream.errors import ConfigError
 
+When = str | date | datetime
+"""A date or a time; text is in ISO 8601."""
+
 _LAST_YEAR = 2261
 """Last full year whose nanoseconds fit into 64 bits."""
 
@@ -22,7 +25,7 @@ def is_pattern(symbol: str) -> bool:
     return any(sign in symbol for sign in "*?[")
 
 
-def parse_time(value: str | date | datetime, name: str, whole_day: bool = False) -> int:
+def parse_time(value: When, name: str, whole_day: bool = False) -> int:
     """Return a date or time as nanoseconds since 1970 UTC, at most the start of 2262.
 
     A time without a zone is UTC. With `whole_day`, a date means its end. `name` is used in errors. Raises
@@ -51,7 +54,7 @@ def _parse_text(value: str, name: str) -> date | datetime:
         ) from error
 
 
-def parse_day(value: str | date | datetime) -> date:
+def parse_day(value: When) -> date:
     """Return the UTC day of a start. Raises `ConfigError`."""
     return to_utc(parse_time(value, "start")).date()
 

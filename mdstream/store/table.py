@@ -35,7 +35,6 @@ _PARTITION_TYPES = {"date": pa.date32(), "year": pa.int32()}
 class NewFile:
     """A Parquet file that is to become part of a table; `path` is relative to the table's folder."""
 
-    number: int
     path: str
     partition: Mapping[str, str]
     receipt: JoinReceipt

@@ -48,7 +48,6 @@ ALLOWED: dict[str, int] = {
     "mdstream/feed": 10,
     "mdstream/frames": 12,
     "mdstream/handoff": 10,
-    "mdstream/history": 9,
     "mdstream/pool": 4,
     "mdstream/reading": 7,
     "mdstream/session": 4,

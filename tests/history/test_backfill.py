@@ -23,7 +23,7 @@ from polars.testing import assert_frame_equal
 import mdstream
 from mdstream.errors import ConfigError, CredentialsError, NetworkError, StoreError
 from mdstream.history.ledger import Ledger
-from mdstream.history.plan import note_shards
+from mdstream.history.plan import add_shards
 from mdstream.history.request import make_request
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
@@ -124,11 +124,11 @@ def test_a_token_that_the_service_no_longer_knows_costs_its_shard_a_new_start(
     at = datetime(2026, 11, 30, tzinfo=UTC)
     request = make_request("stocks.trades", ["AAPL"], *HOURS, feed="sip", now=at)
     with Ledger(tmp_path / "_mdstream") as ledger:
-        note_shards(request, ledger)
-        [progress] = ledger.in_state("stocks.trades", request.variant, "open")
-        ledger.page(progress, 0, 0, "nonsense")
+        add_shards(request, ledger)
+        [progress] = ledger.find("stocks.trades", request.variant, "open")
+        ledger.add_page(progress, 0, 0, "nonsense")
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS, feed="sip").complete
-    assert "AAPL: its page token is no longer known; from the start" in caplog.text
+    assert "AAPL: the service no longer knows its page token" in caplog.text
     compare(tmp_path, ["AAPL"], *HOURS)
 
 
@@ -270,7 +270,7 @@ def test_a_commit_that_fails_is_told_and_the_next_run_makes_it(
     from mdstream.history import filing
     from mdstream.store import table
 
-    monkeypatch.setattr(filing, "ROWS_A_FILE", 10_000)
+    monkeypatch.setattr(filing, "ROWS_PER_FILE", 10_000)
     real, calls = table.StoreTable.commit, []
 
     def commit(self: table.StoreTable, files: Any, version: int) -> None:
@@ -428,7 +428,7 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
 def test_a_table_without_its_ledger_is_not_filled_twice(sim: RunningSimulator, tmp_path: Path) -> None:
     fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     (tmp_path / "_mdstream" / "ledger.sqlite").unlink()
-    with pytest.raises(StoreError, match=r"is not what .* tells of \(commit 1 of .*, and 0 of none"):
+    with pytest.raises(StoreError, match=r"does not match .* \(commit 1 of .*, expected 0 of none"):
         fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS)
     compare(tmp_path, ["AAPL"], *HOURS)
 
@@ -460,11 +460,11 @@ def test_another_table_or_one_without_its_files_is_told(sim: RunningSimulator, t
     fill(sim, two, "stocks.trades", ["MSFT"], *HOURS)
     shutil.rmtree(one / "stocks.trades")
     shutil.copytree(two / "stocks.trades", one / "stocks.trades")
-    with pytest.raises(StoreError, match=r"is not what .* tells of \(commit 1 of .*, and 1 of"):
+    with pytest.raises(StoreError, match=r"does not match .* \(commit 1 of .*, expected 1 of"):
         fill(sim, one, "stocks.trades", ["AAPL"], *HOURS)
     (file,) = (two / "stocks.trades").glob("feed=*/*/*.parquet")
     file.unlink()
-    with pytest.raises(StoreError, match=r"1 files of .* are gone, as .*parquet: bring them back"):
+    with pytest.raises(StoreError, match=r"1 files of .* are missing, such as .*parquet: restore them"):
         fill(sim, two, "stocks.trades", ["MSFT"], *HOURS)
     shutil.rmtree(two / "stocks.trades")
     assert fill(sim, two, "stocks.trades", ["MSFT"], *HOURS).complete
@@ -563,6 +563,6 @@ def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path:
 
 
 def test_an_object_store_is_refused_with_what_it_is_for(sim: RunningSimulator) -> None:
-    with pytest.raises(ConfigError, match="a backfill fills a folder"):
+    with pytest.raises(ConfigError, match="a backfill fills a local folder"):
         fill(sim, Path("s3://bucket/x"), "stocks.trades", ["AAPL"], *HOURS)
     assert not Path("s3:").exists()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
-from mdstream.history.ledger import missing
+from mdstream.history.ledger import find_missing
 from mdstream.history.request import DAY_NS, Request, Shard, make_request
 from mdstream.store.query import parse_time
 from mdstream.streams.datasets import datasets
@@ -51,7 +51,7 @@ def test_shards_cover_the_range_once_and_cross_no_partition(
 def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last: str) -> None:
     asked_for = request("stocks.bars", timeframe=timeframe, end="2026-11-30")
     assert asked_for.past - 1 == parse_time(last, "")
-    with pytest.raises(ConfigError, match="that began then is over"):
+    with pytest.raises(ConfigError, match="that starts then has closed"):
         request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
 
 
@@ -67,8 +67,8 @@ def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last
 )
 def test_of_the_last_bar_the_whole_is_asked_for(timeframe: str, past: str, until: str) -> None:
     asked_for = request("stocks.bars", timeframe=timeframe)
-    assert asked_for.until(parse_time(past, "")) == parse_time(until, "")
-    assert request("stocks.trades").until(7) == 7
+    assert asked_for.query_end(parse_time(past, "")) == parse_time(until, "")
+    assert request("stocks.trades").query_end(7) == 7
 
 
 def test_a_text_alone_is_one_symbol() -> None:
@@ -110,7 +110,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"start": "1500-01-05"}, "start: 1500-01-05 is before 1970"),
         ({"start": "2027-02-01", "end": "2027-02-02"}, "is not in the past"),
         ({"symbols": []}, "no symbol"),
-        ({"symbols": ["A,B"]}, "'A,B' is no symbol"),
+        ({"symbols": ["A,B"]}, "'A,B' is not a symbol"),
         ({"symbols": ["aapl"]}, "they are in capitals: AAPL"),
         ({"feed": "sap"}, "is not one of iex, sip"),
         ({"timeframe": "1Min"}, "has no timeframe"),
@@ -118,7 +118,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"dataset": "stocks.bars", "timeframe": "7Month"}, "or Month after 1, 2, 3, 4, 6 or 12"),
         ({"dataset": "stocks.bars", "adjustment": "some"}, "is not one of raw, split"),
         ({"dataset": "crypto.bars", "adjustment": "raw"}, "has no adjustment"),
-        ({"priority": ["TSLA"]}, "'TSLA' shall come first"),
+        ({"priority": ["TSLA"]}, "priority 'TSLA' is not among the symbols"),
     ],
 )
 def test_what_is_wrong_is_told(given: dict[str, object], told: str) -> None:
@@ -138,7 +138,7 @@ STRETCH = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(
 
 @given(STRETCH, st.lists(STRETCH, max_size=6))
 def test_what_is_missing_is_what_nobody_covers(wanted: Shard, have: list[Shard]) -> None:
-    left = missing(wanted, have)
+    left = find_missing(wanted, have)
     covered = {t for shard in have for t in range(shard.first, shard.past)}
     got = [t for shard in left for t in range(shard.first, shard.past)]
     assert got == [t for t in range(wanted.first, wanted.past) if t not in covered]

@@ -52,7 +52,7 @@ def test_contracts_are_found_by_their_underlying_expired_ones_too(sim: RunningSi
     older = ask(sim, "options.bars", "AAPL*", start="2025-01-02")
     assert set(living) < set(since) < set(older), "a contract counts from its last day on"
     assert min(name[-15:-9] for name in since) >= "260105"
-    with pytest.raises(ConfigError, match="begins with their underlying"):
+    with pytest.raises(ConfigError, match="must begin with an underlying"):
         ask(sim, "options.bars", "*C00230000")
 
 
@@ -72,7 +72,7 @@ def test_a_pattern_that_matches_nothing_is_told(sim: RunningSimulator) -> None:
 
 
 def test_a_pattern_without_a_service_to_ask_is_told() -> None:
-    with pytest.raises(ConfigError, match="a pattern, which the service has to look up"):
+    with pytest.raises(ConfigError, match="a pattern that the service has to look up"):
         config = from_mapping({})
         asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.history))
 

@@ -1,4 +1,4 @@
-"""What held a run back, in a sentence."""
+"""The sentence that says what limited a run."""
 
 from __future__ import annotations
 
@@ -8,80 +8,71 @@ from mdstream.utilization.values import Values
 
 _MUCH = 0.25
 _LONG_MS = 20.0
-"""From which on a batch's wait is one."""
+"""A batch that waits as long is held up."""
 _FULL = 85.0
-"""Percent from which on something counts as used up."""
+"""Percent of busy time that count as used up."""
 
 
-def limit(found: Values) -> str:
-    """What held this run back, in a sentence."""
+def describe_limit(found: Values) -> str:
+    """Return what limited a run, in one or two sentences."""
     flow, streams = found["flow"], found["streams"]
-    if not flow["told"]:
-        return "Messages came for too short a time to tell what limits this run."
+    if not flow["conclusive"]:
+        return "Messages arrived for too short a time to say what limits this run."
     if flow["busy"] >= _FULL:
-        return _by_cores(found)
-    busiest = max(streams, key=lambda s: streams[s].get("workers_busy", 0.0), default="")
-    if busiest and streams[busiest].get("workers") and streams[busiest].get("workers_busy", 0.0) >= _FULL:
-        return _by_workers(busiest, streams[busiest])
-    busiest = max(streams, key=lambda s: streams[s].get("feed_busy", 0.0), default="")
-    if busiest and streams[busiest].get("feed_busy", 0.0) >= _FULL:
+        return _describe_cores(found)
+    if name := _find_full(streams, "workers_busy"):
+        return _describe_workers(name, streams[name])
+    if name := _find_full(streams, "feed_busy"):
         return (
-            f"The feed of {busiest} limits this run: its one process was busy "
-            f"{streams[busiest]['feed_busy']:.0f}% of the time, so more workers would bring nothing."
+            f"The feed of {name} limits this run: its single process was busy "
+            f"{streams[name]['feed_busy']:.0f}% of the time. More workers would not help."
         )
     if flow["simulator_busy"] >= _FULL:
         return (
-            "The simulator limits this run: its one process was busy "
-            f"{flow['simulator_busy']:.0f}% of the time and may have sent less than it was asked for."
+            "The simulator limits this run: its single process was busy "
+            f"{flow['simulator_busy']:.0f}% of the time and may have sent fewer messages than requested."
         )
-    idle = f"while messages came the cores were idle {100 - flow['busy']:.0f}% of the time"
-    if (waits_ms := flow["waits_ms"]) >= _LONG_MS:
-        others = (
-            f"; {100 * flow['foreign']:.0f}% of what was busy was not this run's"
-            if flow["foreign"] >= _MUCH
-            else ""
-        )
-        return (
-            f"Nothing limits this run for long: {idle}{others}. Yet of 100 batches one waited "
-            f"{waits_ms:.0f} ms or more once it was received."
-        )
-    return f"Nothing here limits this run: {idle}, and the engine took what came as it came."
+    idle = f"while messages arrived, the cores were idle {100 - flow['busy']:.0f}% of the time"
+    if flow["waits_ms"] < _LONG_MS:
+        return f"Nothing limits this run: {idle}, and the engine processed messages as they arrived."
+    others = (
+        f"; other programs used {100 * flow['foreign']:.0f}% of the busy time"
+        if flow["foreign"] >= _MUCH
+        else ""
+    )
+    return f"Nothing limits this run for long: {idle}{others}. {_describe_waits(flow)}"
 
 
-def _by_cores(found: Values) -> str:
+def _find_full(streams: Values, key: str) -> str:
+    """Return the stream whose percentage `key` is highest if it counts as used up, else an empty text."""
+    name = max(streams, key=lambda s: streams[s].get(key, 0.0), default="")
+    return name if name and streams[name].get(key, 0.0) >= _FULL else ""
+
+
+def _describe_cores(found: Values) -> str:
     cores, flow = found["cores"], found["flow"]
     count = "1 core was" if cores["count"] == 1 else f"{cores['count']} cores were"
-    share = flow["simulator_share"]
-    other = (
-        f", {100 * share:.0f}% of what this run had of them being the simulator's" if share >= 0.05 else ""
-    )
+    full = f"while messages arrived, {count} busy {flow['busy']:.0f}% of the time"
     if flow["foreign"] >= _MUCH:
-        full = (
-            f"while messages came {count} busy {flow['busy']:.0f}% of the time, "
-            f"{100 * flow['foreign']:.0f}% of that with what is not this run's"
-        )
-        waits_ms = flow["waits_ms"]
-        if waits_ms < _LONG_MS:
-            return (
-                f"Nothing held this run up, though its cores were full: {full}. 99 of 100 batches waited "
-                f"less than {max(1, math.ceil(waits_ms))} ms once they were received."
-            )
-        return (
-            f"Other programs limit this run: {full}, and of 100 batches one waited {waits_ms:.0f} ms or "
-            "more once it was received."
-        )
-    return (
-        f"The cores limit this run: while messages came {count} busy {flow['busy']:.0f}% of the time"
-        f"{other}; more workers would bring nothing, more cores would."
-    )
+        full += f", {100 * flow['foreign']:.0f}% of it with other programs"
+        if flow["waits_ms"] < _LONG_MS:
+            return f"Nothing limits this run, although its cores were full: {full}. {_describe_waits(flow)}"
+        return f"Other programs limit this run: {full}. {_describe_waits(flow)}"
+    share = flow["simulator_share"]
+    other = f"; the simulator used {100 * share:.0f}% of this run's CPU time" if share >= 0.05 else ""
+    return f"The cores limit this run: {full}{other}. More cores would help, more workers would not."
 
 
-def _by_workers(name: str, stream: Values) -> str:
+def _describe_waits(flow: Values) -> str:
+    return f"99% of batches waited at most {math.ceil(flow['waits_ms'])} ms after they were received."
+
+
+def _describe_workers(name: str, stream: Values) -> str:
+    count = "its worker" if stream["workers"] == 1 else f"its {stream['workers']} workers"
     text = (
-        f"The workers of {name} limit this run: its {stream['workers']} decoded "
-        f"{stream['workers_busy']:.0f}% of the time"
+        f"The workers of {name} limit this run: {count} decoded {stream['workers_busy']:.0f}% of the time"
     )
     if (estimate := stream.get("model")) is None:
         return text + "."
     gain = 100 * (estimate["one_more_per_s"] / estimate["now_per_s"] - 1)
-    return f"{text}; one more would bring some {gain:.0f}%."
+    return f"{text}. One more would add about {gain:.0f}%."

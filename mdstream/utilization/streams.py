@@ -1,11 +1,11 @@
-"""Of each stream: where its batches waited, what a message cost, and what that allows."""
+"""Where the batches of each stream waited, what a message cost, and what throughput that allows."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from mdstream.reading.attach import Attachment
-from mdstream.utilization.values import ENDING, Values, rounded, spent
+from mdstream.utilization.values import ENDING, Values, cpu_seconds, shorten
 
 _STAGES = {
     "receive": ("first_recv_ts", "submit_ts"),
@@ -13,17 +13,18 @@ _STAGES = {
     "decode": ("start_ts", "end_ts"),
     "commit": ("end_ts", "commit_ts"),
 }
-"""Where a batch is from when to when: filling its slab, waiting for a worker, with it, waiting for its turn
-and going into the frames."""
+"""Stages of a batch, each with its start and end: filling the slab, waiting for a worker, being decoded,
+waiting for its turn and being committed.
+"""
 _LEAST_SAMPLES = 3
-_LEAST_TOLD = 1_000
-"""Messages from which on their cost is more than a tick or two of the kernel's clock of CPU time."""
+_LEAST_MEASURABLE = 1_000
+"""With fewer messages, their cost is close to the resolution of the kernel's clock of CPU time."""
 _LEAST_MESSAGES = 10_000
 _LEAST_BATCH = 1_000
-"""With fewer messages a batch, what a message costs tells nothing of what many would cost."""
+"""With fewer messages per batch, the cost of one says nothing about that of many."""
 
 
-def streams_of(run: Attachment, processes: pl.DataFrame) -> dict[str, Values]:
+def describe_streams(run: Attachment, processes: pl.DataFrame) -> dict[str, Values]:
     if "telemetry.batches" not in run.frames:
         return {}
     batches = run.frame("telemetry.batches").with_columns(pl.col("stream").cast(pl.String))
@@ -43,7 +44,7 @@ def streams_of(run: Attachment, processes: pl.DataFrame) -> dict[str, Values]:
 
 
 def _stream(batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, cores: int) -> Values:
-    """Of one stream: where its batches waited, what a message cost, and what that allows."""
+    """Return where the batches of a stream waited, what a message cost, and what that allows."""
     messages = int(batches["messages"].sum())
     spans = batches.select(
         pl.col("messages"),
@@ -57,12 +58,12 @@ def _stream(batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFram
         "workers": workers,
         "batches": batches.height,
         "messages": messages,
-        "messages_per_batch": rounded(messages / batches.height),
+        "messages_per_batch": shorten(messages / batches.height),
         "stages_ms": {
             stage: {
-                "mean": rounded((spans[stage] * spans["messages"]).sum() / max(1, messages)),
-                "p50": rounded(spans[stage].quantile(0.5)),
-                "p99": rounded(spans[stage].quantile(0.99)),
+                "mean": shorten((spans[stage] * spans["messages"]).sum() / max(1, messages)),
+                "p50": shorten(spans[stage].quantile(0.5)),
+                "p99": shorten(spans[stage].quantile(0.99)),
             }
             for stage in _STAGES
         },
@@ -73,53 +74,53 @@ def _stream(batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFram
 def _costs(
     batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, workers: int, cores: int
 ) -> Values:
-    """What a message cost, from the second after the first ones came until the run ends: how processes
-    start and drain is not in it.
-    `untold` says why there is no model, if there is none.
+    """Return what a message cost, from the second after the first messages until the run ends.
+
+    This leaves out the start and end of processes. If there is no model, `no_model` says why.
     """
-    short = {"untold": "messages came for too short a time"}
+    short = {"no_model": "messages arrived for too short a time"}
     flowing = samples.filter((pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(ENDING))
     if flowing.height < _LEAST_SAMPLES:
         return short
     first, last = flowing.row(1, named=True), flowing.row(-1, named=True)
     messages = last["messages"] - first["messages"]
-    cpu_s = spent(processes.filter(pl.col("ts").is_between(first["ts"], last["ts"])))
+    cpu_s = cpu_seconds(processes.filter(pl.col("ts").is_between(first["ts"], last["ts"])))
     wall_s = (last["ts"] - first["ts"]).total_seconds()
-    if not cpu_s.get("feed"):  # sampled once in that time, which tells nothing
+    if not cpu_s.get("feed"):  # sampled only once in that time
         return short
     done = batches.filter(pl.col("end_ts").is_between(first["ts"], last["ts"]))
     found: Values = {
-        "messages_per_s": rounded(messages / wall_s),
-        "feed_busy": rounded(100 * cpu_s.get("feed", 0.0) / wall_s),
+        "messages_per_s": shorten(messages / wall_s),
+        "feed_busy": shorten(100 * cpu_s.get("feed", 0.0) / wall_s),
     }
     if workers:
-        found["workers_busy"] = rounded(100 * cpu_s.get("worker", 0.0) / wall_s / workers)
+        found["workers_busy"] = shorten(100 * cpu_s.get("worker", 0.0) / wall_s / workers)
     if not messages:
         return found | short
-    if messages < _LEAST_TOLD:
-        return found | {"untold": "too few messages came"}
+    if messages < _LEAST_MEASURABLE:
+        return found | {"no_model": "too few messages arrived"}
     feed = cpu_s.get("feed", 0.0) / messages * 1e9
     worker = cpu_s.get("worker", 0.0) / messages * 1e9
-    found["feed_ns"] = rounded(feed)
+    found["feed_ns"] = shorten(feed)
     if workers:
-        found["worker_ns"] = rounded(worker)
-    else:  # decoding is the feed's: as much of its cost could be a worker's
+        found["worker_ns"] = shorten(worker)
+    else:  # the feed decodes: a worker could take over as much of its cost
         worker = min(feed, int(done["cpu_ns"].sum()) / messages)
         feed -= worker
     if messages < _LEAST_MESSAGES or not (feed and worker):
-        return found | {"untold": "too few messages came"}
+        return found | {"no_model": "too few messages arrived"}
     if messages < _LEAST_BATCH * done.height:
-        return found | {"untold": "batches are too small"}
-    return found | {"model": model(feed, worker, workers, cores)}
+        return found | {"no_model": "batches are too small"}
+    return found | {"model": model_rates(feed, worker, workers, cores)}
 
 
-def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
-    """What a stream could do with the costs of a message as they are, were it alone on the machine.
+def model_rates(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
+    """Return the rates that a stream could reach alone on the machine, at the measured costs.
 
-    The feed is one process, and commits in order: 1/feed. Workers share theirs: n/worker. And no more can
-    be spent than all cores have. One process that does both is taken to cost the sum, but it would hand
-    nothing over: so `speedup` over it, and `efficiency`, that divided by the processes at it, are the most
-    that they can be. Without workers, what one would bring is, as handing over will cost something.
+    The feed is one process and commits in order, so its limit is 1/feed. Workers share their cost:
+    n/worker. All processes together cannot use more than all cores. A single process that does both is
+    assumed to cost the sum. Because it needs no hand-off, `speedup` over it is an upper bound, and so is
+    `efficiency` (the speedup per process). Without workers, the rate with one is an upper bound, too.
     """
 
     def rate(count: int) -> float:
@@ -129,10 +130,10 @@ def model(feed_ns: float, worker_ns: float, workers: int, cores: int) -> Values:
 
     speedup = rate(workers) / rate(0)
     return {
-        "inline_per_s": rounded(rate(0)),
-        "now_per_s": rounded(rate(workers)),
-        "one_more_per_s": rounded(rate(workers + 1)),
-        "speedup": rounded(speedup),
-        "efficiency": rounded(speedup / min(cores, workers + 1)),
-        "decode_share": rounded(worker_ns / (feed_ns + worker_ns)),
+        "inline_per_s": shorten(rate(0)),
+        "now_per_s": shorten(rate(workers)),
+        "one_more_per_s": shorten(rate(workers + 1)),
+        "speedup": shorten(speedup),
+        "efficiency": shorten(speedup / min(cores, workers + 1)),
+        "decode_share": shorten(worker_ns / (feed_ns + worker_ns)),
     }

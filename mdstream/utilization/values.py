@@ -1,4 +1,4 @@
-"""What the queries share: numbers for people, and the CPU time of processes."""
+"""Values that several queries need: rounding, CPU time of processes, and the share of other programs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import polars as pl
 SECOND = 1_000_000_000
 
 ENDING = ("draining", "stopped", "failed")
-"""States of a stream that its run, or it, has come to the end of."""
+"""States of a stream that is ending or has ended."""
 
 Values = dict[str, Any]
 
 
-def rounded(value: Any) -> float:
-    """Three decimals are enough for people, and keep reports small."""
+def shorten(value: Any) -> float:
+    """Return `value` with three decimals, which are enough for people and keep reports small."""
     return round(float(value or 0.0), 3)
 
 
-def spent(processes: pl.DataFrame) -> dict[str, float]:
-    """CPU seconds of each role from the first to the last sample of each of its processes."""
+def cpu_seconds(processes: pl.DataFrame) -> dict[str, float]:
+    """Return the CPU seconds of each role, from the first to the last sample of each process."""
     names = ("cpu_user_s", "cpu_system_s")
     found = (
         processes.group_by("role", "pid")
@@ -31,7 +31,7 @@ def spent(processes: pl.DataFrame) -> dict[str, float]:
     return dict(found.iter_rows())
 
 
-def foreign(busy: float, cores: int, seconds: float, ours: float) -> float:
-    """The share of the cores' busy time that no process of this run had; `ours` is what they had."""
+def foreign_share(busy: float, cores: int, seconds: float, ours: float) -> float:
+    """Return the share of the cores' busy time that other programs used; `ours` is what this run used."""
     busy_s = busy / 100 * cores * seconds
-    return rounded(max(0.0, 1 - ours / busy_s)) if busy_s else 0.0
+    return shorten(max(0.0, 1 - ours / busy_s)) if busy_s else 0.0

@@ -1,4 +1,4 @@
-"""Where the CPU time of a run went, as text for a terminal."""
+"""The utilization of a run as text for a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 _MOST_LINES = 16
 """With more cores, neighbours share a line."""
 _MOST_COLUMNS = 100
-_WORTH_TELLING = 0.05
+_NOTEWORTHY = 0.05
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -28,12 +28,12 @@ def draw(found: dict[str, Any], console: Console) -> RenderableType:
         parts += [Text(_cores_line(found)), _heat_map(found, console.width)]
     if (machine := _machine_line(found)) is not None:
         parts.append(machine)
-    parts.append(Text("the whole run, start and end included:", style="dim"))
+    parts.append(Text("the whole run, including its start and end:", style="dim"))
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
         since = (
-            "each stream from the second after its first messages until the run ends (ms in the mean, "
-            "weighted by messages, pages of REST among them):"
+            "each stream from the second after its first messages until the run ends (mean ms, weighted by "
+            "messages, REST pages included):"
         )
         parts += [Text(since, style="dim"), fit(_streams(found["streams"]), console.width, console)]
     parts += _models(found["streams"])
@@ -47,22 +47,22 @@ def _cores_line(found: dict[str, Any]) -> str:
         f"{count} over {found['seconds']:.0f} s: user {cores['user']:.0f}%, "
         f"system {cores['system']:.0f}%, idle {cores['idle']:.0f}%"
     )
-    if not flow["told"]:
+    if not flow["conclusive"]:
         return text
     others = (
-        f" ({100 * flow['foreign']:.0f}% of what was busy was not this run's)"
-        if flow["foreign"] >= _WORTH_TELLING
+        f" (other programs used {100 * flow['foreign']:.0f}% of the busy time)"
+        if flow["foreign"] >= _NOTEWORTHY
         else ""
     )
     return (
-        f"{text}. While messages came ({flow['seconds']:.0f} s): idle {100 - flow['busy']:.0f}%{others}; "
-        f"{flow['engine_cpu_s']:.1f} s of CPU time were the engine's, {flow['decode_s']:.1f} s of them "
-        f"({flow['share']:.0f}%) decoding and aggregating"
+        f"{text}. While messages arrived ({flow['seconds']:.0f} s): "
+        f"idle {100 - flow['busy']:.0f}%{others}; the engine used {flow['engine_cpu_s']:.1f} s of CPU time, "
+        f"{flow['decode_s']:.1f} s of it ({flow['share']:.0f}%) to decode and aggregate"
     )
 
 
 def _machine_line(found: dict[str, Any]) -> Text | None:
-    """What of the machine's other means was used."""
+    """Return the use of memory and network, and the rate of context switches."""
     machine = found.get("machine") or {}
     if not machine.get("memory_used_bytes"):
         return None
@@ -70,21 +70,21 @@ def _machine_line(found: dict[str, Any]) -> Text | None:
         sum(values) / len(values) for values in (machine["net_recv_bytes"], machine["switches"])
     )
     return Text(
-        f"at most {max(machine['memory_used_bytes']) / 1e9:.1f} GB of memory used on this machine, "
-        f"{max(machine['shm_bytes']) / 1e6:,.0f} MB of it this run's shared memory; "
-        f"{network / 1e6:,.1f} MB/s came by network, {switches:,.0f} context switches/s"
+        f"this machine used at most {max(machine['memory_used_bytes']) / 1e9:.1f} GB of memory, "
+        f"{max(machine['shm_bytes']) / 1e6:,.0f} MB of it for this run's shared memory; "
+        f"{network / 1e6:,.1f} MB/s received, {switches:,.0f} context switches/s"
     )
 
 
 def _heat_map(found: dict[str, Any], width: int) -> Text:
-    """A line a core, a character a moment; the darker, the busier."""
+    """Return one line per core, one character per moment; the darker, the busier."""
     by_core: Sequence[Sequence[float]] = found["cores"]["by_core"]
     together = -(-len(by_core) // _MOST_LINES)
     columns = max(8, min(_MOST_COLUMNS, width - 24))
     lines = Text()
     for first in range(0, len(by_core), together):
         group = by_core[first : first + together]
-        values = _thinned([sum(each) / len(group) for each in zip(*group, strict=True)], columns)
+        values = _thin_out([sum(each) / len(group) for each in zip(*group, strict=True)], columns)
         last = first + len(group) - 1
         name = f"core {first}" if last == first else f"cores {first}–{last}"
         lines.append(f"  {name:<12}", style="dim")
@@ -101,8 +101,8 @@ def _heat(value: float) -> str:
     return "red" if value >= 90 else "yellow" if value >= 60 else "green"
 
 
-def _thinned(values: Sequence[float], most: int) -> list[float]:
-    """At most so many values: the means of neighbours."""
+def _thin_out(values: Sequence[float], most: int) -> list[float]:
+    """Return at most `most` values: means of neighbours."""
     step = -(-len(values) // most) if values else 1
     return [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
 
@@ -153,23 +153,23 @@ def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
 
 
 def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
-    """What each stream could do, or why that cannot be told."""
-    lines, untold = list[str](), dict[str, list[str]]()
+    """Return what each stream could reach, or why that is unknown."""
+    lines, reasons = list[str](), dict[str, list[str]]()
     for name, stream in streams.items():
         if (found := stream.get("model")) is not None:
             lines.append(f"  {name:<8} {_model(found, stream['workers'])}")
-        elif why := stream.get("untold"):
-            untold.setdefault(why, []).append(name)
+        elif why := stream.get("no_model"):
+            reasons.setdefault(why, []).append(name)
     if lines:
         lines.insert(0, _MODEL)
-    for why, names in untold.items():
-        lines.append(f"{', '.join(names)}: {why} to tell what one more worker would bring")
+    for why, names in reasons.items():
+        lines.append(f"{', '.join(names)}: {why} to estimate one more worker")
     return [Text(line, style="dim") for line in lines]
 
 
 _MODEL = (
-    "a model: each stream alone on this machine, with what a message cost here (one process would hand "
-    "nothing over, so gains are at most these; python -m benchmarks handoff measures the like):"
+    "a model: each stream alone on this machine, at the cost of a message in this run (upper bound: a "
+    "single process needs no hand-off; python -m benchmarks handoff measures it):"
 )
 
 

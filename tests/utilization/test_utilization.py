@@ -18,10 +18,10 @@ import pytest
 from rich.console import Console
 
 from mdstream.telemetry.sampler import Sampler, _core
-from mdstream.utilization import limit, model
+from mdstream.utilization import describe_limit, model_rates
 from mdstream.utilization.machine import Clock
 from mdstream.utilization.streams import _costs
-from mdstream.utilization.values import foreign
+from mdstream.utilization.values import foreign_share
 from mdstream.views.utilization import _models
 
 
@@ -35,96 +35,105 @@ def found(**changes: Any) -> dict[str, Any]:
         "foreign": 0.0,
         "waits_ms": 3.0,
     }
-    flow["told"] = True
+    flow["conclusive"] = True
     at = {name: changes.pop(name) for name in flow if name in changes}
     return {**usual, **changes, "flow": {**flow, **at}}
 
 
 def test_workers_add_up_until_the_feed_or_the_cores_end_it() -> None:
-    one = model(100.0, 300.0, 1, 16)
+    one = model_rates(100.0, 300.0, 1, 16)
     assert one["inline_per_s"] == pytest.approx(1e9 / 400)
     assert one["now_per_s"] == pytest.approx(1e9 / 300)
     assert one["one_more_per_s"] == pytest.approx(2e9 / 300)
     assert one["speedup"] == pytest.approx(4 / 3, abs=1e-3)
     assert one["efficiency"] == pytest.approx(2 / 3, abs=1e-3)
-    assert model(100.0, 300.0, 8, 16)["one_more_per_s"] == pytest.approx(1e7), "one feed"
-    assert model(100.0, 300.0, 3, 2)["now_per_s"] == pytest.approx(2e9 / 400), "two cores"
+    assert model_rates(100.0, 300.0, 8, 16)["one_more_per_s"] == pytest.approx(1e7), "one feed"
+    assert model_rates(100.0, 300.0, 3, 2)["now_per_s"] == pytest.approx(2e9 / 400), "two cores"
 
 
 def test_a_run_that_is_idle_is_limited_by_nothing() -> None:
-    idle = "Nothing here limits this run: while messages came the cores were idle 80% of the time"
-    assert idle in limit(found())
-    assert "Nothing here" in limit(found(streams={}))
+    idle = "Nothing limits this run: while messages arrived, the cores were idle 80% of the time"
+    assert idle in describe_limit(found())
+    assert "Nothing limits this run: " in describe_limit(found(streams={}))
 
 
 def test_a_run_that_was_too_short_tells_nothing() -> None:
-    assert "too short a time to tell" in limit(found(told=False, busy=97.0))
+    assert "too short a time to say" in describe_limit(found(conclusive=False, busy=97.0))
 
 
 def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
-    text = limit(found(busy=97.0))
+    text = describe_limit(found(busy=97.0))
     assert (
-        "The cores limit this run: while messages came 4 cores were busy 97% of the time, 50% of what this "
-        "run had of them" in text
+        "The cores limit this run: while messages arrived, 4 cores were busy 97% of the time; the simulator "
+        "used 50% of this run's CPU time" in text
     )
-    assert "simulator" not in limit(found(busy=97.0, simulator_share=0.0))
+    assert "simulator" not in describe_limit(found(busy=97.0, simulator_share=0.0))
 
 
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
-        ({"workers": 2, "workers_busy": 95.0}, "The workers of stocks limit this run: its 2 decoded 95%"),
+        (
+            {"workers": 2, "workers_busy": 95.0},
+            "The workers of stocks limit this run: its 2 workers decoded 95%",
+        ),
         (
             {"workers": 1, "workers_busy": 95.0, "model": {"now_per_s": 1.0, "one_more_per_s": 1.6}},
-            "one more would bring some 60%",
+            "One more would add about 60%",
         ),
         ({"workers": 0, "feed_busy": 99.0}, "The feed of stocks limits this run"),
-        ({"workers": 2, "workers_busy": 20.0, "feed_busy": 99.0}, "more workers would bring nothing"),
+        ({"workers": 2, "workers_busy": 20.0, "feed_busy": 99.0}, "More workers would not help"),
     ],
 )
 def test_a_stream_that_is_used_up_is_named(stream: dict[str, Any], expected: str) -> None:
-    assert expected in limit(found(streams={"news": {"workers": 1}, "stocks": stream}))
+    assert expected in describe_limit(found(streams={"news": {"workers": 1}, "stocks": stream}))
 
 
 def test_a_simulator_that_is_used_up_is_named() -> None:
-    text = limit(found(simulator_busy=97.0))
-    assert "The simulator limits this run: its one process was busy 97% of the time" in text
+    text = describe_limit(found(simulator_busy=97.0))
+    assert "The simulator limits this run: its single process was busy 97% of the time" in text
 
 
 def test_other_programs_that_take_the_cores_are_told() -> None:
-    assert foreign(100.0, 2, 10.0, 10.0) == 0.5
-    text = limit(found(busy=100.0, foreign=0.5, waits_ms=33.2))
-    assert "Other programs limit this run: while messages came 4 cores were busy 100% of the time" in text
-    assert "of 100 batches one waited 33 ms or more" in text
+    assert foreign_share(100.0, 2, 10.0, 10.0) == 0.5
+    text = describe_limit(found(busy=100.0, foreign=0.5, waits_ms=33.2))
+    assert (
+        "Other programs limit this run: while messages arrived, 4 cores were busy 100% of the time" in text
+    )
+    assert "99% of batches waited at most 34 ms" in text
 
 
 def test_waits_are_told_though_the_cores_were_not_full() -> None:
-    text = limit(found(foreign=0.5, waits_ms=88.0))
-    assert text.startswith("Nothing limits this run for long: while messages came the cores were idle 80%")
-    assert "50% of what was busy was not this run's. Yet of 100 batches one waited 88 ms" in text
+    text = describe_limit(found(foreign=0.5, waits_ms=88.0))
+    assert text.startswith(
+        "Nothing limits this run for long: while messages arrived, the cores were idle 80%"
+    )
+    assert "other programs used 50% of the busy time. 99% of batches waited at most 88 ms" in text
 
 
 def test_without_workers_it_is_told_what_one_would_bring() -> None:
-    alone = model(250.0, 350.0, 0, 2)
+    alone = model_rates(250.0, 350.0, 0, 2)
     assert alone["now_per_s"] == pytest.approx(1e9 / 600)
     assert alone["one_more_per_s"] == pytest.approx(1e9 / 350)
     assert (alone["speedup"], alone["efficiency"]) == (1.0, 1.0)
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(*_models({"news": {"workers": 0, "model": alone}, "stocks": {"untold": "few came"}}))
+    console.print(*_models({"news": {"workers": 0, "model": alone}, "stocks": {"no_model": "few arrived"}}))
     text = " ".join(console.export_text().split())
     assert (
         "news 1.67 M messages/s without workers, 2.86 M messages/s at most with one: decoding is 58%"
         in text
     )
-    assert "stocks: few came to tell what one more worker would bring" in text
+    assert "stocks: few arrived to estimate one more worker" in text
 
 
 def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
-    text = limit(found(busy=100.0, foreign=0.5, waits_ms=1.6))
-    assert text.startswith("Nothing held this run up, though its cores were full: while messages")
-    assert "99 of 100 batches waited less than 2 ms" in text
-    assert "50% of that" in text
-    assert "The cores limit" in limit(found(busy=100.0, foreign=foreign(100.0, 2, 10.0, 19.0)))
+    text = describe_limit(found(busy=100.0, foreign=0.5, waits_ms=1.6))
+    assert text.startswith("Nothing limits this run, although its cores were full: while messages")
+    assert "99% of batches waited at most 2 ms" in text
+    assert "50% of it" in text
+    assert "The cores limit" in describe_limit(
+        found(busy=100.0, foreign=foreign_share(100.0, 2, 10.0, 19.0))
+    )
 
 
 class Frames:
@@ -144,7 +153,7 @@ def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() ->
     # The first sample covers nothing; one second is sampled a little late, and one not at all.
     cores = pl.DataFrame({"ts": ts(5.0, 6.0, 7.01, 9.02), "busy_percent": [1.0, 10.0, 20.0, 40.0]})
     clock = Clock(Frames(cores=cores))  # type: ignore[arg-type]
-    assert clock.listed(clock.binned(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
+    assert clock.to_list(clock.assign_bins(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
     worker = pl.DataFrame({"ts": ts(7.01), "role": ["worker"], "cpu": [150.0]})
     assert clock.by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}
 

@@ -56,8 +56,8 @@ def _cores_line(found: dict[str, Any]) -> str:
     )
     return (
         f"{text}. While messages arrived ({flow['seconds']:.0f} s): "
-        f"idle {100 - flow['busy']:.0f}%{others}; the engine used {flow['engine_cpu_s']:.1f} s of CPU time, "
-        f"{flow['decode_s']:.1f} s of it ({flow['share']:.0f}%) to decode and aggregate"
+        f"idle {100 - flow['busy']:.0f}%{others}; the engine used {flow['engine_cpu_s']:.1f} s of CPU "
+        f"time, {flow['decode_s']:.1f} s of it ({flow['share']:.0f}%) to decode and aggregate"
     )
 
 

@@ -155,7 +155,7 @@ def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() ->
     clock = Clock(Frames(cores=cores))  # type: ignore[arg-type]
     assert clock.to_list(clock.assign_bins(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
     worker = pl.DataFrame({"ts": ts(7.01), "role": ["worker"], "cpu": [150.0]})
-    assert clock.by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}
+    assert clock.sum_by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}
 
 
 def test_a_process_that_is_new_is_told_with_what_it_took_to_start() -> None:

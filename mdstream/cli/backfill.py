@@ -126,8 +126,10 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
 
 def _begin_to_load(workers: int) -> None:
     """Let workers load while this process does; if it fails early, they end with it."""
+    from mdstream.pool import ipc
     from mdstream.pool.pool import load_early, one_a_core
 
+    ipc.claim()
     with contextlib.suppress(OSError):  # reported when the pool is started
         load_early(one_a_core(workers))
 

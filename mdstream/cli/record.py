@@ -35,7 +35,7 @@ def record(
     between. `mdstream run --record` starts one by itself. Read the tables with `mdstream.scan`, or with
     anything that reads Delta tables.
     """
-    from mdstream.frames.rundir import name_semaphores
+    from mdstream.pool import ipc
     from mdstream.recording.recorder import Recorder, check_store
 
     settings = load(config, flags=given)
@@ -45,7 +45,7 @@ def record(
     if "://" not in store.path:
         store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
     check_store(store.path)
-    name_semaphores(found)
+    ipc.claim()
     if not quiet:
         print(f"recording {found} in {store.path}/live", flush=True)
     level = logging.WARNING if quiet else logging.INFO

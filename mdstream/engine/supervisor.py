@@ -163,7 +163,6 @@ class Supervisor:
         for dead in start_for_dead_runs(root, self.config.store):
             log.info("recording the rest of the dead run %s in the background", dead.name)
         with RunDirectory(root) as self.directory:
-            self.directory.name_semaphores()
             self.started_ns = time.time_ns()
             self._effective = self._prepare(self.directory)
             try:

@@ -8,8 +8,6 @@
         slabs/                payloads on their way to the workers
         feeds/<stream>.state  counters of each feed; .requests beside it, when it made its REST requests
 
-    /dev/shm/sem.mdstream-<uid>-<run>-*   semaphores of the feeds' pools, wherever <root> is
-
 The lock is the kernel's: it ends with its owner, however that died, and a process id that is used again
 cannot fake it. A folder whose lock is free belongs to a dead run.
 """
@@ -19,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -96,16 +93,12 @@ class RunDirectory:
         """Write `run.json`."""
         _describe(self.path, {"run": self.run, "pid": os.getpid(), **facts})
 
-    def name_semaphores(self) -> None:
-        """Have all processes started from now on put the run's name on their semaphores."""
-        name_semaphores(self.path)
-
     def abandon(self) -> None:
         """Leave the folder to the recorder, which still reads it: `close` will not remove it."""
         self._abandoned = True
 
     def close(self) -> None:
-        """Remove the folder and the semaphores. Readers keep what they have mapped."""
+        """Remove the folder. Readers keep what they have mapped."""
         if not self._abandoned:
             remove(self.path)
         if self._lock >= 0:
@@ -117,15 +110,6 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def name_semaphores(run: Path) -> None:
-    """Have all processes started from now on put the name of a run on their semaphores.
-
-    Python removes those of a killed process when its tracker ends, and nobody does if the tracker is killed
-    as well; under their run's name they go with it.
-    """
-    multiprocessing.current_process()._config["semprefix"] = f"/{run.name}"  # type: ignore[attr-defined]
 
 
 def _describe(folder: Path, facts: dict[str, Any]) -> None:
@@ -192,11 +176,6 @@ def reap(root: Path | None = None) -> list[Path]:
     ]
     for path in dead:
         remove(path)
-    for path in SHARED_MEMORY.glob(f"sem.{_prefix()}*"):
-        # The run's folder may lie under another root; then it is dead if its supervisor is.
-        name = path.name[len("sem.") :].rpartition("-")[0]
-        if not Path("/proc", name.rpartition("-")[2]).exists():
-            _remove_semaphores(name)
     for path in (root or default_root()).glob("." + _prefix() + "*"):
         # Made, but never locked and named: its maker died in between, or is at it this moment.
         if not is_alive(path) and time.time() - path.stat().st_mtime > 60:
@@ -222,13 +201,5 @@ def has_recorder(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a run's folder and semaphores. Readers keep what they have mapped."""
+    """Remove a run's folder. Readers keep what they have mapped."""
     shutil.rmtree(path, ignore_errors=True)
-    _remove_semaphores(path.name)
-
-
-def _remove_semaphores(name: str) -> None:
-    """Remove the semaphores of the run whose folder is called `name`."""
-    for path in SHARED_MEMORY.glob(f"sem.{name}-*"):
-        with contextlib.suppress(OSError):  # gone by itself
-            path.unlink()

@@ -8,6 +8,9 @@ DURATION ?=
 ARGS ?=
 MINUTES ?= 30
 OUT ?= benchmarks/soak
+# Most tests wait for other processes most of the time, so more of them run at once than there are cores.
+JOBS ?= $(shell expr 3 \* $$(nproc))
+SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
 
 RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
@@ -18,7 +21,7 @@ DOCS_STAMP := $(VENV)/.docs
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow test-nautilus fuzz check docs fmt bench bench-quick report soak lock clean
+.PHONY: help run simulate test test-slow test-loaded test-nautilus fuzz check docs fmt bench bench-quick report soak lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -33,11 +36,14 @@ run: $(RUN_STAMP)  ## Run the engine (without keys: on its simulator)
 simulate: $(RUN_STAMP)  ## Run the simulator alone, for any Alpaca client
 	@exec $(BIN)/mdstream simulate $(ARGS)
 
-test: $(DEV_STAMP)  ## Run the tests
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(DEV_STAMP)  ## Run the tests (JOBS=1: one after another)
+	@$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(DEV_STAMP)  ## Run the long tests too
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+test-loaded: $(DEV_STAMP)  ## Run the tests beside a load that keeps all cores busy (TURNS=3: so often)
+	@$(BIN)/python -m tests.loaded $(or $(TURNS),1) -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-nautilus: $(DEV_STAMP) .venv-nautilus/.done  ## Have NautilusTrader's own library read what `export --nautilus` writes
 	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest tests/store/test_nautilus.py $(ARGS)

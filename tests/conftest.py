@@ -1,59 +1,65 @@
-"""What all tests share: nothing may be left behind, neither in shared memory nor as a process."""
+"""What all tests share: their places, compiled kernels, and that nothing may be left behind."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
-from mdstream.frames.rundir import default_root
 from mdstream.pool.pool import compile_kernels
+from tests.forking import end_fork_server
+from tests.leftovers import Place, Session
 from tests.running import until
 
-# Runs of the tests live apart, so that they disturb no engine that runs on this machine.
-_root = default_root() / f"mdstream-tests-{os.getpid()}"
+# How long an example takes says how busy the machine is.
+settings.register_profile("mdstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mdstream")
+
+_SESSION = pytest.StashKey[Session]()
+_PLACE = pytest.StashKey[Place]()
+_LEFT = pytest.StashKey[list[str]]()
 
 
-def pytest_configure() -> None:
-    _root.mkdir()
-    os.environ["MDSTREAM_FRAMES__DIRECTORY"] = str(_root)
-    # Else the first tests would wait for it, each with its own patience.
+def pytest_configure(config: pytest.Config) -> None:
+    worker = getattr(config, "workerinput", None)  # there is one where pytest-xdist has several
+    if worker is not None:
+        config.stash[_PLACE] = Place.make(worker["workerid"])
+        return
+    config.stash[_SESSION] = Session()
+    config.stash[_PLACE] = Place.make("main")
+    # Before any test, for each would wait for it, and many at a time would do it.
     if (compiling := compile_kernels()) is not None:
-        _, told = compiling.communicate()
+        _, said = compiling.communicate()
         if compiling.returncode:
-            raise pytest.UsageError(f"the decoders could not be compiled: {told}")
+            raise pytest.UsageError(f"the decoders could not be compiled: {said}")
 
 
-def pytest_unconfigure() -> None:
-    shutil.rmtree(_root, ignore_errors=True)
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """All tests are over, and so are the workers: fail if anything is left."""
+    end_fork_server()
+    stash = session.config.stash
+    if _SESSION in stash and (left := stash[_SESSION].left()):
+        stash[_LEFT] = left
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
-def _shared() -> set[Path]:
-    return set(_root.iterdir())
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for each in config.stash.get(_LEFT, []):
+        terminalreporter.write_line(f"LEFT BEHIND {each}", red=True)
 
 
-def _descendants() -> set[int]:
-    return {p.pid for p in psutil.Process().children(recursive=True) if _is_ours(p)}
-
-
-def _is_ours(process: psutil.Process) -> bool:
-    try:
-        command = " ".join(process.cmdline())
-        return "resource_tracker" not in command and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (ours := config.stash.get(_SESSION, None)) is not None:
+        ours.close()
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that leaves a run directory or a process."""
-    shared, processes = _shared(), _descendants()
+    """Fail a test that leaves a run, a temporary file or a process."""
+    place = request.config.stash[_PLACE]
+    before = place.left()
     yield
-    if request.node.get_closest_marker("leaves_a_mess"):
-        return
-    until(lambda: _descendants() <= processes, 10, "processes of the test to end")
-    assert _shared() <= shared
+    until(lambda: place.left() <= before, lambda: f"it is still there: {sorted(place.left() - before)}")

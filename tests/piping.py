@@ -24,6 +24,8 @@ from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
+from tests.forking import end_fork_server, forked
+from tests.running import HANGING_S
 
 Payload = tuple[bytes, PayloadKind, int]
 LIMITS = Limits(64_000_000, 4_000_000)
@@ -68,7 +70,9 @@ class Rig:
 
     async def drain(self) -> None:
         done = asyncio.ensure_future(self.pipeline.drain())
-        await asyncio.wait({done, self.pipeline.failed}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        await asyncio.wait(
+            {done, self.pipeline.failed}, return_when=asyncio.FIRST_COMPLETED, timeout=HANGING_S
+        )
         if self.pipeline.failed.done():
             done.cancel()
             self.pipeline.failed.result()
@@ -82,10 +86,16 @@ async def rig(
     stream: str,
     workers: int,
     rejects: Path,
-    timeout_s: float = 30.0,
+    timeout_s: float = HANGING_S,
     root: Path | None = None,
+    forks: bool = True,
     **handoff: Any,
 ) -> Any:
+    """A rig with so many workers; a single one that is not forked is started as a new interpreter."""
+    if not forks:
+        end_fork_server()
+    elif workers:
+        forked()
     pool = WorkerPool(workers, timeout_s)
     with RunDirectory(root) as directory:
         directory.describe()

@@ -19,6 +19,8 @@ import pytest
 
 from benchmarks import bench_pages, compare, figures, handoff_line, pictures, publish, scaling, traffic
 from benchmarks.harness import Case, Plan, Record, Subject, Table, cell, present, read, record
+from mdstream.frames.rundir import default_root
+from tests.running import HANGING_S, until
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "results.json"
@@ -299,20 +301,18 @@ def test_a_pool_as_a_subject_answers(subject: str) -> None:
 
 
 def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
-    before, out = set(Path("/dev/shm").iterdir()), tmp_path / "out.json"
+    runs, out = default_root(), tmp_path / "out.json"
     command = [sys.executable, "-m", "benchmarks", "handoff", "--quick", "--json", str(out)]
     process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (set(Path("/dev/shm").iterdir()) - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: list(runs.iterdir()))
     time.sleep(0.5)
     children = process.children(recursive=True)
     assert children
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=HANGING_S)
     told = "ending what runs ...\ninterrupted: none was over"
     assert (process.returncode, said.decode().strip()) == (130, told)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=HANGING_S)
     assert not alive
-    assert set(Path("/dev/shm").iterdir()) <= before
+    assert not list(runs.iterdir())
     assert not out.exists()

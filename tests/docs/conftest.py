@@ -37,7 +37,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mdstream.Engin
         before = {name: os.environ.get(name) for name in known}
         os.environ.update(known)
         try:
-            until(lambda: _has_rows(live), 60, "rows in all frames that pages show")
+            until(lambda: _has_rows(live), "rows in all frames that pages show")
             yield live
         finally:
             for name, value in before.items():

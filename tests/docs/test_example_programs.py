@@ -75,7 +75,7 @@ def test_the_spread_monitor_shows_spreads_of_stocks(running: mdstream.Engine, tm
 
 
 def test_the_option_chain_has_calls_and_puts_with_greeks(running: mdstream.Engine, tmp_path: Path) -> None:
-    until(lambda: running.attachment.chain("AAPL")["delta"].count(), 60, "Greeks")
+    until(lambda: running.attachment.chain("AAPL")["delta"].count(), "Greeks")
     text = ended("option_chain", "AAPL", folder=tmp_path)
     assert "AAPL, expiry 20" in text
     assert all(name in text for name in ("call_mid", "call_delta", "put_delta", "put_vega"))

@@ -30,7 +30,7 @@ import mdstream
 from mdstream.cli.app import app
 from mdstream.settings import load
 from tests.docs.documents import PAGES, ROOT, Block, blocks
-from tests.running import until
+from tests.running import HANGING_S, until
 
 PORT = "8765"
 RUN_S = "1"
@@ -39,7 +39,6 @@ MOST_NOT_RUN = 9
 """Blocks that cannot run are few, and become no more."""
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_examples_of_a_page_run(
     path: Path, running: mdstream.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +137,7 @@ class _Shell:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANGING_S,
         )
         assert done.returncode == 0, f"{self._block.place}: {' '.join(command)}\n{done.stdout}{done.stderr}"
 

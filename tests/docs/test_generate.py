@@ -116,7 +116,7 @@ def test_nulls_are_only_where_the_description_allows_them(running: mdstream.Engi
 
 
 def test_the_picture_of_the_live_view_is_of_a_real_run_and_loads_nothing(running: mdstream.Engine) -> None:
-    until(lambda: running.frame("telemetry.streams").height, 30, "a sample of the streams")
+    until(lambda: running.frame("telemetry.streams").height, "a sample of the streams")
     svg = live_view.picture(live_view.view(running.attachment))
     kept = (ROOT / "docs" / "images" / "live.svg").read_text(encoding="utf-8")
     for each in (svg, kept):

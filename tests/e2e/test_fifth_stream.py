@@ -20,7 +20,7 @@ from mdstream.store.journal import read_entries
 from mdstream.streams import STREAMS
 from tests import expected, traffic
 from tests.history.truth import records
-from tests.running import RunningSimulator, as_rows, engine, server, settings, simulator, until
+from tests.running import HANGING_S, RunningSimulator, as_rows, engine, server, settings, simulator, until
 
 NAME = "perps"
 SYMBOLS = list(traffic.SYMBOLS[NAME])
@@ -49,8 +49,8 @@ class Recorded:
             with engine(values) as running:
                 run = running.attachment
                 rows = traffic.row_count(NAME, COUNT)
-                until(lambda: traffic.committed_rows(run, NAME) >= rows, 30)
-                until(lambda: run.rows(f"{NAME}.snapshots") == len(SYMBOLS), 10)
+                until(lambda: traffic.committed_rows(run, NAME) >= rows)
+                until(lambda: run.rows(f"{NAME}.snapshots") == len(SYMBOLS))
                 self.frames = {c: as_rows(run.frame(f"{NAME}.{c}")) for c in (*CHANNELS, "snapshots")}
                 self.latest = run.latest(NAME)
                 self.book = run.book("BTC-PERP")
@@ -145,7 +145,7 @@ def pricing_of(sim: RunningSimulator, folder: Path, recorded: Recorded) -> list[
     values = settings(sim, folder, streams=[NAME], workers=0, **{NAME: {"symbols": SYMBOLS}})
     with engine(values) as running:
         run = running.attachment
-        until(lambda: run.rows(f"{NAME}.pricing") >= len(recorded.frames["pricing"]), 20)
+        until(lambda: run.rows(f"{NAME}.pricing") >= len(recorded.frames["pricing"]))
         return as_rows(run.frame(f"{NAME}.pricing"))
 
 
@@ -173,7 +173,7 @@ def mdstream_cli(*arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANGING_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -13,7 +13,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from mdstream.simulator.encode import to_json
 from tests import traffic
-from tests.running import engine, settings, simulator, until
+from tests.running import HANGING_S, engine, settings, simulator, until
 
 CONNECTED = {"T": "success", "msg": "connected"}
 AUTHENTICATED = {"T": "success", "msg": "authenticated"}
@@ -29,7 +29,7 @@ def server(talk: Callable[[ServerConnection], None]) -> Iterator[str]:
         yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
     finally:
         running.shutdown()
-        thread.join(10)
+        thread.join(HANGING_S)
 
 
 def test_data_in_one_payload_with_an_acknowledgement_or_an_error_is_committed(tmp_path: Path) -> None:

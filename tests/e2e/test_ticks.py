@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tests import expected
-from tests.running import SHARED, engine, settings, simulator, until
+from tests.running import HANGING_S, SHARED, engine, settings, simulator, until
 
 DAY = SHARED / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
 pytestmark = pytest.mark.skipif(not DAY.is_file(), reason="needs ../shared/data/ticks")
@@ -80,7 +80,7 @@ def test_the_whole_day_arrives(tmp_path: Path, codec: str) -> None:
             with ThreadPoolExecutor() as pool:
                 bars = pool.submit(lambda: list(run.tail("stocks.bars_1m", from_start=True)))
                 running.stop()
-                rows = pl.concat(bars.result(10))
+                rows = pl.concat(bars.result(HANGING_S))
     assert running.report is not None
     assert running.report["streams"]["stocks"]["committed"] == 133_360 + len(served)
     assert thousands["trade_count"].to_list() == [1000] * (len(trades) // 1000) + [len(trades) % 1000]

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from mdstream.errors import Exit
-from tests.running import engine, settings, simulator, until
+from tests.running import HANGING_S, engine, settings, simulator, until
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_certificate_of_another_authority_is_one_clear_line(
         import mdstream
 
         with mdstream.Engine(settings(sim, tmp_path, streams=["crypto"]), log=out) as running:
-            assert running.wait(30)
+            assert running.wait(HANGING_S)
     assert running.exit_code == Exit.CREDENTIALS
     assert running.report is not None
     crypto = running.report["streams"]["crypto"]

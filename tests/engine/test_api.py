@@ -16,7 +16,7 @@ import mdstream
 from mdstream.engine import api
 from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError
 from mdstream.frames.rundir import runs
-from tests.running import engine, settings, simulator, until
+from tests.running import HANGING_S, engine, settings, simulator, until
 
 SCRIPT = """
 import mdstream
@@ -33,7 +33,7 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("REJECTS", repr(str(tmp_path))))
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=HANGING_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "True True\nstopped 0\n"
@@ -56,7 +56,7 @@ print(run.run)
 """
     waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     with started as running:
-        found, _ = waiting.communicate(timeout=60)
+        found, _ = waiting.communicate(timeout=HANGING_S)
         assert waiting.returncode == 0
         assert found.strip() == running.run
 
@@ -97,9 +97,14 @@ def test_an_engine_runs_once_at_a_time_and_may_run_again(tmp_path: Path) -> None
 
 
 INTERRUPTED = """
-import _thread, threading, mdstream
+import _thread, psutil, threading, time, mdstream
 engine = mdstream.Engine({"streams": ["crypto"], "rejects": REJECTS})
-threading.Timer(1.0, _thread.interrupt_main).start()
+def interrupt():
+    while not psutil.Process().children():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    _thread.interrupt_main()
+threading.Thread(target=interrupt).start()
 try:
     engine.start()
 except KeyboardInterrupt:
@@ -113,7 +118,7 @@ def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
     script.write_text(INTERRUPTED.replace("REJECTS", repr(str(tmp_path))))
     before = set(runs())
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=HANGING_S, check=False
     )
     assert done.stdout == "interrupted\nNone\n", done.stderr
     assert set(runs()) <= before
@@ -205,18 +210,20 @@ def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
 
 
 def test_tails_work_in_coroutines_and_end_with_the_engine(tmp_path: Path) -> None:
-    async def follow(run: mdstream.Attachment) -> int:
-        rows = 0
-        async for new in run.tail("stocks.trades", from_start=True):
+    async def follow(running: mdstream.Engine) -> int:
+        rows, stopping = 0, None
+        async for new in running.tail("stocks.trades", from_start=True):
             rows += new.height
+            if rows > 100 and stopping is None:
+                stopping = asyncio.create_task(asyncio.to_thread(running.stop))
             await asyncio.sleep(0)
+        assert stopping is not None
+        await stopping
         return rows
 
     with simulator("--rate", "2000", "--messages", "3000") as sim:
-        values = settings(sim, tmp_path, streams=["stocks"], duration=4)
-        with engine(values) as running:
-            rows = asyncio.run(follow(running.attachment))
-            assert running.wait(20)
+        with engine(settings(sim, tmp_path, streams=["stocks"])) as running:
+            rows = asyncio.run(follow(running))
     assert running.report is not None
     assert rows == running.report["frames"]["stocks.trades"]["rows"] > 100
 
@@ -247,7 +254,7 @@ def test_without_an_engine_there_is_nothing_to_attach_to(tmp_path: Path) -> None
 def test_an_engine_that_failed_says_so(tmp_path: Path) -> None:
     with simulator("--fault", "auth=402") as sim:
         with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
-            assert running.wait(20), "an engine without streams ends by itself"
+            assert running.wait(HANGING_S), "an engine without streams ends by itself"
     assert running.exit_code == Exit.CREDENTIALS
     assert running.report is not None
     assert running.report["streams"]["crypto"]["state"] == "failed"
@@ -259,4 +266,4 @@ def test_importing_is_cheap_and_readers_do_not_load_the_engine() -> None:
         "mdstream.attach; heavy = {'aiohttp', 'websockets', 'uvloop', 'mdstream.feed.feed', 'workers', 'typer'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGING_S)

@@ -29,7 +29,7 @@ from mdstream.streams.spec import Kind, PayloadKind
 from mdstream.streams.storage import DICTIONARY_LIMIT
 from tests import traffic
 from tests.piping import Payload, Rig, fingerprint, rig
-from tests.running import as_rows, fill, tmpfs
+from tests.running import HANGING_S, as_rows, fill, tmpfs
 
 COUNT = 6000
 RECV_NS = 1_700_000_000_000_000_000
@@ -145,7 +145,7 @@ def test_a_large_payload_passes_also_when_every_slab_exists_already(tmp_path: Pa
             await r.feed([(small, PayloadKind.JSON, RECV_NS)] * 10)
             await r.pipeline.drain()
             assert len(list((r.run / "slabs").iterdir())) == 2
-            await asyncio.wait_for(r.feed([(large, PayloadKind.JSON, RECV_NS)] * 3), 20)
+            await asyncio.wait_for(r.feed([(large, PayloadKind.JSON, RECV_NS)] * 3), HANGING_S)
             await r.drain()
             assert attach(str(r.run)).frame("news.articles").height == 13
 
@@ -400,9 +400,9 @@ def test_a_batch_that_kills_or_hangs_two_workers_is_given_up_and_kept(tmp_path: 
     small = payloads("stocks", 30, 10)
 
     async def go() -> None:
-        async with rig("stocks", 1, tmp_path, timeout_s=1.5, slab_kb=4096) as r:
+        async with rig("stocks", 1, tmp_path, timeout_s=4.0, slab_kb=4096) as r:
             await r.feed(big)
-            assert await asyncio.wait_for(kill_when_busy(r, number, 2), 30) == 2
+            assert await asyncio.wait_for(kill_when_busy(r, number, 2), HANGING_S) == 2
             await asyncio.sleep(0.5)
             await r.feed(small)
             await r.drain()
@@ -420,7 +420,7 @@ def test_workers_that_cannot_even_start_stop_the_feed_and_lose_no_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def go() -> None:
-        async with rig("stocks", 1, tmp_path) as r:
+        async with rig("stocks", 1, tmp_path, forks=False) as r:
             monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
             for pid in r.pool.pids:
                 os.kill(pid, signal.SIGKILL)
@@ -525,15 +525,18 @@ def test_a_dictionary_that_gets_full_is_full_at_the_same_text_however_many_work(
 
 
 def test_a_linger_makes_larger_batches(tmp_path: Path) -> None:
-    async def batches(**handoff: Any) -> int:
+    async def batches(drained: bool, **handoff: Any) -> int:
         async with rig("stocks", 1, tmp_path, **handoff) as r:
-            for payload in payloads("stocks", 100, 1):
+            for number, payload in enumerate(payloads("stocks", 100, 1)):
                 r.pipeline.offer(*payload)
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
+                while drained and messages_in(r.state)["committed"] <= number:
+                    await asyncio.sleep(0.001)
             await r.drain()
             return int(r.state.committed()["batches"])
 
-    assert uvloop.run(batches(linger_ms=50)) * 3 < uvloop.run(batches())
+    assert uvloop.run(batches(True)) == 100, "each goes off at once"
+    assert uvloop.run(batches(False, linger_ms=10_000)) == 1
 
 
 def test_fingerprints_notice_a_single_row(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mdstream.reading.attach import attach
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail
 from mdstream.streams.spec import Column, Kind
+from tests.running import HANGING_S
 
 COLUMNS = (
     Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),
@@ -562,7 +563,7 @@ def test_a_reader_that_is_killed_disturbs_nothing(run: RunDirectory) -> None:
         "print(r.frame('test.rows').height, flush=True); "
         "t = r.tail('test.rows'); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGING_S)
     assert (done.returncode, done.stdout) == (-9, "1000\n")
     writer.append(simple(1000, 1000))
     assert attach(run.run).frame("test.rows")["ts"].to_physical().to_list() == list(range(2000))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,6 +25,8 @@ from mdstream.handoff.columns import ColumnData
 from mdstream.reading import keyed_frame_reader
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
+from tests.forking import forked
+from tests.running import HANGING_S
 
 COLUMNS = (
     Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),
@@ -190,10 +191,9 @@ def read_for(name: str, seconds: float) -> None:
         reads += 1
 
 
-@pytest.mark.leaves_a_mess
 def test_no_reader_ever_sees_half_a_row(run: RunDirectory) -> None:
     folder = frame_path(run.path, "test.latest")
-    context = multiprocessing.get_context("spawn")
+    context = forked()
     for _ in range(3):  # each writer is killed, and the next goes on
         writer = subprocess.Popen([sys.executable, "-c", WRITE, str(folder)])
         try:
@@ -203,7 +203,7 @@ def test_no_reader_ever_sees_half_a_row(run: RunDirectory) -> None:
             for reader in readers:
                 reader.start()
             for reader in readers:
-                reader.join(60)
+                reader.join(HANGING_S)
                 assert reader.exitcode == 0
         finally:
             os.kill(writer.pid, signal.SIGKILL)

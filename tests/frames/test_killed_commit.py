@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,8 +28,10 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
 from tests import expected, piping
 from tests.docs import documents
+from tests.forking import forked
 from tests.frames import dying
 from tests.piping import Payload, Rig
+from tests.running import HANGING_S
 
 Message = dict[str, Any]
 Rows = list[tuple[Any, ...]]
@@ -275,7 +276,7 @@ async def succeed(work: Work, run: Path) -> dict[str, int]:
 @contextmanager
 def committers(plan: dying.Plan) -> Iterator[Connection]:
     """A process that commits, and dies, as it is told."""
-    context = multiprocessing.get_context("spawn")
+    context = forked()
     ours, theirs = context.Pipe()
     process = context.Process(target=dying.serve, args=(plan, theirs))
     process.start()
@@ -284,7 +285,7 @@ def committers(plan: dying.Plan) -> Iterator[Connection]:
         yield ours
     finally:
         ours.send(None)
-        process.join(30)
+        process.join(HANGING_S)
         assert process.exitcode == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,7 +30,7 @@ from mdstream.history.request import make_request
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
 from tests.history.truth import records
-from tests.running import RunningSimulator, simulator
+from tests.running import HANGING_S, RunningSimulator, simulator, until
 
 KEYS = {"key_id": "k", "secret_key": "s"}
 TRADE = {"ts": "t", "symbol": "S", "price": "p", "size": "s", "exchange": "x", "tape": "z", "id": "i"}
@@ -305,7 +307,7 @@ def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
         env=keyless,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGING_S,
         check=False,
     )
     assert done.stdout == "3600 {}\n", done.stderr
@@ -347,12 +349,16 @@ def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int)
     """Kill the backfill at random moments, `kills` times, then let it end; how many were killed alive."""
     chance, alive = random.Random(seed), 0
     for _ in range(kills):
-        process = subprocess.Popen(command(sim, store), env=ENV, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(sim, store), env=ENV, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         time.sleep(chance.uniform(0.3, 4.0))
         alive += process.poll() is None
-        process.send_signal(signal.SIGKILL)
+        kill = chance.choice([os.kill, os.killpg])  # it alone, or all that it has started, too
+        with contextlib.suppress(ProcessLookupError):
+            kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command(sim, store), env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(sim, store), env=ENV, capture_output=True, text=True, timeout=HANGING_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["complete"]
     return alive
@@ -397,9 +403,9 @@ def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_pat
     process = subprocess.Popen(
         command(sim, tmp_path), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(3.5)
+    until(lambda: list((tmp_path / "_mdstream" / "staging").glob("*")))  # a first page
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=HANGING_S)
     assert process.returncode == 130
     first = json.loads(out)
     assert first["interrupted"]
@@ -472,14 +478,23 @@ def test_another_table_or_one_without_its_files_is_told(sim: RunningSimulator, t
 
 
 def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
-    sim: RunningSimulator, tmp_path: Path
+    sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    removed: list[int] = []
+    from mdstream.store import table
+
+    real, begun, removed = table.StoreTable.commit, [], threading.Event()
+
+    def commit(self: table.StoreTable, files: Any, version: int) -> None:
+        begun.append(version)
+        assert len(begun) == 1 or removed.wait(HANGING_S)
+        real(self, files, version)
 
     def remove(status: Any) -> None:
-        if status.stored and not removed:
-            removed.append(status.stored)
+        if status.stored and not removed.is_set():
             shutil.rmtree(tmp_path / "stocks.trades")
+            removed.set()
+
+    monkeypatch.setattr(table.StoreTable, "commit", commit)
 
     span = ("2026-01-05T23:00:00Z", "2026-01-06T01:00:00Z")  # a commit a day
     told = r"stocks\.trades (was removed or replaced|cannot be read|cannot be written)"  # at what moment
@@ -511,19 +526,21 @@ def test_a_server_that_is_not_there_ends_it_and_is_told_once(
     sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mdstream.history.backfill._FIRST_CONTACT_S", 0.5)
+    monkeypatch.setattr("mdstream.session.budget.WINDOW_S", 10 * HANGING_S)
     symbols = [f"S{number}" for number in range(300)]  # a minute's budget is 200
     nowhere = {"data_url": "http://127.0.0.1:9"}
     began = time.monotonic()
     with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
         fill(sim, tmp_path, "stocks.trades", symbols, *HOURS, settings=nowhere)
-    assert time.monotonic() - began < 45, "no symbol waits for a place in the budget"
+    assert time.monotonic() - began < HANGING_S, "no symbol waits for a place in the budget"
+    monkeypatch.undo()
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete, "and it goes on"
 
 
 def test_without_a_terminal_a_line_now_and_then_shows_how_far_it_is(
     sim: RunningSimulator, tmp_path: Path
 ) -> None:
-    sim.faults("slow=3")
+    sim.faults("slow=3*3")
     code = "import mdstream.cli.backfill_view as b; b._LINE_EVERY_S = 0.5\nfrom mdstream.cli import main; main()"
     arguments = command(sim, tmp_path / "store")
     done = subprocess.run(

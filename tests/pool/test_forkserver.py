@@ -11,11 +11,19 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import uvloop
 
-from mdstream.pool import forkserver
+from mdstream.pool import forkserver, ipc
 from mdstream.pool.pool import WorkerPool
-from tests.running import until
+from tests.forking import end_fork_server
+from tests.running import HANGING_S, until
+
+
+@pytest.fixture(autouse=True)
+def first() -> None:
+    """Nothing has a fork server yet."""
+    end_fork_server()
 
 
 def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> None:
@@ -46,13 +54,15 @@ def test_a_fork_server_that_is_killed_is_replaced() -> None:
         os.kill(pid, signal.SIGKILL)
         os.kill(pool.pids[0], signal.SIGKILL)
         # The executor learns of it in its own time; until then the worker that is left does the work.
-        async with asyncio.timeout(30):
-            while not pool.rebuilds:
+        async with asyncio.timeout(HANGING_S):
+            while not pool.rebuilds or forkserver.pid() in (None, pid):
                 with contextlib.suppress(FileNotFoundError):
                     await pool.compress(Path("/nowhere"))
                 await asyncio.sleep(0.01)
-        assert pool.rebuilds == 1
-        assert forkserver.pid() not in (None, pid)
+        # More than one, if it was asked to start them before it was noticed to be dead.
+        assert 1 <= pool.rebuilds <= 3
+        with pytest.raises(FileNotFoundError):
+            await pool.compress(Path("/nowhere"))
         await pool.close()
 
     uvloop.run(go())
@@ -61,13 +71,15 @@ def test_a_fork_server_that_is_killed_is_replaced() -> None:
 def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
     code = (
         "import asyncio, uvloop\n"
+        "from mdstream.pool import ipc\n"
         "from mdstream.pool.pool import WorkerPool\n"
         "async def go():\n"
         "    pool = WorkerPool(2, 60.0)\n"
         "    await pool.start(bars=False)\n"
         "    print('ready', flush=True)\n"
-        "    await asyncio.sleep(60)\n"
+        "    await asyncio.sleep(600)\n"
         "if __name__ == '__main__':\n"
+        "    ipc.claim()\n"
         "    uvloop.run(go())\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as feed:
@@ -77,3 +89,4 @@ def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
         assert len(children) >= 4
         feed.kill()
     until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children))
+    ipc.reap()

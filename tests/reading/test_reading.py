@@ -22,6 +22,7 @@ from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
+from tests.running import HANGING_S
 
 TRADES = (
     Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),
@@ -193,16 +194,18 @@ def test_threads_may_share_an_attachment(directory: RunDirectory) -> None:
     readers = [threading.Thread(target=read, args=(look,)) for look in looks * 2]
     for reader in readers:
         reader.start()
-    for start in range(0, 40_000, 100):
+    start = 0
+    while start < 40_000 or len(seen) <= 100:
         at = np.arange(start, start + 100)
         names.add([f"S{i}" for i in at])
         writer.append([ColumnData(at.astype(np.uint32)), ColumnData(START + at), ColumnData(at * 1.0)])
         time.sleep(0.001)
+        start += 100
+        assert not failures
     stop.set()
     for reader in readers:
         reader.join()
     assert not failures
-    assert len(seen) > 100
 
 
 @pytest.mark.parametrize("name", ["../stocks.trades", "stocks", "stocks.*", "", "stocks.trades/"])
@@ -264,7 +267,7 @@ def test_a_row_that_is_yet_to_come_can_be_waited_for(market: Market) -> None:
     market.trade(5)
     later = threading.Timer(0.2, market.trade, (10,))
     later.start()
-    found = market.run.wait_for("stocks.trades", pl.col("price") > 7, symbols="MSFT", timeout=10)
+    found = market.run.wait_for("stocks.trades", pl.col("price") > 7, symbols="MSFT", timeout=HANGING_S)
     later.join()
     assert prices(found) == [10, 13]
 
@@ -272,7 +275,7 @@ def test_a_row_that_is_yet_to_come_can_be_waited_for(market: Market) -> None:
 def test_rows_of_a_frame_that_is_yet_to_come_can_be_waited_for(directory: RunDirectory) -> None:
     later = threading.Timer(0.2, lambda: Market(directory, Limits(64_000_000, 4_000_000)).trade(3))
     later.start()
-    found = attach(directory.run).wait_for("stocks.trades", timeout=10)
+    found = attach(directory.run).wait_for("stocks.trades", timeout=HANGING_S)
     later.join()
     assert prices(found) == [0, 1, 2]
 
@@ -283,17 +286,20 @@ def test_a_frame_that_never_comes_is_told(market: Market, monkeypatch: pytest.Mo
         market.run.wait_for("stocks.trade")
 
 
-def test_waiting_ends_with_its_time_or_with_the_run(market: Market, directory: RunDirectory) -> None:
+def test_waiting_ends_with_its_time_or_with_the_run(
+    market: Market, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdstream.reading.attach._FRAME_S", 2 * HANGING_S)
     market.trade(5)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"stocks.trades had no such row within 0.2 s"):
         market.run.wait_for("stocks.trades", timeout=0.2)
     with pytest.raises(TimeoutError, match=r"within 0.2 s"):
         market.run.wait_for("stocks.nothing", timeout=0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < HANGING_S
     directory.close()
     with pytest.raises(NoRunError, match="ended"):
-        market.run.wait_for("stocks.trades", timeout=5)
+        market.run.wait_for("stocks.trades", timeout=HANGING_S)
 
 
 def test_a_notebook_shows_the_run_and_its_frames(market: Market, directory: RunDirectory) -> None:

@@ -26,6 +26,7 @@ from mdstream.config import StoreConfig
 from mdstream.errors import ConfigError, NoWorkersError
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
+from mdstream.pool import ipc
 from mdstream.pool.pool import WorkerPool
 from mdstream.reading.attach import Attachment
 from mdstream.recording import recorder, state
@@ -35,6 +36,7 @@ from mdstream.telemetry.state import FeedState
 from tests.feed.test_pipeline import payloads
 from tests.piping import Payload, Rig, rig
 from tests.recording.stored import in_frames, in_store, recorded_frames
+from tests.running import HANGING_S, until
 
 
 def store_of(path: Path, **settings: Any) -> StoreConfig:
@@ -69,7 +71,7 @@ def test_every_row_of_every_frame_is_recorded_once(tmp_path: Path, stream: str) 
                 await asyncio.sleep(0.4)
             await r.drain()
             end(r.run)
-            told = await asyncio.wait_for(at_work, 60)
+            told = await asyncio.wait_for(at_work, HANGING_S)
             run = Attachment(r.run)
             rows = assert_recorded(run, tmp_path / "store")
             assert told.finished
@@ -87,16 +89,18 @@ def test_tables_are_sorted_partitioned_and_compacted(
 
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            at_work = asyncio.ensure_future(
-                Recorder(r.run, store_of(tmp_path, every_s=0.1, keep_hours=0)).run()
-            )
+            recorder = Recorder(r.run, store_of(tmp_path, every_s=0.1, keep_hours=0))
+            at_work = asyncio.ensure_future(recorder.run())
             everything = payloads("stocks", 4_000, 20)
             for start in range(0, 200, 25):
                 await r.feed(everything[start : start + 25])
-                await asyncio.sleep(0.6)
+                await r.pipeline.drain()
+                rows = Attachment(r.run).rows("stocks.quotes")
+                while recorder.state.frames.get("stocks.quotes", state.Recorded()).past < rows:
+                    await asyncio.sleep(0.05)
             await r.drain()
             end(r.run)
-            told = await asyncio.wait_for(at_work, 60)
+            told = await asyncio.wait_for(at_work, HANGING_S)
             assert_recorded(Attachment(r.run), tmp_path / "store")
             commits = told.frames["stocks.quotes"].commits
             assert commits > 4
@@ -170,7 +174,7 @@ def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) 
                     await asyncio.sleep(0.05)
             await r.drain()
             end(r.run)
-            assert (await asyncio.wait_for(recording, 60)).finished
+            assert (await asyncio.wait_for(recording, HANGING_S)).finished
             assert in_store(tmp_path / "store", "stocks.trades")["id"].to_list() == [7, 8]
 
     uvloop.run(go())
@@ -224,8 +228,8 @@ async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int
     at, killed = 0, 0
     process = command(r.run, store)
     while killed < kills:
-        until = time.monotonic() + chance.uniform(0.1, 2.5)
-        while time.monotonic() < until:
+        moment = time.monotonic() + chance.uniform(0.1, 2.5)
+        while time.monotonic() < moment:
             part = everything[at % len(everything) :][:20]
             await r.feed(part)
             at += 20
@@ -241,7 +245,7 @@ async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int
     await r.drain()
     end(r.run)
     for _ in range(3):
-        if await asyncio.to_thread(process.wait, 120) == 0:
+        if await asyncio.to_thread(process.wait, HANGING_S) == 0:
             return
         process = command(r.run, store)
     raise AssertionError("the recorder did not come to an end")
@@ -287,7 +291,7 @@ def test_a_table_that_is_removed_is_made_anew_of_what_the_frame_has(tmp_path: Pa
             await r.feed(everything[100:])
             await r.drain()
             end(r.run)
-            assert (await asyncio.wait_for(at_work, 60)).finished
+            assert (await asyncio.wait_for(at_work, HANGING_S)).finished
             assert assert_recorded(Attachment(r.run), tmp_path / "store") > 4_000
 
     uvloop.run(go())
@@ -332,19 +336,15 @@ def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
                 await r.feed(everything[start : start + 200])
                 await asyncio.sleep(0.1)
             await r.drain()
-            for _ in range(200):
-                told = state.read(r.run)
-                if told is not None and told.trouble:
-                    break
+            while (told := state.read(r.run)) is None or not told.trouble:
                 await asyncio.sleep(0.1)
-            assert told is not None
             assert "no room" in told.trouble
             for table in (small_disk / "store" / "live").iterdir():
                 if (table / "_delta_log").exists():
                     pl.read_delta(str(table))  # whatever is there can be read
             subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
             end(r.run)
-            told = await asyncio.wait_for(at_work, 60)
+            told = await asyncio.wait_for(at_work, HANGING_S)
             assert told.finished
             assert not told.trouble
             assert assert_recorded(Attachment(r.run), small_disk / "store") > 40_000
@@ -389,7 +389,7 @@ def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
-    assert engine(tmp_path, "--duration", "4").wait(90) == 0
+    assert engine(tmp_path, "--duration", "4").wait(HANGING_S) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     told = report["recorded"]
     assert told["whole"]
@@ -402,15 +402,6 @@ def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
             stored = pl.scan_delta(f"{tmp_path}/store/live/{name}").select(pl.len())
             assert rows == stored.collect().item()
     assert not list(tmp_path.glob("mdstream-*")), "its folder is gone"
-
-
-def wait_for(what: Any, seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen")
 
 
 VICTIMS = ("supervisor", "all", "feed", "feed's worker", "recorder", "recorder's worker")
@@ -434,8 +425,8 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
     """Kill a part of a recording engine, some time after it has begun, and see what is in the store."""
     process = engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
     try:
-        run = wait_for(lambda: next(iter(rundir.runs(tmp_path)), None))
-        wait_for(lambda: (told := state.read(run)) and told.rows > 500)
+        run = until(lambda: next(iter(rundir.runs(tmp_path)), None))
+        until(lambda: (told := state.read(run)) and told.rows > 500)
         time.sleep(after_s)
         if victim in ("supervisor", "all"):
             _kill_the_supervisor(process, tmp_path, run, everything=victim == "all")
@@ -446,6 +437,7 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
             process.kill()
         for path in rundir.runs(tmp_path):
             shutil.rmtree(path, ignore_errors=True)
+        ipc.reap()  # as the next start would
 
 
 def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, victim: str) -> None:
@@ -460,9 +452,9 @@ def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, vi
         workers = [p for p in below if "resource_tracker import" not in " ".join(p.cmdline())]
         whose = next(p.pid for p in workers if not p.children())  # no template
     os.kill(whose, signal.SIGKILL)
-    wait_for(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
+    until(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(HANGING_S) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["recorded"]["whole"]
     for frame, rows in report["recorded"]["frames"].items():
@@ -485,17 +477,18 @@ def _kill_the_supervisor(
     family = [recorder_, *recorder_.children(recursive=True)]
     for each in family:
         each.suspend()
+    others = [p for p in psutil.Process(process.pid).children(recursive=True) if p not in family]
     process.kill()
     process.wait()
-    time.sleep(1.0)
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in others))
     expected = {name: rows for name, rows in in_frames(Attachment(run)).items() if rows.height}
     assert expected
     for each in family:
         each.kill() if everything else each.resume()
     if everything:
         assert run.exists(), "nobody is there to record it"
-        assert engine(tmp_path, "--duration", "1").wait(90) == 0  # which finds the dead run
-    wait_for(lambda: not run.exists())
+        assert engine(tmp_path, "--duration", "1").wait(HANGING_S) == 0  # which finds the dead run
+    until(lambda: not run.exists())
     for name, rows in expected.items():
         found = in_store(tmp_path / "store", name)
         if everything:  # the second run's rows are there, too

@@ -12,6 +12,7 @@ import pytest
 
 from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
+from tests.running import HANGING_S
 
 
 class Clock:
@@ -43,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGING_S):
             await main
 
     asyncio.run(bounded())

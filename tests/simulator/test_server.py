@@ -23,6 +23,7 @@ from mdstream.errors import ConfigError
 from mdstream.simulator.faults import parse
 from mdstream.simulator.server import Simulator
 from mdstream.simulator.simulator_settings import SimulatorSettings
+from tests.running import HANGING_S
 
 SUBSCRIBE = {"action": "subscribe", "trades": ["AAPL"]}
 AUTH = {"action": "auth", "key": "k", "secret": "s"}
@@ -43,7 +44,7 @@ class Client:
         await self._socket.send(msgpack.packb(message) if self._packed else orjson.dumps(message).decode())
 
     async def hear(self) -> Any:
-        payload = await asyncio.wait_for(self._socket.recv(decode=False), 5)
+        payload = await asyncio.wait_for(self._socket.recv(decode=False), HANGING_S)
         return msgpack.unpackb(payload) if self._packed else orjson.loads(payload)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import re
 import subprocess
 import sys
-import time
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,42 +23,48 @@ from mdstream.store.objects import storage_options, summarize_error
 from tests.feed.test_pipeline import payloads
 from tests.piping import rig
 from tests.recording.test_recorder import assert_recorded, end
+from tests.running import HANGING_S
 
 BUCKET = "market"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a server of S3 with a bucket."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        url = next(
+            found[1] for line in process.stderr if (found := re.search(r"(http://[\d.]+:\d+)", line))
+        )
+        made = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
+        urllib.request.urlopen(made, timeout=HANGING_S).close()
+        # What it says of each request is of no interest, but must not fill the pipe.
+        reading = threading.Thread(target=process.stderr.read)
+        reading.start()
+        yield url
+        process.terminate()
+        reading.join()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     for name, value in {
-        "AWS_ENDPOINT_URL": url,
+        "AWS_ENDPOINT_URL": server,
         "AWS_ACCESS_KEY_ID": "k",
         "AWS_SECRET_ACCESS_KEY": "s",
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ},
-    )
-    try:
-        for attempt in range(100):
-            try:
-                made = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
-                urllib.request.urlopen(made, timeout=5).close()
-                break
-            except OSError:
-                assert attempt < 99, "moto does not answer"
-                time.sleep(0.1)
-        yield f"s3://{BUCKET}/store"
-    finally:
-        server.terminate()
-        server.wait()
+    return f"s3://{BUCKET}/{request.node.name}"
 
 
 def test_a_bucket_that_is_not_there_is_told_before_a_run(bucket: str) -> None:
@@ -91,7 +96,7 @@ def test_a_recorder_whose_store_fails_ends_when_asked_and_says_why(tmp_path: Pat
                 await asyncio.sleep(0.1)
             assert "NoSuchBucket" in recorder.state.trouble
             recorder.stop()
-            assert not (await asyncio.wait_for(at_work, 20)).finished
+            assert not (await asyncio.wait_for(at_work, HANGING_S)).finished
 
     uvloop.run(go())
 
@@ -105,7 +110,8 @@ def test_a_bucket_holds_what_a_folder_would(tmp_path: Path, bucket: str) -> None
             at_work = asyncio.ensure_future(recorder.run())
             everything = payloads("stocks", 4_000, 20)
             await r.feed(everything[:100])
-            await asyncio.sleep(2)
+            while not recorder.state.rows:
+                await asyncio.sleep(0.05)
             recorder.stop()
             assert not (await at_work).finished
             at_work = asyncio.ensure_future(Recorder(r.run, StoreConfig(bucket)).run())

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import now, run_of, started, stopped, streaming
+from tests.running import HANGING_S, until
 from workers import UNKEPT
 from workers.kernels import kept
 
-RUN = [sys.executable, "-m", "mdstream", "run", "--streams", "stocks", "--duration", "3", "--report"]
 SHOW = "from workers.kernels import kept; print(kept.CACHE)"
 
 
@@ -26,7 +27,7 @@ def cache_with(**environment: str) -> Path:
         env=clean | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGING_S,
         check=True,
     )
     return Path(done.stdout.strip())
@@ -75,16 +76,14 @@ def test_where_they_cannot_be_kept_the_library_decodes(tmp_path: Path) -> None:
     (tmp_path / "mdstream").touch()
     taken.touch()
     report = tmp_path / "report.json"
-    done = subprocess.run(
-        [*RUN, str(report)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NUMBA_CACHE_DIR": ""},
-    )
-    assert done.returncode == 0, done.stderr
-    [line] = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    env = {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NUMBA_CACHE_DIR": ""}
+    with started("--streams", "stocks", "--report", str(report), env=env) as process:
+        log = streaming(process)
+        run = run_of(process)
+        until(lambda: now(run)["messages"].min() > 0)
+        log += stopped(process)[1]
+    assert process.returncode == 0, log
+    [line] = [line for line in log.splitlines() if "WARNING" in line]
     assert f"cannot be kept on disk: {taken} cannot be written" in line
     assert "NUMBA_CACHE_DIR" in line
     stocks = json.loads(report.read_text())["streams"]["stocks"]
@@ -100,9 +99,10 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=HANGING_S,
         check=False,
-        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        # Compiled in a hurry, for only the first is, and cannot be kept.
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "0"},
     )
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
@@ -132,7 +132,7 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=HANGING_S,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
         )
         return done.stdout.strip()
@@ -142,7 +142,7 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
             [sys.executable, "-m", "workers.warm"],
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=HANGING_S,
             check=False,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
         )

@@ -1,0 +1,87 @@
+"""`mdstream` as its users start it: to its end, or in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from mdstream.frames.rundir import runs
+from mdstream.reading.attach import Attachment
+from tests.running import HANGING_S
+
+MDSTREAM = [sys.executable, "-m", "mdstream"]
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("APCA_")}
+
+
+def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MDSTREAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=HANGING_S,
+        env={**CLEAN, **(env or {})},
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """`mdstream run` in the background, streaming."""
+    process = subprocess.Popen(
+        [*MDSTREAM, "run", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**CLEAN, **(env or {})},
+        start_new_session=True,
+        # Under nohup it would be ignored, by the tests' processes and so by the engine, too.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=HANGING_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def streaming(process: subprocess.Popen[str], streams: int = 1) -> str:
+    """Read log lines until so many streams are up; returns them."""
+    return "".join(logged(process, " streaming ") for _ in range(streams))
+
+
+def logged(process: subprocess.Popen[str], text: str) -> str:
+    """Read log lines up to one with `text`; returns them."""
+    assert process.stderr is not None
+    lines = []
+    while not lines or text not in lines[-1]:
+        lines.append(process.stderr.readline())
+        assert lines[-1], f"the engine ended early: {''.join(lines)}"
+    return "".join(lines)
+
+
+def run_of(process: subprocess.Popen[str], root: Path | None = None) -> Attachment:
+    """The run of an engine that streams."""
+    [path] = [path for path in runs(root) if path.name.endswith(f"-{process.pid}")]
+    return Attachment(path)
+
+
+def now(run: Attachment) -> pl.DataFrame:
+    """The newest sample of each stream."""
+    return run.frame("telemetry.streams").group_by("stream").last()
+
+
+def stopped(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """End a run as Ctrl-C does; its output, and the rest of its log."""
+    process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=HANGING_S)

@@ -79,10 +79,10 @@ def _machine(config: Config) -> Iterator[Finding]:
     fitted = memory.fit(demand, room.free)
     found = f"{root}: {room.free / 1e6:,.1f} of {room.size / 1e6:,.1f} MB free"
     enlarge = "enlarge it (Docker: --shm-size=1g)"
-    if room.free < memory.needed(demand):
+    if room.free < memory.least_bytes(demand):
         yield Finding("bad", "shared memory", found, enlarge + ", or run fewer streams")
     elif memory.is_cramped(demand, fitted):
-        yield Finding("note", "shared memory", f"{found}; {memory.described(fitted)}", enlarge)
+        yield Finding("note", "shared memory", f"{found}; {memory.describe(fitted)}", enlarge)
     elif root != SHARED_MEMORY and not config.frames.directory:
         yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
     else:

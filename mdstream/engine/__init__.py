@@ -1,1 +1,1 @@
-"""One run: the supervisor and what it starts, watches, measures and reports."""
+"""One run: the supervisor, and the processes that it starts, watches, measures and reports."""

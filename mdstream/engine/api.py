@@ -3,8 +3,8 @@
     with mdstream.Engine({"stocks": {"symbols": ["AAPL"]}}) as engine:
         print(engine.frame("stocks.trades"))
 
-The supervisor runs in a process of its own, so that nothing here blocks it, and no script needs an
-`if __name__ == "__main__"`. Should this process die, the engine ends too and cleans up.
+The supervisor runs in a process of its own. Nothing here blocks it, and no script needs an `if __name__ ==
+"__main__"`. If this process dies, the engine ends too and cleans up.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _ERRORS: dict[int, type[MdstreamError]] = {
 
 
 _COMPILE_S = 120.0
-"""The first run of a version on a machine may take so much longer to start."""
+"""How much longer the first start of a version on a machine may take."""
 
 _ABANDON_S = 10.0
 _END_S = 30.0
-"""Beyond the drain: telemetry, recording, report."""
+"""For telemetry, recording and report, after the drain."""
 _REPORT_S = 5.0
-"""For what an ended process has written, and is yet to be read."""
+"""For messages of an ended process that are not read yet."""
 
 
 class Engine:
     """A running engine. `config` is a `Config`, a mapping of settings, or the path of a TOML file.
 
-    Environment variables count as for the command, unless a `Config` is given. Logs go to standard
-    error, or to `log` if given (a file opened for writing).
+    Environment variables apply as for the command, unless a `Config` is given. Logs go to standard error,
+    or to `log` if given (a file opened for writing).
     """
 
     # Written by `start` and `stop`.
@@ -59,7 +59,7 @@ class Engine:
     def __init__(
         self, config: Config | Mapping[str, Any] | str | Path | None = None, *, log: IO[str] | None = None
     ) -> None:
-        self.config = _config(config)
+        self.config = _load_config(config)
         self._log = log
         self._host = self._attachment = self.report = self.exit_code = None
 
@@ -71,26 +71,26 @@ class Engine:
         self.stop()
 
     def start(self) -> None:
-        """Start the engine; returns when every feed's process is up. Raises what prevents that."""
+        """Start the engine; return when every feed's process is up. Raises the error that prevents it."""
         if self._host is not None:
-            raise MdstreamError("the engine is started already: stop() it first")
+            raise MdstreamError("the engine is already started: call stop() first")
         self._attachment = self.report = self.exit_code = None
         host = HostProcess(self._log)
         try:
             host.send(config=msgspec.to_builtins(self.config))
             answer = host.wait_for(("started", "failed"), self.config.start_timeout_s + _COMPILE_S)
             if answer is None:
-                raise MdstreamError("the engine did not start; its log says why")
+                raise MdstreamError("the engine did not start: see its log")
             if answer["kind"] == "failed":
                 raise _ERRORS.get(answer["code"], MdstreamError)(answer["reason"])
             self._attachment = Attachment(Path(answer["path"]))
-        except BaseException:  # Ctrl-C too: whoever did not get an engine cannot stop it
+        except BaseException:  # Ctrl-C too: the caller has no engine to stop
             host.stop(_ABANDON_S)
             raise
         self._host = host
 
     def stop(self) -> dict[str, Any] | None:
-        """Drain and end the engine; returns the report. Harmless where it has ended already."""
+        """Drain and end the engine; return the report. Does nothing if it has already ended."""
         host = self._host
         if host is None:
             return self.report
@@ -108,24 +108,24 @@ class Engine:
 
     @property
     def attachment(self) -> Attachment:
-        """This engine's frames, as `mdstream.attach()` gives them."""
+        """This engine's frames, as `mdstream.attach()` returns them."""
         if self._attachment is None:
-            raise MdstreamError("the engine is not started: use `with Engine(...)`, or start()")
+            raise MdstreamError("the engine is not started: use `with Engine(...)`, or call start()")
         return self._attachment
 
     @property
     def frames(self) -> list[str]:
-        """Names of all frames."""
+        """The names of all frames."""
         return self.attachment.frames
 
     def frame(
         self, name: str, *, symbols: str | Sequence[str] | None = None, since: Since | None = None
     ) -> pl.DataFrame:
-        """Frame `name` as it stands now; see `Attachment.frame`."""
+        """Return frame `name` as it is now; see `Attachment.frame`."""
         return self.attachment.frame(name, symbols=symbols, since=since)
 
     def latest(self, stream: str, **how: Any) -> pl.DataFrame:
-        """The last trade and quote of each symbol; see `Attachment.latest`."""
+        """Return the last trade and quote of each symbol; see `Attachment.latest`."""
         return self.attachment.latest(stream, **how)
 
     def tail(self, name: str, **how: Any) -> Tail:
@@ -133,7 +133,7 @@ class Engine:
         return self.attachment.tail(name, **how)
 
     def sql(self, query: str) -> pl.DataFrame:
-        """A SQL query over frames by their names; see `Attachment.sql`."""
+        """Return the result of a SQL query over frames by their names; see `Attachment.sql`."""
         return self.attachment.sql(query)
 
     def wait_for(self, name: str, where: pl.Expr | None = None, **how: Any) -> pl.DataFrame:
@@ -141,24 +141,24 @@ class Engine:
         return self.attachment.wait_for(name, where, **how)
 
     def subscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
-        """Add symbols to a running stream, on `channels` (all that the stream follows by default)."""
-        self._subscription("subscribe", stream, symbols, channels)
+        """Add symbols to a running stream, on `channels` (default: all that the stream follows)."""
+        self._change_subscription("subscribe", stream, symbols, channels)
 
     def unsubscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
-        """Take symbols off a running stream."""
-        self._subscription("unsubscribe", stream, symbols, channels)
+        """Remove symbols from a running stream."""
+        self._change_subscription("unsubscribe", stream, symbols, channels)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the engine ends by itself (`duration`, or every stream failed); False if not yet."""
+        """Wait until the engine ends (`duration` reached, or no stream left); return whether it has."""
         return self._host is None or self._host.wait(timeout)
 
-    def _subscription(
+    def _change_subscription(
         self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]
     ) -> None:
         if stream not in self.config.streams:
-            raise ConfigError(f"{command}: stream {stream!r} does not run")
+            raise ConfigError(f"{command}: stream {stream!r} is not one of this engine's streams")
         if isinstance(symbols, str) or isinstance(channels, str):
-            raise ConfigError(f"{command}: symbols and channels are lists of names, not one text")
+            raise ConfigError(f"{command}: symbols and channels must be lists of names, not a single text")
         offered = STREAMS[stream].subscriptions
         for channel in channels:
             if channel not in offered:
@@ -166,11 +166,11 @@ class Engine:
                     f"{command}: {stream} has no channel {channel!r}; choose from " + ", ".join(offered)
                 )
         if self._host is None:
-            raise MdstreamError("the engine does not run: use `with Engine(...)`, or start()")
+            raise MdstreamError("the engine is not running: use `with Engine(...)`, or call start()")
         self._host.send(command=command, stream=stream, channels=list(channels), symbols=list(symbols))
 
 
-def _config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
+def _load_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
     match config:
         case Config():
             return check(config)

@@ -1,4 +1,4 @@
-"""The embedded simulator: a child process that stands in for the service when there are no keys."""
+"""The embedded simulator: a child process that replaces the service when there are no keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdstream.simulator.server import main as simulator_main
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
 HOW_TO_GO_LIVE = (
-    "no keys: running on the embedded simulator (made-up data); to go live, set "
+    "no keys set: running on the embedded simulator with made-up data. For live data, set "
     "APCA_API_KEY_ID and APCA_API_SECRET_KEY"
 )
 
@@ -40,8 +40,8 @@ class EmbeddedSimulator:
         self._port = 0
         self._start()
 
-    def start_again(self) -> None:
-        """Take the place of one that died, on the same port. Raises `MdstreamError` if that is taken."""
+    def restart(self) -> None:
+        """Replace a simulator that died, on its port. Raises `MdstreamError` if the port is taken."""
         self._pipe.close()
         self._settings = msgspec.structs.replace(self._settings, port=self._port)
         self._start()
@@ -62,14 +62,14 @@ class EmbeddedSimulator:
         try:
             kind, content = pipe.recv()
         except EOFError:
-            raise MdstreamError("the simulator ended while it started") from None
+            raise MdstreamError("the simulator ended before it was up") from None
         if kind == "failed":
             raise MdstreamError(content)
         return int(content)
 
     @property
     def address(self) -> dict[str, Any]:
-        """The settings that name this simulator, and a key that it accepts."""
+        """The settings that point at this simulator, with a key that it accepts."""
         return {
             "stream_url": f"ws://127.0.0.1:{self._port}",
             "data_url": f"http://127.0.0.1:{self._port}",

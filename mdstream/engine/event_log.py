@@ -1,4 +1,4 @@
-"""Where the parts of an engine report what happens: to the telemetry frames, and to the log."""
+"""The event log: events of a run, written to the telemetry frames and to the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EventLog:
         self.record(stream, event)
 
     def record(self, stream: str, event: RunEvent) -> None:
-        """Record an event that its own process has logged."""
+        """Record an event without logging it: its own process has done so."""
         row = {
             "ts": time.time_ns(),
             "stream": stream,
@@ -36,7 +36,7 @@ class EventLog:
         self._writer.write(EVENTS, [row])
 
     def record_symbols(self, stream: str, before: Symbols, now: Symbols) -> None:
-        """Record which symbols are in another state now."""
+        """Record each symbol whose state or reason has changed."""
         ts = time.time_ns()
         changes = compare_symbols(before, now)
         rows = [{"ts": ts, "stream": stream, **change._asdict()} for change in changes]

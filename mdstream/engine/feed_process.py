@@ -1,11 +1,11 @@
-"""One stream's feed process as the supervisor sees it: started, heard, watched, restarted.
+"""One stream's feed process as the supervisor sees it: start, messages, heartbeat, exit, restart.
 
     supervisor ── start, commands, drain, kill ──► FeedProcess ══ pipe ══► feed process
                ◄─ stage (feed_state), symbols ────             ◄═ messages, exit code ═
 
-The stage of the service is one value, and every change of it goes through `feed_state.follow`. What an
-exit code, a death or the end of the run means is decided in `feed_policy`. This class does the rest: it
-holds the process of the moment and what is known from all that served the stream.
+The stage of the service is one value. Every change of it goes through `feed_state.follow`. What an exit
+code, a death or the end of the run means is decided in `feed_policy`. This class holds the current process,
+and what is known from all processes that served the stream.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ log = logging.getLogger(__name__)
 _CODE_TIMEOUT_S = 2.0
 """How long the fork server of a feed may take to report its exit code."""
 _UNKNOWN = 255
-"""The exit code that `multiprocessing` reports where the fork server is gone."""
+"""The exit code that `multiprocessing` reports after the fork server has ended."""
 
 
 class FeedProcess:
-    """The service of one stream, through all the processes that provide it.
+    """The service of one stream, by one process after another.
 
-    `events` gets what people should know, `write_log` the log records of the process. `target` is what
-    the process runs, with an `Assignment` and its end of the pipe.
+    `events` records what people should know; `write_log` gets the log records of the process. `target` is
+    the function that the process runs, with an `Assignment` and its end of the pipe.
     """
 
-    # The service: written by this class alone, as a process starts, reports or ends.
+    # The service: written by this class alone, when a process starts, reports or ends.
     stage: Stage
     failure: str
     """Why the stream failed, in stage FAILED."""
     exit_code: int
-    """What a failed stream asks the command to end with."""
+    """The exit code that a failed stream gives to the command."""
     restart_at: float
     """When the next process is due, on the monotonic clock, in stage RESTARTING."""
 
-    # The process of the moment: written by `start` and `ended`.
+    # The current process: written by `start` and `handle_exit`.
     process: BaseProcess | None
     sentinel: int | None
-    """A descriptor that can be read once the process has ended."""
+    """A descriptor that becomes readable when the process ends."""
     pipe: Connection | None
     generation: int
     """The number of the process, from 0; -1 before the first."""
@@ -69,11 +69,11 @@ class FeedProcess:
     _established: int
     """Connections of the stream before this process."""
     _exit_reason: str
-    """Why the process ends, as it reported itself, or as `kill` was given."""
+    """Why the process ends, as it reported it or as `kill` was given it."""
     _reported_code: Exit | None
     """The exit code that the process announced."""
 
-    # What processes have reported: written by `receive`.
+    # What the processes have reported: written by `receive`.
     ok: Sequence[str]
     """Symbols that are served."""
     failed: Mapping[str, str]
@@ -83,20 +83,20 @@ class FeedProcess:
     workers: Sequence[int]
     forkserver_pid: int | None
     up_since: float | None
-    """When a process was up last, on the monotonic clock."""
+    """When a process last came up, on the monotonic clock."""
     _trouble: str
-    """Why the stream is not connected, as its session put it."""
+    """Why the stream is not connected, in the words of its session; empty while it is."""
     _trouble_since: float
 
-    # What the next process needs to know: written by `command` and `ended`.
+    # For the next process: written by `command` and `handle_exit`.
     _commands: list[tuple[Any, ...]]
-    """Commands that hold for each process of the stream, in order."""
+    """Commands that every process of the stream gets, in order."""
     _deaths: int
-    """Processes in a row that died."""
+    """How many processes in a row have died."""
     _cause: str
     """Why the last of them died."""
 
-    # Written by `receive`, emptied by whoever samples processes.
+    # Written by `receive`, emptied by `Measurements`.
     used: list[ProcessSample]
     """The last samples of a process that has ended, and of its workers."""
 
@@ -132,7 +132,7 @@ class FeedProcess:
     # -- in the order of a process's life
 
     def start(self, context: BaseContext, assignment: Assignment) -> None:
-        """Start a process for the stream. Raises OSError or EOFError where `context` cannot."""
+        """Start a process for the stream. Raises OSError or EOFError if `context` cannot."""
         self.generation = assignment.generation
         self._exit_reason, self._reported_code = "", None
         self._established = self.state["established"]
@@ -162,20 +162,20 @@ class FeedProcess:
             self._send(("drain",))
 
     def command(self, *command: Any) -> None:
-        """Send a command, its name and arguments, to the process, and to each that takes its place."""
+        """Send a command, its name and arguments, to the process, and to each one that replaces it."""
         self._commands.append(command)
         if self.stage.is_up:
             self._send(command)
 
     def receive(self) -> None:
-        """Take all messages that have come."""
+        """Handle all messages that have arrived."""
         try:
             while self.pipe is not None and self.pipe.poll():
-                self._take(*self.pipe.recv())
+                self._handle(*self.pipe.recv())
         except (EOFError, OSError):
-            self._hang_up()  # the exit code will say more
+            self._close_pipe()  # the exit code says why
 
-    def _take(self, kind: str, content: Any) -> None:
+    def _handle(self, kind: str, content: Any) -> None:
         match kind:
             case "log":
                 self._write_log(content)
@@ -183,18 +183,18 @@ class FeedProcess:
                 text = f"{content} log records were dropped"
                 self._report(RunEvent(EventKind.RESOURCES, text, Severity.WARNING, {"records": content}))
             case "event":
-                self._take_event(content)
+                self._handle_event(content)
             case "trouble":
                 if content and not self._trouble:
                     self._trouble_since = time.monotonic()
                 self._trouble = content
             case "up":
-                self._come_up()
+                self._handle_up()
             case "workers":
                 self.workers, self.forkserver_pid = content
             case "symbols":
                 ok, failed = content
-                if ok or failed or self.stage is Stage.STREAMING:  # a process that just began knows nothing
+                if ok or failed or self.stage is Stage.STREAMING:  # a new process has no symbols yet
                     self._set_symbols(ok, failed)
             case "cycle":
                 number, started_ns, ended_ns = content
@@ -204,7 +204,7 @@ class FeedProcess:
             case "exit":
                 self._reported_code, self.used = content
 
-    def _come_up(self) -> None:
+    def _handle_up(self) -> None:
         self._follow(FeedEvent.UP)
         self.up_since = time.monotonic()
         kind = EventKind.RESTARTED if self.generation else EventKind.STARTED
@@ -214,8 +214,8 @@ class FeedProcess:
             for command in self._commands:
                 self._send(command)
 
-    def _take_event(self, event: RunEvent) -> None:
-        """Record what the process has logged itself; it may say that the connection is there, or is not."""
+    def _handle_event(self, event: RunEvent) -> None:
+        """Record an event that the process has logged itself, and follow the state of its connection."""
         if event.kind is EventKind.CONNECTED:
             self._follow(FeedEvent.CONNECTED)
         elif event.kind is EventKind.LOST:
@@ -223,21 +223,21 @@ class FeedProcess:
         self._events.record(self.stream, event)
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
-        """Kill a process that does not come up, or whose loop does not turn."""
+        """Kill a process that does not come up, or whose event loop hangs."""
         silent_s = (time.time_ns() - self.state["heartbeat_ns"]) / 1e9
         if self.stage.is_up and silent_s > hang_timeout_s:
             self.kill(f"hung: no heartbeat for {silent_s:.0f} s")
         elif self.stage is Stage.STARTING and time.monotonic() - self._started > start_timeout_s:
-            self.kill(f"was not up after {start_timeout_s:.0f} s")
+            self.kill(f"did not come up within {start_timeout_s:.0f} s")
 
     def drain(self) -> None:
-        """Have the process commit what it has, and end. A stream without one is HALTED then."""
+        """Make the process commit what it has, and end. A stream without a process becomes HALTED."""
         if not self.stage.is_final:
             self._follow(FeedEvent.DRAIN)
             self._send(("drain",))
 
     def expire(self, reason: str) -> None:
-        """Kill a process that does not drain; the stream fails with it."""
+        """Kill a process that has not drained in time. The stream fails with it."""
         if self.process is not None:
             self._follow(FeedEvent.EXPIRE)
             self.kill(reason)
@@ -253,13 +253,14 @@ class FeedProcess:
                     child.kill()
         self.process.kill()
 
-    def ended(self) -> None:
-        """Take note that the process has ended: the service is done, has failed, or gets another process
-        (RESTARTING; HALTED if the run ends, where the supervisor decides).
+    def handle_exit(self) -> None:
+        """Handle the end of the process: the service has stopped or failed, or needs another process.
+
+        The stage is RESTARTING then, or HALTED at the end of the run, where the supervisor decides.
         """
         code = self._reap()
         reason = self._exit_reason or feed_policy.explain_exit(code)
-        match feed_policy.follow_exit(self.stage, code):
+        match feed_policy.classify_exit(self.stage, code):
             case FeedEvent.STOP if self.state["established"] > self._established:
                 self._stop()
             case FeedEvent.STOP:
@@ -270,7 +271,7 @@ class FeedProcess:
                 self._die(reason)
 
     def _reap(self) -> int | None:
-        """Release all that belongs to the process; return its exit code."""
+        """Release everything that belongs to the process; return its exit code."""
         process = self.process
         assert process is not None
         self.receive()
@@ -278,7 +279,7 @@ class FeedProcess:
         if process.exitcode is None:
             forkserver.kill()
             process.join(_CODE_TIMEOUT_S)
-        self._hang_up()
+        self._close_pipe()
         if self.sentinel is not None:
             os.close(self.sentinel)
         self.process = self.sentinel = None
@@ -305,15 +306,15 @@ class FeedProcess:
     # -- the end of the service
 
     def give_up(self) -> None:
-        """End the service without a further process, as stopped or as failed."""
+        """End the service without another process, as stopped or as failed."""
         was_connected = self.state["established"] > 0
         if failure := feed_policy.failure_without_process(self._deaths, self._cause, was_connected):
             self._fail(failure, Exit.STREAM_FAILED)
         else:
             self._stop()
 
-    def judge(self, ended: float) -> None:
-        """Fail the stream if the run, which began to end at `ended` (monotonic), left it unserved."""
+    def fail_if_unserved(self, ended: float) -> None:
+        """Fail the stream if it was not served when the run began to end, at `ended` (monotonic)."""
         if self.stage is Stage.FAILED:
             return
         done = self.state.committed()
@@ -334,7 +335,7 @@ class FeedProcess:
         self._report(RunEvent(EventKind.STOPPED, "stopped"))
 
     def _fail(self, reason: str, code: int) -> None:
-        """Give the stream up: none of its symbols is served any more."""
+        """Fail the stream for good: none of its symbols is served any more."""
         self._follow(FeedEvent.FAIL)
         self.failure, self.exit_code = reason, code
         self._set_symbols((), {**dict.fromkeys([*self._symbols, *self.ok], reason), **self.failed})
@@ -358,10 +359,10 @@ class FeedProcess:
 
     def _send(self, command: tuple[Any, ...]) -> None:
         if self.pipe is not None:
-            with contextlib.suppress(OSError):  # the process is ending; its sentinel says so
+            with contextlib.suppress(OSError):  # the process is ending, and `handle_exit` follows
                 self.pipe.send(command)
 
-    def _hang_up(self) -> None:
+    def _close_pipe(self) -> None:
         if self.pipe is not None:
             self.pipe.close()
             self.pipe = None

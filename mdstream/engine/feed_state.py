@@ -23,7 +23,7 @@ from enum import Enum
 
 
 class Stage(Enum):
-    """Where a stream's service stands. All but the last two are on the way to one of these."""
+    """The stage of a stream's service. The last two are final."""
 
     NEW = "new"
     """No process has been started yet."""
@@ -32,11 +32,11 @@ class Stage(Enum):
     CONNECTING = "connecting"
     STREAMING = "streaming"
     RESTARTING = "restarting"
-    """The process died; another one is due after a pause."""
+    """The process died; the next one starts after a pause."""
     DRAINING = "draining"
     """The process receives no more and commits what it has."""
     HALTED = "halted"
-    """The run ends, and there is no process: one more may be needed to commit what the last one left."""
+    """The run ends and there is no process. One more may have to commit what the last one left."""
     FINISHING = "finishing"
     """A process that only commits what its predecessor left."""
     EXPIRED = "expired"
@@ -46,7 +46,7 @@ class Stage(Enum):
 
     @property
     def label(self) -> str:
-        """The word that people read; finer steps of an end are all `draining`."""
+        """The word for people. All steps of an ending are `draining`."""
         return _LABELS.get(self, self.value)
 
     @property
@@ -55,7 +55,7 @@ class Stage(Enum):
 
     @property
     def is_up(self) -> bool:
-        """Whether a process serves the stream and is not asked to end."""
+        """Whether a process serves the stream and was not asked to end."""
         return self in (Stage.CONNECTING, Stage.STREAMING)
 
     @property
@@ -86,11 +86,11 @@ class FeedEvent(Enum):
     DRAIN = "drain"
     """The run ends."""
     EXPIRE = "expire"
-    """The time to drain is over; the process is killed."""
+    """The drain timeout has passed; the process is killed."""
     STOP = "stop"
     """The service has ended as it should."""
     FAIL = "fail"
-    """The stream is given up."""
+    """The service has failed for good."""
 
 
 _SERVING = (Stage.STARTING, Stage.CONNECTING, Stage.STREAMING)
@@ -129,8 +129,8 @@ TRANSITIONS: dict[tuple[Stage, FeedEvent], Stage] = {
 
 
 def follow(stage: Stage, event: FeedEvent) -> Stage:
-    """Return the stage after `event`. Raises ValueError for a step that does not exist."""
+    """Return the stage after `event`. Raises ValueError if the stage does not allow the event."""
     try:
         return TRANSITIONS[stage, event]
     except KeyError:
-        raise ValueError(f"a feed that is {stage.value} cannot take {event.value!r}") from None
+        raise ValueError(f"a feed in stage {stage.value} cannot handle the event {event.value!r}") from None

@@ -1,8 +1,9 @@
-"""The process behind `mdstream.Engine`: the supervisor, commanded over standard input.
+"""The process behind `mdstream.Engine`: the supervisor, with commands from standard input.
 
-First line in: the settings. Then commands, a JSON object a line. The end of input means stop: that is
-also what happens when the process that started the engine dies. Messages go out over a pipe of their own,
-whose descriptor is the only argument; what any process of the engine prints goes to standard error.
+The first line of input holds the settings. Each further line is a command, a JSON object. The end of the
+input means stop: it also comes when the process that started the engine dies. Messages go out through a
+pipe of their own, whose descriptor is the only argument. Whatever a process of the engine prints goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> int:
     while first == []:
         first = lines.read()
     if first is None:
-        return int(Exit.INTERRUPTED)  # it ended before it had said what to run
+        return int(Exit.INTERRUPTED)  # the other end closed before it sent settings
     config = from_mapping(json.loads(first[0])["config"])
     reported = False
 
@@ -47,9 +48,9 @@ def main() -> int:
             _send(out, "started", run=supervisor.run_id, path=str(supervisor.path))
 
     supervisor = Supervisor(config, line_writer(config.log.json), on_sample)
-    supervisor.watch(sys.stdin.fileno(), lambda: _hear(supervisor, lines.read()))
+    supervisor.watch(sys.stdin.fileno(), lambda: _handle_lines(supervisor, lines.read()))
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
-    _hear(supervisor, first[1:])
+    _handle_lines(supervisor, first[1:])
     try:
         return int(supervisor.run(lambda run: _send(out, "report", report=report.build(run))))
     except MdstreamError as error:
@@ -58,22 +59,22 @@ def main() -> int:
 
 
 def _send(out: int, kind: str, **content: Any) -> None:
-    """Write a message to descriptor `out`, whole: a pipe takes a long one in parts."""
+    """Write a whole message to descriptor `out`; a pipe may take a long one in parts."""
     data = json.dumps({"kind": kind, **content}).encode() + b"\n"
-    with contextlib.suppress(BrokenPipeError):  # who started the engine is gone
+    with contextlib.suppress(BrokenPipeError):  # the process that started the engine is gone
         while data:
             data = data[os.write(out, data) :]
 
 
 class _Lines:
-    """Lines of a descriptor, as they come: a buffered reader could hold some that no wait sees."""
+    """Lines of a descriptor, as they arrive. A buffered reader could hold lines that no wait notices."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._rest = b""
 
     def read(self) -> list[bytes] | None:
-        """The lines that one read completes, which waits if there is nothing; None at the end."""
+        """Wait for input; return the lines that one read completes, None at the end."""
         data = os.read(self._descriptor, 1 << 16)
         if not data:
             return None
@@ -81,7 +82,7 @@ class _Lines:
         return lines
 
 
-def _hear(supervisor: Supervisor, lines: list[bytes] | None) -> None:
+def _handle_lines(supervisor: Supervisor, lines: list[bytes] | None) -> None:
     if lines is None:
         supervisor.unwatch(sys.stdin.fileno())
         supervisor.stop()

@@ -1,10 +1,10 @@
 """The host's process as `mdstream.Engine` sees it: commands to its standard input, messages from a pipe.
 
-    Engine ──── commands, a JSON object a line (stdin) ────► host: the supervisor
-           ◄─── messages, a JSON object a line (own pipe) ──
+    Engine ──── commands, a JSON object per line (stdin) ────► host: the supervisor
+           ◄─── messages, a JSON object per line (own pipe) ──
 
-The pipe is the host's alone, so that whatever a process of the engine prints is just output. Each start
-has an object of its own: what a former host still says can never be taken for the new one's.
+Only the host writes to the pipe, so that whatever a process of the engine prints is just output. Each start
+creates a new object, so late messages of a former host cannot be mistaken for those of the new one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdstream.errors import Exit
 class HostProcess:
     """One host process, from its start to its end. Its output goes to `log` (None: standard error)."""
 
-    # Written by the listening thread, read by `wait_for`, both under `_arrived`.
+    # Written by the listening thread, read by `wait_for`; both hold `_arrived`.
     _messages: list[dict[str, Any]]
     _closed: bool
     """Whether the host has closed its pipe: no more messages come."""
@@ -51,20 +51,21 @@ class HostProcess:
 
     @property
     def exit_code(self) -> Exit:
-        """How the process ended; a killed one counts as a failed stream."""
+        """How the process ended. A killed one counts as a failed stream."""
         code = self._process.returncode
         return Exit(code) if code in set(Exit) else Exit.STREAM_FAILED
 
     def send(self, **message: Any) -> None:
-        """Send a command. One that ends at this moment does not get it; its messages say why it ends."""
+        """Send a command. A host that is ending ignores it; its messages say why it ends."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
     def wait_for(self, kinds: Sequence[str], timeout: float) -> dict[str, Any] | None:
-        """Wait for a message of one of `kinds`; return None if the host ends without one, or after
-        `timeout` seconds.
+        """Return the first message of one of `kinds`, once it has come.
+
+        Return None if the host ends without one, or after `timeout` seconds.
         """
         with self._arrived:
             self._arrived.wait_for(lambda: self._message(kinds) or self._closed, timeout)
@@ -82,7 +83,7 @@ class HostProcess:
         return True
 
     def stop(self, timeout: float) -> None:
-        """Have the run drain and end, as the end of its input does; kill it after `timeout` seconds."""
+        """Close the host's input, so that the run drains and ends; kill it after `timeout` seconds."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -94,7 +95,7 @@ class HostProcess:
         with pipe:
             for line in pipe:
                 if not line.endswith("\n"):
-                    break  # killed while it wrote
+                    break  # the host was killed while it wrote
                 with self._arrived:
                     self._messages.append(json.loads(line))
                     self._arrived.notify_all()

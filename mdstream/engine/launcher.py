@@ -1,4 +1,4 @@
-"""How feed processes come up: forked from one server that has loaded their code, or started anew."""
+"""The start of feed processes: forked from a server that has loaded their code, or spawned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Launcher:
-    """Starts the feeds of a run; `close` ends the fork server."""
+    """Starts the feeds of a run. `close` ends the fork server."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -26,12 +26,14 @@ class Launcher:
         self._spawned = multiprocessing.get_context("spawn")
 
     def start(self, feed: FeedProcess, assignment: Assignment) -> None:
-        """Start a process for `feed`. A fork server that cannot, or hangs, costs time and no stream."""
+        """Start a process for `feed`. If the fork server fails or hangs, spawn one instead."""
         try:
             with forkserver.killed_after(self._timeout_s):
                 feed.start(self._forked, assignment)
         except (EOFError, OSError) as error:
-            log.warning("%s: cannot fork a process (%r); starting it anew", feed.stream, error)
+            log.warning(
+                "%s: cannot fork a process (%r); spawning one, which takes longer", feed.stream, error
+            )
             feed.start(self._spawned, assignment)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the supervisor measures each second, written to the telemetry frames."""
+"""The supervisor's measurements, written to the telemetry frames every second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mdstream.telemetry.writer import TelemetryWriter
 
 
 class Measurements:
-    """Writes a row a stream, process and core, and one of the machine, at each `sample`."""
+    """Writes one row per stream, process and core, and one for the machine, at each `sample`."""
 
     def __init__(
         self, run: Path, simulator_pid: int | None, recorder_pids: Callable[[], list[int]]
@@ -52,10 +52,10 @@ class Measurements:
         self.writer.close()
 
     def _roles(self, feeds: list[FeedProcess]) -> dict[int, tuple[str, str]]:
-        """Process id → role and stream of everything that belongs to this run."""
+        """Return the role and the stream of each process of this run, by process id."""
         roles = {os.getpid(): ("supervisor", "")}
-        if (common := forkserver.pid()) is not None:
-            roles[common] = ("forkserver", "")
+        if (shared := forkserver.pid()) is not None:
+            roles[shared] = ("forkserver", "")
         if self._simulator_pid is not None:
             roles[self._simulator_pid] = ("simulator", "")
         roles.update(dict.fromkeys(self._recorder_pids(), ("recorder", "")))

@@ -1,8 +1,8 @@
 """How much shared memory each stream of a run gets.
 
-What is free when a run starts is shared out over its streams, so that none crowds out the others: a
-part for the buffers between socket and workers, a part for the frames. Where all that was asked for is
-there (the usual case), nothing changes; in a container with 64 MB, buffers are fewer and smaller, and
+The memory that is free when a run starts is divided among its streams, so that none crowds out another.
+Part of each share is for the buffers between socket and workers, the rest for the frames. Usually there is
+enough for all settings, and nothing changes. In a container with 64 MB, buffers are fewer and smaller, and
 frames keep less.
 """
 
@@ -18,16 +18,16 @@ from mdstream.config import FramesConfig, HandoffConfig
 from mdstream.errors import NoSpaceError
 from mdstream.handoff.slab import file_bytes
 
-_SHARED_OUT = 0.85
-"""The rest is for heads, dictionaries, telemetry, and results that do not fit their slab."""
-_FOR_SLABS = 0.3
+_DIVIDED = 0.85
+"""The part that is divided; the rest is for heads, dictionaries, telemetry, and large results."""
+_SLAB_SHARE = 0.3
 _LEAST_SLAB_KB = 16
 _LEAST_FRAMES = 2_000_000
-"""Bytes below which a stream's frames hold next to nothing."""
+"""Bytes below which a stream's frames hold almost nothing."""
 
 
 class Room(NamedTuple):
-    """Bytes of a file system: free ones, and all."""
+    """Free bytes of a file system, and its size."""
 
     free: int
     size: int
@@ -39,7 +39,7 @@ class Room(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """What a run asks of shared memory: how many streams, and for each its workers, buffers and frames."""
+    """The demand of a run for shared memory: number of streams, and workers, buffers and frames of each."""
 
     streams: int
     workers: int
@@ -48,18 +48,18 @@ class Demand(NamedTuple):
 
 
 def fit(demand: Demand, free: int) -> Demand:
-    """`demand` with buffers and frames that fit into `free` bytes of shared memory."""
-    share = int(free * _SHARED_OUT) // demand.streams
+    """Return `demand` with buffers and frames that fit into `free` bytes of shared memory."""
+    share = int(free * _DIVIDED) // demand.streams
     frames = demand.frames
     if not frames.stream_mb:
-        together = max(_LEAST_FRAMES, int(share * (1 - _FOR_SLABS))) // 1_000_000
-        frames = msgspec.structs.replace(frames, stream_mb=together)
-    handoff = _fit_slabs(demand.handoff, int(share * _FOR_SLABS), max(1, demand.workers) + 2)
+        stream_mb = max(_LEAST_FRAMES, int(share * (1 - _SLAB_SHARE))) // 1_000_000
+        frames = msgspec.structs.replace(frames, stream_mb=stream_mb)
+    handoff = _fit_slabs(demand.handoff, int(share * _SLAB_SHARE), max(1, demand.workers) + 2)
     return demand._replace(frames=frames, handoff=handoff)
 
 
 def _fit_slabs(handoff: HandoffConfig, room: int, least: int) -> HandoffConfig:
-    """Fewer slabs first, down to `least`, then smaller ones."""
+    """Return `handoff` with fewer slabs, at least `least`, then smaller ones, to fit into `room`."""
     size, least = handoff.slab_kb, min(least, handoff.slabs)
     while size // 2 >= _LEAST_SLAB_KB and least * file_bytes(size * 1024) > room:
         size //= 2
@@ -67,22 +67,22 @@ def _fit_slabs(handoff: HandoffConfig, room: int, least: int) -> HandoffConfig:
     return msgspec.structs.replace(handoff, slab_kb=size, slabs=slabs)
 
 
-def needed(demand: Demand) -> int:
-    """Bytes of shared memory below which a run can hardly begin."""
+def least_bytes(demand: Demand) -> int:
+    """Return the bytes of shared memory that a run needs at least."""
     slabs = min(max(1, demand.workers) + 2, demand.handoff.slabs) * file_bytes(_LEAST_SLAB_KB * 1024)
-    return int(demand.streams * (slabs + _LEAST_FRAMES) / _SHARED_OUT)
+    return int(demand.streams * (slabs + _LEAST_FRAMES) / _DIVIDED)
 
 
-def check(demand: Demand, root: Path) -> Room:
-    """What is free at `root`. Raises `NoSpaceError` if that is not enough to begin with."""
+def require_room(demand: Demand, root: Path) -> Room:
+    """Return the space at `root`. Raises `NoSpaceError` if a run cannot start with it."""
     room = Room.at(root)
-    if room.free < needed(demand):
-        raise NoSpaceError(str(root), needed(demand), room.free)
+    if room.free < least_bytes(demand):
+        raise NoSpaceError(str(root), least_bytes(demand), room.free)
     return room
 
 
 def is_cramped(demand: Demand, fitted: Demand) -> bool:
-    """Whether `fitted` has notably less than `demand` asks for."""
+    """Return whether `fitted` has notably less than `demand` asks for."""
     return (
         fitted.handoff.slab_kb < demand.handoff.slab_kb
         or fitted.handoff.slabs < demand.handoff.slabs
@@ -90,8 +90,8 @@ def is_cramped(demand: Demand, fitted: Demand) -> bool:
     )
 
 
-def described(fitted: Demand) -> str:
-    """What each stream got, in words."""
+def describe(fitted: Demand) -> str:
+    """Return in words what each stream gets."""
     handoff, frames = fitted.handoff, fitted.frames
     return (
         f"each stream gets {handoff.slabs} buffers of {handoff.slab_kb} kB and keeps "

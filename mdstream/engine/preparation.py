@@ -1,8 +1,8 @@
 """What a run needs before its first process starts, and the settings that follow from it.
 
-memory     what is free, divided among the streams
-outputs    places for rejects, the store, the journal: refused now, not with the first row
-decoders   compiled once per machine and version; without them the fallback decoder works
+memory    the free shared memory, divided among the streams
+outputs   folders for rejects, store and journal; an unusable one is refused before the run starts
+decoders  compiled once per machine and version; without them the fallback decoder is used
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def too_many_workers(workers: int, streams: int) -> str:
-    """Return why `workers` for each of `streams` are more than the cores can run; empty if they are not."""
+    """Return why `workers` for each of `streams` are too many for the cores; empty if they are not."""
     cores = usable_cores()
     if workers <= max(1, cores):
         return ""
@@ -34,26 +34,28 @@ def too_many_workers(workers: int, streams: int) -> str:
 
 
 def fit_memory(demand: memory.Demand, root: Path) -> memory.Demand:
-    """Divide the shared memory at `root` among the streams. Raises `NoSpaceError` if that is too little."""
-    free = memory.check(demand, root).free
-    found = memory.fit(demand, free)
-    if memory.is_cramped(demand, found):
+    """Divide the shared memory at `root` among the streams. Raises `NoSpaceError` if it is too small."""
+    free = memory.require_room(demand, root).free
+    fitted = memory.fit(demand, free)
+    if memory.is_cramped(demand, fitted):
         log.warning(
-            "only %.0f MB of shared memory are free at %s: %s; enlarge it (Docker: --shm-size=1g) "
-            "to keep more",
+            "only %.0f MB of shared memory are free at %s: %s. To keep more, enlarge it "
+            "(Docker: --shm-size=1g)",
             free / 1e6,
             root,
-            memory.described(found),
+            memory.describe(fitted),
         )
-    return found
+    return fitted
 
 
 def check_rejects(folder: str, run_id: str) -> None:
-    """Raise `ConfigError` if rejects cannot be kept in `folder`; only warn where that is the default."""
+    """Raise `ConfigError` if rejects cannot be kept in `folder`; only warn if that is the default."""
     if why := find_obstacle(folder, run_id):
         if folder:
             raise ConfigError(f"rejects: {why}")
-        log.warning("rejected payloads will be counted but not kept: %s (set rejects)", why)
+        log.warning(
+            "rejected payloads are counted but not kept: %s. To keep them, set rejects to a folder", why
+        )
 
 
 def prepare_store(store: StoreConfig) -> StoreConfig:
@@ -72,14 +74,14 @@ def prepare_journal(folder: str) -> str:
 
 
 def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> HandoffConfig:
-    """Compile the decoders; where that fails, return settings without them.
+    """Compile the decoders; return settings without them if that fails.
 
-    `wait` lets some seconds pass and returns whether the run is still wanted.
+    `wait` waits for some seconds and returns whether the run is still wanted.
     """
     try:
         compiling = compile_kernels()
     except OSError as error:
-        return _without_kernels(handoff, f"they cannot be kept on disk: {error.strerror or error}")
+        return _without_kernels(handoff, f"they cannot be stored on disk: {error.strerror or error}")
     if compiling is None:
         return handoff
     log.info(COMPILING)
@@ -91,7 +93,7 @@ def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> H
     _, output = compiling.communicate()
     if compiling.returncode and wanted:
         ended = explain_exit(compiling.returncode)
-        return _without_kernels(handoff, output.strip().rpartition("\n")[2] or f"compiling {ended}")
+        return _without_kernels(handoff, output.strip().rpartition("\n")[2] or f"the compiler {ended}")
     return handoff
 
 
@@ -106,7 +108,7 @@ def _without_kernels(handoff: HandoffConfig, why: str) -> HandoffConfig:
 
 
 def prepare_environment() -> None:
-    """Set what all children inherit."""
+    """Set the environment that all children inherit."""
     os.environ.update(SINGLE_THREADED)
     # Python's resource tracker warns of the semaphores of killed feeds as it removes them.
     quiet = "ignore:resource_tracker:UserWarning"

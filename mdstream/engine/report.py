@@ -1,4 +1,4 @@
-"""The report of a run: queries on its telemetry frames, as JSON and as a table."""
+"""The report of a run: queries on its telemetry frames, as plain values and as JSON."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ _EVENTS_KEPT = 200
 
 
 def build(supervisor: Supervisor) -> dict[str, Any]:
-    """Everything about a run that has ended, as plain values."""
+    """Return everything about a run that has ended, as plain values."""
     run = Attachment(supervisor.path)
-    rows = supervisor.streams  # also if there was no room for the last row of the frame
-    streams = {name: _stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()}
+    rows = supervisor.streams  # complete even if the frame had no room for its last rows
+    streams = {
+        name: _describe_stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()
+    }
     for name, stream in streams.items():
         if f"{name}.bars_1m" in run.frames:
-            stream["bars"] |= _bars(run, name)
+            stream["bars"] |= _compare_bars(run, name)
     return {
         "run": run.run,
         "started": datetime.fromtimestamp(supervisor.started_ns / 1e9, UTC).isoformat(),
@@ -39,18 +41,18 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
         "simulated": supervisor.config.simulated,
         "streams": streams,
         "frames": {name: {"rows": run.rows(name)} for name in run.frames},
-        "cores": _cores(run),
-        "processes": _processes(run),
+        "cores": _sum_cores(run),
+        "processes": _sum_processes(run),
         "utilization": utilization.build(run),
-        "recorded": _recorded(supervisor),
+        "recorded": _sum_recording(supervisor),
         "telemetry_rows_lost": supervisor.telemetry_rows_lost,
-        "events": _events(run),
+        "events": _newest_events(run),
         "python": platform.python_version(),
     }
 
 
-def _events(run: Attachment) -> list[dict[str, Any]]:
-    """The newest events, oldest first."""
+def _newest_events(run: Attachment) -> list[dict[str, Any]]:
+    """Return the newest events, oldest first."""
     frame = run.frame("telemetry.events").tail(_EVENTS_KEPT)
     return [
         {**event, "ts": event["ts"].isoformat(), "fields": orjson.loads(event["fields"])}
@@ -58,8 +60,8 @@ def _events(run: Attachment) -> list[dict[str, Any]]:
     ]
 
 
-def _recorded(supervisor: Supervisor) -> dict[str, Any] | None:
-    """What the recorder brought into the store; None where nothing was to be recorded."""
+def _sum_recording(supervisor: Supervisor) -> dict[str, Any] | None:
+    """Return what the recorder brought into the store; None if the run was not recorded."""
     if supervisor.recorder is None:
         return None
     state = supervisor.recorder.state
@@ -76,23 +78,23 @@ def _recorded(supervisor: Supervisor) -> dict[str, Any] | None:
 
 
 def t_total_s(supervisor: Supervisor) -> float | None:
-    """How long the first cycle of all streams took, from the first start to the last end."""
-    firsts = [record.cycles[1] for record in supervisor.feeds.values() if 1 in record.cycles]
+    """Return seconds of the first fetch cycle of all streams, from the first start to the last end."""
+    firsts = [feed.cycles[1] for feed in supervisor.feeds.values() if 1 in feed.cycles]
     if not firsts:
         return None
     return (max(end for _, end in firsts) - min(start for start, _ in firsts)) / 1e9
 
 
-def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) -> dict[str, Any]:
-    """One stream: its metrics of the last sample, and what only the supervisor knows."""
-    rejects = reject_path(supervisor.config.rejects, supervisor.run_id, record.stream)
-    times = sorted((end - start) / 1e9 for start, end in record.cycles.values())
-    first = record.cycles.get(1)
+def _describe_stream(row: dict[str, Any], feed: FeedProcess, supervisor: Supervisor) -> dict[str, Any]:
+    """Return one stream's metrics of the last sample, and what only the supervisor knows."""
+    rejects = reject_path(supervisor.config.rejects, supervisor.run_id, feed.stream)
+    times = sorted((end - start) / 1e9 for start, end in feed.cycles.values())
+    first = feed.cycles.get(1)
     found = {
-        "state": record.stage.label,
-        "reason": record.failure or None,
+        "state": feed.stage.label,
+        "reason": feed.failure or None,
         **group_values(row),
-        "symbols_failed": dict(sorted(record.failed.items())),  # which ones and why, not how many
+        "symbols_failed": dict(sorted(feed.failed.items())),  # which ones and why, instead of how many
         "rejects_file": str(rejects) if rejects.exists() else None,
     }
     found["fetch"] |= {
@@ -102,8 +104,8 @@ def _stream(row: dict[str, Any], record: FeedProcess, supervisor: Supervisor) ->
     return found
 
 
-def _bars(run: Attachment, stream: str) -> dict[str, Any]:
-    """Minute bars built here against those that the service sent: how many of each number differ."""
+def _compare_bars(run: Attachment, stream: str) -> dict[str, Any]:
+    """Compare minute bars built here with the service's; count the differing values by column."""
     beside = run.compare_bars(stream) if f"{stream}.bars" in run.frames else None
     differing: dict[str, int] = {}
     if beside is not None:
@@ -116,8 +118,8 @@ def _bars(run: Attachment, stream: str) -> dict[str, Any]:
     }
 
 
-def _cores(run: Attachment) -> dict[str, Any]:
-    """Percent busy over the run, of each core and on average."""
+def _sum_cores(run: Attachment) -> dict[str, Any]:
+    """Return the percentage that each core was busy over the run, and the mean."""
     # The first sample covers no time yet.
     frame = run.frame("telemetry.cores")
     if frame.height:
@@ -131,7 +133,7 @@ def _cores(run: Attachment) -> dict[str, Any]:
     }
 
 
-def _processes(run: Attachment) -> list[dict[str, Any]]:
+def _sum_processes(run: Attachment) -> list[dict[str, Any]]:
     frame = run.frame("telemetry.processes").with_columns(pl.col("role", "stream").cast(pl.String))
     by_process = (
         frame.group_by("role", "stream", "pid", maintain_order=True)
@@ -142,7 +144,7 @@ def _processes(run: Attachment) -> list[dict[str, Any]]:
 
 
 def check_path(path: str | Path) -> None:
-    """Raise `ConfigError` if no report could be written there: better told before a run than after."""
+    """Raise `ConfigError` if no report can be written to `path`, before a run rather than after it."""
     path = Path(path).absolute()
     if not path.parent.is_dir():
         raise ConfigError(f"report: no folder {path.parent}")
@@ -153,7 +155,7 @@ def check_path(path: str | Path) -> None:
 
 
 def write(report: dict[str, Any], path: str | Path) -> None:
-    """Write the report as JSON. Raises `ConfigError` where the file cannot be written."""
+    """Write the report as JSON. Raises `ConfigError` if the file cannot be written."""
     try:
         Path(path).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:

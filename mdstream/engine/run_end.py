@@ -1,4 +1,4 @@
-"""How a run ends once its feeds have: count what they left, finish the recording, find the exit code."""
+"""The end of a run, once its feeds have ended: leftovers, the rest of the recording, the exit code."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _POLL_S = 0.1
 
 
 def has_leftovers(run: Path, feed: FeedProcess) -> bool:
-    """Return whether a feed that is gone left payloads that were received and not committed."""
+    """Return whether a feed that has ended left payloads that were received but not committed."""
     return bool(recovery.find(run, feed.stream, feed.state).pending)
 
 
 def settle_leftovers(run: Path, feed: FeedProcess) -> None:
-    """Count what a feed that is gone for good left in its slabs, and free their memory for others."""
+    """Count the payloads that a feed left in its slabs when it ended for good, and free their memory."""
     leftovers = recovery.find(run, feed.stream, feed.state)
     recovery.settle(feed.state, leftovers.pending)
     for slab in (*leftovers.pending, *leftovers.free):
@@ -39,8 +39,9 @@ def finish_recording(
     timeout_s: float,
     is_aborted: Callable[[], bool],
 ) -> bool:
-    """Wait until all of an ended run is recorded, by `recorder` or by one that somebody started; return
-    whether it is. If not, the run's folder stays when `directory` closes.
+    """Wait until all of an ended run is recorded, by `recorder` or by a recorder that a user started.
+
+    Return whether it is. If it is not, the run's folder stays when `directory` closes.
     """
     if recorder is not None:
         finished = recorder.finish(timeout_s, is_aborted)
@@ -63,10 +64,10 @@ def finish_recording(
 
 
 def exit_code(feeds: Iterable[FeedProcess], is_recorded: bool) -> Exit:
-    """Return the code that a run ends with, if nobody aborted it.
+    """Return the code that a run ends with, unless it was aborted.
 
-    It is the reason's own code if all streams that failed share one, else that a stream failed; the same
-    if not all is recorded.
+    If all failed streams share one unrecoverable code, that is it. Otherwise any failed stream, or an
+    incomplete recording, makes it STREAM_FAILED.
     """
     codes = {feed.exit_code for feed in feeds if feed.stage is Stage.FAILED}
     if not codes:

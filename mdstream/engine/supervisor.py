@@ -1,14 +1,14 @@
-"""Runs all streams at once: one feed process each, watched, restarted, and stopped in order.
+"""Runs all streams at once: one feed process for each, which it watches, restarts, and stops in order.
 
-    start    remove dead runs · run directory · (simulator) · all feeds · "go", so that all fetch at once
-    watch    exit codes, heartbeats, restarts with backoff; one stream's trouble touches no other
-    stop     1 feeds drain: receive no more, finish what is under way, close their frames
-             2 those that do not end in time are killed
+    start    remove dead runs · run directory · (simulator) · all feeds · "fetch", so that all begin at once
+    watch    exit codes, heartbeats, restarts with backoff; trouble of one stream does not touch the others
+    stop     1 feeds drain: they stop receiving, commit what they have, and close their frames
+             2 feeds that do not end in time are killed
              3 recorder · last telemetry · report · simulator · run directory removed
 
-What happens to one feed is decided in `feed_process`; how a run ends once all feeds have, in `run_end`.
-A feed that exits with a code that no new attempt can change (bad key, bad setting, full shared memory) is
-not restarted: its stream has failed, the others go on.
+`feed_process` decides what happens to one feed; `run_end` ends a run once all feeds have ended. A feed that
+exits with a code that a restart cannot help (bad key, bad setting, full shared memory) is not restarted:
+its stream has failed, and the others continue.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ _LINGER_S = 0.3
 
 
 class Supervisor:
-    """Runs one engine from start to report. Blocks in `run`; `stop` may be called from a signal.
+    """Runs one engine from start to report. Blocks in `run`; `stop` may be called from a signal handler.
 
-    `write_log` gets every log record of every process; `on_sample` is called after each second's
-    telemetry, and once all feeds are up.
+    `write_log` gets every log record of every process. `on_sample` is called after the telemetry of each
+    second, and once all feeds are up.
     """
 
-    # The stage of the run: written by `run`, and by `stop` from a signal handler.
+    # The progress of the run: written by `run`, and by `stop` from a signal handler.
     started_ns: int
     ended_ns: int
     draining: bool
     aborted: bool
     _fetching: bool
-    """Whether the feeds were sent "go"."""
+    """Whether the feeds were asked to start fetching."""
 
-    # The parts: written by `_start`, each owns its own state. None before it.
+    # The parts: written by `_start`, None before it. Each owns its own state.
     directory: RunDirectory | None
     feeds: dict[str, FeedProcess]
     recorder: RecorderProcess | None
     _effective: Config
-    """The settings that the parts get: `config` with memory, places and addresses filled in."""
+    """The settings that the parts get: `config` with memory sizes, paths and addresses filled in."""
     _facts: dict[str, Any]
     """What `run.json` says about the run."""
     _measurements: Measurements | None
@@ -80,7 +80,7 @@ class Supervisor:
     _launcher: Launcher | None
     _simulator: EmbeddedSimulator | None
 
-    # What else `_wait` waits for: written by `watch` and `unwatch`.
+    # Other descriptors that `_wait` waits for: written by `watch` and `unwatch`.
     _inputs: dict[Any, Callable[[], None]]
 
     # The end: written by `_settle` and `run`.
@@ -133,33 +133,33 @@ class Supervisor:
         return all(feed.stage.is_up or feed.stage.is_final for feed in self.feeds.values())
 
     def watch(self, source: int, act: Callable[[], None]) -> None:
-        """Call `act` whenever file descriptor `source` can be read."""
+        """Call `act` whenever file descriptor `source` is readable."""
         self._inputs[source] = act
 
     def unwatch(self, source: int) -> None:
         self._inputs.pop(source, None)
 
     def command(self, stream: str, *command: Any) -> None:
-        """Send a command to one feed (`subscribe` or `unsubscribe`, channels, symbols)."""
+        """Send a command to one feed: `subscribe` or `unsubscribe`, channels, symbols."""
         self.feeds[stream].command(*command)
 
     def stop(self) -> None:
-        """Drain and end the run; called again, end it at once. Safe in a signal handler."""
+        """Drain and end the run; a second call ends it at once. Safe in a signal handler."""
         if self.draining:
             self.aborted = True
         self.draining = True
         os.write(self._wake_write, b"!")
 
     def run(self, finish: Callable[[Supervisor], None]) -> Exit:
-        """Run until stopped, until `duration` is over, or until no stream is left.
+        """Run until stopped, until `duration` is reached, or until no stream is left. Return the exit code.
 
-        `finish` is called at the end, while the frames are still there: the place for a report.
+        `finish` is called at the end, while the frames still exist: the place for a report.
         """
         logs.set_up(self.config.log.level, self._write_log)
         preparation.prepare_environment()
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
         for dead in rundir.reap(root):
-            log.info("removed what the dead run %s had left", dead.name)
+            log.info("removed the leftovers of the dead run %s", dead.name)
         for dead in start_for_dead_runs(root, self.config.store):
             log.info("recording the rest of the dead run %s in the background", dead.name)
         with RunDirectory(root) as self.directory:
@@ -193,7 +193,7 @@ class Supervisor:
             len(config.streams), config.workers_per_stream(), config.handoff, config.frames
         )
         if why := preparation.too_many_workers(demand.workers, demand.streams):
-            log.warning("%s: the default shares them out", why)
+            log.warning("%s; unset `workers` to divide the cores among the streams", why)
         fitted = preparation.fit_memory(demand, directory.path.parent)
         preparation.check_rejects(config.rejects, directory.run)
         config = replace(config, handoff=fitted.handoff, frames=fitted.frames)
@@ -204,7 +204,7 @@ class Supervisor:
         return config
 
     def _start(self, directory: RunDirectory) -> None:
-        handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_on)
+        handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_while_wanted)
         self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
         self._launcher = Launcher(self.config.start_timeout_s)
         if self.config.simulated:
@@ -272,7 +272,7 @@ class Supervisor:
                 self.draining = True
 
     def _wait(self, timeout: float) -> None:
-        """Handle whatever comes within `timeout` seconds, at least once."""
+        """Handle everything that comes within `timeout` seconds, at least once."""
         feeds = self.feeds.values()
         pipes: dict[Any, FeedProcess] = {f.pipe: f for f in feeds if f.pipe is not None}
         ends: dict[Any, FeedProcess] = {f.sentinel: f for f in feeds if f.process}
@@ -282,7 +282,7 @@ class Supervisor:
                 pipes[source].receive()
             elif source in ends:
                 feed = ends[source]
-                feed.ended()
+                feed.handle_exit()
                 if feed.stage is Stage.FAILED:
                     self._settle(feed)
                 elif feed.stage is Stage.HALTED:
@@ -292,13 +292,13 @@ class Supervisor:
             elif source in self._inputs:
                 self._inputs[source]()
 
-    def _wait_on(self, timeout: float) -> bool:
-        """`_wait`; return whether the run is still wanted."""
+    def _wait_while_wanted(self, timeout: float) -> bool:
+        """Wait as `_wait` does; return whether the run is still wanted."""
         self._wait(timeout)
         return not self.draining
 
     def _check(self) -> None:
-        """Handle hung feeds, feeds that do not start, restarts that are due."""
+        """Handle hung feeds, feeds that do not start, and restarts that are due."""
         for feed in self.feeds.values():
             feed.check(self.config.start_timeout_s, self.config.hang_timeout_s)
             if feed.stage is Stage.RESTARTING and time.monotonic() >= feed.restart_at:
@@ -306,16 +306,18 @@ class Supervisor:
         if self.recorder is not None:
             self.recorder.check()
         if self._simulator is not None and not self._simulator.process.is_alive():
-            self._report("simulator", EventKind.DIED, "died; restarting it on its port", Severity.WARNING)
-            self._simulator.start_again()
+            self._report(
+                "simulator", EventKind.DIED, "died; restarting it on the same port", Severity.WARNING
+            )
+            self._simulator.restart()
 
     def _start_fetching(self) -> None:
-        """Once every feed is up, all begin to fetch at once; one that comes up later need not wait."""
+        """Once all feeds are up, make them start fetching at once. A later one starts by itself."""
         late = time.time_ns() - self.started_ns > _FETCH_TIMEOUT_S * 1e9
         if not self._fetching and (late or self.is_up):
             self._fetching = True
             for feed in self.feeds.values():
-                feed.command("go")
+                feed.command("fetch")
             self._on_sample(self)
 
     def _report_recorder(self, text: str, level: int) -> None:
@@ -333,7 +335,7 @@ class Supervisor:
     # -- stop
 
     def _drain(self) -> None:
-        """Have every feed finish what it has; kill those that do not in time."""
+        """Make every feed commit what it has; kill those that do not end in time."""
         self.draining = True
         drained = time.monotonic()
         deadline = drained + self.config.drain_timeout_s
@@ -350,10 +352,10 @@ class Supervisor:
             self._wait(min(0.5, max(0.01, left)))
         for feed in self.feeds.values():
             self._settle(feed)
-            feed.judge(drained)
+            feed.fail_if_unserved(drained)
 
     def _finish_feed(self, feed: FeedProcess) -> None:
-        """The run ends while a feed has no process: one more commits what it had received, if anything."""
+        """End the stream of a feed without a process, or start one that commits what the last one left."""
         if feed.up_since is not None and run_end.has_leftovers(self.path, feed):
             self._start_feed(feed)
         else:
@@ -367,7 +369,7 @@ class Supervisor:
     def _end_children(self) -> None:
         for feed in self.feeds.values():
             if feed.process is not None:
-                feed.kill("the run is over")
+                feed.kill("the run has ended")
                 feed.process.join(5.0)
         if self._simulator is not None:
             self._simulator.stop()

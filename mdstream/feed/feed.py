@@ -79,7 +79,7 @@ class Feed:
     _client: RestClient | None
     _fetcher: Fetcher | None
     # Set by commands of the supervisor, and by SIGTERM.
-    _go: asyncio.Event
+    _may_fetch: asyncio.Event
     """Fetching may start."""
     _stop: asyncio.Event
 
@@ -96,7 +96,7 @@ class Feed:
         self._pipe = pipe
         self._pool = pool
         self._stop = asyncio.Event()
-        self._go = asyncio.Event()
+        self._may_fetch = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched = self._client = self._fetcher = None
         self._before = {name: state[name] for name in _CARRIED_ON}
@@ -199,7 +199,7 @@ class Feed:
 
     async def _fetch_forever(self) -> None:
         """A cycle over all symbols at start, and one each interval."""
-        await self._go.wait()
+        await self._may_fetch.wait()
         path = requests_path(self._assignment.run, self.spec.name)
         budget = Budget.shared(self._assignment.budget, path)
         fetch = self._config.fetch
@@ -282,8 +282,8 @@ class Feed:
             self._stop.set()
             return
         match name:
-            case "go":
-                self._go.set()
+            case "fetch":
+                self._may_fetch.set()
             case "drain":
                 self._stop.set()
             case "subscribe" | "unsubscribe":

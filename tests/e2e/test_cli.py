@@ -259,7 +259,7 @@ def test_a_killed_supervisor_takes_all_processes_along_and_the_next_start_cleans
     assert left.exists()
     done = command("run", "--streams", "news", "--duration", "0.5")
     assert done.returncode == 0
-    assert f"removed what the dead run {left.name} had left" in done.stderr
+    assert f"removed the leftovers of the dead run {left.name}" in done.stderr
     assert not left.exists()
     assert reap() == []
 
@@ -645,5 +645,5 @@ def test_a_stream_that_lost_its_server_for_good_has_failed(tmp_path: Path) -> No
             assert process.returncode == 1
     stream = json.loads(report.read_text())["streams"]["crypto"]
     assert stream["state"] == "failed"
-    assert re.match(r"without its server for the last \d\d s", stream["reason"])
+    assert re.match(r"no connection for the last \d\d s", stream["reason"])
     assert stream["messages"] == stream["committed"] + stream["rejected"] + stream["in_flight"]

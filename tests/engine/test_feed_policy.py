@@ -6,11 +6,11 @@ import pytest
 
 from mdstream.engine.feed_policy import (
     Service,
+    classify_exit,
     count_deaths,
     explain_exit,
     failure_at_end,
     failure_without_process,
-    follow_exit,
     restart_pause,
 )
 from mdstream.engine.feed_state import FeedEvent, Stage
@@ -35,7 +35,7 @@ from mdstream.errors import Exit
     ],
 )
 def test_what_the_end_of_a_process_means(stage: Stage, code: int | None, event: FeedEvent) -> None:
-    assert follow_exit(stage, code) is event
+    assert classify_exit(stage, code) is event
 
 
 def test_an_exit_code_has_words() -> None:
@@ -72,10 +72,10 @@ def judged(**facts: Any) -> str:
         ({}, ""),
         ({"was_connected": False, "up_s": None}, ""),
         ({"was_connected": False, "up_s": 2.0}, ""),
-        ({"was_connected": False, "up_s": 4.0}, "never connected: no answer from the server yet"),
+        ({"was_connected": False, "up_s": 4.0}, "never connected: no answer from the server"),
         ({"was_connected": False, "up_s": 1.0, "trouble": "refused"}, "never connected: refused"),
         ({"trouble": "mute", "trouble_s": 9.0}, ""),
-        ({"trouble": "mute", "trouble_s": 11.0}, "without its server for the last 11 s: mute"),
+        ({"trouble": "mute", "trouble_s": 11.0}, "no connection for the last 11 s: mute"),
         ({"failed": {"B": "bad"}}, ""),
         ({"ok": 0, "failed": {"B": "bad"}}, ""),
         (

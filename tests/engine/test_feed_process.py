@@ -72,7 +72,7 @@ class Case:
                 if source is self.feed.pipe:
                     self.feed.receive()
                 elif source == self.feed.sentinel:
-                    self.feed.ended()
+                    self.feed.handle_exit()
 
     def until_stage(self, stage: Stage) -> None:
         self.until(lambda: self.feed.stage is stage)
@@ -94,10 +94,10 @@ def case(tmp_path: Path) -> Iterator[Case]:
 
 def test_a_feed_that_serves_and_drains_has_stopped(case: Case) -> None:
     assert case.feed.stage is Stage.NEW
-    case.start(*UP, ("expect", "go"), CONNECTED, ("expect", "next"), LOST, *DRAIN)
+    case.start(*UP, ("expect", "fetch"), CONNECTED, ("expect", "next"), LOST, *DRAIN)
     assert case.feed.stage is Stage.STARTING
     case.until_stage(Stage.CONNECTING)
-    case.feed.command("go")
+    case.feed.command("fetch")
     case.until_stage(Stage.STREAMING)
     case.state["established"] = 1
     case.feed.command("next")
@@ -108,19 +108,19 @@ def test_a_feed_that_serves_and_drains_has_stopped(case: Case) -> None:
     assert case.rows.kinds == ["started", "connected", "lost", "stopped"]
     assert case.feed.process is None
     assert case.feed.pipe is None
-    case.feed.judge(time.monotonic())
+    case.feed.fail_if_unserved(time.monotonic())
     assert not case.feed.failure
 
 
 def test_commands_wait_for_the_process_and_hold_for_its_successors(case: Case) -> None:
     case.feed.command("subscribe", ["trades"], ["TSLA"])
-    case.start(*UP, ("expect", "go"), ("exit", 1))
+    case.start(*UP, ("expect", "fetch"), ("exit", 1))
     case.until_stage(Stage.CONNECTING)
-    case.feed.command("go")
+    case.feed.command("fetch")
     case.until_stage(Stage.RESTARTING)
-    case.start(*UP, ("expect", "go"), ("hang",))
+    case.start(*UP, ("expect", "fetch"), ("hang",))
     case.until(lambda: len(case.logs) == 4)
-    assert case.commands == [["subscribe", ["trades"], ["TSLA"]], ["go"]] * 2
+    assert case.commands == [["subscribe", ["trades"], ["TSLA"]], ["fetch"]] * 2
 
 
 def test_a_feed_that_died_is_due_again_after_a_pause_that_grows(case: Case) -> None:
@@ -172,7 +172,7 @@ def test_a_feed_that_does_not_come_up_is_killed_and_restarted(case: Case) -> Non
     case.start(("hang",))
     case.feed.check(0.0, 60.0)
     case.until_stage(Stage.RESTARTING)
-    assert "was not up after 0 s" in case.rows.texts[-1]
+    assert "did not come up within 0 s" in case.rows.texts[-1]
 
 
 def test_a_feed_that_does_not_drain_in_time_is_killed_and_has_failed(case: Case) -> None:
@@ -186,7 +186,7 @@ def test_a_feed_that_does_not_drain_in_time_is_killed_and_has_failed(case: Case)
 
 
 def test_a_feed_that_is_drained_before_it_is_up_gets_no_other_command(case: Case) -> None:
-    case.feed.command("go")
+    case.feed.command("fetch")
     case.start(*DRAIN[:1], *UP, ("exit", 0))
     case.feed.drain()
     case.until_stage(Stage.STOPPED)
@@ -231,7 +231,7 @@ def test_a_stream_given_up_between_two_processes_failed_unless_it_ever_served(
 def test_a_run_that_ends_before_a_feed_started_leaves_nothing_to_do(case: Case) -> None:
     case.feed.drain()
     case.feed.give_up()
-    case.feed.judge(time.monotonic())
+    case.feed.fail_if_unserved(time.monotonic())
     assert case.feed.stage is Stage.STOPPED
 
 
@@ -240,7 +240,7 @@ def test_a_stream_that_never_had_an_answer_has_failed_at_the_end(case: Case) -> 
     case.until_stage(Stage.CONNECTING)
     case.feed.drain()
     case.until_stage(Stage.STOPPED)
-    case.feed.judge(time.monotonic())
+    case.feed.fail_if_unserved(time.monotonic())
     assert case.feed.stage is Stage.FAILED
     assert case.feed.failure == "never connected: connection refused"
 

@@ -59,7 +59,9 @@ def test_each_event_leads_where_it_should_and_nowhere_else(stage: Stage, event: 
     if after is not None:
         assert follow(stage, event) is Stage(after)
     else:
-        with pytest.raises(ValueError, match=f"a feed that is {stage.value} cannot take '{event.value}'"):
+        with pytest.raises(
+            ValueError, match=f"a feed in stage {stage.value} cannot handle the event '{event.value}'"
+        ):
             follow(stage, event)
 
 

@@ -58,6 +58,6 @@ def test_a_file_system_that_is_too_small_to_begin_is_refused(
     small = memory.Room(6_000_000, 6_000_000)
     monkeypatch.setattr(memory.Room, "at", classmethod(lambda cls, path: small))
     with pytest.raises(NoSpaceError, match=r"no room for [\d.]+ MB at .*\(6.0 MB free\).*enlarge it"):
-        memory.check(DEMAND, tmp_path)
+        memory.require_room(DEMAND, tmp_path)
     one = DEMAND._replace(streams=1, workers=1)
-    assert memory.check(one, tmp_path) == small
+    assert memory.require_room(one, tmp_path) == small

@@ -101,7 +101,7 @@ def test_all_feeds_begin_to_fetch_at_once_and_drain_at_the_end(tmp_path: Path, f
     assert case.run(stop_once_streaming) is Exit.OK
     assert case.stages == {"stocks": Stage.STOPPED, "crypto": Stage.STOPPED}
     for stream in ("stocks", "crypto"):
-        assert case.commands(stream) == [["go"], ["drain"]]
+        assert case.commands(stream) == [["fetch"], ["drain"]]
         assert case.kinds(stream) == ["started", "connected", "stopped"]
     assert runs() == []
 
@@ -122,11 +122,11 @@ def test_one_streams_failure_stops_no_other_and_names_the_exit_code(tmp_path: Pa
 
 
 def test_a_feed_that_dies_is_replaced_and_fetches_too(tmp_path: Path, follow: Follow) -> None:
-    follow({"crypto": [[*UP, ("expect", "go"), ("exit", 1)], SERVES]})
+    follow({"crypto": [[*UP, ("expect", "fetch"), ("exit", 1)], SERVES]})
     case = Case(tmp_path, streams=["crypto"])
     assert case.run(stop_once_streaming) is Exit.OK
     assert case.kinds("crypto") == ["started", "died", "restarted", "connected", "stopped"]
-    assert case.commands("crypto") == [["go"], ["go"], ["drain"]]
+    assert case.commands("crypto") == [["fetch"], ["fetch"], ["drain"]]
 
 
 def test_a_run_ends_by_itself_once_no_stream_is_left(tmp_path: Path, follow: Follow) -> None:
@@ -198,7 +198,7 @@ def test_other_descriptors_are_watched_and_commands_reach_their_feed(
             os.write(write, b"subscribe")
 
     assert case.run(watch) is Exit.OK
-    assert case.commands("stocks") == [["go"], ["subscribe", ["trades"], ["TSLA"]], ["drain"]]
-    assert case.commands("crypto") == [["go"], ["drain"]]
+    assert case.commands("stocks") == [["fetch"], ["subscribe", ["trades"], ["TSLA"]], ["drain"]]
+    assert case.commands("crypto") == [["fetch"], ["drain"]]
     os.close(read)
     os.close(write)

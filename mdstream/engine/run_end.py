@@ -12,7 +12,7 @@ from mdstream.engine.feed_state import Stage
 from mdstream.errors import UNRECOVERABLE, Exit
 from mdstream.feed import recovery
 from mdstream.frames import rundir
-from mdstream.frames.rundir import RunDirectory
+from mdstream.frames.rundir import RunDirectory, slabs_path
 from mdstream.recording.process import RecorderProcess
 
 log = logging.getLogger(__name__)
@@ -22,12 +22,12 @@ _POLL_S = 0.1
 
 def has_leftovers(run: Path, feed: FeedProcess) -> bool:
     """Return whether a feed that has ended left payloads that were received but not committed."""
-    return bool(recovery.find(run, feed.stream, feed.state).pending)
+    return bool(recovery.find(slabs_path(run), feed.stream, feed.state).pending)
 
 
 def settle_leftovers(run: Path, feed: FeedProcess) -> None:
     """Count the payloads that a feed left in its slabs when it ended for good, and free their memory."""
-    leftovers = recovery.find(run, feed.stream, feed.state)
+    leftovers = recovery.find(slabs_path(run), feed.stream, feed.state)
     recovery.settle(feed.state, leftovers.pending)
     for slab in (*leftovers.pending, *leftovers.free):
         slab.unlink()

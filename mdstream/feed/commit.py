@@ -185,6 +185,7 @@ class Committer:
         """
         if self._bars is not None:
             self._bars.finish()
+        self.flush()
         for frame in (*self.frames.values(), self._log, self._latest, self._books):
             if frame is not None:
                 frame.close()

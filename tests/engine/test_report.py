@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mdstream.config import Config
 from mdstream.engine import report
+from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.measure import Measurements
 from mdstream.engine.supervisor import Supervisor
@@ -33,8 +34,10 @@ def build(run: Path, state: FeedState, measurements: Measurements) -> tuple[dict
     supervisor = Supervisor(Config(streams=("stocks",)), lambda record: None)
     supervisor.directory = SimpleNamespace(path=run, run=attach(str(run)).run)  # type: ignore[assignment]
     supervisor._measurements = measurements
-    supervisor.feeds = {"stocks": FeedProcess("stocks", state, lambda *_: None, lambda _: None)}
-    measurements.sample(supervisor.feeds.values(), False)
+    supervisor.feeds = {
+        "stocks": FeedProcess("stocks", (), state, EventLog(measurements.writer), lambda _: None)
+    }
+    measurements.sample(supervisor.feeds.values())
     built = report.build(supervisor)
     console = Console(file=io.StringIO(), width=200)
     summary.show(built, console)
@@ -45,7 +48,8 @@ def build(run: Path, state: FeedState, measurements: Measurements) -> tuple[dict
 def test_updates_without_room_and_rejects_without_disk_are_reported(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            r.committer.dictionaries["symbols"].add([f"S{i}" for i in range(MOST_ROWS)])
+            writers = r.committer._dictionaries._writers
+            writers["symbols"].add([f"S{i}" for i in range(MOST_ROWS)])
             r.committer.rejects = RejectFile(tmp_path / "rejects", limit=10)
             await r.feed([(TRADE, PayloadKind.JSON, 1), (b"[garbage", PayloadKind.JSON, 2)])
             await r.drain()
@@ -75,7 +79,7 @@ def test_telemetry_that_finds_no_room_is_reported(tmp_path: Path) -> None:
         assert built["telemetry_rows_lost"] >= 4
         assert f"{built['telemetry_rows_lost']} rows of telemetry for which memory had no room" in text
         (run.path / "filling").unlink()
-        measurements.sample([], False)
+        measurements.sample([])
         machine = attach(str(run.path)).frame("telemetry.machine")
         assert machine["telemetry_rows_lost"].to_list() == [built["telemetry_rows_lost"]]
         measurements.close()

@@ -10,7 +10,7 @@ from mdstream.engine import run_end
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
 from mdstream.errors import Exit
-from mdstream.frames.rundir import RunDirectory, slab_path, state_path
+from mdstream.frames.rundir import RunDirectory, slabs_path, state_path
 from mdstream.handoff.slab import Slab
 from mdstream.recording.process import RecorderProcess
 from mdstream.recording.state import RecorderLock
@@ -40,7 +40,7 @@ def ended(*arguments: Any) -> FeedProcess:
 def test_what_a_feed_left_is_counted_once_and_its_memory_is_free(directory: RunDirectory) -> None:
     feed = ended(Stage.FAILED, 1, directory.path)
     assert not run_end.has_leftovers(directory.path, feed)
-    slab = Slab.create(slab_path(directory.path, "stocks-0"), 4096)
+    slab = Slab.create(slabs_path(directory.path) / "stocks-0", 4096)
     slab.begin(1)
     for payload in (b"[1]", b"[2,3]"):
         slab.append(payload, PayloadKind.JSON, 0)

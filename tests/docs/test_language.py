@@ -44,7 +44,6 @@ BANNED = {
 """Pattern → what to write instead."""
 
 ALLOWED: dict[str, int] = {
-    "mdstream/engine": 2,
     "mdstream/feed": 10,
     "mdstream/frames": 12,
     "mdstream/handoff": 10,

@@ -38,13 +38,13 @@ class Measurements:
         self.streams = {feed.stream: self._stream(ts, feed) for feed in feeds}
         self.writer.write(STREAMS, list(self.streams.values()))
         ended = [sample for feed in feeds for sample in feed.used]
-        processes = self._sampler.processes(self._roles(feeds), ended)
+        processes = self._sampler.sample_processes(self._roles(feeds), ended)
         for feed in feeds:
             feed.used = []
         self.writer.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
-        cores = self._sampler.cores()
+        cores = self._sampler.sample_cores()
         self.writer.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
-        machine = self._sampler.machine(self._run)
+        machine = self._sampler.sample_machine(self._run)
         lost = {"telemetry_rows_lost": self.writer.lost}
         self.writer.write(MACHINE, [{"ts": ts, **asdict(machine), **lost}])
 

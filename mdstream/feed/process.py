@@ -57,7 +57,7 @@ def main(assignment: Assignment, pipe: Connection) -> None:
             log.exception("the feed failed")
             outbox.put("crashed", f"{type(error).__name__}: {error}")
             code = Exit.STREAM_FAILED
-    used += Sampler().processes({os.getpid(): ("feed", assignment.stream)})
+    used += Sampler().sample_processes({os.getpid(): ("feed", assignment.stream)})
     outbox.put("exit", (code, used))  # the fork server, who would know the code, may be gone
     outbox.close()
     # Threads of a broken executor may hold up a clean exit; not for long.
@@ -91,7 +91,7 @@ async def serve(
     finally:
         beat.cancel()
         state["connected"] = 0
-        used += Sampler().processes(dict.fromkeys(workers, ("worker", assignment.stream)))
+        used += Sampler().sample_processes(dict.fromkeys(workers, ("worker", assignment.stream)))
         await pool.close()
 
 

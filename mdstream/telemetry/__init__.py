@@ -1,1 +1,1 @@
-"""The engine's measurements of itself, kept as frames like any other data."""
+"""The engine's measurements of itself, kept as frames like all other data."""

@@ -1,4 +1,4 @@
-"""What happens in a run, as rows for `telemetry.events` and `telemetry.symbols`.
+"""Events of a run, as rows for `telemetry.events` and `telemetry.symbols`.
 
 The process that notices something makes a `RunEvent`; only the supervisor writes it. Any program can read
 from the frames what went wrong and when, and which symbols are served.
@@ -13,38 +13,38 @@ from typing import Any, NamedTuple
 
 
 class EventKind(StrEnum):
-    """What happened, for programs; an event's text says it to people."""
+    """What happened, for programs. The text of an event says it to people."""
 
     STARTED = "started"
     """The first process of a stream is up."""
     RESTARTED = "restarted"
-    """A process is up in the place of one that died."""
+    """A process is up that replaces one that died."""
     RECOVERED = "recovered"
-    """It has taken over what its predecessor had received."""
+    """A new process has taken over the payloads that its predecessor had received."""
     DIED = "died"
-    """A process ended before its time; it is restarted unless the run ends."""
+    """A process ended too early. It is restarted unless the run ends."""
     STOPPED = "stopped"
     """A stream has ended as it should."""
     FAILED = "failed"
-    """A stream is given up."""
+    """A stream has failed for good."""
     CONNECTED = "connected"
     """A stream is connected, and its subscriptions are acknowledged."""
     LOST = "lost"
-    """A stream has lost its connection, or could not make one; it tries again."""
+    """A stream has lost its connection, or could not open one; it retries."""
     WAITING = "waiting"
-    """The server has no place for the connection at this moment; the stream asks again."""
+    """The server has no place for the connection now; the stream retries."""
     REFUSED = "refused"
     """The server does not accept subscriptions."""
     FETCHED = "fetched"
-    """A fetch cycle is over."""
+    """A fetch cycle has ended."""
     RECORDING = "recording"
-    """Recording waits, has trouble, or resumed."""
+    """Recording waits, has trouble, or has resumed."""
     RESOURCES = "resources"
-    """Something was dropped for want of room or time."""
+    """Something was dropped for lack of room or time."""
 
 
 class Severity(IntEnum):
-    """How much an event matters; the numbers are those of log levels."""
+    """Importance of an event; the numbers are those of log levels."""
 
     DEBUG = logging.DEBUG
     INFO = logging.INFO
@@ -53,7 +53,7 @@ class Severity(IntEnum):
 
 
 class RunEvent(NamedTuple):
-    """Something that happened. `fields` are JSON values: the numbers and names behind the text."""
+    """An event. `fields` are JSON values: the numbers and names behind the text."""
 
     kind: EventKind
     text: str
@@ -67,11 +67,11 @@ class SymbolState(StrEnum):
     OK = "ok"
     FAILED = "failed"
     DROPPED = "dropped"
-    """It is no longer wanted."""
+    """The symbol was unsubscribed."""
 
 
 class SymbolChange(NamedTuple):
-    """A symbol's new state; `reason` says why it is not served, and is None where it is."""
+    """A symbol's new state. `reason` says why it is not served, and is None if it is."""
 
     symbol: str
     state: SymbolState
@@ -79,11 +79,11 @@ class SymbolChange(NamedTuple):
 
 
 Symbols = tuple[Iterable[str], Mapping[str, str]]
-"""Symbols that are served; symbols that are not, each with the reason."""
+"""Symbols that are served, and symbols that are not, each with the reason."""
 
 
 def compare_symbols(before: Symbols, now: Symbols) -> Iterator[SymbolChange]:
-    """Yield each symbol whose state or reason differs, in the order of `now`; dropped ones come last."""
+    """Yield each symbol whose state or reason has changed, in the order of `now`; dropped ones last."""
     (ok_before, failed_before), (ok, failed) = before, now
     known = {**dict.fromkeys(ok_before), **failed_before}
     current = {**dict.fromkeys(ok), **failed}

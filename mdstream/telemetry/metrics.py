@@ -1,7 +1,7 @@
 """THE table of metrics: one row for each thing that the engine counts or measures about itself.
 
                  ┌─► telemetry.state       the words of a feed's state in shared memory
-    this table ──┼─► telemetry.schema      the columns of `telemetry.streams` and its like
+    this table ──┼─► telemetry.schema      the columns of `telemetry.streams` and of the other frames
                  ├─► engine.measure        the row of each second
                  ├─► engine.report         the keys of a stream in the report
                  ├─► views.summary         the warnings below the report
@@ -43,9 +43,9 @@ class Source(Enum):
     """Where the value of a metric is kept."""
 
     LIVE = "live"
-    """In a word of the feed's state that changes by itself."""
+    """In a word of the feed's state that is set on its own."""
     COMMITTED = "committed"
-    """In a word of the feed's state that grows with each batch, together with all others of its kind."""
+    """In a word of the feed's state that grows with each batch, together with all others of this source."""
     LENGTH = "length"
     """Like `COMMITTED`, but a batch sets it: to the length of a frame."""
     BUCKETS = "buckets"
@@ -62,10 +62,10 @@ Values = Mapping[str, Any]
 """Values by the name of their metric: numbers, and arrays of counts for histograms."""
 
 Formula = Callable[[Values], float | None]
-"""Computes a metric from others of the same stream. None: there is nothing to compute it from."""
+"""Computes a metric from others of the same stream; None if they have no data."""
 
 _GROUPS = ("fetch", "pool", "bars", "latency", "feed_delay")
-"""A metric whose name begins with one of these is part of a group in the report."""
+"""Groups of the report. A metric whose name begins with one of these belongs to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Metric:
     """A row of the table.
 
     `unit` is the unit of measurement, or says what is counted. `source` is the place where the value is
-    kept, or the formula that yields it. The report warns of an `is_loss` that is not 0: it shows number and
-    `help`. An `is_internal` word is for formulas and the engine itself.
+    kept, or the formula that computes it. If a metric with `is_loss` is not 0, the report warns with the
+    number and `help`. A metric with `is_internal` serves formulas and the engine itself.
     """
 
     kind: MetricKind
@@ -87,7 +87,7 @@ class Metric:
 
     @property
     def is_column(self) -> bool:
-        """Whether it is one number for readers: a column of a frame, a key of the report."""
+        """Whether readers see it as one number: a column of a frame, a key of the report."""
         return self.kind is not MetricKind.HISTOGRAM and not self.is_internal
 
     @property
@@ -96,7 +96,7 @@ class Metric:
 
     @property
     def place(self) -> tuple[str, str]:
-        """The group in the report ("" for none) and the key there."""
+        """The group in the report ("" for none) and the key in it."""
         group = next((group for group in _GROUPS if self.name.startswith(group + "_")), "")
         return group, self.name.removeprefix(group + "_")
 
@@ -111,12 +111,12 @@ def _sum_of(*names: str) -> Formula:
     return lambda values: sum(values[name] for name in names)
 
 
-def _received(what: str) -> Formula:
-    """A feed publishes the count a few times a second, and may have committed more in between."""
+def _received_of(what: str) -> Formula:
+    """A feed publishes this count a few times a second; it may have committed more since."""
     return lambda values: max(values[f"{what}_received"], values[f"{what}_committed"])
 
 
-def _in_flight(what: str) -> Formula:
+def _in_flight_of(what: str) -> Formula:
     return lambda values: max(0, values[f"{what}_received"] - values[f"{what}_committed"])
 
 
@@ -137,7 +137,7 @@ def _percentiles(name: str, what: str) -> Iterator[Metric]:
 _LIFE = (
     Gauge("pid", "process id", LIVE, "Process of the feed."),
     Counter("restarts", "processes", LIVE, "Processes started to replace a feed that died."),
-    Gauge("heartbeat_ns", "nanoseconds", LIVE, "When the feed's loop last ran, since 1970."),
+    Gauge("heartbeat_ns", "nanoseconds", LIVE, "When the event loop of the feed last ran, since 1970."),
 )
 
 _CONNECTION = (
@@ -146,7 +146,7 @@ _CONNECTION = (
     Counter("reconnects", "attempts", LIVE, "Attempts to connect again."),
     Gauge("symbols_ok", "symbols", LIVE, "Symbols that are served."),
     Gauge("symbols_failed", "symbols", LIVE, "Symbols that are not served."),
-    Counter("control", "messages", LIVE, "Messages of the protocol, which hold no data."),
+    Counter("control", "messages", LIVE, "Messages of the protocol that hold no data."),
 )
 
 _WEBSOCKET = (
@@ -154,17 +154,17 @@ _WEBSOCKET = (
     Word("bytes_received", "bytes", LIVE, "Bytes of `payloads_received`."),
     Word("payloads_committed", "payloads", COMMITTED, "Payloads of committed batches."),
     Word("bytes_committed", "bytes", COMMITTED, "Bytes of `payloads_committed`."),
-    Counter("payloads", "payloads", _received("payloads"), "Payloads received over the WebSocket."),
-    Counter("bytes", "bytes", _received("bytes"), "Bytes received over the WebSocket."),
+    Counter("payloads", "payloads", _received_of("payloads"), "Payloads received over the WebSocket."),
+    Counter("bytes", "bytes", _received_of("bytes"), "Bytes received over the WebSocket."),
     Counter("committed", "messages", COMMITTED, "Messages whose rows are in the frames."),
     Counter("rejected", "messages", COMMITTED, "Messages that could not become rows."),
-    Gauge("in_flight", "payloads", _in_flight("payloads"), "Payloads received and not committed yet."),
+    Gauge("in_flight", "payloads", _in_flight_of("payloads"), "Payloads received and not committed yet."),
     Gauge(
         "messages",
         "messages",
         _sum_of("committed", "rejected", "in_flight"),
-        "Messages received: committed, rejected and in flight. A payload in flight counts as one, so the "
-        "number shrinks when it turns out to hold none.",
+        "Messages received: committed, rejected and in flight. A payload in flight counts as one message, "
+        "so the number shrinks if the payload holds none.",
     ),
 )
 
@@ -180,7 +180,7 @@ _REST = (
     Gauge(
         "fetch_in_flight",
         "payloads",
-        _in_flight("fetch_payloads"),
+        _in_flight_of("fetch_payloads"),
         "REST bodies received and not committed yet.",
     ),
     Gauge(
@@ -194,7 +194,7 @@ _REST = (
 _BATCHES = (
     Word("sequence", "batches", LIVE, "Sequence number of the last committed batch."),
     Counter("batches", "batches", COMMITTED, "Batches committed."),
-    Counter("quarantined", "batches", COMMITTED, "Batches given up and kept with the rejects."),
+    Counter("quarantined", "batches", COMMITTED, "Batches that were given up and kept with the rejects."),
     Counter("stalls", "stalls", LIVE, "Times that receiving paused because no slab was free."),
     Gauge("slabs", "slabs", LIVE, "Slabs in shared memory."),
     Gauge("pool_size", "workers", LIVE, "Workers of the stream."),
@@ -232,15 +232,20 @@ PROCESS = (
     Gauge("cpu_percent", "percent", SAMPLE, "CPU time since the last sample; 100 is one core."),
     Counter("cpu_user_s", "seconds", SAMPLE, "CPU time in user mode."),
     Counter("cpu_system_s", "seconds", SAMPLE, "CPU time in the kernel."),
-    Gauge("rss_bytes", "bytes", SAMPLE, "Resident memory, with the pages that others share."),
+    Gauge("rss_bytes", "bytes", SAMPLE, "Resident memory, shared pages included."),
     Gauge("threads", "threads", SAMPLE, "Threads."),
-    Counter("voluntary_switches", "switches", SAMPLE, "Context switches of a process that waits."),
+    Counter("voluntary_switches", "switches", SAMPLE, "Context switches because the process waited."),
     Counter("involuntary_switches", "switches", SAMPLE, "Context switches forced by the kernel."),
 )
 """Metrics of one process of the run: a row a second in `telemetry.processes`."""
 
 CORE = (
-    Gauge("busy_percent", "percent", SAMPLE, "Time not idle, interrupts and stolen time too."),
+    Gauge(
+        "busy_percent",
+        "percent",
+        SAMPLE,
+        "Time that the core was not idle, with interrupts and stolen time.",
+    ),
     Gauge("user_percent", "percent", SAMPLE, "Time in user mode."),
     Gauge("system_percent", "percent", SAMPLE, "Time in the kernel."),
 )
@@ -258,7 +263,7 @@ MACHINE = (
 
 
 def group_values(values: Values) -> dict[str, Any]:
-    """Arrange the values of a stream as in the report: those of a group in a dict of their own."""
+    """Return the values of a stream as in the report, where each group is a dictionary of its own."""
     found: dict[str, Any] = {}
     for metric in STREAM:
         if metric.is_column:
@@ -268,7 +273,7 @@ def group_values(values: Values) -> dict[str, Any]:
 
 
 def find_losses(report: Values) -> list[str]:
-    """Return a sentence for each loss that is not 0 in a stream's part of the report, or in the report."""
+    """Return one sentence for each loss that is not 0 in `report` (of a stream, or of the run)."""
     return [
         f"{report[metric.name]:,} {metric.help[0].lower()}{metric.help[1:-1]}"
         for metric in (*STREAM, *MACHINE)

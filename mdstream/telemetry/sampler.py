@@ -1,4 +1,4 @@
-"""What psutil tells of cores and processes, once a second, as rows for the telemetry frames."""
+"""Samples of cores and processes by psutil, once a second, as rows for the telemetry frames."""
 
 from __future__ import annotations
 
@@ -51,26 +51,32 @@ class MachineSample:
 
 
 _LEAST_S = 0.01
-"""No clock is stepped back, and no sample taken twice, but a division by zero would be worse."""
+"""Least time between samples, so that a clock that was set back cannot divide by zero."""
 
 
 class Sampler:
-    """Samples cores and processes; percentages cover the time since the previous sample. A process that
-    was not known then is one that began in between, or is told by its mean since it began.
+    """Samples cores and processes. Percentages cover the time since the previous sample.
+
+    A process that was not in the previous sample started after it, or is averaged since its own start.
     """
 
-    # The mutable state: by process id psutil's handle, and CPU seconds and time of the previous sample;
-    # the time of the previous sample of all.
+    # Written by each sample.
+    _known: dict[int, tuple[psutil.Process, float, float]]
+    """By process id: psutil's handle, and CPU seconds and time of the previous sample."""
+    _at: float
+    """The time of the previous sample of processes."""
+    _times: list[Any]
+    """The times of all cores in the previous sample."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[psutil.Process, float, float]] = {}
+        self._known = {}
         self._at = time.time()
         self._cores = os.sched_getaffinity(0)
         self._times = psutil.cpu_times(percpu=True)
 
-    def cores(self) -> list[CoreSample]:
-        """A sample of each core that this run may use."""
-        # psutil's own percentages take less than a second for a whole one.
+    def sample_cores(self) -> list[CoreSample]:
+        """Return a sample of each core that this run may use."""
+        # psutil's own percentages count less than a second as a whole one.
         before, self._times = self._times, psutil.cpu_times(percpu=True)
         return [
             _core(core, then, now)
@@ -78,22 +84,23 @@ class Sampler:
             if core in self._cores
         ]
 
-    def machine(self, run: Path) -> MachineSample:
-        """A sample of the machine, and of what the run in folder `run` takes of shared memory."""
+    def sample_machine(self, run: Path) -> MachineSample:
+        """Return a sample of the machine, and of the shared memory that the run in folder `run` uses."""
         memory, net = psutil.virtual_memory(), psutil.net_io_counters()
         switches = psutil.cpu_stats().ctx_switches
         return MachineSample(
-            memory.total - memory.available, _taken(run), net.bytes_sent, net.bytes_recv, switches
+            memory.total - memory.available, _folder_bytes(run), net.bytes_sent, net.bytes_recv, switches
         )
 
-    def processes(
+    def sample_processes(
         self, roles: dict[int, tuple[str, str]], ended: Sequence[ProcessSample] = ()
     ) -> list[ProcessSample]:
-        """A sample of each process of `roles` (process id → role, stream) that still lives, and of those
-        that have `ended` and took a last one of themselves.
+        """Return a sample of each running process of `roles` (process id → role, stream).
+
+        Processes that have `ended` took a last sample of themselves; it is returned with its percentage.
         """
         now = time.time()
-        samples = [self._last(sample, now) for sample in ended]
+        samples = [self._complete(sample, now) for sample in ended]
         gone = {sample.pid for sample in ended}
         self._known = {pid: known for pid, known in self._known.items() if pid in roles}
         for pid, (role, stream) in roles.items():
@@ -120,12 +127,12 @@ class Sampler:
                         )
                     )
             except psutil.Error:
-                self._known.pop(pid, None)  # it ended in between
+                self._known.pop(pid, None)  # it has ended meanwhile
         self._at = now
         return samples
 
-    def _last(self, sample: ProcessSample, now: float) -> ProcessSample:
-        """A last sample with the percentage of the time since the one before."""
+    def _complete(self, sample: ProcessSample, now: float) -> ProcessSample:
+        """Return a last sample with the percentage since the one before."""
         if (known := self._known.get(sample.pid)) is None:
             return sample
         _, before, at = known
@@ -137,8 +144,8 @@ class Sampler:
         return process, 0.0, min(process.create_time(), self._at)
 
 
-def _taken(folder: Path) -> int:
-    """Bytes that the files of a folder take; those that go meanwhile are not counted."""
+def _folder_bytes(folder: Path) -> int:
+    """Return the bytes that the files of a folder use, without files that are removed meanwhile."""
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
@@ -148,9 +155,9 @@ def _taken(folder: Path) -> int:
 
 
 def _core(core: int, then: Any, now: Any) -> CoreSample:
-    """What a core did between two readings of psutil's `cpu_times`."""
+    """Return how a core spent the time between two results of psutil's `cpu_times`."""
     spent = {name: max(0.0, getattr(now, name) - getattr(then, name)) for name in now._fields}
-    # A guest's time is in the user's, too.
+    # The time of a guest is also in the user's.
     whole = sum(s for name, s in spent.items() if not name.startswith("guest"))
     if not whole:
         return CoreSample(core, 0.0, 0.0, 0.0)

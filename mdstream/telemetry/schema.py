@@ -20,7 +20,7 @@ def _code(name: str, dictionary: str) -> Column:
 
 
 def _columns(rows: tuple[Metric, ...]) -> tuple[Column, ...]:
-    """Return the columns of `rows`, in their order. What a formula computes may be null."""
+    """Return the columns of `rows`, in their order. A column with a formula may be null."""
     return tuple(
         Column(m.name, Kind.FLOAT if m.is_float else Kind.INT, required=isinstance(m.source, Source))
         for m in rows
@@ -47,14 +47,17 @@ BATCHES = Channel(
         _int("cpu_ns"),
     ),
 )
-"""A row a batch: how much, by which worker, and when it passed each station. `fell_back`: payloads that
-the kernels began and left to the fallback decoder. `cpu_ns`: CPU time of decoding and aggregating."""
+"""A row per batch: its size, its worker, and when it passed each stage.
+
+`fell_back`: payloads that the kernels began and left to the fallback decoder. `cpu_ns`: CPU time of
+decoding and aggregating.
+"""
 
 STREAMS = Channel(
     "streams",
     (_time("ts"), _code("stream", "streams"), _code("state", "states"), *_columns(metrics.STREAM)),
 )
-"""A row a stream and second: its metrics since the start of the run."""
+"""A row per stream and second: the metrics of the stream since the start of the run."""
 
 PROCESSES = Channel(
     "processes",
@@ -66,11 +69,13 @@ PROCESSES = Channel(
         *_columns(metrics.PROCESS),
     ),
 )
-"""A row a process and second; 100 percent is one core."""
+"""A row per process and second; 100 percent is one core."""
 
 CORES = Channel("cores", (_time("ts"), _int("core"), *_columns(metrics.CORE)))
-"""A row a core and second: how busy it was, with everything that runs on this machine. What is busy and
-neither user's nor system's is interrupts, and what the host of a virtual machine took.
+"""A row per core and second: how busy it was, with everything that runs on this machine.
+
+Busy time that is neither user's nor system's is interrupts, and time that the host of a virtual machine
+took.
 """
 
 EVENTS = Channel(
@@ -84,8 +89,10 @@ EVENTS = Channel(
         Column("fields", Kind.JSON, required=True),
     ),
 )
-"""A row an event (`telemetry.events`). `stream` may also be `recorder` or `simulator`; `fields` is a JSON
-object with the numbers and names behind the text.
+"""A row per event (`telemetry.events`).
+
+`stream` may also be `recorder` or `simulator`. `fields` is a JSON object with the numbers and names behind
+the text.
 """
 
 SYMBOLS = Channel(
@@ -98,11 +105,13 @@ SYMBOLS = Channel(
         Column("reason", Kind.TEXT),
     ),
 )
-"""A row whenever a symbol of a stream is in another state (`ok`, `failed`, `dropped`), or for another
-reason: the last row of each says what is so now.
+"""A row whenever a symbol changes its state (`ok`, `failed`, `dropped`) or the reason for it.
+
+The last row of each symbol is the current one.
 """
 
 MACHINE = Channel("machine", (_time("ts"), *_columns(metrics.MACHINE)))
-"""A row a second: memory in use on this machine, shared memory of this run, and since the machine's start
-bytes of all network interfaces (loopback too) and context switches.
+"""A row per second: memory in use on this machine, and shared memory of this run.
+
+Also, since the machine was booted: bytes of all network interfaces (loopback too) and context switches.
 """

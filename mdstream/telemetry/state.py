@@ -1,14 +1,15 @@
-"""The state of a feed in shared memory: its counters, exact at every moment, also at that of a kill.
+"""The state of a feed in shared memory: its counters, exact at every moment, even if the feed is killed.
 
-    word 0   which words follow: a reader of another version reads nothing instead of something else
+    word 0   a checksum of the metrics: a reader of another version refuses to read
     live     a word for each metric whose source is LIVE
-    copies   twice a word for each metric whose source is COMMITTED or LENGTH
+    copies   two words for each metric whose source is COMMITTED or LENGTH
     buckets  `BUCKETS` words for each histogram
 
-What a commit counts changes all at once: it writes the copy that is not in use, then one word, the sequence
-number of its batch. The parity of that number says which copy counts. Every other word stands alone.
+The counts of a commit change all at once: it writes the copy that is not in use, then one word, the
+sequence number of its batch. The parity of that number selects the current copy. Every other word is
+independent.
 
-The feed writes. The supervisor does while there is no feed, and counts restarts; readers map the file
+The feed writes. The supervisor writes while there is no feed, and counts restarts. Readers map the file
 read-only. `telemetry.metrics` names the words.
 """
 
@@ -45,7 +46,7 @@ _LAYOUT = zlib.crc32(" ".join((*LIVE, *COMMITTED, *HISTOGRAMS, str(BUCKETS))).en
 class FeedState:
     """The metrics of one feed. One process writes, any may read.
 
-    Raises `NoRunError` where an engine of another version, with other metrics, wrote the file.
+    Raises `NoRunError` if an engine of another version, with other metrics, wrote the file.
     """
 
     # The mutable state, all of it in shared memory: the words, and the buckets of each histogram.
@@ -58,13 +59,15 @@ class FeedState:
             mapping = mmap.mmap(file.fileno(), 0, access=access)
         self._words = memoryview(mapping).cast("Q")
         if self._words[0] != _LAYOUT:
-            raise NoRunError(f"{path}: the engine is of another version of mdstream and has other metrics")
+            raise NoRunError(
+                f"{path}: written by another version of mdstream, with other metrics; use the same version"
+            )
         counts = np.frombuffer(mapping, np.uint64, offset=8 * _HISTOGRAMS)
         self.histograms = dict(zip(HISTOGRAMS, np.split(counts, len(HISTOGRAMS)), strict=True))
 
     @staticmethod
     def create(path: Path) -> FeedState:
-        """Make the file of a new run, all zeros, and open it for writing."""
+        """Create the file of a new run, filled with zeros, and open it for writing."""
         hidden = path.with_suffix(".new")
         descriptor = create_file(hidden, _WORDS * 8, os.O_TRUNC)
         try:
@@ -74,7 +77,7 @@ class FeedState:
         hidden.rename(path)
         return FeedState(path, write=True)
 
-    # -- read by anyone
+    # -- read by any process
 
     def __getitem__(self, name: str) -> int:
         return self._words[_LIVE[name]]
@@ -89,9 +92,9 @@ class FeedState:
                 return dict(zip(COMMITTED, values, strict=True))
 
     def values(self) -> dict[str, Any]:
-        """Return all metrics whose source is the state, and what derives from them, internal ones too.
+        """Return all metrics whose source is the state, and all formulas, internal ones too.
 
-        Messages received = committed + rejected + in flight, whenever it is called.
+        At every call, messages received = committed + rejected + in flight.
         """
         values: dict[str, Any] = self.committed()
         values |= dict(zip(LIVE, self._words[1:_COPIES].tolist(), strict=True))
@@ -107,7 +110,7 @@ class FeedState:
         self._words[_LIVE[name]] = value
 
     def commit(self, sequence: int, **added: int) -> None:
-        """Count batch `sequence`: `added` to each counter, lengths set. Once or not at all."""
+        """Count batch `sequence`: add to counters, set lengths. Exactly once, or not at all."""
         current = _COPIES + self["sequence"] % 2 * len(COMMITTED)
         values = self._words[current : current + len(COMMITTED)].tolist()
         for name, value in added.items():
@@ -120,9 +123,9 @@ class FeedState:
 
 
 def read_stream(run: Path, stream: str, state: FeedState) -> dict[str, Any]:
-    """Return every metric of `stream` at this moment by name, of the run in folder `run`.
+    """Return every metric of `stream` at this moment, by name, for the run in folder `run`.
 
-    Values are numbers; those of histograms are counts by bucket. A percentile without messages is None.
+    Values are numbers; a histogram is an array of counts by bucket. A percentile without messages is None.
     """
     values = state.values()
     frames = (folder for folder in (run / "frames").glob(f"{stream}.*") if (folder / "head").exists())

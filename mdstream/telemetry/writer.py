@@ -1,4 +1,4 @@
-"""Write what the supervisor measures and what happens in a run to the frames of `telemetry.*`."""
+"""The writer of the supervisor's measurements and events: the frames of `telemetry.*`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TelemetryWriter:
 
     def __init__(self, run: Path) -> None:
         self.lost = 0
-        """Rows that found no room: the metric `telemetry_rows_lost`."""
+        """Rows for which there was no room: the metric `telemetry_rows_lost`."""
         self._run = run
         self._dictionaries: dict[str, DictionaryWriter] = {}
         self._frames = {
@@ -40,14 +40,15 @@ class TelemetryWriter:
         }
 
     def write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
-        """Append `rows`, values by column name; None where a column may be null. Rows for which there is no
-        room are counted in `lost` and dropped.
+        """Append `rows`, values by column name; None where a column may be null.
+
+        Rows for which there is no room are dropped and counted in `lost`.
         """
         try:
             self._write(channel, rows)
         except NoSpaceError as error:
             if not self.lost:
-                log.warning("telemetry is not kept: %s", error)
+                log.warning("telemetry rows are dropped: %s", error)
             self.lost += len(rows)
 
     def _write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:

@@ -162,11 +162,11 @@ def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() ->
 def test_a_process_that_is_new_is_told_with_what_it_took_to_start() -> None:
     sampler = Sampler()
     roles = {os.getpid(): ("supervisor", "")}
-    sampler.processes(roles)
+    sampler.sample_processes(roles)
     code = "import time\nt = time.process_time()\nwhile time.process_time() < t + 0.4: pass\ninput()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         until(lambda: sum(psutil.Process(process.pid).cpu_times()[:2]) > 0.3)
-        (_, found) = sampler.processes({**roles, process.pid: ("worker", "news")})
+        (_, found) = sampler.sample_processes({**roles, process.pid: ("worker", "news")})
         process.communicate(b"\n")
     assert found.role == "worker"
     assert found.cpu_percent > 0
@@ -184,17 +184,17 @@ def test_a_core_s_shares_are_those_of_the_time_that_passed_however_short() -> No
 
 def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
     sampler, pid, times = Sampler(), os.getpid(), [time.monotonic()]
-    (before,) = sampler.processes({pid: ("feed", "stocks")})
+    (before,) = sampler.sample_processes({pid: ("feed", "stocks")})
     times.append(time.monotonic())
     last = replace(before, cpu_user_s=before.cpu_user_s + 0.5, cpu_percent=1.0)
     time.sleep(0.5)
     times.append(time.monotonic())
-    (told,) = sampler.processes({pid: ("feed", "stocks")}, [last])  # not yet gone, but told once
+    (told,) = sampler.sample_processes({pid: ("feed", "stocks")}, [last])  # not yet gone, but told once
     times.append(time.monotonic())
     assert told.cpu_user_s == last.cpu_user_s
     least, most = 50 / (times[3] - times[0]), 50 / (times[2] - times[1])  # half a second of CPU time
     assert least * 0.99 < told.cpu_percent < most * 1.01
-    (unknown,) = Sampler().processes({}, [last])
+    (unknown,) = Sampler().sample_processes({}, [last])
     assert unknown == last
 
 

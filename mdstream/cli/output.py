@@ -18,7 +18,7 @@ class _Output(Console):
 
 def output_console() -> Console:
     """Standard output; wide enough for tables where it is no terminal."""
-    return _Output(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    return _Output(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
 
 
 def drop() -> None:

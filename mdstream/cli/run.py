@@ -95,10 +95,19 @@ def _show(result: dict[str, Any], file: str) -> None:
     try:
         console = output_console()
         summary.show(result, console)
-        utilization.show(result["utilization"], console)
+        console.print()
+        utilization.show_brief(result["utilization"], console)
+        console.print(_hint(file), style="dim", highlight=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; the exit code is the run's
         drop()
+
+
+def _hint(file: str) -> str:
+    """Return how to see the rest of the report."""
+    if file:
+        return f"details: mdstream report {file}"
+    return "details: run with --report run.json, then mdstream report run.json"
 
 
 def warning_writer(console: Console) -> Callable[[dict[str, Any]], None]:

@@ -221,10 +221,8 @@ class Feed:
         self._fetched = cycle
         self.state["fetch_cycles"] += 1
         self.state["fetch_cycle_ns"] = cycle.ended_ns - cycle.started_ns
-        text = (
-            f"fetched {len(cycle.ok)} symbols, {len(cycle.failed)} failed, "
-            f"{cycle.requests} requests, T_stream {cycle.t_stream_s:.3f} s"
-        )
+        failed = f"; {len(cycle.failed)} symbols failed" if cycle.failed else ""
+        text = f"fetched {len(cycle.ok)} symbols in {cycle.t_stream_s:.3f} s, {cycle.requests} requests{failed}"
         log.info("%s", text)
         fields = {
             "ok": len(cycle.ok),

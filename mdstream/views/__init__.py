@@ -1,1 +1,1 @@
-"""What people see of a run: the live view in a terminal, and the report at the end."""
+"""Views of a run: the live view in a terminal, the report as text, charts."""

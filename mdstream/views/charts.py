@@ -1,4 +1,4 @@
-"""Where the CPU time of a run went, as a picture, and as a page that holds it.
+"""Charts of a run's utilization: as a picture, and as a page with picture and text.
 
 Needs matplotlib, which comes with the extra `report`.
 """
@@ -27,7 +27,7 @@ _ROLES = {
     "simulator": "#bab0ac",
 }
 _TITLE_WIDTH = 150
-"""Characters of a line of the title."""
+"""Characters in a line of the title."""
 
 _STAGES = {"receive": "#4e79a7", "queue": "#e15759", "decode": "#59a14f", "commit": "#f28e2b"}
 _PAGE = """<!doctype html>
@@ -47,9 +47,9 @@ img {{ width: 100%; height: auto; }} pre {{ font-size: 13px; overflow-x: auto; l
 
 
 def write(found: dict[str, Any], title: str, path: Path) -> None:
-    """Write the report to `path`: a picture if its name ends in `.png`, else a page.
+    """Write the report to `path`: a picture if its name ends with `.png`, else a page.
 
-    Raises `ConfigError` where matplotlib is missing or the file cannot be written.
+    Raises `ConfigError` if matplotlib is missing or the file cannot be written.
     """
     picture = paint(found, title)
     data = picture if path.suffix == ".png" else _page(found, title, picture).encode()
@@ -60,13 +60,11 @@ def write(found: dict[str, Any], title: str, path: Path) -> None:
 
 
 def paint(found: dict[str, Any], title: str) -> bytes:
-    """The picture, as PNG."""
+    """Return the picture, as PNG."""
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise ConfigError(
-            "pictures need matplotlib: pip install 'mdstream-engine[report]', or `make report`"
-        ) from error
+        raise ConfigError("pictures need matplotlib: pip install 'mdstream-engine[report]'") from error
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -111,20 +109,20 @@ def _page(found: dict[str, Any], title: str, picture: bytes) -> str:
     return _PAGE.format(
         title=html.escape(title),
         limit=html.escape(found["limit"]),
-        alt="how busy the cores were over time, by whom, and where batches waited",
+        alt="busy time of the cores over time and by role, and time of batches by stage",
         picture=base64.b64encode(picture).decode(),
         text=html.escape(console.file.getvalue()),
     )
 
 
 def _times(found: dict[str, Any], values: Sequence[float]) -> list[float]:
-    """The middles of the bins."""
+    """Return the middle of each bin, in seconds."""
     return [(index + 0.5) * found["bin_s"] for index in range(len(values))]
 
 
 def _heat_map(axis: Any, found: dict[str, Any]) -> None:
     rows = found["cores"]["by_core"]
-    axis.set_title("how busy each core was, %")
+    axis.set_title("busy time of each core, %")
     axis.grid(visible=False)
     if not rows:
         return
@@ -145,23 +143,23 @@ def _heat_map(axis: Any, found: dict[str, Any]) -> None:
 
 
 def _busy(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("cores used, by whom")
+    axis.set_title("cores in use, by role")
     busy = {role: found["busy_by_role"][role] for role in _ROLES if role in found["busy_by_role"]}
     if not busy:
         return
     times = _times(found, next(iter(busy.values())))
     axis.stackplot(times, *busy.values(), labels=list(busy), colors=[_ROLES[r] for r in busy])
     total = [sum(each) / 100 for each in zip(*found["cores"]["by_core"], strict=True)]
-    axis.plot(_times(found, total), total, color="#222222", linewidth=1, label="all on this machine")
+    axis.plot(_times(found, total), total, color="#222222", linewidth=1, label="all programs")
     axis.axhline(found["cores"]["count"], color="#999999", linestyle=":", linewidth=1)
     axis.margins(x=0)
-    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the names, above all areas
+    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
     axis.set_xlabel("seconds")
     axis.legend(loc="upper center", ncols=4)
 
 
 def _stages(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("where batches were, ms in the mean (weighted by messages, pages of REST among them)")
+    axis.set_title("mean time of a batch in each stage, ms (weighted by messages, REST bodies included)")
     names = list(found["streams"])
     left = [0.0] * len(names)
     for stage, color in _STAGES.items():
@@ -173,7 +171,7 @@ def _stages(axis: Any, found: dict[str, Any]) -> None:
 
 
 def _memory(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("memory, MB: RSS by role (shared pages count in each), and the run's frames")
+    axis.set_title("memory, MB: RSS by role (with shared pages), and shared memory of the run")
     for role, color in _ROLES.items():
         if role in found["memory_by_role"]:
             values = [value / 1e6 for value in found["memory_by_role"][role]]
@@ -182,12 +180,12 @@ def _memory(axis: Any, found: dict[str, Any]) -> None:
 
 
 def _switches(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("context switches of the machine, thousands a second")
+    axis.set_title("context switches of the machine, thousands/s")
     _line(axis, found, "switches", 1e3, "")
 
 
 def _network(axis: Any, found: dict[str, Any]) -> None:
-    axis.set_title("received by all network interfaces, MB a second (loopback too)")
+    axis.set_title("received by all network interfaces, MB/s (loopback too)")
     _line(axis, found, "net_recv_bytes", 1e6, "")
 
 
@@ -198,5 +196,5 @@ def _line(axis: Any, found: dict[str, Any], name: str, scale: float, label: str)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("seconds")
     if label:
-        axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the names, above all lines
+        axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the legend
         axis.legend(loc="upper center", ncols=5)

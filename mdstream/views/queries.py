@@ -1,4 +1,4 @@
-"""What a view of a running engine shows, as plain rows: queries on the telemetry frames of a run."""
+"""Queries for views of a running engine: plain rows from its telemetry frames."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def elapsed_s(run: Attachment) -> float:
 
 
 def streams_now(run: Attachment) -> list[dict[str, Any]]:
-    """Return the last row of each stream in `telemetry.streams`, with `messages_per_s` over the last few
-    seconds (None or NaN where a stream has one sample only).
+    """Return the last row of each stream in `telemetry.streams`, with its rate.
+
+    `messages_per_s` covers the last few seconds; it is None or NaN if a stream has a single sample.
     """
     frame = run.frame("telemetry.streams")
     query = (
@@ -49,8 +50,8 @@ def cores_now(run: Attachment) -> list[float]:
 
 
 def messages_per_batch(run: Attachment) -> float | None:
-    """Return the mean over the newest batches; None before the first."""
-    if "telemetry.batches" not in run.frames:  # each feed makes its part of it as it starts
+    """Return the mean size of the newest batches, in messages; None before the first batch."""
+    if "telemetry.batches" not in run.frames:  # each feed creates its part of the frame when it starts
         return None
     batches = run.frame("telemetry.batches").tail(_RECENT_BATCHES)
     return int(batches["messages"].sum()) / batches.height if batches.height else None

@@ -1,4 +1,4 @@
-"""The report of a run as text for a terminal or a log."""
+"""The report of a run as text, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SYMBOLS_SHOWN = 4
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """Print the report: a row a stream, then what a person should know besides."""
+    """Print the report: one row per stream, then warnings and remarks."""
     console.print(_draw(report, console))
 
 
@@ -37,9 +37,9 @@ def _draw(report: dict[str, Any], console: Console) -> RenderableType:
         Field("committed", counts("committed")),
         Field("rejected", counts("rejected")),
         Field("in flight", counts("in_flight")),
-        Field("T_stream s", [_number(s["fetch"]["t_stream_s"]) for s in streams], 4),
-        Field("p50 ms", latencies("p50_ms"), 3),
-        Field("p99 ms", latencies("p99_ms"), 2),
+        Field("fetch s", [_number(s["fetch"]["t_stream_s"]) for s in streams], 4),
+        Field("latency\np50 ms", latencies("p50_ms"), 3),
+        Field("latency\np99 ms", latencies("p99_ms"), 2),
         Field("reconnects", counts("reconnects"), 5),
         Field("restarts", counts("restarts"), 6),
     ]
@@ -55,10 +55,10 @@ def _headline(report: dict[str, Any]) -> str:
     cores = report["cores"]
     parts = [f"run {report['run']}: {report['duration_s']:.1f} s"]
     if report["t_total_s"] is not None:
-        parts.append(f"T_total of the first fetch {report['t_total_s']:.3f} s")
+        parts.append(f"first fetch of all streams in {report['t_total_s']:.3f} s")
     if cores["busy_mean"] is not None:
         count = "1 core" if cores["count"] == 1 else f"{cores['count']} cores"
-        parts.append(f"{cores['busy_mean']:.0f}% of {count} busy")
+        parts.append(f"{count} busy {cores['busy_mean']:.0f}% of the time")
     return ", ".join(parts)
 
 
@@ -70,12 +70,12 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
         by_reason: dict[str, list[str]] = {}
         for symbol, reason in stream["symbols_failed"].items():
             by_reason.setdefault(reason, []).append(symbol)
-        by_reason.pop(stream["reason"] or "", None)  # said already
+        by_reason.pop(stream["reason"] or "", None)  # the line above says it
         for reason, symbols in list(by_reason.items())[:_REASONS_SHOWN]:
-            remarks.append(Text(f"{name} {_some(symbols)}: {reason}", style="yellow"))
+            remarks.append(Text(f"{name} {_list_some(symbols)}: {reason}", style="yellow"))
         if len(by_reason) > _REASONS_SHOWN:
             more = sum(map(len, list(by_reason.values())[_REASONS_SHOWN:]))
-            remarks.append(Text(f"{name}: {more} more symbols failed", style="yellow"))
+            remarks.append(Text(f"{name}: {more} more symbols are not served", style="yellow"))
         if stream["bars"].get("compared"):
             remarks.append(_bars(name, stream["bars"]))
         remarks += [Text(f"{name}: {loss}", style="yellow") for loss in find_losses(stream)]
@@ -88,22 +88,22 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
 
 
 def _recorded(recorded: dict[str, Any]) -> Text:
-    """What came into the store."""
+    """Return what came into the store."""
     frames = sum(rows > 0 for rows in recorded["frames"].values())
     text = f"recorded: {recorded['rows']:,} rows of {frames} frames in {recorded['store']}/live"
     if recorded["missed"]:
-        text += f"; {recorded['missed']:,} rows were dropped before they could be"
+        text += f"; {recorded['missed']:,} rows were dropped before they could be recorded"
     if recorded["unstorable"]:
         text += f"; {recorded['unstorable']:,} rows have a value that the table cannot hold"
     if not recorded["whole"]:
         why = f" ({recorded['trouble']})" if recorded["trouble"] else ""
-        text += f"; not all is recorded yet{why}: mdstream record goes on"
+        text += f"; recording is incomplete{why}: mdstream record finishes it"
     whole = recorded["whole"] and not recorded["missed"] and not recorded["unstorable"]
     return Text(text, style="" if whole else "yellow")
 
 
 def _bars(stream: str, bars: dict[str, Any]) -> Text:
-    """How the minute bars built here compare with the service's."""
+    """Return how the minute bars built here compare with the service's."""
     text = f"{stream}: {bars['equal']:,} of {bars['compared']:,} minute bars equal the service's"
     if not bars["differing"]:
         return Text(text)
@@ -111,7 +111,7 @@ def _bars(stream: str, bars: dict[str, Any]) -> Text:
     return Text(f"{text}; others differ in {names}", style="yellow")
 
 
-def _some(symbols: list[str]) -> str:
+def _list_some(symbols: list[str]) -> str:
     shown = ", ".join(symbols[:_SYMBOLS_SHOWN])
     more = len(symbols) - _SYMBOLS_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown

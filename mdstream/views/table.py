@@ -1,4 +1,4 @@
-"""Tables that fit: what matters least goes first where a terminal is narrow, and no number is cut."""
+"""Tables that fit a terminal: columns are dropped, least important first, and no number is cut."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 class Field(NamedTuple):
-    """A column: its heading, its cells, and how early it goes when there is no room (0: never)."""
+    """A column: its heading, its cells, and when to drop it (highest first, 0: never)."""
 
     heading: str
     cells: Sequence[RenderableType]
@@ -21,7 +21,7 @@ class Field(NamedTuple):
 
 
 def fit(fields: Sequence[Field], width: int, console: Console, expand: bool = False) -> Table:
-    """A table of as many of `fields` as fit into `width` characters."""
+    """Return a table of as many of `fields` as fit into `width` characters."""
     kept = list(fields)
     while True:
         table = _table(kept, expand=False)
@@ -32,7 +32,9 @@ def fit(fields: Sequence[Field], width: int, console: Console, expand: bool = Fa
 
 
 def _table(fields: Sequence[Field], expand: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=expand, padding=(0, 1))
+    table = Table(
+        box=box.SIMPLE_HEAD, expand=expand, padding=(0, 1), collapse_padding=True, show_edge=False
+    )
     for field in fields:
         table.add_column(field.heading, justify=field.justify, no_wrap=True)  # type: ignore[arg-type]
     for row in zip(*(field.cells for field in fields), strict=True):

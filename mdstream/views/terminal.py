@@ -1,4 +1,4 @@
-"""The live view: what a terminal shows while an engine runs. A reader of its frames, like any other."""
+"""The live view that a terminal shows while an engine runs. It reads the frames like any other program."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mdstream.views import queries
 from mdstream.views.table import Field, fit
 
 _EVENTS_SHOWN = 6
+_HINT = "Ctrl-C: drain and stop · to read the data: mdstream tail, or mdstream.attach() in Python"
 
 _STYLES = {
     "streaming": "green",
@@ -32,7 +33,7 @@ _SEVERITY_STYLES = {"warning": "yellow", "error": "bold red"}
 
 
 class LiveView:
-    """Draws a run whenever `show` is called. Use as a context manager while the run lasts."""
+    """Draws a run at each call of `show`. Use it as a context manager while the run lasts."""
 
     def __init__(self, console: Console, headline: str) -> None:
         self._headline = headline
@@ -40,28 +41,29 @@ class LiveView:
         self._attachment: Attachment | None = None
 
     def __enter__(self) -> LiveView:
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def show(self, run: Path) -> None:
-        """Draw what the frames in run folder `run` hold now."""
+        """Draw the current state of the frames in run folder `run`."""
         if self._attachment is None:
             self._attachment = Attachment(run)
         view = draw(self._attachment, self._headline, self._live.console)
-        # The empty line is where the terminal shows the ^C; elsewhere it would push the view away.
+        # The terminal shows ^C in the empty line; without the line, it would push the view away.
         self._live.update(Group(view, ""), refresh=True)
 
 
 def draw(run: Attachment, headline: str, console: Console) -> RenderableType:
-    """The whole view as one renderable, as wide as `console`."""
+    """Return the whole view as one renderable, as wide as `console`."""
     streams = queries.streams_now(run)
     table = fit(_fields(streams), console.width - 4, console, expand=True)
     return Panel(
-        Group(table, _cores_line(run), _pool_line(run, streams), _event_lines(run)),
+        Group(table, "", _cores_line(run), _pool_line(run, streams), _event_lines(run)),
         title=f"mdstream {run.run} · {queries.elapsed_s(run):.0f} s · {headline}",
+        subtitle=_HINT,
         box=box.ROUNDED,
     )
 
@@ -73,13 +75,13 @@ def _fields(rows: list[dict[str, Any]]) -> list[Field]:
         Field("stream", [row["stream"] for row in rows], justify="left"),
         Field("state", states, justify="left"),
         Field("pid", [str(row["pid"] or "") for row in rows], 2),
-        Field("symbols", [_symbols(row) for row in rows]),
+        Field("symbols\nok/failed", [_symbols(row) for row in rows]),
         Field("msg/s", [_rate(row["messages_per_s"]) for row in rows]),
         Field("messages", [f"{row['messages']:,}" for row in rows], 4),
-        Field("p50 ms", [_number(row["latency_p50_ms"]) for row in rows], 3),
-        Field("p99 ms", [_number(row["latency_p99_ms"]) for row in rows]),
+        Field("latency\np50 ms", [_number(row["latency_p50_ms"]) for row in rows], 3),
+        Field("latency\np99 ms", [_number(row["latency_p99_ms"]) for row in rows]),
         Field("rows", [f"{row['rows']:,}" for row in rows], 1),
-        Field("pool", pools, 5),
+        Field("workers\nbusy/all +queue", pools, 5),
     ]
 
 
@@ -107,11 +109,11 @@ def _cores_line(run: Attachment) -> RenderableType:
 
 
 def _pool_line(run: Attachment, rows: list[dict[str, Any]]) -> RenderableType:
-    """All workers together; the table has those of each stream where there is room."""
+    """Return one line for all workers; the table shows those of each stream if there is room."""
     busy, size, queue = (sum(row[f"pool_{part}"] for row in rows) for part in ("busy", "size", "queue"))
-    line = Text(f" pool {busy} of {size} busy, {queue} queued", style="bold")
+    line = Text(f" workers {busy} of {size} busy, {queue} batches queued", style="bold")
     if (per_batch := queries.messages_per_batch(run)) is not None:
-        line.append(f"   {per_batch:,.1f} messages a batch", style="dim")
+        line.append(f"   {per_batch:,.1f} messages per batch", style="dim")
     return line
 
 

@@ -1,4 +1,4 @@
-"""The utilization of a run as text for a terminal."""
+"""The utilization of a run as text, for a terminal."""
 
 from __future__ import annotations
 
@@ -18,25 +18,36 @@ _NOTEWORTHY = 0.05
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """Print what limits the run, how busy its cores were over time, and who used them."""
+    """Print what limited the run, how busy its cores were, its processes, and the stages of its batches."""
     console.print(draw(found, console))
 
 
+def show_brief(found: dict[str, Any], console: Console) -> None:
+    """Print what limited the run, and how busy its cores were over time."""
+    console.print(_overview(found, console))
+
+
 def draw(found: dict[str, Any], console: Console) -> RenderableType:
-    parts: list[RenderableType] = [Text(found["limit"], style="bold")]
-    if found["cores"]["count"]:
-        parts += [Text(_cores_line(found)), _heat_map(found, console.width)]
+    """Return all of the report, as wide as `console`."""
+    parts: list[RenderableType] = [_overview(found, console)]
     if (machine := _machine_line(found)) is not None:
         parts.append(machine)
-    parts.append(Text("the whole run, including its start and end:", style="dim"))
+    parts.append(Text("\nProcesses, over the whole run:", style="dim"))
     parts.append(fit(_roles(found), console.width, console))
     if found["streams"]:
         since = (
-            "each stream from the second after its first messages until the run ends (mean ms, weighted by "
-            "messages, REST pages included):"
+            "\nStreams, from the first second with messages to the end of the run. Times are means per "
+            "batch, weighted by messages, REST bodies included:"
         )
         parts += [Text(since, style="dim"), fit(_streams(found["streams"]), console.width, console)]
     parts += _models(found["streams"])
+    return Group(*parts)
+
+
+def _overview(found: dict[str, Any], console: Console) -> RenderableType:
+    parts: list[RenderableType] = [Text(found["limit"], style="bold")]
+    if found["cores"]["count"]:
+        parts += [Text(_cores_line(found)), _heat_map(found, console.width)]
     return Group(*parts)
 
 
@@ -49,15 +60,11 @@ def _cores_line(found: dict[str, Any]) -> str:
     )
     if not flow["conclusive"]:
         return text
-    others = (
-        f" (other programs used {100 * flow['foreign']:.0f}% of the busy time)"
-        if flow["foreign"] >= _NOTEWORTHY
-        else ""
-    )
+    others = f", other programs {100 * flow['foreign']:.0f}% of the busy time"
     return (
-        f"{text}. While messages arrived ({flow['seconds']:.0f} s): "
-        f"idle {100 - flow['busy']:.0f}%{others}; the engine used {flow['engine_cpu_s']:.1f} s of CPU "
-        f"time, {flow['decode_s']:.1f} s of it ({flow['share']:.0f}%) to decode and aggregate"
+        f"{text}\nwhile messages arrived ({flow['seconds']:.0f} s): idle {100 - flow['busy']:.0f}%"
+        f"{others if flow['foreign'] >= _NOTEWORTHY else ''}; engine {flow['engine_cpu_s']:.1f} s of "
+        f"CPU time, {flow['share']:.0f}% of it decoding and aggregating"
     )
 
 
@@ -70,14 +77,14 @@ def _machine_line(found: dict[str, Any]) -> Text | None:
         sum(values) / len(values) for values in (machine["net_recv_bytes"], machine["switches"])
     )
     return Text(
-        f"this machine used at most {max(machine['memory_used_bytes']) / 1e9:.1f} GB of memory, "
-        f"{max(machine['shm_bytes']) / 1e6:,.0f} MB of it for this run's shared memory; "
+        f"memory in use on this machine at most {max(machine['memory_used_bytes']) / 1e9:.1f} GB, "
+        f"{max(machine['shm_bytes']) / 1e6:,.0f} MB of it shared memory of this run; "
         f"{network / 1e6:,.1f} MB/s received, {switches:,.0f} context switches/s"
     )
 
 
 def _heat_map(found: dict[str, Any], width: int) -> Text:
-    """Return one line per core, one character per moment; the darker, the busier."""
+    """Return one line per core, one character per moment; a taller bar is a busier core."""
     by_core: Sequence[Sequence[float]] = found["cores"]["by_core"]
     together = -(-len(by_core) // _MOST_LINES)
     columns = max(8, min(_MOST_COLUMNS, width - 24))
@@ -139,16 +146,16 @@ def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
 
     return [
         Field("stream", list(streams), justify="left"),
-        Field("messages/s", known("messages_per_s", ",.0f")),
-        Field("a batch", [f"{row['messages_per_batch']:,.1f}" for row in rows], 2),
-        Field("receive ms", stages("receive"), 1),
-        Field("queue ms", stages("queue"), 1),
-        Field("decode ms", stages("decode"), 1),
-        Field("commit ms", stages("commit"), 1),
-        Field("feed busy %", known("feed_busy", ".0f"), 2),
-        Field("workers busy %", known("workers_busy", ".0f"), 2),
-        Field("feed ns a message", known("feed_ns", ",.0f"), 3),
-        Field("worker ns a message", known("worker_ns", ",.0f"), 3),
+        Field("messages\nper s", known("messages_per_s", ",.0f")),
+        Field("messages\nper batch", [f"{row['messages_per_batch']:,.1f}" for row in rows], 2),
+        Field("receive\nms", stages("receive"), 1),
+        Field("queue\nms", stages("queue"), 1),
+        Field("decode\nms", stages("decode"), 1),
+        Field("commit\nms", stages("commit"), 1),
+        Field("feed\nbusy %", known("feed_busy", ".0f"), 2),
+        Field("workers\nbusy %", known("workers_busy", ".0f"), 2),
+        Field("feed ns\nper message", known("feed_ns", ",.0f"), 3),
+        Field("worker ns\nper message", known("worker_ns", ",.0f"), 3),
     ]
 
 
@@ -168,8 +175,8 @@ def _models(streams: dict[str, dict[str, Any]]) -> list[Text]:
 
 
 _MODEL = (
-    "a model: each stream alone on this machine, at the cost of a message in this run (upper bound: a "
-    "single process needs no hand-off; python -m benchmarks handoff measures it):"
+    "Model: each stream alone on this machine, at the cost per message of this run. The gain is an upper "
+    "bound: a single process needs no hand-off (`python -m benchmarks handoff` measures it)."
 )
 
 

@@ -155,7 +155,7 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
         for name in [n for n in os.environ if n.startswith("APCA_")]:
             del os.environ[name]
         os.execv(sys.executable, [*MDSTREAM, "run", "--streams", "stocks,crypto"])
-    headings = ("stream", "state", "pid", "symbols", "msg/s", "p50 ms", "p99 ms", "rows", "pool")
+    headings = ("stream", "state", "pid", "symbols", "msg/s", "p50 ms", "p99 ms", "rows", "workers")
     patterns = [
         *map(re.escape, headings),
         r"stocks\s+streaming\s+\d+\s+10/0\s",
@@ -176,7 +176,7 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
     os.close(descriptor)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    for pattern in (*patterns, "T_total of the first fetch"):
+    for pattern in (*patterns, "first fetch of all streams"):
         assert re.search(pattern, text), pattern
 
 

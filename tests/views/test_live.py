@@ -76,7 +76,7 @@ def test_the_view_shows_streams_cores_pool_and_events(run: Attachment) -> None:
     console.print(terminal.draw(run, "simulator", console))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    for part in ("streaming", "1,000", "9,000", "cores 1.8 of 2 busy", "pool 1 of 2 busy", "lost: 9"):
+    for part in ("streaming", "1,000", "9,000", "cores 1.8 of 2 busy", "workers 1 of 2 busy", "lost: 9"):
         assert part in text, part
     assert f"mdstream {run.run}" in text
     assert "lost: 3" not in text, "only the newest events have a place"

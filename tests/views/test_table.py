@@ -29,7 +29,7 @@ def test_everything_shows_where_there_is_room() -> None:
 
 
 def test_the_most_dispensable_column_goes_first_and_no_number_is_cut() -> None:
-    narrow, narrower = shown(40), shown(30)
+    narrow, narrower = shown(36), shown(27)
     assert "pid" not in narrow
     assert "1,234" in narrow
     assert "rows" not in narrower

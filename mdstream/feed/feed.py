@@ -221,8 +221,9 @@ class Feed:
         self._fetched = cycle
         self.state["fetch_cycles"] += 1
         self.state["fetch_cycle_ns"] = cycle.ended_ns - cycle.started_ns
-        failed = f"; {len(cycle.failed)} symbols failed" if cycle.failed else ""
-        text = f"fetched {len(cycle.ok)} symbols in {cycle.t_stream_s:.3f} s, {cycle.requests} requests{failed}"
+        text = f"fetched {len(cycle.ok)} symbols in {cycle.t_stream_s:.3f} s, {cycle.requests} requests"
+        if cycle.failed:
+            text += f"; {len(cycle.failed)} symbols failed"
         log.info("%s", text)
         fields = {
             "ok": len(cycle.ok),

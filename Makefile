@@ -37,19 +37,19 @@ simulate: $(RUN_STAMP)  ## Run the simulator alone, for any Alpaca client
 	@exec $(BIN)/mdstream simulate $(ARGS)
 
 test: $(DEV_STAMP)  ## Run the tests (JOBS=1: one after another)
-	@$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(DEV_STAMP)  ## Run the long tests too
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+	@$(BIN)/python -m pytest -m "slow or not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-loaded: $(DEV_STAMP)  ## Run the tests beside a load that keeps all cores busy (TURNS=3: so often)
 	@$(BIN)/python -m tests.loaded $(or $(TURNS),1) -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-nautilus: $(DEV_STAMP) .venv-nautilus/.done  ## Have NautilusTrader's own library read what `export --nautilus` writes
-	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest tests/store/test_nautilus.py $(ARGS)
+	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest -m "slow or not slow" tests/store/test_nautilus.py $(ARGS)
 
 fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
-	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest tests/workers/decoding/test_decoder.py tests/workers/decoding/test_bodies.py tests/workers/decoding/test_declared.py --timeout 3600 $(ARGS)
+	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest -m "slow or not slow" tests/workers/decoding/test_decoder.py tests/workers/decoding/test_bodies.py tests/workers/decoding/test_declared.py --timeout 3600 $(ARGS)
 
 check: $(DEV_STAMP) $(DOCS_STAMP)  ## Lint, formatting, types, import layers, documentation
 	@$(BIN)/ruff check .

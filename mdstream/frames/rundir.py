@@ -168,9 +168,9 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
 
 def reap(root: Path | None = None) -> list[Path]:
     """Remove what dead runs left behind; return the folders removed. Runs that are still to be recorded
-    stay: see `unrecorded`.
+    stay: see `find_unrecorded`.
     """
-    kept = unrecorded(root)
+    kept = find_unrecorded(root)
     dead = [
         path for path in runs(root) if not is_alive(path) and path not in kept and not has_recorder(path)
     ]
@@ -184,7 +184,7 @@ def reap(root: Path | None = None) -> list[Path]:
     return dead
 
 
-def unrecorded(root: Path | None = None) -> dict[Path, str]:
+def find_unrecorded(root: Path | None = None) -> dict[Path, str]:
     """Return the dead runs that were to be recorded, each with its store."""
     found = {}
     for path in runs(root):

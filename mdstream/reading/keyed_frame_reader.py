@@ -26,7 +26,9 @@ _TORN_TIMEOUT_S = 2.0
 class KeyedFrameReader:
     """Reads a keyed frame: each row as it was at one moment."""
 
-    # The mutable state: the chunk that is mapped, by number.
+    # Written here alone: the chunk that is mapped.
+    _number: int
+    _chunk: Chunk | None
 
     def __init__(self, folder: Path, categories: dict[str, Categories]) -> None:
         try:
@@ -40,7 +42,7 @@ class KeyedFrameReader:
         self._columns = columns_of(schema)
         self._levels = levels_in(schema)
         self._number = -1
-        self._chunk: Chunk | None = None
+        self._chunk = None
 
     @property
     def rows(self) -> int:

@@ -142,7 +142,7 @@ def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
 def start_for_dead_runs(root: Path | None, store: StoreConfig) -> list[Path]:
     """Start a recorder for each dead run with unrecorded rows. Return the folders of these runs."""
     found = []
-    for run, path in rundir.unrecorded(root).items():
+    for run, path in rundir.find_unrecorded(root).items():
         if not rundir.has_recorder(run):
             start(run, msgspec.structs.replace(store, path=path))
             found.append(run)

@@ -217,7 +217,7 @@ def _read_first_rows(run: str, stream: str, channel: Channel, rows: int) -> list
     """Return the first rows of a frame, as far as it still has them."""
     from mdstream.reading.reader import FrameReader
 
-    _, frame = FrameReader(frame_path(Path(run), f"{stream}.{channel.name}"), {}).read(0, rows)
+    _, frame = FrameReader(frame_path(Path(run), f"{stream}.{channel.name}")).read(0, rows)
     return [
         ColumnData(
             np.require(frame[c.name].to_physical().fill_null(0).to_numpy(), DTYPE[c.kind], "C"),

@@ -120,7 +120,7 @@ def _open(uri: str, options: dict[str, str]) -> DeltaTable | None:
 def _reader(run: str, frame: str) -> FrameReader:
     path = str(frame_path(Path(run), frame))
     if path not in _readers:
-        _readers[path] = FrameReader(Path(path), {})
+        _readers[path] = FrameReader(Path(path))
     return _readers[path]
 
 

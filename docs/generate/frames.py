@@ -10,7 +10,7 @@ import polars as pl
 from docs.generate import metrics
 from docs.generate.markdown import code, table
 from docs.generate.meanings import CHANNELS, MEANINGS, PREFIXES, Meaning
-from mdstream.reading.views import views_of
+from mdstream.reading.views import list_views
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import STATE, Channel, Column, Kind, StreamSpec
@@ -141,7 +141,7 @@ def _of_stream(spec: StreamSpec) -> Iterator[Frame]:
     if book_channel(spec):
         yield _made(f"{spec.name}.books", _BOOK, {})
     by_name = {frame.name: frame for frame in sources}
-    for name, view in views_of(spec):
+    for name, view in list_views(spec):
         source = by_name[f"{spec.name}.{view.source}"]
         made = view.make(pl.DataFrame(schema={column.name: column.type for column in source.columns}))
         nullable = {column.name: column.nullable for column in source.columns}

@@ -91,6 +91,12 @@ class Head:
         return self._words[_FIRST]
 
     @property
+    def first_row(self) -> int:
+        """Number of the oldest row that is kept; 0 if there is no chunk."""
+        end, first = self.end, self.first
+        return self.entry(first).start_row if end > first else 0
+
+    @property
     def closed(self) -> bool:
         """Whether the writer has closed the frame: no more rows will come."""
         return bool(self._words[_CLOSED])

@@ -57,18 +57,19 @@ def arrow_schema(columns: Sequence[Column], **facts: str) -> pa.Schema:
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """The columns behind an Arrow schema, as far as their storage goes."""
     return tuple(
-        Column(
-            field.name,
-            _kind(field),
-            required=not field.nullable,
-            dictionary=field.metadata.get(b"dictionary", b"").decode(),
-        )
+        Column(field.name, kind_of(field), required=not field.nullable, dictionary=dictionary_of(field))
         for field in schema
     )
 
 
-def _kind(field: pa.Field) -> Kind:
+def kind_of(field: pa.Field) -> Kind:
+    """Return the kind of the column behind a field of a frame's schema."""
     return Kind(field.metadata[b"kind"].decode())
+
+
+def dictionary_of(field: pa.Field) -> str:
+    """Return the dictionary that holds a field's texts; empty if its values are not codes."""
+    return field.metadata.get(b"dictionary", b"").decode()  # type: ignore[no-any-return]
 
 
 def read_schema(folder: Path) -> pa.Schema:
@@ -202,7 +203,7 @@ def find_buffers(base: pa.Buffer) -> list[Buffers]:
             place()  # items have no nulls
         if pa.types.is_large_string(field.type) or pa.types.is_large_list(field.type):
             heap, size = place()
-        found.append(Buffers(validity, values, heap, size // DTYPE[_kind(field)].itemsize))
+        found.append(Buffers(validity, values, heap, size // DTYPE[kind_of(field)].itemsize))
     return found
 
 

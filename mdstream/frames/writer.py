@@ -91,8 +91,7 @@ class FrameWriter:
     @property
     def dropped_rows(self) -> int:
         """Rows that retention has removed."""
-        head = self.head
-        return head.entry(head.first).start_row if head.end > head.first else 0
+        return self.head.first_row
 
     def append(self, data: Sequence[ColumnData], sequence: int = 0) -> None:
         """Append rows, and publish them all at once. A batch that is already in the frame is skipped.

@@ -1,4 +1,4 @@
-"""The readers' way in: attach to a running engine, look at its frames, follow what is new."""
+"""The readers' entry: attach to a running engine, read its frames, follow new rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ import polars.selectors as cs
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
 from mdstream.frames.layout import is_keyed, read_schema
-from mdstream.reading.bars import Every, compared, longer, of_trades
+from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
+from mdstream.reading.categories import StreamCategories
 from mdstream.reading.keyed_frame_reader import KeyedFrameReader
-from mdstream.reading.narrow import Since, narrowed
-from mdstream.reading.reader import Categories, FrameReader
-from mdstream.reading.tail import Follow, Tail, labelled
-from mdstream.reading.views import View, view_of, views_in
+from mdstream.reading.narrow import Since, filter_rows
+from mdstream.reading.reader import FrameReader
+from mdstream.reading.tail import Tail, TailOptions, label_rows
+from mdstream.reading.views import View, find_view, find_views
 from mdstream.streams import STREAMS
 from mdstream.telemetry.state import FeedState, read_stream
 
@@ -36,38 +37,61 @@ if TYPE_CHECKING:
 
 
 _NAME = re.compile(r"\w+\.\w+")
-_FRAME_S = 10.0
-"""How long a frame that is not there may take to appear."""
+_FRAME_WAIT_S = 10.0
+"""How long `wait_for` waits for a frame that does not exist yet."""
 _QUOTED = re.compile(r"""('(?:[^']|'')*')|"(\w+)"\."(\w+)\"""")
-_coded = cs.categorical()
+_CODED = cs.categorical()
 
 
 def attach(run: str | None = None, directory: str | Path | None = None) -> Attachment:
-    """Attach to the running engine, or to run `run`; any process of the same user may.
+    """Attach to a running engine of the same user and return a reader of its frames.
 
-    `directory` is where the engine keeps its runs, if it was told to (`frames.directory`).
-    Raises `NoRunError` where nothing runs.
+        run = mdstream.attach()
+        run.frame("stocks.trades")
+
+    `run` is the name of a run or the path of its folder; by default, the newest one that runs. `directory`
+    is the folder of runs if the engine has the setting `frames.directory`.
+
+    Raises `NoRunError` if no such engine runs.
     """
     return Attachment(rundir.find(run, Path(directory) if directory else None))
 
 
 class Attachment:
-    """A reader's view of one run; threads may share it. However slow or dead the reader is, the engine does
-    not wait for it.
+    """A reader of one run's frames; `attach` returns it. Threads may share it.
+
+    It maps the shared memory of the run read-only. The engine never waits for a reader, however slow.
+
+    Errors that all methods have in common: `KeyError` for a frame that does not exist, `ConfigError` for an
+    argument that cannot be used, `NoRunError` once the run has ended and its frames are gone.
     """
 
-    # The mutable state: readers and categories, as they were asked for. `lock` guards them and all they
-    # have mapped.
+    path: Path
+    """Folder of the run."""
+    run: str
+    """Name of the run."""
+    info: dict[str, Any]
+    """Contents of the run's `run.json`: settings and processes, for people."""
+    lock: threading.RLock
+    """Held while readers map chunks; it guards the readers below and all they have mapped."""
+    # Written by the methods, under `lock`: what was opened so far.
+    _readers: dict[str, FrameReader]
+    """By the name of the frame's folder."""
+    _keyed_readers: dict[str, KeyedFrameReader]
+    _categories: dict[str, StreamCategories]
+    """By stream."""
+    _states: dict[str, FeedState]
+    """Counters of each feed, by stream."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = threading.RLock()
-        self.info: dict[str, Any] = json.loads((path / "run.json").read_text())
-        self.run: str = self.info["run"]
-        self._readers: dict[str, FrameReader] = {}
-        self._keyed_readers: dict[str, KeyedFrameReader] = {}
-        self._categories: dict[str, dict[str, Categories]] = {}
-        self._states: dict[str, FeedState] = {}
+        self.info = json.loads((path / "run.json").read_text())
+        self.run = self.info["run"]
+        self._readers = {}
+        self._keyed_readers = {}
+        self._categories = {}
+        self._states = {}
 
     def __repr__(self) -> str:
         return f"<mdstream run {self.run}: {', '.join(self.frames)}>"
@@ -79,15 +103,16 @@ class Attachment:
 
     @property
     def frames(self) -> list[str]:
-        """Names of all frames: `<stream>.<channel>`, and the engine's own `telemetry.*`."""
+        """Sorted names of all frames: `<stream>.<channel>`, and `telemetry.*` about the engine itself."""
         names = {path.name.partition("@")[0] for path in self._folders("*")}
-        return sorted(names | views_in(self.path / "frames"))
+        return sorted(names | find_views(self.path / "frames"))
 
     def rows(self, name: str) -> int:
-        """Rows ever published in frame `name`, or in the one that view `name` shows, with those that
-        retention has dropped.
+        """Return how many rows were ever published in a frame, including those that were dropped since.
+
+        The rows of a view are those of the frame that it reads.
         """
-        if (found := self._view(name)) is not None:
+        if (found := self._find_view(name)) is not None:
             name = found[0]
         with self.lock:
             if (keyed := self._keyed_reader(name)) is not None:
@@ -97,42 +122,54 @@ class Attachment:
     def frame(
         self, name: str, *, symbols: str | Sequence[str] | None = None, since: Since | None = None
     ) -> pl.DataFrame:
-        """Frame `name` as it stands now, as a zero-copy DataFrame.
+        """Return a frame as it is now, as a zero-copy DataFrame.
 
-        Rows that come later are not in it: call again, which costs some half a millisecond, however many
-        rows there are. Views (`options.chains`, `news.latest`) and books are made anew at each call and
-        cost milliseconds. Times are
-        `Datetime("ns", "UTC")`, prices Float64, symbols and codes categoricals. Memory that the
-        engine drops later stays readable as long as the DataFrame lives.
+            run.frame("stocks.trades")
+            run.frame("stocks.trades", symbols=["AAPL", "MSFT"], since=timedelta(minutes=5))
 
-        `symbols` keeps rows of these symbols only (articles that name one of them), `since` rows whose
-        time (`ts`; of articles `created_at`) is not before a moment: a datetime with its zone, a
-        timedelta (so long ago), or nanoseconds. What is kept is a copy then.
+        A call takes about half a millisecond, however many rows there are. Later rows are not added: call
+        again. Memory that the engine drops later stays readable as long as the DataFrame exists. Times are
+        `Datetime("ns", "UTC")`, prices Float64, symbols and codes Categorical.
+
+        `symbols` keeps the rows of these symbols; of articles, those that name one of them. `since` keeps
+        the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a
+        timedelta before now, or nanoseconds since 1970. The time is `ts`, of articles `created_at`. Both
+        return a copy.
+
+        Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
+        (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
         """
-        if (found := self._view(name)) is not None:
+        if (found := self._find_view(name)) is not None:
             source, view = found
-            return narrowed(view.make(self.frame(source)), symbols, since)
+            return filter_rows(view.make(self.frame(source)), symbols, since)
         with self.lock:
             if (keyed := self._keyed_reader(name)) is not None:
                 frame = keyed.read()
             else:
-                pieces = [labelled(reader, reader.read()[1]) for reader in self.parts(name)]
+                pieces = [label_rows(reader, reader.read()[1]) for reader in self.parts(name)]
                 frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
-        return narrowed(frame, symbols, since)
+        return filter_rows(frame, symbols, since)
 
     def latest(self, stream: str, *, symbols: str | Sequence[str] | None = None) -> pl.DataFrame:
-        """The last trade and quote of each symbol of `stream`, with their times: a row a symbol, each as it
-        was at one moment. A copy, for the engine keeps it up to date in place. Of `news`: each article
-        once, as it reads now; `symbols` keeps those that name one of them.
+        """Return the last trade and quote of each symbol of `stream`, a row for each symbol.
+
+            run.latest("stocks", symbols="AAPL")
+
+        Columns are those of trades and quotes with the prefix `trade_` or `quote_`. Each row is a copy of
+        one moment. For `news`, it returns the last revision of each article instead.
         """
         return self.frame(f"{stream}.latest", symbols=symbols)
 
     def book(self, symbol: str) -> pl.DataFrame:
-        """The best levels of a symbol's order book, a row a level, from the best one (`level` 1) on.
+        """Return the ten best levels of a symbol's order book, a row for each, the best (`level` 1) first.
 
-        All are of one moment. `bid_levels` and `ask_levels` tell how many levels are known, of which the
-        best 1,000 of a side are kept (what is dropped is counted in the report); the book is
-        `complete` if it has begun with a reset.
+            run.book("BTC/USD").select("level", "bid_price", "bid_size", "ask_price", "ask_size")
+
+        All rows are from one moment. Prices and sizes are Float64, null where a side has fewer levels.
+        `bid_levels` and `ask_levels` count the levels that the engine keeps, at most 1,000 of a side.
+        `complete` is false until the service has sent the whole book. Empty for a symbol without a book.
+
+        Raises `KeyError` if no stream of the run has order books.
         """
         names = [name for name in self.frames if name.endswith(".books")]
         if not names:
@@ -141,11 +178,16 @@ class Attachment:
         return next((frame for frame in found if frame.height), found[0])
 
     def chain(self, root: str, *, expiry: date | None = None) -> pl.DataFrame:
-        """The option chain of `root` (an underlying's, mostly), of all expiries or one.
+        """Return the option chain of a root, a row for each contract; of one expiry or of all.
 
-        A row a contract: `strike`, `expiry`, `right`, bid, ask, mid, last, implied volatility and Greeks,
-        and when each of these was the case. Quotes and trades are the stream's last ones, Greeks those of
-        the last snapshot.
+            run.chain("AAPL", expiry=date(2026, 12, 18))
+
+        `root` is what option symbols begin with, mostly the underlying's symbol. Columns: `strike` and
+        prices (Float64), `expiry` (Date), `right` ("call" or "put"), bid, ask, mid, last, implied
+        volatility and Greeks, and the times of the last quote, trade and Greeks. Quotes and trades come
+        from the stream, Greeks from the last snapshot. Sorted by expiry, strike and right.
+
+        Raises `KeyError` if the run has no options.
         """
         for name in self.frames:
             if name.endswith(".chains"):
@@ -161,33 +203,39 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
     ) -> pl.DataFrame:
-        """Bars of `stream` as they are now, a row a bar, sorted by symbol and time.
+        """Return the bars of a stream as they are now, a row for each, sorted by symbol and time.
 
             run.bars("stocks", "5m", symbols="AAPL")
+            run.bars("crypto", "1000 trades")
 
-        `every` is a time (`30s`, `5m`, `1h`, `1d`; days are those of New York) or what is traded (`1000
-        trades`, `50000 volume`, `1000000 dollars`). Bars of time are made of those the engine builds, with
-        all corrections; those of what is traded of the trades as they came.
+        `every` is a time (`30s`, `5m`, `1h`, `1d`; days are those of New York) or what is traded
+        (`1000 trades`, `50000 volume`, `1000000 dollars`). Bars of time are merged from those that the
+        engine builds, with all corrections. Bars of what is traded are built from the trades as received.
+
+        Columns: `symbol`, `ts` (start of the bar), `open`, `high`, `low`, `close`, `vwap` (Float64),
+        `volume`, `trade_count`, `vwap_volume`, `revised`, `complete` and `recv_ts`. Bars of what is traded
+        also have their number, `bar`; in these, `ts` and `end` are the times of the first and last trade.
+
+        Raises `ConfigError` for a stream without trades, and for another length.
         """
-        length = Every.parse(every)
+        length = BarLength.parse(every)
         rules = STREAMS[stream].bar_rules if stream in list(STREAMS) else None
         if rules is None:
-            raise ConfigError(f"bars: {stream} is no stream with trades to make them of")
-        # Of all symbols: what was missed of one may have been missed of all.
+            raise ConfigError(f"bars: {stream!r} is not a stream with trades")
+        # All symbols: a gap in the data of one may be a gap in the data of all.
         source = self.frame(f"{stream}.{length.source}")
         if length.is_time:
-            return narrowed(longer(source, length), symbols, since)
-        return narrowed(of_trades(narrowed(source, symbols, None), rules, length), None, since)
+            return filter_rows(merge_bars(source, length), symbols, since)
+        return filter_rows(build_bars(filter_rows(source, symbols), rules, length), None, since)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return the engine's metrics as they are at this moment: stream → name → value.
+        """Return the engine's metrics at this moment: stream → name → value.
 
             run.metrics()["stocks"]["latency_p99_ms"]
 
         They are read from the feeds' counters; `telemetry.streams` has a row of them for each second. The
-        value of a histogram is its counts by bucket, a uint64 array (`telemetry.histogram.upper_ns` says
-        where a bucket ends). Names, kinds, units and meanings are in `mdstream.telemetry.metrics.STREAM`.
-        Raises `NoRunError` where the run has ended.
+        value of a histogram is a uint64 array of counts by bucket (`telemetry.histogram.upper_ns` returns
+        where a bucket ends). `mdstream.telemetry.metrics.STREAM` lists names, kinds, units and meanings.
         """
         try:
             with self.lock:
@@ -201,32 +249,36 @@ class Attachment:
         raise NoRunError(f"run {self.run} has ended")
 
     def compare_bars(self, stream: str) -> pl.DataFrame:
-        """The service's minute bars of `stream` beside those built here, a row a bar.
+        """Return the service's minute bars of a stream beside those built here, a row for each bar.
 
-        `differing` names the numbers that are not the same: all of them where one side lacks the bar. Bars
-        that are not complete here are left out, and so is `vwap` beyond the sixth digit, which the service
-        does not send.
+        Numbers are in pairs of columns, `open_served` and `open_built` and so on. `differing` lists the
+        names of those that differ; all of them if one side lacks the bar. Bars that are incomplete here
+        are left out. `vwap` is compared to six digits: the service rounds it.
+
+        Raises `ConfigError` if the service sends no bars of this stream.
         """
         if f"{stream}.bars" not in self.frames or f"{stream}.bars_1m" not in self.frames:
             raise ConfigError(f"compare_bars: the service sends no bars of {stream}")
-        return compared(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
+        return compare_bars(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
 
     def lazy(self, name: str) -> pl.LazyFrame:
-        """Frame `name` as it stands now, for a query that Polars optimises as a whole."""
+        """Return a frame as it is now, as a LazyFrame: Polars optimises the whole query."""
         return self.frame(name).lazy()
 
     def sql(self, query: str) -> pl.DataFrame:
-        """The answer to a SQL query over frames by their names, as they stand now.
+        """Return the answer to a SQL query over frames, by their names, as they are now.
 
             run.sql("select symbol, avg(price) from stocks.trades group by symbol")
 
-        Symbols and codes are texts in it. Raises Polars' errors where it is no query, or names what is no
-        frame.
+        Symbols and codes are texts in the query and in the answer. Raises `polars.exceptions` for invalid
+        SQL and for names that are not frames.
         """
-        query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # texts stay as they are
-        frames = {name: self.lazy(name) for name in self._there() if name.lower() in query.lower()}
-        # Texts, as SQL knows them: categories can neither be searched nor joined with those of others.
-        plain = {name: frame.with_columns(_coded.cast(pl.String)) for name, frame in frames.items()}
+        query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # literals stay as they are
+        frames = {
+            name: self.lazy(name) for name in self._existing_frames() if name.lower() in query.lower()
+        }
+        # As texts: SQL cannot search categories, nor join those of two streams.
+        plain = {name: frame.with_columns(_CODED.cast(pl.String)) for name, frame in frames.items()}
         return pl.SQLContext(plain, eager=True).execute(query)
 
     def tail(
@@ -240,26 +292,32 @@ class Attachment:
         max_lag: int = 0,
         on_lag: Literal["drop", "raise"] = "drop",
     ) -> Tail:
-        """Follow frame `name`: iterate, with `for` or `async for`, over DataFrames of new rows.
+        """Return an iterator over the new rows of a frame, for `for` or `async for`.
 
-        Begins with the next row, or with the oldest that is kept if `from_start`. Ends when the
-        engine does. `symbols` keeps rows of these only. `max_rows` bounds the rows of one DataFrame.
+            for new in run.tail("stocks.trades", symbols="AAPL"):
+                print(new["price"].mean())
 
-        A reader may be as far behind as the frame keeps rows, or `max_lag` rows if that is given;
-        what it did not read in time is dropped and counted in the tail's `missed`, or, with
-        `on_lag="raise"`, ends it with `LagError`. The engine never waits for a reader.
+        Each step yields a DataFrame of at least one row. Without new rows it looks again after `poll_s`
+        seconds. It ends when the engine ends.
+
+        `from_start` begins with the oldest row that is kept; otherwise the tail begins with the next one.
+        `symbols` keeps the rows of these symbols. `max_rows` bounds the rows of one step (0: no bound).
+
+        A tail that is more than `max_lag` rows behind skips the oldest and counts them in its `missed`;
+        with `on_lag="raise"` it raises `LagError`. With 0, it may be behind by all rows that the frame
+        keeps. The engine never waits for a reader.
+
+        Raises `ConfigError` for views and keyed frames, which have no new rows.
         """
-        if (found := self._view(name)) is not None:
+        if (found := self._find_view(name)) is not None:
             raise ConfigError(f"{name} is a view of {found[0]}: follow that")
         with self.lock:
             if self._keyed_reader(name) is not None:
                 raise ConfigError(
                     f"{name} is a keyed frame: its rows change in place, so no tail can follow it"
                 )
-        narrow = None
-        if symbols is not None:
-            narrow = partial(narrowed, symbols=symbols, since=None)
-        return Tail(self, name, Follow(from_start, poll_s, max_rows, max_lag, on_lag), narrow)
+        select = None if symbols is None else partial(filter_rows, symbols=symbols)
+        return Tail(self, name, TailOptions(from_start, poll_s, max_rows, max_lag, on_lag), select)
 
     def wait_for(
         self,
@@ -269,12 +327,14 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         timeout: float | None = None,
     ) -> pl.DataFrame:
-        """Wait for rows of frame `name` that are yet to come: the first ones for which `where` holds.
+        """Wait for new rows of a frame; return the first ones for which `where` holds.
 
             run.wait_for("stocks.trades", pl.col("price") > 200, symbols="AAPL", timeout=60)
 
-        A frame that is not there yet is waited for some seconds. Raises `TimeoutError` after `timeout`
-        seconds, and `NoRunError` if the engine ends before.
+        Returns at least one row. Without `where`, any new row will do. It also waits up to 10 s for a
+        frame that does not exist yet.
+
+        Raises `TimeoutError` after `timeout` seconds, and `NoRunError` if the engine ends before.
         """
         started = time.monotonic()
         deadline = math.inf if timeout is None else started + timeout
@@ -285,8 +345,8 @@ class Attachment:
                 try:
                     tail = self.tail(name, symbols=symbols, from_start=absent)
                 except KeyError:
-                    absent = True  # all of its rows are yet to come
-                    if time.monotonic() - started > _FRAME_S:
+                    absent = True  # all rows that it will have are new
+                    if time.monotonic() - started > _FRAME_WAIT_S:
                         raise
             new = tail.poll() if tail is not None else None
             if new is not None and where is not None:
@@ -299,19 +359,22 @@ class Attachment:
         raise TimeoutError(f"{name} had no such row within {timeout:g} s")
 
     def arrow(self, name: str) -> pa.Table:
-        """Frame `name` as a pyarrow table; numbers and times are not copied."""
+        """Return a frame as a pyarrow table, without a copy of numbers and times."""
         return self.frame(name).to_arrow()
 
     def pandas(self, name: str) -> pandas.DataFrame:
-        """Frame `name` as a pandas DataFrame: a copy. Needs pandas."""
+        """Return a copy of a frame as a pandas DataFrame. Needs pandas."""
         return self.frame(name).to_pandas()
 
     def duckdb(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with each frame, as it stands now, as a view. Needs duckdb."""
+        """Return a DuckDB connection that has all frames, as they are now, by their names. Needs duckdb.
+
+        run.duckdb().sql("select count(*) from stocks.trades")
+        """
         import duckdb
 
         connection = duckdb.connect()
-        for name in self._there():
+        for name in self._existing_frames():
             schema, _, view = name.partition(".")
             connection.execute(f'create schema if not exists "{schema}"')
             connection.register(f"{schema}__{view}", self.arrow(name))
@@ -319,10 +382,10 @@ class Attachment:
         return connection
 
     def _repr_html_(self) -> str:
-        """For notebooks: the run and its frames."""
+        """Return a table of the run's frames, for notebooks."""
         state = "running" if self.alive else "ended"
         with contextlib.suppress(NoRunError):
-            rows = [(name, self.rows(name), _columns_of(self.frame(name))) for name in self.frames]
+            rows = [(name, self.rows(name), ", ".join(self.frame(name).columns)) for name in self.frames]
             body = "".join(
                 f"<tr><td>{name}</td><td style='text-align:right'>{count:,}</td><td>{columns}</td></tr>"
                 for name, count, columns in rows
@@ -337,14 +400,21 @@ class Attachment:
         found = (self.path / "frames").glob(pattern)
         return sorted(path for path in found if (path / "head").exists())
 
-    def _there(self) -> list[str]:
-        """The names of all frames. Raises `NoRunError` where there are none any more."""
+    def _existing_frames(self) -> list[str]:
+        """Return the names of all frames. Raises `NoRunError` once the run has ended."""
         if not self.path.exists():
             raise NoRunError(f"run {self.run} has ended")
         return self.frames
 
-    def _view(self, name: str) -> tuple[str, View] | None:
-        return view_of(self.path / "frames", name) if _NAME.fullmatch(name) else None
+    def _find_view(self, name: str) -> tuple[str, View] | None:
+        return find_view(self.path / "frames", name) if _NAME.fullmatch(name) else None
+
+    def _categories_of(self, name: str) -> StreamCategories:
+        """Return the categories that all frames of a frame's stream share."""
+        stream = name.partition(".")[0]
+        if stream not in self._categories:
+            self._categories[stream] = StreamCategories(self.path, stream)
+        return self._categories[stream]
 
     def _keyed_reader(self, name: str) -> KeyedFrameReader | None:
         """Return the reader of keyed frame `name`; None if it is not a keyed frame."""
@@ -354,13 +424,13 @@ class Attachment:
             folder = self.path / "frames" / name
             if not (folder / "head").exists() or not is_keyed(read_schema(folder)):
                 return None
-            categories = self._categories.setdefault(name.partition(".")[0], {})
-            self._keyed_readers[name] = KeyedFrameReader(folder, categories)
+            self._keyed_readers[name] = KeyedFrameReader(folder, self._categories_of(name))
         return self._keyed_readers[name]
 
     def parts(self, name: str) -> list[FrameReader]:
-        """The readers of a frame: one, or one for each process that writes a part of it. To be called, and
-        read, under `lock`.
+        """Return the low-level readers of a frame: one for each feed that writes a part of it.
+
+        Hold `lock` while you call it and while you use them. Most programs want `frame` or `tail`.
         """
         folders: list[Path] = []
         if _NAME.fullmatch(name):
@@ -371,11 +441,5 @@ class Attachment:
             raise KeyError(f"no frame {name!r} in run {self.run}; there are {', '.join(self.frames)}")
         for folder in folders:
             if folder.name not in self._readers:
-                stream = folder.name.partition(".")[0]
-                categories = self._categories.setdefault(stream, {})
-                self._readers[folder.name] = FrameReader(folder, categories)
+                self._readers[folder.name] = FrameReader(folder, self._categories_of(name))
         return [self._readers[folder.name] for folder in folders]
-
-
-def _columns_of(frame: pl.DataFrame) -> str:
-    return ", ".join(frame.columns)

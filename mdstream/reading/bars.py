@@ -1,8 +1,8 @@
-"""Bars of any kind for readers, and how those built here compare with the service's own.
+"""Bars of any length for readers, and the comparison of built bars with the service's own.
 
-Longer bars are made of the shorter ones that the engine builds; bars of so many trades, so much volume or
-money of the trades themselves. All follow from one definition: a symbol's trades are put into buckets, and
-each bucket's first, highest, lowest and last price, volume, count and volume-weighted price make a bar.
+Longer bars are merged from the shorter ones that the engine builds. Bars of a number of trades, of volume
+or of money are built from trades. Both put the parts of a symbol into buckets. A bar has the first,
+highest, lowest and last price of its bucket, its volume, number of trades and vwap.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from mdstream.streams.spec import BarRules, split_conditions
 _TIME = re.compile(r"(\d+)\s*(s|m|h|d)")
 _TRADED = re.compile(r"(\d+(?:\.\d+)?)\s*(trades|volume|dollars)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_MOST = 1e12
+_MAX_COUNT = 1e12
 _DAY_ZONE = "America/New_York"
 _PRICES = ("open", "high", "low", "close")
 _NUMBERS = (*_PRICES, "volume", "trade_count", "vwap")
 _KEY = ["symbol", "ts"]
-_CLOSE = 1e-9
-"""How far two numbers may lie apart, as a share, and still count as the same: the last digits of floats."""
-_APART = {"vwap": 1e-6, "trade_count": 0.0}
-"""The same for some."""
-_ROUNDED = {"vwap": 5.1e-7}
-"""How far they may lie apart besides: the service rounds `vwap` to six digits behind the point."""
+
+_TOLERANCE = 1e-9
+"""Relative difference up to which two floats count as equal."""
+_TOLERANCES = {"vwap": 1e-6, "trade_count": 0.0}
+"""Columns with another one."""
+_ROUNDING = {"vwap": 5.1e-7}
+"""Absolute difference that is allowed besides: the service rounds `vwap` to six decimal places."""
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
-    """How long a bar is: `count` of a `unit`, of time (s, m, h, d) or of what is traded."""
+class BarLength:
+    """Length of a bar: `count` times a unit of time (s, m, h, d) or of what is traded."""
 
     count: float
     unit: str
@@ -44,50 +45,51 @@ class Every:
 
     @property
     def source(self) -> str:
-        """The channel that such bars are made of."""
+        """The channel that such bars are built from."""
         if not self.is_time:
             return "trades"
         seconds = self.count * _SECONDS.get(self.unit, 86_400)
         return "bars_1s" if seconds % 60 else "bars_1m"
 
     @classmethod
-    def parse(cls, text: str) -> Every:
-        """`5m`, `1h`, `1d`; `1000 trades`, `50000 volume`, `1000000 dollars`."""
+    def parse(cls, text: str) -> BarLength:
+        """Return the length that a text such as `5m` or `1000 trades` means. Raises `ConfigError`."""
         for pattern in (_TIME, _TRADED) if isinstance(text, str) else ():
-            if (found := pattern.fullmatch(text.strip())) and 0 < float(found[1]) <= _MOST:
+            if (found := pattern.fullmatch(text.strip())) and 0 < float(found[1]) <= _MAX_COUNT:
                 return cls(float(found[1]), found[2])
         raise ConfigError(
-            f"every: {text!r} is no length of a bar: write 30s, 5m, 1h or 1d, or 1000 trades, "
+            f"every: {text!r} is not a length of bars: write 30s, 5m, 1h or 1d, or 1000 trades, "
             "50000 volume or 1000000 dollars"
         )
 
 
-def last_rows(bars: pl.DataFrame) -> pl.DataFrame:
-    """The bars as they are now: of each the last row, without those whose every trade was cancelled."""
+def keep_last_revision(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the last row of each bar, by symbol and time, without bars whose every trade was cancelled."""
     kept = bars.unique(_KEY, keep="last", maintain_order=True)
     return kept.filter(pl.col("open").is_not_null()).sort(_KEY)
 
 
-def longer(bars: pl.DataFrame, every: Every) -> pl.DataFrame:
-    """Bars of a longer time from the shorter ones of all symbols. `ts` is the begin; days are New York's.
+def merge_bars(bars: pl.DataFrame, length: BarLength) -> pl.DataFrame:
+    """Return bars of a longer time, merged from the shorter `bars` of all symbols.
 
-    A bar is `complete` if nothing that falls into it was missed, of any symbol, and later ones are there.
+    `ts` is the start of a bar; days are those of New York. A bar is `complete` if no bar of any symbol in
+    its time is incomplete, and a later one has started.
     """
-    bars = last_rows(bars)
+    bars = keep_last_revision(bars)
     if not bars.height:
         return bars
-    if every.unit == "d":
-        local = pl.col("ts").dt.convert_time_zone(_DAY_ZONE).dt.truncate(f"{int(every.count)}d")
+    if length.unit == "d":
+        local = pl.col("ts").dt.convert_time_zone(_DAY_ZONE).dt.truncate(f"{int(length.count)}d")
         begin = local.dt.convert_time_zone("UTC")
     else:
-        begin = pl.col("ts").dt.truncate(f"{int(every.count)}{every.unit}")
+        begin = pl.col("ts").dt.truncate(f"{int(length.count)}{length.unit}")
     parts = bars.with_columns(begin.alias("_begin"))
     missed = parts.filter(~pl.col("complete"))["_begin"].unique()
     oldest, newest = parts["ts"].min(), parts["_begin"].max()
     whole = ~pl.col("_begin").is_in(missed.implode())
     whole &= (pl.col("_begin") >= oldest) & (pl.col("_begin") < newest)
     return (
-        _grouped(parts, ["symbol", "_begin"])
+        _aggregate(parts, ["symbol", "_begin"])
         .with_columns(whole.alias("complete"))
         .drop("ts")
         .rename({"_begin": "ts"})
@@ -96,24 +98,21 @@ def longer(bars: pl.DataFrame, every: Every) -> pl.DataFrame:
     )
 
 
-def of_trades(trades: pl.DataFrame, rules: BarRules, every: Every) -> pl.DataFrame:
-    """Bars of a stream's trades in their order.
+def build_bars(trades: pl.DataFrame, rules: BarRules, length: BarLength) -> pl.DataFrame:
+    """Return bars of what is traded, from a stream's trades in the order of receipt.
 
-    A trade belongs to bar number floor(x / `every`), x being what was traded before it: trades, volume or
-    money. `ts` and `end` are the times of a bar's first and last trade; it is `complete` if a later one
-    has begun, and of those that are kept the oldest may have lost trades to retention.
+    A trade belongs to bar number floor(x / `length`), where x is what the symbol traded before: trades,
+    volume or money. `ts` and `end` are the times of the bar's first and last trade. A bar is `complete` if
+    a later one has started; but retention may have dropped trades of the oldest bar.
     """
     known = pl.col("price").is_not_null() & pl.col("size").is_not_null()
-    counting = _effects(trades, rules).filter(pl.col("_volume") & known)
+    counting = _add_effects(trades, rules).filter(pl.col("_volume") & known)
     size = pl.col("size").cast(pl.Float64)
-    what = {"trades": known.cast(pl.Float64), "volume": size, "dollars": size * pl.col("price")}
-    if every.is_time:
-        bucket = pl.col("ts").dt.truncate(f"{int(every.count)}{every.unit}").to_physical()
-    else:
-        amount = what[every.unit]
-        before = (amount.cum_sum() - amount).over("symbol")
-        # Sums of fractions are not exact: what is nearly a whole number is one.
-        bucket = (before / every.count + _CLOSE).floor().cast(pl.Int64)
+    amounts = {"trades": known.cast(pl.Float64), "volume": size, "dollars": size * pl.col("price")}
+    amount = amounts[length.unit]
+    before = (amount.cum_sum() - amount).over("symbol")
+    # Sums of fractions are not exact: a result just below a whole number counts as that number.
+    bucket = (before / length.count + _TOLERANCE).floor().cast(pl.Int64)
     price = pl.when(pl.col("_price")).then(pl.col("price"))
     weight = pl.when(pl.col("_price")).then(pl.col("size")).otherwise(0)
     parts = counting.select(
@@ -128,19 +127,19 @@ def of_trades(trades: pl.DataFrame, rules: BarRules, every: Every) -> pl.DataFra
         "recv_ts",
         pl.col("ts").alias("end"),
     )
-    grouped = _grouped(parts, ["symbol", "bar"], pl.col("end").last())
-    begun = pl.col("bar") < pl.col("bar").max().over("symbol")
+    grouped = _aggregate(parts, ["symbol", "bar"], pl.col("end").last())
+    is_over = pl.col("bar") < pl.col("bar").max().over("symbol")
     return (
-        grouped.with_columns(begun.alias("complete"))
+        grouped.with_columns(is_over.alias("complete"))
         .filter(pl.col("open").is_not_null())
         .sort("symbol", "bar")
     )
 
 
-def _grouped(parts: pl.DataFrame, keys: list[str], *more: pl.Expr) -> pl.DataFrame:
-    """The definition: what is in a bucket, as a bar, but for `complete`. Parts are in order."""
+def _aggregate(parts: pl.DataFrame, keys: list[str], *more: pl.Expr) -> pl.DataFrame:
+    """Return a bar for each bucket, without `complete`; `parts` are in order."""
     weight = pl.col("vwap_volume").cast(pl.Float64)
-    worth = (pl.col("vwap") * weight).sum() / weight.sum()
+    average = (pl.col("vwap") * weight).sum() / weight.sum()
     return parts.group_by(keys, maintain_order=True).agg(
         pl.col("ts").first(),
         pl.col("open").drop_nulls().first(),
@@ -149,7 +148,7 @@ def _grouped(parts: pl.DataFrame, keys: list[str], *more: pl.Expr) -> pl.DataFra
         pl.col("close").drop_nulls().last(),
         pl.col("volume").sum(),
         pl.col("trade_count").sum(),
-        pl.when(weight.sum() > 0).then(worth).otherwise(pl.col("vwap").drop_nulls().last()).alias("vwap"),
+        pl.when(weight.sum() > 0).then(average).otherwise(pl.col("vwap").drop_nulls().last()).alias("vwap"),
         pl.col("vwap_volume").sum(),
         pl.col("revised").any(),
         pl.col("recv_ts").max(),
@@ -157,8 +156,8 @@ def _grouped(parts: pl.DataFrame, keys: list[str], *more: pl.Expr) -> pl.DataFra
     )
 
 
-def _effects(trades: pl.DataFrame, rules: BarRules) -> pl.DataFrame:
-    """Trades with what they count for: `_price`, `_volume`."""
+def _add_effects(trades: pl.DataFrame, rules: BarRules) -> pl.DataFrame:
+    """Return trades with two columns, `_price` and `_volume`: whether they count in prices, in volume."""
     names = [name for name in ("conditions", "tape") if name in trades.columns]
     if not names:
         return trades.with_columns(_price=pl.lit(value=True), _volume=pl.lit(value=True))
@@ -172,33 +171,33 @@ def _effects(trades: pl.DataFrame, rules: BarRules) -> pl.DataFrame:
             conditions = split_conditions(conditions)
         flags.append(rules.counts(conditions or (), row.get("tape") or ""))
     schema = {"_price": pl.Boolean, "_volume": pl.Boolean}
-    told = kinds.select(codes).hstack(pl.DataFrame(flags, schema, orient="row"))
-    return coded.join(told, on=codes, how="left", nulls_equal=True, maintain_order="left")
+    effects = kinds.select(codes).hstack(pl.DataFrame(flags, schema, orient="row"))
+    return coded.join(effects, on=codes, how="left", nulls_equal=True, maintain_order="left")
 
 
-def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
-    """The service's minute bars beside those built here, where these are complete.
+def compare_bars(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
+    """Return the service's minute bars beside the complete ones that were built here, a row for each.
 
-    A row a bar: its numbers as `<name>_served` and `<name>_built`, and in `differing` the names of those
-    that are not the same. A bar that only one side has, between the first and the last minute that the
-    service sent, has nulls for the other, and every name. Left out is what was amended here after the
-    service last told of it.
+    A row has its numbers as `<name>_served` and `<name>_built`, and in `differing` the names of those that
+    differ. A bar that one side lacks has nulls for that side and all names in `differing`; only bars
+    between the first and last minute that the service sent count. Bars that were amended here after the
+    service last sent them are left out.
     """
     minutes = served.filter(pl.col("kind").cast(pl.String) != "daily")
     minutes = minutes.unique(_KEY, keep="last", maintain_order=True)
-    own = last_rows(built)
+    own = keep_last_revision(built)
     missed = own.filter(~pl.col("complete"))["ts"].unique()
     seen = own.filter("complete")["ts"]
     minutes = minutes.filter(
         ~pl.col("ts").is_in(missed.implode()) & pl.col("ts").is_between(seen.min(), seen.max())
     )
-    # Of the last minute some may be on their way; and what sets no price, the service does not send.
-    mutual = own.filter(
+    # The service's last minute may not have arrived in full, and it does not send bars without prices.
+    expected = own.filter(
         ~pl.col("ts").is_in(missed.implode())
         & pl.col("ts").is_between(minutes["ts"].min(), minutes["ts"].max(), closed="left")
         & pl.col("open").is_not_null()
     )
-    own = pl.concat([own.join(minutes, on=_KEY, how="semi"), mutual]).unique(_KEY)
+    own = pl.concat([own.join(minutes, on=_KEY, how="semi"), expected]).unique(_KEY)
     values = (*_NUMBERS, "recv_ts")
     joined = minutes.select(*_KEY, *(pl.col(n).alias(f"{n}_served") for n in values)).join(
         own.select(*_KEY, *(pl.col(n).alias(f"{n}_built") for n in values)),
@@ -206,19 +205,19 @@ def compared(served: pl.DataFrame, built: pl.DataFrame) -> pl.DataFrame:
         how="full",
         coalesce=True,
     )
-    # What came after the service's last word on a bar (an amendment, mostly) is in ours alone so far.
+    # Ours alone has what arrived after the service last sent the bar, mostly amendments.
     later = (pl.col("recv_ts_built") > pl.col("recv_ts_served")).fill_null(value=False)
     joined = joined.filter(~later).drop("recv_ts_built", "recv_ts_served")
-    differing = [pl.when(~_same(name)).then(pl.lit(name)) for name in _NUMBERS]
+    differing = [pl.when(~_equal(name)).then(pl.lit(name)) for name in _NUMBERS]
     return joined.with_columns(pl.concat_list(differing).list.drop_nulls().alias("differing")).sort(
         "ts", "symbol"
     )
 
 
-def _same(name: str) -> pl.Expr:
+def _equal(name: str) -> pl.Expr:
     served, built = pl.col(f"{name}_served"), pl.col(f"{name}_built")
-    allowed = _APART.get(name, _CLOSE) * served.abs() + _ROUNDED.get(name, 0.0)
-    # A bar that one side lacks is no null of a price: every bar has a volume.
+    allowed = _TOLERANCES.get(name, _TOLERANCE) * served.abs() + _ROUNDING.get(name, 0.0)
+    # Every bar has a volume: a null there means that one side lacks the bar, not only a price.
     absent = pl.col("volume_served").is_null() | pl.col("volume_built").is_null()
-    same = ((served - built).abs() <= allowed).fill_null(served.is_null() & built.is_null())
-    return same & ~absent
+    equal = ((served - built).abs() <= allowed).fill_null(served.is_null() & built.is_null())
+    return equal & ~absent

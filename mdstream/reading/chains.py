@@ -1,7 +1,8 @@
-"""Option chains: what is last of each contract, with what its name tells.
+"""Option chains: the last values of each contract, with the terms that its symbol names.
 
-A contract is named root, expiry (YYMMDD), C or P, and the strike times 1000 in eight digits (OCC, in the
-compact form): `AAPL240426C00162500`. The last 15 characters are fixed, whatever the root.
+A symbol is the root, expiry (YYMMDD), C or P, and the strike price times 1000 in eight digits:
+`AAPL240426C00162500` (the OCC's OSI format without padding). So the last 15 characters have a fixed form,
+whatever the root's length.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import polars as pl
 _GREEKS = ("implied_volatility", "delta", "gamma", "theta", "vega", "rho")
 
 
-def chains(latest: pl.DataFrame) -> pl.DataFrame:
-    """A row a contract, in the order of root, expiry, strike and right, from the last values.
+def build_chains(latest: pl.DataFrame) -> pl.DataFrame:
+    """Return a row for each contract of `options.latest`, sorted by root, expiry, strike and right.
 
-    `expiry` is a date, `right` call or put, `strike` and prices Float64; `mid` is null where a side is
-    absent. Rows whose symbol is no contract are left out.
+    `expiry` is a date, `right` is "call" or "put", `strike` and prices are Float64. `mid` is null if a
+    side is absent. Rows whose symbol is not a contract are left out.
     """
     name = pl.col("symbol").cast(pl.String)
     tail = name.str.tail(15)

@@ -1,4 +1,4 @@
-"""Reading a keyed frame: a row a symbol, each as it was at one moment (`frames.keyed_frame` says how)."""
+"""Reading a keyed frame: each row as it was at one moment (see `frames.keyed_frame`)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,28 @@ import pyarrow as pa
 
 from mdstream.errors import NoRunError
 from mdstream.frames.chunk import Chunk
-from mdstream.frames.head import Head
-from mdstream.frames.layout import arrow_schema, columns_of, levels_in, read_schema
-from mdstream.reading.reader import Categories, refresh, to_polars
+from mdstream.frames.layout import arrow_schema, columns_of, levels_in
+from mdstream.reading.categories import StreamCategories
+from mdstream.reading.reader import open_frame, to_polars
 from mdstream.streams.spec import Column
 from mdstream.streams.storage import DTYPE
 
 _TORN_TIMEOUT_S = 2.0
-"""How long a reader waits for a row that is being written, before it leaves it out."""
+"""How long a reader waits for a row that is being written before it leaves the row out."""
 
 
 class KeyedFrameReader:
-    """Reads a keyed frame: each row as it was at one moment."""
+    """The reader of one keyed frame."""
 
-    # Written here alone: the chunk that is mapped.
-    _number: int
+    # Written by the reader, under the attachment's lock.
     _chunk: Chunk | None
+    """The chunk that is mapped."""
+    _number: int
+    """Its number; -1 if none is mapped."""
 
-    def __init__(self, folder: Path, categories: dict[str, Categories]) -> None:
-        try:
-            self.head = Head(folder, write=False)
-        except FileNotFoundError as error:
-            raise NoRunError(f"no frame at {folder}: its run has ended") from error
-        self.name = folder.name
-        self._run = folder.parent.parent
+    def __init__(self, folder: Path, categories: StreamCategories) -> None:
+        self.head, schema = open_frame(folder)
         self._categories = categories
-        schema = read_schema(folder)
         self._columns = columns_of(schema)
         self._levels = levels_in(schema)
         self._number = -1
@@ -46,19 +42,19 @@ class KeyedFrameReader:
 
     @property
     def rows(self) -> int:
-        """How many symbols there may be."""
+        """Rows that exist, including those of symbols without data."""
         return self.head.rows
 
     def read(self) -> pl.DataFrame:
-        """All rows that ever had something, copied, without versions; of order books a row a level."""
+        """Return a copy of all rows that have data, without their versions; books with a row per level."""
         batch = self._copy()
-        refresh(self._categories, batch.schema, self._run, self.name.partition(".")[0])
+        self._categories.refresh(batch.schema)
         frame = to_polars(batch, self._categories)
-        return _by_level(frame, self._levels) if self._levels else frame
+        return _split_levels(frame, self._levels) if self._levels else frame
 
     def _copy(self) -> pa.RecordBatch:
         columns = self._columns[:-1]
-        rows, chunk = self._current()
+        rows, chunk = self._map_chunk()
         if chunk is None or not rows:
             return _batch(columns, [np.empty(0, DTYPE[c.kind]) for c in columns], [None] * len(columns))
         views, versions = chunk.views, chunk.views[-1].values
@@ -84,8 +80,8 @@ class KeyedFrameReader:
         kept[torn] = False
         return _batch(columns, [v[kept] for v in values], [None if m is None else m[kept] for m in masks])
 
-    def _current(self) -> tuple[int, Chunk | None]:
-        """The rows there are, and the chunk that holds them."""
+    def _map_chunk(self) -> tuple[int, Chunk | None]:
+        """Return how many rows there are, and the chunk that holds them."""
         while True:
             rows, number = self.head.rows, self.head.end - 1
             if number < 0:
@@ -98,7 +94,7 @@ class KeyedFrameReader:
                 except FileNotFoundError:
                     if not self.head.folder.exists():
                         raise NoRunError(f"{self.head.folder.name}: its run has ended") from None
-                    continue
+                    continue  # the writer replaced it meanwhile
                 self._number = number
             return rows, self._chunk
 
@@ -114,9 +110,9 @@ def _batch(columns: Sequence[Column], values: Any, masks: Any) -> pa.RecordBatch
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _by_level(frame: pl.DataFrame, levels: int) -> pl.DataFrame:
-    """Books in a row each, as a row a level, from the best one (1) on."""
-    sides = [f"{side}_{what}" for side in ("bid", "ask") for what in ("price", "size")]
+def _split_levels(frame: pl.DataFrame, levels: int) -> pl.DataFrame:
+    """Return a row for each level of a book, the best one (1) first, from a row for each book."""
+    sides = [f"{side}_{value}" for side in ("bid", "ask") for value in ("price", "size")]
     pieces = [
         frame.select(
             "symbol",
@@ -131,5 +127,5 @@ def _by_level(frame: pl.DataFrame, levels: int) -> pl.DataFrame:
         )
         for level in range(1, levels + 1)
     ]
-    there = pl.col("bid_price").is_not_null() | pl.col("ask_price").is_not_null()
-    return pl.concat(pieces).filter(there).sort("_row", "level").drop("_row")
+    has_price = pl.col("bid_price").is_not_null() | pl.col("ask_price").is_not_null()
+    return pl.concat(pieces).filter(has_price).sort("_row", "level").drop("_row")

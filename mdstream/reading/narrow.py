@@ -10,42 +10,48 @@ import polars as pl
 from mdstream.errors import ConfigError
 
 Since = datetime | timedelta | int | str
-"""A moment (with its time zone; as text, in ISO 8601), how long ago, or nanoseconds since 1970 UTC."""
+"""A datetime with its time zone (also as ISO 8601 text), a time span before now, or ns since 1970 UTC."""
 
 _TIMES = ("ts", "created_at", "recv_ts")
+"""Columns that hold the time of a row; the first one that a frame has counts."""
 
 
-def narrowed(frame: pl.DataFrame, symbols: str | Sequence[str] | None, since: Since | None) -> pl.DataFrame:
-    """The rows of `frame` for `symbols` whose time is not before `since`; all where these are None."""
+def filter_rows(
+    frame: pl.DataFrame, symbols: str | Sequence[str] | None = None, since: Since | None = None
+) -> pl.DataFrame:
+    """Return the rows of `symbols` whose time is not before `since`; None keeps all.
+
+    Raises `ConfigError` for a value of another type, and for a frame without such a column.
+    """
     if symbols is not None:
         if not isinstance(symbols, Sequence) or not all(isinstance(s, str) for s in symbols):
-            raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of them")
-        frame = frame.filter(_of(frame, [symbols] if isinstance(symbols, str) else list(symbols)))
+            raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of symbols")
+        frame = frame.filter(_has_symbol(frame, [symbols] if isinstance(symbols, str) else list(symbols)))
     if since is not None:
-        frame = frame.filter(pl.col(_time_of(frame)).to_physical() >= nanoseconds(since))
+        frame = frame.filter(pl.col(_time_column(frame)).to_physical() >= to_nanoseconds(since))
     return frame
 
 
-def _of(frame: pl.DataFrame, symbols: list[str]) -> pl.Expr:
+def _has_symbol(frame: pl.DataFrame, symbols: list[str]) -> pl.Expr:
     if "symbol" in frame.columns:
         return pl.col("symbol").is_in(symbols)
     if "symbols" in frame.columns:
         return pl.col("symbols").list.set_intersection(symbols).list.len() > 0
-    raise ConfigError("symbols: this frame has none")
+    raise ConfigError("symbols: this frame has no column with symbols")
 
 
-def _time_of(frame: pl.DataFrame) -> str:
+def _time_column(frame: pl.DataFrame) -> str:
     for name in _TIMES:
         if name in frame.columns:
             return name
     for name, dtype in frame.schema.items():
         if isinstance(dtype, pl.Datetime):
             return name
-    raise ConfigError("since: this frame has no time")
+    raise ConfigError("since: this frame has no column with times")
 
 
-def nanoseconds(since: Since) -> int:
-    """`since` as nanoseconds since 1970 UTC."""
+def to_nanoseconds(since: Since) -> int:
+    """Return a moment as nanoseconds since 1970 UTC. Raises `ConfigError` if it cannot be one."""
     if isinstance(since, str):
         try:
             since = datetime.fromisoformat(since)
@@ -55,12 +61,12 @@ def nanoseconds(since: Since) -> int:
         try:
             since = datetime.now(UTC) - since
         except OverflowError as error:
-            raise ConfigError(f"since: {since} ago is before all times") from error
+            raise ConfigError(f"since: {since} ago is before the first possible date") from error
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise ConfigError(f"since: {since} has no time zone; datetime.now(UTC) has one")
         whole = since.astimezone(UTC).replace(microsecond=0)
         return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
     if not isinstance(since, int) or isinstance(since, bool):
-        raise ConfigError(f"since: {since!r} is no moment: give a datetime, a timedelta or nanoseconds")
+        raise ConfigError(f"since: {since!r} is not a time: give a datetime, a timedelta or nanoseconds")
     return since

@@ -1,4 +1,4 @@
-"""Rows that are revised, as articles are: each once, in its last revision, and one row a symbol."""
+"""Rows with revisions, such as articles: the last revision of each, and a row for each symbol."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import polars as pl
 
 
-def latest(rows: pl.DataFrame, key: Sequence[str], by: str) -> pl.DataFrame:
-    """Return each row once, in the order of column `by`: a revision replaces the row with its `key`."""
+def keep_last_revision(rows: pl.DataFrame, key: Sequence[str], by: str) -> pl.DataFrame:
+    """Return the last row of each `key`, sorted by `by`: a revision replaces the row before."""
     ordered = rows.sort(by, maintain_order=True)
     return ordered.unique(key, keep="last", maintain_order=True)
 
 
-def by_symbol(rows: pl.DataFrame, key: Sequence[str], by: str) -> pl.DataFrame:
-    """Return a row for each symbol that a row names (`symbol`); rows that name none are left out."""
-    each = latest(rows, key, by).explode("symbols").rename({"symbols": "symbol"})
+def split_by_symbol(rows: pl.DataFrame, key: Sequence[str], by: str) -> pl.DataFrame:
+    """Return a row for each symbol of each last revision; rows without symbols are left out."""
+    each = keep_last_revision(rows, key, by).explode("symbols").rename({"symbols": "symbol"})
     each = each.drop_nulls("symbol").unique([*key, "symbol"], maintain_order=True)
     return each.select("symbol", pl.exclude("symbol"))

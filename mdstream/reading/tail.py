@@ -1,4 +1,4 @@
-"""Following a frame: what is new, as it comes."""
+"""Following a frame: a tail yields the new rows as they arrive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdstream.reading.reader import FrameReader
 
 
 class FollowedRun(Protocol):
-    """What a tail needs of the run that it follows; `attach.Attachment` is one."""
+    """What a tail needs of the run that it follows; `attach.Attachment` implements it."""
 
     @property
     def alive(self) -> bool:
@@ -28,20 +28,12 @@ class FollowedRun(Protocol):
         """Guards the readers and all they have mapped."""
 
     def parts(self, name: str) -> list[FrameReader]:
-        """Return the readers of a frame. Raises `KeyError` or `NoRunError` where there is no such frame."""
+        """Return the readers of a frame. Raises `KeyError` or `NoRunError` if there is no such frame."""
 
 
 @dataclass(frozen=True, slots=True)
-class Follow:
-    """How a frame is followed.
-
-    `from_start` begins with the oldest row that is kept, else with the next one. `poll_s` is how often a
-    tail looks while nothing comes. `max_rows` bounds the rows of one DataFrame (0: all that are there).
-
-    `max_lag` is how many rows the tail may be behind the engine (0: as many as the frame keeps). What
-    becomes of a tail that is further behind says `on_lag`: `drop` skips the oldest, and counts them
-    in `missed`; `raise` raises `LagError`. The engine never waits for a reader.
-    """
+class TailOptions:
+    """How to follow a frame; `Attachment.tail` describes each option."""
 
     from_start: bool = False
     poll_s: float = 0.001
@@ -52,125 +44,130 @@ class Follow:
     def __post_init__(self) -> None:
         if self.on_lag not in ("drop", "raise"):
             raise ConfigError(f"on_lag: {self.on_lag!r} must be drop or raise")
-        for name, value in (
-            ("poll_s", self.poll_s),
-            ("max_rows", self.max_rows),
-            ("max_lag", self.max_lag),
-        ):
-            if not value >= 0:
+        for name in ("poll_s", "max_rows", "max_lag"):
+            if not (value := getattr(self, name)) >= 0:
                 raise ConfigError(f"{name}: {value} is below 0")
 
 
 class Tail:
-    """New rows of a frame as they come, with `for` or `async for`, until the engine ends.
+    """An iterator over the new rows of a frame; `Attachment.tail` returns it.
 
-    `missed` counts rows that were dropped before they were read.
+    `for` and `async for` yield DataFrames with the frame's columns, at least one row each. They end when
+    the engine ends. `poll` returns new rows without waiting. One thread or task at a time may use a tail.
+
+        tail = run.tail("stocks.trades", symbols="AAPL")
+        for new in tail:
+            print(new["price"].mean(), tail.missed)
     """
 
     _CHECK_S = 0.5
 
-    # Written by `poll` and the iteration only.
+    # Written by `poll` and the iteration alone.
     missed: int
+    """Rows that were dropped before this tail read them."""
     _next: dict[FrameReader, int]
-    """The next row of each part of the frame."""
-    _looked: float
-    """When parts were last searched for."""
-    _checked: float
+    """The next row to read of each part of the frame."""
+    _searched_at: float
+    """When new parts were last searched for."""
+    _checked_at: float
     """When the engine was last checked."""
 
     def __init__(
         self,
         run: FollowedRun,
         name: str,
-        follow: Follow,
-        narrow: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+        options: TailOptions,
+        select: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     ) -> None:
         self.missed = 0
         self._run = run
         self._name = name
-        self._follow = follow
-        self._narrow = narrow
+        self._options = options
+        self._select = select
         with run.lock:
             parts = run.parts(name)
-            start = follow.from_start
+            start = options.from_start
             self._next = {part: part.first_row if start else part.rows for part in parts}
-        self._many = any("@" in part.name for part in parts)
-        self._looked = self._checked = time.monotonic()
+        self._has_parts = any("@" in part.name for part in parts)
+        self._searched_at = self._checked_at = time.monotonic()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         while True:
             new = self.poll()
             if new is not None:
                 yield new
-            elif self._ended():
+            elif self._has_ended():
                 return
             else:
-                time.sleep(self._follow.poll_s)
+                time.sleep(self._options.poll_s)
 
     async def __aiter__(self) -> AsyncIterator[pl.DataFrame]:
         while True:
             new = self.poll()
             if new is not None:
                 yield new
-            elif self._ended():
+            elif self._has_ended():
                 return
             else:
-                await asyncio.sleep(self._follow.poll_s)
+                await asyncio.sleep(self._options.poll_s)
 
     def poll(self) -> pl.DataFrame | None:
-        """What is new since the last call, without waiting; None if nothing is."""
-        self._look_for_parts()
+        """Return the rows that are new since the last call, without waiting; None if there are none.
+
+        Raises `LagError` if the tail is more than `max_lag` rows behind and `on_lag` is "raise".
+        """
+        self._find_new_parts()
         pieces = []
         for part, row in self._next.items():
             if part.rows > row:
                 with self._run.lock:
-                    frame = labelled(part, self._read(part, row))
-                if self._narrow is not None:
-                    frame = self._narrow(frame)
+                    frame = label_rows(part, self._read(part, row))
+                if self._select is not None:
+                    frame = self._select(frame)
                 if frame.height:
                     pieces.append(frame)
         return pl.concat(pieces, rechunk=False) if pieces else None
 
     def _read(self, part: FrameReader, row: int) -> pl.DataFrame:
-        follow = self._follow
+        options = self._options
         behind = part.rows - row
-        if follow.max_lag and behind > follow.max_lag:
-            if follow.on_lag == "raise":
-                raise LagError(f"{self._name}: {behind} rows behind, and {follow.max_lag} allowed")
-            skipped = behind - follow.max_lag
+        if options.max_lag and behind > options.max_lag:
+            if options.on_lag == "raise":
+                raise LagError(f"{self._name}: {behind} rows behind, and {options.max_lag} allowed")
+            skipped = behind - options.max_lag
             self.missed += skipped
             row += skipped
-        first, frame = part.read(row, row + follow.max_rows if follow.max_rows else None)
+        first, frame = part.read(row, row + options.max_rows if options.max_rows else None)
         self.missed += first - row
         self._next[part] = first + frame.height
         return frame
 
-    def _look_for_parts(self) -> None:
-        """A frame that many processes write has a part more when one more has begun."""
+    def _find_new_parts(self) -> None:
+        """Add the parts of feeds that have started, now and then."""
         now = time.monotonic()
-        if self._many and now - self._looked >= self._CHECK_S:
-            self._looked = now
-            # Where the run has ended, what is mapped can still be read.
+        if self._has_parts and now - self._searched_at >= self._CHECK_S:
+            self._searched_at = now
+            # If the run has ended, the mapped parts can still be read.
             with contextlib.suppress(NoRunError, KeyError), self._run.lock:
                 for part in self._run.parts(self._name):
                     self._next.setdefault(part, 0)
 
-    def _ended(self) -> bool:
+    def _has_ended(self) -> bool:
         if any(part.rows > row for part, row in self._next.items()):
             return False
         if all(part.head.closed for part in self._next):
             return True
         now = time.monotonic()
-        if now - self._checked < self._CHECK_S:
+        if now - self._checked_at < self._CHECK_S:
             return False
-        self._checked = now
+        self._checked_at = now
         return not self._run.alive
 
 
-def labelled(reader: FrameReader, frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of one part of a frame, told apart by the stream they come from."""
+def label_rows(reader: FrameReader, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return `frame` with the column `stream` in front if it is one feed's part of a frame."""
     _, _, stream = reader.name.partition("@")
     if not stream:
         return frame
-    label = pl.lit(stream).cast(reader.streams()).alias("stream")
-    return frame.select(label, pl.all())
+    labels = reader.categories.open("streams", pl.UInt16)
+    return frame.select(pl.lit(stream).cast(labels.dtype).alias("stream"), pl.all())

@@ -1,4 +1,4 @@
-"""Views: what readers make of a frame at the moment they ask, under a name of its own."""
+"""Views: frames that readers compute from another frame at each call, under a name of their own."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ from typing import NamedTuple
 
 import polars as pl
 
-from mdstream.reading import revisions
-from mdstream.reading.chains import chains
+from mdstream.reading.chains import build_chains
+from mdstream.reading.revisions import keep_last_revision, split_by_symbol
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Kind, StreamSpec
 
 
 class View(NamedTuple):
-    """A view of a stream's frame `source`, as `make` makes it."""
+    """A view: the frame that it reads, and the function that computes it."""
 
     source: str
+    """Name of the frame: a channel of the view's stream."""
     make: Callable[[pl.DataFrame], pl.DataFrame]
 
 
-def views_of(spec: StreamSpec) -> Iterator[tuple[str, View]]:
-    """Yield the views of a stream by name, as its declaration gives rise to them."""
+def list_views(spec: StreamSpec) -> Iterator[tuple[str, View]]:
+    """Yield the views of a stream, each after its name."""
     if spec.chain:
-        yield "chains", View(spec.latest_channel.name, chains)
+        yield "chains", View(spec.latest_channel.name, build_chains)
     for channel in spec.channels:
         if channel.types and channel.revised_by:
             key, by = channel.identity, channel.revised_by
-            yield "latest", View(channel.name, partial(revisions.latest, key=key, by=by))
+            yield "latest", View(channel.name, partial(keep_last_revision, key=key, by=by))
             if any(column.kind is Kind.SYMBOLS for column in channel.columns):
-                yield "by_symbol", View(channel.name, partial(revisions.by_symbol, key=key, by=by))
+                yield "by_symbol", View(channel.name, partial(split_by_symbol, key=key, by=by))
 
 
-_VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in views_of(spec)}
+_VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in list_views(spec)}
 
 
-def view_of(frames: Path, name: str) -> tuple[str, View] | None:
-    """Return the frame behind view `name`, and how it is made; None if the folder has no such view."""
+def find_view(frames: Path, name: str) -> tuple[str, View] | None:
+    """Return the full name of the frame behind view `name`, and the view.
+
+    None if there is no such view, or its frame is not in the folder `frames`.
+    """
     view = _VIEWS.get(name)
     if view is None:
         return None
@@ -46,6 +50,6 @@ def view_of(frames: Path, name: str) -> tuple[str, View] | None:
     return (source, view) if (frames / source / "head").exists() else None
 
 
-def views_in(frames: Path) -> set[str]:
-    """Return the names of the views of what is in the folder `frames`."""
-    return {name for name in _VIEWS if view_of(frames, name) is not None}
+def find_views(frames: Path) -> set[str]:
+    """Return the names of the views whose frames are in the folder `frames`."""
+    return {name for name in _VIEWS if find_view(frames, name) is not None}

@@ -186,7 +186,8 @@ class Recorder:
             known = self.state.frames.get(name)
             if known is None:
                 stored = await pool.find_recorded(self._ticket(name, Recorded(), 0))
-                known = Recorded(stored or self._first_row(name), stored)
+                # A recorder that starts late begins with the oldest row that is kept.
+                known = Recorded(stored or self._heads[name].first_row, stored)
                 self.state.frames[name] = known
             while (rows := self._rows_to_record(name)) > known.past:
                 ticket = self._ticket(name, known, min(rows, known.past + MOST_ROWS))
@@ -196,7 +197,8 @@ class Recorder:
                         "%s was removed or replaced: recording again the rows that the frame still has",
                         ticket.table,
                     )
-                    known.past, known.table_past = receipt.past or self._first_row(name), receipt.past
+                    known.past = receipt.past or self._heads[name].first_row
+                    known.table_past = receipt.past
                     continue
                 known.past = known.table_past = receipt.past
                 known.rows += receipt.rows
@@ -228,11 +230,6 @@ class Recorder:
         except MdstreamError as error:
             self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
             self._set_trouble(name, str(error))
-
-    def _first_row(self, name: str) -> int:
-        """Return the oldest row that the frame keeps: a recorder that starts late begins there."""
-        head = self._heads[name]
-        return head.entry(head.first).start_row if head.end > head.first else 0
 
     def _ticket(self, name: str, known: Recorded, past: int) -> RecordTicket:
         feed = self._read_run().get("feeds", {}).get(name.partition(".")[0], "")

@@ -574,6 +574,6 @@ def test_a_head_without_rows_has_no_chunks(run: RunDirectory) -> None:
     FrameWriter(folder, COLUMNS, ROOMY)
     head = Head(folder, write=False)
     assert (head.rows, head.first, head.end, head.closed) == (0, 0, 0, False)
-    assert FrameReader(folder, {}).first_row == 0
+    assert FrameReader(folder).first_row == 0
     with pytest.raises(TypeError):
         head._words[1] = 5  # a reader cannot hurt the writer

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
-from mdstream.reading.bars import Every, compared, longer, of_trades
+from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.streams import STREAMS
 from tests import expected
 
@@ -50,10 +50,10 @@ def served(*rows: tuple[str, int, float, int]) -> pl.DataFrame:
     return frame.with_columns(kind=pl.lit("minute"))
 
 
-FIVE = Every.parse("5m")
+FIVE = BarLength.parse("5m")
 
 
-def told(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+def values(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
     return frame.select("symbol", pl.col("ts").dt.minute(), "volume", "complete").rows()
 
 
@@ -67,7 +67,7 @@ def test_a_longer_bar_is_complete_if_nothing_of_it_was_missed_of_any_symbol() ->
         ("B", 7, 1.0, 2, True),
         ("B", 12, 1.0, 4, True),
     )
-    assert told(longer(bars, FIVE)) == [
+    assert values(merge_bars(bars, FIVE)) == [
         ("A", 0, 1, True),
         ("A", 5, 2, False),
         ("A", 10, 4, True),
@@ -80,11 +80,11 @@ def test_a_longer_bar_is_complete_if_nothing_of_it_was_missed_of_any_symbol() ->
 
 def test_a_longer_bar_that_began_before_all_that_is_kept_is_not_complete() -> None:
     bars = minutes(("A", 3, 1.0, 1, True), ("A", 5, 1.0, 2, True), ("A", 10, 1.0, 2, True))
-    assert [row[-1] for row in told(longer(bars, FIVE))] == [False, True, False]
+    assert [row[-1] for row in values(merge_bars(bars, FIVE))] == [False, True, False]
 
 
 def test_of_no_bars_none_are_made() -> None:
-    assert longer(minutes(("A", 0, 1.0, 1, True)).clear(), FIVE).height == 0
+    assert merge_bars(minutes(("A", 0, 1.0, 1, True)).clear(), FIVE).height == 0
 
 
 def trades(rows: list[tuple[int, float, float, str]]) -> pl.DataFrame:
@@ -118,9 +118,9 @@ SIZES = st.sampled_from([0.1, 0.3, 1.0, 2.5, 7.0])
 @settings(max_examples=100, deadline=None)
 def test_bars_of_what_is_traded_equal_a_plain_loop(rows: list[tuple[float, float]], every: str) -> None:
     assert CRYPTO is not None
-    length = Every.parse(every)
+    length = BarLength.parse(every)
     frame = trades([(i, p, v, "@") for i, (p, v) in enumerate(rows)]).drop("conditions", "tape")
-    found = of_trades(frame, CRYPTO, length)
+    found = build_bars(frame, CRYPTO, length)
     buckets: dict[int, list[tuple[float, float]]] = {}
     before = Fraction(0)
     for price, size in rows:
@@ -138,7 +138,7 @@ def test_bars_of_what_is_traded_equal_a_plain_loop(rows: list[tuple[float, float
 def test_odd_lots_count_in_volume_only_and_a_bar_of_them_is_none() -> None:
     assert STOCKS is not None
     lots = [(i, 1.0 + i, 10, c) for i, c in enumerate(["@", "@I", "@", "@I", "@I", "@I"])]
-    bars = of_trades(trades(lots), STOCKS, Every.parse("2 trades"))
+    bars = build_bars(trades(lots), STOCKS, BarLength.parse("2 trades"))
     assert bars.select("open", "close", "volume", "vwap_volume", "complete").rows() == [
         (1.0, 1.0, 20, 10, True),
         (3.0, 3.0, 20, 10, True),
@@ -152,19 +152,25 @@ def test_odd_lots_count_in_volume_only_and_a_bar_of_them_is_none() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_the_same_definition_makes_bars_of_time(rows: list[tuple[int, float, int]]) -> None:
-    assert CRYPTO is not None
     if not rows:
         return
-    rows = sorted(rows)
-    frame = trades([(s, p, v, "@") for s, p, v in rows]).drop("conditions", "tape")
-    found = of_trades(frame, CRYPTO, Every.parse("5m"))
     start = int(NOON.timestamp()) * 10**9
-    plain = expected.bars(
-        [{"symbol": "A", "ts": start + s * 10**9, "price": p, "size": v} for s, p, v in rows],
-        lambda trade: "all",
-        300 * 10**9,
+    traded = [{"symbol": "A", "ts": start + s * 10**9, "price": p, "size": v} for s, p, v in sorted(rows)]
+    parts, plain = (expected.bars(traded, lambda trade: "all", n * 60 * 10**9) for n in (1, 5))
+    template = minutes(("A", 0, 1.0, 1, True))
+    bars = pl.concat(
+        template.with_columns(
+            ts=pl.lit(ts).cast(TIME),
+            volume=pl.lit(int(b["volume"])),
+            vwap=pl.lit(float(b["pv"] / b["w"])),
+            vwap_volume=pl.lit(int(b["w"])),
+            **{name: pl.lit(b[name]) for name in ("open", "high", "low", "close")},
+        )
+        for (_, ts), b in parts.items()
     )
-    assert found["open"].to_list() == [b["open"] for b in plain.values()]
+    found = merge_bars(bars, FIVE)
+    for name in ("open", "high", "low", "close"):
+        assert found[name].to_list() == [b[name] for b in plain.values()]
     assert found["volume"].to_list() == [int(b["volume"]) for b in plain.values()]
     assert found["vwap"].to_list() == pytest.approx([float(b["pv"] / b["w"]) for b in plain.values()])
 
@@ -186,9 +192,9 @@ def test_differences_from_the_services_bars_are_named() -> None:
         ("B", 2, 3.0, 1),
         ("B", 3, 3.0, 1),
     )
-    found = compared(theirs, own).select("symbol", pl.col("ts").dt.minute(), "differing").rows()
+    found = compare_bars(theirs, own).select("symbol", pl.col("ts").dt.minute(), "differing").rows()
     everything = ["open", "high", "low", "close", "volume", "trade_count", "vwap"]
-    # What one side lacks counts, but not where our own bars tell that something was missed, nor what the
+    # What one side lacks counts, but not where our own bars say that something was missed, nor what the
     # service has not sent of the last minute.
     assert found == [("A", 1, ["volume"]), ("C", 1, everything), ("A", 2, []), ("B", 2, everything)]
 
@@ -198,7 +204,7 @@ def test_what_was_amended_after_the_services_last_word_is_not_compared_yet() -> 
     own = minutes(("A", 1, 1.0, 4, True), ("A", 2, 1.0, 4, True))
     later = pl.when(pl.col("ts").dt.minute() == 1).then(timedelta(seconds=90)).otherwise(timedelta())
     own = own.with_columns((pl.col("recv_ts") + later).cast(TIME))
-    found = compared(theirs, own)
+    found = compare_bars(theirs, own)
     assert found.select(pl.col("ts").dt.minute(), "differing").rows() == [(2, ["volume"])]
 
 
@@ -206,15 +212,15 @@ def test_what_was_amended_after_the_services_last_word_is_not_compared_yet() -> 
 def test_a_vwap_may_be_rounded_to_six_digits_as_the_service_does(price: float, same: bool) -> None:
     own = minutes(("A", 1, 1.0, 5, True)).with_columns(vwap=pl.lit(price))
     theirs = served(("A", 1, 1.0, 5)).with_columns(vwap=pl.lit(0.363726))
-    assert compared(theirs, own)["differing"].to_list() == [[] if same else ["vwap"]]
+    assert compare_bars(theirs, own)["differing"].to_list() == [[] if same else ["vwap"]]
     tiny = 1.0423e-5
     own, theirs = (each.with_columns(vwap=pl.lit(v)) for each, v in ((own, tiny), (theirs, round(tiny, 6))))
-    assert compared(theirs, own)["differing"].to_list() == [[]]
+    assert compare_bars(theirs, own)["differing"].to_list() == [[]]
 
 
 @pytest.mark.parametrize(
     "text", ["", "5", "0m", "-1m", "5 m x", "1.5m", "99999999999999999d", "many trades", None, 5]
 )
 def test_odd_lengths_are_refused(text: Any) -> None:
-    with pytest.raises(ConfigError, match="is no length of a bar"):
-        Every.parse(text)
+    with pytest.raises(ConfigError, match="is not a length of bars"):
+        BarLength.parse(text)

@@ -281,7 +281,7 @@ def test_rows_of_a_frame_that_is_yet_to_come_can_be_waited_for(directory: RunDir
 
 
 def test_a_frame_that_never_comes_is_told(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdstream.reading.attach._FRAME_S", 0.1)
+    monkeypatch.setattr("mdstream.reading.attach._FRAME_WAIT_S", 0.1)
     with pytest.raises(KeyError, match=r"no frame 'stocks.trade'.*there are stocks.trades"):
         market.run.wait_for("stocks.trade")
 

@@ -62,7 +62,7 @@ class Bench:
         self.committer.commit(self.slab, receipt, 0)
 
     def rows(self, name: str) -> list[Row]:
-        _, frame = FrameReader(frame_path(self.run, f"{self.stream}.{name}"), {}).read()
+        _, frame = FrameReader(frame_path(self.run, f"{self.stream}.{name}")).read()
         times = {c: frame[c].to_physical() for c in ("ts", "recv_ts")}
         return frame.with_columns(symbol=frame["symbol"].to_physical(), **times).to_dicts()
 

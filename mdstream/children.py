@@ -1,12 +1,12 @@
-"""How this package starts processes: what a child leaves to others, and where it imports from.
+"""Start of processes: which signals a child leaves to its parent, and where it imports from.
 
-1. A child leaves Ctrl-C and the end of the terminal to the process that the user started.
+1. A child leaves Ctrl-C and the closing of the terminal to the process that the user started.
 2. It imports modules as its parent does, but not from the folder that Python puts first: the current one,
    or that of the user's script. A `queue.py` or `workers.py` there must not break it.
-3. It does not run the user's script again, as `multiprocessing` would have it.
+3. It does not run the user's script again, as `multiprocessing` would.
 
-`starting()` is around every start, with `without_script()` where `multiprocessing` starts the process.
-A program of ours is started as `python("-m", ...)`.
+Start every process inside `starting()`. If `multiprocessing` starts it, use `without_script()` too. Start
+programs of this package as `python("-m", ...)`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from multiprocessing import resource_tracker
 from types import ModuleType
 
 _TERMINAL = (signal.SIGINT, signal.SIGHUP)
-"""Ctrl-C, and the end of the terminal itself."""
+"""Ctrl-C, and the closing of the terminal."""
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-"""The folder that this package is in. It is not on the path of a child if it is not installed."""
+"""The folder that contains this package. If it is not installed, a child lacks this folder in its path."""
 
 
 def ignore_terminal() -> None:
-    """In a child: leave Ctrl-C and the end of the terminal to the parent, which says what to do."""
+    """Ignore Ctrl-C and the closing of the terminal. For a child: its parent decides how it ends."""
     for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
 
@@ -40,14 +40,13 @@ def python(*arguments: str) -> list[str]:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Around the start of a process: it, and all that it starts, are safe from the terminal and from the
-    current folder.
+    """Protect a process that is started inside, and its children, from the terminal and the current folder.
 
-    A blocked signal stays blocked in the child, until it can `ignore_terminal`; ours is only late by the
-    moment that a start takes.
+    A signal that is blocked here stays blocked in the child until it calls `ignore_terminal`. In this
+    process it is only delayed until the start is done.
     """
     with importing_safely():
-        # Python starts it with the first child, and unblocks Ctrl-C for that one as it does so.
+        # Python starts it with the first child, and unblocks Ctrl-C when it does.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
         try:
@@ -58,11 +57,10 @@ def starting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_script() -> Iterator[None]:
-    """Around the start of a process by `multiprocessing`: it neither imports the script that this process
-    runs, nor from the script's folder.
+    """Keep a process that `multiprocessing` starts inside from importing the script of this process.
 
-    The functions it is given are in modules of ours; and a script without `if __name__ == "__main__"` would
-    do in each process all that it does.
+    It does not import from the script's folder either. Its functions are in modules of this package, and a
+    script without `if __name__ == "__main__"` would run again in each process.
     """
     path = _without_first()
     if not _has_root(path):
@@ -78,7 +76,7 @@ def without_script() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing_safely() -> Iterator[None]:
-    """Around the start of a process: neither it, nor what it starts, imports from the current folder."""
+    """Keep a process that is started inside, and its children, from importing from the current folder."""
     changed = {"PYTHONSAFEPATH": "1"}
     if not _has_root(_without_first()):
         changed["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _ROOT]))
@@ -106,7 +104,7 @@ def _without_first() -> list[str]:
         places.add(os.path.dirname(os.path.realpath(file)))
     first = next((entry for entry in path if entry in places), None)
     if first is not None:
-        path.remove(first)  # once: it may be there again because the user wants it
+        path.remove(first)  # only once: the user may have added it again
     return path
 
 

@@ -226,7 +226,7 @@ class Recorder:
             if self._uncompacted.get(name, 0) >= COMPACT_COMMITS:
                 await self._compact(pool, name)
         except NoWorkersError:
-            raise  # the recorder ends; whoever started it may start another one
+            raise  # the recorder ends; its supervisor may start another one
         except MdstreamError as error:
             self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
             self._set_trouble(name, str(error))

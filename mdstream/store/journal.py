@@ -54,20 +54,21 @@ def journal_path(folder: str, run: str, stream: str) -> Path:
 class JournalWriter:
     """Writes the journal of one stream of a run. Continues the journal of a killed predecessor.
 
-    What cannot be written is counted, and stops nothing: the disk may be full, or gone. When that is over,
-    writing goes on behind the last whole record. `missed` counts on from what a predecessor missed.
+    Payloads that cannot be written are counted, and stop nothing: the disk may be full, or gone. Later,
+    writing resumes after the last complete record. `missed` is the number that a predecessor missed.
     """
 
+    # Written by this class only.
     missed: int
-    """Payloads that could not be written. Written here alone, like all that follows."""
+    """Payloads that could not be written."""
     _last: int
-    """The sequence of the last batch that is written."""
+    """Sequence of the last batch that was written."""
     _number: int
-    """That of the segment being written, or of the next one."""
+    """Number of the segment that is being written, or of the next one."""
     _file: int
     """Its descriptor; -1 while it is not open."""
     _size: int
-    """Bytes of whole records in it."""
+    """Bytes of its complete records."""
     _full: list[Path]
     """Segments that are to be compressed."""
 
@@ -87,11 +88,11 @@ class JournalWriter:
         return self.folder / f"{self._number:06d}{_RAW}"
 
     def _resume(self) -> None:
-        """Go on in the last segment, unless it is full or damaged."""
+        """Resume the last segment, unless it is full or damaged."""
         try:
             size, self._last = _scan_complete_records(self._full[-1])
         except (ConfigError, OSError) as error:
-            log.error("the journal goes on in a new segment: %s", error)
+            log.error("the journal continues in a new segment: %s", error)
             return
         if size < SEGMENT_BYTES:
             self._full.pop()
@@ -144,7 +145,7 @@ class JournalWriter:
         self._size += length
 
     def _open(self) -> None:
-        """Open the segment, behind its last whole record."""
+        """Open the segment, after its last complete record."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -156,7 +157,7 @@ class JournalWriter:
         self._file = descriptor
 
     def _take_back(self) -> None:
-        """Remove what was written of a record. Where that fails too the segment ends here."""
+        """Remove an incomplete record. If that fails too, end the segment here."""
         try:
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
@@ -164,7 +165,7 @@ class JournalWriter:
             self._end_segment()
 
     def _end_segment(self) -> None:
-        with contextlib.suppress(OSError):  # what a late error of the disk is about cannot be known
+        with contextlib.suppress(OSError):  # a late error of the disk cannot be attributed to a batch
             if self._file >= 0:
                 os.close(self._file)
         self._full.append(self._path)

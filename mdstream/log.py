@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
@@ -58,13 +59,15 @@ class Outbox:
                 return  # the supervisor is dead, and this process will end soon
 
 
-class _OutboxHandler(logging.Handler):
-    def __init__(self, outbox: Outbox, stream: str) -> None:
+class _Handler(logging.Handler):
+    """Passes records as plain values to `write`."""
+
+    def __init__(self, write: Callable[[dict[str, Any]], None], stream: str) -> None:
         super().__init__()
-        self._outbox, self._stream = outbox, stream
+        self._write, self._stream = write, stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._outbox.put("log", as_dict(record, self._stream))
+        self._write(as_dict(record, self._stream))
 
 
 def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
@@ -84,24 +87,13 @@ def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
 
 def set_up_child(outbox: Outbox, stream: str, level: str) -> None:
     """Send this process's records of `level` and above to the supervisor."""
+    set_up(level, partial(outbox.put, "log"), stream)
+
+
+def set_up(level: str, write: Callable[[dict[str, Any]], None], stream: str = "") -> None:
+    """Pass this process's records of `level` and above to `write`."""
     root = logging.getLogger()
-    root.handlers[:] = [_OutboxHandler(outbox, stream)]
-    _set_levels(root, level)
-
-
-def set_up(level: str, write: Callable[[dict[str, Any]], None]) -> None:
-    """Pass this process's records of `level` and above to `write`, in the form of those of the feeds."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            write(as_dict(record))
-
-    root = logging.getLogger()
-    root.handlers[:] = [Handler()]
-    _set_levels(root, level)
-
-
-def _set_levels(root: logging.Logger, level: str) -> None:
+    root.handlers[:] = [_Handler(write, stream)]
     root.setLevel(logging.WARNING)
     logging.getLogger("mdstream").setLevel(level.upper())
     # websockets logs messages and headers at DEBUG, credentials among them.
@@ -116,27 +108,25 @@ def text_line(record: dict[str, Any]) -> str:
     return line + ("\n" + record["exception"] if "exception" in record else "")
 
 
-def json_line(record: dict[str, Any]) -> str:
-    return orjson.dumps(record).decode()
-
-
 def line_writer(as_json: bool, out: IO[str] | None = None) -> Callable[[dict[str, Any]], None]:
     """Return a function that writes records to `out` (default: standard error), one line each.
 
     A log that cannot be written, because its disk is full or its reader is gone, stops no run. The number
     of lines lost is reported as soon as a line can be written again.
     """
-    layout = json_line if as_json else text_line
     lost = 0
+
+    def show(record: dict[str, Any]) -> None:
+        line = orjson.dumps(record).decode() if as_json else text_line(record)
+        print(line, file=out or sys.stderr, flush=True)
 
     def write(record: dict[str, Any]) -> None:
         nonlocal lost
         try:
             if lost:
-                notice = {**record, "level": "warning", "message": f"{lost} log lines were lost"}
-                print(layout(notice), file=out or sys.stderr, flush=True)
+                show({**record, "level": "warning", "message": f"{lost} log lines were lost"})
                 lost = 0
-            print(layout(record), file=out or sys.stderr, flush=True)
+            show(record)
         except OSError:
             lost += 1
 

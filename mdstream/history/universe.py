@@ -22,7 +22,7 @@ from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
-from mdstream.store.query import When, as_list, is_pattern, parse_day
+from mdstream.store.query import When, as_list, is_pattern, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
@@ -65,8 +65,9 @@ async def resolve_symbols(
     async with RestClient(config.fetch, config.trading, Budget(FREE_PLAN, learns=True)) as client:
         if spec.chain:
             roots = dict.fromkeys(map(_parse_underlying, patterns))
+            since = to_utc(parse_time(start, "start")).date()
             lookups = [
-                _list_contracts(client, spec.chain, root, status, parse_day(start))
+                _list_contracts(client, spec.chain, root, status, since)
                 for root in roots
                 for status in ("active", "inactive")
             ]

@@ -140,7 +140,7 @@ def export(
         (name,) = frame["symbol"].unique()
         symbol = symbols[name]
         table = _to_table(frame, kind, series, symbol, f"{name}.{venue}", labels)
-        _write(table, folders[name], *_time_range(table))
+        _write(table, folders[name])
         files, written = files + 1, written + table.num_rows
     for symbol in symbols.values():
         _write_instrument(catalog, instrument, symbol, venue, force)
@@ -263,14 +263,9 @@ def _to_table(
 
 def _trade_ids(frame: pl.DataFrame) -> pa.Array:
     """Return the service's ids. If there are none (options), use the time and the position in the piece."""
-    if "id" in frame.columns:
-        named = frame["id"].cast(pl.String)
-    else:
-        named = pl.Series("id", [None] * frame.height, pl.String)
-    places = pl.int_range(frame.height, eager=True).cast(pl.String)
-    times = frame["ts"].dt.epoch("ns").cast(pl.String)
-    made = frame.select((pl.lit(times) + "-" + pl.lit(places)).alias("id"))["id"]
-    return named.fill_null(made).to_arrow().cast(pa.string())
+    ids = [pl.col("id").cast(pl.String)] if "id" in frame.columns else []
+    made = pl.concat_str(pl.col("ts").dt.epoch("ns"), pl.int_range(pl.len()), separator="-")
+    return frame.select(pl.coalesce(*ids, made)).to_series().to_arrow().cast(pa.string())
 
 
 def _to_integers(values: pl.Series, decimals: int) -> pa.Array:
@@ -287,11 +282,6 @@ def _to_integers(values: pl.Series, decimals: int) -> pa.Array:
     return pa.Array.from_buffers(_FIXED, len(wide), [None, wide.buffers()[1]], offset=wide.offset)
 
 
-def _time_range(table: pa.Table) -> tuple[int, int]:
-    times = table["ts_init"]
-    return times[0].as_py(), times[-1].as_py()
-
-
 # -- files
 
 
@@ -299,10 +289,11 @@ def _folder_name(identifier: str) -> str:
     return identifier.replace("/", "")
 
 
-def _write(table: pa.Table, folder: Path, first: int, last: int) -> None:
+def _write(table: pa.Table, folder: Path) -> None:
     """Write a file: it is complete or does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_format_time(first)}_{_format_time(last)}.parquet"
+    first, last = (_format_time(table["ts_init"][at].as_py()) for at in (0, -1))
+    path = folder / f"{first}_{last}.parquet"
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd")
     partial.rename(path)
@@ -368,7 +359,7 @@ def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, for
         }
     names = {"equity": "Equity", "currency_pair": "CurrencyPair", "option_contract": "OptionContract"}
     schema = pa.schema([pa.field(n, _field_type(n)) for n in values], {"class": names[kind]})
-    _write(pa.Table.from_pylist([values], schema), folder, 0, 0)
+    _write(pa.Table.from_pylist([values], schema), folder)
 
 
 def _parse_contract(name: str) -> tuple[str, int, str, float]:

@@ -54,11 +54,6 @@ def _parse_text(value: str, name: str) -> date | datetime:
         ) from error
 
 
-def parse_day(value: When) -> date:
-    """Return the UTC day of a start. Raises `ConfigError`."""
-    return to_utc(parse_time(value, "start")).date()
-
-
 def to_utc(ns: int) -> datetime:
     """Return a time in UTC, to the second."""
     return datetime.fromtimestamp(ns // 1_000_000_000, UTC)

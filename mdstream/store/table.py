@@ -76,27 +76,26 @@ class StoreTable:
         Raises `StoreError` if commit `version - 1` is not the last one: the table was removed or replaced,
         and its loss would go unnoticed.
         """
-        if (found := self.read_state().version) != version - 1:
+        state = self.read_state()
+        if state.version != version - 1:
             raise StoreError(
-                f"store: {self.folder} was removed or replaced during the backfill (last commit {found}, "
-                f"{version - 1} expected); run the same command again to fetch the lost rows"
+                f"store: {self.folder} was removed or replaced during the backfill (last commit "
+                f"{state.version}, {version - 1} expected); run the same again to fetch the lost rows"
             )
-        try:
-            self._commit(files, version)
-        except DeltaError as error:
-            raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
-
-    def _commit(self, files: Sequence[NewFile], version: int) -> None:
+        folder = str(self.folder)
         actions: list[Any] = [self._add_action(file) for file in files]
         properties = CommitProperties(app_transactions=[Transaction(_APP, version)])
-        if DeltaTable.is_deltatable(str(self.folder)):
-            DeltaTable(str(self.folder)).create_write_transaction(
-                actions, "append", self._schema, self._by, commit_properties=properties
-            )
-        else:
-            create_table_with_add_actions(
-                str(self.folder), self._schema, actions, "append", self._by, commit_properties=properties
-            )
+        try:
+            if state.id:
+                DeltaTable(folder).create_write_transaction(
+                    actions, "append", self._schema, self._by, commit_properties=properties
+                )
+            else:
+                create_table_with_add_actions(
+                    folder, self._schema, actions, "append", self._by, commit_properties=properties
+                )
+        except DeltaError as error:
+            raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
 
     def path(self, partition: Mapping[str, str], name: str) -> str:
         """Return where a file of a partition belongs, relative to the table's folder."""

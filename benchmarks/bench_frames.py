@@ -84,20 +84,20 @@ def commit_process(channel: str) -> None:
     rows = ready(channel, 4_000)
     with live(rows, DEFAULT) as (_, writer):
         whole = rows.batches(4_000)[0]
-        while not writer.dropped_rows:
+        while not writer.head.first_row:
             writer.append(whole)
         answer({"rows": writer.rows})
         for line in sys.stdin:
             size = json.loads(line)["batch"]
             batches = rows.batches(size)
-            before, longest = writer.dropped_rows, 0.0
+            before, longest = writer.head.first_row, 0.0
             started = last = time.perf_counter()
             for _ in range(COMMITTED // 4_000):
                 for batch in batches:
                     writer.append(batch)
                     now = time.perf_counter()
                     longest, last = max(longest, now - last), now
-            dropped = writer.dropped_rows - before
+            dropped = writer.head.first_row - before
             seconds = last - started
             answer({"seconds": seconds, "longest_ms": longest * 1e3, "dropped": dropped})
 

@@ -45,7 +45,7 @@ class Books:
 
     def __init__(self, folder: Path, channel: Channel, share: Share, dropped: int = 0) -> None:
         self.dropped = dropped
-        self._frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=str(BOOK_DEPTH))
+        self._frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=BOOK_DEPTH)
         self.sides = channel.column("side").dictionary
         """The dictionary with the names of the sides."""
         self._at = channel.at

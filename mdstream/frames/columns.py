@@ -35,7 +35,7 @@ class FrameColumns:
     @property
     def first_row(self) -> int:
         """The oldest row that is kept."""
-        return self._frame.dropped_rows
+        return self._frame.head.first_row
 
     def newest_first(self, stop: int) -> Iterator[tuple[int, int, dict[str, View]]]:
         """Yield the rows below `stop`, a chunk at a time from the newest on: the number of its first row,

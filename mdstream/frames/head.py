@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mdstream.handoff.space import create_file
+from mdstream.handoff.space import create_file, room_for
 
 RING = 1024
 """Chunks a head has room for; the writer retires the oldest before it would need more."""
@@ -58,6 +58,21 @@ class Head:
             os.close(descriptor)
         if self._words[0] != _MAGIC:
             raise ValueError(f"{folder} is not a frame")
+
+    @classmethod
+    def open_or_create(cls, folder: Path, schema: bytes) -> Head:
+        """Return the head of the frame in `folder`, for its writer; a new frame gets `schema`.
+
+        Raises `NoSpaceError` where there is no room for a new one.
+        """
+        if not (folder / "head").exists():
+            with room_for(folder, len(schema)):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "schema").write_bytes(schema)
+            cls.create(folder)  # last: readers see a frame once it has a head
+        head = cls(folder, write=True)
+        head.close(False)
+        return head
 
     @staticmethod
     def create(folder: Path) -> None:

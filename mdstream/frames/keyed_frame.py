@@ -20,10 +20,9 @@ import numpy.typing as npt
 
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import Head
-from mdstream.frames.layout import arrow_schema
+from mdstream.frames.layout import serialize_schema
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData, take_rows
-from mdstream.handoff.space import room_for
 from mdstream.streams.spec import Column
 
 Rows = npt.NDArray[np.int64]
@@ -51,17 +50,10 @@ class KeyedFrameWriter:
     _whole: npt.NDArray[np.bool_]
     """For each column, the rows that are known to have a value."""
 
-    def __init__(self, folder: Path, columns: Sequence[Column], share: Share, **facts: str) -> None:
+    def __init__(self, folder: Path, columns: Sequence[Column], share: Share, levels: int = 0) -> None:
         self.columns = tuple(columns)
         self.untracked = 0
-        if not (folder / "head").exists():
-            schema = arrow_schema(columns, keyed="yes", **facts).serialize()
-            with room_for(folder, len(schema)):
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "schema").write_bytes(schema)
-            Head.create(folder)  # last: a frame exists for readers once it has a head
-        self.head = Head(folder, write=True)
-        self.head.close(False)
+        self.head = Head.open_or_create(folder, serialize_schema(columns, keyed="yes", levels=str(levels)))
         self._chunk = None
         self._whole = np.zeros((len(self.columns), 0), np.bool_)
         for path in folder.glob("*.arrow"):

@@ -54,6 +54,12 @@ def arrow_schema(columns: Sequence[Column], **facts: str) -> pa.Schema:
     return pa.schema(fields, facts or None)
 
 
+def serialize_schema(columns: Sequence[Column], **facts: str) -> bytes:
+    """Return the contents of a frame's file `schema`."""
+    data: bytes = arrow_schema(columns, **facts).serialize().to_pybytes()
+    return data
+
+
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """The columns behind an Arrow schema, as far as their storage goes."""
     return tuple(
@@ -119,7 +125,7 @@ class Blank(NamedTuple):
 
 def blank(columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> Blank:
     """The file of a chunk with room for `rows` rows, and so many items in each heap."""
-    return _blank(arrow_schema(columns).serialize().to_pybytes(), rows, tuple(heaps))
+    return _blank(serialize_schema(columns), rows, tuple(heaps))
 
 
 @lru_cache(maxsize=16)

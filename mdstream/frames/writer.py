@@ -10,10 +10,9 @@ from pathlib import Path
 from mdstream.errors import NoSpaceError
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import RING, Head
-from mdstream.frames.layout import HEAP_PER_ROW, arrow_schema, row_bytes
+from mdstream.frames.layout import HEAP_PER_ROW, row_bytes, serialize_schema
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData
-from mdstream.handoff.space import room_for
 from mdstream.streams.spec import VARIABLE, Column
 
 _FIRST_CHUNK_BYTES = 128 * 1024
@@ -40,7 +39,7 @@ class FrameWriter:
 
     When a frame holds more than `limits.retention` bytes, its oldest chunk is dropped; so it is, earlier,
     when the frames of its `share` hold more than the share, or the file system has no room for a new chunk.
-    `dropped_rows` counts the rows. Chunks grow from small to `limits.chunk`, so that a quiet frame stays
+    `head.first_row` counts the rows. Chunks grow from small to `limits.chunk`, so that a quiet frame stays
     small.
     """
 
@@ -58,14 +57,7 @@ class FrameWriter:
     def __init__(
         self, folder: Path, columns: Sequence[Column], limits: Limits, share: Share | None = None
     ) -> None:
-        if not (folder / "head").exists():
-            schema = arrow_schema(columns).serialize()
-            with room_for(folder, len(schema)):
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "schema").write_bytes(schema)
-            Head.create(folder)  # last: a frame exists for readers once it has a head
-        self.head = Head(folder, write=True)
-        self.head.close(False)
+        self.head = Head.open_or_create(folder, serialize_schema(columns))
         self.columns = tuple(columns)
         self._limits = limits
         self._share = share or Share(sys.maxsize)
@@ -87,11 +79,6 @@ class FrameWriter:
     def rows(self) -> int:
         """Rows ever published."""
         return self.head.rows
-
-    @property
-    def dropped_rows(self) -> int:
-        """Rows that retention has removed."""
-        return self.head.first_row
 
     def append(self, data: Sequence[ColumnData], sequence: int = 0) -> None:
         """Append rows, and publish them all at once. A batch that is already in the frame is skipped.

@@ -36,12 +36,12 @@ def test_no_row_of_a_span_is_passed_over(
         numbers = np.arange(len(everything), len(everything) + len(batch))
         writer.append([ColumnData(np.array(batch, np.int64)), ColumnData(numbers)])
         everything += batch
-        stop = data.draw(st.integers(writer.dropped_rows + 1, writer.rows))
+        stop = data.draw(st.integers(writer.head.first_row + 1, writer.rows))
         found = []
         for start, rows, views in columns.within("ts", first, first + length, stop):
             times, numbers = views["ts"].values[:rows], views["n"].values[:rows]
             assert numbers.tolist() == list(range(start, start + rows))
             found += numbers[(times >= first) & (times < first + length)].tolist()
-        kept = range(writer.dropped_rows, stop)
+        kept = range(writer.head.first_row, stop)
         assert sorted(found) == [n for n in kept if first <= everything[n] < first + length]
     writer.close()

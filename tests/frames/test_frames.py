@@ -194,7 +194,7 @@ def test_the_oldest_chunk_goes_and_a_slow_tail_is_told(run: RunDirectory) -> Non
     new = tail.poll()
     assert new is not None
     assert tail.missed == 20_010 - new.height
-    assert writer.dropped_rows == tail.missed
+    assert writer.head.first_row == tail.missed
     assert held["ts"].to_physical().to_list() == list(range(10)), "what a reader holds stays"
 
 
@@ -207,12 +207,12 @@ def test_frames_of_a_stream_share_what_it_may_take(run: RunDirectory) -> None:
     for start in range(0, 20_000, 1_000):
         large.append(simple(start, 1_000))
     assert large.bytes <= 500_000
-    assert large.dropped_rows > 0
-    kept = large.rows - large.dropped_rows
+    assert large.head.first_row > 0
+    kept = large.rows - large.head.first_row
     for start in range(0, 3_000, 100):
         small.append(simple(start, 100))
     assert large.bytes + small.bytes <= 500_000
-    assert large.rows - large.dropped_rows < kept, "the large one has made way"
+    assert large.rows - large.head.first_row < kept, "the large one has made way"
     frame = attach(run.run).frame("test.large")
     end = large.rows
     assert frame["ts"].to_physical().to_list() == list(range(end - frame.height, end))
@@ -405,7 +405,7 @@ def test_a_full_file_system_drops_old_chunks_first_and_then_is_a_clear_error(
     room[0] = 350_000
     for start in range(5_000, 10_000, 500):
         writer.append(simple(start, 500))
-    assert writer.dropped_rows > 0
+    assert writer.head.first_row > 0
     assert attach(run.run).frame("test.rows")["ts"].to_physical()[-1] == 9_999
     room[0] = 0
     before = writer.rows

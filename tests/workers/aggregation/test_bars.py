@@ -466,7 +466,7 @@ def test_bars_whose_trades_retention_has_dropped_stay_as_they_are() -> None:
         before = made.rows("bars_1m")
         for start in range(0, 24000, 2000):
             made.batch([trade(0, 62, id=100 + start + i) for i in range(2000)])
-        assert made.committer.frames["trades"].dropped_rows
+        assert made.committer.frames["trades"].head.first_row
         made.batch([("cancel", {"symbol": 0, "id": 8, "exchange": "V", "recv": START + 63 * SECOND})])
         made.batch([trade(0, 90, id=10)])
         assert made.rows("bars_1m") == before

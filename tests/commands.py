@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mdstream.frames.rundir import runs
+from mdstream.frames.rundir import list_runs
 from mdstream.reading.attach import Attachment
 from tests.running import HANGING_S
 
@@ -72,7 +72,7 @@ def logged(process: subprocess.Popen[str], text: str) -> str:
 
 def run_of(process: subprocess.Popen[str], root: Path | None = None) -> Attachment:
     """The run of an engine that streams."""
-    [path] = [path for path in runs(root) if path.name.endswith(f"-{process.pid}")]
+    [path] = [path for path in list_runs(root) if path.name.endswith(f"-{process.pid}")]
     return Attachment(path)
 
 

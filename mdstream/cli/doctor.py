@@ -109,10 +109,10 @@ def _kernels(handoff: HandoffConfig) -> Finding:
 
 
 def _runs(frames: FramesConfig) -> Iterator[Finding]:
-    from mdstream.frames.rundir import find_unrecorded, has_recorder, is_alive, runs
+    from mdstream.frames.rundir import find_unrecorded, has_recorder, is_alive, list_runs
 
     root = Path(frames.directory) if frames.directory else None
-    found, to_record = runs(root), find_unrecorded(root)
+    found, to_record = list_runs(root), find_unrecorded(root)
     if alive := [path for path in found if is_alive(path)]:
         yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
     for path, store in to_record.items():

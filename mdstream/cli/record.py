@@ -91,7 +91,7 @@ def _find(run: str | None, root: Path | None) -> Path:
         return rundir.find(None, root)
     if (Path(run) / "owner.lock").exists():
         return Path(run)
-    for path in rundir.runs(root):
+    for path in rundir.list_runs(root):
         if path.name == run or path.name.endswith(f"-{run}"):
             return path
     try:

@@ -1,1 +1,1 @@
-"""Frames: append-only columnar tables in shared memory, one writer, any number of readers."""
+"""Frames: columnar tables in shared memory with one writer and any number of readers."""

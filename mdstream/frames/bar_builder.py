@@ -1,4 +1,4 @@
-"""The interface of what joins partials to bars for a feed; `workers.aggregation.bars` implements it."""
+"""The interface of bar builders, which join partials to bars (`workers.aggregation.bars`)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mdstream.handoff.columns import ColumnData, PartialKind
 from mdstream.streams.spec import Column, StreamSpec
 
 Published = dict[str, list[ColumnData]]
-"""Channel of bars → columns of the rows to append to it."""
+"""Channel of bars → columns of the rows to append."""
 
 TextOf = Callable[[Column, int], str]
-"""The text behind a code of a column."""
+"""Returns the text that a code of a column stands for."""
 
 Amendments = Mapping[PartialKind, Sequence[ColumnData]]
-"""Corrections and cancels of a batch, as their channels have them."""
+"""Corrections and cancels of a batch, as columns of their channels."""
 
 
 class BarBuilder(Protocol):
@@ -27,30 +27,34 @@ class BarBuilder(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether there are bars that are still to be published."""
+        """Whether some bars are not published yet."""
 
     @property
     def late(self) -> int:
-        """Trades that came too late for any bar."""
+        """Trades that arrived too late for any bar."""
 
     @property
     def unmatched(self) -> int:
         """Corrections and cancels of trades that are not in the trades frame."""
 
     def join(self, partials: npt.NDArray[np.void], before: int, amendments: Amendments) -> Published:
-        """Add a batch's partials (`PARTIAL`), whose trades are in the trades frame from row `before` on."""
+        """Add a batch's partials (rows of `PARTIAL`); return the rows of bars to publish.
+
+        `before` is the number of the batch's first row in the trades frame.
+        """
 
     def lose(self, recv_ns: int) -> None:
-        """What came at this place of the stream is lost."""
+        """Note that data is missing at this place of the stream, at `recv_ns`."""
 
     def finish(self) -> Published:
-        """The stream has ended: publish whatever is open."""
+        """Return the rows of all open bars: the stream has ended."""
 
     def restore(self, partials: npt.NDArray[np.void], trades: int, amendments: Amendments) -> None:
-        """Get to where a killed predecessor was, which had committed so many `trades`: all that could be
-        published has been.
+        """Restore the open bars of a killed predecessor, which had committed `trades` rows of trades.
+
+        Bars that it could publish count as published.
         """
 
 
 MakeBars = Callable[[StreamSpec, Mapping[str, FrameColumns], TextOf], BarBuilder]
-"""Makes one for a stream, given its frames by channel and the text behind each code of a column."""
+"""Returns a builder for a stream; it reads the stream's frames (by channel) and the texts of codes."""

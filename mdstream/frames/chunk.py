@@ -1,4 +1,4 @@
-"""One chunk of a frame, mapped for writing."""
+"""One chunk of a frame as arrays over its mapped file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mdstream.frames.layout import Buffers, blank, find_buffers, patch_lengths
+from mdstream.frames.layout import Buffers, find_buffers, make_blank, patch_lengths
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.space import create_file
 from mdstream.streams.spec import Column, Kind
@@ -26,14 +26,14 @@ _FEW_ROWS = 256
 
 
 class Chunk:
-    """A chunk of fixed capacity; its one writer may write rows at any place.
+    """A chunk with room for `rows` rows; its one writer may write them in any order.
 
-    `views` are its columns, as arrays over the map; with `write` false they can only be read.
+    `views` are the columns as arrays over the map, which are read-only if `write` is false.
     """
 
     # Written by the frame's writer alone, like the rows themselves.
     heap_used: list[int]
-    """Items taken from each heap."""
+    """Used items of each column's heap."""
 
     def __init__(
         self, path: Path, columns: Sequence[Column], start_row: int, rows: int, write: bool = True
@@ -49,16 +49,16 @@ class Chunk:
             self._close()
         base = pa.py_buffer(memoryview(self._mapping))
         self.views = [
-            View(self._mapping, column, buffers, rows)
+            ColumnView(self._mapping, column, buffers, rows)
             for column, buffers in zip(columns, find_buffers(base), strict=True)
         ]
         self.heap_used = [0] * len(columns)
 
     @staticmethod
     def create(path: Path, columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> None:
-        """Create the file of a new chunk. Raises `NoSpaceError`, and leaves nothing if it fails."""
+        """Create the file of a new chunk. Raises `NoSpaceError`; no file is left if it fails."""
         hidden = path.with_suffix(".new")
-        empty = blank(columns, rows, heaps)
+        empty = make_blank(columns, rows, heaps)
         try:
             descriptor = create_file(hidden, empty.size, os.O_TRUNC)
             try:
@@ -72,7 +72,7 @@ class Chunk:
             raise
 
     def resume(self, rows: int) -> None:
-        """Continue a chunk that holds `rows` rows; it is open again if it was sealed, or half sealed."""
+        """Reopen a chunk with `rows` rows for writing, even if it was sealed or half sealed."""
         nulls = [int(len(view.validity) > 0) for view in self.views]
         patch_lengths(memoryview(self._mapping), self.rows + 1, nulls)
         for index, view in enumerate(self.views):
@@ -80,7 +80,7 @@ class Chunk:
                 self.heap_used[index] = int(view.values[rows])
 
     def room(self, data: Sequence[ColumnData], start: int, at: int) -> int:
-        """Return how many rows of `data` from `start` on fit behind row `at`."""
+        """Return how many rows of `data`, from `start` on, fit into the chunk from row `at` on."""
         fit = self.rows - at
         for index, (view, item) in enumerate(zip(self.views, data, strict=True)):
             if view.heap is not None:
@@ -91,7 +91,7 @@ class Chunk:
         return max(0, min(fit, len(data[0].values) - start))
 
     def write(self, data: Sequence[ColumnData], start: int, stop: int, at: int) -> int:
-        """Copy rows `start`..`stop` of `data` to row `at`; return a bit for each column with a null."""
+        """Copy rows `start` to `stop` of `data` to row `at`; return a bit for each column with a null."""
         nulls = 0
         for index, (view, item) in enumerate(zip(self.views, data, strict=True)):
             if view.heap is not None:
@@ -101,7 +101,7 @@ class Chunk:
             elif stop - start < _FEW_ROWS:
                 view.values[at : at + stop - start] = item.values[start:stop]
             else:
-                # Half the cost of the map, where every page faults the first time.
+                # Half the cost of the map, which faults at the first access of each page.
                 values = np.ascontiguousarray(item.values[start:stop], view.values.dtype)
                 _put(self._file, values.data, view.offset + at * values.itemsize)
             if item.mask is not None:
@@ -112,7 +112,7 @@ class Chunk:
         return nulls
 
     def seal(self, rows: int, nulls: int) -> None:
-        """Close the chunk at `rows` rows, and make it a valid Arrow file of that many."""
+        """Close the chunk, and make it a valid Arrow file of `rows` rows."""
         counts = [
             rows - _count_bits(view.validity, rows) if nulls >> index & 1 else 0
             for index, view in enumerate(self.views)
@@ -121,8 +121,8 @@ class Chunk:
         self._close()
 
 
-class View:
-    """The buffers of one column, as arrays over the map."""
+class ColumnView:
+    """The buffers of one column as arrays over the map."""
 
     def __init__(self, mapping: mmap.mmap, column: Column, buffers: Buffers, rows: int) -> None:
         def array(dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
@@ -144,11 +144,11 @@ class View:
             self.values = array(dtype, rows, buffers.values)
 
     def bits(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return the values of a packed column."""
+        """Return the values of `rows` of a packed column."""
         return np.asarray(self.values[rows >> 3] >> (rows & 7).astype(np.uint8) & 1, np.bool_)
 
     def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return which of `rows` have a value, by the bitmap."""
+        """Return for each of `rows` whether it has a value."""
         bits = self.validity[rows >> 3] >> (rows & 7).astype(np.uint8)
         return np.asarray(bits & 1, np.bool_)
 
@@ -161,7 +161,7 @@ class View:
             _clear_bits(self.validity, rows[changed & ~wanted])
 
     def put_heap(self, item: ColumnData, start: int, stop: int, at: int, used: int) -> int:
-        """Append the heap items of some rows, and their ends; return the heap's new fill."""
+        """Append the heap items of rows `start` to `stop`, and their ends; return the used items."""
         assert self.heap is not None
         assert item.heap is not None
         ends: Any = item.values

@@ -1,4 +1,4 @@
-"""The columns of a frame as arrays, for its writer's process."""
+"""The columns of a frame as arrays, for the process that writes it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.frames.chunk import Chunk, View
+from mdstream.frames.chunk import Chunk, ColumnView
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.columns import ColumnData
 
 
 class FrameColumns:
-    """The rows that a frame still has, chunk by chunk; for frames with columns of fixed size."""
+    """The kept rows of a frame, chunk by chunk; all columns must have a fixed size."""
 
     # Written here alone.
     _chunks: dict[int, Chunk]
-    """The chunks that are mapped, by number."""
+    """The mapped chunks, by number."""
     _spans: dict[tuple[int, str], tuple[int, int]]
-    """First row of a full chunk, and a column → its least and its greatest value."""
+    """First row of a full chunk, and a column → the least and the greatest value there."""
 
     def __init__(self, frame: FrameWriter) -> None:
         self._frame = frame
@@ -34,12 +34,13 @@ class FrameColumns:
 
     @property
     def first_row(self) -> int:
-        """The oldest row that is kept."""
+        """Number of the oldest row that is kept."""
         return self._frame.head.first_row
 
-    def newest_first(self, stop: int) -> Iterator[tuple[int, int, dict[str, View]]]:
-        """Yield the rows below `stop`, a chunk at a time from the newest on: the number of its first row,
-        how many rows there are, and views over shared memory by column.
+    def newest_first(self, stop: int) -> Iterator[tuple[int, int, dict[str, ColumnView]]]:
+        """Yield the chunks that have rows below `stop`, from the newest to the oldest.
+
+        For each: the number of its first row, its number of rows (below `stop`), and its columns by name.
         """
         head = self._frame.head
         for number in [n for n in self._chunks if n < head.first]:
@@ -62,13 +63,13 @@ class FrameColumns:
 
     def within(
         self, name: str, first: int, end: int, stop: int
-    ) -> Iterator[tuple[int, int, dict[str, View]]]:
-        """Like `newest_first`, without chunks that have no value from `first` to `end` in column `name`."""
+    ) -> Iterator[tuple[int, int, dict[str, ColumnView]]]:
+        """Yield as `newest_first`, without chunks where no value of column `name` is in `first`..`end`."""
         for start in [start for start, _ in self._spans if start < self.first_row]:
             self._spans.pop((start, name), None)
         newest = True
         for start, rows, views in self.newest_first(stop):
-            if newest:  # it still grows
+            if newest:  # it still grows, so its values are not remembered
                 newest = False
                 yield start, rows, views
                 continue
@@ -79,8 +80,8 @@ class FrameColumns:
             if least < end and most >= first:
                 yield start, rows, views
 
-    def take(self, views: dict[str, View], rows: npt.NDArray[np.int64]) -> list[ColumnData]:
-        """Return a copy of some rows of a chunk."""
+    def take(self, views: dict[str, ColumnView], rows: npt.NDArray[np.int64]) -> list[ColumnData]:
+        """Return a copy of `rows` of a chunk."""
         return [
             ColumnData(view.values[rows], view.present(rows) if column.nullable else None)
             for column, view in zip(self._frame.columns, views.values(), strict=True)

@@ -1,8 +1,8 @@
-"""Dictionaries: texts by code, append-only, shared without locks.
+"""Dictionaries: the texts that codes stand for; append-only, shared without locks.
 
-A dictionary is a file with one JSON text a line; the number of the line, from 0, is the code. One
-process appends, with single writes. A reader takes whole lines up to the size it sees. So it needs neither
-lock nor header, and any other program can read the file.
+A dictionary is a file with one JSON text in each line; the number of the line, from 0, is the code. One
+process appends, and each append is a single write. A reader takes the whole lines up to the file's size. So
+the file needs neither a lock nor a header, and any other program can read it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from mdstream.handoff.space import no_space, room_for
 
 
 class DictionaryReader:
-    """The texts of a dictionary and their codes, as of the last `refresh`."""
+    """The reader of a dictionary: its texts and codes as of the last `refresh`."""
+
+    # Written by `refresh` alone.
+    texts: list[str]
+    """By code."""
+    codes: dict[str, int]
+    _descriptor: int
+    """-1 until the file exists."""
+    _read: int
+    """Bytes read so far."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.texts: list[str] = []
-        self.codes: dict[str, int] = {}
+        self.texts = []
+        self.codes = {}
         self._descriptor = -1
         self._read = 0
 
@@ -50,25 +59,25 @@ class DictionaryReader:
 
 
 class DictionaryWriter(DictionaryReader):
-    """The one writer of a dictionary; continues that of a predecessor."""
+    """The one writer of a dictionary; it continues the file of a killed predecessor."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with room_for(path, 1):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.refresh()
-        # A predecessor killed in mid-write may have left half a line.
+        # A predecessor that was killed during a write may have left half a line.
         os.ftruncate(self._descriptor, self._read)
 
     def size_with(self, texts: Iterable[str]) -> int:
-        """Return how many texts there would be with `texts`, each given once."""
+        """Return how many texts there would be with `texts`, which are distinct."""
         return len(self.codes) + sum(text not in self.codes for text in texts)
 
     def add(self, texts: Iterable[str]) -> list[int]:
-        """Return the codes of `texts`; new texts get the next ones, in order. Raises `NoSpaceError`."""
-        fresh = [text for text in dict.fromkeys(texts) if text not in self.codes]
-        if fresh:
-            data = b"".join(orjson.dumps(text) + b"\n" for text in fresh)
+        """Return the codes of `texts`; new texts get the next codes, in order. Raises `NoSpaceError`."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.codes]
+        if new:
+            data = b"".join(orjson.dumps(text) + b"\n" for text in new)
             with room_for(self.path, len(data)):
                 written = os.write(self._descriptor, data)
             if written < len(data):

@@ -1,16 +1,16 @@
-"""The head of a frame: how many rows there are, and in which chunks.
+"""The head of a frame: how many rows it has, and in which chunks.
 
-One small mapped file of 64-bit words beside the chunks. The writer stores a word with one aligned
-store, in this order, and so needs no lock (x86-64 keeps stores in order; see docs/architecture.md):
+A head is a small mapped file of 64-bit words beside the chunks. Each word is written with one aligned
+store, in this order, so it needs no lock (x86-64 keeps stores in order; see docs/architecture.md):
 
     new chunk     its entry, then `end`
     new rows      the rows, their null bits in the entry, `pending`, `applied`, then `rows`
     oldest chunk  `first`, then the file is removed
 
-A reader loads `rows`, then `end`, then `first`: every row below `rows` lies in a chunk below `end`.
+A reader loads `rows`, then `end`, then `first`: every row below `rows` is in a chunk below `end`.
 
-Two words make a commit happen once, even if the writer is killed in the middle: `pending` and `applied` are
-stored before `rows`, so that the batch `applied` is in the frame if and only if `pending == rows`. A
+Two words make a commit happen exactly once, even if the writer is killed during it. `pending` and `applied`
+are stored before `rows`, so the batch `applied` is in the frame if and only if `pending == rows`. A
 successor that gets the same batch again skips it, or writes the same rows to the same place.
 """
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 from mdstream.handoff.space import create_file, room_for
 
 RING = 1024
-"""Chunks a head has room for; the writer retires the oldest before it would need more."""
+"""Chunks that a head has room for; the writer drops the oldest before it needs more."""
 
 _WORDS = 16
 _ENTRY_WORDS = 4
@@ -34,18 +34,19 @@ _ROWS, _FIRST, _END, _PENDING, _APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
 
 
 class Entry(NamedTuple):
-    """One chunk: its number, its first row in the frame, a bit for each column with a null, and how many
-    rows it has room for.
-    """
+    """One chunk."""
 
     number: int
     start_row: int
+    """Number of its first row in the frame."""
     nulls: int
+    """A bit for each column that has a null."""
     capacity: int
+    """Rows that it has room for."""
 
 
 class Head:
-    """The head of one frame, mapped."""
+    """The head of the frame in `folder`, mapped. Raises `ValueError` if the file is not a head."""
 
     def __init__(self, folder: Path, write: bool) -> None:
         self.folder = folder
@@ -63,7 +64,7 @@ class Head:
     def open_or_create(cls, folder: Path, schema: bytes) -> Head:
         """Return the head of the frame in `folder`, for its writer; a new frame gets `schema`.
 
-        Raises `NoSpaceError` where there is no room for a new one.
+        Raises `NoSpaceError` if there is no room for a new one.
         """
         if not (folder / "head").exists():
             with room_for(folder, len(schema)):
@@ -76,7 +77,7 @@ class Head:
 
     @staticmethod
     def create(folder: Path) -> None:
-        """Create the head of a new frame. Raises `NoSpaceError` where there is no room."""
+        """Create the head of a new frame. Raises `NoSpaceError` if there is no room."""
         hidden = folder / "head.new"
         descriptor = create_file(hidden, _BYTES, os.O_TRUNC)
         try:
@@ -88,11 +89,11 @@ class Head:
     def chunk_path(self, number: int) -> Path:
         return self.folder / f"{number:010d}.arrow"
 
-    # -- read by anyone, in this order
+    # -- for readers, in this order
 
     @property
     def rows(self) -> int:
-        """Rows ever published; row numbers never start again."""
+        """Rows ever published, and so the number of the next row."""
         return self._words[_ROWS]
 
     @property
@@ -117,25 +118,27 @@ class Head:
         return bool(self._words[_CLOSED])
 
     def entry(self, number: int) -> Entry:
-        at = _WORDS + number % RING * _ENTRY_WORDS
+        at = _place(number)
         return Entry(*self._words[at : at + _ENTRY_WORDS].tolist())
 
-    # -- written by the frame's writer alone
+    # -- for the frame's writer alone
 
     def add_chunk(self, start_row: int, capacity: int) -> int:
+        """Add the entry of a new chunk; return its number."""
         number = self.end
-        at = _WORDS + number % RING * _ENTRY_WORDS
+        at = _place(number)
         for i, word in enumerate((number, start_row, 0, capacity)):
             self._words[at + i] = word
         self._words[_END] = number + 1
         return number
 
     def discard_last(self) -> None:
-        """Discard a chunk that a killed writer began for rows it never published."""
+        """Remove the entry of a chunk that a killed writer made for rows it never published."""
         self._words[_END] -= 1
 
     def note_nulls(self, number: int, nulls: int) -> None:
-        at = _WORDS + number % RING * _ENTRY_WORDS + 2
+        """Add columns with nulls to a chunk's entry."""
+        at = _place(number) + 2
         if nulls & ~self._words[at]:
             self._words[at] |= nulls
 
@@ -154,4 +157,10 @@ class Head:
         self._words[_CLOSED] = closed
 
     def retire_first(self) -> None:
+        """Remove the entry of the oldest chunk."""
         self._words[_FIRST] += 1
+
+
+def _place(number: int) -> int:
+    """Return the index of the first word of a chunk's entry."""
+    return _WORDS + number % RING * _ENTRY_WORDS

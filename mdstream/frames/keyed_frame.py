@@ -1,13 +1,14 @@
 """A keyed frame: one row per symbol, updated in place, read without locks.
 
-It is one chunk, laid out like those of append-only frames; the number of a row is the symbol's code.
-When codes outgrow it, a larger chunk takes its place. Its last column is each row's version, a counter:
+It is one chunk with the layout of append-only frames; the number of a row is the symbol's code. When codes
+outgrow the chunk, a larger one replaces it. Its last column is the version of each row, a counter. The
+version is an odd number while the row is written:
 
-    writer   version odd ─► columns ─► version even, one more
-    reader   versions ─► columns ─► versions again: rows whose version changed, or is odd, once more
+    writer   version + 1 ─► columns ─► version + 1
+    reader   versions ─► columns ─► versions again; repeat rows whose version changed, or is an odd number
 
-Version 0 marks a row that never had anything. A row whose writer was killed in it stays odd until the
-writer's successor, which gets the same batch again, has written it once more.
+Version 0 means that the row never had data. If the writer is killed while it writes a row, readers leave
+the row out until the writer's successor, which gets the same batch again, has written it.
 """
 
 from __future__ import annotations
@@ -31,41 +32,41 @@ Data = Sequence[tuple[int, ColumnData]]
 _START_ROWS = 256
 _GROWTH = 4
 MOST_ROWS = 1 << 18
-"""Symbols that a keyed frame has room for; `KeyedFrameWriter.untracked` counts updates of others."""
+"""Rows that a keyed frame may have; `KeyedFrameWriter.untracked` counts updates of further symbols."""
 
 
 class KeyedFrameWriter:
-    """The one writer of a keyed frame; resumes the frame that a killed predecessor left.
+    """The one writer of a keyed frame; it continues the frame of a killed predecessor.
 
-    `columns` begin with the symbol and end with the version. `facts` describe the rows to readers:
-    `levels`, so many levels of an order book, which they see as a row each.
+    `columns` begin with the symbol and end with the version. `levels` is the number of order-book levels
+    in a row; readers get a row for each.
     """
 
     # Written here alone.
     head: Head
-    """In shared memory, as the chunk is: what readers go by."""
+    """In shared memory, for readers; so is the chunk."""
     untracked: int
     """Updates of symbols for which there is no room."""
     _chunk: Chunk | None
-    _whole: npt.NDArray[np.bool_]
-    """For each column, the rows that are known to have a value."""
+    _present: npt.NDArray[np.bool_]
+    """By column and row: True if the value is known to be present."""
 
     def __init__(self, folder: Path, columns: Sequence[Column], share: Share, levels: int = 0) -> None:
         self.columns = tuple(columns)
         self.untracked = 0
         self.head = Head.open_or_create(folder, serialize_schema(columns, keyed="yes", levels=str(levels)))
         self._chunk = None
-        self._whole = np.zeros((len(self.columns), 0), np.bool_)
+        self._present = np.zeros((len(self.columns), 0), np.bool_)
         for path in folder.glob("*.arrow"):
             if self.head.end == 0 or path != self.head.chunk_path(self.head.end - 1):
-                path.unlink()  # a former one, or one that was not finished
+                path.unlink()  # one that was replaced, or was not finished
         if self.head.end:
             entry = self.head.entry(self.head.end - 1)
             self._chunk = self._open(entry.number, entry.capacity)
-            self._whole = np.zeros((len(self.columns), entry.capacity), np.bool_)
+            self._present = np.zeros((len(self.columns), entry.capacity), np.bool_)
         share.join(self)
 
-    # -- as a member of its share
+    # -- as a member of the share
 
     @property
     def bytes(self) -> int:
@@ -81,10 +82,11 @@ class KeyedFrameWriter:
     # -- rows
 
     def update(self, rows: Rows, data: Data, newer: int | None = None) -> None:
-        """Write `data` (index of a column, and its values) into `rows`, each given once.
+        """Write `data` (pairs of a column's index and its values) into `rows`, which are distinct.
 
-        With `newer`, a row is left as it is if its value in that column is above the new one, or the new
-        one is null. Raises `NoSpaceError`, and writes nothing, if there is no room for a larger frame.
+        With `newer`, the index of a column, rows stay as they are if their value there is greater than the
+        new one, or the new one is null. Raises `NoSpaceError`, and writes nothing, if there is no room for
+        a larger frame.
         """
         if not len(rows):
             return
@@ -98,28 +100,28 @@ class KeyedFrameWriter:
         assert self._chunk is not None
         views = self._chunk.views
         if newer is not None:
-            late = self._late(rows, data, newer)
+            late = self._find_late(rows, data, newer)
             if late.any():
                 rows, data = _select(~late, rows, data)
                 if not len(rows):
                     return
                 count = int(rows.max()) + 1
         versions = views[-1].values
-        odd = versions[rows] | np.uint64(1)
-        versions[rows] = odd
+        in_progress = versions[rows] | np.uint64(1)
+        versions[rows] = in_progress
         for index, item in data:
             views[index].values[rows] = item.values
         self._mark(rows, data)
-        versions[rows] = odd + np.uint64(1)
+        versions[rows] = in_progress + np.uint64(1)
         if count > self.head.rows:
             self.head.publish(count, 0)
 
     def close(self) -> None:
-        """No more updates will come."""
+        """Close the frame: it gets no more updates."""
         self.head.close()
 
-    def _late(self, rows: Rows, data: Data, newer: int) -> npt.NDArray[np.bool_]:
-        """Return which rows have a value above the new one in column `newer`, or get null there."""
+    def _find_late(self, rows: Rows, data: Data, newer: int) -> npt.NDArray[np.bool_]:
+        """Return which rows have a greater value than the new one in column `newer`, or get null there."""
         assert self._chunk is not None
         order, view = next(item for index, item in data if index == newer), self._chunk.views[newer]
         late: npt.NDArray[np.bool_] = order.values < view.values[rows]
@@ -130,15 +132,15 @@ class KeyedFrameWriter:
         return late
 
     def _mark(self, rows: Rows, data: Data) -> None:
-        """Set which values are present. Mostly all are, and were before: that is quick."""
+        """Set which values are present. In the usual case all are, and were before: this is fast."""
         assert self._chunk is not None
         masks = {index: item.mask for index, item in data if item.mask is not None and not item.mask.all()}
         places = np.array([index for index, _ in data])
-        there = self._whole[places[:, None], rows].all(axis=1)
-        for index in {*masks, *places[~there].tolist()}:
+        were_present = self._present[places[:, None], rows].all(axis=1)
+        for index in {*masks, *places[~were_present].tolist()}:
             if self.columns[index].nullable:
                 self._chunk.views[index].mark(rows, masks.get(index))
-            self._whole[index, rows] = masks.get(index, True)
+            self._present[index, rows] = masks.get(index, True)
 
     def _grow(self, rows: int) -> None:
         """Make room for `rows` rows."""
@@ -168,7 +170,7 @@ class KeyedFrameWriter:
             self.head.retire_first()
             old.path.unlink(missing_ok=True)
         self._chunk = new
-        self._whole = np.zeros((len(self.columns), capacity), np.bool_)
+        self._present = np.zeros((len(self.columns), capacity), np.bool_)
 
     def _open(self, number: int, capacity: int) -> Chunk:
         return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)

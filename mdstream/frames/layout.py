@@ -1,9 +1,8 @@
-"""What a chunk looks like: an Arrow IPC file of one record batch, made at full size and then filled.
+"""Layout of a chunk: an Arrow IPC file of one record batch, created at full size and filled in place.
 
-pyarrow writes the file, so its layout is right by construction; the addresses of its buffers inside
-the map say where each column goes. A column that may hold nulls is created with one null, in a slot
-behind the last usable row: a batch created without any would be written without bitmaps, and one
-of nothing but nulls would be read as all null for ever.
+pyarrow writes the empty file, so its layout is valid. The offsets of the buffers in the file say where each
+column is. A nullable column is created with one null, in a slot after the last usable row: without
+any null, pyarrow writes no bitmap; with nulls alone, readers take the whole column for null.
 """
 
 from __future__ import annotations
@@ -38,12 +37,14 @@ _TYPES: dict[Kind, pa.DataType] = {
 _BLOCK = 512
 
 HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBOLS: 4.0}
-"""Heap items that a frame's first chunk reserves for each row; later chunks go by what was used."""
+"""Heap items for each row of a frame's first chunk; later chunks get what the one before needed."""
 
 
 def arrow_schema(columns: Sequence[Column], **facts: str) -> pa.Schema:
-    """The Arrow schema of a frame; field metadata name each column's kind and dictionary, the schema's
-    hold `facts`: whether it is a keyed frame (`frames.keyed_frame`), and what its rows are.
+    """Return the Arrow schema of a frame.
+
+    Metadata of a field are the column's kind and dictionary. Metadata of the schema are `facts`: `keyed`
+    for a keyed frame, and `levels`, the order-book levels in a row.
     """
     fields = []
     for column in columns:
@@ -61,7 +62,7 @@ def serialize_schema(columns: Sequence[Column], **facts: str) -> bytes:
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
-    """The columns behind an Arrow schema, as far as their storage goes."""
+    """Return the columns of a frame by its Arrow schema, with what their storage needs."""
     return tuple(
         Column(field.name, kind_of(field), required=not field.nullable, dictionary=dictionary_of(field))
         for field in schema
@@ -69,22 +70,22 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
 
 
 def kind_of(field: pa.Field) -> Kind:
-    """Return the kind of the column behind a field of a frame's schema."""
+    """Return the kind of a field's column."""
     return Kind(field.metadata[b"kind"].decode())
 
 
 def dictionary_of(field: pa.Field) -> str:
-    """Return the dictionary that holds a field's texts; empty if its values are not codes."""
+    """Return the dictionary of a field's codes; empty if its values are not codes."""
     return field.metadata.get(b"dictionary", b"").decode()  # type: ignore[no-any-return]
 
 
 def read_schema(folder: Path) -> pa.Schema:
-    """The schema of the frame in `folder`."""
+    """Return the schema of the frame in `folder`."""
     return pa.ipc.read_schema(pa.py_buffer((folder / "schema").read_bytes()))
 
 
 def levels_in(schema: pa.Schema) -> int:
-    """Return how many levels of an order book a row of a keyed frame has; 0 if it has none."""
+    """Return how many order-book levels a row of a keyed frame has."""
     return int((schema.metadata or {}).get(b"levels", b"0"))
 
 
@@ -94,7 +95,7 @@ def is_keyed(schema: pa.Schema) -> bool:
 
 
 def row_bytes(columns: Sequence[Column], heap_per_row: Sequence[float]) -> int:
-    """Bytes a row takes on average; `heap_per_row` has the heap items of each variable column."""
+    """Return the average bytes of a row; `heap_per_row` has the heap items of each variable column."""
     total, heaps = 0.0, iter(heap_per_row)
     for column in columns:
         width = DTYPE[column.kind].itemsize
@@ -108,7 +109,7 @@ def row_bytes(columns: Sequence[Column], heap_per_row: Sequence[float]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Offsets within a chunk's file of one column's buffers; -1 for what it does not have."""
+    """Offsets of one column's buffers in a chunk's file; -1 for a buffer that it does not have."""
 
     validity: int
     values: int
@@ -117,24 +118,24 @@ class Buffers:
 
 
 class Blank(NamedTuple):
-    """The file of an empty chunk: how large it is, and what in it is not zero, by offset."""
+    """The file of an empty chunk: its size, and its non-zero pieces by offset."""
 
     size: int
     pieces: tuple[tuple[int, bytes], ...]
 
 
-def blank(columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> Blank:
-    """The file of a chunk with room for `rows` rows, and so many items in each heap."""
-    return _blank(serialize_schema(columns), rows, tuple(heaps))
+def make_blank(columns: Sequence[Column], rows: int, heaps: Sequence[int]) -> Blank:
+    """Return the file of a chunk with room for `rows` rows and for `heaps` items in each heap."""
+    return _make_blank(serialize_schema(columns), rows, tuple(heaps))
 
 
 @lru_cache(maxsize=16)
-def _blank(schema: bytes, rows: int, heaps: tuple[int, ...]) -> Blank:
-    """Cached: chunks of a frame are mostly identical, and a new one then costs what its memory costs."""
+def _make_blank(schema: bytes, rows: int, heaps: tuple[int, ...]) -> Blank:
+    """Cached, because chunks of a frame are mostly identical."""
     sink = pa.BufferOutputStream()
     _write_empty(sink, pa.ipc.read_schema(pa.py_buffer(schema)), rows, heaps)
     data = np.frombuffer(sink.getvalue(), np.uint8)
-    words = data[: len(data) // 8 * 8].view(np.uint64)  # what is left is in the last block
+    words = data[: len(data) // 8 * 8].view(np.uint64)  # the rest is in the last block
     used = np.flatnonzero(np.maximum.reduceat(words, np.arange(0, len(words), _BLOCK // 8)))
     used = np.union1d(used, (len(data) - 1) // _BLOCK)
     gaps = np.flatnonzero(np.diff(used) > 1)
@@ -146,7 +147,7 @@ def _blank(schema: bytes, rows: int, heaps: tuple[int, ...]) -> Blank:
 
 
 def _write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Sequence[int]) -> None:
-    """Write an Arrow file of `rows` usable rows, all slots valid and zero, to `sink`."""
+    """Write an Arrow file of `rows` usable rows to `sink`; all of them are present and zero."""
     slots = rows + 1
     bits = np.full((slots + 7) // 8, 0xFF, np.uint8)
     bits[rows >> 3] &= ~np.uint8(1 << (rows & 7))
@@ -173,8 +174,9 @@ def _write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Seque
 
 
 def _ends(slots: int, size: int) -> pa.Buffer:
-    """Offsets of empty rows. The slot behind the last row owns the whole heap: pyarrow writes no
-    more of a heap than its offsets reach.
+    """Return the offsets of empty rows.
+
+    The slot after the last row has the whole heap: pyarrow writes a heap only as far as offsets reach.
     """
     ends = np.zeros(slots + 1, np.int64)
     ends[slots] = size
@@ -186,10 +188,10 @@ def _zeros(size: int) -> pa.Buffer:
 
 
 def find_buffers(base: pa.Buffer) -> list[Buffers]:
-    """Where the buffers of each column lie in the chunk whose whole file is `base`.
+    """Return where the buffers of each column are in the chunk with the file `base`.
 
-    By what never changes. Lengths and null counts do, one after another, when the chunk is sealed: readers
-    may open it meanwhile, and the writer be killed in between. pyarrow refuses a batch that is half sealed.
+    It uses only values that never change. Sealing a chunk changes lengths and null counts one by one, and
+    pyarrow refuses a half-sealed batch: a reader may open one, and a writer may be killed at that moment.
     """
     file = memoryview(base)
     batch, body = _record_batch(file)
@@ -197,7 +199,7 @@ def find_buffers(base: pa.Buffer) -> list[Buffers]:
     places = struct.iter_unpack("<qq", file[at : at + (body - at) // 16 * 16])
 
     def place() -> tuple[int, int]:
-        """Offset within the file, and bytes, of the next buffer."""
+        """Return the next buffer's offset in the file, and its size."""
         offset, size = next(places)
         return (body + offset if size else -1), size
 
@@ -214,10 +216,10 @@ def find_buffers(base: pa.Buffer) -> list[Buffers]:
 
 
 def patch_lengths(file: memoryview, rows: int, nulls: Sequence[int]) -> None:
-    """Write the true row and null counts into a finished chunk, for readers that know no head.
+    """Write the true counts of rows and nulls into a finished chunk, for readers that do not know heads.
 
-    Arrow IPC file: magic, schema message, then the record batch message, a flatbuffer whose
-    header table holds `length` and a vector of (length, null count) nodes.
+    An Arrow IPC file has a magic number, the schema message, and the record batch message: a flatbuffer
+    whose header table has `length` and a vector of nodes (length, null count).
     """
     batch, _ = _record_batch(file)
     struct.pack_into("<q", file, _field(file, batch, 0), rows)
@@ -227,11 +229,11 @@ def patch_lengths(file: memoryview, rows: int, nulls: Sequence[int]) -> None:
         struct.pack_into("<qq", file, nodes, rows, count)
         nodes += 16
         if pa.types.is_large_list(field.type):
-            nodes += 16  # the items keep the length of their heap
+            nodes += 16  # the items are as many as the heap has room for
 
 
 def _record_batch(file: memoryview) -> tuple[int, int]:
-    """Offsets of the record batch table, the header of the second message in the file, and of its body."""
+    """Return the offsets of the record batch table (the header of the second message) and of its body."""
     at = 8
     for _ in range(2):
         size = struct.unpack_from("<i", file, at + 4)[0]
@@ -243,16 +245,16 @@ def _record_batch(file: memoryview) -> tuple[int, int]:
 
 
 def _vector(file: memoryview, table: int, index: int) -> int:
-    """Offset of the first item of the vector that field `index` of a flatbuffer table is."""
+    """Return the offset of the first item of a vector, which is field `index` of a flatbuffer table."""
     at = _field(file, table, index)
     first: int = at + struct.unpack_from("<I", file, at)[0] + 4
     return first
 
 
 def _field(file: memoryview, table: int, index: int) -> int:
-    """Offset of field `index` of a flatbuffer table."""
+    """Return the offset of field `index` of a flatbuffer table."""
     vtable = table - struct.unpack_from("<i", file, table)[0]
     offset: int = struct.unpack_from("<H", file, vtable + 4 + 2 * index)[0]
     if not offset:
-        raise ValueError(f"record batch without field {index}")
+        raise ValueError(f"the record batch has no field {index}")
     return table + offset

@@ -1,15 +1,17 @@
-"""The folder of everything that one run shares: who owns it, how it is found, when it is removed.
+"""The folder of a run: what its processes share, who owns it, how to find and when to remove it.
 
     <root>/mdstream-<uid>-<run>/
-        owner.lock            locked by the supervisor as long as it lives
-        run.json              what this run is, for people and for `attach`
-        frames/<name>/        head, and chunks as Arrow IPC files
-        dictionaries/         the texts behind codes, one JSON text a line
-        slabs/                payloads on their way to the workers
-        feeds/<stream>.state  counters of each feed; .requests beside it, when it made its REST requests
+        owner.lock               locked by the supervisor until it ends
+        recorder.lock            locked by the recorder, if there is one
+        run.json                 facts about the run, for people and for `attach`
+        frames/<name>/           head, and chunks as Arrow IPC files
+        dictionaries/            the texts of codes, one JSON text in each line
+        slabs/                   payloads on their way to the workers
+        feeds/<stream>.state     counters of a feed
+        feeds/<stream>.requests  times of its REST requests
 
-The lock is the kernel's: it ends with its owner, however that died, and a process id that is used again
-cannot fake it. A folder whose lock is free belongs to a dead run.
+The kernel releases a lock when its owner ends, for whatever reason, and a reused process id does not hold
+it. So a folder whose `owner.lock` is free belongs to a dead run.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def default_root() -> Path:
-    """Return where runs are: as the environment says, so that readers look where engines write; else
-    `/dev/shm`, or the folder for temporary files where there is none.
+    """Return the folder of all runs.
+
+    It is `MDSTREAM_FRAMES__DIRECTORY`, so that readers look where engines write; otherwise `/dev/shm`, or
+    the folder for temporary files if there is no `/dev/shm`.
     """
     if directory := os.environ.get("MDSTREAM_FRAMES__DIRECTORY"):
         return Path(directory)
@@ -65,13 +69,13 @@ def requests_path(run: Path, stream: str) -> Path:
 
 
 class RunDirectory:
-    """The folder of a run that this process owns; use as a context manager."""
+    """The folder of a new run, owned by this process; a context manager."""
 
     def __init__(self, root: Path | None = None) -> None:
         root = root or default_root()
         self._abandoned = False
         now = time.time_ns()
-        # In UTC: names sort by time, also in the hour in which local clocks are set back.
+        # In UTC: names sort by time, also when local clocks are set back.
         begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 1_000_000_000))
         self.run = f"{begun}.{now // 1_000_000 % 1000:03d}-{os.getpid()}"
         self.path = root / (_prefix() + self.run)
@@ -83,18 +87,18 @@ class RunDirectory:
             self._lock = os.open(hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             _describe(hidden, {"run": self.run, "pid": os.getpid()})
-            # Under its real name only once it is locked: the reaper of another run never sees it free.
+            # Renamed once it is locked, so that the reaper of another run never finds the lock free.
             hidden.rename(self.path)
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
             raise SharedMemoryError(f"cannot create a run under {root}: {error.strerror}") from error
 
     def describe(self, **facts: Any) -> None:
-        """Write `run.json`."""
+        """Write `facts` to `run.json`."""
         _describe(self.path, {"run": self.run, "pid": os.getpid(), **facts})
 
     def abandon(self) -> None:
-        """Leave the folder to the recorder, which still reads it: `close` will not remove it."""
+        """Leave the folder to the recorder, which still reads it: `close` does not remove it then."""
         self._abandoned = True
 
     def close(self) -> None:
@@ -113,14 +117,14 @@ class RunDirectory:
 
 
 def _describe(folder: Path, facts: dict[str, Any]) -> None:
-    """Write `run.json` whole: a reader finds the former or the new one, never half of it."""
+    """Write `run.json` atomically: readers find the previous or the new contents."""
     new = folder / "run.json.new"
     new.write_text(json.dumps(facts, indent=2) + "\n")
     new.rename(folder / "run.json")
 
 
 def is_alive(path: Path) -> bool:
-    """Whether the owner of the run folder `path` is alive."""
+    """Whether the engine of the run in the folder `path` still runs."""
     return _is_locked(path / "owner.lock")
 
 
@@ -138,8 +142,8 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def runs(root: Path | None = None) -> list[Path]:
-    """Return the folders of this user's runs under `root`, dead ones too, oldest first."""
+def list_runs(root: Path | None = None) -> list[Path]:
+    """Return the folders of this user's runs under `root`, dead runs included, oldest first."""
     root = root or default_root()
     found = []
     for path in root.glob(_prefix() + "*"):
@@ -155,7 +159,7 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
     """Return the folder of run `run`, or of the newest running one. Raises `NoRunError`."""
     if run is not None and (Path(run) / "owner.lock").exists():
         return Path(run)
-    candidates = [p for p in runs(root) if run is None or p.name == _prefix() + run]
+    candidates = [p for p in list_runs(root) if run is None or p.name == _prefix() + run]
     alive = [p for p in candidates if is_alive(p)]
     if not alive:
         where = root or default_root()
@@ -167,17 +171,17 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
 
 
 def reap(root: Path | None = None) -> list[Path]:
-    """Remove what dead runs left behind; return the folders removed. Runs that are still to be recorded
-    stay: see `find_unrecorded`.
-    """
+    """Remove the folders of dead runs, unless they are not recorded yet; return the removed ones."""
     kept = find_unrecorded(root)
     dead = [
-        path for path in runs(root) if not is_alive(path) and path not in kept and not has_recorder(path)
+        path
+        for path in list_runs(root)
+        if not is_alive(path) and path not in kept and not has_recorder(path)
     ]
     for path in dead:
         remove(path)
     for path in (root or default_root()).glob("." + _prefix() + "*"):
-        # Made, but never locked and named: its maker died in between, or is at it this moment.
+        # Not renamed: the process that creates it died, or has not finished yet.
         if not is_alive(path) and time.time() - path.stat().st_mtime > 60:
             shutil.rmtree(path, ignore_errors=True)
             dead.append(path)
@@ -185,9 +189,9 @@ def reap(root: Path | None = None) -> list[Path]:
 
 
 def find_unrecorded(root: Path | None = None) -> dict[Path, str]:
-    """Return the dead runs that were to be recorded, each with its store."""
+    """Return the dead runs whose recording is not finished, with the path of their store."""
     found = {}
-    for path in runs(root):
+    for path in list_runs(root):
         with contextlib.suppress(OSError, ValueError):
             store = json.loads((path / "run.json").read_text()).get("store")
             if store and not is_alive(path):
@@ -196,7 +200,7 @@ def find_unrecorded(root: Path | None = None) -> dict[Path, str]:
 
 
 def has_recorder(path: Path) -> bool:
-    """Whether a recorder works on the run whose folder is `path`."""
+    """Whether a recorder works on the run in the folder `path`."""
     return _is_locked(path / "recorder.lock")
 
 

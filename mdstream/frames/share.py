@@ -1,4 +1,4 @@
-"""What all frames of one stream may take of shared memory, together."""
+"""The shared memory that all frames of one stream may use together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Member(Protocol):
-    """A frame, as its share sees it."""
+    """A frame with a part in a share."""
 
     @property
     def bytes(self) -> int: ...
@@ -20,30 +20,30 @@ class Member(Protocol):
 
 
 class Share:
-    """Frames that share `limit` bytes: when they hold more, the largest one's oldest chunk is dropped.
+    """Frames that share `limit` bytes. When they need more, the largest one drops its oldest chunk.
 
-    So a small frame finds room beside a large one, and a stream cannot crowd out the others.
+    So a small frame finds room beside a large one, and no stream crowds out the others.
     """
 
+    # Written by `join` alone.
     _frames: list[Member]
-    """Each says what it holds; frames join as they are made, and stay."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._frames = []
 
     def join(self, frame: Member) -> None:
-        """Add `frame` to those that share."""
+        """Add a frame to the share."""
         self._frames.append(frame)
 
     def make_room(self, coming: int) -> None:
-        """Drop old chunks until `coming` bytes more are within the limit, or none is left to drop."""
+        """Drop old chunks until there is room for `coming` more bytes, or no chunk is left to drop."""
         while sum(frame.bytes for frame in self._frames) + coming > self.limit:
             if not self.drop():
                 break
 
     def drop(self) -> bool:
-        """Drop the oldest chunk of the largest frame that has one to spare; whether there was one."""
+        """Drop the oldest chunk of the largest frame that can drop one; return False if there is none."""
         frames = [frame for frame in self._frames if frame.can_drop]
         if not frames:
             return False

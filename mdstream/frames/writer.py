@@ -1,4 +1,4 @@
-"""Writing a frame: rows at its end, new chunks as they fill, the oldest one dropped."""
+"""Writing a frame: append rows, begin new chunks, drop the oldest ones."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ from mdstream.streams.spec import VARIABLE, Column
 _FIRST_CHUNK_BYTES = 128 * 1024
 _GROWTH = 4
 _SPARE = 1.2
-_LEAST_ROWS = 64
+"""Factor between the heap items that a chunk used and those that the next one gets."""
+_MIN_ROWS = 64
 _CHUNKS_PER_SHARE = 12
-"""At least so many chunks fit into the share of a stream, so that few rows are dropped at a time."""
+"""A stream's share has room for this many chunks at least, so that few rows are dropped at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of a frame that are kept, bytes of its largest chunk, and bytes that all frames of its stream
-    may take together.
-    """
+    """Limits of a frame, in bytes."""
 
     retention: int
+    """Bytes of the frame."""
     chunk: int
+    """Bytes of its largest chunk."""
     together: int = sys.maxsize
+    """Bytes of all frames of its stream."""
 
 
 class FrameWriter:
-    """The one writer of a frame; resumes a frame that a killed predecessor left.
+    """The one writer of a frame; it continues the frame of a killed predecessor.
 
-    When a frame holds more than `limits.retention` bytes, its oldest chunk is dropped; so it is, earlier,
-    when the frames of its `share` hold more than the share, or the file system has no room for a new chunk.
-    `head.first_row` counts the rows. Chunks grow from small to `limits.chunk`, so that a quiet frame stays
-    small.
+    It drops its oldest chunk when the frame has more than `limits.retention` bytes, when the frames of
+    `share` have more than their limit, or when the file system has no room for a new chunk. Rows before
+    `head.first_row` are dropped. Chunks grow from small ones to `limits.chunk`, so a quiet frame is small.
     """
 
     # Written here alone.
     head: Head
-    """In shared memory: what readers go by."""
+    """In shared memory, for readers."""
     _number: int
-    """That of the chunk being filled; -1 if there is none."""
+    """Number of the chunk that is being filled; -1 if there is none."""
     _chunk: Chunk | None
     _sizes: dict[int, int]
-    """Bytes of each chunk that is kept, by number."""
+    """Bytes of each kept chunk, by number."""
     _heap_per_row: list[float]
-    """For each column of variable size, heap items of a row: what the last chunk needed, and some more."""
+    """Heap items to reserve for each row, for each column of variable size."""
 
     def __init__(
         self, folder: Path, columns: Sequence[Column], limits: Limits, share: Share | None = None
@@ -67,12 +68,12 @@ class FrameWriter:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the chunks that are kept."""
+        """Bytes of the kept chunks."""
         return sum(self._sizes.values())
 
     @property
     def can_drop(self) -> bool:
-        """Whether there is a chunk besides the one that is being filled."""
+        """Whether there is a chunk other than the one that is being filled."""
         return len(self._sizes) > (self._chunk is not None)
 
     @property
@@ -81,9 +82,9 @@ class FrameWriter:
         return self.head.rows
 
     def append(self, data: Sequence[ColumnData], sequence: int = 0) -> None:
-        """Append rows, and publish them all at once. A batch that is already in the frame is skipped.
+        """Append rows and publish them together; skip batch `sequence` if it is already in the frame.
 
-        Raises `NoSpaceError`, and publishes nothing, where dropping old chunks made no room for a new one.
+        Raises `NoSpaceError`, and publishes nothing, if there is no room even without the old chunks.
         """
         if sequence and self.head.has(sequence):
             return
@@ -94,9 +95,9 @@ class FrameWriter:
             room = chunk.room(data, start, total - chunk.start_row) if chunk else 0
             if chunk is None or room == 0:
                 try:
-                    self._rotate(data, start, total)
+                    self._begin_chunk(data, start, total)
                 except NoSpaceError:
-                    self._resume()  # the rows written so far, maybe to several chunks, will come again
+                    self._resume()  # the rows written so far, maybe to several chunks, are appended again
                     raise
                 continue
             nulls = chunk.write(data, start, start + room, total - chunk.start_row)
@@ -106,7 +107,7 @@ class FrameWriter:
         self.head.publish(total, sequence)
 
     def close(self) -> None:
-        """End the frame: its last chunk becomes a complete Arrow file, and tails end."""
+        """Close the frame: its last chunk becomes a complete Arrow file, and tails end."""
         if self._chunk is not None:
             rows = self.head.rows - self._chunk.start_row
             self._chunk.seal(rows, self.head.entry(self._number).nulls)
@@ -114,7 +115,7 @@ class FrameWriter:
         self.head.close()
 
     def _resume(self) -> None:
-        """Continue behind the last row that was published."""
+        """Continue after the last published row."""
         head = self.head
         while head.end > head.first and head.entry(head.end - 1).start_row > head.rows:
             head.discard_last()
@@ -131,16 +132,16 @@ class FrameWriter:
             self._chunk = Chunk(path, self.columns, entry.start_row, entry.capacity)
             self._chunk.resume(head.rows - entry.start_row)
 
-    def _rotate(self, data: Sequence[ColumnData], start: int, total: int) -> None:
-        """Close the current chunk at row `total`, and begin one with room for at least one row."""
+    def _begin_chunk(self, data: Sequence[ColumnData], start: int, total: int) -> None:
+        """Seal the current chunk at row `total`, and begin one with room for at least one more row."""
         full = self._chunk
         if full is not None:
-            self._learn(full, total - full.start_row)
+            self._measure_heaps(full, total - full.start_row)
         number = self.head.end
         most = min(self._limits.chunk, self._share.limit // _CHUNKS_PER_SHARE)
         target = min(_FIRST_CHUNK_BYTES * _GROWTH ** min(number, 16), most)
-        rows = max(_LEAST_ROWS, target // row_bytes(self.columns, self._heap_per_row))
-        self._retire(target)
+        rows = max(_MIN_ROWS, target // row_bytes(self.columns, self._heap_per_row))
+        self._drop_excess(target)
         self._share.make_room(target)
         path = self.head.chunk_path(number)
         while True:
@@ -150,10 +151,10 @@ class FrameWriter:
             except NoSpaceError:
                 if self._share.drop():
                     continue
-                if rows == _LEAST_ROWS and not target:
+                if rows == _MIN_ROWS and not target:
                     raise
-                rows = max(_LEAST_ROWS, rows // _GROWTH)
-                target = target // _GROWTH if rows > _LEAST_ROWS else 0
+                rows = max(_MIN_ROWS, rows // _GROWTH)
+                target = target // _GROWTH if rows > _MIN_ROWS else 0
         if full is not None:
             full.seal(total - full.start_row, self.head.entry(self._number).nulls)
         self._sizes[number] = path.stat().st_size
@@ -161,8 +162,9 @@ class FrameWriter:
         self._number = self.head.add_chunk(total, rows)
 
     def _heaps(self, data: Sequence[ColumnData], start: int, rows: int, most: int) -> list[int]:
-        """Return the items of each heap of a chunk of `rows` rows: `most` bytes at most, but enough for row
-        `start` of `data`.
+        """Return the items of each heap of a chunk of `rows` rows.
+
+        A heap has at most `most` bytes, but always room for row `start` of `data`.
         """
         heaps = []
         variable = (item for item in data if item.heap is not None)
@@ -172,20 +174,21 @@ class FrameWriter:
             heaps.append(max(usual, _length(item, start)))
         return heaps
 
-    def _learn(self, chunk: Chunk, rows: int) -> None:
-        """Size the heaps of the next chunk by what the rows of this one used, and some more."""
+    def _measure_heaps(self, chunk: Chunk, rows: int) -> None:
+        """Note the heap items of each row in `chunk`, with some to spare, for the next chunk."""
         used = [n for n, c in zip(chunk.heap_used, self.columns, strict=True) if c.kind in VARIABLE]
         if rows:
             self._heap_per_row = [n / rows * _SPARE + 1 for n in used]
 
-    def _retire(self, coming: int) -> None:
+    def _drop_excess(self, coming: int) -> None:
+        """Drop old chunks until there is room for `coming` more bytes and for another entry in the head."""
         while self.can_drop and (
             self.bytes + coming > self._limits.retention or len(self._sizes) >= RING - 1
         ):
             self.drop_oldest()
 
     def drop_oldest(self) -> None:
-        """Remove the oldest chunk; readers that have it mapped keep it."""
+        """Remove the oldest chunk; readers that have mapped it keep it."""
         oldest = min(self._sizes)
         self.head.retire_first()
         self.head.chunk_path(oldest).unlink(missing_ok=True)
@@ -193,5 +196,5 @@ class FrameWriter:
 
 
 def _length(item: ColumnData, row: int) -> int:
-    """Return how many heap items one row has."""
+    """Return the number of heap items of one row."""
     return int(item.values[row]) - (int(item.values[row - 1]) if row else 0)

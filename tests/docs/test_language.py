@@ -45,7 +45,6 @@ BANNED = {
 
 ALLOWED: dict[str, int] = {
     "mdstream/feed": 10,
-    "mdstream/frames": 12,
     "mdstream/handoff": 10,
     "mdstream/pool": 4,
     "mdstream/session": 4,

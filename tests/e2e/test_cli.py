@@ -23,7 +23,7 @@ import polars as pl
 import psutil
 import pytest
 
-from mdstream.frames.rundir import SHARED_MEMORY, default_root, is_alive, reap, runs
+from mdstream.frames.rundir import SHARED_MEMORY, default_root, is_alive, list_runs, reap
 from mdstream.pool import ipc
 from tests.commands import CLEAN, MDSTREAM, command, logged, now, run_of, started, stopped, streaming
 from tests.running import HANGING_S, fill, simulator, tmpfs, until
@@ -252,7 +252,7 @@ def test_a_killed_supervisor_takes_all_processes_along_and_the_next_start_cleans
         streaming(process, 2)
         children = family(process)
         assert len(children) >= 5
-        [left] = [path for path in runs() if is_alive(path) and path.name.endswith(str(process.pid))]
+        [left] = [path for path in list_runs() if is_alive(path) and path.name.endswith(str(process.pid))]
         process.kill()
         process.wait()
         all_gone(children)
@@ -299,7 +299,7 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
     assert done.returncode == -9
     run = done.stdout.strip()
     assert run
-    until(lambda: not [p for p in runs() if p.name.endswith(run)], "the orphaned engine has not ended")
+    until(lambda: not [p for p in list_runs() if p.name.endswith(run)], "the orphaned engine has not ended")
 
 
 # -- ends that are not
@@ -461,7 +461,7 @@ def keeping_full(folder: Path) -> Iterator[None]:
 def test_tail_and_doctor_see_a_running_engine() -> None:
     with started("--streams", "stocks,crypto") as process:
         streaming(process, 2)
-        [path] = [p for p in runs() if p.name.endswith(str(process.pid))]
+        [path] = [p for p in list_runs() if p.name.endswith(str(process.pid))]
         listed = command("tail")
         assert re.search(r"\d+  stocks.trades", listed.stdout)
         assert "telemetry.cores" in listed.stdout

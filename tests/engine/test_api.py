@@ -15,7 +15,7 @@ import pytest
 import mdstream
 from mdstream.engine import api
 from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError
-from mdstream.frames.rundir import runs
+from mdstream.frames.rundir import list_runs
 from tests.running import HANGING_S, engine, settings, simulator, until
 
 SCRIPT = """
@@ -116,12 +116,12 @@ print(engine.stop())
 def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED.replace("REJECTS", repr(str(tmp_path))))
-    before = set(runs())
+    before = set(list_runs())
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=HANGING_S, check=False
     )
     assert done.stdout == "interrupted\nNone\n", done.stderr
-    assert set(runs()) <= before
+    assert set(list_runs()) <= before
 
 
 def site(folder: Path, code: str) -> dict[str, str]:

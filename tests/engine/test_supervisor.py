@@ -20,7 +20,7 @@ from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
 from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import Exit
-from mdstream.frames.rundir import runs
+from mdstream.frames.rundir import list_runs
 from mdstream.reading.attach import Attachment
 from mdstream.settings import from_mapping
 from mdstream.telemetry.events import EventKind, RunEvent
@@ -103,7 +103,7 @@ def test_all_feeds_begin_to_fetch_at_once_and_drain_at_the_end(tmp_path: Path, f
     for stream in ("stocks", "crypto"):
         assert case.commands(stream) == [["fetch"], ["drain"]]
         assert case.kinds(stream) == ["started", "connected", "stopped"]
-    assert runs() == []
+    assert list_runs() == []
 
 
 def test_one_streams_failure_stops_no_other_and_names_the_exit_code(tmp_path: Path, follow: Follow) -> None:
@@ -165,7 +165,7 @@ def test_a_second_stop_ends_a_run_at_once(tmp_path: Path, follow: Follow) -> Non
     began = time.monotonic()
     assert case.run(stop_twice) is Exit.INTERRUPTED
     assert time.monotonic() - began < 50
-    assert runs() == []
+    assert list_runs() == []
 
 
 @pytest.mark.parametrize("left", [True, False])

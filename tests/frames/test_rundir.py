@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdstream.errors import NoRunError, SharedMemoryError
-from mdstream.frames.rundir import RunDirectory, find, is_alive, reap, runs
+from mdstream.frames.rundir import RunDirectory, find, is_alive, list_runs, reap
 from mdstream.reading.attach import attach
 
 
@@ -42,7 +42,7 @@ def test_what_a_killed_run_left_is_reaped_and_living_runs_are_not(tmp_path: Path
             find(name, tmp_path)
         [dead] = reap(tmp_path)
         assert dead.name.endswith(name)
-        assert runs(tmp_path) == [ours.path]
+        assert list_runs(tmp_path) == [ours.path]
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:

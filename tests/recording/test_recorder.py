@@ -425,7 +425,7 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
     """Kill a part of a recording engine, some time after it has begun, and see what is in the store."""
     process = engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
     try:
-        run = until(lambda: next(iter(rundir.runs(tmp_path)), None))
+        run = until(lambda: next(iter(rundir.list_runs(tmp_path)), None))
         until(lambda: (told := state.read(run)) and told.rows > 500)
         time.sleep(after_s)
         if victim in ("supervisor", "all"):
@@ -435,7 +435,7 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
     finally:
         if process.poll() is None:
             process.kill()
-        for path in rundir.runs(tmp_path):
+        for path in rundir.list_runs(tmp_path):
             shutil.rmtree(path, ignore_errors=True)
         ipc.reap()  # as the next start would
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.bar_builder import Amendments, Published, TextOf
-from mdstream.frames.chunk import View
+from mdstream.frames.chunk import ColumnView
 from mdstream.frames.columns import FrameColumns
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
 from mdstream.streams.spec import Channel, StreamSpec
@@ -223,7 +223,7 @@ class Bars:
 
     def _oldest_kept(self, stop: int) -> int:
         """Return the time of the oldest trade that is kept. Older bars lack some of their trades."""
-        views: dict[str, View] = {}
+        views: dict[str, ColumnView] = {}
         for _, _, views in self._trades.newest_first(stop):  # noqa: B007
             pass
         return int(views["ts"].values[0])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.frames.chunk import View
+from mdstream.frames.chunk import ColumnView
 from mdstream.frames.columns import FrameColumns
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import BAR_INTERVALS, Channel, Kind
@@ -49,7 +49,7 @@ class _LastRow:
 _SAYS = ("trade_count", "open", "high", "low", "close", "volume")
 
 
-def _values(view: View, rows: npt.NDArray[np.int64]) -> list[float]:
+def _values(view: ColumnView, rows: npt.NDArray[np.int64]) -> list[float]:
     """Return the values of a column, NaN where they are null."""
     values = view.values[rows].astype(np.float64)
     if len(view.validity):

@@ -55,7 +55,7 @@ class Shard(NamedTuple):
 class Request:
     """A range of one dataset: `first` is inclusive, `past` exclusive; ns since 1970 UTC.
 
-    `feed`, `timeframe` and `adjustment` are empty if the dataset has none.
+    `timeframe` and `adjustment` are empty if the dataset has none.
     """
 
     dataset: str
@@ -94,13 +94,10 @@ class Request:
     def partition(self, first: int) -> dict[str, str]:
         """Return the store's partition of a shard that begins at `first`."""
         when = to_utc(first)
-        found = {"feed": self.feed}
-        if self.timeframe:
-            found["timeframe"] = self.timeframe
-        if self.adjustment:
-            found["adjustment"] = self.adjustment
+        columns = {"feed": self.feed, "timeframe": self.timeframe, "adjustment": self.adjustment}
         by_date = self.history.partition == "date"
-        return {**found, **({"date": f"{when:%Y-%m-%d}"} if by_date else {"year": f"{when:%Y}"})}
+        day = {"date": f"{when:%Y-%m-%d}"} if by_date else {"year": f"{when:%Y}"}
+        return {name: value for name, value in (columns | day).items() if value}
 
     def query_end(self, past: int) -> int:
         """Return the end of the query for a shard that ends at `past`, so that its last bar is complete.

@@ -67,7 +67,6 @@ def scan(
     channel, history = _find_channel(dataset)
     options = storage_options(str(store))
     past = _open_table(f"{store}/{dataset}", options) if history else None
-    feeds = _list_feeds(f"{store}/{dataset}", options) if past is not None and not feed else []
     live = _open_table(f"{store}/live/{dataset}", options)
     if past is None and live is None:
         raise NoStoreError(
@@ -78,26 +77,26 @@ def scan(
         live = _as_history(live, history)
         if past is not None:
             live = _add_missing_columns(live, past.collect_schema())
-    found = [
+    parts = [
         _select(frame, dataset, channel, (start, end), (feed, timeframe, adjustment))
         for frame in (past, live)
         if frame is not None
     ]
     if channel.revised_by:
-        return _keep_last_revisions(found, channel, symbols)
+        return _keep_last_revisions(parts, channel, symbols)
     if symbols is not None:
         is_wanted = _matches(pl.col("symbol"), as_list(symbols))
-        found = [frame.filter(is_wanted) for frame in found]
-    if past is not None and len(feeds) > 1 and "feed" not in channel.identity:
-        found[0] = _merge_feeds(found[0], feeds, channel)
+        parts = [part.filter(is_wanted) for part in parts]
     if live is not None:
-        recorded = found[-1]
-        if history is not None and history.bars:
-            recorded = recorded.sort(RECV_TS.name, RECV_TS.name + NS_SUFFIX)  # later updates come last
-        found[-1] = recorded = recorded.unique(_recorded_identity(recorded, channel), keep="last")
-        if past is not None:
-            found[-1] = _without_known(found[0], recorded, channel)
-    return _join_times(_concat(found))
+        parts[-1] = _drop_duplicates(parts[-1], channel)
+    if past is not None and not feed and "feed" not in channel.identity:
+        feeds = _list_feeds(f"{store}/{dataset}", options)
+        if len(feeds) > 1:
+            parts[:1] = [parts[0].filter(pl.col("feed") == name) for name in feeds]
+    whole = parts[0]
+    for part in parts[1:]:  # of rows that several parts have, the first part's count
+        whole = _concat([whole, _without_known(whole, part, channel)])
+    return _join_times(whole)
 
 
 def _find_channel(dataset: str) -> tuple[Channel, History | None]:
@@ -135,17 +134,6 @@ def _list_feeds(uri: str, options: dict[str, str]) -> list[str]:
 
     partitions = DeltaTable(uri, storage_options=options or None).partitions()
     return sorted({str(each["feed"]) for each in partitions})
-
-
-def _merge_feeds(past: pl.LazyFrame, feeds: Sequence[str], channel: Channel) -> pl.LazyFrame:
-    """Return the rows of several feeds without duplicates. The first feed that has a row wins."""
-    import polars as pl
-
-    whole = past.filter(pl.col("feed") == feeds[0])
-    for feed in feeds[1:]:
-        more = past.filter(pl.col("feed") == feed)
-        whole = pl.concat([whole, _without_known(whole, more, channel)])
-    return whole
 
 
 def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
@@ -198,12 +186,12 @@ def _select(
 
 
 def _keep_last_revisions(
-    found: Sequence[pl.LazyFrame], channel: Channel, symbols: str | Sequence[str] | None
+    parts: Sequence[pl.LazyFrame], channel: Channel, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
     """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
 
-    frame = _join_times(_concat(found))
+    frame = _join_times(_concat(parts))
     frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
     frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:
@@ -231,31 +219,32 @@ def _identity_columns(frame: pl.LazyFrame, channel: Channel) -> list[str]:
     return [n for name in channel.identity for n in (name, name + NS_SUFFIX) if n in names]
 
 
-def _recorded_identity(recorded: pl.LazyFrame, channel: Channel) -> list[str]:
-    """Return the columns by which two recorded rows are duplicates: two runs may record side by side.
+def _drop_duplicates(recorded: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
+    """Return recorded rows without duplicates: two runs may record side by side.
 
-    For bars this is the identity, because each update of a bar is a row. For other channels these are all
-    columns except the time of receipt, and except the feed if the identity lacks it.
+    Each update of a bar is a row: the last one stays. Other rows are duplicates if all their columns are
+    equal, except the time of receipt, and except the feed if the channel's identity lacks it.
     """
+    received = [RECV_TS.name, RECV_TS.name + NS_SUFFIX]
     if "timeframe" in channel.identity:
-        return _identity_columns(recorded, channel)
-    ignored = {RECV_TS.name, RECV_TS.name + NS_SUFFIX}
-    if "feed" not in channel.identity:
-        ignored.add("feed")
-    return [name for name in recorded.collect_schema().names() if name not in ignored]
+        keys = _identity_columns(recorded, channel)
+        return recorded.sort(received).unique(keys, keep="last")
+    ignored = received if "feed" in channel.identity else [*received, "feed"]
+    keys = [name for name in recorded.collect_schema().names() if name not in ignored]
+    return recorded.unique(keys, keep="last")
 
 
-def _without_known(past: pl.LazyFrame, live: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Return the recorded rows that history does not have."""
-    keys = _identity_columns(live, channel)
-    return live.join(past.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
+def _without_known(known: pl.LazyFrame, more: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
+    """Return the rows of `more` that `known` does not have."""
+    keys = _identity_columns(more, channel)
+    return more.join(known.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
 
 
-def _concat(found: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+def _concat(parts: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
     import polars as pl
 
-    names = found[0].collect_schema().names()
-    return pl.concat([frame.select(names) for frame in found], how="vertical_relaxed")
+    names = parts[0].collect_schema().names()
+    return pl.concat([part.select(names) for part in parts], how="vertical_relaxed")
 
 
 def _time_conditions(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:

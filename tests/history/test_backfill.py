@@ -1,4 +1,4 @@
-"""What a backfill leaves in the store is the simulator's truth, row for row, whatever happened on the way."""
+"""A backfill stores exactly the simulator's records, row by row, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def fill(
 
 
 def trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
-    """The simulator's trades, as `scan` should have them."""
+    """Return the simulator's trades as `scan` should return them."""
     first, past = parse_time(start, ""), parse_time(end, "")
     rows = [
         {name: {"S": symbol, **record}[key] for name, key in TRADE.items()}
@@ -93,7 +93,7 @@ def test_the_store_is_the_truth_across_days_and_pages(sim: RunningSimulator, tmp
     assert status.complete
     assert status.rows == status.stored == stored(tmp_path).height
     assert status.shards == status.done == 4
-    assert status.pages == status.requests == 8  # four hours of a trade a second are two pages
+    assert status.pages == status.requests == 8  # four hours with one trade per second are two pages
     compare(tmp_path, ["AAPL", "MSFT"], "2026-01-05T20:00:00Z", "2026-01-06T03:59:59.5Z")
     assert sorted(p.name for p in (tmp_path / "stocks.trades" / "feed=iex").iterdir()) == [
         "date=2026-01-05",
@@ -194,7 +194,7 @@ def test_bars_are_whole_wherever_a_range_is_cut(
     sim: RunningSimulator, tmp_path: Path, timeframe: str
 ) -> None:
     cuts = ["2023-11-07T11:11:11Z", "2023-12-15T07:07:07Z", "2024-02-01T01:00:00Z"]
-    for start, end in itertools.pairwise(cuts):  # the simulator cuts a bar off at a request's end
+    for start, end in itertools.pairwise(cuts):  # the simulator cuts off the bar at the end of a request
         assert fill(sim, tmp_path, "crypto.bars", ["ETH/USD"], start, end, timeframe=timeframe)
     first, past = parse_time(cuts[0], ""), parse_time(cuts[-1], "")
     truth = records("crypto", "bars", "ETH/USD", first, past, timeframe)
@@ -222,7 +222,7 @@ def test_all_news_is_fetched_at_once(sim: RunningSimulator, tmp_path: Path) -> N
     every = stored(tmp_path, "news")
     assert set(every["symbols"].explode()) >= set(STREAMS["news"].symbols)
     fill(sim, tmp_path, "news.articles", ["AAPL"], "2026-01-05", "2026-01-06")
-    assert stored(tmp_path, "news").height == every.height  # AAPL's are among them
+    assert stored(tmp_path, "news").height == every.height  # they include AAPL's
     some = stored(tmp_path, "news", symbols=["GOOG?", "AMD"])
     assert (
         some.height
@@ -346,7 +346,7 @@ ENV = {**os.environ, "APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
 
 
 def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -> int:
-    """Kill the backfill at random moments, `kills` times, then let it end; how many were killed alive."""
+    """Kill the backfill at random moments, `kills` times, then let it end. Return how many kills hit it."""
     chance, alive = random.Random(seed), 0
     for _ in range(kills):
         process = subprocess.Popen(
@@ -354,7 +354,7 @@ def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int)
         )
         time.sleep(chance.uniform(0.3, 4.0))
         alive += process.poll() is None
-        kill = chance.choice([os.kill, os.killpg])  # it alone, or all that it has started, too
+        kill = chance.choice([os.kill, os.killpg])  # the process alone, or all its children too
         with contextlib.suppress(ProcessLookupError):
             kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -496,9 +496,9 @@ def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
 
     monkeypatch.setattr(table.StoreTable, "commit", commit)
 
-    span = ("2026-01-05T23:00:00Z", "2026-01-06T01:00:00Z")  # a commit a day
-    told = r"stocks\.trades (was removed or replaced|cannot be read|cannot be written)"  # at what moment
-    with pytest.raises(StoreError, match=told):
+    span = ("2026-01-05T23:00:00Z", "2026-01-06T01:00:00Z")  # one commit per day
+    message = r"stocks\.trades (was removed or replaced|cannot be read|cannot be written)"
+    with pytest.raises(StoreError, match=message):
         fill(sim, tmp_path, "stocks.trades", ["AAPL"], *span, progress=remove)
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *span).complete
     compare(tmp_path, ["AAPL"], *span)
@@ -527,7 +527,7 @@ def test_a_server_that_is_not_there_ends_it_and_is_told_once(
 ) -> None:
     monkeypatch.setattr("mdstream.history.backfill._FIRST_CONTACT_S", 0.5)
     monkeypatch.setattr("mdstream.session.budget.WINDOW_S", 10 * HANGING_S)
-    symbols = [f"S{number}" for number in range(300)]  # a minute's budget is 200
+    symbols = [f"S{number}" for number in range(300)]  # the budget of a minute is 200
     nowhere = {"data_url": "http://127.0.0.1:9"}
     began = time.monotonic()
     with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):

@@ -1,4 +1,4 @@
-"""A backfill does not know who decodes its pages."""
+"""A backfill works with any executor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers import history
 
 
 class OtherMachine:
-    """Decodes in a folder of its own: pickled tickets go out, pickled receipts and files come back."""
+    """Decodes in a folder of its own: takes pickled tickets, returns pickled receipts and files."""
 
     most_jobs = 2
 

@@ -102,7 +102,7 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"dataset": "stocks.bananas"}, "there is that of stocks.trades, stocks.quotes"),
         ({"start": "yesterday"}, "'yesterday' is not a date or time; write 2026-01-05"),
@@ -121,8 +121,8 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"priority": ["TSLA"]}, "priority 'TSLA' is not among the symbols"),
     ],
 )
-def test_what_is_wrong_is_told(given: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_is_wrong_is_told(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         request(**given)  # type: ignore[arg-type]
 
 

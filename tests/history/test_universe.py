@@ -1,4 +1,4 @@
-"""Symbol patterns: which symbols they name, and what is told of those that name none."""
+"""Symbol patterns: the symbols that they match, and the error if they match none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None
     assert ask(sim, "crypto.bars", "*") == sorted(crypto)
     assert ask(sim, "news.articles", "?*") == sorted([*stocks, *crypto])
     assert ask(sim, "news.articles", "*") == ["*"]  # all at once
-    assert ask(sim, "stocks.bars", "NOBODY") == ["NOBODY"], "no pattern, so nobody was asked"
+    assert ask(sim, "stocks.bars", "NOBODY") == ["NOBODY"], "not a pattern, so nothing is looked up"
 
 
 def test_contracts_are_found_by_their_underlying_expired_ones_too(sim: RunningSimulator) -> None:

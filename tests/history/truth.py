@@ -1,4 +1,4 @@
-"""What the simulator has of a range, computed from its own rules: every record, without HTTP or pages."""
+"""Records of the simulator in a range, computed from its own rules without HTTP or pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdstream.simulator.past_records import QUOTES, TRADES, bar_series
 def records(
     stream: str, what: str, symbol: str, first: int, past: int, timeframe: str = ""
 ) -> list[dict[str, Any]]:
-    """All records of a symbol with first <= t < past, in order of time."""
+    """Return all records of a symbol with first <= t < past, by time."""
     series = {"trades": TRADES, "quotes": QUOTES}.get(what) or bar_series(timeframe)
     assert series is not None
     history = MARKETS[stream].past(1, symbol)

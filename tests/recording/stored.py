@@ -1,4 +1,4 @@
-"""What a store holds against what frames hold, each read by other means than the recorder's."""
+"""Rows of a store and of frames, each read without the recorder's code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mdstream.reading.attach import Attachment
 
 
 def recorded_frames(run: Path) -> list[str]:
-    """The frames of a run that are to be recorded: all but those that change in place, and telemetry."""
+    """Return the frames of a run that are recorded: all except keyed frames and telemetry."""
     folders = sorted((run / "frames").iterdir())
     return [
         folder.name
@@ -22,12 +22,12 @@ def recorded_frames(run: Path) -> list[str]:
 
 
 def in_frames(run: Attachment) -> dict[str, pl.DataFrame]:
-    """All rows of all frames that are to be recorded, in an order of their own."""
+    """Return all rows of all recorded frames, sorted."""
     return {name: _ordered(run.frame(name)) for name in recorded_frames(run.path)}
 
 
 def in_store(store: Path | str, name: str, options: dict[str, str] | None = None) -> pl.DataFrame:
-    """The rows of a frame's table as the frame has them, ordered likewise."""
+    """Return the rows of a frame's table as the frame has them, sorted likewise."""
     frame = pl.read_delta(f"{store}/live/{name}", storage_options=options)
     beyond = [column for column in frame.columns if column.endswith("_ns")]
     whole = [

@@ -1,4 +1,4 @@
-"""The recorder's process as the supervisor sees it."""
+"""Supervision of the recorder's process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdstream.recording.process import RecorderProcess
 
 
 def note_deaths(path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int) -> list[tuple[str, int]]:
-    """The notes about a recorder that dies at once, again and again."""
+    """Return the notes about a recorder that dies at once, again and again."""
     noted: list[tuple[str, int]] = []
 
     def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
@@ -34,7 +34,7 @@ def note_deaths(path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int) -> lis
     monkeypatch.setattr(time, "monotonic", lambda: real() + late)
     while len(noted) < deaths:
         recorder.check()
-        late += 31.0  # no pause is longer
+        late += 31.0  # longer than any pause
     return noted
 
 

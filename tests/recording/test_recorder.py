@@ -1,4 +1,4 @@
-"""Whatever is killed, each row of a frame is in the store once."""
+"""Each row of a frame is stored once, whatever is killed."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def store_of(path: Path, **settings: Any) -> StoreConfig:
 
 
 def end(run: Path) -> None:
-    """Say that a rig's run has ended, as a supervisor does."""
+    """Mark a rig's run as ended, as a supervisor does."""
     directory = RunDirectory.__new__(RunDirectory)
     directory.path, directory.run = run, run.name
     directory.describe(streams=["stocks"], feeds={"stocks": "sip"}, ended=True)
 
 
 def assert_recorded(run: Attachment, store: Path | str, **options: Any) -> int:
-    """Every row once; how many."""
+    """Assert that every row is stored once; return their number."""
     rows = 0
     for name, expected in in_frames(run).items():
         if expected.height:
@@ -71,13 +71,13 @@ def test_every_row_of_every_frame_is_recorded_once(tmp_path: Path, stream: str) 
                 await asyncio.sleep(0.4)
             await r.drain()
             end(r.run)
-            told = await asyncio.wait_for(at_work, HANGING_S)
+            reported = await asyncio.wait_for(at_work, HANGING_S)
             run = Attachment(r.run)
             rows = assert_recorded(run, tmp_path / "store")
-            assert told.finished
-            assert told.rows == rows == sum(run.rows(name) for name in recorded_frames(r.run))
-            assert told.missed == 0
-            assert state.read(r.run) == told
+            assert reported.finished
+            assert reported.rows == rows == sum(run.rows(name) for name in recorded_frames(r.run))
+            assert reported.missed == 0
+            assert state.read(r.run) == reported
 
     uvloop.run(go())
 
@@ -100,15 +100,15 @@ def test_tables_are_sorted_partitioned_and_compacted(
                     await asyncio.sleep(0.05)
             await r.drain()
             end(r.run)
-            told = await asyncio.wait_for(at_work, HANGING_S)
+            reported = await asyncio.wait_for(at_work, HANGING_S)
             assert_recorded(Attachment(r.run), tmp_path / "store")
-            commits = told.frames["stocks.quotes"].commits
+            commits = reported.frames["stocks.quotes"].commits
             assert commits > 4
             table = DeltaTable(str(tmp_path / "store" / "live" / "stocks.quotes"))
             assert table.metadata().partition_columns == ["feed", "date"]
             assert len(table.file_uris()) < commits
-            kept = {str(p) for p in Path(table.table_uri.removeprefix("file://")).rglob("*.parquet")}
-            assert len(kept) < commits, "what was replaced is gone"
+            files = {str(p) for p in Path(table.table_uri.removeprefix("file://")).rglob("*.parquet")}
+            assert len(files) < commits, "what was replaced is gone"
             for path in table.file_uris():
                 one = pl.read_parquet(path)
                 assert one["ts"].len() > 0
@@ -222,7 +222,7 @@ def command(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
 
 
 async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int) -> None:
-    """Feed a rig for as long as it takes to kill its recorder, or one of its workers, so often."""
+    """Feed a rig until its recorder, or one of its workers, has been killed `kills` times."""
     chance = random.Random(seed)
     everything = payloads("stocks", 30_000, 10)
     at, killed = 0, 0
@@ -263,7 +263,7 @@ def test_a_recorder_killed_at_any_moment_brings_each_row_once(tmp_path: Path, ki
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of half a megabyte."""
+    """Mount a file system of half a megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
     made = subprocess.run(
@@ -336,17 +336,17 @@ def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
                 await r.feed(everything[start : start + 200])
                 await asyncio.sleep(0.1)
             await r.drain()
-            while (told := state.read(r.run)) is None or not told.trouble:
+            while (reported := state.read(r.run)) is None or not reported.trouble:
                 await asyncio.sleep(0.1)
-            assert "no room" in told.trouble
+            assert "no room" in reported.trouble
             for table in (small_disk / "store" / "live").iterdir():
                 if (table / "_delta_log").exists():
-                    pl.read_delta(str(table))  # whatever is there can be read
+                    pl.read_delta(str(table))  # what is stored can be read
             subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
             end(r.run)
-            told = await asyncio.wait_for(at_work, HANGING_S)
-            assert told.finished
-            assert not told.trouble
+            reported = await asyncio.wait_for(at_work, HANGING_S)
+            assert reported.finished
+            assert not reported.trouble
             assert assert_recorded(Attachment(r.run), small_disk / "store") > 40_000
 
     uvloop.run(go())
@@ -391,13 +391,13 @@ def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
 def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
     assert engine(tmp_path, "--duration", "4").wait(HANGING_S) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    told = report["recorded"]
-    assert told["whole"]
-    assert told["missed"] == 0
-    frames = {name: f["rows"] for name, f in report["frames"].items() if name in told["frames"]}
+    reported = report["recorded"]
+    assert reported["whole"]
+    assert reported["missed"] == 0
+    frames = {name: f["rows"] for name, f in report["frames"].items() if name in reported["frames"]}
     assert {"stocks.trades", "stocks.quotes", "crypto.orderbooks"} <= set(frames)
     for name, rows in frames.items():
-        assert told["frames"][name] == rows
+        assert reported["frames"][name] == rows
         if rows:
             stored = pl.scan_delta(f"{tmp_path}/store/live/{name}").select(pl.len())
             assert rows == stored.collect().item()
@@ -422,11 +422,11 @@ def test_at_a_hundred_random_moments(tmp_path: Path, seed: int) -> None:
 
 
 def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
-    """Kill a part of a recording engine, some time after it has begun, and see what is in the store."""
+    """Kill a part of a recording engine some time after its start, and compare the store."""
     process = engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
     try:
         run = until(lambda: next(iter(rundir.list_runs(tmp_path)), None))
-        until(lambda: (told := state.read(run)) and told.rows > 500)
+        until(lambda: (reported := state.read(run)) and reported.rows > 500)
         time.sleep(after_s)
         if victim in ("supervisor", "all"):
             _kill_the_supervisor(process, tmp_path, run, everything=victim == "all")
@@ -441,18 +441,18 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
 
 
 def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, victim: str) -> None:
-    """The engine goes on; at its end, the store has all rows, none twice."""
-    told = state.read(run)
-    assert told is not None
-    whose = told.pid
+    """The engine continues. At its end, the store has all rows, none twice."""
+    reported = state.read(run)
+    assert reported is not None
+    whose = reported.pid
     if victim.startswith("feed"):
         whose = FeedState(rundir.state_path(run, "stocks"))["pid"]
     if victim.endswith("worker"):
         below = psutil.Process(whose).children(recursive=True)
         workers = [p for p in below if "resource_tracker import" not in " ".join(p.cmdline())]
-        whose = next(p.pid for p in workers if not p.children())  # no template
+        whose = next(p.pid for p in workers if not p.children())  # not the fork server
     os.kill(whose, signal.SIGKILL)
-    until(lambda: (now := state.read(run)) and now.rows > told.rows + 1_000)
+    until(lambda: (now := state.read(run)) and now.rows > reported.rows + 1_000)
     process.send_signal(signal.SIGINT)
     assert process.wait(HANGING_S) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -462,18 +462,18 @@ def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, vi
         if rows:
             found = in_store(tmp_path / "store", frame)
             assert found.height == rows
-            # Bars may be said again by the feed that takes over, and are twice in the frame, too.
+            # The feed that takes over may publish bars again; then they are twice in the frame too.
             assert "bars" in frame or not found.is_duplicated().any(), frame
 
 
 def _kill_the_supervisor(
     process: subprocess.Popen[bytes], tmp_path: Path, run: Path, everything: bool
 ) -> None:
-    """The recorder brings what is left; if it is killed, too, that of the next run does."""
-    told = state.read(run)
-    assert told is not None
-    # It stands still while we look what the frames held when all was over.
-    recorder_ = psutil.Process(told.pid)
+    """The recorder stores the rest; if it is killed too, that of the next run does."""
+    reported = state.read(run)
+    assert reported is not None
+    # It is stopped while we read what the frames held at the end.
+    recorder_ = psutil.Process(reported.pid)
     family = [recorder_, *recorder_.children(recursive=True)]
     for each in family:
         each.suspend()
@@ -487,11 +487,11 @@ def _kill_the_supervisor(
         each.kill() if everything else each.resume()
     if everything:
         assert run.exists(), "nobody is there to record it"
-        assert engine(tmp_path, "--duration", "1").wait(HANGING_S) == 0  # which finds the dead run
+        assert engine(tmp_path, "--duration", "1").wait(HANGING_S) == 0  # it finds the dead run
     until(lambda: not run.exists())
     for name, rows in expected.items():
         found = in_store(tmp_path / "store", name)
-        if everything:  # the second run's rows are there, too
+        if everything:  # with the rows of the second run
             assert "bars" in name or not found.is_duplicated().any(), name
             found = found.join(rows, on=rows.columns, how="semi", nulls_equal=True)
         assert found.equals(rows), name

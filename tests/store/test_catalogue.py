@@ -1,4 +1,4 @@
-"""History and what was recorded are one table, in which nothing is twice."""
+"""Fetched history and recorded frames are one table without duplicates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIDDLE = "2026-01-05T15:05:00Z"
 
 
 def as_stream(what: str, symbol: str, span: tuple[str, str]) -> list[Payload]:
-    """What the service has of a range, as its stream would have brought it."""
+    """Return the service's records of a range, as its stream would have sent them."""
     rows = records("stocks", what, symbol, parse_time(span[0], ""), parse_time(span[1], ""))
     letter = {"trades": "t", "quotes": "q", "1Min": "b"}[what]
     out = []
@@ -51,7 +51,7 @@ def recorded(store: Path, payloads: list[Payload], rejects: Path, stream: str = 
 
 
 def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
-    """Ten minutes recorded, twice; the first five of them fetched as well."""
+    """Record ten minutes twice, and fetch the first five of them as well."""
     store = tmp_path / "store"
     for name in ("once", "again"):  # another run, as two engines side by side
         payloads = [p for what in ("trades", "quotes") for p in as_stream(what, "AAPL", SPAN)]

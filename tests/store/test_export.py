@@ -1,4 +1,4 @@
-"""What is exported is what scan has."""
+"""An export contains what `scan` returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: every payload to the byte, whatever is killed, and a replay of it makes the same frames."""
+"""The journal has every payload byte for byte, even after kills; replaying it produces the same frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def filled(tmp_path: Path, sequence: int, count: int = 3) -> Slab:
     return slab
 
 
-def kept(folder: Path) -> list[bytes]:
+def read_payloads(folder: Path) -> list[bytes]:
     return [entry.payload for entry in read_entries(folder)]
 
 
@@ -41,7 +41,7 @@ def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
         slab = Slab.open(path) if path.exists() else filled(tmp_path, sequence)
         writer.write(slab, sequence)
     writer.close()
-    assert kept(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 2, 3) for i in range(3)]
+    assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 2, 3) for i in range(3)]
     first = next(read_entries(tmp_path / "j"))
     assert first == Entry(PayloadKind.JSON, first.packing, 100, b"[1,0]")
 
@@ -54,11 +54,11 @@ def test_a_record_cut_short_by_a_kill_is_none_and_the_next_writer_goes_on(tmp_pa
         writer.write(slab, number)
     [segment] = (tmp_path / "j").iterdir()
     os.truncate(segment, segment.stat().st_size - cut)
-    assert len(kept(tmp_path / "j")) == 3
+    assert len(read_payloads(tmp_path / "j")) == 3
     successor = JournalWriter(tmp_path / "j")
     for number, slab in enumerate(slabs, 1):
         successor.write(slab, number)
-    assert len(kept(tmp_path / "j")) == 9
+    assert len(read_payloads(tmp_path / "j")) == 9
 
 
 def test_full_segments_are_compressed_and_read_as_before(
@@ -68,17 +68,17 @@ def test_full_segments_are_compressed_and_read_as_before(
     writer = JournalWriter(tmp_path / "j")
     for sequence in range(1, 8):
         writer.write(filled(tmp_path, sequence), sequence)
-    before, full = kept(tmp_path / "j"), writer.take_full()
+    before, full = read_payloads(tmp_path / "j"), writer.take_full()
     assert len(full) > 1
     for path in full:
         journal.compress(path)
-    assert kept(tmp_path / "j") == before
+    assert read_payloads(tmp_path / "j") == before
     assert len(before) == 21
     names = sorted(path.name for path in (tmp_path / "j").iterdir())
     assert names[0] == "000001.mdj.zst"
     successor = JournalWriter(tmp_path / "j")
     successor.write(filled(tmp_path, 8), 8)
-    assert len(kept(tmp_path / "j")) == 24
+    assert len(read_payloads(tmp_path / "j")) == 24
 
 
 def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
@@ -93,7 +93,7 @@ def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
     assert writer.missed == 3
     monkeypatch.setattr(os, "writev", whole)
     writer.write(slabs[2], 3)
-    assert len(kept(tmp_path / "j")) == 6
+    assert len(read_payloads(tmp_path / "j")) == 6
 
 
 def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
@@ -118,7 +118,7 @@ def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
     writer.write(slabs[2], 4)
     writer.close()
     writer.close()
-    assert kept(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 4) for i in range(3)]
+    assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 4) for i in range(3)]
 
 
 def test_a_record_that_cannot_be_taken_back_ends_its_segment(
@@ -139,7 +139,7 @@ def test_a_record_that_cannot_be_taken_back_ends_its_segment(
     assert writer.missed == 3
     writer.write(slabs[2], 3)
     writer.close()
-    assert kept(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 3) for i in range(3)]
+    assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 3) for i in range(3)]
     assert len(list((tmp_path / "j").iterdir())) == 2
 
 
@@ -149,7 +149,7 @@ def test_a_successor_goes_on_behind_a_segment_that_is_full_or_damaged(
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
     folder = tmp_path / "j"
     JournalWriter(folder).write(filled(tmp_path, 1), 1)
-    second = JournalWriter(folder)  # the first one may be being compressed at this moment
+    second = JournalWriter(folder)  # the first one may just be compressed
     assert second.take_full() == [folder / "000001.mdj"]
     second.write(filled(tmp_path, 2), 2)
     (folder / "000002.mdj").write_bytes(b"x" * 200)
@@ -179,7 +179,7 @@ def test_at_the_end_of_a_stream_every_segment_is_compressed(
     names = [path.name for path in (tmp_path / "j").iterdir()]
     assert len(names) >= 2
     assert all(name.endswith(".mdj.zst") for name in names)
-    assert len(kept(tmp_path / "j")) >= 300
+    assert len(read_payloads(tmp_path / "j")) >= 300
     assert "uncompressed" not in caplog.text
 
 
@@ -248,10 +248,10 @@ def test_a_replayed_journal_makes_the_same_frames_every_time(tmp_path: Path, str
                 )
                 for name, frame in recorded.items():
                     if name.endswith("bars_1s"):
-                        continue  # the last ones end with the run
+                        continue  # the last bars end with the run
                     order = comparable(run.frame(name)), comparable(frame)
                     assert order[0].equals(order[1]), name
-                    kept = run.frame(name).drop("recv_ts"), frame.drop("recv_ts")
-                    assert kept[0]["ts"].to_list() == kept[1]["ts"].to_list(), "in the same order"
+                    both = run.frame(name).drop("recv_ts"), frame.drop("recv_ts")
+                    assert both[0]["ts"].to_list() == both[1]["ts"].to_list(), "in the same order"
             assert at_work.report is not None
             assert at_work.report["streams"][stream]["state"] == "stopped"

@@ -34,7 +34,7 @@ PYTHON = os.environ.get("NAUTILUS_PYTHON", "")
 
 
 def trades(**columns: Any) -> pl.LazyFrame:
-    """Rows as `scan` has them; what is not given is usual."""
+    """Return rows as `scan` returns them, with usual values for missing columns."""
     count = max(len(values) for values in columns.values())
     usual = {
         "feed": ["iex"] * count,
@@ -49,7 +49,7 @@ def trades(**columns: Any) -> pl.LazyFrame:
 
 
 def tables(catalog: Path, kind: str) -> dict[str, pa.Table]:
-    """The files of a kind, by their names."""
+    """Return the files of a kind, by name."""
     return {
         f"{path.parent.name}/{path.name}": pq.ParquetFile(path).read()
         for path in sorted((catalog / "data" / kind).rglob("*.parquet"))
@@ -57,7 +57,7 @@ def tables(catalog: Path, kind: str) -> dict[str, pa.Table]:
 
 
 def numbers(column: pa.ChunkedArray) -> list[Decimal]:
-    """Fixed-size integers as what they mean."""
+    """Return the numbers that fixed-size integers stand for."""
     return [Decimal(int.from_bytes(raw, "little", signed=True)).scaleb(-16) for raw in column.to_pylist()]
 
 
@@ -156,7 +156,7 @@ def test_what_has_no_class_there_is_told(dataset: str) -> None:
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     store, found = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("catalog")
-    asked = {
+    wanted = {
         "stocks.trades": ["AAPL", "MSFT"],
         "stocks.quotes": ["AAPL"],
         "stocks.bars": ["AAPL"],
@@ -166,7 +166,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "options.bars": ["AAPL261218C00230000"],
     }
     with simulator("--rate", "1") as sim:
-        for dataset, symbols in asked.items():
+        for dataset, symbols in wanted.items():
             assert fill(sim, store, dataset, symbols, *SPAN).complete
             done = CliRunner().invoke(
                 app, ["export", dataset, "--store", str(store), "--to", str(found), "--nautilus"]

@@ -1,4 +1,4 @@
-"""A store in an object store, here moto's server of S3."""
+"""A store in an object store: moto's S3 server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUCKET = "market"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of a server of S3 with a bucket."""
+    """Start an S3 server with a bucket; yield its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
         stdout=subprocess.DEVNULL,
@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
         )
         made = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
         urllib.request.urlopen(made, timeout=HANGING_S).close()
-        # What it says of each request is of no interest, but must not fill the pipe.
+        # Its log of requests is not needed, but must not fill the pipe.
         reading = threading.Thread(target=process.stderr.read)
         reading.start()
         yield url
@@ -76,11 +76,11 @@ def test_a_bucket_that_is_not_there_is_told_before_a_run(bucket: str) -> None:
 
 
 def test_what_a_library_says_of_an_object_store_becomes_a_line() -> None:
-    said = (
+    text = (
         "Generic S3 error\n   \x1b[31m↳\x1b[0m Error performing GET http://127.0.0.1/b in 2.3 ms\n"
         "    \x1b[31m↳\x1b[0m client error (Connect)\n     \x1b[31m↳\x1b[0m Connection refused\n"
     )
-    assert summarize_error(OSError(said)) == "Generic S3 error: Connection refused"
+    assert summarize_error(OSError(text)) == "Generic S3 error: Connection refused"
     assert summarize_error(OSError("No space left on device")) == "No space left on device"
     assert summarize_error(ValueError()) == "ValueError"
 

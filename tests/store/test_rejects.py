@@ -1,4 +1,4 @@
-"""Where rejected payloads are kept, and what is said where they cannot be."""
+"""Rejected payloads are kept on disk; what cannot be kept is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the CPU time of a run went: the arithmetic, and the sentence."""
+"""Utilization of a run: the arithmetic and the sentence."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
 
 
 class Frames:
-    """The frames of a made-up run: what `_Clock` asks an attachment for."""
+    """The frames of a made-up run, as far as `Clock` reads them."""
 
     def __init__(self, **frames: pl.DataFrame) -> None:
         self._frames = frames
@@ -151,7 +151,7 @@ def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() ->
     def ts(*seconds: float) -> pl.Series:
         return pl.Series("ts", [int(s * 1e9) for s in seconds]).cast(pl.Datetime("ns"))
 
-    # The first sample covers nothing; one second is sampled a little late, and one not at all.
+    # The first sample covers no time; one second is sampled a little late, and one not at all.
     cores = pl.DataFrame({"ts": ts(5.0, 6.0, 7.01, 9.02), "busy_percent": [1.0, 10.0, 20.0, 40.0]})
     clock = Clock(Frames(cores=cores))  # type: ignore[arg-type]
     assert clock.to_list(clock.assign_bins(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
@@ -189,11 +189,13 @@ def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
     last = replace(before, cpu_user_s=before.cpu_user_s + 0.5, cpu_percent=1.0)
     time.sleep(0.5)
     times.append(time.monotonic())
-    (told,) = sampler.sample_processes({pid: ("feed", "stocks")}, [last])  # not yet gone, but told once
+    (sample,) = sampler.sample_processes(
+        {pid: ("feed", "stocks")}, [last]
+    )  # not removed yet, but reported once
     times.append(time.monotonic())
-    assert told.cpu_user_s == last.cpu_user_s
+    assert sample.cpu_user_s == last.cpu_user_s
     least, most = 50 / (times[3] - times[0]), 50 / (times[2] - times[1])  # half a second of CPU time
-    assert least * 0.99 < told.cpu_percent < most * 1.01
+    assert least * 0.99 < sample.cpu_percent < most * 1.01
     (unknown,) = Sampler().sample_processes({}, [last])
     assert unknown == last
 

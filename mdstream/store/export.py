@@ -1,4 +1,4 @@
-"""Rows of a store as one file for other programs: CSV, compressed CSV or Parquet."""
+"""Export of a store's rows: CSV, compressed CSV, Parquet, or a NautilusTrader catalogue."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _VENUE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def check_file(to: Path, force: bool) -> str:
-    """Return the ending of `to`. Raises `ConfigError` for a file that cannot be written there."""
+    """Return the ending of `to`. Raises `ConfigError` if a file cannot be written there."""
     ending = next((each for each in ENDINGS if to.name.endswith(each)), None)
     if ending is None:
         raise ConfigError(f"--to {to}: its name must end in {', '.join(ENDINGS)}")
     if to.exists() and not force:
         raise ConfigError(f"--to {to}: the file exists; --force replaces it")
     if not to.absolute().parent.is_dir():
-        raise ConfigError(f"--to {to}: no folder {to.absolute().parent}")
+        raise ConfigError(f"--to {to}: there is no folder {to.absolute().parent}")
     return ending
 
 
 def export_file(rows: pl.LazyFrame, to: Path, force: bool = False) -> int:
-    """Write `rows` to a file, sorted by symbol and time; return how many there were.
+    """Write `rows` to a file, sorted by symbol and time. Return their number.
 
-    The kind of file follows from its name. Times are whole nanoseconds; in CSV, lists are joined with a
-    semicolon. Memory is bounded but for the sorting. The file is there in full or not at all. Raises
-    `ConfigError` as `check_file` does, and `StoreError` where writing fails.
+    The kind of file follows from its name. Times have nanoseconds; in CSV, lists are joined with a
+    semicolon. Memory is bounded, except for the sorting. The file is complete or does not exist. Raises
+    `ConfigError` as `check_file` does, and `StoreError` if writing fails.
     """
     ending = check_file(to, force)
     columns = rows.collect_schema().names()
     rows = rows.sort([name for name in ("symbol", "ts", "created_at") if name in columns])
-    failures = (OSError, pl.exceptions.ComputeError)  # which Parquet's writer makes of the former
+    failures = (OSError, pl.exceptions.ComputeError)  # the Parquet writer turns the former into the latter
     partial = to.with_name(f".{to.name}.partial")
     try:
         _write(rows, partial, ending)
@@ -55,8 +55,7 @@ def export_catalogue(
 ) -> nautilus.Written:
     """Write `rows` of a dataset to a NautilusTrader catalogue, a folder.
 
-    Raises `ConfigError` for a dataset, folder or venue that it cannot be, and `StoreError` where writing
-    fails.
+    Raises `ConfigError` as `check_catalogue` does, and `StoreError` if writing fails.
     """
     check_catalogue(dataset, catalogue, venue)
     try:
@@ -66,12 +65,12 @@ def export_catalogue(
 
 
 def check_catalogue(dataset: str, catalogue: Path, venue: str) -> None:
-    """Raise `ConfigError` for a dataset, folder or venue that cannot be exported."""
+    """Raise `ConfigError` if the dataset, folder or venue is not possible."""
     nautilus.check(dataset)
     if catalogue.exists() and not catalogue.is_dir():
-        raise ConfigError(f"--to {catalogue}: a catalogue is a folder, and this is a file")
+        raise ConfigError(f"--to {catalogue}: a catalogue is a folder, but this is a file")
     if not _VENUE.fullmatch(venue):
-        raise ConfigError(f"--venue {venue!r}: capital letters, digits and _ only, as XNAS")
+        raise ConfigError(f"--venue {venue!r}: use capital letters, digits and _ only, as XNAS")
 
 
 def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:

@@ -23,7 +23,7 @@ def check_file(to: Path, force: bool) -> str:
     if to.exists() and not force:
         raise ConfigError(f"--to {to}: the file exists; --force replaces it")
     if not to.absolute().parent.is_dir():
-        raise ConfigError(f"--to {to}: there is no folder {to.absolute().parent}")
+        raise ConfigError(f"--to {to}: the folder {to.absolute().parent} does not exist")
     return ending
 
 

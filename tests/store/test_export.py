@@ -49,7 +49,8 @@ def test_symbols_and_times_are_chosen(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("out.xls", "must end in"), ("there.csv", "--force"), ("no/x.csv", "no folder")]
+    ("name", "message"),
+    [("out.xls", "must end in"), ("there.csv", "--force"), ("no/x.csv", "does not exist")],
 )
 def test_what_cannot_be_written_is_told(store: Path, tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "there.csv").write_text("mine")

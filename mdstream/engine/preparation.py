@@ -10,19 +10,54 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from mdstream.config import HandoffConfig, StoreConfig, usable_cores
+from mdstream.config import Config, HandoffConfig, StoreConfig, usable_cores
 from mdstream.engine import memory
 from mdstream.engine.feed_policy import explain_exit
 from mdstream.errors import ConfigError
+from mdstream.frames.rundir import RunDirectory
 from mdstream.pool.pool import COMPILING, SINGLE_THREADED, compile_kernels, do_without_kernels
 from mdstream.recording.recorder import check_store
 from mdstream.store.rejects import find_obstacle
 
 log = logging.getLogger(__name__)
+
+
+def prepare_settings(config: Config, directory: RunDirectory) -> Config:
+    """Return the settings fitted to the shared memory of this machine, with checked paths.
+
+    Raises `NoSpaceError`, `ConfigError` and `StoreError` for what no run can start with.
+    """
+    replace = msgspec.structs.replace
+    demand = memory.Demand(len(config.streams), config.workers_per_stream(), config.handoff, config.frames)
+    if why := too_many_workers(demand.workers, demand.streams):
+        log.warning("%s; unset `workers` to divide the cores among the streams", why)
+    fitted = fit_memory(demand, directory.path.parent)
+    check_rejects(config.rejects, directory.run)
+    config = replace(config, handoff=fitted.handoff, frames=fitted.frames)
+    if config.record:
+        config = replace(config, store=prepare_store(config.store))
+    if config.journal:
+        config = replace(config, journal=prepare_journal(config.journal))
+    return config
+
+
+def describe_run(config: Config, simulated: bool) -> dict[str, Any]:
+    """Return what `run.json` says about a run with these settings, which starts now."""
+    facts: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(),
+        "streams": list(config.streams),
+        "feeds": {name: config.stream(name).feed for name in config.streams},
+        "workers": config.workers_per_stream(),
+        "urls": list(config.urls()),
+        "simulated": simulated,
+    }
+    return facts | ({"store": config.store.path} if config.record else {})
 
 
 def too_many_workers(workers: int, streams: int) -> str:

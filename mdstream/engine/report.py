@@ -26,7 +26,7 @@ _EVENTS_KEPT = 200
 def build(supervisor: Supervisor) -> dict[str, Any]:
     """Return everything about a run that has ended, as plain values."""
     run = Attachment(supervisor.path)
-    rows = supervisor.streams  # complete even if the frame had no room for its last rows
+    rows = supervisor.measurements.streams  # complete even if the frame had no room for its last rows
     streams = {
         name: _describe_stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()
     }
@@ -45,7 +45,7 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
         "processes": _sum_processes(run),
         "utilization": utilization.build(run),
         "recorded": _sum_recording(supervisor),
-        "telemetry_rows_lost": supervisor.telemetry_rows_lost,
+        "telemetry_rows_lost": supervisor.measurements.writer.lost,
         "events": _newest_events(run),
         "python": platform.python_version(),
     }

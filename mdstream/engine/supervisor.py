@@ -17,7 +17,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import msgspec
 
 from mdstream import log as logs
 from mdstream.config import Config
-from mdstream.engine import memory, preparation, run_end
+from mdstream.engine import preparation, run_end
 from mdstream.engine.embedded import HOW_TO_GO_LIVE, EmbeddedSimulator
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_process import FeedProcess
@@ -117,15 +116,10 @@ class Supervisor:
         return self.directory.path
 
     @property
-    def streams(self) -> dict[str, dict[str, Any]]:
-        """The last sample of each stream: a row of `telemetry.streams`."""
+    def measurements(self) -> Measurements:
+        """What was measured last, and where it is written."""
         assert self._measurements is not None
-        return self._measurements.streams
-
-    @property
-    def telemetry_rows_lost(self) -> int:
-        assert self._measurements is not None
-        return self._measurements.writer.lost
+        return self._measurements
 
     @property
     def is_up(self) -> bool:
@@ -164,7 +158,7 @@ class Supervisor:
             log.info("recording the rest of the dead run %s in the background", dead.name)
         with RunDirectory(root) as self.directory:
             self.started_ns = time.time_ns()
-            self._effective = self._prepare(self.directory)
+            self._effective = preparation.prepare_settings(self.config, self.directory)
             try:
                 self._start(self.directory)
                 self._loop()
@@ -186,23 +180,6 @@ class Supervisor:
 
     # -- start
 
-    def _prepare(self, directory: RunDirectory) -> Config:
-        """Return the settings fitted to the shared memory of this machine, with checked paths."""
-        config, replace = self.config, msgspec.structs.replace
-        demand = memory.Demand(
-            len(config.streams), config.workers_per_stream(), config.handoff, config.frames
-        )
-        if why := preparation.too_many_workers(demand.workers, demand.streams):
-            log.warning("%s; unset `workers` to divide the cores among the streams", why)
-        fitted = preparation.fit_memory(demand, directory.path.parent)
-        preparation.check_rejects(config.rejects, directory.run)
-        config = replace(config, handoff=fitted.handoff, frames=fitted.frames)
-        if config.record:
-            config = replace(config, store=preparation.prepare_store(config.store))
-        if config.journal:
-            config = replace(config, journal=preparation.prepare_journal(config.journal))
-        return config
-
     def _start(self, directory: RunDirectory) -> None:
         handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_while_wanted)
         self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
@@ -213,7 +190,7 @@ class Supervisor:
             )
             self._effective = msgspec.structs.replace(self._effective, **self._simulator.address)
             log.info(HOW_TO_GO_LIVE)
-        self._facts = self._collect_facts()
+        self._facts = preparation.describe_run(self._effective, self.config.simulated)
         directory.describe(**self._facts)
         simulator_pid = self._simulator.process.pid if self._simulator else None
         self._measurements = Measurements(
@@ -230,18 +207,6 @@ class Supervisor:
             self.feeds[name] = FeedProcess(name, symbols, state, self._events, self._write_log)
             if not self.draining:
                 self._start_feed(self.feeds[name])
-
-    def _collect_facts(self) -> dict[str, Any]:
-        config = self.config
-        facts: dict[str, Any] = {
-            "started": datetime.now(UTC).isoformat(),
-            "streams": list(config.streams),
-            "feeds": {name: config.stream(name).feed for name in config.streams},
-            "workers": config.workers_per_stream(),
-            "urls": list(self._effective.urls()),
-            "simulated": config.simulated,
-        }
-        return facts | ({"store": self._effective.store.path} if config.record else {})
 
     def _start_feed(self, feed: FeedProcess) -> None:
         assert self._launcher is not None
@@ -328,8 +293,7 @@ class Supervisor:
         self._events.report(stream, RunEvent(kind, text, severity))
 
     def _sample(self) -> None:
-        assert self._measurements is not None
-        self._measurements.sample(self.feeds.values())
+        self.measurements.sample(self.feeds.values())
         self._on_sample(self)
 
     # -- stop

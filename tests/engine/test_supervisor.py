@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ class Case:
             "stream_url": "ws://127.0.0.1:1",
             "data_url": "http://127.0.0.1:1",
             "rejects": str(tmp_path),
+            "hang_timeout_s": 1000.0,  # these feeds have no heartbeat
         }
         self.config = from_mapping({**values, **settings})
         self.logs: list[dict[str, Any]] = []
@@ -155,16 +155,14 @@ def test_a_feed_that_does_not_drain_is_killed_and_only_its_stream_fails(
 
 def test_a_second_stop_ends_a_run_at_once(tmp_path: Path, follow: Follow) -> None:
     follow({"crypto": [[*SERVES[:-2], ("hang",)]]})
-    case = Case(tmp_path, streams=["crypto"], drain_timeout_s=60.0)
+    case = Case(tmp_path, streams=["crypto"], drain_timeout_s=600.0)  # longer than a test may take
 
     def stop_twice(run: Supervisor) -> None:
         if run.feeds["crypto"].stage is Stage.STREAMING:
             run.stop()
             run.stop()
 
-    began = time.monotonic()
     assert case.run(stop_twice) is Exit.INTERRUPTED
-    assert time.monotonic() - began < 50
     assert list_runs() == []
 
 

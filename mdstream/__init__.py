@@ -42,7 +42,7 @@ __all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: a reader never loads the engine, nor the engine its readers."""
+    """Import a public name on first use: a reader never loads the engine, nor the engine its readers."""
     if name not in _WHERE:
         raise AttributeError(f"module 'mdstream' has no attribute {name!r}")
     import importlib
@@ -51,5 +51,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, also those that are not imported yet."""
+    """Return the public names, including those that are not imported yet."""
     return __all__

@@ -1,6 +1,6 @@
 """The settings. Each is declared once, as a field of a frozen struct: meaning, limits, unit, flag, default.
 
-`mdstream.settings` reads, merges and checks them; help texts and documents derive from the fields, whose
+`mdstream.settings` reads, merges and checks them. Help texts and documents are derived from the fields. The
 descriptions make this file long.
 """
 
@@ -18,13 +18,13 @@ from mdstream.venues.alpaca import endpoints
 from mdstream.venues.alpaca.limits import FREE_PLAN
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Of the container: microseconds of CPU time a period, and the period."""
+"""The container's limit: microseconds of CPU time per period, and the period."""
 
 
 def setting(
     description: str, *, ge: float | None = None, le: float | None = None, **about: Any
 ) -> msgspec.Meta:
-    """Declare what a setting means and what it may be: at least `ge`, at most `le`.
+    """Declare the meaning of a setting and its limits: at least `ge`, at most `le`.
 
     `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `example`, `flag`,
     `metavar`, `variable`, `secret`.
@@ -53,17 +53,17 @@ class Credentials(Struct, frozen=True):
 
 
 ANY_KEY = Credentials(key_id="any", secret_key="any")
-"""The key for a server on this machine where none is set: simulators and replays take any."""
+"""The key for servers on this machine if none is set: simulators and replays accept any."""
 
 
 class StreamConfig(Struct, frozen=True):
-    """One stream: what is followed, and how. What is empty is the stream's own default."""
+    """One stream: what is followed, and how. An empty value means the stream's default."""
 
     symbols: Annotated[
         tuple[str, ...],
         setting(
-            "Symbols to follow, or '*' for all. Options take contracts, and underlyings, whose chains "
-            "name the contracts.",
+            "Symbols to follow, or '*' for all. For options: contracts, or underlyings, which stand for "
+            "contracts of their chains.",
             flag="--symbols",
         ),
     ] = ()
@@ -73,19 +73,19 @@ class StreamConfig(Struct, frozen=True):
     mute_after_s: Annotated[
         dict[str, Annotated[float, msgspec.Meta(ge=0.1)]],
         setting(
-            "By channel: reconnect when no row of it came for so long while its market is open. "
+            "By channel: reconnect if no row of it arrives for this long while its market is open. "
             "Channels that share a frame, as all bars do, count as one.",
             unit="s",
             example="{ quotes = 30.0 }",
         ),
     ] = {}
     chain_contracts: Annotated[
-        int, setting("Contracts to follow of each underlying; only for options.", ge=1)
+        int, setting("Contracts to follow for each underlying; options only.", ge=1)
     ] = 50
     stream_url: Annotated[
         str,
         setting(
-            "Server of this stream alone, as of a replay; empty: that of all streams.",
+            "Server of this stream only, such as a replay; empty: the server of all streams.",
             schemes=("ws", "wss"),
             example='"ws://127.0.0.1:8765"',
         ),
@@ -96,34 +96,34 @@ class FetchConfig(Struct, frozen=True):
     """Requests to the REST API: the state of every symbol, at start and then at an interval."""
 
     interval_s: Annotated[
-        float, setting("Time from one fetch of every symbol to the next; 0: only at start.", unit="s", ge=0)
+        float, setting("Interval between fetches of all symbols; 0: only at start.", unit="s", ge=0)
     ] = 60.0
     budget_per_minute: Annotated[
         int,
         setting(
-            "Requests of the account, shared by all streams; symbols are grouped where it is too small. "
-            "Alpaca's free plan has 200.",
+            "Request limit of the account, shared by all streams; if it is small, symbols are grouped. "
+            "Alpaca's free plan allows 200.",
             unit="requests/min",
             ge=1,
             le=1_000_000,
         ),
     ] = FREE_PLAN
-    concurrency: Annotated[int, setting("Requests under way at a time, for each stream.", ge=1)] = 64
-    timeout_s: Annotated[float, setting("Time for one attempt.", unit="s", ge=0.01)] = 10.0
+    concurrency: Annotated[int, setting("Concurrent requests of each stream.", ge=1)] = 64
+    timeout_s: Annotated[float, setting("Timeout of one attempt.", unit="s", ge=0.01)] = 10.0
     deadline_s: Annotated[
-        float, setting("Time for one request with all its attempts.", unit="s", ge=0.01)
+        float, setting("Timeout of one request with all its attempts.", unit="s", ge=0.01)
     ] = 90.0
-    attempts: Annotated[int, setting("Attempts for one request.", ge=1)] = 5
+    attempts: Annotated[int, setting("Attempts per request.", ge=1)] = 5
 
 
 class BackfillConfig(Struct, frozen=True):
-    """Fetching history into a store (`mdstream backfill`). Timeouts are those of `[fetch]`."""
+    """History that is fetched into a store (`mdstream backfill`). Timeouts are those of `[fetch]`."""
 
-    concurrency: Annotated[int, setting("Requests under way at a time.", ge=1, flag="--concurrency")] = 128
+    concurrency: Annotated[int, setting("Concurrent requests.", ge=1, flag="--concurrency")] = 128
     workers: Annotated[
         int,
         setting(
-            "Worker processes that decode; 0: decode in the main process; -1: one for each core.",
+            "Worker processes that decode; 0: decode in the main process; -1: one per core.",
             ge=-1,
             le=256,
             flag="--workers",
@@ -132,8 +132,7 @@ class BackfillConfig(Struct, frozen=True):
     budget_per_minute: Annotated[
         int,
         setting(
-            "Most requests to make; 0: fetch.budget_per_minute, until the service's headers say how "
-            "many it allows.",
+            "Request limit; 0: fetch.budget_per_minute until the headers of the service report its limit.",
             unit="requests/min",
             ge=0,
             le=1_000_000,
@@ -142,40 +141,41 @@ class BackfillConfig(Struct, frozen=True):
 
 
 class HandoffConfig(Struct, frozen=True):
-    """From the socket to the workers. Where shared memory is small, buffers are fewer and smaller."""
+    """Buffers between socket and workers. If shared memory is small, they are fewer and smaller."""
 
     slab_kb: Annotated[int, setting("Size of one buffer.", unit="kB", ge=16)] = 1024
     slabs: Annotated[
-        int, setting("Buffers for each stream; when all are full, reading from the socket pauses.", ge=2)
+        int, setting("Buffers of each stream; while all are full, reading from the socket pauses.", ge=2)
     ] = 12
     linger_ms: Annotated[
         float,
         setting(
-            "Time to hold a batch back for more messages; 0: submit it when a worker is free.",
+            "Time to wait for more messages of a batch; 0: submit it when a worker is free.",
             unit="ms",
             ge=0,
         ),
     ] = 0.0
     ticket_timeout_s: Annotated[
-        float, setting("A worker that takes longer for one batch counts as hung.", unit="s", ge=0.1)
+        float, setting("Timeout of one batch; a worker that exceeds it counts as hung.", unit="s", ge=0.1)
     ] = 10.0
     max_payload_mb: Annotated[int, setting("Largest payload that is accepted.", unit="MB", ge=1)] = 64
     kernels: Annotated[
-        bool, setting("Decode with compiled kernels; false: all with the fallback decoder, much slower.")
+        bool,
+        setting("Decode with compiled kernels; false: use the fallback decoder, which is much slower."),
     ] = True
 
 
 class FramesConfig(Struct, frozen=True):
-    """The shared frames, and how many rows they keep."""
+    """The frames in shared memory, and how many rows they keep."""
 
     directory: Annotated[str, setting("Folder of the runs; empty: /dev/shm.")] = ""
     retention_mb: Annotated[
-        int, setting("What is kept of each frame; the oldest rows are dropped.", unit="MB", ge=1)
+        int, setting("Size of each frame; beyond it, the oldest rows are dropped.", unit="MB", ge=1)
     ] = 256
     stream_mb: Annotated[
         int,
         setting(
-            "What is kept of all frames of a stream; 0: its share of the memory that is free at start.",
+            "Size of all frames of a stream; 0: its share of the memory that is free at start.",
             unit="MB",
             ge=0,
         ),
@@ -184,19 +184,21 @@ class FramesConfig(Struct, frozen=True):
 
 
 class SimulatorConfig(Struct, frozen=True):
-    """The embedded simulator, used when neither keys nor a server are given."""
+    """The embedded simulator, used if neither keys nor a server are set."""
 
     seed: Annotated[int, setting("The same seed gives the same market.")] = 1
     rate: Annotated[
-        float, setting("Messages for each stream; 0: as many as it can.", unit="messages/s", ge=0)
+        float, setting("Messages of each stream; 0: as many as possible.", unit="messages/s", ge=0)
     ] = 500.0
     messages_per_payload: Annotated[int, setting("Messages in each payload.", ge=1)] = 1
-    latency_ms: Annotated[float, setting("Delay of each REST answer.", unit="ms", ge=0)] = 20.0
+    latency_ms: Annotated[float, setting("Delay of each REST response.", unit="ms", ge=0)] = 20.0
 
 
 class StoreConfig(Struct, frozen=True):
-    """Where frames are recorded. Keys of an object store are those of the AWS tools
-    (`AWS_ACCESS_KEY_ID`, ...); `AWS_ENDPOINT_URL` names another service than Amazon's.
+    """The store of recorded frames.
+
+    The keys of an object store are those of the AWS tools (`AWS_ACCESS_KEY_ID`, ...). For another service
+    than Amazon's, set `AWS_ENDPOINT_URL`.
     """
 
     path: Annotated[
@@ -205,7 +207,7 @@ class StoreConfig(Struct, frozen=True):
             "Folder, or s3://bucket/prefix.", example='"s3://bucket/prefix"', flag="--store", metavar="DIR"
         ),
     ] = "store"
-    every_s: Annotated[float, setting("Time from one commit of rows to the next.", unit="s", ge=0.1)] = 5.0
+    every_s: Annotated[float, setting("Interval between commits of rows.", unit="s", ge=0.1)] = 5.0
     workers: Annotated[int, setting("Processes that sort, compress and write.", ge=1)] = 1
     keep_hours: Annotated[
         int, setting("How long to keep files that compaction has replaced.", unit="h", ge=0)
@@ -216,13 +218,14 @@ class LogConfig(Struct, frozen=True):
     """Log lines, on standard error."""
 
     level: Annotated[
-        Literal["debug", "info", "warning", "error"], setting("Least level to log.", flag="--log-level")
+        Literal["debug", "info", "warning", "error"],
+        setting("Lowest level that is logged.", flag="--log-level"),
     ] = "info"
     json: Annotated[bool, setting("Write log lines as JSON.", flag="--log-json")] = False
 
 
 class Endpoint(Struct, frozen=True):
-    """A REST server: its base URL, the key it gets, the PEM bundle that it is verified with (or "")."""
+    """A REST server: its base URL, key, and PEM bundle (or "")."""
 
     url: str
     credentials: Credentials
@@ -230,12 +233,12 @@ class Endpoint(Struct, frozen=True):
 
     @property
     def lacks_keys(self) -> bool:
-        """Whether this is Alpaca's own server and there is no key for it."""
+        """Whether this is Alpaca's own server, without a key for it."""
         return not self.credentials and self.url in endpoints.REST_URLS
 
 
 class Connection(Struct, frozen=True):
-    """How one stream's server is reached: base URL, key, PEM bundle, and the settings of the socket."""
+    """The connection of one stream: base URL, key, PEM bundle, settings of the socket."""
 
     url: str
     credentials: Credentials
@@ -252,11 +255,11 @@ class HistoryConfig(Struct, frozen=True):
     data: Endpoint
     trading: Endpoint
     fetch: FetchConfig
-    """With the backfill's own concurrency."""
+    """With the concurrency of the backfill."""
     workers: int
     budget_per_minute: int
     learns_budget: bool
-    """Whether the service's headers replace the budget."""
+    """Whether the budget follows the headers of the service."""
 
 
 class FeedConfig(Struct, frozen=True):
@@ -275,7 +278,7 @@ class FeedConfig(Struct, frozen=True):
 
 
 class _Settings(Struct, frozen=True):
-    """All settings of a run but the streams' sections, which `Config` adds."""
+    """All settings of a run, except the sections of the streams, which `Config` adds."""
 
     streams: Annotated[
         tuple[str, ...],
@@ -285,13 +288,15 @@ class _Settings(Struct, frozen=True):
     ] = tuple(name for name, spec in STREAMS.items() if spec.is_default)
     duration: Annotated[
         float,
-        setting("Time to run; 0: until stopped.", unit="s", ge=0, flag="--duration", metavar="SECONDS"),
+        setting(
+            "Duration of the run; 0: until stopped.", unit="s", ge=0, flag="--duration", metavar="SECONDS"
+        ),
     ] = 0.0
     workers: Annotated[
         int,
         setting(
-            "Worker processes for each stream; 0: decode inside the feed; -1: the cores, divided among the "
-            "streams, less one for each feed.",
+            "Worker processes of each stream; 0: decode in the feed; -1: the cores divided among the "
+            "streams, less one for the feed.",
             ge=-1,
             le=256,
             flag="--workers",
@@ -300,7 +305,7 @@ class _Settings(Struct, frozen=True):
     report: Annotated[
         str,
         setting(
-            "File for the JSON report at the end; empty: none.",
+            "File for the JSON report at the end of the run; empty: none.",
             example='"run.json"',
             flag="--report",
             metavar="FILE.json",
@@ -309,7 +314,7 @@ class _Settings(Struct, frozen=True):
     stream_url: Annotated[
         str,
         setting(
-            "Any Alpaca-compatible stream server; empty: Alpaca with keys, the embedded simulator without.",
+            "Alpaca-compatible stream server; empty: Alpaca if keys are set, else the embedded simulator.",
             schemes=("ws", "wss"),
             example='"ws://127.0.0.1:8765"',
             flag="--stream-url",
@@ -319,7 +324,7 @@ class _Settings(Struct, frozen=True):
     data_url: Annotated[
         str,
         setting(
-            "Any Alpaca-compatible REST server; empty: the one that belongs to stream_url.",
+            "Alpaca-compatible REST server; empty: the one that belongs to stream_url.",
             schemes=("http", "https"),
             example='"http://127.0.0.1:8765"',
             flag="--data-url",
@@ -329,8 +334,8 @@ class _Settings(Struct, frozen=True):
     trading_url: Annotated[
         str,
         setting(
-            "Server that lists assets and contracts, for symbol patterns; empty: data_url if that is set, "
-            "else Alpaca's for the key's account, paper or live.",
+            "Server that lists assets and contracts, for symbol patterns; empty: data_url if it is set, "
+            "else Alpaca's server for the account of the key, paper or live.",
             schemes=("http", "https"),
         ),
     ] = ""
@@ -341,10 +346,10 @@ class _Settings(Struct, frozen=True):
     ] = "message"
     websocket: Annotated[
         Literal["picows", "websockets"],
-        setting("Library that receives: picows is the fast one, websockets runs anywhere."),
+        setting("WebSocket library: picows is faster, websockets runs on every platform."),
     ] = "picows"
     compression: Annotated[
-        bool, setting("Ask the stream for permessage-deflate; websockets is used then.")
+        bool, setting("Request permessage-deflate from the server; implies the library websockets.")
     ] = False
     record: Annotated[
         bool,
@@ -353,7 +358,7 @@ class _Settings(Struct, frozen=True):
     journal: Annotated[
         str,
         setting(
-            "Folder for the raw journal, the bytes of every payload; empty: none is kept.",
+            "Folder for the journal, the raw bytes of every payload; empty: no journal.",
             flag="--journal",
             metavar="DIR",
         ),
@@ -362,13 +367,20 @@ class _Settings(Struct, frozen=True):
         str, setting("Folder for rejected payloads; empty: ~/.local/state/mdstream/RUN.")
     ] = ""
     start_timeout_s: Annotated[
-        float, setting("A feed that is not up by then is started again.", unit="s", ge=1)
+        float,
+        setting("Timeout of the start of a feed; a feed that exceeds it is restarted.", unit="s", ge=1),
     ] = 60.0
     hang_timeout_s: Annotated[
-        float, setting("A feed without a heartbeat for so long is killed and restarted.", unit="s", ge=1)
+        float,
+        setting(
+            "Timeout of the heartbeat of a feed; a feed that exceeds it is killed and restarted.",
+            unit="s",
+            ge=1,
+        ),
     ] = 10.0
     drain_timeout_s: Annotated[
-        float, setting("Time for the feeds to finish what they have, at the end.", unit="s", ge=0)
+        float,
+        setting("Timeout for the feeds to commit what they have at the end of the run.", unit="s", ge=0),
     ] = 30.0
     credentials: Credentials = Credentials()
     fetch: FetchConfig = FetchConfig()
@@ -380,7 +392,7 @@ class _Settings(Struct, frozen=True):
     log: LogConfig = LogConfig()
 
     def stream(self, name: str) -> StreamConfig:
-        """Return the settings of stream `name`, its own defaults filled in."""
+        """Return the settings of stream `name`, with the stream's defaults filled in."""
         spec = STREAMS[name]
         given: StreamConfig = getattr(self, name)
         return msgspec.structs.replace(
@@ -438,17 +450,17 @@ class _Settings(Struct, frozen=True):
 
     @property
     def simulated(self) -> bool:
-        """Whether the run needs the embedded simulator: no keys, and no other server named."""
+        """Whether the run needs the embedded simulator: it has neither keys nor a server."""
         return not self.credentials and not self.stream_url and not self.data_url
 
     def workers_per_stream(self) -> int:
-        """Return the pool size of each feed: its share of the cores, one of which is the feed's own."""
+        """Return the workers of each feed: its share of the cores, less one for the feed itself."""
         if self.workers >= 0:
             return self.workers
         return max(1, usable_cores() // len(self.streams) - 1)
 
     def urls(self) -> tuple[str, str]:
-        """Return the base URLs of the stream and of REST; one that is not given follows from the other."""
+        """Return the base URLs of the stream and of REST; one that is not set is derived from the other."""
         stream, data = self.stream_url.rstrip("/"), self.data_url.rstrip("/")
         if not stream and not data:
             return endpoints.STREAM_URL, endpoints.DATA_URL
@@ -479,7 +491,7 @@ else:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: those it is bound to, within a container's quota."""
+    """Return how many cores this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text().split()
@@ -489,5 +501,5 @@ def usable_cores() -> int:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether `url` names this machine, which no proxy stands before."""
+    """Return whether `url` names this machine; such a server needs neither a proxy nor a key."""
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")

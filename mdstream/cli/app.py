@@ -1,4 +1,4 @@
-"""The commands, and what they have in common: how errors end them."""
+"""The commands, and what they have in common: their errors, their exit codes, their help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, ParamSpec, TypeVar
 import typer
 
 from mdstream._version import __version__
-from mdstream.cli.output import drop, open_standard_streams
+from mdstream.cli.output import discard_output, open_standard_streams
 from mdstream.errors import Exit, MdstreamError
 
 P = ParamSpec("P")
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 app = typer.Typer(
     name="mdstream",
-    epilog="Documents: docs/ in the repository; `make docs` builds them as a site.",
+    epilog="Documentation: docs/ in the repository; `make docs` builds it as a site.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,13 +28,13 @@ app = typer.Typer(
 
 
 def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
-    """Return a command whose errors are one clear line on standard error and the right exit code."""
+    """Return a command whose errors are one line on standard error, with the right exit code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         open_standard_streams()
         try:
-            return _flushed(command, *args, **kwargs)
+            return _run_and_flush(command, *args, **kwargs)
         except MdstreamError as error:
             print(f"mdstream: {error}", file=sys.stderr)
             raise typer.Exit(int(error.exit_code)) from error
@@ -45,20 +45,20 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _flushed(command: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run `command` and flush its output. A closed pipe is a good end; a full disk is an error."""
+def _run_and_flush(command: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run `command` and flush its output. A closed pipe is not an error; a full disk is."""
     try:
         try:
             return command(*args, **kwargs)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        drop()
+        discard_output()
         raise typer.Exit(int(Exit.OK)) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        drop()
+        discard_output()
         raise MdstreamError(f"the output cannot be written: {error.strerror}") from error
 
 
@@ -68,7 +68,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def top(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
@@ -77,11 +76,12 @@ def top(
     """Receive and store market data from Alpaca on all cores.
 
     Four streams at once, each in a process of its own, into shared-memory frames that any local program
-    reads with Polars. Begin with mdstream doctor, then mdstream run.
+    reads with Polars. Start with mdstream doctor, then mdstream run.
     """
 
 
 def _register() -> None:
+    app.callback(help=_help(top))(top)
     from mdstream.cli import backfill, doctor, export, record, replay, report, run, settings, simulate, tail
 
     examples: list[tuple[str, Callable[..., None], str]] = [
@@ -101,8 +101,12 @@ def _register() -> None:
         ("simulate", simulate.simulate, "mdstream simulate --rate 1000 --fault stocks:drop@10"),
     ]
     for name, command, example in examples:
-        text = "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
-        app.command(name, help=text, epilog=f"Example: {example}")(with_exit_codes(command))
+        app.command(name, help=_help(command), epilog=f"Example: {example}")(with_exit_codes(command))
+
+
+def _help(command: Callable[..., None]) -> str:
+    """Return the docstring of a command, one line per paragraph: the terminal wraps them."""
+    return "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
 
 
 _register()

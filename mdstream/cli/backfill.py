@@ -1,4 +1,4 @@
-"""`mdstream backfill`: history into a store on disk, with a bar that shows how far it is."""
+"""`mdstream backfill`: history into a store on disk, with a progress bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from mdstream.cli import backfill_view as view
-from mdstream.cli.flags import ConfigFile, Given, select, split_names, takes
+from mdstream.cli.flags import ConfigFile, Given, add_flags, select, split_names
 from mdstream.errors import ConfigError, Exit, MdstreamError
 from mdstream.history.request import HistoryOptions
 from mdstream.settings import describe, load
@@ -27,8 +27,8 @@ _OPTIONS = describe(HistoryOptions)
 _SETTINGS = select("backfill.concurrency", "backfill.workers", "data_url")
 
 
-class Wanted(NamedTuple):
-    """What the command line asks for."""
+class Arguments(NamedTuple):
+    """The arguments of the command that define the request."""
 
     dataset: str
     symbols: list[str]
@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
     store: Path
 
 
-@takes(*_OPTIONS, *_SETTINGS)
+@add_flags(*_OPTIONS, *_SETTINGS)
 def backfill(
     given: Given,
     dataset: Annotated[
@@ -47,41 +47,50 @@ def backfill(
             "crypto.trades, .quotes or .bars, news."
         ),
     ],
-    start: Annotated[str, typer.Option(metavar="TIME", help="First moment: 2026-01-05, or with a time.")],
-    end: Annotated[
-        str, typer.Option(metavar="TIME", help="Moment past the last; a date includes that day.")
+    start: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="Start of the range, a date or time: 2026-01-05, 2026-01-05T14:30Z."
+        ),
     ],
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the store; made if need be.")],
+    end: Annotated[
+        str, typer.Option(metavar="TIME", help="End of the range (exclusive); a date includes that day.")
+    ],
+    store: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the store; created if it does not exist.")
+    ],
     symbols: Annotated[
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Symbols, or patterns, as 'A*'. Of options: contracts, as 'AAPL2612*C*'. News needs none.",
+            help="Symbols, or patterns such as 'A*'. For options: contracts, as 'AAPL2612*C*'. "
+            "Optional for news.",
         ),
     ] = None,
     symbols_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="More symbols: one a line, # begins a comment.")
+        Path | None, typer.Option(metavar="FILE", help="More symbols: one per line; # starts a comment.")
     ] = None,
     config: ConfigFile = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what it would take; fetch nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as a JSON object.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print an estimate; fetch nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a JSON object.")] = False,
 ) -> None:
-    """Fetch a range of history into a store, as far as it is not there yet.
+    """Fetch a range of history into a store; what is already there is not fetched again.
 
-    Ctrl-C ends it, and so does anything else: run the same again and it resumes where it was. Keys come
-    from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Patterns have * (anything), ? (any one) and [AB] (one of
-    these), and are looked up among the assets that trade now; contracts, expired ones too, by underlying.
+    After Ctrl-C, a kill or a failure, run the same command again: it resumes. Keys come from
+    APCA_API_KEY_ID and APCA_API_SECRET_KEY. Patterns have * (any text), ? (any character) and [AB] (A or
+    B). They are looked up among the assets that trade now; contracts, expired ones too, by their
+    underlying.
 
     Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
 
-    Exit codes: 0 all is in the store; 1 some symbols are not complete; 2 wrong setting; 3 key or plan
+    Exit codes: 0 all is in the store; 1 some symbols are incomplete; 2 wrong setting; 3 key or plan
     refused; 130 interrupted.
     """
     with _errors_as_json(as_json):
-        wanted = Wanted(dataset, [*split_names(symbols), *_lines(symbols_file)], start, end, store)
-        found, request = _prepare(given, config, wanted, loads_workers=not dry_run)
+        arguments = Arguments(
+            dataset, [*split_names(symbols), *_read_symbols(symbols_file)], start, end, store
+        )
+        found, request = _prepare(given, config, arguments, loads_workers=not dry_run)
         if dry_run:
             view.show_estimate(request, store, found.budget_per_minute, as_json)
             return
@@ -92,30 +101,30 @@ def backfill(
 
 
 def _prepare(
-    given: Given, file: Path | None, wanted: Wanted, loads_workers: bool
+    given: Given, file: Path | None, arguments: Arguments, loads_workers: bool
 ) -> tuple[HistoryConfig, Request]:
     """Return the settings of a backfill and its request, both checked."""
     options, flags = split_options(given)
     config = load(file, flags=flags).history
     if loads_workers:
-        _begin_to_load(config.workers)
+        _start_loading(config.workers)
     from mdstream.history.api import resolve
     from mdstream.streams.datasets import history_of
 
-    dataset, symbols, start, end, _ = wanted
-    history_of(dataset)  # report an unknown one before any server is asked
+    dataset, symbols, start, end, _ = arguments
+    history_of(dataset)  # fails for an unknown dataset before any server is asked
     return config, asyncio.run(resolve(dataset, symbols, start, end, config, options))
 
 
 def split_options(given: Given) -> tuple[HistoryOptions, Mapping[str, Any]]:
-    """Return the options of a request among the flags that were given, and the settings."""
+    """Return the given flags as options of the request, and settings."""
     options: Any = {each.name: each.read(given[each.name]) for each in _OPTIONS if each.name in given}
     return options, {name: value for name, value in given.items() if name not in options}
 
 
 @contextlib.contextmanager
 def _errors_as_json(wanted: bool) -> Iterator[None]:
-    """Report an error before anything is fetched as the summary would be, if that is `wanted` as JSON."""
+    """Print an error as a JSON object too, if `wanted`: it replaces the summary."""
     try:
         yield
     except MdstreamError as error:
@@ -124,8 +133,8 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
         raise
 
 
-def _begin_to_load(workers: int) -> None:
-    """Let workers load while this process does; if it fails early, they end with it."""
+def _start_loading(workers: int) -> None:
+    """Load workers while this process prepares the request; they end with it if it fails."""
     from mdstream.pool import ipc
     from mdstream.pool.pool import load_early, one_a_core
 
@@ -135,7 +144,7 @@ def _begin_to_load(workers: int) -> None:
 
 
 def _run(request: Request, store: Path, config: HistoryConfig, as_json: bool) -> Exit:
-    """Carry a request out and say what came of it."""
+    """Execute a request and print its summary."""
     from mdstream.history.backfill import Backfill
     from mdstream.history.executor import PagePool
 
@@ -162,11 +171,11 @@ async def _until_stopped(work: Backfill, bar: view.ProgressBar) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.cancel)
-    keeping = asyncio.ensure_future(bar.keep())
+    refreshing = asyncio.ensure_future(bar.refresh())
     try:
         await running
     finally:
-        keeping.cancel()
+        refreshing.cancel()
 
 
 def _exit_code(status: Status, interrupted: bool) -> Exit:
@@ -175,7 +184,7 @@ def _exit_code(status: Status, interrupted: bool) -> Exit:
     return Exit.OK if status.complete else Exit.STREAM_FAILED
 
 
-def _lines(path: Path | None) -> list[str]:
+def _read_symbols(path: Path | None) -> list[str]:
     """Return the symbols in a file."""
     if path is None:
         return []

@@ -1,4 +1,4 @@
-"""What `mdstream backfill` shows: a bar, or lines for a log; the estimate; the summary."""
+"""The output of `mdstream backfill`: a progress bar or log lines, the estimate, the summary."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _LONGEST_LIST = 20
 _LINE_EVERY_S = 10.0
-_WAITING = "waiting {:.0f} s for the service's request budget"
+_WAITING = "waiting {:.0f} s for the request budget"
 
 
 class ProgressBar:
-    """A bar in a terminal; where there is none, a line now and then, so that a log shows progress."""
+    """A progress bar in a terminal; elsewhere a line every few seconds, so that a log shows progress."""
 
     # Set by the command once there is work.
     work: Backfill | None
@@ -54,13 +54,13 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, status: Status) -> None:
-        """Draw the bar anew."""
+        """Draw the bar again."""
         seconds = time.monotonic() - self._started
         text = describe_progress(status, seconds, self._waits_s)
         self._bar.update(self._task, total=max(1, status.shards), completed=status.done, text=text)
 
-    async def keep(self) -> None:
-        """Keep the bar up to date while no page comes; where there is no terminal, print lines."""
+    async def refresh(self) -> None:
+        """Update the bar while no page arrives; if there is no terminal, print lines."""
         printed_at = time.monotonic()
         while True:
             await asyncio.sleep(min(1.0, _LINE_EVERY_S))
@@ -83,7 +83,7 @@ class ProgressBar:
 
 
 def describe_progress(status: Status, seconds: float, waits_s: float) -> str:
-    """Return how far a backfill has come after `seconds`, in words for one line, with markup."""
+    """Return the progress of a backfill after `seconds`, as one line with markup."""
     rate = status.rows / max(seconds, 0.1)
     text = f"{status.rows:,} rows, {status.requests:,} requests, {rate:,.0f} rows/s"
     if 0.01 * status.shards < status.done < status.shards:
@@ -97,7 +97,7 @@ def describe_progress(status: Status, seconds: float, waits_s: float) -> str:
 
 
 def show_estimate(request: Request, store: Path, per_minute: int, as_json: bool) -> None:
-    """Print what a request would take at a budget of requests a minute."""
+    """Print an estimate of a request at a budget of `per_minute` requests."""
     from mdstream.history.plan import estimate
 
     found = estimate(request, store, per_minute)
@@ -107,36 +107,36 @@ def show_estimate(request: Request, store: Path, per_minute: int, as_json: bool)
 def describe_estimate(request: Request, found: Estimate, store: Path, per_minute: int) -> str:
     """Return an estimate in words."""
     if not found.shards:
-        return f"{request.dataset}: nothing to fetch: all of it is in {store}"
-    long = f"{format_seconds(found.seconds)} at {per_minute} a minute" if found.seconds else "at once"
+        return f"{request.dataset}: nothing to fetch, all of it is in {store}"
+    requests = _count(found.requests, "request")
+    if found.seconds:
+        requests += f", {format_seconds(found.seconds)} at {per_minute} requests/min"
     if found.rows is None:
         text = (
-            f"in {found.requests:,} requests at least: {long}. Each page of {request.history.limit:,} rows "
-            "beyond a shard's first is one more; their number is not known before."
+            f"at least {requests}. Each further page of {request.history.limit:,} rows is one more "
+            "request; the number of rows is not known yet."
         )
     else:
-        text = (
-            f"some {found.rows:,} rows in {found.requests:,} requests, by what the store has of these "
-            f"symbols or of others: {long}."
-        )
-    begun = f" (of {found.begun:,} some pages are)" if found.begun else ""
+        text = f"about {found.rows:,} rows in {requests}. Estimated from the rows that the store has."
+    begun = f" ({found.begun:,} of them in part)" if found.begun else ""
+    symbols = _count(len(request.symbols), "symbol")
     return (
-        f"{request.dataset}: {found.already} of {len(request.symbols)} symbols are fetched; "
-        f"{found.shards:,} shards to fetch{begun}, {text}"
+        f"{request.dataset}: {found.already} of {symbols} already in the store; "
+        f"{_count(found.shards, 'shard')} to fetch{begun}: {text}"
     )
 
 
 def show_end(
     request: Request, status: Status, interrupted: bool, failed: MdstreamError | None, as_json: bool
 ) -> None:
-    """Print the summary of a backfill, and how it goes on where it did not come to its end."""
+    """Print the summary of a backfill, and how to resume one that did not finish."""
     if as_json:
         print(json.dumps(_as_values(status, interrupted, failed)))
     else:
         _show_summary(request, status)
     if interrupted or (failed and status.pages):
-        what = "interrupted" if interrupted else "what was fetched is safe"
-        print(f"  {what}: run the same again, and it resumes where it was", file=sys.stderr)
+        what = "interrupted" if interrupted else "the fetched pages are kept"
+        print(f"  {what}: run the same command again to resume", file=sys.stderr)
 
 
 def _as_values(status: Status, interrupted: bool, failed: MdstreamError | None) -> dict[str, Any]:
@@ -153,20 +153,24 @@ def _show_summary(request: Request, status: Status) -> None:
             f"({rate:,.0f} rows/s), {status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
         )
         waiting = status.rows - status.stored
-        text = f"; {waiting:,} are fetched and safe, the next run stores them" if waiting > 0 else ""
-        print(f"  {status.stored:,} rows stored in {status.files:,} files{text}")
+        text = f"; {waiting:,} more are fetched, and the next run stores them" if waiting > 0 else ""
+        print(f"  {status.stored:,} rows stored in {_count(status.files, 'file')}{text}")
     if status.already:
-        print(f"  {status.already} of {len(request.symbols)} symbols were complete before")
+        print(f"  {status.already} of {_count(len(request.symbols), 'symbol')} already in the store")
     if status.rejected:
-        print(f"  {status.rejected:,} records could not become rows; they are in _mdstream/rejects")
+        print(f"  {status.rejected:,} records were rejected and kept in _mdstream/rejects of the store")
     for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:
         print(f"  {symbol}: {why}", file=sys.stderr)
     if len(status.failed) > _LONGEST_LIST:
         print(f"  and {len(status.failed) - _LONGEST_LIST} more symbols", file=sys.stderr)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
-    """Return a stretch of time as people say it."""
+    """Return a duration as people write it."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

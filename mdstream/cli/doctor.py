@@ -1,4 +1,4 @@
-"""`mdstream doctor`: what a run needs, whether it is there, and how to fix what is not."""
+"""`mdstream doctor`: what a run needs, whether it is there, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 
 
 class Finding(NamedTuple):
-    """One thing looked at: `ok`, `note` (a run works, but) or `bad` (a run will fail)."""
+    """The result of one check: `ok`, `note` (a run works with less) or `bad` (a run will fail)."""
 
     verdict: str
     what: str
@@ -36,11 +36,11 @@ class Finding(NamedTuple):
 
 def doctor(
     config: ConfigFile = None,
-    offline: Annotated[bool, typer.Option(help="Do not try to reach the endpoints.")] = False,
+    offline: Annotated[bool, typer.Option(help="Do not connect to the endpoints.")] = False,
 ) -> None:
-    """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints, no dead runs."""
+    """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints. List dead runs."""
     settings = load(config)
-    logging.getLogger("mdstream").setLevel(logging.CRITICAL)  # the table says it all
+    logging.getLogger("mdstream").setLevel(logging.CRITICAL)  # the table reports everything
     findings = [*_machine(settings), *_runs(settings.frames), *_keys(settings)]
     if not offline:
         findings += asyncio.run(_endpoints(settings))
@@ -59,14 +59,14 @@ def _machine(config: Config) -> Iterator[Finding]:
     from mdstream.frames.rundir import SHARED_MEMORY, default_root
 
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("ok", "Python", version)  # an older one could not even import this
+    yield Finding("ok", "Python", version)  # an older one cannot import this module
     cores = usable_cores()
     workers = config.workers_per_stream()
     found = f"{cores}; workers for each stream: {workers}"
     if cores == 1:
-        yield Finding("note", "cores", found, "one core: everything takes turns")
+        yield Finding("note", "cores", found, "a second core lets streams run in parallel")
     elif why := too_many_workers(workers, len(config.streams)):
-        yield Finding("note", "cores", f"{cores}; {why}", "leave workers out, or set fewer")
+        yield Finding("note", "cores", f"{cores}; {why}", "unset workers, or set fewer")
     else:
         yield Finding("ok", "cores", found)
     yield _kernels(config.handoff)
@@ -84,7 +84,7 @@ def _machine(config: Config) -> Iterator[Finding]:
     elif memory.is_cramped(demand, fitted):
         yield Finding("note", "shared memory", f"{found}; {memory.describe(fitted)}", enlarge)
     elif root != SHARED_MEMORY and not config.frames.directory:
-        yield Finding("note", "shared memory", found, "no /dev/shm: frames live on disk, slower")
+        yield Finding("note", "shared memory", found, "no /dev/shm: frames are on disk, which is slower")
     else:
         yield Finding("ok", "shared memory", found)
 
@@ -102,10 +102,10 @@ def _kernels(handoff: HandoffConfig) -> Finding:
         return Finding(
             "note",
             what,
-            f"cannot be kept, so the fallback decoder is used: {error}",
-            "make room, or name another folder in NUMBA_CACHE_DIR",
+            f"cannot be stored, so the fallback decoder is used: {error}",
+            "free disk space, or set NUMBA_CACHE_DIR to another folder",
         )
-    return Finding("ok", what, f"not there yet; the first run begins with {COMPILING}")
+    return Finding("ok", what, f"not compiled yet; the first run starts with {COMPILING}")
 
 
 def _runs(frames: FramesConfig) -> Iterator[Finding]:
@@ -116,9 +116,9 @@ def _runs(frames: FramesConfig) -> Iterator[Finding]:
     if alive := [path for path in found if is_alive(path)]:
         yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
     for path, store in to_record.items():
-        what = "dead run, not recorded to its end"
+        what = "dead run, recording incomplete"
         if has_recorder(path):
-            yield Finding("ok", what, f"{path.name}: its rows are being recorded in {store} now")
+            yield Finding("ok", what, f"{path.name}: a recorder is storing the rest in {store}")
         else:
             fix = f"mdstream record --run {path} --store {store}"
             yield Finding("note", what, path.name, f"the next run records the rest; or: {fix}")
@@ -150,7 +150,7 @@ def _keys(config: Config) -> Iterator[Finding]:
 
 
 async def _endpoints(config: Config) -> list[Finding]:
-    """Connect and authenticate as a run would; without keys, only see whether the hosts are there."""
+    """Connect and authenticate as a run does; without keys, only check that the hosts can be reached."""
     from mdstream.cli.probe import probe_data, probe_reach, probe_stream
 
     if config.simulated:

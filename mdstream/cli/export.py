@@ -12,7 +12,7 @@ from mdstream.cli.flags import split_names
 
 
 def export(
-    dataset: Annotated[str, typer.Argument(help="What to export, as stocks.trades.")],
+    dataset: Annotated[str, typer.Argument(help="Dataset to export, as stocks.trades.")],
     to: Annotated[
         Path,
         typer.Option(
@@ -27,21 +27,22 @@ def export(
     timeframe: Annotated[str, typer.Option(help="Bars of this timeframe only, as 1Min.")] = "",
     adjustment: Annotated[str, typer.Option(help="Stock bars of this adjustment only, as raw.")] = "",
     nautilus: Annotated[
-        bool, typer.Option("--nautilus", help="A NautilusTrader catalogue instead of a file.")
+        bool, typer.Option("--nautilus", help="Write a NautilusTrader catalogue instead of a file.")
     ] = False,
     venue: Annotated[
         str, typer.Option(help="With --nautilus: the venue in instrument ids, as AAPL.XNAS.")
     ] = "ALPACA",
     force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
-    """Write what a store has of a dataset to one file, history and recorded rows as one.
+    """Write the rows of a dataset in a store to one file, history and recorded rows together.
 
-    Rows are sorted by symbol and time, times whole nanoseconds; in CSV, lists are joined with a semicolon.
+    Rows are sorted by symbol and time. Times are whole nanoseconds; in CSV, lists are joined with a
+    semicolon.
 
-    Memory is bounded but for the sorting. The file is there in full, or not at all.
+    Memory is bounded except for sorting. The file appears complete, or not at all.
 
     With --nautilus, trades, quotes and bars become a NautilusTrader catalogue of ticks, bars and
-    instruments, a file for each symbol and day (bars: year). NautilusTrader need not be installed.
+    instruments, with a file for each symbol and day (bars: year). NautilusTrader need not be installed.
     """
     from mdstream.store import export as exports
     from mdstream.store.catalogue import scan
@@ -64,9 +65,9 @@ def export(
         found = exports.export_catalogue(dataset, rows, to, venue, force)
         print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {to}")
         if found.left_out:
-            print(f"  left out: {found.left_out:,} trades without price or size, or quotes of one side")
+            print(f"  left out: {found.left_out:,} trades without price or size, or one-sided quotes")
         return
     count = exports.export_file(rows, to, force)
     print(f"{count:,} rows in {to}")
     if not count:
-        print("the store has no rows of these symbols and this time", file=sys.stderr)
+        print("the store has no rows of these symbols in this range", file=sys.stderr)

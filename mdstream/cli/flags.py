@@ -1,4 +1,4 @@
-"""Flags that set settings: name, help and limits are those of the setting's field."""
+"""Flags that set settings. Name, help and limits come from the field of the setting."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from mdstream.streams import STREAMS
 R = TypeVar("R")
 
 Given = Mapping[str, Any]
-"""Settings that the command line gives, by their dotted names."""
+"""The settings on the command line, by their dotted names."""
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE.toml", help="Settings; mdstream settings shows all of them."),
+    typer.Option("--config", metavar="FILE.toml", help="File of settings; `mdstream settings` prints one."),
 ]
 Directory = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Where runs are, if the engine has frames.directory set.")
+    str | None,
+    typer.Option(metavar="DIR", help="Folder of the runs, if the engine has frames.directory set."),
 ]
 StreamSymbols = Annotated[
     list[str] | None,
     typer.Option(
         metavar="STREAM=A,B",
-        help="Symbols of one stream, as stocks=AAPL,MSFT; repeat for others. Options take contracts or "
+        help="Symbols of one stream, as stocks=AAPL,MSFT; repeatable. For options, contracts or "
         "underlyings.",
     ),
 ]
@@ -41,7 +42,7 @@ StreamFeed = Annotated[
 
 
 def run_settings() -> list[Setting]:
-    """Return the settings of a run that have a flag of their own."""
+    """Return the settings of a run that have their own flag."""
     return [s for s in describe_settings() if s.flag and s.section not in (*STREAMS, "backfill")]
 
 
@@ -50,11 +51,11 @@ def select(*names: str) -> list[Setting]:
     return [each for each in describe_settings() if each.name in names]
 
 
-def takes(*settings: Setting) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Give a command a flag for each of `settings`.
+def add_flags(*settings: Setting) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Add a flag to a command for each of `settings`.
 
-    The command gets those that were given as `given`, a mapping from their names to texts (or booleans).
-    They are checked when the settings are read.
+    The command gets the given ones as `given`, a mapping from setting names to texts (or booleans). They
+    are checked when the settings are loaded.
     """
     flags = {each.name.replace(".", "_"): each for each in settings}
 
@@ -95,7 +96,7 @@ def _metavar(each: Setting) -> str:
 
 
 def stream_settings(symbols: Iterable[str] | None, feed: Iterable[str] | None) -> dict[str, str]:
-    """Return the settings that `--symbols` and `--feed` give. A stream named twice adds its symbols up."""
+    """Return the settings in `--symbols` and `--feed`; symbols of a repeated stream are joined."""
     found: dict[str, str] = {}
     for flag, values in (("symbols", symbols), ("feed", feed)):
         for text in values or ():
@@ -109,5 +110,5 @@ def stream_settings(symbols: Iterable[str] | None, feed: Iterable[str] | None) -
 
 
 def split_names(text: str | None) -> list[str]:
-    """Return the names in a text with commas between them."""
+    """Return the names in a comma-separated text."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""Standard output and standard error, read by a person, a program or nobody."""
+"""Standard output and standard error, whether a person, a program or nobody reads them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rich.console import Console
 
 
 class _Output(Console):
-    """A console that says that its reader is gone, where rich ends the program."""
+    """A console that raises BrokenPipeError if its reader is gone, where rich exits."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
 
 
 def output_console() -> Console:
-    """Standard output; wide enough for tables where it is no terminal."""
+    """Return a console on standard output; 120 columns wide if it is not a terminal."""
     return _Output(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
 
 
-def drop() -> None:
-    """Have what is left in the buffers go nowhere, or the interpreter fails once more at its end."""
+def discard_output() -> None:
+    """Discard what is left in the buffers. The interpreter would fail again as it flushes them at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -33,11 +33,11 @@ def drop() -> None:
 
 
 def open_standard_streams() -> None:
-    """Where one was closed (`>&-`), open it to nowhere: else the next file would take its place."""
+    """Open closed standard streams (`>&-`) on /dev/null. Otherwise the next file gets their descriptor."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115

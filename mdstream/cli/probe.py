@@ -1,4 +1,4 @@
-"""Trying an endpoint once, as a run would use it, and saying what came of it."""
+"""Probes: use an endpoint once, as a run does, and return the outcome."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _TIMEOUT_S = 12.0
 _REACH_S = 5.0
 
 Outcome = tuple[str, str, str, str]
+"""The fields of a `Finding`."""
 
 
 async def probe_data(spec: StreamSpec, stream: StreamConfig, fetch: FetchConfig, data: Endpoint) -> Outcome:
-    """One request to the REST API, for the first symbol of a stream."""
+    """Send one request to the REST API, for the first symbol of a stream."""
     base = data.url
     once = msgspec.structs.replace(fetch, attempts=1, timeout_s=_TIMEOUT_S)
     path = spec.fetch.path.format(feed=stream.feed)
@@ -37,7 +38,7 @@ async def probe_data(spec: StreamSpec, stream: StreamConfig, fetch: FetchConfig,
 
 
 async def probe_reach(url: str) -> Outcome:
-    """Whether the host of `url` can be reached at all, with a certificate that verifies."""
+    """Check that the host of `url` can be reached, with a valid certificate."""
     host = urlsplit(url).hostname or ""
     try:
         async with asyncio.timeout(_REACH_S):
@@ -45,12 +46,12 @@ async def probe_reach(url: str) -> Outcome:
             writer.close()
     except (OSError, TimeoutError) as error:
         reason = str(error) or f"no answer within {_REACH_S:.0f} s"
-        return ("note", url, f"cannot be reached: {reason}", "needed to go live, not on the simulator")
+        return ("note", url, f"cannot be reached: {reason}", "needed for live data only")
     return "ok", url, "can be reached", ""
 
 
-class _Nowhere:
-    """Takes payloads and drops them."""
+class _Discard:
+    """Discards payloads."""
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         return True
@@ -63,14 +64,14 @@ class _Nowhere:
 
 
 async def probe_stream(spec: StreamSpec, stream: StreamConfig, connection: Connection) -> Outcome:
-    """Connect to one stream and authenticate; nothing is subscribed."""
+    """Connect to one stream and authenticate, without subscriptions."""
     name, target = spec.name, Target.of(spec, stream, connection)
-    heard = asyncio.Event()
+    reported = asyncio.Event()
     session = StreamSession(
-        target, Subscriptions(), _Nowhere(), lambda text: heard.set(), lambda channel: 0
+        target, Subscriptions(), _Discard(), lambda text: reported.set(), lambda channel: 0
     )
     running = asyncio.ensure_future(session.run())
-    first = asyncio.ensure_future(heard.wait())
+    first = asyncio.ensure_future(reported.wait())
     try:
         await asyncio.wait({running, first}, timeout=_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if session.ready.is_set():
@@ -84,4 +85,4 @@ async def probe_stream(spec: StreamSpec, stream: StreamConfig, connection: Conne
         for task in (running, first):
             task.cancel()
         await asyncio.gather(running, first, return_exceptions=True)
-    return "bad", f"{name} {target.url}", reason, "check the key, the feed, stream_url, the network"
+    return "bad", f"{name} {target.url}", reason, "check the key, the feed, stream_url, and the network"

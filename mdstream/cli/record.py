@@ -1,4 +1,4 @@
-"""`mdstream record`: the frames of a running engine, or of one that died, to Delta tables."""
+"""`mdstream record`: the frames of a running engine, or of a dead one, into Delta tables."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from mdstream.cli.flags import ConfigFile, Directory, Given, select, takes
+from mdstream.cli.flags import ConfigFile, Directory, Given, add_flags, select
 from mdstream.errors import ConfigError, Exit, NoRunError
 from mdstream.settings import load
 
 _INTERVAL_S = 5.0
 
 
-@takes(*select("store.path"))
+@add_flags(*select("store.path"))
 def record(
     given: Given,
     run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Run to record, a dead one too. Default: the newest.")
+        str | None, typer.Option(metavar="RUN", help="Run to record; it may be dead. Default: the newest.")
     ] = None,
     directory: Directory = None,
     config: ConfigFile = None,
-    quiet: Annotated[bool, typer.Option(help="Say nothing but what is wrong.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print only warnings and errors.")] = False,
 ) -> None:
-    """Record frames of a run as they come, each row exactly once: a Delta table a frame, under STORE/live.
+    """Record the frames of a run into STORE/live as rows arrive, each row exactly once: a Delta table per
+    frame.
 
-    Ends with the run, or at Ctrl-C; what was recorded before is not recorded again, whatever was killed in
-    between. `mdstream run --record` starts one by itself. Read the tables with `mdstream.scan`, or with
-    anything that reads Delta tables.
+    Ends with the run, or at Ctrl-C. A row that is recorded is not recorded again, whatever is killed in
+    between. `mdstream run --record` starts a recorder by itself. Read the tables with `mdstream.scan`, or
+    with any program that reads Delta tables.
     """
     from mdstream.pool import ipc
     from mdstream.recording.recorder import Recorder, check_store
@@ -50,28 +52,26 @@ def record(
         print(f"recording {found} in {store.path}/live", flush=True)
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    said = [0.0]
+    printed_at = 0.0
 
-    def tell(state: Any) -> None:
-        import time
-
-        now = time.monotonic()
-        if not quiet and now - said[0] >= _INTERVAL_S:
-            said[0] = now
+    def show_progress(state: Any) -> None:
+        nonlocal printed_at
+        if not quiet and time.monotonic() - printed_at >= _INTERVAL_S:
+            printed_at = time.monotonic()
             print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live", flush=True)
 
-    recorder = Recorder(found, store, tell)
+    recorder = Recorder(found, store, show_progress)
     state = asyncio.run(_until_stopped(recorder))
     if not quiet:
-        how = "the run has ended and all of it is stored" if state.finished else "stopped; the run goes on"
+        how = "complete, the run has ended" if state.finished else "stopped; the run continues"
         print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live: {how}")
         if state.missed:
-            print(f"{state.missed:,} rows were dropped before they were read", file=sys.stderr)
+            print(f"{state.missed:,} rows were dropped before they could be recorded", file=sys.stderr)
         if state.unstorable:
-            text = "rows have a value that the table cannot hold; they were left out"
-            print(f"{state.unstorable:,} {text}", file=sys.stderr)
+            text = f"{state.unstorable:,} rows were left out: the table cannot hold one of their values"
+            print(text, file=sys.stderr)
     if state.trouble:
-        print(f"not all is recorded: {state.trouble}", file=sys.stderr)
+        print(f"recording is incomplete: {state.trouble}", file=sys.stderr)
     if state.missed or state.unstorable or state.trouble:
         raise typer.Exit(int(Exit.STREAM_FAILED))
 
@@ -84,7 +84,7 @@ async def _until_stopped(recorder: Any) -> Any:
 
 
 def _find(run: str | None, root: Path | None) -> Path:
-    """The folder of a run; one that is named may be dead."""
+    """Return the folder of a run. A run that is named may be dead."""
     from mdstream.frames import rundir
 
     if run is None:

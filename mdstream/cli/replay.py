@@ -1,4 +1,4 @@
-"""`mdstream replay`: a store's range as an Alpaca-compatible server."""
+"""`mdstream replay`: a range of a store, served as an Alpaca-compatible server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from mdstream.cli.flags import Given, takes
+from mdstream.cli.flags import Given, add_flags
 from mdstream.errors import ConfigError
 from mdstream.settings import describe, fill
 from mdstream.settings.rules import COMMAND_LINE
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FLAGS = ("streams", "speed", "messages_per_payload", "host", "port")
 
 
-@takes(*(each for each in describe(SimulatorSettings) if each.name in _FLAGS))
+@add_flags(*(each for each in describe(SimulatorSettings) if each.name in _FLAGS))
 def replay(
     given: Given,
     store: Annotated[
@@ -31,26 +31,24 @@ def replay(
     journal: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Replay a raw journal instead, byte for byte: a run's, or the newest."
+            metavar="DIR",
+            help="Replay a raw journal instead, byte for byte: that of a run, or the newest in a folder.",
         ),
     ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="Date or time, UTC. Default: where the store begins.")
-    ] = None,
+    start: Annotated[str | None, typer.Option(help="Date or time, UTC. Default: the first row.")] = None,
     end: Annotated[
-        str | None, typer.Option(help="Date (that day included) or time. Default: where it ends.")
+        str | None, typer.Option(help="Date (that day included) or time. Default: the last row.")
     ] = None,
     feed: Annotated[str, typer.Option(help="Rows of this feed only, as sip. Default: all.")] = "",
 ) -> None:
-    """Serve what was fetched or recorded once more, as the service would: to this engine, to alpaca-py, to
-    any Alpaca client.
+    """Serve fetched or recorded data again, as the service would, to any Alpaca client.
 
-    A journal, kept by mdstream run --journal DIR, is replayed to the byte: a client must speak the encoding
+    A journal, kept by mdstream run --journal DIR, is replayed byte for byte: a client must use the encoding
     it was recorded in.
 
     A connection gets the whole range from its start, once it has subscribed, and then nothing more. REST
-    answers snapshots: the first trade and quote of each symbol. Any key is accepted. Point the engine
-    at it with mdstream run --stream-url ws://127.0.0.1:8765, or a single stream with its own stream_url.
+    serves snapshots: the first trade and quote of each symbol. Any key is accepted. Point the engine at it
+    with mdstream run --stream-url ws://127.0.0.1:8765, or a single stream with its own stream_url.
     """
     from mdstream.simulator.replay.stored_range import StoredRange
     from mdstream.simulator.server import run
@@ -62,7 +60,7 @@ def replay(
     elif journal is not None and store is None:
         source = _open_journal(journal, settings.streams)
     else:
-        raise ConfigError("name a store, or a journal with --journal")
+        raise ConfigError("give either a store, or a journal with --journal")
     settings = msgspec.structs.replace(settings, streams=tuple(source.streams))
     served = run(settings, source, _describe(source, settings.speed))
     print(json.dumps({name: sent.as_dict() for name, sent in served.sent.items()}))
@@ -75,11 +73,11 @@ def _open_journal(folder: Path, streams: tuple[str, ...]) -> RecordedPayloads:
 
 
 def _describe(source: StoredRange | RecordedPayloads, speed: float) -> str:
-    """Return what is served, and how fast, in words."""
+    """Return in words what is served, and how fast."""
     from mdstream.simulator.replay.stored_range import StoredRange, describe_range
 
-    content = "every payload as it came, whatever is subscribed"
+    content = "every payload as it was received, whatever is subscribed"
     if isinstance(source, StoredRange):
         content = describe_range(source)
-    pace = f"{speed:g} times as fast as it was" if speed else "as fast as clients take it"
+    pace = f"{speed:g} times the original speed" if speed else "as fast as clients read"
     return f"({', '.join(source.streams)}, {content}, {pace})"

@@ -1,4 +1,4 @@
-"""`mdstream report`: where the CPU time of a run went, and what limits it."""
+"""`mdstream report`: where the CPU time of a run went, and what limited it."""
 
 from __future__ import annotations
 
@@ -18,36 +18,32 @@ from mdstream.errors import ConfigError
 def report(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN.json", help="Report of a run that has ended (`run --report`)."),
+        typer.Argument(metavar="RUN.json", help="Report of a run that has ended (from run --report)."),
     ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="The engine that runs now, as far as it has come.")
-    ] = False,
-    run: Annotated[
-        str | None, typer.Option(help="Run to look at with --live. Default: the newest.")
-    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Report on the running engine, until now.")] = False,
+    run: Annotated[str | None, typer.Option(help="Run for --live. Default: the newest.")] = None,
     directory: Directory = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write a page (.html) or a picture (.png) too. Needs the extra `report`."
+            metavar="FILE", help="Also write a page (.html) or a picture (.png). Needs the extra `report`."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The numbers, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Show how busy the cores were, who used them, where batches waited, and what limits the run."""
+    """Show how busy the cores were, who used them, where batches waited, and what limited the run."""
     if (file is None) == (not live):
         raise ConfigError(
-            "report: name either the RUN.json of a run that has ended, or --live for one that runs"
+            "report: give either the RUN.json of a run that has ended, or --live for the running engine"
         )
-    title, found = _live(run, directory) if file is None else _kept(file)
-    with contextlib.nullcontext() if file is None else _no_report(file):
+    title, found = _measure(run, directory) if file is None else _read(file)
+    with contextlib.nullcontext() if file is None else _blame(file):
         _show(title, found, out, as_json)
 
 
 def _show(title: str, found: dict[str, Any], out: Path | None, as_json: bool) -> None:
     if out is not None and out.suffix not in (".html", ".png"):
-        raise ConfigError(f"report: {out} is neither .html nor .png")
+        raise ConfigError(f"report: --out {out}: the name must end with .html or .png")
     if as_json:
         print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     else:
@@ -64,21 +60,21 @@ def _show(title: str, found: dict[str, Any], out: Path | None, as_json: bool) ->
             print(f"written to {out}")
 
 
-def _live(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
+def _measure(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
     from mdstream import utilization
     from mdstream.reading.attach import attach
 
     attached = attach(run, directory)
     if "telemetry.machine" not in attached.frames or not attached.rows("telemetry.machine"):
-        raise ConfigError(f"report: run {attached.run} has measured nothing yet; try again in a second")
+        raise ConfigError(f"report: run {attached.run} has no measurements yet; try again in a second")
     return f"run {attached.run}, still running", utilization.build(attached)
 
 
-def _kept(file: Path) -> tuple[str, dict[str, Any]]:
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
-        if file.exists() and not (file.is_file() or file.is_fifo()):  # /dev/zero has no end
+        if file.exists() and not (file.is_file() or file.is_fifo()):  # reading /dev/zero never ends
             raise ConfigError(f"report: {file} is not a file")
-        with _no_report(file):
+        with _blame(file):
             found = orjson.loads(file.read_bytes())
             return f"run {found['run']}, started {found['started']}", found["utilization"]
     except OSError as error:
@@ -86,12 +82,12 @@ def _kept(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _no_report(file: Path) -> Iterator[None]:
-    """Blame `file` for whatever is malformed in it."""
+def _blame(file: Path) -> Iterator[None]:
+    """Raise an error that names `file` for anything that is malformed in it."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(
-            f"report: {file} is no report of a run, or damaged; make one with mdstream run --report "
+            f"report: {file} is not a report of a run, or is damaged; make one with mdstream run --report "
             "RUN.json"
         ) from error

@@ -1,4 +1,4 @@
-"""`mdstream run`: the engine, with a live view in a terminal and log lines elsewhere."""
+"""`mdstream run`: the engine, with a live view in a terminal, or log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mdstream.cli.flags import (
     Given,
     StreamFeed,
     StreamSymbols,
+    add_flags,
     run_settings,
     stream_settings,
-    takes,
 )
-from mdstream.cli.output import drop, output_console
+from mdstream.cli.output import discard_output, output_console
 from mdstream.config import Config
 from mdstream.errors import Exit
 from mdstream.log import line_writer, text_line
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from mdstream.engine.supervisor import Supervisor
 
 
-@takes(*run_settings())
+@add_flags(*run_settings())
 def run(
     given: Given,
     config: ConfigFile = None,
     symbols: StreamSymbols = None,
     feed: StreamFeed = None,
-    plain: Annotated[bool, typer.Option(help="Log lines in a terminal too, no live view.")] = False,
+    plain: Annotated[bool, typer.Option(help="Print log lines instead of the live view.")] = False,
 ) -> None:
     """Run the engine until Ctrl-C (once: drain and stop; twice: stop now) or until --duration is reached.
 
-    Keys come from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Without keys and without a server named,
-    the engine runs on its embedded simulator. Settings: file < MDSTREAM_* environment < flags.
+    Keys come from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Without keys and without a server, the engine
+    runs on its embedded simulator. Settings: file < MDSTREAM_* environment < flags.
 
-    Exit codes: 0 all well; 1 a stream failed, or not all is recorded; 2 wrong setting; 3 key or plan
+    Exit codes: 0 all well; 1 a stream failed, or recording is incomplete; 2 wrong setting; 3 key or plan
     refused; 4 shared memory full; 130 stopped by a second Ctrl-C.
     """
     flags = {**given, **stream_settings(symbols, feed)}
@@ -52,7 +52,7 @@ def run(
 
 
 def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
-    # The engine's parts are heavy to import; a wrong flag should be reported at once.
+    # The engine's parts take long to import; a wrong flag should be reported at once.
     from mdstream.engine import report
     from mdstream.engine.embedded import HOW_TO_GO_LIVE
     from mdstream.engine.supervisor import Supervisor
@@ -74,11 +74,11 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
             console.print(HOW_TO_GO_LIVE, style="yellow", highlight=False)
         with LiveView(console, source) as view:
             supervisor = Supervisor(config, warning_writer(console), lambda run: view.show(run.path))
-            stop.obey(supervisor)
+            stop.attach(supervisor)
             code = supervisor.run(finish)
     else:
         supervisor = Supervisor(config, line_writer(config.log.json))
-        stop.obey(supervisor)
+        stop.attach(supervisor)
         code = supervisor.run(finish)
     for result in results:
         _show(result, config.report)
@@ -86,11 +86,11 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
 
 
 def _show(result: dict[str, Any], file: str) -> None:
-    """Write the report to `file`, if that is named, and print it."""
+    """Write the report to `file`, if one is named, and print it."""
     from mdstream.engine import report
     from mdstream.views import summary, utilization
 
-    if file:  # first: it does not depend on who reads the output
+    if file:  # first, because printing may fail
         report.write(result, file)
     try:
         console = output_console()
@@ -99,8 +99,8 @@ def _show(result: dict[str, Any], file: str) -> None:
         utilization.show_brief(result["utilization"], console)
         console.print(_hint(file), style="dim", highlight=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough; the exit code is the run's
-        drop()
+    except BrokenPipeError:  # the reader has gone; the exit code is still that of the run
+        discard_output()
 
 
 def _hint(file: str) -> str:
@@ -111,7 +111,7 @@ def _hint(file: str) -> str:
 
 
 def warning_writer(console: Console) -> Callable[[dict[str, Any]], None]:
-    """Return a writer of log records for a terminal with a live view: warnings and errors, above it."""
+    """Return a writer of log records that prints warnings and errors above a live view."""
 
     def write(record: dict[str, Any]) -> None:
         if record["level"] in ("warning", "error", "critical"):
@@ -121,32 +121,32 @@ def warning_writer(console: Console) -> Callable[[dict[str, Any]], None]:
 
 
 class _Stop:
-    """Ctrl-C, SIGTERM, the end of the terminal: the first stops the run, a second one at once.
+    """Handles Ctrl-C, SIGTERM and the end of the terminal: one stops the run, a second one at once.
 
-    Signals count from the first moment, before there is a run.
+    Signals that come before there is a run are passed on to it.
     """
 
-    # Written by the signal handler and `obey`.
-    _asked: int
+    # Written by the signal handler and `attach`.
+    _count: int
     _supervisor: Supervisor | None
 
     def __init__(self) -> None:
-        self._asked = 0
+        self._count = 0
         self._supervisor = None
 
-    def obey(self, supervisor: Supervisor) -> None:
-        """Pass on to `supervisor` what was asked so far, and what will be."""
+    def attach(self, supervisor: Supervisor) -> None:
+        """Pass on to `supervisor` the signals that have come and those that will come."""
         self._supervisor = supervisor
-        for _ in range(self._asked):
+        for _ in range(self._count):
             supervisor.stop()
 
-    def _ask(self, number: int, _: object) -> None:
-        if number == signal.SIGHUP:  # there is no terminal to write to any more
+    def _handle(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:  # the terminal is gone
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in (sys.stdout, sys.stderr):
                 if stream.isatty():
                     os.dup2(nowhere, stream.fileno())
-        self._asked += 1
+        self._count += 1
         if self._supervisor is not None:
             self._supervisor.stop()
 
@@ -154,7 +154,7 @@ class _Stop:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
             numbers.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._ask) for number in numbers}
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

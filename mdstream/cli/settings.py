@@ -1,4 +1,4 @@
-"""`mdstream settings`: every setting as it is in effect, what it means, and where its value came from."""
+"""`mdstream settings`: every setting in effect, its meaning, and the source of its value."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mdstream.cli.flags import (
     Given,
     StreamFeed,
     StreamSymbols,
+    add_flags,
     run_settings,
     stream_settings,
-    takes,
 )
 from mdstream.config import Config
 from mdstream.settings import Setting, describe_settings, load_with_origins
@@ -24,24 +24,26 @@ from mdstream.settings.description import value_of
 
 _WIDTH = 100
 _HEAD = """\
-# The settings of mdstream, as they are in effect. Keep what you change in a file, and start with
+# The settings of mdstream in effect. Keep the lines that you change in a file, and start with
 #     mdstream run --config mdstream.toml
 # The environment wins over the file ({example}), flags win over both.
 """
 
 
-@takes(*run_settings())
+@add_flags(*run_settings())
 def settings(
     given: Given,
     config: ConfigFile = None,
     symbols: StreamSymbols = None,
     feed: StreamFeed = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only what is not a default.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Print only settings that are not defaults.")
+    ] = False,
 ) -> None:
-    """Print every setting as TOML: its meaning, its limits, its value, and where that came from.
+    """Print every setting as TOML: its meaning, its limits, its value, and the source of the value.
 
-    Takes the file, the environment and the flags of mdstream run, and checks them as a run would. Keys are
-    never shown.
+    Uses the file, the environment and the flags as mdstream run does, and checks them. Keys are never
+    shown.
     """
     effective, origins = load_with_origins(config, flags={**given, **stream_settings(symbols, feed)})
     print(as_toml(effective, origins, changed), end="")
@@ -50,8 +52,8 @@ def settings(
 def as_toml(config: Config, origins: Mapping[str, str], changed: bool = False) -> str:
     """Return the settings of `config` as a TOML file with comments.
 
-    `origins` says where those came from that are not defaults, by their dotted names. With `changed`, only
-    these are shown.
+    `origins` names the source of each setting that is not a default, by its dotted name. With `changed`,
+    only these are included.
     """
     lines = [_HEAD.format(example="MDSTREAM_FETCH__INTERVAL_S=30")]
     section = ""
@@ -80,14 +82,14 @@ def _entry(each: Setting, value: Any, came_from: str) -> Iterator[str]:
 
 
 def _origin(each: Setting, origins: Mapping[str, str]) -> str:
-    """Return where a setting came from; empty where it is a default."""
+    """Return the source of a setting's value; empty if it is the default."""
     found = {origin for name, origin in origins.items() if f"{name}.".startswith(f"{each.name}.")}
     named = {"environment": f"environment, {each.variable}", "command line": f"command line, {each.flag}"}
     return " and ".join(named.get(origin, origin) for origin in sorted(found))
 
 
 def _text(value: Any) -> str:
-    """Return a value as TOML writes it."""
+    """Return a value as TOML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_text(each)}" for name, each in value.items()) + "}"
-    return json.dumps(value)  # texts, lists, numbers and booleans are written alike
+    return json.dumps(value)  # texts, lists, numbers and booleans are the same in both

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mdstream.cli.flags import Given, takes
+from mdstream.cli.flags import Given, add_flags
 from mdstream.errors import ConfigError
 from mdstream.settings import describe, fill
 from mdstream.settings.rules import COMMAND_LINE
@@ -22,16 +22,16 @@ _FAULT_HELP = "[STREAM:]KIND[=VALUE][@SECONDS][*TIMES], repeatable. " + " ".join
 )
 
 
-@takes(*(each for each in describe(SimulatorSettings) if each.flag))
+@add_flags(*(each for each in describe(SimulatorSettings) if each.flag))
 def simulate(
     given: Given, fault: Annotated[list[str] | None, typer.Option(metavar="FAULT", help=_FAULT_HELP)] = None
 ) -> None:
-    """Serve all streams and the REST calls beside them on one port, over made-up data.
+    """Serve all streams and their REST calls on one port, with made-up data.
 
     Point any Alpaca client at it: ws://127.0.0.1:8765/v2/iex and http://127.0.0.1:8765. Any key is
-    accepted, unless SIMULATOR_KEY_ID and SIMULATOR_SECRET_KEY name the only one that is.
-    While it runs, GET /simulator/stats says what was sent; POST /simulator/faults, a JSON list, replaces
-    the faults. It listens on loopback unless --host says otherwise.
+    accepted, unless SIMULATOR_KEY_ID and SIMULATOR_SECRET_KEY define the only valid one. While it runs, GET
+    /simulator/stats returns what was sent; POST /simulator/faults, with a JSON list, replaces the faults.
+    It listens on loopback unless --host says otherwise.
     """
     from mdstream.simulator.server import run
 
@@ -40,7 +40,7 @@ def simulate(
 
 
 def simulator_settings(given: Given, faults: list[str]) -> SimulatorSettings:
-    """Return the settings of a simulator, checked. Raises `ConfigError`."""
+    """Return the checked settings of a simulator. Raises `ConfigError`."""
     key = {
         "credentials.key_id": os.environ.get("SIMULATOR_KEY_ID", ""),
         "credentials.secret_key": os.environ.get("SIMULATOR_SECRET_KEY", ""),
@@ -51,7 +51,7 @@ def simulator_settings(given: Given, faults: list[str]) -> SimulatorSettings:
     for text in settings.faults:
         parse(text)
     if settings.tls_key and not settings.tls_certificate:
-        raise ConfigError("--tls-key: give its certificate too, with --tls-certificate")
+        raise ConfigError("--tls-key needs --tls-certificate")
     if settings.ticks:
         _check_ticks(Path(settings.ticks))
     return settings
@@ -65,4 +65,4 @@ def _check_ticks(path: Path) -> None:
     for market in MARKETS.values():
         everything = {name: ["*"] for name in market.spec.subscriptions}
         if market.ticks and next(recorded_day(market.name, path, everything), None) is None:
-            raise ConfigError(f"{COMMAND_LINE}: ticks: {path} has no trade and no quote")
+            raise ConfigError(f"{COMMAND_LINE}: ticks: {path} has neither trades nor quotes")

@@ -1,4 +1,4 @@
-"""`mdstream tail`: follow a frame of the running engine in the terminal."""
+"""`mdstream tail`: print new rows of a frame of the running engine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 def tail(
     frame: Annotated[
-        str | None, typer.Argument(help="Frame to follow, as stocks.trades; none: list them.")
+        str | None, typer.Argument(help="Frame to follow, as stocks.trades. Without one, list the frames.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="Run to attach to. Default: the newest.")] = None,
     directory: Directory = None,
-    from_start: Annotated[bool, typer.Option(help="Begin with the oldest row that is kept.")] = False,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="End after so many rows; 0: never.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a row.")] = False,
+    from_start: Annotated[bool, typer.Option(help="Start with the oldest row that is kept.")] = False,
+    rows: Annotated[
+        int, typer.Option("--rows", "-n", min=0, help="End after this many rows; 0: never.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
-    """Print the rows of a frame as they come. Any number may watch; none disturbs the engine."""
+    """Print the rows of a frame as they arrive. Any number of readers may; none disturbs the engine."""
     from mdstream.reading.attach import attach
 
     attachment = attach(run, directory)
@@ -43,7 +45,7 @@ def tail(
             if as_json:
                 sys.stdout.write(new.write_ndjson())
             else:
-                flat = new.with_columns(_joined(new))
+                flat = new.with_columns(_join_lists(new))
                 sys.stdout.write(flat.write_csv(include_header=header, separator="\t"))
             sys.stdout.flush()
             header = False
@@ -53,13 +55,13 @@ def tail(
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        pass  # whoever read this has seen enough
+        pass  # the reader has gone
     if following.missed:
         print(f"mdstream: {following.missed} rows were dropped before they were read", file=sys.stderr)
 
 
-def _joined(frame: pl.DataFrame) -> list[pl.Expr]:
-    """Lists of symbols as one text each, which a table's cell can hold."""
+def _join_lists(frame: pl.DataFrame) -> list[pl.Expr]:
+    """Return expressions that join lists of symbols to one text each, for CSV."""
     import polars as pl
 
     lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]

@@ -1,14 +1,13 @@
-"""Reads settings: TOML file < environment < flags, each value checked once, then frozen.
+"""Settings: TOML file < environment < flags, each value checked once, then frozen.
 
-A TOML table, an environment variable (`MDSTREAM_FETCH__INTERVAL_S=30`, a double underscore for each
-level) and a flag all name the same field of `mdstream.config`; a name that is not a field is refused. Keys
-come from the environment (`APCA_API_KEY_ID`, `APCA_API_SECRET_KEY`) or from the file, never from the
-command line.
+A TOML key, an environment variable (`MDSTREAM_FETCH__INTERVAL_S=30`, a double underscore for each level)
+and a flag all name the same field of `mdstream.config`. An unknown name is an error. Keys come from the
+environment (`APCA_API_KEY_ID`, `APCA_API_SECRET_KEY`) or from the file, never from the command line.
 
-    setting      what one setting may be, derived from its field; reads one value
+    setting      what a value may be, derived from the field; reads one value
     description  all settings of a run, for checks, help texts and documents
-    sources      file, environment and flags to one `Config`, and where each value came from
-    rules        what settings may be together
+    sources      file, environment and flags into one `Config`, and the source of each value
+    rules        which values may be combined
 """
 
 from mdstream.settings.description import describe_settings

@@ -14,9 +14,9 @@ from mdstream.streams import STREAMS
 
 @functools.cache
 def describe_settings() -> tuple[Setting, ...]:
-    """Return each setting of a run, those without a section first, then section by section.
+    """Return each setting of a run: first those without a section, then section by section.
 
-    What depends on the stream (its feeds, its channels, its defaults) is that of the registry.
+    What depends on the stream (feeds, channels, defaults) comes from the registry of streams.
     """
     defaults = Config()
     found = []
@@ -28,7 +28,7 @@ def describe_settings() -> tuple[Setting, ...]:
 
 
 def value_of(config: Config, name: str) -> Any:
-    """Return the value of a setting by its dotted name; of a stream's settings the one in effect."""
+    """Return the value of a setting by its dotted name; for a stream, the value in effect."""
     section, _, key = name.rpartition(".")
     if section in STREAMS:
         return getattr(config.stream(section), key)
@@ -42,7 +42,7 @@ def settings_by_name() -> Mapping[str, Setting]:
 
 
 def _choices(name: str) -> Sequence[str]:
-    """Return what the setting `name` may be by the registry of streams; empty: anything of its type."""
+    """Return the allowed texts of setting `name` by the registry of streams; empty: any text."""
     section, _, key = name.partition(".")
     if section not in STREAMS:
         return ()

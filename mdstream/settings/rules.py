@@ -1,4 +1,4 @@
-"""What settings may be together, and what a type cannot say of one: each rule yields names and reasons."""
+"""Rules that a type cannot express: each yields names of settings and reasons."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mdstream.streams import STREAMS
 COMMAND_LINE = "command line"
 
 Problem = tuple[str, str]
-"""The name of a setting, and why no run could honour it."""
+"""The name of a setting, and what is wrong with it."""
 
 
 def find_problems(
     config: Config, settings: Mapping[str, Setting], origins: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Yield what is wrong with `config`. `origins` says where settings that are not defaults came from."""
+    """Yield the problems of `config`. `origins` names the source of each setting that is not a default."""
     yield from _streams(config, origins)
     for name in settings:
         if settings[name].schemes:
@@ -36,7 +36,7 @@ def _streams(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:
     if not config.streams:
         yield "streams", "name at least one of " + ", ".join(STREAMS)
     if len(set(config.streams)) != len(config.streams):
-        yield "streams", f"a name is listed twice in {', '.join(config.streams)}"
+        yield "streams", f"a stream is listed twice: {', '.join(config.streams)}"
     if config.fetch.budget_per_minute < len(config.streams):
         yield (
             "fetch.budget_per_minute",
@@ -47,7 +47,7 @@ def _streams(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:
     for name, origin in origins.items():
         section = name.partition(".")[0]
         if origin == COMMAND_LINE and section in STREAMS and section not in config.streams:
-            yield name, f"{section} is not among the streams of this run ({', '.join(config.streams)})"
+            yield name, f"{section} is not one of the streams of this run ({', '.join(config.streams)})"
 
 
 def _symbols(name: str, symbols: tuple[str, ...]) -> Iterator[Problem]:
@@ -55,9 +55,9 @@ def _symbols(name: str, symbols: tuple[str, ...]) -> Iterator[Problem]:
         if not symbol or symbol != symbol.strip() or "," in symbol:
             yield name, f"{symbol!r} is not a symbol"
         if symbol != symbol.upper():
-            yield name, f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}"
+            yield name, f"{symbol!r} is not a symbol: symbols are in capitals, as {symbol.upper()}"
     if "*" in symbols and len(symbols) > 1:
-        yield name, "'*' means all symbols; name no others beside it"
+        yield name, "'*' means all symbols; remove the others"
 
 
 def _address(name: str, url: str, schemes: tuple[str, ...]) -> Iterator[Problem]:
@@ -85,4 +85,4 @@ def _certificates(path: str) -> Iterator[Problem]:
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError:
-        yield "ca_file", f"{path!r} holds no PEM certificate"
+        yield "ca_file", f"{path!r} contains no PEM certificate"

@@ -1,7 +1,7 @@
-"""One setting as its field declares it: what it means, what it may be, how a value is read.
+"""One setting as its field declares it: its meaning, its limits, and how a value is read.
 
-`describe` derives it from a struct's fields (`mdstream.config.setting`); checks, help texts, the
-`mdstream settings` command and the documents use nothing else.
+`describe` derives it from the fields of a struct (`mdstream.config.setting`). Checks, help texts, the
+command `mdstream settings` and the documents use nothing else.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ _KINDS: dict[Any, str] = {
     Literal: "text",
     tuple: "list",
     dict: "table",
-    types.UnionType: "list",  # or one text alone
+    types.UnionType: "list",  # or a single text
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `kind` is "yes or no", "whole number", "number", "text", "list" (of texts) or "table"
-    (of numbers, by name).
+    """One setting.
+
+    `kind` is "yes or no", "whole number", "number", "text", "list" (of texts) or "table" (of numbers, by
+    name).
     """
 
     name: str
-    """Its key, after its sections and dots: `fetch.interval_s`."""
+    """Dotted name, with the section: `fetch.interval_s`."""
     type: Any
     kind: str
     default: Any
@@ -47,16 +49,16 @@ class Setting:
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
-    """The only texts; of a list its items, of a table its names."""
+    """The only allowed texts: the value, the items of a list, or the names in a table."""
     schemes: tuple[str, ...] = ()
-    """How an address may begin."""
+    """Allowed schemes of an address."""
     example: str = ""
-    """A value as TOML writes it."""
+    """An example of a value, in TOML."""
     flag: str = ""
     metavar: str = ""
-    """The value in help texts."""
+    """Name of the value in help texts."""
     variable: str = ""
-    """Of the environment."""
+    """Environment variable."""
     secret: bool = False
     """Whether the value is never shown."""
 
@@ -70,7 +72,7 @@ class Setting:
 
     @property
     def limits(self) -> str:
-        """What the value may be, in words; empty where anything of its kind is welcome."""
+        """The allowed values, in words; empty if any value of its kind is allowed."""
         if self.schemes:
             return " or ".join(f"{scheme}://..." for scheme in self.schemes)
         if self.choices:
@@ -83,12 +85,12 @@ class Setting:
 
     @property
     def help(self) -> str:
-        """Description, unit and limits in one paragraph."""
-        about = "; ".join(filter(None, (self.unit, self.limits)))
-        return self.description + (f" ({about})" if about else "")
+        """Description, unit and limits, in one paragraph."""
+        limits = "; ".join(filter(None, (self.unit, self.limits)))
+        return self.description + (f" ({limits})" if limits else "")
 
     def read(self, value: Any) -> Any:
-        """Return `value` as the setting's type. Raises `ConfigError` that says what it may be."""
+        """Return `value` as the setting's type. Raises `ConfigError` with the allowed values."""
         if self.kind == "list" and isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
         if self.kind == "text" and self.choices and isinstance(value, str):
@@ -105,11 +107,12 @@ class Setting:
         return found
 
     def read_entry(self, name: str, value: Any) -> tuple[str, float]:
-        """Return the dotted name and the number of an entry of a table, whose own name may be in any case.
-        Raises `ConfigError`.
+        """Return the dotted name and the number of an entry of a table. Raises `ConfigError`.
+
+        The name of the entry may be in any case.
         """
         if self.kind != "table":
-            raise ConfigError(f"{self.name}.{name}: {self.name} is one setting, without parts")
+            raise ConfigError(f"{self.name}.{name}: {self.name} is a single setting, not a section")
         name = next((choice for choice in self.choices if choice.lower() == name.lower()), name)
         if name not in self.choices:
             raise ConfigError(f"{self.name}: {name!r} is not one of {', '.join(self.choices)}")
@@ -120,21 +123,21 @@ class Setting:
         return number.name, float(found)
 
     def _problem(self, value: Any) -> str:
-        """Return why `value` is refused."""
+        """Return why `value` is not allowed."""
         if self.secret:
-            return f"what is set is not a {self.kind}"
+            return f"the value is not a {self.kind}"
         if self.kind in ("whole number", "number"):
             number = _number(value)
             if number is not None and not math.isfinite(number):
                 return f"{value} must be finite"
             if number is not None and self.least is not None and number < self.least:
-                return f"{value} is below {self.least:g}, the least it can be"
+                return f"{value} is below the minimum of {self.least:g}"
             if number is not None and self.most is not None and number > self.most:
-                return f"{value} is above {self.most:.12g}, the most it can be"
+                return f"{value} is above the maximum of {self.most:.12g}"
         if self.kind == "list":
             return f"{value!r} is not a list of texts"
         if self.kind == "table":
-            return f"{value!r} is not a table, as {self.example}"
+            return f"{value!r} is not a table such as {self.example}"
         if self.choices:
             return f"{value!r} is not one of {', '.join(self.choices)}"
         if self.kind == "yes or no":
@@ -150,9 +153,9 @@ def _number(value: Any) -> float | None:
 
 
 def describe(owner: type, choices: Callable[[str], Sequence[str]] = lambda name: ()) -> tuple[Setting, ...]:
-    """Return each setting that a struct or a typed dictionary declares, those of its sections after it.
+    """Return each setting that a struct or a typed dictionary declares, and those of its sections.
 
-    `choices` names the texts that a setting may be, where its type does not.
+    `choices` returns the allowed texts of a setting whose type does not define them.
     """
     return tuple(_settings(owner, "", choices))
 
@@ -182,13 +185,13 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
 
 
 def _declared(annotation: Any) -> tuple[Any, msgspec.Meta]:
-    """Return the type of an annotation, and what is declared beside it."""
+    """Return the type of an annotation, and its metadata."""
     metas = getattr(annotation, "__metadata__", ())
     return (annotation.__origin__, metas[0]) if metas else (annotation, msgspec.Meta())
 
 
 def _default(owner: type, key: str) -> Any:
-    """Return the default of a struct's field; None where it has none, as in a typed dictionary."""
+    """Return the default of a field; None if it has none, as in a typed dictionary."""
     if not issubclass(owner, msgspec.Struct):
         return None
     field = next(field for field in msgspec.structs.fields(owner) if field.name == key)

@@ -1,4 +1,4 @@
-"""File, environment and flags, merged to one frozen `Config`; and where each of its values came from."""
+"""Merges file, environment and flags into one frozen `Config`, and keeps the source of each value."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def load(
 ) -> Config:
     """Read, merge and check the settings: file < environment < flags.
 
-    `flags` is a mapping as in the file, or one by dotted names; `source` is what errors call it. Raises
-    `ConfigError` that names the setting, where it was set, its value, and what it may be.
+    `flags` is a mapping as in the file, or one by dotted names; errors call it `source`. Raises
+    `ConfigError` with the setting, its source, its value, and the allowed values.
     """
     return load_with_origins(path, environ, flags, source=source)[0]
 
@@ -46,7 +46,7 @@ def load_with_origins(
     *,
     source: str = COMMAND_LINE,
 ) -> tuple[Config, dict[str, str]]:
-    """`load`, and for each setting that is not a default where it came from, by its dotted name."""
+    """Load as `load` does; also return the source of each setting that is not a default, by dotted name."""
     environ = os.environ if environ is None else environ
     return _merge(
         (str(path), _read(Path(path)) if path else {}),
@@ -56,17 +56,17 @@ def load_with_origins(
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
-    """Return a checked `Config` from plain values alone, as a script would write them."""
+    """Return a checked `Config` from plain values, as a script would write them."""
     return _merge((_MAPPING, values))[0]
 
 
 def check(config: Config) -> Config:
-    """Return `config`, checked, with a key for servers on this machine. Raises `ConfigError`."""
+    """Return `config` checked, with a key for servers on this machine. Raises `ConfigError`."""
     return from_mapping(msgspec.to_builtins(config))
 
 
 def fill(struct: type[S], values: Mapping[str, Any], source: str) -> S:
-    """Return a `struct` of settings with `values`. Raises `ConfigError` that names what is wrong."""
+    """Return a `struct` of settings with `values`. Raises `ConfigError` that names the problem."""
     settings = {each.name: each for each in describe(struct)}
     return msgspec.convert(_nest(_read_all(values, settings, source)), struct)
 
@@ -87,7 +87,7 @@ def _merge(*sources: tuple[str, Mapping[str, Any]]) -> tuple[Config, dict[str, s
 
 
 def _with_any_key(config: Config) -> Config:
-    """Give servers on this machine a key where none is set: simulators and replays take any."""
+    """Add a key for servers on this machine if none is set: simulators and replays accept any."""
     urls = (config.stream_url, config.data_url, *(config.stream(n).stream_url for n in config.streams))
     named = list(filter(None, urls))
     if config.credentials or config.simulated or not all(map(is_loopback, named)):
@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings that variables name, by dotted names; an empty variable sets nothing."""
+    """Return the settings in environment variables, by dotted names; empty variables are ignored."""
     named = {each.variable: each.name for each in settings_by_name().values()}
     found = {}
     for variable, text in environ.items():
@@ -129,7 +129,7 @@ def _read_all(values: Mapping[str, Any], settings: Mapping[str, Setting], source
 def _flatten(
     values: Mapping[str, Any], settings: Mapping[str, Setting], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield names and values; what is empty in a stream's section means the stream's own default."""
+    """Yield dotted names and values. An empty value in a stream's section means the stream's default."""
     for key, value in values.items():
         name = prefix + key
         setting = settings.get(name)
@@ -147,16 +147,16 @@ def _flatten(
 
 
 def _unknown(name: str, settings: Mapping[str, Setting]) -> str:
-    """Return what to say of a setting that does not exist."""
+    """Return the error text for an unknown setting."""
     section, _, key = name.rpartition(".")
     prefix = section + "." if section else ""
     known = dict.fromkeys(
         each.removeprefix(prefix).partition(".")[0] for each in settings if each.startswith(prefix)
     )
     if key in known:
-        return f"{name} is a section: set its settings, as {name}.{_first(name, settings)}"
+        return f"{name} is a section: set one of its settings, such as {name}.{_first(name, settings)}"
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(known)
+    hint = f"did you mean {near[0]!r}?" if near else "choose from " + ", ".join(known)
     return f"unknown setting {name}; {hint}"
 
 
@@ -165,7 +165,7 @@ def _first(section: str, settings: Mapping[str, Setting]) -> str:
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted names as sections."""
+    """Return a mapping by dotted names as nested sections."""
     nested: dict[str, Any] = {}
     for name, value in values.items():
         *sections, key = name.split(".")

@@ -97,11 +97,11 @@ def test_an_estimate_is_made_at_the_budget_that_is_set(name: str, tmp_path: Path
     environ = {f"MDSTREAM_{name}__BUDGET_PER_MINUTE": "5"}
     week = ("--dry-run", "--end", "2026-01-12")
     done = command(tmp_path, *week, **environ)
-    assert "16 shards to fetch, in 16 requests at least: 2 min at 5 a minute" in done.stdout
+    assert "16 shards to fetch: at least 16 requests, 2 min at 5 requests/min" in done.stdout
     assert json.loads(command(tmp_path, *week, "--json", **environ).stdout)["seconds"] == 132.0
 
 
 def test_a_limit_of_the_section_is_that_of_the_flag(tmp_path: Path) -> None:
     done = command(tmp_path, "--concurrency", "0")
     assert done.exit_code == 2
-    assert "command line: backfill.concurrency: 0 is below 1, the least it can be" in done.stderr
+    assert "command line: backfill.concurrency: 0 is below the minimum of 1" in done.stderr

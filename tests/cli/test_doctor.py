@@ -31,13 +31,13 @@ def test_a_dead_run_that_is_still_to_be_recorded_is_not_to_be_deleted(tmp_path: 
     gone = dead_run(tmp_path, "20260105T100000.000-2")
     found = findings(tmp_path)
     assert found["leftovers of dead runs"].fix.endswith(f"or: rm -r {gone}")
-    unrecorded = found["dead run, not recorded to its end"]
+    unrecorded = found["dead run, recording incomplete"]
     assert (unrecorded.verdict, unrecorded.found) == ("note", kept.name)
     assert "rm" not in unrecorded.fix.split()
     assert f"mdstream record --run {kept} --store /data/market" in unrecorded.fix
     with (kept / "recorder.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        at_work = findings(tmp_path)["dead run, not recorded to its end"]
+        at_work = findings(tmp_path)["dead run, recording incomplete"]
     assert (at_work.verdict, at_work.fix) == ("ok", "")
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mdstream._version import __version__
 from mdstream.cli.app import app
 from mdstream.cli.backfill import split_options
-from mdstream.cli.flags import Given, run_settings, stream_settings, takes
+from mdstream.cli.flags import Given, add_flags, run_settings, stream_settings
 from mdstream.errors import ConfigError
 from mdstream.settings import Setting, describe_settings, load
 
@@ -50,7 +50,7 @@ def test_what_is_not_given_is_not_passed_on() -> None:
     command, seen = typer.Typer(), list[Given]()
 
     @command.command()
-    @takes(*(s for s in describe_settings() if s.name in ("workers", "log.json", "record")))
+    @add_flags(*(s for s in describe_settings() if s.name in ("workers", "log.json", "record")))
     def act(given: Given, name: str) -> None:
         seen.append({**given, "name": name})
 

@@ -126,10 +126,10 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
     hollow = tmp_path / "hollow.json"
     hollow.write_text('{"run": "x", "started": "", "utilization": {}}')
     for arguments, told in (
-        ([], "name either the RUN.json of a run that has ended, or --live"),
-        ([str(odd), "--live"], "name either the RUN.json of a run that has ended, or --live"),
-        ([str(odd)], "is no report of a run"),
-        ([str(hollow)], "is no report of a run, or damaged; make one with"),
+        ([], "give either the RUN.json of a run that has ended, or --live"),
+        ([str(odd), "--live"], "give either the RUN.json of a run that has ended, or --live"),
+        ([str(odd)], "is not a report of a run"),
+        ([str(hollow)], "is not a report of a run, or is damaged; make one with"),
         (["/dev/zero"], "is not a file"),
         ([str(tmp_path / "none.json")], "cannot read"),
     ):

@@ -14,7 +14,7 @@ from mdstream.settings import load
 def test_a_flag_for_a_stream_that_does_not_run_is_refused(setting: str) -> None:
     value: Any = {"symbols": ["BTC/USD"], "feed": "us"}[setting]
     with pytest.raises(
-        ConfigError, match=f"command line: crypto.{setting}: crypto is not among the streams"
+        ConfigError, match=f"command line: crypto.{setting}: crypto is not one of the streams"
     ):
         load(environ={}, flags={"streams": ["stocks"], "crypto": {setting: value}})
     load(environ={"MDSTREAM_CRYPTO__FEED": "us"}, flags={"streams": ["stocks"]})  # may serve other runs
@@ -22,7 +22,7 @@ def test_a_flag_for_a_stream_that_does_not_run_is_refused(setting: str) -> None:
 
 @pytest.mark.parametrize("stream", ["stocks", "news", "crypto", "options"])
 def test_symbols_in_small_letters_are_refused(stream: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{stream}\.symbols: 'aapl' is not a symbol.*capitals: AAPL"):
+    with pytest.raises(ConfigError, match=rf"{stream}\.symbols: 'aapl' is not a symbol.*capitals, as AAPL"):
         load(environ={}, flags={stream: {"symbols": ["MSFT", "aapl"]}})
 
 

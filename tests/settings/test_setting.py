@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from typing import Annotated, Any
 
@@ -70,7 +71,7 @@ def test_a_number_beyond_its_limits_is_refused_from_anywhere(data: Any, each: Se
     assert said.split(": ")[1] == each.name
     assert said.startswith(f"{source}: ") or (source == "file" and ".toml: " in said)
     assert str(value) in said
-    assert said.endswith(("must be finite", ", the least it can be", ", the most it can be"))
+    assert re.search("must be finite$|is below the minimum of|is above the maximum of", said)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -118,8 +119,8 @@ def test_a_field_says_all_there_is_to_say() -> None:
 def test_any_group_is_filled_with_the_same_errors() -> None:
     assert fill(Group, {"size": "3", "names": "a, b"}, "here") == Group(size=3, names=("a", "b"))
     for values, said in (
-        ({"size": 1}, "here: size: 1 is below 2, the least it can be"),
-        ({"size": 10}, "here: size: 10 is above 9, the most it can be"),
+        ({"size": 1}, "here: size: 1 is below the minimum of 2"),
+        ({"size": 10}, "here: size: 10 is above the maximum of 9"),
         ({"size": 2.5}, r"here: size: 2.5 is not a whole number \(2 to 9\)"),
         ({"size": True}, "here: size: True is not a whole number"),
         ({"names": 3}, "here: names: 3 is not a list of texts"),

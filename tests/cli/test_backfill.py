@@ -13,6 +13,7 @@ import mdstream
 from mdstream.cli.app import app
 from mdstream.config import HistoryConfig
 from mdstream.history.backfill import Backfill, Status
+from mdstream.pool import ipc
 
 RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")
 CLEAN = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
@@ -35,6 +36,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
 
     monkeypatch.setattr(Backfill, "__init__", init)
     monkeypatch.setattr(Backfill, "run", run)
+    monkeypatch.setattr(ipc, "claim", lambda: None)  # this process is not the command's own
     return found
 
 

@@ -361,7 +361,7 @@ def test_a_stream_that_the_server_does_not_have_fails_alone(tmp_path: Path, miss
     assert report is not None
     assert report["streams"][missing]["state"] == "failed"
     reason = report["streams"][missing]["reason"]
-    assert "answered HTTP 404: no such stream there" in reason
+    assert "answered HTTP 404: this server has no such stream" in reason
     assert report["streams"]["crypto"]["state"] == "stopped"
     assert running.exit_code == Exit.CONFIG
 

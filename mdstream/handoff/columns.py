@@ -26,8 +26,10 @@ from mdstream.streams.storage import DTYPE
 
 Array = npt.NDArray[Any]
 
-_MOST_PLACES = 256
-"""Numbers of rows for which a shape remembers where its columns lie."""
+_MAX_LAYOUTS = 256
+"""Numbers of rows for which a shape remembers the layout."""
+_ENDS = np.dtype(np.int64).char
+"""Type of the row ends of a column of variable size."""
 
 PARTIAL = np.dtype(
     [
@@ -105,17 +107,24 @@ def _align(offset: int) -> int:
     return -(-offset // 8) * 8
 
 
-class _Span(NamedTuple):
-    """Offsets of one column within its part; -1 for a missing buffer."""
+class _Place(NamedTuple):
+    """Offsets of one column's buffers within its part; -1 for a buffer that it does not have."""
 
     values: int
     heap: int
     mask: int
 
 
-def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Span], int]:
-    """Return where every column of a part lies, and the size of the whole."""
-    spans, offset, sizes = [], 0, iter(heaps)
+class Layout(NamedTuple):
+    """Where the columns of a part are, and how many bytes it takes."""
+
+    places: list[_Place]
+    size: int
+
+
+def lay_out(channel: Channel, rows: int, heaps: Sequence[int]) -> Layout:
+    """Return the layout of `rows` rows of a channel; `heaps` has the items of each heap."""
+    places, offset, sizes = [], 0, iter(heaps)
     for column in channel.columns:
         values, heap, mask, width = offset, -1, -1, DTYPE[column.kind].itemsize
         if column.kind in VARIABLE:
@@ -126,46 +135,34 @@ def _spans(channel: Channel, rows: int, heaps: Sequence[int]) -> tuple[list[_Spa
         if column.nullable:
             mask = offset
             offset = _align(offset + rows)
-        spans.append(_Span(values, heap, mask))
-    return spans, offset
+        places.append(_Place(values, heap, mask))
+    return Layout(places, offset)
 
 
 class Shape:
-    """How the columns of a channel lie, for any number of rows: if all are of a fixed size."""
+    """What columns of a channel have in common, for any number of rows."""
 
-    _places: dict[int, list[tuple[int, int]]]
-    """Places by number of rows, remembered for numbers that came before."""
+    _layouts: dict[int, Layout]
+    """Layouts by number of rows, remembered unless there are heaps."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        dtypes = [DTYPE[column.kind] for column in channel.columns]
-        self.chars = [dtype.char for dtype in dtypes]
-        """numpy's character for the type of each."""
-        self.widths = [dtype.itemsize for dtype in dtypes]
-        self.masked = [column.nullable for column in channel.columns]
-        self.nullable = sum(1 << i for i, masked in enumerate(self.masked) if masked)
+        self.chars = [DTYPE[column.kind].char for column in channel.columns]
+        """numpy's character for the type of each column."""
+        self.nullable = sum(1 << i for i, column in enumerate(channel.columns) if column.nullable)
         """A bit for each column that may have nulls."""
-        self._places = {}
-        self._of_width = [(w, self.widths.count(w)) for w in sorted(set(self.widths))]
+        self._layouts = {}
 
-    def bytes(self, rows: int) -> int:
-        """Return how many bytes `rows` rows take."""
-        values = sum(_align(rows * width) * count for width, count in self._of_width)
-        return values + _align(rows) * sum(self.masked)
-
-    def places(self, rows: int) -> list[tuple[int, int]]:
-        """Return the offsets of each column's values and mask from the first column; -1 for no mask."""
-        places = self._places.get(rows)
-        if places is None:
-            places, start = [], 0
-            for width, masked in zip(self.widths, self.masked, strict=True):
-                mask = start + _align(rows * width)
-                places.append((start, mask if masked else -1))
-                start = mask + (_align(rows) if masked else 0)
-            if len(self._places) == _MOST_PLACES:
-                self._places.clear()
-            self._places[rows] = places
-        return places
+    def layout(self, rows: int, heaps: Sequence[int] = ()) -> Layout:
+        """Return the layout of `rows` rows; `heaps` has the items of each heap."""
+        layout = None if heaps else self._layouts.get(rows)
+        if layout is None:
+            layout = lay_out(self.channel, rows, heaps)
+            if not heaps:
+                if len(self._layouts) == _MAX_LAYOUTS:
+                    self._layouts.clear()
+                self._layouts[rows] = layout
+        return layout
 
 
 class Columns(Sequence[ColumnData]):
@@ -186,7 +183,7 @@ class Columns(Sequence[ColumnData]):
         self.rows = rows
         self.start = start
         self.nulls = shape.nullable
-        self._places = shape.places(rows)
+        self._places = shape.layout(rows).places
         self._views = {}
 
     def __len__(self) -> int:
@@ -195,7 +192,7 @@ class Columns(Sequence[ColumnData]):
     def __getitem__(self, index: Any) -> Any:
         view = self._views.get(index)
         if view is None:
-            first, mask = self._places[index]
+            first, _, mask = self._places[index]
             has_mask, view_of = self.nulls >> index & 1, self.area.view
             view = self._views[index] = ColumnData(
                 view_of(self.shape.chars[index], self.start + first, self.rows),
@@ -227,7 +224,7 @@ class ResultArea:
 
     def make(self, shape: Shape, rows: int) -> Columns | None:
         """Return empty columns of `rows` rows, to be filled in place; None if there is no room."""
-        start, end = self.used, self.used + shape.bytes(rows)
+        start, end = self.used, self.used + shape.layout(rows).size
         if end > len(self.memory):
             return None
         self.used = end
@@ -240,17 +237,17 @@ class ResultArea:
         rows = len(data[0].values)
         nulls = sum(1 << i for i, item in enumerate(data) if item.mask is not None)
         heaps = tuple(len(item.heap) for item in data if item.heap is not None)
-        spans, size = _spans(channel, rows, heaps)
+        places, size = lay_out(channel, rows, heaps)
         start = self.used
         if start + size > len(self.memory):
             return None
         self.used += size
-        for item, span in zip(data, spans, strict=True):
-            self._copy(start + span.values, item.values)
+        for item, place in zip(data, places, strict=True):
+            self._copy(start + place.values, item.values)
             if item.heap is not None:
-                self._copy(start + span.heap, item.heap)
+                self._copy(start + place.heap, item.heap)
             if item.mask is not None:
-                self._copy(start + span.mask, item.mask)
+                self._copy(start + place.mask, item.mask)
         return Part(channel.name, rows, start, nulls, heaps)
 
     def add(self, rows: Array) -> Stretch | None:
@@ -282,7 +279,7 @@ class ResultArea:
 def part_bytes(channel: Channel, data: Sequence[ColumnData]) -> int:
     """Return how many bytes `data` takes in a result area."""
     heaps = [len(item.heap) for item in data if item.heap is not None]
-    return _spans(channel, len(data[0].values), heaps)[1]
+    return lay_out(channel, len(data[0].values), heaps).size
 
 
 def array_bytes(rows: Array) -> int:
@@ -292,27 +289,13 @@ def array_bytes(rows: Array) -> int:
 
 def read_part(area: ResultArea, shape: Shape, part: Part) -> list[ColumnData]:
     """Return the columns of `part` as views into `area`; `shape` is that of its channel."""
-    if not part.heaps:
-        view_of, start, rows, nulls = area.view, part.offset, part.rows, part.nulls
-        return [
-            ColumnData(
-                view_of(char, start + first, rows),
-                view_of("?", start + mask, rows) if nulls >> index & 1 else None,
-            )
-            for index, (char, (first, mask)) in enumerate(zip(shape.chars, shape.places(rows), strict=True))
-        ]
-    channel = shape.channel
-    spans, _ = _spans(channel, part.rows, part.heaps)
-    sizes = iter(part.heaps)
-
-    def view(dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
-        return np.frombuffer(area.memory, dtype, count, part.offset + offset)
-
+    view_of, start, rows, nulls = area.view, part.offset, part.rows, part.nulls
+    layout, sizes = shape.layout(rows, part.heaps), iter(part.heaps)
     return [
         ColumnData(
-            view(np.int64 if span.heap >= 0 else DTYPE[column.kind], part.rows, span.values),
-            view(np.bool_, part.rows, span.mask) if part.nulls >> index & 1 else None,
-            None if span.heap < 0 else view(DTYPE[column.kind], next(sizes), span.heap),
+            view_of(char if heap < 0 else _ENDS, start + values, rows),
+            view_of("?", start + mask, rows) if nulls >> index & 1 else None,
+            view_of(char, start + heap, next(sizes)) if heap >= 0 else None,
         )
-        for index, (column, span) in enumerate(zip(channel.columns, spans, strict=True))
+        for index, (char, (values, heap, mask)) in enumerate(zip(shape.chars, layout.places, strict=True))
     ]

@@ -203,7 +203,7 @@ class KernelDecoder:
         shape = self._shapes[table.index]
         made = area.make(shape, rows)
         if made is None:
-            area = ResultArea(memoryview(bytearray(shape.bytes(rows))))
+            area = ResultArea(memoryview(bytearray(shape.layout(rows).size)))
             made = area.make(shape, rows)
             assert made is not None
         payload = matcher.row_payload[table.index, :rows]

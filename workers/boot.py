@@ -155,7 +155,7 @@ def serve() -> None:
     """Serve tickets until the feed hangs up. This is a worker's only task."""
     _end.put((packets.READY, True, os.getpid()))
     while True:
-        _end.hear()
+        _end.read_bell()
         try:
             number, function, arguments = _end.get()
         except EOFError:

@@ -30,7 +30,7 @@ from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, array_bytes, part_bytes
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import create_file
-from mdstream.handoff.ticket import Part, Receipt, Stretch, Ticket
+from mdstream.handoff.ticket import Extent, Part, Receipt, Ticket
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import STATE, Channel, Column, PayloadKind
@@ -60,8 +60,8 @@ class _Places(NamedTuple):
 
     parts: tuple[Part, ...]
     books: Part | None
-    newest: dict[str, Stretch]
-    partials: Stretch
+    newest: dict[str, Extent]
+    partials: Extent
 
 
 class _Result(NamedTuple):
@@ -87,7 +87,7 @@ class _Result(NamedTuple):
             if (part := area.put(channel, columns)) is None:
                 return None
             parts.append(part)
-        stretches: list[Stretch] = []
+        stretches: list[Extent] = []
         for array in (*self.newest.values(), self.partials):
             if (stretch := area.add(array)) is None:
                 return None

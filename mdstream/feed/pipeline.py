@@ -36,7 +36,7 @@ from mdstream.handoff.packing import Packing, unpacked_size
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.slabs import SlabPool
 from mdstream.handoff.space import Shortages
-from mdstream.handoff.ticket import Found, Receipt, Ticket
+from mdstream.handoff.ticket import BodyContents, Receipt, Ticket
 from mdstream.pool.pool import WorkerPool
 from mdstream.streams.spec import Mark, PayloadKind
 
@@ -46,7 +46,7 @@ FULL_S = 30.0
 """How long shared memory may have no room before the stream fails."""
 _RETRY_S = 0.25
 _LATE_NS = 500_000_000
-_GIVEN_UP = Found(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
+_GIVEN_UP = BodyContents(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _Batch:
     slab: Slab
     sequence: int
     submit_ns: int = 0
-    waiting: dict[int, asyncio.Future[Found]] = field(default_factory=dict)
+    waiting: dict[int, asyncio.Future[BodyContents]] = field(default_factory=dict)
     result: Receipt | Exception | None = None
     task: asyncio.Task[None] | None = None
 
@@ -156,7 +156,7 @@ class Pipeline:
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         """Take a payload of the stream, unless there is no room for it at this moment."""
         batch = self._filling
-        if batch is None or not batch.slab.take(payload, kind, recv_ns):
+        if batch is None or not batch.slab.try_append(payload, kind, recv_ns):
             if (batch := self._begin(len(payload))) is None:
                 return False
             batch.slab.append(payload, kind, recv_ns)
@@ -174,7 +174,7 @@ class Pipeline:
 
     async def fetch(
         self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing = Packing.PLAIN
-    ) -> Found:
+    ) -> BodyContents:
         """Take a REST body; return what it held once its rows are in the frames."""
         unpacked = unpacked_size(body, packing)
         while True:
@@ -184,7 +184,7 @@ class Pipeline:
             if batch is not None:
                 break
             await self._wait_for_room()
-        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[BodyContents] = asyncio.get_running_loop().create_future()
         index = batch.slab.append(body, kind, recv_ns, packing, unpacked)
         batch.waiting[index] = future
         self._committer.state["fetch_payloads_received"] += 1

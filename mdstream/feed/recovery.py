@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mdstream.handoff.slab import SPILL, Slab, State
+from mdstream.handoff.slab import SPILL, Slab, SlabState
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 
@@ -38,7 +38,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
         except ValueError:
             path.unlink()  # its feed was killed while it created it
             continue
-        unfinished = slab.state is not State.FREE and slab.sequence > state["sequence"]
+        unfinished = slab.state is not SlabState.FREE and slab.sequence > state["sequence"]
         (pending if unfinished and slab.entries else free).append(slab)
     pending.sort(key=lambda slab: slab.sequence)
     return Leftovers(pending, free)

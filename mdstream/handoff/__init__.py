@@ -1,1 +1,1 @@
-"""Hand-off: payload bytes cross to the workers, and columns come back, in shared memory."""
+"""Hand-off: payloads go to the workers and columns come back, both in shared memory."""

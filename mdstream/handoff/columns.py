@@ -1,13 +1,13 @@
-"""Columns in a result area: where each one lies, written by a worker and read by the feed.
+"""Columns in a result area: a worker writes them, the feed reads them.
 
-A part is its columns one after another, each aligned to 8 bytes:
+A part has its columns one after another, each aligned to 8 bytes:
 
     fixed size     [ values ][ mask, if the column may have nulls ]
-    variable size  [ row ends, int64 ][ heap ][ mask, if … ]
+    variable size  [ row ends, int64 ][ heap ][ mask, if the column may have nulls ]
 
-A mask has one byte a row, 1 where there is a value; it is not written where no value is missing. Both sides
-derive every offset from the same declaration, so only a `Part` of a few numbers has to cross. Columns of a
-fixed size can be made in place as soon as the number of rows is known.
+A mask has a byte for each row, 1 if there is a value. It is not written if all values are present. Both
+sides compute every offset from the channel's declaration, so a receipt has only the few numbers of a
+`Part`. Columns of fixed size can be filled in place as soon as the number of rows is known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.handoff.ticket import Part, Stretch
+from mdstream.handoff.ticket import Extent, Part
 from mdstream.streams.spec import VARIABLE, Channel
 from mdstream.streams.storage import DTYPE
 
@@ -49,44 +49,43 @@ PARTIAL = np.dtype(
         ("weight", "<f8", 2),
     ]
 )
-"""A partial: one symbol's trades within one second, or an event between them (`kind`, a `PartialKind`).
+"""A partial: consecutive trades of one symbol within one second, or an event between them (see `kind`).
 
-`second` is its start in ns. Prices are NaN where no trade of the partial may set them; sums are unevaluated
-pairs of floats (`aggregation.aggregate` explains why). `row` counts the batch's trades before it. `begun`
-and `recv_ts` are the times of receipt of its first and last trade. For an amendment, `trades` is the row in
-its channel.
+`kind` is a `PartialKind`. `second` is the start of the second (ns). Prices are NaN if no trade of the
+partial may set them. Sums are pairs of floats whose sum is not evaluated (see `aggregation.aggregate`).
+`row` is the number of trades before it in the batch. `begun` and `recv_ts` are the receive times (ns) of
+its first and last trade. Of an amendment, `trades` is the row in its channel.
 """
 
 
 class PartialKind(IntEnum):
-    """What a `PARTIAL` row is."""
+    """Kind of a `PARTIAL` row."""
 
     TRADES = 0
     AHEAD = 1
-    """Trades whose time is so far in the future that no clock may follow it."""
+    """Trades with a time so far in the future that the clock of bars must not follow it."""
     GAP = 2
     """The connection was lost here."""
     TICK = 3
-    """Time has passed, and no trade came."""
+    """Time has passed without a trade."""
     CORRECTION = 4
     CANCEL = 5
 
 
 @dataclass(slots=True)
 class ColumnData:
-    """One column of one batch.
-
-    `values` has a number for each row; for variable sizes, the end of each row in `heap`, int64.
-    `mask` says for each row whether there is a value; None if there always is.
-    """
+    """One column of one batch."""
 
     values: Array
+    """A number for each row; of a column of variable size, the end of each row in `heap` (int64)."""
     mask: npt.NDArray[np.bool_] | None = None
+    """For each row, whether it has a value; None if all have one."""
     heap: Array | None = None
+    """The items of all rows, back to back, of a column of variable size."""
 
 
 def concatenate(pieces: Sequence[ColumnData]) -> ColumnData:
-    """Return pieces of a column of fixed size as one."""
+    """Return the pieces of a column of fixed size as one column."""
     mask = None
     if any(piece.mask is not None for piece in pieces):
         mask = np.concatenate([mask_of(piece) for piece in pieces])
@@ -94,12 +93,12 @@ def concatenate(pieces: Sequence[ColumnData]) -> ColumnData:
 
 
 def take_rows(data: ColumnData, rows: npt.NDArray[np.int64]) -> ColumnData:
-    """Return some rows of a column of fixed size."""
+    """Return `rows` of a column of fixed size."""
     return ColumnData(data.values[rows], None if data.mask is None else data.mask[rows])
 
 
 def mask_of(data: ColumnData) -> npt.NDArray[np.bool_]:
-    """Return which rows have a value."""
+    """Return for each row whether it has a value."""
     return np.ones(len(data.values), np.bool_) if data.mask is None else data.mask
 
 
@@ -166,9 +165,9 @@ class Shape:
 
 
 class Columns(Sequence[ColumnData]):
-    """Columns of a fixed size in a result area; a view of one is made when it is first used.
+    """Columns of fixed size in a result area. The view of a column is made at its first use.
 
-    At first each column that may have nulls has its mask; `complete` removes it.
+    A nullable column has a mask until `complete` removes it.
     """
 
     # Written by the worker that fills the columns.
@@ -201,29 +200,29 @@ class Columns(Sequence[ColumnData]):
         return view
 
     def complete(self, index: int) -> None:
-        """Note that no value of this column is missing."""
+        """Note that all values of a column are present."""
         self.nulls &= ~(1 << index)
         if index in self._views:
             self._views[index].mask = None
 
 
 class ResultArea:
-    """The memory that takes a worker's result, filled from its beginning."""
+    """Memory for a worker's result, filled from the start."""
 
     # Written by the worker that has the area's ticket; the feed only reads.
     used: int
-    """How far it is filled, in bytes."""
-    _whole: dict[str, tuple[Array, int]]
-    """Views of the whole by type, and the type's width."""
+    """Bytes that are filled."""
+    _typed: dict[str, tuple[Array, int]]
+    """Views of the whole area by type, and the type's size in bytes."""
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, len(memory))
         self.used = 0
-        self._whole = {}
+        self._typed = {}
 
     def make(self, shape: Shape, rows: int) -> Columns | None:
-        """Return empty columns of `rows` rows, to be filled in place; None if there is no room."""
+        """Return columns of `rows` rows to fill in place; None if there is no room."""
         start, end = self.used, self.used + shape.layout(rows).size
         if end > len(self.memory):
             return None
@@ -231,7 +230,7 @@ class ResultArea:
         return Columns(self, shape, rows, start)
 
     def put(self, channel: Channel, data: Sequence[ColumnData]) -> Part | None:
-        """Return `data` as a part, copied unless it was made here; None if there is no room."""
+        """Add `data`, as a copy unless `make` returned it. Return the part; None if there is no room."""
         if isinstance(data, Columns) and data.area is self:
             return Part(channel.name, data.rows, data.start, data.nulls, ())
         rows = len(data[0].values)
@@ -250,23 +249,23 @@ class ResultArea:
                 self._copy(start + place.mask, item.mask)
         return Part(channel.name, rows, start, nulls, heaps)
 
-    def add(self, rows: Array) -> Stretch | None:
-        """Append an array; return its place, or None if there is no room."""
+    def add(self, rows: Array) -> Extent | None:
+        """Add a copy of an array; return its place, or None if there is no room."""
         start, end = self.used, self.used + array_bytes(rows)
         if end > len(self.memory):
             return None
         self.used = end
         self.memory[start : start + rows.nbytes] = rows.tobytes()
-        return Stretch(start, len(rows))
+        return Extent(start, len(rows))
 
     def view(self, char: str, offset: int, count: int) -> Array:
-        """Return `count` items at byte `offset`, cut from a view of the whole: faster than a new view."""
-        whole = self._whole.get(char)
-        if whole is None:
+        """Return `count` items at byte `offset`, as a slice: faster than a new view of memory."""
+        typed = self._typed.get(char)
+        if typed is None:
             width = np.dtype(char).itemsize
             items = self.bytes[: len(self.memory) // width * width].view(char)
-            whole = self._whole[char] = items, width
-        items, width = whole
+            typed = self._typed[char] = items, width
+        items, width = typed
         first = offset // width
         return items[first : first + count]
 

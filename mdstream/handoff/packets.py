@@ -1,14 +1,14 @@
-"""Objects between a feed and its workers, a packet each.
+"""Objects between a feed and its workers, each in one packet.
 
-    feed ──► one pair of sockets ──► whichever worker waits longest
+    feed ──► one pair of sockets ──► the worker that has waited longest
          ◄──                     ◄── all workers
 
-The kernel keeps packets apart and gives each to one reader, so that workers share one end without a lock.
-What is too large for a packet travels as a file in memory, of which the packet holds the descriptor.
+The kernel gives each packet to one reader, so that workers share one end without a lock. An object that is
+too large for a packet is written to a file in memory, and the packet has the file's descriptor.
 
-No side blocks on a socket: the kernel would assume that a writer waits for the answer, and wake the reader
-on the writer's own core, where both take turns while another core idles. A bell (an eventfd) is rung for
-each packet instead, and wakes a waiting process on an idle core.
+Neither side blocks on a socket: the kernel would assume that the writer waits for the answer, and would
+wake the reader on the writer's core while another core is idle. Instead a bell (an eventfd) is rung for
+each packet, which wakes a waiting process on an idle core.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 READY = 0
-"""The number of a worker's first packet; those of tickets follow."""
+"""The number in a worker's first packet; tickets have greater ones."""
 MOST_BYTES = 16 * 1024
-"""The largest packet; a larger object goes into a file."""
+"""Size of the largest packet; a larger object goes into a file."""
 _IN_A_FILE = b"\0"
 """The packet for an object in a file. No pickle begins with this byte."""
 
 
 class End:
-    """One side: the feed's, or the workers', who share it: each was started with a copy."""
+    """One side: the feed's, or the workers', each of which starts with a copy of it."""
 
     def __init__(self, packets: socket.socket, bell: int, others_bell: int) -> None:
         self.packets = packets
@@ -39,8 +39,10 @@ class End:
         return _rebuild, (self.packets, DupFd(self.bell), DupFd(self._others_bell))
 
     def put(self, item: Any) -> None:
-        """Send an object. Raises `BlockingIOError` where the other side is behind and this one does not
-        wait; other `OSError` where there is no other side any more.
+        """Send an object.
+
+        Raises `BlockingIOError` if the socket is full, on the side that does not wait, and another
+        `OSError` if the other side is closed.
         """
         data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         if len(data) <= MOST_BYTES:
@@ -50,8 +52,10 @@ class End:
         os.eventfd_write(self._others_bell, 1)
 
     def get(self) -> Any:
-        """The next object, once the bell has rung. Raises `EOFError` when the other side is closed, and
-        `BlockingIOError` where there is none and this side does not wait.
+        """Return the next object; call it after the bell has rung.
+
+        Raises `EOFError` if the other side is closed, and `BlockingIOError` if there is no object, on the
+        side that does not wait.
         """
         data, descriptors, _, _ = socket.recv_fds(self.packets, MOST_BYTES, 1)
         if not data:
@@ -62,8 +66,8 @@ class End:
             file.seek(0)
             return pickle.load(file)
 
-    def hear(self) -> None:
-        """The workers' side: wait until the bell rings for this copy. The feed's: note that it has rung."""
+    def read_bell(self) -> None:
+        """Wait until the bell rings for this copy; on the feed's side, reset the bell without waiting."""
         os.eventfd_read(self.bell)
 
     @property
@@ -71,7 +75,7 @@ class End:
         return self.packets.fileno() < 0
 
     def close(self, listeners: int = 0) -> None:
-        """Close this side, and ring for so many copies of the other that may wait for something."""
+        """Close this side, and ring for `listeners` copies of the other side that may wait."""
         self.packets.close()
         if listeners:
             os.eventfd_write(self._others_bell, listeners)
@@ -90,8 +94,8 @@ class End:
             os.close(descriptor)
 
 
-def pair() -> tuple[End, End]:
-    """Both sides: the feed's, which never waits, and the workers', which always does."""
+def make_pair() -> tuple[End, End]:
+    """Return both sides: the feed's, which never waits, and the workers', which always waits."""
     feeds, workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     feeds.setblocking(False)
     feeds_bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

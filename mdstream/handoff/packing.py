@@ -1,4 +1,4 @@
-"""How a payload's bytes are packed. A compressed payload stays so until a worker unpacks it."""
+"""Packing of payloads. A compressed payload stays compressed until a worker unpacks it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from mdstream.errors import UnpackingError
 
 
 class Packing(IntEnum):
-    """How the bytes of a payload are compressed."""
+    """Compression of a payload's bytes."""
 
     PLAIN = 0
     GZIP = 1
 
 
 def unpacked_size(data: bytes, packing: Packing) -> int:
-    """Return how many bytes `data` claims to unpack to. It may be wrong: nothing is unpacked here."""
+    """Return how many bytes `data` says that it unpacks to. It may be wrong: nothing is unpacked."""
     if packing is Packing.PLAIN or len(data) < 18:
         return len(data)
     return int.from_bytes(data[-4:], "little")
 
 
 def unpack(data: bytes | memoryview, packing: Packing, most: int) -> bytes:
-    """Return the bytes unpacked. Raises `UnpackingError`, also for more than `most` of them."""
+    """Return the unpacked bytes. Raises `UnpackingError`, also if there are more than `most`."""
     if packing is Packing.PLAIN:
         return bytes(data)
-    from isal import igzip_lib, isal_zlib  # readers and feeds do without
+    from isal import igzip_lib, isal_zlib  # readers and feeds do not need it
 
     unpacker = isal_zlib.decompressobj(wbits=31)
     try:

@@ -1,6 +1,6 @@
-"""What crosses the process boundary when history is fetched: pages out, files back.
+"""Tickets and receipts of history: pages go to workers, and files come back.
 
-body, packed as it came ══► worker: unpack ► decode ► columns ► a staged file (Arrow IPC)
+body, packed as received ══► worker: unpack ► decode ► columns ► a staged file (Arrow IPC)
 staged files of one partition ══► worker: join ► compress ► a file of the store (Parquet)
 """
 
@@ -14,22 +14,22 @@ from mdstream.streams.spec import PayloadKind
 
 
 class PageTicket(NamedTuple):
-    """One page, as received from the service, and the file to stage its rows in."""
+    """Asks to stage the rows of one page, as received from the service, in the file at `path`."""
 
     stream: str
     channel: str
-    """The channel of the rows that the records become."""
+    """The channel of the page's rows."""
     kind: PayloadKind
     body: bytes
     packing: Packing
     recv_ns: int
     path: str
     span: tuple[int, int]
-    """The rows to keep: times from the first one up to, not including, the second; ns since 1970."""
+    """The rows to keep: times from the first to the second (exclusive), ns since 1970."""
 
 
 class PageReceipt(NamedTuple):
-    """What a page held. There is a staged file if it has rows."""
+    """Result of a `PageTicket`. There is a staged file if the page has rows."""
 
     rows: int
     page_token: str
@@ -40,16 +40,16 @@ class PageReceipt(NamedTuple):
     last_ns: int
     """Time of the last row; 0 if there is none."""
     plain: bytes
-    """The page unpacked, where records were rejected."""
+    """The unpacked page if records were rejected."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether it held no record that was kept, or rejected."""
+        """Whether the page had no records to keep or reject."""
         return not self.rows and not self.rejects
 
 
 class JoinTicket(NamedTuple):
-    """Staged files of one partition, in the order of their rows, and the Parquet file to make of them."""
+    """Asks to join staged files of one partition, in order, into the Parquet file at `into`."""
 
     stream: str
     channel: str
@@ -58,10 +58,11 @@ class JoinTicket(NamedTuple):
 
 
 class JoinReceipt(NamedTuple):
-    """What the store's log records about a Parquet file."""
+    """Result of a `JoinTicket`: what the store's log records about the file."""
 
     rows: int
     bytes: int
     first: dict[str, str | int]
     """The least symbol and time."""
     last: dict[str, str | int]
+    """The greatest symbol and time."""

@@ -1,4 +1,4 @@
-"""A slab: a shared-memory file of payloads, with room for the columns made of them.
+"""A slab: a shared-memory file of payloads, with room for the columns decoded from them.
 
     ┌────────┬──────────────────┬──────────────────────────┬──────────────────────────────┐
     │ header │ table of entries │ payloads, back to back   │ result: columns, partials    │
@@ -6,9 +6,8 @@
       feed      feed (+ counts     feed                       worker
                 by the worker)
 
-The feed fills the first three, a worker the last. Nothing is copied or pickled on the way. A slab is a
-file that describes itself, so that a feed that replaces a killed one finds the batches that were not
-committed.
+The feed fills the first three, a worker the last. Nothing is copied or pickled on the way. A slab describes
+itself, so the successor of a killed feed finds the batches that were not committed.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ _RESULT_SPARE = 8 * 1024 * 1024
 
 
 def _result_bytes(capacity: int) -> int:
-    """Return the room for results: twice the payloads, at most 8 MiB more than them.
+    """Return the bytes for results: twice those for payloads, but at most 8 MiB more.
 
-    A larger result (small levels of order books) goes to a spill file.
+    A larger result, mostly of order books, goes to a spill file.
     """
     return min(_RESULT_FACTOR * capacity, capacity + _RESULT_SPARE)
 
@@ -65,19 +64,19 @@ ENTRY = np.dtype(
         ("packing", "<u2"),
         ("recv_ns", "<i8"),
         ("messages", "<u4"),
-        ("_pad2", "<u4"),
+        ("_padding", "<u4"),
     ]
 )
-"""One payload: place, kind, packing, time of receipt; a worker fills in how many messages it held."""
+"""One payload: place, kind, packing, receive time; a worker adds the number of its messages."""
 
 _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
 _ENTRY = struct.Struct("=QIHHqI4x")
 _MAGIC = b"mdslab01"
 _PAYLOAD_BYTES_PER_ENTRY = 96
-"""With smaller payloads the table is full before the room for bytes is."""
+"""The table has an entry for each such number of bytes. With smaller payloads it is full first."""
 
 
-class State(IntEnum):
+class SlabState(IntEnum):
     FREE = 0
     FILLING = 1
     SEALED = 2
@@ -90,13 +89,13 @@ class Slab:
     used: int
     """Bytes of payloads."""
     count: int
-    """Payloads."""
+    """Number of payloads."""
     _unpacked: int
-    """Bytes of the payloads once unpacked: not more than there is room for, so that results fit, too."""
-    # In shared memory. The header and the payloads are the feed's; the result area and the counts of
-    # messages in the table are the worker's that has the ticket.
+    """Bytes of the unpacked payloads, bounded so that their results fit."""
+    # In shared memory. The feed writes header and payloads. The worker that has the ticket writes the
+    # result area and the counts of messages in the table.
     table: npt.NDArray[np.void]
-    """The payloads' `ENTRY` rows."""
+    """An `ENTRY` for each payload."""
 
     def __init__(self, path: Path, mapping: mmap.mmap, capacity: int, entries: int) -> None:
         self.path = path
@@ -106,15 +105,16 @@ class Slab:
         self._unpacked = 0
         self._mapping = mapping
         self._max_entries = entries
-        self._data = HEADER_BYTES + entries * ENTRY.itemsize
-        self.result_offset = self._data + capacity
+        self.data_offset = HEADER_BYTES + entries * ENTRY.itemsize
+        """Offset of `data` in the slab."""
+        self.result_offset = self.data_offset + capacity
         self.view = memoryview(mapping)
         self._words = self.view[:HEADER_BYTES].cast("Q")
         self.table = np.frombuffer(mapping, ENTRY, entries, offset=HEADER_BYTES)
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> Slab:
-        """Create a slab for `capacity` payload bytes. Raises `NoSpaceError` where there is no room."""
+        """Create a slab for `capacity` payload bytes. Raises `NoSpaceError` if there is no room."""
         capacity = _whole_lines(capacity)
         entries, size = _entries(capacity), file_bytes(capacity)
         descriptor = create_file(path, size, os.O_EXCL)
@@ -125,7 +125,7 @@ class Slab:
             raise
         finally:
             os.close(descriptor)
-        _HEADER.pack_into(mapping, 0, _MAGIC, capacity, entries, 0, State.FREE)
+        _HEADER.pack_into(mapping, 0, _MAGIC, capacity, entries, 0, SlabState.FREE)
         return cls(path, mapping, capacity, entries)
 
     @classmethod
@@ -146,8 +146,8 @@ class Slab:
         return self._words[3]
 
     @property
-    def state(self) -> State:
-        return State(self._words[4] & 0xFF)
+    def state(self) -> SlabState:
+        return SlabState(self._words[4] & 0xFF)
 
     @property
     def entries(self) -> int:
@@ -162,41 +162,36 @@ class Slab:
     @property
     def data(self) -> memoryview:
         """The payloads, back to back, as received."""
-        return self.view[self._data : self._data + self.used]
-
-    @property
-    def data_offset(self) -> int:
-        """Offset in the slab at which `data` begins."""
-        return self._data
+        return self.view[self.data_offset : self.data_offset + self.used]
 
     # -- the feed's side, in the order of use
 
     def begin(self, sequence: int) -> None:
-        """Start filling, as batch `sequence`."""
+        """Start to fill the slab, as batch `sequence`."""
         self.used = self.count = self._unpacked = 0
         self._words[3] = sequence
-        self._words[4] = State.FILLING
+        self._words[4] = SlabState.FILLING
 
     def fits(self, length: int, unpacked: int = 0) -> bool:
-        """Whether there is room for a payload of `length` bytes, and for results of `unpacked` ones."""
+        """Return whether a payload of `length` bytes fits, and the results of `unpacked` bytes."""
         if self.used + length > self.capacity or self.count >= self._max_entries:
             return False
         return not (self.count and unpacked) or self._unpacked + unpacked <= self.capacity
 
-    def take(self, payload: bytes, kind: int, recv_ns: int) -> bool:
-        """Append a payload of the stream if it fits. The fast path: called for every payload."""
+    def try_append(self, payload: bytes, kind: int, recv_ns: int) -> bool:
+        """Append a plain payload, and return True, if it fits. The fast path of each streamed payload."""
         length, used, count = len(payload), self.used, self.count
         end = used + length
         if end > self.capacity or count >= self._max_entries:
             return False
-        start = self._data + used
+        start = self.data_offset + used
         self.view[start : start + length] = payload
         at = HEADER_BYTES + count * _ENTRY.size
         _ENTRY.pack_into(self._mapping, at, start, length, kind, 0, recv_ns, 0)
         self.used = end
         self.count = count = count + 1
         self._unpacked += length
-        self._words[4] = State.FILLING | count << 8
+        self._words[4] = SlabState.FILLING | count << 8
         return True
 
     def append(
@@ -207,9 +202,9 @@ class Slab:
         packing: Packing = Packing.PLAIN,
         unpacked: int = 0,
     ) -> int:
-        """Copy one payload in, the only copy made of it; return its index."""
+        """Append a payload that fits, with the only copy that is made of it; return its index."""
         index, length = self.count, len(payload)
-        start = self._data + self.used
+        start = self.data_offset + self.used
         self.view[start : start + length] = payload
         _ENTRY.pack_into(
             self._mapping, HEADER_BYTES + index * ENTRY.itemsize, start, length, kind, packing, recv_ns, 0
@@ -217,29 +212,29 @@ class Slab:
         self.used += length
         self._unpacked += unpacked or length
         self.count = index + 1
-        # Count and state share a word, so a successor sees whole entries after a kill.
-        self._words[4] = State.FILLING | self.count << 8
+        # Count and state share a word, so after a kill a successor sees only complete entries.
+        self._words[4] = SlabState.FILLING | self.count << 8
         return index
 
     def seal(self) -> None:
-        self._words[4] = State.SEALED | self.count << 8
+        self._words[4] = SlabState.SEALED | self.count << 8
 
     def release(self) -> None:
         """Mark the slab as free: its batch is committed."""
-        self._words[4] = State.FREE
+        self._words[4] = SlabState.FREE
 
     def payload(self, index: int) -> memoryview:
-        """Return the bytes of payload `index`, in place and as they are packed."""
+        """Return the bytes of payload `index`, in place and still packed."""
         entry = self.table[index]
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]
 
     @property
     def spill_path(self) -> Path:
-        """The file of a result that does not fit into the slab."""
+        """Path for a result that does not fit into the slab."""
         return self.path.with_name(self.path.name + SPILL)
 
     def unlink(self) -> None:
-        """Remove the slab's files; whoever has them mapped keeps them."""
+        """Remove the slab's files; processes that have mapped them keep them."""
         self.path.unlink(missing_ok=True)
         self.spill_path.unlink(missing_ok=True)

@@ -1,17 +1,16 @@
-"""The slabs of one feed: a bounded pool of memory for payloads on their way.
+"""The slabs of one feed: a bounded pool of memory for payloads that are not committed yet.
 
     take(length) ─► fill ─► decode ─► commit ─► release(slab) ─┐
         ▲                                                      │
-        └────────── free slabs, the last one used first ◄──────┘
+        └────────── free slabs, the last used one first ◄──────┘
 
-1. There are never more than `bound` slabs. When all are in use `take` returns None: that is a stall.
-2. A payload that is larger than the usual slab gets one of its own, which is removed when it is released.
-3. Slabs that were idle for `IDLE_S` are removed (`trim`), and one at a time where something else needs
-   their memory (`evict`).
-4. Where the file system has no room for another slab, `take` goes on with those that exist.
+1. There are never more than `bound` slabs. When all are in use, `take` returns None: a stall.
+2. A payload that is larger than the usual slab gets its own, which is removed when it is released.
+3. `trim` removes slabs that were idle for `IDLE_S`; `evict` removes one when its memory is needed.
+4. If the file system has no room for another slab, `take` uses only those that exist.
 
-What to do is decided by pure functions; the class does it. A slab is known by its path alone, and the pool
-by its folder: nothing here knows what kind of memory that is.
+Pure functions decide, and the class acts. A slab is known by its path, and the pool by its folder: nothing
+here depends on the kind of memory.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from mdstream.errors import NoSpaceError
 from mdstream.handoff.slab import Slab
 
 IDLE_S = 10.0
-"""A slab that was not needed for so long is removed."""
+"""How long a slab must be idle before it is removed."""
 
 
 class SlabStatistics(NamedTuple):
-    """What a pool of slabs holds, and what happened to it so far."""
+    """State and history of a pool of slabs."""
 
     bound: int
     """Slabs that may exist."""
@@ -39,7 +38,7 @@ class SlabStatistics(NamedTuple):
     created: int
     removed: int
     stalls: int
-    """How often a slab was needed while all were in use."""
+    """How often all slabs were in use when one was needed."""
 
 
 # -- policy
@@ -56,7 +55,7 @@ class Way(Enum):
 
 
 def choose(is_usual: bool, existing: int, free: int, bound: int) -> Way:
-    """Return how to get a slab; `is_usual` says whether one of the usual size is large enough."""
+    """Return how to get a slab; `is_usual` says whether the usual size is large enough."""
     if is_usual and free:
         return Way.REUSE
     if existing < bound:
@@ -65,7 +64,7 @@ def choose(is_usual: bool, existing: int, free: int, bound: int) -> Way:
 
 
 def count_idle(least_free: int) -> int:
-    """Return how many slabs to remove if `least_free` at least were free all the time: all but one."""
+    """Return how many slabs to remove if at least `least_free` were free all the time: all but one."""
     return max(0, least_free - 1)
 
 
@@ -73,20 +72,21 @@ def count_idle(least_free: int) -> int:
 
 
 class SlabPool:
-    """The slabs of `stream` in `folder`: `bound` at most, with room for `capacity` bytes each.
+    """The slabs of `stream` in `folder`: at most `bound`, each with room for `capacity` bytes.
 
-    `stalls` counts on from the number that a predecessor had.
+    `stalls` is the number that a predecessor counted.
     """
 
     # Written by the pool alone.
     _free: list[Slab]
-    """The last one used is last: it is still in the processor's cache."""
+    """The last used one is last: it is still in the processor's cache."""
     _existing: int
     _number: int
-    """That of the next slab's name."""
+    """The number in the name of the next slab."""
     _least_free: int
-    """The fewest that were free since `_trimmed_at`, in seconds of a monotonic clock."""
+    """The least number of free slabs since `_trimmed_at`."""
     _trimmed_at: float
+    """In seconds of a monotonic clock."""
     _created: int
     _removed: int
     _stalls: int
@@ -105,7 +105,7 @@ class SlabPool:
         self._is_stalled = False
 
     def adopt(self, in_use: Iterable[Slab], free: Iterable[Slab]) -> None:
-        """Take over slabs that a predecessor left in the folder."""
+        """Take over the slabs of a killed predecessor."""
         for slab in in_use:
             self._adopt(slab)
         for slab in free:
@@ -117,9 +117,9 @@ class SlabPool:
         self._number = max(self._number, number_of(slab.path) + 1)
 
     def take(self, length: int) -> Slab | None:
-        """Return a slab with room for `length` bytes at least; None until another comes back.
+        """Return a slab with room for at least `length` bytes; None while there is none.
 
-        Raises `NoSpaceError` where there is no memory for another slab and none is in use.
+        Raises `NoSpaceError` if there is no memory for another slab, and none is in use.
         """
         way = choose(length <= self.capacity, self._existing, len(self._free), self.bound)
         if way is Way.REUSE:
@@ -154,14 +154,14 @@ class SlabPool:
             self._free.append(slab)
 
     def trim(self, now: float) -> None:
-        """Remove the slabs that were idle for `IDLE_S`; to be called now and then."""
+        """Remove the slabs that were idle for `IDLE_S`; call it regularly."""
         if now - self._trimmed_at >= IDLE_S:
             for _ in range(count_idle(self._least_free)):
                 self.evict()
             self._trimmed_at, self._least_free = now, len(self._free)
 
     def evict(self) -> bool:
-        """Remove the slab that has been free for longest; return whether there was one."""
+        """Remove the slab that has been free for longest; return False if none is free."""
         if not self._free:
             return False
         self._remove(self._free.pop(0))
@@ -174,14 +174,14 @@ class SlabPool:
             pass
 
     def statistics(self) -> SlabStatistics:
-        """Return what the pool holds at this moment."""
+        """Return the statistics at this moment."""
         existing, free = self._existing, len(self._free)
         return SlabStatistics(
             self.bound, existing, free, existing - free, self._created, self._removed, self._stalls
         )
 
     def _stall(self) -> None:
-        """Count a stall once, however often it is asked for a slab until one comes back."""
+        """Count a stall, but once until a slab is available again."""
         self._stalls += not self._is_stalled
         self._is_stalled = True
 

@@ -1,8 +1,8 @@
-"""Room in shared memory, taken before it is written through a map.
+"""Room in shared memory: reserve it before a write through a map, and report if there is none.
 
-A write through a map on a full tmpfs ends the process with SIGBUS. Room that is reserved first turns the
-same shortage into `NoSpaceError`, which can be handled. Here is the one place that translates the system's
-errors: a file system may lack bytes, or the inode of another file.
+A write through a map of a full tmpfs kills the process with SIGBUS. Space that is reserved first turns the
+shortage into `NoSpaceError`, which can be handled. Only this module translates the system's errors: a file
+system may have no bytes left, or no inode for another file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from mdstream.errors import NoSpaceError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
-"""Error numbers of a file system, or a machine, without room."""
+"""Error numbers of a full file system or a machine without memory."""
 
 
 def create_file(path: Path, size: int, flags: int = 0) -> int:
-    """Create a file with real room for `size` bytes, and return its descriptor.
+    """Create a file, reserve `size` bytes for it, and return its descriptor.
 
-    `flags` are added to those of `os.open`. Without room it raises `NoSpaceError`, and leaves no file.
+    `flags` are added to those of `os.open`. Raises `NoSpaceError`, and leaves no file, if there is no room.
     """
     with room_for(path, size):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
@@ -37,7 +37,7 @@ def create_file(path: Path, size: int, flags: int = 0) -> int:
 
 @contextlib.contextmanager
 def room_for(path: Path, size: int) -> Iterator[None]:
-    """Around a write of `size` bytes at `path`: raises `NoSpaceError` where there is no room for them."""
+    """Translate errors of a write of `size` bytes at `path` to `NoSpaceError` if they mean that."""
     try:
         yield
     except OSError as error:
@@ -47,7 +47,7 @@ def room_for(path: Path, size: int) -> Iterator[None]:
 
 
 def no_space(path: Path, needed: int) -> NoSpaceError:
-    """Return the error for a write of `needed` bytes under `path` that found no room."""
+    """Return the error for a write of `needed` bytes at `path` that found no room."""
     parent = path.parent
     try:
         stat = os.statvfs(parent)
@@ -60,14 +60,15 @@ def no_space(path: Path, needed: int) -> NoSpaceError:
 class Shortages:
     """What waits for room in shared memory, and since when."""
 
-    # Written here alone: the moment at which each thing first found no room.
+    # Written here alone.
     _since: dict[str, float]
+    """When each thing first found no room."""
 
     def __init__(self) -> None:
         self._since = {}
 
     def begin(self, what: str, now: float) -> bool:
-        """Note that `what` found no room; return whether it had some before."""
+        """Note that `what` found no room; return whether this is the first time since it had some."""
         is_new = what not in self._since
         self._since.setdefault(what, now)
         return is_new

@@ -56,7 +56,7 @@ class Crew:
     ) -> None:
         self.size = size
         self._loop = asyncio.get_running_loop()
-        self._end, theirs = packets.pair()
+        self._end, theirs = packets.make_pair()
         self._numbers = itertools.count(packets.READY + 1)
         self._waiting = {}
         self._unsent = deque()
@@ -117,7 +117,7 @@ class Crew:
 
     def _take(self) -> None:
         """Take all results that have come."""
-        self._end.hear()
+        self._end.read_bell()
         while True:
             try:
                 number, succeeded, result = self._end.get()

@@ -73,13 +73,13 @@ def with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
 
 @pytest.mark.parametrize("size", [0, 1, packets.MOST_BYTES - 200, packets.MOST_BYTES, 5_000_000])
 def test_objects_of_any_size_pass(size: int) -> None:
-    ours, theirs = packets.pair()
+    ours, theirs = packets.make_pair()
     for one, other in ((ours, theirs), (theirs, ours)):
         one.put(bytes(size))
-        other.hear()
+        other.read_bell()
         assert other.get() == bytes(size)
     ours.close(1)
-    theirs.hear()
+    theirs.read_bell()
     with pytest.raises(EOFError):
         theirs.get()
     with pytest.raises(OSError, match="Broken pipe"):

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import NoSpaceError
-from mdstream.handoff.slab import Slab, State
+from mdstream.handoff.slab import Slab, SlabState
 
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 7), st.integers(0, 2**62))))
@@ -26,7 +26,7 @@ def test_a_slab_gives_back_what_was_put_in(tmp_path: Path, payloads: list[tuple[
     slab.seal()
 
     other = Slab.open(path)
-    assert (other.sequence, other.state, other.entries) == (7, State.SEALED, len(kept))
+    assert (other.sequence, other.state, other.entries) == (7, SlabState.SEALED, len(kept))
     assert other.used == slab.used == sum(len(p) for p, _, _ in kept)
     for index, (payload, kind, recv_ns) in enumerate(kept):
         assert bytes(other.payload(index)) == payload
@@ -59,9 +59,9 @@ def test_a_slab_used_again_forgets_what_it_held(tmp_path: Path) -> None:
     slab.append(b"one", 0, 0)
     slab.seal()
     slab.release()
-    assert slab.state is State.FREE
+    assert slab.state is SlabState.FREE
     slab.begin(2)
-    assert (slab.entries, slab.state, slab.sequence) == (0, State.FILLING, 2)
+    assert (slab.entries, slab.state, slab.sequence) == (0, SlabState.FILLING, 2)
 
 
 def test_a_file_that_is_no_slab_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mdstream.errors import BadRequestError, CredentialsError, NetworkError, NoSpaceError
 from mdstream.handoff.packing import Packing, unpack
-from mdstream.handoff.ticket import Found
+from mdstream.handoff.ticket import BodyContents
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import Cycle, Fetcher, group
 from mdstream.session.rest import RestClient
@@ -74,7 +74,7 @@ class Case:
             STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0, self.chains.append
         )
 
-    async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
+    async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
         """What the pipeline would answer, by way of the real decoder."""
         body = unpack(body, packing, 1 << 24)
         self.bodies.append(body)
@@ -233,9 +233,9 @@ def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
 
 def test_symbols_that_the_service_leaves_out_have_failed() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
             found = orjson.loads(body)
-            return Found(frozenset(found) - {"MSFT"}, {}, "")
+            return BodyContents(frozenset(found) - {"MSFT"}, {}, "")
 
         case.fetcher._commit = commit
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
@@ -318,8 +318,8 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
 
 def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
-            return Found(frozenset({"X"}), {}, "again")
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+            return BodyContents(frozenset({"X"}), {}, "again")
 
         async def get(path: str, params: Any) -> Any:
             return type("Body", (), {"data": b"{}", "recv_ns": 0, "packing": Packing.PLAIN})
@@ -341,8 +341,8 @@ def test_a_chain_of_odd_names_fails_alone() -> None:
                 "Body", (), {"data": path.rpartition("/")[2], "recv_ns": 0, "packing": Packing.PLAIN}
             )
 
-        async def commit(body: Any, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
-            return Found(frozenset(found[body]), {}, "")
+        async def commit(body: Any, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+            return BodyContents(frozenset(found[body]), {}, "")
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
         cycle = await case.fetcher.cycle(["SPY", "BRK"])
@@ -397,10 +397,10 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
             asked.append(path)
             return type("Body", (), {"data": b"", "recv_ns": 0, "packing": Packing.PLAIN})
 
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
             nonlocal count
             count += 1
-            return Found(frozenset({"SPY261218P00590000"}), {}, f"token {count}")
+            return BodyContents(frozenset({"SPY261218P00590000"}), {}, f"token {count}")
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
         cycle = await case.fetcher.cycle(["A?b=1/../x"])
@@ -412,7 +412,7 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
 
 def test_no_room_is_no_symbols_fault() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
             raise NoSpaceError("/dev/shm", 1, 0)
 
         case.fetcher._commit = commit
@@ -424,7 +424,7 @@ def test_no_room_is_no_symbols_fault() -> None:
 
 def test_no_room_is_one_plain_error_from_a_bisected_group_too() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> Found:
+        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
             raise NoSpaceError("/dev/shm", 1, 0)
 
         case.fetcher._commit = commit

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.handoff.ticket import Found
+from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL
 from workers.decoding import learn_json
@@ -50,7 +50,7 @@ class BodyMatcher(Matcher):
             verdicts[list(twice)] = ops.FELL_BACK  # the fallback decoder knows which of them counts
         for payload in np.flatnonzero(verdicts == ops.GOOD).tolist():
             token = payloads.cut(self._tokens[payload])[1:-1].decode()
-            found.bodies[payload] = Found(frozenset(symbols.get(payload, ())), {}, token)
+            found.bodies[payload] = BodyContents(frozenset(symbols.get(payload, ())), {}, token)
         return found
 
     def _symbols(self, payloads: Payloads) -> tuple[dict[int, list[str]], set[int]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData, ResultArea, concatenate
-from mdstream.handoff.ticket import Found
+from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position
@@ -39,7 +39,7 @@ class _Taken:
     parts: dict[str, list[Part]] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
     """Messages that they left, in payloads that they decoded."""
-    bodies: dict[int, Found] = field(default_factory=dict)
+    bodies: dict[int, BodyContents] = field(default_factory=dict)
     fell_back: int = 0
 
 

@@ -21,7 +21,7 @@ import orjson
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
-from mdstream.handoff.ticket import Found, Reject
+from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE
 from workers.decoding.codes import BatchCodes, places_of
@@ -46,7 +46,7 @@ class Decoded:
     rejects: list[Reject] = field(default_factory=list)
     control: list[Message] = field(default_factory=list)
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    bodies: dict[int, Found] = field(default_factory=dict)
+    bodies: dict[int, BodyContents] = field(default_factory=dict)
     """What each REST payload held."""
     fell_back: int = 0
     """Payloads that kernels began and left to the fallback decoder."""
@@ -112,7 +112,7 @@ class FallbackDecoder:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
                 counts[piece.payload] += 1
                 if not piece.kind.from_stream:
-                    out.bodies[piece.payload] = Found(frozenset(), {}, "", str(error))
+                    out.bodies[piece.payload] = BodyContents(frozenset(), {}, "", str(error))
         coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
         out.new = codes.new()
         for name, columns in out.columns.items():
@@ -223,7 +223,7 @@ class FallbackDecoder:
         return good
 
 
-def _make_found(body: _Body, rejects: Sequence[Reject]) -> Found:
+def _make_found(body: _Body, rejects: Sequence[Reject]) -> BodyContents:
     """Return what a body held whose messages in `rejects` became no rows."""
     records = Counter(body.symbols)
     records.subtract(body.symbols[r.message] for r in rejects)
@@ -232,7 +232,7 @@ def _make_found(body: _Body, rejects: Sequence[Reject]) -> Found:
         symbol = body.symbols[reject.message]
         if not records[symbol]:
             refused.setdefault(symbol, reject.reason)
-    return Found(frozenset(records) - refused.keys(), refused, body.page_token)
+    return BodyContents(frozenset(records) - refused.keys(), refused, body.page_token)
 
 
 def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.errors import UnlearnableError
-from mdstream.handoff.ticket import Found
+from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import StreamSpec
 from workers.decoding.layouts import Layouts, Table
 from workers.decoding.payloads import Payloads
@@ -62,7 +62,7 @@ class Matched:
     messages: npt.NDArray[np.uint32]
     """Messages of each payload that became rows of a kernel."""
     skipped: list[SkippedMessage] = field(default_factory=list)
-    bodies: dict[int, Found] = field(default_factory=dict)
+    bodies: dict[int, BodyContents] = field(default_factory=dict)
     """What each REST payload held."""
 
 

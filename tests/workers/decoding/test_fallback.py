@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdstream.handoff.ticket import Found
+from mdstream.handoff.ticket import BodyContents
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.traffic import generate
@@ -409,6 +409,6 @@ def test_one_batch_may_mix_stream_payloads_and_rest_bodies() -> None:
     ]
     decoded = decoder.decode(Payloads.of(batch))
     assert decoded.counts == [1, 1]
-    assert decoded.bodies == {1: Found(frozenset({"AAPL"}), {}, "")}
+    assert decoded.bodies == {1: BodyContents(frozenset({"AAPL"}), {}, "")}
     [row] = rows("stocks", decoded)["snapshots"]
     assert (row["symbol"], row["trade_price"], row["quote_ts"]) == ("AAPL", 5.0, None)

@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection, arbitrary_address  # type: ig
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from mdstream import children
+
 _END_WAIT_S = 2.0
 
 _users = 0
@@ -100,6 +102,21 @@ def kill() -> None:
     if (hung := pid()) is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(hung, signal.SIGKILL)
+
+
+def wait_until_loaded(context: BaseContext, seconds: float) -> None:
+    """Block until the fork server of `context` has loaded its modules and forks; start it if it is dead.
+
+    One that does not within `seconds` is killed, and this raises `EOFError`.
+    """
+    process = context.Process(target=_end_at_once)  # type: ignore[attr-defined]
+    with killed_after(seconds), children.starting(), children.without_script():
+        process.start()
+    process.join()
+
+
+def _end_at_once() -> None:
+    """Be the function of a process that only shows that processes start."""
 
 
 @contextlib.contextmanager

@@ -56,6 +56,8 @@ _END_WAIT_S = 5.0
 _START_ATTEMPTS = 3
 _START_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+_LOAD_S = 60.0
+"""A fork server that has not loaded its modules after this long hangs."""
 
 LOST = (BrokenExecutor, TimeoutError)
 """A worker that died, and one that hangs."""
@@ -69,13 +71,13 @@ def _workers() -> ModuleType:
     if getattr(workers, "OWNER", None) != "mdstream":
         raise ConfigError(
             f"`import workers` finds {workers.__file__ or workers.__path__}, which is not "
-            "mdstream's: rename that file or folder, or start mdstream from another directory"
+            "mdstream's: rename that file or folder, or remove its folder from PYTHONPATH"
         )
     return workers
 
 
 def are_kernels_compiled() -> bool:
-    """Whether the workers' kernels are on this machine's disk. Raises OSError where they cannot be kept."""
+    """Return whether this machine's disk has compiled kernels. Raises OSError where they cannot be kept."""
     return bool(_boot().is_compiled())
 
 
@@ -126,7 +128,7 @@ def load_early(size: int) -> None:
 
 
 class WorkerPool:
-    """Runs tickets on `size` processes, or here and now if `size` is 0.
+    """Runs tickets on `size` processes, or in the calling process if `size` is 0.
 
     Without `kernels` workers do not load the compiled decoders. `started` is called with the process ids of
     each crew, before it can work, and that of the process it is forked from, if there is one. A crew that
@@ -141,9 +143,9 @@ class WorkerPool:
     """Crews that were started in place of others."""
     _crew: Crew | None
     _generation: int
-    """That of the crew, counted when its replacement begins."""
+    """How many crews there have been."""
     _rebuilding: asyncio.Task[None] | None
-    """The last replacement; it goes on if a ticket that waits for it is cancelled."""
+    """The last replacement. There is one at a time; a ticket that is cancelled does not cancel it."""
     _ended_by: str
     """Why there are no workers any more; empty while there may be."""
     _context: BaseContext
@@ -237,8 +239,8 @@ class WorkerPool:
             return job(ticket)
         turns = self._turns
         await turns.enter()
-        generation = self._generation
         try:
+            generation = await self._find_crew()
             receipt: R = await self._submit(job, ticket)
             return receipt
         except LOST as error:
@@ -254,8 +256,8 @@ class WorkerPool:
 
     async def _do_alone(self, job: Callable[[T], R], ticket: T, name: str) -> R:
         await self._turns.enter_alone()
-        generation = self._generation
         try:
+            generation = await self._find_crew()
             receipt: R = await self._submit(job, ticket)
             return receipt
         except LOST as error:
@@ -292,6 +294,7 @@ class WorkerPool:
         """Start a crew and wait until all of it can work."""
         start = self._boot.start if self._kernels else self._boot.start_plain
         self._crew = Crew(self.size, start, self._boot.serve, self._context)
+        self._generation += 1
         pids = [process.pid for process in self._crew.processes if process.pid is not None]
         self._started(pids, forkserver.pid() if self._is_forked else None)
         self.pids = await self._crew.ready()
@@ -307,15 +310,22 @@ class WorkerPool:
 
         Raises `NoWorkersError` where that failed, or the pool is closed meanwhile.
         """
-        if self._generation == broken and not self._ended_by:
-            self._generation += 1
+        done = self._rebuilding is None or self._rebuilding.done()
+        if self._generation == broken and done and not self._ended_by:
             self._rebuilding = asyncio.get_running_loop().create_task(self._replace_crew())
-        if (rebuilding := self._rebuilding) is None:
-            return
-        await asyncio.wait([rebuilding])  # which a ticket that is cancelled here does not cancel
-        if rebuilding.cancelled():
-            raise NoWorkersError(self._ended_by)
-        rebuilding.result()
+        await self._find_crew()
+
+    async def _find_crew(self) -> int:
+        """Wait for a replacement that is under way; return the crew's generation.
+
+        Raises `NoWorkersError` where the replacement failed.
+        """
+        if (rebuilding := self._rebuilding) is not None and not rebuilding.done():
+            await asyncio.wait([rebuilding])  # a ticket that is cancelled here does not cancel it
+            if rebuilding.cancelled():
+                raise NoWorkersError(self._ended_by)
+            rebuilding.result()
+        return self._generation
 
     async def _replace_crew(self) -> None:
         started, attempts = time.monotonic(), 0
@@ -326,6 +336,9 @@ class WorkerPool:
             attempts += 1
             self.rebuilds += 1
             try:
+                if self._has_forkserver:
+                    # In a thread: a new server loads for seconds, and the owner's loop must go on.
+                    await asyncio.to_thread(forkserver.wait_until_loaded, self._context, _LOAD_S)
                 await self._new_crew()
             except (BrokenExecutor, EOFError, OSError) as error:
                 # The last two: its fork server is dying just now, and the next attempt has a new one.

@@ -14,8 +14,9 @@ import psutil
 import pytest
 import uvloop
 
+from mdstream.errors import WorkerError
 from mdstream.pool import forkserver, ipc
-from mdstream.pool.pool import WorkerPool
+from mdstream.pool.pool import WorkerPool, forkserver_modules
 from tests.forking import end_fork_server
 from tests.running import HANGING_S, until
 
@@ -63,6 +64,40 @@ def test_a_fork_server_that_is_killed_is_replaced() -> None:
         assert 1 <= pool.rebuilds <= 3
         with pytest.raises(FileNotFoundError):
             await pool.compress(Path("/nowhere"))
+        await pool.close()
+
+    uvloop.run(go())
+
+
+def test_the_loop_goes_on_while_a_new_fork_server_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one loads a module that waits for a file, which only this loop can make."""
+    (tmp_path / "slow_to_load.py").write_text(
+        "import os, time\nwhile not os.path.exists(os.environ['LOADED']):\n    time.sleep(0.01)\n"
+    )
+    loaded = tmp_path / "loaded"
+    monkeypatch.setenv("LOADED", str(loaded))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def go() -> None:
+        pool = WorkerPool(2, 60.0)
+        await pool.start(bars=False)
+        pid = forkserver.pid()
+        assert pid is not None
+        forkserver.take(*forkserver_modules("slow_to_load"))
+        os.kill(pid, signal.SIGKILL)
+        for worker in pool.pids:
+            os.kill(worker, signal.SIGKILL)
+        async with asyncio.timeout(HANGING_S):
+            while forkserver.pid() in (None, pid):
+                with contextlib.suppress(FileNotFoundError, TimeoutError, WorkerError):
+                    await asyncio.wait_for(pool.compress(Path("/nowhere")), 0.1)
+                await asyncio.sleep(0.01)
+        loaded.touch()
+        with pytest.raises(FileNotFoundError):
+            await pool.compress(Path("/nowhere"))
+        forkserver.leave()
         await pool.close()
 
     uvloop.run(go())

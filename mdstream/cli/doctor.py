@@ -44,7 +44,9 @@ def doctor(
     findings = [*_machine(settings), *_runs(settings.frames), *_keys(settings)]
     if not offline:
         findings += asyncio.run(_endpoints(settings))
-    table = Table("", "what", "found", "how to fix", box=None, padding=(0, 1))
+    table = Table("", box=None, padding=(0, 1))
+    for title in ("what", "found", "how to fix"):
+        table.add_column(title, overflow="fold")  # a cut address or path would be of no use
     for finding in findings:
         mark = Text(finding.verdict, style=_MARKS[finding.verdict])
         table.add_row(mark, finding.what, finding.found, finding.fix)

@@ -15,7 +15,7 @@ import pytest
 
 import mdstream
 from tests.docs.documents import ROOT
-from tests.running import until
+from tests.running import HANGING_S, until
 
 PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
 MOST_LINES = 60
@@ -33,9 +33,9 @@ def shown_by(name: str, *words: str, line: str, folder: Path) -> str:
             [sys.executable, program(name), *words], cwd=folder, stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        until(lambda: re.search(line, out.read_text()) or process.poll() is not None, 60, line)
+        until(lambda: re.search(line, out.read_text()) or process.poll() is not None, line)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, out.read_text()
+        assert process.wait(HANGING_S) == 0, out.read_text()
     finally:
         process.kill()
         process.wait()
@@ -48,7 +48,11 @@ def shown_by(name: str, *words: str, line: str, folder: Path) -> str:
 def ended(name: str, *words: str, folder: Path) -> str:
     """Run a program that ends by itself, and return what it has shown."""
     done = subprocess.run(
-        [sys.executable, program(name), *words], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, program(name), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=HANGING_S,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout

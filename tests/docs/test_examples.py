@@ -144,6 +144,7 @@ class _Shell:
     def _in_process(self, words: list[str], given: dict[str, str]) -> None:
         """Run a command that ends by itself in this process, which has loaded everything already."""
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mdstream.pool.ipc.claim", lambda: None)  # it is for a process that is ours alone
             for name, value in given.items():
                 patch.setenv(name, value)
             code = app(words, prog_name="mdstream", standalone_mode=False)
@@ -160,8 +161,14 @@ class _Serving:
         self._process = subprocess.Popen(command, env=_environment(command, given), stdout=self._shown)
 
     def __enter__(self) -> None:
-        until(lambda: self._is_ready() or self._process.poll() is not None, 60, f"lines of {self._what}")
-        assert self._process.poll() is None, f"{self._what} ended by itself"
+        try:
+            until(lambda: self._is_ready() or self._process.poll() is not None, f"lines of {self._what}")
+            assert self._process.poll() is None, f"{self._what} ended by itself"
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            self._shown.close()
+            raise
 
     def _is_ready(self) -> bool:
         shown = os.pread(self._shown.fileno(), 1_000_000, 0)
@@ -170,7 +177,7 @@ class _Serving:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
         try:
-            code = self._process.wait(60)
+            code = self._process.wait(HANGING_S)
         finally:
             self._process.kill()
             self._process.wait()

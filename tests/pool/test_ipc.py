@@ -13,14 +13,14 @@ from mdstream.pool import ipc
 from tests.running import until
 
 OWNER = """
-import asyncio, uvloop
+import asyncio, sys, uvloop
 from mdstream.pool import ipc
 from mdstream.pool.pool import WorkerPool
 async def go():
     pool = WorkerPool(2, 60.0)
     await pool.start(bars=False)
     print("ready", flush=True)
-    await asyncio.sleep(END)
+    await asyncio.to_thread(sys.stdin.readline)
     await pool.close()
 if __name__ == "__main__":
     ipc.claim()
@@ -34,10 +34,11 @@ def named_after(pid: int) -> list[Path]:
     return [*sockets, *Path("/dev/shm").glob(f"sem.mdstream-*-{pid}-*")]
 
 
-def started(end: str, **environment: str) -> subprocess.Popen[bytes]:
-    """A process with a pool, which has just come up."""
+def started(**environment: str) -> subprocess.Popen[bytes]:
+    """A process with a pool, which has just come up, and ends with its standard input."""
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER.replace("END", end)],
+        [sys.executable, "-c", OWNER],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
         env=os.environ | environment,
@@ -49,7 +50,7 @@ def started(end: str, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def test_what_a_killed_family_left_is_removed_by_the_next_to_start() -> None:
-    with started("600") as process:
+    with started() as process:
         os.killpg(process.pid, signal.SIGKILL)
     assert named_after(process.pid)
     ipc.reap()
@@ -57,7 +58,7 @@ def test_what_a_killed_family_left_is_removed_by_the_next_to_start() -> None:
 
 
 def test_what_a_living_process_uses_is_left_alone_and_goes_with_it() -> None:
-    with started("1") as process:
+    with started() as process:
         before = named_after(process.pid)
         ipc.reap()
         assert named_after(process.pid) == before
@@ -69,7 +70,7 @@ def test_a_temporary_folder_with_a_long_name_is_no_obstacle(tmp_path: Path) -> N
     room = 107 - len("/pymp-12345678/listener-12345678")
     folder = tmp_path / ("x" * (room - len(str(tmp_path)) - 1))
     folder.mkdir()
-    with started("0", TMPDIR=str(folder)) as process:
+    with started(TMPDIR=str(folder)) as process:
         pass
     assert process.returncode == 0
     assert not list(folder.iterdir())

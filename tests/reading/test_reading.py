@@ -289,7 +289,7 @@ def test_a_frame_that_never_comes_is_told(market: Market, monkeypatch: pytest.Mo
 def test_waiting_ends_with_its_time_or_with_the_run(
     market: Market, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mdstream.reading.attach._FRAME_S", 2 * HANGING_S)
+    monkeypatch.setattr("mdstream.reading.attach._FRAME_WAIT_S", 2 * HANGING_S)
     market.trade(5)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"stocks.trades had no such row within 0.2 s"):

@@ -84,7 +84,7 @@ def test_where_they_cannot_be_kept_the_library_decodes(tmp_path: Path) -> None:
         log += stopped(process)[1]
     assert process.returncode == 0, log
     [line] = [line for line in log.splitlines() if "WARNING" in line]
-    assert f"cannot be kept on disk: {taken} cannot be written" in line
+    assert f"cannot be stored on disk: {taken} cannot be written" in line
     assert "NUMBA_CACHE_DIR" in line
     stocks = json.loads(report.read_text())["streams"]["stocks"]
     assert stocks["committed"] == stocks["messages"] > 0

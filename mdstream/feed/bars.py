@@ -26,7 +26,7 @@ Frames = Mapping[str, FrameWriter]
 
 
 class Bars:
-    """The bars of one stream. Lives in the feed's process alone."""
+    """The bars of one stream. Used only in the feed's process."""
 
     # Written here alone.
     _joined: int

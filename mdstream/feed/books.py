@@ -31,7 +31,7 @@ complex numbers by these in turn."""
 
 
 class Books:
-    """The books of one stream. Lives in the feed's process alone."""
+    """The books of one stream. Used only in the feed's process."""
 
     # Written here alone.
     dropped: int

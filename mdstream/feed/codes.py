@@ -25,7 +25,7 @@ Codes = Mapping[str, npt.NDArray[np.uint32]]
 
 
 class Dictionaries:
-    """The dictionaries of one stream. Lives in the feed's process alone."""
+    """The dictionaries of one stream. Used only in the feed's process."""
 
     def __init__(self, run: Path, spec: StreamSpec) -> None:
         self._writers = {

@@ -49,7 +49,7 @@ Rows = Mapping[str, Sequence[ColumnData]]
 
 
 class Committer:
-    """Everything one feed writes for readers. Lives in the feed's process alone."""
+    """Everything one feed writes for readers. Used only in the feed's process."""
 
     # What readers see. Written here, batch after batch, and by nobody else.
     state: FeedState

@@ -24,7 +24,7 @@ has one of its own."""
 
 
 class Latest:
-    """The last values of one stream. Lives in the feed's process alone."""
+    """The last values of one stream. Used only in the feed's process."""
 
     def __init__(self, folder: Path, spec: StreamSpec, share: Share) -> None:
         channel = spec.latest_channel

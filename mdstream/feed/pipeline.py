@@ -70,7 +70,7 @@ class _Received:
 
 
 class Pipeline:
-    """The hand-off of one feed. Lives in the feed's loop."""
+    """The hand-off of one feed. Used only in the feed's event loop."""
 
     failed: asyncio.Future[None]
     """Has the error that the stream failed with; nothing moves then."""
@@ -85,7 +85,7 @@ class Pipeline:
     _is_gap_due: bool
     """Whether the connection was lost, and no batch says so yet."""
     _received: _Received
-    # What waits, and for what:
+    # What is waiting:
     _kick_due: bool
     """Whether `_kick` will be called soon."""
     _has_room: asyncio.Event
@@ -154,7 +154,7 @@ class Pipeline:
         return left.payloads
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
-        """Take a payload of the stream, unless there is no room for it at this moment."""
+        """Take a payload of the stream; return False if there is no room for it now."""
         batch = self._filling
         if batch is None or not batch.slab.try_append(payload, kind, recv_ns):
             if (batch := self._begin(len(payload))) is None:

@@ -96,7 +96,7 @@ async def serve(
 
 
 def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What nobody waited for: of a connection that was given up anyway, a line for the curious."""
+    """Log an error that no task awaited, such as one of a connection that was already given up."""
     error = context.get("exception")
     if isinstance(error, OSError):  # which errors of TLS are, too
         log.debug("%s: %s", context["message"], error)

@@ -1,9 +1,9 @@
-"""What `multiprocessing` keeps outside of a run's folder, under a name that says whose it is.
+"""Name what `multiprocessing` keeps outside of a run's folder after the process that owns it.
 
     /dev/shm/sem.mdstream-<uid>-<pid>-*   semaphores of pools
     <temporary>/mdstream-ipc-<uid>-<pid>  sockets of fork servers
 
-Python removes both when a process ends, but nobody does when a whole process group is killed. So the
+Python removes both when a process ends, but not when a whole process group is killed. So the
 process that owns everything below it (supervisor, recorder, backfill) puts its process id into these names,
 and the next one to start removes those whose process no longer exists.
 """

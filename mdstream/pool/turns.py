@@ -13,7 +13,7 @@ import asyncio
 
 
 class Turns:
-    """The tickets of one pool. Lives in one loop."""
+    """The tickets of one pool. Used in one event loop."""
 
     busy: int
     """Tickets at work. Written here alone, like all that follows."""

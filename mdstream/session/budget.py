@@ -77,7 +77,7 @@ class Budget:
 
     @property
     def waits_s(self) -> float:
-        """Seconds until the next request may go, for whatever reason."""
+        """Seconds until the next request may be sent."""
         return max(0.0, self._pause())
 
     def _learn(self, share: int) -> None:

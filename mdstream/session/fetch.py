@@ -1,4 +1,4 @@
-"""Fetching the state of all symbols at once: one cycle over REST.
+"""Fetch the state of all symbols concurrently: one cycle over REST.
 
     symbols ─► groups, as few as the budget demands ─► all requested at once ─► bodies to the pipeline
                     ▲                                        │

@@ -1,9 +1,9 @@
-"""Tells a connected socket that is dead from one that has nothing to send.
+"""Distinguish a connected socket that is dead from one that has nothing to send.
 
-Two kinds of limits. Our own, by channel, hold for the socket as a whole: any data shows that it lives,
-and the most talkative channel that is subscribed says how long silence may last; only while the market
-is open. Limits a user names hold at all hours, each for its channel alone: while trades still flow,
-quotes that stopped are missed all the same.
+There are two kinds of limits. The stream's own limits, by channel, apply to the socket as a whole, and only
+while the market is open: any data shows that the socket works, and the busiest subscribed channel sets how
+long it may be silent. Limits from the user's settings apply at all hours, each to its own channel: quotes
+that stop are noticed although trades still arrive.
 """
 
 from __future__ import annotations
@@ -22,34 +22,33 @@ from mdstream.wire.subscription import Subscriptions
 class MuteLimits:
     """After how many silent seconds a connection is given up, by channel."""
 
-    own: Mapping[str, float]
-    """The stream's, less what the user named: for the socket as a whole."""
-    asked: Mapping[str, float]
-    """Those the user named: for each channel alone."""
+    by_stream: Mapping[str, float]
+    """The stream's own, without channels that the user set: for the socket as a whole."""
+    by_user: Mapping[str, float]
+    """From the settings: for each channel alone."""
     always_open: bool
 
     @classmethod
-    def of(cls, spec: StreamSpec, asked: Mapping[str, float]) -> MuteLimits:
-        """The limits of stream `spec` when the user `asked` for some."""
-        own = {c: s for c, s in spec.mute_after_s.items() if c not in asked}
-        return cls(own, asked, spec.always_open)
+    def of(cls, spec: StreamSpec, by_user: Mapping[str, float]) -> MuteLimits:
+        """Return the limits of stream `spec` with those that the user set."""
+        by_stream = {c: s for c, s in spec.mute_after_s.items() if c not in by_user}
+        return cls(by_stream, by_user, spec.always_open)
 
     def socket(self, subscriptions: Subscriptions) -> float | None:
-        """The limit of the socket with what is subscribed now; None: silence is normal."""
+        """Return the socket's limit with the present subscriptions; None: silence is normal."""
         if not self.always_open and not is_open(datetime.now(UTC)):
             return None
         active = (c for c, symbols in subscriptions.active.items() if symbols)
-        return min((self.own[c] for c in active if c in self.own), default=None)
+        return min((self.by_stream[c] for c in active if c in self.by_stream), default=None)
 
 
 class Silence:
     """How long one stream has been silent.
 
-    `rows_of` counts the rows that came by a channel so far; None says that it cannot be told now, for
-    what came still waits here.
+    `rows_of` returns the rows received on a channel so far; None while received data is not decoded yet.
     """
 
-    # The mutable state: when data came last, and for watched channels their rows and since when.
+    # Mutable state: when data came last; for watched channels their rows, and since when there are so many.
 
     def __init__(self, limits: MuteLimits, rows_of: Callable[[str], int | None]) -> None:
         self.last_data = 0.0
@@ -59,16 +58,16 @@ class Silence:
         self._seen: dict[str, tuple[int | None, float]] = {}
 
     def restart(self) -> None:
-        """All silence begins anew: the connection does, or we ourselves had stopped to read."""
+        """Start all timers anew: the connection is new, or reading had been paused here."""
         self.last_data = time.monotonic()
         self._seen.clear()
 
     def broken(self, now: float, subscriptions: Subscriptions) -> str:
-        """Why the connection must be given up, in words; empty while it need not."""
+        """Return why the connection must be replaced; empty if it need not be."""
         limit = self._limits.socket(subscriptions)
         if limit and now - self.last_data > limit:
             return f"connected but mute for {limit:g} s"
-        for channel, limit in self._limits.asked.items():
+        for channel, limit in self._limits.by_user.items():
             if not subscriptions.active.get(channel):
                 self._seen.pop(channel, None)
                 continue

@@ -4,8 +4,8 @@
        ▲                                                                                   │
        └──── backoff: jittered, capped, reset by real data ◄──── lost, refused, mute ◄─────┘
 
-What comes in is stamped and handed on; only control messages are looked into. Errors that another
-attempt cannot mend (`CredentialsError`, `CertificateError`) end the session; all others reconnect.
+Payloads are stamped and handed on; only control messages are decoded here. Errors that another attempt
+cannot fix (`CredentialsError`, `CertificateError`) end the session; after all others it reconnects.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from mdstream.wire.subscription import Refusal, Subscriptions
 log = logging.getLogger(__name__)
 
 _NAMED = 5
-"""Of refused subscriptions, so many are named in an event."""
+"""How many refused subscriptions an event names."""
 
 
 class Sink(Protocol):
     """Where payloads go."""
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
-        """Take a payload, unless there is no room for it at this moment."""
+        """Take a payload; return False if there is no room for it now."""
 
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload, waiting for room."""
@@ -56,8 +56,7 @@ class Sink(Protocol):
 class StreamSession:
     """Keeps one stream connected and subscribed. `run` returns only by cancellation or fatal error.
 
-    `on_event` gets what a person following the run wants to know; `rows_of` counts the rows that a
-    channel has brought so far.
+    `on_event` gets events for people who follow the run; `rows_of` returns the rows received on a channel.
     """
 
     # Counters and states for readers; written here only.
@@ -67,7 +66,7 @@ class StreamSession:
     reconnects: int
     control_messages: int
     trouble: str
-    """Why there is no connection, or was none lately; empty while all is well."""
+    """Why there is or recently was no connection; empty while there is one."""
     ready: asyncio.Event
 
     # The connection, while there is one; written by `_converse`.
@@ -177,7 +176,7 @@ class StreamSession:
                 for task in parts:
                     task.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
-            await self._put_held()  # it was received, whatever became of the connection
+            await self._put_held()  # it was received before the connection was lost
             for task in done:
                 task.result()
         finally:

@@ -94,8 +94,8 @@ def paint(found: dict[str, Any], title: str) -> bytes:
         figure, axes = plt.subplots(3, 2, figsize=(14, 10.5), layout="constrained")
         for axis, plot in zip(axes.flat, plots, strict=True):
             plot(axis, found)
-        told = textwrap.fill(found["limit"], _TITLE_WIDTH)
-        figure.suptitle(f"{title}\n{told}", fontsize=11, x=0.01, ha="left")
+        limit = textwrap.fill(found["limit"], _TITLE_WIDTH)
+        figure.suptitle(f"{title}\n{limit}", fontsize=11, x=0.01, ha="left")
         into = io.BytesIO()
         figure.savefig(into, dpi=110)
         plt.close(figure)

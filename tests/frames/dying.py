@@ -1,8 +1,8 @@
-"""A committer that kills itself at a chosen step of a commit: a process of its own, with one thread.
+"""A committer that kills itself at a chosen step of a commit, in its own process with one thread.
 
-Each commit happens in a fork of that process: starting one anew for each step would take hours. A step is a line
-of the code that stores what readers and successors see (`STORING`). Lines between two stores leave the same behind;
-so it is enough to die at those before which something has changed, which are found first.
+Each commit runs in a fork of that process, because a new process for each step would take hours. A step is a
+line of the code that stores the data of readers and successors (`STORING`). All lines between two stores leave
+the same data. So the tests first find the lines before which the data has changed, and kill only there.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ STORING = frozenset(
     )
 )
 _HEAD_BYTES = 4096
-"""As much of a head as a few chunks need."""
+"""The bytes of a head that a few chunks use."""
 
 
 class Plan(NamedTuple):
-    """What is committed before the batch that is cut short, and that batch."""
+    """The batches before the interrupted one, and the interrupted batch itself."""
 
     stream: str
     before: list[list[Payload]]
@@ -70,8 +70,10 @@ class Plan(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Commit in the empty run folder `run`, and die at `step`. If that is None find the steps: all there are,
-    or those that leave something else behind than the one before (`storing`), which takes a while.
+    """An order to commit in the empty run folder `run`, and to die at `step`.
+
+    With None as step, the committer finds the steps: all, or (`storing`) those before which the stored data
+    has changed. The second search is slow.
     """
 
     run: Path
@@ -82,8 +84,8 @@ class Order(NamedTuple):
 def serve(plan: Plan, pipe: Connection) -> None:
     """Carry out orders until there are no more.
 
-    An order is answered with "ready" once what comes before the batch is committed; upon another word, whatever
-    it is, with the steps, or with the signal that ended the committer.
+    The first answer to an order is "ready", after the commit of the batches before the interrupted one. Any
+    further message starts the commit. The second answer is the steps, or the signal that ended the committer.
     """
     with RunDirectory() as template:
         decoded = _decode(plan, template.path)
@@ -97,10 +99,10 @@ def serve(plan: Plan, pipe: Connection) -> None:
 
 
 def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
-    """The plan's batches, as workers hand them back."""
+    """Return the plan's batches as workers return them."""
     from workers import job
 
-    committer = _committer(plan, run)
+    committer = _make_committer(plan, run)
     decoded = []
     for sequence, payloads in enumerate([*plan.before, plan.batch], 1):
         name = f"{plan.stream}-{sequence}"
@@ -116,16 +118,16 @@ def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
     return decoded
 
 
-def _committer(plan: Plan, run: Path) -> Committer:
+def _make_committer(plan: Plan, run: Path) -> Committer:
     state = FeedState.create(state_path(run, plan.stream))
     rejects = RejectFile(plan.rejects)
     return Committer(run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars)
 
 
 def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, pipe: Connection) -> None:
-    """The life of a fork; it has an end in any case."""
+    """Carry out one order in a fork, and exit."""
     try:
-        committer = _committer(plan, order.run)
+        committer = _make_committer(plan, order.run)
         for slab, receipt in decoded[:-1]:
             committer.commit(slab, receipt, 0)
         slab, receipt = decoded[-1]
@@ -135,18 +137,18 @@ def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, 
         pipe.send("ready")
         pipe.recv()
         if order.step is None:
-            find = _storing_steps if order.storing else _all_steps
+            find = _find_storing_steps if order.storing else _find_all_steps
             pipe.send(find(order.run, lambda: committer.commit(slab, receipt, 0)))
             os._exit(0)
-        _step_through(lambda: committer.commit(slab, receipt, 0), _death_at(order.step))
-        os.kill(os.getpid(), signal.SIGKILL)  # all steps are done
+        _step_through(lambda: committer.commit(slab, receipt, 0), _die_at(order.step))
+        os.kill(os.getpid(), signal.SIGKILL)  # the commit has no such step: die after it
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
-def _death_at(step: int) -> Callable[[int], None]:
+def _die_at(step: int) -> Callable[[int], None]:
     def look(number: int) -> None:
         if number == step:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -154,13 +156,13 @@ def _death_at(step: int) -> Callable[[int], None]:
     return look
 
 
-def _all_steps(_: Path, work: Callable[[], None]) -> list[int]:
-    """Steps of `work`, and the one behind its last."""
+def _find_all_steps(_: Path, work: Callable[[], None]) -> list[int]:
+    """Return the numbers of the steps of `work`, and one more."""
     return list(range(_step_through(work, lambda _: None) + 1))
 
 
-def _storing_steps(run: Path, work: Callable[[], None]) -> list[int]:
-    """Steps of `work` before which something in `run` has changed, and the one behind its last."""
+def _find_storing_steps(run: Path, work: Callable[[], None]) -> list[int]:
+    """Return the steps of `work` before which data in `run` has changed, and the number after its last step."""
     found = [0]
     before = _digest(run)
 
@@ -175,7 +177,7 @@ def _storing_steps(run: Path, work: Callable[[], None]) -> list[int]:
 
 
 def _step_through(work: Callable[[], None], look: Callable[[int], None]) -> int:
-    """Do `work`, calling `look` before each step; how many there were."""
+    """Do `work`, and call `look` before each step; return the number of steps."""
     steps = 0
 
     def line(_: FrameType, event: str, __: Any) -> Any:
@@ -197,7 +199,7 @@ def _step_through(work: Callable[[], None], look: Callable[[int], None]) -> int:
 
 
 def _digest(run: Path) -> int:
-    """A digest of all that readers and successors see."""
+    """Return a digest of all data that readers and successors see."""
     digest = 0
     for folder in ("frames", "dictionaries", "feeds"):
         for path, _, names in os.walk(run / folder):

@@ -1,4 +1,4 @@
-"""A frame's columns, as its own feed reads them."""
+"""The columns of a frame, as its own feed reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdstream.streams.spec import Column, Kind
 
 COLUMNS = (Column("ts", Kind.TIME, required=True), Column("n", Kind.INT, required=True))
 LIMITS = Limits(retention=8_000, chunk=1_000)
-"""Some seven chunks of 64 rows."""
+"""About seven chunks of 64 rows."""
 
 
 @given(

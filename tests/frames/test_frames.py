@@ -1,4 +1,4 @@
-"""A frame written by one writer and read by readers that know nothing of it."""
+"""Frames: one writer writes them, and independent readers read them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run() -> Iterator[RunDirectory]:
         yield directory
 
 
-def data(rows: list[Row]) -> list[ColumnData]:
+def encode_rows(rows: list[Row]) -> list[ColumnData]:
     def mask(values: list[Any]) -> Any:
         return np.array([v is not None for v in values]) if None in values else None
 
@@ -78,11 +78,11 @@ def data(rows: list[Row]) -> list[ColumnData]:
     ]
 
 
-def plain(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+def read_rows(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
     return frame.with_columns(pl.col("symbol").cast(pl.String), pl.col("ts").to_physical()).rows()
 
 
-def shown(rows: list[Row]) -> list[tuple[Any, ...]]:
+def decode_rows(rows: list[Row]) -> list[tuple[Any, ...]]:
     return [
         (SYMBOLS[s], t, p, f, x, None if y is None else [SYMBOLS[c] for c in y])
         for s, t, p, f, x, y in rows
@@ -112,19 +112,19 @@ def test_readers_see_every_row_as_it_was_written(batches: list[list[Row]]) -> No
         followed: list[tuple[Any, ...]] = []
         written: list[Row] = []
         for batch in batches:
-            writer.append(data(batch))
+            writer.append(encode_rows(batch))
             written += batch
-            assert plain(early.frame("test.rows")) == shown(written)
+            assert read_rows(early.frame("test.rows")) == decode_rows(written)
             new = tail.poll()
             assert new is not None
-            followed += plain(new)
-        assert followed == shown(written)
+            followed += read_rows(new)
+        assert followed == decode_rows(written)
         writer.close()
-        assert plain(attach(directory.run).frame("test.rows")) == shown(written)
+        assert read_rows(attach(directory.run).frame("test.rows")) == decode_rows(written)
 
 
-def simple(start: int, count: int) -> list[ColumnData]:
-    return data(
+def make_rows(start: int, count: int) -> list[ColumnData]:
+    return encode_rows(
         [
             (i % 20, i, i / 2 if i % 3 else None, i % 2 == 0, f"t{i}", [i % 20])
             for i in range(start, start + count)
@@ -132,12 +132,12 @@ def simple(start: int, count: int) -> list[ColumnData]:
     )
 
 
-def test_rows_cross_chunks_without_a_seam(run: RunDirectory) -> None:
+def test_rows_cross_chunks_without_a_gap(run: RunDirectory) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 200_000))
     for start in range(0, 30_000, 1_000):
-        writer.append(simple(start, 1_000))
+        writer.append(make_rows(start, 1_000))
     frame = attach(run.run).frame("test.rows")
-    assert writer.head.end > 5, "it was meant to take several chunks"
+    assert writer.head.end > 5, "the rows must fill several chunks"
     assert frame["ts"].to_physical().to_list() == list(range(30_000))
     assert frame["text"].to_list() == [f"t{i}" for i in range(30_000)]
     assert frame["price"].null_count() == 10_000
@@ -145,7 +145,7 @@ def test_rows_cross_chunks_without_a_seam(run: RunDirectory) -> None:
 
 def test_numbers_are_the_shared_memory_itself(run: RunDirectory) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
-    writer.append(simple(0, 100))
+    writer.append(make_rows(0, 100))
     frame = attach(run.run).frame("test.rows")
     assert frame["price"].null_count() == 34
     path = writer.head.chunk_path(0)
@@ -158,7 +158,7 @@ def test_numbers_are_the_shared_memory_itself(run: RunDirectory) -> None:
 
 def test_a_chunk_opens_with_stock_pyarrow_sealed_or_not(run: RunDirectory) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 200_000))
-    writer.append(simple(0, 2_500))
+    writer.append(make_rows(0, 2_500))
 
     def batch(number: int) -> pa.RecordBatch:
         return pa.ipc.open_file(pa.memory_map(str(writer.head.chunk_path(number)))).get_batch(0)
@@ -178,14 +178,14 @@ def test_a_chunk_opens_with_stock_pyarrow_sealed_or_not(run: RunDirectory) -> No
     assert last.column("price").null_count == sum(i % 3 == 0 for i in range(start, 2_500))
 
 
-def test_the_oldest_chunk_goes_and_a_slow_tail_is_told(run: RunDirectory) -> None:
+def test_the_oldest_chunk_goes_and_a_slow_tail_is_reported(run: RunDirectory) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(400_000, 100_000))
     attachment = attach(run.run)
-    writer.append(simple(0, 10))
+    writer.append(make_rows(0, 10))
     tail = attachment.tail("test.rows", from_start=True)
     held = attachment.frame("test.rows")
     for start in range(10, 20_010, 1_000):
-        writer.append(simple(start, 1_000))
+        writer.append(make_rows(start, 1_000))
     folder = frame_path(run.path, "test.rows")
     assert sum(path.stat().st_size for path in folder.glob("*.arrow")) <= 400_000
     frame = attachment.frame("test.rows")
@@ -195,7 +195,7 @@ def test_the_oldest_chunk_goes_and_a_slow_tail_is_told(run: RunDirectory) -> Non
     assert new is not None
     assert tail.missed == 20_010 - new.height
     assert writer.head.first_row == tail.missed
-    assert held["ts"].to_physical().to_list() == list(range(10)), "what a reader holds stays"
+    assert held["ts"].to_physical().to_list() == list(range(10)), "a reader keeps the rows that it has read"
 
 
 def test_frames_of_a_stream_share_what_it_may_take(run: RunDirectory) -> None:
@@ -205,14 +205,14 @@ def test_frames_of_a_stream_share_what_it_may_take(run: RunDirectory) -> None:
         for name in ("large", "small")
     )
     for start in range(0, 20_000, 1_000):
-        large.append(simple(start, 1_000))
+        large.append(make_rows(start, 1_000))
     assert large.bytes <= 500_000
     assert large.head.first_row > 0
     kept = large.rows - large.head.first_row
     for start in range(0, 3_000, 100):
-        small.append(simple(start, 100))
+        small.append(make_rows(start, 100))
     assert large.bytes + small.bytes <= 500_000
-    assert large.rows - large.head.first_row < kept, "the large one has made way"
+    assert large.rows - large.head.first_row < kept, "the share must evict chunks of the large frame"
     frame = attach(run.run).frame("test.large")
     end = large.rows
     assert frame["ts"].to_physical().to_list() == list(range(end - frame.height, end))
@@ -224,7 +224,7 @@ def test_a_batch_that_found_no_room_is_appended_once_there_is(
 ) -> None:
     folder = frame_path(run.path, "test.rows")
     writer = FrameWriter(folder, COLUMNS, Limits(64_000_000, 200_000))
-    writer.append(simple(0, 100), 1)
+    writer.append(make_rows(0, 100), 1)
     create = Chunk.create
 
     def full(path: Path, *_: Any) -> None:
@@ -235,16 +235,16 @@ def test_a_batch_that_found_no_room_is_appended_once_there_is(
         monkeypatch.setattr(Chunk, "create", staticmethod(full))
         for _ in range(3):
             with pytest.raises(NoSpaceError):
-                writer.append(simple(first, 5_000), sequence)
-            assert writer.rows == first, "nothing is published of it"
+                writer.append(make_rows(first, 5_000), sequence)
+            assert writer.rows == first, "no row of the failed batch is published"
             frame = attach(run.run).frame("test.rows")
             assert frame["ts"].to_physical().to_list() == list(range(first - frame.height, first))
         monkeypatch.setattr(Chunk, "create", staticmethod(create))
-        writer.append(simple(first, 5_000), sequence)
-    writer.append(simple(0, 5_000), 4)  # it is there already
+        writer.append(make_rows(first, 5_000), sequence)
+    writer.append(make_rows(0, 5_000), 4)  # the frame has this batch already
     writer.close()
     frame = attach(run.run).frame("test.rows")
-    kept = range(15_100 - frame.height, 15_100)  # old ones had to make way
+    kept = range(15_100 - frame.height, 15_100)  # the writer evicted old chunks
     assert frame["ts"].to_physical().to_list() == list(kept)
     assert frame["text"].to_list() == [f"t{i}" for i in kept]
     for path in folder.glob("*.arrow"):
@@ -253,14 +253,14 @@ def test_a_batch_that_found_no_room_is_appended_once_there_is(
         pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).num_rows
         for path in sorted(folder.glob("*.arrow"))
     ]
-    assert sum(lengths) == len(kept) >= 5_000, "no file says that it holds rows of the attempts"
+    assert sum(lengths) == len(kept) >= 5_000, "no file contains rows of the failed attempts"
 
 
 def test_a_batch_that_found_room_for_some_chunks_only_is_appended_once_there_is(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 50_000))
-    writer.append(simple(0, 100), 1)
+    writer.append(make_rows(0, 100), 1)
     create, made = Chunk.create, 0
 
     def scarce(path: Path, *rest: Any) -> None:
@@ -272,13 +272,13 @@ def test_a_batch_that_found_room_for_some_chunks_only_is_appended_once_there_is(
 
     monkeypatch.setattr(Chunk, "create", staticmethod(scarce))
     with pytest.raises(NoSpaceError):
-        writer.append(simple(100, 5_000), 2)
+        writer.append(make_rows(100, 5_000), 2)
     assert made == 2
     assert writer.rows == 100
     monkeypatch.setattr(Chunk, "create", staticmethod(create))
-    writer.append(simple(100, 5_000), 2)
+    writer.append(make_rows(100, 5_000), 2)
     frame = attach(run.run).frame("test.rows")
-    kept = range(5_100 - frame.height, 5_100)  # old ones had to make way
+    kept = range(5_100 - frame.height, 5_100)  # the writer evicted old chunks
     assert frame["ts"].to_physical().to_list() == list(kept)
     assert frame["text"].to_list() == [f"t{i}" for i in kept]
 
@@ -295,7 +295,7 @@ def test_where_there_is_room_for_a_small_chunk_only_it_is_small(
 
     monkeypatch.setattr(Chunk, "create", staticmethod(cramped))
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
-    writer.append(simple(0, 1_000))
+    writer.append(make_rows(0, 1_000))
     assert attach(run.run).frame("test.rows")["ts"].to_physical()[-1] == 999
 
 
@@ -303,23 +303,25 @@ def test_a_text_larger_than_a_chunk_gets_one_of_its_own(run: RunDirectory) -> No
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, Limits(64_000_000, 100_000))
     big = "x" * 1_000_000
     writer.append(
-        data([(0, 0, 1.0, True, "small", []), (0, 1, 1.0, True, big, []), (0, 2, 1.0, True, "s", [])])
+        encode_rows(
+            [(0, 0, 1.0, True, "small", []), (0, 1, 1.0, True, big, []), (0, 2, 1.0, True, "s", [])]
+        )
     )
     assert attach(run.run).frame("test.rows")["text"].to_list() == ["small", big, "s"]
-    writer.append(simple(3, 5_000))
+    writer.append(make_rows(3, 5_000))
     large = [p for p in writer.head.folder.glob("*.arrow") if p.stat().st_size > 400_000]
-    assert len(large) == 1, "those that come after it are of the usual size"
+    assert len(large) == 1, "later chunks have the usual size"
 
 
 def test_a_successor_goes_on_where_a_writer_stopped(run: RunDirectory) -> None:
     folder = frame_path(run.path, "test.rows")
-    FrameWriter(folder, COLUMNS, ROOMY).append(simple(0, 777), 1)
+    FrameWriter(folder, COLUMNS, ROOMY).append(make_rows(0, 777), 1)
     reader = attach(run.run)
     assert reader.rows("test.rows") == 777
     successor = FrameWriter(folder, COLUMNS, ROOMY)
-    successor.append(simple(0, 777), 1)  # the same batch again: it is there already
+    successor.append(make_rows(0, 777), 1)  # the frame has this batch already
     assert successor.rows == 777
-    successor.append(simple(777, 23), 2)
+    successor.append(make_rows(777, 23), 2)
     assert reader.frame("test.rows")["ts"].to_physical().to_list() == list(range(800))
     assert reader.frame("test.rows")["text"].to_list() == [f"t{i}" for i in range(800)]
 
@@ -329,7 +331,7 @@ def test_a_commit_cut_short_at_any_step_happens_once(run: RunDirectory, stage: s
     folder = frame_path(run.path, "test.rows")
     limits = Limits(64_000_000, 100_000)
     writer = FrameWriter(folder, COLUMNS, limits)
-    writer.append(simple(0, 300), 1)
+    writer.append(make_rows(0, 300), 1)
     head = writer.head
     stores = {"rows": (), "pending": (4,), "applied": (4, 5), "published": (4, 5, 1)}[stage]
 
@@ -338,11 +340,11 @@ def test_a_commit_cut_short_at_any_step_happens_once(run: RunDirectory, stage: s
             head._words[word] = sequence if word == 5 else rows
 
     head.publish = publish_part  # type: ignore[method-assign]
-    writer.append(simple(300, 2_000), 2)  # crosses into new chunks
+    writer.append(make_rows(300, 2_000), 2)  # continues in new chunks
     successor = FrameWriter(folder, COLUMNS, limits)
     assert successor.rows == (2_300 if stage == "published" else 300)
-    successor.append(simple(300, 2_000), 2)
-    successor.append(simple(2_300, 50), 3)
+    successor.append(make_rows(300, 2_000), 2)
+    successor.append(make_rows(2_300, 50), 3)
     frame = attach(run.run).frame("test.rows")
     assert frame["ts"].to_physical().to_list() == list(range(2_350))
     assert frame["text"].to_list() == [f"t{i}" for i in range(2_350)]
@@ -353,10 +355,10 @@ def test_a_commit_cut_short_at_any_step_happens_once(run: RunDirectory, stage: s
 def test_a_chunk_that_is_half_sealed_can_be_read_and_written(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, stores: int
 ) -> None:
-    """As its writer leaves it if it is killed in between."""
+    """A writer that is killed while it seals a chunk leaves it in this state."""
     folder = frame_path(run.path, "test.rows")
     writer = FrameWriter(folder, COLUMNS, ROOMY)
-    writer.append(simple(1, 1), 1)
+    writer.append(make_rows(1, 1), 1)
     pack, done = struct.pack_into, 0
 
     def killed(*arguments: Any) -> None:
@@ -372,7 +374,7 @@ def test_a_chunk_that_is_half_sealed_can_be_read_and_written(
     monkeypatch.setattr(struct, "pack_into", pack)
     assert attach(run.run).frame("test.rows")["text"].to_list() == ["t1"]
     successor = FrameWriter(folder, COLUMNS, ROOMY)
-    successor.append(simple(2, 500), 2)  # the first ones to have nulls
+    successor.append(make_rows(2, 500), 2)  # the first rows with nulls
     frame = attach(run.run).frame("test.rows")
     assert frame["text"].to_list() == [f"t{i}" for i in range(1, 502)]
     assert frame["price"].null_count() == 167
@@ -401,32 +403,32 @@ def test_a_full_file_system_drops_old_chunks_first_and_then_is_a_clear_error(
     writer = FrameWriter(folder, COLUMNS, Limits(64_000_000, 100_000))
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     for start in range(0, 5_000, 500):
-        writer.append(simple(start, 500))
+        writer.append(make_rows(start, 500))
     room[0] = 350_000
     for start in range(5_000, 10_000, 500):
-        writer.append(simple(start, 500))
+        writer.append(make_rows(start, 500))
     assert writer.head.first_row > 0
     assert attach(run.run).frame("test.rows")["ts"].to_physical()[-1] == 9_999
     room[0] = 0
     before = writer.rows
     with pytest.raises(NoSpaceError, match="enlarge it"):
         for start in range(10_000, 20_000, 500):
-            writer.append(simple(start, 500))
+            writer.append(make_rows(start, 500))
     assert before <= writer.rows < 20_000
     assert not list(folder.glob("*.new"))
 
 
 def test_symbols_are_categoricals_that_compare_with_text(run: RunDirectory) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
-    writer.append(simple(0, 100))
+    writer.append(make_rows(0, 100))
     attachment = attach(run.run)
     frame = attachment.frame("test.rows")
     assert frame.filter(pl.col("symbol") == "S3").height == 5
     assert frame.filter(pl.col("symbol").is_in(["S3", "S4", "never seen"])).height == 10
     assert frame.group_by("symbol").len().height == 20
-    # Looking for a text that never came gave it a code in Polars; the frame's own next text follows.
+    # A query for an unknown text gave it a code in Polars. The frame's own next text comes after it.
     DictionaryWriter(dictionary_path(run.path, "test", "symbols")).add(["NEW"])
-    writer.append(data([(20, 100, 1.0, False, "", [20])]))
+    writer.append(encode_rows([(20, 100, 1.0, False, "", [20])]))
     again = attachment.frame("test.rows")
     assert again["symbol"].cast(pl.String)[-1] == "NEW"
     assert again.filter(pl.col("symbol") == "S3").height == 5
@@ -435,14 +437,14 @@ def test_symbols_are_categoricals_that_compare_with_text(run: RunDirectory) -> N
 def test_texts_that_a_program_looked_for_first_keep_their_own_codes(run: RunDirectory) -> None:
     folder = frame_path(run.path, "test.rows")
     writer = FrameWriter(folder, COLUMNS, ROOMY)
-    writer.append(simple(0, 20))
+    writer.append(make_rows(0, 20))
     attachment = attach(run.run)
     frame = attachment.frame("test.rows")
-    # Two that will come, though not in this order: Polars has a code for each from now on.
+    # The frame gets both texts later, in another order. Polars now has a code for each.
     assert not frame.filter(pl.col("symbol").is_in(["AAPL", "NVDA"])).height
     names = ["AAPL", "MSFT", "NVDA", "AMZN"]
     DictionaryWriter(dictionary_path(run.path, "test", "symbols")).add(names)
-    writer.append(data([(20 + i, 20 + i, float(i), False, "", [0]) for i in range(4)]))
+    writer.append(encode_rows([(20 + i, 20 + i, float(i), False, "", [0]) for i in range(4)]))
     again = attachment.frame("test.rows").tail(4)
     assert again["symbol"].cast(pl.String).to_list() == names
     assert again.filter(pl.col("symbol") == "NVDA")["price"].to_list() == [2.0]
@@ -455,7 +457,7 @@ def test_rows_before_and_after_a_program_named_a_text_go_together(run: RunDirect
     batches = []
 
     def append(rows: list[Row]) -> None:
-        writer.append(data(rows))
+        writer.append(encode_rows(rows))
         new = tail.poll()
         assert new is not None
         batches.append(new)
@@ -463,7 +465,7 @@ def test_rows_before_and_after_a_program_named_a_text_go_together(run: RunDirect
     append([(i, i, float(i), False, "", [i]) for i in range(20)])
     watched = pl.DataFrame({"symbol": ["S3", "NVDA", "TSLA"]})
     dtype = batches[0].schema["symbol"]
-    watched = watched.with_columns(pl.col("symbol").cast(dtype))  # two of them never came yet
+    watched = watched.with_columns(pl.col("symbol").cast(dtype))  # the frame does not have two of them yet
     writer_of = DictionaryWriter(dictionary_path(run.path, "test", "symbols"))
     for symbol in ("MSFT", "TSLA", "AMZN", "NVDA"):
         [code] = writer_of.add([symbol])
@@ -549,7 +551,7 @@ def test_parts_of_a_frame_show_as_one_with_their_stream(run: RunDirectory) -> No
     assert joined.height == 3
 
 
-def test_unknown_frames_are_told_apart_from_ended_runs(run: RunDirectory) -> None:
+def test_unknown_frames_are_distinguished_from_ended_runs(run: RunDirectory) -> None:
     FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
     with pytest.raises(KeyError, match=r"no frame 'test.nothing' .*there are test.rows"):
         attach(run.run).frame("test.nothing")
@@ -557,7 +559,7 @@ def test_unknown_frames_are_told_apart_from_ended_runs(run: RunDirectory) -> Non
 
 def test_a_reader_that_is_killed_disturbs_nothing(run: RunDirectory) -> None:
     writer = FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
-    writer.append(simple(0, 1000))
+    writer.append(make_rows(0, 1000))
     code = (
         "import mdstream, os, signal; r = mdstream.attach(); "
         "print(r.frame('test.rows').height, flush=True); "
@@ -565,7 +567,7 @@ def test_a_reader_that_is_killed_disturbs_nothing(run: RunDirectory) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGING_S)
     assert (done.returncode, done.stdout) == (-9, "1000\n")
-    writer.append(simple(1000, 1000))
+    writer.append(make_rows(1000, 1000))
     assert attach(run.run).frame("test.rows")["ts"].to_physical().to_list() == list(range(2000))
 
 
@@ -576,4 +578,4 @@ def test_a_head_without_rows_has_no_chunks(run: RunDirectory) -> None:
     assert (head.rows, head.first, head.end, head.closed) == (0, 0, 0, False)
     assert FrameReader(folder).first_row == 0
     with pytest.raises(TypeError):
-        head._words[1] = 5  # a reader cannot hurt the writer
+        head._words[1] = 5  # a reader cannot change the writer's memory

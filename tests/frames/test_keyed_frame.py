@@ -1,4 +1,4 @@
-"""Tables: a row a symbol, in place, each read as it was at one moment."""
+"""Tables: one row per symbol, updated in place. A reader sees each row as of one moment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run() -> Iterator[RunDirectory]:
         yield directory
 
 
-def writer_of(run: RunDirectory) -> KeyedFrameWriter:
+def make_writer(run: RunDirectory) -> KeyedFrameWriter:
     return KeyedFrameWriter(frame_path(run.path, "test.latest"), COLUMNS, Share(1 << 40))
 
 
@@ -61,19 +61,19 @@ def update(table: KeyedFrameWriter, rows: list[int], ts: list[int], price: list[
     )
 
 
-def shown(run: Attachment) -> dict[str, tuple[Any, ...]]:
+def read_rows(run: Attachment) -> dict[str, tuple[Any, ...]]:
     frame = run.latest("test").with_columns(pl.col("symbol").cast(pl.String), pl.col("ts").to_physical())
     return {row[0]: row[1:] for row in frame.iter_rows()}
 
 
 def test_rows_appear_with_what_they_have(run: RunDirectory) -> None:
-    table, reader = writer_of(run), attach(run.run)
+    table, reader = make_writer(run), attach(run.run)
     assert reader.latest("test").columns == ["symbol", "ts", "price", "size", "check"]
-    assert shown(reader) == {}
+    assert read_rows(reader) == {}
     update(table, [3, 1], [10, 11], [1.5, None])
-    assert shown(reader) == {"S1": (11, None, None, None), "S3": (10, 1.5, None, None)}
+    assert read_rows(reader) == {"S1": (11, None, None, None), "S3": (10, 1.5, None, None)}
     update(table, [1], [12], [2.5])
-    assert shown(reader)["S1"] == (12, 2.5, None, None)
+    assert read_rows(reader)["S1"] == (12, 2.5, None, None)
     assert reader.latest("test", symbols="S3")["price"].to_list() == [1.5]
     assert "test.latest" in reader.frames
     with pytest.raises(ConfigError, match="is a keyed frame"):
@@ -81,50 +81,50 @@ def test_rows_appear_with_what_they_have(run: RunDirectory) -> None:
 
 
 def test_what_is_older_replaces_nothing(run: RunDirectory) -> None:
-    table, reader = writer_of(run), attach(run.run)
+    table, reader = make_writer(run), attach(run.run)
     update(table, [0, 1], [10, 10], [1.0, 1.0])
     update(table, [0, 1, 2], [9, 10, 1], [2.0, 2.0, 2.0])
-    assert {s: row[1] for s, row in shown(reader).items()} == {"S0": 1.0, "S1": 2.0, "S2": 2.0}
+    assert {s: row[1] for s, row in read_rows(reader).items()} == {"S0": 1.0, "S1": 2.0, "S2": 2.0}
 
 
 def test_a_table_grows_while_it_is_read(run: RunDirectory) -> None:
-    table, reader = writer_of(run), attach(run.run)
+    table, reader = make_writer(run), attach(run.run)
     for code in (5, 300, 2999):
         update(table, [code], [code], [float(code)])
-        assert shown(reader)[f"S{code}"] == (code, float(code), None, None)
-    assert len(shown(reader)) == 3
+        assert read_rows(reader)[f"S{code}"] == (code, float(code), None, None)
+    assert len(read_rows(reader)) == 3
     assert len(list(frame_path(run.path, "test.latest").glob("*.arrow"))) == 1
 
 
 def test_a_successor_goes_on_with_the_table(run: RunDirectory) -> None:
-    update(writer_of(run), [5, 7], [1, 1], [1.0, None])
+    update(make_writer(run), [5, 7], [1, 1], [1.0, None])
     (frame_path(run.path, "test.latest") / "0000000009.arrow").write_bytes(b"half a chunk")
-    table, reader = writer_of(run), attach(run.run)
+    table, reader = make_writer(run), attach(run.run)
     update(table, [7], [2], [2.0])
-    assert {s: row[:2] for s, row in shown(reader).items()} == {"S5": (1, 1.0), "S7": (2, 2.0)}
+    assert {s: row[:2] for s, row in read_rows(reader).items()} == {"S5": (1, 1.0), "S7": (2, 2.0)}
 
 
 def test_symbols_beyond_the_bound_are_counted(run: RunDirectory) -> None:
-    table = writer_of(run)
+    table = make_writer(run)
     update(table, [1, 1 << 20], [1, 1], [1.0, 1.0])
     assert table.untracked == 1
     update(table, [1 << 20], [1], [1.0])
     assert table.untracked == 2
-    assert list(shown(attach(run.run))) == ["S1"]
+    assert list(read_rows(attach(run.run))) == ["S1"]
 
 
 def test_a_row_that_its_writer_died_in_is_left_out_until_it_is_written_again(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keyed_frame_reader, "_TORN_TIMEOUT_S", 0.1)
-    table, reader = writer_of(run), attach(run.run)
+    table, reader = make_writer(run), attach(run.run)
     update(table, [1, 2], [1, 1], [1.0, 1.0])
     assert table._chunk is not None
-    table._chunk.views[-1].values[1] |= np.uint64(1)  # as a killed writer leaves it
+    table._chunk.views[-1].values[1] |= np.uint64(1)  # a killed writer leaves the row like this
     table._chunk.views[2].values[1] = 666.0
-    assert list(shown(reader)) == ["S2"]
-    update(writer_of(run), [1], [1], [5.0])
-    assert shown(reader)["S1"][1] == 5.0
+    assert list(read_rows(reader)) == ["S2"]
+    update(make_writer(run), [1], [1], [5.0])
+    assert read_rows(reader)["S1"][1] == 5.0
 
 
 @given(
@@ -141,14 +141,14 @@ def test_a_table_equals_a_plain_dict(batches: list[dict[int, tuple[int, int | No
     with RunDirectory() as run:
         run.describe()
         DictionaryWriter(dictionary_path(run.path, "test", "symbols")).add(NAMES)
-        table, reader = writer_of(run), attach(run.run)
+        table, reader = make_writer(run), attach(run.run)
         for batch in batches:
             rows = list(batch)
             update(table, rows, [batch[r][0] for r in rows], [batch[r][1] for r in rows])
             for row, (ts, price) in batch.items():
                 if ts >= model.get(f"S{row}", (0, None))[0]:
                     model[f"S{row}"] = ts, price
-            assert {s: row[:2] for s, row in shown(reader).items()} == model
+            assert {s: row[:2] for s, row in read_rows(reader).items()} == model
 
 
 WRITE = """
@@ -177,7 +177,7 @@ def check(frame: pl.DataFrame) -> None:
 
 
 def read_for(name: str, seconds: float) -> None:
-    """A reader's life: every row it sees is whole, and none ever older than before."""
+    """Read the table for `seconds`: every row is complete, and never older than at the last read."""
     reader = attach(name)
     end, last = time.monotonic() + seconds, np.zeros(3000, np.int64)
     reads = 0
@@ -194,7 +194,7 @@ def read_for(name: str, seconds: float) -> None:
 def test_no_reader_ever_sees_half_a_row(run: RunDirectory) -> None:
     folder = frame_path(run.path, "test.latest")
     context = forked()
-    for _ in range(3):  # each writer is killed, and the next goes on
+    for _ in range(3):  # each writer is killed, and the next one continues
         writer = subprocess.Popen([sys.executable, "-c", WRITE, str(folder)])
         try:
             while not (folder / "head").exists():

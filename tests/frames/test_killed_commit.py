@@ -1,4 +1,4 @@
-"""A writer that is killed at any step of a commit: no reader sees half of anything, and its successor ends right."""
+"""Commits whose writer is killed at any step: readers see no partial data, and the successor completes the commit."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ SECOND = 1_000_000_000
 RECV_NS = 1_704_070_000_000_000_000
 TIMES = ("t", "created_at", "updated_at")
 SMALL = Limits(retention=64_000_000, chunk=4096)
-"""Chunks of some 64 to 100 rows."""
+"""Chunks of about 64 to 100 rows."""
 FEW = Limits(retention=16_000, chunk=4096)
-"""Two or three of them are kept."""
+"""The frame keeps two or three such chunks."""
 ASPECTS = ("trade_", "quote_")
-HANDOFF = HandoffConfig(linger_ms=600_000)  # a batch ends where the test says so
+HANDOFF = HandoffConfig(linger_ms=600_000)  # only the test ends a batch
 
 
-# -- what comes: some messages before, a batch that is cut short, one more behind it
+# -- the messages: some before, a batch that a kill interrupts, and one more after it
 
 
 def crypto(i: int, symbol: str) -> Message:
-    """Trades some of which have no side, quotes some of which have no bid, books that replace the former."""
+    """Return a crypto message: a trade (some without a side), a quote (some without a bid) or a whole book."""
     head = {"S": symbol, "t": START + i * 7 * SECOND}
     if i % 4 == 1:
         bid = 0.0 if i % 8 == 1 else 40.0 + i
@@ -65,7 +65,7 @@ def crypto(i: int, symbol: str) -> Message:
 
 
 def stocks(i: int, symbol: str) -> Message:
-    """Trades some of which have no conditions, quotes some of which have no ask, statuses with texts."""
+    """Return a stock message: a trade (some without conditions), a quote (some without an ask) or a status."""
     head = {"S": symbol, "t": START + i * 7 * SECOND, "z": "C"}
     if i % 4 == 1:
         ask = 0.0 if i % 8 == 1 else 41.0 + i
@@ -80,7 +80,7 @@ def stocks(i: int, symbol: str) -> Message:
 
 
 def news(i: int, symbol: str) -> Message:
-    """Articles of all lengths, some of which have no summary."""
+    """Return an article. Their lengths differ, and some have no summary."""
     at = START + i * 7 * SECOND
     return {
         "T": "n",
@@ -117,25 +117,25 @@ def payloads(batch: list[Message], per: int = 7) -> list[Payload]:
 
 
 def snapshot(symbol: str, second: int) -> Payload:
-    """A REST body that brings a later trade, but no quote."""
+    """Return a REST body with a later trade, but no quote."""
     at = datetime.fromtimestamp(START / SECOND + second, UTC)
     state = {symbol: {"latestTrade": {"p": 7.5, "s": 3, "t": at}}}
     return orjson.dumps(state), PayloadKind.SNAPSHOTS, RECV_NS + second
 
 
-# -- what readers see
+# -- the readers' view
 
 
-class Seen(NamedTuple):
-    """All that readers see at one moment: of frames the number of their first row, and the rows."""
+class View(NamedTuple):
+    """All data that readers see at one moment. For each frame: the number of its first row, and its rows."""
 
     frames: dict[str, tuple[int, Rows]]
     latest: dict[str, dict[str, Any]]
     books: dict[str, Rows]
 
 
-def plain(frame: pl.DataFrame) -> Rows:
-    """Rows with times as nanoseconds and codes as texts."""
+def read_rows(frame: pl.DataFrame) -> Rows:
+    """Return the rows of a frame, with times as nanoseconds and codes as texts."""
     columns = [
         column.cast(pl.String) if isinstance(column.dtype, pl.Categorical) else column.to_physical()
         for column in frame.get_columns()
@@ -143,7 +143,7 @@ def plain(frame: pl.DataFrame) -> Rows:
     return list(zip(*(column.to_list() for column in columns), strict=True))
 
 
-def seen(run: Attachment, stream: str) -> Seen:
+def read_view(run: Attachment, stream: str) -> View:
     frames: dict[str, tuple[int, Rows]] = {}
     books: dict[str, Rows] = {}
     latest: dict[str, dict[str, Any]] = {}
@@ -152,7 +152,7 @@ def seen(run: Attachment, stream: str) -> Seen:
             continue  # a view
         if name.endswith((".latest", ".books")):
             table = run.frame(name)
-            for row in plain(table):
+            for row in read_rows(table):
                 if name.endswith(".latest"):
                     latest[row[0]] = dict(zip(table.columns, row, strict=True))
                 else:
@@ -162,26 +162,30 @@ def seen(run: Attachment, stream: str) -> Seen:
                 [part] = run.parts(name)
                 first, frame = part.read()
             assert part.rows == first + frame.height
-            frames[name] = first, plain(frame)
-    return Seen(frames, latest, books)
+            frames[name] = first, read_rows(frame)
+    return View(frames, latest, books)
 
 
 class Model(NamedTuple):
-    """What readers see before the batch, with all of it but its last payload, with it, and when all has come;
-    how that is counted; and how many chunks were begun by the batch.
+    """The expected data, as readers see it at four moments.
+
+    The moments are: before the batch (`before`), with the batch except its last payload (`between`), with the
+    whole batch (`done`), and at the end (`end`). `counts` are the final counters; `chunks` is the number of
+    chunks that the batch began.
     """
 
-    before: Seen
-    between: Seen
-    done: Seen
-    end: Seen
+    before: View
+    between: View
+    done: View
+    end: View
     counts: dict[str, int]
     chunks: int
 
 
 class Work(NamedTuple):
-    """What is to be done, by one who dies in it (`plan`) and by its successor (`rest`), and what comes of it
-    where there is little room for frames, and where there is much.
+    """The work of the killed writer (`plan`) and of its successor (`rest`).
+
+    `cramped` is the expected data with the plan's limits; `roomy` is the expected data with ample room.
     """
 
     plan: dying.Plan
@@ -190,15 +194,15 @@ class Work(NamedTuple):
     roomy: Model
 
 
-def model(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Model:
-    """What an undisturbed writer makes of it."""
-    before, done, end, counts, chunks = undisturbed(plan, rest, limits)
-    _, between, *_ = undisturbed(plan._replace(batch=plan.batch[:-1]), rest, limits)
+def make_model(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Model:
+    """Return the data that a writer produces without a kill."""
+    before, done, end, counts, chunks = run_undisturbed(plan, rest, limits)
+    _, between, *_ = run_undisturbed(plan._replace(batch=plan.batch[:-1]), rest, limits)
     return Model(before, between, done, end, counts, chunks)
 
 
-def undisturbed(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Any:
-    """What readers see at three moments, how that is counted, and how many chunks the batch began."""
+def run_undisturbed(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Any:
+    """Run a writer without a kill; return three views, the counters, and the number of chunks of the batch."""
 
     async def go() -> Any:
         with RunDirectory() as directory:
@@ -206,31 +210,31 @@ def undisturbed(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Any:
             pool = WorkerPool(0, 30)
             rig = Rig(directory.path, plan.stream, pool, plan.rejects.parent, HANDOFF, limits)
             run = attach(directory.run)
-            moments: list[Seen] = []
+            moments: list[View] = []
             chunks: list[int] = []
             for payloads in (*plan.before, plan.batch):
                 await rig.feed(payloads)
                 await rig.pipeline.drain()
-                moments.append(seen(run, plan.stream))
+                moments.append(read_view(run, plan.stream))
                 chunks.append(sum(f.head.end for f in rig.committer.frames.values()))
             await rig.feed(rest)
             await rig.drain()
             begun = chunks[-1] - chunks[-2]
-            return *moments[-2:], seen(run, plan.stream), rig.state.committed(), begun
+            return *moments[-2:], read_view(run, plan.stream), rig.state.committed(), begun
 
     return uvloop.run(go())
 
 
-class Checked(NamedTuple):
-    """What was found after a kill: rows of frames, and how many frames had the batch, and had it not."""
+class Result(NamedTuple):
+    """The state after a kill: rows of all frames, frames that have the batch, and frames that do not."""
 
     rows: int
     with_batch: int
     without: int
 
 
-def check(found: Seen, model: Model, full: Model) -> Checked:
-    """Every frame has all of the batch or nothing of it, every row of a table is of one moment."""
+def check(found: View, model: Model, full: Model) -> Result:
+    """Check that each frame has all of the batch or none of it, and each table row is from one moment."""
     rows, counts = 0, [0, 0]
     for name, (first, got) in found.frames.items():
         _, everything = full.end.frames[name]
@@ -253,11 +257,11 @@ def check(found: Seen, model: Model, full: Model) -> Checked:
     assert model.before.books.keys() - changed <= found.books.keys() <= model.done.books.keys()
     for symbol, book in found.books.items():
         assert book in (model.before.books.get(symbol), model.done.books[symbol]), symbol
-    return Checked(rows, counts[1], counts[0])
+    return Result(rows, counts[1], counts[0])
 
 
-async def succeed(work: Work, run: Path) -> dict[str, int]:
-    """A successor's life: it takes over as a feed does, gets what is yet to come, and ends in good order."""
+async def run_successor(work: Work, run: Path) -> dict[str, int]:
+    """Take over a run as a feed does, feed it the remaining messages, and close it; return its counters."""
     stream, limits = work.plan.stream, work.plan.limits
     pool = WorkerPool(0, 30)
     rig = Rig(run, stream, pool, work.plan.rejects.parent, HANDOFF, limits)
@@ -274,8 +278,8 @@ async def succeed(work: Work, run: Path) -> dict[str, int]:
 
 
 @contextmanager
-def committers(plan: dying.Plan) -> Iterator[Connection]:
-    """A process that commits, and dies, as it is told."""
+def start_committer(plan: dying.Plan) -> Iterator[Connection]:
+    """Start a process that commits, and dies, on orders; yield the pipe to it."""
     context = forked()
     ours, theirs = context.Pipe()
     process = context.Process(target=dying.serve, args=(plan, theirs))
@@ -298,9 +302,11 @@ def find_steps(pipe: Connection, storing: bool) -> list[int]:
         return steps
 
 
-def last_bars(end: Seen, name: str) -> dict[tuple[Any, Any], tuple[Any, ...]]:
-    """What a bar is in the end, but for what a killed feed takes with it: the order of trades and quotes of
-    one payload, which decides about open and close, and that nothing was missed.
+def last_bars(end: View, name: str) -> dict[tuple[Any, Any], tuple[Any, ...]]:
+    """Return the final bars without the values that a kill may change.
+
+    A kill loses the order of trades and quotes in a payload, which decides open and close. It also loses the
+    knowledge that no trade was missed.
     """
     return {
         (symbol, ts): (high, low, volume, count, vwap)
@@ -308,8 +314,8 @@ def last_bars(end: Seen, name: str) -> dict[tuple[Any, Any], tuple[Any, ...]]:
     }
 
 
-def assert_as_undisturbed(end: Seen, work: Work) -> None:
-    """What readers see in the end is what they see where nobody died."""
+def assert_same_as_undisturbed(end: View, work: Work) -> None:
+    """Assert that readers see the same data at the end as without a kill."""
     built = {f"{work.plan.stream}.{name}" for name in BAR_INTERVALS}
     if work.plan.limits.retention > 1_000_000:
         for name in end.frames.keys() - built:
@@ -318,8 +324,8 @@ def assert_as_undisturbed(end: Seen, work: Work) -> None:
             assert last_bars(end, name) == last_bars(work.cramped.end, name)
         assert (end.latest, end.books) == (work.cramped.end.latest, work.cramped.end.books)
         return
-    # The writer that died may have begun its chunks elsewhere, so that others go. Bars that were open lack what
-    # was dropped of their trades: they are built again from those that are there.
+    # The killed writer may have begun its chunks at other rows, so that it dropped other chunks. Open bars are
+    # rebuilt from the trades that the frame still has, and lack the dropped ones.
     for name in end.frames.keys() - built:
         first, rows = end.frames[name]
         assert rows == work.roomy.end.frames[name][1][first:], name
@@ -327,35 +333,36 @@ def assert_as_undisturbed(end: Seen, work: Work) -> None:
     assert (end.latest, end.books) == (work.cramped.end.latest, work.cramped.end.books)
 
 
-def assert_open_to_strangers(folder: Path, rows: int) -> None:
-    """The frame's last rows can be had with stock pyarrow, as docs/raw-arrow.md says, or it says that they cannot."""
+def assert_readable_with_pyarrow(folder: Path, rows: int) -> None:
+    """Assert that stock pyarrow reads the frame's last rows, as docs/raw-arrow.md says, or refuses the file."""
     if not (folder / "head").exists() or folder.name.endswith((".latest", ".books")):
-        return  # a view, or a table, which changes in place
+        return  # a view, or a table, which is updated in place
     head = Head(folder, write=False)
     if all(head.entry(n).start_row >= head.rows for n in range(head.first, head.end)):
-        return  # what is kept has no row yet: the writer dropped the rest, and died
-    newest = documented_function("newest")
+        return  # the kept chunks have no rows yet: the writer dropped the others, and died
+    newest = load_documented_function("newest")
     file, there = newest(folder)
     assert 0 < there <= rows
     try:
         chunk = pa.ipc.open_file(pa.memory_map(file)).get_batch(0)
     except OSError:
-        return  # it was being finished when the writer died; its successor does that
+        return  # the writer died while it sealed this chunk; its successor seals it
     table = pa.Table.from_batches([chunk.slice(0, there)])
     assert table.num_rows == there
     pl.DataFrame(table)
 
 
-def documented_function(name: str) -> Any:
-    """A function that docs/raw-arrow.md shows."""
+def load_documented_function(name: str) -> Any:
+    """Return a function that docs/raw-arrow.md shows."""
     namespace: dict[str, Any] = {"np": np, "Path": Path}
     exec(documents.function(documents.ROOT / "docs" / "raw-arrow.md", name), namespace)
     return namespace[name]
 
 
-def die_and_succeed(pipe: Connection, work: Work, step: int, early: bool) -> Checked:
-    """Have a writer die at `step`, look at what it leaves, and have a successor go on. Who looks was there
-    `early`, or comes when the writer is dead.
+def kill_at_step(pipe: Connection, work: Work, step: int, early: bool) -> Result:
+    """Kill a writer at `step`, check the data that it leaves, and let a successor continue.
+
+    The reader attaches before the kill (`early`) or after it.
     """
     with RunDirectory() as directory:
         directory.describe()
@@ -363,23 +370,24 @@ def die_and_succeed(pipe: Connection, work: Work, step: int, early: bool) -> Che
         assert pipe.recv() == "ready"
         run = attach(directory.run)
         for name in run.frames if early else ():
-            run.frame(name)  # its chunks are mapped from now on
+            run.frame(name)  # maps its chunks
         pipe.send("go")
         assert pipe.recv() == signal.SIGKILL
-        checked = check(seen(run, work.plan.stream), work.cramped, work.roomy)
+        checked = check(read_view(run, work.plan.stream), work.cramped, work.roomy)
         for name in run.frames:
             if name.startswith(work.plan.stream) and (rows := run.rows(name)):
-                assert_open_to_strangers(run.path / "frames" / name, rows)
-        counts = uvloop.run(succeed(work, directory.path))
+                assert_readable_with_pyarrow(run.path / "frames" / name, rows)
+        counts = uvloop.run(run_successor(work, directory.path))
         run = run if early else attach(directory.run)
-        assert_as_undisturbed(seen(run, work.plan.stream), work)
+        assert_same_as_undisturbed(read_view(run, work.plan.stream), work)
         assert counts | {"batches": 0} == work.cramped.counts | {"batches": 0}
         return checked
 
 
-def work_of(stream: str, before: int, size: int, limits: Limits, folder: Path) -> Work:
-    """`before` messages, and `size` in the batch that is cut short, which has new symbols, nulls, a fetched
-    state, something that is no message, and begins new chunks.
+def make_work(stream: str, before: int, size: int, limits: Limits, folder: Path) -> Work:
+    """Return work with `before` messages before the batch, and `size` messages in it.
+
+    The batch has new symbols, nulls, a fetched state and an invalid payload, and it begins new chunks.
     """
     symbols = ("A/USD", "B/USD")
     end = before + size
@@ -392,7 +400,7 @@ def work_of(stream: str, before: int, size: int, limits: Limits, folder: Path) -
     half = before // 2
     former = [payloads(first[:half]), payloads(first[half:])]
     plan = dying.Plan(stream, former, batch, limits, folder / f"{stream}.jsonl")
-    cramped, roomy = (model(plan, payloads(last), limits) for limits in (plan.limits, piping.LIMITS))
+    cramped, roomy = (make_model(plan, payloads(last), limits) for limits in (plan.limits, piping.LIMITS))
     for channel, rows in expected.rows(stream, [*first, *cut, *last]).items():
         _, everything = roomy.end.frames[f"{stream}.{channel}"]
         columns = [c.name for c in STREAMS[stream].by_name[channel].columns]
@@ -403,21 +411,22 @@ def work_of(stream: str, before: int, size: int, limits: Limits, folder: Path) -
     return Work(plan, payloads(last), cramped, roomy)
 
 
-def kill_at_steps(work: Work, some: int = 0) -> list[Checked]:
-    """Kill writers at every step of the commit that stores something, or at `some` of all steps, and behind
-    the last one; what was found each time.
+def kill_at_steps(work: Work, some: int = 0) -> list[Result]:
+    """Kill a writer at each step of the commit that stores something; return the result of each kill.
+
+    `some` limits this to that many of all steps. One more kill comes after the last step.
     """
-    with committers(work.plan) as pipe:
+    with start_committer(work.plan) as pipe:
         steps = find_steps(pipe, storing=not some)
         chosen = steps[:: len(steps) // some] if some else steps
         return [
-            die_and_succeed(pipe, work, step, early=i % 2 == 0)
+            kill_at_step(pipe, work, step, early=i % 2 == 0)
             for i, step in enumerate(sorted({*chosen, steps[-1]}))
         ]
 
 
-def assert_thorough(found: list[Checked], kills: int) -> None:
-    """Kills hit frames before, and after, they had the batch, and there was something to see."""
+def assert_thorough(found: list[Result], kills: int) -> None:
+    """Assert that kills hit frames before and after they had the batch, and that frames had rows."""
     assert len(found) >= kills
     assert found[0].rows > 50
     assert found[0].with_batch == 0 < found[0].without
@@ -427,8 +436,8 @@ def assert_thorough(found: list[Checked], kills: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row whose writer is dead is not waited for."""
+def shorten_torn_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make readers give up early on a row whose writer is dead."""
     monkeypatch.setattr(keyed_frame_reader, "_TORN_TIMEOUT_S", 0.01)
 
 
@@ -436,17 +445,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ("stream", "before"), [pytest.param("crypto", 170, marks=pytest.mark.slow), ("news", 158)]
 )
 def test_a_small_commit_killed_at_every_step(tmp_path: Path, stream: str, before: int) -> None:
-    found = kill_at_steps(work_of(stream, before, 12, SMALL, tmp_path))
+    found = kill_at_steps(make_work(stream, before, 12, SMALL, tmp_path))
     assert_thorough(found, 60)
 
 
 @pytest.mark.parametrize("stream", MESSAGES)
 def test_a_large_commit_killed_at_some_steps(tmp_path: Path, stream: str) -> None:
-    assert_thorough(kill_at_steps(work_of(stream, 200, 200, SMALL, tmp_path), 24), 20)
+    assert_thorough(kill_at_steps(make_work(stream, 200, 200, SMALL, tmp_path), 24), 20)
 
 
 def test_a_commit_that_drops_the_oldest_rows_killed_at_some_steps(tmp_path: Path) -> None:
-    work = work_of("crypto", 300, 200, FEW, tmp_path)
+    work = make_work("crypto", 300, 200, FEW, tmp_path)
     for name in ("crypto.trades", "crypto.orderbooks"):
         assert work.cramped.before.frames[name][0] < work.cramped.done.frames[name][0]
     assert_thorough(kill_at_steps(work, 24), 20)
@@ -457,4 +466,4 @@ def test_a_commit_that_drops_the_oldest_rows_killed_at_some_steps(tmp_path: Path
 @pytest.mark.parametrize("limits", [SMALL, FEW], ids=["kept", "dropped"])
 @pytest.mark.parametrize("stream", MESSAGES)
 def test_a_large_commit_killed_at_every_step(tmp_path: Path, stream: str, limits: Limits) -> None:
-    assert_thorough(kill_at_steps(work_of(stream, 300, 300, limits, tmp_path)), 200)
+    assert_thorough(kill_at_steps(make_work(stream, 300, 300, limits, tmp_path)), 200)

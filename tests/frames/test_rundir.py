@@ -12,7 +12,7 @@ from mdstream.frames.rundir import RunDirectory, find, is_alive, list_runs, reap
 from mdstream.reading.attach import attach
 
 
-def test_a_run_is_found_while_it_lives_and_gone_afterwards(tmp_path: Path) -> None:
+def test_a_run_is_found_while_it_runs_and_gone_afterwards(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         directory.describe(streams=["stocks"])
         assert is_alive(directory.path)

@@ -1,4 +1,4 @@
-"""Bars that readers make: longer ones, bars of what is traded, and the service's own beside ours."""
+"""Bars that readers make: longer bars, bars by trades or volume, and comparisons with the service's bars."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NOON = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 TIME = pl.Datetime("ns", "UTC")
 
 
-def minutes(*rows: tuple[str, int, float, int, bool]) -> pl.DataFrame:
-    """Built bars: symbol, minute, price, volume, complete."""
+def make_bars(*rows: tuple[str, int, float, int, bool]) -> pl.DataFrame:
+    """Return built bars from tuples of symbol, minute, price, volume and completeness."""
     frame = pl.DataFrame(
         [
             {
@@ -45,20 +45,20 @@ def minutes(*rows: tuple[str, int, float, int, bool]) -> pl.DataFrame:
     return frame.with_columns(pl.col("ts", "recv_ts").cast(TIME))
 
 
-def served(*rows: tuple[str, int, float, int]) -> pl.DataFrame:
-    frame = minutes(*((*row, True) for row in rows))
+def make_service_bars(*rows: tuple[str, int, float, int]) -> pl.DataFrame:
+    frame = make_bars(*((*row, True) for row in rows))
     return frame.with_columns(kind=pl.lit("minute"))
 
 
 FIVE = BarLength.parse("5m")
 
 
-def values(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+def get_values(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
     return frame.select("symbol", pl.col("ts").dt.minute(), "volume", "complete").rows()
 
 
 def test_a_longer_bar_is_complete_if_nothing_of_it_was_missed_of_any_symbol() -> None:
-    bars = minutes(
+    bars = make_bars(
         ("A", 0, 1.0, 1, True),
         ("A", 6, 1.0, 2, False),
         ("A", 10, 1.0, 4, True),
@@ -67,7 +67,7 @@ def test_a_longer_bar_is_complete_if_nothing_of_it_was_missed_of_any_symbol() ->
         ("B", 7, 1.0, 2, True),
         ("B", 12, 1.0, 4, True),
     )
-    assert values(merge_bars(bars, FIVE)) == [
+    assert get_values(merge_bars(bars, FIVE)) == [
         ("A", 0, 1, True),
         ("A", 5, 2, False),
         ("A", 10, 4, True),
@@ -79,16 +79,16 @@ def test_a_longer_bar_is_complete_if_nothing_of_it_was_missed_of_any_symbol() ->
 
 
 def test_a_longer_bar_that_began_before_all_that_is_kept_is_not_complete() -> None:
-    bars = minutes(("A", 3, 1.0, 1, True), ("A", 5, 1.0, 2, True), ("A", 10, 1.0, 2, True))
-    assert [row[-1] for row in values(merge_bars(bars, FIVE))] == [False, True, False]
+    bars = make_bars(("A", 3, 1.0, 1, True), ("A", 5, 1.0, 2, True), ("A", 10, 1.0, 2, True))
+    assert [row[-1] for row in get_values(merge_bars(bars, FIVE))] == [False, True, False]
 
 
 def test_of_no_bars_none_are_made() -> None:
-    assert merge_bars(minutes(("A", 0, 1.0, 1, True)).clear(), FIVE).height == 0
+    assert merge_bars(make_bars(("A", 0, 1.0, 1, True)).clear(), FIVE).height == 0
 
 
-def trades(rows: list[tuple[int, float, float, str]]) -> pl.DataFrame:
-    """Stock or crypto trades: second, price, size, conditions."""
+def make_trades(rows: list[tuple[int, float, float, str]]) -> pl.DataFrame:
+    """Return stock or crypto trades from tuples of second, price, size and conditions."""
     frame = pl.DataFrame(
         [
             {
@@ -119,7 +119,7 @@ SIZES = st.sampled_from([0.1, 0.3, 1.0, 2.5, 7.0])
 def test_bars_of_what_is_traded_equal_a_plain_loop(rows: list[tuple[float, float]], every: str) -> None:
     assert CRYPTO is not None
     length = BarLength.parse(every)
-    frame = trades([(i, p, v, "@") for i, (p, v) in enumerate(rows)]).drop("conditions", "tape")
+    frame = make_trades([(i, p, v, "@") for i, (p, v) in enumerate(rows)]).drop("conditions", "tape")
     found = build_bars(frame, CRYPTO, length)
     buckets: dict[int, list[tuple[float, float]]] = {}
     before = Fraction(0)
@@ -138,7 +138,7 @@ def test_bars_of_what_is_traded_equal_a_plain_loop(rows: list[tuple[float, float
 def test_odd_lots_count_in_volume_only_and_a_bar_of_them_is_none() -> None:
     assert STOCKS is not None
     lots = [(i, 1.0 + i, 10, c) for i, c in enumerate(["@", "@I", "@", "@I", "@I", "@I"])]
-    bars = build_bars(trades(lots), STOCKS, BarLength.parse("2 trades"))
+    bars = build_bars(make_trades(lots), STOCKS, BarLength.parse("2 trades"))
     assert bars.select("open", "close", "volume", "vwap_volume", "complete").rows() == [
         (1.0, 1.0, 20, 10, True),
         (3.0, 3.0, 20, 10, True),
@@ -157,7 +157,7 @@ def test_the_same_definition_makes_bars_of_time(rows: list[tuple[int, float, int
     start = int(NOON.timestamp()) * 10**9
     traded = [{"symbol": "A", "ts": start + s * 10**9, "price": p, "size": v} for s, p, v in sorted(rows)]
     parts, plain = (expected.bars(traded, lambda trade: "all", n * 60 * 10**9) for n in (1, 5))
-    template = minutes(("A", 0, 1.0, 1, True))
+    template = make_bars(("A", 0, 1.0, 1, True))
     bars = pl.concat(
         template.with_columns(
             ts=pl.lit(ts).cast(TIME),
@@ -176,7 +176,7 @@ def test_the_same_definition_makes_bars_of_time(rows: list[tuple[int, float, int
 
 
 def test_differences_from_the_services_bars_are_named() -> None:
-    own = minutes(
+    own = make_bars(
         ("A", 0, 1.0, 5, False),
         ("A", 1, 1.0, 1_999_999, True),
         ("A", 2, 2.0, 7, True),
@@ -184,7 +184,7 @@ def test_differences_from_the_services_bars_are_named() -> None:
         ("C", 1, 2.0, 3, True),
         ("C", 2, 2.0, 3, True),
     )
-    theirs = served(
+    theirs = make_service_bars(
         ("A", 0, 9.0, 9),
         ("A", 1, 1.0, 2_000_000),
         ("A", 2, 2.0, 7),
@@ -194,14 +194,14 @@ def test_differences_from_the_services_bars_are_named() -> None:
     )
     found = compare_bars(theirs, own).select("symbol", pl.col("ts").dt.minute(), "differing").rows()
     everything = ["open", "high", "low", "close", "volume", "trade_count", "vwap"]
-    # What one side lacks counts, but not where our own bars say that something was missed, nor what the
-    # service has not sent of the last minute.
+    # A bar that one side lacks is a difference. Exceptions: our own bar is incomplete, or the service has not
+    # sent all bars of the last minute.
     assert found == [("A", 1, ["volume"]), ("C", 1, everything), ("A", 2, []), ("B", 2, everything)]
 
 
 def test_what_was_amended_after_the_services_last_word_is_not_compared_yet() -> None:
-    theirs = served(("A", 1, 1.0, 5), ("A", 2, 1.0, 5))
-    own = minutes(("A", 1, 1.0, 4, True), ("A", 2, 1.0, 4, True))
+    theirs = make_service_bars(("A", 1, 1.0, 5), ("A", 2, 1.0, 5))
+    own = make_bars(("A", 1, 1.0, 4, True), ("A", 2, 1.0, 4, True))
     later = pl.when(pl.col("ts").dt.minute() == 1).then(timedelta(seconds=90)).otherwise(timedelta())
     own = own.with_columns((pl.col("recv_ts") + later).cast(TIME))
     found = compare_bars(theirs, own)
@@ -210,8 +210,8 @@ def test_what_was_amended_after_the_services_last_word_is_not_compared_yet() -> 
 
 @pytest.mark.parametrize(("price", "same"), [(0.3637264499167736, True), (0.3637272, False)])
 def test_a_vwap_may_be_rounded_to_six_digits_as_the_service_does(price: float, same: bool) -> None:
-    own = minutes(("A", 1, 1.0, 5, True)).with_columns(vwap=pl.lit(price))
-    theirs = served(("A", 1, 1.0, 5)).with_columns(vwap=pl.lit(0.363726))
+    own = make_bars(("A", 1, 1.0, 5, True)).with_columns(vwap=pl.lit(price))
+    theirs = make_service_bars(("A", 1, 1.0, 5)).with_columns(vwap=pl.lit(0.363726))
     assert compare_bars(theirs, own)["differing"].to_list() == [[] if same else ["vwap"]]
     tiny = 1.0423e-5
     own, theirs = (each.with_columns(vwap=pl.lit(v)) for each, v in ((own, tiny), (theirs, round(tiny, 6))))
@@ -221,6 +221,6 @@ def test_a_vwap_may_be_rounded_to_six_digits_as_the_service_does(price: float, s
 @pytest.mark.parametrize(
     "text", ["", "5", "0m", "-1m", "5 m x", "1.5m", "99999999999999999d", "many trades", None, 5]
 )
-def test_odd_lengths_are_refused(text: Any) -> None:
+def test_malformed_lengths_are_refused(text: Any) -> None:
     with pytest.raises(ConfigError, match="is not a length of bars"):
         BarLength.parse(text)

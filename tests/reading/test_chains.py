@@ -50,7 +50,7 @@ def greeks(symbol: str, delta: float) -> bytes:
     return orjson.dumps({"snapshots": {symbol: {"greeks": values, "impliedVolatility": 0.25}}})
 
 
-def with_chain(tmp_path: Path, look: Any) -> None:
+def check_chain(tmp_path: Path, look: Any) -> None:
     async def go() -> None:
         async with rig("options", 0, tmp_path) as r:
             messages = [quote(s, 1.0 + i, 2.0 + i) for i, s in enumerate(CONTRACTS)]
@@ -77,7 +77,7 @@ def test_a_chain_has_a_row_a_contract_in_order(tmp_path: Path) -> None:
         assert run.chain("AAPL", expiry=date(2026, 12, 4)).height == 4
         assert run.chain("MSFT").height == 0
 
-    with_chain(tmp_path, look)
+    check_chain(tmp_path, look)
 
 
 def test_a_contract_has_its_last_prices_and_greeks(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_contract_has_its_last_prices_and_greeks(tmp_path: Path) -> None:
         one_sided = run.chain("AAPL").filter(pl.col("symbol") == CONTRACTS[1]).row(0, named=True)
         assert (one_sided["bid"], one_sided["ask"], one_sided["mid"]) == (None, 5.0, None)
 
-    with_chain(tmp_path, look)
+    check_chain(tmp_path, look)
 
 
 def test_chains_are_a_frame_like_others(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_chains_are_a_frame_like_others(tmp_path: Path) -> None:
         counted = run.sql("select root, count(*) as n from options.chains group by root order by root")
         assert counted.rows() == [("AAPL", 8), ("AAPL1", 8), ("SPY", 8)]
 
-    with_chain(tmp_path, look)
+    check_chain(tmp_path, look)
 
 
 def test_a_run_without_options_has_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A reader's view of the engine's counters: current, of one moment, and not to be written."""
+"""The engine's counters as readers see them: current, from one moment, and read-only."""
 
 from __future__ import annotations
 

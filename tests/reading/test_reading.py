@@ -1,4 +1,4 @@
-"""What readers can ask of a run: parts of frames, SQL, other libraries' tables, what is yet to come."""
+"""What readers can request from a run: parts of frames, SQL, tables of other libraries, future rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SECOND = 1_000_000_000
 
 
 class Market:
-    """A frame of trades: one a second, the symbols in turn, the price the number of the second."""
+    """A frame of trades: one per second, for each symbol in turn. The price is the number of the second."""
 
     def __init__(self, run: RunDirectory, limits: Limits) -> None:
         DictionaryWriter(dictionary_path(run.path, "stocks", "symbols")).add(NAMES)
@@ -70,15 +70,15 @@ def market(directory: RunDirectory) -> Market:
     return Market(directory, Limits(64_000_000, 4_000_000))
 
 
-def prices(frame: Any) -> list[float]:
+def get_prices(frame: Any) -> list[float]:
     return frame["price"].to_list()  # type: ignore[no-any-return]
 
 
 def test_rows_of_some_symbols(market: Market) -> None:
     market.trade(10)
-    assert prices(market.run.frame("stocks.trades", symbols="MSFT")) == [1, 4, 7]
+    assert get_prices(market.run.frame("stocks.trades", symbols="MSFT")) == [1, 4, 7]
     some = market.run.frame("stocks.trades", symbols=["AAPL", "IBM", "NEVER"])
-    assert prices(some) == [0, 2, 3, 5, 6, 8, 9]
+    assert get_prices(some) == [0, 2, 3, 5, 6, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_rows_of_some_symbols(market: Market) -> None:
 )
 def test_rows_since_a_moment(market: Market, since: Any) -> None:
     market.trade(10)
-    assert prices(market.run.frame("stocks.trades", since=since)) == [7, 8, 9]
-    assert prices(market.run.frame("stocks.trades", since=since, symbols="MSFT")) == [7]
+    assert get_prices(market.run.frame("stocks.trades", since=since)) == [7, 8, 9]
+    assert get_prices(market.run.frame("stocks.trades", since=since, symbols="MSFT")) == [7]
 
 
 def test_rows_since_so_long_ago(market: Market) -> None:
     market.trade(10)
     assert market.run.frame("stocks.trades", since=timedelta(hours=1)).height == 0
     ago = datetime.now(UTC) - datetime.fromtimestamp(START / 1e9 + 6.5, UTC)
-    assert prices(market.run.frame("stocks.trades", since=ago)) == [7, 8, 9]
+    assert get_prices(market.run.frame("stocks.trades", since=ago)) == [7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,11 @@ def test_sql_takes_symbols_for_texts(market: Market, directory: RunDirectory) ->
     )
     market.trade(4)
     query = """select price from "stocks"."trades" where symbol like '%PL'"""
-    assert prices(market.run.sql(query)) == [0, 3]
+    assert get_prices(market.run.sql(query)) == [0, 3]
     query = (
         "select s.price from stocks.trades s join crypto.trades c on s.symbol = c.symbol order by s.price"
     )
-    assert prices(market.run.sql(query)) == [0, 3]
+    assert get_prices(market.run.sql(query)) == [0, 3]
     directory.close()
     for ask in (lambda: market.run.sql(query), market.run.duckdb):
         with pytest.raises(NoRunError, match="has ended"):
@@ -166,7 +166,7 @@ def test_sql_takes_symbols_for_texts(market: Market, directory: RunDirectory) ->
 
 
 def test_threads_may_share_an_attachment(directory: RunDirectory) -> None:
-    """While there are new chunks, and symbols, all the time."""
+    """Threads read while the writer adds chunks and symbols."""
     names = DictionaryWriter(dictionary_path(directory.path, "stocks", "symbols"))
     writer = FrameWriter(frame_path(directory.path, "stocks.trades"), TRADES, Limits(600_000, 64_000))
     run = attach(directory.run)
@@ -209,7 +209,7 @@ def test_threads_may_share_an_attachment(directory: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("name", ["../stocks.trades", "stocks", "stocks.*", "", "stocks.trades/"])
-def test_what_is_no_name_of_a_frame_is_no_frame(market: Market, name: str) -> None:
+def test_what_is_not_a_name_of_a_frame_is_not_a_frame(market: Market, name: str) -> None:
     with pytest.raises(KeyError, match=r"there are stocks.trades"):
         market.run.frame(name)
 
@@ -233,23 +233,23 @@ def test_a_tail_of_some_symbols_in_small_pieces(market: Market) -> None:
     tail = market.run.tail("stocks.trades", symbols="AAPL", max_rows=5)
     market.trade(12)
     pieces = [tail.poll() for _ in range(4)]
-    assert [prices(p) if p is not None else None for p in pieces] == [[0, 3], [6, 9], None, None]
+    assert [get_prices(p) if p is not None else None for p in pieces] == [[0, 3], [6, 9], None, None]
     assert tail.missed == 0
 
 
 def test_a_tail_that_lags_drops_the_oldest_and_counts(market: Market) -> None:
     tail = market.run.tail("stocks.trades", max_lag=4)
     market.trade(4)
-    assert prices(tail.poll()) == [0, 1, 2, 3]
+    assert get_prices(tail.poll()) == [0, 1, 2, 3]
     market.trade(10)
-    assert prices(tail.poll()) == [10, 11, 12, 13]
+    assert get_prices(tail.poll()) == [10, 11, 12, 13]
     assert tail.missed == 6
 
 
 def test_a_tail_that_lags_says_so_if_it_is_to(market: Market) -> None:
     tail = market.run.tail("stocks.trades", max_lag=4, on_lag="raise")
     market.trade(4)
-    assert prices(tail.poll()) == [0, 1, 2, 3]
+    assert get_prices(tail.poll()) == [0, 1, 2, 3]
     market.trade(5)
     with pytest.raises(LagError, match=r"stocks.trades: 5 rows behind, and 4 allowed"):
         tail.poll()
@@ -269,7 +269,7 @@ def test_a_row_that_is_yet_to_come_can_be_waited_for(market: Market) -> None:
     later.start()
     found = market.run.wait_for("stocks.trades", pl.col("price") > 7, symbols="MSFT", timeout=HANGING_S)
     later.join()
-    assert prices(found) == [10, 13]
+    assert get_prices(found) == [10, 13]
 
 
 def test_rows_of_a_frame_that_is_yet_to_come_can_be_waited_for(directory: RunDirectory) -> None:
@@ -277,10 +277,10 @@ def test_rows_of_a_frame_that_is_yet_to_come_can_be_waited_for(directory: RunDir
     later.start()
     found = attach(directory.run).wait_for("stocks.trades", timeout=HANGING_S)
     later.join()
-    assert prices(found) == [0, 1, 2]
+    assert get_prices(found) == [0, 1, 2]
 
 
-def test_a_frame_that_never_comes_is_told(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_never_comes_is_reported(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdstream.reading.attach._FRAME_WAIT_S", 0.1)
     with pytest.raises(KeyError, match=r"no frame 'stocks.trade'.*there are stocks.trades"):
         market.run.wait_for("stocks.trade")
@@ -319,13 +319,13 @@ def test_chunks_open_without_any_code_of_ours(market: Market, directory: RunDire
     head = market.writer.head
     sealed, live = head.chunk_path(head.end - 2), head.chunk_path(head.end - 1)
     start = head.entry(head.end - 1).start_row
-    rows = head.rows - start  # as the head says; beside it, a live chunk is a file like any other
+    rows = head.rows - start  # the head has the number of rows; otherwise a live chunk is an ordinary file
     first = head.entry(head.end - 2).start_row
 
     whole = pl.read_ipc(sealed)
-    assert prices(whole) == list(range(first, start))
+    assert get_prices(whole) == list(range(first, start))
     assert whole["symbol"].to_list()[:3] == [(first + i) % 3 for i in range(3)]
-    assert prices(pl.read_ipc(live, n_rows=rows)) == list(range(start, head.rows))
+    assert get_prices(pl.read_ipc(live, n_rows=rows)) == list(range(start, head.rows))
 
     batch = pa.ipc.open_file(pa.memory_map(str(sealed))).get_batch(0)
     assert batch.column("price").to_pylist() == list(range(first, start))

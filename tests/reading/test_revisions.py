@@ -1,4 +1,4 @@
-"""News as readers see it: an update replaces its article, and each symbol has its articles."""
+"""News as readers see it: an update replaces its article, and articles are found by symbol."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ARTICLES = [
     article(2, 2, "second"),
     article(3, 3, "third", "AAPL"),
     article(1, 5, "first, corrected", "AAPL", "NVDA"),
-    article(3, 2, "third, late word of an older one", "AAPL"),
+    article(3, 2, "third, a late older version", "AAPL"),
 ]
 
 
@@ -50,7 +50,7 @@ def test_news_are_seen_once_each_and_by_symbol(tmp_path: Path) -> None:
         assert latest["headline"].to_list() == ["second", "third", "first, corrected"]
         assert latest["symbols"].to_list() == [[], ["AAPL"], ["AAPL", "NVDA"]]
         assert run.latest("news", symbols="NVDA")["id"].to_list() == [1]
-        assert run.latest("news", symbols="MSFT").height == 0  # the update names it no more
+        assert run.latest("news", symbols="MSFT").height == 0  # the update does not contain this symbol
         by_symbol = run.frame("news.by_symbol")
         assert by_symbol.select("symbol", "id").rows() == [("AAPL", 3), ("AAPL", 1), ("NVDA", 1)]
         assert run.frame("news.by_symbol", symbols="AAPL")["id"].to_list() == [3, 1]

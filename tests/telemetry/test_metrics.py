@@ -1,4 +1,4 @@
-"""The table of metrics, and that everything which names a metric follows it."""
+"""The table of metrics, and the code that must agree with it."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_the_name_of_a_measurement_ends_with_its_unit(metric: Metric) -> None:
         assert metric.kind is MetricKind.HISTOGRAM or metric.name.startswith("bytes")
 
 
-def prometheus(scope: str, metric: Metric) -> str:
-    """The name that a metric has to have at Prometheus: in base units, counters with `_total`."""
+def make_prometheus_name(scope: str, metric: Metric) -> str:
+    """Return the name of a metric by the rules of Prometheus: base units, and `_total` for counters."""
     name = metric.name
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
@@ -78,7 +78,7 @@ def prometheus(scope: str, metric: Metric) -> str:
 def test_names_are_unique_and_convert_to_those_of_prometheus(scope: str) -> None:
     shown = [metric for metric in TABLES[scope] if not metric.is_internal]
     assert len({metric.name for metric in TABLES[scope]}) == len(TABLES[scope])
-    names = {prometheus(scope, m) for m in shown if not re.search(r"_p\d+_ms$", m.name)}
+    names = {make_prometheus_name(scope, m) for m in shown if not re.search(r"_p\d+_ms$", m.name)}
     assert len(names) == sum(not re.search(r"_p\d+_ms$", m.name) for m in shown)
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
 
@@ -108,11 +108,11 @@ def test_a_sample_is_a_row_of_the_frame_and_the_report_has_all_of_it() -> None:
     numbers = [m.name for m in STREAM if m.is_column]
     assert [c.name for c in schema.STREAMS.columns] == ["ts", "stream", "state", *numbers]
     assert set(values) == {*numbers, *HISTOGRAMS}
-    assert len(schema.STREAMS.columns) <= 63, "a head has one bit a column"
+    assert len(schema.STREAMS.columns) <= 63, "a head has one bit per column"
     marked = {name: position for position, name in enumerate(numbers)}
     found = group_values(marked)
     flat = [v for value in found.values() for v in (value.values() if isinstance(value, dict) else [value])]
-    assert sorted(flat) == list(marked.values()), "each once"
+    assert sorted(flat) == list(marked.values()), "each value occurs once"
     assert (found["committed"], found["pool"]["size"]) == (marked["committed"], marked["pool_size"])
     assert found["latency"]["p99_ms"] == marked["latency_p99_ms"]
 
@@ -138,6 +138,6 @@ def test_losses_are_sentences_and_none_where_nothing_is_lost() -> None:
     losses = [metric.name for metric in (*STREAM, *MACHINE) if metric.is_loss]
     assert {"updates_untracked", "rejects_lost", "telemetry_rows_lost"} <= set(losses)
     assert find_losses(dict.fromkeys(losses, 0)) == []
-    told = find_losses(dict.fromkeys(losses, 1234))
-    assert len(told) == len(losses)
-    assert "1,234 rejected payloads that could not be kept on disk" in told
+    sentences = find_losses(dict.fromkeys(losses, 1234))
+    assert len(sentences) == len(losses)
+    assert "1,234 rejected payloads that could not be kept on disk" in sentences

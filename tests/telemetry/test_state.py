@@ -23,7 +23,7 @@ def test_a_commit_cut_short_has_not_happened(tmp_path: Path) -> None:
     state.commit(1, committed=10, payloads_committed=1)
     words = state._words
     before = state.committed()
-    # Everything but the last store, the sequence number.
+    # All stores except the last one, which is the sequence number.
     start = _COPIES + 2 % 2 * len(COMMITTED)
     for i in range(len(COMMITTED)):
         words[start + i] = 999

@@ -1,4 +1,4 @@
-"""What the live view shows of a run that another process serves: queries, and their picture."""
+"""The live view of a run of another process: its queries, and the picture drawn from them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from mdstream.views import queries, terminal
 SECOND = 1_000_000_000
 
 
-def row(channel: Channel, **values: Any) -> dict[str, Any]:
-    """A row of a channel: `values`, and nothing where there is none."""
+def make_row(channel: Channel, **values: Any) -> dict[str, Any]:
+    """Return a row of a channel with `values`; other columns are null or empty."""
     empty: dict[Kind, Any] = {Kind.CODE: "", Kind.TEXT: "", Kind.JSON: {}}
     blank = {c.name: None if c.nullable else empty.get(c.kind, 0) for c in channel.columns}
     return {**blank, **values}
@@ -38,17 +38,19 @@ def run() -> Iterator[Attachment]:
         for second in range(10):
             ts = second * SECOND
             streams = [
-                row(
+                make_row(
                     STREAMS, ts=ts, stream="stocks", state="streaming", messages=1000 * second, symbols_ok=3
                 ),
-                row(
+                make_row(
                     STREAMS, ts=ts, stream="news", state="restarting", messages=0, pool_busy=1, pool_size=2
                 ),
             ]
             writer.write(STREAMS, streams)
-            writer.write(CORES, [row(CORES, ts=ts, core=n, busy_percent=10.0 * second) for n in range(2)])
+            writer.write(
+                CORES, [make_row(CORES, ts=ts, core=n, busy_percent=10.0 * second) for n in range(2)]
+            )
             event = {"kind": "lost", "severity": "warning", "text": f"connection lost: {second}"}
-            writer.write(EVENTS, [row(EVENTS, ts=ts, stream="stocks", **event)])
+            writer.write(EVENTS, [make_row(EVENTS, ts=ts, stream="stocks", **event)])
         yield Attachment(directory.path)
         writer.close()
 
@@ -79,7 +81,7 @@ def test_the_view_shows_streams_cores_pool_and_events(run: Attachment) -> None:
     for part in ("streaming", "1,000", "9,000", "cores 1.8 of 2 busy", "workers 1 of 2 busy", "lost: 9"):
         assert part in text, part
     assert f"mdstream {run.run}" in text
-    assert "lost: 3" not in text, "only the newest events have a place"
+    assert "lost: 3" not in text, "the view shows only the newest events"
 
 
 def test_the_live_view_is_a_reader_and_loads_no_engine() -> None:

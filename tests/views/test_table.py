@@ -10,7 +10,7 @@ from mdstream.views.summary import show
 from mdstream.views.table import Field, fit
 
 
-def shown(width: int) -> str:
+def render(width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
     fields = [
         Field("name", ["stocks", "crypto"], justify="left"),
@@ -24,12 +24,12 @@ def shown(width: int) -> str:
 
 
 def test_everything_shows_where_there_is_room() -> None:
-    text = shown(80)
+    text = render(80)
     assert all(word in text for word in ("name", "pid", "messages", "rows", "1234567", "1,234"))
 
 
 def test_the_most_dispensable_column_goes_first_and_no_number_is_cut() -> None:
-    narrow, narrower = shown(36), shown(27)
+    narrow, narrower = render(36), render(27)
     assert "pid" not in narrow
     assert "1,234" in narrow
     assert "rows" not in narrower

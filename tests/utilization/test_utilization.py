@@ -1,4 +1,4 @@
-"""Utilization of a run: the arithmetic and the sentence."""
+"""Utilization of a run: the calculation, and the sentence that reports it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mdstream.views.utilization import _models
 from tests.running import until
 
 
-def found(**changes: Any) -> dict[str, Any]:
+def make_utilization(**changes: Any) -> dict[str, Any]:
     stream = {"workers": 2, "workers_busy": 10.0, "feed_busy": 10.0}
     usual = {"cores": {"count": 4}, "streams": {"stocks": stream, "news": dict(stream)}}
     flow: dict[str, Any] = {
@@ -48,27 +48,27 @@ def test_workers_add_up_until_the_feed_or_the_cores_end_it() -> None:
     assert one["one_more_per_s"] == pytest.approx(2e9 / 300)
     assert one["speedup"] == pytest.approx(4 / 3, abs=1e-3)
     assert one["efficiency"] == pytest.approx(2 / 3, abs=1e-3)
-    assert model_rates(100.0, 300.0, 8, 16)["one_more_per_s"] == pytest.approx(1e7), "one feed"
-    assert model_rates(100.0, 300.0, 3, 2)["now_per_s"] == pytest.approx(2e9 / 400), "two cores"
+    assert model_rates(100.0, 300.0, 8, 16)["one_more_per_s"] == pytest.approx(1e7), "limited by one feed"
+    assert model_rates(100.0, 300.0, 3, 2)["now_per_s"] == pytest.approx(2e9 / 400), "limited by two cores"
 
 
 def test_a_run_that_is_idle_is_limited_by_nothing() -> None:
     idle = "Nothing limits this run: while messages arrived, the cores were idle 80% of the time"
-    assert idle in describe_limit(found())
-    assert "Nothing limits this run: " in describe_limit(found(streams={}))
+    assert idle in describe_limit(make_utilization())
+    assert "Nothing limits this run: " in describe_limit(make_utilization(streams={}))
 
 
-def test_a_run_that_was_too_short_tells_nothing() -> None:
-    assert "too short a time to say" in describe_limit(found(conclusive=False, busy=97.0))
+def test_a_run_that_was_too_short_reports_nothing() -> None:
+    assert "too short a time to say" in describe_limit(make_utilization(conclusive=False, busy=97.0))
 
 
-def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
-    text = describe_limit(found(busy=97.0))
+def test_full_cores_come_first_and_the_simulators_share_is_reported() -> None:
+    text = describe_limit(make_utilization(busy=97.0))
     assert (
         "The cores limit this run: while messages arrived, 4 cores were busy 97% of the time; the simulator "
         "used 50% of this run's CPU time" in text
     )
-    assert "simulator" not in describe_limit(found(busy=97.0, simulator_share=0.0))
+    assert "simulator" not in describe_limit(make_utilization(busy=97.0, simulator_share=0.0))
 
 
 @pytest.mark.parametrize(
@@ -87,32 +87,32 @@ def test_full_cores_come_first_and_the_simulators_share_is_told() -> None:
     ],
 )
 def test_a_stream_that_is_used_up_is_named(stream: dict[str, Any], expected: str) -> None:
-    assert expected in describe_limit(found(streams={"news": {"workers": 1}, "stocks": stream}))
+    assert expected in describe_limit(make_utilization(streams={"news": {"workers": 1}, "stocks": stream}))
 
 
 def test_a_simulator_that_is_used_up_is_named() -> None:
-    text = describe_limit(found(simulator_busy=97.0))
+    text = describe_limit(make_utilization(simulator_busy=97.0))
     assert "The simulator limits this run: its single process was busy 97% of the time" in text
 
 
-def test_other_programs_that_take_the_cores_are_told() -> None:
+def test_other_programs_that_take_the_cores_are_reported() -> None:
     assert foreign_share(100.0, 2, 10.0, 10.0) == 0.5
-    text = describe_limit(found(busy=100.0, foreign=0.5, waits_ms=33.2))
+    text = describe_limit(make_utilization(busy=100.0, foreign=0.5, waits_ms=33.2))
     assert (
         "Other programs limit this run: while messages arrived, 4 cores were busy 100% of the time" in text
     )
     assert "99% of batches waited at most 34 ms" in text
 
 
-def test_waits_are_told_though_the_cores_were_not_full() -> None:
-    text = describe_limit(found(foreign=0.5, waits_ms=88.0))
+def test_waits_are_reported_though_the_cores_were_not_full() -> None:
+    text = describe_limit(make_utilization(foreign=0.5, waits_ms=88.0))
     assert text.startswith(
         "Nothing limits this run for long: while messages arrived, the cores were idle 80%"
     )
     assert "other programs used 50% of the busy time. 99% of batches waited at most 88 ms" in text
 
 
-def test_without_workers_it_is_told_what_one_would_bring() -> None:
+def test_without_workers_it_is_reported_what_one_would_bring() -> None:
     alone = model_rates(250.0, 350.0, 0, 2)
     assert alone["now_per_s"] == pytest.approx(1e9 / 600)
     assert alone["one_more_per_s"] == pytest.approx(1e9 / 350)
@@ -128,17 +128,17 @@ def test_without_workers_it_is_told_what_one_would_bring() -> None:
 
 
 def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
-    text = describe_limit(found(busy=100.0, foreign=0.5, waits_ms=1.6))
+    text = describe_limit(make_utilization(busy=100.0, foreign=0.5, waits_ms=1.6))
     assert text.startswith("Nothing limits this run, although its cores were full: while messages")
     assert "99% of batches waited at most 2 ms" in text
     assert "50% of it" in text
     assert "The cores limit" in describe_limit(
-        found(busy=100.0, foreign=foreign_share(100.0, 2, 10.0, 19.0))
+        make_utilization(busy=100.0, foreign=foreign_share(100.0, 2, 10.0, 19.0))
     )
 
 
 class Frames:
-    """The frames of a made-up run, as far as `Clock` reads them."""
+    """The frames of a made-up run that `Clock` reads."""
 
     def __init__(self, **frames: pl.DataFrame) -> None:
         self._frames = frames
@@ -147,11 +147,11 @@ class Frames:
         return self._frames[name.removeprefix("telemetry.")]
 
 
-def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() -> None:
+def test_a_sample_reports_the_second_before_it_and_those_nobody_sampled() -> None:
     def ts(*seconds: float) -> pl.Series:
         return pl.Series("ts", [int(s * 1e9) for s in seconds]).cast(pl.Datetime("ns"))
 
-    # The first sample covers no time; one second is sampled a little late, and one not at all.
+    # The first sample covers no time. One second has a late sample, and one second has no sample.
     cores = pl.DataFrame({"ts": ts(5.0, 6.0, 7.01, 9.02), "busy_percent": [1.0, 10.0, 20.0, 40.0]})
     clock = Clock(Frames(cores=cores))  # type: ignore[arg-type]
     assert clock.to_list(clock.assign_bins(cores), "busy_percent") == [10.0, 20.0, 40.0, 40.0]
@@ -159,7 +159,7 @@ def test_a_sample_tells_of_the_second_before_it_and_of_those_nobody_sampled() ->
     assert clock.sum_by_role(worker, pl.col("cpu")) == {"worker": [0.0, 150.0, 0.0, 0.0]}
 
 
-def test_a_process_that_is_new_is_told_with_what_it_took_to_start() -> None:
+def test_a_process_that_is_new_is_reported_with_what_it_took_to_start() -> None:
     sampler = Sampler()
     roles = {os.getpid(): ("supervisor", "")}
     sampler.sample_processes(roles)
@@ -182,7 +182,7 @@ def test_a_core_s_shares_are_those_of_the_time_that_passed_however_short() -> No
     assert _core(3, now, now).busy_percent == 0.0
 
 
-def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
+def test_a_process_that_has_ended_is_reported_by_its_own_last_sample() -> None:
     sampler, pid, times = Sampler(), os.getpid(), [time.monotonic()]
     (before,) = sampler.sample_processes({pid: ("feed", "stocks")})
     times.append(time.monotonic())
@@ -191,7 +191,7 @@ def test_a_process_that_has_ended_is_told_by_its_own_last_sample() -> None:
     times.append(time.monotonic())
     (sample,) = sampler.sample_processes(
         {pid: ("feed", "stocks")}, [last]
-    )  # not removed yet, but reported once
+    )  # the process is still in the list, but is reported once
     times.append(time.monotonic())
     assert sample.cpu_user_s == last.cpu_user_s
     least, most = 50 / (times[3] - times[0]), 50 / (times[2] - times[1])  # half a second of CPU time

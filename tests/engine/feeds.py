@@ -1,4 +1,4 @@
-"""Feeds that follow a script, in real processes: what a test needs of a feed, without markets or workers."""
+"""Feeds in real processes that follow a script, without markets or workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRAIN: Sequence[Step] = [("expect", "drain"), ("exit", 0)]
 
 
 def play(script: Sequence[Step], assignment: Any, pipe: Connection) -> None:
-    """Follow `script`. Each command that comes is sent back as a log record."""
+    """Follow `script`. Send each received command back as a log record."""
     for name, *arguments in script:
         match name:
             case "send":
@@ -40,6 +40,6 @@ def play(script: Sequence[Step], assignment: Any, pipe: Connection) -> None:
 
 
 def play_one(scripts: Mapping[str, Sequence[Sequence[Step]]], assignment: Any, pipe: Connection) -> None:
-    """Follow the script of this stream and generation; the last one serves all later generations."""
+    """Follow the script of this stream and generation. The last script is for all later generations too."""
     own = scripts[assignment.stream]
     play(own[min(assignment.generation, len(own) - 1)], assignment, pipe)

@@ -1,4 +1,4 @@
-"""The Python API, as scripts and notebooks use it."""
+"""The Python API as scripts and notebooks use it."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_an_interrupted_start_leaves_nothing_behind(tmp_path: Path) -> None:
     assert set(list_runs()) <= before
 
 
-def site(folder: Path, code: str) -> dict[str, str]:
-    """Environment variables with which each Python process runs `code` at its start."""
+def write_site(folder: Path, code: str) -> dict[str, str]:
+    """Return environment variables that make each Python process run `code` at its start."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": str(folder)}
@@ -135,7 +135,7 @@ def test_what_a_process_of_the_engine_prints_is_only_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = 'import atexit, os; os.write(1, b"noise\\n"); atexit.register(os.write, 1, b"{half")'
-    for name, value in site(tmp_path / "site", noise).items():
+    for name, value in write_site(tmp_path / "site", noise).items():
         monkeypatch.setenv(name, value)
     values = settings(None, tmp_path, streams=["crypto"]) | {"credentials": {}}
     with engine(values) as running:
@@ -158,12 +158,12 @@ def test_the_end_of_a_start_that_failed_is_not_taken_for_that_of_the_next(
     flag = tmp_path / "flag"
     again = mdstream.Engine(settings(None, tmp_path, streams=["crypto"]) | {"credentials": {}})
     with monkeypatch.context() as first:
-        for name, value in site(tmp_path / "site", LINGERING.replace("FLAG", str(flag))).items():
+        for name, value in write_site(tmp_path / "site", LINGERING.replace("FLAG", str(flag))).items():
             first.setenv(name, value)
         first.setattr(api, "_COMPILE_S", 1.0 - again.config.start_timeout_s)
         with pytest.raises(MdstreamError, match="the engine did not start"):
             again.start()
-    threading.Timer(0.3, flag.touch).start()  # whoever still has the former pipes closes them now
+    threading.Timer(0.3, flag.touch).start()  # the lingering process closes its old pipes now
     with again:
         assert again.attachment.alive
     assert again.exit_code == 0
@@ -254,7 +254,7 @@ def test_without_an_engine_there_is_nothing_to_attach_to(tmp_path: Path) -> None
 def test_an_engine_that_failed_says_so(tmp_path: Path) -> None:
     with simulator("--fault", "auth=402") as sim:
         with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
-            assert running.wait(HANGING_S), "an engine without streams ends by itself"
+            assert running.wait(HANGING_S), "an engine without running streams ends by itself"
     assert running.exit_code == Exit.CREDENTIALS
     assert running.report is not None
     assert running.report["streams"]["crypto"]["state"] == "failed"

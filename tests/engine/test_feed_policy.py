@@ -61,7 +61,7 @@ def test_a_run_that_ends_between_two_processes() -> None:
     assert failure_without_process(2, "ended", True) == "feed process ended (2 times in a row)"
 
 
-def judged(**facts: Any) -> str:
+def judge(**facts: Any) -> str:
     good = Service(was_connected=True, has_rows=True, trouble="", trouble_s=0.0, up_s=60.0, ok=2, failed={})
     return failure_at_end(good._replace(**facts))
 
@@ -86,4 +86,4 @@ def judged(**facts: Any) -> str:
     ],
 )
 def test_which_streams_have_failed_when_a_run_ends(facts: dict[str, Any], failure: str) -> None:
-    assert judged(**facts) == failure
+    assert judge(**facts) == failure

@@ -27,7 +27,7 @@ LOST = ("send", "event", RunEvent(EventKind.LOST, "connection lost"))
 
 
 class Rows:
-    """In place of a telemetry writer: what it was given."""
+    """A replacement for the telemetry writer that keeps the rows."""
 
     def __init__(self) -> None:
         self.of: dict[str, list[dict[str, Any]]] = {EVENTS.name: [], SYMBOLS.name: []}
@@ -251,7 +251,7 @@ def test_symbols_are_recorded_as_they_change_and_a_new_process_knows_none(case: 
         ("send", "symbols", (["AAPL"], {"MSFT": "refused"})),
         ("send", "symbols", (["AAPL"], {"MSFT": "refused"})),
         ("send", "symbols", (["AAPL", "MSFT"], {})),
-        ("send", "symbols", ([], {})),  # not connected: it says nothing
+        ("send", "symbols", ([], {})),  # not connected: no symbols to report
         CONNECTED,
         ("send", "symbols", (["AAPL"], {})),
         ("exit", 1),

@@ -72,7 +72,7 @@ def test_every_stage_is_reached_and_ends_as_stopped_or_failed() -> None:
     assert reached == set(Stage)
     for stage in reached - {Stage.FAILED}:
         follows = {after for (before, _), after in TRANSITIONS.items() if before is stage}
-        assert follows - {stage}, f"{stage} is a dead end"
+        assert follows - {stage}, f"no stage follows {stage}"
 
 
 def test_people_read_seven_words() -> None:

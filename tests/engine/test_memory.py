@@ -1,4 +1,4 @@
-"""How shared memory is shared out over the streams of a run."""
+"""How a run divides shared memory among its streams."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DEMAND = memory.Demand(len(STREAMS), 2, HandoffConfig(), FramesConfig())
 ROOMY = 64_000_000_000
 
 
-def taken(free: int, streams: int = 4) -> int:
-    """What all streams together may take."""
+def total_bytes(free: int, streams: int = 4) -> int:
+    """Return the shared memory that all streams together may use."""
     fitted = memory.fit(DEMAND._replace(streams=streams), free)
     slabs = fitted.handoff.slabs * file_bytes(fitted.handoff.slab_kb * 1024)
     return streams * (slabs + fitted.frames.stream_mb * 1_000_000)
@@ -32,7 +32,7 @@ def test_where_there_is_room_a_run_gets_what_it_asks_for() -> None:
 @pytest.mark.parametrize("free", [12_000_000, 64_000_000, 256_000_000, 4_000_000_000])
 @pytest.mark.parametrize("streams", [1, 2, 4])
 def test_all_streams_together_stay_within_what_is_free(free: int, streams: int) -> None:
-    assert taken(free, streams) < free
+    assert total_bytes(free, streams) < free
 
 
 def test_there_are_always_buffers_enough_to_feed_the_workers() -> None:

@@ -1,4 +1,4 @@
-"""What a run loses reaches its report, its telemetry, and who reads the summary."""
+"""A run reports its losses in the report, in telemetry and in the summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRADE = b'[{"T":"t","S":"NEW","x":"V","p":1.5,"s":1,"c":["@"],"i":1,"z":"C","t":
 
 
 def build(run: Path, state: FeedState, measurements: Measurements) -> tuple[dict[str, Any], str]:
-    """The report of a run whose only feed has this state, and how it is shown."""
+    """Return the report of a run whose only feed has this state, and the printed summary."""
     supervisor = Supervisor(Config(streams=("stocks",)), lambda record: None)
     supervisor.directory = SimpleNamespace(path=run, run=attach(str(run)).run)  # type: ignore[assignment]
     supervisor._measurements = measurements

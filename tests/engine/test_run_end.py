@@ -24,8 +24,8 @@ def directory(tmp_path: Path) -> Iterator[RunDirectory]:
         yield directory
 
 
-class Ended:
-    """A feed that has ended, as far as the end of a run is concerned."""
+class EndedFeed:
+    """A feed that has ended, with the attributes that the end of a run uses."""
 
     def __init__(self, stage: Stage = Stage.STOPPED, code: int = 0, run: Path | None = None) -> None:
         self.stream, self.stage, self.exit_code = "stocks", stage, code
@@ -33,12 +33,12 @@ class Ended:
             self.state = FeedState.create(state_path(run, "stocks"))
 
 
-def ended(*arguments: Any) -> FeedProcess:
-    return cast(FeedProcess, Ended(*arguments))
+def make_feed(*arguments: Any) -> FeedProcess:
+    return cast(FeedProcess, EndedFeed(*arguments))
 
 
 def test_what_a_feed_left_is_counted_once_and_its_memory_is_free(directory: RunDirectory) -> None:
-    feed = ended(Stage.FAILED, 1, directory.path)
+    feed = make_feed(Stage.FAILED, 1, directory.path)
     assert not run_end.has_leftovers(directory.path, feed)
     slab = Slab.create(slabs_path(directory.path) / "stocks-0", 4096)
     slab.begin(1)
@@ -57,12 +57,12 @@ def test_what_a_feed_left_is_counted_once_and_its_memory_is_free(directory: RunD
     ("feeds", "is_recorded", "code"),
     [
         ([], True, Exit.OK),
-        ([ended()], True, Exit.OK),
-        ([ended()], False, Exit.STREAM_FAILED),
-        ([ended(), ended(Stage.FAILED, Exit.CREDENTIALS)], True, Exit.CREDENTIALS),
-        ([ended(Stage.FAILED, Exit.CONFIG), ended(Stage.FAILED, Exit.CONFIG)], True, Exit.CONFIG),
-        ([ended(Stage.FAILED, Exit.CONFIG), ended(Stage.FAILED, -9)], True, Exit.STREAM_FAILED),
-        ([ended(Stage.FAILED, -9)], True, Exit.STREAM_FAILED),
+        ([make_feed()], True, Exit.OK),
+        ([make_feed()], False, Exit.STREAM_FAILED),
+        ([make_feed(), make_feed(Stage.FAILED, Exit.CREDENTIALS)], True, Exit.CREDENTIALS),
+        ([make_feed(Stage.FAILED, Exit.CONFIG), make_feed(Stage.FAILED, Exit.CONFIG)], True, Exit.CONFIG),
+        ([make_feed(Stage.FAILED, Exit.CONFIG), make_feed(Stage.FAILED, -9)], True, Exit.STREAM_FAILED),
+        ([make_feed(Stage.FAILED, -9)], True, Exit.STREAM_FAILED),
     ],
 )
 def test_a_reason_that_all_failed_streams_share_is_that_of_the_run(
@@ -72,7 +72,7 @@ def test_a_reason_that_all_failed_streams_share_is_that_of_the_run(
 
 
 class Recorder:
-    """A recorder that finishes, or does not."""
+    """A recorder that finishes or does not finish."""
 
     pid = 4711
 

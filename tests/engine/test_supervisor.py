@@ -1,4 +1,4 @@
-"""The supervisor with real processes that follow scripts in place of feeds."""
+"""The supervisor, with real processes that follow scripts instead of feeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SERVES: Sequence[Step] = [
 
 
 class Case:
-    """A run, with what is known of it at its end."""
+    """A run, and its logs and events at its end."""
 
     def __init__(self, tmp_path: Path, **settings: Any) -> None:
         values = {
@@ -51,9 +51,9 @@ class Case:
 
     def run(self, on_sample: Callable[[Supervisor], None]) -> Exit:
         self.supervisor = Supervisor(self.config, self.logs.append, on_sample)
-        return self.supervisor.run(self._look)
+        return self.supervisor.run(self._read_events)
 
-    def _look(self, ended: Supervisor) -> None:
+    def _read_events(self, ended: Supervisor) -> None:
         frame = Attachment(ended.path).frame("telemetry.events")
         self.events = frame.with_columns(cs.categorical().cast(pl.String))
 
@@ -73,7 +73,7 @@ Follow = Callable[[Mapping[str, Sequence[Sequence[Step]]]], None]
 
 @pytest.fixture
 def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Follow]:
-    """Have feeds follow scripts, by stream and generation; what a run sets for its process is undone."""
+    """Make feeds follow scripts, by stream and generation; restore the state of this process afterwards."""
 
     def use(scripts: Mapping[str, Sequence[Sequence[Step]]]) -> None:
         target = partial(play_one, scripts)
@@ -132,7 +132,7 @@ def test_a_feed_that_dies_is_replaced_and_fetches_too(tmp_path: Path, follow: Fo
 def test_a_run_ends_by_itself_once_no_stream_is_left(tmp_path: Path, follow: Follow) -> None:
     follow({"stocks": [[("exit", int(Exit.CONFIG))]], "crypto": [[("exit", int(Exit.SHARED_MEMORY))]]})
     case = Case(tmp_path)
-    assert case.run(lambda run: None) is Exit.STREAM_FAILED, "two reasons: none of them is the run's"
+    assert case.run(lambda run: None) is Exit.STREAM_FAILED, "the streams failed for different reasons"
     assert set(case.stages.values()) == {Stage.FAILED}
 
 
@@ -155,7 +155,7 @@ def test_a_feed_that_does_not_drain_is_killed_and_only_its_stream_fails(
 
 def test_a_second_stop_ends_a_run_at_once(tmp_path: Path, follow: Follow) -> None:
     follow({"crypto": [[*SERVES[:-2], ("hang",)]]})
-    case = Case(tmp_path, streams=["crypto"], drain_timeout_s=600.0)  # longer than a test may take
+    case = Case(tmp_path, streams=["crypto"], drain_timeout_s=600.0)  # longer than the time limit of a test
 
     def stop_twice(run: Supervisor) -> None:
         if run.feeds["crypto"].stage is Stage.STREAMING:
@@ -173,7 +173,7 @@ def test_what_a_feed_left_that_died_while_draining_is_committed_by_one_more(
     monkeypatch.setattr(run_end, "has_leftovers", lambda run, feed: left)
     follow({"crypto": [[*SERVES[:-1], ("exit", 1)], [*UP, *DRAIN]]})
     case = Case(tmp_path, streams=["crypto"])
-    assert case.run(stop_once_streaming) is Exit.OK, "one death that came too late is no failure"
+    assert case.run(stop_once_streaming) is Exit.OK, "a death at the end of the run is not a failure"
     assert case.supervisor.feeds["crypto"].generation == int(left)
     assert case.commands("crypto").count(["drain"]) == 1 + left
 

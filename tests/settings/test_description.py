@@ -1,4 +1,4 @@
-"""The description of the settings is complete, and follows the registry of streams."""
+"""The description of the settings is complete, and includes the settings of each registered stream."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from mdstream.settings import Setting, describe_settings, from_mapping
 from mdstream.streams import STREAMS
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+def find_leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for name, value in values.items():
-        found |= leaves(value, f"{prefix}{name}.") if value and isinstance(value, dict) else {prefix + name}
+        found |= (
+            find_leaves(value, f"{prefix}{name}.") if value and isinstance(value, dict) else {prefix + name}
+        )
     return found
 
 
 def test_each_setting_is_described_once() -> None:
     names = [each.name for each in describe_settings()]
     assert len(names) == len(set(names))
-    assert set(names) == leaves(msgspec.to_builtins(Config()))
+    assert set(names) == find_leaves(msgspec.to_builtins(Config()))
 
 
 @pytest.mark.parametrize("each", describe_settings(), ids=lambda each: each.name)
@@ -33,7 +35,7 @@ def test_a_description_says_what_a_setting_means_and_may_be(each: Setting) -> No
     assert each.description[0].isupper()
     assert each.variable == each.variable.upper()
     if each.kind == "number":
-        assert each.unit, "a number without a unit"
+        assert each.unit, "a number has a unit"
     if each.kind == "table":
         assert each.choices
     if each.name.partition(".")[0] != "credentials":

@@ -1,4 +1,4 @@
-"""What a type cannot say: settings that must fit each other, and symbols."""
+"""Rules that types cannot express: settings that must fit each other, and symbols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_flag_for_a_stream_that_does_not_run_is_refused(setting: str) -> None:
         ConfigError, match=f"command line: crypto.{setting}: crypto is not one of the streams"
     ):
         load(environ={}, flags={"streams": ["stocks"], "crypto": {setting: value}})
-    load(environ={"MDSTREAM_CRYPTO__FEED": "us"}, flags={"streams": ["stocks"]})  # may serve other runs
+    load(environ={"MDSTREAM_CRYPTO__FEED": "us"}, flags={"streams": ["stocks"]})  # for other runs
 
 
 @pytest.mark.parametrize("stream", ["stocks", "news", "crypto", "options"])

@@ -1,4 +1,4 @@
-"""Each setting's limits are declared once, on its field, and hold wherever its value comes from."""
+"""The limits of a setting are declared once, on its field, and apply to values from every source."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mdstream.streams import STREAMS
 
 SOURCES = ("file", "environment", "command line")
 SERVED = [s for s in describe_settings() if s.section not in STREAMS.keys() - set(Config().streams)]
-"""Settings that a run without any uses: a flag for a stream that is not served is refused as such."""
+"""Settings of the default streams: a flag for any other stream is refused for that reason."""
 NUMBERS = [s for s in SERVED if s.kind in ("number", "whole number")]
 CHOSEN = [s for s in SERVED if s.choices and s.kind in ("text", "list")]
 
 
-def read(source: str, each: Setting, value: Any) -> tuple[Config, dict[str, str]]:
-    """The settings with `value` from one source."""
+def load_value(source: str, each: Setting, value: Any) -> tuple[Config, dict[str, str]]:
+    """Return the settings, with `value` from one source."""
     if source == "environment":
         text = ",".join(value) if isinstance(value, list) else str(value)
         return load_with_origins(None, {each.variable: text})
@@ -36,7 +36,7 @@ def read(source: str, each: Setting, value: Any) -> tuple[Config, dict[str, str]
         return load_with_origins(file.name, {})
 
 
-def value_of(config: Config, name: str) -> Any:
+def get_value(config: Config, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
         value = getattr(value, part)
@@ -52,8 +52,8 @@ def test_a_number_within_its_limits_is_taken_from_anywhere(data: Any, each: Sett
         value: Any = data.draw(st.integers(int(least), int(most)))
     else:
         value = data.draw(st.floats(least, most))
-    config, origins = read(source, each, value)
-    assert value_of(config, each.name) == value
+    config, origins = load_value(source, each, value)
+    assert get_value(config, each.name) == value
     assert list(origins) == [each.name]
 
 
@@ -66,7 +66,7 @@ def test_a_number_beyond_its_limits_is_refused_from_anywhere(data: Any, each: Se
         bad.append(st.integers(int(each.most) + 1, 2**70))
     value = data.draw(st.one_of(bad))
     with pytest.raises(ConfigError) as caught:
-        read(source, each, value)
+        load_value(source, each, value)
     said = str(caught.value)
     assert said.split(": ")[1] == each.name
     assert said.startswith(f"{source}: ") or (source == "file" and ".toml: " in said)
@@ -79,22 +79,22 @@ def test_a_number_beyond_its_limits_is_refused_from_anywhere(data: Any, each: Se
 def test_a_text_that_is_not_among_the_choices_is_refused_from_anywhere(each: Setting, source: str) -> None:
     value = "magic" if each.kind == "text" else ["magic"]
     with pytest.raises(ConfigError, match=f"{each.name}: 'magic' is not one of {each.choices[0]}"):
-        read(source, each, value)
+        load_value(source, each, value)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("each", [s for s in SERVED if s.schemes], ids=lambda s: s.name)
 def test_an_address_of_another_kind_is_refused_from_anywhere(each: Setting, source: str) -> None:
     with pytest.raises(ConfigError, match=f"{each.name}: 'ftp://x' must begin with {each.schemes[0]}"):
-        read(source, each, "ftp://x")
+        load_value(source, each, "ftp://x")
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("each", [s for s in SERVED if s.kind == "yes or no"], ids=str)
 def test_what_is_neither_true_nor_false_is_refused(each: Setting, source: str) -> None:
-    assert value_of(read(source, each, True)[0], each.name) is True
+    assert get_value(load_value(source, each, True)[0], each.name) is True
     with pytest.raises(ConfigError, match=f"{each.name}: 'maybe' is neither true nor false"):
-        read(source, each, "maybe")
+        load_value(source, each, "maybe")
 
 
 def test_choices_may_be_in_any_case() -> None:
@@ -102,7 +102,7 @@ def test_choices_may_be_in_any_case() -> None:
 
 
 class Group(Struct, frozen=True):
-    """An example."""
+    """An example group of settings."""
 
     size: Annotated[int, setting("How large.", unit="MB", ge=2, le=9, flag="--size")] = 4
     names: Annotated[tuple[str, ...], setting("Which.")] = ()

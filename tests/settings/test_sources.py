@@ -1,4 +1,4 @@
-"""File, environment and flags to one frozen `Config`, and errors that name what is wrong, and where."""
+"""File, environment and flags give one frozen `Config`. Errors name the wrong setting and its source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdstream.errors import ConfigError
 from mdstream.settings import from_mapping, load
 
 
-def test_file_gives_way_to_environment_and_environment_to_flags(tmp_path: Path) -> None:
+def test_file_yields_to_environment_and_environment_to_flags(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     path.write_text(
         "workers = 1\nduration = 5\n[fetch]\ninterval_s = 10\nattempts = 9\n[stocks]\nsymbols = ['A', 'B']\nfeed = 'sip'\n"
@@ -30,7 +30,7 @@ def test_file_gives_way_to_environment_and_environment_to_flags(tmp_path: Path) 
     assert (config.fetch.interval_s, config.fetch.attempts) == (20.0, 9)
     assert config.stream("stocks").symbols == ("C", "D")
     assert config.stream("stocks").feed == "sip"
-    assert config.stream("crypto").symbols[0] == "BTC/USD", "its default"
+    assert config.stream("crypto").symbols[0] == "BTC/USD", "the default symbols"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_with_its_place(
     assert message in str(caught.value)
 
 
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text("workers = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):

@@ -1,4 +1,4 @@
-"""`mdstream backfill` obeys file, environment and flags, in that order; so does its function."""
+"""`mdstream backfill` and its function use settings from file, environment and flags, in rising precedence."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FILE = "[backfill]\nconcurrency = 11\nworkers = 1\nbudget_per_minute = 3\n[fetch
 
 
 @pytest.fixture
-def used(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
-    """The settings of each backfill that would begin."""
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
+    """Collect the settings of each backfill instead of running it."""
     found: list[HistoryConfig] = []
     made: Any = Backfill.__init__
 
@@ -36,7 +36,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
 
     monkeypatch.setattr(Backfill, "__init__", init)
     monkeypatch.setattr(Backfill, "run", run)
-    monkeypatch.setattr(ipc, "claim", lambda: None)  # this process is not the command's own
+    monkeypatch.setattr(ipc, "claim", lambda: None)  # the command runs in the process of the tests
     return found
 
 
@@ -54,29 +54,29 @@ def command(store: Path, *flags: str, **environ: str) -> Any:
     return CliRunner().invoke(app, arguments, env={**CLEAN, **environ})
 
 
-def test_file_gives_way_to_environment_and_environment_to_flags(
-    used: list[HistoryConfig], tmp_path: Path
+def test_file_yields_to_environment_and_environment_to_flags(
+    configs: list[HistoryConfig], tmp_path: Path
 ) -> None:
     file = tmp_path / "m.toml"
     file.write_text(FILE)
     environ = {"MDSTREAM_BACKFILL__WORKERS": "0", "MDSTREAM_BACKFILL__CONCURRENCY": "12"}
     done = command(tmp_path, "--config", str(file), "--concurrency", "13", **environ)
     assert done.exit_code == 0, done.output
-    [config] = used
+    [config] = configs
     assert (config.fetch.concurrency, config.workers, config.budget_per_minute) == (13, 0, 3)
-    assert not config.learns_budget, "what was set is kept to"
+    assert not config.learns_budget, "a budget from the settings is fixed"
 
 
-def test_without_flags_the_environment_counts(used: list[HistoryConfig], tmp_path: Path) -> None:
+def test_without_flags_the_environment_counts(configs: list[HistoryConfig], tmp_path: Path) -> None:
     environ = {"MDSTREAM_BACKFILL__WORKERS": "0", "MDSTREAM_FETCH__BUDGET_PER_MINUTE": "70"}
     assert command(tmp_path, **environ).exit_code == 0
-    [config] = used
+    [config] = configs
     assert (config.fetch.concurrency, config.workers, config.budget_per_minute) == (128, 0, 70)
-    assert config.learns_budget, "until the service says how many it allows"
+    assert config.learns_budget, "a budget that is not set is learned from the service"
 
 
 def test_the_function_has_the_same_settings_as_the_command(
-    used: list[HistoryConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configs: list[HistoryConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
         **CLEAN,
@@ -90,8 +90,8 @@ def test_the_function_has_the_same_settings_as_the_command(
         "stocks.trades", "AAPL", *span, store=tmp_path, settings={"backfill": {"concurrency": 5}}
     )
     assert command(tmp_path).exit_code == 0
-    assert [config.fetch.concurrency for config in used] == [12, 5, 12]
-    assert used[0] == used[2]
+    assert [config.fetch.concurrency for config in configs] == [12, 5, 12]
+    assert configs[0] == configs[2]
 
 
 @pytest.mark.parametrize("name", ["BACKFILL", "FETCH"])

@@ -1,4 +1,4 @@
-"""What the doctor advises must be safe to follow."""
+"""The advice of `mdstream doctor` is safe to follow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mdstream.config import FramesConfig
 from mdstream.settings import from_mapping
 
 
-def dead_run(root: Path, name: str, **facts: str) -> Path:
+def make_dead_run(root: Path, name: str, **facts: str) -> Path:
     path = root / f"mdstream-{os.getuid()}-{name}"
     path.mkdir()
     (path / "owner.lock").touch()
@@ -22,14 +22,14 @@ def dead_run(root: Path, name: str, **facts: str) -> Path:
     return path
 
 
-def findings(root: Path) -> dict[str, Finding]:
+def collect_findings(root: Path) -> dict[str, Finding]:
     return {each.what: each for each in _runs(FramesConfig(directory=str(root)))}
 
 
 def test_a_dead_run_that_is_still_to_be_recorded_is_not_to_be_deleted(tmp_path: Path) -> None:
-    kept = dead_run(tmp_path, "20260105T100000.000-1", store="/data/market")
-    gone = dead_run(tmp_path, "20260105T100000.000-2")
-    found = findings(tmp_path)
+    kept = make_dead_run(tmp_path, "20260105T100000.000-1", store="/data/market")
+    gone = make_dead_run(tmp_path, "20260105T100000.000-2")
+    found = collect_findings(tmp_path)
     assert found["leftovers of dead runs"].fix.endswith(f"or: rm -r {gone}")
     unrecorded = found["dead run, recording incomplete"]
     assert (unrecorded.verdict, unrecorded.found) == ("note", kept.name)
@@ -37,7 +37,7 @@ def test_a_dead_run_that_is_still_to_be_recorded_is_not_to_be_deleted(tmp_path: 
     assert f"mdstream record --run {kept} --store /data/market" in unrecorded.fix
     with (kept / "recorder.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        at_work = findings(tmp_path)["dead run, recording incomplete"]
+        at_work = collect_findings(tmp_path)["dead run, recording incomplete"]
     assert (at_work.verdict, at_work.fix) == ("ok", "")
 
 

@@ -1,4 +1,4 @@
-"""Flags that set settings are declared by the settings, and every command teaches by an example."""
+"""Settings declare their own flags, and the help of every command has an example."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mdstream.settings import Setting, describe_settings, load
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def option(command: str, flag: str) -> Any:
+def find_option(command: str, flag: str) -> Any:
     [found] = [p for p in COMMANDS[command].params if flag in p.opts]
     return found
 
@@ -28,22 +28,22 @@ def option(command: str, flag: str) -> Any:
 @pytest.mark.parametrize("command", ["run", "settings"])
 @pytest.mark.parametrize("each", run_settings(), ids=lambda each: each.name)
 def test_a_flag_says_what_its_setting_means_and_may_be(command: str, each: Setting) -> None:
-    text = option(command, each.flag).help
+    text = find_option(command, each.flag).help
     assert each.description in text
     assert each.limits in text
 
 
 @pytest.mark.parametrize("each", [s for s in describe_settings() if s.section == "backfill" and s.flag])
 def test_a_backfill_has_the_flags_of_its_section(each: Setting) -> None:
-    assert option("backfill", each.flag).help.startswith(each.help)
-    assert option("backfill", each.flag).default is None, "not given"
+    assert find_option("backfill", each.flag).help.startswith(each.help)
+    assert find_option("backfill", each.flag).default is None, "a flag has no default"
 
 
 def test_each_flag_of_the_description_is_there() -> None:
     for each in describe_settings():
         if each.flag:
             name = "backfill" if each.section == "backfill" else "run"
-            assert option(name, each.flag) is not None
+            assert find_option(name, each.flag) is not None
 
 
 def test_what_is_not_given_is_not_passed_on() -> None:
@@ -74,7 +74,7 @@ def test_symbols_and_feeds_are_settings_of_their_stream() -> None:
             stream_settings([text], None)
 
 
-def test_a_backfill_tells_options_from_settings() -> None:
+def test_a_backfill_distinguishes_options_from_settings() -> None:
     options, settings = split_options({"priority": "A,B", "feed": "sip", "backfill.workers": "3"})
     assert options == {"priority": ["A", "B"], "feed": "sip"}
     assert load(environ={}, flags=settings).history.workers == 3
@@ -83,7 +83,7 @@ def test_a_backfill_tells_options_from_settings() -> None:
 def test_a_command_loads_only_what_it_needs() -> None:
     code = "import sys, mdstream.cli.app; print([m for m in ('numpy', 'pyarrow', 'polars') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n", "a wrong flag is reported at once"
+    assert done.stdout == "[]\n", "the command line must load none of them, to start fast"
 
 
 def test_the_version_is_one_line() -> None:
@@ -99,4 +99,4 @@ def test_each_command_teaches_by_an_example(name: str) -> None:
     assert done.exit_code == 0
     assert f"Example: mdstream {name}" in done.stdout
     for parameter in command.params:
-        assert parameter.help or parameter.opts == ["--help"], f"{name} {parameter.opts} says nothing"
+        assert parameter.help or parameter.opts == ["--help"], f"{name} {parameter.opts} has no help"

@@ -1,4 +1,4 @@
-"""What `mdstream run` prints beside the live view."""
+"""The lines that `mdstream run` prints above the live view."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from mdstream.cli.run import warning_writer
 
 
-def test_above_the_live_view_stands_what_needs_attention() -> None:
+def test_above_the_live_view_is_what_needs_attention() -> None:
     out = io.StringIO()
     write = warning_writer(Console(file=out, width=100))
     record = {"ts": "2026-01-05T10:00:00.000", "stream": "stocks"}

@@ -1,4 +1,4 @@
-"""`mdstream settings` prints what is in effect: TOML that can be read again, and where it came from."""
+"""`mdstream settings` prints the settings in effect as TOML, with the source of each value."""
 
 from __future__ import annotations
 

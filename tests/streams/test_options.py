@@ -18,7 +18,7 @@ from mdstream.streams.options import is_contract, nearest
         ("", False),
     ],
 )
-def test_contracts_are_told_from_underlyings(symbol: str, expected: bool) -> None:
+def test_contracts_are_distinguished_from_underlyings(symbol: str, expected: bool) -> None:
     assert is_contract(symbol) is expected
 
 

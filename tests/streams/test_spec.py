@@ -1,4 +1,4 @@
-"""The declarations: what a stream is, and which of its rows are the same."""
+"""The declarations of streams, and the columns that identify their rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_without_an_identity_rows_are_the_same_only_if_feed_and_all_columns_are(
     assert channel.identity == ("feed", "symbol", "ts", "code")
 
 
-def test_trades_with_one_id_are_told_apart_by_time_exchange_price_and_size() -> None:
+def test_trades_with_one_id_are_distinguished_by_time_exchange_price_and_size() -> None:
     assert STREAMS["stocks"].by_name["trades"].identity == (
         "symbol",
         "ts",

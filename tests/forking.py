@@ -1,7 +1,7 @@
-"""The process that pools and readers of tests are forked from: one for all tests of a process.
+"""The fork server of the tests: one process from which pools and readers are get_fork_context.
 
-To start Python with Polars and Numba costs a second and a half; to fork a process that has loaded them, some
-milliseconds. It is the fork server that feeds and backfills have, and it ends with the session.
+A new Python process with Polars and Numba takes a second and a half to start; a fork takes some milliseconds.
+This is the same fork server that feeds and backfills use. It ends with the session.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mdstream.pool.pool import SINGLE_THREADED, forkserver_modules
 _context: BaseContext | None = None
 
 
-def forked() -> BaseContext:
-    """A context whose processes are forked; pools that start from now on fork their workers, too."""
+def get_fork_context() -> BaseContext:
+    """Return a context that forks its processes. Pools that start later fork their workers too."""
     global _context
     if _context is None:
         os.environ.update(SINGLE_THREADED)
@@ -26,7 +26,7 @@ def forked() -> BaseContext:
 
 
 def end_fork_server() -> None:
-    """For tests of how such a process starts and ends, and at the end of the session."""
+    """End the fork server, for tests of its start and end, and at the end of the session."""
     global _context
     if _context is not None:
         _context = None

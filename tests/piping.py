@@ -1,4 +1,4 @@
-"""The pipeline of one stream without its sockets: payloads in, frames out, real workers between."""
+"""The pipeline of one stream without sockets: payloads in, frames out, and real workers in between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
-from tests.forking import end_fork_server, forked
+from tests.forking import end_fork_server, get_fork_context
 from tests.running import HANGING_S
 
 Payload = tuple[bytes, PayloadKind, int]
@@ -32,7 +32,7 @@ LIMITS = Limits(64_000_000, 4_000_000)
 
 
 class Rig:
-    """One feed's pipeline on a run directory."""
+    """The pipeline of one feed on a run directory."""
 
     def __init__(
         self,
@@ -91,11 +91,11 @@ async def rig(
     forks: bool = True,
     **handoff: Any,
 ) -> Any:
-    """A rig with so many workers; a single one that is not forked is started as a new interpreter."""
+    """Open a rig with `workers` workers. Without `forks`, they are started as new interpreters."""
     if not forks:
         end_fork_server()
     elif workers:
-        forked()
+        get_fork_context()
     pool = WorkerPool(workers, timeout_s)
     with RunDirectory(root) as directory:
         directory.describe()
@@ -107,7 +107,7 @@ async def rig(
 
 
 def fingerprint(run: Path, stream: str) -> dict[str, str]:
-    """A digest of every column of every frame as it lies in memory, and of every dictionary."""
+    """Return a digest of each column of each frame in memory, and of each dictionary."""
     digests = {}
     for folder in sorted((run / "frames").glob(f"{stream}.*")):
         head = Head(folder, write=False)
@@ -118,7 +118,7 @@ def fingerprint(run: Path, stream: str) -> dict[str, str]:
             batch = batch.slice(0, end - head.entry(number).start_row)
             for field, column in zip(batch.schema, batch.columns, strict=True):
                 if field.name == "version":
-                    continue  # of a table: how often a row was written depends on the batches
+                    continue  # a column of tables: the number of writes of a row depends on the batches
                 digest = columns.setdefault(field.name, hashlib.sha256())
                 digest.update(repr(column.to_pylist()).encode())
         digests |= {f"{folder.name}.{name}": d.hexdigest() for name, d in columns.items()}

@@ -25,7 +25,7 @@ from mdstream.handoff.columns import ColumnData
 from mdstream.reading import keyed_frame_reader
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
-from tests.forking import forked
+from tests.forking import get_fork_context
 from tests.running import HANGING_S
 
 COLUMNS = (
@@ -193,7 +193,7 @@ def read_for(name: str, seconds: float) -> None:
 
 def test_no_reader_ever_sees_half_a_row(run: RunDirectory) -> None:
     folder = frame_path(run.path, "test.latest")
-    context = forked()
+    context = get_fork_context()
     for _ in range(3):  # each writer is killed, and the next one continues
         writer = subprocess.Popen([sys.executable, "-c", WRITE, str(folder)])
         try:

@@ -28,7 +28,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
 from tests import expected, piping
 from tests.docs import documents
-from tests.forking import forked
+from tests.forking import get_fork_context
 from tests.frames import dying
 from tests.piping import Payload, Rig
 from tests.running import HANGING_S
@@ -280,7 +280,7 @@ async def run_successor(work: Work, run: Path) -> dict[str, int]:
 @contextmanager
 def start_committer(plan: dying.Plan) -> Iterator[Connection]:
     """Start a process that commits, and dies, on orders; yield the pipe to it."""
-    context = forked()
+    context = get_fork_context()
     ours, theirs = context.Pipe()
     process = context.Process(target=dying.serve, args=(plan, theirs))
     process.start()

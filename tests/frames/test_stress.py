@@ -27,7 +27,7 @@ from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
-from tests.forking import forked
+from tests.forking import get_fork_context
 from tests.running import HANGING_S, until
 
 Numbers = npt.NDArray[np.int64]
@@ -235,7 +235,7 @@ def stress(seconds: float) -> tuple[dict[str, int], int, int]:
 
     Returns the sums of the readers' counters, the number of kills, and the number of rows.
     """
-    context = forked()
+    context = get_fork_context()
     shared = Shared(context.RawArray("Q", 1), context.RawArray("Q", MAX_READERS * len(Counter)))
     chance = random.Random(1)
     started = kills = 0

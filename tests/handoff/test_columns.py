@@ -56,8 +56,8 @@ def test_columns_come_back_as_they_were_written(rows: list[tuple[object, ...]], 
     part = area.put(CHANNEL, data)
     assert part is not None
     assert area.used == offset + part_bytes(CHANNEL, data)
-    assert bytes(memory[area.used :]) == bytes(16), "wrote beyond its size"
-    assert area.put(CHANNEL, data) is None, "there is no room for another"
+    assert bytes(memory[area.used :]) == bytes(16), "the area was written beyond its size"
+    assert area.put(CHANNEL, data) is None, "there is no room for a second column"
     for wrote, read in zip(data, read_part(area, Shape(CHANNEL), part), strict=True):
         np.testing.assert_array_equal(wrote.values, read.values)
         assert (wrote.mask is None) == (read.mask is None)

@@ -1,4 +1,4 @@
-"""Objects between a feed and its workers."""
+"""Objects that a feed and its workers send to each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import uvloop
 from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.handoff import packets
 from mdstream.pool.crew import Crew
-from tests.forking import forked
+from tests.forking import get_fork_context
 from tests.running import HANGING_S, until
 from workers import boot
 
@@ -34,30 +34,30 @@ def slow(seconds: float) -> int:
 
 
 def meet(folder: Path, others: int) -> int:
-    """Wait until `others` are here, too."""
+    """Wait until the folder has a file of each of `others` processes."""
     (folder / str(os.getpid())).touch()
     until(lambda: len(list(folder.iterdir())) == others)
     return os.getpid()
 
 
-def full(path: str) -> None:
+def raise_no_space(path: str) -> None:
     raise NoSpaceError(path, 5, 3)
 
 
-class OddError(Exception):
-    """One that does not survive being pickled."""
+class UnpicklableError(Exception):
+    """An error that cannot be unpickled."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
 
 
-def odd() -> None:
-    raise OddError(1, 2)
+def raise_unpicklable() -> None:
+    raise UnpicklableError(1, 2)
 
 
-def with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
+def run_with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
     async def go() -> Any:
-        crew = Crew(size, boot.start, boot.serve, forked())
+        crew = Crew(size, boot.start, boot.serve, get_fork_context())
         try:
             await crew.ready()
             return await asyncio.wait_for(use(crew), HANGING_S)
@@ -65,8 +65,8 @@ def with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
             crew.hang_up()
             for process in crew.processes:
                 await asyncio.to_thread(process.join, HANGING_S)
-                # The executor waits for it, too; who comes second is not told how it ended.
-                assert not psutil.pid_exists(process.pid), "a worker stays behind"
+                # The executor waits for the process too. Only the first wait gets the exit code.
+                assert not psutil.pid_exists(process.pid), "a worker still runs"
 
     return uvloop.run(go())
 
@@ -88,13 +88,13 @@ def test_objects_of_any_size_pass(size: int) -> None:
 
 
 def test_all_come_back_each_to_who_asked() -> None:
-    """Far more at once than the sockets hold, small ones and large ones."""
+    """Small and large objects, far more at once than the socket buffers hold."""
     items = [i if i % 7 else np.arange(i * 40) for i in range(2_000)]
 
     async def use(crew: Crew) -> list[Any]:
         return await asyncio.gather(*(crew.do(echo, item) for item in items))
 
-    for given, answered in zip(items, with_crew(2, use), strict=True):
+    for given, answered in zip(items, run_with_crew(2, use), strict=True):
         assert np.array_equal(given, answered)
 
 
@@ -102,33 +102,33 @@ def test_all_workers_work_at_once(tmp_path: Path) -> None:
     async def use(crew: Crew) -> set[int]:
         return set(await asyncio.gather(*(crew.do(meet, tmp_path, 3) for _ in range(3))))
 
-    assert len(with_crew(3, use)) == 3
+    assert len(run_with_crew(3, use)) == 3
 
 
 def test_what_fails_there_is_raised_here_and_says_where() -> None:
     async def use(crew: Crew) -> int:
         with pytest.raises(NoSpaceError) as caught:
-            await crew.do(full, "x")
+            await crew.do(raise_no_space, "x")
         assert str(caught.value) == str(NoSpaceError("x", 5, 3))
         with pytest.raises(TypeError) as other:
             await crew.do(echo)
         assert "in a worker" in other.value.__notes__[0]
-        with pytest.raises(WorkerError, match="Odd"):
-            await crew.do(odd)
+        with pytest.raises(WorkerError, match="Unpicklable"):
+            await crew.do(raise_unpicklable)
         return int(await crew.do(echo, 5))
 
-    assert with_crew(1, use) == 5
+    assert run_with_crew(1, use) == 5
 
 
-def test_what_cannot_be_told_is_told_as_that() -> None:
-    """Neither an answer nor an error that cannot be pickled ends the worker."""
+def test_what_cannot_be_reported_is_reported_as_that() -> None:
+    """A worker survives answers and errors that cannot be pickled."""
 
     async def use(crew: Crew) -> int:
         with pytest.raises(Exception, match="pickle"):
             await crew.do(eval, "lambda: 0")
         return int(await crew.do(echo, 7))
 
-    assert with_crew(1, use) == 7
+    assert run_with_crew(1, use) == 7
 
 
 def test_a_killed_worker_fails_all_that_is_under_way() -> None:
@@ -145,7 +145,7 @@ def test_a_killed_worker_fails_all_that_is_under_way() -> None:
         for pid in pids[1:]:
             os.kill(pid, signal.SIGKILL)
 
-    with_crew(2, use)
+    run_with_crew(2, use)
 
 
 def test_hanging_up_fails_who_waits_and_ends_all() -> None:
@@ -156,4 +156,4 @@ def test_hanging_up_fails_who_waits_and_ends_all() -> None:
         with pytest.raises(BrokenExecutor):
             await waits
 
-    with_crew(2, use)
+    run_with_crew(2, use)

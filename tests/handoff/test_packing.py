@@ -65,7 +65,7 @@ def test_a_slab_of_packed_and_plain_payloads_is_read_in_order(tmp_path: Path) ->
 def test_a_slab_takes_no_more_than_its_results_have_room_for(tmp_path: Path) -> None:
     slab = Slab.create(tmp_path / "slab", 65_536)
     slab.begin(1)
-    assert slab.fits(1000, 10_000_000), "alone it goes in, whatever it unpacks to"
+    assert slab.fits(1000, 10_000_000), "an empty slab takes one payload of any unpacked size"
     slab.append(bytes(1000), PayloadKind.TRADES, 0, Packing.GZIP, 50_000)
     assert slab.fits(1000, 15_000)
     assert not slab.fits(1000, 16_000)

@@ -64,7 +64,7 @@ def test_a_slab_used_again_forgets_what_it_held(tmp_path: Path) -> None:
     assert (slab.entries, slab.state, slab.sequence) == (0, SlabState.FILLING, 2)
 
 
-def test_a_file_that_is_no_slab_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_slab_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "slab"
     path.write_bytes(b"0" * 4096)
     with pytest.raises(ValueError, match="is not a slab"):

@@ -1,4 +1,4 @@
-"""The pool of slabs: its policy on literals, and the pool on real files."""
+"""The pool of slabs: its policy with literal values, and the pool with real files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mdstream.handoff.slabs import SlabPool, Way, choose, count_idle
 CAPACITY = 4096
 
 
-def pool_in(folder: Path, bound: int = 3) -> SlabPool:
+def make_pool(folder: Path, bound: int = 3) -> SlabPool:
     return SlabPool(folder, "stocks", bound, CAPACITY)
 
 
@@ -48,7 +48,7 @@ def test_of_idle_slabs_all_but_one_are_removed() -> None:
 
 
 def test_statistics_say_what_a_pool_holds(tmp_path: Path) -> None:
-    pool = pool_in(tmp_path)
+    pool = make_pool(tmp_path)
     first, second = take(pool), take(pool)
     assert pool.statistics() == (3, 2, 0, 2, 2, 0, 0)
     pool.release(first)
@@ -64,7 +64,7 @@ def test_statistics_say_what_a_pool_holds(tmp_path: Path) -> None:
 
 
 def test_the_slab_used_last_is_taken_first_and_the_one_idle_longest_is_evicted(tmp_path: Path) -> None:
-    pool = pool_in(tmp_path)
+    pool = make_pool(tmp_path)
     first, second, third = take(pool), take(pool), take(pool)
     for slab in (first, second, third):
         pool.release(slab)
@@ -86,7 +86,7 @@ def test_a_stall_is_counted_once_however_often_a_slab_is_asked_for(tmp_path: Pat
 
 
 def test_a_large_payload_replaces_a_free_slab_and_its_own_is_removed_afterwards(tmp_path: Path) -> None:
-    pool = pool_in(tmp_path, bound=2)
+    pool = make_pool(tmp_path, bound=2)
     first, second = take(pool), take(pool)
     assert pool.take(10 * CAPACITY) is None
     pool.release(first)
@@ -101,14 +101,14 @@ def test_a_large_payload_replaces_a_free_slab_and_its_own_is_removed_afterwards(
 
 def test_slabs_that_stay_idle_are_removed_but_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slabs, "IDLE_S", 10.0)
-    pool = pool_in(tmp_path)
+    pool = make_pool(tmp_path)
     for slab in [take(pool) for _ in range(3)]:
         pool.release(slab)
-    pool.trim(100.0)  # until now all were in use at some moment
+    pool.trim(100.0)  # each slab was in use at some moment until now
     pool.trim(109.0)
     assert pool.statistics().free == 3
     slab = take(pool)
-    pool.release(slab)  # two were idle all the time, one of which stays
+    pool.release(slab)  # two slabs were idle all the time; the pool keeps one of them
     pool.trim(110.0)
     assert pool.statistics().free == 2
     pool.trim(120.0)
@@ -118,7 +118,7 @@ def test_slabs_that_stay_idle_are_removed_but_one(tmp_path: Path, monkeypatch: p
 def test_without_memory_for_another_the_pool_goes_on_with_those_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = pool_in(tmp_path)
+    pool = make_pool(tmp_path)
     first = take(pool)
 
     def refuse(path: Path, capacity: int) -> Slab:
@@ -129,14 +129,14 @@ def test_without_memory_for_another_the_pool_goes_on_with_those_in_use(
     pool.release(first)
     assert take(pool) is first
     pool.release(first)
-    with pytest.raises(NoSpaceError):  # none is in use that could make room
+    with pytest.raises(NoSpaceError):  # no slab is in use that could be returned later
         pool.take(10 * CAPACITY)
 
 
 def test_new_slabs_get_other_names_than_those_of_a_predecessor(tmp_path: Path) -> None:
-    old = pool_in(tmp_path)
+    old = make_pool(tmp_path)
     left = [take(old), take(old)]
-    pool = pool_in(tmp_path)
+    pool = make_pool(tmp_path)
     pool.adopt(in_use=left[:1], free=left[1:])
     assert pool.statistics()[:4] == (3, 2, 1, 1)
     assert take(pool) is left[1]
@@ -144,7 +144,7 @@ def test_new_slabs_get_other_names_than_those_of_a_predecessor(tmp_path: Path) -
 
 
 def test_a_spilled_result_goes_with_its_slab(tmp_path: Path) -> None:
-    pool = pool_in(tmp_path)
+    pool = make_pool(tmp_path)
     slab = take(pool)
     slab.spill_path.write_bytes(b"x")
     pool.release(slab)

@@ -1,4 +1,4 @@
-"""Room in shared memory: whatever is lacking, bytes or inodes, is one error."""
+"""Space in shared memory: missing bytes and missing inodes raise the same error."""
 
 from __future__ import annotations
 

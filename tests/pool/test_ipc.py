@@ -1,4 +1,4 @@
-"""What a whole family of processes leaves that is killed at once: nobody of it is there to tidy."""
+"""Files that remain when all processes of a pool are killed at once, so that none of them can clean up."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if __name__ == "__main__":
 """
 
 
-def named_after(pid: int) -> list[Path]:
-    """Semaphores and sockets that bear the name of a process."""
+def find_files(pid: int) -> list[Path]:
+    """Return the semaphores and sockets of a process, found by its id in their names."""
     sockets = Path(tempfile.gettempdir()).glob(f"mdstream-ipc-*-{pid}")
     return [*sockets, *Path("/dev/shm").glob(f"sem.mdstream-*-{pid}-*")]
 
 
-def started(**environment: str) -> subprocess.Popen[bytes]:
-    """A process with a pool, which has just come up, and ends with its standard input."""
+def start_process(**environment: str) -> subprocess.Popen[bytes]:
+    """Start a process with a ready pool. It ends when its standard input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER],
         stdin=subprocess.PIPE,
@@ -45,32 +45,32 @@ def started(**environment: str) -> subprocess.Popen[bytes]:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    assert len(named_after(process.pid)) > 1, "sockets, and more than one semaphore"
+    assert len(find_files(process.pid)) > 1, "the process has sockets and semaphores"
     return process
 
 
 def test_what_a_killed_family_left_is_removed_by_the_next_to_start() -> None:
-    with started() as process:
+    with start_process() as process:
         os.killpg(process.pid, signal.SIGKILL)
-    assert named_after(process.pid)
+    assert find_files(process.pid)
     ipc.reap()
-    assert not named_after(process.pid)
+    assert not find_files(process.pid)
 
 
 def test_what_a_living_process_uses_is_left_alone_and_goes_with_it() -> None:
-    with started() as process:
-        before = named_after(process.pid)
+    with start_process() as process:
+        before = find_files(process.pid)
         ipc.reap()
-        assert named_after(process.pid) == before
+        assert find_files(process.pid) == before
     assert process.returncode == 0
-    until(lambda: not named_after(process.pid))
+    until(lambda: not find_files(process.pid))
 
 
 def test_a_temporary_folder_with_a_long_name_is_no_obstacle(tmp_path: Path) -> None:
     room = 107 - len("/pymp-12345678/listener-12345678")
     folder = tmp_path / ("x" * (room - len(str(tmp_path)) - 1))
     folder.mkdir()
-    with started(TMPDIR=str(folder)) as process:
+    with start_process(TMPDIR=str(folder)) as process:
         pass
     assert process.returncode == 0
     assert not list(folder.iterdir())

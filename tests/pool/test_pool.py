@@ -1,4 +1,4 @@
-"""Tickets, and crews that die, of a pool whose processes are scripted: no ticket waits for ever."""
+"""A pool with scripted processes: crews die, and no ticket waits forever."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Function = Callable[[str], str]
 
 
 class ScriptedCrew:
-    """Processes that answer a ticket with its name, or die: all of them, as those of a real crew."""
+    """Processes that answer a ticket with its name, or die. If one dies, all die, as in a real crew."""
 
     processes: frozenset[Any] = frozenset()
 
@@ -50,7 +50,7 @@ class ScriptedCrew:
 
 
 class ScriptedPool(WorkerPool):
-    """A pool whose crews start as `starts` says: at once, never, or when they are let."""
+    """A pool whose crews start if `can_start`, once `gate` is set."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(2, 30.0, **options)
@@ -68,7 +68,7 @@ class ScriptedPool(WorkerPool):
         return await self._do(str.upper, ticket, ticket)
 
 
-def with_pool(use: Callable[[ScriptedPool], Awaitable[None]], **options: Any) -> None:
+def run_with_pool(use: Callable[[ScriptedPool], Awaitable[None]], **options: Any) -> None:
     async def go() -> None:
         pool = ScriptedPool(**options)
         await pool._new_crew()
@@ -81,7 +81,7 @@ def with_pool(use: Callable[[ScriptedPool], Awaitable[None]], **options: Any) ->
     asyncio.run(go())
 
 
-async def settle(*tasks: asyncio.Task[Any]) -> None:
+async def wait_for_all(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -94,7 +94,7 @@ def test_a_ticket_that_kills_twice_is_poisoned_and_those_beside_it_are_done() ->
         assert await pool.do("c") == "C"
         assert pool.busy == 0
 
-    with_pool(use)
+    run_with_pool(use)
 
 
 def test_a_pool_that_cannot_be_rebuilt_fails_each_ticket_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_pool_that_cannot_be_rebuilt_fails_each_ticket_at_once(monkeypatch: py
                 await pool.do(ticket)
         assert pool.busy == 0
 
-    with_pool(use)
+    run_with_pool(use)
 
 
 def test_a_pool_that_is_given_time_is_rebuilt_when_the_shortage_is_over(
@@ -123,7 +123,7 @@ def test_a_pool_that_is_given_time_is_rebuilt_when_the_shortage_is_over(
         assert await pool.do("a") == "A"
         assert pool.rebuilds > 5
 
-    with_pool(use, rebuild_s=15.0)
+    run_with_pool(use, rebuild_s=15.0)
 
 
 def test_a_ticket_that_is_cancelled_in_a_rebuild_leaves_a_whole_crew_to_the_others() -> None:
@@ -134,27 +134,27 @@ def test_a_ticket_that_is_cancelled_in_a_rebuild_leaves_a_whole_crew_to_the_othe
             await asyncio.sleep(0.01)
         other = asyncio.ensure_future(pool.do("a"))
         suspect.cancel()
-        await settle(suspect)
+        await wait_for_all(suspect)
         pool.gate.set()
         assert await other == "A"
         assert pool.rebuilds == 1
 
-    with_pool(use)
+    run_with_pool(use)
 
 
 def test_a_suspect_that_is_cancelled_while_it_waits_to_run_alone_holds_up_nobody() -> None:
     async def use(pool: ScriptedPool) -> None:
-        pool._turns.busy += 1  # somebody who does not come to an end
+        pool._turns.busy += 1  # a job that never ends
         suspect = asyncio.ensure_future(pool.do("kills"))
         while not pool.rebuilds:
             await asyncio.sleep(0.01)
         for _ in range(10):
             await asyncio.sleep(0.01)
         suspect.cancel()
-        await settle(suspect)
+        await wait_for_all(suspect)
         assert await pool.do("a") == "A"
 
-    with_pool(use)
+    run_with_pool(use)
 
 
 def test_a_suspect_that_is_cancelled_at_work_holds_up_nobody() -> None:
@@ -163,19 +163,19 @@ def test_a_suspect_that_is_cancelled_at_work_holds_up_nobody() -> None:
         await asyncio.sleep(0.01)
         with pytest.raises(PoisonedBatchError):
             await pool.do("kills")
-        await asyncio.sleep(0.05)  # `slow` runs again, alone
+        await asyncio.sleep(0.05)  # `slow` runs again, now alone
         assert pool.busy == 1
         other = asyncio.ensure_future(pool.do("a"))
         await asyncio.sleep(0.05)
         assert not other.done()
         slow.cancel()
-        await settle(slow)
+        await wait_for_all(slow)
         assert await other == "A"
 
-    with_pool(use)
+    run_with_pool(use)
 
 
-def test_whoever_waits_for_a_rebuild_when_the_pool_is_closed_is_told_so() -> None:
+def test_one_that_waits_for_a_rebuild_when_the_pool_is_closed_is_notified() -> None:
     async def use(pool: ScriptedPool) -> None:
         pool.gate.clear()
         suspect = asyncio.ensure_future(pool.do("kills"))
@@ -185,4 +185,4 @@ def test_whoever_waits_for_a_rebuild_when_the_pool_is_closed_is_told_so() -> Non
         with pytest.raises(NoWorkersError, match="closed"):
             await suspect
 
-    with_pool(use)
+    run_with_pool(use)

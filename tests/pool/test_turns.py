@@ -1,4 +1,4 @@
-"""Who runs beside whom: a suspect alone, and whatever is cancelled holds up nobody."""
+"""Turns of jobs: a suspect runs alone, and a cancelled job blocks no other job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mdstream.pool.turns import Turns
 
 
-async def started(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+async def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.ensure_future(work)
     for _ in range(3):
         await asyncio.sleep(0)
@@ -21,8 +21,8 @@ def test_others_wait_while_there_is_a_suspect_and_it_waits_until_nobody_works() 
         turns = Turns()
         await turns.enter()
         turns.accuse()
-        alone = await started(turns.enter_alone())
-        other = await started(turns.enter())
+        alone = await start(turns.enter_alone())
+        other = await start(turns.enter())
         assert not alone.done()
         turns.leave()
         await alone
@@ -41,12 +41,12 @@ def test_of_two_suspects_one_runs_at_a_time() -> None:
         turns = Turns()
         turns.accuse()
         turns.accuse()
-        first, second = await started(turns.enter_alone()), await started(turns.enter_alone())
+        first, second = await start(turns.enter_alone()), await start(turns.enter_alone())
         assert [first.done(), second.done()] == [True, False]
         turns.leave()
         turns.clear()
         await second
-        other = await started(turns.enter())
+        other = await start(turns.enter())
         assert not other.done()
         turns.leave()
         turns.clear()
@@ -55,12 +55,12 @@ def test_of_two_suspects_one_runs_at_a_time() -> None:
     asyncio.run(go())
 
 
-def test_whoever_is_cancelled_while_waiting_is_at_work_for_nobody() -> None:
+def test_one_that_is_cancelled_while_waiting_is_at_work_for_nobody() -> None:
     async def go() -> None:
         turns = Turns()
         await turns.enter()
         turns.accuse()
-        alone = await started(turns.enter_alone())
+        alone = await start(turns.enter_alone())
         alone.cancel()
         await asyncio.gather(alone, return_exceptions=True)
         turns.clear()

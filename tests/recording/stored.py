@@ -1,4 +1,4 @@
-"""Rows of a store and of frames, each read without the recorder's code."""
+"""Rows of a store and of frames, both read without the recorder's code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.reading.attach import Attachment
 
 
-def recorded_frames(run: Path) -> list[str]:
+def list_recorded_frames(run: Path) -> list[str]:
     """Return the frames of a run that are recorded: all except keyed frames and telemetry."""
     folders = sorted((run / "frames").iterdir())
     return [
@@ -21,13 +21,13 @@ def recorded_frames(run: Path) -> list[str]:
     ]
 
 
-def in_frames(run: Attachment) -> dict[str, pl.DataFrame]:
+def read_frames(run: Attachment) -> dict[str, pl.DataFrame]:
     """Return all rows of all recorded frames, sorted."""
-    return {name: _ordered(run.frame(name)) for name in recorded_frames(run.path)}
+    return {name: _sort(run.frame(name)) for name in list_recorded_frames(run.path)}
 
 
-def in_store(store: Path | str, name: str, options: dict[str, str] | None = None) -> pl.DataFrame:
-    """Return the rows of a frame's table as the frame has them, sorted likewise."""
+def read_store(store: Path | str, name: str, options: dict[str, str] | None = None) -> pl.DataFrame:
+    """Return the rows of a frame's table in the form that the frame has, sorted."""
     frame = pl.read_delta(f"{store}/live/{name}", storage_options=options)
     beyond = [column for column in frame.columns if column.endswith("_ns")]
     whole = [
@@ -36,10 +36,10 @@ def in_store(store: Path | str, name: str, options: dict[str, str] | None = None
         .alias(column[:-3])
         for column in beyond
     ]
-    return _ordered(frame.with_columns(whole).drop("feed", "date", *beyond))
+    return _sort(frame.with_columns(whole).drop("feed", "date", *beyond))
 
 
-def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
+def _sort(frame: pl.DataFrame) -> pl.DataFrame:
     lists = cs.by_dtype(pl.List(pl.String), pl.List(pl.Categorical))
     plain = frame.with_columns(
         cs.categorical().cast(pl.String), cs.unsigned_integer().cast(pl.Int64)

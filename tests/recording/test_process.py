@@ -17,7 +17,7 @@ from mdstream.recording.process import RecorderProcess
 
 
 def note_deaths(path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int) -> list[tuple[str, int]]:
-    """Return the notes about a recorder that dies at once, again and again."""
+    """Return the notes about a recorder that dies at every start."""
     noted: list[tuple[str, int]] = []
 
     def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
@@ -38,7 +38,7 @@ def note_deaths(path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int) -> lis
     return noted
 
 
-def pauses(noted: list[tuple[str, int]]) -> list[float]:
+def read_pauses(noted: list[tuple[str, int]]) -> list[float]:
     return [
         float(re.fullmatch(r"recorder died .*; restarting it in ([\d.]+) s", text)[1]) for text, _ in noted
     ]  # type: ignore[index]
@@ -50,12 +50,12 @@ def test_a_recorder_that_keeps_dying_is_restarted_after_growing_pauses(
     noted = note_deaths(tmp_path, monkeypatch, 8)
     assert {level for _, level in noted} == {logging.WARNING}
     assert all(text.startswith("recorder died (exit code 3)") for text, _ in noted)
-    assert pauses(noted)[0] <= 0.5
-    assert pauses(noted)[-1] >= 15
+    assert read_pauses(noted)[0] <= 0.5
+    assert read_pauses(noted)[-1] >= 15
 
 
 def test_a_recorder_that_ran_long_is_restarted_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "HEALTHY_S", 10.0)
-    assert max(pauses(note_deaths(tmp_path, monkeypatch, 8))) <= 0.5
+    assert max(read_pauses(note_deaths(tmp_path, monkeypatch, 8))) <= 0.5

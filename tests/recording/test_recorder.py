@@ -35,16 +35,16 @@ from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 from tests.feed.test_pipeline import payloads
 from tests.piping import Payload, Rig, rig
-from tests.recording.stored import in_frames, in_store, recorded_frames
+from tests.recording.stored import list_recorded_frames, read_frames, read_store
 from tests.running import HANGING_S, until
 
 
-def store_of(path: Path, **settings: Any) -> StoreConfig:
+def make_store_config(path: Path, **settings: Any) -> StoreConfig:
     return StoreConfig(str(path / "store"), **{"every_s": 0.2, **settings})
 
 
-def end(run: Path) -> None:
-    """Mark a rig's run as ended, as a supervisor does."""
+def mark_ended(run: Path) -> None:
+    """Mark the run of a rig as ended, as a supervisor does."""
     directory = RunDirectory.__new__(RunDirectory)
     directory.path, directory.run = run, run.name
     directory.describe(streams=["stocks"], feeds={"stocks": "sip"}, ended=True)
@@ -53,9 +53,9 @@ def end(run: Path) -> None:
 def assert_recorded(run: Attachment, store: Path | str, **options: Any) -> int:
     """Assert that every row is stored once; return their number."""
     rows = 0
-    for name, expected in in_frames(run).items():
+    for name, expected in read_frames(run).items():
         if expected.height:
-            found = in_store(store, name, **options)
+            found = read_store(store, name, **options)
             assert found.equals(expected), name
             rows += found.height
     return rows
@@ -65,17 +65,17 @@ def assert_recorded(run: Attachment, store: Path | str, **options: Any) -> int:
 def test_every_row_of_every_frame_is_recorded_once(tmp_path: Path, stream: str) -> None:
     async def go() -> None:
         async with rig(stream, 1, tmp_path) as r:
-            at_work = asyncio.ensure_future(Recorder(r.run, store_of(tmp_path)).run())
+            at_work = asyncio.ensure_future(Recorder(r.run, make_store_config(tmp_path)).run())
             for part in range(4):
                 await r.feed(payloads(stream, 4_000, 20)[part * 50 : (part + 1) * 50])
                 await asyncio.sleep(0.4)
             await r.drain()
-            end(r.run)
+            mark_ended(r.run)
             reported = await asyncio.wait_for(at_work, HANGING_S)
             run = Attachment(r.run)
             rows = assert_recorded(run, tmp_path / "store")
             assert reported.finished
-            assert reported.rows == rows == sum(run.rows(name) for name in recorded_frames(r.run))
+            assert reported.rows == rows == sum(run.rows(name) for name in list_recorded_frames(r.run))
             assert reported.missed == 0
             assert state.read(r.run) == reported
 
@@ -89,7 +89,7 @@ def test_tables_are_sorted_partitioned_and_compacted(
 
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            recorder = Recorder(r.run, store_of(tmp_path, every_s=0.1, keep_hours=0))
+            recorder = Recorder(r.run, make_store_config(tmp_path, every_s=0.1, keep_hours=0))
             at_work = asyncio.ensure_future(recorder.run())
             everything = payloads("stocks", 4_000, 20)
             for start in range(0, 200, 25):
@@ -99,7 +99,7 @@ def test_tables_are_sorted_partitioned_and_compacted(
                 while recorder.state.frames.get("stocks.quotes", state.Recorded()).past < rows:
                     await asyncio.sleep(0.05)
             await r.drain()
-            end(r.run)
+            mark_ended(r.run)
             reported = await asyncio.wait_for(at_work, HANGING_S)
             assert_recorded(Attachment(r.run), tmp_path / "store")
             commits = reported.frames["stocks.quotes"].commits
@@ -108,7 +108,7 @@ def test_tables_are_sorted_partitioned_and_compacted(
             assert table.metadata().partition_columns == ["feed", "date"]
             assert len(table.file_uris()) < commits
             files = {str(p) for p in Path(table.table_uri.removeprefix("file://")).rglob("*.parquet")}
-            assert len(files) < commits, "what was replaced is gone"
+            assert len(files) < commits, "replaced files are removed"
             for path in table.file_uris():
                 one = pl.read_parquet(path)
                 assert one["ts"].len() > 0
@@ -121,8 +121,8 @@ def test_one_commit_is_sorted_by_symbol_and_time(tmp_path: Path) -> None:
         async with rig("stocks", 0, tmp_path) as r:
             await r.feed(payloads("stocks", 4_000, 20))
             await r.drain()
-            end(r.run)
-            await Recorder(r.run, store_of(tmp_path)).run()
+            mark_ended(r.run)
+            await Recorder(r.run, make_store_config(tmp_path)).run()
             for name in ("stocks.trades", "stocks.quotes"):
                 for path in DeltaTable(str(tmp_path / "store/live" / name)).file_uris():
                     frame = pl.read_parquet(path)
@@ -131,7 +131,7 @@ def test_one_commit_is_sorted_by_symbol_and_time(tmp_path: Path) -> None:
     uvloop.run(go())
 
 
-def trade(number: int, second: int) -> Payload:
+def make_trade(number: int, second: int) -> Payload:
     text = (
         f'[{{"T":"t","S":"AAPL","i":{number},"x":"D","p":100.5,"s":10,"c":["@"],"z":"C",'
         f'"t":"2026-11-27T15:30:{second:02d}Z"}}]'
@@ -147,15 +147,15 @@ def test_a_row_that_the_table_cannot_hold_is_left_out_counted_and_blocks_nothing
 
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            await r.feed([trade(number, second) for second, number in enumerate(numbers)])
+            await r.feed([make_trade(number, second) for second, number in enumerate(numbers)])
             await r.drain()
-            end(r.run)
-            recorded = await asyncio.wait_for(Recorder(r.run, store_of(tmp_path)).run(), 60)
+            mark_ended(r.run)
+            recorded = await asyncio.wait_for(Recorder(r.run, make_store_config(tmp_path)).run(), 60)
             assert recorded.finished
             assert not recorded.trouble
             frame = recorded.frames["stocks.trades"]
             assert (frame.past, frame.stored, frame.unstorable) == (5, 3, 2)
-            stored = in_store(tmp_path / "store", "stocks.trades")
+            stored = read_store(tmp_path / "store", "stocks.trades")
             assert sorted(stored["id"].to_list()) == [7, 8, largest]
 
     uvloop.run(go())
@@ -166,16 +166,16 @@ def test_a_row_that_the_table_cannot_hold_is_left_out_counted_and_blocks_nothing
 def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            recorder = Recorder(r.run, store_of(tmp_path))
+            recorder = Recorder(r.run, make_store_config(tmp_path))
             recording = asyncio.ensure_future(recorder.run())
             for second, number in enumerate((1 << 63, 7, 1 << 63, 8), start=1):
-                await r.feed([trade(number, second)])
+                await r.feed([make_trade(number, second)])
                 while recorder.state.frames.get("stocks.trades", state.Recorded()).past < second:
                     await asyncio.sleep(0.05)
             await r.drain()
-            end(r.run)
+            mark_ended(r.run)
             assert (await asyncio.wait_for(recording, HANGING_S)).finished
-            assert in_store(tmp_path / "store", "stocks.trades")["id"].to_list() == [7, 8]
+            assert read_store(tmp_path / "store", "stocks.trades")["id"].to_list() == [7, 8]
 
     uvloop.run(go())
 
@@ -183,7 +183,7 @@ def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) 
 def test_a_recorder_that_is_stopped_ends_although_more_rows_come(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            at_work = Recorder(r.run, store_of(tmp_path))
+            at_work = Recorder(r.run, make_store_config(tmp_path))
             ending = asyncio.ensure_future(at_work.run())
             everything, part = payloads("stocks", 4_000, 1), 0
             deadline = time.monotonic() + 30
@@ -193,7 +193,7 @@ def test_a_recorder_that_is_stopped_ends_although_more_rows_come(tmp_path: Path)
                 part = (part + 4) % 3_000
                 if at_work.state.rows:
                     at_work.stop()
-            assert ending.done(), "it follows the rows that come after its stop"
+            assert ending.done(), "it must not wait for rows that come after its stop"
             assert (await ending).rows
             assert not (await ending).finished
 
@@ -204,12 +204,12 @@ def test_a_run_has_one_recorder(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
             with state.RecorderLock(r.run), pytest.raises(ConfigError, match="already being"):
-                await Recorder(r.run, store_of(tmp_path)).run()
+                await Recorder(r.run, make_store_config(tmp_path)).run()
 
     uvloop.run(go())
 
 
-def command(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
+def start_recorder(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
     settings = {
         f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name))
         for name in StoreConfig.__struct_fields__
@@ -226,7 +226,7 @@ async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int
     chance = random.Random(seed)
     everything = payloads("stocks", 30_000, 10)
     at, killed = 0, 0
-    process = command(r.run, store)
+    process = start_recorder(r.run, store)
     while killed < kills:
         moment = time.monotonic() + chance.uniform(0.1, 2.5)
         while time.monotonic() < moment:
@@ -241,21 +241,21 @@ async def record_through_kills(r: Rig, store: StoreConfig, kills: int, seed: int
             killed += 1
         await asyncio.sleep(0.05)
         if process.poll() is not None:
-            process = command(r.run, store)
+            process = start_recorder(r.run, store)
     await r.drain()
-    end(r.run)
+    mark_ended(r.run)
     for _ in range(3):
         if await asyncio.to_thread(process.wait, HANGING_S) == 0:
             return
-        process = command(r.run, store)
-    raise AssertionError("the recorder did not come to an end")
+        process = start_recorder(r.run, store)
+    raise AssertionError("the recorder did not end")
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_recorder_killed_at_any_moment_brings_each_row_once(tmp_path: Path, kills: int) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            await record_through_kills(r, store_of(tmp_path), kills, seed=kills)
+            await record_through_kills(r, make_store_config(tmp_path), kills, seed=kills)
             assert assert_recorded(Attachment(r.run), tmp_path / "store") > 1_000
 
     uvloop.run(go())
@@ -280,7 +280,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_table_that_is_removed_is_made_anew_of_what_the_frame_has(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 1, tmp_path) as r:
-            at_work = asyncio.ensure_future(Recorder(r.run, store_of(tmp_path)).run())
+            at_work = asyncio.ensure_future(Recorder(r.run, make_store_config(tmp_path)).run())
             everything = payloads("stocks", 4_000, 20)
             await r.feed(everything[:100])
             live = tmp_path / "store" / "live"
@@ -290,7 +290,7 @@ def test_a_table_that_is_removed_is_made_anew_of_what_the_frame_has(tmp_path: Pa
             shutil.rmtree(live)
             await r.feed(everything[100:])
             await r.drain()
-            end(r.run)
+            mark_ended(r.run)
             assert (await asyncio.wait_for(at_work, HANGING_S)).finished
             assert assert_recorded(Attachment(r.run), tmp_path / "store") > 4_000
 
@@ -316,21 +316,21 @@ def test_a_recorder_without_workers_ends_with_an_error_and_the_next_one_goes_on(
 
                 patch.setattr(WorkerPool, "_new_crew", start_once)
                 with pytest.raises(NoWorkersError, match="die as they start"):
-                    await asyncio.wait_for(Recorder(r.run, store_of(tmp_path)).run(), 60)
+                    await asyncio.wait_for(Recorder(r.run, make_store_config(tmp_path)).run(), 60)
             await r.drain()
-            end(r.run)
-            assert (await asyncio.wait_for(Recorder(r.run, store_of(tmp_path)).run(), 60)).finished
+            mark_ended(r.run)
+            assert (await asyncio.wait_for(Recorder(r.run, make_store_config(tmp_path)).run(), 60)).finished
             assert assert_recorded(Attachment(r.run), tmp_path / "store") > 900
 
     uvloop.run(go())
 
 
-def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
+def test_a_full_disk_is_reported_corrupts_nothing_and_recording_goes_on(
     tmp_path: Path, small_disk: Path
 ) -> None:
     async def go() -> None:
         async with rig("stocks", 1, tmp_path) as r:
-            at_work = asyncio.ensure_future(Recorder(r.run, store_of(small_disk)).run())
+            at_work = asyncio.ensure_future(Recorder(r.run, make_store_config(small_disk)).run())
             everything = payloads("stocks", 40_000, 20)
             for start in range(0, len(everything), 200):
                 await r.feed(everything[start : start + 200])
@@ -341,9 +341,9 @@ def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
             assert "no room" in reported.trouble
             for table in (small_disk / "store" / "live").iterdir():
                 if (table / "_delta_log").exists():
-                    pl.read_delta(str(table))  # what is stored can be read
+                    pl.read_delta(str(table))  # stored rows can be read
             subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-            end(r.run)
+            mark_ended(r.run)
             reported = await asyncio.wait_for(at_work, HANGING_S)
             assert reported.finished
             assert not reported.trouble
@@ -355,7 +355,7 @@ def test_a_full_disk_is_told_corrupts_nothing_and_recording_goes_on(
 # -- the engine
 
 
-def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
+def start_engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
@@ -389,7 +389,7 @@ def engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
-    assert engine(tmp_path, "--duration", "4").wait(HANGING_S) == 0
+    assert start_engine(tmp_path, "--duration", "4").wait(HANGING_S) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     reported = report["recorded"]
     assert reported["whole"]
@@ -401,7 +401,7 @@ def test_a_run_that_records_is_whole_in_the_store(tmp_path: Path) -> None:
         if rows:
             stored = pl.scan_delta(f"{tmp_path}/store/live/{name}").select(pl.len())
             assert rows == stored.collect().item()
-    assert not list(tmp_path.glob("mdstream-*")), "its folder is gone"
+    assert not list(tmp_path.glob("mdstream-*")), "the folder of the run is removed"
 
 
 VICTIMS = ("supervisor", "all", "feed", "feed's worker", "recorder", "recorder's worker")
@@ -423,7 +423,7 @@ def test_at_a_hundred_random_moments(tmp_path: Path, seed: int) -> None:
 
 def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
     """Kill a part of a recording engine some time after its start, and compare the store."""
-    process = engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
+    process = start_engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
     try:
         run = until(lambda: next(iter(rundir.list_runs(tmp_path)), None))
         until(lambda: (reported := state.read(run)) and reported.rows > 500)
@@ -437,21 +437,21 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
             process.kill()
         for path in rundir.list_runs(tmp_path):
             shutil.rmtree(path, ignore_errors=True)
-        ipc.reap()  # as the next start would
+        ipc.reap()  # the next start would do the same
 
 
 def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, victim: str) -> None:
-    """The engine continues. At its end, the store has all rows, none twice."""
+    """Kill a part: the engine continues, and at its end the store has each row once."""
     reported = state.read(run)
     assert reported is not None
-    whose = reported.pid
+    pid = reported.pid
     if victim.startswith("feed"):
-        whose = FeedState(rundir.state_path(run, "stocks"))["pid"]
+        pid = FeedState(rundir.state_path(run, "stocks"))["pid"]
     if victim.endswith("worker"):
-        below = psutil.Process(whose).children(recursive=True)
+        below = psutil.Process(pid).children(recursive=True)
         workers = [p for p in below if "resource_tracker import" not in " ".join(p.cmdline())]
-        whose = next(p.pid for p in workers if not p.children())  # not the fork server
-    os.kill(whose, signal.SIGKILL)
+        pid = next(p.pid for p in workers if not p.children())  # not the fork server
+    os.kill(pid, signal.SIGKILL)
     until(lambda: (now := state.read(run)) and now.rows > reported.rows + 1_000)
     process.send_signal(signal.SIGINT)
     assert process.wait(HANGING_S) == 0
@@ -460,19 +460,19 @@ def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, vi
     for frame, rows in report["recorded"]["frames"].items():
         assert rows == report["frames"][frame]["rows"]
         if rows:
-            found = in_store(tmp_path / "store", frame)
+            found = read_store(tmp_path / "store", frame)
             assert found.height == rows
-            # The feed that takes over may publish bars again; then they are twice in the frame too.
+            # The feed that takes over may publish bars again. Then they are duplicates in the frame too.
             assert "bars" in frame or not found.is_duplicated().any(), frame
 
 
 def _kill_the_supervisor(
     process: subprocess.Popen[bytes], tmp_path: Path, run: Path, everything: bool
 ) -> None:
-    """The recorder stores the rest; if it is killed too, that of the next run does."""
+    """Kill the supervisor: its recorder, or (`everything`) that of the next run, stores the rest."""
     reported = state.read(run)
     assert reported is not None
-    # It is stopped while we read what the frames held at the end.
+    # The recorder is suspended while the test reads the final frames.
     recorder_ = psutil.Process(reported.pid)
     family = [recorder_, *recorder_.children(recursive=True)]
     for each in family:
@@ -481,17 +481,18 @@ def _kill_the_supervisor(
     process.kill()
     process.wait()
     until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in others))
-    expected = {name: rows for name, rows in in_frames(Attachment(run)).items() if rows.height}
+    expected = {name: rows for name, rows in read_frames(Attachment(run)).items() if rows.height}
     assert expected
     for each in family:
         each.kill() if everything else each.resume()
     if everything:
-        assert run.exists(), "nobody is there to record it"
-        assert engine(tmp_path, "--duration", "1").wait(HANGING_S) == 0  # it finds the dead run
+        assert run.exists(), "the unrecorded run must stay"
+        # The next run finds the dead one.
+        assert start_engine(tmp_path, "--duration", "1").wait(HANGING_S) == 0
     until(lambda: not run.exists())
     for name, rows in expected.items():
-        found = in_store(tmp_path / "store", name)
-        if everything:  # with the rows of the second run
+        found = read_store(tmp_path / "store", name)
+        if everything:  # the store also has rows of the second run
             assert "bars" in name or not found.is_duplicated().any(), name
             found = found.join(rows, on=rows.columns, how="semi", nulls_equal=True)
         assert found.equals(rows), name

@@ -20,7 +20,7 @@ from mdstream.streams import STREAMS
 from tests import traffic
 from tests.feed.test_pipeline import payloads
 from tests.piping import rig
-from tests.recording.test_recorder import end
+from tests.recording.test_recorder import mark_ended
 from tests.running import HANGING_S, RunningSimulator, engine, server, settings, until
 from tests.simulator.test_alpaca_py import Listener
 
@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         async with rig(stream, 0, folder) as r:
             await r.feed(payloads(stream, COUNT, 3))
             await r.drain()
-            end(r.run)
+            mark_ended(r.run)
             await Recorder(r.run, StoreConfig(str(folder / "store"))).run()
 
     for stream in STREAMS:

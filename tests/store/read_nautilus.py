@@ -1,5 +1,6 @@
-"""Run by NautilusTrader's own interpreter (`make test-nautilus`): what its catalogue reads, as JSON lines,
-and what its backtest engine takes.
+"""Print what NautilusTrader's catalogue and backtest engine read from an export, as JSON lines.
+
+`make test-nautilus` runs this with NautilusTrader's own interpreter.
 """
 
 import json

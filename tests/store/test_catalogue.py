@@ -1,4 +1,4 @@
-"""Fetched history and recorded frames are one table without duplicates."""
+"""Fetched history and recorded frames form one table without duplicates."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mdstream.store.query import parse_time
 from mdstream.streams.spec import PayloadKind
 from tests.history.truth import records
 from tests.piping import Payload, rig
-from tests.recording.test_recorder import end
+from tests.recording.test_recorder import mark_ended
 from tests.running import simulator
 
 SPAN = ("2026-01-05T15:00:00Z", "2026-01-05T15:10:00Z")
 MIDDLE = "2026-01-05T15:05:00Z"
 
 
-def as_stream(what: str, symbol: str, span: tuple[str, str]) -> list[Payload]:
-    """Return the service's records of a range, as its stream would have sent them."""
+def make_stream_payloads(what: str, symbol: str, span: tuple[str, str]) -> list[Payload]:
+    """Return the service's records of a range as payloads of its stream."""
     rows = records("stocks", what, symbol, parse_time(span[0], ""), parse_time(span[1], ""))
     letter = {"trades": "t", "quotes": "q", "1Min": "b"}[what]
     out = []
@@ -38,24 +38,24 @@ def as_stream(what: str, symbol: str, span: tuple[str, str]) -> list[Payload]:
     return out
 
 
-def recorded(store: Path, payloads: list[Payload], rejects: Path, stream: str = "stocks") -> None:
+def record(store: Path, payloads: list[Payload], rejects: Path, stream: str = "stocks") -> None:
     async def go() -> None:
         async with rig(stream, 0, rejects) as r:
             await r.feed(payloads)
             await r.drain()
             assert r.state.committed()["rejected"] == 0
-            end(r.run)
+            mark_ended(r.run)
             await Recorder(r.run, StoreConfig(str(store))).run()
 
     uvloop.run(go())
 
 
 def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
-    """Record ten minutes twice, and fetch the first five of them as well."""
+    """Record ten minutes twice, and also fetch the first five of them."""
     store = tmp_path / "store"
-    for name in ("once", "again"):  # another run, as two engines side by side
-        payloads = [p for what in ("trades", "quotes") for p in as_stream(what, "AAPL", SPAN)]
-        recorded(store, payloads, tmp_path / name)
+    for name in ("once", "again"):  # two runs, like two engines at the same time
+        payloads = [p for what in ("trades", "quotes") for p in make_stream_payloads(what, "AAPL", SPAN)]
+        record(store, payloads, tmp_path / name)
     with simulator("--rate", "1") as sim:
         settings: Any = {
             "data_url": sim.data_url,
@@ -71,7 +71,7 @@ def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
         expected = records("stocks", dataset[7:], "AAPL", *(parse_time(t, "") for t in SPAN))
         assert sorted(whole["ts"].dt.epoch("ns")) == [row["t"] for row in expected]
         fetched = whole.filter(pl.col("ts") < datetime.fromisoformat(MIDDLE))
-        assert fetched.height, "as history has them"
+        assert fetched.height, "fetched rows are in the table"
         part = mdstream.scan(
             dataset, store, symbols=["AAPL"], start="2026-01-05T15:03:00Z", end="2026-01-05T15:07:00Z"
         )
@@ -93,7 +93,7 @@ def test_what_two_feeds_have_is_there_once(tmp_path: Path) -> None:
             for feed, span in (("iex", (SPAN[0], MIDDLE)), ("sip", SPAN)):
                 mdstream.backfill(dataset, ["AAPL"], *span, store=tmp_path, feed=feed, settings=settings)
             every = mdstream.scan(dataset, tmp_path).collect()
-            both = 15 if dataset == "stocks.bars" else 2 * row  # each feed's bars are its own
+            both = 15 if dataset == "stocks.bars" else 2 * row  # each feed has its own bars
             assert every.height == both, dataset
             assert every.select("symbol", "ts", "feed").is_unique().all()
             one = mdstream.scan(dataset, tmp_path, feed="iex").collect()
@@ -103,22 +103,22 @@ def test_what_two_feeds_have_is_there_once(tmp_path: Path) -> None:
 
 def test_only_recorded_is_a_table_too(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    recorded(store, as_stream("trades", "AAPL", SPAN), tmp_path)
+    record(store, make_stream_payloads("trades", "AAPL", SPAN), tmp_path)
     found = mdstream.scan("stocks.trades", store).collect()
-    assert found.height == len(as_stream("trades", "AAPL", SPAN))
+    assert found.height == len(make_stream_payloads("trades", "AAPL", SPAN))
     assert found.columns[:4] == ["feed", "date", "symbol", "ts"]
     assert mdstream.scan("stocks.bars_1m", store).collect().height
 
 
 def test_trades_with_one_id_are_as_many_as_there_were(tmp_path: Path) -> None:
-    """On exchange D several reporting facilities share one letter, and repeat ids."""
+    """On exchange D, several reporting facilities share one letter, and their ids repeat."""
     store = tmp_path / "store"
     trade = {"T": "t", "S": "AAPL", "i": 7, "x": "D", "p": 100, "s": 10, "c": ["@"], "z": "C"}
     times = ["2026-01-05T14:30:00Z", "2026-01-05T14:30:01Z", "2026-01-05T14:30:02Z"]
     messages = [{**trade, "p": 100 + i, "t": at} for i, at in enumerate(times)]
     messages += [{**trade, "s": 20, "t": times[0]}]
-    recorded(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18)], tmp_path)
-    recorded(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18 + 1)], tmp_path)
+    record(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18)], tmp_path)
+    record(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18 + 1)], tmp_path)
     found = mdstream.scan("stocks.trades", store).sort("ts", "size").collect()
     assert list(zip(found["price"], found["size"], strict=True)) == [
         (100.0, 10),
@@ -138,14 +138,14 @@ def test_of_live_bars_the_last_update_counts(tmp_path: Path) -> None:
         {"T": "d", **bar, "v": 99, "t": "2026-01-05T05:00:00Z"},
     ]
     payloads = [(orjson.dumps([m]), PayloadKind.JSON, 10**18 + i) for i, m in enumerate(messages)]
-    recorded(store, payloads, tmp_path)
+    record(store, payloads, tmp_path)
     minutes = mdstream.scan("stocks.bars", store, timeframe="1Min").collect()
     assert minutes["volume"].to_list() == [12]
     assert mdstream.scan("stocks.bars", store, timeframe="1Day").collect()["volume"].to_list() == [99]
     assert set(minutes["adjustment"]) == {"raw"}
 
 
-def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path) -> None:
+def test_of_an_article_the_last_version_counts_from_any_source(tmp_path: Path) -> None:
     store, at = tmp_path / "store", "2026-01-05T15:00:00Z"
     with simulator("--rate", "1") as sim:
         settings: Any = {
@@ -175,12 +175,13 @@ def test_of_an_article_the_last_version_counts_whoever_brought_it(tmp_path: Path
         {**old, "id": known["id"], "updated_at": "2026-01-09T16:00:00Z"},
     ]
     payloads = [(orjson.dumps([m]), PayloadKind.JSON, 10**18 + i) for i, m in enumerate(messages)]
-    recorded(store, payloads, tmp_path, "news")
+    record(store, payloads, tmp_path, "news")
     whole = mdstream.scan("news", store).collect()
     assert whole.columns == fetched.columns
     assert whole.height == fetched.height + 1
     assert whole.filter(id=1)["headline"].to_list() == ["second"]
-    assert whole.filter(id=known["id"])["headline"].to_list() == ["first"]  # newer than history's
+    # The recorded version is newer.
+    assert whole.filter(id=known["id"])["headline"].to_list() == ["first"]
     assert mdstream.scan("news", store, symbols="GOOG").collect()["id"].to_list() == [known["id"]]
 
 

@@ -1,4 +1,4 @@
-"""An export contains what `scan` returns."""
+"""An export contains the rows that `scan` returns."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_symbols_and_times_are_chosen(store: Path, tmp_path: Path) -> None:
     ("name", "message"),
     [("out.xls", "must end in"), ("there.csv", "--force"), ("no/x.csv", "does not exist")],
 )
-def test_what_cannot_be_written_is_told(store: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_what_cannot_be_written_is_reported(store: Path, tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "there.csv").write_text("mine")
     done = export("stocks.trades", "--store", str(store), "--to", str(tmp_path / name))
     assert done.returncode == 2
@@ -61,14 +61,14 @@ def test_what_cannot_be_written_is_told(store: Path, tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize("to", ["out.csv", "out.csv.gz", "out.parquet", "catalog"])
-def test_a_disk_that_takes_no_more_is_told_in_a_line(store: Path, tmp_path: Path, to: str) -> None:
+def test_a_disk_that_takes_no_more_is_reported_in_a_line(store: Path, tmp_path: Path, to: str) -> None:
     flags = ["--nautilus"] if to == "catalog" else []
     command = [sys.executable, "-m", "mdstream", "export", "stocks.quotes", "--store", str(store)]
     done = subprocess.run(
         [*command, "--to", str(tmp_path / to), *flags],
         capture_output=True,
         text=True,
-        preexec_fn=_no_large_files,
+        preexec_fn=_limit_file_size,
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
@@ -76,6 +76,6 @@ def test_a_disk_that_takes_no_more_is_told_in_a_line(store: Path, tmp_path: Path
     assert not [path for path in tmp_path.glob("*") if path.is_file()]
 
 
-def _no_large_files() -> None:
+def _limit_file_size() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))

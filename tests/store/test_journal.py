@@ -1,4 +1,4 @@
-"""The journal has every payload byte for byte, even after kills; replaying it produces the same frames."""
+"""The journal has every payload unchanged, even after kills. A replay of it produces the same frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.running import engine, server, settings, until
 from tests.simulator.test_replay import comparable
 
 
-def filled(tmp_path: Path, sequence: int, count: int = 3) -> Slab:
+def fill_slab(tmp_path: Path, sequence: int, count: int = 3) -> Slab:
     slab = Slab.create(tmp_path / f"slab-{sequence}", 64 * 1024)
     slab.begin(sequence)
     for index in range(count):
@@ -38,7 +38,7 @@ def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path / "j")
     for sequence in (1, 2, 2, 3):
         path = tmp_path / f"slab-{sequence}"
-        slab = Slab.open(path) if path.exists() else filled(tmp_path, sequence)
+        slab = Slab.open(path) if path.exists() else fill_slab(tmp_path, sequence)
         writer.write(slab, sequence)
     writer.close()
     assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 2, 3) for i in range(3)]
@@ -49,7 +49,7 @@ def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 30, 100])
 def test_a_record_cut_short_by_a_kill_is_none_and_the_next_writer_goes_on(tmp_path: Path, cut: int) -> None:
     writer = JournalWriter(tmp_path / "j")
-    slabs = [filled(tmp_path, sequence) for sequence in (1, 2, 3)]
+    slabs = [fill_slab(tmp_path, sequence) for sequence in (1, 2, 3)]
     for number, slab in enumerate(slabs[:2], 1):
         writer.write(slab, number)
     [segment] = (tmp_path / "j").iterdir()
@@ -67,7 +67,7 @@ def test_full_segments_are_compressed_and_read_as_before(
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 300)
     writer = JournalWriter(tmp_path / "j")
     for sequence in range(1, 8):
-        writer.write(filled(tmp_path, sequence), sequence)
+        writer.write(fill_slab(tmp_path, sequence), sequence)
     before, full = read_payloads(tmp_path / "j"), writer.take_full()
     assert len(full) > 1
     for path in full:
@@ -77,7 +77,7 @@ def test_full_segments_are_compressed_and_read_as_before(
     names = sorted(path.name for path in (tmp_path / "j").iterdir())
     assert names[0] == "000001.mdj.zst"
     successor = JournalWriter(tmp_path / "j")
-    successor.write(filled(tmp_path, 8), 8)
+    successor.write(fill_slab(tmp_path, 8), 8)
     assert len(read_payloads(tmp_path / "j")) == 24
 
 
@@ -85,7 +85,7 @@ def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = JournalWriter(tmp_path / "j")
-    slabs = [filled(tmp_path, sequence) for sequence in (1, 2, 3)]
+    slabs = [fill_slab(tmp_path, sequence) for sequence in (1, 2, 3)]
     writer.write(slabs[0], 1)
     whole = os.writev
     monkeypatch.setattr(os, "writev", lambda file, parts: whole(file, [parts[0][:7]]))
@@ -101,8 +101,8 @@ def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
 ) -> None:
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
     writer = JournalWriter(tmp_path / "j")
-    writer.write(filled(tmp_path, 1), 1)
-    slabs = [filled(tmp_path, sequence) for sequence in (2, 3, 4)]
+    writer.write(fill_slab(tmp_path, 1), 1)
+    slabs = [fill_slab(tmp_path, sequence) for sequence in (2, 3, 4)]
     real = os.open
 
     def refuse(path: Any, *rest: Any, **more: Any) -> int:
@@ -125,7 +125,7 @@ def test_a_record_that_cannot_be_taken_back_ends_its_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = JournalWriter(tmp_path / "j")
-    slabs = [filled(tmp_path, sequence) for sequence in (1, 2, 3)]
+    slabs = [fill_slab(tmp_path, sequence) for sequence in (1, 2, 3)]
     writer.write(slabs[0], 1)
     whole = os.writev
 
@@ -148,13 +148,13 @@ def test_a_successor_goes_on_behind_a_segment_that_is_full_or_damaged(
 ) -> None:
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
     folder = tmp_path / "j"
-    JournalWriter(folder).write(filled(tmp_path, 1), 1)
-    second = JournalWriter(folder)  # the first one may just be compressed
+    JournalWriter(folder).write(fill_slab(tmp_path, 1), 1)
+    second = JournalWriter(folder)  # another process may compress the first segment now
     assert second.take_full() == [folder / "000001.mdj"]
-    second.write(filled(tmp_path, 2), 2)
+    second.write(fill_slab(tmp_path, 2), 2)
     (folder / "000002.mdj").write_bytes(b"x" * 200)
     third = JournalWriter(folder)
-    third.write(filled(tmp_path, 3), 3)
+    third.write(fill_slab(tmp_path, 3), 3)
     assert sorted(path.name for path in folder.iterdir()) == ["000001.mdj", "000002.mdj", "000003.mdj"]
 
 
@@ -171,7 +171,7 @@ def test_at_the_end_of_a_stream_every_segment_is_compressed(
             everything = payloads("stocks", 3_000, 10)
             await r.feed(everything[:150])
             await r.pipeline.drain()
-            r.pipeline.heartbeat()  # begins to compress
+            r.pipeline.heartbeat()  # starts the compression
             await r.feed(everything[150:])
             await r.drain()
 
@@ -183,7 +183,7 @@ def test_at_the_end_of_a_stream_every_segment_is_compressed(
     assert "uncompressed" not in caplog.text
 
 
-def test_no_journal_is_told(tmp_path: Path) -> None:
+def test_no_journal_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no journal"):
         next(read_entries(tmp_path))
 
@@ -248,10 +248,10 @@ def test_a_replayed_journal_makes_the_same_frames_every_time(tmp_path: Path, str
                 )
                 for name, frame in recorded.items():
                     if name.endswith("bars_1s"):
-                        continue  # the last bars end with the run
+                        continue  # the end of the run also ends the last bars
                     order = comparable(run.frame(name)), comparable(frame)
                     assert order[0].equals(order[1]), name
                     both = run.frame(name).drop("recv_ts"), frame.drop("recv_ts")
-                    assert both[0]["ts"].to_list() == both[1]["ts"].to_list(), "in the same order"
+                    assert both[0]["ts"].to_list() == both[1]["ts"].to_list(), "rows have the same order"
             assert at_work.report is not None
             assert at_work.report["streams"][stream]["state"] == "stopped"

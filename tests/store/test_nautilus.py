@@ -1,5 +1,6 @@
-"""NautilusTrader's catalogue: the bytes that its own library writes, and, where it is at hand
-(`make test-nautilus`), what its library reads of ours.
+"""Exports to NautilusTrader's catalogue: they have the same bytes that its own library writes.
+
+`make test-nautilus` also reads an export with that library.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NS = 1_767_600_000_000_000_001
 PYTHON = os.environ.get("NAUTILUS_PYTHON", "")
 
 
-def trades(**columns: Any) -> pl.LazyFrame:
+def make_trades(**columns: Any) -> pl.LazyFrame:
     """Return rows as `scan` returns them, with usual values for missing columns."""
     count = max(len(values) for values in columns.values())
     usual = {
@@ -48,7 +49,7 @@ def trades(**columns: Any) -> pl.LazyFrame:
     return pl.LazyFrame({**usual, **columns}).with_columns(times, times.dt.date().alias("date"))
 
 
-def tables(catalog: Path, kind: str) -> dict[str, pa.Table]:
+def read_tables(catalog: Path, kind: str) -> dict[str, pa.Table]:
     """Return the files of a kind, by name."""
     return {
         f"{path.parent.name}/{path.name}": pq.ParquetFile(path).read()
@@ -56,15 +57,15 @@ def tables(catalog: Path, kind: str) -> dict[str, pa.Table]:
     }
 
 
-def numbers(column: pa.ChunkedArray) -> list[Decimal]:
-    """Return the numbers that fixed-size integers stand for."""
+def decode_numbers(column: pa.ChunkedArray) -> list[Decimal]:
+    """Return the numbers that fixed-size integers represent."""
     return [Decimal(int.from_bytes(raw, "little", signed=True)).scaleb(-16) for raw in column.to_pylist()]
 
 
 def test_a_trade_is_stored_as_the_library_stores_it(tmp_path: Path) -> None:
-    found = nautilus.export("stocks.trades", trades(size=[100]), tmp_path, venue="XNAS")
+    found = nautilus.export("stocks.trades", make_trades(size=[100]), tmp_path, venue="XNAS")
     assert found == (1, 1, 1, 0)
-    [(name, table)] = tables(tmp_path, "trade_tick").items()
+    [(name, table)] = read_tables(tmp_path, "trade_tick").items()
     stamp = "2026-01-05T08-00-00-000000001Z"
     assert name == f"AAPL.XNAS/{stamp}_{stamp}.parquet"
     assert [(f.name, f.type, f.nullable) for f in table.schema] == [
@@ -80,7 +81,7 @@ def test_a_trade_is_stored_as_the_library_stores_it(tmp_path: Path) -> None:
         b"price_precision": b"4",
         b"size_precision": b"0",
     }
-    # What ParquetDataCatalog of NautilusTrader 1.221 wrote of the same trade.
+    # ParquetDataCatalog of NautilusTrader 1.221 wrote these bytes for the same trade.
     assert table.to_pylist() == [
         {
             "price": b"\x00@\xeb=\xd4t\xfc\x19\x00\x00\x00\x00\x00\x00\x00\x00",
@@ -98,54 +99,54 @@ def test_numbers_are_exact_to_their_decimals(values: list[Decimal], decimals: in
     rounded = [round(v, decimals) for v in values]
     floats = [float(v) for v in rounded]
     step = Decimal(1).scaleb(-decimals)
-    found = numbers(pa.chunked_array([nautilus._to_integers(pl.Series(floats), decimals)]))
+    found = decode_numbers(pa.chunked_array([nautilus._to_integers(pl.Series(floats), decimals)]))
     for value, number in zip(floats, found, strict=True):
         assert number % step == 0
         assert abs(number - Decimal(value)) <= step / 2 + Decimal(abs(value)) * Decimal("2.3e-16")
 
 
 def test_sizes_beyond_64_bits_are_exact() -> None:
-    found = numbers(pa.chunked_array([nautilus._to_integers(pl.Series([1.5e12, 2.0]), 9)]))
+    found = decode_numbers(pa.chunked_array([nautilus._to_integers(pl.Series([1.5e12, 2.0]), 9)]))
     assert found == [Decimal("1.5e12"), Decimal(2)]
 
 
 def test_what_the_library_has_no_place_for_is_counted(tmp_path: Path) -> None:
-    rows = trades(size=[100, 0, None, 5], price=[1.0, 2.0, 3.0, None])
+    rows = make_trades(size=[100, 0, None, 5], price=[1.0, 2.0, 3.0, None])
     assert nautilus.export("stocks.trades", rows, tmp_path) == (1, 1, 1, 3)
 
 
 def test_prices_that_need_more_decimals_have_them_and_the_instrument_too(tmp_path: Path) -> None:
-    nautilus.export("stocks.trades", trades(price=[187.25]), tmp_path)
-    finer = trades(price=[187.25, 187.123456])
+    nautilus.export("stocks.trades", make_trades(price=[187.25]), tmp_path)
+    finer = make_trades(price=[187.25, 187.123456])
     nautilus.export("stocks.trades", finer, tmp_path, force=True)
-    [table] = tables(tmp_path, "trade_tick").values()
+    [table] = read_tables(tmp_path, "trade_tick").values()
     assert table.schema.metadata[b"price_precision"] == b"6"
-    assert numbers(table["price"]) == [Decimal("187.25"), Decimal("187.123456")]
-    [[equity]] = [t.to_pylist() for t in tables(tmp_path, "equity").values()]
+    assert decode_numbers(table["price"]) == [Decimal("187.25"), Decimal("187.123456")]
+    [[equity]] = [t.to_pylist() for t in read_tables(tmp_path, "equity").values()]
     assert (equity["price_precision"], equity["price_increment"]) == (6, "0.000001")
 
 
-def test_what_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
-    nautilus.export("stocks.trades", trades(size=[1, 2]), tmp_path)
+def test_what_is_there_is_replaced_only_when_requested(tmp_path: Path) -> None:
+    nautilus.export("stocks.trades", make_trades(size=[1, 2]), tmp_path)
     with pytest.raises(ConfigError, match=r"trade_tick/AAPL\.ALPACA exists; use --force"):
-        nautilus.export("stocks.trades", trades(size=[3]), tmp_path)
-    nautilus.export("stocks.trades", trades(size=[3]), tmp_path, force=True)
-    [table] = tables(tmp_path, "trade_tick").values()
-    assert numbers(table["size"]) == [3]
+        nautilus.export("stocks.trades", make_trades(size=[3]), tmp_path)
+    nautilus.export("stocks.trades", make_trades(size=[3]), tmp_path, force=True)
+    [table] = read_tables(tmp_path, "trade_tick").values()
+    assert decode_numbers(table["size"]) == [3]
 
 
 def test_rows_that_would_be_there_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"more than one feed \(iex, sip\): choose one, for example --feed"
     ):
-        nautilus.export("stocks.trades", trades(feed=["sip", "iex"]), tmp_path)
+        nautilus.export("stocks.trades", make_trades(feed=["sip", "iex"]), tmp_path)
     with pytest.raises(ConfigError, match="the store has no rows of"):
-        nautilus.export("stocks.trades", trades(size=[1]).filter(False), tmp_path)
+        nautilus.export("stocks.trades", make_trades(size=[1]).filter(False), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dataset", ["news", "news.articles", "crypto.orderbooks", "stocks.status"])
-def test_what_has_no_class_there_is_told(dataset: str) -> None:
+def test_what_has_no_class_there_is_reported(dataset: str) -> None:
     with pytest.raises(ConfigError, match="reads trades, quotes and bars"):
         nautilus.check(dataset)
 
@@ -180,14 +181,14 @@ SPAN = ("2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
 
 
 def test_a_store_becomes_files_by_symbol_and_day(catalog: Path) -> None:
-    names = list(tables(catalog, "trade_tick"))
+    names = list(read_tables(catalog, "trade_tick"))
     assert [name for name in names if name.startswith("AAPL.ALPACA/")] == [
         name
         for name in names
         if "AAPL.ALPACA/2026-01-05T23-30" in name or "AAPL.ALPACA/2026-01-06T00-00" in name
     ]
     assert len(names) == 2 * 4
-    assert list(tables(catalog, "bar")) == [
+    assert list(read_tables(catalog, "bar")) == [
         "AAPL.ALPACA-1-MINUTE-LAST-EXTERNAL/2026-01-05T23-31-00-000000000Z_2026-01-06T00-30-00-000000000Z.parquet",
         "AAPL261218C00230000.ALPACA-1-MINUTE-LAST-EXTERNAL/2026-01-05T23-31-00-000000000Z_2026-01-06T00-30-00-000000000Z.parquet",
     ]
@@ -197,10 +198,10 @@ def test_every_trade_is_there_as_the_service_said_it(catalog: Path) -> None:
     first, past = (parse_time(each, "") for each in SPAN)
     truth = list(records("stocks", "trades", "AAPL", first, past))
     found = pa.concat_tables(
-        t for name, t in tables(catalog, "trade_tick").items() if name.startswith("AAPL.ALPACA/")
+        t for name, t in read_tables(catalog, "trade_tick").items() if name.startswith("AAPL.ALPACA/")
     )
-    assert numbers(found["price"]) == [Decimal(str(r["p"])) for r in truth]
-    assert numbers(found["size"]) == [Decimal(str(r["s"])) for r in truth]
+    assert decode_numbers(found["price"]) == [Decimal(str(r["p"])) for r in truth]
+    assert decode_numbers(found["size"]) == [Decimal(str(r["s"])) for r in truth]
     assert found["trade_id"].to_pylist() == [str(r["i"]) for r in truth]
 
 

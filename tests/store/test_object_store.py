@@ -1,4 +1,4 @@
-"""A store in an object store: moto's S3 server."""
+"""A store in an object store, with the S3 server of moto."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mdstream.recording.recorder import Recorder, check_store
 from mdstream.store.objects import storage_options, summarize_error
 from tests.feed.test_pipeline import payloads
 from tests.piping import rig
-from tests.recording.test_recorder import assert_recorded, end
+from tests.recording.test_recorder import assert_recorded, mark_ended
 from tests.running import HANGING_S
 
 BUCKET = "market"
@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
         )
         made = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
         urllib.request.urlopen(made, timeout=HANGING_S).close()
-        # Its log of requests is not needed, but must not fill the pipe.
+        # The server's log must not fill the pipe.
         reading = threading.Thread(target=process.stderr.read)
         reading.start()
         yield url
@@ -67,7 +67,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return f"s3://{BUCKET}/{request.node.name}"
 
 
-def test_a_bucket_that_is_not_there_is_told_before_a_run(bucket: str) -> None:
+def test_a_bucket_that_is_not_there_is_reported_before_a_run(bucket: str) -> None:
     check_store(bucket)
     with pytest.raises(StoreError, match=r"s3://none/x cannot be used: NoSuchBucket: The specified"):
         check_store("s3://none/x")
@@ -117,7 +117,7 @@ def test_a_bucket_holds_what_a_folder_would(tmp_path: Path, bucket: str) -> None
             at_work = asyncio.ensure_future(Recorder(r.run, StoreConfig(bucket)).run())
             await r.feed(everything[100:])
             await r.drain()
-            end(r.run)
+            mark_ended(r.run)
             assert (await at_work).finished
             run = Attachment(r.run)
             assert assert_recorded(run, bucket, options=options) > 4_000

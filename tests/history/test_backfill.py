@@ -1,4 +1,4 @@
-"""A backfill stores exactly the simulator's records, row by row, whatever happens on the way."""
+"""A backfill stores exactly the simulator's records, through faults, kills and restarts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sim() -> Iterator[RunningSimulator]:
 
 
 @pytest.fixture(autouse=True)
-def no_faults(sim: RunningSimulator) -> Iterator[None]:
+def clear_faults(sim: RunningSimulator) -> Iterator[None]:
     yield
     sim.faults()
 
@@ -62,7 +62,7 @@ def fill(
     return mdstream.backfill(dataset, symbols, start, end, store=store, settings=values, **options)
 
 
-def trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
+def expected_trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
     """Return the simulator's trades as `scan` should return them."""
     first, past = parse_time(start, ""), parse_time(end, "")
     rows = [
@@ -74,13 +74,13 @@ def trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
     return pl.DataFrame(rows).with_columns(pl.col("ts").cast(pl.Datetime("ns", "UTC")))
 
 
-def stored(store: Path, dataset: str = "stocks.trades", **given: Any) -> pl.DataFrame:
+def scan_store(store: Path, dataset: str = "stocks.trades", **given: Any) -> pl.DataFrame:
     return mdstream.scan(dataset, store, **given).collect()
 
 
 def compare(store: Path, symbols: list[str], start: str, end: str) -> None:
-    truth = trades(symbols, start, end)
-    found = stored(store).select(truth.columns).sort("symbol", "ts")
+    truth = expected_trades(symbols, start, end)
+    found = scan_store(store).select(truth.columns).sort("symbol", "ts")
     assert_frame_equal(found, truth)
 
 
@@ -91,9 +91,9 @@ def test_the_store_is_the_truth_across_days_and_pages(sim: RunningSimulator, tmp
     start, end = "2026-01-05T20:00:00.000000001Z", "2026-01-06T03:59:59.5Z"
     status = fill(sim, tmp_path, "stocks.trades", ["MSFT", "AAPL"], start, end)
     assert status.complete
-    assert status.rows == status.stored == stored(tmp_path).height
+    assert status.rows == status.stored == scan_store(tmp_path).height
     assert status.shards == status.done == 4
-    assert status.pages == status.requests == 8  # four hours with one trade per second are two pages
+    assert status.pages == status.requests == 8  # four hours with one trade per second fill two pages
     compare(tmp_path, ["AAPL", "MSFT"], "2026-01-05T20:00:00Z", "2026-01-06T03:59:59.5Z")
     assert sorted(p.name for p in (tmp_path / "stocks.trades" / "feed=iex").iterdir()) == [
         "date=2026-01-05",
@@ -139,7 +139,7 @@ def test_a_symbol_that_is_refused_costs_no_other_one(sim: RunningSimulator, tmp_
     status = fill(sim, tmp_path, "stocks.trades", ["AAPL", "NOPE"], "2026-01-05", "2026-01-06")
     assert not status.complete
     assert "invalid symbol: NOPE" in status.failed["NOPE"]
-    assert set(stored(tmp_path)["symbol"]) == {"AAPL"}
+    assert set(scan_store(tmp_path)["symbol"]) == {"AAPL"}
 
 
 def test_a_key_that_is_refused_ends_it(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_every_stream_of_ticks(
     assert fill(sim, tmp_path, dataset, [symbol], start, end).complete
     stream, _, what = dataset.partition(".")
     truth = records(stream, what, symbol, parse_time(start, ""), parse_time(end, ""))
-    found = stored(tmp_path, dataset)
+    found = scan_store(tmp_path, dataset)
     assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
     for name, key in columns.items():
         assert found[name].to_list() == [record[key] for record in truth], name
@@ -182,7 +182,7 @@ def test_bars_of_two_years(sim: RunningSimulator, tmp_path: Path, dataset: str) 
         truth = records(
             dataset.partition(".")[0], "bars", symbol, parse_time(start, ""), parse_time(end, ""), timeframe
         )
-        found = stored(tmp_path, dataset, timeframe=timeframe).sort("ts")
+        found = scan_store(tmp_path, dataset, timeframe=timeframe).sort("ts")
         assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
         for name, key in {"open": "o", "high": "h", "volume": "v", "vwap": "vw"}.items():
             assert found[name].to_list() == [record[key] for record in truth], name
@@ -194,11 +194,11 @@ def test_bars_are_whole_wherever_a_range_is_cut(
     sim: RunningSimulator, tmp_path: Path, timeframe: str
 ) -> None:
     cuts = ["2023-11-07T11:11:11Z", "2023-12-15T07:07:07Z", "2024-02-01T01:00:00Z"]
-    for start, end in itertools.pairwise(cuts):  # the simulator cuts off the bar at the end of a request
+    for start, end in itertools.pairwise(cuts):  # the simulator truncates the bar at the end of a request
         assert fill(sim, tmp_path, "crypto.bars", ["ETH/USD"], start, end, timeframe=timeframe)
     first, past = parse_time(cuts[0], ""), parse_time(cuts[-1], "")
     truth = records("crypto", "bars", "ETH/USD", first, past, timeframe)
-    found = stored(tmp_path, "crypto.bars").sort("ts")
+    found = scan_store(tmp_path, "crypto.bars").sort("ts")
     assert found["ts"].cast(pl.Int64).to_list() == [record["t"] for record in truth]
     assert found["volume"].to_list() == [record["v"] for record in truth]
     assert found["trade_count"].to_list() == [record["n"] for record in truth]
@@ -207,10 +207,10 @@ def test_bars_are_whole_wherever_a_range_is_cut(
 def test_an_article_on_two_symbols_is_there_once(sim: RunningSimulator, tmp_path: Path) -> None:
     status = fill(sim, tmp_path, "news.articles", ["AAPL", "MSFT"], "2026-01-05", "2026-01-07")
     assert status.complete
-    found = stored(tmp_path, "news.articles")
+    found = scan_store(tmp_path, "news.articles")
     assert found["id"].is_unique().all()
     assert found.height >= 2 * 3 * 24
-    only = stored(tmp_path, "news.articles", symbols=["MSFT"])
+    only = scan_store(tmp_path, "news.articles", symbols=["MSFT"])
     assert only["symbols"].list.contains("MSFT").all()
     assert 0 < only.height <= found.height
 
@@ -218,12 +218,12 @@ def test_an_article_on_two_symbols_is_there_once(sim: RunningSimulator, tmp_path
 def test_all_news_is_fetched_at_once(sim: RunningSimulator, tmp_path: Path) -> None:
     status = fill(sim, tmp_path, "news", [], "2026-01-05", "2026-01-06")
     assert status.complete
-    assert status.shards == 2  # a day each
-    every = stored(tmp_path, "news")
+    assert status.shards == 2  # one per day
+    every = scan_store(tmp_path, "news")
     assert set(every["symbols"].explode()) >= set(STREAMS["news"].symbols)
     fill(sim, tmp_path, "news.articles", ["AAPL"], "2026-01-05", "2026-01-06")
-    assert stored(tmp_path, "news").height == every.height  # they include AAPL's
-    some = stored(tmp_path, "news", symbols=["GOOG?", "AMD"])
+    assert scan_store(tmp_path, "news").height == every.height  # all news includes the news of AAPL
+    some = scan_store(tmp_path, "news", symbols=["GOOG?", "AMD"])
     assert (
         some.height
         == every.filter(pl.col("symbols").list.eval(pl.element().is_in(["GOOGL", "AMD"])).list.any()).height
@@ -233,16 +233,16 @@ def test_all_news_is_fetched_at_once(sim: RunningSimulator, tmp_path: Path) -> N
 
 def test_scan_reads_what_was_asked_for(sim: RunningSimulator, tmp_path: Path) -> None:
     fill(sim, tmp_path, "stocks.trades", ["AAPL", "MSFT"], "2026-01-05T22:00:00Z", "2026-01-06T02:00:00Z")
-    some = stored(tmp_path, symbols=["AAPL"], start="2026-01-05T23:30:00Z", end="2026-01-06T00:30:00Z")
+    some = scan_store(tmp_path, symbols=["AAPL"], start="2026-01-05T23:30:00Z", end="2026-01-06T00:30:00Z")
     assert set(some["symbol"]) == {"AAPL"}
-    truth = trades(["AAPL"], "2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
+    truth = expected_trades(["AAPL"], "2026-01-05T23:30:00Z", "2026-01-06T00:30:00Z")
     assert some["ts"].sort().to_list() == truth["ts"].to_list()
     for pattern in ("A*", "A??L", "[AX]APL"):
-        assert set(stored(tmp_path, symbols=pattern)["symbol"]) == {"AAPL"}
-    assert stored(tmp_path, symbols=["MSFT", "A*"]).height == stored(tmp_path).height
+        assert set(scan_store(tmp_path, symbols=pattern)["symbol"]) == {"AAPL"}
+    assert scan_store(tmp_path, symbols=["MSFT", "A*"]).height == scan_store(tmp_path).height
     exact = truth["ts"].cast(pl.Int64)[100]
     at = f"2026-01-05T{pl.Series([exact]).cast(pl.Datetime('ns'))[0]:%H:%M:%S}Z"
-    assert stored(tmp_path, start=at, end="2026-01-06")["ts"].min() is not None
+    assert scan_store(tmp_path, start=at, end="2026-01-06")["ts"].min() is not None
     plan = mdstream.scan("stocks.trades", tmp_path, start="2026-01-06").explain()
     assert plan.count(".parquet") <= 1 or "2026-01-05" not in plan
 
@@ -259,14 +259,14 @@ def test_other_programs_read_the_store(sim: RunningSimulator, tmp_path: Path) ->
     assert (count, least) == (len(truth), truth[0]["t"])
 
 
-def test_without_a_store_or_with_a_wrong_name_it_is_told(tmp_path: Path) -> None:
+def test_without_a_store_or_with_a_wrong_name_it_is_reported(tmp_path: Path) -> None:
     with pytest.raises(mdstream.NoStoreError, match=r"mdstream backfill stocks\.trades"):
         mdstream.scan("stocks.trades", tmp_path)
     with pytest.raises(ConfigError, match=r"stocks\.foo' is not a dataset"):
         mdstream.scan("stocks.foo", tmp_path)
 
 
-def test_a_commit_that_fails_is_told_and_the_next_run_makes_it(
+def test_a_commit_that_fails_is_reported_and_the_next_run_makes_it(
     sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mdstream.history import filing
@@ -311,11 +311,11 @@ def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
         check=False,
     )
     assert done.stdout == "3600 {}\n", done.stderr
-    assert (tmp_path / "ran").read_text() == "x", "workers do not run the script"
+    assert (tmp_path / "ran").read_text() == "x", "workers must not run the script"
     assert not done.stderr
 
 
-# -- the command, killed
+# -- kills of the command
 
 
 def command(sim: RunningSimulator, store: Path, *flags: str) -> list[str]:
@@ -345,8 +345,8 @@ def command(sim: RunningSimulator, store: Path, *flags: str) -> list[str]:
 ENV = {**os.environ, "APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
 
 
-def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -> int:
-    """Kill the backfill at random moments, `kills` times, then let it end. Return how many kills hit it."""
+def kill_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -> int:
+    """Kill the backfill `kills` times at random moments, then let it end; return the number of kills that hit it."""
     chance, alive = random.Random(seed), 0
     for _ in range(kills):
         process = subprocess.Popen(
@@ -354,7 +354,7 @@ def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int)
         )
         time.sleep(chance.uniform(0.3, 4.0))
         alive += process.poll() is None
-        kill = chance.choice([os.kill, os.killpg])  # the process alone, or all its children too
+        kill = chance.choice([os.kill, os.killpg])  # only the process, or also its children
         with contextlib.suppress(ProcessLookupError):
             kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -367,7 +367,7 @@ def killed_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int)
 def test_a_backfill_that_is_killed_again_and_again_stores_all_once(
     sim: RunningSimulator, tmp_path: Path
 ) -> None:
-    assert killed_until_done(sim, tmp_path, kills=5, seed=1)
+    assert kill_until_done(sim, tmp_path, kills=5, seed=1)
     compare(tmp_path, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
     assert not list((tmp_path / "_mdstream" / "staging").iterdir())
 
@@ -377,7 +377,7 @@ def test_a_backfill_that_is_killed_again_and_again_stores_all_once(
 def test_a_hundred_kills(sim: RunningSimulator, tmp_path: Path) -> None:
     for seed in range(10):
         store = tmp_path / str(seed)
-        killed_until_done(sim, store, kills=10, seed=seed)
+        kill_until_done(sim, store, kills=10, seed=seed)
         compare(store, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
 
 
@@ -390,11 +390,11 @@ def test_millions_of_rows_are_the_truth_through_faults(sim: RunningSimulator, tm
     settings = {"backfill": {"workers": 2}, "fetch": {"attempts": 10, "deadline_s": 300}}
     status = fill(sim, tmp_path, "stocks.trades", symbols, start, end, settings=settings)
     assert status.complete
-    assert status.requests > status.pages, "the faults struck"
+    assert status.requests > status.pages, "faults must have caused more requests"
     assert status.stored == 30 * 86_400
     for symbol in symbols:
-        truth = trades([symbol], start, end)
-        found = stored(tmp_path, symbols=[symbol]).select(truth.columns).sort("ts")
+        truth = expected_trades([symbol], start, end)
+        found = scan_store(tmp_path, symbols=[symbol]).select(truth.columns).sort("ts")
         assert_frame_equal(found, truth)
 
 
@@ -403,7 +403,7 @@ def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_pat
     process = subprocess.Popen(
         command(sim, tmp_path), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    until(lambda: list((tmp_path / "_mdstream" / "staging").glob("*")))  # a first page
+    until(lambda: list((tmp_path / "_mdstream" / "staging").glob("*")))  # the first page is there
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=HANGING_S)
     assert process.returncode == 130
@@ -425,9 +425,9 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
     assert done.returncode == 2
     assert f"process {os.getpid()} is already filling" in done.stderr
     answer = json.loads(done.stdout)
-    assert not answer["complete"], "nothing is known of it"
+    assert not answer["complete"], "a refused backfill is not complete"
     assert "is already filling" in answer["error"]
-    assert dry.returncode == 0, "who only looks, may"
+    assert dry.returncode == 0, "a dry run is allowed"
     assert json.loads(dry.stdout)["shards"] == 3
 
 
@@ -460,7 +460,7 @@ def test_commits_that_the_table_lost_are_fetched_again(sim: RunningSimulator, tm
     compare(store, ["AAPL", "MSFT"], *HOURS)
 
 
-def test_another_table_or_one_without_its_files_is_told(sim: RunningSimulator, tmp_path: Path) -> None:
+def test_another_table_or_one_without_its_files_is_reported(sim: RunningSimulator, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     fill(sim, one, "stocks.trades", ["AAPL"], *HOURS)
     fill(sim, two, "stocks.trades", ["MSFT"], *HOURS)
@@ -504,7 +504,7 @@ def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
     compare(tmp_path, ["AAPL"], *span)
 
 
-def test_a_wrong_flag_is_told_in_json_too(sim: RunningSimulator, tmp_path: Path) -> None:
+def test_a_wrong_flag_is_reported_in_json_too(sim: RunningSimulator, tmp_path: Path) -> None:
     done = subprocess.run(command(sim, tmp_path, "--feed", "sap"), env=ENV, capture_output=True, text=True)
     assert done.returncode == 2
     answer = json.loads(done.stdout)
@@ -512,9 +512,9 @@ def test_a_wrong_flag_is_told_in_json_too(sim: RunningSimulator, tmp_path: Path)
     assert "feed 'sap' is not one of" in answer["error"]
 
 
-def test_what_is_no_ledger_is_told(sim: RunningSimulator, tmp_path: Path) -> None:
+def test_what_is_not_a_ledger_is_reported(sim: RunningSimulator, tmp_path: Path) -> None:
     (tmp_path / "_mdstream").mkdir()
-    (tmp_path / "_mdstream" / "ledger.sqlite").write_text("no ledger at all, but a text " * 99)
+    (tmp_path / "_mdstream" / "ledger.sqlite").write_text("not a ledger, but a text " * 99)
     for flags in ([], ["--dry-run"]):
         done = subprocess.run(command(sim, tmp_path, *flags), env=ENV, capture_output=True, text=True)
         assert done.returncode == 1
@@ -522,19 +522,19 @@ def test_what_is_no_ledger_is_told(sim: RunningSimulator, tmp_path: Path) -> Non
         assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_not_there_ends_it_and_is_told_once(
+def test_a_server_that_is_not_there_ends_it_and_is_reported_once(
     sim: RunningSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mdstream.history.backfill._FIRST_CONTACT_S", 0.5)
     monkeypatch.setattr("mdstream.session.budget.WINDOW_S", 10 * HANGING_S)
-    symbols = [f"S{number}" for number in range(300)]  # the budget of a minute is 200
+    symbols = [f"S{number}" for number in range(300)]  # the budget is 200 per minute
     nowhere = {"data_url": "http://127.0.0.1:9"}
     began = time.monotonic()
     with pytest.raises(NetworkError, match=r"cannot reach http://127\.0\.0\.1:9"):
         fill(sim, tmp_path, "stocks.trades", symbols, *HOURS, settings=nowhere)
-    assert time.monotonic() - began < HANGING_S, "no symbol waits for a place in the budget"
+    assert time.monotonic() - began < HANGING_S, "symbols must not wait for the budget"
     monkeypatch.undo()
-    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete, "and it goes on"
+    assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete, "the next run continues"
 
 
 def test_without_a_terminal_a_line_now_and_then_shows_how_far_it_is(
@@ -566,16 +566,16 @@ def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> Non
 
 def test_several_symbols_in_one_text_are_refused(sim: RunningSimulator, tmp_path: Path) -> None:
     assert fill(sim, tmp_path, "stocks.trades", "AAPL", *HOURS).complete  # type: ignore[arg-type]
-    assert stored(tmp_path, symbols="AAPL").height
+    assert scan_store(tmp_path, symbols="AAPL").height
     with pytest.raises(ConfigError, match="'AAPL,MSFT' is not a symbol"):
-        stored(tmp_path, symbols="AAPL,MSFT")
+        scan_store(tmp_path, symbols="AAPL,MSFT")
 
 
 def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path: Path) -> None:
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete
     done = subprocess.run(command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True)
     found = json.loads(done.stdout)
-    assert found["rows"] == pytest.approx(3 * 12 * 3600, rel=0.02), "a trade a second"
+    assert found["rows"] == pytest.approx(3 * 12 * 3600, rel=0.02), "one trade per second"
     assert (found["shards"], found["requests"]) == (3, 15), "pages of 10,000 rows"
 
 

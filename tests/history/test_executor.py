@@ -26,7 +26,7 @@ from workers import history
 
 
 class OtherMachine:
-    """Decodes in a folder of its own: takes pickled tickets, returns pickled receipts and files."""
+    """An executor with its own folder: it takes pickled tickets, and returns pickled receipts and files."""
 
     most_jobs = 2
 
@@ -45,33 +45,33 @@ class OtherMachine:
         self.is_open = False
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
-        there = self._there(ticket.path)
-        receipt: PageReceipt = self._done(history.stage, ticket._replace(path=str(there)))
+        there = self._map_path(ticket.path)
+        receipt: PageReceipt = self._do(history.stage, ticket._replace(path=str(there)))
         if receipt.rows:
-            self._bring(there, ticket.path)
+            self._move_back(there, ticket.path)
         return receipt
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
-        paths, into = [self._there(path) for path in ticket.paths], self._there(ticket.into)
+        paths, into = [self._map_path(path) for path in ticket.paths], self._map_path(ticket.into)
         for here, there in zip(ticket.paths, paths, strict=True):
             shutil.copy(here, there)
-        receipt: JoinReceipt = self._done(
+        receipt: JoinReceipt = self._do(
             history.join, ticket._replace(paths=tuple(map(str, paths)), into=str(into))
         )
-        self._bring(into, ticket.into)
+        self._move_back(into, ticket.into)
         return receipt
 
-    def _done(self, job, ticket):  # type: ignore[no-untyped-def]
+    def _do(self, job, ticket):  # type: ignore[no-untyped-def]
         assert self.is_open
         self.tickets += 1
         return pickle.loads(pickle.dumps(job(pickle.loads(pickle.dumps(ticket)))))
 
-    def _there(self, path: str) -> Path:
+    def _map_path(self, path: str) -> Path:
         there = self.folder / path.lstrip("/")
         there.parent.mkdir(parents=True, exist_ok=True)
         return there
 
-    def _bring(self, there: Path, here: str) -> None:
+    def _move_back(self, there: Path, here: str) -> None:
         Path(here).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(there, f"{here}.partial")
         os.rename(f"{here}.partial", here)
@@ -117,7 +117,7 @@ def test_workers_that_cannot_be_had_any_more_end_it_and_the_next_run_goes_on(tmp
     dead = Dead(tmp_path / "elsewhere")
     with pytest.raises(NoWorkersError, match="die as they start"):
         uvloop.run(fill(tmp_path / "store", dead))
-    assert dead.tickets <= 2, "one a symbol at most: the first error ends it"
+    assert dead.tickets <= 2, "the first error ends the backfill, after at most one ticket per symbol"
     assert uvloop.run(fill(tmp_path / "store", PagePool(0))).status.complete
 
 

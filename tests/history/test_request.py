@@ -1,4 +1,4 @@
-"""A request is cut into shards that cover it once, and refuses what is wrong with a sentence."""
+"""A request is cut into shards that cover it once. Wrong requests are refused with a clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mdstream.venues.alpaca.parameters import format_time
 NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
 
 
-def request(dataset: str = "stocks.trades", **given: object) -> Request:
+def make_test_request(dataset: str = "stocks.trades", **given: object) -> Request:
     what = {"symbols": ["AAPL", "MSFT"], "start": "2026-01-05", "end": "2026-01-07", "now": NOW, **given}
     if dataset.startswith("options"):
         what["symbols"] = ["AAPL261218C00230000"]
@@ -33,7 +33,7 @@ def test_shards_cover_the_range_once_and_cross_no_partition(
 ) -> None:
     first = parse_time(start, "start")
     past = first + int(hours * 3600e9)
-    asked_for = request(dataset, start=start, end=datetime.fromtimestamp(past // 10**9 + 1, UTC))
+    asked_for = make_test_request(dataset, start=start, end=datetime.fromtimestamp(past // 10**9 + 1, UTC))
     for symbol in asked_for.symbols:
         mine = [shard for shard in asked_for.shards() if shard.symbol == symbol]
         assert mine[0].first == asked_for.first
@@ -49,10 +49,10 @@ def test_shards_cover_the_range_once_and_cross_no_partition(
     [("1Min", "2026-11-24T17:58:00Z"), ("1Hour", "2026-11-24T16:59:00Z"), ("1Day", "2026-11-23T16:59:00Z")],
 )
 def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last: str) -> None:
-    asked_for = request("stocks.bars", timeframe=timeframe, end="2026-11-30")
+    asked_for = make_test_request("stocks.bars", timeframe=timeframe, end="2026-11-30")
     assert asked_for.past - 1 == parse_time(last, "")
     with pytest.raises(ConfigError, match="that starts then has closed"):
-        request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
+        make_test_request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
 
 
 @pytest.mark.parametrize(
@@ -61,42 +61,42 @@ def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last
         ("1Min", "2026-01-05T14:31:00Z", "2026-01-05T14:31:00Z"),
         ("15Min", "2026-01-05T14:31:00Z", "2026-01-05T14:45:00Z"),
         ("1Hour", "2026-01-06", "2026-01-06"),
-        ("7Min", "2026-01-06", "2026-01-06T00:07:00Z"),  # seven do not divide an hour
+        ("7Min", "2026-01-06", "2026-01-06T00:07:00Z"),  # an hour is not a multiple of seven minutes
         ("1Day", "2026-01-06", "2026-01-07T01:00:00Z"),  # days begin at New York's midnight
     ],
 )
 def test_of_the_last_bar_the_whole_is_asked_for(timeframe: str, past: str, until: str) -> None:
-    asked_for = request("stocks.bars", timeframe=timeframe)
+    asked_for = make_test_request("stocks.bars", timeframe=timeframe)
     assert asked_for.query_end(parse_time(past, "")) == parse_time(until, "")
-    assert request("stocks.trades").query_end(7) == 7
+    assert make_test_request("stocks.trades").query_end(7) == 7
 
 
 def test_a_text_alone_is_one_symbol() -> None:
-    assert request(symbols="AAPL").symbols == ("AAPL",)
-    assert request(priority="MSFT").urgent == {"MSFT"}
+    assert make_test_request(symbols="AAPL").symbols == ("AAPL",)
+    assert make_test_request(priority="MSFT").urgent == {"MSFT"}
 
 
 def test_urgent_symbols_come_first_and_the_rest_by_day() -> None:
-    found = [(s.symbol, s.first // DAY_NS % 10) for s in request(priority=["MSFT"]).shards()]
+    found = [(s.symbol, s.first // DAY_NS % 10) for s in make_test_request(priority=["MSFT"]).shards()]
     days = [parse_time(f"2026-01-0{d}", "") // DAY_NS % 10 for d in (5, 6, 7)]
     assert found == [*(("MSFT", d) for d in days), *(("AAPL", d) for d in days)]
 
 
 def test_a_date_as_end_includes_that_day_and_what_is_not_over_is_left_out() -> None:
-    found = request(start=date(2026, 1, 5), end="2026-01-05")
+    found = make_test_request(start=date(2026, 1, 5), end="2026-01-05")
     assert found.past - found.first == DAY_NS
-    assert request(end="2030-01-01").past == parse_time(NOW, "") - 60 * 10**9
+    assert make_test_request(end="2030-01-01").past == parse_time(NOW, "") - 60 * 10**9
 
 
 def test_a_date_is_a_whole_day_in_any_form_and_one_that_is_far_away_is_now() -> None:
     days = {parse_time(text, "", whole_day=True) for text in ("2026-01-05", "20260105", "2026-W02-1")}
     assert days == {parse_time("2026-01-06T00:00:00Z", "")}
-    assert request(end="9999-12-31").past == request(end="2030-01-01").past
+    assert make_test_request(end="9999-12-31").past == make_test_request(end="2030-01-01").past
     assert parse_time("9999-12-31", "") == parse_time("2262-01-01", "") < 2**63
 
 
 @given(st.integers(0, 2**62))
-def test_times_are_told_to_the_nanosecond(ns: int) -> None:
+def test_times_are_formatted_to_the_nanosecond(ns: int) -> None:
     text = format_time(ns)
     assert parse_time(text[:19] + "Z", "") + int(text[20:29]) == ns
 
@@ -121,9 +121,9 @@ def test_times_are_told_to_the_nanosecond(ns: int) -> None:
         ({"priority": ["TSLA"]}, "priority 'TSLA' is not among the symbols"),
     ],
 )
-def test_what_is_wrong_is_told(given: dict[str, object], message: str) -> None:
+def test_what_is_wrong_is_reported(given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        request(**given)  # type: ignore[arg-type]
+        make_test_request(**given)  # type: ignore[arg-type]
 
 
 def test_options_are_asked_for_by_contract() -> None:

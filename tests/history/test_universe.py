@@ -15,7 +15,7 @@ from mdstream.history.universe import expand_patterns, is_pattern, resolve_symbo
 from mdstream.settings import from_mapping
 from mdstream.simulator.markets import MARKETS
 from mdstream.venues.alpaca.endpoints import LIVE_TRADING_URL, PAPER_TRADING_URL
-from tests.history.test_backfill import HOURS, fill, stored
+from tests.history.test_backfill import HOURS, fill, scan_store
 from tests.running import RunningSimulator, simulator
 
 KEYS = {"key_id": "k", "secret_key": "s"}
@@ -27,7 +27,7 @@ def sim() -> Iterator[RunningSimulator]:
         yield running
 
 
-def ask(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-01-05") -> list[str]:
+def resolve(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-01-05") -> list[str]:
     config = from_mapping({"data_url": sim.data_url, "credentials": KEYS})
     return asyncio.run(resolve_symbols(dataset, symbols, start, config.history))
 
@@ -35,49 +35,49 @@ def ask(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-0
 def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None:
     stocks, crypto = MARKETS["stocks"].universe, MARKETS["crypto"].universe
     with_a = sorted(s for s in stocks if s.startswith("A"))
-    assert ask(sim, "stocks.trades", "MSFT", "A*", "AAPL") == ["MSFT", *with_a]
-    assert ask(sim, "stocks.bars", "?") == ["T", "V"]
-    assert ask(sim, "crypto.bars", "[BE]*/USD") == ["BTC/USD", "ETH/USD"]
-    assert ask(sim, "crypto.bars", "*") == sorted(crypto)
-    assert ask(sim, "news.articles", "?*") == sorted([*stocks, *crypto])
-    assert ask(sim, "news.articles", "*") == ["*"]  # all at once
-    assert ask(sim, "stocks.bars", "NOBODY") == ["NOBODY"], "not a pattern, so nothing is looked up"
+    assert resolve(sim, "stocks.trades", "MSFT", "A*", "AAPL") == ["MSFT", *with_a]
+    assert resolve(sim, "stocks.bars", "?") == ["T", "V"]
+    assert resolve(sim, "crypto.bars", "[BE]*/USD") == ["BTC/USD", "ETH/USD"]
+    assert resolve(sim, "crypto.bars", "*") == sorted(crypto)
+    assert resolve(sim, "news.articles", "?*") == sorted([*stocks, *crypto])
+    assert resolve(sim, "news.articles", "*") == ["*"]  # one request for all symbols
+    assert resolve(sim, "stocks.bars", "NOBODY") == ["NOBODY"], "only patterns are looked up"
 
 
 def test_contracts_are_found_by_their_underlying_expired_ones_too(sim: RunningSimulator) -> None:
-    living = ask(sim, "options.bars", "AAPL261218C*")
+    living = resolve(sim, "options.bars", "AAPL261218C*")
     assert living
     assert all(name.startswith("AAPL261218C") for name in living)
-    since = ask(sim, "options.bars", "AAPL*", start="2026-01-05")
-    older = ask(sim, "options.bars", "AAPL*", start="2025-01-02")
-    assert set(living) < set(since) < set(older), "a contract counts from its last day on"
+    since = resolve(sim, "options.bars", "AAPL*", start="2026-01-05")
+    older = resolve(sim, "options.bars", "AAPL*", start="2025-01-02")
+    assert set(living) < set(since) < set(older), "an earlier start includes contracts that expired since"
     assert min(name[-15:-9] for name in since) >= "260105"
     with pytest.raises(ConfigError, match="must begin with an underlying"):
-        ask(sim, "options.bars", "*C00230000")
+        resolve(sim, "options.bars", "*C00230000")
 
 
 def test_more_contracts_than_a_page_holds_are_all_found(
     sim: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = ask(sim, "options.bars", "AAPL*")
+    every = resolve(sim, "options.bars", "AAPL*")
     monkeypatch.setattr("mdstream.history.universe.CONTRACTS_PAGE", 7)
-    assert ask(sim, "options.bars", "AAPL*") == every
+    assert resolve(sim, "options.bars", "AAPL*") == every
 
 
-def test_a_pattern_that_matches_nothing_is_told(sim: RunningSimulator) -> None:
+def test_a_pattern_that_matches_nothing_is_reported(sim: RunningSimulator) -> None:
     with pytest.raises(ConfigError, match=r"'QX\*' matches none of the 30"):
-        ask(sim, "stocks.trades", "QX*")
+        resolve(sim, "stocks.trades", "QX*")
     assert expand_patterns(["B", "A*"], ["A1", "A2"]) == ["B", "A1", "A2"]
     assert [is_pattern(s) for s in ("AAPL", "BRK.B", "A?", "[AB]", "*")] == [False] * 2 + [True] * 3
 
 
-def test_a_pattern_without_a_service_to_ask_is_told() -> None:
+def test_a_pattern_without_a_service_to_ask_is_reported() -> None:
     with pytest.raises(ConfigError, match="a pattern that the service has to look up"):
         config = from_mapping({})
         asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.history))
 
 
-def test_a_refused_key_is_told() -> None:
+def test_a_refused_key_is_reported() -> None:
     keys = {"SIMULATOR_KEY_ID": "id", "SIMULATOR_SECRET_KEY": "secret"}
     with simulator("--rate", "1", env=keys) as sim:
         config = from_mapping({"data_url": sim.data_url})
@@ -104,7 +104,7 @@ def test_a_backfill_takes_patterns_for_symbols_and_for_those_that_come_first(
     status = fill(sim, tmp_path, "stocks.bars", ["A*"], *HOURS, priority=["AM*"])
     assert status.complete
     wanted = {s for s in MARKETS["stocks"].universe if s.startswith("A")}
-    assert set(stored(tmp_path, "stocks.bars")["symbol"].unique()) == wanted
+    assert set(scan_store(tmp_path, "stocks.bars")["symbol"].unique()) == wanted
 
 
 def test_alpaca_pys_own_client_reads_the_listings(sim: RunningSimulator) -> None:
@@ -124,4 +124,4 @@ def test_alpaca_pys_own_client_reads_the_listings(sim: RunningSimulator) -> None
     )
     listed = client.get_option_contracts(wanted).option_contracts  # type: ignore[union-attr]
     assert listed
-    assert {each.symbol for each in listed} <= set(ask(sim, "options.bars", "AAPL*"))
+    assert {each.symbol for each in listed} <= set(resolve(sim, "options.bars", "AAPL*"))

@@ -1,4 +1,4 @@
-"""Records of the simulator in a range, computed from its own rules without HTTP or pages."""
+"""Records of the simulator in a range, computed directly, without HTTP and pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which session tests run with both libraries each time."""
+"""The session tests that always run with both libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALWAYS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The portable library has the rest of its tests among the slow ones."""
+    """Mark the other tests of the portable library as slow."""
     for item in items:
         if "[websockets" in item.name or "-websockets" in item.name or "websockets-" in item.name:
             function = item.name.partition("[")[0]

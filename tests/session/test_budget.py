@@ -1,4 +1,4 @@
-"""The request budget, on a clock of the tests' own."""
+"""The request budget, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.running import HANGING_S
 
 
 class Clock:
-    """Time goes on only while somebody sleeps. The machine's and Unix time are the same."""
+    """A clock that moves only during a sleep. Monotonic and Unix time are the same."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -60,13 +60,13 @@ def test_no_window_sees_more_requests_than_the_share(clock: Clock) -> None:
 
         started = clock.now
         await asyncio.gather(*map(one, range(20)))
-        assert clock.now == started, "a whole share may go at once"
+        assert clock.now == started, "requests within the share do not wait"
         clock.now += 30
         await asyncio.gather(*map(one, range(20, 55)))
         times = [at for at, _ in sent]
         assert min(b - a for a, b in zip(times, times[20:], strict=False)) > 60
-        assert clock.now < started + 125, "and is used"
-        assert [number for _, number in sent] == list(range(55)), "first come, first served"
+        assert clock.now < started + 125, "the budget is used up to its limit"
+        assert [number for _, number in sent] == list(range(55)), "requests keep their order"
 
     run(main())
 
@@ -80,7 +80,7 @@ def test_a_successor_keeps_to_what_its_killed_predecessor_spent(clock: Clock, tm
         second = Budget.shared(8, tmp_path / "requests")
         await second.take()
         await second.take()
-        assert clock.now == started, "two were left"
+        assert clock.now == started, "two requests of the budget were left"
         await second.take()
         assert clock.now > started + 60
 
@@ -129,7 +129,7 @@ def test_a_budget_that_learns_takes_the_services_limit_and_forgets_no_request(cl
         started = clock.now
         for _ in range(10):
             await budget.take()
-        assert clock.now == started, "ten of sixty were left"
+        assert clock.now == started, "ten requests of sixty were left"
         await budget.take()
         assert clock.now > started + 60
         budget.hear({"X-RateLimit-Limit": "10000"})
@@ -144,4 +144,4 @@ def test_a_budget_that_was_set_stays_as_it_is(clock: Clock) -> None:
     budget = Budget(50)
     budget.hear({"X-RateLimit-Limit": "10000"})
     assert budget.share == 50
-    assert Budget(0).share == 1, "else nothing would ever go out"
+    assert Budget(0).share == 1, "a share of 0 would stop all requests"

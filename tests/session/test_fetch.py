@@ -1,4 +1,4 @@
-"""Fetch cycles against the real simulator: groups, retries, pages, bad symbols, budgets."""
+"""Fetch cycles with the real simulator: groups, retries, pages, bad symbols, budgets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_groups_hold_every_symbol_once_and_are_as_few_as_allowed(
     assert [s for g in groups for s in g] == symbols
     assert all(0 < len(g) <= largest for g in groups)
     if len(symbols) <= allowed:
-        assert all(len(g) == 1 for g in groups), "one request a symbol while the budget allows it"
+        assert all(len(g) == 1 for g in groups), "one request per symbol while the budget allows it"
 
 
 def test_no_query_grows_too_long() -> None:
@@ -75,7 +75,7 @@ class Case:
         )
 
     async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
-        """What the pipeline would answer, by way of the real decoder."""
+        """Return the contents of a body as the pipeline does, from the real decoder."""
         body = unpack(body, packing, 1 << 24)
         self.bodies.append(body)
         return decode(self.stream, body, kind=kind).bodies[0]
@@ -88,7 +88,7 @@ def play(
     config: dict[str, Any] | None = None,
     **sim: Any,
 ) -> None:
-    """`budget` decides how symbols are grouped; the requests themselves are not held back by it."""
+    """Run `story` with a fetcher. `budget` decides how symbols are grouped, but does not delay requests."""
 
     async def main() -> None:
         settings = SimulatorSettings(port=0, **{"rate_limit": 100_000, **sim})
@@ -101,8 +101,8 @@ def play(
     uvloop.run(main())
 
 
-def answered_together(case: Case, count: int) -> None:
-    """From now on no request of `case` is answered before `count` are under way."""
+def hold_answers(case: Case, count: int) -> None:
+    """Hold the answers to all requests of `case` until `count` requests are in flight."""
     real, under_way, all_are = case.client.get, 0, asyncio.Event()
 
     async def get(path: str, params: Any) -> Any:
@@ -119,7 +119,7 @@ def answered_together(case: Case, count: int) -> None:
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_symbol_of_every_stream_is_fetched_at_once(stream: str) -> None:
     async def story(case: Case) -> None:
-        answered_together(case, len(SYMBOLS[stream]))
+        hold_answers(case, len(SYMBOLS[stream]))
         cycle = await case.fetcher.cycle(SYMBOLS[stream])
         assert cycle.ok == set(SYMBOLS[stream])
         assert cycle.failed == {}
@@ -131,7 +131,7 @@ def test_every_symbol_of_every_stream_is_fetched_at_once(stream: str) -> None:
 
 def test_fifty_symbols_take_about_as_long_as_one() -> None:
     async def story(case: Case) -> None:
-        answered_together(case, 50)
+        hold_answers(case, 50)
         cycle = await case.fetcher.cycle([f"S{i}" for i in range(50)])
         assert (len(cycle.ok), cycle.requests) == (50, 50)
 
@@ -189,7 +189,7 @@ def test_passing_failures_are_retried(status: int) -> None:
 def test_a_used_up_account_waits_for_the_reset_and_goes_on() -> None:
     async def story(case: Case) -> None:
         window = case.sim._rest._window
-        # The account's minute is nearly over, and another program has used all of it.
+        # The minute is nearly over, and another program has used the whole budget of the account.
         window.take = lambda key: (  # type: ignore[method-assign]
             time.time() >= reset,
             {"X-RateLimit-Limit": "200", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)},
@@ -216,7 +216,7 @@ def test_a_service_that_does_not_answer_is_given_up_at_the_deadline() -> None:
         cycle = await case.fetcher.cycle(["AAPL"])
         assert cycle.failed == {"AAPL": "no answer within 0.3 s"}
 
-    fetch = {"timeout_s": 0.3, "deadline_s": 2.0, "attempts": 100}  # which alone would take minutes
+    fetch = {"timeout_s": 0.3, "deadline_s": 2.0, "attempts": 100}  # the attempts alone would take minutes
     play(story, config={"fetch": fetch}, faults=("slow=5",))
 
 
@@ -261,7 +261,7 @@ def test_a_chain_is_followed_through_all_its_pages() -> None:
     play(story, "options")
 
 
-def test_a_chain_is_told_at_once_and_does_not_wait_for_a_slow_one() -> None:
+def test_a_chain_is_reported_at_once_and_does_not_wait_for_a_slow_one() -> None:
     async def story(case: Case) -> None:
         real, gate = case.client.get, asyncio.Event()
 
@@ -311,7 +311,7 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
         second = await case.fetcher.cycle(["AAPL"])
         assert "start" not in asked[0]
         assert asked[1]["start"].endswith("Z")
-        assert second.ok == {"AAPL"}, "no new article is no failure"
+        assert second.ok == {"AAPL"}, "a cycle without a new article is not a failure"
 
     play(story, "news")
 
@@ -332,7 +332,7 @@ def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None
     play(story, "options")
 
 
-def test_a_chain_of_odd_names_fails_alone() -> None:
+def test_a_chain_of_malformed_names_fails_alone() -> None:
     async def story(case: Case) -> None:
         found = {"SPY": {"SPY261218P00590000", "SPY1", "SPY26121\u00b2P00590000"}, "BRK": {"BRK"}}
 
@@ -372,10 +372,10 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
         ("stocks", b'{"AAPL": {"latestTrade": 5}}', "unusable answer: latestTrade: expected"),
         ("stocks", b'{"message": "ok"}', "unusable answer: 'message': expected an object, got text"),
         ("stocks", b'{"MSFT": {}, "X": {"latestTrade": {"p": 1}}}', "the service has no data"),
-        ("news", b'{"news": [{"id": "odd"}]}', "unusable answer: "),
+        ("news", b'{"news": [{"id": "malformed"}]}', "unusable answer: "),
     ],
 )
-def test_an_answer_of_no_use_is_told_as_what_it_is(stream: str, answer: bytes, reason: str) -> None:
+def test_an_answer_of_no_use_is_reported_as_what_it_is(stream: str, answer: bytes, reason: str) -> None:
     async def story(case: Case) -> None:
         async def get(path: str, params: Any) -> Any:
             return type("Body", (), {"data": answer, "recv_ns": 0, "packing": Packing.PLAIN})

@@ -1,4 +1,4 @@
-"""What is asked page by page, and when an answer has no end: on literals, then against the simulator."""
+"""Requests page by page, and answers without an end: with literal pages, then with the simulator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mdstream.streams.datasets import history_of
 
 
 class Records(NamedTuple):
-    """What the tests make of a page."""
+    """The records of a page, and its token."""
 
     records: list[Any]
     page_token: str
@@ -51,7 +51,7 @@ async def read(body: Body) -> Records:
 
 
 class Server:
-    """Answers with pages of its own, by their token, and remembers what it was asked."""
+    """A server that answers with its pages by token, and keeps the requests."""
 
     def __init__(self, bodies: Mapping[str, Any]) -> None:
         self.bodies = bodies
@@ -66,28 +66,28 @@ class Server:
         return Body(orjson.dumps(self.bodies[token]), 0, Packing.PLAIN)
 
 
-def page(records: list[int], token: str | None) -> dict[str, Any]:
+def make_page(records: list[int], token: str | None) -> dict[str, Any]:
     return {"records": records, "next_page_token": token}
 
 
 REQUEST = PageRequest("/v2/things", {"symbols": "A"})
-THREE = {"": page([1, 2], "b"), "b": page([], "c"), "c": page([3], None)}
+THREE = {"": make_page([1, 2], "b"), "b": make_page([], "c"), "c": make_page([3], None)}
 
 
-async def all_of(server: Any, request: PageRequest = REQUEST) -> list[Any]:
+async def read_all(server: Any, request: PageRequest = REQUEST) -> list[Any]:
     return [record async for answer in pages(server, request, read) for record in answer.records]
 
 
 def test_pages_are_followed_by_their_tokens_to_the_last() -> None:
     server = Server(THREE)
-    assert asyncio.run(all_of(server)) == [1, 2, 3]
+    assert asyncio.run(read_all(server)) == [1, 2, 3]
     asked = {"symbols": "A"}
     assert server.asked == [asked, {**asked, "page_token": "b"}, {**asked, "page_token": "c"}]
 
 
 def test_an_answer_resumes_from_a_token() -> None:
     server = Server(THREE)
-    assert asyncio.run(all_of(server, PageRequest("/v2/things", {}, "c"))) == [3]
+    assert asyncio.run(read_all(server, PageRequest("/v2/things", {}, "c"))) == [3]
     assert server.asked == [{"page_token": "c"}]
 
 
@@ -106,7 +106,7 @@ def test_the_next_page_is_not_requested_before_this_one_is_taken() -> None:
 
 @pytest.mark.parametrize("start", ["", "b"])
 def test_a_token_that_comes_again_ends_it_before_its_page_is_handed_on(start: str) -> None:
-    server = Server({"": page([1], "b"), "b": page([2], "c"), "c": page([3], "b")})
+    server = Server({"": make_page([1], "b"), "b": make_page([2], "c"), "c": make_page([3], "b")})
 
     async def main() -> list[int]:
         taken = []
@@ -119,7 +119,7 @@ def test_a_token_that_comes_again_ends_it_before_its_page_is_handed_on(start: st
 
 
 class Endless:
-    """Every page names another one."""
+    """A server whose pages always have a next page."""
 
     def __init__(self, records: list[int]) -> None:
         self.requests = 0
@@ -127,20 +127,20 @@ class Endless:
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
         self.requests += 1
-        return Body(orjson.dumps(page(self._records, f"token {self.requests}")), 0, Packing.PLAIN)
+        return Body(orjson.dumps(make_page(self._records, f"token {self.requests}")), 0, Packing.PLAIN)
 
 
 def test_an_answer_without_end_is_given_up_at_its_bound() -> None:
     server = Endless([1])
     with pytest.raises(ServerError, match="an answer of over 7 pages"):
-        asyncio.run(all_of(server, PageRequest("/v2/things", {}, most_pages=7)))
+        asyncio.run(read_all(server, PageRequest("/v2/things", {}, most_pages=7)))
     assert server.requests == 7
 
 
 def test_pages_without_a_record_are_given_up_sooner() -> None:
     server = Endless([])
     with pytest.raises(ServerError, match="100 pages in a row without a record, and no end"):
-        asyncio.run(all_of(server))
+        asyncio.run(read_all(server))
     assert server.requests == MOST_EMPTY_PAGES
 
 
@@ -220,15 +220,15 @@ def test_the_pages_of_the_simulator_resumed_at_each_are_those_of_one_answer() ->
                 {"data_url": sim.data_url, "credentials": {"key_id": "k", "secret_key": "s"}}
             )
             async with RestClient(config.fetch, config.data_endpoint, Budget(10_000)) as client:
-                expected = await all_of(client, whole)
+                expected = await read_all(client, whole)
                 assert len(expected) > 100
                 assert {symbol for symbol, _ in expected} == {"AAPL", "MSFT"}
-                assert await all_of(client, small) == expected
+                assert await read_all(client, small) == expected
                 parts, token, requests = [], "", client.requests
                 while True:
                     request = PageRequest(small.path, small.parameters, token)
                     answers = pages(client, request, read)
-                    answer = await anext(answers)  # and then this process is killed
+                    answer = await anext(answers)  # as if this process were killed after one page
                     await answers.aclose()
                     parts += answer.records
                     if not (token := answer.page_token):
@@ -236,7 +236,7 @@ def test_the_pages_of_the_simulator_resumed_at_each_are_those_of_one_answer() ->
                 assert parts == expected
                 assert client.requests - requests == -(-len(expected) // 17)
                 with pytest.raises(BadRequestError) as refused:
-                    await all_of(client, PageRequest(small.path, small.parameters, "nonsense"))
+                    await read_all(client, PageRequest(small.path, small.parameters, "nonsense"))
                 assert is_stale_token(refused.value, "nonsense")
 
     uvloop.run(main())

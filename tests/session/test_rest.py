@@ -1,4 +1,4 @@
-"""The REST client against servers that answer as they please."""
+"""The REST client with servers whose answers the tests define."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.running import HANGING_S
 
 
 @contextlib.asynccontextmanager
-async def answering(answer: Callable[[web.Request], Any]) -> AsyncIterator[str]:
-    """An HTTP server on a free port that gives each request this answer; its address."""
+async def serve_answers(answer: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    """Start an HTTP server on a free port that answers each request with `answer`; yield its address."""
 
     async def handle(request: web.Request) -> web.Response:
         found = answer(request)
@@ -41,7 +41,7 @@ async def answering(answer: Callable[[web.Request], Any]) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def client(url: str, budget: Budget, **fetch: Any) -> RestClient:
+def make_client(url: str, budget: Budget, **fetch: Any) -> RestClient:
     values = {
         "stream_url": url.replace("http", "ws"),
         "data_url": url,
@@ -75,30 +75,30 @@ def test_a_server_that_never_answered_is_given_up_soon(caplog: pytest.LogCapture
             assert tried > 1
             with pytest.raises(NetworkError):
                 await client.get("/", {})
-            assert client.requests == tried + 1, "once more, and no patience"
+            assert client.requests == tried + 1, "one more request, without retries"
 
     asyncio.run(main())
 
 
-def test_a_pause_that_the_service_asks_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_that_the_service_asks_for_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         def refuse(_: web.Request) -> web.Response:
             return web.Response(status=429, headers={"Retry-After": "40"}, text="{}")
 
-        async with answering(refuse) as url, client(url, Budget(100)) as rest:
+        async with serve_answers(refuse) as url, make_client(url, Budget(100)) as rest:
             asking = asyncio.create_task(rest.get("/", {}))
             while not rest.trouble:
                 await asyncio.sleep(0.01)
             asking.cancel()
 
     asyncio.run(main())
-    [told] = [r.getMessage() for r in caplog.records if "REST" in r.getMessage()]
-    assert told.startswith("REST: HTTP 429")
-    assert re.search(r"no requests for (40|[123]?\d) s$", told)
+    [line] = [r.getMessage() for r in caplog.records if "REST" in r.getMessage()]
+    assert line.startswith("REST: HTTP 429")
+    assert re.search(r"no requests for (40|[123]?\d) s$", line)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ('{"message": "invalid symbol: b@d"}', "invalid symbol: b@d"),
         ("404: Not Found", "404: Not Found"),
@@ -107,13 +107,13 @@ def test_a_pause_that_the_service_asks_for_is_told(caplog: pytest.LogCaptureFixt
         ("x" * 5000, "x" * 200),
     ],
 )
-def test_error_bodies_that_are_no_json_are_told_as_they_are(text: str, told: str) -> None:
+def test_error_bodies_that_are_not_json_are_reported_as_they_are(text: str, reason: str) -> None:
     async def main() -> None:
         answer = lambda _: web.Response(status=404, text=text)  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
+        async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
             with pytest.raises(BadRequestError) as caught:
                 await rest.get("/nowhere", {})
-            assert str(caught.value) == f"HTTP 404: {told}"
+            assert str(caught.value) == f"HTTP 404: {reason}"
             assert (caught.value.code, rest.requests) == (404, 1)
 
     asyncio.run(main())
@@ -136,7 +136,7 @@ def test_what_may_pass_is_tried_again_and_nothing_else(
 ) -> None:
     async def main() -> None:
         answer = lambda _: web.Response(status=status, headers={"Retry-After": "0"})  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10), attempts=2) as rest:
+        async with serve_answers(answer) as url, make_client(url, Budget(10), attempts=2) as rest:
             with pytest.raises(error, match=f"HTTP {status}") as caught:
                 await rest.get("/v2/stocks/snapshots", {})
             assert type(caught.value) is error
@@ -150,7 +150,7 @@ def test_data_that_the_plan_lacks_is_no_fault_of_the_key() -> None:
 
     async def main() -> None:
         answer = lambda _: web.Response(status=403, text=text)  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
+        async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
             with pytest.raises(BadRequestError, match="recent SIP data"):
                 await rest.get("/v2/stocks/trades", {})
 
@@ -165,7 +165,7 @@ def test_keys_go_out_as_headers_and_never_show() -> None:
             seen.append((request.headers["APCA-API-KEY-ID"], request.headers["APCA-API-SECRET-KEY"]))
             return web.Response(status=401)
 
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
+        async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
             with pytest.raises(CredentialsError) as caught:
                 await rest.get("/v2/stocks/snapshots", {})
             assert "secret" not in str(caught.value)
@@ -185,7 +185,7 @@ def test_no_more_requests_are_under_way_than_are_allowed() -> None:
             now -= 1
             return web.Response(text="{}")
 
-        async with answering(slow) as url, client(url, Budget(100), concurrency=3) as rest:
+        async with serve_answers(slow) as url, make_client(url, Budget(100), concurrency=3) as rest:
             await asyncio.gather(*(rest.get("/", {}) for _ in range(12)))
         assert most == 3
 
@@ -200,10 +200,10 @@ def test_keys_do_not_follow_a_redirect() -> None:
             stolen.append(request.headers.get("APCA-API-KEY-ID", ""))
             return web.Response(text="{}")
 
-        async with answering(elsewhere) as other:
+        async with serve_answers(elsewhere) as other:
             moved = web.HTTPFound(f"{other}/stolen").headers["Location"]
             redirect = lambda _: web.Response(status=302, headers={"Location": moved})  # noqa: E731
-            async with answering(redirect) as url, client(url, Budget(10)) as rest:
+            async with serve_answers(redirect) as url, make_client(url, Budget(10)) as rest:
                 with pytest.raises(BadRequestError, match=r"HTTP 302: sent on to .*; if that is"):
                     await rest.get("/v2/stocks/snapshots", {})
         assert stolen == []
@@ -211,11 +211,11 @@ def test_keys_do_not_follow_a_redirect() -> None:
     asyncio.run(main())
 
 
-def test_odd_headers_are_no_reason_to_fail() -> None:
+def test_malformed_headers_are_no_reason_to_fail() -> None:
     async def main() -> None:
-        odd = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\u00b2"}
-        answer = lambda _: web.Response(text="{}", headers=odd)  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
+        malformed = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\u00b2"}
+        answer = lambda _: web.Response(text="{}", headers=malformed)  # noqa: E731
+        async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
             assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
 
     asyncio.run(main())
@@ -232,7 +232,7 @@ def test_bodies_stay_packed_as_they_came() -> None:
             response.enable_compression(web.ContentCoding.gzip)
             return response
 
-        async with answering(answer) as url, client(url, Budget(10)) as rest:
+        async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
             got = await rest.get("/v2/stocks/snapshots", {})
             assert got.packing is Packing.GZIP
             assert len(got.data) < 200
@@ -243,10 +243,10 @@ def test_bodies_stay_packed_as_they_came() -> None:
     asyncio.run(main())
 
 
-def test_a_body_packed_in_a_way_that_was_not_asked_for_is_told() -> None:
+def test_a_body_packed_in_a_way_that_was_not_asked_for_is_reported() -> None:
     async def main() -> None:
         answer = lambda _: web.Response(body=b"?", headers={"Content-Encoding": "br"})  # noqa: E731
-        async with answering(answer) as url, client(url, Budget(10), attempts=1) as rest:
+        async with serve_answers(answer) as url, make_client(url, Budget(10), attempts=1) as rest:
             with pytest.raises(NetworkError, match="packed as 'br', which was not asked for"):
                 await rest.get("/v2/stocks/snapshots", {})
 
@@ -260,10 +260,10 @@ def test_waiting_for_the_budget_takes_no_time_from_the_retries(monkeypatch: pyte
     async def main() -> None:
         statuses = iter([200, 500, 200])
         answer = lambda _: web.Response(status=next(statuses), text="{}")  # noqa: E731
-        async with answering(answer) as url:
-            async with client(url, Budget(1), deadline_s=3.5) as rest:
+        async with serve_answers(answer) as url:
+            async with make_client(url, Budget(1), deadline_s=3.5) as rest:
                 await rest.get("/v2/stocks/snapshots", {})
-                # It waits 4 s for its first attempt, which fails, and 4 s for the second.
+                # The request waits 4 s for its first attempt, which fails, and 4 s for the second.
                 assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
                 assert rest.requests == 3
 

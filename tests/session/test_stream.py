@@ -1,4 +1,4 @@
-"""The stream session against the real simulator, with everything that goes wrong at real servers."""
+"""The stream session with the real simulator, and with the failures of real servers."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ WANTED = {
 
 
 LIBRARY = ContextVar("LIBRARY", default="picows")
-"""Which library keeps the connections of a test."""
+"""The library that opens the connections of a test."""
 
 
 @pytest.fixture(params=["picows", "websockets"], autouse=True)
 def library(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test here with either library."""
+    """Run each test of this module with both libraries."""
     token = LIBRARY.set(request.param)
     yield request.param
     LIBRARY.reset(token)
 
 
 class Sink:
-    """Takes payloads, as the pipeline would."""
+    """A replacement for the pipeline that keeps the payloads."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -76,12 +76,12 @@ class Sink:
         self.gaps += 1
 
 
-def target(config: Config, stream: str = "stocks") -> Target:
+def make_target(config: Config, stream: str = "stocks") -> Target:
     return Target.of(STREAMS[stream], config.stream(stream), config.connection(stream))
 
 
 class Case:
-    """A simulator and a session on it."""
+    """A simulator, and a session that connects to it."""
 
     def __init__(self, sim: Simulator, stream: str, **config: Any) -> None:
         self.sim, self.sink, self.said = sim, Sink(), list[str]()
@@ -95,7 +95,7 @@ class Case:
         self.config: Config = from_mapping(values)
         self.subscriptions = Subscriptions(wanted={c: set(s) for c, s in WANTED[stream].items()})
         self.session = StreamSession(
-            target(self.config, stream),
+            make_target(self.config, stream),
             self.subscriptions,
             self.sink,
             lambda event: self.said.append(event.text),
@@ -114,27 +114,27 @@ def play(
     config: dict[str, Any] | None = None,
     **sim: Any,
 ) -> None:
-    """Run `story` beside a session; the session's own fatal error ends it."""
+    """Run `story` and a session at the same time. A fatal error of the session ends both."""
 
     async def main() -> None:
         async with Simulator(SimulatorSettings(port=0, **sim)) as simulator:
             case = Case(simulator, stream, **(config or {}))
             running = asyncio.ensure_future(case.session.run())
-            telling = asyncio.ensure_future(story(case))
+            story_task = asyncio.ensure_future(story(case))
             try:
-                await asyncio.wait({running, telling}, return_when=asyncio.FIRST_COMPLETED)
-                for task in (running, telling):
+                await asyncio.wait({running, story_task}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (running, story_task):
                     if task.done():
                         task.result()
             finally:
-                for task in (running, telling):
+                for task in (running, story_task):
                     task.cancel()
-                await asyncio.gather(running, telling, return_exceptions=True)
+                await asyncio.gather(running, story_task, return_exceptions=True)
 
     uvloop.run(main())
 
 
-async def data_flows(case: Case) -> None:
+async def wait_for_data(case: Case) -> None:
     before = len(case.sink.payloads)
     await case.until(lambda: len(case.sink.payloads) > before + 3)
 
@@ -143,7 +143,7 @@ async def data_flows(case: Case) -> None:
 @pytest.mark.parametrize("auth", ["message", "headers"])
 def test_every_stream_connects_authenticates_and_flows(stream: str, auth: str) -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
         assert case.session.ready.is_set()
         active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED[stream]}
         assert active == WANTED[stream]
@@ -153,7 +153,7 @@ def test_every_stream_connects_authenticates_and_flows(stream: str, auth: str) -
 
 def test_any_stream_may_be_had_in_msgpack() -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
         assert case.sink.payloads[0][0] == 0x91
 
     play(story, "crypto", {"crypto": {"codec": "msgpack"}})
@@ -161,7 +161,7 @@ def test_any_stream_may_be_had_in_msgpack() -> None:
 
 def test_compression_is_off_unless_asked_for() -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
         socket: Any = case.session._socket
         if LIBRARY.get() == "websockets":
             assert socket.connection.protocol.extensions == []
@@ -172,8 +172,10 @@ def test_compression_is_off_unless_asked_for() -> None:
 
 
 @contextlib.asynccontextmanager
-async def talking(talk: Callable[[ServerConnection], Awaitable[None]], **config: Any) -> AsyncIterator[Any]:
-    """A session with a server that says what `talk` says: its sink, and what it tells."""
+async def open_session(
+    talk: Callable[[ServerConnection], Awaitable[None]], **config: Any
+) -> AsyncIterator[Any]:
+    """Open a session with a server that runs `talk`; yield the session's sink and the texts of its events."""
     async with serve(talk, "127.0.0.1", 0, max_size=None) as server:
         values = {
             "stream_url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}",
@@ -184,7 +186,7 @@ async def talking(talk: Callable[[ServerConnection], Awaitable[None]], **config:
         }
         sink, said = Sink(), list[str]()
         session = StreamSession(
-            target(from_mapping(values)),
+            make_target(from_mapping(values)),
             Subscriptions(),
             sink,
             lambda event: said.append(event.text),
@@ -208,7 +210,7 @@ def test_compression_is_had_where_it_is_asked_for() -> None:
             await socket.send("[]" * 1000)
             await socket.wait_closed()
 
-        async with talking(talk, compression=True) as (sink, _):
+        async with open_session(talk, compression=True) as (sink, _):
             while not sink.payloads:
                 await asyncio.sleep(0.01)
         assert sink.payloads == [b"[]" * 1000]
@@ -225,7 +227,7 @@ def test_a_payload_in_fragments_is_one_payload() -> None:
             await socket.send(iter([b"[", b"]"]))
             await socket.wait_closed()
 
-        async with talking(talk) as (sink, _):
+        async with open_session(talk) as (sink, _):
             while len(sink.payloads) < 3:
                 await asyncio.sleep(0.01)
             assert sink.payloads == [b'[{"whole":1}]', b'[{"T":"t","x":1}]', b"[]"]
@@ -234,14 +236,14 @@ def test_a_payload_in_fragments_is_one_payload() -> None:
 
 
 @pytest.mark.parametrize("fragments", [1, 3])
-def test_a_payload_above_the_limit_ends_the_connection_and_is_told(fragments: int) -> None:
+def test_a_payload_above_the_limit_ends_the_connection_and_is_reported(fragments: int) -> None:
     async def main() -> None:
         async def talk(socket: ServerConnection) -> None:
             part = "x" * (1_500_000 // fragments)
             await socket.send(iter([part] * fragments) if fragments > 1 else part)
             await socket.wait_closed()
 
-        async with talking(talk) as (sink, said):
+        async with open_session(talk) as (sink, said):
             while not said:
                 await asyncio.sleep(0.01)
             assert "connection lost" in said[0]
@@ -250,12 +252,12 @@ def test_a_payload_above_the_limit_ends_the_connection_and_is_told(fragments: in
     uvloop.run(main())
 
 
-def test_how_the_server_closed_the_connection_is_told() -> None:
+def test_how_the_server_closed_the_connection_is_reported() -> None:
     async def main() -> None:
         async def talk(socket: ServerConnection) -> None:
             await socket.close(1012, "coming back soon")
 
-        async with talking(talk) as (_, said):
+        async with open_session(talk) as (_, said):
             while not said:
                 await asyncio.sleep(0.01)
             assert "closed with 1012 coming back soon" in said[0]
@@ -271,7 +273,7 @@ def test_what_was_read_before_a_connection_was_lost_is_handed_on_when_there_is_r
             await asyncio.sleep(0.3)
             socket.transport.abort()
 
-        async with talking(talk) as (sink, said):
+        async with open_session(talk) as (sink, said):
             sink.room = 5
             while len(sink.payloads) < 5:
                 await asyncio.sleep(0.01)
@@ -297,7 +299,7 @@ def test_fatal_codes_end_the_session_at_once(code: int) -> None:
     assert caught.value.code == code
 
 
-def test_a_wrong_key_is_fatal_and_never_told() -> None:
+def test_a_wrong_key_is_fatal_and_never_reported() -> None:
     async def story(case: Case) -> None:
         await case.until(lambda: False)
 
@@ -315,14 +317,14 @@ def test_a_second_connection_waits_on_its_socket_until_the_first_one_leaves() ->
         keys = {"credentials": {"key_id": "other", "secret_key": "other"}}
         first, second = Case(case.sim, "stocks", **keys), Case(case.sim, "stocks", **keys)
         holding = asyncio.ensure_future(first.session.run())
-        await data_flows(first)
+        await wait_for_data(first)
         waiting = asyncio.ensure_future(second.session.run())
         await second.until(lambda: any("406" in text for text in second.said))
-        await data_flows(first)  # the first one survives
+        await wait_for_data(first)  # the first connection continues
         assert second.sink.payloads == []
         holding.cancel()
-        await data_flows(second)
-        assert second.session.connects == 1, "it was to be the same socket"
+        await wait_for_data(second)
+        assert second.session.connects == 1, "the second session must keep its socket"
         waiting.cancel()
         await asyncio.gather(holding, waiting, return_exceptions=True)
 
@@ -337,10 +339,11 @@ def test_lost_connections_come_back_and_everything_is_subscribed_again(faults: t
     async def story(case: Case) -> None:
         await case.until(lambda: case.session.reconnects == 1)
         await case.until(case.session.ready.is_set)
-        await data_flows(case)
+        await wait_for_data(case)
         active = {c: s for c, s in case.subscriptions.active.items() if c in WANTED["stocks"]}
         assert active == WANTED["stocks"]
-        assert case.sink.gaps == (not faults[0].startswith("upgrade"))  # there was no connection to lose
+        # A refused upgrade loses no connection.
+        assert case.sink.gaps == (not faults[0].startswith("upgrade"))
 
     play(story, faults=faults)
 
@@ -348,7 +351,7 @@ def test_lost_connections_come_back_and_everything_is_subscribed_again(faults: t
 def test_http_429_at_the_upgrade_waits_for_seconds() -> None:
     async def story(case: Case) -> None:
         started = time.monotonic()
-        await data_flows(case)
+        await wait_for_data(case)
         assert time.monotonic() - started >= 5.0
 
     play(story, faults=("upgrade=429*1",))
@@ -367,12 +370,12 @@ def test_other_4xx_at_the_upgrade_are_fatal(status: int, error: type[Exception])
 
 def test_a_mute_socket_is_reconnected_after_its_channels_limit() -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
         started = time.monotonic()
         await case.until(lambda: case.session.reconnects == 1)
         assert time.monotonic() - started > 0.7
         assert any("no quotes for 1 s" in text for text in case.said)
-        await data_flows(case)
+        await wait_for_data(case)
 
     play(story, config={"stocks": {"mute_after_s": {"quotes": 1.0}}}, faults=("mute@0.5*1",))
 
@@ -383,11 +386,11 @@ def test_a_channel_that_stopped_is_missed_while_others_flow() -> None:
         assert any("connected but no statuses for 1 s" in text for text in case.said)
         await case.until(lambda: case.sink.rows(STREAMS["stocks"], "trades") > 10)
 
-    def prepared(case: Case) -> Awaitable[None]:
+    def prepare(case: Case) -> Awaitable[None]:
         case.subscriptions.wanted = {"trades": {"AAPL"}, "statuses": {"AAPL"}}
         return story(case)
 
-    play(prepared, config={"stocks": {"mute_after_s": {"statuses": 1.0}}}, rate=30)
+    play(prepare, config={"stocks": {"mute_after_s": {"statuses": 1.0}}}, rate=30)
 
 
 def test_a_quiet_channel_alone_is_not_taken_for_dead() -> None:
@@ -402,7 +405,7 @@ def test_a_quiet_channel_alone_is_not_taken_for_dead() -> None:
 
 def test_subscriptions_change_without_a_reconnect() -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
         case.subscriptions.wanted["trades"] = {"TSLA"}
         case.session.change()
         await case.until(lambda: case.subscriptions.active.get("trades") == {"TSLA"})
@@ -417,13 +420,13 @@ def test_a_malformed_symbol_is_refused_and_the_others_flow() -> None:
         await case.until(case.session.ready.is_set)
         assert ("trades", "not a symbol") in case.subscriptions.refused
         assert case.subscriptions.active["trades"] == {"AAPL", "MSFT"}
-        await data_flows(case)
+        await wait_for_data(case)
 
-    def prepared(case: Case) -> Awaitable[None]:
+    def prepare(case: Case) -> Awaitable[None]:
         case.subscriptions.wanted["trades"].add("not a symbol")
         return story(case)
 
-    play(prepared, config={})
+    play(prepare, config={})
 
 
 def test_a_symbol_limit_refuses_what_is_beyond_it() -> None:
@@ -432,11 +435,11 @@ def test_a_symbol_limit_refuses_what_is_beyond_it() -> None:
         assert len(case.subscriptions.active["trades"]) == 5
         assert len(case.subscriptions.refused) == 7
 
-    def prepared(case: Case) -> Awaitable[None]:
+    def prepare(case: Case) -> Awaitable[None]:
         case.subscriptions.wanted = {"trades": {f"S{i}" for i in range(12)}}
         return story(case)
 
-    play(prepared, symbol_limit=5)
+    play(prepare, symbol_limit=5)
 
 
 def test_a_star_on_option_quotes_is_refused_and_trades_flow() -> None:
@@ -445,11 +448,11 @@ def test_a_star_on_option_quotes_is_refused_and_trades_flow() -> None:
         assert set(case.subscriptions.refused) == {("quotes", "*")}
         assert case.subscriptions.active["trades"] == {"*"}
 
-    def prepared(case: Case) -> Awaitable[None]:
+    def prepare(case: Case) -> Awaitable[None]:
         case.subscriptions.wanted = {"trades": {"*"}, "quotes": {"*"}}
         return story(case)
 
-    play(prepared, "options")
+    play(prepare, "options")
 
 
 def test_no_room_means_that_reading_pauses_and_nothing_is_lost() -> None:
@@ -470,7 +473,7 @@ def test_a_stall_of_ours_is_not_taken_for_a_mute_server() -> None:
         await case.until(lambda: len(case.sink.payloads) == 10)
         await asyncio.sleep(4.0)
         case.sink.room = 1 << 60
-        await data_flows(case)
+        await wait_for_data(case)
         assert case.session.reconnects == 0
 
     play(story, config={"stocks": {"mute_after_s": {"quotes": 2.5}}})
@@ -478,11 +481,11 @@ def test_a_stall_of_ours_is_not_taken_for_a_mute_server() -> None:
 
 def test_control_messages_found_among_the_data_are_seen_to() -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
-        # As a worker hands it back: it was not recognised where it was received.
+        await wait_for_data(case)
+        # A worker returns a control message that the session did not recognise.
         case.session.handle_control([{"code": 407, "msg": "slow client", "T": "error"}])
         await case.until(lambda: any("slow client (407)" in text for text in case.said))
-        await data_flows(case)
+        await wait_for_data(case)
         assert case.session.reconnects == 1
 
     play(story)
@@ -490,14 +493,14 @@ def test_control_messages_found_among_the_data_are_seen_to() -> None:
 
 def test_data_behind_a_control_message_goes_to_the_workers_with_it() -> None:
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
         socket = case.session._protocol
         assert socket is not None
         shared = b'[{"T":"success","msg":"hello"},{"T":"t","S":"AAPL","p":1}]'
         before = case.session.control_messages
         assert case.session._receiver(socket)(shared)
         assert shared in case.sink.payloads
-        assert case.session.control_messages == before, "the worker finds it, and hands it back"
+        assert case.session.control_messages == before, "a worker finds and returns it"
 
     play(story)
 
@@ -513,7 +516,7 @@ def test_a_final_error_found_after_the_connection_was_lost_ends_the_session() ->
 
 
 def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> None:
-    """Else a server that talks nonsense and hangs up would be called without end, twice a second."""
+    """Otherwise the session would call a server that sends nonsense and hangs up twice a second, forever."""
 
     async def main() -> list[str]:
         async def nonsense(socket: ServerConnection) -> None:
@@ -527,7 +530,7 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
                 {"stream_url": url, "data_url": "http://127.0.0.1:1", "websocket": LIBRARY.get()}
             )
             session = StreamSession(
-                target(config),
+                make_target(config),
                 Subscriptions(),
                 Sink(),
                 lambda event: said.append(event.text),
@@ -545,7 +548,7 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
     assert pauses[3] >= 2.0 > 0.5 >= pauses[0]
 
 
-def certificates(folder: Any, authority: trustme.CA, name: str) -> dict[str, str]:
+def issue_certificate(folder: Any, authority: trustme.CA, name: str) -> dict[str, str]:
     issued = authority.issue_cert(name)
     key, chain = folder / "key.pem", folder / "chain.pem"
     issued.private_key_pem.write_to_path(key)
@@ -561,9 +564,9 @@ def test_tls_is_verified_against_a_private_authority(tmp_path: Any) -> None:
 
     async def story(case: Case) -> None:
         assert case.sim.stream_url.startswith("wss://")
-        await data_flows(case)
+        await wait_for_data(case)
 
-    play(story, config={"ca_file": str(bundle)}, **certificates(tmp_path, authority, "127.0.0.1"))
+    play(story, config={"ca_file": str(bundle)}, **issue_certificate(tmp_path, authority, "127.0.0.1"))
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name"])
@@ -579,14 +582,14 @@ def test_a_certificate_that_does_not_verify_is_refused_with_a_clear_line(tmp_pat
     with pytest.raises(
         CertificateError, match=r"the certificate of wss://127.0.0.1:\d+/v2/iex does not verify"
     ):
-        play(story, config={"ca_file": str(bundle)}, **certificates(tmp_path, authority, name))
+        play(story, config={"ca_file": str(bundle)}, **issue_certificate(tmp_path, authority, name))
 
 
 def test_keys_never_show_in_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     async def story(case: Case) -> None:
-        await data_flows(case)
+        await wait_for_data(case)
 
     secret = {"key_id": "very-secret-id", "secret_key": "very-secret-key"}
     play(story, config={"credentials": secret, "auth": "headers"}, faults=("drop@0.2*1",))
@@ -619,7 +622,7 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
                     "websocket": LIBRARY.get(),
                 }
                 session = StreamSession(
-                    target(from_mapping(values)),
+                    make_target(from_mapping(values)),
                     Subscriptions(),
                     Sink(),
                     lambda text: None,

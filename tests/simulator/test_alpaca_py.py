@@ -1,4 +1,4 @@
-"""The real alpaca-py client against the simulator: it gets every message, and reads its REST API."""
+"""The real alpaca-py client with the simulator: it receives every message, and reads the REST API."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ KEYS = ("key", "secret")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def stream_of(name: str, sim: RunningSimulator, raw: bool) -> tuple[Any, dict[str, Callable[..., None]]]:
-    """alpaca-py's client for a stream, and how each channel is subscribed with it."""
+def make_client(name: str, sim: RunningSimulator, raw: bool) -> tuple[Any, dict[str, Callable[..., None]]]:
+    """Return alpaca-py's client of a stream, and its subscribe method for each channel."""
     from alpaca.data.live import CryptoDataStream, NewsDataStream, OptionDataStream, StockDataStream
 
     paths = {
@@ -57,12 +57,12 @@ def stream_of(name: str, sim: RunningSimulator, raw: bool) -> tuple[Any, dict[st
 
 
 class Listener:
-    """A client of alpaca-py on a thread of its own, as its users run it."""
+    """A client of alpaca-py in its own thread, as its users run it."""
 
     def __init__(self, name: str, sim: RunningSimulator, raw: bool) -> None:
         self.name = name
         self.got: list[Any] = []
-        self._client, channels = stream_of(name, sim, raw)
+        self._client, channels = make_client(name, sim, raw)
 
         async def handler(message: Any) -> None:
             self.got.append(message)
@@ -78,7 +78,7 @@ class Listener:
         self._thread.start()
 
     def settle(self) -> None:
-        """Wait until nothing more comes."""
+        """Wait until no more messages arrive."""
         seen, quiet = len(self.got), time.monotonic()
         while time.monotonic() - quiet < 1.0:
             time.sleep(0.05)
@@ -94,7 +94,7 @@ class Listener:
 
 
 def listen(raw: bool) -> list[tuple[Listener, list[dict[str, Any]]]]:
-    """All four of its clients at once; each with what the simulator sent it."""
+    """Run all four clients at the same time; return each with the messages that the simulator sent to it."""
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", "3")
     with simulator(*flags) as sim:
         listeners = [Listener(name, sim, raw) for name in ("stocks", "options", "crypto", "news")]
@@ -114,7 +114,7 @@ def listen(raw: bool) -> list[tuple[Listener, list[dict[str, Any]]]]:
 def test_it_gets_every_message_the_simulator_says_it_sent() -> None:
     for listener, sent in listen(raw=True):
         got = listener.got
-        if listener.name == "news":  # it calls the handler for each subscribed symbol of an article
+        if listener.name == "news":  # the client calls the handler once per subscribed symbol of an article
             got = list({m["id"]: m for m in got}.values())
             sent = list({m["id"]: m for m in sent}.values())
         assert len(got) == len(sent)
@@ -183,7 +183,7 @@ def test_its_rest_clients_read_stocks() -> None:
         )
         assert set(client.get_stock_latest_bar(StockLatestBarRequest(symbol_or_symbols=both))) == set(both)
 
-        # 25,000 trades a symbol: several pages of 10,000, one of which holds both symbols.
+        # 25,000 trades per symbol: several pages of 10,000, one of which has both symbols.
         end = datetime.fromtimestamp(START.timestamp() + 24_999, UTC)
         trades = client.get_stock_trades(StockTradesRequest(symbol_or_symbols=both, start=START, end=end))
         for symbol in both:

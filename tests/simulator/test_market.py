@@ -1,4 +1,4 @@
-"""The simulated markets: made-up messages, and REST paths for all that a stream's declaration names."""
+"""The simulated markets: made-up messages, and a REST path for each dataset that a stream declares."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_order_book_is_never_crossed_and_stays_as_deep_as_a_market_is() -> No
                 if level["s"]:
                     side[level["p"]] = level["s"]
                 else:
-                    assert side.pop(level["p"], None) is not None, "only what is there can go"
+                    assert side.pop(level["p"], None) is not None, "only an existing level can be removed"
         bids, asks = sides
         assert not (bids and asks) or max(bids) < min(asks)
     assert all(5 < len(side) < 500 for side in sides)

@@ -1,4 +1,4 @@
-"""What was recorded, replayed: any client gets it, and our engine makes the same frames of it."""
+"""Replays of recorded data: any client receives it, and the engine makes the same frames from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COUNT = 3_000
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with some seconds of made-up traffic of every stream."""
+    """Record some seconds of made-up traffic of every stream; return the store."""
     folder = tmp_path_factory.mktemp("replay")
 
     async def record(stream: str) -> None:
@@ -45,13 +45,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def replayed(store: Path) -> Any:
+def replay_server(store: Path) -> Any:
     with server("replay", str(store), "--speed", "0") as running:
         yield running
 
 
-def comparable(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows without what a replay cannot bring again: when they came, and that a bar was an update."""
+def make_comparable(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return sorted rows without columns that a replay cannot restore, such as the receive time."""
     left = frame.drop("recv_ts", "kind", "feed", "date", "year", "timeframe", "adjustment", strict=False)
     plain = left.with_columns(pl.col(pl.Categorical).cast(pl.String), pl.col(pl.UInt64).cast(pl.Int64))
     plain = plain.with_columns(pl.col(pl.List(pl.String)).list.join("\0"))
@@ -60,16 +60,20 @@ def comparable(frame: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("stream", list(STREAMS))
 def test_the_engine_makes_the_same_frames_of_a_replay(
-    store: Path, replayed: RunningSimulator, tmp_path: Path, stream: str
+    store: Path, replay_server: RunningSimulator, tmp_path: Path, stream: str
 ) -> None:
     names = [f"{stream}.{c.name}" for c in STREAMS[stream].channels if c.types]
     stored = {
-        name: comparable(mdstream.scan(name, store).collect())
+        name: make_comparable(mdstream.scan(name, store).collect())
         for name in names
         if (store / "live" / name).exists()
     }
     values = settings(
-        replayed, tmp_path, streams=[stream], workers=0, **{stream: {"symbols": traffic.SYMBOLS[stream]}}
+        replay_server,
+        tmp_path,
+        streams=[stream],
+        workers=0,
+        **{stream: {"symbols": traffic.SYMBOLS[stream]}},
     )
     with engine(values) as running:
         run = running.attachment
@@ -79,16 +83,16 @@ def test_the_engine_makes_the_same_frames_of_a_replay(
             )
         )
         for name, rows in stored.items():
-            assert comparable(run.frame(name)).equals(rows), name
+            assert make_comparable(run.frame(name)).equals(rows), name
     assert running.report is not None
-    told = running.report["streams"][stream]
-    assert told["rejected"] == 0
-    assert told["state"] == "stopped"
+    report = running.report["streams"][stream]
+    assert report["rejected"] == 0
+    assert report["state"] == "stopped"
 
 
-def test_alpaca_py_gets_all_of_it(store: Path, replayed: RunningSimulator) -> None:
+def test_alpaca_py_gets_all_of_it(store: Path, replay_server: RunningSimulator) -> None:
     pytest.importorskip("alpaca", reason="needs alpaca-py")
-    listener = Listener("stocks", replayed, raw=True)
+    listener = Listener("stocks", replay_server, raw=True)
     wanted = sum(
         mdstream.scan(f"stocks.{name}", store).select(pl.len()).collect().item()
         for name in ("trades", "quotes", "bars", "statuses", "corrections", "cancels")
@@ -106,7 +110,7 @@ def test_a_range_and_symbols_are_served_and_no_more(store: Path) -> None:
     start, past = (quotes["ts"][i] for i in (500, 900))
     source = StoredRange(str(store), ["stocks"], start, past)
     found = [m for part in source.slices("stocks", {"quotes": ["*"]}) for m in part]
-    # A datetime holds microseconds only, and so do these bounds.
+    # These bounds have only microseconds, like a datetime.
     expected = quotes.filter(pl.col("ts").is_between(start, past, closed="left"))
     assert [at for at, _ in found] == expected["ts"].dt.epoch("ns").to_list()
     one = [m for part in source.slices("stocks", {"quotes": ["AAPL"]}) for _, m in part]
@@ -134,6 +138,6 @@ def test_time_goes_as_it_did_or_faster(store: Path) -> None:
     assert taken > 1.2
 
 
-def test_nothing_to_replay_is_told(tmp_path: Path) -> None:
+def test_nothing_to_replay_is_reported(tmp_path: Path) -> None:
     with pytest.raises(mdstream.ConfigError, match="nothing to replay"):
         StoredRange(str(tmp_path), ["stocks"])

@@ -1,4 +1,4 @@
-"""The simulator against the protocol reference: every answer, every error code, every fault."""
+"""The simulator compared with the protocol reference: every answer, every error code, every fault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = {"APCA-API-KEY-ID": "k", "APCA-API-SECRET-KEY": "s"}
 
 
 class Client:
-    """A client that says what it is told to, and shows what it hears."""
+    """A client that sends the given messages, and returns the received ones."""
 
     def __init__(self, socket: ClientConnection, packed: bool) -> None:
         self._socket, self._packed = socket, packed
@@ -316,7 +316,7 @@ def test_faults_can_be_replaced_while_it_runs() -> None:
     talk(story)
 
 
-def rest(story: Callable[[Callable[..., Awaitable[Any]]], Awaitable[None]], **settings: Any) -> None:
+def talk_rest(story: Callable[[Callable[..., Awaitable[Any]]], Awaitable[None]], **settings: Any) -> None:
     async def main() -> None:
         async with (
             Simulator(SimulatorSettings(port=0, **settings)) as sim,
@@ -332,7 +332,7 @@ def rest(story: Callable[[Callable[..., Awaitable[Any]]], Awaitable[None]], **se
     uvloop.run(main())
 
 
-def test_the_rate_limit_is_told_in_headers_and_then_enforced() -> None:
+def test_the_rate_limit_is_reported_in_headers_and_then_enforced() -> None:
     async def story(get: Any) -> None:
         for left in (2, 1, 0):
             status, headers, _ = await get("/v2/stocks/snapshots", symbols="AAPL")
@@ -345,7 +345,7 @@ def test_the_rate_limit_is_told_in_headers_and_then_enforced() -> None:
         status, headers, body = await get("/v2/stocks/snapshots", symbols="AAPL")
         assert (status, body) == (429, {"message": "too many requests"})
 
-    rest(story, rate_limit=3)
+    talk_rest(story, rate_limit=3)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_wrong_requests_get_the_services_kind_of_answer(
         status, _, body = await get(path, **params)
         assert (status, body) == (400, {"message": message})
 
-    rest(story)
+    talk_rest(story)
 
 
 def test_pages_go_by_symbol_first_and_then_by_time_and_together_are_the_whole() -> None:
@@ -395,7 +395,7 @@ def test_pages_go_by_symbol_first_and_then_by_time_and_together_are_the_whole() 
         _, _, down = await get("/v2/stocks/trades", sort="desc", limit="10000", **window)
         assert {s: t[::-1] for s, t in down["trades"].items()} == whole["trades"]
 
-    rest(story)
+    talk_rest(story)
 
 
 def test_single_symbol_twins_answer_with_lists() -> None:
@@ -410,7 +410,7 @@ def test_single_symbol_twins_answer_with_lists() -> None:
         assert body["symbol"] == "AAPL"
         assert body["latestTrade"]["p"] > 0
 
-    rest(story)
+    talk_rest(story)
 
 
 def test_a_client_that_hangs_up_in_the_handshake_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

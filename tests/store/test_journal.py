@@ -18,7 +18,7 @@ from tests import traffic
 from tests.feed.test_pipeline import mixed, payloads
 from tests.piping import Rig, rig
 from tests.running import engine, server, settings, until
-from tests.simulator.test_replay import comparable
+from tests.simulator.test_replay import make_comparable
 
 
 def fill_slab(tmp_path: Path, sequence: int, count: int = 3) -> Slab:
@@ -249,7 +249,7 @@ def test_a_replayed_journal_makes_the_same_frames_every_time(tmp_path: Path, str
                 for name, frame in recorded.items():
                     if name.endswith("bars_1s"):
                         continue  # the end of the run also ends the last bars
-                    order = comparable(run.frame(name)), comparable(frame)
+                    order = make_comparable(run.frame(name)), make_comparable(frame)
                     assert order[0].equals(order[1]), name
                     both = run.frame(name).drop("recv_ts"), frame.drop("recv_ts")
                     assert both[0]["ts"].to_list() == both[1]["ts"].to_list(), "rows have the same order"

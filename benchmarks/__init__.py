@@ -1,1 +1,1 @@
-"""Questions about speed, each with a reproducible answer: `python -m benchmarks NAME`."""
+"""Benchmarks, each a question about speed with a reproducible answer: `python -m benchmarks NAME`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`: measure, show, and keep what was measured."""
+"""`python -m benchmarks NAME`: run benchmarks, print the results and save them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from benchmarks.harness import (
     Plan,
     Record,
     SubjectError,
-    end_when_told,
+    describe_machine,
+    exit_on_closed_pipe,
+    exit_on_sigterm,
     findings,
-    machine,
-    until_nobody_reads,
 )
 from mdstream.pool.pool import COMPILING, compile_kernels
 
 NAMES = {
-    "fetch": "T_total: all streams and symbols at once against one after another",
-    "decode": "payloads to columns on one core: the kernels against the libraries",
-    "pages": "pages of history to tables on one core: the kernels against the libraries and alpaca-py",
-    "bars": "trades to bars of a second and of a minute: ours against Polars, pandas and a loop",
-    "frames": "rows into frames, and frames into other processes: ours against what is used today",
+    "fetch": "T_total: all streams and symbols at once, and one after another",
+    "decode": "payloads to columns on one core: the kernels and other readers",
+    "pages": "pages of history to tables on one core: the kernels, other readers and alpaca-py",
+    "bars": "trades to 1-second and 1-minute bars: mdstream, Polars, pandas and a loop",
+    "frames": "rows into frames, and frames into other processes: mdstream and common alternatives",
     "receive": "WebSocket payloads into a slab: the engine's session, websockets, picows, aiohttp",
-    "pools": "a megabyte to another process: which executor, and which way for the bytes",
-    "handoff": "decoding and aggregating inline against handed to workers",
-    "backfill": "a history from the service to where it is used: mdstream against alpaca-py's client",
-    "engine": "four streams flat out: one process that does everything against feeds and pools",
+    "pools": "1 MB to another process: which executor, and how to pass the bytes",
+    "handoff": "decoding and aggregating inline, and in workers",
+    "backfill": "a download of history: mdstream and alpaca-py's client",
+    "engine": "four streams at full speed: one process, and feeds with pools",
 }
 
 
@@ -44,59 +44,57 @@ def main() -> None:
         description=__doc__,
         epilog="; ".join(f"{name}: {text}" for name, text in NAMES.items()),
     )
-    parser.add_argument("name", nargs="+", choices=[*NAMES, "all"], help="what to measure")
-    parser.add_argument("--quick", action="store_true", help="fewer turns of fewer cases")
-    parser.add_argument(
-        "--turns", type=_turns, metavar="N", help="measure every case so often, whatever is usual"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the records there")
+    parser.add_argument("name", nargs="+", choices=[*NAMES, "all"], help="benchmarks to run")
+    parser.add_argument("--quick", action="store_true", help="measure fewer cases, in fewer turns")
+    parser.add_argument("--turns", type=_turns, metavar="N", help="measure every case N times")
+    parser.add_argument("--json", metavar="FILE", help="write the records to FILE")
     if "compare" in sys.argv[1:2]:
-        parser.error("two runs are compared by python -m benchmarks.compare BEFORE.json AFTER.json")
+        parser.error("to compare two runs, use python -m benchmarks.compare BEFORE.json AFTER.json")
     given = parser.parse_args()
     names = list(NAMES) if "all" in given.name else given.name
     modules = {name: importlib.import_module(f"benchmarks.bench_{name}") for name in names}
     if given.json:
         _check(given.json)
-    end_when_told()
-    signal.signal(signal.SIGINT, _interrupted)
-    with contextlib.suppress(OSError):  # where they cannot be kept, each subject says so
-        if (compiling := compile_kernels()) is not None:  # which is nothing to measure
+    exit_on_sigterm()
+    signal.signal(signal.SIGINT, _interrupt)
+    with contextlib.suppress(OSError):  # if they cannot be cached, each subject reports it
+        if (compiling := compile_kernels()) is not None:  # before the clock starts
             print(COMPILING, file=sys.stderr)
             compiling.communicate()
     records: list[Record] = []
     try:
         _measure(modules, given, records)
     except (KeyboardInterrupt, SubjectError) as error:
-        kept = given.json and records
-        what = f"benchmarks that were over are in {given.json}" if kept else "none was over"
+        saved = given.json and records
+        what = f"finished benchmarks are in {given.json}" if saved else "no benchmark was finished"
         print(f"{str(error) or 'interrupted'}: {what}", file=sys.stderr)
         sys.exit(1 if isinstance(error, SubjectError) else 130)
 
 
-def _interrupted(number: int, frame: object) -> None:
-    """Ctrl-C: what runs is ended first, which takes some of the peers their time."""
+def _interrupt(number: int, frame: object) -> None:
+    """Handle Ctrl-C: report that subjects are stopped, since some take seconds, and raise."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    print("\nending what runs ...", file=sys.stderr, flush=True)
+    print("\nstopping the subjects ...", file=sys.stderr, flush=True)
     raise KeyboardInterrupt
 
 
 def _measure(modules: Mapping[str, ModuleType], given: argparse.Namespace, records: list[Record]) -> None:
-    """Measure all of `modules`, and add to `records` as each is done."""
-    where = machine()
+    """Run the benchmarks of `modules`, and add the records of each to `records`."""
+    where = describe_machine()
     seconds = {name: module.TAKES_S[given.quick] for name, module in modules.items()}
     with Plan(given.quick, seconds, given.turns) as plan:
         plan.print(where)
         for name, module in modules.items():
             plan.print(f"\n{name}: {NAMES[name]}")
-            began = time.monotonic()
+            start = time.monotonic()
             with plan.question(name):
                 found = module.run(plan)
             for table in module.tables(found):
                 plan.print(table.text())
             for sentence in findings(module, found):
                 plan.print(f"  {sentence}")
-            plan.print(f"  ({name} took {time.monotonic() - began:.0f} s)")
-            found += plan.yardstick()
+            plan.print(f"  ({name} took {time.monotonic() - start:.0f} s)")
+            found += plan.record_yardstick()
             records += [{"benchmark": name, **record, "measured": where} for record in found]
             if given.json:
                 _write(given.json, records)
@@ -104,29 +102,29 @@ def _measure(modules: Mapping[str, ModuleType], given: argparse.Namespace, recor
 
 def _turns(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of turns: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of turns: give 1 or more")
     return int(text)
 
 
 def _check(path: str) -> None:
-    """Better told now than after all is measured."""
+    """Exit if `path` cannot be written, before anything is measured."""
     file = Path(path)
-    was_there = file.exists()
+    existed = file.exists()
     try:
         file.open("a").close()
     except OSError as error:
         sys.exit(f"--json {path}: {error.strerror}")
-    if not was_there:
+    if not existed:
         file.unlink()
 
 
 def _write(path: str, records: list[Record]) -> None:
-    """The records so far: what was measured is kept, whatever comes after."""
-    coming = Path(f"{path}.new")
-    coming.write_text(json.dumps(records, indent=1) + "\n")
-    coming.replace(path)
+    """Write the records so far, so that a later failure does not lose them."""
+    temporary = Path(f"{path}.new")
+    temporary.write_text(json.dumps(records, indent=1) + "\n")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with exit_on_closed_pipe():
         main()

@@ -1,15 +1,16 @@
-"""How long does a history take: mdstream's backfill, or alpaca-py's client?
+"""How long does a download of history take: `mdstream backfill` and alpaca-py's client.
 
-The trades of some symbols, a day of each, from the same simulator, which has its answers ready:
+Each subject downloads one day of trades of some symbols from the same simulator, which has prepared its
+answers:
 
     alpaca-py          its client, symbol after symbol, and `.df`: a DataFrame in memory
-    alpaca-py-threads  the same, with a thread a symbol, eight at a time
-    mdstream           `mdstream backfill`: all in a store on disk, sorted and compressed, at the end
+    alpaca-py-threads  the same, with a thread for each symbol, at most eight at a time
+    mdstream           `mdstream backfill`: a sorted and compressed store on disk
 
-The clients' rate does not depend on how much it is, and they are left out of the largest case, which would
-take them a minute each. Each is a process that starts, does this and ends; its start is counted.
-`peak_rss_mb` is the most that it and its children had at a time, `peak_pss_mb` the same with pages that
-several share counted once.
+The rate of alpaca-py does not depend on the number of symbols. The largest case, which would take it more
+than a minute, leaves it out. Each subject is a process that starts, downloads and exits; its start counts.
+`peak_rss_mb` is the peak memory of the process and its children. `peak_pss_mb` is the same, but counts
+shared pages once.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from benchmarks.harness import (
     SubjectError,
     Table,
     cell,
-    present,
-    simulator,
-    started,
+    run_process,
+    select_installed,
+    start_simulator,
 )
 
 TAKES_S = (125.0, 20.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 SUBJECTS = ("alpaca-py", "alpaca-py-threads", "mdstream")
 DAY = datetime(2026, 1, 5, tzinfo=UTC)
 ROWS_A_SYMBOL = 86_400
-"""The simulator has a trade a second."""
+"""The simulator has one trade per second."""
 
 TURNS = 1
-MOST_OF_CLIENTS = 10
-"""Symbols that the clients are given at most."""
+MAX_CLIENT_SYMBOLS = 10
+"""The most symbols that alpaca-py downloads."""
 _THREADS = 8
 _SAMPLE_S = 0.05
 _KEYS = {"APCA_API_KEY_ID": "benchmark", "APCA_API_SECRET_KEY": "benchmark"}
@@ -60,7 +61,7 @@ def symbols(count: int) -> list[str]:
 
 
 def alpaca_py(base: str, count: int, threads: int) -> None:
-    """A subject: all of it in DataFrames."""
+    """Download all trades with alpaca-py into a DataFrame."""
     import pandas as pd
     from alpaca.data.historical import StockHistoricalDataClient
     from alpaca.data.requests import StockTradesRequest
@@ -69,8 +70,8 @@ def alpaca_py(base: str, count: int, threads: int) -> None:
     end = DAY + timedelta(days=1) - timedelta(microseconds=1)
 
     def fetch(symbol: str) -> Any:
-        wanted = StockTradesRequest(symbol_or_symbols=symbol, start=DAY, end=end)
-        return client.get_stock_trades(wanted).df  # type: ignore[union-attr]
+        request = StockTradesRequest(symbol_or_symbols=symbol, start=DAY, end=end)
+        return client.get_stock_trades(request).df  # type: ignore[union-attr]
 
     with ThreadPoolExecutor(threads) as pool:
         whole = pd.concat(pool.map(fetch, symbols(count)))
@@ -100,28 +101,28 @@ def _command(subject: str, base: str, count: int, store: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.bench_backfill", subject, base, str(count)]
 
 
-def measured(command: Sequence[str]) -> dict[str, float]:
-    """Run a subject: seconds, its CPU seconds with those of its children, the most memory at a time."""
-    before, began = os.times(), time.perf_counter()
+def measure_command(command: Sequence[str]) -> dict[str, float]:
+    """Run a subject; return its seconds, CPU seconds (children included) and peak memory."""
+    before, start = os.times(), time.perf_counter()
     rss = pss = 0
-    with started(*command, environment=_KEYS) as process:
+    with run_process(*command, environment=_KEYS) as process:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            now = _memory(watched)
+            now = _read_memory(watched)
             rss, pss = max(rss, now[0]), max(pss, now[1])
             time.sleep(_SAMPLE_S)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     if process.returncode:
-        raise SubjectError(f"{command[2:4]} ended with {process.returncode}: see above")
+        raise SubjectError(f"{command[2:4]} failed with exit code {process.returncode}: see above")
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return {"seconds": seconds, "cpu_s": cpu, "peak_rss_mb": rss / 1e6, "peak_pss_mb": pss / 1e6}
 
 
-def _memory(process: psutil.Process) -> tuple[int, int]:
-    """RSS and PSS of a process and its children, in bytes."""
+def _read_memory(process: psutil.Process) -> tuple[int, int]:
+    """Return RSS and PSS of a process and its children, in bytes."""
     rss = pss = 0
-    with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
         for each in (process, *process.children(recursive=True)):
             found = each.memory_full_info()
             rss, pss = rss + found.rss, pss + found.pss
@@ -133,36 +134,36 @@ def _memory(process: psutil.Process) -> tuple[int, int]:
 
 def run(plan: Plan) -> list[Record]:
     """Measure every subject."""
-    sizes = plan.of((2, 10, 60), (2,))
-    here = present(
-        plan, plan.of(SUBJECTS, ("alpaca-py", "mdstream")), dict.fromkeys(SUBJECTS[:2], "alpaca")
+    sizes = plan.choose((2, 10, 60), (2,))
+    here = select_installed(
+        plan, plan.choose(SUBJECTS, ("alpaca-py", "mdstream")), dict.fromkeys(SUBJECTS[:2], "alpaca")
     )
     cases = [
         Case("backfill", name, {"symbols": size})
         for size in sizes
         for name in here
-        if name == "mdstream" or size <= MOST_OF_CLIENTS
+        if name == "mdstream" or size <= MAX_CLIENT_SYMBOLS
     ]
     flags = ("--rate", "1", "--rate-limit", "1000000")
-    with simulator(*flags) as (_, base), tempfile.TemporaryDirectory() as folder:
-        # What the service would look up, the simulator makes up, once.
+    with start_simulator(*flags) as (_, base), tempfile.TemporaryDirectory() as folder:
+        # The simulator generates its answers once, before the measurement.
         for name in here:
             size = max(case.params["symbols"] for case in cases if case.subject == name)
-            plan.say("backfill", 0.0, f"the simulator prepares {size} symbols for {name}")
+            plan.show_progress("backfill", 0.0, f"the simulator prepares {size} symbols for {name}")
             if name != "alpaca-py-threads":
-                measured(_command(name, base, size, f"{folder}/first"))
+                measure_command(_command(name, base, size, f"{folder}/first"))
         stores = iter(range(1_000))
 
         def measure(case: Case) -> Answer:
             size = case.params["symbols"]
-            found = measured(_command(case.subject, base, size, f"{folder}/{next(stores)}"))
+            found = measure_command(_command(case.subject, base, size, f"{folder}/{next(stores)}"))
             return {"messages_per_s": size * ROWS_A_SYMBOL / found["seconds"], **found}
 
         return plan.in_turns("backfill", cases, measure, TURNS, (0.4, 1.0))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records."""
+    """Return the tables of the records."""
     rows = []
     for r in records:
         theirs = [x for x in records if x["subject"] == "alpaca-py"]
@@ -181,10 +182,10 @@ def tables(records: Sequence[Record]) -> list[Table]:
             )
         )
     headings = ("", "", "thousand rows/s", "seconds", "× alpaca-py", "CPU s", "peak RSS, MB", "PSS, MB")
-    title = "A day of trades, from the service to where it is used"
+    title = "Download of one day of trades"
     if any(row[4].endswith("*") for row in rows):
         most = max(r["params"]["symbols"] for r in records if r["subject"] == "alpaca-py")
-        title += f" (*: beside alpaca-py's rate with {most} symbols, as it was given no more)"
+        title += f" (*: compared with alpaca-py's rate with {most} symbols, its largest case)"
     return [Table(title, headings, rows)]
 
 

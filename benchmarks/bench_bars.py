@@ -1,14 +1,15 @@
-"""How fast do trades become bars of a second and of a minute, conditions heeded?
+"""How fast do trades become 1-second and 1-minute bars, with the rules for trade conditions?
 
-A million stock trades of 10 or 1,000 symbols, over ten minutes, as decoded columns, in batches of 4,000:
+The input is a million stock trades of 10 or 1,000 symbols over ten minutes, as decoded columns in batches
+of 4,000:
 
-    mdstream       partials folded by a worker, joined and published by the feed (reported apart)
-    polars         group_by on the same columns, all at once, without the rules, twice
+    mdstream       a worker folds partial bars; the feed joins and publishes them (measured separately)
+    polars         group_by on the same columns, all at once, without the rules, once for each bar length
     pandas         the same with groupby
-    python         a loop over the trades with a dict of bars, by the rules
+    python         a loop over the trades with a dict of bars, with the rules
 
-Only the first keeps bars while trades come: the others are given everything at once. Each subject is a
-process of its own, and all take turns; medians are shown.
+Only mdstream updates bars while trades arrive; the others get all trades at once. Each subject is a
+separate process, and all take turns; the tables show medians.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, read_requests
 
 TAKES_S = (17.0, 5.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 TRADES = 1_000_000
 SYMBOLS = (10, 1_000)
@@ -34,7 +35,7 @@ _SECOND = 1_000_000_000
 
 
 def trades(symbols: int) -> dict[str, Any]:
-    """Columns of `TRADES` trades in the order of their times, seeded; conditions: 0 is `@`, 1 `@I`."""
+    """Return seeded columns of `TRADES` trades, sorted by time; condition 0 is `@`, 1 is `@I`."""
     import numpy as np
 
     random = np.random.default_rng(1)
@@ -48,7 +49,7 @@ def trades(symbols: int) -> dict[str, Any]:
     }
 
 
-# -- the subjects: seconds in all, and more
+# -- the subjects: each returns its seconds and number of bars
 
 
 def _mdstream(given: dict[str, Any]) -> Record:
@@ -66,12 +67,12 @@ def _mdstream(given: dict[str, Any]) -> Record:
     rules = spec.bar_rules
     assert rules is not None
     channel, effects, texts = spec.by_name["trades"], Effects(rules), ("@", "@I")
-    made = {"exchange": np.uint16, "tape": np.uint16, "id": np.uint64, "recv_ts": np.int64}
+    extra = {"exchange": np.uint16, "tape": np.uint16, "id": np.uint64, "recv_ts": np.int64}
 
     def columns(start: int) -> list[ColumnData]:
         part = {name: values[start : start + BATCH] for name, values in given.items()}
         rows = len(part["ts"])
-        part |= {name: np.zeros(rows, dtype) for name, dtype in made.items()}
+        part |= {name: np.zeros(rows, dtype) for name, dtype in extra.items()}
         part["recv_ts"] = part["ts"]
         return [ColumnData(part[column.name]) for column in channel.columns]
 
@@ -89,16 +90,16 @@ def _mdstream(given: dict[str, Any]) -> Record:
         folding = joining = 0.0
         bars = 0
         for batch in batches:
-            began = time.perf_counter()
+            start = time.perf_counter()
             partials = fold(events_of_trades(channel, batch, effects, lambda column, code: texts[code]))
             folded = time.perf_counter()
             published = builder.join(partials, 0, {})
             joining += time.perf_counter() - folded
-            folding += folded - began
+            folding += folded - start
             bars += sum(len(rows[0].values) for rows in published.values())
-        began = time.perf_counter()
+        start = time.perf_counter()
         bars += sum(len(rows[0].values) for rows in builder.finish().values())
-        joining += time.perf_counter() - began
+        joining += time.perf_counter() - start
     return {
         "seconds": folding + joining,
         "bars": bars,
@@ -111,7 +112,7 @@ def _polars(given: dict[str, Any]) -> Record:
     import polars as pl
 
     frame = pl.DataFrame(given)
-    began, bars = time.perf_counter(), 0
+    start, bars = time.perf_counter(), 0
     for length in (_SECOND, 60 * _SECOND):
         price, size = pl.col("price"), pl.col("size")
         found = frame.group_by("symbol", pl.col("ts") // length, maintain_order=True).agg(
@@ -124,7 +125,7 @@ def _polars(given: dict[str, Any]) -> Record:
             ((price * size).sum() / size.sum()).alias("vwap"),
         )
         bars += found.height
-    return {"seconds": time.perf_counter() - began, "bars": bars}
+    return {"seconds": time.perf_counter() - start, "bars": bars}
 
 
 def _pandas(given: dict[str, Any]) -> Record:
@@ -132,7 +133,7 @@ def _pandas(given: dict[str, Any]) -> Record:
 
     frame = pandas.DataFrame(given)
     frame["worth"] = frame["price"] * frame["size"]
-    began, bars = time.perf_counter(), 0
+    start, bars = time.perf_counter(), 0
     for length in (_SECOND, 60 * _SECOND):
         found = frame.groupby(["symbol", frame["ts"] // length]).agg(
             open=("price", "first"),
@@ -145,12 +146,12 @@ def _pandas(given: dict[str, Any]) -> Record:
         )
         found["vwap"] = found["worth"] / found["volume"]
         bars += len(found)
-    return {"seconds": time.perf_counter() - began, "bars": bars}
+    return {"seconds": time.perf_counter() - start, "bars": bars}
 
 
 def _python(given: dict[str, Any]) -> Record:
     rows = list(zip(*(given[name].tolist() for name in given), strict=True))
-    began, bars = time.perf_counter(), 0
+    start, bars = time.perf_counter(), 0
     for length in (_SECOND, 60 * _SECOND):
         found: dict[tuple[int, int], list[float]] = {}
         for symbol, ts, price, size, condition in rows:
@@ -168,7 +169,7 @@ def _python(given: dict[str, Any]) -> Record:
                 bar[6] += price * size
                 bar[7] += size
         bars += len(found)
-    return {"seconds": time.perf_counter() - began, "bars": bars}
+    return {"seconds": time.perf_counter() - start, "bars": bars}
 
 
 WORK: dict[str, Callable[[dict[str, Any]], Record]] = {
@@ -180,14 +181,14 @@ WORK: dict[str, Callable[[dict[str, Any]], Record]] = {
 
 
 def serve(subject: str) -> None:
-    """A subject: it makes bars whenever it is asked."""
+    """Run a subject: make bars on each request."""
     given: dict[int, dict[str, Any]] = {}
-    for wanted in asked():
+    for wanted in read_requests():
         symbols = wanted["symbols"]
         if symbols not in given:
             given[symbols] = trades(symbols)
             if subject == "mdstream":
-                WORK[subject](given[symbols])  # the kernels from disk
+                WORK[subject](given[symbols])  # to load the kernels from disk
         answer(WORK[subject](given[symbols]))
 
 
@@ -211,11 +212,11 @@ def run(plan: Plan) -> list[Record]:
             rates = {"messages_per_s": TRADES / seconds, "bars_per_s": found["bars"] / seconds}
             return {**rates, **found}
 
-        return plan.in_turns("bars", cases, measure, plan.of(TURNS, 2))
+        return plan.in_turns("bars", cases, measure, plan.choose(TURNS, 2))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records."""
+    """Return the tables of the records."""
     rows = [
         (
             r["subject"],
@@ -232,15 +233,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """What the records say, in sentences."""
+    """Return sentences that summarize the records."""
     rates = {(r["subject"], r["params"]["symbols"]): r["messages_per_s"] for r in records}
-    told = []
+    ratios = []
     for symbols in SYMBOLS:
         ratio = rates["mdstream", symbols] / rates["polars", symbols]
-        told.append(f"{ratio:.1f} times with {symbols:,} symbols")
+        ratios.append(f"{ratio:.1f} times with {symbols:,} symbols")
     return [
-        f"Trades a second, beside Polars': {', '.join(told)}. Polars makes all bars at once, when all "
-        "trades are there."
+        f"Trades/s, compared with Polars: {', '.join(ratios)}. Polars makes all bars at once, after the "
+        "last trade."
     ]
 
 

@@ -1,19 +1,19 @@
-"""How fast do payloads become columns (or what each reader makes of them), on one core?
+"""How fast does one core decode payloads into columns, or into the reader's own result?
 
-The same stock trades and quotes for all, in the encoding each reader takes:
+All readers get the same stock trades and quotes, each in the encoding that it accepts:
 
-    memcpy         the bytes copied once: the floor
+    memcpy         one copy of the bytes: the lower bound
     kernel-json, kernel-msgpack     our compiled decoder: typed columns, codes, times
-    orjson, msgpack                 our library decoder: the same columns through Python objects
+    orjson, msgpack                 our fallback decoder: the same columns through Python objects
     orjson-polars  orjson, then a Polars frame for trades and one for quotes
-    polars         Polars' NDJSON reader, on one thread: a line a message, times and codes left as text
+    polars         Polars' NDJSON reader, on one thread: one line per message; times and codes stay text
     pyarrow        pyarrow.json's reader, on one thread, on the same lines
     msgspec        typed structs; no columns
     duckdb         its JSON reader, on one thread, on the same lines in a file; into an Arrow table
     alpaca-py-raw, alpaca-py        its live dispatch on msgpack: dicts, or its models
-    cryptofeed     its live dispatch: the trades alone, as Kraken would send them, to its objects
+    cryptofeed     its live dispatch: only the trades, in Kraken's format, into its objects
 
-Each subject is a process of its own, and all take turns; medians are shown.
+Each subject is a separate process, and all take turns; the tables show medians.
 """
 
 from __future__ import annotations
@@ -30,10 +30,21 @@ from types import GenericAlias
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell, present
+from benchmarks.harness import (
+    Answer,
+    Case,
+    Plan,
+    Record,
+    Subject,
+    Table,
+    answer,
+    cell,
+    read_requests,
+    select_installed,
+)
 
 TAKES_S = (66.0, 13.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 MESSAGES = 20_000
 PER_PAYLOAD = (1, 2, 20, 100)
@@ -61,10 +72,10 @@ _MODULES = {
     "cryptofeed": "cryptofeed",
 }
 _TURN_S = 0.15
-"""What a subject's turn takes at least: a process that has slept needs some milliseconds to get warm."""
+"""Least duration of a turn: a process that has slept needs some milliseconds to warm up."""
 
 Work = tuple[Callable[[], object], int, int]
-"""What is timed, how many messages it takes, and how many bytes."""
+"""The function to time, its number of messages, and its number of bytes."""
 
 
 # -- the subjects
@@ -139,7 +150,7 @@ def duckdb_lines(lines: bytes) -> Callable[[], object]:
 
     database = duckdb.connect()
     database.execute("SET threads = 1")
-    file = tempfile.NamedTemporaryFile(suffix=".json")  # noqa: SIM115  # lives as long as the work
+    file = tempfile.NamedTemporaryFile(suffix=".json")  # noqa: SIM115  # `work` keeps it open
     file.write(lines)
     file.flush()
 
@@ -151,19 +162,19 @@ def duckdb_lines(lines: bytes) -> Callable[[], object]:
 
 
 def cryptofeed(trades: list[dict[str, Any]], per: int) -> Work:
-    """Trades of a symbol together, `per` a payload: Kraken's payloads are a pair's each."""
+    """Return the work on trades by symbol, `per` in a payload: a payload of Kraken has one pair."""
     from cryptofeed.defines import TRADES
     from cryptofeed.exchanges import Kraken
     from cryptofeed.symbols import Symbols
 
     by_symbol: dict[str, list[Any]] = {}
     for trade in trades:
-        told = [f"{trade['p']:.5f}", f"{trade['s']:.8f}", f"{trade['t'] / 1e9:.6f}", "b", "l", ""]
-        by_symbol.setdefault(trade["S"], []).append(told)
+        fields = [f"{trade['p']:.5f}", f"{trade['s']:.8f}", f"{trade['t'] / 1e9:.6f}", "b", "l", ""]
+        by_symbol.setdefault(trade["S"], []).append(fields)
     payloads = [
-        json.dumps([1, told[i : i + per], "trade", f"{symbol}/USD"])
-        for symbol, told in by_symbol.items()
-        for i in range(0, len(told), per)
+        json.dumps([1, rows[i : i + per], "trade", f"{symbol}/USD"])
+        for symbol, rows in by_symbol.items()
+        for i in range(0, len(rows), per)
     ]
     Symbols.set("KRAKEN", {f"{symbol}-USD": f"{symbol}/USD" for symbol in by_symbol}, {})
 
@@ -181,7 +192,7 @@ def cryptofeed(trades: list[dict[str, Any]], per: int) -> Work:
 
 
 def prepare(subject: str, source: str, per: int) -> Work:
-    """The work of a subject on `per` messages a payload."""
+    """Return the work of a subject on payloads of `per` messages."""
     messages = traffic.messages(source, MESSAGES)
     codec = "msgpack" if "msgpack" in subject or subject.startswith("alpaca") else "json"
     payloads = traffic.payloads(codec, messages, per)
@@ -218,19 +229,19 @@ def prepare(subject: str, source: str, per: int) -> Work:
 
 
 def serve(subject: str, source: str) -> None:
-    """A subject: it works through the messages whenever it is asked, with so many a payload."""
+    """Run a subject: decode all messages on each request, which gives the messages per payload."""
     prepared: dict[int, Work] = {}
-    for wanted in asked():
+    for wanted in read_requests():
         per = wanted["messages_per_payload"]
         if per not in prepared:
             prepared[per] = prepare(subject, source, per)
-            prepared[per][0]()  # what is done once is not what is asked
+            prepared[per][0]()  # the first call also loads and learns
         work, messages, size = prepared[per]
-        turns, started, seconds = 0, time.perf_counter(), 0.0
+        turns, start, seconds = 0, time.perf_counter(), 0.0
         while seconds < _TURN_S:
             work()
             turns += 1
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - start
         rate = turns / seconds
         answer(
             {
@@ -245,16 +256,16 @@ def serve(subject: str, source: str) -> None:
 
 
 def run(plan: Plan) -> list[Record]:
-    """Measure every subject at every size of payloads; one record each."""
-    sources = plan.of(("simulator", "ibm-day"), ("simulator",))
+    """Measure every subject with every payload size; return one record each."""
+    sources = plan.choose(("simulator", "ibm-day"), ("simulator",))
     if not traffic.TICKS.exists() and "ibm-day" in sources:
         plan.print(f"ibm-day: skipped, no {traffic.TICKS.name}")
         sources = ("simulator",)
-    subjects_here = present(plan, SUBJECTS, _MODULES)
+    subjects_here = select_installed(plan, SUBJECTS, _MODULES)
     cases = [
         Case("decode", subject, {"source": source, "messages_per_payload": per})
         for source in sources
-        for per in (plan.of(PER_PAYLOAD, (20,)) if source == "simulator" else (20,))
+        for per in (plan.choose(PER_PAYLOAD, (20,)) if source == "simulator" else (20,))
         for subject in subjects_here
     ]
     environment = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -270,11 +281,11 @@ def run(plan: Plan) -> list[Record]:
         def measure(case: Case) -> Answer:
             return subjects[case.subject, case.params["source"]].ask(**case.params)
 
-        return plan.in_turns("decode", cases, measure, plan.of(TURNS, 1))
+        return plan.in_turns("decode", cases, measure, plan.choose(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records: million messages a second by their number in a payload."""
+    """Return the tables of the records: million messages/s by messages per payload."""
     found = []
     for source in dict.fromkeys(r["params"]["source"] for r in records):
         mine = [r for r in records if r["params"]["source"] == source]
@@ -291,7 +302,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
                     f"{last['bytes_per_s'] / 1e6:,.0f}",
                 )
             )
-        headings = ("M messages/s", *(f"{n} a payload" for n in sizes), "ns a message", "MB/s")
+        headings = ("M messages/s", *(f"{n} per payload" for n in sizes), "ns per message", "MB/s")
         found.append(Table(f"Decoding on one core, {source}", headings, rows))
     return found
 

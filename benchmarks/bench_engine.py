@@ -1,18 +1,18 @@
-"""What does the engine's shape bring: one process that does everything, or feeds and pools?
+"""What do the engine's processes gain: one process for everything, or feeds and pools?
 
-Stocks, options, crypto and news, each as fast as the simulator sends it and TCP takes it, 20 messages a
-payload; each message ends in a frame, bars and last values included:
+Stocks, options, crypto and news arrive as fast as the simulator sends and TCP accepts them, 20 messages per
+payload. Each message ends in a frame, with bars and last values:
 
     one process     four sessions and their pipelines on one loop, decoding inline
-    feeds           a process a stream, decoding inline
-    feeds + pools   the engine as it is: a process a stream, and workers
+    feeds           one process per stream, decoding inline
+    feeds + pools   the engine as it is: one process per stream, and workers
 
-The same sessions, pipelines and kernels do the work in all. Measured is a stretch of seconds in the
-middle. Then everything is drained: what was received must be committed to the last message, and no
-connection may have been lost. The simulator is a process of its own, which sends the same 50,000 messages
-of each stream again and again (news: a fiftieth of what the fastest other is sent); its CPU time is not
-counted, though it needs its share of the cores. Where there are many cores, stocks, options and crypto have
-one each, for one could not keep the engine busy.
+All subjects use the same sessions, pipelines and kernels. The measurement covers some seconds in the
+middle. Then the subject drains: it must have committed every received message and lost no connection.
+The simulator is a separate process that repeats the same 50,000 messages of each stream (news at a fiftieth
+of the rate of the fastest stream). Its CPU time is not counted, but it needs part of the cores. On a
+machine with many cores, stocks, options and crypto get one simulator each, because one cannot keep the
+engine busy.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from benchmarks.harness import (
     Table,
     answer,
     cell,
-    end_when_told,
-    once,
-    simulator,
+    exit_on_sigterm,
+    run_once,
+    start_simulator,
 )
 from mdstream.config import usable_cores
 
 TAKES_S = (100.0, 20.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 TURNS = 3
 WARM_S = 1.0
@@ -54,47 +54,47 @@ PER_PAYLOAD = 20
 STREAMS = ("stocks", "options", "crypto", "news")
 SUBJECTS = ("one process", "feeds", "feeds + pools")
 _MANY_CORES = 8
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 class Watch:
-    """Messages and CPU time of a stretch, which begins some time after all streams flow."""
+    """The messages and CPU time of an interval, which starts `WARM_S` after every stream has data."""
 
-    # The mutable state: when the streams flowed; the stretch's begin.
+    # The mutable state: when every stream had data; the start of the interval.
 
     def __init__(self, stretch_s: float) -> None:
         self._stretch_s = stretch_s
-        self._flowed = 0.0
-        self._began: tuple[float, float, int] | None = None
-        self._deadline = time.monotonic() + _PATIENCE_S
+        self._first_data = 0.0
+        self._start: tuple[float, float, int] | None = None
+        self._deadline = time.monotonic() + _TIMEOUT_S
         self.found: dict[str, float] = {}
 
-    def look(self, committed: Sequence[int]) -> bool:
-        """Take note of how many messages of each stream are committed; whether the stretch is over."""
+    def update(self, committed: Sequence[int]) -> bool:
+        """Record the committed messages of each stream; return whether the interval is over."""
         now = time.perf_counter()
-        if not self._flowed:
+        if not self._first_data:
             if all(committed):
-                self._flowed = now
+                self._first_data = now
             elif time.monotonic() > self._deadline:
-                raise SubjectError(f"no data on every stream after {_PATIENCE_S:.0f} s: {committed}")
+                raise SubjectError(f"no data on every stream after {_TIMEOUT_S:.0f} s: {committed}")
             return False
-        if self._began is None:
-            if now - self._flowed >= WARM_S:
-                self._began = now, _cpu_s(), sum(committed)
+        if self._start is None:
+            if now - self._first_data >= WARM_S:
+                self._start = now, _cpu_s(), sum(committed)
             return False
-        began, cpu, first = self._began
-        if now - began < self._stretch_s:
+        start, cpu, first = self._start
+        if now - start < self._stretch_s:
             return False
         messages = sum(committed) - first
         self.found = {
-            "messages_per_s": messages / (now - began),
+            "messages_per_s": messages / (now - start),
             "cpu_s_per_million": (_cpu_s() - cpu) / messages * 1e6,
         }
         return True
 
 
 def _cpu_s() -> float:
-    """CPU time of this process and all its children so far."""
+    """Return the CPU seconds of this process and all its children so far."""
     here = psutil.Process()
     total = 0.0
     for process in (here, *here.children(recursive=True)):
@@ -123,7 +123,7 @@ def _settings(urls: Sequence[str], folder: str, workers: int) -> dict[str, Any]:
 
 
 def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, float]:
-    """The engine, with so many workers a stream (-1: the cores, shared out, less one for the feed)."""
+    """Measure the engine with `workers` per stream (-1: its share of the cores, less one for the feed)."""
     import mdstream
 
     watch = Watch(stretch_s)
@@ -136,7 +136,7 @@ def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, flo
         from mdstream.telemetry.state import FeedState
 
         states = [FeedState(state_path(running.attachment.path, name)) for name in STREAMS]
-        while not watch.look([state.committed()["committed"] for state in states]):
+        while not watch.update([state.committed()["committed"] for state in states]):
             time.sleep(0.01)
         latency = sum(state.histograms["latency"].astype("int64") for state in states)
     assert running.report is not None
@@ -147,7 +147,7 @@ def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, flo
 
 
 async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]:
-    """All streams on one loop, decoding inline. SIGTERM cancels it."""
+    """Measure all streams on one loop, decoding inline. SIGTERM cancels it."""
     from benchmarks.handoff_line import USUAL_KB, Line
     from mdstream.frames.rundir import RunDirectory
     from mdstream.pool.pool import WorkerPool
@@ -179,7 +179,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
             sessions.append(session)
             running.append(asyncio.ensure_future(session.run()))
         try:
-            while not watch.look([line.state.committed()["committed"] for line in lines]):
+            while not watch.update([line.state.committed()["committed"] for line in lines]):
                 await asyncio.sleep(0.01)
             latency = sum(line.state.histograms["latency"].astype("int64") for line in lines)
             assert not any(session.reconnects for session in sessions)
@@ -211,24 +211,24 @@ def run(plan: Plan) -> list[Record]:
     """Measure everything."""
     simulators = len(STREAMS) - 1 if usable_cores() >= _MANY_CORES else 1
     sizes = {"streams": len(STREAMS), "per_payload": PER_PAYLOAD, "simulators": simulators}
-    names = plan.of(SUBJECTS, (SUBJECTS[0], SUBJECTS[-1]))
+    names = plan.choose(SUBJECTS, (SUBJECTS[0], SUBJECTS[-1]))
     cases = [Case("engine", name, sizes) for name in names]
 
-    stretch_s = plan.of(STRETCH_S, QUICK_S)
+    stretch_s = plan.choose(STRETCH_S, QUICK_S)
 
     def measure(case: Case) -> dict[str, float]:
         flags = ("--rate", "0", "--messages-per-payload", str(PER_PAYLOAD))
         with contextlib.ExitStack() as stack:
-            urls = [stack.enter_context(simulator(*flags))[0] for _ in range(simulators)]
-            # News come from where others are sent, too: how many depends on these.
+            urls = [stack.enter_context(start_simulator(*flags))[0] for _ in range(simulators)]
+            # News shares a simulator with another stream, because its rate depends on that stream.
             urls = [urls[i % simulators] for i in range(len(STREAMS))]
-            return once("benchmarks.bench_engine", case.subject, str(stretch_s), *urls)
+            return run_once("benchmarks.bench_engine", case.subject, str(stretch_s), *urls)
 
-    return plan.in_turns("engine", cases, measure, plan.of(TURNS, 1))
+    return plan.in_turns("engine", cases, measure, plan.choose(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records."""
+    """Return the tables of the records."""
     rows = [
         (
             r["subject"],
@@ -241,35 +241,35 @@ def tables(records: Sequence[Record]) -> list[Table]:
         )
         for r in records
     ]
-    headings = ("", "M messages/s", "×", "CPU s a million", "p50 ms", "p99 ms", "lost")
-    title = "Four streams flat out, from the socket to the frames"
+    headings = ("", "M messages/s", "×", "CPU s per million", "p50 ms", "p99 ms", "lost")
+    title = "Four streams at full speed, from the socket to the frames"
     if (simulators := records[0]["params"].get("simulators", 1)) > 1:
         title += f", sent by {simulators} simulators"
     return [Table(title, headings, rows)]
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """What the records say, in sentences."""
+    """Return sentences that summarize the records."""
     by_subject = {r["subject"]: r for r in records}
     rates = {name: r["messages_per_s"] for name, r in by_subject.items()}
     one, feeds, pools = (rates.get(name) for name in SUBJECTS)
     lost = sum(r["spread"]["lost"][1] for r in records)
-    told = [f"Feeds and pools carry {pools / 1e6:.1f} million messages/s"] if pools else []
+    sentences = [f"Feeds with pools process {pools / 1e6:.1f} million messages/s."] if pools else []
     if feeds and pools:
         ranges = [by_subject[name]["spread"]["messages_per_s"] for name in SUBJECTS[1:]]
-        told.append(
-            f"feeds alone {feeds / 1e6:.1f} million, and as their turns overlap neither is surely faster"
+        sentences.append(
+            f"Feeds alone process {feeds / 1e6:.1f} million; turns overlap, so neither is certainly faster."
             if max(least for least, _ in ranges) <= min(most for _, most in ranges)
-            else f"{abs(pools / feeds - 1):.0%} {'more' if pools > feeds else 'less'} than feeds alone"
+            else f"{abs(pools / feeds - 1):.0%} {'more' if pools > feeds else 'less'} than feeds alone."
         )
-    told += [
-        f"{name} {rate / one:.1f} times what one process does"
-        for name, rate in (("feeds", feeds), ("feeds and pools", pools))
+    sentences += [
+        f"{name} process {rate / one:.1f} times as much as one process."
+        for name, rate in (("Feeds", feeds), ("Feeds with pools", pools))
         if one and rate
     ]
     turns = min(r["turns"] for r in records)
-    told.append("measured once, which is rough" if turns == 1 else f"medians of {turns} turns")
-    return [f"{', '.join(told)}. Lost: {lost:.0f}."]
+    sentences.append("Measured once: rough." if turns == 1 else f"Medians of {turns} turns.")
+    return [f"{' '.join(sentences)} Lost messages: {lost:.0f}."]
 
 
 if __name__ == "__main__":
@@ -280,5 +280,5 @@ if __name__ == "__main__":
         with contextlib.suppress(asyncio.CancelledError):
             answer(uvloop.run(one_process(addresses, float(seconds))))
     else:
-        end_when_told()
+        exit_on_sigterm()
         answer(engine(addresses, -1 if subject == "feeds + pools" else 0, float(seconds)))

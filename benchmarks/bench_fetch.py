@@ -1,18 +1,18 @@
-"""How long does it take to fetch every symbol of every stream: one after another, or all at once?
+"""How long does it take to fetch every symbol of every stream: one after another, and all at once?
 
-The same engine asks the same simulator, which takes a fixed time for each request, for the same symbols:
+The same engine fetches the same symbols from the same simulator, which takes a fixed time for each answer:
 
     before     streams one after another, an engine for each, and one request at a time
-    streams    streams at once, of each one request at a time
-    after      streams at once, symbols at once
+    streams    all streams at once, with one request at a time for each
+    after      all streams and symbols at once
 
-T_total is the engine's own, from the first request to the last committed row; of `before` it is the sum of
-its engines'. How processes start is in none. What takes turns of seconds, all of them the service's own
-time, is measured once; `after`, whose time is the engine's, more often: medians are shown.
+T_total is the engine's own figure, from the first request to the last committed row; for `before` it is the
+sum over its engines. No figure includes the start of processes. `before` and `streams` are measured once,
+because the simulator determines their time; `after` is measured more often. The tables show medians.
 
-One by one takes streams × symbols times the service's time; all at once, it would take it once. The last
-column is what so many requests of one symbol each need where the service allows 200 a minute, however
-they are made: arithmetic, not measured. The engine then asks for many symbols at once.
+One after another takes streams × symbols × the service's time; all at once would take that time once. The
+last column is computed, not measured: the time of these requests, one per symbol, when the service allows
+200 requests per minute. With such a limit the engine puts many symbols into one request.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import mdstream
-from benchmarks.harness import Case, Plan, Record, Table, cell, simulator
+from benchmarks.harness import Case, Plan, Record, Table, cell, start_simulator
 
 TAKES_S = (145.0, 13.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 SIZES = ((4, 50, 20), (4, 50, 50), (1, 50, 20), (4, 100, 20))
-"""Streams, symbols of each, and ms that the service takes."""
+"""Streams, symbols of each, and the service's ms per answer."""
 TURNS = 2
 AT_ONCE = 64
-"""Requests of a stream that may be under way: the engine's own setting."""
+"""Most open requests of a stream: the engine's default."""
 SLOW = 0.7
-"""The part of the time that goes to what comes one after another."""
+"""Share of the benchmark's time that `before` and `streams` take."""
 RATE_LIMIT = 200
-"""Requests a minute that the service allows its free plan."""
+"""Requests per minute that the service's free plan allows."""
 
 Lists = dict[str, list[str]]
 
 
 def symbol_lists(count: int) -> Lists:
-    """So many symbols for each stream, of the form each stream has."""
+    """Return `count` symbols for each stream, in the stream's own format."""
     return {
         "stocks": [f"S{i}" for i in range(count)],
         "options": [f"AAPL261218C{100_000 + i * 1000:08d}" for i in range(count)],
@@ -53,8 +53,9 @@ def symbol_lists(count: int) -> Lists:
 
 
 def engine(base: str, lists: Lists, concurrency: int) -> dict[str, float]:
-    """An engine's first cycle with so many requests of a stream at a time: T_total, and the longest and the
-    sum of T_stream.
+    """Run an engine's first cycle with `concurrency` requests of a stream at a time.
+
+    Return T_total, and the maximum and the sum of T_stream.
     """
     with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as silent:
         settings: dict[str, Any] = {
@@ -78,19 +79,19 @@ def engine(base: str, lists: Lists, concurrency: int) -> dict[str, float]:
 
 
 def one_after_another(base: str, lists: Lists) -> dict[str, float]:
-    """The same, each stream by an engine of its own when the one before is done."""
+    """Return the same for a sequence of engines, one for each stream."""
     each = [engine(base, {name: symbols}, 1)["t_total_s"] for name, symbols in lists.items()]
     return {"t_total_s": sum(each), "max_s": max(each), "sum_s": sum(each)}
 
 
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
-    sizes = plan.of(SIZES, SIZES[2:3])
+    sizes = plan.choose(SIZES, SIZES[2:3])
     latencies = sorted({latency for _, _, latency in sizes})
     with contextlib.ExitStack() as stack:
         bases = {
             latency: stack.enter_context(
-                simulator("--rate", "1", "--rate-limit", "1000000", "--latency", str(latency))
+                start_simulator("--rate", "1", "--rate-limit", "1000000", "--latency", str(latency))
             )[1]
             for latency in latencies
         }
@@ -110,7 +111,7 @@ def run(plan: Plan) -> list[Record]:
             ]
 
         slow = plan.in_turns("fetch", cases("before", "streams"), measure, 1, (0.0, SLOW))
-        ours = plan.in_turns("fetch", cases("after"), measure, plan.of(TURNS, 1), (SLOW, 1.0))
+        ours = plan.in_turns("fetch", cases("after"), measure, plan.choose(TURNS, 1), (SLOW, 1.0))
     return [r for pair, after in zip(_by_two(slow), ours, strict=True) for r in (*pair, after)]
 
 
@@ -119,7 +120,7 @@ def _by_two(records: Sequence[Record]) -> list[Sequence[Record]]:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records: a row for each size."""
+    """Return the tables of the records: one row for each size."""
     rows = []
     for before, streams, after in zip(records[::3], records[1::3], records[2::3], strict=True):
         sizes = before["params"]
@@ -143,14 +144,14 @@ def tables(records: Sequence[Record]) -> list[Table]:
         "max",
         "sum",
         "faster",
-        "all at once would be",
-        f"at {RATE_LIMIT} a minute",
+        "ideal",
+        f"at {RATE_LIMIT} per minute",
     )
     return [Table("Seconds until every symbol is fetched", headings, rows)]
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """What the records say, in sentences."""
+    """Return sentences that summarize the records."""
     sizes = [tuple(records[i : i + 3]) for i in range(0, len(records), 3)]
     before, streams, after = max(sizes, key=lambda each: each[0]["t_total_s"] / each[2]["t_total_s"])
     where, ours = before["params"], after["t_total_s"]

@@ -1,14 +1,14 @@
-"""What does a row cost on its way into a frame, and how soon has another process what is there?
+"""What does it cost to write a row into a frame, and how soon can another process read it?
 
-    commit   ns a row to append ready columns to stocks trades or quotes, old chunks being dropped
-    access   attach() and frame() in a fresh process, of 1 and 10 million rows, while more are written
-    memory   shared memory a million rows, and what a reader's process grows by when it has seen them all
-    read     the last 100,000 trades as a DataFrame in another process: ours, and what is used today
-    tail     from just before a commit of 10 rows until another process has them as a DataFrame
+    commit   ns per row to append decoded columns to stocks trades or quotes, which drop old chunks
+    access   attach() and frame() in a new process, on 1 and 10 million rows, while more are written
+    memory   shared memory per million rows, and how much a reader's process grows when it reads them all
+    read     the last 100,000 trades as a DataFrame in another process: mdstream and common alternatives
+    tail     time from just before a commit of 10 rows until another process has them as a DataFrame
 
-Every subject is a process of its own, and all take turns; medians are shown, with best and worst.
-The rows are the seeded simulator's messages as our own decoder leaves them (`frames_rows`); the peers
-are in `frames_peers`. Those that are not installed are named and left out.
+Every subject is a separate process, and all take turns; the tables show medians, with best and worst.
+The rows are messages of the seeded simulator, decoded by our decoder (`frames_rows`). The alternatives
+are in `frames_peers`; the benchmark names those that are not installed and skips them.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, once
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, run_once
 
 TAKES_S = (85.0, 6.0)
-"""Seconds on 2 cores: all of it, and the quick part (without the peers)."""
+"""Seconds on 2 cores: in full, and with `--quick` (which skips `read` and `tail`)."""
 
 TURNS = 2
 BATCHES = (100, 1_000, 4_000)
 COMMITTED = 2_000_000
-"""Rows of a turn of `commit`."""
+"""Rows per turn of `commit`."""
 SIZES = (1_000_000, 10_000_000)
 SYMBOL = "AAPL"
 """One of ten symbols."""
 RATES = (100, 1_000)
-FOLLOWED_S = 2.0
+TAILED_S = 2.0
 FOLLOW_TURNS = 2
 
 _THIS = "benchmarks.bench_frames"
 
 
-# -- the orchestra
+# -- the whole benchmark
 
 
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
-    turns = plan.of(TURNS, 1)
+    turns = plan.choose(TURNS, 1)
     records = [*commit(plan, turns), *access(plan, turns), *memory(plan, turns)]
     return records if plan.quick else [*records, *peers(plan, turns)]
 
@@ -79,10 +79,10 @@ def commit(plan: Plan, turns: int) -> list[Record]:
 
 
 def commit_process(channel: str) -> None:
-    from benchmarks.frames_rows import DEFAULT, live, ready
+    from benchmarks.frames_rows import DEFAULT, open_frame, prepare_rows
 
-    rows = ready(channel, 4_000)
-    with live(rows, DEFAULT) as (_, writer):
+    rows = prepare_rows(channel, 4_000)
+    with open_frame(rows, DEFAULT) as (_, writer):
         whole = rows.batches(4_000)[0]
         while not writer.head.first_row:
             writer.append(whole)
@@ -91,14 +91,14 @@ def commit_process(channel: str) -> None:
             size = json.loads(line)["batch"]
             batches = rows.batches(size)
             before, longest = writer.head.first_row, 0.0
-            started = last = time.perf_counter()
+            start = last = time.perf_counter()
             for _ in range(COMMITTED // 4_000):
                 for batch in batches:
                     writer.append(batch)
                     now = time.perf_counter()
                     longest, last = max(longest, now - last), now
             dropped = writer.head.first_row - before
-            seconds = last - started
+            seconds = last - start
             answer({"seconds": seconds, "longest_ms": longest * 1e3, "dropped": dropped})
 
 
@@ -106,7 +106,7 @@ def commit_process(channel: str) -> None:
 
 
 def access(plan: Plan, turns: int) -> list[Record]:
-    sizes = plan.of(SIZES, SIZES[:1])
+    sizes = plan.choose(SIZES, SIZES[:1])
     with contextlib.ExitStack() as stack:
         holders = {
             size: stack.enter_context(
@@ -117,7 +117,7 @@ def access(plan: Plan, turns: int) -> list[Record]:
         return plan.in_turns(
             "frames",
             [Case("access", "stocks.trades", {"rows": size}) for size in sizes],
-            lambda case: once(_THIS, "access", holders[case.params["rows"]].first["run"]),
+            lambda case: run_once(_THIS, "access", holders[case.params["rows"]].first["run"]),
             turns,
             (0.2, 0.4),
         )
@@ -127,9 +127,9 @@ def access_process(run: str) -> None:
     times: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
+        start = time.perf_counter()
         result = work()
-        times.setdefault(name, []).append((time.perf_counter() - started) * 1e3)
+        times.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
         return result
 
     def load() -> Callable[[str], Any]:
@@ -142,7 +142,7 @@ def access_process(run: str) -> None:
     frame = timed("first_frame_ms", lambda: attached.frame("stocks.trades"))
     timed("first_sum_ms", frame["price"].sum)
     for _ in range(100):
-        time.sleep(0.005)  # rows come in between, as in a program that looks now and then
+        time.sleep(0.005)  # rows arrive meanwhile, as in a program that reads at intervals
         timed("warm_frame_ms", lambda: attached.frame("stocks.trades"))
     for _ in range(5):
         timed("warm_sum_ms", frame["price"].sum)
@@ -152,18 +152,18 @@ def access_process(run: str) -> None:
 
 
 def hold_process(channel: str, count: int, growing: bool) -> None:
-    """Keep a run with a frame of `count` rows; if `growing`, 100 rows are added 100 times a second."""
-    from benchmarks.frames_rows import ROOMY, fill, live, part, ready
+    """Hold a run with a frame of `count` rows; if `growing`, append 100 rows 100 times a second."""
+    from benchmarks.frames_rows import ROOMY, fill, open_frame, prepare_rows, slice_rows
 
-    rows = ready(channel, 4_000)
-    with live(rows, ROOMY) as (run, writer):
+    rows = prepare_rows(channel, 4_000)
+    with open_frame(rows, ROOMY) as (run, writer):
         fill(writer, rows, count)
         head = writer.head
         sealed = range(head.first, head.end - 1)
         taken = sum(head.chunk_path(n).stat().st_blocks * 512 for n in sealed)
         per_row = taken / head.entry(head.end - 1).start_row
         answer({"run": run.run, "bytes_per_row": per_row})
-        few = part(rows.rows, 0, 100)
+        few = slice_rows(rows.rows, 0, 100)
         while not select.select([sys.stdin], [], [], 0.01)[0]:
             if growing:
                 writer.append(few)
@@ -183,7 +183,7 @@ def memory(plan: Plan, turns: int) -> list[Record]:
 
         def measure(case: Case) -> dict[str, float]:
             holder = holders[case.subject.removeprefix("stocks.")]
-            grown = once(_THIS, "memory", holder.first["run"], case.subject.removeprefix("stocks."))
+            grown = run_once(_THIS, "memory", holder.first["run"], case.subject.removeprefix("stocks."))
             return {"shared_bytes": holder.first["bytes_per_row"] * 1e6, **grown}
 
         return plan.in_turns(
@@ -206,7 +206,7 @@ def memory_process(run: str, channel: str) -> None:
         return {"rss": kb["Rss"], "pss": kb["Pss"], "anonymous": kb["Anonymous"]}
 
     attached = mdstream.attach(run)
-    # What the first use of a frame loads and starts has nothing to do with the number of its rows.
+    # The first use of a frame loads libraries, which has nothing to do with its number of rows.
     attached.frame(f"stocks.{channel}").select(pl.all().head(1).to_physical().max())
     attached = mdstream.attach(run)
     before = now()
@@ -218,7 +218,7 @@ def memory_process(run: str, channel: str) -> None:
     answer({"rss_got": (got["rss"] - before["rss"]) * 1024, **grown})
 
 
-# -- ours and the peers
+# -- mdstream and the alternatives
 
 
 def peers(plan: Plan, turns: int) -> list[Record]:
@@ -227,18 +227,18 @@ def peers(plan: Plan, turns: int) -> list[Record]:
     with contextlib.ExitStack() as stack:
         subjects: dict[str, Subject] = {}
         for name in frames_peers.SUBJECTS:
-            plan.say("frames", 0.5, f"starting {name}")
+            plan.show_progress("frames", 0.5, f"starting {name}")
             subject = stack.enter_context(Subject("benchmarks.frames_peers", name))
             if missing := subject.first.get("missing"):
-                plan.print(f"\n{name}: not available here, {missing}")
+                plan.print(f"\n{name}: skipped, {missing}")
                 continue
             subjects[name] = subject
         read = {n: s for n, s in subjects.items() if n in frames_peers.READ}
-        followed = {n: s for n, s in subjects.items() if n in frames_peers.FOLLOWED}
-        return [*_reading(plan, read, turns), *_following(plan, followed)]
+        tailed = {n: s for n, s in subjects.items() if n in frames_peers.TAILED}
+        return [*_measure_reads(plan, read, turns), *_measure_tails(plan, tailed)]
 
 
-def _reading(plan: Plan, subjects: dict[str, Subject], turns: int) -> list[Record]:
+def _measure_reads(plan: Plan, subjects: dict[str, Subject], turns: int) -> list[Record]:
     from benchmarks.frames_peers import BATCH, ROWS
 
     def measure(case: Case) -> dict[str, float]:
@@ -257,16 +257,16 @@ def _reading(plan: Plan, subjects: dict[str, Subject], turns: int) -> list[Recor
         for name, subject in subjects.items()
     ]
     for case in cases:
-        measure(case)  # to get warm
+        measure(case)  # warm-up
     return plan.in_turns("frames", cases, measure, turns, (0.55, 0.75))
 
 
-def _following(plan: Plan, subjects: dict[str, Subject]) -> list[Record]:
+def _measure_tails(plan: Plan, subjects: dict[str, Subject]) -> list[Record]:
     from benchmarks.frames_peers import COMMIT, SKIPPED
 
     def measure(case: Case) -> dict[str, float]:
         rate = case.params["commits_per_s"]
-        found = subjects[case.subject].ask(rate=rate, commits=int(rate * FOLLOWED_S) + SKIPPED)
+        found = subjects[case.subject].ask(rate=rate, commits=int(rate * TAILED_S) + SKIPPED)
         ages = sorted(found["ages_ns"])
         return {
             "p50_us": ages[int(len(ages) * 0.5)] / 1e3,
@@ -282,11 +282,11 @@ def _following(plan: Plan, subjects: dict[str, Subject]) -> list[Record]:
     return plan.in_turns("frames", cases, measure, FOLLOW_TURNS, (0.75, 1.0))
 
 
-# -- what people see
+# -- tables
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records: a table for each of the five questions that was asked."""
+    """Return the tables of the records: one for each of the five questions that has any."""
     found = {
         question: [r for r in records if r["question"] == question]
         for question in ("commit", "access", "memory", "read", "tail")
@@ -301,7 +301,7 @@ def _commits(records: Sequence[Record]) -> Table:
         (r["subject"], f"{r['params']['batch']:,}", cell(r, "ns_per_row"), cell(r, "longest_ms"))
         for r in records
     ]
-    headings = ("frame", "batch", "ns a row", "longest append, ms")
+    headings = ("frame", "batch", "ns per row", "longest append, ms")
     return Table(f"Commit: {COMMITTED:,} rows each, 256 MB kept", headings, rows)
 
 
@@ -312,29 +312,29 @@ def _accesses(records: Sequence[Record]) -> Table:
         "first_frame_ms": "first `frame()`",
         "warm_frame_ms": "`frame()` again",
         "first_sum_ms": "first sum of a column",
-        "warm_sum_ms": "the same again",
+        "warm_sum_ms": "again",
         "first_symbol_ms": f"first `frame(symbols={SYMBOL!r})`",
-        "warm_symbol_ms": "the same again",
+        "warm_symbol_ms": "again",
     }
     return Table(
-        "Access: a fresh process, 10,000 rows/s being written",
+        "Access from a new process while 10,000 rows/s are written",
         ("ms", *(f"{r['params']['rows']:,} rows" for r in records)),
         [(text, *(cell(r, name, digits=2) for r in records)) for name, text in shown.items()],
     )
 
 
 def _memories(records: Sequence[Record]) -> Table:
-    headings = ("MB", "shared memory", "RSS, frame()", "RSS, all seen", "PSS, all seen", "anonymous")
+    headings = ("MB", "shared memory", "RSS, frame()", "RSS, all read", "PSS, all read", "anonymous")
     names = ("rss_got", "rss", "pss", "anonymous")
     rows = [
         (r["subject"], f"{r['shared_bytes'] / 1e6:.1f}", *(cell(r, name, 1e6) for name in names))
         for r in records
     ]
-    return Table("Memory of a million rows, and what a reader grows by", headings, rows)
+    return Table("Memory of a million rows, and growth of a reader's process", headings, rows)
 
 
 def _reads(records: Sequence[Record]) -> Table:
-    headings = ("", "write, ns a row", "its CPU, ns a row", "a reader has them, ms", "bytes a row")
+    headings = ("", "write, ns per row", "its CPU, ns per row", "read, ms", "bytes per row")
     rows = [
         (
             r["subject"],

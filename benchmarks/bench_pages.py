@@ -1,20 +1,20 @@
-"""How fast do pages of history become tables, on one core?
+"""How fast does one core turn pages of history into tables?
 
-Pages as the service answers them: gzip'd JSON of 10,000 trades of one symbol. Each reader makes of them
-what it makes:
+The pages are those of the service: gzip'd JSON of 10,000 trades of one symbol. Each reader makes its own
+result of them:
 
-    zlib, isal     the bytes unpacked, and no more: the floor
+    zlib, isal     decompression only: the lower bound
     mdstream       isal, then our compiled decoder: typed columns, codes, times
-    library        isal, then our library decoder: the same columns through Python objects
-    orjson-polars  isal, orjson, a Polars frame; times parsed by Polars
-    polars         isal, Polars' JSON reader, on one thread; times parsed
-    pyarrow        isal, pyarrow.json's reader, on one thread; times parsed
-    duckdb         its JSON reader on gzip'd files, on one thread; times parsed, an Arrow table
+    library        isal, then our fallback decoder: the same columns through Python objects
+    orjson-polars  isal, orjson, a Polars frame; Polars parses the times
+    polars         isal, Polars' JSON reader, on one thread; parsed times
+    pyarrow        isal, pyarrow.json's reader, on one thread; parsed times
+    duckdb         its JSON reader on gzip'd files, on one thread; parsed times, an Arrow table
     msgspec        isal, then typed structs; no columns
-    alpaca-py-raw  zlib and json as requests has them: dictionaries
+    alpaca-py-raw  zlib and json, as `requests` does it: dictionaries
     alpaca-py      the same, its models, and `.df`
 
-Each subject is a process of its own, and all take turns; medians are shown.
+Each subject is a separate process, and all take turns; the tables show medians.
 """
 
 from __future__ import annotations
@@ -32,10 +32,21 @@ from types import GenericAlias
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, answer, asked, cell, present
+from benchmarks.harness import (
+    Answer,
+    Case,
+    Plan,
+    Record,
+    Subject,
+    Table,
+    answer,
+    cell,
+    read_requests,
+    select_installed,
+)
 
 TAKES_S = (18.0, 8.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 TURNS = 5
 PAGES = 20
@@ -67,7 +78,7 @@ def _unpack(page: bytes) -> bytes:
     return data
 
 
-# -- the subjects: each makes a reader of one page
+# -- the subjects: each returns a reader of one page
 
 
 def ours(kernels: bool) -> Reader:
@@ -179,16 +190,16 @@ def prepare(subject: str, folder: str) -> Reader:
 
 
 def serve(subject: str, folder: str) -> None:
-    """A subject: it works through the pages whenever it is asked."""
+    """Run a subject: read pages on each request, for `_TURN_S`."""
     read = prepare(subject, folder)
     pages = pickle.loads((Path(folder) / "pages").read_bytes())
     read(pages[0])
-    for _ in asked():
-        done, started, spent, seconds = 0, time.perf_counter(), time.process_time(), 0.0
+    for _ in read_requests():
+        done, start, spent, seconds = 0, time.perf_counter(), time.process_time(), 0.0
         while seconds < _TURN_S:
             read(pages[done % PAGES])
             done += 1
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - start
         rows = done * traffic.ROWS_A_PAGE
         answer(
             {
@@ -204,7 +215,7 @@ def serve(subject: str, folder: str) -> None:
 
 def run(plan: Plan) -> list[Record]:
     """Measure every subject."""
-    here = present(plan, SUBJECTS, _MODULES)
+    here = select_installed(plan, SUBJECTS, _MODULES)
     cases = [Case("pages", subject, {"rows_per_page": traffic.ROWS_A_PAGE}) for subject in here]
     environment = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -219,11 +230,11 @@ def run(plan: Plan) -> list[Record]:
         def measure(case: Case) -> Answer:
             return subjects[case.subject].ask()
 
-        return plan.in_turns("pages", cases, measure, plan.of(TURNS, 1))
+        return plan.in_turns("pages", cases, measure, plan.choose(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records."""
+    """Return the tables of the records."""
     last = records[-1]["messages_per_s"]
     rows = [
         (
@@ -235,20 +246,20 @@ def tables(records: Sequence[Record]) -> list[Table]:
         )
         for r in records
     ]
-    headings = ("", "M rows/s", "ms a page", "CPU ms a page", f"× {records[-1]['subject']}")
+    headings = ("", "M rows/s", "ms per page", "CPU ms per page", f"× {records[-1]['subject']}")
     return [Table(f"Gzip'd pages of {traffic.ROWS_A_PAGE:,} trades, on one core", headings, rows)]
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """What the records say, in sentences."""
+    """Return sentences that summarize the records."""
     rate = {r["subject"]: r["messages_per_s"] for r in records}
     best = max(set(rate) - {"zlib", "isal", "mdstream", "library"}, key=lambda name: rate[name])
     ours = rate["mdstream"]
-    told = f"mdstream makes columns of {ours / 1e6:.1f} million rows/s: "
-    told += f"{ours / rate[best]:.1f} times {best}"
+    sentence = f"mdstream decodes {ours / 1e6:.1f} million rows/s into columns: "
+    sentence += f"{ours / rate[best]:.1f} times {best}"
     if "alpaca-py" in rate:
-        told += f", {ours / rate['alpaca-py']:.0f} times alpaca-py's `.df`"
-    return [f"{told}."]
+        sentence += f", {ours / rate['alpaca-py']:.0f} times alpaca-py's `.df`"
+    return [f"{sentence}."]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""What does it cost to hand work to another process: which executor, and which way for the bytes?
+"""What does it cost to hand work to another process: with which executor, and how to pass the bytes?
 
-A megabyte of payloads goes to one worker, which adds up its bytes (numpy, some 0.1 ms) and answers with a
-few numbers:
+One worker gets 1 MB of payloads, sums its bytes (numpy, about 0.1 ms) and answers with a few numbers:
 
-    crew, ticket      a ProcessPoolExecutor's process, asked by packet and bell, the bytes in a file that
-                      both have mapped: the engine's way
+    crew, ticket      the engine's way: a process of a ProcessPoolExecutor, called by packet and bell, with
+                      the bytes in a file that both processes map
     pool, ticket      ProcessPoolExecutor.submit, the bytes in such a file
-    pool, pickle      ProcessPoolExecutor, the bytes pickled there
+    pool, pickle      ProcessPoolExecutor, the bytes pickled to the worker
     pool, both ways   the same, and pickled back
-    pool, shm         ProcessPoolExecutor, a new multiprocessing.shared_memory block each time
+    pool, shm         ProcessPoolExecutor, a new multiprocessing.shared_memory block for each task
     thread            ThreadPoolExecutor: no copy, one GIL
-    loky, ray         their executors, a ticket each; named and left out where they are not installed
+    loky, ray         their executors, with tickets; skipped with a message if not installed
 
-One task at a time (`round trip`), and two under way (`pipelined`), with the caller's CPU time a task.
+`round trip` has one open task at a time, `pipelined` has two. Both show the caller's CPU time per task.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell
+from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, read_requests
 
 TAKES_S = (42.0, 6.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 TURNS = 3
 TURN_S = 0.6
@@ -55,31 +54,31 @@ SUBJECTS = (
     "ray",
 )
 
-Submit = Callable[[], "Future[Any] | _Awaited"]
+Submit = Callable[[], "Future[Any] | _LoopFuture"]
 
 
 # -- in the worker
 
 
-def _added(data: Any) -> int:
+def _sum_bytes(data: Any) -> int:
     return int(np.frombuffer(data, np.uint8).sum())
 
 
-_mapped: dict[str, mmap.mmap] = {}
+_maps: dict[str, mmap.mmap] = {}
 
 
-def _of_file(path: str) -> int:
-    if path not in _mapped:
+def _sum_file(path: str) -> int:
+    if path not in _maps:
         with open(path, "rb") as file:
-            _mapped[path] = mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ)
-    return _added(_mapped[path])
+            _maps[path] = mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ)
+    return _sum_bytes(_maps[path])
 
 
-def _back(data: bytes) -> tuple[int, bytes]:
-    return _added(data), data
+def _sum_and_return(data: bytes) -> tuple[int, bytes]:
+    return _sum_bytes(data), data
 
 
-def _of_block(name: str) -> int:
+def _sum_block(name: str) -> int:
     block = shared_memory.SharedMemory(name)
     try:
         assert block.buf is not None
@@ -95,8 +94,8 @@ def _of_block(name: str) -> int:
 
 
 @contextlib.contextmanager
-def _submitting(subject: str) -> Iterator[Submit]:
-    """How a subject submits a task. Raises `ImportError` where it is not installed."""
+def _open_subject(subject: str) -> Iterator[Submit]:
+    """Yield the function that submits a task. Raises `ImportError` if the subject is not installed."""
     data = np.random.default_rng(1).integers(0, 255, SIZE, np.uint8).tobytes()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
@@ -105,28 +104,28 @@ def _submitting(subject: str) -> Iterator[Submit]:
             file.truncate(SIZE)
             slab = mmap.mmap(file.fileno(), SIZE)
 
-        def filled() -> str:
-            slab[:] = data  # as payloads are copied in as they come
+        def fill_slab() -> str:
+            slab[:] = data  # a copy, as the session makes of each payload
             return path
 
         if subject == "crew, ticket":
-            yield stack.enter_context(_crew(filled))
+            yield stack.enter_context(_crew(fill_slab))
             return
         if subject == "ray":
-            yield stack.enter_context(_ray(filled))
+            yield stack.enter_context(_ray(fill_slab))
             return
         executor = stack.enter_context(_executor(subject))
         match subject:
             case "pool, pickle":
-                yield lambda: executor.submit(_added, data)
+                yield lambda: executor.submit(_sum_bytes, data)
             case "pool, both ways":
-                yield lambda: executor.submit(_back, data)
+                yield lambda: executor.submit(_sum_and_return, data)
             case "pool, shm":
-                yield lambda: _with_block(executor, data)
+                yield lambda: _submit_block(executor, data)
             case "thread":
-                yield lambda: executor.submit(_added, data)
+                yield lambda: executor.submit(_sum_bytes, data)
             case _:
-                yield lambda: executor.submit(_of_file, filled())
+                yield lambda: executor.submit(_sum_file, fill_slab())
 
 
 def _executor(subject: str) -> Executor:
@@ -140,7 +139,7 @@ def _executor(subject: str) -> Executor:
     return ProcessPoolExecutor(1, get_context("spawn"))
 
 
-def _with_block(executor: Executor, data: bytes) -> Future[Any]:
+def _submit_block(executor: Executor, data: bytes) -> Future[Any]:
     block = shared_memory.SharedMemory(create=True, size=SIZE)
     assert block.buf is not None
     block.buf[:SIZE] = data
@@ -149,13 +148,13 @@ def _with_block(executor: Executor, data: bytes) -> Future[Any]:
         block.close()
         block.unlink()
 
-    future = executor.submit(_of_block, block.name)
+    future = executor.submit(_sum_block, block.name)
     future.add_done_callback(free)
     return future
 
 
 @contextlib.contextmanager
-def _crew(filled: Callable[[], str]) -> Iterator[Submit]:
+def _crew(fill_slab: Callable[[], str]) -> Iterator[Submit]:
     import uvloop
 
     from mdstream.pool.crew import Crew
@@ -170,13 +169,13 @@ def _crew(filled: Callable[[], str]) -> Iterator[Submit]:
 
     crew = loop.run_until_complete(start())
     try:
-        yield lambda: _Awaited(loop, loop.create_task(crew.do(_of_file, filled())))
+        yield lambda: _LoopFuture(loop, loop.create_task(crew.do(_sum_file, fill_slab())))
     finally:
         crew.hang_up()
 
 
-class _Awaited:
-    """What the other subjects' futures offer, of a task of a loop."""
+class _LoopFuture:
+    """A task of an event loop, with the `result()` of a future."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         self._loop, self._task = loop, task
@@ -186,32 +185,32 @@ class _Awaited:
 
 
 @contextlib.contextmanager
-def _ray(filled: Callable[[], str]) -> Iterator[Submit]:
+def _ray(fill_slab: Callable[[], str]) -> Iterator[Submit]:
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
-    task = ray.remote(_of_file)
+    task = ray.remote(_sum_file)
     try:
-        yield lambda: task.remote(filled()).future()
+        yield lambda: task.remote(fill_slab()).future()
     finally:
         ray.shutdown()
 
 
 def serve(subject: str) -> None:
-    """A subject: it hands over tasks for a while whenever it is asked."""
+    """Run a subject: submit tasks for `TURN_S` on each request."""
     try:
-        with _submitting(subject) as submit:
+        with _open_subject(subject) as submit:
             submit().result()
-            for wanted in asked({"subject": subject}):
+            for wanted in read_requests({"subject": subject}):
                 answer(_measure(submit, wanted["under_way"]))
     except ImportError as error:
         answer({"missing": str(error)})
 
 
 def _measure(submit: Submit, under_way: int) -> dict[str, float]:
-    tasks: deque[Future[Any] | _Awaited] = deque()
-    done, cpu, began = 0, time.process_time(), time.perf_counter()
-    while time.perf_counter() - began < TURN_S:
+    tasks: deque[Future[Any] | _LoopFuture] = deque()
+    done, cpu, start = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - start < TURN_S:
         while len(tasks) < under_way:
             tasks.append(submit())
         tasks.popleft().result()
@@ -219,7 +218,7 @@ def _measure(submit: Submit, under_way: int) -> dict[str, float]:
     for task in tasks:
         task.result()
         done += 1
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {"task_us": seconds / done * 1e6, "cpu_us": cpu / done * 1e6}
 
 
@@ -228,16 +227,16 @@ def _measure(submit: Submit, under_way: int) -> dict[str, float]:
 
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
-    wanted = plan.of(SUBJECTS, SUBJECTS[:3])
+    wanted = plan.choose(SUBJECTS, SUBJECTS[:3])
     if left := SUBJECTS[len(wanted) :]:
-        plan.print(f"{', '.join(left)}: only in the whole benchmark")
+        plan.print(f"{', '.join(left)}: skipped with --quick")
     with contextlib.ExitStack() as stack:
         subjects = {}
         for name in wanted:
-            plan.say("pools", 0.0, f"starting {name}")
+            plan.show_progress("pools", 0.0, f"starting {name}")
             subject = stack.enter_context(Subject("benchmarks.bench_pools", name))
             if missing := subject.first.get("missing"):
-                plan.print(f"{name}: left out, {missing}")
+                plan.print(f"{name}: skipped, {missing}")
             else:
                 subjects[name] = subject
         cases = [
@@ -249,11 +248,11 @@ def run(plan: Plan) -> list[Record]:
         def measure(case: Case) -> dict[str, float]:
             return subjects[case.subject].ask(under_way=case.params["under_way"])
 
-        return plan.in_turns("pools", cases, measure, plan.of(TURNS, 1))
+        return plan.in_turns("pools", cases, measure, plan.choose(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records."""
+    """Return the tables of the records."""
     rows = []
     for subject in dict.fromkeys(r["subject"] for r in records):
         one, two = (
@@ -262,11 +261,11 @@ def tables(records: Sequence[Record]) -> list[Table]:
         )
         costs = (cell(r, name, digits=0) for r in (one, two) for name in ("task_us", "cpu_us"))
         rows.append((subject, *costs))
-    headings = ("µs a task", "round trip", "caller's CPU", "pipelined", "caller's CPU")
-    return [Table("A megabyte to another process", headings, rows)]
+    headings = ("µs per task", "round trip", "caller's CPU", "pipelined", "caller's CPU")
+    return [Table("1 MB to another process", headings, rows)]
 
 
 if __name__ == "__main__":
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    # Under its own name: what a crew is given to do must not be of a script.
+    # Imported by name, because a crew's tasks must not be functions of `__main__`.
     importlib.import_module("benchmarks.bench_pools").serve(sys.argv[1])

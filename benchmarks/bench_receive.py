@@ -1,14 +1,15 @@
-"""What does it cost to receive: WebSocket payloads into a slab, on one core?
+"""What does it cost to receive WebSocket payloads into a slab, on one core?
 
     websockets      its asyncio API, `recv` after `recv`: the engine's portable way
     sans-io         its core without I/O, on a buffered protocol of asyncio
     aiohttp         its client
-    picows          frames taken apart in C: the engine's way
-    session-…       the engine's whole session, with either library: stamps, control messages, back-pressure
+    picows          a frame parser in C: the engine's way
+    session-…       the engine's whole session with either package: stamps, control messages, back-pressure
 
-The simulator sends stock quotes flat out from a process of its own, 1, 2, 20 or 100 messages a payload. All
-copy each payload into the same kind of slab, with the time it came. What counts is `ns_per_payload`, the
-receiver's CPU time; the rate is also the simulator's. All take turns, on uvloop; medians are shown.
+A simulator in a separate process sends stock quotes at full speed, 1, 2, 20 or 100 messages per payload.
+All subjects copy each payload into the same kind of slab, with its receive time. The result is
+`ns_per_payload`, the receiver's CPU time; the simulator can limit the rate. All take turns, on uvloop; the
+tables show medians.
 """
 
 from __future__ import annotations
@@ -22,10 +23,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, asked, cell, simulator
+from benchmarks.harness import (
+    Case,
+    Plan,
+    Record,
+    Subject,
+    Table,
+    answer,
+    cell,
+    read_requests,
+    start_simulator,
+)
 
 TAKES_S = (65.0, 9.0)
-"""Seconds on 2 cores: all of it, and the quick part."""
+"""Seconds on 2 cores: in full, and with `--quick`."""
 
 TURNS = 3
 TURN_S = 0.5
@@ -37,7 +48,7 @@ _SUBSCRIBE = '{"action":"subscribe","quotes":["*"]}'
 
 
 class Sink:
-    """A slab that is filled again and again, and counts."""
+    """A slab that is filled repeatedly, with counters of payloads and bytes."""
 
     def __init__(self) -> None:
         from mdstream.handoff.slab import Slab
@@ -186,18 +197,18 @@ RECEIVERS: dict[str, Callable[[str, Sink], Awaitable[None]]] = {
 
 
 async def serve(subject: str) -> None:
-    """A subject: it receives for a while from each address that is asked for."""
-    for wanted in asked():
+    """Run a subject: receive for `TURN_S` from the address of each request."""
+    for wanted in read_requests():
         sink = Sink()
         receiving = asyncio.ensure_future(RECEIVERS[subject](wanted["url"], sink))
         while sink.payloads < 2_000 and not receiving.done():
             await asyncio.sleep(0.005)
         if receiving.done():
             receiving.result()
-            raise RuntimeError(f"{subject}: the connection was closed")
-        began, cpu, before = time.perf_counter(), time.process_time(), sink.payloads
+            raise RuntimeError(f"{subject}: the simulator closed the connection")
+        start, cpu, before = time.perf_counter(), time.process_time(), sink.payloads
         await asyncio.sleep(TURN_S)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         payloads = sink.payloads - before
         receiving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -210,7 +221,7 @@ async def serve(subject: str) -> None:
 
 def run(plan: Plan) -> list[Record]:
     """Measure everything."""
-    sizes = plan.of(PER_PAYLOAD, (20,))
+    sizes = plan.choose(PER_PAYLOAD, (20,))
     cases = [
         Case("receive", subject, {"messages_per_payload": size}) for size in sizes for subject in SUBJECTS
     ]
@@ -218,7 +229,7 @@ def run(plan: Plan) -> list[Record]:
         urls = {}
         for size in sizes:
             flags = ("--rate", "0", "--messages-per-payload", str(size))
-            urls[size] = stack.enter_context(simulator(*flags))[0] + "/v2/iex"
+            urls[size] = stack.enter_context(start_simulator(*flags))[0] + "/v2/iex"
         subjects = {
             name: stack.enter_context(Subject("benchmarks.bench_receive", name)) for name in SUBJECTS
         }
@@ -232,11 +243,11 @@ def run(plan: Plan) -> list[Record]:
                 "ns_per_message": found["ns_per_payload"] / size,
             }
 
-        return plan.in_turns("receive", cases, measure, plan.of(TURNS, 1))
+        return plan.in_turns("receive", cases, measure, plan.choose(TURNS, 1))
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What to show of the records: CPU ns a payload, by the number of messages in it."""
+    """Return the tables of the records: CPU ns per payload, by messages per payload."""
     sizes = sorted({r["params"]["messages_per_payload"] for r in records})
     rows = []
     for subject in dict.fromkeys(r["subject"] for r in records):
@@ -251,8 +262,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
         )
     headings = (
         "CPU ns",
-        *(f"a payload of {n}" for n in sizes),
-        *(f"a message of {n}" for n in sizes),
+        *(f"per payload of {n}" for n in sizes),
+        *(f"per message, {n}" for n in sizes),
         *(f"M messages/s, {n}" for n in sizes),
     )
     return [Table("Receiving on one core", headings, rows)]

@@ -1,16 +1,16 @@
-"""`python -m benchmarks.compare BEFORE.json AFTER.json`: what differs between two runs, and what does not.
+"""`python -m benchmarks.compare BEFORE.json AFTER.json`: show what differs between two runs.
 
-A case differs where its turns lie apart from those before and its median by more than 10%, once what all
-cases of its benchmark have in common (another day, another load) is taken out. What they have in common is
-judged by itself: it differs from what the machine's own speed explains, which a yardstick of none of our
-code tells, by more than 15%; then each case is judged less the machine's alone. A message lost where none
-was is always worse, and so is a case that is gone from a benchmark that was measured again. A conclusion,
-who is faster than whom, has turned where two subjects lay apart in both runs, the other way round in the
-second.
+Drift is the median change of all cases of a benchmark (another day, another load). A case differs if its
+turns do not overlap with those before, and its median changed by more than 10%, both without the drift. The
+drift is judged too: it differs if it exceeds by more than 15% the change of the machine's speed, which a
+yardstick without our code measures. Each case is then judged without the machine's change only.
+More lost messages are always worse, and so is a case that is missing from a repeated benchmark. A
+conclusion (which of two subjects is faster) is reversed if the two do not overlap in either run, and their
+order changed.
 
-Named, but not judged: cases measured in one turn (all of --quick), cases that are new, benchmarks that one
-of the files lacks, and what cases have in common where a file has no yardstick. The exit code is 1 if a
-conclusion turned or anything is worse, 2 if the files cannot be compared, else 0.
+Listed, but not judged: cases measured in one turn (all of --quick), new cases, benchmarks that only one of
+the files has, and the drift of benchmarks without a yardstick. The exit code is 1 if a conclusion is
+reversed or a case is worse or missing, 2 if the files cannot be compared, else 0.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import YARDSTICK, Record, Table, read, until_nobody_reads
+from benchmarks.harness import YARDSTICK, Record, Table, exit_on_closed_pipe, read
 
-LEAST = 0.10
-"""What a median has to differ by."""
-LEAST_SHARED = 0.15
-"""What all cases together have to differ by: a machine's cores differ in more than the yardstick sees."""
+MIN_CHANGE = 0.10
+"""Least relative change of a median that counts."""
+MIN_DRIFT = 0.15
+"""Least change of all cases that counts: machines differ in more than the yardstick measures."""
 
-_MOST_GONE = 10
+_MAX_LISTED = 10
 _NO_MEASURES = {"benchmark", "question", "subject", "params", "spread", "turns", "measured"}
 _NOT_JUDGED = {"workers", "messages_per_batch", "rows", "lost"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One measure of one case, or of all cases of a benchmark, before and after; `ratio` is what is left
-    without the drift of all, or without the machine's.
+    """One measure of one case, or of all cases of a benchmark, before and after.
+
+    `ratio` is the change without the drift, or without the machine's change.
     """
 
     case: str
@@ -60,7 +61,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A case of both runs."""
+    """One case in both runs."""
 
     was: Record
     now: Record
@@ -71,29 +72,29 @@ class Pair:
 
     @property
     def several(self) -> bool:
-        """Whether the case was measured more than once in both."""
+        """Whether both runs measured the case more than once."""
         return bool(self.was["turns"] > 1 and self.now["turns"] > 1)
 
 
-def pairs(before: Sequence[Record], after: Sequence[Record]) -> list[Pair]:
-    """The cases of both runs, in the order of the second."""
+def pair_cases(before: Sequence[Record], after: Sequence[Record]) -> list[Pair]:
+    """Return the cases that are in both runs, in the order of the second."""
     old = {_key(record): record for record in before}
     return [Pair(old[_key(r)], r) for r in _cases(after) if _key(r) in old]
 
 
-def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
-    """Every measure that both runs have, in the order of the second; then what cases have in common."""
-    both = pairs(before, after)
+def find_changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
+    """Return the change of every measure in both runs, in the order of the second; then the drifts."""
+    both = pair_cases(before, after)
     ratios: dict[tuple[str, str], list[float]] = {}
     for pair in both:
         for name in pair.measures:
             ratios.setdefault((pair.now["benchmark"], name), []).append(pair.now[name] / pair.was[name])
     common = {of: statistics.median(each) for of, each in ratios.items()}
-    shared = list(_shared(common, ratios, _speeds(before), _speeds(after)))
+    shared = list(_compare_shared(common, ratios, _speeds(before), _speeds(after)))
     drift = common | {of: machine for of, machine, change in shared if change.differs}
     found = [_change(pair, name, drift) for pair in both for name in pair.measures]
     lost = [
-        Change(_text(p.now), "lost", p.was["lost"], p.now["lost"], float("inf"), True, True)
+        Change(_describe(p.now), "lost", p.was["lost"], p.now["lost"], float("inf"), True, True)
         for p in both
         if p.now.get("lost", 0) > p.was.get("lost", 0)
     ]
@@ -107,32 +108,30 @@ def _change(pair: Pair, name: str, drift: Mapping[tuple[str, str], float]) -> Ch
     ratio = pair.now[name] / pair.was[name] / common
     apart = pair.several and (low > most or high < least)
     return Change(
-        _text(pair.now),
+        _describe(pair.now),
         name,
         pair.was[name],
         pair.now[name],
         ratio,
         pair.several,
-        apart and abs(ratio - 1) > LEAST,
+        apart and abs(ratio - 1) > MIN_CHANGE,
     )
 
 
-def _shared(
+def _compare_shared(
     drift: Mapping[tuple[str, str], float],
     ratios: Mapping[tuple[str, str], Sequence[float]],
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> Iterator[tuple[tuple[str, str], float, Change]]:
-    """What all cases of a benchmark have in common, less what the machine's speed explains; beside it the
-    benchmark and measure, and the machine's share.
-    """
+    """Yield the benchmark and measure, the machine's change, and the drift without that change."""
     for (benchmark, name), common in drift.items():
-        kind = _kind(name)
-        if kind is None or benchmark not in before or benchmark not in after:
+        exponent = _speed_exponent(name)
+        if exponent is None or benchmark not in before or benchmark not in after:
             continue
-        machine = (after[benchmark] / before[benchmark]) ** kind
+        machine = (after[benchmark] / before[benchmark]) ** exponent
         left = common / machine
-        # No more than the yardstick or the cases' own drift has it: one of both may be off.
+        # The smaller of the two changes, because the yardstick or the drift may be wrong.
         ratio = min(left, common, key=lambda each: abs(each - 1))
         cases = len(ratios[benchmark, name])
         judged = (left - 1) * (common - 1) > 0
@@ -143,20 +142,20 @@ def _shared(
             common,
             ratio,
             judged,
-            judged and abs(ratio - 1) > LEAST_SHARED,
+            judged and abs(ratio - 1) > MIN_DRIFT,
         )
         yield (benchmark, name), machine, change
 
 
-def _kind(measure: str) -> int | None:
-    """1 for a rate, -1 for a time, None for what no speed of a machine changes."""
+def _speed_exponent(measure: str) -> int | None:
+    """Return 1 for a rate, -1 for a time, None for a measure that does not depend on the machine."""
     if measure.endswith("per_s"):
         return 1
     return -1 if measure.endswith(("_ns", "_us", "_ms", "_s", "seconds")) else None
 
 
-def turned(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
-    """Conclusions that the second run reverses."""
+def find_reversals(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """Return the conclusions that the second run reverses, one sentence each."""
     old, found = _orders(before), []
     for key, sign in _orders(after).items():
         if old.get(key) == -sign:
@@ -166,37 +165,37 @@ def turned(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
     return found
 
 
-def gone(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
-    """Cases that a benchmark of both runs has no longer."""
+def find_missing(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """Return the cases that the second run lacks, of benchmarks in both runs."""
     again = {record["benchmark"] for record in _cases(after)}
-    return [_text(r) for r in _lacking(before, after) if r["benchmark"] in again]
+    return [_describe(r) for r in _select_absent(before, after) if r["benchmark"] in again]
 
 
-def unjudged(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
-    """What is in the files and is not judged, a sentence each."""
-    both = pairs(before, after)
+def find_unjudged(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """Return what is in the files but is not judged, one sentence each."""
+    both = pair_cases(before, after)
     found = [
-        f"not judged, measured in one turn: {_counted(p.now for p in both if not p.several)}",
-        f"not judged, only after: {_counted(_lacking(after, before))}",
-        f"not measured again: {_counted(_unrepeated(before, after))}",
+        f"not judged, measured in one turn: {_count_by_benchmark(p.now for p in both if not p.several)}",
+        f"not judged, only in the second run: {_count_by_benchmark(_select_absent(after, before))}",
+        f"not judged, only in the first run: {_count_by_benchmark(_select_unrepeated(before, after))}",
     ]
     speeds = _speeds(before).keys() & _speeds(after).keys()
     without = dict.fromkeys(p.now["benchmark"] for p in both if p.now["benchmark"] not in speeds)
-    found.append(f"what all cases have in common is not judged, without a yardstick: {', '.join(without)}")
+    found.append(f"drift not judged, without a yardstick: {', '.join(without)}")
     return [sentence for sentence in found if not sentence.endswith(": ")]
 
 
-def _counted(records: Iterable[Record]) -> str:
+def _count_by_benchmark(records: Iterable[Record]) -> str:
     counts = Counter(record["benchmark"] for record in records)
     return ", ".join(f"{count} of {name}" for name, count in counts.items())
 
 
-def _lacking(these: Sequence[Record], others: Sequence[Record]) -> Iterator[Record]:
+def _select_absent(these: Sequence[Record], others: Sequence[Record]) -> Iterator[Record]:
     known = {_key(record) for record in others}
     return (record for record in _cases(these) if _key(record) not in known)
 
 
-def _unrepeated(before: Sequence[Record], after: Sequence[Record]) -> Iterator[Record]:
+def _select_unrepeated(before: Sequence[Record], after: Sequence[Record]) -> Iterator[Record]:
     again = {record["benchmark"] for record in _cases(after)}
     return (record for record in _cases(before) if record["benchmark"] not in again)
 
@@ -206,12 +205,12 @@ def _cases(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def _speeds(records: Sequence[Record]) -> dict[str, float]:
-    """What the yardstick did in each benchmark."""
+    """Return the yardstick's rate in each benchmark."""
     return {r["benchmark"]: r["rounds_per_s"] for r in records if r["subject"] == YARDSTICK}
 
 
 def _orders(records: Sequence[Record]) -> dict[tuple[str, str, str, str], int]:
-    """1 or -1 for each two subjects of a case whose turns lie apart, by the first measure."""
+    """Return 1 or -1 for each two subjects of a case whose turns do not overlap in the first measure."""
     groups: dict[str, list[Record]] = {}
     for record in _cases(records):
         groups.setdefault(f"{record['benchmark']} {record['question']} {record['params']}", []).append(
@@ -241,18 +240,18 @@ def _key(record: Record) -> str:
     return json.dumps([record[name] for name in names], sort_keys=True)
 
 
-def _text(record: Record) -> str:
+def _describe(record: Record) -> str:
     params = " ".join(f"{name}={value}" for name, value in record["params"].items())
     return f"{record['benchmark']} {record['subject']} {params}"
 
 
-def _once(path: Path) -> list[Record]:
-    """The records of a file. Raises `ValueError` where a case is in it twice."""
+def _read_unique(path: Path) -> list[Record]:
+    """Return the records of a file. Raises `ValueError` if it has a case twice."""
     found = read(path)
     counts = Counter(map(_key, found))
     twice = next((record for record in found if counts[_key(record)] > 1), None)
     if twice is not None:
-        raise ValueError(f"{path} has a case twice: {_text(twice)}")
+        raise ValueError(f"{path} has a case twice: {_describe(twice)}")
     return found
 
 
@@ -266,12 +265,12 @@ def main() -> None:
     parser.add_argument("after", type=Path, help="records of a second run")
     given = parser.parse_args()
     try:
-        before, after = _once(given.before), _once(given.after)
+        before, after = _read_unique(given.before), _read_unique(given.after)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:
         parser.error(str(error))
-    every = changes(before, after)
+    every = find_changes(before, after)
     if not every:
         parser.error("the two files have no case in common")
     rows = [
@@ -287,26 +286,26 @@ def main() -> None:
         if c.differs
     ]
     if rows:
-        headings = ("", "measure", "before", "after", "ratio, less the drift", "")
-        print(Table("What differs", headings, rows).text())
-    reversed_, lost_cases = turned(before, after), gone(before, after)
-    for each in reversed_:
-        print(f"turned: {each}")
-    for each in lost_cases[:_MOST_GONE]:
-        print(f"gone: {each}")
-    if len(lost_cases) > _MOST_GONE:
-        print(f"gone: {len(lost_cases) - _MOST_GONE} more; --quick measures fewer cases than make bench")
+        headings = ("", "measure", "before", "after", "ratio without drift", "")
+        print(Table("Differences", headings, rows).text())
+    reversals, missing = find_reversals(before, after), find_missing(before, after)
+    for each in reversals:
+        print(f"reversed: {each}")
+    for each in missing[:_MAX_LISTED]:
+        print(f"missing: {each}")
+    if len(missing) > _MAX_LISTED:
+        print(f"missing: {len(missing) - _MAX_LISTED} more; --quick measures fewer cases than make bench")
     print()
-    for sentence in unjudged(before, after):
+    for sentence in find_unjudged(before, after):
         print(sentence)
     worse, judged = sum(c.worse for c in every), sum(c.judged for c in every)
     print(
-        f"{judged} of {len(every)} measures judged: {len(rows)} differ, {worse} of them for the worse; "
-        f"{len(reversed_)} conclusions turned, {len(lost_cases)} cases are gone."
+        f"{judged} of {len(every)} measures judged: {len(rows)} differ, {worse} of them are worse; "
+        f"{len(reversals)} conclusions are reversed, {len(missing)} cases are missing."
     )
-    sys.exit(bool(reversed_ or lost_cases) or worse > 0)
+    sys.exit(bool(reversals or missing) or worse > 0)
 
 
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with exit_on_closed_pipe():
         main()

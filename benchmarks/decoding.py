@@ -1,4 +1,4 @@
-"""Our decoder as a subject: payloads of stocks to columns, without a pipeline around it."""
+"""Our decoder as a subject: payloads of stocks to columns, without a pipeline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mdstream.streams.spec import PayloadKind
 
 
 class Decoding:
-    """Decodes batches, by kernels or by the fallback decoder, and learns new texts as the engine does."""
+    """A decoder (the kernels or the fallback decoder) that learns new texts as the engine does."""
 
     # The mutable state: the codes of texts, and the decoder's layouts.
 
@@ -19,19 +19,19 @@ class Decoding:
 
         self._codes: dict[str, dict[str, int]] = {}
         self._decoder = Decoder(STREAMS["stocks"], self._known, kernels=kernels)
-        self._memory = memoryview(bytearray(16_000_000))  # as the result area of a slab
+        self._memory = memoryview(bytearray(16_000_000))  # the result area of a slab
 
     def _known(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
 
     def decode(self, payloads: Sequence[bytes], kind: PayloadKind) -> None:
-        """Payloads as they lie in a slab, to columns."""
+        """Decode payloads into columns."""
         from workers.decoding.payloads import Payloads
 
         self.run(Payloads.of([(data, kind, 0) for data in payloads]))
 
     def run(self, batch: Any) -> None:
-        """The same of `Payloads`."""
+        """Decode a batch, which is a `Payloads`."""
         from mdstream.handoff.columns import ResultArea
 
         decoded = self._decoder.decode(batch, ResultArea(self._memory))
@@ -42,7 +42,7 @@ class Decoding:
 
 
 def batches(payloads: Sequence[bytes], kind: PayloadKind) -> list[Any]:
-    """Payloads in batches of some 1 MB, as slabs are filled under load."""
+    """Return the payloads in batches of about 1 MB, the size of slabs under load."""
     from workers.decoding.payloads import Payloads
 
     size = max(1, 1_000_000 * len(payloads) // sum(map(len, payloads)))

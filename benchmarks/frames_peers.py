@@ -1,16 +1,16 @@
-"""The last rows of stocks trades as a DataFrame in another process: our frames, and what is used today.
+"""The last rows of stocks trades as a DataFrame in another process: our frames and common alternatives.
 
     mdstream       FrameWriter.append ─► /dev/shm ─► attach().frame(), tail()
-    mdstream-eager the same, with a tail that looks every 0.2 ms in place of every 5 (followed only)
-    redis-rows     XADD, an entry a row, pipelined ─► redis-server, Unix socket ─► XREVRANGE, XREAD
-    redis-arrow    XADD, an entry a batch, which holds an Arrow stream ─► the same
-    parquet        a file a batch in /dev/shm ─► read all of them again
-    pandas         concat, bounded to the last rows ─► pickled through a pipe whenever they are asked for
-    queue          multiprocessing.Queue, a dict a row ─► get, and build a DataFrame
+    mdstream-eager the same, with a tail that polls every 0.2 ms instead of every 5 (only in `tail`)
+    redis-rows     XADD, one entry per row, pipelined ─► redis-server, Unix socket ─► XREVRANGE, XREAD
+    redis-arrow    XADD, one entry (an Arrow stream) per batch ─► the same
+    parquet        one file per batch in /dev/shm ─► read all files
+    pandas         concat, cut to the last rows ─► pickled through a pipe on each request
+    queue          multiprocessing.Queue, one dict per row ─► get, and build a DataFrame
 
-Each subject is a process with a child that reads. It obeys JSON lines on standard input: write so many
-rows and read them, or follow. Each is given its rows in the form that it takes; to make that form
-is not counted. Each answers with the same columns: numbers, times with their zone, texts.
+Each subject is a process with a child that reads. It takes requests as JSON lines on standard input: write
+all rows and read them, or commit at a rate. Each gets its rows in its own format; the conversion is not
+counted. Each returns the same columns: numbers, times with their zone, texts.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from typing import Any
 import polars as pl
 
 import mdstream
-from benchmarks.frames_rows import ROOMY, Ready, Rows, fill, live, ready, stamped
+from benchmarks.frames_rows import ROOMY, PreparedRows, Rows, fill, open_frame, prepare_rows, stamp
 
 ROWS = 100_000
 BATCH = 1_000
 COMMIT = 10
-"""Rows of a commit that is followed."""
+"""Rows per commit in `tail`."""
 SKIPPED = 50
-"""The first commits that are followed count for nothing: a process has to get warm."""
-_LOST_S = 30.0
+"""First commits of `tail` that are not counted, as warm-up."""
+_TIMEOUT_S = 30.0
 _SHM = "/dev/shm"
 _TIMES = ("ts", "recv_ts")
 _KINDS: dict[str, Any] = {"price": pl.Float64, "size": pl.Int64, "id": pl.UInt64}
 
 
-def typed(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns as they are asked for, from numbers, or from texts of numbers."""
+def cast_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with the columns cast to the types of the result."""
     times = [pl.col(c).cast(pl.Int64).cast(pl.Datetime("ns", "UTC")) for c in _TIMES]
     return frame.with_columns(*times, *(pl.col(c).cast(t) for c, t in _KINDS.items()))
 
@@ -57,39 +57,39 @@ def typed(frame: pl.DataFrame) -> pl.DataFrame:
 class Writer(ABC):
     """The writing side of a subject."""
 
-    def __init__(self, rows: Ready, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
+    def __init__(self, rows: PreparedRows, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
         self.frame = frame
-        """The same rows as a DataFrame, from which others take theirs."""
+        """The rows as a DataFrame, from which the alternatives convert theirs."""
 
     @abstractmethod
     def batches(self, size: int) -> list[Any]:
-        """The rows in batches of `size`, in the form that `write` takes."""
+        """Return the rows in batches of `size`, in the format of `write`."""
 
     @abstractmethod
     def write(self, batch: Any) -> None: ...
 
     @abstractmethod
-    def stamped(self, batch: Any, nanoseconds: int) -> Any:
-        """A batch, received at a given time."""
+    def stamp(self, batch: Any, nanoseconds: int) -> Any:
+        """Return a batch with a receive time."""
 
     def begin(self) -> None:
-        """Before each turn."""
+        """Prepare for a turn."""
         return
 
     def serve(self) -> None:
-        """What there is to do while somebody reads."""
+        """Do what the writer has to do for a read."""
         return
 
     def stored(self) -> int | None:
-        """Bytes that all rows take where readers find them; None if nobody can tell."""
+        """Return the bytes that all rows occupy; None if that is not known."""
         return None
 
     def place(self) -> Any:
-        """What the reader has to know."""
+        """Return the argument of the reader's constructor."""
         return None
 
     def version(self) -> str:
-        """Of what is used."""
+        """Return the versions of the software that it uses."""
         return ""
 
 
@@ -98,10 +98,10 @@ class Reader(ABC):
 
     @abstractmethod
     def last(self, count: int) -> Any:
-        """The last `count` rows, as a DataFrame of Polars or pandas."""
+        """Return the last `count` rows as a DataFrame of Polars or pandas."""
 
     def follow(self) -> Iterator[pl.DataFrame]:
-        """New rows as they come."""
+        """Yield new rows as they arrive."""
         raise NotImplementedError
 
 
@@ -109,10 +109,10 @@ class Reader(ABC):
 
 
 class FramesWriter(Writer):
-    def __init__(self, rows: Ready, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
+    def __init__(self, rows: PreparedRows, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
         super().__init__(rows, frame, stack)
         self._rows = rows
-        run, self._writer = stack.enter_context(live(rows, ROOMY))
+        run, self._writer = stack.enter_context(open_frame(rows, ROOMY))
         self._place = str(run.path)
 
     def batches(self, size: int) -> list[Rows]:
@@ -121,8 +121,8 @@ class FramesWriter(Writer):
     def write(self, batch: Rows) -> None:
         self._writer.append(batch)
 
-    def stamped(self, batch: Rows, nanoseconds: int) -> Rows:
-        return stamped(batch, nanoseconds)
+    def stamp(self, batch: Rows, nanoseconds: int) -> Rows:
+        return stamp(batch, nanoseconds)
 
     def stored(self) -> int:
         return int(self._writer.bytes / self._writer.rows * ROWS)
@@ -133,7 +133,7 @@ class FramesWriter(Writer):
 
 class FramesReader(Reader):
     poll_s = 0.005
-    """How often a tail looks while nothing comes: as by default."""
+    """Poll interval of a tail while no rows arrive."""
 
     def __init__(self, place: str) -> None:
         self._run = mdstream.attach(place)
@@ -153,11 +153,11 @@ class EagerFramesReader(FramesReader):
 
 
 class MissingError(Exception):
-    """A peer that is not installed."""
+    """An alternative is not installed."""
 
 
 def redis_server() -> str:
-    """The server of the extra `bench`, or the machine's own."""
+    """Return the path of redis-server, from the virtual environment or from PATH."""
     own = Path(sys.executable).with_name("redis-server")
     found = str(own) if own.exists() else shutil.which("redis-server")
     if found is None:
@@ -166,9 +166,9 @@ def redis_server() -> str:
 
 
 class RedisWriter(Writer):
-    """What both ways to use Redis have in common: a server of this process alone, on a Unix socket."""
+    """A writer with its own redis-server on a Unix socket: the base of both Redis writers."""
 
-    def __init__(self, rows: Ready, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
+    def __init__(self, rows: PreparedRows, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
         super().__init__(rows, frame, stack)
         try:
             import redis
@@ -223,7 +223,7 @@ class RedisWriter(Writer):
 
 class RedisRowsWriter(RedisWriter):
     def batches(self, size: int) -> list[Any]:
-        rows = _plain(self.frame).to_dicts()
+        rows = _times_to_numbers(self.frame).to_dicts()
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
     def write(self, batch: list[dict[str, Any]]) -> None:
@@ -232,7 +232,7 @@ class RedisRowsWriter(RedisWriter):
                 pipe.xadd("trades", row, maxlen=ROWS)
             pipe.execute()
 
-    def stamped(self, batch: list[dict[str, Any]], nanoseconds: int) -> Any:
+    def stamp(self, batch: list[dict[str, Any]], nanoseconds: int) -> Any:
         return [{**row, "recv_ts": nanoseconds} for row in batch]
 
 
@@ -245,8 +245,8 @@ class RedisArrowWriter(RedisWriter):
         batch.write_ipc_stream(data)
         self._redis.xadd("trades", {"rows": data.getvalue()}, maxlen=ROWS // batch.height)
 
-    def stamped(self, batch: pl.DataFrame, nanoseconds: int) -> Any:
-        return _received(batch, nanoseconds)
+    def stamp(self, batch: pl.DataFrame, nanoseconds: int) -> Any:
+        return _stamp_frame(batch, nanoseconds)
 
 
 class RedisReader(Reader):
@@ -277,7 +277,7 @@ class RedisReader(Reader):
             name.decode(): pl.Series([fields[name] for fields in found]).cast(pl.String)
             for name in found[0]
         }
-        return typed(pl.DataFrame(columns))
+        return cast_columns(pl.DataFrame(columns))
 
 
 class RedisArrowReader(RedisReader):
@@ -292,7 +292,7 @@ class RedisArrowReader(RedisReader):
 
 
 class ParquetWriter(Writer):
-    def __init__(self, rows: Ready, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
+    def __init__(self, rows: PreparedRows, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
         super().__init__(rows, frame, stack)
         folder = tempfile.TemporaryDirectory(dir=_SHM if Path(_SHM).is_dir() else None)
         self._folder = Path(stack.enter_context(folder))
@@ -310,10 +310,10 @@ class ParquetWriter(Writer):
         path = self._folder / f"{self._count:06}.parquet"
         self._count += 1
         batch.write_parquet(path.with_suffix(".new"))
-        path.with_suffix(".new").rename(path)  # whole, or not there
+        path.with_suffix(".new").rename(path)  # readers see a complete file or none
 
-    def stamped(self, batch: pl.DataFrame, nanoseconds: int) -> Any:
-        return _received(batch, nanoseconds)
+    def stamp(self, batch: pl.DataFrame, nanoseconds: int) -> Any:
+        return _stamp_frame(batch, nanoseconds)
 
     def stored(self) -> int:
         return sum(path.stat().st_size for path in self._folder.iterdir())
@@ -334,7 +334,7 @@ class ParquetReader(Reader):
 
 
 class PandasWriter(Writer):
-    def __init__(self, rows: Ready, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
+    def __init__(self, rows: PreparedRows, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
         super().__init__(rows, frame, stack)
         try:
             import pandas as pd
@@ -356,7 +356,7 @@ class PandasWriter(Writer):
         else:
             self._all = self._concat([self._all, batch], ignore_index=True).tail(ROWS)
 
-    def stamped(self, batch: Any, nanoseconds: int) -> Any:
+    def stamp(self, batch: Any, nanoseconds: int) -> Any:
         return batch
 
     def serve(self) -> None:
@@ -379,20 +379,20 @@ class PandasReader(Reader):
 
 
 class QueueWriter(Writer):
-    def __init__(self, rows: Ready, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
+    def __init__(self, rows: PreparedRows, frame: pl.DataFrame, stack: contextlib.ExitStack) -> None:
         super().__init__(rows, frame, stack)
         self._queue: Any = multiprocessing.get_context("spawn").Queue()
         stack.callback(self._queue.cancel_join_thread)
 
     def batches(self, size: int) -> list[Any]:
-        rows = _plain(self.frame).to_dicts()
+        rows = _times_to_numbers(self.frame).to_dicts()
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
     def write(self, batch: list[dict[str, Any]]) -> None:
         for row in batch:
             self._queue.put(row)
 
-    def stamped(self, batch: list[dict[str, Any]], nanoseconds: int) -> Any:
+    def stamp(self, batch: list[dict[str, Any]], nanoseconds: int) -> Any:
         return [{**row, "recv_ts": nanoseconds} for row in batch]
 
     def place(self) -> Any:
@@ -407,14 +407,14 @@ class QueueReader(Reader):
     def last(self, count: int) -> pl.DataFrame:
         for _ in range(count):
             self._kept.append(self._queue.get())
-        return typed(pl.DataFrame(list(self._kept)))
+        return cast_columns(pl.DataFrame(list(self._kept)))
 
     def follow(self) -> Iterator[pl.DataFrame]:
         while True:
             rows = [self._queue.get()]
             while not self._queue.empty():
                 rows.append(self._queue.get())
-            yield typed(pl.DataFrame(rows))
+            yield cast_columns(pl.DataFrame(rows))
 
 
 SUBJECTS: dict[str, tuple[type[Writer], Callable[[Any], Reader]]] = {
@@ -427,16 +427,16 @@ SUBJECTS: dict[str, tuple[type[Writer], Callable[[Any], Reader]]] = {
     "queue": (QueueWriter, QueueReader),
 }
 READ = tuple(name for name in SUBJECTS if name != "mdstream-eager")
-FOLLOWED = ("mdstream", "mdstream-eager", "redis-rows", "redis-arrow", "queue")
-"""Subjects whose readers are told what is new; the others have to look at everything again."""
+TAILED = ("mdstream", "mdstream-eager", "redis-rows", "redis-arrow", "queue")
+"""Subjects whose readers can get only new rows; the others read everything again."""
 
 
-def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """Times as numbers: what everybody can send."""
+def _times_to_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with times as integers."""
     return frame.with_columns(pl.col(*_TIMES).to_physical())
 
 
-def _received(batch: pl.DataFrame, nanoseconds: int) -> pl.DataFrame:
+def _stamp_frame(batch: pl.DataFrame, nanoseconds: int) -> pl.DataFrame:
     return batch.with_columns(recv_ts=pl.lit(nanoseconds).cast(batch.schema["recv_ts"]))
 
 
@@ -444,9 +444,9 @@ def _received(batch: pl.DataFrame, nanoseconds: int) -> pl.DataFrame:
 
 
 def subject_process(subject: str) -> None:
-    """Do what each line on standard input says, and answer with a line."""
+    """Run a subject: handle each request line on standard input, and answer with a line."""
     with contextlib.ExitStack() as stack:
-        rows = ready("trades", ROWS)
+        rows = prepare_rows("trades", ROWS)
         try:
             writer = SUBJECTS[subject][0](rows, _as_polars(rows), stack)
         except MissingError as error:
@@ -460,9 +460,9 @@ def subject_process(subject: str) -> None:
         large, small = writer.batches(BATCH), writer.batches(COMMIT)[:1_000]
         print(json.dumps({"subject": subject, "version": writer.version()}), flush=True)
         for line in sys.stdin:
-            told = json.loads(line)
-            if "rate" in told:
-                answer = follow(writer, small, pipe, told["rate"], told["commits"])
+            request = json.loads(line)
+            if "rate" in request:
+                answer = follow(writer, small, pipe, request["rate"], request["commits"])
             else:
                 answer = write_and_read(writer, large, pipe)
             print(json.dumps(answer), flush=True)
@@ -470,54 +470,54 @@ def subject_process(subject: str) -> None:
         child.join()
 
 
-def _as_polars(rows: Ready) -> pl.DataFrame:
-    """The rows as our own reader shows them, with texts for categories."""
-    with live(rows, ROOMY) as (run, writer):
+def _as_polars(rows: PreparedRows) -> pl.DataFrame:
+    """Return the rows as our reader returns them, with texts instead of categories."""
+    with open_frame(rows, ROOMY) as (run, writer):
         fill(writer, rows, ROWS)
         frame = mdstream.attach(run.run).frame("stocks.trades")
         return frame.with_columns(pl.col(pl.Categorical).cast(pl.String)).rechunk()
 
 
 def write_and_read(writer: Writer, batches: Sequence[Any], pipe: Connection) -> dict[str, Any]:
-    """Seconds to write all rows and CPU seconds of the process; seconds until the reader has them."""
+    """Return the seconds and CPU seconds to write all rows, and the seconds to read them."""
     writer.begin()
-    cpu, started = time.process_time(), time.perf_counter()
+    cpu, start = time.process_time(), time.perf_counter()
     for batch in batches:
         writer.write(batch)
-    written = time.perf_counter() - started
+    written = time.perf_counter() - start
     pipe.send(("last", ROWS))
     writer.serve()
     read, height, check = pipe.recv()
-    # Until then, for what a queue is given is pickled and sent by a thread of this process.
+    # Up to here, because a thread of this process pickles and sends the rows of a queue.
     cpu = time.process_time() - cpu
     expected = [ROWS, int(writer.frame["size"].sum()), int(writer.frame["id"][-1])]
     if [height, *check] != expected:
-        raise RuntimeError(f"read {[height, *check]} for {expected}")
+        raise RuntimeError(f"read {[height, *check]}, expected {expected}")
     return {"write_s": written, "write_cpu_s": cpu, "read_s": read, "stored": writer.stored()}
 
 
 def follow(
     writer: Writer, batches: Sequence[Any], pipe: Connection, rate: float, commits: int
 ) -> dict[str, Any]:
-    """Commit so many times at a rate; how old each commit was when the reader had its rows."""
+    """Commit at a rate; return the age of each commit when the reader had its rows."""
     writer.begin()
     pipe.send(("follow", commits))
     assert pipe.recv() == "following"
     time.sleep(0.2)
-    started = time.monotonic()
+    start = time.monotonic()
     for number in range(commits):
-        while (left := started + number / rate - time.monotonic()) > 0:
+        while (left := start + number / rate - time.monotonic()) > 0:
             time.sleep(left)
         batch = batches[number % len(batches)]
-        writer.write(writer.stamped(batch, time.monotonic_ns()))
-    if not pipe.poll(_LOST_S):
-        raise RuntimeError("the reader has not seen every commit")
+        writer.write(writer.stamp(batch, time.monotonic_ns()))
+    if not pipe.poll(_TIMEOUT_S):
+        raise RuntimeError(f"the reader has not seen every commit after {_TIMEOUT_S:.0f} s")
     ages: list[int] = pipe.recv()
-    return {"ages_ns": ages, "rate": (commits - 1) / (time.monotonic() - started)}
+    return {"ages_ns": ages, "rate": (commits - 1) / (time.monotonic() - start)}
 
 
 def reader_process(subject: str, place: Any, pipe: Connection) -> None:
-    """The child that reads, whenever it is told to."""
+    """Run the child, which reads on each command."""
     reader = SUBJECTS[subject][1](place)
     pipe.send("ready")
     while True:
@@ -526,9 +526,9 @@ def reader_process(subject: str, place: Any, pipe: Connection) -> None:
         except EOFError:
             return
         if command == "last":
-            started = time.perf_counter()
+            start = time.perf_counter()
             frame = reader.last(count)
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - start
             sizes, ids = frame["size"], frame["id"]
             pipe.send((seconds, len(frame), [int(sizes.sum()), int(ids[-1:].max())]))
         else:
@@ -538,7 +538,7 @@ def reader_process(subject: str, place: Any, pipe: Connection) -> None:
 
 
 def _ages(new: Iterator[pl.DataFrame], commits: int) -> list[int]:
-    """Nanoseconds from just before each commit until the last of its rows was in a DataFrame here."""
+    """Return the ns from just before each commit until all its rows were in a DataFrame here."""
     seen: collections.Counter[int] = collections.Counter()
     ages: list[int] = []
     while len(ages) < commits:

@@ -1,4 +1,4 @@
-"""Stocks trades and quotes ready to be committed: the seeded simulator's messages, decoded by us."""
+"""Stocks trades and quotes ready for commit: messages of the seeded simulator, decoded."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ TYPES = {"trades": "t", "quotes": "q"}
 Rows = list[ColumnData]
 
 DEFAULT = Limits(retention=256_000_000, chunk=16_000_000)
-"""The engine's own."""
+"""The engine's default."""
 ROOMY = Limits(retention=8_000_000_000, chunk=16_000_000)
-"""For as many rows as are asked for."""
+"""Enough for all rows of the benchmarks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """Columns of one channel, and the texts behind their codes by dictionary."""
+class PreparedRows:
+    """Columns of one channel, and the texts of their codes by dictionary."""
 
     channel: str
     rows: Rows
     texts: dict[str, list[str]]
 
     def batches(self, size: int) -> list[Rows]:
-        """The rows in batches of `size`."""
+        """Return the rows in batches of `size`."""
         count = len(self.rows[0].values)
-        return [part(self.rows, start, start + size) for start in range(0, count, size)]
+        return [slice_rows(self.rows, start, start + size) for start in range(0, count, size)]
 
 
-def part(rows: Sequence[ColumnData], start: int, stop: int) -> Rows:
-    """Some of the rows, as views."""
+def slice_rows(rows: Sequence[ColumnData], start: int, stop: int) -> Rows:
+    """Return a range of the rows, as views."""
     return [ColumnData(c.values[start:stop], None if c.mask is None else c.mask[start:stop]) for c in rows]
 
 
-def ready(channel: str, count: int) -> Ready:
-    """`count` rows of stocks `channel`."""
+def prepare_rows(channel: str, count: int) -> PreparedRows:
+    """Return `count` rows of a channel of stocks."""
     from mdstream.simulator.encode import ENCODINGS
     from mdstream.simulator.traffic import generate
     from workers.decoding.decoder import Decoder
@@ -59,15 +59,15 @@ def ready(channel: str, count: int) -> Ready:
     payloads = Payloads.of([(form.payload(single[i : i + 20]), kind, i) for i in range(0, count, 20)])
     codes: dict[str, dict[str, int]] = {}
     decoder = Decoder(STOCKS, lambda name: codes.setdefault(name, {}), kernels=False)
-    for name, texts in decoder.decode(payloads).new.items():  # once to learn the texts
+    for name, texts in decoder.decode(payloads).new.items():  # the first call learns the texts
         codes[name].update((text, code) for code, text in enumerate(texts))
     columns = decoder.decode(payloads).columns[channel]
-    return Ready(channel, list(columns), {name: list(texts) for name, texts in codes.items()})
+    return PreparedRows(channel, list(columns), {name: list(texts) for name, texts in codes.items()})
 
 
 @contextlib.contextmanager
-def live(rows: Ready, limits: Limits) -> Iterator[tuple[RunDirectory, FrameWriter]]:
-    """A run of this process with an empty frame for `rows`, to which others can attach."""
+def open_frame(rows: PreparedRows, limits: Limits) -> Iterator[tuple[RunDirectory, FrameWriter]]:
+    """Yield a run with an empty frame for `rows`, to which other processes can attach."""
     with RunDirectory() as run:
         run.describe()
         for name, texts in rows.texts.items():
@@ -76,15 +76,15 @@ def live(rows: Ready, limits: Limits) -> Iterator[tuple[RunDirectory, FrameWrite
         yield run, FrameWriter(frame_path(run.path, f"stocks.{rows.channel}"), columns, limits)
 
 
-def fill(writer: FrameWriter, rows: Ready, count: int) -> None:
-    """Append `count` rows, the same ones again and again, in batches of the engine's usual size."""
+def fill(writer: FrameWriter, rows: PreparedRows, count: int) -> None:
+    """Append `count` rows, repeating `rows`, in batches of the engine's usual size."""
     batches = itertools.cycle(rows.batches(4_000))
     while writer.rows < count:
         batch = next(batches)
-        writer.append(part(batch, 0, count - writer.rows))
+        writer.append(slice_rows(batch, 0, count - writer.rows))
 
 
-def stamped(rows: Sequence[ColumnData], nanoseconds: int) -> Rows:
-    """The same rows, received at a given time."""
+def stamp(rows: Sequence[ColumnData], nanoseconds: int) -> Rows:
+    """Return the rows with `nanoseconds` as their receive time."""
     stamps = np.full(len(rows[0].values), nanoseconds, np.int64)
     return [*rows[:-1], ColumnData(stamps)]  # `recv_ts` is the last column of every frame

@@ -1,4 +1,4 @@
-"""A subject of `bench_handoff`: the engine's pipeline with so many workers, without a session."""
+"""A subject of `bench_handoff`: the engine's pipeline with some workers, without a session."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import answer, asked
+from benchmarks.harness import answer, read_requests
 
 TURN_S = 0.5
-"""What is measured of a case in a turn, at least."""
+"""Least duration of a case in a turn."""
 MESSAGES = 200_000
 PAGES = 40
 QUIET = 300
 USUAL_KB = 1024
-"""The engine's own slabs."""
+"""The engine's default slab size."""
 SYMBOLS = 30
 MANY_SYMBOLS = 1_000
 _SMALL_KB = 64
@@ -32,27 +32,29 @@ _STAMP = re.compile(rb"(\xd7\xff.{4}|\xd6\xff)(.{4})", re.DOTALL)
 """A timestamp in msgpack, 30 bits of nanoseconds and 34 of seconds, or 32 of seconds alone."""
 
 
-# -- the payloads: made once, and read by every subject
+# -- the payloads: generated once, read by every subject
 
 
 class Material:
-    """A folder of encoded messages, which the subjects read."""
+    """A folder of encoded messages for all subjects."""
 
-    # The mutable state: what has been read.
+    # The mutable state: the messages in memory.
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._read: dict[str, list[bytes]] = {}
 
     def messages(self, traffic: str, codec: str, symbols: int) -> list[bytes]:
-        """Single messages, encoded."""
-        return self._kept(f"{traffic}-{codec}-{symbols}", lambda: _messages(traffic, codec, symbols))
+        """Return single encoded messages."""
+        return self._load_or_make(
+            f"{traffic}-{codec}-{symbols}", lambda: _make_messages(traffic, codec, symbols)
+        )
 
     def pages(self) -> list[bytes]:
-        """Pages of history, gzip'd."""
-        return self._kept("pages", lambda: traffic.pages(PAGES))
+        """Return gzip'd pages of history."""
+        return self._load_or_make("pages", lambda: traffic.pages(PAGES))
 
-    def _kept(self, name: str, make: Callable[[], list[bytes]]) -> list[bytes]:
+    def _load_or_make(self, name: str, make: Callable[[], list[bytes]]) -> list[bytes]:
         path = self._folder / name
         if not path.exists():
             path.write_bytes(pickle.dumps(make()))
@@ -61,7 +63,7 @@ class Material:
         return self._read[name]
 
 
-def _messages(traffic: str, codec: str, symbols: int) -> list[bytes]:
+def _make_messages(traffic: str, codec: str, symbols: int) -> list[bytes]:
     from mdstream.simulator.encode import ENCODINGS
     from mdstream.simulator.markets import MARKETS
     from mdstream.simulator.traffic import generate
@@ -71,15 +73,15 @@ def _messages(traffic: str, codec: str, symbols: int) -> list[bytes]:
     )
     names = [f"S{i}" for i in range(symbols)] if symbols == MANY_SYMBOLS else MARKETS[stream].universe
     generated = generate(stream, 1, dict.fromkeys(channels, names))
-    # The simulator corrects two trades of a thousand, far more than happens: that is not measured here.
+    # The simulator corrects two trades in a thousand, far more than real markets: leave these out.
     messages = (message for message in generated if message["T"] not in "cx")
     form = ENCODINGS[codec]
     count = MESSAGES // 8 if traffic == "books" else MESSAGES
     return [form.message(message) for message in itertools.islice(messages, count)]
 
 
-def later(payloads: Sequence[bytes], codec: str, minutes: int) -> list[bytes]:
-    """The same payloads so many minutes later: time goes on, or bars would not end."""
+def shift_minutes(payloads: Sequence[bytes], codec: str, minutes: int) -> list[bytes]:
+    """Return the payloads with times `minutes` later, so that bars end."""
     from mdstream.simulator.encode import rfc3339
     from mdstream.simulator.traffic import START_NS
 
@@ -100,7 +102,7 @@ def later(payloads: Sequence[bytes], codec: str, minutes: int) -> list[bytes]:
 
 
 class Line:
-    """The pipeline of one stream in a run of its own, from payloads to frames."""
+    """The pipeline of one stream, from payloads to frames."""
 
     def __init__(self, run: Any, stream: str, pool: Any, slab_kb: int) -> None:
         from mdstream.config import HandoffConfig
@@ -125,7 +127,7 @@ class Line:
         self.pipeline = Pipeline(run.path, stream, config, pool, self.committer, lambda _: None)
 
     async def take(self, payloads: Sequence[bytes], kind: Any) -> None:
-        """Take payloads as fast as they are committed, until all are."""
+        """Offer all payloads as fast as the pipeline accepts them, and drain it."""
         offer, put, now = self.pipeline.offer, self.pipeline.put, time.time_ns
         for payload in payloads:
             if not offer(payload, kind, now()):
@@ -138,7 +140,7 @@ class Line:
 
 
 async def serve(workers: int, folder: str) -> None:
-    """A subject: this many workers, and whatever is asked of them."""
+    """Run a subject: measure the case of each request with `workers`."""
     from mdstream.frames.rundir import RunDirectory
     from mdstream.pool.pool import WorkerPool
 
@@ -146,39 +148,39 @@ async def serve(workers: int, folder: str) -> None:
     pool = WorkerPool(workers, 60.0)
     await pool.start()
     try:
-        for wanted in asked():
-            with RunDirectory() as run, _bound(pool.pids, wanted.get("cores")):
+        for wanted in read_requests():
+            with RunDirectory() as run, _pinned_to_cores(pool.pids, wanted.get("cores")):
                 match wanted["what"]:
                     case "payloads":
-                        found = await _payloads(run, pool, material, wanted)
+                        found = await _measure_payloads(run, pool, material, wanted)
                     case "pages":
-                        found = await _gzipped(run, pool, material)
+                        found = await _measure_pages(run, pool, material)
                     case _:
-                        found = await _one_by_one(run, pool, material)
+                        found = await _measure_single_messages(run, pool, material)
             answer({"workers": workers, **found})
     finally:
         await pool.close()
 
 
 @contextlib.contextmanager
-def _bound(pids: Sequence[int], cores: int | None) -> Iterator[None]:
-    """All threads of this process and of `pids` on so many cores; of its own accord they run on all."""
+def _pinned_to_cores(pids: Sequence[int], cores: int | None) -> Iterator[None]:
+    """Pin all threads of this process and of `pids` to `cores` cores (None: all) within the block."""
     every = sorted(os.sched_getaffinity(0))
-    _bind(pids, every[:cores])
+    _pin_to_cores(pids, every[:cores])
     try:
         yield
     finally:
-        _bind(pids, every)
+        _pin_to_cores(pids, every)
 
 
-def _bind(pids: Sequence[int], cores: Sequence[int]) -> None:
+def _pin_to_cores(pids: Sequence[int], cores: Sequence[int]) -> None:
     for pid in (os.getpid(), *pids):
         for thread in os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(thread), cores)
 
 
 class Meter:
-    """CPU time of this process, of its loop's thread alone, and of its pool, while it is on."""
+    """The CPU time of this process, of its loop's thread and of its pool, within `with` blocks."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         import psutil
@@ -203,8 +205,8 @@ class Meter:
     def seconds(self) -> float:
         return self._spent[0]
 
-    def of(self, messages: int) -> dict[str, float]:
-        """Rates and costs, `messages` having been done."""
+    def rates(self, messages: int) -> dict[str, float]:
+        """Return the rate, and the costs per message."""
         seconds, feed, loop, workers = self._spent
         return {
             "messages_per_s": messages / seconds,
@@ -214,7 +216,9 @@ class Meter:
         }
 
 
-async def _payloads(run: Any, pool: Any, material: Material, wanted: dict[str, Any]) -> dict[str, float]:
+async def _measure_payloads(
+    run: Any, pool: Any, material: Material, wanted: dict[str, Any]
+) -> dict[str, float]:
     from mdstream.simulator.encode import ENCODINGS
     from mdstream.streams.spec import PayloadKind
 
@@ -222,27 +226,27 @@ async def _payloads(run: Any, pool: Any, material: Material, wanted: dict[str, A
     single = material.messages(wanted["traffic"], codec, wanted["symbols"])
     form = ENCODINGS[codec]
     payloads = [form.payload(single[i : i + per]) for i in range(0, len(single), per)]
-    if per == 1 or wanted["slab_kb"] <= _SMALL_KB:  # slow ones
+    if per == 1 or wanted["slab_kb"] <= _SMALL_KB:  # slow cases
         payloads = payloads[: len(payloads) // 4]
     kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
     line = Line(run, "crypto" if wanted["traffic"] == "books" else "stocks", pool, wanted["slab_kb"])
-    await line.take(payloads[: max(1, len(payloads) // 4)], kind)  # layouts learned, memory there
+    await line.take(payloads[: max(1, len(payloads) // 4)], kind)  # warm-up: learns layouts, maps memory
     before, meter, minute = line.state.committed(), Meter(pool.pids), 1
     while meter.seconds < TURN_S:
-        coming = later(payloads, codec, minute)
+        batch = shift_minutes(payloads, codec, minute)
         minute += 1
         with meter:
-            await line.take(coming, kind)
+            await line.take(batch, kind)
     done = line.state.committed()
     messages = done["committed"] - before["committed"]
-    assert messages >= len(payloads), "nothing was done"
+    assert messages >= len(payloads), "the pipeline committed too few messages"
     assert done["rejected"] == 0, f"{done['rejected']} messages were rejected"
     await line.close()
     batches = done["batches"] - before["batches"]
-    return {**meter.of(messages), "messages_per_batch": messages / batches}
+    return {**meter.rates(messages), "messages_per_batch": messages / batches}
 
 
-async def _gzipped(run: Any, pool: Any, material: Material) -> dict[str, float]:
+async def _measure_pages(run: Any, pool: Any, material: Material) -> dict[str, float]:
     from mdstream.handoff.packing import Packing
     from mdstream.streams.spec import PayloadKind
 
@@ -261,26 +265,26 @@ async def _gzipped(run: Any, pool: Any, material: Material) -> dict[str, float]:
     messages = line.state.committed()["fetch_committed"] - before
     assert messages % (PAGES * traffic.ROWS_A_PAGE) == 0
     await line.close()
-    return meter.of(messages)
+    return meter.rates(messages)
 
 
-async def _one_by_one(run: Any, pool: Any, material: Material) -> dict[str, float]:
-    """Single messages with pauses: how long from `offer` to the frame."""
+async def _measure_single_messages(run: Any, pool: Any, material: Material) -> dict[str, float]:
+    """Measure the time of single messages from `offer` to the frame, with pauses."""
     from mdstream.simulator.encode import ENCODINGS
     from mdstream.streams.spec import PayloadKind
 
     form = ENCODINGS["json"]
     single = material.messages("quotes", "json", SYMBOLS)[: QUIET + 50]
     line = Line(run, "stocks", pool, USUAL_KB)
-    taken = []
+    times = []
     for message in single:
-        began = time.perf_counter()
+        start = time.perf_counter()
         await line.take([form.payload([message])], PayloadKind.JSON)
-        taken.append((time.perf_counter() - began) * 1e6)
+        times.append((time.perf_counter() - start) * 1e6)
         await asyncio.sleep(0.001)
     await line.close()
-    taken = sorted(taken[50:])
-    return {"p50_us": statistics.median(taken), "p99_us": taken[int(len(taken) * 0.99)]}
+    times = sorted(times[50:])
+    return {"p50_us": statistics.median(times), "p99_us": times[int(len(times) * 0.99)]}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What all questions have in common: subjects in processes of their own, turns, records, tables.
+"""The common parts of all benchmarks: subjects in separate processes, turns, records, tables.
 
-    plan ─► cases (a subject and its parameters) ─► turns, interleaved ─► a record a case
+    plan ─► cases (a subject and its parameters) ─► turns, interleaved ─► one record per case
 
-Each case is measured once a turn, all of them before any is measured again, so that whatever else the
-machine does meets all alike. A record holds medians, and in `spread` the best and worst of each.
+Each turn measures every case once, so that other load on the machine affects all cases equally. A record
+holds medians, and in `spread` the least and the greatest value of each measure.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ T = TypeVar("T")
 
 
 class SubjectError(Exception):
-    """A subject, or the simulator that it asks, does not work here."""
+    """A subject or its simulator failed."""
 
 
 YARDSTICK = "yardstick"
-"""The subject that none of our code is in: what it did tells how fast the machine was."""
+"""The subject without our code, which measures the speed of the machine."""
 
 _END_WAIT_S = 10.0
-_HURRIED_WAIT_S = 3.0
+_SHORT_WAIT_S = 3.0
 _YARDSTICK_S = 0.1
 _VERSIONS = ("numba", "numpy", "orjson", "polars", "pyarrow", "uvloop", "websockets")
 
 
-def machine() -> str:
-    """Where and with what this is measured, in a line."""
+def describe_machine() -> str:
+    """Return the time, machine and versions of the measurement, in a line."""
     model = next(
         (
             line.split(":")[1].strip()
@@ -82,19 +82,19 @@ class Case:
 
 
 class Plan:
-    """How much is to be measured, and a bar that says what runs and how long is left.
+    """The amount to measure, and a progress bar with the time left.
 
-    With `quick`, fewer turns of fewer cases; with `turns`, so many of each case. `seconds` is what each
-    question took where this was written; from how far it has come, the bar tells the rest on this machine.
+    `quick` measures fewer cases in fewer turns; `turns` sets the number of turns. `seconds` is the usual
+    duration of each benchmark, from which the bar estimates the time left on this machine.
     """
 
-    # The mutable state: what is done, in the seconds of the table; the yardstick's turns.
+    # The mutable state: the finished part, in usual seconds; the yardstick's turns.
 
     def __init__(self, quick: bool, seconds: Mapping[str, float], turns: int | None = None) -> None:
         self.quick = quick
         self._turns = turns
         self._seconds = dict(seconds)
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self._done = 0.0
         self._yardstick: list[Answer] = []
         console = Console(stderr=True)
@@ -109,25 +109,25 @@ class Plan:
         total = sum(self._seconds.values()) or 1.0
         self._task = self._bar.add_task("", total=total, question="", left="")
 
-    def of(self, full: T, quick: T) -> T:
-        """What to take of two sizes."""
+    def choose(self, full: T, quick: T) -> T:
+        """Return `quick` for a quick plan, else `full`."""
         return quick if self.quick else full
 
     @contextlib.contextmanager
     def question(self, name: str) -> Iterator[None]:
-        """Around all that one question measures."""
+        """Enclose the measurements of one benchmark."""
         self._yardstick = []
         self._bar.update(self._task, question=name, description="starting")
         yield
         self._done += self._seconds[name]
         self._seconds[name] = 0.0
-        self.say(name, 0.0, "")
+        self.show_progress(name, 0.0, "")
 
-    def say(self, name: str, share: float, what: str) -> None:
-        """So much of question `name` is done, and `what` runs now."""
+    def show_progress(self, name: str, share: float, what: str) -> None:
+        """Show that `share` of benchmark `name` is done and that `what` runs now."""
         done = self._done + share * self._seconds.get(name, 0.0)
         total = self._bar.tasks[0].total or 1.0
-        taken = time.monotonic() - self._began
+        taken = time.monotonic() - self._start
         rest = taken * (total - done) / done if done / total > 0.01 else total
         left = f"{_minutes(rest)} left" if rest else ""
         self._bar.update(self._task, completed=done, description=what[:60], left=left)
@@ -140,26 +140,27 @@ class Plan:
         turns: int,
         share: tuple[float, float] = (0.0, 1.0),
     ) -> list[Record]:
-        """Measure every case `turns` times (or as often as the plan was told), interleaved; a record each.
-        `share`: from where to where in question `name` this is.
+        """Measure every case `turns` times (or the plan's turns), interleaved; return one record per case.
+
+        `share` is the start and end of this part in the progress of benchmark `name`.
         """
         turns = self._turns or turns
         found: list[list[Answer]] = [[] for _ in cases]
         for turn in range(turns):
-            self._yardstick.append(yardstick())
+            self._yardstick.append(measure_yardstick())
             for index, case in enumerate(cases):
                 done = (turn * len(cases) + index) / (turns * len(cases))
-                self.say(name, share[0] + done * (share[1] - share[0]), case.text)
+                self.show_progress(name, share[0] + done * (share[1] - share[0]), case.text)
                 found[index].append(measure(case))
         return [record(case, answers) for case, answers in zip(cases, found, strict=True)]
 
-    def yardstick(self) -> list[Record]:
-        """How fast the machine was in this question: a record of subject `YARDSTICK`."""
+    def record_yardstick(self) -> list[Record]:
+        """Return the machine's speed during this benchmark, a record of subject `YARDSTICK`."""
         case = Case(YARDSTICK, YARDSTICK)
         return [record(case, self._yardstick)] if self._yardstick else []
 
     def print(self, text: str) -> None:
-        """Show a result, above the bar."""
+        """Print a result above the bar."""
         self._bar.console.file.flush()
         self._bar.stop()
         print(text, flush=True)
@@ -174,7 +175,7 @@ class Plan:
 
 
 def record(case: Case, answers: Sequence[Answer]) -> Record:
-    """Medians of what was measured, and in `spread` the least and the most."""
+    """Return the record of a case: medians, and in `spread` the least and greatest values."""
     names = [name for name in answers[0] if all(name in answer for answer in answers)]
     values = {name: [float(answer[name]) for answer in answers] for name in names}
     return {
@@ -187,11 +188,11 @@ def record(case: Case, answers: Sequence[Answer]) -> Record:
     }
 
 
-def yardstick() -> Answer:
-    """How often a second one core parses, loops and copies: none of it is our code."""
+def measure_yardstick() -> Answer:
+    """Return how often per second one core parses, loops and copies, without our code."""
     text = json.dumps([{"S": "AAPL", "p": 187.25 + i, "s": i} for i in range(200)])
-    block, rounds, began = bytes(1_000_000), 0, time.perf_counter()
-    while (spent := time.perf_counter() - began) < _YARDSTICK_S:
+    block, rounds, start = bytes(1_000_000), 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < _YARDSTICK_S:
         sum(each["s"] for each in json.loads(text))
         bytearray(block)
         rounds += 1
@@ -201,25 +202,26 @@ def yardstick() -> Answer:
 # -- subjects
 
 
-def present(plan: Plan, subjects: Sequence[str], modules: Mapping[str, str]) -> tuple[str, ...]:
-    """The subjects that can be measured here; those whose module is not installed are named."""
+def select_installed(plan: Plan, subjects: Sequence[str], modules: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the subjects whose module is installed, and print the others."""
     found = []
     for subject in subjects:
         module = modules.get(subject)
         if module is None or importlib.util.find_spec(module) is not None:
             found.append(subject)
         else:
-            plan.print(f"{subject}: left out, {module} is not installed")
+            plan.print(f"{subject}: skipped, {module} is not installed")
     return tuple(found)
 
 
 @contextlib.contextmanager
-def started(
+def run_process(
     *command: str, stdin: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that is over when this is, with all that it started. Ctrl-C does not reach it, for its
-    group is its own: it ends as ever, by the end of its `stdin`, or is told to when it has none or takes
-    its time.
+    """Run a process within the block; at the end, stop it and all its descendants.
+
+    It has its own process group, so Ctrl-C does not reach it. It stops at the end of its `stdin`. If it has
+    none or does not stop in time, it gets SIGTERM, then SIGKILL.
     """
     process = subprocess.Popen(
         command,
@@ -231,33 +233,33 @@ def started(
     )
     try:
         yield process
-        patience_s = _END_WAIT_S
+        timeout_s = _END_WAIT_S
     except BaseException:
-        patience_s = _HURRIED_WAIT_S
+        timeout_s = _SHORT_WAIT_S
         if process.stdin is None:
             process.terminate()
         raise
     finally:
-        below = _below(process.pid)
+        descendants = _descendants(process.pid)
         with contextlib.suppress(BrokenPipeError):
             if process.stdin is not None:
                 process.stdin.close()
         for force in (process.terminate, lambda: os.killpg(process.pid, signal.SIGKILL)):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience_s)
+                process.wait(timeout_s)
                 break
             force()
         process.wait()
-        _, left = psutil.wait_procs(below, _END_WAIT_S)  # they see that their parent is gone
-        for each in left:
+        _, left = psutil.wait_procs(descendants, _END_WAIT_S)  # they exit after their parent
+        for process_left in left:
             with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+                process_left.kill()
         assert process.stdout is not None
         process.stdout.close()
 
 
-def _below(pid: int) -> list[psutil.Process]:
-    """What a process has started, and what that has."""
+def _descendants(pid: int) -> list[psutil.Process]:
+    """Return all descendants of a process."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -265,19 +267,20 @@ def _below(pid: int) -> list[psutil.Process]:
 
 
 class Subject:
-    """A subject's process, `python -m MODULE ARGUMENTS`: it answers a JSON line for each one it is sent,
-    and first says one by itself.
+    """A subject's process, `python -m MODULE ARGUMENTS`.
+
+    It first sends one JSON line, then one for each request line.
     """
 
     def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         self._name = " ".join(command)
         command = (sys.executable, "-m", *command)
-        with contextlib.ExitStack() as stack:  # one that does not start ends, too
+        with contextlib.ExitStack() as stack:  # also stops a process that fails to start
             self._process = stack.enter_context(
-                started(*command, stdin=subprocess.PIPE, environment=environment)
+                run_process(*command, stdin=subprocess.PIPE, environment=environment)
             )
             self.first = self._answer()
-            self._ending = stack.pop_all()
+            self._stack = stack.pop_all()
 
     def ask(self, **what: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -289,7 +292,7 @@ class Subject:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SubjectError(f"{self._name} ended: see above")
+            raise SubjectError(f"{self._name} stopped: see above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -297,23 +300,23 @@ class Subject:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._ending.__exit__(*error)
+        self._stack.__exit__(*error)
 
 
-def once(*command: str) -> dict[str, Any]:
-    """What a process prints that does one thing and ends."""
-    with started(sys.executable, "-m", *command) as process:
+def run_once(*command: str) -> dict[str, Any]:
+    """Run `python -m` with the command, and return the JSON that it prints."""
+    with run_process(sys.executable, "-m", *command) as process:
         assert process.stdout is not None
-        said = process.stdout.read()
+        output = process.stdout.read()
         if process.wait():
-            raise SubjectError(f"{' '.join(command)} ended with {process.returncode}: see above")
-    answer: dict[str, Any] = json.loads(said)
+            raise SubjectError(f"{' '.join(command)} failed with exit code {process.returncode}: see above")
+    answer: dict[str, Any] = json.loads(output)
     return answer
 
 
 @contextlib.contextmanager
-def until_nobody_reads() -> Iterator[None]:
-    """Around a program: a closed pipe (`| head`) ends it, without a traceback."""
+def exit_on_closed_pipe() -> Iterator[None]:
+    """Exit without a traceback if the reader of stdout closes the pipe (`| head`)."""
     try:
         yield
         sys.stdout.flush()
@@ -322,28 +325,28 @@ def until_nobody_reads() -> Iterator[None]:
         sys.exit(1)
 
 
-def end_when_told() -> None:
-    """In a subject's process: SIGTERM ends it as `sys.exit` does, and what it opened is closed."""
+def exit_on_sigterm() -> None:
+    """Make SIGTERM exit this process like `sys.exit`, so that contexts close."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-def asked(first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """In a subject's process: say `first`, then yield what is asked until nobody asks any more."""
-    end_when_told()
+def read_requests(first: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """In a subject's process: send `first`, then yield the requests until stdin ends."""
+    exit_on_sigterm()
     answer(first or {})
     for line in sys.stdin:
         yield json.loads(line)
 
 
 def answer(what: Mapping[str, Any]) -> None:
-    """In a subject's process: answer."""
+    """In a subject's process: send an answer."""
     print(json.dumps(what), flush=True)
 
 
 @contextlib.contextmanager
-def simulator(*flags: str) -> Iterator[tuple[str, str]]:
-    """The simulator in a process of its own, with more `flags`: its stream's and its REST address."""
-    with started(sys.executable, "-m", "mdstream", "simulate", "--port", "0", *flags) as process:
+def start_simulator(*flags: str) -> Iterator[tuple[str, str]]:
+    """Run the simulator in a separate process; yield its stream address and its REST address."""
+    with run_process(sys.executable, "-m", "mdstream", "simulate", "--port", "0", *flags) as process:
         assert process.stdout is not None
         found = re.search(r"(ws://\S+) and (http://\S+) ", process.stdout.readline())
         if found is None:
@@ -352,21 +355,21 @@ def simulator(*flags: str) -> Iterator[tuple[str, str]]:
         process.terminate()
 
 
-# -- what people see
+# -- files and tables
 
 
 def read(path: Path) -> list[Record]:
-    """The records that `python -m benchmarks … --json FILE` wrote.
+    """Return the records of a file written by `python -m benchmarks … --json FILE`.
 
-    Raises `OSError` if the file cannot be read, and `ValueError` if it holds no such records.
+    Raises `OSError` if the file cannot be read, and `ValueError` if it holds no records.
     """
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, list) or not all(map(_is_record, found)):
         raise ValueError(
-            f"{path} holds no records of benchmarks: give what `python -m benchmarks … --json FILE` wrote"
+            f"{path} holds no records: give a file written by `python -m benchmarks … --json FILE`"
         )
     return found
 
@@ -390,7 +393,7 @@ def _is_record(found: Any) -> bool:
 
 
 def cell(found: Record, name: str, scale: float = 1.0, digits: int = 1) -> str:
-    """A median, with best and worst where it was measured more than once; empty if there is none."""
+    """Return a median as text, with the range of several turns; empty if there is no such measure."""
     if name not in found:
         return ""
     values = (found[name], *found["spread"][name])
@@ -400,14 +403,14 @@ def cell(found: Record, name: str, scale: float = 1.0, digits: int = 1) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What was measured, for people: the first column is what a row is about."""
+    """A table of results; the first column names the row."""
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the table for a terminal."""
         lines = (self.headings, *self.rows)
         widths = [max(len(row[i]) for row in lines) for i in range(len(self.headings))]
         shown = [f"\n{self.title}"]
@@ -418,14 +421,14 @@ class Table:
         return "\n".join(shown)
 
     def markdown(self) -> str:
-        """For a document."""
+        """Return the table in Markdown."""
         rule = "|---" + "|---:" * (len(self.headings) - 1) + "|"
         rows = ["| " + " | ".join(row) + " |" for row in (self.headings, *self.rows)]
         return "\n".join([f"**{self.title}**", "", rows[0], rule, *rows[1:]])
 
 
 def findings(module: ModuleType, records: Sequence[Record]) -> list[str]:
-    """What a benchmark's records say in sentences, where it has a `findings`."""
+    """Return the sentences of a benchmark that has `findings`, else none."""
     found: list[str] = module.findings(records) if hasattr(module, "findings") else []
     return found
 

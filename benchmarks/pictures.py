@@ -1,4 +1,4 @@
-"""What was measured, as pictures: one for each question that is easier to look at than to read."""
+"""Pictures of the results, one for each benchmark."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#e
 
 
 def draw(question: str, records: Sequence[Record]) -> bytes | None:
-    """The picture of a benchmark's records as PNG; None if it has none."""
-    if question not in DRAWN or not records:
+    """Return the picture of a benchmark's records as PNG; None if it has none."""
+    if question not in PICTURES or not records:
         return None
     import matplotlib as mpl
 
@@ -34,17 +34,17 @@ def draw(question: str, records: Sequence[Record]) -> bytes | None:
     from matplotlib import pyplot as plt
 
     with mpl.rc_context(_STYLE):
-        figure = DRAWN[question](plt, records)
+        figure = PICTURES[question](plt, records)
         into = io.BytesIO()
         figure.savefig(into, dpi=110, bbox_inches="tight")
         plt.close(figure)
     return into.getvalue()
 
 
-def _grouped(
+def _draw_bars(
     axis: Any, records: Sequence[Record], measure: str, by: Callable[[Record], str], scale: float
 ) -> None:
-    """Bars by subject, a colour for each group, with the spread of what was measured."""
+    """Draw bars by subject, with a colour for each group and the spread as error bars."""
     subjects = list(dict.fromkeys(r["subject"] for r in records))
     groups = list(dict.fromkeys(map(by, records)))
     height = 0.8 / len(groups)
@@ -69,7 +69,7 @@ def _grouped(
     axis.legend(fontsize=8)
 
 
-def _by(name: str, text: str) -> Callable[[Record], str]:
+def _label(name: str, text: str) -> Callable[[Record], str]:
     return lambda record: text.format(record["params"].get(name))
 
 
@@ -88,39 +88,39 @@ def _fetch(plt: Any, records: Sequence[Record]) -> Any:
         axis.bar(places, values, 0.25, color=_COLORS[number], label=subject)
     axis.set_xticks([i + 0.27 for i in range(len(sizes))], sizes, rotation=20, ha="right")
     axis.set_yscale("log")
-    axis.set_title("seconds until every symbol is fetched, by streams × symbols and the service's time")
+    axis.set_title("seconds until every symbol is fetched, by streams × symbols and ms per answer")
     axis.legend()
     return figure
 
 
 def _decode(plt: Any, records: Sequence[Record]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 6))
-    source = "simulator"  # which everybody has; a recorded day is in the tables
+    source = "simulator"  # a recorded day is only in the tables
     mine = [r for r in records if r["params"]["source"] == source and r["subject"] != "memcpy"]
-    _grouped(axis, mine, "messages_per_s", _by("messages_per_payload", "{} a payload"), 1e6)
+    _draw_bars(axis, mine, "messages_per_s", _label("messages_per_payload", "{} per payload"), 1e6)
     axis.set_title("million messages/s on one core, messages of the simulator")
     return figure
 
 
 def _pages(plt: Any, records: Sequence[Record]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 3.6))
-    _grouped(axis, records, "messages_per_s", lambda record: "10,000 trades a page", 1e6)
+    _draw_bars(axis, records, "messages_per_s", lambda record: "10,000 trades per page", 1e6)
     axis.set_title("million rows/s of gzip'd pages of history, on one core")
     return figure
 
 
 def _bars(plt: Any, records: Sequence[Record]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 3))
-    _grouped(axis, records, "messages_per_s", _by("symbols", "{} symbols"), 1e6)
-    axis.set_title("million trades/s to bars of a second and of a minute, on one core")
+    _draw_bars(axis, records, "messages_per_s", _label("symbols", "{} symbols"), 1e6)
+    axis.set_title("million trades/s to 1-second and 1-minute bars, on one core")
     return figure
 
 
 def _receive(plt: Any, records: Sequence[Record]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 4))
-    _grouped(axis, records, "ns_per_payload", _by("messages_per_payload", "{} a payload"), 1e3)
+    _draw_bars(axis, records, "ns_per_payload", _label("messages_per_payload", "{} per payload"), 1e3)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axis.set_title("receiver's CPU time a payload, µs")
+    axis.set_title("receiver's CPU time per payload, µs")
     return figure
 
 
@@ -129,11 +129,11 @@ def _frames(plt: Any, records: Sequence[Record]) -> Any:
     read = [r for r in records if r["question"] == "read"]
     tail = [r for r in records if r["question"] == "tail"]
     if read:
-        _grouped(axes[0], read, "read_ms", lambda record: "100,000 rows", 1)
+        _draw_bars(axes[0], read, "read_ms", lambda record: "100,000 rows", 1)
         axes[0].set_xscale("log")
-        axes[0].set_title("ms until another process has the rows")
+        axes[0].set_title("ms until another process has read the rows")
     if tail:
-        _grouped(axes[1], tail, "p50_us", _by("commits_per_s", "{} commits/s"), 1e3)
+        _draw_bars(axes[1], tail, "p50_us", _label("commits_per_s", "{} commits/s"), 1e3)
         axes[1].set_title("ms from a commit to a reader, p50")
     return figure
 
@@ -141,18 +141,18 @@ def _frames(plt: Any, records: Sequence[Record]) -> Any:
 def _pools(plt: Any, records: Sequence[Record]) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(12, 3.6), layout="constrained")
     for axis, measure in zip(axes, ("task_us", "cpu_us"), strict=True):
-        _grouped(axis, records, measure, _by("under_way", "{} under way"), 1e3)
-    axes[0].set_title("a megabyte to another process, ms a task")
-    axes[1].set_title("the caller's CPU time, ms a task")
+        _draw_bars(axis, records, measure, _label("under_way", "{} open tasks"), 1e3)
+    axes[0].set_title("1 MB to another process, ms per task")
+    axes[1].set_title("the caller's CPU time, ms per task")
     return figure
 
 
 def _handoff(plt: Any, records: Sequence[Record]) -> Any:
-    from benchmarks.bench_handoff import described
-    from benchmarks.scaling import by_case, fitted, gains
+    from benchmarks.bench_handoff import describe_case
+    from benchmarks.scaling import fit_model, gains, group_by_case
 
     figure, axes = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1, 1), layout="constrained")
-    cases = by_case(records)
+    cases = group_by_case(records)
     counts = [int(r["workers"]) for r in cases[0][1:]]
     height = 0.8 / max(1, len(counts))
     for number, count in enumerate(counts):
@@ -161,7 +161,7 @@ def _handoff(plt: Any, records: Sequence[Record]) -> Any:
         label = f"{count} worker{'s' if count > 1 else ''}"
         axes[0].barh(places, gained, height, color=_COLORS[number % len(_COLORS)], label=label)
     middle = 0.4 - height / 2
-    names = [described(mine[0]["params"]) for mine in cases]
+    names = [describe_case(mine[0]["params"]) for mine in cases]
     axes[0].set_yticks([i + middle for i in range(len(names))], names, fontsize=8)
     axes[0].invert_yaxis()
     axes[0].axvline(1, color="#444444", linewidth=1)
@@ -169,14 +169,14 @@ def _handoff(plt: Any, records: Sequence[Record]) -> Any:
     axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=5)
     shown = [mine for mine in cases if _is_usual(mine[0]["params"])]
     for number, mine in enumerate(shown):
-        color, model = _COLORS[number % len(_COLORS)], fitted(mine)
+        color, model = _COLORS[number % len(_COLORS)], fit_model(mine)
         measured = [r["messages_per_s"] / 1e6 for r in mine]
         workers = [r["workers"] for r in mine]
-        axes[1].plot(workers, measured, "o", color=color, label=described(mine[0]["params"]))
+        axes[1].plot(workers, measured, "o", color=color, label=describe_case(mine[0]["params"]))
         if model is not None:
             xs = list(range(max(9, int(workers[-1]) + 1)))
             axes[1].plot(xs, [model(n) / 1e6 for n in xs], "--", color=color, linewidth=1)
-    axes[1].set_title("M messages/s: measured (dots); a model with a core a process (dashed)")
+    axes[1].set_title("M messages/s: measured (dots), model with a core per process (dashed)")
     axes[1].set_xlabel("workers (0: inline)")
     axes[1].set_ylim(bottom=0)
     axes[1].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
@@ -184,7 +184,7 @@ def _handoff(plt: Any, records: Sequence[Record]) -> Any:
 
 
 def _is_usual(params: Mapping[str, Any]) -> bool:
-    """Whether a case is one of slabs, symbols and cores as usual."""
+    """Return whether a case has the usual slabs, symbols and cores."""
     if params["what"] == "pages":
         return True
     if "cores" in params:
@@ -194,26 +194,26 @@ def _is_usual(params: Mapping[str, Any]) -> bool:
 
 def _engine(plt: Any, records: Sequence[Record]) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(12, 2.4), layout="constrained")
-    _grouped(axes[0], records, "messages_per_s", lambda record: "four streams", 1e6)
+    _draw_bars(axes[0], records, "messages_per_s", lambda record: "four streams", 1e6)
     axes[0].set_title("million messages/s, from the socket to the frames")
-    _grouped(axes[1], records, "cpu_s_per_million", lambda record: "four streams", 1)
-    axes[1].set_title("CPU seconds a million messages")
+    _draw_bars(axes[1], records, "cpu_s_per_million", lambda record: "four streams", 1)
+    axes[1].set_title("CPU seconds per million messages")
     return figure
 
 
 def _backfill(plt: Any, records: Sequence[Record]) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(12, 2.6), layout="constrained")
-    _grouped(axes[0], records, "messages_per_s", _by("symbols", "{} symbols"), 1e3)
-    theirs = {r["params"]["symbols"] for r in records if r["subject"] != "mdstream"}
-    beyond = sorted({r["params"]["symbols"] for r in records} - theirs)
-    told = f" (alpaca-py: not measured with {', '.join(map(str, beyond))} symbols)" if beyond else ""
-    axes[0].set_title(f"thousand rows/s, start included{told}")
-    _grouped(axes[1], records, "peak_pss_mb", _by("symbols", "{} symbols"), 1)
-    axes[1].set_title("most memory at a time, MB (PSS)")
+    _draw_bars(axes[0], records, "messages_per_s", _label("symbols", "{} symbols"), 1e3)
+    both = {r["params"]["symbols"] for r in records if r["subject"] != "mdstream"}
+    rest = sorted({r["params"]["symbols"] for r in records} - both)
+    note = f" (alpaca-py: not measured with {', '.join(map(str, rest))} symbols)" if rest else ""
+    axes[0].set_title(f"thousand rows/s, start included{note}")
+    _draw_bars(axes[1], records, "peak_pss_mb", _label("symbols", "{} symbols"), 1)
+    axes[1].set_title("peak memory, MB (PSS)")
     return figure
 
 
-DRAWN: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
+PICTURES: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
     "fetch": _fetch,
     "decode": _decode,
     "pages": _pages,

@@ -1,14 +1,14 @@
-"""`python -m benchmarks.publish FILE.json`: from records to documents.
+"""`python -m benchmarks.publish FILE.json`: write the documents from records.
 
-    FILE.json ─┬─► RESULTS.md               tables of every question, as the terminal showed them
-               ├─► results/NAME.png         a picture for each that has one
+    FILE.json ─┬─► RESULTS.md               the tables of every benchmark, as in the terminal
+               ├─► results/NAME.png         its picture
                ├─► results/index.html       both in one file
                └─► ../README.md, ../docs    the figures between their <!-- figures --> marks
 
-What was measured on other machines, in whole or in part, lies in results/elsewhere, a file a machine with
-its records; it comes after the rest, with pictures results/elsewhere/MACHINE-NAME.png.
+Records of other machines are in results/elsewhere, one file per machine. Their sections follow the others,
+with pictures results/elsewhere/MACHINE-NAME.png.
 
-Nothing is written down that is not in the records.
+All figures come from the records.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ th:first-child, td:first-child {{ text-align: left; }}
 """
 
 
-def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
-    """The records of each benchmark, in the order of the list of names."""
+def group_by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
+    """Return the records by benchmark, in the order of `NAMES`."""
     found: dict[str, list[Record]] = {}
     for name in NAMES:
         mine = [r for r in records if r["benchmark"] == name and r["subject"] != YARDSTICK]
@@ -59,26 +59,26 @@ def by_benchmark(records: list[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def elsewhere(folder: Path) -> dict[str, dict[str, list[Record]]]:
-    """What was measured on other machines, by their names."""
-    return {path.stem: by_benchmark(read(path)) for path in sorted(folder.glob("elsewhere/*.json"))}
+def read_other_machines(folder: Path) -> dict[str, dict[str, list[Record]]]:
+    """Return the records of other machines, by machine and benchmark."""
+    return {path.stem: group_by_benchmark(read(path)) for path in sorted(folder.glob("elsewhere/*.json"))}
 
 
-def everything(others: Mapping[str, dict[str, list[Record]]]) -> list[Record]:
-    """All records of other machines."""
+def flatten(others: Mapping[str, dict[str, list[Record]]]) -> list[Record]:
+    """Return all records of other machines in a list."""
     return [r for theirs in others.values() for records in theirs.values() for r in records]
 
 
-def results(
+def render_results(
     found: dict[str, list[Record]], others: Mapping[str, dict[str, list[Record]]] | None = None
 ) -> str:
-    """RESULTS.md."""
+    """Return the text of RESULTS.md."""
     parts = [
         "# Results\n\n"
-        + _wrapped(
-            "Written by `make bench` from what was measured; each section says when and where. Medians, "
-            "with the least and the most of all turns in brackets. [How we measure](README.md) says how, "
-            "and what to make of it."
+        + _wrap(
+            "`make bench` writes this page from its measurements; each section gives time and machine. "
+            "Figures are medians, with the range of all turns in brackets. [How we measure](README.md) "
+            "explains the method and the results."
         ),
         *_sections(found, "results/"),
     ]
@@ -89,35 +89,35 @@ def results(
 
 
 def _sections(found: dict[str, list[Record]], prefix: str) -> list[str]:
-    """A section a benchmark; pictures are at `prefix` and its name."""
+    """Return one section per benchmark; the pictures are at `prefix` and its name."""
     parts = []
     for name, records in found.items():
-        parts.append(f"## {name}: {NAMES[name]}\n\n{_wrapped(_where(records))}")
-        if name in pictures.DRAWN:
+        parts.append(f"## {name}: {NAMES[name]}\n\n{_wrap(_describe_machines(records))}")
+        if name in pictures.PICTURES:
             parts.append(f"![{name}]({prefix}{name}.png)")
         module = importlib.import_module(f"benchmarks.bench_{name}")
-        parts += map(_wrapped, findings(module, records))
+        parts += map(_wrap, findings(module, records))
         parts += [table.markdown() for table in module.tables(records)]
     return parts
 
 
-def page(
+def render_page(
     found: dict[str, list[Record]],
     drawn: dict[str, bytes],
     others: Mapping[str, dict[str, list[Record]]] | None = None,
 ) -> str:
-    """The page, which needs no other file. Pictures of other machines are `drawn` as MACHINE-NAME."""
-    sections = _html(found, drawn, "")
+    """Return a self-contained HTML page. Keys of `drawn` are NAME, or MACHINE-NAME for other machines."""
+    sections = _render_html(found, drawn, "")
     for machine, theirs in (others or {}).items():
         sections.append(f"<h1>On another machine: {html.escape(machine)}</h1>")
-        sections += _html(theirs, drawn, f"{machine}-")
+        sections += _render_html(theirs, drawn, f"{machine}-")
     return _PAGE.format(sections="\n".join(sections))
 
 
-def _html(found: dict[str, list[Record]], drawn: Mapping[str, bytes], prefix: str) -> list[str]:
+def _render_html(found: dict[str, list[Record]], drawn: Mapping[str, bytes], prefix: str) -> list[str]:
     sections = []
     for name, records in found.items():
-        where = html.escape(_where(records))
+        where = html.escape(_describe_machines(records))
         lines = [f"<h2>{name}: {html.escape(NAMES[name])}</h2>", f'<p class="where">{where}</p>']
         if prefix + name in drawn:
             data = base64.b64encode(drawn[prefix + name]).decode()
@@ -132,15 +132,13 @@ def _html(found: dict[str, list[Record]], drawn: Mapping[str, bytes], prefix: st
     return sections
 
 
-def with_figures(text: str, records: list[Record]) -> str:
-    """Return a document with its figures as they are in the records. Raises `LookupError` for a mark that
-    names no figure.
-    """
-    text = _TABLE.sub(lambda m: f"{m[1]}{figures.table(records)}\n{m[3]}", text)
-    return _MARK.sub(lambda m: f"{m[1]}{figures.sentence(m[2], records)}{m[4]}", text)
+def insert_figures(text: str, records: list[Record]) -> str:
+    """Return a document with its figures from the records. Raises `LookupError` if one is unknown."""
+    text = _TABLE.sub(lambda m: f"{m[1]}{figures.render_table(records)}\n{m[3]}", text)
+    return _MARK.sub(lambda m: f"{m[1]}{figures.render_figure(m[2], records)}{m[4]}", text)
 
 
-def _wrapped(text: str) -> str:
+def _wrap(text: str) -> str:
     return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
@@ -148,7 +146,7 @@ def _row(tag: str, cells: Any) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
 
 
-def _where(records: list[Record]) -> str:
+def _describe_machines(records: list[Record]) -> str:
     return "; ".join(dict.fromkeys(r["measured"] for r in records)) + "."
 
 
@@ -158,28 +156,28 @@ def main() -> None:
     path = parser.parse_args().file
     folder = _HERE / "results"
     try:
-        records, others = read(path), elsewhere(folder)
+        records, others = read(path), read_other_machines(folder)
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
     except ValueError as error:
         sys.exit(str(error))
-    found = by_benchmark(records)
-    if lacking := [name for name in NAMES if name not in found]:
-        sys.exit(f"{path} lacks {', '.join(lacking)}: documents are made of a whole run (make bench)")
-    root, known = _HERE.parent, records + everything(others)
+    found = group_by_benchmark(records)
+    if missing := [name for name in NAMES if name not in found]:
+        sys.exit(f"{path} lacks {', '.join(missing)}: documents need a whole run (make bench)")
+    root, known = _HERE.parent, records + flatten(others)
     folder.mkdir(exist_ok=True)
     try:
-        written = {root / name: with_figures((root / name).read_text(), known) for name in DOCUMENTS}
+        written = {root / name: insert_figures((root / name).read_text(), known) for name in DOCUMENTS}
     except LookupError as error:
-        sys.exit(f"{path} is of no whole run (--quick?): {error}")
+        sys.exit(f"{path} is not from a whole run (--quick?): {error}")
     try:
         drawn = _draw(found, folder, "")
         for machine, theirs in others.items():
             drawn |= _draw(theirs, folder / "elsewhere", f"{machine}-")
     except ImportError as error:
         sys.exit(f"pictures need matplotlib ({error}): make .venv/.bench")
-    (_HERE / "RESULTS.md").write_text(results(found, others))
-    (folder / "index.html").write_text(page(found, drawn, others))
+    (_HERE / "RESULTS.md").write_text(render_results(found, others))
+    (folder / "index.html").write_text(render_page(found, drawn, others))
     for path, text in written.items():
         path.write_text(text)
     print(f"written: {_HERE / 'RESULTS.md'}, {folder / 'index.html'}, {len(drawn)} pictures")

@@ -1,4 +1,4 @@
-"""What the rates of `handoff` say about more cores, and from where on a pool pays."""
+"""Models of the rates of `handoff`: more cores, and the batch size from which a pool is faster."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from benchmarks.harness import Record
 
 APART = "apart"
-"""The subject that is the machine's ceiling: a process a core, which share nothing."""
+"""The subject that measures the machine's limit: one independent process per core."""
 
 
-def by_case(records: Sequence[Record]) -> list[list[Record]]:
-    """The records with rates, those of the same parameters together: inline first, then by workers."""
+def group_by_case(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records with rates by case: inline first, then by number of workers."""
     found: list[list[Record]] = []
     for record in records:
         if "messages_per_s" not in record or record["subject"] == APART:
@@ -25,19 +25,19 @@ def by_case(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def gains(case: Sequence[Record]) -> dict[int, float]:
-    """The rate by the number of workers, as a multiple of inline."""
+    """Return the rate by number of workers, as a multiple of inline."""
     return {int(r["workers"]): r["messages_per_s"] / case[0]["messages_per_s"] for r in case[1:]}
 
 
 def ceiling(records: Sequence[Record], params: Mapping[str, Any]) -> float | None:
-    """What processes that share nothing reach together, as a multiple of one; None if not measured."""
+    """Return the rate of independent processes as a multiple of one; None if not measured."""
     mine = [r for r in records if r["params"] == params and "messages_per_s" in r]
     apart = next((r for r in mine if r["subject"] == APART), None)
     return apart["messages_per_s"] / mine[0]["messages_per_s"] if apart else None
 
 
 def parallel_fraction(case: Sequence[Record], cores: int) -> float:
-    """Amdahl's: the share of the work that more processes make shorter, fitted to the rates.
+    """Return the parallel share of the work by Amdahl's law, fitted to the rates.
 
     S = 1 / ((1 - f) + f / p), by least squares of 1 - 1/S over 1 - 1/p, where p is the number of
     processes (the feed and its workers), but no more than `cores`.
@@ -50,10 +50,11 @@ def parallel_fraction(case: Sequence[Record], cores: int) -> float:
     return min(1.0, max(0.0, above / below)) if below else 0.0
 
 
-def fitted(case: Sequence[Record]) -> Callable[[int], float] | None:
-    """Messages/s by the number of workers, with a core for each process: a model, by what one worker cost.
+def fit_model(case: Sequence[Record]) -> Callable[[int], float] | None:
+    """Return a model of messages/s by number of workers, from the costs of one worker.
 
-    The feed's process is one, whatever it hands over, and workers share theirs: the slower of both decides.
+    It assumes one core per process. The feed is one process, and the workers share their work: the slower
+    of the two limits the rate.
     """
     one = next((r for r in case if r["workers"] == 1), None)
     if one is None or not one.get("worker_ns"):
@@ -69,10 +70,11 @@ def fitted(case: Sequence[Record]) -> Callable[[int], float] | None:
 
 
 def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float] | None:
-    """Of cases that differ in their batches, the messages a batch between which one worker breaks even: the
-    largest that is slower than inline in every turn, and the smallest beyond that is faster in every turn.
+    """Return the messages per batch between which one worker breaks even, from cases by batch size.
 
-    0 if no batch is slower, infinity if none beyond is faster. None without a sweep.
+    The first is the largest batch that is slower than inline in every turn (0 if there is none). The second
+    is the smallest larger batch that is faster in every turn (infinity if there is none). None if there are
+    fewer than two cases.
     """
     sweep = sorted((case[1]["messages_per_batch"], *_edges(case)) for case in cases if 1 in gains(case))
     if len(sweep) < 2:
@@ -83,6 +85,6 @@ def break_even(cases: Sequence[Sequence[Record]]) -> tuple[float, float] | None:
 
 
 def _edges(case: Sequence[Record]) -> tuple[float, float]:
-    """The least and the most that one worker's turns are of inline's."""
+    """Return the least and greatest ratio of one worker's turns to inline's."""
     (least, most), (low, high) = (r["spread"]["messages_per_s"] for r in case[:2])
     return low / most, high / least

@@ -1,9 +1,8 @@
-"""`python -m benchmarks.slowed [PERCENT]`: does `compare` see a decoder that became slower?
+"""`python -m benchmarks.slowed [PERCENT]`: check that `compare` detects a slower decoder.
 
-A copy of the sources, in a folder of its own, gets a decoder whose every batch takes PERCENT (20) longer:
-it spins for that share of what its kernels took. `decode` is measured as it is and there, one after the
-other, and both are compared. The exit code is 0 if `compare` names every case of the kernels as worse and
-no case of anything else; it tells otherwise.
+A copy of the sources gets a decoder that takes PERCENT (20) longer for each batch: it spins for that share
+of its kernels' time. `decode` is measured with the original and then with the copy, and both are compared.
+The exit code is 0 if `compare` reports every case of the kernels as worse, and no other case; else 1.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.compare import changes
+from benchmarks.compare import find_changes
 from benchmarks.harness import read
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +43,7 @@ Decoder.by_kernels = _slowed(Decoder.by_kernels, {share})
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.slowed", description=__doc__)
     parser.add_argument(
-        "percent", nargs="?", type=_percent, default=20.0, metavar="PERCENT", help="by how much (20)"
+        "percent", nargs="?", type=_percent, default=20.0, metavar="PERCENT", help="slowdown (20)"
     )
     percent = parser.parse_args().percent
     with tempfile.TemporaryDirectory() as folder:
@@ -55,17 +54,17 @@ def main() -> None:
             decoder.write(_SPIN.format(share=percent / 100))
         subprocess.run([sys.executable, "-m", "workers.warm"], cwd=copy, check=True)
         before, after = (_measure(where, Path(folder)) for where in (_ROOT, copy))
-        found = changes(read(before), read(after))
+        found = find_changes(read(before), read(after))
     ours = [c for c in found if c.case.startswith("decode kernel-")]
     seen = {c.case for c in ours if c.worse}
     others = {c.case for c in found if c.worse} - {c.case for c in ours}
     missed = {c.case for c in ours} - seen
-    for what, cases in (("seen", seen), ("missed", missed), ("wrongly blamed", others)):
+    for what, cases in (("detected", seen), ("missed", missed), ("false alarm", others)):
         for case in sorted(cases):
             print(f"{what}: {case}")
     print(
-        f"the kernels' {len(seen) + len(missed)} cases, {percent:g}% slower: {len(seen)} seen, "
-        f"{len(missed)} missed; {len(others)} others blamed"
+        f"the kernels' {len(seen) + len(missed)} cases, {percent:g}% slower: {len(seen)} detected, "
+        f"{len(missed)} missed; {len(others)} false alarms"
     )
     sys.exit(bool(missed or others or not seen))
 
@@ -76,7 +75,7 @@ def _percent(text: str) -> float:
     except ValueError:
         percent = 0.0
     if not 0 < percent <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no percentage: give more than 0, up to 1000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage: give more than 0, up to 1000")
     return percent
 
 

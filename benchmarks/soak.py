@@ -1,17 +1,17 @@
-"""Does the engine stay as it is: memory, descriptors, shared memory and latency, under a steady load?
+"""Do memory, descriptors, shared memory and latency of the engine stay flat under a steady load?
 
     simulator ──► engine (`mdstream.Engine`, all four streams) ──► a reader that follows stocks.quotes
-                        ▲ once a second: a sample, a JSON line in samples.jsonl
+                        ▲ one sample per second, a JSON line in samples.jsonl
 
-1. Start the simulator at a rate that makes `--rate` messages a second over the four streams, and the
-   engine on it, with frames so small that their retention is reached within minutes.
-2. Sample once a second, and tell every ten.
-3. Unsubscribe from everything, so that the simulator sends no more, and wait until what it sent has
-   arrived: sent and received can then be compared to the message.
-4. Stop the engine; judge (`soak_verdict`), draw (`soak_plot`). Exit code 1 if it did not stay flat, or if
-   messages are missing.
+1. Start the simulator with `--rate` messages/s over the four streams, and the engine, with frames so small
+   that they reach their retention within minutes.
+2. Sample every second, and print a line every ten seconds.
+3. Unsubscribe from everything, so that the simulator stops sending, and wait until all messages have
+   arrived. The counts of sent and received messages must then be equal.
+4. Stop the engine, write the verdict (`soak_verdict`) and the picture (`soak_plot`). The exit code is 1 if
+   the run was not flat, or if messages are missing.
 
-Ctrl-C goes to step 3 at once.
+Ctrl-C skips to step 3.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import psutil
 
 import mdstream
 from benchmarks import soak_plot, soak_verdict
-from benchmarks.harness import machine
+from benchmarks.harness import describe_machine
 from mdstream import children
 from mdstream.errors import NoRunError
 from mdstream.simulator.markets import MARKETS
@@ -48,10 +48,10 @@ PER_PAYLOAD = 20
 """Messages in each WebSocket message."""
 CONTRACTS = 20
 FRAMES = {"retention_mb": 24, "stream_mb": 32, "chunk_mb": 4}
-"""Quotes fill theirs in half a minute, a stream of 1 MB/s in as long, news (0.3 MB/s) in two."""
-TOLD_EVERY_S = 10
-_QUIET_S = 30.0
-"""How long what is under way at the end may take to arrive."""
+"""Quotes and a stream of 1 MB/s fill theirs in half a minute, news (0.3 MB/s) in two minutes."""
+REPORT_EVERY_S = 10
+_LAST_MESSAGES_S = 30.0
+"""Timeout for the last messages to arrive."""
 _COUNTS = (
     "payloads",
     "messages",
@@ -64,11 +64,13 @@ _COUNTS = (
     "stalls",
 )
 _SUPERVISORS_OWN = ("telemetry.streams", "telemetry.processes", "telemetry.cores")
-"""Frames that grow slowly until each has 32 MB; counted apart."""
+"""Frames that grow slowly until each has 32 MB; counted separately."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class Options:
+    """The command line's options."""
+
     minutes: float
     rate: float
     out: Path
@@ -80,55 +82,55 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=50_000.0, help="messages/s, all streams")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/soak"), metavar="FOLDER")
     parser.add_argument("--reader", metavar="RUN", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.reader:
-        return follow(given.reader)
+    options = parser.parse_args()
+    if options.reader:
+        return follow(options.reader)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return soak(Given(given.minutes, given.rate, given.out))
-    except KeyboardInterrupt:  # before there was anything to end in good order
+        return soak(Options(options.minutes, options.rate, options.out))
+    except KeyboardInterrupt:  # before there was an engine to stop
         return 130
 
 
-def soak(given: Given) -> int:
-    """Run, judge and draw; the exit code."""
-    given.out.mkdir(parents=True, exist_ok=True)
-    with (given.out / "samples.jsonl").open("w") as file:
-        samples, end = measure(given, file)
+def soak(options: Options) -> int:
+    """Run the soak, write its verdict and picture; return the exit code."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "samples.jsonl").open("w") as file:
+        samples, end = measure(options, file)
     verdict = soak_verdict.judge(samples, end)
-    (given.out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n")
-    print("\n" + soak_verdict.described(verdict))
+    (options.out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n")
+    print("\n" + soak_verdict.describe(verdict))
     try:
-        soak_plot.draw(samples, verdict, end["title"], given.out / "soak.png")
+        soak_plot.draw(samples, verdict, end["title"], options.out / "soak.png")
     except ModuleNotFoundError as error:
-        print(f"no plot: {error.name} is not installed (pip install -r requirements/bench.txt)")
-    print(f"written to {given.out}/: {', '.join(sorted(p.name for p in given.out.iterdir()))}")
+        print(f"no picture: {error.name} is not installed (pip install -r requirements/bench.txt)")
+    print(f"written to {options.out}/: {', '.join(sorted(p.name for p in options.out.iterdir()))}")
     return 0 if verdict["flat"] and verdict["complete"] else 1
 
 
 # -- the run
 
 
-def measure(given: Given, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The samples of a whole run, each written to `file` as it is taken, and what was known at its end."""
+def measure(options: Options, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run the engine; write each sample to `file`; return the samples and the final accounts."""
     samples: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
-        simulator = stack.enter_context(Simulator(given.rate))
+        simulator = stack.enter_context(Simulator(options.rate))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        log = stack.enter_context((given.out / "engine.log").open("w"))
+        log = stack.enter_context((options.out / "engine.log").open("w"))
         engine = mdstream.Engine(_settings(simulator.url, folder), log=log)
         with engine, _reader(engine.run) as reader:
-            title = f"{given.rate:,.0f} messages/s, {machine().partition(';')[0]}"
-            print(f"soak: {given.minutes:g} minutes at {title}\nrun {engine.run}, frames {FRAMES}")
+            title = f"{options.rate:,.0f} messages/s, {describe_machine().partition(';')[0]}"
+            print(f"soak: {options.minutes:g} minutes at {title}\nrun {engine.run}, frames {FRAMES}")
             sampler = Sampler(engine, {simulator.process.pid: "simulator", reader.pid: "reader"})
             with contextlib.suppress(KeyboardInterrupt, NoRunError):
-                for sample in _each_second(given.minutes * 60, sampler, simulator):
+                for sample in _sample_each_second(options.minutes * 60, sampler, simulator):
                     samples.append(sample)
                     file.write(json.dumps(sample) + "\n")
-            with _no_interrupts():
-                sent = _quiet(engine, simulator)
+            with _ignore_interrupts():
+                sent = _stop_traffic(engine, simulator)
         if engine.report is None:
-            raise RuntimeError(f"the engine left no report: see {given.out}/engine.log")
+            raise RuntimeError(f"the engine wrote no report: see {options.out}/engine.log")
         streams = {
             name: {
                 "sent": sent[name],
@@ -137,7 +139,7 @@ def measure(given: Given, file: IO[str]) -> tuple[list[dict[str, Any]], dict[str
             }
             for name, row in engine.report["streams"].items()
         }
-    return samples, {"title": title, "wanted_rate": given.rate, "streams": streams}
+    return samples, {"title": title, "wanted_rate": options.rate, "streams": streams}
 
 
 def _settings(url: str, rejects: str) -> dict[str, Any]:
@@ -152,10 +154,10 @@ def _settings(url: str, rejects: str) -> dict[str, Any]:
 
 
 class Simulator:
-    """The simulator in a process of its own."""
+    """The simulator in a separate process."""
 
     def __init__(self, rate: float) -> None:
-        each = rate / sum(MARKETS[name].share for name in STREAMS)
+        stream_rate = rate / sum(MARKETS[name].share for name in STREAMS)
         command = [
             sys.executable,
             "-m",
@@ -164,7 +166,7 @@ class Simulator:
             "--port",
             "0",
             "--rate",
-            str(each),
+            str(stream_rate),
             "--messages-per-payload",
             str(PER_PAYLOAD),
         ]
@@ -177,7 +179,7 @@ class Simulator:
         self.url = found[1]
 
     def sent(self) -> dict[str, int]:
-        """Messages sent so far, by stream."""
+        """Return the messages sent so far, by stream."""
         with urlopen(f"{self.url}/simulator/stats", timeout=10) as answer:
             streams = json.load(answer)["streams"]
         return {name: content["messages"] for name, content in streams.items()}
@@ -192,72 +194,72 @@ class Simulator:
 
 @contextlib.contextmanager
 def _reader(run: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that follows a frame for as long as the engine runs, and so ends by itself."""
+    """Run a program that follows a frame as long as the engine runs."""
     with children.starting():
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.soak", "--reader", run])
     try:
         yield process
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)  # not yet, mostly: it looks twice a second whether the engine lives
+            process.wait(0.1)  # it checks twice a second whether the engine runs
         process.terminate()
         process.wait()
 
 
 def follow(run: str) -> int:
-    """What the reader does: look at every new quote."""
+    """Read every new quote of a run."""
     total = 0.0
     for new in mdstream.attach(run).tail("stocks.quotes"):
         total += float(new["bid_price"].sum())
     return 0
 
 
-def _each_second(seconds: float, sampler: Sampler, simulator: Simulator) -> Iterator[dict[str, Any]]:
-    started = time.monotonic()
+def _sample_each_second(seconds: float, sampler: Sampler, simulator: Simulator) -> Iterator[dict[str, Any]]:
+    start = time.monotonic()
     last: dict[str, Any] = sampler.sample(0.0, simulator.sent())
-    told = last
+    reported = last
     for second in range(1, int(seconds) + 1):
-        while (left := started + second - time.monotonic()) > 0:
+        while (left := start + second - time.monotonic()) > 0:
             time.sleep(left)
         if sampler.engine.wait(0):
-            print("the engine ended before its time: see engine.log")
+            print("the engine stopped early: see engine.log")
             return
-        now = time.monotonic() - started
+        now = time.monotonic() - start
         if now - second > 1:
-            continue  # this machine was away for more than a second
+            continue  # the machine was suspended or overloaded for more than a second
         sample = sampler.sample(now, simulator.sent())
         yield sample
-        if second % TOLD_EVERY_S == 0:
-            print(_told(told, sample), flush=True)
-            told = sample
+        if second % REPORT_EVERY_S == 0:
+            print(_format_progress(reported, sample), flush=True)
+            reported = sample
 
 
-def _told(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """One line of progress."""
+def _format_progress(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return a line of progress."""
     seconds = now["t_s"] - before["t_s"]
     rate = (soak_verdict.received(now) - soak_verdict.received(before)) / seconds
-    p50, p99 = (_shown_ms(now["latency_ms"][q]) for q in ("p50", "p99"))
-    kept = "" if now["retention_reached"] else "  (frames still fill)"
+    p50, p99 = (_format_ms(now["latency_ms"][q]) for q in ("p50", "p99"))
+    note = "" if now["retention_reached"] else "  (frames are still filling)"
     return (
         f"{int(now['t_s']) // 60:3}:{int(now['t_s']) % 60:02}  {rate:8,.0f} messages/s  "
         f"rows {sum(s['rows'] for s in now['streams'].values()):12,}  "
         f"rss {soak_verdict.of_engine(now, 'rss') / 1e6:6,.0f} MB  "
         f"fds {soak_verdict.of_engine(now, 'fds'):4,}  shm {now['shm']['total'] / 1e6:5,.0f} MB  "
         f"in flight {sum(s['in_flight'] for s in now['streams'].values()):4}  "
-        f"p50 {p50}, p99 {p99} ms{kept}"
+        f"p50 {p50}, p99 {p99} ms{note}"
     )
 
 
-def _shown_ms(value: float | None) -> str:
+def _format_ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _quiet(engine: mdstream.Engine, simulator: Simulator) -> dict[str, int]:
-    """Have the simulator send no more, and wait for what it has sent; how much that was, by stream."""
+def _stop_traffic(engine: mdstream.Engine, simulator: Simulator) -> dict[str, int]:
+    """Unsubscribe, wait for the last messages, and return the number of sent ones by stream."""
     for stream in engine.config.streams:
         with contextlib.suppress(mdstream.MdstreamError):
             engine.unsubscribe(stream, engine.config.stream(stream).symbols)
-    deadline = time.monotonic() + _QUIET_S
+    deadline = time.monotonic() + _LAST_MESSAGES_S
     before: object = None
     while time.monotonic() < deadline and not engine.wait(0):
         time.sleep(1.0)
@@ -271,8 +273,8 @@ def _quiet(engine: mdstream.Engine, simulator: Simulator) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """The end is short; a second Ctrl-C must not cut the accounts."""
+def _ignore_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C within the block, so that the final counts are complete."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -285,9 +287,7 @@ def _no_interrupts() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """One process: `rss` counts pages that others have too, `pss` its part of them, `anonymous` what is
-    its alone and no file's. Bytes.
-    """
+    """One process. `rss`, `pss` (with its share of shared pages) and `anonymous` are in bytes."""
 
     role: str
     stream: str
@@ -300,9 +300,9 @@ class ProcessSample:
 
 
 class Sampler:
-    """Looks at the engine from outside, once a second."""
+    """A sampler of the engine from outside."""
 
-    # The mutable state: the latency histograms of a second ago.
+    # The mutable state: the latency histograms of the last sample; streams at their retention.
 
     def __init__(self, engine: mdstream.Engine, others: dict[int, str]) -> None:
         self.engine = engine
@@ -356,7 +356,7 @@ class Sampler:
                 )
 
     def _shared_memory(self) -> dict[str, int]:
-        """Bytes that the run takes of `/dev/shm`: those of its frames, slabs, and the supervisor's own."""
+        """Return the bytes of the run in `/dev/shm`: frames, slabs, and the supervisor's frames."""
         found = {"frames": 0, "slabs": 0, "supervisor": 0, "other": 0}
         for path in self._run.path.rglob("*"):
             with contextlib.suppress(OSError):
@@ -368,7 +368,7 @@ class Sampler:
         return {**found, "total": sum(found.values())}
 
     def _retention_reached(self) -> bool:
-        """Whether every stream has begun to drop its oldest rows."""
+        """Return whether every stream has started to drop its oldest rows."""
         for stream in self._before:
             if stream not in self._reached:
                 with self._run.lock:
@@ -388,7 +388,7 @@ def _quantiles(counts: Any) -> dict[str, float | None]:
 
 
 def _rollup(pid: int) -> dict[str, int]:
-    """Bytes by kind, of one process."""
+    """Return the memory of one process by kind, in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 

@@ -1,4 +1,4 @@
-"""The picture of a soak: one small plot a question, all over the same minutes."""
+"""The picture of a soak: small plots over the same minutes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def draw(samples: Sequence[Sample], verdict: dict[str, Any], title: str, path: P
 
 
 def _legend(axis: Any) -> None:
-    """Between title and plot, where it can hide no line."""
+    """Place the legend between title and plot, where it hides no line."""
     handles, labels = axis.get_legend_handles_labels()
     columns = len(labels) if len(labels) <= 5 else 4
     rows = -(-len(labels) // columns)
@@ -92,7 +92,7 @@ def _legend(axis: Any) -> None:
 
 
 def _fit(axis: Any, verdict: dict[str, Any], name: str) -> None:
-    """The fitted line of what is judged, over the time judged."""
+    """Draw the fitted line over the time judged."""
     found = verdict["lines"].get(name)
     if found is None:
         return
@@ -178,6 +178,6 @@ def _rows(axis: Any, minutes: list[float], samples: Sequence[Sample]) -> None:
     axis.set_title("million rows written")
     for stream, color in STREAMS.items():
         values = [s["streams"][stream]["rows"] / 1e6 for s in samples]
-        dashed = "--" if stream == "stocks" else "-"  # it hides options, which are as many
+        dashed = "--" if stream == "stocks" else "-"  # it would hide options, which have as many
         axis.plot(minutes, values, color=color, linestyle=dashed, label=stream)
     axis.set_ylim(bottom=0)

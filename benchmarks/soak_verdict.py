@@ -1,4 +1,4 @@
-"""Whether a soak stayed flat, and whether every message is accounted for: pure functions of its samples."""
+"""The verdict on a soak, from its samples: flat, and complete."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 WARM_UP_S = 300.0
-"""When judging begins at the latest."""
+"""Latest start of the judged time."""
 SETTLE_S = 30.0
-"""How long after the last stream has reached its retention judging begins."""
+"""Time from the last stream's retention to the start of the judged time."""
 LEAST_S = 60.0
-"""Below this nothing is judged."""
+"""Least judged time."""
 RISE = 0.02
-"""What the line may rise over the time judged, as a share of its mean."""
+"""Most rise of a line over the judged time, as a share of its mean."""
 RISE_FDS = 2.0
-"""The same of descriptors, in descriptors."""
+"""The same for descriptors, in descriptors."""
 ENGINE = ("supervisor", "feed", "worker")
 
 Sample = dict[str, Any]
@@ -25,17 +25,17 @@ Floats = npt.NDArray[np.float64]
 
 
 def of_engine(sample: Sample, what: str) -> int:
-    """A figure summed over the engine's processes."""
+    """Return the sum of a figure over the engine's processes."""
     return sum(p[what] for p in sample["processes"] if p["role"] in ENGINE)
 
 
 def received(sample: Sample) -> int:
-    """Messages received so far, of all streams."""
+    """Return the messages received so far, of all streams."""
     return sum(stream["messages"] for stream in sample["streams"].values())
 
 
 def shared_memory(sample: Sample) -> int:
-    """Bytes of shared memory without the telemetry of the supervisor, which grows to a limit of its own."""
+    """Return the bytes of shared memory, without the supervisor's telemetry, which has its own limit."""
     return int(sample["shm"]["total"] - sample["shm"]["supervisor"])
 
 
@@ -48,25 +48,25 @@ FIGURES: dict[str, Callable[[Sample], float]] = {
     "threads": lambda sample: of_engine(sample, "threads"),
     "shm_supervisor": lambda sample: sample["shm"]["supervisor"],
 }
-"""What a line is laid through."""
+"""Figures with a fitted line."""
 JUDGED = ("rss", "fds", "shm")
 
 
-def begins(samples: Sequence[Sample]) -> float:
-    """The second from which on is judged: retention is reached and things have settled, or five minutes."""
+def find_start(samples: Sequence[Sample]) -> float:
+    """Return the start of the judged time: `SETTLE_S` after retention is reached, at most `WARM_UP_S`."""
     reached = next((s["t_s"] for s in samples if s["retention_reached"]), WARM_UP_S)
     return float(min(reached + SETTLE_S, WARM_UP_S))
 
 
 def judge(samples: Sequence[Sample], end: dict[str, Any]) -> dict[str, Any]:
-    """The verdict on a whole run. `end` has the accounts of each stream after the last message."""
-    start = begins(samples) if samples else 0.0
+    """Return the verdict on a whole run. `end` has the counts of each stream after the last message."""
+    start = find_start(samples) if samples else 0.0
     judged = [s for s in samples if s["t_s"] >= start]
     seconds = judged[-1]["t_s"] - judged[0]["t_s"] if len(judged) > 1 else 0.0
     lines = {}
     if seconds >= LEAST_S:
         times = [s["t_s"] for s in judged]
-        lines = {n: line(times, [figure(s) for s in judged]) for n, figure in FIGURES.items()}
+        lines = {n: fit_line(times, [figure(s) for s in judged]) for n, figure in FIGURES.items()}
         for name in JUDGED:
             limit = RISE_FDS if name == "fds" else RISE * lines[name]["mean"]
             lines[name] |= {"limit": limit, "flat": lines[name]["rise"] <= limit}
@@ -86,12 +86,11 @@ def judge(samples: Sequence[Sample], end: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def line(times: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
-    """The line with the median slope of all pairs of minutes, by the median of each (Theil and Sen).
+def fit_line(times: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
+    """Fit a line with the median slope of all pairs of minutes, each by its median (Theil-Sen).
 
-    So it does not tilt for the connections that a fetch opens for some seconds of each minute, nor for
-    where in a chunk's life the samples begin and end; it does for what grows all the time. Where less
-    than five minutes are judged it goes by tens of seconds, which proves little.
+    Short peaks, such as the connections of each fetch or a chunk that fills, do not tilt it; steady growth
+    does. For less than five minutes it uses intervals of ten seconds, which proves little.
     """
     seconds = times[-1] - times[0]
     count = max(2, int(seconds / (60 if seconds >= 300 else 10)))
@@ -107,13 +106,14 @@ def line(times: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
 
 
 def _medians(values: Floats, count: int) -> Floats:
-    """The medians of so many equal stretches."""
+    """Return the medians of `count` equal intervals."""
     return np.array([np.median(stretch) for stretch in np.array_split(values, count)])
 
 
 def _is_complete(stream: dict[str, int]) -> bool:
-    """All that was received is committed or rejected or in flight, and all that was sent was received,
-    unless a connection was lost.
+    """Return whether every received message is accounted for, and every sent message was received.
+
+    If a connection was lost, sent messages may be missing.
     """
     accounted = stream["committed"] + stream["rejected"] + stream["in_flight"]
     arrived = stream["messages"] == stream["sent"] or stream["reconnects"] > 0
@@ -128,7 +128,7 @@ def _rate(judged: Sequence[Sample], what: str, seconds: float) -> float | None:
 
 
 def _latency(judged: Sequence[Sample]) -> dict[str, float | None]:
-    """Medians of the seconds' percentiles, and the worst second."""
+    """Return the medians of the percentiles of each second, and the worst second."""
     found: dict[str, float | None] = {}
     for name in ("p50", "p99"):
         values = [v for s in judged if (v := s["latency_ms"][name]) is not None]
@@ -137,8 +137,8 @@ def _latency(judged: Sequence[Sample]) -> dict[str, float | None]:
     return found
 
 
-def described(verdict: dict[str, Any]) -> str:
-    """The verdict in words."""
+def describe(verdict: dict[str, Any]) -> str:
+    """Describe the verdict."""
     lines = []
     if verdict["lines"]:
         p = verdict["latency_ms"]
@@ -146,17 +146,17 @@ def described(verdict: dict[str, Any]) -> str:
             f"judged: {verdict['judged_s']:,.0f} s after {verdict['warm_up_s']:,.0f} s of warm-up; "
             f"{verdict['wanted_rate']:,.0f} messages/s wanted, {verdict['sent_rate']:,.0f} sent, "
             f"{verdict['rate']:,.0f} received; latency p50 {p['p50']:.1f}, p99 {p['p99']:.1f} ms "
-            f"(medians of the seconds; the worst {p['p50_worst']:.1f} and {p['p99_worst']:.1f})"
+            f"(medians over seconds; worst {p['p50_worst']:.1f} and {p['p99_worst']:.1f})"
         )
     else:
         lines.append(f"not judged: fewer than {LEAST_S:.0f} s after the warm-up")
     for name, found in verdict["lines"].items():
         unit, scale = ("", 1.0) if name in ("fds", "threads") else (" MB", 1e6)
-        told = f"{name:>15}: mean {found['mean'] / scale:8,.1f}{unit}, {found['per_hour'] / scale:+8.2f}"
-        told += f"{unit} an hour, {found['rise'] / scale:+7.2f}{unit} over the time judged"
+        text = f"{name:>15}: mean {found['mean'] / scale:8,.1f}{unit}, {found['per_hour'] / scale:+8.2f}"
+        text += f"{unit} per hour, {found['rise'] / scale:+7.2f}{unit} over the judged time"
         if "flat" in found:
-            told += f" (may be {found['limit'] / scale:.1f}): {'flat' if found['flat'] else 'NOT FLAT'}"
-        lines.append(told)
+            text += f" (limit {found['limit'] / scale:.1f}): {'flat' if found['flat'] else 'NOT FLAT'}"
+        lines.append(text)
     for name, stream in verdict["streams"].items():
         lines.append(
             f"{name:>15}: sent {stream['sent']:,}, received {stream['messages']:,} = committed "

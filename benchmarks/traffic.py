@@ -1,4 +1,4 @@
-"""What the benchmarks decode: messages and pages of the seeded simulator, or a recorded day's."""
+"""Messages and pages for the benchmarks, from the seeded simulator or a recorded day."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 TICKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
 ROWS_A_PAGE = 10_000
-"""The most that the service puts into a page."""
+"""The service's page limit."""
 
 
 def messages(source: str, count: int) -> list[dict[str, Any]]:
-    """The first trades and quotes of the simulator, or of the recorded day (`source` is `ibm-day`)."""
+    """Return the first trades and quotes of the simulator or the recorded day (`ibm-day`)."""
     from mdstream.simulator.traffic import generate, recorded_day
 
     if source == "ibm-day":
@@ -26,7 +26,7 @@ def messages(source: str, count: int) -> list[dict[str, Any]]:
 
 
 def payloads(codec: str, found: Sequence[dict[str, Any]], per: int) -> list[bytes]:
-    """The messages as WebSocket payloads, `per` each."""
+    """Return the messages as WebSocket payloads of `per` messages."""
     from mdstream.simulator.encode import ENCODINGS
 
     form = ENCODINGS[codec]
@@ -35,7 +35,7 @@ def payloads(codec: str, found: Sequence[dict[str, Any]], per: int) -> list[byte
 
 
 def pages(count: int) -> list[bytes]:
-    """Pages of historical stock trades, as the service answers: gzip'd JSON of `ROWS_A_PAGE` each."""
+    """Return the service's pages of historical stock trades: gzip'd JSON of `ROWS_A_PAGE` trades."""
     from mdstream.simulator.encode import to_json
     from mdstream.simulator.markets import MARKETS
     from mdstream.simulator.past_records import TRADES

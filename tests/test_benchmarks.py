@@ -55,7 +55,7 @@ def test_what_grows_all_the_time_is_not_flat(what: str, start: int, per_minute: 
     found = verdict([sample(t, **{what: int(start + t * per_minute / 60)}) for t in range(1800)])
     assert not found["flat"]
     assert not found["lines"][what]["flat"]
-    assert "NOT FLAT" in soak_verdict.described(found)
+    assert "NOT FLAT" in soak_verdict.describe(found)
 
 
 def test_what_grew_while_frames_filled_is_not_judged() -> None:
@@ -65,14 +65,14 @@ def test_what_grew_while_frames_filled_is_not_judged() -> None:
 def test_a_short_soak_is_not_judged() -> None:
     found = verdict([sample(t) for t in range(100)])
     assert not found["flat"]
-    assert "NOT JUDGED" in soak_verdict.described(found)
+    assert "NOT JUDGED" in soak_verdict.describe(found)
 
 
 @pytest.mark.parametrize("accounts", [{"committed": 7}, {"sent": 10}])
 def test_a_message_that_is_missing_is_told(accounts: dict[str, int]) -> None:
     found = verdict([sample(t) for t in range(400)], **accounts)
     assert not found["complete"]
-    assert "DOES NOT ADD UP" in soak_verdict.described(found)
+    assert "DOES NOT ADD UP" in soak_verdict.describe(found)
 
 
 def test_what_was_sent_while_a_connection_was_lost_is_not_missing() -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from benchmarks import bench_pages, compare, figures, handoff_line, pictures, publish, scaling, traffic
-from benchmarks.harness import Case, Plan, Record, Subject, Table, cell, present, read, record
+from benchmarks.harness import Case, Plan, Record, Subject, Table, cell, read, record, select_installed
 from mdstream.frames.rundir import default_root
 from tests.running import HANGING_S, until
 
@@ -33,13 +33,13 @@ def records() -> list[Record]:
 
 
 def test_results_and_readme_say_what_the_records_say(records: list[Record]) -> None:
-    found, elsewhere = publish.by_benchmark(records), publish.elsewhere(RECORDS.parent)
+    found, elsewhere = publish.group_by_benchmark(records), publish.read_other_machines(RECORDS.parent)
     assert set(found) == set(publish.NAMES)
-    assert (ROOT / "benchmarks" / "RESULTS.md").read_text() == publish.results(found, elsewhere)
-    known = records + publish.everything(elsewhere)
+    assert (ROOT / "benchmarks" / "RESULTS.md").read_text() == publish.render_results(found, elsewhere)
+    known = records + publish.flatten(elsewhere)
     documents = [(ROOT / name).read_text() for name in publish.DOCUMENTS]
     for text in documents:
-        assert text == publish.with_figures(text, known), "run python -m benchmarks.publish"
+        assert text == publish.insert_figures(text, known), "run python -m benchmarks.publish"
     assert sum(len(publish._TABLE.findall(text)) for text in documents) == 1
     marks = {name for text in documents for _, name, _, _ in publish._MARK.findall(text)}
     assert marks == set(figures.INLINE)
@@ -53,17 +53,17 @@ def test_every_record_has_its_place_and_its_rate(records: list[Record]) -> None:
 
 
 def test_pictures_and_the_page_are_made_of_them(records: list[Record]) -> None:
-    found = publish.by_benchmark(records)
+    found = publish.group_by_benchmark(records)
     drawn = {name: pictures.draw(name, mine) for name, mine in found.items()}
-    assert {name for name, data in drawn.items() if data} == set(pictures.DRAWN)
+    assert {name for name, data in drawn.items() if data} == set(pictures.PICTURES)
     assert all(data.startswith(b"\x89PNG") for data in drawn.values() if data)
-    page = publish.page(found, {name: data for name, data in drawn.items() if data})
-    assert page.count("<img") == len(pictures.DRAWN)
+    page = publish.render_page(found, {name: data for name, data in drawn.items() if data})
+    assert page.count("<img") == len(pictures.PICTURES)
 
 
 def test_a_figure_that_was_not_measured_is_no_figure() -> None:
     with pytest.raises(LookupError, match="no record of decode, kernel-json"):
-        publish.with_figures("x <!-- figure decode --><!-- end -->", [])
+        publish.insert_figures("x <!-- figure decode --><!-- end -->", [])
 
 
 def test_cases_are_measured_in_turn_and_medians_shown() -> None:
@@ -107,9 +107,9 @@ def test_payloads_of_a_later_minute_are_the_same_but_for_their_times(codec: str)
     from mdstream.simulator.encode import ENCODINGS
 
     form = ENCODINGS[codec]
-    single = handoff_line._messages("quotes", codec, 30)[:2_000]
+    single = handoff_line._make_messages("quotes", codec, 30)[:2_000]
     payloads = [form.payload(single[i : i + 20]) for i in range(0, len(single), 20)]
-    later = handoff_line.later(payloads, codec, 7)
+    later = handoff_line.shift_minutes(payloads, codec, 7)
 
     def plain(data: bytes) -> list[dict[str, Any]]:
         if codec == "json":
@@ -132,18 +132,20 @@ def test_the_model_of_more_workers_ends_at_the_feed() -> None:
         answers = [{"workers": float(workers), "messages_per_s": 2e6, **costs}]
         return record(Case("handoff", str(workers)), answers)
 
-    rate = scaling.fitted([measured(0), measured(1, feed_ns=100.0, worker_ns=300.0)])
+    rate = scaling.fit_model([measured(0), measured(1, feed_ns=100.0, worker_ns=300.0)])
     assert rate is not None
     assert [rate(n) for n in (0, 1, 2)] == pytest.approx([2e6, 1e9 / 300, 2e9 / 300])
     assert rate(3) == rate(16) == pytest.approx(1e7)
-    assert scaling.fitted([measured(0)]) is None
+    assert scaling.fit_model([measured(0)]) is None
 
 
 def test_a_peer_that_is_not_installed_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     with Plan(quick=True, seconds={}) as plan:
-        here = present(plan, ("ours", "polars", "peer"), {"polars": "polars", "peer": "no_such_peer"})
+        here = select_installed(
+            plan, ("ours", "polars", "peer"), {"polars": "polars", "peer": "no_such_peer"}
+        )
     assert here == ("ours", "polars")
-    assert "peer: left out, no_such_peer is not installed" in capsys.readouterr().out
+    assert "peer: skipped, no_such_peer is not installed" in capsys.readouterr().out
 
 
 def test_documents_are_made_of_a_whole_run_or_not_at_all(
@@ -223,16 +225,16 @@ def test_a_subject_that_became_a_fifth_slower_is_seen_on_a_box_that_is_slower_to
     after = run_of(
         kernel=(7.6, 7.7, 7.8), polars=(0.9, 0.92, 0.94), floor=(89, 90, 91), pyarrow=(4.5, 4.6, 4.7)
     )
-    found = compare.changes(BEFORE, after)
+    found = compare.find_changes(BEFORE, after)
     assert [c.case for c in found if c.worse] == ["b kernel "]
     assert not any(c.differs and not c.worse for c in found)
-    assert not compare.turned(BEFORE, after)
+    assert not compare.find_reversals(BEFORE, after)
 
 
 def test_two_runs_alike_differ_in_nothing_and_a_turned_conclusion_is_told() -> None:
-    assert not any(c.differs for c in compare.changes(BEFORE, BEFORE))
+    assert not any(c.differs for c in compare.find_changes(BEFORE, BEFORE))
     after = run_of(kernel=(4.0, 4.1, 4.2), pyarrow=(5, 5.1, 5.2))
-    (told,) = compare.turned(BEFORE, after)
+    (told,) = compare.find_reversals(BEFORE, after)
     assert "pyarrow is above kernel now" in told
 
 
@@ -256,32 +258,32 @@ def slower(records: list[Record], by: float) -> list[Record]:
 
 def test_what_became_slower_in_every_subject_is_seen_beside_the_yardstick() -> None:
     before = with_yardstick(ALONE, 100.0)
-    found = compare.changes(before, with_yardstick(slower(ALONE, 1.2), 101.0))
+    found = compare.find_changes(before, with_yardstick(slower(ALONE, 1.2), 101.0))
     assert [(c.case, c.worse) for c in found if c.differs] == [
         ("b kernel ", True),
         ("b workers ", True),
         ("b: all 2 cases together", True),
     ]
-    on_a_slow_day = compare.changes(before, with_yardstick(slower(ALONE, 1.2), 83.0))
+    on_a_slow_day = compare.find_changes(before, with_yardstick(slower(ALONE, 1.2), 83.0))
     assert not any(c.differs for c in on_a_slow_day)
 
 
 def test_what_cannot_be_judged_is_named() -> None:
     gone = run_of(polars=(1.0, 1.1, 1.2))
     once = [{**record(Case("q", "once"), [{"messages_per_s": 1.0}]), "benchmark": "b"}]
-    assert compare.unjudged([*ALONE, *gone, *once], [*ALONE, *once]) == [
+    assert compare.find_unjudged([*ALONE, *gone, *once], [*ALONE, *once]) == [
         "not judged, measured in one turn: 1 of b",
-        "what all cases have in common is not judged, without a yardstick: b",
+        "drift not judged, without a yardstick: b",
     ]
-    assert compare.gone([*ALONE, *gone], ALONE) == ["b polars "]
-    assert not compare.gone([*ALONE, {**gone[0], "benchmark": "other"}], ALONE)
-    assert not compare.unjudged(with_yardstick(ALONE, 1.0), with_yardstick(ALONE, 1.0))
+    assert compare.find_missing([*ALONE, *gone], ALONE) == ["b polars "]
+    assert not compare.find_missing([*ALONE, {**gone[0], "benchmark": "other"}], ALONE)
+    assert not compare.find_unjudged(with_yardstick(ALONE, 1.0), with_yardstick(ALONE, 1.0))
 
 
 def test_a_lost_message_is_worse() -> None:
     after = [{**ALONE[0], "lost": 1.0}, ALONE[1]]
     before = [{**ALONE[0], "lost": 0.0}, ALONE[1]]
-    (found,) = (c for c in compare.changes(before, after) if c.differs)
+    (found,) = (c for c in compare.find_changes(before, after) if c.differs)
     assert (found.measure, found.worse) == ("lost", True)
 
 
@@ -310,7 +312,7 @@ def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
     assert children
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=HANGING_S)
-    told = "ending what runs ...\ninterrupted: none was over"
+    told = "stopping the subjects ...\ninterrupted: no benchmark was finished"
     assert (process.returncode, said.decode().strip()) == (130, told)
     _, alive = psutil.wait_procs(children, timeout=HANGING_S)
     assert not alive

@@ -1,4 +1,4 @@
-"""`python -m docs.generate NAME ...`: print generated parts as they stand in the pages."""
+"""`python -m docs.generate NAME ...`: print the generated parts of the pages."""
 
 from __future__ import annotations
 

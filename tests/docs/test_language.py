@@ -1,6 +1,6 @@
 """The style sheet of CONTRIBUTING.md, as far as a program can hold it.
 
-Words: log lines, errors and docstrings of the product use none of the words that the style sheet replaces.
+Words: log lines, errors and docstrings use none of the words that the style sheet replaces.
 What stands in code quotes is not looked at: `tell()` of a file is a term. What does not pass yet is allowed
 by folder in `ALLOWED`, whose numbers may only go down: `python -m tests.docs.test_language` prints them as
 they are now. Width: Markdown is wrapped.
@@ -72,9 +72,9 @@ def offenders(path: Path) -> list[str]:
 
 
 def rooms() -> dict[str, list[Path]]:
-    """Return the files of each folder of the product; loose modules count as one folder."""
+    """Return the Python files by folder: product, benchmarks, docs, examples; loose modules are one folder."""
     found: dict[str, list[Path]] = {}
-    for package in ("mdstream", "workers"):
+    for package in ("mdstream", "workers", "benchmarks", "docs", "examples"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).parts
             found.setdefault("/".join(parts[:2]) if len(parts) > 2 else package, []).append(path)

@@ -260,7 +260,8 @@ def findings(records: Sequence[Record]) -> list[str]:
         sentences.append(
             f"Feeds alone process {feeds / 1e6:.1f} million; turns overlap, so neither is certainly faster."
             if max(least for least, _ in ranges) <= min(most for _, most in ranges)
-            else f"{abs(pools / feeds - 1):.0%} {'more' if pools > feeds else 'less'} than feeds alone."
+            else f"That is {abs(pools / feeds - 1):.0%} {'more' if pools > feeds else 'less'} "
+            "than feeds alone."
         )
     sentences += [
         f"{name} process {rate / one:.1f} times as much as one process."

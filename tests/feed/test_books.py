@@ -1,4 +1,4 @@
-"""Order books as they stand, against a plain dict that follows the messages one by one."""
+"""The current order books, compared with plain dicts that apply the messages one by one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Book = dict[str, dict[float, float]]
 
 
 class Model:
-    """Symbol → side → price → size, by a loop over messages."""
+    """Books by a plain loop over messages: symbol → side → price → size."""
 
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
@@ -37,7 +37,7 @@ class Model:
     def take(self, message: Message) -> None:
         symbol = message["S"]
         if not (message["b"] or message["a"] or message.get("r")):
-            return  # it says nothing
+            return  # an empty update
         book = self.books.setdefault(symbol, {"bid": {}, "ask": {}})
         if message.get("r"):
             self.complete.add(symbol)
@@ -57,7 +57,7 @@ class Model:
         }
 
 
-def shown(run: Attachment, symbol: str) -> dict[str, list[tuple[float, float]]]:
+def read_book(run: Attachment, symbol: str) -> dict[str, list[tuple[float, float]]]:
     frame = run.book(symbol)
     assert frame["level"].to_list() == list(range(1, frame.height + 1))
     return {
@@ -70,9 +70,9 @@ def shown(run: Attachment, symbol: str) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def assert_alike(run: Attachment, model: Model) -> None:
+def assert_equal(run: Attachment, model: Model) -> None:
     for symbol, book in model.books.items():
-        assert shown(run, symbol) == model.best(symbol), symbol
+        assert read_book(run, symbol) == model.best(symbol), symbol
         frame = run.book(symbol)
         if frame.height:
             assert set(frame["bid_levels"]) == {len(book["bid"])}
@@ -118,7 +118,7 @@ def test_books_equal_a_plain_dict_wherever_batches_are_cut(
                     await r.pipeline.drain()
                 for message in messages[start:stop]:
                     model.take({**message, "t": START + message["t"]})
-                assert_alike(run, model)
+                assert_equal(run, model)
             await r.drain()
 
     uvloop.run(go())
@@ -137,7 +137,7 @@ def test_the_simulators_books_come_out_right(tmp_path: Path, workers: int) -> No
         async with rig("crypto", workers, tmp_path, slab_kb=16) as r:
             await r.feed(payloads("crypto", 7))
             await r.drain()
-            assert_alike(attach(str(r.run)), model)
+            assert_equal(attach(str(r.run)), model)
 
     uvloop.run(go())
     assert model.books

@@ -1,4 +1,4 @@
-"""Counts go on where a killed feed left them: no report loses what its predecessors counted."""
+"""Counters continue after a killed feed, so that reports include the counts of all predecessors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is last of each symbol, against a plain dict over the messages in their order."""
+"""The last values of each symbol, compared with a plain dict filled from the messages in order."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ COUNT = 3000
 State = dict[str, dict[str, Any]]
 
 
-def model(stream: str, count: int) -> State:
-    """Symbol → the columns of its last trade and quote, by a loop."""
+def make_model(stream: str, count: int) -> State:
+    """Return symbol → the columns of its last trade and quote, by a plain loop."""
     state: State = {}
     for channel, name in (("trades", "trade"), ("quotes", "quote")):
         for row in traffic.rows(stream, count)[channel]:
@@ -37,7 +37,7 @@ def model(stream: str, count: int) -> State:
     return state
 
 
-def shown(run: Attachment, stream: str) -> State:
+def read_latest(run: Attachment, stream: str) -> State:
     frame = run.latest(stream)
     coded = [c for c, t in frame.schema.items() if isinstance(t, pl.Categorical)]
     times = [c for c, t in frame.schema.items() if isinstance(t, pl.Datetime)]
@@ -67,13 +67,13 @@ def test_the_last_trade_and_quote_of_each_symbol(tmp_path: Path, stream: str, wo
         async with rig(stream, workers, tmp_path, slab_kb=16) as r:
             await r.feed(payloads(stream, 7))
             await r.drain()
-            assert_known(shown(attach(str(r.run)), stream), model(stream, COUNT))
+            assert_known(read_latest(attach(str(r.run)), stream), make_model(stream, COUNT))
 
     uvloop.run(go())
 
 
 def snapshot(symbol: str, trade_s: int | None, quote_s: int | None) -> bytes:
-    """A REST body with the state of a symbol, as of some seconds of a minute."""
+    """Return a REST body with the state of a symbol; times are seconds of a minute."""
     parts: dict[str, Any] = {}
     if trade_s is not None:
         parts["latestTrade"] = {"p": trade_s, "s": 1, "t": f"2024-01-01T00:00:{trade_s:02d}Z"}
@@ -82,7 +82,7 @@ def snapshot(symbol: str, trade_s: int | None, quote_s: int | None) -> bytes:
     return orjson.dumps({symbol: parts})
 
 
-def streamed(symbol: str, kind: str, second: int) -> bytes:
+def make_message(symbol: str, kind: str, second: int) -> bytes:
     message: dict[str, Any] = {"T": kind, "S": symbol, "t": f"2024-01-01T00:00:{second:02d}Z"}
     message |= {"p": second + 0.5, "s": 1} if kind == "t" else {"bp": second + 0.5, "bs": 1}
     return orjson.dumps([message])
@@ -106,24 +106,24 @@ def test_what_is_fetched_and_what_is_streamed_go_together(
     for what, symbol, first, second in steps:
         if what == "snapshot":
             work.append((snapshot(symbol, first, second), PayloadKind.SNAPSHOTS, RECV_NS))
-            told = [("trade_price", first, 0.0), ("quote_bid_price", second, 0.0)]
+            values = [("trade_price", first, 0.0), ("quote_bid_price", second, 0.0)]
         else:
             assert first is not None
-            work.append((streamed(symbol, what, first), PayloadKind.JSON, RECV_NS))
-            told = [("trade_price" if what == "t" else "quote_bid_price", first, 0.5)]
-        for column, at, more in told:
+            work.append((make_message(symbol, what, first), PayloadKind.JSON, RECV_NS))
+            values = [("trade_price" if what == "t" else "quote_bid_price", first, 0.5)]
+        for column, at, more in values:
             if at is not None and at >= known.setdefault(symbol, {}).get(column, (0, 0.0))[0]:
                 price = at + more
-                # A bid of 0 is no bid.
+                # A bid of 0 means that there is no bid.
                 known[symbol][column] = at, price
 
     async def go() -> None:
         async with rig("stocks", 0, Path("/nowhere"), slab_kb=slab_kb) as r:
-            for payload in work:  # one a batch, else fetched ones are last of what they share
+            for payload in work:  # one per batch, because fetched rows come last in a shared batch
                 await r.feed([payload])
                 await r.pipeline.drain()
             await r.drain()
-            found = shown(attach(str(r.run)), "stocks")
+            found = read_latest(attach(str(r.run)), "stocks")
             for symbol, columns in known.items():
                 for column, (_, price) in columns.items():
                     wanted = None if column == "quote_bid_price" and price == 0 else price
@@ -145,7 +145,7 @@ def test_greeks_come_from_snapshots(tmp_path: Path) -> None:
                 await r.feed([(body(delta), PayloadKind.SNAPSHOTS, RECV_NS + number)])
                 await r.pipeline.drain()
             await r.drain()
-            row = shown(attach(str(r.run)), "options")[name]
+            row = read_latest(attach(str(r.run)), "options")[name]
             assert (row["delta"], row["gamma"], row["implied_volatility"]) == (0.6, 0.1, 0.25)
             assert row["greeks_recv_ts"] == RECV_NS + 1
             assert row["trade_price"] is None

@@ -1,4 +1,4 @@
-"""Hand-off, pool and commit together, with real worker processes, some of them killed."""
+"""Hand-off, pool and commit together, with real worker processes. Some tests kill workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RECV_NS = 1_700_000_000_000_000_000
 
 
 def payloads(stream: str, count: int = COUNT, per: int = 3) -> list[Payload]:
-    """The simulator's traffic as payloads, with a REST body and some garbage in between."""
+    """Return the simulator's traffic as payloads."""
     form = ENCODINGS[STREAMS[stream].codec]
     kind = PayloadKind.MSGPACK if form.binary else PayloadKind.JSON
     messages = traffic.messages(stream, count)
@@ -47,7 +47,8 @@ def payloads(stream: str, count: int = COUNT, per: int = 3) -> list[Payload]:
     return out
 
 
-def mixed(stream: str) -> list[Payload]:
+def make_mixed_payloads(stream: str) -> list[Payload]:
+    """Return the simulator's traffic as payloads, with a REST body and an invalid payload between them."""
     out, fetch = payloads(stream), STREAMS[stream].fetch
     if not fetch.listed:
         states = {s: MARKETS[stream].past(1, s).snapshot(RECV_NS) for s in traffic.SYMBOLS[stream]}
@@ -57,7 +58,7 @@ def mixed(stream: str) -> list[Payload]:
     return out
 
 
-def messages_in(state: Any) -> dict[str, int]:
+def get_counts(state: Any) -> dict[str, int]:
     return {k: state.values()[k] for k in ("messages", "committed", "rejected", "in_flight")}
 
 
@@ -65,9 +66,9 @@ def messages_in(state: Any) -> dict[str, int]:
 def test_parallel_equals_sequential_byte_for_byte(tmp_path: Path, stream: str) -> None:
     async def go(workers: int) -> dict[str, str]:
         async with rig(stream, workers, tmp_path, slab_kb=16) as r:
-            await r.feed(mixed(stream))
+            await r.feed(make_mixed_payloads(stream))
             await r.drain()
-            assert messages_in(r.state) == {
+            assert get_counts(r.state) == {
                 "messages": COUNT + 1,
                 "committed": COUNT,
                 "rejected": 1,
@@ -77,7 +78,7 @@ def test_parallel_equals_sequential_byte_for_byte(tmp_path: Path, stream: str) -
             batches = run.frame("telemetry.batches")
             assert batches["sequence"].to_list() == sorted(batches["sequence"].to_list())
             assert batches.height > 20
-            if stream != "news":  # texts of any length go to the fallback decoder
+            if stream != "news":  # the fallback decoder decodes long texts
                 assert batches["fell_back"].sum() < sum(batches["payloads"]) / 4
             assert set(batches["worker"].unique()) <= set(r.pool.pids or [os.getpid()])
             return fingerprint(r.run, stream)
@@ -105,7 +106,7 @@ def test_rejects_are_kept_with_payload_and_reason(tmp_path: Path) -> None:
                 ]
             )
             await r.drain()
-            assert messages_in(r.state) == {"messages": 4, "committed": 2, "rejected": 2, "in_flight": 0}
+            assert get_counts(r.state) == {"messages": 4, "committed": 2, "rejected": 2, "in_flight": 0}
             return r
 
     r = uvloop.run(go())
@@ -152,7 +153,7 @@ def test_a_large_payload_passes_also_when_every_slab_exists_already(tmp_path: Pa
     uvloop.run(go())
 
 
-def test_kernels_and_the_library_alone_make_the_same_frames(tmp_path: Path) -> None:
+def test_kernels_and_the_fallback_decoder_alone_make_the_same_frames(tmp_path: Path) -> None:
     frames = []
 
     async def go(kernels: bool) -> None:
@@ -200,7 +201,7 @@ def test_no_room_for_another_slab_goes_on_with_those_at_hand(
             monkeypatch.setattr(Slab, "create", staticmethod(scarce))
             await r.feed(payloads("stocks"))
             await r.drain()
-            assert messages_in(r.state) == {
+            assert get_counts(r.state) == {
                 "messages": COUNT,
                 "committed": COUNT,
                 "rejected": 0,
@@ -212,7 +213,7 @@ def test_no_room_for_another_slab_goes_on_with_those_at_hand(
 
 
 class Fullness:
-    """Shared memory that has no room for new chunks while `full`."""
+    """Shared memory without room for new chunks while `full`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
@@ -239,7 +240,7 @@ def test_a_shortage_that_passes_changes_nothing(tmp_path: Path, monkeypatch: pyt
                     asyncio.get_running_loop().call_later(0.6, setattr, memory, "full", False)
                 await r.feed(batch)
             await r.drain()
-            return fingerprint(r.run, "stocks"), messages_in(r.state)
+            return fingerprint(r.run, "stocks"), get_counts(r.state)
 
     undisturbed = uvloop.run(go(None))
     memory = Fullness(monkeypatch)
@@ -264,7 +265,7 @@ def test_a_worker_that_finds_no_room_for_its_result_waits_for_it(tmp_path: Path)
             filler.unlink()
             await refused
             await r.drain()
-            assert messages_in(r.state) == {"messages": 7, "committed": 7, "rejected": 0, "in_flight": 0}
+            assert get_counts(r.state) == {"messages": 7, "committed": 7, "rejected": 0, "in_flight": 0}
             assert not list((r.run / "slabs").glob("*spill*"))
 
     with tmpfs(tmp_path / "shm", 24) as root:
@@ -289,8 +290,8 @@ def test_a_shortage_that_lasts_fails_the_stream_and_says_why(
             await r.feed(payloads("stocks", 30))
             with pytest.raises(NoSpaceError, match="enlarge it"):
                 await r.drain()
-            assert messages_in(r.state)["committed"] == 0
-            assert messages_in(r.state)["in_flight"] == 10, "payloads that wait in their slab"
+            assert get_counts(r.state)["committed"] == 0
+            assert get_counts(r.state)["in_flight"] == 10, "payloads in an open slab are in flight"
 
     uvloop.run(go())
 
@@ -308,7 +309,7 @@ def test_slabs_that_are_idle_are_given_back(tmp_path: Path, monkeypatch: pytest.
             assert len(list((r.run / "slabs").iterdir())) == 1
             await r.feed(payloads("stocks", 3000))
             await r.drain()
-            assert messages_in(r.state)["committed"] == 6000
+            assert get_counts(r.state)["committed"] == 6000
             assert not list((r.run / "slabs").iterdir())
 
     uvloop.run(go())
@@ -322,7 +323,7 @@ def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) 
             assert found.symbols == {"AAPL"}
             assert not found.refused
             assert attach(str(r.run)).frame("stocks.snapshots")["trade_price"].to_list() == [1.0]
-            assert messages_in(r.state)["messages"] == 0, "REST is counted apart"
+            assert get_counts(r.state)["messages"] == 0, "REST records are counted separately"
             await r.drain()
 
     uvloop.run(go())
@@ -355,13 +356,13 @@ def test_control_messages_mixed_with_data_reach_the_session(tmp_path: Path) -> N
             await r.drain()
             await asyncio.sleep(0.01)
             assert r.controls == [{"T": "error", "code": 407, "msg": "slow client"}]
-            assert messages_in(r.state)["messages"] == 1
+            assert get_counts(r.state)["messages"] == 1
 
     uvloop.run(go())
 
 
 async def kill_when_busy(r: Rig, number: int, times: int) -> int:
-    """Send a signal to the workers whenever they are at work, `times` times; returns how often."""
+    """Send a signal to the workers while they work, `times` times; return the number of signals."""
     done = 0
     hit: list[int] = []
     while done < times:
@@ -382,7 +383,7 @@ def test_a_worker_killed_in_mid_batch_costs_nothing(tmp_path: Path) -> None:
                 await kill_when_busy(r, signal.SIGKILL, 1)
             await feeding
             await r.drain()
-            assert messages_in(r.state) == {
+            assert get_counts(r.state) == {
                 "messages": 20_000,
                 "committed": 20_000,
                 "rejected": 0,
@@ -396,7 +397,7 @@ def test_a_worker_killed_in_mid_batch_costs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_batch_that_kills_or_hangs_two_workers_is_given_up_and_kept(tmp_path: Path, number: int) -> None:
-    big = payloads("stocks", 12_000, 12_000)  # one payload, long in the making
+    big = payloads("stocks", 12_000, 12_000)  # one payload that takes long to decode
     small = payloads("stocks", 30, 10)
 
     async def go() -> None:
@@ -407,7 +408,7 @@ def test_a_batch_that_kills_or_hangs_two_workers_is_given_up_and_kept(tmp_path: 
             await r.feed(small)
             await r.drain()
             assert r.state.committed()["quarantined"] == 1
-            assert messages_in(r.state) == {"messages": 31, "committed": 30, "rejected": 1, "in_flight": 0}
+            assert get_counts(r.state) == {"messages": 31, "committed": 30, "rejected": 1, "in_flight": 0}
 
     uvloop.run(go())
     [line] = (tmp_path / "stocks.jsonl").read_text().splitlines()
@@ -421,7 +422,7 @@ def test_workers_that_cannot_even_start_stop_the_feed_and_lose_no_batch(
 ) -> None:
     async def go() -> None:
         async with rig("stocks", 1, tmp_path, forks=False) as r:
-            monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
+            monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with this value
             for pid in r.pool.pids:
                 os.kill(pid, signal.SIGKILL)
             await r.feed(payloads("stocks", 30, 10))
@@ -440,8 +441,8 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
 
     async def go() -> tuple[dict[str, str], dict[str, str]]:
         async with rig(stream, workers, tmp_path, slab_kb=32) as first:
-            # Some batches committed, one half committed (trades are in, quotes are not), some sealed,
-            # one being filled: as a kill finds them.
+            # The state at a kill: some batches are committed, one is half committed (trades, but not
+            # quotes), some are sealed, and one is being filled.
             await first.feed(everything[:800])
             await first.pipeline.drain()
             committed = first.state["sequence"]
@@ -472,7 +473,7 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
             assert second.pipeline.recover() == 700
             await second.feed(everything[1500:])
             await second.drain()
-            assert messages_in(second.state) == {
+            assert get_counts(second.state) == {
                 "messages": 6000,
                 "committed": 6000,
                 "rejected": 0,
@@ -495,7 +496,7 @@ def test_slabs_are_bounded_and_stalls_are_counted(tmp_path: Path) -> None:
             assert len(list((r.run / "slabs").iterdir())) <= 3
             await r.drain()
             assert r.state["stalls"] > 0
-            assert messages_in(r.state)["committed"] == 6000
+            assert get_counts(r.state)["committed"] == 6000
 
     uvloop.run(go())
 
@@ -517,7 +518,7 @@ def test_a_dictionary_that_gets_full_is_full_at_the_same_text_however_many_work(
             limit = DICTIONARY_LIMIT[Kind.CODE]
             exchanges = attach(str(r.run)).frame("stocks.trades")["exchange"].cast(pl.String)
             assert exchanges.to_list() == [f"X{i}" for i in range(limit)]
-            return fingerprint(r.run, "stocks"), messages_in(r.state)
+            return fingerprint(r.run, "stocks"), get_counts(r.state)
 
     parallel, counts = uvloop.run(go(3))
     assert counts["rejected"] == count - DICTIONARY_LIMIT[Kind.CODE]
@@ -530,12 +531,12 @@ def test_a_linger_makes_larger_batches(tmp_path: Path) -> None:
             for number, payload in enumerate(payloads("stocks", 100, 1)):
                 r.pipeline.offer(*payload)
                 await asyncio.sleep(0)
-                while drained and messages_in(r.state)["committed"] <= number:
+                while drained and get_counts(r.state)["committed"] <= number:
                     await asyncio.sleep(0.001)
             await r.drain()
             return int(r.state.committed()["batches"])
 
-    assert uvloop.run(batches(True)) == 100, "each goes off at once"
+    assert uvloop.run(batches(True)) == 100, "each payload is a batch"
     assert uvloop.run(batches(False, linger_ms=10_000)) == 1
 
 

@@ -15,7 +15,7 @@ from mdstream.store import journal
 from mdstream.store.journal import Entry, JournalWriter, read_entries
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
-from tests.feed.test_pipeline import mixed, payloads
+from tests.feed.test_pipeline import make_mixed_payloads, payloads
 from tests.piping import Rig, rig
 from tests.running import engine, server, settings, until
 from tests.simulator.test_replay import make_comparable
@@ -190,7 +190,7 @@ def test_no_journal_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_feed_journals_each_payload_before_it_is_in_a_frame(tmp_path: Path, workers: int) -> None:
-    everything = mixed("stocks")
+    everything = make_mixed_payloads("stocks")
 
     async def go() -> None:
         async with rig("stocks", workers, tmp_path) as r:

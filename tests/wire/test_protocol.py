@@ -1,4 +1,4 @@
-"""The protocol on literal bytes: no socket, no clock, no event loop."""
+"""The protocol with literal bytes, without a socket, a clock or an event loop."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def ack(**channels: list[str]) -> bytes:
     return orjson.dumps([{"T": "subscription", **channels}])
 
 
-def sent(protocol: StreamProtocol) -> list[dict[str, Any]]:
+def decode_sent(protocol: StreamProtocol) -> list[dict[str, Any]]:
     return [orjson.loads(message) for message in protocol.to_send()]
 
 
-def protocol(headers: bool = False, **wanted: set[str]) -> StreamProtocol:
+def make_protocol(headers: bool = False, **wanted: set[str]) -> StreamProtocol:
     subscriptions = Subscriptions(wanted={c: set(s) for c, s in wanted.items()})
     return StreamProtocol(CODECS["json"], KEYS, subscriptions, 0.0, headers)
 
 
-def authenticated(**wanted: set[str]) -> StreamProtocol:
-    p = protocol(**wanted)
+def make_authenticated(**wanted: set[str]) -> StreamProtocol:
+    p = make_protocol(**wanted)
     p.receive(CONNECTED, 0.0)
     p.to_send()
     p.receive(AUTHENTICATED, 0.1)
@@ -55,11 +55,11 @@ def authenticated(**wanted: set[str]) -> StreamProtocol:
 
 
 def test_a_session_goes_from_the_greeting_to_the_flow_of_data() -> None:
-    p = protocol(trades={"AAPL"}, quotes={"AMD", "AAPL"})
+    p = make_protocol(trades={"AAPL"}, quotes={"AMD", "AAPL"})
     assert p.receive(CONNECTED, 0.0) == []
-    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
     assert p.receive(AUTHENTICATED, 0.1) == []
-    assert sent(p) == [{"action": "subscribe", "trades": ["AAPL"], "quotes": ["AAPL", "AMD"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["AAPL"], "quotes": ["AAPL", "AMD"]}]
     assert p.receive(ack(trades=["AAPL"], quotes=["AAPL", "AMD"]), 0.2) == [Ready()]
     assert p.state is State.STREAMING
     assert p.due() is None
@@ -87,7 +87,7 @@ def test_msgpack_goes_both_ways() -> None:
         (b"garbage", False),
     ],
 )
-def test_control_is_told_from_data_by_a_look_at_a_few_bytes(payload: bytes, control: bool) -> None:
+def test_control_is_distinguished_from_data_by_a_look_at_a_few_bytes(payload: bytes, control: bool) -> None:
     assert CODECS["json"].is_control(payload) is control
 
 
@@ -101,29 +101,29 @@ def test_control_is_told_from_data_by_a_look_at_a_few_bytes(payload: bytes, cont
         ({"T": "q", "S": "A"}, False),
     ],
 )
-def test_control_is_told_from_data_in_msgpack(message: dict[str, Any], control: bool) -> None:
+def test_control_is_distinguished_from_data_in_msgpack(message: dict[str, Any], control: bool) -> None:
     assert CODECS["msgpack"].is_control(msgpack.packb([message])) is control
 
 
 def test_header_authentication_waits_for_the_server_and_then_falls_back_to_a_message() -> None:
-    p = protocol(headers=True)
+    p = make_protocol(headers=True)
     p.receive(CONNECTED, 1.0)
-    assert sent(p) == []
+    assert decode_sent(p) == []
     assert p.due() == 1.0 + HEADER_AUTH_WAIT_S
     p.tick(1.0 + HEADER_AUTH_WAIT_S)
-    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
 
 
 def test_header_authentication_needs_no_message_when_the_server_answers() -> None:
-    p = protocol(headers=True, trades={"A"})
+    p = make_protocol(headers=True, trades={"A"})
     p.receive(CONNECTED, 1.0)
     p.receive(AUTHENTICATED, 1.1)
-    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
 
 
 @pytest.mark.parametrize("code", [402, 408, 409, 411, 412])
 def test_refused_credentials_and_plans_are_fatal(code: int) -> None:
-    p = protocol()
+    p = make_protocol()
     p.receive(CONNECTED, 0.0)
     with pytest.raises(CredentialsError) as caught:
         p.receive(error(code), 0.1)
@@ -133,34 +133,34 @@ def test_refused_credentials_and_plans_are_fatal(code: int) -> None:
 
 @pytest.mark.parametrize("code", [404, 407, 500])
 def test_errors_of_the_server_ask_for_a_new_connection(code: int) -> None:
-    p = authenticated(trades={"A"})
+    p = make_authenticated(trades={"A"})
     with pytest.raises(ServerError) as caught:
         p.receive(error(code), 0.1)
     assert caught.value.code == code
 
 
 def test_406_authenticates_again_on_the_same_socket_with_growing_pauses() -> None:
-    p = protocol(trades={"A"})
+    p = make_protocol(trades={"A"})
     p.receive(CONNECTED, 0.0)
     p.to_send()
     [waiting] = p.receive(error(406), 10.0)
     assert isinstance(waiting, Waiting)
-    assert sent(p) == []
+    assert decode_sent(p) == []
     assert p.due() == 10.5
     p.tick(10.4)
-    assert sent(p) == []
+    assert decode_sent(p) == []
     p.tick(10.5)
-    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
     p.receive(error(406), 10.6)
     assert p.due() == 11.6
     p.tick(11.6)
     p.to_send()
     p.receive(AUTHENTICATED, 11.7)
-    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
 
 
 def test_406_without_end_gives_the_connection_up() -> None:
-    p = protocol()
+    p = make_protocol()
     p.receive(CONNECTED, 0.0)
     now = 0.0
     with pytest.raises(ServerError, match="after 5 attempts"):
@@ -171,31 +171,31 @@ def test_406_without_end_gives_the_connection_up() -> None:
 
 
 def test_401_authenticates_again_and_then_subscribes() -> None:
-    p = authenticated(trades={"A"})
+    p = make_authenticated(trades={"A"})
     p.to_send()
     p.receive(error(401), 0.2)
-    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
     p.receive(AUTHENTICATED, 0.3)
-    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
 
 
 def test_403_means_that_we_are_authenticated() -> None:
-    p = protocol(headers=True, trades={"A"})
+    p = make_protocol(headers=True, trades={"A"})
     p.receive(CONNECTED, 0.0)
     p.tick(HEADER_AUTH_WAIT_S)
     p.to_send()
     p.receive(error(403), 2.1)
-    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
 
 
 def test_405_finds_how_many_symbols_the_plan_allows_and_refuses_the_rest() -> None:
     symbols = {f"S{i:02d}" for i in range(50)}
-    p = authenticated(trades=symbols)
+    p = make_authenticated(trades=symbols)
     served: set[str] = set()
     refused: set[str] = set()
     rounds = 0
     while p.state is not State.STREAMING:
-        [request] = sent(p)
+        [request] = decode_sent(p)
         rounds += 1
         asked = set(request["trades"])
         answer = error(405) if len(served | asked) > 30 else ack(trades=sorted(served | asked))
@@ -211,12 +211,12 @@ def test_405_finds_how_many_symbols_the_plan_allows_and_refuses_the_rest() -> No
 
 
 def test_410_drops_the_channel_and_keeps_the_others() -> None:
-    p = authenticated(trades={"A", "B"}, bars={"A", "B"})
-    sent(p)
+    p = make_authenticated(trades={"A", "B"}, bars={"A", "B"})
+    decode_sent(p)
     p.receive(error(410), 1.0)
-    assert sent(p) == [{"action": "subscribe", "trades": ["A", "B"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A", "B"]}]
     p.receive(ack(trades=["A", "B"]), 1.1)
-    assert sent(p) == [{"action": "subscribe", "bars": ["A", "B"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "bars": ["A", "B"]}]
     happened = p.receive(error(410, "invalid subscribe action for this feed"), 1.2)
     assert [type(h) for h in happened] == [Refused, Ready]
     assert {r.symbol for r in happened[0].refusals} == {"A", "B"}  # type: ignore[union-attr]
@@ -224,10 +224,10 @@ def test_410_drops_the_channel_and_keeps_the_others() -> None:
 
 
 def test_400_is_traced_to_the_one_malformed_symbol() -> None:
-    p = authenticated(trades={"A", "B", "BAD!", "C", "D"})
+    p = make_authenticated(trades={"A", "B", "BAD!", "C", "D"})
     served: set[str] = set()
     while p.state is not State.STREAMING:
-        asked = set(sent(p)[0]["trades"])
+        asked = set(decode_sent(p)[0]["trades"])
         if "BAD!" in asked:
             p.receive(error(400, "invalid syntax"), 1.0)
         else:
@@ -238,8 +238,8 @@ def test_400_is_traced_to_the_one_malformed_symbol() -> None:
 
 
 def test_413_refuses_the_star_and_nothing_else() -> None:
-    p = authenticated(trades={"*"}, quotes={"*"})
-    sent(p)
+    p = make_authenticated(trades={"*"}, quotes={"*"})
+    decode_sent(p)
     p.receive(error(413), 1.0)
     p.receive(ack(trades=["*"]), 1.0)
     p.receive(error(413), 1.0)
@@ -249,7 +249,7 @@ def test_413_refuses_the_star_and_nothing_else() -> None:
 
 
 def test_what_no_acknowledgement_shows_within_a_second_is_refused() -> None:
-    p = authenticated(trades={"A", "B"})
+    p = make_authenticated(trades={"A", "B"})
     assert p.receive(ack(trades=["A"]), 1.0) == []
     assert p.due() == 1.0 + SETTLE_S
     assert p.tick(1.0 + SETTLE_S / 2) == []
@@ -260,7 +260,7 @@ def test_what_no_acknowledgement_shows_within_a_second_is_refused() -> None:
 
 
 def test_a_server_may_acknowledge_channel_by_channel() -> None:
-    p = authenticated(trades={"A"}, quotes={"A"}, bars={"A"})
+    p = make_authenticated(trades={"A"}, quotes={"A"}, bars={"A"})
     assert p.receive(ack(trades=["A"]), 1.0) == []
     assert p.receive(ack(trades=["A"], quotes=["A"]), 1.4) == []
     assert p.receive(ack(trades=["A"], quotes=["A"], bars=["A"]), 1.9) == [Ready()]
@@ -269,11 +269,11 @@ def test_a_server_may_acknowledge_channel_by_channel() -> None:
 
 def test_an_acknowledgement_that_comes_twice_does_not_answer_the_next_request() -> None:
     symbols = {f"SYMBOL{i:05d}" for i in range(4000)}
-    p = authenticated(trades=symbols)
+    p = make_authenticated(trades=symbols)
     served: set[str] = set()
     happened: list[Any] = []
     while p.state is not State.STREAMING:
-        for request in sent(p):
+        for request in decode_sent(p):
             served |= set(request["trades"])
         happened += p.receive(ack(trades=sorted(served)), 1.0)
         happened += p.receive(ack(trades=sorted(served)), 1.0)
@@ -282,7 +282,7 @@ def test_an_acknowledgement_that_comes_twice_does_not_answer_the_next_request() 
 
 
 def test_a_symbol_that_is_acknowledged_late_is_not_refused_any_more() -> None:
-    p = authenticated(trades={"A", "B"})
+    p = make_authenticated(trades={"A", "B"})
     p.receive(ack(trades=["A"]), 1.0)
     p.tick(1.0 + SETTLE_S)
     p.receive(ack(trades=["A", "B"]), 9.0)
@@ -291,7 +291,7 @@ def test_a_symbol_that_is_acknowledged_late_is_not_refused_any_more() -> None:
 
 
 def test_what_a_server_left_out_is_asked_for_again_by_the_next_connection() -> None:
-    p = authenticated(trades={"A", "B"})
+    p = make_authenticated(trades={"A", "B"})
     p.receive(ack(trades=["A"]), 1.0)
     p.tick(1.0 + SETTLE_S)
     p.subscriptions.refused["trades", "C"] = "invalid syntax (400)"
@@ -300,24 +300,24 @@ def test_what_a_server_left_out_is_asked_for_again_by_the_next_connection() -> N
     assert set(p.subscriptions.refused) == {("trades", "C")}
 
 
-def test_a_server_that_forgot_us_is_told_all_subscriptions_again() -> None:
-    p = authenticated(trades={"A"})
+def test_a_server_that_forgot_us_is_sent_all_subscriptions_again() -> None:
+    p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"]), 1.0)
     p.to_send()
     p.receive(error(401, "not authenticated"), 5.0)
-    assert sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
+    assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
     p.receive(AUTHENTICATED, 5.1)
-    assert sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
     assert p.receive(ack(trades=["A"]), 5.2) == [Ready()]
 
 
 def test_a_malformed_symbol_is_found_over_all_channels_at_once() -> None:
     channels = ("trades", "quotes", "bars", "lulds", "statuses")
-    p = authenticated(**{c: {"A", "B", "BAD!", "C"} for c in channels})
+    p = make_authenticated(**{c: {"A", "B", "BAD!", "C"} for c in channels})
     served: dict[str, set[str]] = {}
     rounds = 0
     while p.state is not State.STREAMING:
-        [request] = sent(p)
+        [request] = decode_sent(p)
         rounds += 1
         request.pop("action")
         if "BAD!" in request["trades"]:
@@ -335,15 +335,15 @@ def test_a_malformed_symbol_is_found_over_all_channels_at_once() -> None:
 
 @pytest.mark.parametrize("code", [[1], {"a": 1}, "402", None, 1.5, True])
 def test_an_error_without_a_proper_code_is_only_noted(code: Any) -> None:
-    p = authenticated(trades={"A"})
+    p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"]), 1.0)
-    [note] = p.receive(orjson.dumps([{"T": "error", "code": code, "msg": "odd"}]), 2.0)
+    [note] = p.receive(orjson.dumps([{"T": "error", "code": code, "msg": "malformed"}]), 2.0)
     assert isinstance(note, Note)
 
 
 def test_requests_stay_below_32_kb_and_each_waits_for_its_answer() -> None:
     symbols = {f"SYMBOL{i:05d}" for i in range(6000)}
-    p = authenticated(trades=symbols, quotes=symbols)
+    p = make_authenticated(trades=symbols, quotes=symbols)
     served: set[str] = set()
     requests = 0
     while p.state is not State.STREAMING:
@@ -359,40 +359,40 @@ def test_requests_stay_below_32_kb_and_each_waits_for_its_answer() -> None:
 
 
 def test_subscriptions_change_while_data_flows() -> None:
-    p = authenticated(trades={"A"})
+    p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"]), 1.0)
     p.to_send()
     p.subscriptions.wanted["trades"] = {"B"}
     assert p.change(2.0) == []
-    assert sent(p) == [{"action": "unsubscribe", "trades": ["A"]}]
+    assert decode_sent(p) == [{"action": "unsubscribe", "trades": ["A"]}]
     p.receive(ack(trades=[]), 2.1)
-    assert sent(p) == [{"action": "subscribe", "trades": ["B"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["B"]}]
     assert p.receive(ack(trades=["B"]), 2.2) == [Ready()]
     assert p.change(3.0) == []
-    assert sent(p) == []
+    assert decode_sent(p) == []
 
 
 def test_a_change_in_the_middle_of_subscribing_is_asked_for_afterwards() -> None:
-    p = authenticated(trades={"A"})
-    sent(p)
+    p = make_authenticated(trades={"A"})
+    decode_sent(p)
     p.subscriptions.wanted["trades"].add("B")
     p.change(1.0)
-    assert sent(p) == []
+    assert decode_sent(p) == []
     p.receive(ack(trades=["A"]), 1.1)
-    assert sent(p) == [{"action": "subscribe", "trades": ["B"]}]
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["B"]}]
 
 
 def test_channels_that_the_server_adds_by_itself_are_left_alone() -> None:
-    p = authenticated(trades={"A"})
+    p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"], corrections=["A"], cancelErrors=["A"]), 1.0)
     p.to_send()
     p.change(2.0)
-    assert sent(p) == []
+    assert decode_sent(p) == []
 
 
 @pytest.mark.parametrize("stage", ["greeting", "authentication", "subscription"])
 def test_an_answer_that_does_not_come_ends_the_connection(stage: str) -> None:
-    p = protocol(trades={"A"})
+    p = make_protocol(trades={"A"})
     if stage != "greeting":
         p.receive(CONNECTED, 0.0)
     if stage == "subscription":
@@ -404,7 +404,7 @@ def test_an_answer_that_does_not_come_ends_the_connection(stage: str) -> None:
 
 
 def test_unknown_messages_and_errors_change_nothing() -> None:
-    p = authenticated(trades={"A"})
+    p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"]), 1.0)
     [note] = p.receive(error(999, "what"), 1.1)
     assert isinstance(note, Note)

@@ -38,7 +38,7 @@ def test_what_may_succeed_later(status: int, passing: bool) -> None:
         (400, "invalid symbol: b@d", False),
     ],
 )
-def test_a_key_that_is_refused_is_told_from_a_plan_that_lacks_the_data(
+def test_a_key_that_is_refused_is_distinguished_from_a_plan_that_lacks_the_data(
     status: int, reason: str, refused: bool
 ) -> None:
     assert is_key_refused(status, reason) is refused

@@ -18,5 +18,7 @@ def test_the_quota_is_read_as_it_is_written() -> None:
         ({"Retry-After": "\u00b2"}, Quota(None, None, None, None)),
     ],
 )
-def test_names_are_in_any_case_and_what_is_no_number_is_none(headers: dict[str, str], quota: Quota) -> None:
+def test_names_are_in_any_case_and_what_is_not_a_number_is_none(
+    headers: dict[str, str], quota: Quota
+) -> None:
     assert quota_of(headers) == quota

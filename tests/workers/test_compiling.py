@@ -1,4 +1,4 @@
-"""Where the kernels' machine code is kept, on machines of all sorts."""
+"""The folder for the kernels' machine code, on machines with different file systems."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from workers.kernels import kept
 SHOW = "from workers.kernels import kept; print(kept.CACHE)"
 
 
-def cache_with(**environment: str) -> Path:
-    """The folder that a new process chooses."""
+def find_cache(**environment: str) -> Path:
+    """Return the folder that a new process chooses."""
     clean = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR")}
     done = subprocess.run(
         [sys.executable, "-c", SHOW],
@@ -33,14 +33,14 @@ def cache_with(**environment: str) -> Path:
     return Path(done.stdout.strip())
 
 
-def test_the_folder_is_in_the_users_cache_or_where_it_is_told(tmp_path: Path) -> None:
-    assert cache_with(HOME=str(tmp_path)).parent == tmp_path / ".cache" / "mdstream"
+def test_the_folder_is_in_the_users_cache_or_where_it_is_set(tmp_path: Path) -> None:
+    assert find_cache(HOME=str(tmp_path)).parent == tmp_path / ".cache" / "mdstream"
     for name in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR"):
-        assert cache_with(**{name: str(tmp_path / name)}).parent == tmp_path / name / "mdstream"
+        assert find_cache(**{name: str(tmp_path / name)}).parent == tmp_path / name / "mdstream"
 
 
 def test_without_a_home_that_can_be_written_it_is_with_the_temporary_files(tmp_path: Path) -> None:
-    cache = cache_with(HOME="/proc/nowhere", TMPDIR=str(tmp_path))
+    cache = find_cache(HOME="/proc/nowhere", TMPDIR=str(tmp_path))
     assert cache.parent == tmp_path / f"mdstream-{os.getuid()}"
 
 
@@ -64,14 +64,14 @@ def test_a_folder_that_others_may_write_is_not_taken(tmp_path: Path) -> None:
     open_to_all = tmp_path / "mdstream"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
-    cache = cache_with(XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
+    cache = find_cache(XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
     assert cache.parent == tmp_path / f"mdstream-{os.getuid()}"
     cache.parent.chmod(0o777)
     with pytest.raises(subprocess.CalledProcessError):
-        cache_with(XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
+        find_cache(XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
 
 
-def test_where_they_cannot_be_kept_the_library_decodes(tmp_path: Path) -> None:
+def test_where_they_cannot_be_kept_the_fallback_decoder_decodes(tmp_path: Path) -> None:
     taken = tmp_path / f"mdstream-{os.getuid()}"
     (tmp_path / "mdstream").touch()
     taken.touch()
@@ -91,7 +91,7 @@ def test_where_they_cannot_be_kept_the_library_decodes(tmp_path: Path) -> None:
     assert os.environ.get(UNKEPT) is None
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
     code = full + "import runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     code += "runpy.run_module('workers.warm', run_name='__main__')"
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
         text=True,
         timeout=HANGING_S,
         check=False,
-        # Compiled in a hurry, for only the first is, and cannot be kept.
+        # Compiled without optimization: only the first kernel is compiled, and it cannot be stored.
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "0"},
     )
     assert done.returncode == 1
@@ -149,7 +149,7 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
     assert is_complete() == "True"
-    code.write_bytes(code.read_bytes()[:-100])  # Numba would load it, and might die of it
+    code.write_bytes(code.read_bytes()[:-100])  # Numba would load it, and might crash
     assert is_complete() == "False"
     code.write_bytes(b"garbage")
     index.write_bytes(index.read_bytes()[:100])

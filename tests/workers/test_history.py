@@ -1,4 +1,4 @@
-"""Pages become staged columns and joined files that say what the page's JSON says."""
+"""Pages become staged columns, and then joined files, with the same values as the JSON of the pages."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def stage(
     return history.stage(ticket)
 
 
-def time(ns: int) -> str:
+def format_time(ns: int) -> str:
     return f"{pl.Series([ns // 10**9 * 10**6]).cast(pl.Datetime('us'))[0].isoformat()}.{ns % 10**9:09d}Z"
 
 
-def whole(path: Path) -> pl.DataFrame:
-    """A stored file with its times as nanoseconds."""
+def read_file(path: Path) -> pl.DataFrame:
+    """Read a stored file, with its times as nanoseconds."""
     frame = pl.read_parquet(path)
     return frame.with_columns(ns=pl.col("ts").dt.epoch("us") * 1000 + pl.col("ts_ns"))
 
 
 TRADE = st.fixed_dictionaries(
     {
-        "t": st.integers(0, 10**15).map(lambda ns: time(BASE + ns)),
+        "t": st.integers(0, 10**15).map(lambda ns: format_time(BASE + ns)),
         "p": st.one_of(st.none(), st.floats(0, 1e6, allow_subnormal=False)),
         "s": st.integers(0, 2**53),
         "x": st.sampled_from(["V", "D", "é", ""]),
@@ -69,11 +69,11 @@ def test_what_is_joined_is_what_the_pages_say(
         assert (receipt.rows, receipt.page_token, receipt.fault) == (len(records), f"token{number}", "")
         paths.append(str(path))
     joined = history.join(JoinTicket("stocks", "trades", tuple(paths), str(folder / "a" / "b.parquet")))
-    frame = whole(folder / "a" / "b.parquet")
+    frame = read_file(folder / "a" / "b.parquet")
     truth = [(f"S{n}", record) for n, records in enumerate(pages) for record in records]
     assert joined.rows == frame.height == len(truth)
     assert frame["symbol"].to_list() == [symbol for symbol, _ in truth]
-    assert [time(ns) for ns in frame["ns"]] == [record["t"] for _, record in truth]
+    assert [format_time(ns) for ns in frame["ns"]] == [record["t"] for _, record in truth]
     for name, key in {"price": "p", "size": "s", "exchange": "x", "id": "i", "tape": "z"}.items():
         assert frame[name].to_list() == [record[key] for _, record in truth], name
     assert joined.first == {"symbol": "S0", "ts": min(frame["ts"].dt.epoch("us"))}
@@ -82,7 +82,7 @@ def test_what_is_joined_is_what_the_pages_say(
 
 def test_an_absent_side_of_a_quote_is_null(tmp_path: Path) -> None:
     quote = {
-        "t": time(BASE),
+        "t": format_time(BASE),
         "bx": " ",
         "bp": 0,
         "bs": 0,
@@ -102,7 +102,7 @@ def test_an_absent_side_of_a_quote_is_null(tmp_path: Path) -> None:
 
 def test_rows_of_another_shard_are_left_to_it(tmp_path: Path) -> None:
     records = [
-        {"t": time(BASE + ns), "p": 1.5, "s": 1, "x": "V", "c": [], "i": ns, "z": "A"}
+        {"t": format_time(BASE + ns), "p": 1.5, "s": 1, "x": "V", "c": [], "i": ns, "z": "A"}
         for ns in (0, 1, 2, 3)
     ]
     body = {"trades": {"A": records}, "next_page_token": None}
@@ -111,7 +111,7 @@ def test_rows_of_another_shard_are_left_to_it(tmp_path: Path) -> None:
     assert not path.exists()
     assert stage(body, path, span=(BASE + 1, BASE + 3)).rows == 2
     history.join(JoinTicket("stocks", "trades", (str(path),), str(tmp_path / "x.parquet")))
-    assert whole(tmp_path / "x.parquet")["id"].to_list() == [1, 2]
+    assert read_file(tmp_path / "x.parquet")["id"].to_list() == [1, 2]
 
 
 def test_a_page_that_is_none_says_why_and_stages_nothing(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_page_that_is_none_says_why_and_stages_nothing(tmp_path: Path) -> None
     assert "bad gzip" in stage(b"no gzip", path).fault
     assert "too early" in stage(whole_page[:-9], path).fault
     assert stage(gzip.compress(b'{"trades":'), path).fault
-    assert stage(gzip.compress(b'{"message":"odd"}'), path).fault == "it has no trades"
+    assert stage(gzip.compress(b'{"message":"malformed"}'), path).fault == "it has no trades"
     assert not path.exists()
 
 
@@ -131,7 +131,7 @@ def test_an_empty_page_has_no_rows_and_no_fault(tmp_path: Path) -> None:
 
 
 def test_a_record_that_fits_nowhere_is_rejected_and_kept(tmp_path: Path) -> None:
-    good = {"t": time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 1, "z": "A"}
+    good = {"t": format_time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 1, "z": "A"}
     body = {"trades": {"A": [good, {**good, "p": "high"}, good]}, "next_page_token": None}
     receipt = stage(body, tmp_path / "x.arrow")
     assert receipt.rows == 2
@@ -140,6 +140,6 @@ def test_a_record_that_fits_nowhere_is_rejected_and_kept(tmp_path: Path) -> None
 
 
 def test_an_id_beyond_what_tables_hold_fails_the_page(tmp_path: Path) -> None:
-    record = {"t": time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 2**63, "z": "A"}
+    record = {"t": format_time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 2**63, "z": "A"}
     receipt = stage({"trades": {"A": [record]}, "next_page_token": None}, tmp_path / "x.arrow")
     assert "id 9223372036854775808 is more than a signed 64-bit integer holds" in receipt.fault

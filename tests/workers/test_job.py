@@ -1,4 +1,4 @@
-"""What a worker keeps between tickets."""
+"""State that a worker keeps between tickets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bars by plain loops over all that came, made again from nothing at every moment. Shares no code with ours."""
+"""Bars by plain loops over all received rows, computed anew each time. The model shares no code with the engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Row = dict[str, Any]
 
 @dataclass
 class Model:
-    """The rows that a stream's bars of one length must be.
+    """The expected rows of a stream's bars of one length.
 
-    `take` gets what came, in order: `(what, fields)`; see the methods. `effect(trade)` says what a trade does:
-    all, volume, nothing.
+    `take` is called for each received row in order, with its kind and its fields; each kind has a method.
+    `effect(trade)` returns the effect of a trade: "all", "volume" or "nothing".
     """
 
     interval: int
@@ -31,7 +31,7 @@ class Model:
     published: dict[tuple[int, int], int] = field(default_factory=dict)
     changed: dict[tuple[int, int], int] = field(default_factory=dict)
     gaps: list[list[int | None]] = field(default_factory=lambda: [[None, None]])
-    blemished: set[tuple[int, int]] = field(default_factory=set)
+    incomplete: set[tuple[int, int]] = field(default_factory=set)
     late: int = 0
     unmatched: int = 0
 
@@ -39,29 +39,29 @@ class Model:
         getattr(self, what)(it)
 
     def trade(self, it: Row) -> None:
-        """symbol, ts, price, size, conditions, tape, id, exchange, recv."""
+        """Add a trade: symbol, ts, price, size, conditions, tape, id, exchange, recv."""
         what = self.effect(it)
         if what == "nothing":
             self.prices.append({**it, "effect": what})
             return
-        self._moved(it)
+        self._advance(it)
         self.prices.append({**it, "effect": what})
         self._change(it)
 
     def quote(self, it: Row) -> None:
-        """symbol, ts, price, recv: a quote's midpoint, where those count."""
-        self._moved(it)
+        """Add a quote, where midpoints count: symbol, ts, price (the midpoint), recv."""
+        self._advance(it)
         self.prices.append({**it, "effect": "midpoint", "size": 0, "id": None, "exchange": None})
         self._change(it)
 
     def cancel(self, it: Row) -> None:
-        """symbol, id, exchange, recv."""
+        """Cancel a trade: symbol, id, exchange, recv."""
         if (trade := self._find(it)) is not None:
             trade["effect"] = "nothing"
             self._touch(trade, it)
 
     def correction(self, it: Row) -> None:
-        """symbol, id, exchange, new_id, price, size, conditions, tape, recv."""
+        """Correct a trade: symbol, id, exchange, new_id, price, size, conditions, tape, recv."""
         if (trade := self._find(it)) is not None:
             trade |= {name: it[name] for name in ("price", "size", "conditions", "tape")}
             trade |= {"effect": self.effect(trade), "ids": {*trade.get("ids", ()), it["new_id"]}}
@@ -74,27 +74,27 @@ class Model:
             self.gaps.append([start, None])
             again = {key: recv for key, recv in self.published.items() if key[1] >= start}
             self.changed = {**again, **self.changed}
-            self.blemished |= {key for key in self.changed if key[1] >= start}
+            self.incomplete |= {key for key in self.changed if key[1] >= start}
 
     def tick(self, it: Row) -> None:
         if self.clock is not None:
             now = self.seen[0] + it["recv"] - self.seen[1] - SECOND
-            self._pass(now - now % SECOND, it["recv"], data=False)
+            self._set_clock(now - now % SECOND, it["recv"], data=False)
 
     def finish(self) -> list[Row]:
         for key in self.changed:
             if self.clock is None or key[1] + self.interval > self.clock:
-                self.blemished.add(key)
+                self.incomplete.add(key)
         self._publish(1 << 62)
         return self.rows
 
     # -- time
 
-    def _moved(self, it: Row) -> None:
+    def _advance(self, it: Row) -> None:
         if it["ts"] - it["recv"] <= MINUTE:
-            self._pass(it["ts"] - it["ts"] % SECOND, it["recv"], data=True)
+            self._set_clock(it["ts"] - it["ts"] % SECOND, it["recv"], data=True)
 
-    def _pass(self, now: int, recv: int, data: bool) -> None:
+    def _set_clock(self, now: int, recv: int, data: bool) -> None:
         if self.clock is not None and now <= self.clock:
             return
         due = self.clock is None or now // self.every != self.clock // self.every
@@ -104,7 +104,7 @@ class Model:
         if due:
             self._publish(now)
         if data and self.gaps[-1][1] is None:
-            end = now + 10 * SECOND  # what comes first may be a late one
+            end = now + 10 * SECOND  # the first row may be late
             self.gaps[-1][1] = end - end % self.interval
 
     # -- bars
@@ -117,16 +117,16 @@ class Model:
         if self.clock is not None and key[1] + self.interval <= self.clock - self.kept:
             self.late += self.prices[-1]["effect"] != "midpoint"
             return
-        self._heed_gaps(key)
+        self._apply_gaps(key)
         self.changed[key] = it["recv"]
 
-    def _heed_gaps(self, key: tuple[int, int]) -> None:
+    def _apply_gaps(self, key: tuple[int, int]) -> None:
         for start, end in self.gaps:
             if (start is None or key[1] >= start) and (end is None or key[1] <= end):
-                self.blemished.add(key)
+                self.incomplete.add(key)
 
     def _touch(self, trade: Row, it: Row) -> None:
-        self._heed_gaps(self._key(trade))
+        self._apply_gaps(self._key(trade))
         self.changed[self._key(trade)] = it["recv"]
 
     def _find(self, it: Row) -> Row | None:
@@ -144,7 +144,7 @@ class Model:
             recv = max(self.changed.pop(key), row.pop("recv"))
             if row["open"] is not None or key in self.published:
                 revised = key in self.published
-                complete = key not in self.blemished
+                complete = key not in self.incomplete
                 self.rows.append({**row, "revised": revised, "complete": complete, "recv_ts": recv})
                 self.published[key] = recv
 

@@ -1,4 +1,4 @@
-"""What trades do to bars, and sums that do not depend on their order. Bars as a whole: `tests/workers/aggregation/test_bars.py`."""
+"""Effects of trades on bars, and sums that do not depend on their order. `test_bars.py` tests whole bars."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_strictest_condition_decides_what_a_trade_does(
 
 
 @given(st.lists(st.floats(-1e12, 1e12)))
-@settings(deadline=None)  # the first call compiles
+@settings(deadline=None)  # the first call compiles the kernel
 def test_sums_kept_in_pairs_are_exact_when_rounded(values: list[float]) -> None:
     total = np.zeros(2)
     for value in values:

@@ -1,4 +1,4 @@
-"""Bars built here equal plain loops over what came, however it was cut into batches, and whoever was killed."""
+"""Built bars equal bars of plain loops over the received rows, for any batches, and after kills."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _numbers = itertools.count()
 
 
 class Bench:
-    """A stream's committer, fed with events in batches, here and now."""
+    """The committer of a stream, to which tests give events in batches."""
 
     def __init__(self, run: Path, stream: str, retention: int = 64_000_000) -> None:
         self.run, self.stream = run, stream
@@ -54,7 +54,7 @@ class Bench:
             if what in ("gap", "tick"):
                 self.slab.append(Mark[what.upper()].value, PayloadKind.MARK, it["recv"])
             else:
-                payload = orjson.dumps([message(self.stream, what, it)])
+                payload = orjson.dumps([make_message(self.stream, what, it)])
                 self.slab.append(payload, PayloadKind.JSON, it["recv"])
         self.slab.seal()
         receipt = job.run(Ticket(str(self.run), self.stream, str(self.slab.path), sequence, kernels=False))
@@ -67,12 +67,12 @@ class Bench:
         return frame.with_columns(symbol=frame["symbol"].to_physical(), **times).to_dicts()
 
 
-def of(it: Row) -> dict[str, Any]:
-    """Price and size that a cancel names; those of no trade, if it does not say."""
+def get_amended(it: Row) -> dict[str, Any]:
+    """Return the price and size in a cancel; without them, values that no trade has."""
     return {"p": it.get("old_price", 1.0), "s": it.get("old_size", 1)}
 
 
-def message(stream: str, what: str, it: Row) -> dict[str, Any]:
+def make_message(stream: str, what: str, it: Row) -> dict[str, Any]:
     at = {"S": f"S{it['symbol']}", "t": rfc3339(it.get("ts", it["recv"]))}
     if stream == "crypto":
         if what == "trade":
@@ -90,7 +90,7 @@ def message(stream: str, what: str, it: Row) -> dict[str, Any]:
             "x": it["exchange"],
         }
     if what == "cancel":
-        return {"T": "x", **at, "i": it["id"], "x": it["exchange"], **of(it), "a": "C", "z": "A"}
+        return {"T": "x", **at, "i": it["id"], "x": it["exchange"], **get_amended(it), "a": "C", "z": "A"}
     return {
         "T": "c",
         **at,
@@ -108,14 +108,14 @@ def message(stream: str, what: str, it: Row) -> dict[str, Any]:
 
 
 @contextmanager
-def bench(stream: str, **more: Any) -> Iterator[Bench]:
+def open_bench(stream: str, **more: Any) -> Iterator[Bench]:
     with RunDirectory() as run:
         yield Bench(run.path, stream, **more)
 
 
-def built(stream: str, events: Sequence[Event], cuts: Sequence[int]) -> dict[str, list[Row]]:
-    """The bars of each length when the events come in batches of the sizes `cuts`, over and over."""
-    with bench(stream) as made:
+def build_bars(stream: str, events: Sequence[Event], cuts: Sequence[int]) -> dict[str, list[Row]]:
+    """Return the bars of each length from events in batches. The sizes in `cuts` repeat."""
+    with open_bench(stream) as made:
         left = list(events)
         for size in itertools.cycle(cuts):
             if not left:
@@ -126,7 +126,7 @@ def built(stream: str, events: Sequence[Event], cuts: Sequence[int]) -> dict[str
         return {name: made.rows(name) for name in BAR_INTERVALS}
 
 
-def effect(trade: Row) -> str:
+def get_effect(trade: Row) -> str:
     if "Q" in trade["conditions"]:
         return "nothing"
     if "I" in trade["conditions"] or ("B" in trade["conditions"] and trade["tape"] in "AB"):
@@ -134,12 +134,12 @@ def effect(trade: Row) -> str:
     return "all"
 
 
-def plain(stream: str, events: Sequence[Event]) -> dict[str, Model]:
-    """The same by plain loops. Symbols are numbered as they come."""
+def run_models(stream: str, events: Sequence[Event]) -> dict[str, Model]:
+    """Return the expected bars by plain loops. Symbols get numbers in order of their first event."""
     codes: dict[int, int] = {}
     models = {
-        "bars_1s": Model(SECOND, SECOND, MINUTE, effect),
-        "bars_1m": Model(MINUTE, MINUTE // 2, 60 * MINUTE, effect),
+        "bars_1s": Model(SECOND, SECOND, MINUTE, get_effect),
+        "bars_1m": Model(MINUTE, MINUTE // 2, 60 * MINUTE, get_effect),
     }
     for model in models.values():
         if stream == "crypto":
@@ -151,8 +151,8 @@ def plain(stream: str, events: Sequence[Event]) -> dict[str, Model]:
     return models
 
 
-def expect(stream: str, events: Sequence[Event], found: dict[str, list[Row]]) -> None:
-    for name, model in plain(stream, events).items():
+def assert_expected(stream: str, events: Sequence[Event], found: dict[str, list[Row]]) -> None:
+    for name, model in run_models(stream, events).items():
         for row in model.rows:
             if stream != "crypto":
                 row |= {"volume": int(row["volume"]), "vwap_volume": int(row["vwap_volume"])}
@@ -167,7 +167,7 @@ PRICES = st.sampled_from([100.0, 100.01, 99.99, 0.1, 3.3, 7.77])
 
 @st.composite
 def stocks(draw: st.DrawFn) -> list[Event]:
-    """Trades, some of them late or ahead, their corrections and cancels, gaps and ticks."""
+    """Draw trades (some late, some with future times), corrections, cancels, gaps and ticks."""
     events: list[Event] = []
     recv = START
     for _ in range(draw(st.integers(0, 40))):
@@ -206,14 +206,14 @@ def stocks(draw: st.DrawFn) -> list[Event]:
 def test_bars_of_stocks_equal_plain_loops_however_they_were_cut(
     events: list[Event], cuts: list[int]
 ) -> None:
-    whole = built("stocks", events, [max(1, len(events))])
-    assert whole == built("stocks", events, [1]) == built("stocks", events, cuts)
-    expect("stocks", events, whole)
+    whole = build_bars("stocks", events, [max(1, len(events))])
+    assert whole == build_bars("stocks", events, [1]) == build_bars("stocks", events, cuts)
+    assert_expected("stocks", events, whole)
 
 
 @st.composite
 def crypto(draw: st.DrawFn) -> list[Event]:
-    """Trades and quotes."""
+    """Draw trades and quotes."""
     events: list[Event] = []
     recv = START
     for number in range(draw(st.integers(0, 40))):
@@ -235,13 +235,13 @@ def crypto(draw: st.DrawFn) -> list[Event]:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_bars_of_crypto_have_the_midpoints_of_quotes(events: list[Event], cuts: list[int]) -> None:
     events = [(what, {**it, "price": it["price"] + 1} if "price" in it else it) for what, it in events]
-    whole = built("crypto", events, [max(1, len(events))])
-    assert whole == built("crypto", events, cuts)
-    expect("crypto", events, whole)
+    whole = build_bars("crypto", events, [max(1, len(events))])
+    assert whole == build_bars("crypto", events, cuts)
+    assert_expected("crypto", events, whole)
 
 
-def successor(run: Path, killed: Bench) -> Bench:
-    """What takes the place of a killed feed of stocks."""
+def make_successor(run: Path, killed: Bench) -> Bench:
+    """Return the successor of a killed feed of stocks."""
     again = boot.rebuild_partials(str(run), "stocks", killed.committer.committed_rows)
     made = Bench(run, "stocks")
     made.committer.restore_bars(again)
@@ -253,17 +253,17 @@ def successor(run: Path, killed: Bench) -> Bench:
 def test_a_successor_of_a_killed_feed_gets_the_same_bars(
     events: list[Event], killed: int, size: int
 ) -> None:
-    # That time went on while nothing came dies with the feed; what depends on it is left out.
+    # A killed feed loses the time that passed without data. Events that depend on it are left out.
     events = [(w, it) for w, it in events if w != "tick" and it["recv"] - it.get("ts", it["recv"]) < MINUTE]
     batches = [events[i : i + size] for i in range(0, len(events), size)]
     with RunDirectory() as run:
         made = Bench(run.path, "stocks")
         for index, batch in enumerate(batches):
             if index * size <= killed < (index + 1) * size:
-                made = successor(run.path, made)
+                made = make_successor(run.path, made)
             made.batch(batch)
         made.committer.close()
-        for name, model in plain("stocks", events).items():
+        for name, model in run_models("stocks", events).items():
             last = {(row["symbol"], row["ts"]): row for row in made.rows(name)}
             expected = {(row["symbol"], row["ts"]): row for row in model.rows}
             assert last.keys() == expected.keys()
@@ -278,9 +278,9 @@ def test_bars_that_the_clock_ended_are_not_published_again_by_a_successor() -> N
     with RunDirectory() as run:
         made = Bench(run.path, "stocks")
         for index, batch in enumerate(batches):
-            if index == 2:  # killed when the tick had published both bars of the first second
+            if index == 2:  # a kill after the tick published both bars of the first second
                 assert len(made.rows("bars_1s")) == 2
-                made = successor(run.path, made)
+                made = make_successor(run.path, made)
             made.batch(batch)
         made.committer.close()
         rows = [(r["symbol"], (r["ts"] - START) // SECOND) for r in made.rows("bars_1s")]
@@ -301,8 +301,8 @@ def test_bars_that_were_revised_are_not_published_again_by_a_successor() -> None
         with RunDirectory() as run:
             made = Bench(run.path, "stocks")
             for index, batch in enumerate(batches):
-                for _ in range(2 if index == killed else 0):  # and its successor at once, too
-                    made = successor(run.path, made)
+                for _ in range(2 if index == killed else 0):  # its successor is killed at once too
+                    made = make_successor(run.path, made)
                 made.batch(batch)
             made.committer.close()
             found[killed] = {name: made.rows(name) for name in ("bars_1s", "bars_1m")}
@@ -327,7 +327,7 @@ def trade(symbol: int, second: float, **more: Any) -> Event:
     return "trade", {**it, **more}
 
 
-def told(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+def summarize(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
     return [
         (r["symbol"], (r["ts"] - START) // MINUTE, r["trade_count"], r["revised"], r["complete"])
         for r in rows
@@ -338,31 +338,34 @@ def test_minutes_are_published_when_over_and_revised_at_half_minutes() -> None:
     events = [
         trade(0, 0),
         trade(1, 59),
-        trade(0, 60),  # the first minute is over for all
+        trade(0, 60),  # the first minute is over for all symbols
         trade(1, 62, ts=START + 58 * SECOND),  # late
         trade(0, 89),
-        trade(0, 90),  # half a minute later it is revised
+        trade(0, 90),  # the revision comes half a minute later
         trade(0, 121),
     ]
-    rows = built("stocks", events, [1])["bars_1m"]
-    assert told(rows) == [
+    rows = build_bars("stocks", events, [1])["bars_1m"]
+    assert summarize(rows) == [
         (0, 0, 1, False, False),  # the stream began in this minute
         (1, 0, 1, False, False),
         (1, 0, 2, True, False),
         (0, 1, 3, False, True),
-        (0, 2, 1, False, False),  # and ended in this
+        (0, 2, 1, False, False),  # and it ended in this minute
     ]
 
 
 def test_minutes_with_a_lost_connection_are_not_complete() -> None:
     gap = ("gap", {"recv": START + 130 * SECOND})
     events = [trade(0, s) for s in (0, 60, 120)] + [gap] + [trade(0, s) for s in (200, 240, 300, 360)]
-    complete = [(minute, whole) for _, minute, _, _, whole in told(built("stocks", events, [3])["bars_1m"])]
+    complete = [
+        (minute, whole)
+        for _, minute, _, _, whole in summarize(build_bars("stocks", events, [3])["bars_1m"])
+    ]
     assert complete == [(0, False), (1, True), (2, False), (3, False), (4, True), (5, True), (6, False)]
 
 
 def test_time_alone_ends_bars_of_a_quiet_stream() -> None:
-    with bench("stocks") as made:
+    with open_bench("stocks") as made:
         made.batch([trade(0, 1.5)])
         assert made.committer.bars_wait
         for number in range(1, 70):
@@ -371,18 +374,20 @@ def test_time_alone_ends_bars_of_a_quiet_stream() -> None:
             if made.rows("bars_1m"):
                 break
         assert recv <= START + 62.5 * SECOND
-        assert told(made.rows("bars_1m")) == [(0, 0, 1, False, False)]
+        assert summarize(made.rows("bars_1m")) == [(0, 0, 1, False, False)]
         assert not made.committer.bars_wait
         made.committer.close()
 
 
-def complete_minutes(events: Sequence[Event]) -> dict[int, bool]:
-    return {minute: whole for _, minute, _, _, whole in told(built("stocks", events, [1])["bars_1m"])}
+def find_complete_minutes(events: Sequence[Event]) -> dict[int, bool]:
+    return {
+        minute: whole for _, minute, _, _, whole in summarize(build_bars("stocks", events, [1])["bars_1m"])
+    }
 
 
-def test_what_comes_first_may_be_late_and_tells_nothing_of_its_minute() -> None:
+def test_what_comes_first_may_be_late_and_says_nothing_of_its_minute() -> None:
     first = trade(0, 65, ts=START + 58 * SECOND)
-    assert complete_minutes([first, *(trade(0, s) for s in (70, 121, 181))])[1] is False
+    assert find_complete_minutes([first, *(trade(0, s) for s in (70, 121, 181))])[1] is False
 
 
 def test_bars_that_time_ended_while_the_connection_was_dead_are_revised() -> None:
@@ -390,34 +395,34 @@ def test_bars_that_time_ended_while_the_connection_was_dead_are_revised() -> Non
         return what, {"recv": START + second * SECOND}
 
     events = [trade(0, 0), trade(0, 70), at("tick", 125), at("gap", 130), trade(0, 190), trade(0, 250)]
-    rows = told(built("stocks", events, [1])["bars_1m"])
-    assert (0, 1, 1, False, True) in rows  # as it looked when time was up
+    rows = summarize(build_bars("stocks", events, [1])["bars_1m"])
+    assert (0, 1, 1, False, True) in rows  # the bar as published at its end
     assert (0, 1, 1, True, False) in rows
 
 
 def test_a_batch_that_is_given_up_leaves_its_bars_incomplete() -> None:
-    with bench("stocks") as made:
+    with open_bench("stocks") as made:
         made.batch([trade(0, 0), trade(0, 60), trade(0, 120)])
         made.slab.begin(made.state["sequence"] + 1)
         made.slab.append(b"poison", PayloadKind.JSON, START + 121 * SECOND)
         made.committer.quarantine(made.slab, made.state["sequence"] + 1, "poison")
         made.batch([trade(0, s) for s in (125, 180, 240, 300)])
-        complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
+        complete = {minute: whole for _, minute, _, _, whole in summarize(made.rows("bars_1m"))}
         assert complete == {0: False, 1: True, 2: False, 3: True, 4: True}
         made.committer.close()
 
 
 def test_what_a_killed_feed_never_received_is_a_gap() -> None:
-    """Also behind batches that its successor finds in its slabs."""
+    """The gap also affects the minutes of batches that the successor finds in slabs."""
     with RunDirectory() as run:
         made = Bench(run.path, "stocks")
         made.batch([trade(0, s) for s in (0, 60, 120)])
         again = boot.rebuild_partials(str(run.path), "stocks", made.committer.committed_rows)
         made = Bench(run.path, "stocks")
         made.committer.restore_bars(again)
-        made.batch([trade(0, 130)])  # received by the dead one
+        made.batch([trade(0, 130)])  # the killed feed received this batch
         made.batch([("gap", {"recv": START + 135 * SECOND}), *(trade(0, s) for s in (190, 240, 300))])
-        complete = {minute: whole for _, minute, _, _, whole in told(made.rows("bars_1m"))}
+        complete = {minute: whole for _, minute, _, _, whole in summarize(made.rows("bars_1m"))}
         assert complete == {0: False, 1: True, 2: False, 3: False, 4: True}
         made.committer.close()
 
@@ -427,14 +432,14 @@ def test_what_a_killed_feed_never_received_is_a_gap() -> None:
     [
         (100.0, 10, [(0, 0, None), (1, 1, 200.0)]),
         (200.0, 20, [(0, 1, 100.0), (1, 0, None)]),
-        (100.0, 20, [(0, 1, 100.0), (1, 0, None)]),  # no such trade: the last one of that id
+        (100.0, 20, [(0, 1, 100.0), (1, 0, None)]),  # no match: cancels the last one of the id
     ],
 )
 def test_of_two_trades_with_one_id_an_amendment_means_that_of_its_price_and_size(
     price: float, size: int, left: list[Any]
 ) -> None:
     cancel = {"symbol": 0, "id": 7, "exchange": "D", "recv": START + 3 * SECOND}
-    with bench("stocks") as made:
+    with open_bench("stocks") as made:
         made.batch([trade(0, 0, id=7, exchange="D", price=100.0, size=10)])
         made.batch([trade(0, 1, id=7, exchange="D", price=200.0, size=20)])
         made.batch([trade(1, 2.5)])
@@ -446,7 +451,7 @@ def test_of_two_trades_with_one_id_an_amendment_means_that_of_its_price_and_size
 
 def test_amendments_of_trades_that_are_gone_are_counted_and_change_nothing() -> None:
     cancel = {"symbol": 0, "id": 7, "exchange": "V", "recv": START + 61 * SECOND}
-    with bench("stocks") as made:
+    with open_bench("stocks") as made:
         made.batch(
             [trade(0, 0, id=7), ("cancel", {**cancel, "id": 8}), ("cancel", {**cancel, "exchange": "N"})]
         )
@@ -460,7 +465,7 @@ def test_amendments_of_trades_that_are_gone_are_counted_and_change_nothing() -> 
 
 
 def test_bars_whose_trades_retention_has_dropped_stay_as_they_are() -> None:
-    with bench("stocks", retention=300_000) as made:
+    with open_bench("stocks", retention=300_000) as made:
         made.batch([trade(0, 0, id=7), trade(0, 1, id=8)])
         made.batch([trade(0, 61, id=9)])
         before = made.rows("bars_1m")

@@ -1,4 +1,4 @@
-"""Both decoders side by side, and odd values to try them with."""
+"""Both decoders side by side, and unusual values to test them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.decoding.payloads import Payloads
 
 
 class Pair:
-    """Both decoders, batch after batch, each with dictionaries of its own."""
+    """Both decoders, which decode the same batches. Each has its own dictionaries."""
 
     def __init__(self, stream: str | StreamSpec) -> None:
         spec = STREAMS[stream] if isinstance(stream, str) else stream
@@ -59,7 +59,7 @@ def assert_same(ours: Decoded, theirs: Decoded) -> None:
                 assert one.heap.tobytes() == other.heap.tobytes(), where
 
 
-ODD_VALUES = [
+UNUSUAL_VALUES = [
     b"0",
     b"-0",
     b"-0.0",

@@ -1,4 +1,4 @@
-"""Kernels against the fallback decoder on REST bodies: whatever the bytes, they must make the same of them."""
+"""Kernels compared with the fallback decoder on REST bodies: both give the same results for any bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.decoding import stream_and_kind
 from tests.running import SHARED
-from tests.workers.decoding.pair import ODD_VALUES, Pair
+from tests.workers.decoding.pair import UNUSUAL_VALUES, Pair
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
 TYPES = {
@@ -41,8 +41,8 @@ KINDS = [
 ]
 
 
-def records(stream: str, kind: PayloadKind, count: int) -> list[Any]:
-    """Records as a history or a snapshot of `kind` holds them."""
+def make_records(stream: str, kind: PayloadKind, count: int) -> list[Any]:
+    """Return records in the form of a history or snapshot of `kind`."""
     form = ENCODINGS["json"]
 
     def of(wire_type: str) -> list[Any]:
@@ -63,24 +63,24 @@ def records(stream: str, kind: PayloadKind, count: int) -> list[Any]:
     return made
 
 
-def page(
+def make_page(
     kind: PayloadKind, by_symbol: dict[str, Any], token: str | None = None, stream: str = "stocks"
 ) -> bytes:
     return orjson.dumps({STREAMS[stream].member_of(kind): by_symbol, "next_page_token": token})
 
 
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
-def test_generated_bodies_decode_alike_and_do_not_give_way(stream: str, kind: PayloadKind) -> None:
-    some, name = records(stream, kind, 40), STREAMS[stream].member_of(kind)
+def test_generated_bodies_decode_identically_and_do_not_fall_back(stream: str, kind: PayloadKind) -> None:
+    some, name = make_records(stream, kind, 40), STREAMS[stream].member_of(kind)
     assert some
     single = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
     one: list[Any] = some[:3] if single else [some[:7], some[7:20], []]
     names = ["AAPL", "BRK.B", "BTC/USD"]
     by_symbol = dict(zip(names, one, strict=False))
     bodies = [
-        page(kind, by_symbol, "QUFQTHxN", stream),
-        page(kind, {}, None, stream),
-        page(kind, {"AAPL": None, **by_symbol}, None, stream),
+        make_page(kind, by_symbol, "QUFQTHxN", stream),
+        make_page(kind, {}, None, stream),
+        make_page(kind, {"AAPL": None, **by_symbol}, None, stream),
         json.dumps({"next_page_token": None, name: by_symbol}, indent=1).encode(),
     ]
     if kind is PayloadKind.SNAPSHOTS:
@@ -102,8 +102,8 @@ def test_generated_bodies_decode_alike_and_do_not_give_way(stream: str, kind: Pa
 
 
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
-def test_bodies_that_end_with_their_records_do_not_give_way(stream: str, kind: PayloadKind) -> None:
-    some = records(stream, kind, 30)
+def test_bodies_that_end_with_their_records_do_not_fall_back(stream: str, kind: PayloadKind) -> None:
+    some = make_records(stream, kind, 30)
     latest = {f"S{i}": record for i, record in enumerate(some)}
     name = STREAMS[stream].member_of(kind)
     bodies = [orjson.dumps({name: latest})]
@@ -118,20 +118,20 @@ def test_bodies_that_end_with_their_records_do_not_give_way(stream: str, kind: P
 
 
 def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> None:
-    trades = records("stocks", PayloadKind.TRADES, 30)
+    trades = make_records("stocks", PayloadKind.TRADES, 30)
     stream = ENCODINGS["json"].payload(
         [ENCODINGS["json"].message(m) for m in traffic.messages("stocks", 40)]
     )
-    odd = orjson.dumps({"trades": {"AAPL": [trades[0], {"p": "odd"}, trades[1]]}})
+    malformed = orjson.dumps({"trades": {"AAPL": [trades[0], {"p": "odd"}, trades[1]]}})
     pair = Pair("stocks")
     pair.decode_mixed(
         [
             (stream, PayloadKind.JSON),
-            (page(PayloadKind.TRADES, {"AAPL": trades[:9]}), PayloadKind.TRADES),
+            (make_page(PayloadKind.TRADES, {"AAPL": trades[:9]}), PayloadKind.TRADES),
             (ENCODINGS["msgpack"].payload([]), PayloadKind.MSGPACK),
             (stream, PayloadKind.JSON),
-            (odd, PayloadKind.TRADES),
-            (page(PayloadKind.TRADES, {"MSFT": trades[9:]}), PayloadKind.TRADES),
+            (malformed, PayloadKind.TRADES),
+            (make_page(PayloadKind.TRADES, {"MSFT": trades[9:]}), PayloadKind.TRADES),
             (b'{"news": []}', PayloadKind.ORDERBOOKS),
         ][:-1]
     )
@@ -140,9 +140,9 @@ def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> No
 
 @pytest.mark.parametrize(("stream", "kind"), [KINDS[0], KINDS[5], KINDS[7], KINDS[9]], ids=lambda v: str(v))
 def test_bodies_cut_at_every_byte_are_the_same_rejects(stream: str, kind: PayloadKind) -> None:
-    some = records(stream, kind, 2)
+    some = make_records(stream, kind, 2)
     single = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
-    whole = page(kind, {"AAPL": some[0] if single else some, "MSFT": None}, "abc")
+    whole = make_page(kind, {"AAPL": some[0] if single else some, "MSFT": None}, "abc")
     pair = Pair(stream)
     for cut in range(len(whole)):
         pair.decode([whole, whole[:cut], whole], kind)
@@ -151,13 +151,13 @@ def test_bodies_cut_at_every_byte_are_the_same_rejects(stream: str, kind: Payloa
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
 @given(data=st.data())
 @settings(max_examples=60 * FUZZ, deadline=None)
-def test_bodies_with_flipped_bytes_decode_alike(
+def test_bodies_with_flipped_bytes_decode_identically(
     stream: str, kind: PayloadKind, data: st.DataObject
 ) -> None:
-    some = records(stream, kind, 3)
+    some = make_records(stream, kind, 3)
     single = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
     by_symbol = {"AAPL": some[0] if single else some[:2], "MSFT": some[-1] if single else some[2:]}
-    whole = page(kind, by_symbol, "abc")
+    whole = make_page(kind, by_symbol, "abc")
     if kind is PayloadKind.SNAPSHOTS and data.draw(st.booleans()):
         whole = orjson.dumps(by_symbol)
     bent = bytearray(whole)
@@ -187,10 +187,10 @@ SPACE = st.sampled_from([b"", b"", b"", b" ", b"\n\t"])
 
 
 @st.composite
-def odd_body(draw: st.DrawFn, some: list[Any]) -> bytes:
-    """A body of any shape: usual members in odd places."""
+def make_unusual_body(draw: st.DrawFn, some: list[Any]) -> bytes:
+    """Draw a body of any shape, with usual members in unexpected places."""
     record = st.sampled_from([orjson.dumps(r) for r in some])
-    bare = record | st.sampled_from(ODD_VALUES)
+    bare = record | st.sampled_from(UNUSUAL_VALUES)
     listed = st.lists(bare, max_size=3).map(lambda v: b"[" + b",".join(v) + b"]")
 
     def members(value: Any, names: list[str]) -> Any:
@@ -210,10 +210,12 @@ def odd_body(draw: st.DrawFn, some: list[Any]) -> bytes:
 @pytest.mark.parametrize(("stream", "kind"), [KINDS[0], KINDS[7], KINDS[5]])
 @given(data=st.data())
 @settings(max_examples=200 * FUZZ, deadline=None)
-def test_bodies_of_any_shape_decode_alike(stream: str, kind: PayloadKind, data: st.DataObject) -> None:
-    some = records(stream, kind, 3)
-    bodies = data.draw(st.lists(odd_body(some), min_size=1, max_size=3))
-    whole = page(kind, {"AAPL": some[0]})
+def test_bodies_of_any_shape_decode_identically(
+    stream: str, kind: PayloadKind, data: st.DataObject
+) -> None:
+    some = make_records(stream, kind, 3)
+    bodies = data.draw(st.lists(make_unusual_body(some), min_size=1, max_size=3))
+    whole = make_page(kind, {"AAPL": some[0]})
     pair = Pair(stream)
     pair.decode([*bodies, whole], kind)
     pair.decode([whole, *bodies], kind)
@@ -222,8 +224,8 @@ def test_bodies_of_any_shape_decode_alike(stream: str, kind: PayloadKind, data: 
 @pytest.mark.parametrize("kind", [PayloadKind.SNAPSHOTS, PayloadKind.TRADES])
 @given(data=st.data())
 @settings(max_examples=150 * FUZZ, deadline=None)
-def test_records_with_odd_values_decode_alike(kind: PayloadKind, data: st.DataObject) -> None:
-    some = records("stocks", kind, 3)
+def test_records_with_unexpected_values_decode_identically(kind: PayloadKind, data: st.DataObject) -> None:
+    some = make_records("stocks", kind, 3)
     flat = [
         (path, key)
         for path in (("latestTrade", "latestQuote", "minuteBar") if "latestTrade" in some[0] else ("",))
@@ -233,10 +235,10 @@ def test_records_with_odd_values_decode_alike(kind: PayloadKind, data: st.DataOb
     for path, key in data.draw(st.lists(st.sampled_from(flat), min_size=1, max_size=2)):
         inner = some[0][path] if path else some[0]
         old = orjson.dumps({key: inner[key]})[1:-1]
-        whole = whole.replace(old, f'"{key}":'.encode() + data.draw(st.sampled_from(ODD_VALUES)), 1)
+        whole = whole.replace(old, f'"{key}":'.encode() + data.draw(st.sampled_from(UNUSUAL_VALUES)), 1)
     body = b'{"' + kind.name.lower().encode() + b'":{"AAPL":' + whole + b"}}"
     pair = Pair("stocks")
-    pair.decode([page(kind, {"AAPL": some[1]}), body, page(kind, {"AAPL": some[2]})], kind)
+    pair.decode([make_page(kind, {"AAPL": some[1]}), body, make_page(kind, {"AAPL": some[2]})], kind)
 
 
 DATA = SHARED / "data" / "alpaca"
@@ -247,10 +249,10 @@ INDEX: list[dict[str, Any]] = (
 
 @pytest.mark.skipif(not INDEX, reason="needs ../shared/data/alpaca")
 @pytest.mark.parametrize("entry", INDEX, ids=lambda e: e["file"])
-def test_recorded_bodies_decode_alike(entry: dict[str, Any]) -> None:
+def test_recorded_bodies_decode_identically(entry: dict[str, Any]) -> None:
     stream, kind = stream_and_kind(entry["path"])
     body = (DATA / "rest" / entry["file"]).read_bytes()
     pair = Pair(stream)
     pair.decode([body, body, body.strip()], kind)
     if stream != "news":
-        assert pair.fell_back == 0, "kernels know all that was recorded"
+        assert pair.fell_back == 0, "kernels decode all recorded bodies"

@@ -1,4 +1,4 @@
-"""A channel is a declaration: whatever columns one declares, kernels decode it as the fallback decoder does."""
+"""Declared channels: for any columns, kernels and the fallback decoder give the same results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORKS = [PayloadKind.JSON, PayloadKind.MSGPACK]
 
 @st.composite
 def channels(draw: st.DrawFn, wire_type: str) -> Channel:
-    """A channel of any columns, its keys in any order."""
+    """Draw a channel with any columns, and its keys in any order."""
     keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=8, unique=True))
     columns = []
     for key in keys:
@@ -53,7 +53,7 @@ def channels(draw: st.DrawFn, wire_type: str) -> Channel:
 
 @st.composite
 def vendors(draw: st.DrawFn) -> StreamSpec:
-    """A stream of one or two channels."""
+    """Draw a stream with one or two channels."""
     types = draw(st.sampled_from([("k",), ("k", "longer_type")]))
     return StreamSpec(
         name="vendor",
@@ -69,7 +69,7 @@ def vendors(draw: st.DrawFn) -> StreamSpec:
     )
 
 
-def messages_of(draw: Any, spec: StreamSpec) -> list[dict[str, Any]]:
+def draw_messages(draw: Any, spec: StreamSpec) -> list[dict[str, Any]]:
     made = []
     for _ in range(draw(st.integers(1, 12))):
         channel = draw(st.sampled_from(spec.channels))
@@ -86,10 +86,10 @@ def messages_of(draw: Any, spec: StreamSpec) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", WORKS, ids=lambda kind: kind.name)
 @given(data=st.data())
 @settings(max_examples=150 * FUZZ, deadline=None)
-def test_any_declaration_decodes_alike(kind: PayloadKind, data: st.DataObject) -> None:
+def test_any_declaration_decodes_identically(kind: PayloadKind, data: st.DataObject) -> None:
     spec = data.draw(vendors())
     pack: Any = orjson.dumps if kind is PayloadKind.JSON else msgpack.packb
-    payloads = [pack(messages_of(data.draw, spec)) for _ in range(data.draw(st.integers(1, 3)))]
+    payloads = [pack(draw_messages(data.draw, spec)) for _ in range(data.draw(st.integers(1, 3)))]
     pair = Pair(spec)
     pair.decode(payloads, kind)
     pair.decode(payloads * 2, kind)

@@ -1,4 +1,4 @@
-"""Kernels against the fallback decoder: whatever the bytes, they must make the same of them."""
+"""Kernels compared with the fallback decoder: both give the same results for any bytes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from mdstream.streams.storage import DICTIONARY_LIMIT
 from tests import traffic
 from tests.decoding import Dictionaries
 from tests.running import SHARED
-from tests.workers.decoding.pair import ODD_VALUES, Pair, assert_same
+from tests.workers.decoding.pair import UNUSUAL_VALUES, Pair, assert_same
 from workers.decoding.decoder import Decoder
 from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.payloads import Payloads
 
 COUNT = 3000
-FUZZ = int(os.environ.get("FUZZ", "1"))  # `make fuzz` tries more, with every access checked
+FUZZ = int(os.environ.get("FUZZ", "1"))  # `make fuzz` tries more, and checks every array access
 KINDS = {"json": PayloadKind.JSON, "msgpack": PayloadKind.MSGPACK}
 
 
-def batches(stream: str, codec: str, per: int, count: int = COUNT, size: int = 40) -> Any:
+def make_batches(stream: str, codec: str, per: int, count: int = COUNT, size: int = 40) -> Any:
     form = ENCODINGS[codec]
     messages = traffic.messages(stream, count)
     payloads = [
@@ -45,15 +45,15 @@ def batches(stream: str, codec: str, per: int, count: int = COUNT, size: int = 4
     ("stream", "codec"),
     [(s, c) for s in STREAMS for c in ("json", "msgpack") if s != "options" or c == "msgpack"],
 )
-def test_generated_traffic_decodes_alike(stream: str, codec: str, per: int) -> None:
+def test_generated_traffic_decodes_identically(stream: str, codec: str, per: int) -> None:
     pair = Pair(stream)
-    for batch in batches(stream, codec, per):
+    for batch in make_batches(stream, codec, per):
         pair.decode(batch, KINDS[codec])
     assert stream == "news" or pair.fell_back < pair.payloads / 4
 
 
-def small(stream: str, codec: str, per: int) -> bytes:
-    """A payload with a message of every type that the stream has, as far as they go."""
+def make_small(stream: str, codec: str, per: int) -> bytes:
+    """Return a payload with messages of different types of the stream, at most `per`."""
     form = ENCODINGS[codec]
     first = {m["T"]: m for m in reversed(traffic.messages(stream, COUNT))}
     return form.payload([form.message(m) for m in list(first.values())[:per]])
@@ -64,7 +64,7 @@ CODED_STREAMS = [("stocks", "json"), ("stocks", "msgpack"), ("crypto", "json"), 
 
 @pytest.mark.parametrize(("stream", "codec"), CODED_STREAMS)
 def test_payloads_cut_at_every_byte_are_the_same_rejects(stream: str, codec: str) -> None:
-    pair, whole = Pair(stream), small(stream, codec, 3)
+    pair, whole = Pair(stream), make_small(stream, codec, 3)
     pair.decode([whole], KINDS[codec])
     for cut in range(len(whole)):
         pair.decode([whole, whole[:cut], whole], KINDS[codec])
@@ -73,8 +73,8 @@ def test_payloads_cut_at_every_byte_are_the_same_rejects(stream: str, codec: str
 @pytest.mark.parametrize(("stream", "codec"), CODED_STREAMS)
 @given(data=st.data())
 @settings(max_examples=150 * FUZZ, deadline=None)
-def test_flipped_bytes_decode_alike(stream: str, codec: str, data: st.DataObject) -> None:
-    pair, whole = Pair(stream), small(stream, codec, 4)
+def test_flipped_bytes_decode_identically(stream: str, codec: str, data: st.DataObject) -> None:
+    pair, whole = Pair(stream), make_small(stream, codec, 4)
     pair.decode([whole], KINDS[codec])
     bent = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -89,13 +89,13 @@ SPACES = st.sampled_from([b"", b"", b"", b" ", b"\n\t", b"\r"])
 
 @st.composite
 def json_message(draw: st.DrawFn, stream: str) -> bytes:
-    """A message of any shape: usual keys with odd values, in any order, spaced at will."""
+    """Draw a message of any shape: usual keys with unusual values, in any order, with any spaces."""
     form = ENCODINGS["json"]
     usual = draw(st.sampled_from(traffic.messages(stream, 400)))
     members = {k: form.message({k: v})[len(k) + 4 : -1] for k, v in usual.items()}
     for _ in range(draw(st.integers(0, 3))):
         key = draw(st.sampled_from([*members, "zz", "p", "s", "side", "", "T"]))
-        members[key] = draw(st.sampled_from(ODD_VALUES))
+        members[key] = draw(st.sampled_from(UNUSUAL_VALUES))
     for key in draw(st.lists(st.sampled_from(list(members)), max_size=2, unique=True)):
         del members[key]
     items = list(members.items())
@@ -113,7 +113,7 @@ def json_message(draw: st.DrawFn, stream: str) -> bytes:
 @pytest.mark.parametrize("stream", ["stocks", "crypto"])
 @given(data=st.data())
 @settings(max_examples=300 * FUZZ, deadline=None)
-def test_messages_of_any_shape_decode_alike(stream: str, data: st.DataObject) -> None:
+def test_messages_of_any_shape_decode_identically(stream: str, data: st.DataObject) -> None:
     messages = data.draw(st.lists(json_message(stream), min_size=1, max_size=6))
     per = data.draw(st.integers(1, 3))
     space = data.draw(SPACES)
@@ -126,7 +126,7 @@ def test_messages_of_any_shape_decode_alike(stream: str, data: st.DataObject) ->
     pair.decode(payloads[::-1], PayloadKind.JSON)
 
 
-ODD_OBJECTS = st.one_of(
+UNUSUAL_OBJECTS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**64 - 1),
@@ -146,14 +146,14 @@ ODD_OBJECTS = st.one_of(
 @pytest.mark.parametrize("stream", ["stocks", "crypto", "options"])
 @given(data=st.data())
 @settings(max_examples=300 * FUZZ, deadline=None)
-def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) -> None:
+def test_msgpack_of_any_shape_decodes_identically(stream: str, data: st.DataObject) -> None:
     form = ENCODINGS["msgpack"]
     bodies = []
     for _ in range(data.draw(st.integers(1, 5))):
         usual = data.draw(st.sampled_from(traffic.messages(stream, 400)))
         message = msgpack.unpackb(form.message(usual))
         for key in data.draw(st.lists(st.sampled_from([*message, "zz", "p"]), max_size=3)):
-            message[key] = data.draw(ODD_OBJECTS)
+            message[key] = data.draw(UNUSUAL_OBJECTS)
         single = usual["T"] == "t" and data.draw(st.booleans())
         bodies.append(msgpack.packb(message, use_single_float=single, strict_types=False))
     payload = form.payload(bodies)
@@ -168,16 +168,16 @@ def test_msgpack_of_any_shape_decodes_alike(stream: str, data: st.DataObject) ->
         ("msgpack", b"\x91\x81\xa1T\xa1\x80"),
         ("msgpack", b"\xdd\xff\xff\xff\xff\x81\xa1T\xa1t"),
         ("json", b'[{"T":"t","x":' + b"[" * 100_000),
-        ("json", small("stocks", "json", 1).replace(b'"p":', b'"p":,"p":', 1)),
-        ("json", small("stocks", "json", 1).replace(b'"S":"', b'"S":"' + b"A" * 600, 1)),
-        ("json", small("stocks", "json", 1).replace(b'"S":"', b'"S":"' + b"A" * 1100, 1)),
+        ("json", make_small("stocks", "json", 1).replace(b'"p":', b'"p":,"p":', 1)),
+        ("json", make_small("stocks", "json", 1).replace(b'"S":"', b'"S":"' + b"A" * 600, 1)),
+        ("json", make_small("stocks", "json", 1).replace(b'"S":"', b'"S":"' + b"A" * 1100, 1)),
         ("msgpack", msgpack.packb([{"T": "q", "S": "A" * 600, "t": msgpack.Timestamp(1, 1)}])),
-        ("json", re.sub(rb'("[bap]+":)[0-9.]+', rb"\1", small("stocks", "json", 1), count=1)),
+        ("json", re.sub(rb'("[bap]+":)[0-9.]+', rb"\1", make_small("stocks", "json", 1), count=1)),
     ],
 )
 def test_what_fuzzing_found(codec: str, payload: bytes) -> None:
     pair = Pair("stocks")
-    pair.decode([small("stocks", codec, 2), payload, small("stocks", codec, 2)], KINDS[codec])
+    pair.decode([make_small("stocks", codec, 2), payload, make_small("stocks", codec, 2)], KINDS[codec])
 
 
 TRADE = b'{"T":"t","S":"A","p":%s,"t":"2024-03-12T10:38:50Z"%s}'
@@ -203,15 +203,15 @@ def test_a_payload_that_ends_within_a_literal_goes_on_in_no_other() -> None:
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 @given(data=st.data())
 @settings(max_examples=150 * FUZZ, deadline=None)
-def test_bytes_cut_into_payloads_anywhere_decode_alike(
+def test_bytes_cut_into_payloads_anywhere_decode_identically(
     stream: str, codec: str, data: st.DataObject
 ) -> None:
-    whole = small(stream, codec, 3) * 4
+    whole = make_small(stream, codec, 3) * 4
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=6).map(sorted))
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     pair = Pair(stream)
-    pair.decode([small(stream, codec, 3), *pieces], KINDS[codec])
-    pair.decode([*pieces, small(stream, codec, 3)], KINDS[codec])
+    pair.decode([make_small(stream, codec, 3), *pieces], KINDS[codec])
+    pair.decode([*pieces, make_small(stream, codec, 3)], KINDS[codec])
 
 
 NESTED = b"\x91" * 1023 + b"\x01"
@@ -234,7 +234,7 @@ NESTED = b"\x91" * 1023 + b"\x01"
     ],
 )
 def test_what_reviews_found(codec: str, payload: bytes) -> None:
-    usual = small("stocks", codec, 2)
+    usual = make_small("stocks", codec, 2)
     trade = b"[" + json_trade() + b"]" if codec == "json" else usual
     pair = Pair("stocks")
     pair.decode([trade, usual, payload, payload, usual], KINDS[codec])
@@ -250,12 +250,12 @@ UNKNOWN_MEMBERS = b',"q":[1,"a",null],"r":"text","n":-1.5e-07,"f":false'
     [
         b"[" + json_trade(more=UNKNOWN_MEMBERS) + b"]",
         b"[" + json_trade(more=b',"c":["@","T"],"z":"C"') + b"," + json_trade() + b"]",
-        small("stocks", "msgpack", 1),
+        make_small("stocks", "msgpack", 1),
         b"\x91" + msgpack.packb({"T": "t", "S": "A", "t": msgpack.Timestamp(1, 5), "q": [1, b"x"]}),
     ],
     ids=["unknown", "two", "msgpack", "msgpack-unknown"],
 )
-def test_every_byte_bent_to_many_others_decodes_alike(whole: bytes) -> None:
+def test_every_byte_bent_to_many_others_decodes_identically(whole: bytes) -> None:
     kind = PayloadKind.JSON if whole[:1] == b"[" else PayloadKind.MSGPACK
     pair = Pair("stocks")
     pair.decode([whole] * 3, kind)
@@ -273,8 +273,8 @@ def test_new_texts_of_one_message_get_codes_in_its_own_order() -> None:
     assert decoded.new["book_sides"] == ("bid", "ask")
 
 
-def test_levels_with_whitespace_without_end_are_the_librarys() -> None:
-    usual = small("crypto", "json", 6)
+def test_levels_with_whitespace_without_end_are_the_fallback_decoders() -> None:
+    usual = make_small("crypto", "json", 6)
     pair = Pair("crypto")
     for count in (700, 5_000, 140_000):
         level = b'{"p":1,' + b" " * count + b'"s":2}'
@@ -282,7 +282,7 @@ def test_levels_with_whitespace_without_end_are_the_librarys() -> None:
         pair.decode([usual, book, usual, book], PayloadKind.JSON)
 
 
-ODD_UNKNOWN: list[tuple[str, Any]] = [
+UNUSUAL_MEMBERS: list[tuple[str, Any]] = [
     ("json", 1e-09),
     ("json", 1e300),
     ("json", "\u00e9"),
@@ -297,20 +297,22 @@ ODD_UNKNOWN: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("codec", "value"), ODD_UNKNOWN, ids=lambda v: str(v)[:20])
-def test_one_message_with_an_odd_member_costs_its_own_payload_at_most(codec: str, value: Any) -> None:
+@pytest.mark.parametrize(("codec", "value"), UNUSUAL_MEMBERS, ids=lambda v: str(v)[:20])
+def test_one_message_with_an_unexpected_member_costs_its_own_payload_at_most(
+    codec: str, value: Any
+) -> None:
     pack: Any = orjson.dumps if codec == "json" else msgpack.packb
     when: Any = "2024-03-12T10:38:50Z" if codec == "json" else msgpack.Timestamp(1, 5)
     trades = [{"T": "t", "S": "A", "p": i / 4, "s": i, "t": when} for i in range(20)]
-    odd = [{**trades[0], "unknown": value}, *trades[1:]]
+    unusual = [{**trades[0], "unknown": value}, *trades[1:]]
     pair = Pair("stocks")
-    for batch in ([odd] + [trades] * 50, [odd[::-1]] + [trades] * 50, [trades] * 50 + [odd]):
+    for batch in ([unusual] + [trades] * 50, [unusual[::-1]] + [trades] * 50, [trades] * 50 + [unusual]):
         before = pair.fell_back
         pair.decode([pack(payload) for payload in batch], KINDS[codec])
         assert pair.fell_back - before <= 1
 
 
-def test_layouts_that_have_used_up_all_room_make_way_for_others() -> None:
+def test_layouts_that_have_used_up_all_room_are_evicted_for_others() -> None:
     pair = Pair("stocks")
     for j in range(60):
         many = b"".join(b',"k%d_%d":1' % (j, i) for i in range(90))
@@ -337,7 +339,7 @@ def test_texts_of_rejected_messages_are_not_kept_for_ever() -> None:
             b'[{"T":"t","S":"S%d","p":"x","t":"2024-03-12T10:38:50Z"}]' % i
             for i in range(start, start + 1500)
         ]
-        pair.decode([small("stocks", "json", 2), *bad], PayloadKind.JSON)
+        pair.decode([make_small("stocks", "json", 2), *bad], PayloadKind.JSON)
     assert all(len(p._texts.texts) < 8000 for p in pair._decoder._kernel_decoders.values())
 
 
@@ -350,14 +352,15 @@ def test_which_new_texts_find_a_place_in_a_dictionary_goes_by_their_order() -> N
     for start in range(0, limit - 1, 1000):
         stop = min(start + 1000, limit - 1)
         pair.decode([trade(f"X{i}") for i in range(start, stop)], PayloadKind.JSON)
-    odd = trade("NEW1", b'"x"').replace(b'"x","t"', b'1,"odd":{"a":1},"t"')  # the fallback decoder's
-    decoded = pair.decode([trade("X1"), odd, trade("NEW2"), trade("X2")], PayloadKind.JSON)
+    # The fallback decoder decodes this one.
+    unusual = trade("NEW1", b'"x"').replace(b'"x","t"', b'1,"odd":{"a":1},"t"')
+    decoded = pair.decode([trade("X1"), unusual, trade("NEW2"), trade("X2")], PayloadKind.JSON)
     assert decoded.new["exchanges"] == ("NEW1",)
     assert [r.payload for r in decoded.rejects] == [2]
 
 
 def test_a_fault_of_the_kernels_costs_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    payloads = [small("stocks", "json", 2)] * 4
+    payloads = [make_small("stocks", "json", 2)] * 4
     decoder = Decoder(STREAMS["stocks"], Dictionaries().known)
     batch = Payloads.of([(p, PayloadKind.JSON, 1) for p in payloads])
     right = decoder.decode(batch)
@@ -375,7 +378,7 @@ def test_a_fault_of_the_kernels_costs_no_batch(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
-def test_a_recorded_day_decodes_alike(codec: str) -> None:
+def test_a_recorded_day_decodes_identically(codec: str) -> None:
     day = SHARED / "data" / "ticks" / "ibm-2013-10-07.csv.gz"
     form, pair = ENCODINGS[codec], Pair("stocks")
     pair.room = 8 << 20
@@ -390,7 +393,7 @@ def test_a_recorded_day_decodes_alike(codec: str) -> None:
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("stream", ["stocks", "crypto", "options", "news"])
-def test_recorded_frames_decode_alike(stream: str) -> None:
+def test_recorded_frames_decode_identically(stream: str) -> None:
     pair = Pair(stream)
     for path in sorted((SHARED / "data" / "alpaca" / "stream").glob(f"{stream}*.jsonl")):
         lines = path.read_bytes().splitlines()

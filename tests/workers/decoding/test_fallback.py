@@ -1,4 +1,4 @@
-"""The fallback decoder: every message type, odd forms of it, and everything that is no message."""
+"""The fallback decoder: every message type, unusual forms of it, and payloads that are not messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SYMBOLS = {
 }
 
 
-def messages(stream: str, count: int, seed: int = 1) -> list[dict[str, Any]]:
+def make_messages(stream: str, count: int, seed: int = 1) -> list[dict[str, Any]]:
     subscription = dict.fromkeys(STREAMS[stream].subscriptions, SYMBOLS[stream])
     return list(itertools.islice(generate(stream, seed, subscription), count))
 
@@ -38,7 +38,7 @@ def messages(stream: str, count: int, seed: int = 1) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_generated_traffic_decodes_to_what_the_plain_model_says(stream: str, encoding: str) -> None:
-    traffic = messages(stream, 3000)
+    traffic = make_messages(stream, 3000)
     form = ENCODINGS[encoding]
     kind = PayloadKind.MSGPACK if encoding == "msgpack" else PayloadKind.JSON
     payloads = [form.payload([form.message(m) for m in traffic[i : i + 7]]) for i in range(0, 3000, 7)]
@@ -52,7 +52,7 @@ def test_generated_traffic_decodes_to_what_the_plain_model_says(stream: str, enc
 @given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=12), per=st.sampled_from([1, 3, 50]))
 @settings(max_examples=25, deadline=None)
 def test_codes_do_not_depend_on_how_the_stream_was_cut(stream: str, cuts: list[int], per: int) -> None:
-    traffic = messages(stream, 400)
+    traffic = make_messages(stream, 400)
     form = ENCODINGS["json"]
     payloads = [form.payload([form.message(m) for m in traffic[i : i + per]]) for i in range(0, 400, per)]
 
@@ -70,8 +70,8 @@ def test_codes_do_not_depend_on_how_the_stream_was_cut(stream: str, cuts: list[i
     assert codes(cuts) == codes([len(payloads)])
 
 
-def one(stream: str, message: dict[str, Any]) -> dict[str, Any]:
-    """The only row of one message."""
+def decode_one(stream: str, message: dict[str, Any]) -> dict[str, Any]:
+    """Return the only row of one message."""
     decoded = decode(stream, orjson.dumps([message]))
     assert decoded.rejects == []
     [channel_rows] = rows(stream, decoded).values()
@@ -95,25 +95,25 @@ TRADE = {
 def test_key_order_unknown_keys_and_whitespace_do_not_matter() -> None:
     shuffled = {"new": {"a": [1]}, **dict(reversed(TRADE.items()))}
     decoded = decode("stocks", json.dumps([shuffled], indent=3).encode())
-    assert rows("stocks", decoded) == {"trades": [one("stocks", TRADE)]}
+    assert rows("stocks", decoded) == {"trades": [decode_one("stocks", TRADE)]}
 
 
 def test_ids_beyond_2_to_the_53_stay_whole() -> None:
     for number in (2**53 + 1, 3447222699101865076, 2**64 - 1):
-        assert one("stocks", {**TRADE, "i": number})["id"] == number
+        assert decode_one("stocks", {**TRADE, "i": number})["id"] == number
     crypto = {"T": "t", "S": "BTC/USD", "p": 1.0, "s": 1, "t": TRADE["t"], "i": -5, "tks": "B"}
-    assert one("crypto", crypto)["id"] == -5
-    assert one("crypto", {**crypto, "i": 3447222699101865076})["id"] == 3447222699101865076
+    assert decode_one("crypto", crypto)["id"] == -5
+    assert decode_one("crypto", {**crypto, "i": 3447222699101865076})["id"] == 3447222699101865076
 
 
 def test_whole_numbers_are_taken_where_fractions_are_due_and_the_other_way_round() -> None:
-    row = one("stocks", {**TRADE, "p": 163, "s": 3.0})
+    row = decode_one("stocks", {**TRADE, "p": 163, "s": 3.0})
     assert (row["price"], row["size"]) == (163.0, 3)
     assert type(row["price"]) is float
 
 
 def test_missing_keys_are_null() -> None:
-    row = one("stocks", {"T": "t", "S": "A", "t": "2023-04-06T11:54:26Z"})
+    row = decode_one("stocks", {"T": "t", "S": "A", "t": "2023-04-06T11:54:26Z"})
     assert [k for k, v in row.items() if v is None] == [
         "price",
         "size",
@@ -138,7 +138,7 @@ def test_missing_keys_are_null() -> None:
     ],
 )
 def test_conditions_keep_every_code(value: Any, shown: str | None) -> None:
-    assert one("stocks", {**TRADE, "c": value})["conditions"] == shown
+    assert decode_one("stocks", {**TRADE, "c": value})["conditions"] == shown
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=3), max_size=5))
@@ -147,7 +147,7 @@ def test_joined_conditions_come_apart_again(codes: list[str]) -> None:
 
 
 @given(st.lists(st.lists(st.text('@FTI[",\\', max_size=2), max_size=3), max_size=20))
-def test_different_conditions_never_look_alike(lists: list[list[str]]) -> None:
+def test_different_conditions_never_look_identical(lists: list[list[str]]) -> None:
     assert len({join_conditions(c) for c in lists}) == len({tuple(c) for c in lists})
 
 
@@ -165,18 +165,18 @@ def test_an_absent_side_of_a_quote_is_null_and_not_zero() -> None:
         "z": "C",
         "t": TRADE["t"],
     }
-    row = one("stocks", quote)
+    row = decode_one("stocks", quote)
     assert (row["ask_price"], row["ask_size"], row["ask_exchange"]) == (None, None, None)
     assert (row["bid_price"], row["bid_size"], row["bid_exchange"]) == (9.5, 2, "K")
-    odd = one("stocks", {**quote, "as": 5, "ax": "Q"})  # no price, and yet something: it is kept
-    assert (odd["ask_price"], odd["ask_size"], odd["ask_exchange"]) == (None, 5, "Q")
+    partial = decode_one("stocks", {**quote, "as": 5, "ax": "Q"})  # no price, but the other values are kept
+    assert (partial["ask_price"], partial["ask_size"], partial["ask_exchange"]) == (None, 5, "Q")
     crypto = {"T": "q", "S": "BTC/USD", "bp": 0, "bs": 0, "ap": 5, "as": 1.5, "t": TRADE["t"]}
-    row = one("crypto", crypto)
+    row = decode_one("crypto", crypto)
     assert (row["bid_price"], row["bid_size"], row["ask_price"]) == (None, None, 5.0)
 
 
 def test_a_zero_price_of_a_trade_is_a_price() -> None:
-    assert one("stocks", {**TRADE, "p": 0})["price"] == 0.0
+    assert decode_one("stocks", {**TRADE, "p": 0})["price"] == 0.0
 
 
 def test_books_become_a_row_a_level() -> None:
@@ -215,7 +215,7 @@ def test_news_keeps_html_and_unicode_and_an_empty_list_of_symbols() -> None:
         "symbols": [],
         "source": "benzinga",
     }
-    row = one("news", article)
+    row = decode_one("news", article)
     assert (row["headline"], row["content"], row["symbols"]) == ("€ <b>&</b> 📈", "<p><a></p>", [])
     escaped = json.dumps([article]).replace("<", "\\u003c").encode()
     assert rows("news", decode("news", escaped))["articles"] == [row]
@@ -306,7 +306,7 @@ def test_a_payload_that_cannot_be_split_is_one_reject(
 def test_a_payload_cut_at_any_byte_is_rejected_and_never_half_taken(encoding: str) -> None:
     form = ENCODINGS[encoding]
     kind = PayloadKind.MSGPACK if encoding == "msgpack" else PayloadKind.JSON
-    whole = form.payload([form.message(m) for m in messages("stocks", 3)])
+    whole = form.payload([form.message(m) for m in make_messages("stocks", 3)])
     for cut in range(len(whole)):
         decoded = decode("stocks", whole[:cut], kind=kind)
         assert (decoded.counts, len(decoded.rejects), decoded.columns) == ([1], 1, {}), cut

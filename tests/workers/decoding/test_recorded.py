@@ -1,4 +1,4 @@
-"""Recorded bodies and frames of the real service decode into the right frames, every field kept."""
+"""Recorded bodies and frames of the real service decode into the right rows, with every field."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ INDEX: list[dict[str, Any]] = (
 )
 
 
-def nanoseconds(text: str) -> int:
-    """RFC 3339 to nanoseconds, by way of whole seconds and digits."""
+def to_nanoseconds(text: str) -> int:
+    """Convert an RFC 3339 time to nanoseconds, from its whole seconds and its digits."""
     head, _, tail = text.rstrip("Z").partition(".")
     seconds = int(datetime.fromisoformat(head + "+00:00").timestamp())
     return seconds * 10**9 + int(tail.ljust(9, "0") or 0)
@@ -69,11 +69,11 @@ MEMBERS = {
 
 
 def check(record: dict[str, Any], names: dict[str, str], row: dict[str, Any], prefix: str = "") -> int:
-    """Every field of `record` stands in `row`; returns how many were compared."""
+    """Check that `row` has every field of `record`; return the number of fields."""
     for key, value in record.items():
         shown = row[prefix + names[key]]
         if key == "t":
-            value = nanoseconds(value)
+            value = to_nanoseconds(value)
         elif key == "c" and isinstance(value, list):
             value = "".join(value)
         assert shown == value, (key, shown, value)
@@ -93,7 +93,7 @@ def test_a_rest_body_keeps_every_field(entry: dict[str, Any]) -> None:
     if kind is PayloadKind.LISTED:
         for record, row in zip(body["news"], found["snapshots"], strict=True):
             assert json.loads(row.pop("images")) == record.pop("images")
-            times = {k: nanoseconds(record.pop(k)) for k in ("created_at", "updated_at")}
+            times = {k: to_nanoseconds(record.pop(k)) for k in ("created_at", "updated_at")}
             assert row == {**record, **times}
         return
     channel = kind.name.lower()
@@ -115,7 +115,7 @@ def test_a_rest_body_keeps_every_field(entry: dict[str, Any]) -> None:
             assert {k: row[k] for k in greeks} == greeks
             if "impliedVolatility" in record:
                 assert row["implied_volatility"] == record.pop("impliedVolatility")
-            assert record == {}, "a member that no column has"
+            assert record == {}, "a column exists for every member"
         else:
             names = {"trades": TRADE, "quotes": QUOTE, "bars": BAR}[channel]
             compared += check(record, names, row)
@@ -165,7 +165,7 @@ CHANNELS = {
 }
 
 
-def recorded_frames() -> list[tuple[str, bytes]]:
+def read_recorded_frames() -> list[tuple[str, bytes]]:
     if not DATA.is_dir():
         return []
     return [
@@ -175,7 +175,7 @@ def recorded_frames() -> list[tuple[str, bytes]]:
     ]
 
 
-@pytest.mark.parametrize(("stream", "payload"), recorded_frames(), ids=lambda v: str(v)[:24])
+@pytest.mark.parametrize(("stream", "payload"), read_recorded_frames(), ids=lambda v: str(v)[:24])
 def test_a_stream_frame_keeps_every_field(stream: str, payload: bytes) -> None:
     decoded = decode(stream, payload)
     assert decoded.rejects == []
@@ -188,7 +188,7 @@ def test_a_stream_frame_keeps_every_field(stream: str, payload: bytes) -> None:
         assert [row["reset"] for row in found] == [message.get("r", False)] * len(found)
         levels = [(s, x["p"], x["s"]) for s, k in (("bid", "b"), ("ask", "a")) for x in message[k]]
         assert [(r["side"], r["price"], r["size"]) for r in found] == levels
-        assert {r["ts"] for r in found} == {nanoseconds(message["t"])}
+        assert {r["ts"] for r in found} == {to_nanoseconds(message["t"])}
         return
     [row] = found
     for key in [k for k in ("oc", "cc") if k in message]:

@@ -17,7 +17,7 @@ MODERN = st.integers(0, 4_000_000_000 * 10**9)
 @given(st.lists(MODERN, max_size=5))
 def test_every_nanosecond_survives_as_text(values: list[int]) -> None:
     timestamps = Timestamps()
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second call uses the cache
         assert [timestamps.nanoseconds(rfc3339(v)) for v in values] == values
 
 
@@ -88,9 +88,9 @@ def test_known_times(text: str, expected: int) -> None:
         msgpack.Timestamp(2**40, 0),
     ],
 )
-def test_what_is_no_time_is_refused_with_a_reason(value: object) -> None:
+def test_what_is_not_a_time_is_refused_with_a_reason(value: object) -> None:
     timestamps = Timestamps()
-    timestamps.nanoseconds("2024-03-12T10:38:50Z")  # its seconds are in memory now
+    timestamps.nanoseconds("2024-03-12T10:38:50Z")  # its seconds are in the cache now
     with pytest.raises(ValueError, match="time"):
         timestamps.nanoseconds(value)
 

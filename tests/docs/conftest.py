@@ -1,4 +1,4 @@
-"""What the tests of documents share: one simulator and one engine, for all examples."""
+"""Fixtures of the tests of documents: one simulator and one engine for all examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN = (
 
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mdstream.Engine]:
-    """A simulator and an engine on it, both to be found by whoever asks."""
+    """Start a simulator and an engine on it, and set their addresses in the environment for the examples."""
     folder = tmp_path_factory.mktemp("engine")
     with simulator("--rate", "40") as sim, engine(settings(sim, folder, workers=0)) as live:
         known = {
@@ -31,7 +31,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mdstream.Engin
             "MDSTREAM_DATA_URL": sim.data_url,
             "MDSTREAM_REJECTS": str(folder),
             "MDSTREAM_FETCH__TIMEOUT_S": "60",  # the machine may be busy
-            "MDSTREAM_WORKERS": "0",  # what examples show does not depend on it, and pools cost time
+            "MDSTREAM_WORKERS": "0",  # examples show the same without workers, and pools take time to start
             "MDSTREAM_BACKFILL__WORKERS": "0",
         }
         before = {name: os.environ.get(name) for name in known}

@@ -17,7 +17,7 @@ _BLOCK = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it begins, its language, and why it cannot run, if it cannot."""
+    """A fenced block: its place, its language, and the reason if it cannot run."""
 
     path: Path
     line: int

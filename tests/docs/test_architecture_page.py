@@ -1,4 +1,4 @@
-"""The page on architecture names the folders and files that there are."""
+"""The page on architecture names existing folders and files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = sorted(set(re.findall(r"`((?:\w+/)+[\w*]*(?:\.\w+)?|[\w*]+\.py)`", PAGE)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_on_the_page_exists(name: str) -> None:
     if name.startswith("feeds/"):
-        return  # in the folder of a run
+        return  # a folder of a run
     assert any(list(root.glob(name.rstrip("/"))) for root in ROOTS), name
 
 

@@ -1,4 +1,4 @@
-"""The programs in examples/ run for real, beside an engine on the simulator."""
+"""The programs in examples/ run with a real engine that streams from the simulator."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
 MOST_LINES = 60
 
 
-def program(name: str) -> Path:
+def find_program(name: str) -> Path:
     return ROOT / "examples" / f"{name}.py"
 
 
-def shown_by(name: str, *words: str, line: str, folder: Path) -> str:
-    """Run a program until it shows `line` (a pattern), stop it with Ctrl-C, and return what it has shown."""
+def run_until(name: str, *words: str, line: str, folder: Path) -> str:
+    """Run a program until it shows `line` (a pattern), stop it with Ctrl-C, and return its output."""
     out = folder / "out"
     with out.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, program(name), *words], cwd=folder, stdout=file, stderr=subprocess.STDOUT
+            [sys.executable, find_program(name), *words], cwd=folder, stdout=file, stderr=subprocess.STDOUT
         )
     try:
         until(lambda: re.search(line, out.read_text()) or process.poll() is not None, line)
@@ -45,10 +45,10 @@ def shown_by(name: str, *words: str, line: str, folder: Path) -> str:
     return text
 
 
-def ended(name: str, *words: str, folder: Path) -> str:
-    """Run a program that ends by itself, and return what it has shown."""
+def run_to_end(name: str, *words: str, folder: Path) -> str:
+    """Run a program that ends by itself, and return its output."""
     done = subprocess.run(
-        [sys.executable, program(name), *words],
+        [sys.executable, find_program(name), *words],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -62,10 +62,10 @@ def ended(name: str, *words: str, folder: Path) -> str:
 def test_a_program_is_short_and_says_what_it_shows_and_how_to_run_it(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < MOST_LINES
-    told = ast.get_docstring(ast.parse(text)) or ""
-    assert "It shows" in told
-    assert "Run it" in told
-    assert f"python examples/{path.name}" in told
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert "It shows" in docstring
+    assert "Run it" in docstring
+    assert f"python examples/{path.name}" in docstring
 
 
 def test_there_are_five_and_readers_find_them() -> None:
@@ -74,19 +74,19 @@ def test_there_are_five_and_readers_find_them() -> None:
 
 
 def test_the_spread_monitor_shows_spreads_of_stocks(running: mdstream.Engine, tmp_path: Path) -> None:
-    text = shown_by("spread_monitor", line=r"AAPL(.|\n)*MSFT|MSFT(.|\n)*AAPL", folder=tmp_path)
+    text = run_until("spread_monitor", line=r"AAPL(.|\n)*MSFT|MSFT(.|\n)*AAPL", folder=tmp_path)
     assert "spread_bps" in text
 
 
 def test_the_option_chain_has_calls_and_puts_with_greeks(running: mdstream.Engine, tmp_path: Path) -> None:
     until(lambda: running.attachment.chain("AAPL")["delta"].count(), "Greeks")
-    text = ended("option_chain", "AAPL", folder=tmp_path)
+    text = run_to_end("option_chain", "AAPL", folder=tmp_path)
     assert "AAPL, expiry 20" in text
     assert all(name in text for name in ("call_mid", "call_delta", "put_delta", "put_vega"))
 
 
 def test_the_imbalance_of_a_book_is_between_its_ends(running: mdstream.Engine, tmp_path: Path) -> None:
-    text = shown_by("book_imbalance", "BTC/USD", line=r"BTC/USD .* / .* [+-]\d\.\d\d", folder=tmp_path)
+    text = run_until("book_imbalance", "BTC/USD", line=r"BTC/USD .* / .* [+-]\d\.\d\d", folder=tmp_path)
     values = [float(value) for value in re.findall(r" ([+-]\d\.\d\d) ", text)]
     assert values
     assert all(-1 <= value <= 1 for value in values)
@@ -94,13 +94,13 @@ def test_the_imbalance_of_a_book_is_between_its_ends(running: mdstream.Engine, t
 
 def test_news_are_reported_with_prices(running: mdstream.Engine, tmp_path: Path) -> None:
     line = r"\d\d:\d\d:\d\d (new|updated) .*\[.*[A-Z]+ [\d,]+\.\d\d.*\]"
-    shown_by("news_alert", "AAPL", "MSFT", "NVDA", "SPY", line=line, folder=tmp_path)
+    run_until("news_alert", "AAPL", "MSFT", "NVDA", "SPY", line=line, folder=tmp_path)
 
 
 def test_bars_of_a_universe_are_one_parquet_file(running: mdstream.Engine, tmp_path: Path) -> None:
     assert "MDSTREAM_DATA_URL" in os.environ
     words = ("2026-01-05", "2026-01-06", "bars.parquet", "AAPL", "MS*")
-    assert "bars.parquet: bars of 1Hour" in ended("bars_to_parquet", *words, folder=tmp_path)
+    assert "bars.parquet: bars of 1Hour" in run_to_end("bars_to_parquet", *words, folder=tmp_path)
     bars = pl.read_parquet(tmp_path / "bars.parquet")
     assert {"AAPL", "MSFT"} <= set(bars["symbol"])
     assert bars.select("symbol", "ts").equals(bars.select("symbol", "ts").sort("symbol", "ts"))

@@ -1,4 +1,4 @@
-"""What the documentation generates from the code is complete, and says so loudly where it is not."""
+"""The generated parts of the documentation are complete. If they are not, generation fails."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The style sheet of CONTRIBUTING.md, as far as a program can hold it.
+"""The rules of the style sheet of CONTRIBUTING.md that a program can check.
 
-Words: log lines, errors and docstrings use none of the words that the style sheet replaces.
-What stands in code quotes is not looked at: `tell()` of a file is a term. What does not pass yet is allowed
-by folder in `ALLOWED`, whose numbers may only go down: `python -m tests.docs.test_language` prints them as
-they are now. Width: Markdown is wrapped.
+Words: log lines, errors and docstrings do not use the words that the style sheet replaces.
+Text in code quotes is not checked: `tell()` of a file is a term. `ALLOWED` has the permitted number of
+offenders per folder, which may only decrease. `python -m tests.docs.test_language` prints the current
+numbers. Width: Markdown is wrapped.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ BANNED = {
     r"without a word": "silently, without a close frame",
     r"(shall|whoever|whomever|thereof|whereof)\b": "plain English",
 }
-"""Pattern → what to write instead."""
+"""Pattern → the words to write instead."""
 
 ALLOWED: dict[str, int] = {}
-"""Folder or loose module → offenders that are left in it."""
+"""Folder or package → the number of offenders that are left in it."""
 
 _BANNED = re.compile("|".join(rf"(?:\b(?:{pattern}))" for pattern in BANNED), re.IGNORECASE)
 _QUOTED = re.compile(r"`[^`]*`")
 
 
-def texts(path: Path) -> Iterator[tuple[int, str]]:
+def read_texts(path: Path) -> Iterator[tuple[int, str]]:
     """Yield docstrings, arguments of log calls, and texts of raised errors, with their lines."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
@@ -62,17 +62,17 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
                         yield inner.lineno, inner.value
 
 
-def offenders(path: Path) -> list[str]:
-    """Return where a file uses a word that the style sheet replaces."""
+def find_offenders(path: Path) -> list[str]:
+    """Return the places where a file uses a word that the style sheet replaces."""
     return [
         f"{path.relative_to(ROOT)}:{line}: {found[0]!r} in {' '.join(text.split())[:80]!r}"
-        for line, text in texts(path)
+        for line, text in read_texts(path)
         for found in _BANNED.finditer(_QUOTED.sub("", text))
     ]
 
 
-def rooms() -> dict[str, list[Path]]:
-    """Return the Python files by folder: product, benchmarks, docs, examples; loose modules are one folder."""
+def list_folders() -> dict[str, list[Path]]:
+    """Return the checked Python files by folder. Modules directly in a package are under its name."""
     found: dict[str, list[Path]] = {}
     for package in ("mdstream", "workers", "benchmarks", "docs", "examples"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -81,31 +81,31 @@ def rooms() -> dict[str, list[Path]]:
     return found
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_texts_use_the_words_of_the_style_sheet(room: str) -> None:
-    found = [line for path in rooms()[room] for line in offenders(path)]
-    allowed = ALLOWED.get(room, 0)
+@pytest.mark.parametrize("folder", list_folders())
+def test_texts_use_the_words_of_the_style_sheet(folder: str) -> None:
+    found = [line for path in list_folders()[folder] for line in find_offenders(path)]
+    allowed = ALLOWED.get(folder, 0)
     assert len(found) <= allowed, f"{allowed} are allowed, {len(found)} found:\n" + "\n".join(found)
 
 
 def test_what_is_allowed_is_in_folders_that_exist() -> None:
-    assert set(ALLOWED) <= set(rooms())
+    assert set(ALLOWED) <= set(list_folders())
 
 
 def test_a_banned_word_is_found_and_a_quoted_one_is_not(tmp_path: Path) -> None:
     code = '''def f():\n    """It tells `told`."""\n    log.info("heeded")\n    raise E(f"{x} is no symbol")\n'''
     found = [
         match[0]
-        for _, text in _texts_of(code, tmp_path)
+        for _, text in _read_texts_of_code(code, tmp_path)
         for match in _BANNED.finditer(_QUOTED.sub("", text))
     ]
     assert sorted(found) == ["heeded", "is no symbol", "tells"]
 
 
-def _texts_of(code: str, folder: Path) -> list[tuple[int, str]]:
+def _read_texts_of_code(code: str, folder: Path) -> list[tuple[int, str]]:
     path = folder / "code.py"
     path.write_text(code)
-    return list(texts(path))
+    return list(read_texts(path))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -128,10 +128,10 @@ def test_markdown_is_wrapped(path: Path) -> None:
 
 
 def main() -> None:
-    """Print `ALLOWED` as the folders are now, and every offender as a comment."""
-    for room, files in rooms().items():
-        if found := [line for path in files for line in offenders(path)]:
-            print(f'    "{room}": {len(found)},')
+    """Print the current `ALLOWED`, with every offender as a comment."""
+    for folder, files in list_folders().items():
+        if found := [line for path in files for line in find_offenders(path)]:
+            print(f'    "{folder}": {len(found)},')
             for line in found:
                 print(f"    # {line}")
 

@@ -1,4 +1,4 @@
-"""Links between the documents of the repository lead somewhere. (`make docs` looks at those of the site.)"""
+"""Links between the documents of the repository have existing targets. (`make docs` checks the site.)"""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def test_links_lead_to_files_and_headings_that_exist(path: Path) -> None:
         there = (path.parent / name).resolve() if name else path
         assert there.exists(), target
         if anchor:
-            assert anchor in _anchors(there), target
+            assert anchor in _find_anchors(there), target
 
 
-def _anchors(path: Path) -> set[str]:
+def _find_anchors(path: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 

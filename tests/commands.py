@@ -1,4 +1,4 @@
-"""`mdstream` as its users start it: to its end, or in the background."""
+"""`mdstream` as users start it: until its end, or in the background."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
 
 @contextlib.contextmanager
 def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """`mdstream run` in the background, streaming."""
+    """Run `mdstream run` in the background."""
     process = subprocess.Popen(
         [*MDSTREAM, "run", *arguments],
         stdout=subprocess.PIPE,
@@ -41,7 +41,7 @@ def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subp
         text=True,
         env={**CLEAN, **(env or {})},
         start_new_session=True,
-        # Under nohup it would be ignored, by the tests' processes and so by the engine, too.
+        # Under nohup, the tests' processes ignore this signal, and the engine would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     try:
@@ -56,12 +56,12 @@ def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subp
 
 
 def streaming(process: subprocess.Popen[str], streams: int = 1) -> str:
-    """Read log lines until so many streams are up; returns them."""
+    """Read log lines until `streams` streams are up; return the lines."""
     return "".join(logged(process, " streaming ") for _ in range(streams))
 
 
 def logged(process: subprocess.Popen[str], text: str) -> str:
-    """Read log lines up to one with `text`; returns them."""
+    """Read log lines up to one with `text`; return the lines."""
     assert process.stderr is not None
     lines = []
     while not lines or text not in lines[-1]:
@@ -71,17 +71,17 @@ def logged(process: subprocess.Popen[str], text: str) -> str:
 
 
 def run_of(process: subprocess.Popen[str], root: Path | None = None) -> Attachment:
-    """The run of an engine that streams."""
+    """Return the run of an engine that streams."""
     [path] = [path for path in list_runs(root) if path.name.endswith(f"-{process.pid}")]
     return Attachment(path)
 
 
 def now(run: Attachment) -> pl.DataFrame:
-    """The newest sample of each stream."""
+    """Return the newest sample of each stream."""
     return run.frame("telemetry.streams").group_by("stream").last()
 
 
 def stopped(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """End a run as Ctrl-C does; its output, and the rest of its log."""
+    """End a run as Ctrl-C does; return its output and the rest of its log."""
     process.send_signal(signal.SIGINT)
     return process.communicate(timeout=HANGING_S)

@@ -1,4 +1,4 @@
-"""Decoding by hand in tests: payloads in, rows as plain values out."""
+"""Decoding in tests: payloads in, rows of plain values out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import Channel, Column, Kind, PayloadKind
+from mdstream.streams.spec import Column, Kind, PayloadKind
 from mdstream.streams.storage import PROVISIONAL
 from workers.decoding.fallback import Decoded, FallbackDecoder
 from workers.decoding.payloads import Payloads
@@ -15,7 +15,7 @@ RECV_NS = 1_700_000_000_123_456_789
 
 
 class Dictionaries:
-    """Codes as a feed would give them, batch after batch."""
+    """Dictionaries that give codes to texts as a feed does, batch after batch."""
 
     def __init__(self) -> None:
         self.texts: dict[str, list[str]] = {}
@@ -40,7 +40,7 @@ def decode(stream: str, *payloads: bytes, kind: PayloadKind = PayloadKind.JSON) 
 def rows(
     stream: str, decoded: Decoded, dictionaries: Dictionaries | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Channel → rows, codes shown as their texts, without `recv_ts`."""
+    """Return channel → rows, with texts instead of codes, and without `recv_ts`."""
     out = {}
     for name, columns in decoded.columns.items():
         channel = STREAMS[stream].by_name[name]
@@ -54,8 +54,8 @@ def rows(
     return out
 
 
-def text_of(decoded: Decoded, dictionaries: Dictionaries | None, column: Column, code: int) -> str:
-    """The text behind a code, given in this batch or before."""
+def find_text(decoded: Decoded, dictionaries: Dictionaries | None, column: Column, code: int) -> str:
+    """Return the text of a code from this batch or an earlier one."""
     if code >= PROVISIONAL[column.kind]:
         return decoded.new[column.dictionary][code - PROVISIONAL[column.kind]]
     assert dictionaries is not None
@@ -66,7 +66,7 @@ def _values(
     column: Column, data: ColumnData, decoded: Decoded, dictionaries: Dictionaries | None
 ) -> list[Any]:
     def text(code: int) -> str:
-        return text_of(decoded, dictionaries, column, code)
+        return find_text(decoded, dictionaries, column, code)
 
     values: list[Any] = data.values.tolist()
     if data.heap is not None:
@@ -85,12 +85,8 @@ def _values(
     return [v if there else None for v, there in zip(values, data.mask.tolist(), strict=True)]
 
 
-def channel_of(stream: str, name: str) -> Channel:
-    return STREAMS[stream].by_name[name]
-
-
-def stream_and_kind(path: str) -> tuple[str, PayloadKind]:
-    """The stream that a recorded REST body is of, by its path, and what the body is."""
+def find_stream_and_kind(path: str) -> tuple[str, PayloadKind]:
+    """Return the stream and the kind of a recorded REST body, found by its path."""
     stream = next(name for name in STREAMS if name in path)
     last = [part for part in path.split("/") if part not in ("latest", "{symbol}")][-1]
     spec = STREAMS[stream]

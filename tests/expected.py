@@ -1,6 +1,6 @@
-"""A plain model of what rows a stream's messages become: one literal mapping a message type.
+"""A plain model of the rows that a stream's messages become: one literal mapping per message type.
 
-Written from the protocol's description, and sharing nothing with the decoder it checks.
+It is written from the protocol's description, and shares no code with the decoder that it checks.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ Row = dict[str, Any]
 Message = dict[str, Any]
 
 COINS = ("crypto", "perps")
-"""Streams with sizes that are fractions."""
+"""Streams whose sizes are fractions."""
 
 
 def conditions(value: Any) -> Any:
-    """Conditions of a stock trade or quote as the frame shows them."""
+    """Return the conditions of a stock trade or quote as the frame shows them."""
     return None if value is None else "".join(value)
 
 
@@ -35,7 +35,7 @@ def quote(stream: str, m: Message) -> Row:
         price, size = float(m[letter + "p"]), m[letter + "s"]
         size = float(size) if stream in COINS else size
         exchange = m.get(letter + "x")
-        if price == 0:  # no active side
+        if price == 0:  # the quote has no active side
             price, size = None, size or None
             exchange = exchange if exchange and exchange.strip() else None
         row[f"{side}_price"], row[f"{side}_size"] = price, size
@@ -155,7 +155,7 @@ def article(m: Message) -> Row:
 
 
 def rows(stream: str, messages: list[Message]) -> dict[str, list[Row]]:
-    """Channel → rows, in the order of the messages."""
+    """Return channel → rows, in the order of the messages."""
     out: dict[str, list[Row]] = {}
     for m in messages:
         match m["T"]:
@@ -187,7 +187,7 @@ def rows(stream: str, messages: list[Message]) -> dict[str, list[Row]]:
 
 
 def bars(trades: list[Row], effect: Any, interval: int = 60_000_000_000) -> dict[tuple[str, int], Row]:
-    """Bars of `interval` ns by (symbol, begin), by a plain loop over trades in order.
+    """Return bars of `interval` ns by (symbol, begin), from a plain loop over trades in order.
 
     `effect(trade)` is "all", "volume" or "nothing".
     """

@@ -1,6 +1,6 @@
-"""The tests beside a load that keeps all cores busy: `python -m tests.loaded TURNS [PYTEST'S OWN FLAGS]`.
+"""Run the tests while a load keeps all cores busy: `python -m tests.loaded TURNS [FLAGS OF PYTEST]`.
 
-None of them may depend on how fast the machine is; this is how to find the one that does.
+No test may depend on the speed of the machine. This program finds the tests that do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ AT_MOST_S = 3600.0
 
 
 def burn() -> None:
-    """Keep a core busy for as long as the process that started this one exists, and no longer than an hour."""
+    """Keep a core busy while the parent process exists, but not longer than an hour."""
     end, parent = time.monotonic() + AT_MOST_S, os.getppid()
     while time.monotonic() < end and os.getppid() == parent:
         sum(range(100_000))

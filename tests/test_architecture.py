@@ -1,4 +1,4 @@
-"""Rules that nobody should have to remember: layers, I/O-free core, exports, files that stay readable."""
+"""Rules for the code: layers, a core without I/O, exports, and names of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(ROOT / "mdstream").rglob("*.py"), *(ROOT / "workers").rglob("*.py")])
 
 
-def imports(path: Path) -> set[str]:
+def find_imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -41,14 +41,15 @@ def test_the_layers_hold() -> None:
 def test_the_protocol_has_no_input_and_no_output() -> None:
     forbidden = {"asyncio", "socket", "time", "random", "websockets", "aiohttp", "threading", "os"}
     for path in (ROOT / "mdstream" / "wire").glob("*.py"):
-        assert not imports(path) & forbidden, path
+        assert not find_imports(path) & forbidden, path
 
 
 def test_only_the_pool_imports_the_workers() -> None:
     users = {
         p.name
         for p in SOURCES
-        if p.is_relative_to(ROOT / "mdstream") and any(m.split(".")[0] == "workers" for m in imports(p))
+        if p.is_relative_to(ROOT / "mdstream")
+        and any(m.split(".")[0] == "workers" for m in find_imports(p))
     }
     assert users == {"pool.py"}
 
@@ -57,7 +58,9 @@ def test_only_the_pool_imports_the_workers() -> None:
 def test_every_file_says_what_it_is_for(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "no docstring"
-    assert not re.search(r"(utils|helpers|common|manager|base)\.py$", path.name), "a drawer, not a room"
+    assert not re.search(r"(utils|helpers|common|manager|base)\.py$", path.name), (
+        "the file name does not say what the file is for"
+    )
 
 
 def test_no_stream_is_known_by_name_in_shared_code() -> None:
@@ -66,7 +69,7 @@ def test_no_stream_is_known_by_name_in_shared_code() -> None:
     key = re.compile(rf"({names})(\.\w+)?")
     module = re.compile(rf"mdstream\.(streams|simulator\.markets)\.({names})")
     for path in (f for f in SOURCES if not any(f.is_relative_to(folder) for folder in own)):
-        assert not any(map(module.fullmatch, imports(path))), path
+        assert not any(map(module.fullmatch, find_imports(path))), path
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not key.fullmatch(node.value), f"{path}:{node.lineno} names {node.value!r}"
@@ -83,7 +86,7 @@ def test_a_stream_is_a_declaration_a_market_and_a_line_in_each_registry() -> Non
     }
     assert {path for path, lines in found.items() if lines} == registries | files
     for path in registries:
-        assert len(found[path]) == 2, "an import, and a line"
+        assert len(found[path]) == 2, "a registry has an import and a line"
 
 
 @pytest.mark.parametrize("spec", STREAMS.values(), ids=lambda s: s.name)
@@ -98,7 +101,7 @@ def test_a_stream_declaration_is_sound(spec: object) -> None:
     assert len(types) == len(set(types))
     for channel in spec.channels:
         names = [c.name for c in channel.columns]
-        assert len(names) == len(set(names)) <= 63, "a head has one bit a column"
+        assert len(names) == len(set(names)) <= 63, "a head has one bit per column"
         assert names[-1] == "recv_ts"
         for column in channel.columns:
             assert bool(column.dictionary) is (column.kind in CODED), column.name
@@ -174,4 +177,4 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         arrows[name] = found - {name}
     while free := {name for name, found in arrows.items() if not found & arrows.keys()}:
         arrows = {name: found for name, found in arrows.items() if name not in free}
-    assert not arrows, "these import each other, or what does"
+    assert not arrows, "these modules import each other, or import modules that do"

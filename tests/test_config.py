@@ -21,7 +21,7 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "any_key"),
     [
         ({"data_url": "http://127.0.0.1:8765"}, True),
         ({"stream_url": "ws://localhost:8765"}, True),
@@ -31,8 +31,8 @@ def test_keys_come_from_alpacas_own_variables_and_never_show() -> None:
         ({}, False),
     ],
 )
-def test_without_keys_servers_on_this_machine_are_told_any(flags: dict[str, Any], told: bool) -> None:
-    assert (load(environ={}, flags=flags).credentials == ANY_KEY) is told
+def test_without_keys_servers_on_this_machine_are_sent_any(flags: dict[str, Any], any_key: bool) -> None:
+    assert (load(environ={}, flags=flags).credentials == ANY_KEY) is any_key
     mine = {"APCA_API_KEY_ID": "id-1", "APCA_API_SECRET_KEY": "secret-1"}
     assert load(environ=mine, flags=flags).credentials.key_id == "id-1"
 
@@ -58,9 +58,9 @@ def test_one_address_follows_from_the_other(given: dict[str, str], urls: tuple[s
     assert from_mapping(given).urls() == urls
 
 
-def test_workers_share_the_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_share_the_cores_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    assert Config().workers_per_stream() == 3, "four cores a stream, and one is its feed's"
+    assert Config().workers_per_stream() == 3, "four cores per stream, of which one is for its feed"
     assert from_mapping({"streams": ["stocks"]}).workers_per_stream() == 15
     assert from_mapping({"workers": 0}).workers_per_stream() == 0
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5})

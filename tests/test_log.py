@@ -1,4 +1,4 @@
-"""Log records as lines, and what becomes of those that cannot be written."""
+"""Log records as lines, and the report of lines that cannot be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mdstream import log
 
 
 class Disk(io.StringIO):
-    """A file that takes lines while it has room."""
+    """A file that accepts lines until it is full."""
 
     full = False
 

@@ -1,4 +1,4 @@
-"""The package as its users install it: a wheel in an environment of its own, far from this repository."""
+"""The package as users install it: a wheel in its own environment, outside this repository."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PACKAGES = ("mdstream", "workers")
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
-def interpreters() -> list[str]:
-    """Every Python here that the package supports, one a minor version."""
+def find_interpreters() -> list[str]:
+    """Return the installed Pythons that the package supports, one per minor version."""
     found = {}
     for version in SUPPORTED:
         places = [
@@ -33,14 +33,14 @@ def interpreters() -> list[str]:
         for place in filter(None, places):
             show = "import sys; print('%d.%d' % sys.version_info[:2])"
             done = subprocess.run([place, "-c", show], capture_output=True, text=True, check=False)
-            if done.stdout.strip() == version:  # one of pyenv's shims may be there and not work
+            if done.stdout.strip() == version:  # a shim of pyenv may exist but not work
                 found[version] = place
                 break
     return list(found.values())
 
 
 def run(*command: str | Path, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run to the end, as a user without settings and without our place on the import path."""
+    """Run a command to its end, without settings and without this repository on the import path."""
     ours = ("PYTHON", "MDSTREAM_", "APCA_", "NUMBA_", "_MDSTREAM_KERNELS")
     environment = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def run(*command: str | Path, cwd: Path, cache: Path | None = None) -> subproces
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, made of nothing but what belongs to it."""
+    """Build the wheel from a folder with only its own files."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -82,7 +82,7 @@ def test_the_wheel_has_the_packages_and_nothing_else(wheel: Path) -> None:
     assert names - metadata == files
 
 
-@pytest.mark.parametrize("python", interpreters(), ids=lambda path: Path(path).parts[-3])
+@pytest.mark.parametrize("python", find_interpreters(), ids=lambda path: Path(path).parts[-3])
 def test_it_installs_and_runs_outside_the_repository_and_compiles_once(
     wheel: Path, python: str, tmp_path: Path
 ) -> None:
@@ -100,7 +100,7 @@ def test_it_installs_and_runs_outside_the_repository_and_compiles_once(
     assert re.search(r"stocks\s+stopped", first.stdout)
     second = run(*mdstream, "run", "--duration", "3", cwd=folder, cache=cache)
     assert "compiling" not in second.stderr
-    # In a clone, too, whose files are not those that are installed.
+    # Also in a clone, whose files are not the installed ones.
     third = run(*mdstream, "run", "--duration", "3", cwd=wheel.parents[1], cache=cache)
     assert "compiling" not in third.stderr
     assert len(list((cache / "mdstream").glob("kernels-*"))) == 1

@@ -1,4 +1,4 @@
-"""The simulator's traffic as the tests know it beforehand, and the frames it must become."""
+"""The simulator's traffic, which tests compute in advance, and the frames that it must produce."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ CHANNELS = {name: tuple(c.name for c in spec.channels if c.types) for name, spec
 
 
 def symbols(*streams: str) -> dict[str, dict[str, Any]]:
-    """Engine settings that follow just these symbols."""
+    """Return engine settings that follow only these symbols."""
     return {stream: {"symbols": list(SYMBOLS[stream])} for stream in streams}
 
 
 @lru_cache(maxsize=8)
 def messages(stream: str, count: int) -> tuple[dict[str, Any], ...]:
-    """What the simulator sends flat out, in its order."""
+    """Return the first messages that the simulator sends at full speed, in order."""
     subscription = dict.fromkeys(STREAMS[stream].subscriptions, SYMBOLS[stream])
     return tuple(itertools.islice(generate(stream, 1, subscription), count))
 
 
 @lru_cache(maxsize=8)
 def rows(stream: str, count: int) -> dict[str, list[dict[str, Any]]]:
-    """Channel → the rows of the first `count` messages."""
+    """Return channel → the rows of the first `count` messages."""
     return expected.rows(stream, list(messages(stream, count)))
 
 
@@ -49,6 +49,6 @@ def committed_rows(run: Attachment, stream: str) -> int:
 
 
 def frames_of(run: Attachment, stream: str) -> dict[str, list[dict[str, Any]]]:
-    """Channel → rows as they stand in the frames, empty frames left out."""
+    """Return channel → rows in the frames, without empty frames."""
     found = {c: as_rows(run.frame(f"{stream}.{c}")) for c in CHANNELS[stream]}
     return {channel: found_rows for channel, found_rows in found.items() if found_rows}

@@ -15,7 +15,7 @@ from mdstream.simulator.encode import ENCODINGS
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
-from tests.decoding import stream_and_kind
+from tests.decoding import find_stream_and_kind
 from tests.running import SHARED
 from tests.workers.decoding.pair import UNUSUAL_VALUES, Pair
 
@@ -250,7 +250,7 @@ INDEX: list[dict[str, Any]] = (
 @pytest.mark.skipif(not INDEX, reason="needs ../shared/data/alpaca")
 @pytest.mark.parametrize("entry", INDEX, ids=lambda e: e["file"])
 def test_recorded_bodies_decode_identically(entry: dict[str, Any]) -> None:
-    stream, kind = stream_and_kind(entry["path"])
+    stream, kind = find_stream_and_kind(entry["path"])
     body = (DATA / "rest" / entry["file"]).read_bytes()
     pair = Pair(stream)
     pair.decode([body, body, body.strip()], kind)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from mdstream.streams.spec import PayloadKind
-from tests.decoding import decode, rows, stream_and_kind
+from tests.decoding import decode, find_stream_and_kind, rows
 from tests.running import SHARED
 
 DATA = SHARED / "data" / "alpaca"
@@ -82,7 +82,7 @@ def check(record: dict[str, Any], names: dict[str, str], row: dict[str, Any], pr
 
 @pytest.mark.parametrize("entry", INDEX, ids=lambda e: e["file"])
 def test_a_rest_body_keeps_every_field(entry: dict[str, Any]) -> None:
-    stream, kind = stream_and_kind(entry["path"])
+    stream, kind = find_stream_and_kind(entry["path"])
     text = (DATA / "rest" / entry["file"]).read_bytes()
     body = json.loads(text)
     decoded = decode(stream, text, kind=kind)

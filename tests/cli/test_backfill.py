@@ -1,4 +1,4 @@
-"""`mdstream backfill` and its function use settings from file, environment and flags, in rising precedence."""
+"""Settings of `mdstream backfill` and its function: flags override environment, which overrides file."""
 
 from __future__ import annotations
 

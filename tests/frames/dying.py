@@ -1,8 +1,8 @@
 """A committer that kills itself at a chosen step of a commit, in its own process with one thread.
 
-Each commit runs in a fork of that process, because a new process for each step would take hours. A step is a
-line of the code that stores the data of readers and successors (`STORING`). All lines between two stores leave
-the same data. So the tests first find the lines before which the data has changed, and kill only there.
+Each commit runs in a fork of that process, because a new process for each step would take hours. A step is
+a line of the code that stores the data of readers and successors (`STORING`). All lines between two stores
+leave the same data. So the tests first find the lines before which the data has changed, and kill there.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Order(NamedTuple):
 def serve(plan: Plan, pipe: Connection) -> None:
     """Carry out orders until there are no more.
 
-    The first answer to an order is "ready", after the commit of the batches before the interrupted one. Any
-    further message starts the commit. The second answer is the steps, or the signal that ended the committer.
+    The first answer to an order is "ready", after the commit of the batches before the interrupted one.
+    Any further message starts the commit. The second answer is the steps, or the signal that ended it.
     """
     with RunDirectory() as template:
         decoded = _decode(plan, template.path)
@@ -157,12 +157,12 @@ def _die_at(step: int) -> Callable[[int], None]:
 
 
 def _find_all_steps(_: Path, work: Callable[[], None]) -> list[int]:
-    """Return the numbers of the steps of `work`, and one more."""
+    """Return the numbers of the steps of `work`, and one after the last step."""
     return list(range(_step_through(work, lambda _: None) + 1))
 
 
 def _find_storing_steps(run: Path, work: Callable[[], None]) -> list[int]:
-    """Return the steps of `work` before which data in `run` has changed, and the number after its last step."""
+    """Return the steps of `work` before which data in `run` has changed, and one after the last step."""
     found = [0]
     before = _digest(run)
 

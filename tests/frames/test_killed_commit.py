@@ -1,4 +1,4 @@
-"""Commits whose writer is killed at any step: readers see no partial data, and the successor completes the commit."""
+"""Kills of a writer at any step of a commit: readers see no partial data, and a successor completes it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ HANDOFF = HandoffConfig(linger_ms=600_000)  # only the test ends a batch
 
 
 def crypto(i: int, symbol: str) -> Message:
-    """Return a crypto message: a trade (some without a side), a quote (some without a bid) or a whole book."""
+    """Return a crypto message: a trade (some without side), a quote (some without bid) or a whole book."""
     head = {"S": symbol, "t": START + i * 7 * SECOND}
     if i % 4 == 1:
         bid = 0.0 if i % 8 == 1 else 40.0 + i
@@ -65,7 +65,7 @@ def crypto(i: int, symbol: str) -> Message:
 
 
 def stocks(i: int, symbol: str) -> Message:
-    """Return a stock message: a trade (some without conditions), a quote (some without an ask) or a status."""
+    """Return a stock message: a trade (some without conditions), a quote (some without ask) or a status."""
     head = {"S": symbol, "t": START + i * 7 * SECOND, "z": "C"}
     if i % 4 == 1:
         ask = 0.0 if i % 8 == 1 else 41.0 + i
@@ -127,7 +127,7 @@ def snapshot(symbol: str, second: int) -> Payload:
 
 
 class View(NamedTuple):
-    """All data that readers see at one moment. For each frame: the number of its first row, and its rows."""
+    """All data that readers see at one moment. Frames have the number of their first row, and their rows."""
 
     frames: dict[str, tuple[int, Rows]]
     latest: dict[str, dict[str, Any]]
@@ -169,9 +169,9 @@ def read_view(run: Attachment, stream: str) -> View:
 class Model(NamedTuple):
     """The expected data, as readers see it at four moments.
 
-    The moments are: before the batch (`before`), with the batch except its last payload (`between`), with the
-    whole batch (`done`), and at the end (`end`). `counts` are the final counters; `chunks` is the number of
-    chunks that the batch began.
+    The moments are: before the batch (`before`), with the batch except its last payload (`between`), with
+    the whole batch (`done`), and at the end (`end`). `counts` are the final counters; `chunks` is the number
+    of chunks that the batch began.
     """
 
     before: View
@@ -202,7 +202,7 @@ def make_model(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Model:
 
 
 def run_undisturbed(plan: dying.Plan, rest: list[Payload], limits: Limits) -> Any:
-    """Run a writer without a kill; return three views, the counters, and the number of chunks of the batch."""
+    """Run a writer without a kill; return three views, the counters, and the batch's number of chunks."""
 
     async def go() -> Any:
         with RunDirectory() as directory:
@@ -305,8 +305,8 @@ def find_steps(pipe: Connection, storing: bool) -> list[int]:
 def last_bars(end: View, name: str) -> dict[tuple[Any, Any], tuple[Any, ...]]:
     """Return the final bars without the values that a kill may change.
 
-    A kill loses the order of trades and quotes in a payload, which decides open and close. It also loses the
-    knowledge that no trade was missed.
+    A kill loses the order of trades and quotes in a payload, which decides open and close. It also loses
+    the knowledge that no trade was missed.
     """
     return {
         (symbol, ts): (high, low, volume, count, vwap)
@@ -324,8 +324,8 @@ def assert_same_as_undisturbed(end: View, work: Work) -> None:
             assert last_bars(end, name) == last_bars(work.cramped.end, name)
         assert (end.latest, end.books) == (work.cramped.end.latest, work.cramped.end.books)
         return
-    # The killed writer may have begun its chunks at other rows, so that it dropped other chunks. Open bars are
-    # rebuilt from the trades that the frame still has, and lack the dropped ones.
+    # The killed writer may have begun its chunks at other rows, so that it dropped other chunks. Open bars
+    # are rebuilt from the trades that the frame still has, and lack the dropped ones.
     for name in end.frames.keys() - built:
         first, rows = end.frames[name]
         assert rows == work.roomy.end.frames[name][1][first:], name
@@ -334,7 +334,7 @@ def assert_same_as_undisturbed(end: View, work: Work) -> None:
 
 
 def assert_readable_with_pyarrow(folder: Path, rows: int) -> None:
-    """Assert that stock pyarrow reads the frame's last rows, as docs/raw-arrow.md says, or refuses the file."""
+    """Assert that plain pyarrow reads the frame's last rows, as docs/raw-arrow.md says, or refuses the file."""
     if not (folder / "head").exists() or folder.name.endswith((".latest", ".books")):
         return  # a view, or a table, which is updated in place
     head = Head(folder, write=False)

@@ -1,4 +1,4 @@
-"""One writer at full speed, and ten readers that read, follow and are killed: every value they see is correct."""
+"""One writer at full speed, and ten readers that read, follow and are killed: they see only correct values."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def check_table(frame: pl.DataFrame, last: Numbers) -> None:
 
 
 class Shared(NamedTuple):
-    """The memory that the processes share beside the run: the stop flag, and the counters of each reader."""
+    """The memory that the processes share beside the run: a stop flag, and the counters of each reader."""
 
     over: Any
     counters: Any
@@ -172,7 +172,7 @@ def write(run: Path, shared: Shared) -> None:
 
 
 def follow(run: Attachment, shared: Shared, reader: int, **how: Any) -> None:
-    """Follow the frame until the writer has ended: only rows that the tail counts as missed may be missing."""
+    """Follow the frame until the writer has ended: no row is missing unless the tail counts it as missed."""
     chance = random.Random(reader)
     tail = run.tail("test.rows", **how)
     [at] = tail._next.values()

@@ -346,7 +346,7 @@ ENV = {**os.environ, "APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
 
 
 def kill_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -> int:
-    """Kill the backfill `kills` times at random moments, then let it end; return the number of kills that hit it."""
+    """Kill the backfill `kills` times at random moments, then let it end; return how many kills hit it."""
     chance, alive = random.Random(seed), 0
     for _ in range(kills):
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Bars that readers make: longer bars, bars by trades or volume, and comparisons with the service's bars."""
+"""Bars that readers make: longer bars, bars by trades or volume, and differences from the service's bars."""
 
 from __future__ import annotations
 
@@ -194,8 +194,8 @@ def test_differences_from_the_services_bars_are_named() -> None:
     )
     found = compare_bars(theirs, own).select("symbol", pl.col("ts").dt.minute(), "differing").rows()
     everything = ["open", "high", "low", "close", "volume", "trade_count", "vwap"]
-    # A bar that one side lacks is a difference. Exceptions: our own bar is incomplete, or the service has not
-    # sent all bars of the last minute.
+    # A bar that one side lacks is a difference. Exceptions: our own bar is incomplete, or the service has
+    # not sent all bars of the last minute.
     assert found == [("A", 1, ["volume"]), ("C", 1, everything), ("A", 2, []), ("B", 2, everything)]
 
 

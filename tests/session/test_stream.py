@@ -175,7 +175,7 @@ def test_compression_is_off_unless_asked_for() -> None:
 async def open_session(
     talk: Callable[[ServerConnection], Awaitable[None]], **config: Any
 ) -> AsyncIterator[Any]:
-    """Open a session with a server that runs `talk`; yield the session's sink and the texts of its events."""
+    """Open a session with a server that runs `talk`; yield its sink and the texts of its events."""
     async with serve(talk, "127.0.0.1", 0, max_size=None) as server:
         values = {
             "stream_url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}",
@@ -516,7 +516,7 @@ def test_a_final_error_found_after_the_connection_was_lost_ends_the_session() ->
 
 
 def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> None:
-    """Otherwise the session would call a server that sends nonsense and hangs up twice a second, forever."""
+    """Otherwise a server that sends nonsense and hangs up would be called twice a second, forever."""
 
     async def main() -> list[str]:
         async def nonsense(socket: ServerConnection) -> None:

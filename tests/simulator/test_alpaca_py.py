@@ -94,7 +94,7 @@ class Listener:
 
 
 def listen(raw: bool) -> list[tuple[Listener, list[dict[str, Any]]]]:
-    """Run all four clients at the same time; return each with the messages that the simulator sent to it."""
+    """Run all four clients at the same time; return each with the messages that the simulator sent."""
     flags = ("--rate", "0", "--messages", str(COUNT), "--messages-per-payload", "3")
     with simulator(*flags) as sim:
         listeners = [Listener(name, sim, raw) for name in ("stocks", "options", "crypto", "news")]

@@ -1,4 +1,4 @@
-"""The folder for the kernels' machine code, on machines with different file systems."""
+"""The folder for the kernels' machine code, for any home, cache folder and permissions."""
 
 from __future__ import annotations
 

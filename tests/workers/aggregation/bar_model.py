@@ -1,4 +1,4 @@
-"""Bars by plain loops over all received rows, computed anew each time. The model shares no code with the engine."""
+"""A model of bars by plain loops over all received rows. It shares no code with the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Effects of trades on bars, and sums that do not depend on their order. `test_bars.py` tests whole bars."""
+"""Effects of trades on bars, and sums that do not depend on order. `test_bars.py` tests whole bars."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SHOWN = (
 
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mdstream.Engine]:
-    """Start a simulator and an engine on it, and set their addresses in the environment for the examples."""
+    """Start a simulator and an engine on it; set environment variables so that the examples find them."""
     folder = tmp_path_factory.mktemp("engine")
     with simulator("--rate", "40") as sim, engine(settings(sim, folder, workers=0)) as live:
         known = {

@@ -127,7 +127,7 @@ def snapshot(symbol: str, second: int) -> Payload:
 
 
 class View(NamedTuple):
-    """All data that readers see at one moment. Frames have the number of their first row, and their rows."""
+    """All data that readers see at one moment. A frame has the number of its first row, and its rows."""
 
     frames: dict[str, tuple[int, Rows]]
     latest: dict[str, dict[str, Any]]
@@ -170,8 +170,8 @@ class Model(NamedTuple):
     """The expected data, as readers see it at four moments.
 
     The moments are: before the batch (`before`), with the batch except its last payload (`between`), with
-    the whole batch (`done`), and at the end (`end`). `counts` are the final counters; `chunks` is the number
-    of chunks that the batch began.
+    the whole batch (`done`), and at the end (`end`). `counts` are the final counters; `chunks` is the
+    number of chunks that the batch began.
     """
 
     before: View
@@ -334,7 +334,10 @@ def assert_same_as_undisturbed(end: View, work: Work) -> None:
 
 
 def assert_readable_with_pyarrow(folder: Path, rows: int) -> None:
-    """Assert that plain pyarrow reads the frame's last rows, as docs/raw-arrow.md says, or refuses the file."""
+    """Assert that pyarrow alone reads the frame's last rows, as docs/raw-arrow.md says, or refuses the file.
+
+    It refuses a chunk that its writer was sealing when it died.
+    """
     if not (folder / "head").exists() or folder.name.endswith((".latest", ".books")):
         return  # a view, or a table, which is updated in place
     head = Head(folder, write=False)

@@ -1,4 +1,4 @@
-"""One writer at full speed, and ten readers that read, follow and are killed: they see only correct values."""
+"""One writer at full speed, and ten readers that read, follow and are killed: all values are correct."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def write(run: Path, shared: Shared) -> None:
 
 
 def follow(run: Attachment, shared: Shared, reader: int, **how: Any) -> None:
-    """Follow the frame until the writer has ended: no row is missing unless the tail counts it as missed."""
+    """Follow the frame until the writer has ended: no row is missing unless the tail counts it."""
     chance = random.Random(reader)
     tail = run.tail("test.rows", **how)
     [at] = tail._next.values()

@@ -1,4 +1,4 @@
-"""Bars that readers make: longer bars, bars by trades or volume, and differences from the service's bars."""
+"""Bars that readers make: longer bars, bars by trades or volume, differences from the service's bars."""
 
 from __future__ import annotations
 

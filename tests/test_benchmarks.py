@@ -1,4 +1,4 @@
-"""What a soak is judged by, on made-up samples."""
+"""The verdict on a soak, from made-up samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNTS = {
 }
 
 
-def sample(second: int, **what: int) -> dict[str, Any]:
+def make_sample(second: int, **what: int) -> dict[str, Any]:
     process = {"role": "feed", "rss": 10**9, "pss": 10**8, "anonymous": 10**8, "fds": 90, "threads": 9}
     return {
         "t_s": float(second),
@@ -31,13 +31,13 @@ def sample(second: int, **what: int) -> dict[str, Any]:
     }
 
 
-def verdict(samples: list[dict[str, Any]], **accounts: int) -> dict[str, Any]:
+def judge(samples: list[dict[str, Any]], **accounts: int) -> dict[str, Any]:
     end = {"title": "", "wanted_rate": 100.0, "streams": {"stocks": {**ACCOUNTS, **accounts}}}
     return soak_verdict.judge(samples, end)
 
 
 def test_a_soak_with_connections_that_come_and_go_is_flat() -> None:
-    found = verdict([sample(t, fds=90 + 45 * (t % 60 < 15)) for t in range(1800)])
+    found = judge([make_sample(t, fds=90 + 45 * (t % 60 < 15)) for t in range(1800)])
     assert found["flat"]
     assert found["complete"]
     assert found["rate"] == pytest.approx(100)
@@ -45,35 +45,35 @@ def test_a_soak_with_connections_that_come_and_go_is_flat() -> None:
 
 
 def test_a_soak_whose_chunks_come_and_go_is_flat() -> None:
-    assert verdict([sample(t, shm=10**8 + t % 47 * 10**5) for t in range(1800)])["flat"]
+    assert judge([make_sample(t, shm=10**8 + t % 47 * 10**5) for t in range(1800)])["flat"]
 
 
 @pytest.mark.parametrize(
     ("what", "start", "per_minute"), [("rss", 10**9, 10**6), ("shm", 10**8, 10**5), ("fds", 90, 0.2)]
 )
 def test_what_grows_all_the_time_is_not_flat(what: str, start: int, per_minute: float) -> None:
-    found = verdict([sample(t, **{what: int(start + t * per_minute / 60)}) for t in range(1800)])
+    found = judge([make_sample(t, **{what: int(start + t * per_minute / 60)}) for t in range(1800)])
     assert not found["flat"]
     assert not found["lines"][what]["flat"]
     assert "NOT FLAT" in soak_verdict.describe(found)
 
 
 def test_what_grew_while_frames_filled_is_not_judged() -> None:
-    assert verdict([sample(t, shm=10**8 + min(t, 80) * 10**6) for t in range(1800)])["flat"]
+    assert judge([make_sample(t, shm=10**8 + min(t, 80) * 10**6) for t in range(1800)])["flat"]
 
 
 def test_a_short_soak_is_not_judged() -> None:
-    found = verdict([sample(t) for t in range(100)])
+    found = judge([make_sample(t) for t in range(100)])
     assert not found["flat"]
     assert "NOT JUDGED" in soak_verdict.describe(found)
 
 
 @pytest.mark.parametrize("accounts", [{"committed": 7}, {"sent": 10}])
-def test_a_message_that_is_missing_is_told(accounts: dict[str, int]) -> None:
-    found = verdict([sample(t) for t in range(400)], **accounts)
+def test_a_message_that_is_missing_is_reported(accounts: dict[str, int]) -> None:
+    found = judge([make_sample(t) for t in range(400)], **accounts)
     assert not found["complete"]
     assert "DOES NOT ADD UP" in soak_verdict.describe(found)
 
 
 def test_what_was_sent_while_a_connection_was_lost_is_not_missing() -> None:
-    assert verdict([sample(t) for t in range(400)], sent=10, reconnects=1)["complete"]
+    assert judge([make_sample(t) for t in range(400)], sent=10, reconnects=1)["complete"]

@@ -1,4 +1,4 @@
-"""What is published of the benchmarks is what was measured."""
+"""The published results of the benchmarks are the measured ones."""
 
 from __future__ import annotations
 
@@ -128,15 +128,15 @@ def _minute(text: str) -> int:
 
 
 def test_the_model_of_more_workers_ends_at_the_feed() -> None:
-    def measured(workers: int, **costs: float) -> Record:
+    def make_record(workers: int, **costs: float) -> Record:
         answers = [{"workers": float(workers), "messages_per_s": 2e6, **costs}]
         return record(Case("handoff", str(workers)), answers)
 
-    rate = scaling.fit_model([measured(0), measured(1, feed_ns=100.0, worker_ns=300.0)])
+    rate = scaling.fit_model([make_record(0), make_record(1, feed_ns=100.0, worker_ns=300.0)])
     assert rate is not None
     assert [rate(n) for n in (0, 1, 2)] == pytest.approx([2e6, 1e9 / 300, 2e9 / 300])
     assert rate(3) == rate(16) == pytest.approx(1e7)
-    assert scaling.fit_model([measured(0)]) is None
+    assert scaling.fit_model([make_record(0)]) is None
 
 
 def test_a_peer_that_is_not_installed_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_documents_are_made_of_a_whole_run_or_not_at_all(
     assert (ROOT / "benchmarks" / "RESULTS.md").read_text() == before
 
 
-def rated(workers: int, rate: float, batch: float = 100.0, **params: Any) -> Record:
+def make_rated_record(workers: int, rate: float, batch: float = 100.0, **params: Any) -> Record:
     answers = [{"workers": float(workers), "messages_per_s": rate, "messages_per_batch": batch}]
     return record(Case("handoff", str(workers), params), answers)
 
@@ -169,18 +169,21 @@ def test_amdahls_fit_finds_the_fraction_that_the_rates_were_made_of() -> None:
     def speed_up(processes: int) -> float:
         return 1 / (0.3 + 0.7 / processes)
 
-    case = [rated(0, 1e6), *(rated(n, 1e6 * speed_up(min(n + 1, 8))) for n in (1, 2, 4, 8))]
+    case = [
+        make_rated_record(0, 1e6),
+        *(make_rated_record(n, 1e6 * speed_up(min(n + 1, 8))) for n in (1, 2, 4, 8)),
+    ]
     assert scaling.parallel_fraction(case, cores=8) == pytest.approx(0.7)
-    assert scaling.parallel_fraction([rated(0, 1e6), rated(1, 0.9e6)], cores=2) == 0
+    assert scaling.parallel_fraction([make_rated_record(0, 1e6), make_rated_record(1, 0.9e6)], cores=2) == 0
 
 
 def test_a_pool_breaks_even_between_what_is_surely_slower_and_what_is_surely_faster() -> None:
     def sweep(*gains: tuple[float, float, float]) -> list[list[Record]]:
         found = []
         for size, least, most in gains:
-            pool = rated(1, 1e6 * (least + most) / 2, size)
+            pool = make_rated_record(1, 1e6 * (least + most) / 2, size)
             pool["spread"]["messages_per_s"] = [1e6 * least, 1e6 * most]
-            found.append([rated(0, 1e6, size), pool])
+            found.append([make_rated_record(0, 1e6, size), pool])
         return found
 
     cases = sweep((100, 0.7, 0.8), (1_000, 0.9, 1.1), (10_000, 1.1, 1.3), (100_000, 0.9, 1.4))
@@ -200,29 +203,29 @@ def test_every_reader_of_pages_makes_the_same_of_one(tmp_path: Path) -> None:
         assert isinstance(frame, pl.DataFrame)
         rows = frame.with_columns(pl.col("t").dt.replace_time_zone(None)).rows(named=True)
         assert [(r["i"], r["p"], r["c"]) for r in rows] == [(r["i"], r["p"], r["c"]) for r in truth]
-        assert [r["t"].isoformat() for r in rows] == [_iso(r["t"]) for r in truth]
+        assert [r["t"].isoformat() for r in rows] == [_to_iso(r["t"]) for r in truth]
 
 
-def _iso(text: str) -> str:
-    """Microseconds of an RFC 3339 time, as `datetime` has them."""
+def _to_iso(text: str) -> str:
+    """Return an RFC 3339 time with microseconds, as `datetime` formats it."""
     return datetime.fromisoformat(text[:26].rstrip("Z")).isoformat()
 
 
-def run_of(**rates: tuple[float, float, float]) -> list[Record]:
-    """Three turns of each subject."""
+def make_run(**rates: tuple[float, float, float]) -> list[Record]:
+    """Return a run with three turns of each subject."""
     return [
         {**record(Case("q", name), [{"messages_per_s": r} for r in turns]), "benchmark": "b"}
         for name, turns in rates.items()
     ]
 
 
-BEFORE = run_of(
+BEFORE = make_run(
     kernel=(10.0, 10.1, 10.2), polars=(1.0, 1.02, 1.04), floor=(99, 100, 101), pyarrow=(5, 5.1, 5.2)
 )
 
 
 def test_a_subject_that_became_a_fifth_slower_is_seen_on_a_box_that_is_slower_too() -> None:
-    after = run_of(
+    after = make_run(
         kernel=(7.6, 7.7, 7.8), polars=(0.9, 0.92, 0.94), floor=(89, 90, 91), pyarrow=(4.5, 4.6, 4.7)
     )
     found = compare.find_changes(BEFORE, after)
@@ -231,45 +234,45 @@ def test_a_subject_that_became_a_fifth_slower_is_seen_on_a_box_that_is_slower_to
     assert not compare.find_reversals(BEFORE, after)
 
 
-def test_two_runs_alike_differ_in_nothing_and_a_turned_conclusion_is_told() -> None:
+def test_two_identical_runs_differ_in_nothing_and_a_turned_conclusion_is_reported() -> None:
     assert not any(c.differs for c in compare.find_changes(BEFORE, BEFORE))
-    after = run_of(kernel=(4.0, 4.1, 4.2), pyarrow=(5, 5.1, 5.2))
-    (told,) = compare.find_reversals(BEFORE, after)
-    assert "pyarrow is above kernel now" in told
+    after = make_run(kernel=(4.0, 4.1, 4.2), pyarrow=(5, 5.1, 5.2))
+    (line,) = compare.find_reversals(BEFORE, after)
+    assert "pyarrow is above kernel now" in line
 
 
-ALONE = run_of(kernel=(10.0, 10.1, 10.2), workers=(20.0, 20.2, 20.4))
-"""A benchmark all of whose subjects are ours."""
+ALONE = make_run(kernel=(10.0, 10.1, 10.2), workers=(20.0, 20.2, 20.4))
+"""A benchmark with only subjects of our own."""
 
 
-def with_yardstick(records: list[Record], rounds: float) -> list[Record]:
+def add_yardstick(records: list[Record], rounds: float) -> list[Record]:
     found = record(Case("yardstick", "yardstick"), [{"rounds_per_s": rounds}])
     return [*records, {**found, "benchmark": "b"}]
 
 
-def slower(records: list[Record], by: float) -> list[Record]:
-    def scaled(each: Record) -> Record:
+def slow_down(records: list[Record], by: float) -> list[Record]:
+    def scale(each: Record) -> Record:
         low, high = each["spread"]["messages_per_s"]
         spread = {"messages_per_s": [low / by, high / by]}
         return {**each, "messages_per_s": each["messages_per_s"] / by, "spread": spread}
 
-    return [scaled(each) for each in records]
+    return [scale(each) for each in records]
 
 
 def test_what_became_slower_in_every_subject_is_seen_beside_the_yardstick() -> None:
-    before = with_yardstick(ALONE, 100.0)
-    found = compare.find_changes(before, with_yardstick(slower(ALONE, 1.2), 101.0))
+    before = add_yardstick(ALONE, 100.0)
+    found = compare.find_changes(before, add_yardstick(slow_down(ALONE, 1.2), 101.0))
     assert [(c.case, c.worse) for c in found if c.differs] == [
         ("b kernel ", True),
         ("b workers ", True),
         ("b: all 2 cases together", True),
     ]
-    on_a_slow_day = compare.find_changes(before, with_yardstick(slower(ALONE, 1.2), 83.0))
+    on_a_slow_day = compare.find_changes(before, add_yardstick(slow_down(ALONE, 1.2), 83.0))
     assert not any(c.differs for c in on_a_slow_day)
 
 
 def test_what_cannot_be_judged_is_named() -> None:
-    gone = run_of(polars=(1.0, 1.1, 1.2))
+    gone = make_run(polars=(1.0, 1.1, 1.2))
     once = [{**record(Case("q", "once"), [{"messages_per_s": 1.0}]), "benchmark": "b"}]
     assert compare.find_unjudged([*ALONE, *gone, *once], [*ALONE, *once]) == [
         "not judged, measured in one turn: 1 of b",
@@ -277,7 +280,7 @@ def test_what_cannot_be_judged_is_named() -> None:
     ]
     assert compare.find_missing([*ALONE, *gone], ALONE) == ["b polars "]
     assert not compare.find_missing([*ALONE, {**gone[0], "benchmark": "other"}], ALONE)
-    assert not compare.find_unjudged(with_yardstick(ALONE, 1.0), with_yardstick(ALONE, 1.0))
+    assert not compare.find_unjudged(add_yardstick(ALONE, 1.0), add_yardstick(ALONE, 1.0))
 
 
 def test_a_lost_message_is_worse() -> None:
@@ -288,10 +291,10 @@ def test_a_lost_message_is_worse() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "NaN", '{"a": 1}', '[{"benchmark": "b"}]'])
-def test_a_file_of_no_records_is_told(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "odd.json"
+def test_a_file_of_no_records_is_reported(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "malformed.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"odd\.json"):
+    with pytest.raises(ValueError, match=r"malformed\.json"):
         read(path)
 
 
@@ -312,8 +315,8 @@ def test_an_interrupted_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
     assert children
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=HANGING_S)
-    told = "stopping the subjects ...\ninterrupted: no benchmark was finished"
-    assert (process.returncode, said.decode().strip()) == (130, told)
+    expected = "stopping the subjects ...\ninterrupted: no benchmark was finished"
+    assert (process.returncode, said.decode().strip()) == (130, expected)
     _, alive = psutil.wait_procs(children, timeout=HANGING_S)
     assert not alive
     assert not list(runs.iterdir())

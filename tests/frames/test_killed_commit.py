@@ -334,7 +334,7 @@ def assert_same_as_undisturbed(end: View, work: Work) -> None:
 
 
 def assert_readable_with_pyarrow(folder: Path, rows: int) -> None:
-    """Assert that pyarrow alone reads the frame's last rows, as docs/raw-arrow.md says, or refuses the file.
+    """Assert that pyarrow alone reads the last rows, as docs/raw-arrow.md says, or refuses the file.
 
     It refuses a chunk that its writer was sealing when it died.
     """

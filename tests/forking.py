@@ -1,4 +1,4 @@
-"""The fork server of the tests: one process from which pools and readers are get_fork_context.
+"""The fork server of the tests: one process that forks pools and readers.
 
 A new Python process with Polars and Numba takes a second and a half to start; a fork takes milliseconds.
 This is the same fork server that feeds and backfills use. It ends with the session.

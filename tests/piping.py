@@ -91,7 +91,7 @@ async def rig(
     forks: bool = True,
     **handoff: Any,
 ) -> Any:
-    """Open a rig with `workers` workers. Without `forks`, they are started as new interpreters."""
+    """Open a rig with `workers` workers. Without `forks`, each worker is a new interpreter."""
     if not forks:
         end_fork_server()
     elif workers:

@@ -1,4 +1,4 @@
-"""The generated parts of the documentation are complete. If they are not, generation fails."""
+"""The generated parts of the documentation are complete, or their generation fails."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ class Feed:
         """A cycle over all symbols at start, and one each interval."""
         await self._may_fetch.wait()
         path = requests_path(self._assignment.run, self.spec.name)
-        budget = Budget.shared(self._assignment.budget, path)
+        budget = Budget.in_file(self._assignment.budget, path)
         fetch = self._config.fetch
         interval = fetch.interval_s
         async with RestClient(fetch, self._config.data, budget) as self._client:

@@ -46,7 +46,7 @@ class Budget:
         self._turn = asyncio.Lock()
 
     @classmethod
-    def shared(cls, share: int, path: Path) -> Budget:
+    def in_file(cls, share: int, path: Path) -> Budget:
         """A budget whose times are in the file at `path`, there already or not."""
         share = max(1, share)
         descriptor = create_file(path, 8 * share)

@@ -198,7 +198,7 @@ class RestClient:
                     self.trouble = ""
                     return Body(data, recv_ns, packing)
                 data = unpack(data, packing, _MOST_ERROR_BYTES)
-                raise self._failed(response.status, data, response.headers)
+                raise self._error_of(response.status, data, response.headers)
         except UnpackingError as error:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -211,7 +211,7 @@ class RestClient:
         except (aiohttp.ClientError, OSError) as error:
             raise NetworkError(f"cannot reach {self._base}: {_reason(error)}") from error
 
-    def _failed(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
+    def _error_of(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         message = f"HTTP {status}: {_message(data)}"
         if codes.is_redirect(status):
             where = headers.get("Location", "nowhere")[:200]

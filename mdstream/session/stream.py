@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
 from mdstream.session.retry import THROTTLED_LEAST_S, backoff
 from mdstream.session.silence import Silence
-from mdstream.session.sockets import connected
+from mdstream.session.sockets import open_socket
 from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
@@ -119,7 +119,7 @@ class StreamSession:
             self._handle_late_control()
             established = self.established
             try:
-                async with connected(self._target) as socket:
+                async with open_socket(self._target) as socket:
                     self.connects += 1
                     await self._converse(socket)
             except (CredentialsError, CertificateError, ConfigError):
@@ -261,9 +261,9 @@ class StreamSession:
                     if not self.ready.is_set():
                         self.established += 1
                         self.ready.set()
-                    self._report(_connected(self.subscriptions))
+                    self._report(_connected_event(self.subscriptions))
                 case Refused(refusals):
-                    self._report(_refused(refusals))
+                    self._report(_refused_event(refusals))
                 case Waiting(reason):
                     self.trouble = reason
                     self._report(RunEvent(EventKind.WAITING, reason, Severity.WARNING))
@@ -278,14 +278,14 @@ class StreamSession:
         self._on_event(event)
 
 
-def _connected(subscriptions: Subscriptions) -> RunEvent:
+def _connected_event(subscriptions: Subscriptions) -> RunEvent:
     counts = {c: len(s) for c, s in subscriptions.active.items() if s}
     parts = (f"{c} {'*' if '*' in subscriptions.active[c] else n}" for c, n in counts.items())
     text = f"streaming {', '.join(parts)}" if counts else "connected; nothing to stream yet"
     return RunEvent(EventKind.CONNECTED, text, fields={"subscriptions": counts})
 
 
-def _refused(refusals: Sequence[Refusal]) -> RunEvent:
+def _refused_event(refusals: Sequence[Refusal]) -> RunEvent:
     reasons = sorted({r.reason for r in refusals})
     names = sorted({f"{r.channel} {r.symbol}" for r in refusals})[:_NAMED]
     text = f"refused {len(refusals)} subscriptions ({', '.join(names)}): {'; '.join(reasons)}"

@@ -166,9 +166,9 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
         if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
             yield from _settings(annotation, name + ".", choices)
             continue
-        base, meta = _declared(annotation)
+        base, meta = _split_annotation(annotation)
         origin = typing.get_origin(base) or base
-        limits = _declared(typing.get_args(base)[1])[1] if origin is dict else meta
+        limits = _split_annotation(typing.get_args(base)[1])[1] if origin is dict else meta
         about = dict(meta.extra or {})
         fixed = about.pop("choices", ()) or (typing.get_args(base) if origin is Literal else choices(name))
         yield Setting(
@@ -184,7 +184,7 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
         )
 
 
-def _declared(annotation: Any) -> tuple[Any, msgspec.Meta]:
+def _split_annotation(annotation: Any) -> tuple[Any, msgspec.Meta]:
     """Return the type of an annotation, and its metadata."""
     metas = getattr(annotation, "__metadata__", ())
     return (annotation.__origin__, metas[0]) if metas else (annotation, msgspec.Meta())

@@ -91,7 +91,7 @@ class StreamConnection:
     # -- what the client sends
 
     async def _handle(self, kind: aiohttp.WSMsgType, data: Any) -> None:
-        message = self._decoded(kind, data)
+        message = self._decode(kind, data)
         match message.get("action") if isinstance(message, dict) else None:
             case "auth":
                 await self._auth(str(message.get("key", "")), str(message.get("secret", "")))
@@ -100,7 +100,7 @@ class StreamConnection:
             case _:
                 self._error(400)
 
-    def _decoded(self, kind: aiohttp.WSMsgType, data: Any) -> Any:
+    def _decode(self, kind: aiohttp.WSMsgType, data: Any) -> Any:
         binary = kind is aiohttp.WSMsgType.BINARY
         if binary is not self._encoding.binary:
             return None

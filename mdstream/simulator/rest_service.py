@@ -73,7 +73,7 @@ class RestService:
     ) -> web.StreamResponse:
         if "Upgrade" in request.headers:  # a stream and its archive may share one path
             raise web.HTTPNotFound
-        return await self._guarded(request, market, lambda: answer(self._query(request, market)))
+        return await self._answer_with_faults(request, market, lambda: answer(self._query(request, market)))
 
     async def _assets(self, request: web.Request) -> web.StreamResponse:
         """List the assets of a class."""
@@ -86,7 +86,7 @@ class RestService:
                 return _refuse()
             return assets(market) if market and is_active else []
 
-        return await self._guarded(request, market or next(iter(MARKETS.values())), answer)
+        return await self._answer_with_faults(request, market or next(iter(MARKETS.values())), answer)
 
     def _query(self, request: web.Request, market: Market) -> Query:
         past = partial(market.past, self._settings.seed)
@@ -106,7 +106,7 @@ class RestService:
             now,
         )
 
-    async def _guarded(
+    async def _answer_with_faults(
         self, request: web.Request, market: Market, answer: Callable[[], Any]
     ) -> web.StreamResponse:
         """Answer with everything around it: rate limit, key, faults, delay, errors."""

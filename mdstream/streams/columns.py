@@ -58,7 +58,7 @@ def bars_channel(volume: Kind, types: tuple[str, ...] = (), subscriptions: tuple
 QUOTE_IDENTITY = ("symbol", "ts")
 
 
-def nested(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+def nest(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     """The same columns inside sub-object `key`, their names prefixed; none of them required."""
     return tuple(
         replace(
@@ -78,11 +78,11 @@ def snapshot(trade: tuple[Column, ...], quote: tuple[Column, ...], volume: Kind)
     bar = bars(volume)
     return (
         SYMBOL,
-        *nested("trade", "latestTrade", trade),
-        *nested("quote", "latestQuote", quote),
-        *nested("minute", "minuteBar", bar),
-        *nested("daily", "dailyBar", bar),
-        *nested("prev_daily", "prevDailyBar", bar),
+        *nest("trade", "latestTrade", trade),
+        *nest("quote", "latestQuote", quote),
+        *nest("minute", "minuteBar", bar),
+        *nest("daily", "dailyBar", bar),
+        *nest("prev_daily", "prevDailyBar", bar),
     )
 
 

@@ -83,11 +83,11 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
             remarks.append(Text(f"{name}: rejected payloads are kept in {stream['rejects_file']}"))
     remarks += [Text(loss, style="yellow") for loss in find_losses(report)]
     if recorded := report.get("recorded"):
-        remarks.append(_recorded(recorded))
+        remarks.append(_recording_text(recorded))
     return remarks
 
 
-def _recorded(recorded: dict[str, Any]) -> Text:
+def _recording_text(recorded: dict[str, Any]) -> Text:
     """Return what came into the store."""
     frames = sum(rows > 0 for rows in recorded["frames"].values())
     text = f"recorded: {recorded['rows']:,} rows of {frames} frames in {recorded['store']}/live"

@@ -188,7 +188,7 @@ class StreamProtocol:
                 self._authenticate(now)
             return []
         if text == bodies.AUTHENTICATED and self.state is State.AUTHENTICATING:
-            return self._authenticated(now)
+            return self._on_authenticated(now)
         return [Note(f"unexpected success message {text!r} while {self.state.value}")]
 
     def _authenticate(self, now: float) -> None:
@@ -196,7 +196,7 @@ class StreamProtocol:
         self._deadline = now + ANSWER_WAIT_S
         self._send(auth.message(self._credentials.key_id, self._credentials.secret_key))
 
-    def _authenticated(self, now: float) -> list[Happening]:
+    def _on_authenticated(self, now: float) -> list[Happening]:
         self._auth_at = None
         self._auth_attempts = 0
         self._follow(Event.AUTHENTICATED)
@@ -222,7 +222,7 @@ class StreamProtocol:
         return []
 
     def _acknowledge(self, message: dict[str, Any], now: float) -> list[Happening]:
-        self.subscriptions.acknowledged(message)
+        self.subscriptions.acknowledge(message)
         if self._outstanding is None:
             return []
         if self.subscriptions.shows(self._outstanding.request):
@@ -284,7 +284,7 @@ class StreamProtocol:
         self._follow(Event.REFUSED_FOR_NOW)
         return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
 
-    def _unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
+    def _on_unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
         """We spoke before we were authenticated, or the server has dropped our authentication."""
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
@@ -301,7 +301,7 @@ class StreamProtocol:
     def _already(self, code: int, text: str, now: float) -> list[Happening]:
         """Header and message both went out; one was enough."""
         if self.state is State.AUTHENTICATING:
-            return self._authenticated(now)
+            return self._on_authenticated(now)
         return []
 
     def _reduce(self, code: int, text: str, now: float) -> list[Happening]:
@@ -354,7 +354,7 @@ _ANSWERS: dict[About, _Answer] = {
     About.CHANNEL: StreamProtocol._reduce,
     About.LIMIT: StreamProtocol._reduce,
     About.WILDCARD: StreamProtocol._reduce,
-    About.NOT_YET: StreamProtocol._unauthenticated,
+    About.NOT_YET: StreamProtocol._on_unauthenticated,
     About.TWICE: StreamProtocol._already,
     About.PLACE: StreamProtocol._again,
     About.CONNECTION: StreamProtocol._reconnect,

@@ -105,7 +105,7 @@ class Subscriptions:
         self.active = {}
         self.refused = {pair: why for pair, why in self.refused.items() if why != OMITTED}
 
-    def acknowledged(self, message: Mapping[str, Any]) -> None:
+    def acknowledge(self, message: Mapping[str, Any]) -> None:
         """Take an acknowledgement, which holds the server's whole set."""
         self.active = {
             channel: {symbol for symbol in symbols if isinstance(symbol, str)}

@@ -74,10 +74,10 @@ def test_no_window_sees_more_requests_than_the_share(clock: Clock) -> None:
 def test_a_successor_keeps_to_what_its_killed_predecessor_spent(clock: Clock, tmp_path: Path) -> None:
     async def main() -> None:
         started = clock.now
-        first = Budget.shared(8, tmp_path / "requests")
+        first = Budget.in_file(8, tmp_path / "requests")
         for _ in range(6):
             await first.take()
-        second = Budget.shared(8, tmp_path / "requests")
+        second = Budget.in_file(8, tmp_path / "requests")
         await second.take()
         await second.take()
         assert clock.now == started, "two requests of the budget were left"

@@ -13,7 +13,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from mdstream.errors import ConfigError, CredentialsError, NetworkError, ServerError
-from mdstream.session.sockets import connected
+from mdstream.session.sockets import open_socket
 from mdstream.session.sockets.interface import Socket
 from mdstream.session.target import Target
 from mdstream.settings import from_mapping
@@ -67,7 +67,7 @@ def test_payloads_come_whole_and_in_order_and_messages_go_out(library: str) -> N
             await connection.send(f"got {len(got)}")
 
     async def main() -> None:
-        async with serving(talk) as url, connected(target(url, library)) as socket:
+        async with serving(talk) as url, open_socket(target(url, library)) as socket:
             payloads: asyncio.Queue[bytes] = asyncio.Queue()
 
             def receive(payload: bytes) -> bool:
@@ -94,7 +94,7 @@ def test_a_full_receiver_pauses_reading_until_it_resumes(library: str) -> None:
             await connection.wait_closed()
 
     async def main() -> None:
-        async with serving(talk) as url, connected(target(url, library)) as socket:
+        async with serving(talk) as url, open_socket(target(url, library)) as socket:
             taken: list[bytes] = []
             room = 10
 
@@ -129,7 +129,7 @@ def test_a_close_says_its_code_and_reason(library: str, code: int, reason: str, 
         await connection.close(code, reason)
 
     async def main() -> None:
-        async with serving(talk) as url, connected(target(url, library)) as socket:
+        async with serving(talk) as url, open_socket(target(url, library)) as socket:
             socket.start(lambda payload: True)
             error = await lost(socket)
             assert isinstance(error, NetworkError)
@@ -146,7 +146,7 @@ def test_a_connection_that_breaks_off_is_a_network_error(library: str) -> None:
         connection.transport.abort()
 
     async def main() -> None:
-        async with serving(talk) as url, connected(target(url, library)) as socket:
+        async with serving(talk) as url, open_socket(target(url, library)) as socket:
             payloads: list[bytes] = []
             socket.start(lambda payload: payloads.append(payload) or True)  # type: ignore[func-returns-value]
             assert isinstance(await lost(socket), NetworkError)
@@ -166,7 +166,7 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
         raise ServerError(f"cannot take {payload!r}")
 
     async def main() -> None:
-        async with serving(talk) as url, connected(target(url, library)) as socket:
+        async with serving(talk) as url, open_socket(target(url, library)) as socket:
             socket.start(receive)
             error = await lost(socket)
             assert isinstance(error, ServerError)
@@ -202,7 +202,7 @@ def test_a_status_in_place_of_a_connection_says_what_to_do(
     async def main() -> None:
         async with serving(talk, process_request=refuse) as url:
             with pytest.raises(error, match=told) as caught:
-                async with connected(target(url, library)):
+                async with open_socket(target(url, library)):
                     pass
             assert type(caught.value) is error
             if isinstance(caught.value, ServerError):
@@ -215,7 +215,7 @@ def test_a_status_in_place_of_a_connection_says_what_to_do(
 def test_a_server_that_is_not_there_is_a_network_error(library: str) -> None:
     async def main() -> None:
         with pytest.raises(NetworkError, match=r"cannot reach ws://127\.0\.0\.1:9"):
-            async with connected(target("ws://127.0.0.1:9", library)):
+            async with open_socket(target("ws://127.0.0.1:9", library)):
                 pass
 
     run(main())
@@ -231,7 +231,7 @@ def test_leaving_closes_the_connection(library: str) -> None:
 
     async def main() -> None:
         async with serving(talk) as url:
-            async with connected(target(url, library)) as socket:
+            async with open_socket(target(url, library)) as socket:
                 socket.start(lambda payload: True)
             assert await closed.get() == 1000
 

@@ -12,14 +12,14 @@ from mdstream.session.sockets.interface import Socket
 from mdstream.session.target import Target
 
 
-def connected(target: Target) -> AbstractAsyncContextManager[Socket]:
+def open_socket(target: Target) -> AbstractAsyncContextManager[Socket]:
     """A connection to `target`. Raises `NetworkError`, `ServerError` (another attempt may help),
     `CredentialsError`, `CertificateError` or `ConfigError` (none will).
     """
     if target.library == "picows":
         from mdstream.session.sockets import picows_socket
 
-        return picows_socket.connected(target)
+        return picows_socket.open_socket(target)
     from mdstream.session.sockets import websockets_socket
 
-    return websockets_socket.connected(target)
+    return websockets_socket.open_socket(target)

@@ -42,7 +42,7 @@ class Socket(Protocol):
         """Continue reading."""
 
 
-def refused(url: str, status: int, headers: Mapping[str, str]) -> Exception:
+def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exception:
     """Return the error for an HTTP status in place of a WebSocket."""
     if codes.is_redirect(status):
         where = headers.get("Location", "nowhere")[:200]
@@ -61,7 +61,7 @@ def refused(url: str, status: int, headers: Mapping[str, str]) -> Exception:
     return ServerError(f"HTTP {status} in place of a connection", status, asked)
 
 
-def unreachable(url: str, error: BaseException) -> Exception:
+def connect_error(url: str, error: BaseException) -> Exception:
     """Return the error for a failed attempt to connect, or for a failure of the network."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return CertificateError(
@@ -73,7 +73,7 @@ def unreachable(url: str, error: BaseException) -> Exception:
     return NetworkError(f"cannot reach {url}: {error}")
 
 
-def closed(code: int | None, reason: str) -> NetworkError:
+def close_error(code: int | None, reason: str) -> NetworkError:
     """Return the error for a connection that ended; `code` is None where no close frame came."""
     if code is None:
         return NetworkError("connection closed without a close frame")

@@ -30,9 +30,9 @@ from mdstream.session.sockets.interface import (
     PING_EVERY_S,
     PING_TIMEOUT_S,
     Receive,
-    closed,
-    refused,
-    unreachable,
+    close_error,
+    connect_error,
+    refusal_error,
 )
 from mdstream.session.target import Target, upgrade_headers
 
@@ -122,7 +122,7 @@ class PicowsSocket(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         handshake = transport.close_handshake
         close: Any = (handshake.recv or handshake.sent) if handshake else None
-        self._end(closed(int(close.code), close.reason or "") if close else closed(None, ""))
+        self._end(close_error(int(close.code), close.reason or "") if close else close_error(None, ""))
 
     # -- payloads
 
@@ -155,8 +155,8 @@ class PicowsSocket(WSListener):
 
 
 @asynccontextmanager
-async def connected(target: Target) -> AsyncIterator[PicowsSocket]:
-    """See `session.sockets.connected`."""
+async def open_socket(target: Target) -> AsyncIterator[PicowsSocket]:
+    """See `session.sockets.open_socket`."""
     socket = PicowsSocket(target.max_payload)
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -179,10 +179,10 @@ async def connected(target: Target) -> AsyncIterator[PicowsSocket]:
     except WSHandshakeError as error:
         if error.response is not None and error.response.status != 101:
             answer = error.response
-            raise refused(target.url, int(answer.status), answer.headers) from error
-        raise unreachable(target.url, error) from error
+            raise refusal_error(target.url, int(answer.status), answer.headers) from error
+        raise connect_error(target.url, error) from error
     except (OSError, WSError, EOFError) as error:
-        raise unreachable(target.url, error) from error
+        raise connect_error(target.url, error) from error
     try:
         yield socket
     finally:

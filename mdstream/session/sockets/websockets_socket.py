@@ -17,9 +17,9 @@ from mdstream.session.sockets.interface import (
     PING_EVERY_S,
     PING_TIMEOUT_S,
     Receive,
-    closed,
-    refused,
-    unreachable,
+    close_error,
+    connect_error,
+    refusal_error,
 )
 from mdstream.session.target import Target, upgrade_headers
 
@@ -55,7 +55,7 @@ class WebsocketsSocket:
         self._resumed.set()
 
     async def close(self) -> None:
-        """End the tasks; `connected` closes the connection."""
+        """End the tasks; `open_socket` closes the connection."""
         tasks = [task for task in (self._sender, getattr(self, "lost", None)) if task is not None]
         for task in tasks:
             task.cancel()
@@ -70,7 +70,7 @@ class WebsocketsSocket:
                     self._resumed.clear()
         except websockets.ConnectionClosed as error:
             close = error.rcvd or error.sent
-            raise closed(close.code if close else None, close.reason if close else "") from error
+            raise close_error(close.code if close else None, close.reason if close else "") from error
 
     async def _send(self) -> None:
         while True:
@@ -82,8 +82,8 @@ class WebsocketsSocket:
 
 
 @asynccontextmanager
-async def connected(target: Target) -> AsyncIterator[WebsocketsSocket]:
-    """See `session.sockets.connected`."""
+async def open_socket(target: Target) -> AsyncIterator[WebsocketsSocket]:
+    """See `session.sockets.open_socket`."""
     try:
         connection = await _Connect(
             target.url,
@@ -102,9 +102,9 @@ async def connected(target: Target) -> AsyncIterator[WebsocketsSocket]:
         )
     except websockets.InvalidStatus as error:
         response = error.response
-        raise refused(target.url, response.status_code, dict(response.headers.raw_items())) from error
+        raise refusal_error(target.url, response.status_code, dict(response.headers.raw_items())) from error
     except (OSError, websockets.WebSocketException, EOFError) as error:
-        raise unreachable(target.url, error) from error
+        raise connect_error(target.url, error) from error
     socket = WebsocketsSocket(connection)
     try:
         yield socket

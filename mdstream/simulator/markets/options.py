@@ -133,12 +133,12 @@ def contracts(
     """
     past = last or (datetime.now(UTC).date() + timedelta(days=7)).isoformat()
     names = [name for each in underlyings if each for name in chain(each)]
-    listed = names if status == "active" else [n for name in names for n in _expired(name)]
+    listed = names if status == "active" else [n for name in names for n in _expired_contracts(name)]
     found = [_contract(name, status) for name in sorted(listed)]
     return [each for each in found if first <= each["expiration_date"] <= past]
 
 
-def _expired(contract: str) -> list[str]:
+def _expired_contracts(contract: str) -> list[str]:
     """Return contracts of the same strike and right that expired a year and more before."""
     root, right, expiry = contract[:-15], contract[-9:], _expiry(contract)
     return [

@@ -19,14 +19,11 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
-from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
-from mdstream.reading.categories import StreamCategories
-from mdstream.reading.keyed_frame_reader import KeyedFrameReader
 from mdstream.reading.narrow import Since, filter_rows
+from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailOptions, label_rows
-from mdstream.reading.views import View, find_view, find_views
 from mdstream.streams import STREAMS
 from mdstream.telemetry.state import FeedState, read_stream
 
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_NAME = re.compile(r"\w+\.\w+")
 _FRAME_WAIT_S = 10.0
 """How long `wait_for` waits for a frame that does not exist yet."""
 _QUOTED = re.compile(r"""('(?:[^']|'')*')|"(\w+)"\."(\w+)\"""")
@@ -72,25 +68,16 @@ class Attachment:
     """Name of the run."""
     info: dict[str, Any]
     """Contents of the run's `run.json`: settings and processes, for people."""
-    lock: threading.RLock
-    """Held while readers map chunks; it guards the readers below and all they have mapped."""
-    # Written by the methods, under `lock`: what was opened so far.
-    _readers: dict[str, FrameReader]
-    """By the name of the frame's folder."""
-    _keyed_readers: dict[str, KeyedFrameReader]
-    _categories: dict[str, StreamCategories]
-    """By stream."""
+    _open: OpenFrames
+    # Written by `metrics`, under `lock`.
     _states: dict[str, FeedState]
     """Counters of each feed, by stream."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = threading.RLock()
         self.info = json.loads((path / "run.json").read_text())
         self.run = self.info["run"]
-        self._readers = {}
-        self._keyed_readers = {}
-        self._categories = {}
+        self._open = OpenFrames(path, self.run)
         self._states = {}
 
     def __repr__(self) -> str:
@@ -104,18 +91,17 @@ class Attachment:
     @property
     def frames(self) -> list[str]:
         """Sorted names of all frames: `<stream>.<channel>`, and `telemetry.*` about the engine itself."""
-        names = {path.name.partition("@")[0] for path in self._folders("*")}
-        return sorted(names | find_views(self.path / "frames"))
+        return self._open.names
 
     def rows(self, name: str) -> int:
         """Return how many rows were ever published in a frame, including those that were dropped since.
 
         The rows of a view are those of the frame that it reads.
         """
-        if (found := self._find_view(name)) is not None:
+        if (found := self._open.view(name)) is not None:
             name = found[0]
         with self.lock:
-            if (keyed := self._keyed_reader(name)) is not None:
+            if (keyed := self._open.keyed(name)) is not None:
                 return keyed.rows
             return sum(reader.rows for reader in self.parts(name))
 
@@ -139,11 +125,11 @@ class Attachment:
         Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
         (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
         """
-        if (found := self._find_view(name)) is not None:
+        if (found := self._open.view(name)) is not None:
             source, view = found
             return filter_rows(view.make(self.frame(source)), symbols, since)
         with self.lock:
-            if (keyed := self._keyed_reader(name)) is not None:
+            if (keyed := self._open.keyed(name)) is not None:
                 frame = keyed.read()
             else:
                 pieces = [label_rows(reader, reader.read()[1]) for reader in self.parts(name)]
@@ -242,11 +228,10 @@ class Attachment:
                 for path in (self.path / "feeds").glob("*.state"):
                     if path.stem not in self._states:
                         self._states[path.stem] = FeedState(path)
-                if self.path.exists():
-                    return {name: read_stream(self.path, name, self._states[name]) for name in self._states}
+                self._open.check_run()
+                return {name: read_stream(self.path, name, self._states[name]) for name in self._states}
         except FileNotFoundError:
-            pass  # it ended just now
-        raise NoRunError(f"run {self.run} has ended")
+            raise NoRunError(f"run {self.run} has ended") from None
 
     def compare_bars(self, stream: str) -> pl.DataFrame:
         """Return the service's minute bars of a stream beside those built here, a row for each bar.
@@ -274,9 +259,8 @@ class Attachment:
         SQL and for names that are not frames.
         """
         query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # literals stay as they are
-        frames = {
-            name: self.lazy(name) for name in self._existing_frames() if name.lower() in query.lower()
-        }
+        self._open.check_run()
+        frames = {name: self.lazy(name) for name in self.frames if name.lower() in query.lower()}
         # As texts: SQL cannot search categories, nor join those of two streams.
         plain = {name: frame.with_columns(_CODED.cast(pl.String)) for name, frame in frames.items()}
         return pl.SQLContext(plain, eager=True).execute(query)
@@ -309,10 +293,10 @@ class Attachment:
 
         Raises `ConfigError` for views and keyed frames, which have no new rows.
         """
-        if (found := self._find_view(name)) is not None:
+        if (found := self._open.view(name)) is not None:
             raise ConfigError(f"{name} is a view of {found[0]}: follow that")
         with self.lock:
-            if self._keyed_reader(name) is not None:
+            if self._open.keyed(name) is not None:
                 raise ConfigError(
                     f"{name} is a keyed frame: its rows change in place, so no tail can follow it"
                 )
@@ -373,8 +357,9 @@ class Attachment:
         """
         import duckdb
 
+        self._open.check_run()
         connection = duckdb.connect()
-        for name in self._existing_frames():
+        for name in self.frames:
             schema, _, view = name.partition(".")
             connection.execute(f'create schema if not exists "{schema}"')
             connection.register(f"{schema}__{view}", self.arrow(name))
@@ -396,50 +381,14 @@ class Attachment:
             )
         return f"<b>mdstream run {self.run}</b>, {state}"
 
-    def _folders(self, pattern: str) -> list[Path]:
-        found = (self.path / "frames").glob(pattern)
-        return sorted(path for path in found if (path / "head").exists())
-
-    def _existing_frames(self) -> list[str]:
-        """Return the names of all frames. Raises `NoRunError` once the run has ended."""
-        if not self.path.exists():
-            raise NoRunError(f"run {self.run} has ended")
-        return self.frames
-
-    def _find_view(self, name: str) -> tuple[str, View] | None:
-        return find_view(self.path / "frames", name) if _NAME.fullmatch(name) else None
-
-    def _categories_of(self, name: str) -> StreamCategories:
-        """Return the categories that all frames of a frame's stream share."""
-        stream = name.partition(".")[0]
-        if stream not in self._categories:
-            self._categories[stream] = StreamCategories(self.path, stream)
-        return self._categories[stream]
-
-    def _keyed_reader(self, name: str) -> KeyedFrameReader | None:
-        """Return the reader of keyed frame `name`; None if it is not a keyed frame."""
-        if not _NAME.fullmatch(name):
-            return None
-        if name not in self._keyed_readers:
-            folder = self.path / "frames" / name
-            if not (folder / "head").exists() or not is_keyed(read_schema(folder)):
-                return None
-            self._keyed_readers[name] = KeyedFrameReader(folder, self._categories_of(name))
-        return self._keyed_readers[name]
+    @property
+    def lock(self) -> threading.RLock:
+        """To be held while `parts` is called and its readers are used."""
+        return self._open.lock
 
     def parts(self, name: str) -> list[FrameReader]:
         """Return the low-level readers of a frame: one for each feed that writes a part of it.
 
-        Hold `lock` while you call it and while you use them. Most programs want `frame` or `tail`.
+        Most programs want `frame` or `tail`.
         """
-        folders: list[Path] = []
-        if _NAME.fullmatch(name):
-            folders = self._folders(name) or self._folders(name + "@*")
-        if not folders:
-            if not self.path.exists():
-                raise NoRunError(f"run {self.run} has ended")
-            raise KeyError(f"no frame {name!r} in run {self.run}; there are {', '.join(self.frames)}")
-        for folder in folders:
-            if folder.name not in self._readers:
-                self._readers[folder.name] = FrameReader(folder, self._categories_of(name))
-        return [self._readers[folder.name] for folder in folders]
+        return self._open.parts(name)

@@ -1,4 +1,7 @@
-"""Partials to bars: joined in order, published once their time has passed."""
+"""Partials to bars: joined in order, published once their time has passed.
+
+The file is long because the layouts of bars, rows and heads are beside all kernels that use them.
+"""
 
 from __future__ import annotations
 

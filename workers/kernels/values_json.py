@@ -1,8 +1,10 @@
 """Pass 2 for JSON: spans to numbers, one column at a time.
 
 Each function fills `values` and `valid`. It lists the rows that it leaves to the fallback decoder in
-`leftover`, from `at` on: every value whose form it does not know to the last byte. It
-returns their number, and the number of rows without a value.
+`leftover`, from `at` on: every value whose form it does not know to the last byte. It returns their
+number, and the number of rows without a value.
+
+The file is long: each kind of value has a loop of its own, for a call per value would cost too much.
 """
 
 from __future__ import annotations

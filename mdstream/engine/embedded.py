@@ -13,7 +13,6 @@ import msgspec
 from mdstream import children
 from mdstream.config import Credentials, SimulatorConfig
 from mdstream.errors import MdstreamError
-from mdstream.simulator.server import main as simulator_main
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
 HOW_TO_GO_LIVE = (
@@ -49,7 +48,7 @@ class EmbeddedSimulator:
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
         self.process: SpawnProcess = self._context.Process(
-            target=simulator_main, args=(self._settings, theirs), name="simulator"
+            target=_serve, args=(self._settings, theirs), name="simulator"
         )
         with children.starting(), children.without_script():
             self.process.start()
@@ -82,3 +81,10 @@ class EmbeddedSimulator:
         self.process.join(2.0)
         if self.process.is_alive():
             self.process.kill()
+
+
+def _serve(settings: SimulatorSettings, pipe: Connection) -> None:
+    """Be the simulator's process, the only one that loads the server."""
+    from mdstream.simulator.server import main
+
+    main(settings, pipe)

@@ -27,7 +27,7 @@ from mdstream.engine import feed_policy
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_state import FeedEvent, Stage, follow
 from mdstream.errors import Exit
-from mdstream.feed.feed import Assignment
+from mdstream.feed.assignment import Assignment
 from mdstream.feed.process import main as feed_main
 from mdstream.pool import forkserver
 from mdstream.telemetry.events import EventKind, RunEvent, Severity

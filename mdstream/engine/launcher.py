@@ -7,7 +7,7 @@ import multiprocessing
 
 from mdstream import children
 from mdstream.engine.feed_process import FeedProcess
-from mdstream.feed.feed import Assignment
+from mdstream.feed.assignment import Assignment
 from mdstream.pool import forkserver
 from mdstream.pool.pool import forkserver_modules
 

@@ -33,7 +33,7 @@ from mdstream.engine.feed_state import Stage
 from mdstream.engine.launcher import Launcher
 from mdstream.engine.measure import Measurements
 from mdstream.errors import Exit
-from mdstream.feed.feed import Assignment
+from mdstream.feed.assignment import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.recording.process import RecorderProcess, start_for_dead_runs

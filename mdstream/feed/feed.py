@@ -18,13 +18,11 @@ import logging
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from mdstream.config import FeedConfig
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
+from mdstream.feed.assignment import Assignment
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.pipeline import Pipeline
@@ -51,21 +49,6 @@ _TICK_S = 1.0
 _CARRIED_ON = ("established", "reconnects", "control", "fetch_requests", "pool_rebuilds")
 """Counts that the parts of a feed begin at 0: they continue those of its predecessors."""
 _EXIT_WAIT_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What the supervisor gives a feed: its stream, its run, and its share of the request budget.
-
-    `generation` counts the processes that have served this stream in this run, from 0.
-    """
-
-    stream: str
-    run: Path
-    run_id: str
-    config: FeedConfig
-    budget: int
-    generation: int
 
 
 class Feed:

@@ -19,7 +19,8 @@ import uvloop
 
 from mdstream import children
 from mdstream.errors import Exit, MdstreamError
-from mdstream.feed.feed import HEARTBEAT_S, Assignment, Feed
+from mdstream.feed.assignment import Assignment
+from mdstream.feed.feed import HEARTBEAT_S, Feed
 from mdstream.frames.rundir import state_path
 from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, set_up_child

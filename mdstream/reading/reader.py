@@ -119,7 +119,7 @@ class FrameReader:
     def _empty(self) -> pl.DataFrame:
         """Return a DataFrame without rows that has the frame's columns."""
         self.categories.refresh(self._schema)
-        arrays = [pa.array([], field.type) for field in self._schema]
+        arrays = [pa.nulls(0, field.type) for field in self._schema]
         return to_polars(pa.RecordBatch.from_arrays(arrays, schema=self._schema), self.categories)
 
 
@@ -197,12 +197,15 @@ class _Chunk:
 
 
 def to_polars(batch: pa.RecordBatch, categories: StreamCategories) -> pl.DataFrame:
-    """Return a record batch as readers see it: codes become the texts that they mean."""
+    """Return a record batch as readers see it: codes become the texts that they mean.
+
+    Here and in `_empty` nothing calls `pa.array`, which imports pandas where it is installed (0.3 s).
+    """
     columns = []
     for field, array in zip(batch.schema, batch.columns, strict=True):
         name = dictionary_of(field)
         if kind_of(field) is Kind.SYMBOLS:
-            symbols = pa.array(categories[name].texts, pa.large_string())
+            symbols = pl.Series(categories[name].texts, dtype=pl.String).to_arrow()
             columns.append(pl.Series(field.name, _symbol_lists(array, symbols), pl.List(pl.String)))
             continue
         series: pl.Series = pl.from_arrow(array)  # type: ignore[assignment]
@@ -212,7 +215,7 @@ def to_polars(batch: pa.RecordBatch, categories: StreamCategories) -> pl.DataFra
 
 def _symbol_lists(codes: pa.LargeListArray, symbols: pa.LargeStringArray) -> pa.LargeListArray:
     if not len(codes):
-        return pa.array([], pa.large_list(pa.large_string()))
+        return pa.nulls(0, pa.large_list(pa.large_string()))
     items = symbols.take(codes.flatten())
     offsets = pa.compute.subtract(codes.offsets, codes.offsets[0])
     return pa.LargeListArray.from_arrays(offsets, items, mask=codes.is_null())

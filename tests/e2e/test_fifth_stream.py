@@ -59,12 +59,9 @@ class Recorded:
         assert running.report is not None
         self.report: dict[str, Any] = running.report
 
-    def read_log(self) -> dict[str, list[dict[str, Any]]]:
-        """Channel → the rows that the logged messages must become; `sent` are these messages."""
         lines = [orjson.loads(line)["message"] for line in self.sent_log.read_bytes().splitlines()]
         times = ("t", "ft")
         self.sent = [{k: nanoseconds(v) if k in times else v for k, v in m.items()} for m in lines]
-        return expected.rows(NAME, self.sent)
 
 
 def nanoseconds(text: str) -> int:
@@ -89,7 +86,7 @@ def test_a_run_without_settings_does_not_serve_it() -> None:
 
 
 def test_every_message_is_a_row(recorded: Recorded) -> None:
-    rows = recorded.read_log()
+    rows = expected.rows(NAME, recorded.sent)
     assert set(rows) == set(CHANNELS)
     assert len(recorded.sent) == COUNT
     for channel in CHANNELS:

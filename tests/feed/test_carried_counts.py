@@ -8,7 +8,8 @@ from typing import Any
 
 import uvloop
 
-from mdstream.feed.feed import Assignment, Feed
+from mdstream.feed.assignment import Assignment
+from mdstream.feed.feed import Feed
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.pool.pool import WorkerPool
 from mdstream.settings import from_mapping

@@ -33,7 +33,7 @@ def test_any_data_shows_that_the_socket_is_alive_and_the_most_talkative_channel_
 
 def test_a_limit_that_was_asked_for_is_the_channels_own() -> None:
     rows = {"quotes": 0}
-    watch = Silence(replace(OWN, own={}, asked={"quotes": 5.0}), rows.__getitem__)
+    watch = Silence(replace(OWN, by_stream={}, by_user={"quotes": 5.0}), rows.__getitem__)
     start = time.monotonic()
     assert not watch.broken(start, subscribe("quotes"))
     watch.last_data = start + 6  # trades
@@ -49,7 +49,7 @@ def test_a_limit_that_was_asked_for_is_the_channels_own() -> None:
 
 def test_what_waits_here_is_not_the_servers_silence() -> None:
     counts: list[int | None] = [3]
-    watch = Silence(replace(OWN, own={}, asked={"quotes": 5.0}), lambda channel: counts[0])
+    watch = Silence(replace(OWN, by_stream={}, by_user={"quotes": 5.0}), lambda channel: counts[0])
     start = time.monotonic()
     assert not watch.broken(start, subscribe("quotes"))
     counts[0] = None

@@ -1,4 +1,4 @@
-"""Either library over a real local server: payloads, pauses, closes and refusals are the same."""
+"""Both libraries with a real local server: payloads, pauses, closes and refusals are the same."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Talk = Callable[[ServerConnection], Awaitable[None]]
 LIBRARIES = pytest.mark.parametrize("library", ["picows", "websockets"])
 
 
-def target(url: str, library: str, **settings: Any) -> Target:
+def make_target(url: str, library: str, **settings: Any) -> Target:
     values = {"stream_url": url, "data_url": "http://127.0.0.1:9", "websocket": library, **settings}
     config = from_mapping(values)
     return Target.of(STREAMS["stocks"], config.stream("stocks"), config.connection("stocks"))
 
 
 @contextlib.asynccontextmanager
-async def serving(talk: Talk, **options: Any) -> AsyncIterator[str]:
-    """A WebSocket server on a free port that has this conversation with each client."""
+async def serve_talk(talk: Talk, **options: Any) -> AsyncIterator[str]:
+    """Start a WebSocket server on a free port that runs `talk` with each client; yield its address."""
     async with serve(talk, "127.0.0.1", 0, **options) as server:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
@@ -46,8 +46,8 @@ def run(main: Awaitable[None]) -> None:
     uvloop.run(bounded())
 
 
-async def lost(socket: Socket) -> BaseException:
-    """Why a connection ended."""
+async def wait_until_lost(socket: Socket) -> BaseException:
+    """Return the error that ended a connection."""
     await asyncio.wait({socket.lost})
     error = socket.lost.exception()
     assert error is not None
@@ -67,14 +67,14 @@ def test_payloads_come_whole_and_in_order_and_messages_go_out(library: str) -> N
             await connection.send(f"got {len(got)}")
 
     async def main() -> None:
-        async with serving(talk) as url, open_socket(target(url, library)) as socket:
+        async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             payloads: asyncio.Queue[bytes] = asyncio.Queue()
 
             def receive(payload: bytes) -> bool:
                 payloads.put_nowait(payload)
                 return True
 
-            await asyncio.sleep(0.1)  # what comes before anybody takes it is not lost
+            await asyncio.sleep(0.1)  # payloads that arrive before the start are not lost
             socket.start(receive)
             assert [await payloads.get() for _ in range(3)] == [b"first", b"\x00second", b"third"]
             socket.send("text")
@@ -94,7 +94,7 @@ def test_a_full_receiver_pauses_reading_until_it_resumes(library: str) -> None:
             await connection.wait_closed()
 
     async def main() -> None:
-        async with serving(talk) as url, open_socket(target(url, library)) as socket:
+        async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             taken: list[bytes] = []
             room = 10
 
@@ -106,7 +106,7 @@ def test_a_full_receiver_pauses_reading_until_it_resumes(library: str) -> None:
             while len(taken) < room:
                 await asyncio.sleep(0.01)
             before = -1
-            while before != len(taken):  # what was read by then still comes
+            while before != len(taken):  # payloads that were read before the pause still arrive
                 before = len(taken)
                 await asyncio.sleep(0.2)
             assert before < 20_000
@@ -121,19 +121,19 @@ def test_a_full_receiver_pauses_reading_until_it_resumes(library: str) -> None:
 
 @LIBRARIES
 @pytest.mark.parametrize(
-    ("code", "reason", "told"),
+    ("code", "reason", "message"),
     [(1012, "coming back soon", "closed with 1012 coming back soon"), (1000, "", "closed with 1000")],
 )
-def test_a_close_says_its_code_and_reason(library: str, code: int, reason: str, told: str) -> None:
+def test_a_close_says_its_code_and_reason(library: str, code: int, reason: str, message: str) -> None:
     async def talk(connection: ServerConnection) -> None:
         await connection.close(code, reason)
 
     async def main() -> None:
-        async with serving(talk) as url, open_socket(target(url, library)) as socket:
+        async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             socket.start(lambda payload: True)
-            error = await lost(socket)
+            error = await wait_until_lost(socket)
             assert isinstance(error, NetworkError)
-            assert str(error) == told
+            assert str(error) == message
 
     run(main())
 
@@ -146,12 +146,12 @@ def test_a_connection_that_breaks_off_is_a_network_error(library: str) -> None:
         connection.transport.abort()
 
     async def main() -> None:
-        async with serving(talk) as url, open_socket(target(url, library)) as socket:
+        async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             payloads: list[bytes] = []
             socket.start(lambda payload: payloads.append(payload) or True)  # type: ignore[func-returns-value]
-            assert isinstance(await lost(socket), NetworkError)
+            assert isinstance(await wait_until_lost(socket), NetworkError)
             assert payloads == [b"last"]
-            socket.send("dropped")  # and nobody minds
+            socket.send("dropped")  # raises no error
 
     run(main())
 
@@ -166,9 +166,9 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
         raise ServerError(f"cannot take {payload!r}")
 
     async def main() -> None:
-        async with serving(talk) as url, open_socket(target(url, library)) as socket:
+        async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             socket.start(receive)
-            error = await lost(socket)
+            error = await wait_until_lost(socket)
             assert isinstance(error, ServerError)
             assert str(error) == "cannot take b'poison'"
 
@@ -177,7 +177,7 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
 
 @LIBRARIES
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "message"),
     [
         (302, ConfigError, "sent on to ws://elsewhere; if that is the server, set stream_url"),
         (401, CredentialsError, "check APCA_API_KEY_ID"),
@@ -188,7 +188,7 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
     ],
 )
 def test_a_status_in_place_of_a_connection_says_what_to_do(
-    library: str, status: int, error: type[Exception], told: str
+    library: str, status: int, error: type[Exception], message: str
 ) -> None:
     def refuse(connection: ServerConnection, request: Any) -> Any:
         answer = connection.respond(http.HTTPStatus(status), "")
@@ -200,9 +200,9 @@ def test_a_status_in_place_of_a_connection_says_what_to_do(
         raise AssertionError("it was refused")
 
     async def main() -> None:
-        async with serving(talk, process_request=refuse) as url:
-            with pytest.raises(error, match=told) as caught:
-                async with open_socket(target(url, library)):
+        async with serve_talk(talk, process_request=refuse) as url:
+            with pytest.raises(error, match=message) as caught:
+                async with open_socket(make_target(url, library)):
                     pass
             assert type(caught.value) is error
             if isinstance(caught.value, ServerError):
@@ -215,7 +215,7 @@ def test_a_status_in_place_of_a_connection_says_what_to_do(
 def test_a_server_that_is_not_there_is_a_network_error(library: str) -> None:
     async def main() -> None:
         with pytest.raises(NetworkError, match=r"cannot reach ws://127\.0\.0\.1:9"):
-            async with open_socket(target("ws://127.0.0.1:9", library)):
+            async with open_socket(make_target("ws://127.0.0.1:9", library)):
                 pass
 
     run(main())
@@ -230,8 +230,8 @@ def test_leaving_closes_the_connection(library: str) -> None:
         closed.put_nowait(connection.close_code)
 
     async def main() -> None:
-        async with serving(talk) as url:
-            async with open_socket(target(url, library)) as socket:
+        async with serve_talk(talk) as url:
+            async with open_socket(make_target(url, library)) as socket:
                 socket.start(lambda payload: True)
             assert await closed.get() == 1000
 

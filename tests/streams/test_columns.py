@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mdstream.streams.columns import TS, bars_channel, exchange, last, nested, quote_side
+from mdstream.streams.columns import TS, bars_channel, exchange, last, nest, quote_side
 from mdstream.streams.spec import RECV_TS, SYMBOL, Column, Kind
 
 QUOTE = (
@@ -20,7 +20,7 @@ def test_a_side_of_a_quote_is_absent_as_a_whole() -> None:
 
 
 def test_nested_columns_are_prefixed_optional_and_keep_their_sides() -> None:
-    columns = nested("quote", "latestQuote", QUOTE)
+    columns = nest("quote", "latestQuote", QUOTE)
     assert [(c.name, c.key) for c in columns] == [
         ("quote_ts", "latestQuote.t"),
         ("quote_bid_price", "latestQuote.bp"),

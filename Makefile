@@ -20,6 +20,9 @@ DOCS_STAMP := $(VENV)/.docs
 # The variable silences a notice about what comes after this generation of mkdocs.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Every process would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run simulate test test-slow test-loaded test-nautilus fuzz check docs fmt bench bench-quick report soak lock clean
 

@@ -97,7 +97,7 @@ def main() -> None:
             kept.drop_unused()
     except OSError as error:
         why = error.strerror or error
-        sys.exit(f"they cannot be kept in {kept.CACHE}: {why}")
+        sys.exit(f"they cannot be stored in {kept.CACHE}: {why}")
 
 
 if __name__ == "__main__":

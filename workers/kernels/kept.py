@@ -46,16 +46,19 @@ def _processor() -> str:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
         first = ""
-    told = [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join([platform.machine(), platform.processor(), *told])
+    lines = [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join([platform.machine(), platform.processor(), *lines])
 
 
 def _cache_folder() -> Path:
     """Return a writable folder, wherever the package itself is installed."""
-    told = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    wanted = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     name = f"kernels-{_digest()}"
     home = os.path.expanduser("~/.cache")  # unchanged where there is no home folder
-    for base in (Path(told or home) / "mdstream", Path(tempfile.gettempdir()) / f"mdstream-{os.getuid()}"):
+    for base in (
+        Path(wanted or home) / "mdstream",
+        Path(tempfile.gettempdir()) / f"mdstream-{os.getuid()}",
+    ):
         if not base.is_absolute():
             continue
         try:
@@ -89,7 +92,7 @@ def is_complete() -> bool:
     """
     if CACHE is None:
         return False
-    if (told := _read_digests()) and told == _digests(CACHE):
+    if (digests := _read_digests()) and digests == _digests(CACHE):
         return True
     stat = os.statvfs(CACHE)
     if stat.f_bavail * stat.f_frsize < _ROOM_BYTES:
@@ -99,30 +102,36 @@ def is_complete() -> bool:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Hold the lock of this folder: no other process compiles into it meanwhile."""
+    """Hold the lock of this folder: no other process compiles into it meanwhile.
+
+    Raises OSError before anything is compiled if a file of `_ROOM_BYTES` cannot be written: a full disk, a
+    quota, a limit on the size of files.
+    """
     assert CACHE is not None
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.posix_fallocate(lock.fileno(), 0, _ROOM_BYTES)
+        lock.truncate(0)
         yield
 
 
 def is_damaged() -> bool:
     """Return whether the files on disk are not what was compiled: loading them could end the process."""
     assert CACHE is not None
-    told = _read_digests()
-    return bool(told) and told != _digests(CACHE)
+    digests = _read_digests()
+    return bool(digests) and digests != _digests(CACHE)
 
 
 def _read_digests() -> dict[str, str]:
     """Read the digests of the compiled kernels; empty if there are none or the file is damaged."""
     assert CACHE is not None
     try:
-        told = json.loads((CACHE / _COMPLETE).read_bytes())
+        digests = json.loads((CACHE / _COMPLETE).read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError:
         return {"": ""}
-    return told if isinstance(told, dict) else {"": ""}
+    return digests if isinstance(digests, dict) else {"": ""}
 
 
 def discard() -> None:

@@ -55,7 +55,7 @@ def trades(symbols: int) -> dict[str, Any]:
 def _mdstream(given: dict[str, Any]) -> Record:
     import numpy as np
 
-    from mdstream.frames.columns import FrameColumns
+    from mdstream.frames.frame_columns import FrameColumns
     from mdstream.frames.rundir import RunDirectory, frame_path
     from mdstream.frames.writer import FrameWriter, Limits
     from mdstream.handoff.columns import ColumnData

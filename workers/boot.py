@@ -15,7 +15,7 @@ from typing import Any
 from mdstream import children
 from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
-from mdstream.frames.columns import FrameColumns
+from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff import packets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket

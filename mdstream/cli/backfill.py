@@ -21,7 +21,7 @@ from mdstream.settings import describe, load
 if TYPE_CHECKING:
     from mdstream.config import HistoryConfig
     from mdstream.history.backfill import Backfill, Status
-    from mdstream.history.request import Request
+    from mdstream.history.request import BackfillRequest
 
 _OPTIONS = describe(HistoryOptions)
 _SETTINGS = select("backfill.concurrency", "backfill.workers", "data_url")
@@ -102,7 +102,7 @@ def backfill(
 
 def _prepare(
     given: Given, file: Path | None, arguments: Arguments, loads_workers: bool
-) -> tuple[HistoryConfig, Request]:
+) -> tuple[HistoryConfig, BackfillRequest]:
     """Return the settings of a backfill and its request, both checked."""
     options, flags = split_options(given)
     config = load(file, flags=flags).history
@@ -143,7 +143,7 @@ def _start_loading(workers: int) -> None:
         load_early(one_a_core(workers))
 
 
-def _run(request: Request, store: Path, config: HistoryConfig, as_json: bool) -> Exit:
+def _run(request: BackfillRequest, store: Path, config: HistoryConfig, as_json: bool) -> Exit:
     """Execute a request and print its summary."""
     from mdstream.history.backfill import Backfill
     from mdstream.history.executor import PagePool

@@ -18,7 +18,7 @@ from mdstream.errors import MdstreamError
 if TYPE_CHECKING:
     from mdstream.history.backfill import Backfill, Status
     from mdstream.history.plan import Estimate
-    from mdstream.history.request import Request
+    from mdstream.history.request import BackfillRequest
 
 _LONGEST_LIST = 20
 _LINE_EVERY_S = 10.0
@@ -96,7 +96,7 @@ def describe_progress(status: Status, seconds: float, waits_s: float) -> str:
     return text
 
 
-def show_estimate(request: Request, store: Path, per_minute: int, as_json: bool) -> None:
+def show_estimate(request: BackfillRequest, store: Path, per_minute: int, as_json: bool) -> None:
     """Print an estimate of a request at a budget of `per_minute` requests."""
     from mdstream.history.plan import estimate
 
@@ -104,7 +104,7 @@ def show_estimate(request: Request, store: Path, per_minute: int, as_json: bool)
     print(json.dumps(found._asdict()) if as_json else describe_estimate(request, found, store, per_minute))
 
 
-def describe_estimate(request: Request, found: Estimate, store: Path, per_minute: int) -> str:
+def describe_estimate(request: BackfillRequest, found: Estimate, store: Path, per_minute: int) -> str:
     """Return an estimate in words."""
     if not found.shards:
         return f"{request.dataset}: nothing to fetch, all of it is in {store}"
@@ -127,7 +127,7 @@ def describe_estimate(request: Request, found: Estimate, store: Path, per_minute
 
 
 def show_end(
-    request: Request, status: Status, interrupted: bool, failed: MdstreamError | None, as_json: bool
+    request: BackfillRequest, status: Status, interrupted: bool, failed: MdstreamError | None, as_json: bool
 ) -> None:
     """Print the summary of a backfill, and how to resume one that did not finish."""
     if as_json:
@@ -145,7 +145,7 @@ def _as_values(status: Status, interrupted: bool, failed: MdstreamError | None) 
     return {**msgspec.to_builtins(status), "done": round(status.done, 3), **end}
 
 
-def _show_summary(request: Request, status: Status) -> None:
+def _show_summary(request: BackfillRequest, status: Status) -> None:
     rate = status.rows / max(status.seconds, 0.001)
     if status.shards or status.failed:
         print(

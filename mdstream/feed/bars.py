@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mdstream.feed.codes import Codes, replace_provisional
 from mdstream.frames.bar_builder import Amendments, BarBuilder, MakeBars, Published, TextOf
-from mdstream.frames.columns import FrameColumns
+from mdstream.frames.frame_columns import FrameColumns
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
 from mdstream.streams.spec import SYMBOLS, Kind, StreamSpec
@@ -25,7 +25,7 @@ from mdstream.telemetry.state import FeedState
 Frames = Mapping[str, FrameWriter]
 
 
-class Bars:
+class BarFrames:
     """The bars of one stream. Used only in the feed's process."""
 
     # Written here alone.

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from mdstream.errors import UnpackingError
-from mdstream.feed.bars import Bars
+from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
 from mdstream.feed.books import Books
 from mdstream.feed.codes import Codes, Dictionaries, resolve_codes
@@ -58,7 +58,7 @@ class Committer:
     _dictionaries: Dictionaries
     _latest: Latest | None
     _books: Books | None
-    _bars: Bars | None
+    _bars: BarFrames | None
     _log: BatchLog
     # On disk.
     rejects: RejectFile
@@ -91,7 +91,7 @@ class Committer:
         if (levels := book_channel(spec)) is not None:
             self._books = Books(folder("books"), levels, share, state["levels_dropped"])
         if spec.bar_rules is not None:
-            self._bars = Bars(spec, self.frames, state, make_bars, self._dictionaries.text)
+            self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
         self._untracked_before = state["updates_untracked"]
         self._log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.frames.columns import FrameColumns
+from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff.columns import ColumnData, PartialKind
 from mdstream.streams.spec import Column, StreamSpec
 

@@ -33,7 +33,7 @@ _MAGIC = 0x3130_6461_6568_646D  # "mdhead01"
 _ROWS, _FIRST, _END, _PENDING, _APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
 
 
-class Entry(NamedTuple):
+class ChunkEntry(NamedTuple):
     """One chunk."""
 
     number: int
@@ -117,9 +117,9 @@ class Head:
         """Whether the writer has closed the frame: no more rows will come."""
         return bool(self._words[_CLOSED])
 
-    def entry(self, number: int) -> Entry:
+    def entry(self, number: int) -> ChunkEntry:
         at = _place(number)
-        return Entry(*self._words[at : at + _ENTRY_WORDS].tolist())
+        return ChunkEntry(*self._words[at : at + _ENTRY_WORDS].tolist())
 
     # -- for the frame's writer alone
 

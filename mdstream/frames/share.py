@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Member(Protocol):
+class SharingFrame(Protocol):
     """A frame with a part in a share."""
 
     @property
@@ -26,13 +26,13 @@ class Share:
     """
 
     # Written by `join` alone.
-    _frames: list[Member]
+    _frames: list[SharingFrame]
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._frames = []
 
-    def join(self, frame: Member) -> None:
+    def join(self, frame: SharingFrame) -> None:
         """Add a frame to the share."""
         self._frames.append(frame)
 

@@ -12,7 +12,7 @@ from mdstream.config import HistoryConfig
 from mdstream.history.backfill import Backfill, Status
 from mdstream.history.executor import PagePool
 from mdstream.history.plan import check
-from mdstream.history.request import HistoryOptions, Request, make_request
+from mdstream.history.request import BackfillRequest, HistoryOptions, make_request
 from mdstream.history.universe import resolve_symbols
 from mdstream.settings import load
 from mdstream.store.query import When
@@ -70,7 +70,7 @@ async def resolve(
     end: When,
     config: HistoryConfig,
     options: HistoryOptions,
-) -> Request:
+) -> BackfillRequest:
     """Return the checked request, its patterns replaced by symbols.
 
     Raises what `resolve_symbols` and `make_request` raise.

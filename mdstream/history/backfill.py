@@ -38,7 +38,7 @@ from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
 from mdstream.history.plan import add_shards
-from mdstream.history.request import EVERYTHING, Request
+from mdstream.history.request import EVERYTHING, BackfillRequest
 from mdstream.history.staging import Staging
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
@@ -106,7 +106,7 @@ class Backfill:
 
     def __init__(
         self,
-        request: Request,
+        request: BackfillRequest,
         store: Path,
         config: HistoryConfig,
         executor: PageExecutor,

@@ -19,7 +19,7 @@ from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinTicket
 from mdstream.history.executor import PageExecutor
 from mdstream.history.ledger import Ledger, Progress
-from mdstream.history.request import Request
+from mdstream.history.request import BackfillRequest
 from mdstream.history.staging import Staging
 from mdstream.store.table import NewFile, StoreTable
 
@@ -55,7 +55,7 @@ class Filing:
 
     def __init__(
         self,
-        request: Request,
+        request: BackfillRequest,
         store: Path,
         ledger: Ledger,
         staging: Staging,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mdstream.config import Endpoint
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import LEDGER, Ledger, LedgerView, find_missing
-from mdstream.history.request import Request, Shard
+from mdstream.history.request import BackfillRequest, Shard
 
 
 class Estimate(NamedTuple):
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
     """How long so many requests take at the budget."""
 
 
-def check(request: Request, store: Path, data: Endpoint) -> None:
+def check(request: BackfillRequest, store: Path, data: Endpoint) -> None:
     """Raise `ConfigError` if a request cannot be fetched into `store`."""
     if ":/" in str(store):
         url = str(store).replace(":/", "://", 1)  # `Path` has dropped a slash
@@ -43,7 +43,7 @@ def check(request: Request, store: Path, data: Endpoint) -> None:
         )
 
 
-def estimate(request: Request, store: Path, per_minute: int) -> Estimate:
+def estimate(request: BackfillRequest, store: Path, per_minute: int) -> Estimate:
     """Estimate what a request takes at `per_minute` REST requests.
 
     Fetches nothing, and creates no store.
@@ -74,7 +74,7 @@ def estimate(request: Request, store: Path, per_minute: int) -> Estimate:
     return Estimate(len(left), sum(shard in begun for shard in left), already, rows, requests, minutes * 60)
 
 
-def add_shards(request: Request, ledger: Ledger) -> None:
+def add_shards(request: BackfillRequest, ledger: Ledger) -> None:
     """Add to the ledger the shards of a request that it does not cover yet."""
     known = {
         symbol: [shard for shard, _ in ledger.shards_of(request.dataset, request.variant, symbol)]

@@ -52,7 +52,7 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BackfillRequest:
     """A range of one dataset: `first` is inclusive, `past` exclusive; ns since 1970 UTC.
 
     `timeframe` and `adjustment` are empty if the dataset has none.
@@ -157,7 +157,7 @@ def make_request(
     *,
     now: datetime,
     **options: Unpack[HistoryOptions],
-) -> Request:
+) -> BackfillRequest:
     """Return a checked request. Raises `ConfigError` if something is wrong.
 
     Times without a zone are UTC. A date as `end` includes that day. Incomplete data is left out: the last
@@ -185,7 +185,7 @@ def make_request(
     if unknown := [pattern for pattern, found in matches.items() if not found]:
         raise ConfigError(f"priority {unknown[0]!r} is not among the symbols")
     before = frozenset(name for found in matches.values() for name in found)
-    return Request(dataset, names, first, min(past, complete_until), feed, *kind, before)
+    return BackfillRequest(dataset, names, first, min(past, complete_until), feed, *kind, before)
 
 
 def _complete_until(now: datetime, timeframe: str) -> int:

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from mdstream.errors import NoRunError
-from mdstream.frames.head import Entry, Head
+from mdstream.frames.head import ChunkEntry, Head
 from mdstream.frames.layout import dictionary_of, find_buffers, kind_of, read_schema
 from mdstream.reading.categories import StreamCategories
 from mdstream.streams.spec import VARIABLE, Kind
@@ -84,7 +84,7 @@ class FrameReader:
             return begin, self._empty()
         return begin, pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
 
-    def _map_chunks(self) -> tuple[int, list[Entry], int]:
+    def _map_chunks(self) -> tuple[int, list[ChunkEntry], int]:
         """Map all chunks that are kept; return their first row, their entries, and the rows published."""
         while True:
             rows, end, first = self.head.rows, self.head.end, self.head.first
@@ -98,7 +98,7 @@ class FrameReader:
             self._sealed.pop(number, None)
         return (entries[0].start_row if entries else rows), entries, rows
 
-    def _map(self, entry: Entry) -> bool:
+    def _map(self, entry: ChunkEntry) -> bool:
         """Map a chunk unless it is mapped; return False if the writer has dropped it."""
         if entry.number not in self._chunks:
             path = self.head.chunk_path(entry.number)
@@ -110,7 +110,7 @@ class FrameReader:
                 return False
         return True
 
-    def _read_chunk(self, entry: Entry, start: int, stop: int) -> pl.DataFrame:
+    def _read_chunk(self, entry: ChunkEntry, start: int, stop: int) -> pl.DataFrame:
         self.categories.refresh(self._schema)
         # The entry may be older than the row count, and lack a null that came in between: read it again.
         nulls = self.head.entry(entry.number).nulls

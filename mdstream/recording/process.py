@@ -19,8 +19,8 @@ import psutil
 from mdstream import children
 from mdstream.config import StoreConfig
 from mdstream.frames import rundir
-from mdstream.recording import state
-from mdstream.recording.state import RecorderState
+from mdstream.recording import recorder_state
+from mdstream.recording.recorder_state import RecorderState
 from mdstream.session.retry import HEALTHY_S, backoff
 
 _SETTINGS = StoreConfig.__struct_fields__
@@ -54,7 +54,7 @@ class RecorderProcess:
     @property
     def state(self) -> RecorderState:
         """The last state that the recorder has written."""
-        return state.read(self._run) or RecorderState(self._store.path)
+        return recorder_state.read(self._run) or RecorderState(self._store.path)
 
     @property
     def pid(self) -> int:

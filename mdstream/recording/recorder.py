@@ -30,7 +30,7 @@ from mdstream.frames.head import Head
 from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.handoff.record_ticket import CompactTicket, RecordTicket
 from mdstream.pool.pool import WorkerPool
-from mdstream.recording.state import Recorded, RecorderLock, RecorderState, write
+from mdstream.recording.recorder_state import Recorded, RecorderLock, RecorderState, write
 from mdstream.store.objects import check_object_store, storage_options
 
 log = logging.getLogger(__name__)

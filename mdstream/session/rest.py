@@ -29,7 +29,7 @@ from mdstream.handoff.packing import Packing, unpack
 from mdstream.session.budget import Budget
 from mdstream.session.retry import CAP_S, FIRST_S, pause_asked_for
 from mdstream.session.target import tls_context
-from mdstream.venues.alpaca import auth, codes
+from mdstream.venues.alpaca import auth, error_codes
 from mdstream.venues.alpaca.bodies import REASON
 
 log = logging.getLogger(__name__)
@@ -213,16 +213,16 @@ class RestClient:
 
     def _error_of(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         message = f"HTTP {status}: {_message(data)}"
-        if codes.is_redirect(status):
+        if error_codes.is_redirect(status):
             where = headers.get("Location", "nowhere")[:200]
             message = f"HTTP {status}: sent on to {where}; if that is the server, set data_url"
-        if codes.is_passing(status):
+        if error_codes.is_passing(status):
             pause = pause_asked_for(status, headers, time.time())
-            if status == codes.THROTTLED:
+            if status == error_codes.THROTTLED:
                 # Everyone waits, not only this request: the budget is the account's.
                 self.budget.hold(pause if pause is not None else 1.0)
             return ServerError(message, status, pause)
-        if codes.is_key_refused(status, message):
+        if error_codes.is_key_refused(status, message):
             return CredentialsError(message, status)
         return BadRequestError(message, status)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
-from mdstream.venues.alpaca.codes import THROTTLED
+from mdstream.venues.alpaca.error_codes import THROTTLED
 from mdstream.venues.alpaca.limits import quota_of
 
 FIRST_S = 0.5

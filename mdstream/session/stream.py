@@ -27,7 +27,7 @@ from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.venues.alpaca.bodies import is_control
-from mdstream.venues.alpaca.codes import THROTTLED
+from mdstream.venues.alpaca.error_codes import THROTTLED
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.protocol import Note, Ready, Refused, StreamProtocol, Waiting

@@ -8,7 +8,7 @@ from typing import Any
 
 from mdstream.simulator.generator import DAY
 from mdstream.simulator.past_records import QUOTES, TRADES, Series, bar_series
-from mdstream.simulator.rest_query import Query, Refusal, page_token
+from mdstream.simulator.rest_query import Query, RestRefusal, page_token
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL
 from mdstream.venues.alpaca.limits import HISTORY_PAGE
 
@@ -46,7 +46,7 @@ def states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
             return {ONE_SYMBOL: symbol, **query.state([symbol]).get(symbol, {})}
         symbols = query.symbols()
         if most and len(symbols) > most:
-            raise Refusal(400, f"too many symbols: at most {most}")
+            raise RestRefusal(400, f"too many symbols: at most {most}")
         found = query.state(symbols)
         return {member: found, **({NEXT_PAGE_TOKEN: None} if paged else {})} if member else found
 
@@ -80,7 +80,7 @@ def _series(query: Query, kind: str) -> Series:
         return {"trades": TRADES, "quotes": QUOTES}[kind]
     timeframe = query.parameters.get("timeframe", "")
     if (series := bar_series(timeframe)) is None:
-        raise Refusal(400, f"invalid timeframe: {timeframe}")
+        raise RestRefusal(400, f"invalid timeframe: {timeframe}")
     return series
 
 

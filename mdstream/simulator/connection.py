@@ -17,7 +17,7 @@ from mdstream.simulator.generator import Message
 from mdstream.simulator.markets import Market
 from mdstream.simulator.sender import Sender, Shared
 from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER
-from mdstream.venues.alpaca.codes import STREAM_CODES
+from mdstream.venues.alpaca.error_codes import STREAM_CODES
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import DAY, MINUTE, Message
-from mdstream.streams.columns import BAR_KINDS
+from mdstream.streams.column_sets import BAR_KINDS
 from mdstream.streams.spec import StreamSpec
 
 _REMEMBERED = 3 * MINUTE

@@ -17,7 +17,7 @@ _PARTS = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?:\.(\d{1,9}
 """A date or a time to the nanosecond: all but the fraction of a second, that, and the zone."""
 
 
-class Refusal(Exception):
+class RestRefusal(Exception):
     """Answered as an HTTP error with a body like the service's."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -27,7 +27,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A GET for one market. All of its methods raise `Refusal` for what the service would refuse.
+    """A GET for one market. All of its methods raise `RestRefusal` for what the service would refuse.
 
     `path` has what the path names, `parameters` what stands behind it. `past` gives the past of a symbol,
     `state` the state of the symbols that have any, `chain` the contracts of an underlying.
@@ -47,7 +47,7 @@ class Query:
     def check(self, *known: str) -> None:
         """Refuse parameters that are not `known`."""
         if unknown := [name for name in self.parameters if name not in known]:
-            raise Refusal(400, f"unexpected parameter(s): {', '.join(unknown)}")
+            raise RestRefusal(400, f"unexpected parameter(s): {', '.join(unknown)}")
 
     @property
     def single(self) -> str:
@@ -58,21 +58,21 @@ class Query:
         """Return the symbols that are asked for, each once."""
         text = self.parameters.get("symbols", "")
         if not text:
-            raise Refusal(400, "symbols is required")
+            raise RestRefusal(400, "symbols is required")
         return self.valid(list(dict.fromkeys(text.split(","))))
 
     def valid(self, symbols: list[str], is_symbol: Callable[[str], bool] | None = None) -> list[str]:
         """Return `symbols`. One bad symbol fails the whole request, as it does at the service."""
         for symbol in symbols:
             if symbol in self.invalid or not (is_symbol or self.is_symbol)(symbol):
-                raise Refusal(400, f"invalid symbol: {symbol}")
+                raise RestRefusal(400, f"invalid symbol: {symbol}")
         return symbols
 
     def limit(self, default: int, most: int) -> int:
         """Return how many rows a page may have."""
         text = self.parameters.get("limit", str(default))
         if not text.isdigit() or not 1 <= int(text) <= most:
-            raise Refusal(400, f"invalid limit: {text}")
+            raise RestRefusal(400, f"invalid limit: {text}")
         return int(text)
 
     def moment(self, name: str, default: int) -> int:
@@ -85,7 +85,7 @@ class Query:
             whole, fraction, zone = parts.groups(default="") if parts else ("", "", "")
             moment = datetime.fromisoformat(whole + zone)
         except ValueError:
-            raise Refusal(400, f"invalid {name}: {text}") from None
+            raise RestRefusal(400, f"invalid {name}: {text}") from None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return Time(int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0")))
@@ -99,7 +99,7 @@ class Query:
             symbol, _, index = base64.urlsafe_b64decode(token.encode()).decode().rpartition("|")
             return symbol, int(index)
         except ValueError:
-            raise Refusal(400, "invalid page_token") from None
+            raise RestRefusal(400, "invalid page_token") from None
 
 
 def page_token(symbol: str, index: int) -> str:

@@ -15,9 +15,9 @@ from mdstream.simulator.body_cache import BodyCache, is_packed, pack, unpack
 from mdstream.simulator.encode import to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.markets import MARKETS, Market
-from mdstream.simulator.rest_query import Query, Refusal
+from mdstream.simulator.rest_query import Query, RestRefusal
 from mdstream.simulator.simulator_settings import SimulatorSettings
-from mdstream.simulator.source import Source
+from mdstream.simulator.source import MarketSource
 from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER
 from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import RETRY_HEADER, quota_headers
@@ -51,7 +51,9 @@ class RestService:
     requests: int
     """Requests answered so far."""
 
-    def __init__(self, settings: SimulatorSettings, faults: Faults, source: Source | None = None) -> None:
+    def __init__(
+        self, settings: SimulatorSettings, faults: Faults, source: MarketSource | None = None
+    ) -> None:
         self._settings = settings
         self._faults = faults
         self._source = source
@@ -118,14 +120,14 @@ class RestService:
         allowed, headers = self._window.take(key)
         try:
             if not allowed:
-                raise Refusal(429, "too many requests")
+                raise RestRefusal(429, "too many requests")
             if fault := self._faults.strikes("rest", market.name):
                 headers[RETRY_HEADER] = "1"
-                raise Refusal(int(fault.number), "refused on demand")
+                raise RestRefusal(int(fault.number), "refused on demand")
             if not market.is_open:
                 self._check_key(request, key)
             body, status = self._body(request, market, answer), 200
-        except Refusal as refusal:
+        except RestRefusal as refusal:
             body, status = to_json({"message": refusal.message}), refusal.status
         if delay:
             await asyncio.sleep(delay)
@@ -154,13 +156,13 @@ class RestService:
         expected = self._settings.credentials
         secret = request.headers.get(SECRET_HEADER, "")
         if not (key and secret):
-            raise Refusal(401, "forbidden.")
+            raise RestRefusal(401, "forbidden.")
         if expected and (key, secret) != (expected.key_id, expected.secret_key):
-            raise Refusal(401, "forbidden.")
+            raise RestRefusal(401, "forbidden.")
 
 
 def _refuse(*_: Query) -> Any:
-    raise Refusal(404, "a replay serves streams and snapshots; history is in its store")
+    raise RestRefusal(404, "a replay serves streams and snapshots; history is in its store")
 
 
 def assets(market: Market) -> list[dict[str, Any]]:

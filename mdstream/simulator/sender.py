@@ -16,7 +16,7 @@ from mdstream.simulator.faults import Faults
 from mdstream.simulator.generator import Message
 from mdstream.simulator.markets import Market
 from mdstream.simulator.simulator_settings import SimulatorSettings
-from mdstream.simulator.source import RecordedPayload, Source
+from mdstream.simulator.source import MarketSource, RecordedPayload
 
 _TICK_S = 0.005
 _BUFFERED = 1 << 20
@@ -52,11 +52,11 @@ class Shared:
     sent: dict[str, Sent]
     taken: set[tuple[str, str]] = field(default_factory=set)
     """Endpoints in use, by path and key: the plan allows one connection each."""
-    source: Source | None = None
+    source: MarketSource | None = None
     """What is served in place of the made-up market."""
     sent_log: IO[bytes] | None = None
     """Where every message that is sent is written."""
-    prepared: dict[tuple[Any, ...], list[traffic.Piece]] = field(default_factory=dict)
+    prepared: dict[tuple[Any, ...], list[traffic.PayloadGroup]] = field(default_factory=dict)
     """What was encoded beforehand, by what it is of: the last few."""
 
 
@@ -135,7 +135,7 @@ class Sender:
         finally:
             faults.cancel()
 
-    async def _past(self, source: Source, subscribed: traffic.Subscription) -> None:
+    async def _past(self, source: MarketSource, subscribed: traffic.Subscription) -> None:
         """Send a stretch of the past, read a slice ahead: at `speed` times its pace, 0 for flat out."""
         slices, pace = source.slices(self._market.name, subscribed), Pace(self._settings.speed)
         pace.begin(source.first)
@@ -158,7 +158,7 @@ class Sender:
     async def _write_past(self, due: list[Message | RecordedPayload]) -> None:
         payloads = [each for each in due if isinstance(each, RecordedPayload)]
         if payloads:
-            await self._write(traffic.Piece(b"".join(payloads), len(payloads)))
+            await self._write(traffic.PayloadGroup(b"".join(payloads), len(payloads)))
         else:
             await self._write_all(cast("list[Message]", due))
 
@@ -237,7 +237,7 @@ class Sender:
         most = max(others, default=0)
         return share < 1 and most > 0 and self._sent.messages.total() > share * most
 
-    def _pieces(self, messages: Iterator[Message]) -> Iterator[traffic.Piece]:
+    def _pieces(self, messages: Iterator[Message]) -> Iterator[traffic.PayloadGroup]:
         per_payload = self._settings.messages_per_payload
         return traffic.pieces(messages, self._encoding, per_payload, self._shared.sent_log is not None)
 
@@ -245,7 +245,7 @@ class Sender:
         for piece in self._pieces(iter(messages)):
             await self._write(piece)
 
-    async def _write(self, piece: traffic.Piece) -> None:
+    async def _write(self, piece: traffic.PayloadGroup) -> None:
         """Write a piece; flat out, at most as fast as the client reads."""
         if self._muted:
             await asyncio.Event().wait()

@@ -30,7 +30,7 @@ from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.rest_service import RestService
 from mdstream.simulator.sender import Sent, Shared
 from mdstream.simulator.simulator_settings import SimulatorSettings
-from mdstream.simulator.source import Source
+from mdstream.simulator.source import MarketSource
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Simulator:
     """A running simulator; use as an async context manager. `port` is the real one where 0 was given."""
 
-    def __init__(self, settings: SimulatorSettings, source: Source | None = None) -> None:
+    def __init__(self, settings: SimulatorSettings, source: MarketSource | None = None) -> None:
         self.settings = settings
         self.port = settings.port
         self.faults = Faults(settings.faults)
@@ -153,7 +153,7 @@ async def _stop_signal() -> AsyncIterator[asyncio.Event]:
     yield stop
 
 
-def run(settings: SimulatorSettings, source: Source | None = None, label: str = "") -> Simulator:
+def run(settings: SimulatorSettings, source: MarketSource | None = None, label: str = "") -> Simulator:
     """Serve until SIGINT or SIGTERM; return the simulator, for what it has sent. `label` describes that."""
     label = label or f"(seed {settings.seed})"
 

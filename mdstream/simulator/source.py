@@ -12,7 +12,7 @@ class RecordedPayload(bytes):
     """A payload as it once came, within its WebSocket message."""
 
 
-class Source(Protocol):
+class MarketSource(Protocol):
     """A stretch of the past, for streams and for REST."""
 
     first: int

@@ -30,7 +30,7 @@ Subscription = Mapping[str, Sequence[str]]
 
 
 @dataclass(slots=True)
-class Piece:
+class PayloadGroup:
     """WebSocket messages, ready to be written, and what is in them."""
 
     data: bytes = b""
@@ -47,9 +47,9 @@ class Piece:
 
 def pieces(
     messages: Iterator[Message], encoding: Encoding, per_payload: int, keep: bool
-) -> Iterator[Piece]:
+) -> Iterator[PayloadGroup]:
     """Yield `messages` in payloads of `per_payload`, some 128 kB of them at a time."""
-    piece, parts, size = Piece(), [], 0
+    piece, parts, size = PayloadGroup(), [], 0
     while batch := list(itertools.islice(messages, per_payload)):
         part = encoding.frame(encoding.payload([encoding.message(m) for m in batch]))
         parts.append(part)
@@ -61,7 +61,7 @@ def pieces(
         if size >= _PIECE_BYTES:
             piece.data = b"".join(parts)
             yield piece
-            piece, parts, size = Piece(), [], 0
+            piece, parts, size = PayloadGroup(), [], 0
     if parts:
         piece.data = b"".join(parts)
         yield piece
@@ -69,7 +69,7 @@ def pieces(
 
 def prepare(
     messages: Iterator[Message], limit: int, encoding: Encoding, per_payload: int, keep: bool
-) -> list[Piece]:
+) -> list[PayloadGroup]:
     """Return the first `limit` messages, encoded."""
     return list(pieces(itertools.islice(messages, limit), encoding, per_payload, keep))
 

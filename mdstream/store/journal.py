@@ -37,7 +37,7 @@ _HEAD = struct.Struct("=8sQQQQ")  # magic, sequence, entries, bytes, offset in t
 _MAGIC = b"mdjrnl01"
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """One payload, as it was received."""
 
     kind: PayloadKind
@@ -173,7 +173,7 @@ class JournalWriter:
         self._number += 1
 
 
-def read_entries(folder: Path) -> Iterator[Entry]:
+def read_entries(folder: Path) -> Iterator[JournalEntry]:
     """Iterate over the payloads of a stream's journal, in the order in which they were received.
 
     Raises `ConfigError` if there is no journal.
@@ -191,7 +191,7 @@ def read_entries(folder: Path) -> Iterator[Entry]:
                 start = int(row["offset"])
                 payload = data[start : start + int(row["length"])]
                 kind, packing = PayloadKind(int(row["kind"])), Packing(int(row["packing"]))
-                yield Entry(kind, packing, int(row["recv_ns"]), payload)
+                yield JournalEntry(kind, packing, int(row["recv_ns"]), payload)
 
 
 def compress(path: Path) -> None:

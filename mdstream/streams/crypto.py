@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import QUOTE_IDENTITY, TS, bars_channel, last, quote_side, snapshot
+from mdstream.streams.column_sets import QUOTE_IDENTITY, TS, bars_channel, last, quote_side, snapshot
 from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
 

@@ -7,7 +7,7 @@ as the Go client has them prepared.
 
 from __future__ import annotations
 
-from mdstream.streams.columns import TS, exchange, last
+from mdstream.streams.column_sets import TS, exchange, last
 from mdstream.streams.crypto import COIN_CHANNELS, QUOTE, TRADE
 from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.columns import (
+from mdstream.streams.column_sets import (
     QUOTE_IDENTITY,
     TAPE,
     TS,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
 from mdstream.venues.alpaca import auth, bodies
-from mdstream.venues.alpaca.codes import STREAM_CODES, About
+from mdstream.venues.alpaca.error_codes import STREAM_CODES, About
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final
 from mdstream.wire.state import Event, State, follow

@@ -13,7 +13,7 @@ from mdstream.errors import Exit
 from mdstream.frames.rundir import RunDirectory, slabs_path, state_path
 from mdstream.handoff.slab import Slab
 from mdstream.recording.process import RecorderProcess
-from mdstream.recording.state import RecorderLock
+from mdstream.recording.recorder_state import RecorderLock
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import find_missing
-from mdstream.history.request import DAY_NS, Request, Shard, make_request
+from mdstream.history.request import DAY_NS, BackfillRequest, Shard, make_request
 from mdstream.store.query import parse_time
 from mdstream.streams.datasets import datasets
 from mdstream.venues.alpaca.parameters import format_time
@@ -19,7 +19,7 @@ from mdstream.venues.alpaca.parameters import format_time
 NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
 
 
-def make_test_request(dataset: str = "stocks.trades", **given: object) -> Request:
+def make_test_request(dataset: str = "stocks.trades", **given: object) -> BackfillRequest:
     what = {"symbols": ["AAPL", "MSFT"], "start": "2026-01-05", "end": "2026-01-07", "now": NOW, **given}
     if dataset.startswith("options"):
         what["symbols"] = ["AAPL261218C00230000"]

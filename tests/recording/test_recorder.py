@@ -29,7 +29,7 @@ from mdstream.frames.rundir import RunDirectory
 from mdstream.pool import ipc
 from mdstream.pool.pool import WorkerPool
 from mdstream.reading.attach import Attachment
-from mdstream.recording import recorder, state
+from mdstream.recording import recorder, recorder_state
 from mdstream.recording.recorder import Recorder
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
@@ -77,7 +77,7 @@ def test_every_row_of_every_frame_is_recorded_once(tmp_path: Path, stream: str) 
             assert reported.finished
             assert reported.rows == rows == sum(run.rows(name) for name in list_recorded_frames(r.run))
             assert reported.missed == 0
-            assert state.read(r.run) == reported
+            assert recorder_state.read(r.run) == reported
 
     uvloop.run(go())
 
@@ -96,7 +96,7 @@ def test_tables_are_sorted_partitioned_and_compacted(
                 await r.feed(everything[start : start + 25])
                 await r.pipeline.drain()
                 rows = Attachment(r.run).rows("stocks.quotes")
-                while recorder.state.frames.get("stocks.quotes", state.Recorded()).past < rows:
+                while recorder.state.frames.get("stocks.quotes", recorder_state.Recorded()).past < rows:
                     await asyncio.sleep(0.05)
             await r.drain()
             mark_ended(r.run)
@@ -170,7 +170,7 @@ def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) 
             recording = asyncio.ensure_future(recorder.run())
             for second, number in enumerate((1 << 63, 7, 1 << 63, 8), start=1):
                 await r.feed([make_trade(number, second)])
-                while recorder.state.frames.get("stocks.trades", state.Recorded()).past < second:
+                while recorder.state.frames.get("stocks.trades", recorder_state.Recorded()).past < second:
                     await asyncio.sleep(0.05)
             await r.drain()
             mark_ended(r.run)
@@ -203,7 +203,7 @@ def test_a_recorder_that_is_stopped_ends_although_more_rows_come(tmp_path: Path)
 def test_a_run_has_one_recorder(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            with state.RecorderLock(r.run), pytest.raises(ConfigError, match="already being"):
+            with recorder_state.RecorderLock(r.run), pytest.raises(ConfigError, match="already being"):
                 await Recorder(r.run, make_store_config(tmp_path)).run()
 
     uvloop.run(go())
@@ -336,7 +336,7 @@ def test_a_full_disk_is_reported_corrupts_nothing_and_recording_goes_on(
                 await r.feed(everything[start : start + 200])
                 await asyncio.sleep(0.1)
             await r.drain()
-            while (reported := state.read(r.run)) is None or not reported.trouble:
+            while (reported := recorder_state.read(r.run)) is None or not reported.trouble:
                 await asyncio.sleep(0.1)
             assert "no room" in reported.trouble
             for table in (small_disk / "store" / "live").iterdir():
@@ -426,7 +426,7 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
     process = start_engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
     try:
         run = until(lambda: next(iter(rundir.list_runs(tmp_path)), None))
-        until(lambda: (reported := state.read(run)) and reported.rows > 500)
+        until(lambda: (reported := recorder_state.read(run)) and reported.rows > 500)
         time.sleep(after_s)
         if victim in ("supervisor", "all"):
             _kill_the_supervisor(process, tmp_path, run, everything=victim == "all")
@@ -442,7 +442,7 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
 
 def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, victim: str) -> None:
     """Kill a part: the engine continues, and at its end the store has each row once."""
-    reported = state.read(run)
+    reported = recorder_state.read(run)
     assert reported is not None
     pid = reported.pid
     if victim.startswith("feed"):
@@ -452,7 +452,7 @@ def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, vi
         workers = [p for p in below if "resource_tracker import" not in " ".join(p.cmdline())]
         pid = next(p.pid for p in workers if not p.children())  # not the fork server
     os.kill(pid, signal.SIGKILL)
-    until(lambda: (now := state.read(run)) and now.rows > reported.rows + 1_000)
+    until(lambda: (now := recorder_state.read(run)) and now.rows > reported.rows + 1_000)
     process.send_signal(signal.SIGINT)
     assert process.wait(HANGING_S) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -470,7 +470,7 @@ def _kill_the_supervisor(
     process: subprocess.Popen[bytes], tmp_path: Path, run: Path, everything: bool
 ) -> None:
     """Kill the supervisor: its recorder, or (`everything`) that of the next run, stores the rest."""
-    reported = state.read(run)
+    reported = recorder_state.read(run)
     assert reported is not None
     # The recorder is suspended while the test reads the final frames.
     recorder_ = psutil.Process(reported.pid)

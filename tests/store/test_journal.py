@@ -12,7 +12,7 @@ import uvloop
 from mdstream.errors import ConfigError
 from mdstream.handoff.slab import Slab
 from mdstream.store import journal
-from mdstream.store.journal import Entry, JournalWriter, read_entries
+from mdstream.store.journal import JournalEntry, JournalWriter, read_entries
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.feed.test_pipeline import make_mixed_payloads, payloads
@@ -43,7 +43,7 @@ def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
     writer.close()
     assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 2, 3) for i in range(3)]
     first = next(read_entries(tmp_path / "j"))
-    assert first == Entry(PayloadKind.JSON, first.packing, 100, b"[1,0]")
+    assert first == JournalEntry(PayloadKind.JSON, first.packing, 100, b"[1,0]")
 
 
 @pytest.mark.parametrize("cut", [1, 30, 100])

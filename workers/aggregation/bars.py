@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from mdstream.frames.bar_builder import Amendments, Published, TextOf
 from mdstream.frames.chunk import ColumnView
-from mdstream.frames.columns import FrameColumns
+from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
 from mdstream.streams.spec import Channel, StreamSpec
 from workers.aggregation.aggregate import Effect, Effects, events_of_trades, fold

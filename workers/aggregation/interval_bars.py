@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.chunk import ColumnView
-from mdstream.frames.columns import FrameColumns
+from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import BAR_INTERVALS, Channel, Kind
 from workers.kernels import bar_table as kernels

@@ -23,7 +23,7 @@ from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position
 from workers.decoding.fallback import Decoded, FallbackDecoder
-from workers.decoding.kernel_decoder import KernelDecoder, Known, Part, has_kernels
+from workers.decoding.kernel_decoder import ChannelRows, KernelDecoder, Known, has_kernels
 from workers.decoding.matching import keep_skipped
 from workers.decoding.payloads import Payloads, Piece
 from workers.kernels import ops
@@ -36,7 +36,7 @@ class _Taken:
     left: npt.NDArray[np.bool_]
     """Payloads that they left."""
     messages: npt.NDArray[np.uint32]
-    parts: dict[str, list[Part]] = field(default_factory=dict)
+    parts: dict[str, list[ChannelRows]] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
     """Messages that they left, in payloads that they decoded."""
     bodies: dict[int, BodyContents] = field(default_factory=dict)
@@ -140,12 +140,12 @@ class Decoder:
         return out
 
 
-def _admit(codes: BatchCodes, channel: Channel, part: Part) -> None:
+def _admit(codes: BatchCodes, channel: Channel, part: ChannelRows) -> None:
     for fresh in part.fresh:
         codes.admit(channel, [(fresh.column, fresh.texts)], part.places(fresh.firsts))
 
 
-def _interleave(name: str, parts: list[Part], positions: list[Position], out: Decoded) -> None:
+def _interleave(name: str, parts: list[ChannelRows], positions: list[Position], out: Decoded) -> None:
     """Put the rows of both decoders in the order in which they came."""
     others = out.columns.get(name)
     if others is None and len(parts) == 1:

@@ -81,7 +81,7 @@ class Fresh:
 
 
 @dataclass(slots=True)
-class Part:
+class ChannelRows:
     """What kernels made of one channel. Arrays are views that are valid until the next batch."""
 
     columns: Columns
@@ -175,7 +175,7 @@ class KernelDecoder:
 
     def decode(
         self, payloads: Payloads, verdicts: npt.NDArray[np.uint8], area: ResultArea
-    ) -> tuple[Matched, dict[str, Part]]:
+    ) -> tuple[Matched, dict[str, ChannelRows]]:
         """Decode payloads whose verdict is `GOOD`, in `area` if there is room.
 
         The verdict of those that fall back is changed.
@@ -194,7 +194,9 @@ class KernelDecoder:
             verdicts[list(bad)] = ops.FELL_BACK
             area.used = used
 
-    def _part(self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]) -> Part:
+    def _part(
+        self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]
+    ) -> ChannelRows:
         """Return the columns of one channel, in `area` if there is room.
 
         Payloads with a row that does not fit are added to `bad`.
@@ -207,7 +209,7 @@ class KernelDecoder:
             made = area.make(shape, rows)
             assert made is not None
         payload = matcher.row_payload[table.index, :rows]
-        part = Part(made, [], payload, matcher.row_message[table.index, :rows])
+        part = ChannelRows(made, [], payload, matcher.row_message[table.index, :rows])
         plan = self._plans[table.index].copy()
         counts = np.zeros((columns, plans.COUNTS_WIDTH), np.int64)
         if rows > self._room:
@@ -225,7 +227,7 @@ class KernelDecoder:
         return part
 
     def _leftovers(
-        self, payloads: Payloads, table: Table, index: int, part: Part, plan: Any, counts: Any
+        self, payloads: Payloads, table: Table, index: int, part: ChannelRows, plan: Any, counts: Any
     ) -> list[int]:
         """Handle what the kernel left over in one column; return the rows that do not fit."""
         left, fresh, missing, _ = counts[index].tolist()
@@ -253,7 +255,7 @@ class KernelDecoder:
             part.columns.complete(index)
         return leftover
 
-    def _convert(self, payloads: Payloads, table: Table, plan: Any, part: Part, counts: Any) -> bool:
+    def _convert(self, payloads: Payloads, table: Table, plan: Any, part: ChannelRows, counts: Any) -> bool:
         """Run the kernel once; return whether it must run again because it learned something."""
         matcher, texts, made, rows = self._matcher, self._texts, part.columns, part.columns.rows
         self._kernels.convert(
@@ -302,7 +304,14 @@ class KernelDecoder:
         return bool(unmet)
 
     def _give_prices(
-        self, payloads: Payloads, column: Column, index: int, spans: Any, part: Part, plan: Any, counts: Any
+        self,
+        payloads: Payloads,
+        column: Column,
+        index: int,
+        spans: Any,
+        part: ChannelRows,
+        plan: Any,
+        counts: Any,
     ) -> None:
         """Convert unusual prices of a quote side before the columns beside them are made again."""
         data, rows = part.columns[index], part.columns.rows
@@ -329,7 +338,7 @@ class KernelDecoder:
         """Convert values one by one, as the fallback decoder does; return the rows that it rejects too."""
         return [r for r in leftover if not self._one(payloads, column, spans, data.values, valid, r)]
 
-    def _fresh(self, part: Part, index: int, start: int, stop: int) -> list[int]:
+    def _fresh(self, part: ChannelRows, index: int, start: int, stop: int) -> list[int]:
         """Note the texts of one column without a code; return the rows whose bytes are not a text."""
         rows, numbers = self._leftover[start:stop].astype(np.int64), self._numbers[start:stop].copy()
         texts, codes = self._texts.texts, self._texts.codes
@@ -356,7 +365,7 @@ class KernelDecoder:
         valid[row] = data.mask is None
         return True
 
-    def _book_sides(self, table: Table, spans: Any, part: Part) -> None:
+    def _book_sides(self, table: Table, spans: Any, part: ChannelRows) -> None:
         """Return the codes of a book's sides, which are not texts in the payload, and the sides without a
         code.
         """

@@ -97,7 +97,7 @@ ShortcutMaker = Callable[[Sequence[Step]], Shortcut | None]
 """Makes a shortcut from steps, if their form allows one."""
 
 
-class Mark(NamedTuple):
+class ArrayUse(NamedTuple):
     """How much of the arrays of `Layouts` is in use."""
 
     known: int
@@ -146,13 +146,13 @@ class Layouts:
 
     def forget(self) -> None:
         """Drop all layouts: the service has changed how it writes messages."""
-        self.go_back(Mark(0, 0, 0, 0, 0))
+        self.go_back(ArrayUse(0, 0, 0, 0, 0))
 
-    def mark(self) -> Mark:
+    def mark(self) -> ArrayUse:
         """Return where the arrays end now."""
-        return Mark(self.known, self._steps, self._words, self._items, self._entries)
+        return ArrayUse(self.known, self._steps, self._words, self._items, self._entries)
 
-    def go_back(self, mark: Mark) -> None:
+    def go_back(self, mark: ArrayUse) -> None:
         """Drop what was added since `mark`."""
         self.known, self._steps, self._words, self._items, self._entries = mark
 

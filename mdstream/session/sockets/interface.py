@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
 from mdstream.session.retry import pause_asked_for
-from mdstream.venues.alpaca import codes
+from mdstream.venues.alpaca import error_codes
 
 OPEN_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
@@ -44,16 +44,16 @@ class Socket(Protocol):
 
 def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exception:
     """Return the error for an HTTP status in place of a WebSocket."""
-    if codes.is_redirect(status):
+    if error_codes.is_redirect(status):
         where = headers.get("Location", "nowhere")[:200]
         return ConfigError(
             f"{url} answered HTTP {status}: sent on to {where}; if that is the server, set stream_url"
         )
-    if codes.is_key_refused(status):
+    if error_codes.is_key_refused(status):
         return CredentialsError(
             f"{url} answered HTTP {status}: check APCA_API_KEY_ID and APCA_API_SECRET_KEY", status
         )
-    if status >= 400 and not codes.is_passing(status):
+    if status >= 400 and not error_codes.is_passing(status):
         return ConfigError(
             f"{url} answered HTTP {status}: this server has no such stream; check stream_url and the feed"
         )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mdstream.streams.columns import TS, bars_channel, exchange, last, nest, quote_side
+from mdstream.streams.column_sets import TS, bars_channel, exchange, last, nest, quote_side
 from mdstream.streams.spec import RECV_TS, SYMBOL, Column, Kind
 
 QUOTE = (

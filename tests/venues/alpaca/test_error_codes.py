@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mdstream.errors import CredentialsError
-from mdstream.venues.alpaca.codes import STREAM_CODES, About, is_key_refused, is_passing
+from mdstream.venues.alpaca.error_codes import STREAM_CODES, About, is_key_refused, is_passing
 from mdstream.wire import protocol
 from mdstream.wire.final import final
 

@@ -19,6 +19,7 @@ from benchmarks.harness import read
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("mdstream", "workers", "benchmarks")
+_DECODER = "workers/decoding/decoder.py"
 _TURNS = "3"
 _SPIN = """
 
@@ -50,8 +51,8 @@ def main() -> None:
         copy = Path(folder) / "slowed"
         for name in _PACKAGES:
             shutil.copytree(_ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        with (copy / "workers" / "decoder.py").open("a") as decoder:
-            decoder.write(_SPIN.format(share=percent / 100))
+        decoder = copy / _DECODER
+        decoder.write_text(decoder.read_text() + _SPIN.format(share=percent / 100))
         subprocess.run([sys.executable, "-m", "workers.warm"], cwd=copy, check=True)
         before, after = (_measure(where, Path(folder)) for where in (_ROOT, copy))
         found = find_changes(read(before), read(after))

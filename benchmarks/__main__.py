@@ -13,15 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.harness import (
-    Plan,
-    Record,
-    SubjectError,
-    describe_machine,
-    exit_on_closed_pipe,
-    exit_on_sigterm,
-    findings,
-)
+from benchmarks.harness import Plan, Record, describe_machine, findings
+from benchmarks.subjects import SubjectError, exit_on_closed_pipe, exit_on_sigterm
 from mdstream.pool.pool import COMPILING, compile_kernels
 
 NAMES = {

@@ -27,18 +27,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import (
-    Answer,
-    Case,
-    Plan,
-    Record,
-    SubjectError,
-    Table,
-    cell,
-    run_process,
-    select_installed,
-    start_simulator,
-)
+from benchmarks.harness import Answer, Case, Plan, Record, Table, cell, select_installed
+from benchmarks.subjects import SubjectError, run_process, start_simulator
 
 TAKES_S = (125.0, 20.0)
 """Seconds on 2 cores: in full, and with `--quick`."""

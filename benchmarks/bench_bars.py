@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, read_requests
+from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.subjects import Subject, answer, read_requests
 
 TAKES_S = (17.0, 5.0)
 """Seconds on 2 cores: in full, and with `--quick`."""

@@ -29,18 +29,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import (
-    Case,
-    Plan,
-    Record,
-    SubjectError,
-    Table,
-    answer,
-    cell,
-    exit_on_sigterm,
-    run_once,
-    start_simulator,
-)
+from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.subjects import SubjectError, answer, exit_on_sigterm, run_once, start_simulator
 from mdstream.config import usable_cores
 
 TAKES_S = (100.0, 20.0)

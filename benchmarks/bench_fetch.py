@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import mdstream
-from benchmarks.harness import Case, Plan, Record, Table, cell, start_simulator
+from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.subjects import start_simulator
 
 TAKES_S = (145.0, 13.0)
 """Seconds on 2 cores: in full, and with `--quick`."""

@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, run_once
+from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.subjects import Subject, answer, run_once
 
 TAKES_S = (85.0, 6.0)
 """Seconds on 2 cores: in full, and with `--quick` (which skips `read` and `tail`)."""

@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks import traffic
 from benchmarks.handoff_line import MANY_SYMBOLS, SYMBOLS, USUAL_KB
-from benchmarks.harness import Answer, Case, Plan, Record, Subject, Table, cell
+from benchmarks.harness import Answer, Case, Plan, Record, Table, cell
 from benchmarks.scaling import (
     APART,
     break_even,
@@ -39,6 +39,7 @@ from benchmarks.scaling import (
     group_by_case,
     parallel_fraction,
 )
+from benchmarks.subjects import Subject
 from mdstream.config import usable_cores
 
 TAKES_S = (165.0, 12.0)

@@ -32,18 +32,8 @@ from types import GenericAlias
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import (
-    Answer,
-    Case,
-    Plan,
-    Record,
-    Subject,
-    Table,
-    answer,
-    cell,
-    read_requests,
-    select_installed,
-)
+from benchmarks.harness import Answer, Case, Plan, Record, Table, cell, select_installed
+from benchmarks.subjects import Subject, answer, read_requests
 
 TAKES_S = (18.0, 8.0)
 """Seconds on 2 cores: in full, and with `--quick`."""

@@ -35,7 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Case, Plan, Record, Subject, Table, answer, cell, read_requests
+from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.subjects import Subject, answer, read_requests
 
 TAKES_S = (42.0, 6.0)
 """Seconds on 2 cores: in full, and with `--quick`."""

@@ -23,17 +23,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import (
-    Case,
-    Plan,
-    Record,
-    Subject,
-    Table,
-    answer,
-    cell,
-    read_requests,
-    start_simulator,
-)
+from benchmarks.harness import Case, Plan, Record, Table, cell
+from benchmarks.subjects import Subject, answer, read_requests, start_simulator
 
 TAKES_S = (65.0, 9.0)
 """Seconds on 2 cores: in full, and with `--quick`."""

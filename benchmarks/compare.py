@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import YARDSTICK, Record, Table, exit_on_closed_pipe, read
+from benchmarks.harness import YARDSTICK, Record, Table, read
+from benchmarks.subjects import exit_on_closed_pipe
 
 MIN_CHANGE = 0.10
 """Least relative change of a median that counts."""

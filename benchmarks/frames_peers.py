@@ -11,6 +11,8 @@
 Each subject is a process with a child that reads. It takes requests as JSON lines on standard input: write
 all rows and read them, or commit at a rate. Each gets its rows in its own format; the conversion is not
 counted. Each returns the same columns: numbers, times with their zone, texts.
+
+The file is long because each peer has a writer and a reader here, to be compared line by line.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.harness import answer, read_requests
+from benchmarks.subjects import answer, read_requests
 
 TURN_S = 0.5
 """Least duration of a case in a turn."""

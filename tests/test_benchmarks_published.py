@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from benchmarks import bench_pages, compare, figures, handoff_line, pictures, publish, scaling, traffic
-from benchmarks.harness import Case, Plan, Record, Subject, Table, cell, read, record, select_installed
+from benchmarks.harness import Case, Plan, Record, Table, cell, read, record, select_installed
+from benchmarks.subjects import Subject
 from mdstream.frames.rundir import default_root
 from tests.running import HANGING_S, until
 

@@ -247,14 +247,14 @@ async def _measure_payloads(
 
 
 async def _measure_pages(run: Any, pool: Any, material: Material) -> dict[str, float]:
-    from mdstream.handoff.packing import Packing
+    from mdstream.handoff.compression import Compression
     from mdstream.streams.spec import PayloadKind
 
     pages = material.pages()
     line = Line(run, "stocks", pool, USUAL_KB)
 
     async def fetch(page: bytes) -> None:
-        found = await line.pipeline.fetch(page, PayloadKind.TRADES, time.time_ns(), Packing.GZIP)
+        found = await line.pipeline.fetch(page, PayloadKind.TRADES, time.time_ns(), Compression.GZIP)
         assert not found.fault, found.fault
 
     await asyncio.gather(*(fetch(page) for page in pages[:4]))

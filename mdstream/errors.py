@@ -22,7 +22,7 @@ Bad *data* raises none of these: a message that cannot become a row is rejected,
 errors below are raised on the way there. The code that reads the bytes always catches them:
 
     DataError
-    ├── UnpackingError           bytes that cannot be unpacked
+    ├── DecompressionError       bytes that cannot be decompressed
     ├── UnfitError               a value that does not fit its column, or a message without a channel
     └── UnlearnableError         a message that kernels cannot follow; the fallback decoder reads it
 """
@@ -170,8 +170,8 @@ class DataError(ValueError):
     """Root of the errors about unusable bytes. They never leave the code that reads the bytes."""
 
 
-class UnpackingError(DataError):
-    """The bytes do not match their packing, or exceed the limit once unpacked."""
+class DecompressionError(DataError):
+    """The bytes do not match their compression, or exceed the limit once decompressed."""
 
 
 class UnfitError(DataError):

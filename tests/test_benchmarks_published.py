@@ -116,8 +116,8 @@ def test_payloads_of_a_later_minute_are_the_same_but_for_their_times(codec: str)
         if codec == "json":
             found: list[dict[str, Any]] = orjson.loads(data)
             return [{**m, "t": _minute(m["t"])} for m in found]
-        unpacked = msgpack.unpackb(data, timestamp=3)
-        return [{**m, "t": int(m["t"].timestamp()) // 60} for m in unpacked]
+        decompressed = msgpack.unpackb(data, timestamp=3)
+        return [{**m, "t": int(m["t"].timestamp()) // 60} for m in decompressed]
 
     for before, after in zip(payloads, later, strict=True):
         assert [{**m, "t": m["t"] + 7} for m in plain(before)] == plain(after)

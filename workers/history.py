@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
-from mdstream.errors import UnfitError, UnpackingError
+from mdstream.errors import DecompressionError, UnfitError
 from mdstream.handoff.columns import ColumnData, ResultArea
-from mdstream.handoff.packing import unpack
+from mdstream.handoff.compression import decompress
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.store.schema import LARGEST_INT, stored_columns, stored_schema
 from mdstream.streams import STREAMS
@@ -24,7 +24,7 @@ from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
 from workers.decoding.decoder import Decoder
-from workers.decoding.payloads import MOST_UNPACKED, Payloads
+from workers.decoding.payloads import MOST_DECOMPRESSED, Payloads
 
 _AREA_BYTES = 8 * 1024 * 1024
 """Bytes for the columns of a page; larger results are allocated separately."""
@@ -59,8 +59,8 @@ class PageDecoder:
     def stage(self, ticket: PageTicket) -> PageReceipt:
         """Write the page's rows to its staged file."""
         try:
-            data = unpack(ticket.body, ticket.packing, MOST_UNPACKED)
-        except UnpackingError as error:
+            data = decompress(ticket.body, ticket.compression, MOST_DECOMPRESSED)
+        except DecompressionError as error:
             return PageReceipt(0, "", str(error), (), 0, b"")
         payloads = Payloads.of([(data, ticket.kind, ticket.recv_ns)])
         decoded = self._decoder.decode(payloads, ResultArea(self._area))

@@ -169,7 +169,7 @@ def run(ticket: Ticket) -> Receipt:
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
-    spill, places = _write(slab, area, _result(context, decoded, payloads))
+    result_file, places = _write(slab, area, _result(context, decoded, payloads))
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -177,7 +177,7 @@ def run(ticket: Ticket) -> Receipt:
         start_ns,
         time.time_ns(),
         time.thread_time_ns() - cpu_ns,
-        spill,
+        result_file,
         *places,
         decoded.new,
         (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
@@ -257,7 +257,7 @@ def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _Places]
     """
     if (places := result.put(area)) is not None:
         return "", places
-    needed, path = result.bytes, slab.spill_path
+    needed, path = result.bytes, slab.result_path
     path.unlink(missing_ok=True)  # of a batch whose worker died
     descriptor = create_file(path, needed, os.O_EXCL)
     try:

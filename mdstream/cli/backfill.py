@@ -135,10 +135,10 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
 
 def _start_loading(workers: int) -> None:
     """Load workers while this process prepares the request; they end with it if it fails."""
-    from mdstream.pool import ipc
+    from mdstream.pool import ipc_names
     from mdstream.pool.pool import load_early, one_a_core
 
-    ipc.claim()
+    ipc_names.claim()
     with contextlib.suppress(OSError):  # reported when the pool is started
         load_early(one_a_core(workers))
 

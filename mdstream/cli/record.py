@@ -37,7 +37,7 @@ def record(
     between. `mdstream run --record` starts a recorder by itself. Read the tables with `mdstream.scan`, or
     with any program that reads Delta tables.
     """
-    from mdstream.pool import ipc
+    from mdstream.pool import ipc_names
     from mdstream.recording.recorder import Recorder, check_store
 
     settings = load(config, flags=given)
@@ -47,7 +47,7 @@ def record(
     if "://" not in store.path:
         store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
     check_store(store.path)
-    ipc.claim()
+    ipc_names.claim()
     if not quiet:
         print(f"recording {found} in {store.path}/live", flush=True)
     level = logging.WARNING if quiet else logging.INFO

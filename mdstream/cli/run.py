@@ -56,7 +56,7 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     from mdstream.engine import report
     from mdstream.engine.embedded import HOW_TO_GO_LIVE
     from mdstream.engine.supervisor import Supervisor
-    from mdstream.pool import ipc
+    from mdstream.pool import ipc_names
     from mdstream.views.terminal import LiveView
 
     console = Console(stderr=True)
@@ -67,7 +67,7 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
 
     if config.report:
         report.check_path(config.report)
-    ipc.claim()
+    ipc_names.claim()
     source = "simulator, made-up data" if config.simulated else config.urls()[0]
     if console.is_terminal and not plain and not config.log.json:
         if config.simulated:

@@ -20,14 +20,14 @@ from mdstream.engine import report
 from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import Exit, MdstreamError
 from mdstream.log import line_writer
-from mdstream.pool import ipc
+from mdstream.pool import ipc_names
 from mdstream.settings import from_mapping
 
 
 def main() -> int:
     """Run an engine for the process at the other end of standard input."""
     children.ignore_terminal()
-    ipc.claim()
+    ipc_names.claim()
     out = int(sys.argv[1])
     os.set_inheritable(out, False)
     with contextlib.suppress(OSError):  # there may be no standard error

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdstream.errors import UnpackingError
+from mdstream.errors import DecompressionError
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
 from mdstream.feed.books import Books
@@ -35,7 +35,7 @@ from mdstream.frames.rundir import frame_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Shape, read_part
-from mdstream.handoff.packing import Packing, unpack
+from mdstream.handoff.compression import Compression, decompress
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile
@@ -107,7 +107,7 @@ class Committer:
         Raises `NoSpaceError` where shared memory is full. The batch does not count as committed then, and
         what was published of it is skipped when it is committed again.
         """
-        area = _open_spill(receipt.spill) if receipt.spill else slab.result
+        area = _open_result_file(receipt.result_file) if receipt.result_file else slab.result
         codes = self._dictionaries.add(receipt)
         rows = {part.channel: self._read(area, part, codes) for part in receipt.parts}
         for name, columns in rows.items():
@@ -126,8 +126,8 @@ class Committer:
 
     def discard(self, receipt: Receipt) -> None:
         """Remove the file of a result that did not fit into its slab."""
-        if receipt.spill:
-            Path(receipt.spill).unlink(missing_ok=True)
+        if receipt.result_file:
+            Path(receipt.result_file).unlink(missing_ok=True)
 
     def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
         """Give up a batch: keep all its payloads on disk, and count each as one rejected message."""
@@ -214,7 +214,7 @@ class Committer:
         for index, reasons in by_payload.items():
             entry = slab.table[index]
             kind = PayloadKind(int(entry["kind"]))
-            payload = _unpack_readable(slab.payload(index), Packing(int(entry["packing"])))
+            payload = _decompress_readable(slab.payload(index), Compression(int(entry["compression"])))
             self.rejects.keep(payload, kind, int(entry["recv_ns"]), sorted(reasons))
             counts[not kind.from_stream] += len(reasons)
         return counts[0], counts[1]
@@ -271,15 +271,15 @@ class Committer:
             )
 
 
-def _open_spill(path: str) -> ResultArea:
+def _open_result_file(path: str) -> ResultArea:
     """Map the file of a result that did not fit into its slab."""
     with open(path, "rb") as file:
         return ResultArea(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
-def _unpack_readable(payload: memoryview, packing: Packing) -> bytes:
-    """Return a payload as people can read it; one that does not unpack as it came."""
+def _decompress_readable(payload: memoryview, compression: Compression) -> bytes:
+    """Return a payload as people can read it; one that does not decompress as it came."""
     try:
-        return unpack(payload, packing, LIMIT_BYTES)
-    except UnpackingError:
+        return decompress(payload, compression, LIMIT_BYTES)
+    except DecompressionError:
         return bytes(payload)

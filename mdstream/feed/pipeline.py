@@ -32,7 +32,7 @@ from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.frames.rundir import slabs_path
-from mdstream.handoff.packing import Packing, unpacked_size
+from mdstream.handoff.compression import Compression, decompressed_size
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.slabs import SlabPool
 from mdstream.handoff.space import Shortages
@@ -173,19 +173,19 @@ class Pipeline:
             await self._wait_for_room()
 
     async def fetch(
-        self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing = Packing.PLAIN
+        self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression = Compression.PLAIN
     ) -> BodyContents:
         """Take a REST body; return what it held once its rows are in the frames."""
-        unpacked = unpacked_size(body, packing)
+        decompressed = decompressed_size(body, compression)
         while True:
             batch = self._filling
-            if batch is None or not batch.slab.fits(len(body), unpacked):
+            if batch is None or not batch.slab.fits(len(body), decompressed):
                 batch = self._begin(len(body))
             if batch is not None:
                 break
             await self._wait_for_room()
         future: asyncio.Future[BodyContents] = asyncio.get_running_loop().create_future()
-        index = batch.slab.append(body, kind, recv_ns, packing, unpacked)
+        index = batch.slab.append(body, kind, recv_ns, compression, decompressed)
         batch.waiting[index] = future
         self._committer.state["fetch_payloads_received"] += 1
         self._kick_soon()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mdstream.handoff.slab import SPILL, Slab, SlabState
+from mdstream.handoff.slab import RESULT_SUFFIX, Slab, SlabState
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 
@@ -30,7 +30,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
     """Return the slabs of `stream` in `folder`. Half-made files of the dead feed are removed."""
     pending: list[Slab] = []
     free: list[Slab] = []
-    for path in folder.glob(f"{stream}-*{SPILL}"):
+    for path in folder.glob(f"{stream}-*{RESULT_SUFFIX}"):
         path.unlink()
     for path in sorted(folder.glob(f"{stream}-*")):
         try:

@@ -1,6 +1,6 @@
 """Tickets and receipts of history: pages go to workers, and files come back.
 
-body, packed as received ══► worker: unpack ► decode ► columns ► a staged file (Arrow IPC)
+body, compressed as received ══► worker: decompress ► decode ► columns ► a staged file (Arrow IPC)
 staged files of one partition ══► worker: join ► compress ► a file of the store (Parquet)
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mdstream.handoff.packing import Packing
+from mdstream.handoff.compression import Compression
 from mdstream.handoff.ticket import Reject
 from mdstream.streams.spec import PayloadKind
 
@@ -21,7 +21,7 @@ class PageTicket(NamedTuple):
     """The channel of the page's rows."""
     kind: PayloadKind
     body: bytes
-    packing: Packing
+    compression: Compression
     recv_ns: int
     path: str
     span: tuple[int, int]
@@ -40,7 +40,7 @@ class PageReceipt(NamedTuple):
     last_ns: int
     """Time of the last row; 0 if there is none."""
     plain: bytes
-    """The unpacked page if records were rejected."""
+    """The decompressed page if records were rejected."""
 
     @property
     def is_empty(self) -> bool:

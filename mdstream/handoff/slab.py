@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.handoff.columns import ResultArea
-from mdstream.handoff.packing import Packing
+from mdstream.handoff.compression import Compression
 from mdstream.handoff.space import create_file
 
 HEADER_BYTES = 64
-SPILL = ".spill"
-"""Suffix of a slab's spill file."""
+RESULT_SUFFIX = ".result"
+"""Suffix of the file for a result that is too large for its slab."""
 _RESULT_FACTOR = 2
 _RESULT_SPARE = 8 * 1024 * 1024
 
@@ -36,7 +36,7 @@ _RESULT_SPARE = 8 * 1024 * 1024
 def _result_bytes(capacity: int) -> int:
     """Return the bytes for results: twice those for payloads, but at most 8 MiB more.
 
-    A larger result, mostly of order books, goes to a spill file.
+    A larger result, mostly of order books, goes to a file beside the slab.
     """
     return min(_RESULT_FACTOR * capacity, capacity + _RESULT_SPARE)
 
@@ -61,13 +61,13 @@ ENTRY = np.dtype(
         ("offset", "<u8"),
         ("length", "<u4"),
         ("kind", "<u2"),
-        ("packing", "<u2"),
+        ("compression", "<u2"),
         ("recv_ns", "<i8"),
         ("messages", "<u4"),
         ("_padding", "<u4"),
     ]
 )
-"""One payload: place, kind, packing, receive time; a worker adds the number of its messages."""
+"""One payload: place, kind, compression, receive time; a worker adds the number of its messages."""
 
 _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
 _ENTRY = struct.Struct("=QIHHqI4x")
@@ -90,8 +90,8 @@ class Slab:
     """Bytes of payloads."""
     count: int
     """Number of payloads."""
-    _unpacked: int
-    """Bytes of the unpacked payloads, bounded so that their results fit."""
+    _decompressed: int
+    """Bytes of the decompressed payloads, bounded so that their results fit."""
     # In shared memory. The feed writes header and payloads. The worker that has the ticket writes the
     # result area and the counts of messages in the table.
     table: npt.NDArray[np.void]
@@ -102,7 +102,7 @@ class Slab:
         self.capacity = capacity
         self.used = 0
         self.count = 0
-        self._unpacked = 0
+        self._decompressed = 0
         self._mapping = mapping
         self._max_entries = entries
         self.data_offset = HEADER_BYTES + entries * ENTRY.itemsize
@@ -168,15 +168,15 @@ class Slab:
 
     def begin(self, sequence: int) -> None:
         """Start to fill the slab, as batch `sequence`."""
-        self.used = self.count = self._unpacked = 0
+        self.used = self.count = self._decompressed = 0
         self._words[3] = sequence
         self._words[4] = SlabState.FILLING
 
-    def fits(self, length: int, unpacked: int = 0) -> bool:
-        """Return whether a payload of `length` bytes fits, and the results of `unpacked` bytes."""
+    def fits(self, length: int, decompressed: int = 0) -> bool:
+        """Return whether a payload of `length` bytes fits, and the results of `decompressed` bytes."""
         if self.used + length > self.capacity or self.count >= self._max_entries:
             return False
-        return not (self.count and unpacked) or self._unpacked + unpacked <= self.capacity
+        return not (self.count and decompressed) or self._decompressed + decompressed <= self.capacity
 
     def try_append(self, payload: bytes, kind: int, recv_ns: int) -> bool:
         """Append a plain payload, and return True, if it fits. The fast path of each streamed payload."""
@@ -190,7 +190,7 @@ class Slab:
         _ENTRY.pack_into(self._mapping, at, start, length, kind, 0, recv_ns, 0)
         self.used = end
         self.count = count = count + 1
-        self._unpacked += length
+        self._decompressed += length
         self._words[4] = SlabState.FILLING | count << 8
         return True
 
@@ -199,18 +199,25 @@ class Slab:
         payload: bytes | memoryview,
         kind: int,
         recv_ns: int,
-        packing: Packing = Packing.PLAIN,
-        unpacked: int = 0,
+        compression: Compression = Compression.PLAIN,
+        decompressed: int = 0,
     ) -> int:
         """Append a payload that fits, with the only copy that is made of it; return its index."""
         index, length = self.count, len(payload)
         start = self.data_offset + self.used
         self.view[start : start + length] = payload
         _ENTRY.pack_into(
-            self._mapping, HEADER_BYTES + index * ENTRY.itemsize, start, length, kind, packing, recv_ns, 0
+            self._mapping,
+            HEADER_BYTES + index * ENTRY.itemsize,
+            start,
+            length,
+            kind,
+            compression,
+            recv_ns,
+            0,
         )
         self.used += length
-        self._unpacked += unpacked or length
+        self._decompressed += decompressed or length
         self.count = index + 1
         # Count and state share a word, so after a kill a successor sees only complete entries.
         self._words[4] = SlabState.FILLING | self.count << 8
@@ -224,17 +231,17 @@ class Slab:
         self._words[4] = SlabState.FREE
 
     def payload(self, index: int) -> memoryview:
-        """Return the bytes of payload `index`, in place and still packed."""
+        """Return the bytes of payload `index`, in place and still compressed."""
         entry = self.table[index]
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]
 
     @property
-    def spill_path(self) -> Path:
+    def result_path(self) -> Path:
         """Path for a result that does not fit into the slab."""
-        return self.path.with_name(self.path.name + SPILL)
+        return self.path.with_name(self.path.name + RESULT_SUFFIX)
 
     def unlink(self) -> None:
         """Remove the slab's files; processes that have mapped them keep them."""
         self.path.unlink(missing_ok=True)
-        self.spill_path.unlink(missing_ok=True)
+        self.result_path.unlink(missing_ok=True)

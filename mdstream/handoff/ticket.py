@@ -75,7 +75,7 @@ class Receipt(NamedTuple):
     end_ns: int
     cpu_ns: int
     """CPU time from start to end; less than the difference if the worker waited for a core."""
-    spill: str = ""
+    result_file: str = ""
     """Path of the file with the result if it did not fit into the slab; otherwise empty."""
     parts: tuple[Part, ...] = ()
     books: Part | None = None

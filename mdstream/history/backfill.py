@@ -290,7 +290,7 @@ class Backfill:
             request.channel.name,
             kind,
             body.data,
-            body.packing,
+            body.compression,
             body.recv_ns,
             str(self._staging.path(progress, progress.pages)),
             request.row_span(progress.shard),

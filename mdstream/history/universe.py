@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from mdstream.config import HistoryConfig
-from mdstream.errors import ConfigError, ServerError, UnpackingError
-from mdstream.handoff.packing import unpack
+from mdstream.errors import ConfigError, DecompressionError, ServerError
+from mdstream.handoff.compression import decompress
 from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
@@ -31,7 +31,7 @@ from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
 from mdstream.venues.alpaca.parameters import LIMIT
 
-_MOST_UNPACKED = 256 * 1024 * 1024
+_MOST_DECOMPRESSED = 256 * 1024 * 1024
 _FOREVER = "2100-01-01"
 """Later than any expiry: without a limit, the service lists only contracts until the next weekend."""
 _UNDERLYING = re.compile(r"[A-Z]{1,6}")
@@ -138,8 +138,8 @@ async def _list_contracts(
 
 def _parse_json(body: Body, path: str) -> Any:
     try:
-        return orjson.loads(unpack(body.data, body.packing, _MOST_UNPACKED))
-    except (UnpackingError, orjson.JSONDecodeError) as error:
+        return orjson.loads(decompress(body.data, body.compression, _MOST_DECOMPRESSED))
+    except (DecompressionError, orjson.JSONDecodeError) as error:
         raise ServerError(f"unusable answer of {path}: {error}") from error
 
 

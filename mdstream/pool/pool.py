@@ -7,7 +7,7 @@
 1. A crew breaks for good when one of its processes dies, as a `ProcessPoolExecutor` does. All are ended
    then, and a new crew replaces them.
 2. Which of the tickets under way killed the worker cannot be seen. So each is a suspect and runs alone
-   (`pool.turns`). One that breaks the pool alone has killed two workers: `PoisonedBatchError`.
+   (`pool.suspects`). One that breaks the pool alone has killed two workers: `PoisonedBatchError`.
 3. A ticket that keeps its worker longer than the deadline counts as having killed it.
 4. Where no new crew can be had the pool ends, and every ticket fails at once with `NoWorkersError`.
 """
@@ -37,7 +37,7 @@ from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordT
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
-from mdstream.pool.turns import Turns
+from mdstream.pool.suspects import Turns
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 from mdstream.config import StreamConfig
 from mdstream.errors import BadRequestError, MdstreamError, ServerError, SharedMemoryError, first_error
-from mdstream.handoff.packing import Packing
+from mdstream.handoff.compression import Compression
 from mdstream.handoff.ticket import BodyContents
 from mdstream.session.pages import PageRequest, chain_request, pages, state_request
 from mdstream.session.rest import Body, RestClient
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _NO_DATA = "the service has no data for it"
 _UNUSABLE = "unusable answer"
 
-Commit = Callable[[bytes, PayloadKind, int, Packing], Awaitable[BodyContents]]
+Commit = Callable[[bytes, PayloadKind, int, Compression], Awaitable[BodyContents]]
 """Hands a body to the pipeline; returns when its rows are in the frames."""
 
 
@@ -188,7 +188,7 @@ class Fetcher:
         return symbols, refused
 
     async def _hand_on(self, body: Body) -> BodyContents:
-        found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.packing)
+        found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.compression)
         if found.fault:
             raise ServerError(f"{_UNUSABLE}: {found.fault}")
         return found

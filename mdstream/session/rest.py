@@ -21,11 +21,11 @@ from mdstream.errors import (
     BadRequestError,
     CertificateError,
     CredentialsError,
+    DecompressionError,
     NetworkError,
     ServerError,
-    UnpackingError,
 )
-from mdstream.handoff.packing import Packing, unpack
+from mdstream.handoff.compression import Compression, decompress
 from mdstream.session.budget import Budget
 from mdstream.session.retry import CAP_S, FIRST_S, pause_asked_for
 from mdstream.session.target import tls_context
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 stamina.instrumentation.set_on_retry_hooks([])  # the result of a request says what finally happened
 
 _MOST_ERROR_BYTES = 1024 * 1024
-"""Of an error's body, unpacked."""
+"""Of an error's body, decompressed."""
 
 _QUIET_S = 10.0
 """Seconds between two log lines about requests that failed and are retried."""
@@ -45,11 +45,11 @@ _QUIET_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A successful answer: its bytes as received, when they were complete, and how they are packed."""
+    """A successful answer: its bytes as received, when they were complete, and how they are compressed."""
 
     data: bytes
     recv_ns: int
-    packing: Packing
+    compression: Compression
 
 
 class RestClient:
@@ -193,13 +193,13 @@ class RestClient:
                 data = await response.read()
                 recv_ns = time.time_ns()
                 self.budget.hear(response.headers)
-                packing = _packing(response.headers.get("Content-Encoding", ""))
+                compression = _compression(response.headers.get("Content-Encoding", ""))
                 if response.status == 200:
                     self.trouble = ""
-                    return Body(data, recv_ns, packing)
-                data = unpack(data, packing, _MOST_ERROR_BYTES)
+                    return Body(data, recv_ns, compression)
+                data = decompress(data, compression, _MOST_ERROR_BYTES)
                 raise self._error_of(response.status, data, response.headers)
-        except UnpackingError as error:
+        except DecompressionError as error:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise CertificateError(f"the certificate of {self._base} does not verify: {error}") from error
@@ -233,14 +233,14 @@ def _reason(error: Exception) -> str:
     return os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
 
 
-def _packing(encoding: str) -> Packing:
+def _compression(encoding: str) -> Compression:
     """Return what a Content-Encoding means."""
     match encoding.lower():
         case "" | "identity":
-            return Packing.PLAIN
+            return Compression.PLAIN
         case "gzip" | "x-gzip":
-            return Packing.GZIP
-    raise UnpackingError(f"it is packed as {encoding[:40]!r}, which was not asked for")
+            return Compression.GZIP
+    raise DecompressionError(f"it is compressed as {encoding[:40]!r}, which was not asked for")
 
 
 def _message(data: bytes) -> str:

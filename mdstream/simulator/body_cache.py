@@ -6,9 +6,9 @@ import gzip
 from collections import OrderedDict
 
 _MOST_BYTES = 512 * 1024 * 1024
-"""Bodies kept, in packed bytes; then those that were asked for longest ago are evicted."""
+"""Bodies kept, in compressed bytes; then those that were asked for longest ago are evicted."""
 _PACKED_FROM = 1024
-"""Bytes from which on a body is worth packing."""
+"""Bytes from which on a body is compressed."""
 _LEVEL = 6
 
 Key = tuple[tuple[str, str], ...]
@@ -25,30 +25,30 @@ class BodyCache:
         self._bytes = 0
 
     def get(self, key: Key) -> bytes | None:
-        """Return the packed body, if it is kept."""
+        """Return the compressed body, if it is kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
-    def keep(self, key: Key, packed: bytes) -> None:
-        """Keep a packed body."""
-        self._kept[key] = packed
-        self._bytes += len(packed)
+    def keep(self, key: Key, compressed: bytes) -> None:
+        """Keep a compressed body."""
+        self._kept[key] = compressed
+        self._bytes += len(compressed)
         while self._bytes > _MOST_BYTES:
             _, evicted = self._kept.popitem(last=False)
             self._bytes -= len(evicted)
 
 
-def pack(body: bytes) -> bytes:
+def compress(body: bytes) -> bytes:
     """Return a body as gzip, where that is worth it; else as it is."""
     return gzip.compress(body, _LEVEL) if len(body) >= _PACKED_FROM else body
 
 
-def unpack(body: bytes) -> bytes:
-    """Return what `pack` packed."""
-    return gzip.decompress(body) if is_packed(body) else body
+def decompress(body: bytes) -> bytes:
+    """Return what `compress` returned."""
+    return gzip.decompress(body) if is_compressed(body) else body
 
 
-def is_packed(body: bytes) -> bool:
+def is_compressed(body: bytes) -> bool:
     """Return whether a body is gzip."""
     return body[:2] == b"\x1f\x8b"

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from mdstream.simulator.body_cache import BodyCache, is_packed, pack, unpack
+from mdstream.simulator.body_cache import BodyCache, compress, decompress, is_compressed
 from mdstream.simulator.encode import to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.markets import MARKETS, Market
@@ -132,22 +132,22 @@ class RestService:
         if delay:
             await asyncio.sleep(delay)
         if "gzip" not in request.headers.get("Accept-Encoding", ""):
-            body = unpack(body)
-        elif is_packed(body):
+            body = decompress(body)
+        elif is_compressed(body):
             headers["Content-Encoding"] = "gzip"
         if status == 200 and self._faults.strikes("cut", market.name):
             return await _half(request, body, headers)
         return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
     def _body(self, request: web.Request, market: Market, answer: Callable[[], Any]) -> bytes:
-        """Return an answer, packed if that is worth it; made once, if it is about the past."""
+        """Return an answer, compressed if that is worth it; made once, if it is about the past."""
         query = self._query(request, market)
         settled = "end" in request.query and query.moment("end", 0) < query.now
         invalid = ",".join(sorted(query.invalid))
         key = (("path", request.path), ("invalid", invalid), *sorted(request.query.items()))
         found = self._bodies.get(key) if settled else None
         if found is None:
-            found = pack(to_json(answer()))
+            found = compress(to_json(answer()))
             if settled:
                 self._bodies.keep(key, found)
         return found

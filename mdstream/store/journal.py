@@ -2,7 +2,7 @@
 
     FOLDER/<run>/<stream>/000001.mdj.zst, 000002.mdj, …    segments; one record per batch, in order:
 
-    magic · sequence · entries · bytes │ entries: offset, length, kind, packing, recv_ns │ payloads
+    magic · sequence · entries · bytes │ entries: offset, length, kind, compression, recv_ns │ payloads
 
 A batch is written before it is committed, so the journal has every payload whose rows are in the frames. If
 the feed is killed in between, the batch is committed again and may be in the journal twice: readers take
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from mdstream.errors import ConfigError
-from mdstream.handoff.packing import Packing
+from mdstream.handoff.compression import Compression
 from mdstream.handoff.slab import ENTRY, Slab
 from mdstream.streams.spec import PayloadKind
 
@@ -41,7 +41,7 @@ class JournalEntry(NamedTuple):
     """One payload, as it was received."""
 
     kind: PayloadKind
-    packing: Packing
+    compression: Compression
     recv_ns: int
     payload: bytes
 
@@ -190,21 +190,21 @@ def read_entries(folder: Path) -> Iterator[JournalEntry]:
             for row in table:
                 start = int(row["offset"])
                 payload = data[start : start + int(row["length"])]
-                kind, packing = PayloadKind(int(row["kind"])), Packing(int(row["packing"]))
-                yield JournalEntry(kind, packing, int(row["recv_ns"]), payload)
+                kind, compression = PayloadKind(int(row["kind"])), Compression(int(row["compression"]))
+                yield JournalEntry(kind, compression, int(row["recv_ns"]), payload)
 
 
 def compress(path: Path) -> None:
     """Compress a segment that will not grow any more. It is safe to repeat after a kill."""
-    packed = path.with_suffix(PACKED)
-    partial = packed.with_suffix(".partial")
+    compressed = path.with_suffix(PACKED)
+    partial = compressed.with_suffix(".partial")
     with (
         pa.OSFile(str(path), "rb") as source,
         pa.CompressedOutputStream(pa.OSFile(str(partial), "wb"), "zstd") as into,
     ):
         while chunk := source.read(1 << 20):
             into.write(chunk)
-    partial.rename(packed)
+    partial.rename(compressed)
     path.unlink()
 
 

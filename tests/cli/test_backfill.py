@@ -13,7 +13,7 @@ import mdstream
 from mdstream.cli.app import app
 from mdstream.config import HistoryConfig
 from mdstream.history.backfill import Backfill, Status
-from mdstream.pool import ipc
+from mdstream.pool import ipc_names
 
 RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")
 CLEAN = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
@@ -36,7 +36,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
 
     monkeypatch.setattr(Backfill, "__init__", init)
     monkeypatch.setattr(Backfill, "run", run)
-    monkeypatch.setattr(ipc, "claim", lambda: None)  # the command runs in the process of the tests
+    monkeypatch.setattr(ipc_names, "claim", lambda: None)  # the command runs in the process of the tests
     return found
 
 

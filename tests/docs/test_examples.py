@@ -144,7 +144,9 @@ class _Shell:
     def _in_process(self, words: list[str], given: dict[str, str]) -> None:
         """Run a command that ends by itself in this process, which has loaded everything already."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mdstream.pool.ipc.claim", lambda: None)  # it is for a process that is ours alone
+            patch.setattr(
+                "mdstream.pool.ipc_names.claim", lambda: None
+            )  # it is for a process that is ours alone
             for name, value in given.items():
                 patch.setenv(name, value)
             code = app(words, prog_name="mdstream", standalone_mode=False)

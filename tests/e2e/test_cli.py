@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from mdstream.frames.rundir import SHARED_MEMORY, default_root, is_alive, list_runs, reap
-from mdstream.pool import ipc
+from mdstream.pool import ipc_names
 from tests.commands import CLEAN, MDSTREAM, command, logged, now, run_of, started, stopped, streaming
 from tests.running import HANGING_S, fill, simulator, tmpfs, until
 
@@ -278,7 +278,7 @@ def test_the_next_start_cleans_up_after_a_kill_of_the_whole_group() -> None:
         process.wait()
         all_gone(children)
     reap()
-    ipc.reap()
+    ipc_names.reap()
     assert not semaphores()
 
 

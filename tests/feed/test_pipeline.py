@@ -178,7 +178,7 @@ def test_results_larger_than_their_slab_are_spilled(tmp_path: Path) -> None:
             await r.feed([(book, PayloadKind.JSON, RECV_NS)] * 5)
             await r.drain()
             assert attach(str(r.run)).frame("crypto.orderbooks").height == 5000
-            assert not list((r.run / "slabs").glob("*spill*"))
+            assert not list((r.run / "slabs").glob("*.result"))
 
     uvloop.run(go())
 
@@ -266,7 +266,7 @@ def test_a_worker_that_finds_no_room_for_its_result_waits_for_it(tmp_path: Path)
             await refused
             await r.drain()
             assert get_counts(r.state) == {"messages": 7, "committed": 7, "rejected": 0, "in_flight": 0}
-            assert not list((r.run / "slabs").glob("*spill*"))
+            assert not list((r.run / "slabs").glob("*.result"))
 
     with tmpfs(tmp_path / "shm", 24) as root:
         uvloop.run(go(root))

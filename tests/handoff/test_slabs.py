@@ -146,7 +146,7 @@ def test_new_slabs_get_other_names_than_those_of_a_predecessor(tmp_path: Path) -
 def test_a_spilled_result_goes_with_its_slab(tmp_path: Path) -> None:
     pool = make_pool(tmp_path)
     slab = take(pool)
-    slab.spill_path.write_bytes(b"x")
+    slab.result_path.write_bytes(b"x")
     pool.release(slab)
     pool.close()
     assert not list(tmp_path.iterdir())

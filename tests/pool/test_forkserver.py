@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from mdstream.errors import WorkerError
-from mdstream.pool import forkserver, ipc
+from mdstream.pool import forkserver, ipc_names
 from mdstream.pool.pool import WorkerPool, forkserver_modules
 from tests.forking import end_fork_server
 from tests.running import HANGING_S, until
@@ -106,7 +106,7 @@ def test_the_loop_goes_on_while_a_new_fork_server_loads(
 def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
     code = (
         "import asyncio, uvloop\n"
-        "from mdstream.pool import ipc\n"
+        "from mdstream.pool import ipc_names\n"
         "from mdstream.pool.pool import WorkerPool\n"
         "async def go():\n"
         "    pool = WorkerPool(2, 60.0)\n"
@@ -114,7 +114,7 @@ def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
         "    print('ready', flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "if __name__ == '__main__':\n"
-        "    ipc.claim()\n"
+        "    ipc_names.claim()\n"
         "    uvloop.run(go())\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as feed:
@@ -124,4 +124,4 @@ def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
         assert len(children) >= 4
         feed.kill()
     until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children))
-    ipc.reap()
+    ipc_names.reap()

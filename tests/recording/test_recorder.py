@@ -26,7 +26,7 @@ from mdstream.config import StoreConfig
 from mdstream.errors import ConfigError, NoWorkersError
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
-from mdstream.pool import ipc
+from mdstream.pool import ipc_names
 from mdstream.pool.pool import WorkerPool
 from mdstream.reading.attach import Attachment
 from mdstream.recording import recorder, recorder_state
@@ -437,7 +437,7 @@ def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
             process.kill()
         for path in rundir.list_runs(tmp_path):
             shutil.rmtree(path, ignore_errors=True)
-        ipc.reap()  # the next start would do the same
+        ipc_names.reap()  # the next start would do the same
 
 
 def _kill_a_part(process: subprocess.Popen[bytes], tmp_path: Path, run: Path, victim: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdstream.errors import BadRequestError, CredentialsError, NetworkError, NoSpaceError
-from mdstream.handoff.packing import Packing, unpack
+from mdstream.handoff.compression import Compression, decompress
 from mdstream.handoff.ticket import BodyContents
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import Cycle, Fetcher, group
@@ -74,9 +74,11 @@ class Case:
             STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0, self.chains.append
         )
 
-    async def commit(self, body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+    async def commit(
+        self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+    ) -> BodyContents:
         """Return the contents of a body as the pipeline does, from the real decoder."""
-        body = unpack(body, packing, 1 << 24)
+        body = decompress(body, compression, 1 << 24)
         self.bodies.append(body)
         return decode(self.stream, body, kind=kind).bodies[0]
 
@@ -233,7 +235,9 @@ def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
 
 def test_symbols_that_the_service_leaves_out_have_failed() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+        async def commit(
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+        ) -> BodyContents:
             found = orjson.loads(body)
             return BodyContents(frozenset(found) - {"MSFT"}, {}, "")
 
@@ -318,11 +322,13 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
 
 def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+        async def commit(
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+        ) -> BodyContents:
             return BodyContents(frozenset({"X"}), {}, "again")
 
         async def get(path: str, params: Any) -> Any:
-            return type("Body", (), {"data": b"{}", "recv_ns": 0, "packing": Packing.PLAIN})
+            return type("Body", (), {"data": b"{}", "recv_ns": 0, "compression": Compression.PLAIN})
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
         cycle = Cycle()
@@ -338,10 +344,14 @@ def test_a_chain_of_malformed_names_fails_alone() -> None:
 
         async def get(path: str, params: Any) -> Any:
             return type(
-                "Body", (), {"data": path.rpartition("/")[2], "recv_ns": 0, "packing": Packing.PLAIN}
+                "Body",
+                (),
+                {"data": path.rpartition("/")[2], "recv_ns": 0, "compression": Compression.PLAIN},
             )
 
-        async def commit(body: Any, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+        async def commit(
+            body: Any, kind: PayloadKind, recv_ns: int, compression: Compression
+        ) -> BodyContents:
             return BodyContents(frozenset(found[body]), {}, "")
 
         case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
@@ -378,7 +388,7 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
 def test_an_answer_of_no_use_is_reported_as_what_it_is(stream: str, answer: bytes, reason: str) -> None:
     async def story(case: Case) -> None:
         async def get(path: str, params: Any) -> Any:
-            return type("Body", (), {"data": answer, "recv_ns": 0, "packing": Packing.PLAIN})
+            return type("Body", (), {"data": answer, "recv_ns": 0, "compression": Compression.PLAIN})
 
         case.client.get = get  # type: ignore[method-assign, assignment]
         cycle = await case.fetcher.cycle(["AAPL"])
@@ -395,9 +405,11 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
 
         async def get(path: str, params: Any) -> Any:
             asked.append(path)
-            return type("Body", (), {"data": b"", "recv_ns": 0, "packing": Packing.PLAIN})
+            return type("Body", (), {"data": b"", "recv_ns": 0, "compression": Compression.PLAIN})
 
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+        async def commit(
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+        ) -> BodyContents:
             nonlocal count
             count += 1
             return BodyContents(frozenset({"SPY261218P00590000"}), {}, f"token {count}")
@@ -412,7 +424,9 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
 
 def test_no_room_is_no_symbols_fault() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+        async def commit(
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+        ) -> BodyContents:
             raise NoSpaceError("/dev/shm", 1, 0)
 
         case.fetcher._commit = commit
@@ -424,7 +438,9 @@ def test_no_room_is_no_symbols_fault() -> None:
 
 def test_no_room_is_one_plain_error_from_a_bisected_group_too() -> None:
     async def story(case: Case) -> None:
-        async def commit(body: bytes, kind: PayloadKind, recv_ns: int, packing: Packing) -> BodyContents:
+        async def commit(
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+        ) -> BodyContents:
             raise NoSpaceError("/dev/shm", 1, 0)
 
         case.fetcher._commit = commit

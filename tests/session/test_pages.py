@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from mdstream.errors import BadRequestError, ServerError
-from mdstream.handoff.packing import Packing, unpack
+from mdstream.handoff.compression import Compression, decompress
 from mdstream.session.budget import Budget
 from mdstream.session.pages import (
     MOST_EMPTY_PAGES,
@@ -44,7 +44,7 @@ class Records(NamedTuple):
 
 
 async def read(body: Body) -> Records:
-    found = orjson.loads(unpack(body.data, body.packing, 1 << 24))
+    found = orjson.loads(decompress(body.data, body.compression, 1 << 24))
     by_symbol = found.get("trades", {})
     records = [(symbol, each["t"]) for symbol, listed in by_symbol.items() for each in listed]
     return Records(records or found.get("records", []), found["next_page_token"] or "")
@@ -63,7 +63,7 @@ class Server:
         token = params.get("page_token", "")
         if token not in self.bodies:
             raise BadRequestError("HTTP 400: invalid page_token", 400)
-        return Body(orjson.dumps(self.bodies[token]), 0, Packing.PLAIN)
+        return Body(orjson.dumps(self.bodies[token]), 0, Compression.PLAIN)
 
 
 def make_page(records: list[int], token: str | None) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Endless:
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
         self.requests += 1
-        return Body(orjson.dumps(make_page(self._records, f"token {self.requests}")), 0, Packing.PLAIN)
+        return Body(orjson.dumps(make_page(self._records, f"token {self.requests}")), 0, Compression.PLAIN)
 
 
 def test_an_answer_without_end_is_given_up_at_its_bound() -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from mdstream.errors import BadRequestError, CredentialsError, NetworkError, ServerError
-from mdstream.handoff.packing import Packing, unpack
+from mdstream.handoff.compression import Compression, decompress
 from mdstream.session import budget as budgets
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
@@ -234,9 +234,9 @@ def test_bodies_stay_packed_as_they_came() -> None:
 
         async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
             got = await rest.get("/v2/stocks/snapshots", {})
-            assert got.packing is Packing.GZIP
+            assert got.compression is Compression.GZIP
             assert len(got.data) < 200
-            assert unpack(got.data, got.packing, len(body)) == body
+            assert decompress(got.data, got.compression, len(body)) == body
             with pytest.raises(BadRequestError, match=r"HTTP 400: .*AAPL.*yyy"):
                 await rest.get("/v2/stocks/snapshots", {"status": "400"})
 
@@ -247,7 +247,7 @@ def test_a_body_packed_in_a_way_that_was_not_asked_for_is_reported() -> None:
     async def main() -> None:
         answer = lambda _: web.Response(body=b"?", headers={"Content-Encoding": "br"})  # noqa: E731
         async with serve_answers(answer) as url, make_client(url, Budget(10), attempts=1) as rest:
-            with pytest.raises(NetworkError, match="packed as 'br', which was not asked for"):
+            with pytest.raises(NetworkError, match="compressed as 'br', which was not asked for"):
                 await rest.get("/v2/stocks/snapshots", {})
 
     asyncio.run(main())

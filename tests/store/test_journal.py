@@ -43,7 +43,7 @@ def test_what_was_written_is_read_in_order_and_once(tmp_path: Path) -> None:
     writer.close()
     assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 2, 3) for i in range(3)]
     first = next(read_entries(tmp_path / "j"))
-    assert first == JournalEntry(PayloadKind.JSON, first.packing, 100, b"[1,0]")
+    assert first == JournalEntry(PayloadKind.JSON, first.compression, 100, b"[1,0]")
 
 
 @pytest.mark.parametrize("cut", [1, 30, 100])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdstream.handoff.packing import Packing
+from mdstream.handoff.compression import Compression
 from mdstream.handoff.page_ticket import JoinTicket, PageReceipt, PageTicket
 from mdstream.streams.spec import PayloadKind
 from workers import history
@@ -29,7 +29,7 @@ def stage(
     span: tuple[int, int] = (0, 2**63 - 1),
 ) -> PageReceipt:
     data = body if isinstance(body, bytes) else gzip.compress(orjson.dumps(body))
-    ticket = PageTicket(stream, channel, kind, data, Packing.GZIP, BASE, str(path), span)
+    ticket = PageTicket(stream, channel, kind, data, Compression.GZIP, BASE, str(path), span)
     return history.stage(ticket)
 
 

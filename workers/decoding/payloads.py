@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.errors import UnpackingError
-from mdstream.handoff.packing import Packing, unpack
+from mdstream.errors import DecompressionError
+from mdstream.handoff.compression import Compression, decompress
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE
 
-MOST_UNPACKED = 256 * 1024 * 1024
-"""Largest size of an unpacked payload in bytes; the service's pages have some 2 MB."""
+MOST_DECOMPRESSED = 256 * 1024 * 1024
+"""Largest size of an decompressed payload in bytes; the service's pages have some 2 MB."""
 
 
 class Piece(NamedTuple):
@@ -45,12 +45,12 @@ class Payloads:
 
     @classmethod
     def of_slab(cls, slab: Slab, entries: int) -> Payloads:
-        """Return the first `entries` payloads of a slab, in place unless some must be unpacked.
+        """Return the first `entries` payloads of a slab, in place unless some must be decompressed.
 
-        A payload that does not unpack is left as it is, to be rejected.
+        A payload that does not decompress is left as it is, to be rejected.
         """
         table = slab.table[:entries]
-        if table["packing"].any():
+        if table["compression"].any():
             return cls.of(_unpack(slab, index, entry) for index, entry in enumerate(table))
         return cls(
             np.frombuffer(slab.view, np.uint8),
@@ -95,6 +95,6 @@ class Payloads:
 
 def _unpack(slab: Slab, index: int, entry: Any) -> tuple[bytes | memoryview, PayloadKind, int]:
     data: bytes | memoryview = slab.payload(index)
-    with contextlib.suppress(UnpackingError):
-        data = unpack(data, Packing(int(entry["packing"])), MOST_UNPACKED)
+    with contextlib.suppress(DecompressionError):
+        data = decompress(data, Compression(int(entry["compression"])), MOST_DECOMPRESSED)
     return data, PayloadKind(int(entry["kind"])), int(entry["recv_ns"])

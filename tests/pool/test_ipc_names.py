@@ -9,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mdstream.pool import ipc
+from mdstream.pool import ipc_names
 from tests.running import until
 
 OWNER = """
 import asyncio, sys, uvloop
-from mdstream.pool import ipc
+from mdstream.pool import ipc_names
 from mdstream.pool.pool import WorkerPool
 async def go():
     pool = WorkerPool(2, 60.0)
@@ -23,7 +23,7 @@ async def go():
     await asyncio.to_thread(sys.stdin.readline)
     await pool.close()
 if __name__ == "__main__":
-    ipc.claim()
+    ipc_names.claim()
     uvloop.run(go())
 """
 
@@ -53,14 +53,14 @@ def test_what_a_killed_family_left_is_removed_by_the_next_to_start() -> None:
     with start_process() as process:
         os.killpg(process.pid, signal.SIGKILL)
     assert find_files(process.pid)
-    ipc.reap()
+    ipc_names.reap()
     assert not find_files(process.pid)
 
 
 def test_what_a_living_process_uses_is_left_alone_and_goes_with_it() -> None:
     with start_process() as process:
         before = find_files(process.pid)
-        ipc.reap()
+        ipc_names.reap()
         assert find_files(process.pid) == before
     assert process.returncode == 0
     until(lambda: not find_files(process.pid))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from mdstream.pool.turns import Turns
+from mdstream.pool.suspects import Turns
 
 
 async def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

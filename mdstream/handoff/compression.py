@@ -1,0 +1,39 @@
+"""Compression of payloads. A compressed payload stays compressed until a worker decompresses it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from mdstream.errors import DecompressionError
+
+
+class Compression(IntEnum):
+    """Compression of a payload's bytes."""
+
+    PLAIN = 0
+    GZIP = 1
+
+
+def decompressed_size(data: bytes, compression: Compression) -> int:
+    """Return the decompressed size that `data` states. It may be wrong: nothing is decompressed."""
+    if compression is Compression.PLAIN or len(data) < 18:
+        return len(data)
+    return int.from_bytes(data[-4:], "little")
+
+
+def decompress(data: bytes | memoryview, compression: Compression, most: int) -> bytes:
+    """Return the decompressed bytes. Raises `DecompressionError`, also if there are more than `most`."""
+    if compression is Compression.PLAIN:
+        return bytes(data)
+    from isal import igzip_lib, isal_zlib  # readers and feeds do not need it
+
+    unpacker = isal_zlib.decompressobj(wbits=31)
+    try:
+        plain: bytes = unpacker.decompress(data, most + 1)
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub has a variable
+        raise DecompressionError(f"bad gzip: {error}") from error
+    if len(plain) > most:
+        raise DecompressionError(f"more than {most:,} bytes once decompressed")
+    if not unpacker.eof:
+        raise DecompressionError("bad gzip: it ends too early")
+    return plain

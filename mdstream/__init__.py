@@ -1,4 +1,4 @@
-"""Market data from Alpaca on all cores: four streams at once, into shared-memory Polars frames."""
+"""Market data from Alpaca on all cores: all streams at once, into shared-memory Polars frames."""
 
 from __future__ import annotations
 

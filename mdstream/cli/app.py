@@ -75,8 +75,8 @@ def top(
 ) -> None:
     """Receive and store market data from Alpaca on all cores.
 
-    Four streams at once, each in a process of its own, into shared-memory frames that any local program
-    reads with Polars. Start with mdstream doctor, then mdstream run.
+    All streams run at once, each in its own process. Any local program reads their shared-memory frames
+    with Polars. Start with mdstream doctor, then mdstream run.
     """
 
 

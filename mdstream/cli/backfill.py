@@ -17,6 +17,7 @@ from mdstream.cli.flags import ConfigFile, Given, add_flags, select, split_names
 from mdstream.errors import ConfigError, Exit, MdstreamError
 from mdstream.history.request import HistoryOptions
 from mdstream.settings import describe, load
+from mdstream.streams.datasets import datasets
 
 if TYPE_CHECKING:
     from mdstream.config import HistoryConfig
@@ -43,8 +44,7 @@ def backfill(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="What to fetch: stocks.trades, .quotes or .bars, options.trades or .bars, "
-            "crypto.trades, .quotes or .bars, news."
+            help=f"What to fetch: {', '.join(datasets())}."
         ),
     ],
     start: Annotated[

@@ -2,7 +2,7 @@
 
 endpoints   which hosts there are, and which belong together
 auth        header and variable names of a key, the message that authenticates
-codes       error codes of the stream and statuses of HTTP: what each is about, whether it is final
+error_codes error codes of the stream and statuses of HTTP: what each is about, whether it is final
 bodies      keys of messages and bodies: the type, the symbol, the token of the next page
 parameters  query parameters of REST and how times are written in them
 limits      requests a minute and the headers that say so, rows a page, symbols and bytes a request

@@ -43,7 +43,7 @@ test: $(DEV_STAMP)  ## Run the tests (JOBS=1: one after another)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(DEV_STAMP)  ## Run the long tests too
-	@$(BIN)/python -m pytest -m "slow or not slow" $(SIDE_BY_SIDE) $(ARGS)
+	@FUZZ=1 $(BIN)/python -m pytest -m "slow or not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-loaded: $(DEV_STAMP)  ## Run the tests beside a load that keeps all cores busy (TURNS=3: so often)
 	@$(BIN)/python -m tests.loaded $(or $(TURNS),1) -m "not slow" $(SIDE_BY_SIDE) $(ARGS)

@@ -10,11 +10,14 @@ from hypothesis import HealthCheck, settings
 
 from mdstream.pool.pool import compile_kernels
 from tests.forking import end_fork_server
+from tests.fuzzing import examples
 from tests.leftovers import Place, Session
 from tests.running import until
 
 # How long an example takes says how busy the machine is.
-settings.register_profile("mdstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "mdstream", deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("mdstream")
 
 _SESSION = pytest.StashKey[Session]()

@@ -17,6 +17,7 @@ from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.books import BOOK_DEPTH
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
+from tests.fuzzing import examples
 from tests.piping import rig
 
 RECV_NS = 1_700_000_000_000_000_000
@@ -100,7 +101,7 @@ MESSAGE = st.fixed_dictionaries(
 
 
 @given(st.lists(MESSAGE, max_size=40), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_books_equal_a_plain_dict_wherever_batches_are_cut(
     messages: list[Message], data: st.DataObject
 ) -> None:

@@ -17,6 +17,7 @@ from mdstream.simulator.encode import ENCODINGS
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
+from tests.fuzzing import examples
 from tests.piping import Payload, rig
 
 STREAMS_WITH_LATEST = [name for name, spec in STREAMS.items() if spec.latest]
@@ -97,7 +98,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.sampled_from([16, 512]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_what_is_fetched_and_what_is_streamed_go_together(
     steps: list[tuple[str, str, int | None, int | None]], slab_kb: int
 ) -> None:

@@ -30,6 +30,7 @@ from mdstream.reading.attach import attach
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail
 from mdstream.streams.spec import Column, Kind
+from tests.fuzzing import examples
 from tests.running import HANGING_S
 
 COLUMNS = (
@@ -101,7 +102,7 @@ ROW = st.tuples(
 
 
 @given(st.lists(st.lists(ROW, min_size=1, max_size=60), min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_readers_see_every_row_as_it_was_written(batches: list[list[Row]]) -> None:
     with RunDirectory() as directory:
         directory.describe()

@@ -26,6 +26,7 @@ from mdstream.reading import keyed_frame_reader
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import Column, Kind
 from tests.forking import get_fork_context
+from tests.fuzzing import examples
 from tests.running import HANGING_S
 
 COLUMNS = (
@@ -135,7 +136,7 @@ def test_a_row_that_its_writer_died_in_is_left_out_until_it_is_written_again(
         max_size=12,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_table_equals_a_plain_dict(batches: list[dict[int, tuple[int, int | None]]]) -> None:
     model: dict[str, tuple[int, int | None]] = {}
     with RunDirectory() as run:

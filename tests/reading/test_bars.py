@@ -15,6 +15,7 @@ from mdstream.errors import ConfigError
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.streams import STREAMS
 from tests import expected
+from tests.fuzzing import examples
 
 NOON = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 TIME = pl.Datetime("ns", "UTC")
@@ -115,7 +116,7 @@ SIZES = st.sampled_from([0.1, 0.3, 1.0, 2.5, 7.0])
     st.lists(st.tuples(st.sampled_from([1.5, 2.25, 99.0]), SIZES), min_size=1, max_size=60),
     st.sampled_from(["3 trades", "1 volume", "2.5 volume", "50 dollars"]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_bars_of_what_is_traded_equal_a_plain_loop(rows: list[tuple[float, float]], every: str) -> None:
     assert CRYPTO is not None
     length = BarLength.parse(every)
@@ -150,7 +151,7 @@ def test_odd_lots_count_in_volume_only_and_a_bar_of_them_is_none() -> None:
         st.tuples(st.integers(0, 900), st.sampled_from([1.5, 2.25, 99.0]), st.integers(1, 99)), max_size=60
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_the_same_definition_makes_bars_of_time(rows: list[tuple[int, float, int]]) -> None:
     if not rows:
         return

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mdstream.handoff.compression import Compression
 from mdstream.handoff.page_ticket import JoinTicket, PageReceipt, PageTicket
 from mdstream.streams.spec import PayloadKind
+from tests.fuzzing import examples
 from workers import history
 
 BASE = 1_767_623_400 * 10**9
@@ -56,7 +57,7 @@ TRADE = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.lists(st.lists(TRADE, min_size=1, max_size=30), min_size=1, max_size=4))
 def test_what_is_joined_is_what_the_pages_say(
     tmp_path_factory: pytest.TempPathFactory, pages: list[list[dict[str, Any]]]

@@ -24,6 +24,7 @@ from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, Mark, PayloadKind
 from mdstream.telemetry.state import FeedState
+from tests.fuzzing import examples
 from tests.workers.aggregation.bar_model import MINUTE, SECOND, Model, Row
 from workers import boot, job
 
@@ -202,7 +203,7 @@ def stocks(draw: st.DrawFn) -> list[Event]:
 
 
 @given(stocks(), st.lists(st.integers(1, 20), min_size=1, max_size=4))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_bars_of_stocks_equal_plain_loops_however_they_were_cut(
     events: list[Event], cuts: list[int]
 ) -> None:
@@ -232,7 +233,7 @@ def crypto(draw: st.DrawFn) -> list[Event]:
 
 
 @given(crypto(), st.lists(st.integers(1, 20), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_bars_of_crypto_have_the_midpoints_of_quotes(events: list[Event], cuts: list[int]) -> None:
     events = [(what, {**it, "price": it["price"] + 1} if "price" in it else it) for what, it in events]
     whole = build_bars("crypto", events, [max(1, len(events))])
@@ -249,7 +250,7 @@ def make_successor(run: Path, killed: Bench) -> Bench:
 
 
 @given(stocks(), st.integers(0, 40), st.integers(1, 20))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_successor_of_a_killed_feed_gets_the_same_bars(
     events: list[Event], killed: int, size: int
 ) -> None:

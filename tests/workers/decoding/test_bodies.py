@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import orjson
@@ -16,10 +15,10 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.decoding import find_stream_and_kind
+from tests.fuzzing import examples
 from tests.running import SHARED
 from tests.workers.decoding.pair import UNUSUAL_VALUES, Pair
 
-FUZZ = int(os.environ.get("FUZZ", "1"))
 TYPES = {
     PayloadKind.TRADES: "t",
     PayloadKind.QUOTES: "q",
@@ -150,7 +149,7 @@ def test_bodies_cut_at_every_byte_are_the_same_rejects(stream: str, kind: Payloa
 
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
 @given(data=st.data())
-@settings(max_examples=60 * FUZZ, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_bodies_with_flipped_bytes_decode_identically(
     stream: str, kind: PayloadKind, data: st.DataObject
 ) -> None:
@@ -209,7 +208,7 @@ def make_unusual_body(draw: st.DrawFn, some: list[Any]) -> bytes:
 
 @pytest.mark.parametrize(("stream", "kind"), [KINDS[0], KINDS[7], KINDS[5]])
 @given(data=st.data())
-@settings(max_examples=200 * FUZZ, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_bodies_of_any_shape_decode_identically(
     stream: str, kind: PayloadKind, data: st.DataObject
 ) -> None:
@@ -223,7 +222,7 @@ def test_bodies_of_any_shape_decode_identically(
 
 @pytest.mark.parametrize("kind", [PayloadKind.SNAPSHOTS, PayloadKind.TRADES])
 @given(data=st.data())
-@settings(max_examples=150 * FUZZ, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_records_with_unexpected_values_decode_identically(kind: PayloadKind, data: st.DataObject) -> None:
     some = make_records("stocks", kind, 3)
     flat = [

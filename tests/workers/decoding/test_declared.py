@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import msgpack
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 
 from mdstream.streams.rest_spec import Fetch
 from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, PayloadKind, StreamSpec
+from tests.fuzzing import examples
 from tests.workers.decoding.pair import Pair
 
-FUZZ = int(os.environ.get("FUZZ", "1"))
 KEYS = ["S", "t", "px", "qty", "venue_of_execution", "c", "seq", "flag", "x", "a_key_of_more_than_one_word"]
 VALUES: dict[Kind, Any] = {
     Kind.SYMBOL: st.sampled_from(["AAPL", "BTC/USD", "A", "AAPL240426C00162500"]),
@@ -85,7 +84,7 @@ def draw_messages(draw: Any, spec: StreamSpec) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", WORKS, ids=lambda kind: kind.name)
 @given(data=st.data())
-@settings(max_examples=150 * FUZZ, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_any_declaration_decodes_identically(kind: PayloadKind, data: st.DataObject) -> None:
     spec = data.draw(vendors())
     pack: Any = orjson.dumps if kind is PayloadKind.JSON else msgpack.packb

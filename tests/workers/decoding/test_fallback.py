@@ -20,6 +20,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
 from tests import expected
 from tests.decoding import RECV_NS, Dictionaries, decode, rows
+from tests.fuzzing import examples
 from workers.decoding.fallback import FallbackDecoder
 from workers.decoding.payloads import Payloads
 
@@ -50,7 +51,7 @@ def test_generated_traffic_decodes_to_what_the_plain_model_says(stream: str, enc
 
 @pytest.mark.parametrize("stream", STREAMS)
 @given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=12), per=st.sampled_from([1, 3, 50]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_codes_do_not_depend_on_how_the_stream_was_cut(stream: str, cuts: list[int], per: int) -> None:
     traffic = make_messages(stream, 400)
     form = ENCODINGS["json"]
@@ -332,7 +333,7 @@ MESSAGE = st.dictionaries(KEYS, VALUES, max_size=10)
 
 @pytest.mark.parametrize("stream", STREAMS)
 @given(batch=st.lists(st.lists(MESSAGE | VALUES, max_size=6), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_whatever_comes_every_message_is_a_row_or_a_reject(stream: str, batch: list[list[Any]]) -> None:
     payloads = [json.dumps(p).encode() for p in batch]
     decoded = decode(stream, *payloads)
@@ -352,7 +353,7 @@ def test_whatever_comes_every_message_is_a_row_or_a_reject(stream: str, batch: l
 
 
 @given(st.binary(max_size=200), st.sampled_from(list(PayloadKind)))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes_are_rejected_or_hold_nothing(data: bytes, kind: PayloadKind) -> None:
     decoded = decode("news" if kind is PayloadKind.LISTED else "crypto", data, kind=kind)
     assert len(decoded.counts) == 1

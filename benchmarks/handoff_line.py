@@ -254,7 +254,7 @@ async def _measure_pages(run: Any, pool: Any, material: Material) -> dict[str, f
     line = Line(run, "stocks", pool, USUAL_KB)
 
     async def fetch(page: bytes) -> None:
-        found = await line.pipeline.fetch(page, PayloadKind.TRADES, time.time_ns(), Compression.GZIP)
+        found = await line.pipeline.put_body(page, PayloadKind.TRADES, time.time_ns(), Compression.GZIP)
         assert not found.fault, found.fault
 
     await asyncio.gather(*(fetch(page) for page in pages[:4]))

@@ -61,7 +61,7 @@ class Rig:
     async def feed(self, payloads: Sequence[Payload]) -> None:
         for payload, kind, recv_ns in payloads:
             if not kind.from_stream:
-                task = asyncio.ensure_future(self.pipeline.fetch(payload, kind, recv_ns))
+                task = asyncio.ensure_future(self.pipeline.put_body(payload, kind, recv_ns))
                 await asyncio.sleep(0)
                 task.add_done_callback(lambda t: t.exception())
             elif not self.pipeline.offer(payload, kind, recv_ns):

@@ -52,10 +52,10 @@ from workers.decoding.payloads import Payloads
 
 _MAX_MAPPED = 128
 
-Batch = list[tuple[Channel, Sequence[ColumnData]]]
+ChannelColumns = list[tuple[Channel, Sequence[ColumnData]]]
 
 
-class _Places(NamedTuple):
+class _ResultExtents(NamedTuple):
     """Where everything of a result is, as a receipt states it."""
 
     parts: tuple[Part, ...]
@@ -67,8 +67,8 @@ class _Places(NamedTuple):
 class _Result(NamedTuple):
     """What a batch became: rows for frames, and what updates keyed frames and bars."""
 
-    frames: Batch
-    books: Batch
+    frames: ChannelColumns
+    books: ChannelColumns
     """Rows of one channel, or of none."""
     newest: dict[str, npt.NDArray[np.int64]]
     partials: npt.NDArray[np.void]
@@ -80,21 +80,21 @@ class _Result(NamedTuple):
         columns = sum(part_bytes(channel, data) for channel, data in self.frames + self.books)
         return columns + sum(map(array_bytes, arrays))
 
-    def put(self, area: ResultArea) -> _Places | None:
+    def put(self, area: ResultArea) -> _ResultExtents | None:
         """Put all of it into `area`; return None if there is no room."""
         parts: list[Part] = []
         for channel, columns in self.frames + self.books:
             if (part := area.put(channel, columns)) is None:
                 return None
             parts.append(part)
-        stretches: list[Extent] = []
+        extents: list[Extent] = []
         for array in (*self.newest.values(), self.partials):
-            if (stretch := area.add(array)) is None:
+            if (extent := area.add(array)) is None:
                 return None
-            stretches.append(stretch)
+            extents.append(extent)
         books = parts.pop() if self.books else None
-        partials = stretches.pop()
-        return _Places(tuple(parts), books, dict(zip(self.newest, stretches, strict=True)), partials)
+        partials = extents.pop()
+        return _ResultExtents(tuple(parts), books, dict(zip(self.newest, extents, strict=True)), partials)
 
 
 class _Context:
@@ -169,7 +169,7 @@ def run(ticket: Ticket) -> Receipt:
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
-    result_file, places = _write(slab, area, _result(context, decoded, payloads))
+    result_file, places = _write(slab, area, _build_result(context, decoded, payloads))
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -234,7 +234,7 @@ def _fold_partials(context: _Context, decoded: Decoded, payloads: Payloads) -> n
     return make_partials(context.spec, rules, decoded, payloads, context.effects, text)
 
 
-def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
+def _build_result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
     by_name, columns = context.spec.by_name, decoded.columns
     partials = _fold_partials(context, decoded, payloads)
     books = context.books
@@ -250,7 +250,7 @@ def _result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
     )
 
 
-def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _Places]:
+def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _ResultExtents]:
     """Put the result into the slab's own area, or into a file beside it if that is too small.
 
     Return the file's path, empty if there is none, and where everything is.

@@ -99,7 +99,7 @@ def transaction(run: str, frame: str) -> str:
 def channel_of(frame: str) -> Channel:
     """Return the channel whose rows a frame holds."""
     stream, _, name = frame.partition(".")
-    return STREAMS[stream].with_bars[name]
+    return STREAMS[stream].row_channels[name]
 
 
 def _open(uri: str, options: dict[str, str]) -> DeltaTable | None:

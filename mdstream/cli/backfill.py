@@ -41,12 +41,7 @@ class Arguments(NamedTuple):
 @add_flags(*_OPTIONS, *_SETTINGS)
 def backfill(
     given: Given,
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help=f"What to fetch: {', '.join(datasets())}."
-        ),
-    ],
+    dataset: Annotated[str, typer.Argument(help=f"What to fetch: {', '.join(datasets())}.")],
     start: Annotated[
         str,
         typer.Option(

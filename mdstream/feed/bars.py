@@ -95,9 +95,9 @@ class BarFrames:
             self._state["bars_unmatched"] = self._unmatched_before + self._builder.unmatched
         self._publish(self._rows, sequence)
 
-    def lose(self, recv_ns: int) -> None:
+    def mark_lost_batch(self, recv_ns: int) -> None:
         """Note that the stream lacks a batch at this place."""
-        self._builder.lose(recv_ns)
+        self._builder.mark_lost_batch(recv_ns)
 
     def finish(self) -> None:
         """Publish the open bars: the stream has ended. Raises `NoSpaceError`; it can be called again."""

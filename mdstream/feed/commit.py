@@ -84,7 +84,7 @@ class Committer:
 
         self.frames = {
             channel.name: FrameWriter(folder(channel.name), channel.columns, limits, share)
-            for channel in (*spec.framed, *spec.built_bars)
+            for channel in (*spec.received_channels, *spec.built_bars)
         }
         self._latest = Latest(folder("latest"), spec, share) if spec.latest else None
         self._books = self._bars = None
@@ -141,7 +141,7 @@ class Committer:
         receipt = Receipt(sequence, 0, now, now, 0, messages=messages, rejects=rejects)
         rejected = self._keep_rejects(slab, rejects)
         if self._bars is not None:
-            self._bars.lose(now)
+            self._bars.mark_lost_batch(now)
         self._count(slab, receipt, rejected, now, quarantined=1)
 
     # -- bars

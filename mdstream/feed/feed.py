@@ -189,7 +189,7 @@ class Feed:
         interval = fetch.interval_s
         async with RestClient(fetch, self._config.data, budget) as self._client:
             fetcher = self._fetcher = Fetcher(
-                self.spec, self._stream, self._client, self._pipeline.fetch, interval, self._follow
+                self.spec, self._stream, self._client, self._pipeline.put_body, interval, self._follow
             )
             while True:
                 started = time.monotonic()
@@ -204,7 +204,7 @@ class Feed:
         self._fetched = cycle
         self.state["fetch_cycles"] += 1
         self.state["fetch_cycle_ns"] = cycle.ended_ns - cycle.started_ns
-        text = f"fetched {len(cycle.ok)} symbols in {cycle.t_stream_s:.3f} s, {cycle.requests} requests"
+        text = f"fetched {len(cycle.ok)} symbols in {cycle.duration_s:.3f} s, {cycle.requests} requests"
         if cycle.failed:
             text += f"; {len(cycle.failed)} symbols failed"
         log.info("%s", text)
@@ -212,7 +212,7 @@ class Feed:
             "ok": len(cycle.ok),
             "failed": len(cycle.failed),
             "requests": cycle.requests,
-            "t_stream_s": cycle.t_stream_s,
+            "t_stream_s": cycle.duration_s,
         }
         severity = Severity.WARNING if cycle.failed else Severity.INFO
         self._report(RunEvent(EventKind.FETCHED, text, severity, fields))
@@ -316,7 +316,7 @@ class Feed:
 
     def _count_rows(self, subscription: str) -> int | None:
         """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""
-        if self._pipeline.is_late:
+        if self._pipeline.has_backlog:
             return None
         return sum(
             self._committer.frames[channel.name].rows

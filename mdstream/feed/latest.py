@@ -18,7 +18,7 @@ from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData, take_rows
 from mdstream.streams.spec import STATE, Channel, StreamSpec
 
-_Bringing = tuple[list[tuple[int, int]], int | None]
+_AspectSource = tuple[list[tuple[int, int]], int | None]
 """One aspect: pairs of a frame's column and a channel's, and the frame's column of the aspect's time, if it
 has one of its own."""
 
@@ -30,19 +30,19 @@ class Latest:
         channel = spec.latest_channel
         at = channel.at
         self._frame = KeyedFrameWriter(folder, channel.columns, share)
-        self._bringing: dict[str, list[_Bringing]] = {}
+        self._aspects: dict[str, list[_AspectSource]] = {}
         for aspect in spec.latest:
             for name in filter(None, (aspect.channel, STATE)):
                 if not (sources := aspect.sources(spec.by_name[name])):
                     continue
                 places = [at[column.name] for column in aspect.columns]
                 moved = list(zip(places, sources, strict=True))
-                self._bringing.setdefault(name, []).append((moved, at.get(aspect.time)))
+                self._aspects.setdefault(name, []).append((moved, at.get(aspect.time)))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
         """Take the rows `newest` of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
         rows = columns[0].values[newest].astype(np.int64)
-        for moved, time in self._bringing[channel.name]:
+        for moved, time in self._aspects[channel.name]:
             data = [(to, take_rows(columns[source], newest)) for to, source in moved]
             self._frame.update(rows, data, time)
 

@@ -86,8 +86,8 @@ class Pipeline:
     """Whether the connection was lost, and no batch says so yet."""
     _received: _Received
     # What is waiting:
-    _kick_due: bool
-    """Whether `_kick` will be called soon."""
+    _dispatch_due: bool
+    """Whether `_seal_and_dispatch` will be called soon."""
     _has_room: asyncio.Event
     """Set when a slab may be had again."""
     _is_idle: asyncio.Event
@@ -117,7 +117,7 @@ class Pipeline:
         self._sealed = deque()
         self._working = deque()
         self._next_sequence = state["sequence"] + 1
-        self._is_gap_due = self._kick_due = False
+        self._is_gap_due = self._dispatch_due = False
         self._received = _Received(state["payloads_received"], state["bytes_received"])
         self._has_room = asyncio.Event()
         self._is_idle = asyncio.Event()
@@ -130,7 +130,7 @@ class Pipeline:
         return len(self._sealed) + max(0, len(self._working) - max(1, self._pool.size))
 
     @property
-    def is_late(self) -> bool:
+    def has_backlog(self) -> bool:
         """Whether payloads that came a while ago are not in the frames yet."""
         working = self._working
         return bool(self._sealed or (working and time.time_ns() - working[0].submit_ns > _LATE_NS))
@@ -163,8 +163,8 @@ class Pipeline:
         received = self._received
         received.payloads += 1
         received.bytes += len(payload)
-        if not self._kick_due:
-            self._kick_soon()
+        if not self._dispatch_due:
+            self._dispatch_soon()
         return True
 
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
@@ -172,7 +172,7 @@ class Pipeline:
         while not self.offer(payload, kind, recv_ns):
             await self._wait_for_room()
 
-    async def fetch(
+    async def put_body(
         self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression = Compression.PLAIN
     ) -> BodyContents:
         """Take a REST body; return what it held once its rows are in the frames."""
@@ -188,7 +188,7 @@ class Pipeline:
         index = batch.slab.append(body, kind, recv_ns, compression, decompressed)
         batch.waiting[index] = future
         self._committer.state["fetch_payloads_received"] += 1
-        self._kick_soon()
+        self._dispatch_soon()
         return await future
 
     def mark_gap(self) -> None:
@@ -203,7 +203,7 @@ class Pipeline:
             batch = self._filling or self._begin(len(Mark.TICK))
             if batch is not None and batch.slab.fits(len(Mark.TICK)):
                 batch.slab.append(Mark.TICK.value, PayloadKind.MARK, time.time_ns())
-                self._kick_soon()
+                self._dispatch_soon()
 
     async def drain(self) -> None:
         """Submit what is there, and wait until all of it is committed."""
@@ -258,17 +258,17 @@ class Pipeline:
             batch.slab.append(Mark.GAP.value, PayloadKind.MARK, time.time_ns())
             self._is_gap_due = False
 
-    def _kick_soon(self) -> None:
+    def _dispatch_soon(self) -> None:
         """Look for a free worker once the payloads that came together are all in the slab."""
-        self._kick_due = True
+        self._dispatch_due = True
         loop = asyncio.get_running_loop()
         if self._config.linger_ms:
-            loop.call_later(self._config.linger_ms / 1000, self._kick)
+            loop.call_later(self._config.linger_ms / 1000, self._seal_and_dispatch)
         else:
-            loop.call_soon(self._kick)
+            loop.call_soon(self._seal_and_dispatch)
 
-    def _kick(self) -> None:
-        self._kick_due = False
+    def _seal_and_dispatch(self) -> None:
+        self._dispatch_due = False
         if len(self._working) <= self._pool.size and not self._sealed:
             self._seal()
         self._dispatch()
@@ -311,10 +311,10 @@ class Pipeline:
             self._working.popleft()
             self._slabs.release(batch.slab)
             self._has_room.set()
-        if self._kick_due:
+        if self._dispatch_due:
             self._dispatch()  # the linger of the batch being filled is not over
         else:
-            self._kick()
+            self._seal_and_dispatch()
         if not self._working and not self._sealed and self._filling is None:
             self._publish_counts()
             self._is_idle.set()

@@ -43,7 +43,7 @@ class BarBuilder(Protocol):
         `before` is the number of the batch's first row in the trades frame.
         """
 
-    def lose(self, recv_ns: int) -> None:
+    def mark_lost_batch(self, recv_ns: int) -> None:
         """Note that data is missing at this place of the stream, at `recv_ns`."""
 
     def finish(self) -> Published:

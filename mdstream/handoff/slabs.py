@@ -44,7 +44,7 @@ class SlabStatistics(NamedTuple):
 # -- policy
 
 
-class Way(Enum):
+class TakeMethod(Enum):
     """How to get a slab."""
 
     REUSE = auto()
@@ -54,13 +54,13 @@ class Way(Enum):
     WAIT = auto()
 
 
-def choose(is_usual: bool, existing: int, free: int, bound: int) -> Way:
-    """Return how to get a slab; `is_usual` says whether the usual size is large enough."""
-    if is_usual and free:
-        return Way.REUSE
+def choose(fits_usual_size: bool, existing: int, free: int, bound: int) -> TakeMethod:
+    """Return how to get a slab; `fits_usual_size` says whether the usual size is large enough."""
+    if fits_usual_size and free:
+        return TakeMethod.REUSE
     if existing < bound:
-        return Way.CREATE
-    return Way.REPLACE if free else Way.WAIT
+        return TakeMethod.CREATE
+    return TakeMethod.REPLACE if free else TakeMethod.WAIT
 
 
 def count_idle(least_free: int) -> int:
@@ -121,16 +121,16 @@ class SlabPool:
 
         Raises `NoSpaceError` if there is no memory for another slab, and none is in use.
         """
-        way = choose(length <= self.capacity, self._existing, len(self._free), self.bound)
-        if way is Way.REUSE:
+        method = choose(length <= self.capacity, self._existing, len(self._free), self.bound)
+        if method is TakeMethod.REUSE:
             slab = self._free.pop()
             self._least_free = min(self._least_free, len(self._free))
             self._is_stalled = False
             return slab
-        if way is Way.WAIT:
+        if method is TakeMethod.WAIT:
             self._stall()
             return None
-        if way is Way.REPLACE:
+        if method is TakeMethod.REPLACE:
             self.evict()
         try:
             slab = Slab.create(self._next_path(), max(length, self.capacity))

@@ -167,7 +167,7 @@ def _add_effects(trades: pl.DataFrame, rules: BarRules) -> pl.DataFrame:
     flags = []
     for row in kinds.iter_rows(named=True):
         conditions = row["conditions"]
-        if conditions is not None and rules.lists:
+        if conditions is not None and rules.has_condition_list:
             conditions = split_conditions(conditions)
         flags.append(rules.counts(conditions or (), row.get("tape") or ""))
     schema = {"_price": pl.Boolean, "_volume": pl.Boolean}

@@ -50,7 +50,7 @@ class Cycle:
     ended_ns: int = 0
 
     @property
-    def t_stream_s(self) -> float:
+    def duration_s(self) -> float:
         """How long all symbols of the stream took, from the first request to the last commit."""
         return (self.ended_ns - self.started_ns) / 1e9
 
@@ -141,9 +141,9 @@ class Fetcher:
             self._fail(symbols, str(error), result)
         else:
             # With `since`, a symbol without anything new is not in the answer, and has not failed.
-            silent = bool(fetch.since_parameter) and not refused
+            absence_is_ok = bool(fetch.since_parameter) and not refused
             for symbol in symbols:
-                if symbol in found or silent:
+                if symbol in found or absence_is_ok:
                     self._succeed(symbol, result)
                 else:
                     self._fail([symbol], _reason_for_nothing(symbol, found, refused), result)

@@ -180,7 +180,7 @@ class StreamConnection:
                 return 410
             if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
                 return 400
-            if "*" in symbols and channel in self._spec.starless:
+            if "*" in symbols and channel in self._spec.no_wildcard:
                 return 413
             if any(s in invalid or not self._market.is_symbol(s) for s in symbols if s != "*"):
                 return 400
@@ -188,7 +188,7 @@ class StreamConnection:
 
     def _acknowledgement(self) -> Message:
         full = {channel: self._subscribed.get(channel, []) for channel in self._spec.subscriptions}
-        for channel, with_channel in self._spec.automatic.items():
+        for channel, with_channel in self._spec.added_by_server.items():
             full[channel] = full.get(with_channel, [])
         return {"T": "subscription", **full}
 

@@ -103,7 +103,7 @@ def _find_channel(dataset: str) -> tuple[Channel, History | None]:
     """Return the channel whose rows a dataset holds, and how its history is fetched, if there is any."""
     stream, _, name = dataset.partition(".")
     spec = STREAMS.get(stream)
-    channels = spec.with_bars if spec else {}
+    channels = spec.row_channels if spec else {}
     for history in spec.history if spec else ():
         if history.channel == name:
             return channels[history.rows or name], history

@@ -107,10 +107,10 @@ OPTIONS = StreamSpec(
         last("quote", "quotes", _QUOTE),
         Aspect("greeks", (*_GREEKS, Column("greeks_recv_ts", Kind.TIME)), "", "greeks_recv_ts"),
     ),
-    bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), nothing=dict.fromkeys("ABCDEFG", "")),
+    bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), excluded=dict.fromkeys("ABCDEFG", "")),
     history=(
         History("trades", "/v1beta1/options/trades"),
         History("bars", "/v1beta1/options/bars", bars=True, partition="year"),
     ),
-    starless=("quotes",),
+    no_wildcard=("quotes",),
 )

@@ -244,9 +244,9 @@ class BarRules:
     """
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
-    nothing: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     volume: Kind = Kind.INT
-    lists: bool = False
+    has_condition_list: bool = False
     """Whether a trade has a list of conditions, and not one."""
     trades: str = "trades"
     midpoints: str = ""
@@ -262,11 +262,11 @@ class BarRules:
         """Whether a trade with these conditions counts in prices, and in volume."""
         price = volume = True
         for condition in conditions:
-            for table, is_nothing in ((self.volume_only, False), (self.nothing, True)):
+            for table, is_excluded in ((self.volume_only, False), (self.excluded, True)):
                 tapes = table.get(condition)
                 if tapes is not None and (not tapes or tape in tapes):
                     price = False
-                    volume = volume and not is_nothing
+                    volume = volume and not is_excluded
         return price, volume
 
 
@@ -294,7 +294,7 @@ class StreamSpec:
     bar_rules: BarRules | None = None
     latest: tuple[Aspect, ...] = ()
     """What `<stream>.latest` shows of each symbol."""
-    automatic: Mapping[str, str] = field(default_factory=dict)
+    added_by_server: Mapping[str, str] = field(default_factory=dict)
     """Subscription the server adds by itself → the one it comes along with."""
     history: tuple[History, ...] = ()
     """Channels whose past can be fetched."""
@@ -304,7 +304,7 @@ class StreamSpec:
     """The classes under which the account API lists the symbols; empty: it does not."""
     instrument: str = ""
     """What one symbol is: `equity`, `option_contract` or `currency_pair`; empty: none of these."""
-    starless: tuple[str, ...] = ()
+    no_wildcard: tuple[str, ...] = ()
     """Subscriptions for which the service does not accept `*`."""
 
     @cached_property
@@ -317,12 +317,12 @@ class StreamSpec:
         return {c.name: c for c in self.channels}
 
     @cached_property
-    def with_bars(self) -> dict[str, Channel]:
+    def row_channels(self) -> dict[str, Channel]:
         """By name, the channels with a frame of rows: those of the wire, and bars that are built here."""
         return {c.name: c for c in (*self.channels, *self.built_bars)}
 
     @cached_property
-    def framed(self) -> tuple[Channel, ...]:
+    def received_channels(self) -> tuple[Channel, ...]:
         """The channels with a frame of what the service sends: those of the wire, and the state."""
         return tuple(c for c in self.channels if c.types or c.name == STATE)
 
@@ -344,7 +344,7 @@ class StreamSpec:
     def subscriptions(self) -> tuple[str, ...]:
         """Every subscription a client may ask for, in the service's order."""
         names = [s for c in self.channels for s in c.subscriptions]
-        return tuple(n for n in names if n not in self.automatic)
+        return tuple(n for n in names if n not in self.added_by_server)
 
     @cached_property
     def dictionaries(self) -> tuple[str, ...]:

@@ -103,8 +103,8 @@ _BAR_RULES = BarRules(
         "G": "C",
         "W": "CO",
     },
-    nothing=dict.fromkeys("MQ9", ""),
-    lists=True,
+    excluded=dict.fromkeys("MQ9", ""),
+    has_condition_list=True,
     corrections="corrections",
     cancels="cancels",
 )
@@ -146,5 +146,5 @@ STOCKS = StreamSpec(
     ),
     asset_classes=("us_equity",),
     instrument="equity",
-    automatic={"corrections": "trades", "cancelErrors": "trades"},
+    added_by_server={"corrections": "trades", "cancelErrors": "trades"},
 )

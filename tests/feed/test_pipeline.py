@@ -319,7 +319,7 @@ def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) 
     async def go() -> None:
         async with rig("stocks", 1, tmp_path) as r:
             body = orjson.dumps({"AAPL": {"latestTrade": {"p": 1, "t": "2024-01-01T00:00:00Z"}}, "B": None})
-            found = await r.pipeline.fetch(body, PayloadKind.SNAPSHOTS, RECV_NS)
+            found = await r.pipeline.put_body(body, PayloadKind.SNAPSHOTS, RECV_NS)
             assert found.symbols == {"AAPL"}
             assert not found.refused
             assert attach(str(r.run)).frame("stocks.snapshots")["trade_price"].to_list() == [1.0]
@@ -333,8 +333,8 @@ def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) 
 def test_a_rest_body_that_is_of_no_use_says_why(tmp_path: Path, body: bytes) -> None:
     async def go() -> None:
         async with rig("stocks", 0, tmp_path) as r:
-            good = r.pipeline.fetch(b"{}", PayloadKind.SNAPSHOTS, RECV_NS)
-            bad = r.pipeline.fetch(body, PayloadKind.SNAPSHOTS, RECV_NS)
+            good = r.pipeline.put_body(b"{}", PayloadKind.SNAPSHOTS, RECV_NS)
+            bad = r.pipeline.put_body(body, PayloadKind.SNAPSHOTS, RECV_NS)
             answers = await asyncio.gather(good, bad)
             assert answers[0].fault == ""
             assert answers[1].fault

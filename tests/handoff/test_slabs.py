@@ -9,7 +9,7 @@ import pytest
 from mdstream.errors import NoSpaceError
 from mdstream.handoff import slabs
 from mdstream.handoff.slab import Slab
-from mdstream.handoff.slabs import SlabPool, Way, choose, count_idle
+from mdstream.handoff.slabs import SlabPool, TakeMethod, choose, count_idle
 
 CAPACITY = 4096
 
@@ -25,22 +25,22 @@ def take(pool: SlabPool, length: int = 10) -> Slab:
 
 
 @pytest.mark.parametrize(
-    ("is_usual", "existing", "free", "way"),
+    ("fits_usual_size", "existing", "free", "method"),
     [
-        (True, 0, 0, Way.CREATE),
-        (True, 2, 1, Way.REUSE),
-        (True, 2, 0, Way.CREATE),
-        (True, 3, 1, Way.REUSE),
-        (True, 3, 0, Way.WAIT),
-        (False, 2, 2, Way.CREATE),
-        (False, 3, 1, Way.REPLACE),
-        (False, 3, 0, Way.WAIT),
+        (True, 0, 0, TakeMethod.CREATE),
+        (True, 2, 1, TakeMethod.REUSE),
+        (True, 2, 0, TakeMethod.CREATE),
+        (True, 3, 1, TakeMethod.REUSE),
+        (True, 3, 0, TakeMethod.WAIT),
+        (False, 2, 2, TakeMethod.CREATE),
+        (False, 3, 1, TakeMethod.REPLACE),
+        (False, 3, 0, TakeMethod.WAIT),
     ],
 )
 def test_a_slab_is_reused_before_one_is_created_and_never_beyond_the_bound(
-    is_usual: bool, existing: int, free: int, way: Way
+    fits_usual_size: bool, existing: int, free: int, method: TakeMethod
 ) -> None:
-    assert choose(is_usual, existing, free, bound=3) is way
+    assert choose(fits_usual_size, existing, free, bound=3) is method
 
 
 def test_of_idle_slabs_all_but_one_are_removed() -> None:

@@ -13,7 +13,7 @@ TS = Column("ts", Kind.TIME, "t", required=True)
 
 @SPECS
 def test_an_identity_names_columns_of_the_channel_or_of_the_store(spec: StreamSpec) -> None:
-    for channel in spec.with_bars.values():
+    for channel in spec.row_channels.values():
         assert set(channel.identity) <= {*channel.at, *STORED_APART} - {RECV_TS.name}, channel.name
         assert len(set(channel.identity)) == len(channel.identity), channel.name
 
@@ -68,7 +68,7 @@ def test_types_and_subscriptions_belong_to_one_channel_each(spec: StreamSpec) ->
     for wire_type, channel in spec.by_type.items():
         assert [c for c in spec.channels if wire_type in c.types] == [channel]
     assert len(set(spec.subscriptions)) == len(spec.subscriptions)
-    assert not set(spec.subscriptions) & set(spec.automatic)
+    assert not set(spec.subscriptions) & set(spec.added_by_server)
 
 
 @pytest.mark.parametrize(

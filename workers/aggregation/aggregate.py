@@ -64,8 +64,8 @@ class Effects:
         rows = len(columns[0].values)
         if "conditions" not in at:
             return np.full(rows, Effect.ALL, np.uint8)
-        conditions = _numbers(columns[at["conditions"]])
-        tapes = _numbers(columns[at["tape"]]) if "tape" in at else np.zeros(rows, np.int64)
+        conditions = _codes_plus_one(columns[at["conditions"]])
+        tapes = _codes_plus_one(columns[at["tape"]]) if "tape" in at else np.zeros(rows, np.int64)
         known = self._known
         usual = (conditions < known.shape[0]) & (tapes < known.shape[1])
         effects = np.full(rows, _UNKNOWN, np.uint8)
@@ -86,12 +86,12 @@ class Effects:
     def _effect(self, channel: Channel, pair: tuple[int, int], text: TextOf) -> Effect:
         column = channel.column("conditions")
         conditions: Any = text(column, pair[0] - 1) if pair[0] else None
-        if conditions is not None and self._rules.lists:
+        if conditions is not None and self._rules.has_condition_list:
             conditions = split_conditions(conditions)
         return self.of(conditions, text(channel.column("tape"), pair[1] - 1) if pair[1] else None)
 
 
-def _numbers(data: ColumnData) -> npt.NDArray[np.int64]:
+def _codes_plus_one(data: ColumnData) -> npt.NDArray[np.int64]:
     """Return codes + 1, and 0 for null."""
     numbers = data.values.astype(np.int64) + 1
     if data.mask is not None:

@@ -30,7 +30,7 @@ from workers.aggregation.aggregate import Effect, Effects, events_of_trades, fol
 from workers.aggregation.interval_bars import IntervalBars
 from workers.kernels import bar_table as kernels
 
-_NUMBER = 3
+_ID_COLUMNS = 3
 """Columns of a trade's identity that number it: symbol, exchange, id."""
 _MOST_AMENDED = 100_000
 _MOST_BUILT = 200_000
@@ -67,7 +67,7 @@ class Bars:
         self._amended: dict[int, _Amended] = {}
         self._renumbered: dict[tuple[Any, ...], int] = {}
         trades = spec.by_name[spec.bar_rules.trades]
-        self._repeated = [name for name in trades.identity if name != trades.time]
+        self._matching_columns = [name for name in trades.identity if name != trades.time]
         """Columns of a trade's identity that its amendments repeat, in the order of `kernels.find`."""
 
     @property
@@ -108,7 +108,7 @@ class Bars:
             series.see_published()
         self._drain()
 
-    def lose(self, recv_ns: int) -> None:
+    def mark_lost_batch(self, recv_ns: int) -> None:
         gap = np.zeros(1, PARTIAL)
         gap["kind"], gap["begun"] = PartialKind.GAP, recv_ns
         self._join(gap, self._trades.rows)
@@ -145,7 +145,9 @@ class Bars:
     def _apply(self, kind: PartialKind, values: dict[str, Any], stop: int) -> None:
         """Apply an amendment to a trade below row `stop`."""
         correction = kind is PartialKind.CORRECTION
-        found = self._find([values.get(f"original_{n}", values.get(n)) for n in self._repeated], stop)
+        found = self._find(
+            [values.get(f"original_{n}", values.get(n)) for n in self._matching_columns], stop
+        )
         if found is None:
             self.unmatched += 1
             return
@@ -158,7 +160,7 @@ class Bars:
                 effect = self._effect(values["corrected_conditions"], values["tape"])
                 self._amended[row] = _Amended(price, float(size), effect)
             if values["corrected_id"] is not None:
-                names = self._repeated[:_NUMBER]
+                names = self._matching_columns[:_ID_COLUMNS]
                 self._renumbered[tuple(values.get(f"corrected_{n}", values.get(n)) for n in names)] = row
         for series in self._intervals:
             series.touch(values["symbol"], ts, values["recv_ts"])
@@ -170,7 +172,7 @@ class Bars:
         identify the right one. If none has these, it is the last trade with that id, because it may have
         been amended before.
         """
-        number, tie_break = wanted[:_NUMBER], wanted[_NUMBER:]
+        number, tie_break = wanted[:_ID_COLUMNS], wanted[_ID_COLUMNS:]
         if None in number:
             return None
         symbol, exchange, trade_id = number
@@ -180,7 +182,7 @@ class Bars:
             if renumbered is not None:
                 row = renumbered - start
             else:
-                columns = [views[name].values for name in self._repeated]
+                columns = [views[name].values for name in self._matching_columns]
                 given: list[Any] = [*columns, rows, symbol, exchange, np.uint64(trade_id), price, size]
                 row = kernels.find(*given)
                 if row < -1 and other is None:
@@ -209,7 +211,7 @@ class Bars:
         slots = series.stale()
         if len(slots) and self._trades.first_row:
             kept = series.bars["second"][slots] > self._oldest_kept(stop)
-            self.unmatched += series.leave(slots[~kept])
+            self.unmatched += series.give_up(slots[~kept])
             slots = slots[kept]
         if not len(slots):
             return

@@ -159,7 +159,7 @@ class IntervalBars:
         flags = self.bars["flags"][: self.head[kernels.COUNT]]
         return np.flatnonzero(flags & kernels.STALE)
 
-    def leave(self, slots: Array) -> int:
+    def give_up(self, slots: Array) -> int:
         """Leave bars unchanged that cannot be rebuilt; return their number."""
         self.bars["flags"][slots] &= ~np.uint32(kernels.STALE)
         empty = slots[self.bars["trades"][slots] == 0]

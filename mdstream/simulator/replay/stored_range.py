@@ -166,8 +166,8 @@ class StoredRange:
 
 def _symbols(stream: str, channel: Channel, subscription: Mapping[str, Sequence[str]]) -> list[str]:
     """The symbols for which any of a channel's subscriptions stands, or the one it comes along with."""
-    automatic = STREAMS[stream].automatic
-    names = {*channel.subscriptions, *(automatic.get(n, "") for n in channel.subscriptions)}
+    added = STREAMS[stream].added_by_server
+    names = {*channel.subscriptions, *(added.get(n, "") for n in channel.subscriptions)}
     return sorted({s for name in names for s in subscription.get(name, ())})
 
 

@@ -1,8 +1,8 @@
 """The vocabulary in which a stream type is declared: columns, channels, endpoints.
 
-A stream is data, not code. `stocks.py` and its siblings declare which keys on the wire become
-which columns, where the stream is served and how a symbol is fetched; decoders, frames, sessions
-and the simulator read the declaration and know no stream by name.
+A stream is data, not code. `stocks.py` and its siblings declare which keys on the wire become which
+columns, where the stream is served, and how a symbol is fetched. Decoders, frames, sessions and the
+simulator read the declarations; their code names no stream.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdstream.streams.rest_spec import Chain, Fetch, History
 
 
 class Kind(Enum):
-    """What a column holds; decides how it is read from the wire and how it is stored."""
+    """The type of a column: how it is read from the wire, and how it is stored."""
 
     SYMBOL = "symbol"
     """uint32 code into the stream's `symbols` dictionary."""
@@ -44,23 +44,24 @@ class Kind(Enum):
 
 
 class PayloadKind(IntEnum):
-    """What a payload is: how its bytes are read, and where its records go."""
+    """Kind of a payload: how its bytes are read, and where its records go."""
 
     JSON = 0
     """A WebSocket message: a JSON array of messages."""
     MSGPACK = 1
     """A WebSocket message: a msgpack array of messages."""
+    # REST bodies:
     SNAPSHOTS = 2
-    """A REST body, like the five that follow: the state of symbols, by symbol."""
+    """Snapshots by symbol."""
     TRADES = 3
-    """Records by symbol, like the three that follow, of the channel with this name."""
+    """Records by symbol, of the channel with this name; the next three likewise."""
     QUOTES = 4
     BARS = 5
     ORDERBOOKS = 6
     LISTED = 7
-    """The state of symbols as a list of records, each of which names its own symbols."""
+    """A list of records, each with its own symbols."""
     MARK = 8
-    """A word of the feed's own between payloads, where it happened: one of `Mark`. It is no data."""
+    """A marker that the feed inserts between payloads (`Mark`)."""
 
     @property
     def from_stream(self) -> bool:
@@ -68,16 +69,16 @@ class PayloadKind(IntEnum):
 
 
 class Mark(bytes, Enum):
-    """What a feed notes among its payloads, so that bars are the same wherever batches are cut."""
+    """Markers among the payloads, so that bars do not depend on where batches are cut."""
 
     GAP = b"gap"
-    """The connection was lost here: what came between is not known."""
+    """The connection was lost here: data may be missing."""
     TICK = b"tick"
-    """Nothing came for a while: only time went on."""
+    """Time passed without data."""
 
 
 STATE = "snapshots"
-"""The channel of what REST says about the state of symbols, in every stream."""
+"""The channel of snapshots from REST, in every stream."""
 
 SYMBOLS = "symbols"
 """The dictionary of symbols, in every stream."""
@@ -94,13 +95,13 @@ CODED = frozenset({Kind.SYMBOL, Kind.CODE, Kind.CONDITIONS, Kind.SYMBOLS})
 class Column:
     """One column of a frame and the wire key it comes from.
 
-    `key` may reach into sub-objects with dots (`latestTrade.p`). An empty `key` marks the column the
-    decoder fills itself, `recv_ts`. A row lacking a `required` key
-    is rejected; any other missing key is null, or `default` where one is given.
+    `key` may reach into sub-objects with dots (`latestTrade.p`). The decoder itself fills the column with
+    an empty `key`, `recv_ts`. A row without a `required` key is rejected; any other missing key is null, or
+    `default` if that is given.
 
-    `absent_at_zero` marks the price of a quote side: 0 there means that the side is absent. The
-    columns that name it in `side_of` are then null too where they hold nothing (0 or blank).
-    `values` translates wire values to names. `dictionary` names the dictionary of a coded column.
+    `absent_at_zero` marks the price of a quote side: 0 means that the side is absent. Columns that name it
+    in `side_of` are then null too if they are 0 or blank. `values` translates wire values to names.
+    `dictionary` names the dictionary of a coded column.
     """
 
     name: str
@@ -119,35 +120,34 @@ class Column:
 
 
 SYMBOL = Column("symbol", Kind.SYMBOL, "S", required=True, dictionary=SYMBOLS)
-"""The first column of every frame whose rows belong to one symbol each."""
+"""The first column of every frame with one symbol in each row."""
 
 _VERSION = Column("version", Kind.UINT, required=True)
 
 RECV_TS = Column("recv_ts", Kind.TIME, required=True)
-"""When the payload was received here; the last column of every frame that comes off the wire."""
+"""When the payload was received here; the last column of every received channel."""
 
 
 STORED_APART = ("feed", "timeframe", "adjustment")
-"""Columns that the store's tables have beside those of the channel."""
+"""Columns that the store's tables have in addition to those of the channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One frame of a stream: which wire messages become its rows.
 
-    `types` are the values of `T` that belong here, `subscriptions` the names under which the
-    service offers them. Where `levels` is given (wire key → side), a message carries lists of
-    `{p, s}` levels and becomes one row a level (the keys `side`, `p` and `s` beside those of the
-    message), else one row a message.
+    `types` are the values of `T` that belong here, `subscriptions` the service's names for them. With
+    `levels` (wire key → side), a message has lists of `{p, s}` levels and becomes one row for each level,
+    with the keys `side`, `p` and `s` added; otherwise one row.
 
-    `is_timely` says that messages are sent as soon as what they report has happened, so that their age
-    upon receipt is the delay of the feed. Where `revised_by` is given, a later row with the same identity
-    replaces an earlier one, and that column says which of two is the later.
+    `is_timely`: the service sends messages as soon as the event has happened, so that their age when
+    received is the delay of the data feed. With `revised_by`, a later row with the same identity replaces
+    an earlier one, and that column says which of two is the later.
 
-    `identity` names the columns that make a row of one source the same as a row of another: of the stream
-    and of history, of two feeds, of what was received and what was fetched to fill a gap. It may name what
-    the store keeps apart besides (`STORED_APART`); where it lacks `feed`, all feeds bring the same rows. If
-    none is given, it is `feed` and all columns but `recv_ts`. Equal rows of one source are not the same.
+    Two rows of different sources with equal `identity` are one event. Two equal rows of one source are two
+    events. Sources are the stream and history, two data feeds, or received rows and rows fetched to fill a
+    gap. `identity` may name `STORED_APART` columns too; without `feed`, all data feeds have the same rows.
+    Default: `feed` and all columns but `recv_ts`.
     """
 
     name: str
@@ -168,24 +168,23 @@ class Channel:
         object.__setattr__(self, "identity", self.identity or everything)
 
     def column(self, name: str) -> Column:
-        """The column called `name`."""
+        """Return the column called `name`."""
         return self.columns[self.at[name]]
 
     @property
     def time(self) -> str:
-        """The column with a row's time: the event's, or, where no row must have one, when it came."""
+        """The column with the time of the event, or, if that is optional, the time of receipt."""
         times = [c for c in self.columns if c.kind is Kind.TIME]
         return next((c.name for c in times if c.required), times[-1].name)
 
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """Something that is known of a symbol, and of which only the last counts: its trade, its quote.
+    """A last value of a symbol, such as its trade or quote.
 
-    It is brought by the rows of `channel` (empty: by none), and by those of the state, if they have it.
-    `columns` are those of `<stream>.latest`, each named after the aspect where the channel's own are not;
-    `time` is the one that says which of two is the newer (empty: the one that comes later), `recv` when it
-    came.
+    It is updated by `channel` (empty: none) and by snapshots that have it. `columns` are those of
+    `<stream>.latest`, whose names may have the aspect's name as a prefix. `time` is the column that says
+    which of two is newer (empty: the later received one). `recv` is the column with the receive time.
     """
 
     name: str
@@ -195,7 +194,7 @@ class Aspect:
     channel: str = ""
 
     def sources(self, channel: Channel) -> list[int]:
-        """Return for each of `columns` the index of its source in the channel; nothing if one has none."""
+        """Return the index in the channel of the source of each column; an empty list if one has none."""
         found = []
         for column in self.columns:
             own = "recv_ts" if column.name == self.recv else column.name
@@ -208,12 +207,12 @@ class Aspect:
 
 
 BAR_INTERVALS = {"bars_1s": 1_000_000_000, "bars_1m": 60_000_000_000}
-"""Channels of bars that are built here, and their length in ns."""
+"""Channels of bars that the feed builds → length of the bars in ns."""
 
 
 def _built_bars(volume: Kind) -> tuple[Column, ...]:
-    """Columns of bars that are built here. Prices are null in a bar whose every trade was cancelled;
-    `vwap_volume` is the volume behind `vwap`, so that longer bars can be made of these.
+    """Return the columns of bars that the feed builds. Prices are null if all trades were cancelled;
+    `vwap_volume` is the volume behind `vwap`, so that these bars can be joined to longer ones.
     """
     return (
         SYMBOL,
@@ -233,21 +232,21 @@ def _built_bars(volume: Kind) -> tuple[Column, ...]:
 class BarRules:
     """Which trades update which part of a minute bar, by condition code and tape.
 
-    Source: Alpaca's published table (market data FAQ, 2026-09). A trade follows the strictest rule
-    of its conditions; a condition that is listed nowhere restricts nothing. The same letter means
-    other things on the CTA tapes (A, B) than on the UTP tapes (C, O), so each condition maps to the
-    tapes on which the rule holds; no tapes means all.
+    Source: Alpaca's published table (market data FAQ, 2026-09). A trade follows the strictest rule of its
+    conditions. A condition that is not listed has no effect. A letter means one thing on the CTA tapes
+    (A, B) and another on the UTP tapes (C, O), so each condition maps to the tapes on which the rule holds;
+    no tapes means all.
 
-    `trades` names the channel of trades, `midpoints` that of quotes whose midpoints move prices too, as the
-    service has it for crypto: such a bar needs no trade. `corrections` and `cancels` name the channels that
-    amend trades.
+    `trades` names the channel of trades. `midpoints` names the channel of quotes whose midpoints set prices
+    too, as for crypto; such a bar needs no trade. `corrections` and `cancels` name the channels that amend
+    trades.
     """
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     volume: Kind = Kind.INT
     has_condition_list: bool = False
-    """Whether a trade has a list of conditions, and not one."""
+    """Whether a trade has a list of conditions; otherwise it has one."""
     trades: str = "trades"
     midpoints: str = ""
     corrections: str = ""
@@ -255,11 +254,11 @@ class BarRules:
 
     @property
     def sources(self) -> tuple[str, str, str, str]:
-        """The channels that bars are made of; empty where there is none."""
+        """The names of the channels that bars are made of; empty if there is none."""
         return self.trades, self.midpoints, self.corrections, self.cancels
 
     def counts(self, conditions: Iterable[str], tape: str) -> tuple[bool, bool]:
-        """Whether a trade with these conditions counts in prices, and in volume."""
+        """Return whether a trade with these conditions counts in prices, and in volume."""
         price = volume = True
         for condition in conditions:
             for table, is_excluded in ((self.volume_only, False), (self.excluded, True)):
@@ -272,38 +271,38 @@ class BarRules:
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """Everything mdstream knows about one stream type."""
+    """The declaration of one stream."""
 
     name: str
     channels: tuple[Channel, ...]
     feeds: Mapping[str, str]
-    """Feed → WebSocket path."""
+    """The service's data feeds → WebSocket path."""
     default_feed: str
     codec: str
-    """`json` or `msgpack`: what is asked for unless the configuration says otherwise."""
+    """`json` or `msgpack`: the codec unless the settings say otherwise."""
     codecs: tuple[str, ...]
     symbols: tuple[str, ...]
-    """What is followed unless the configuration names symbols."""
+    """The subscribed symbols unless the settings name others."""
     fetch: Fetch
     mute_after_s: Mapping[str, float]
-    """Subscription → seconds of silence, while its market is open, after which a socket is dead."""
+    """Subscription → seconds of silence after which a socket counts as dead while its market is open."""
     always_open: bool
-    """Whether this market trades around the clock."""
+    """Whether this market never closes."""
     is_default: bool = True
-    """Whether a run serves this stream without being asked to."""
+    """Whether a run serves this stream by default."""
     bar_rules: BarRules | None = None
     latest: tuple[Aspect, ...] = ()
-    """What `<stream>.latest` shows of each symbol."""
+    """The values that `<stream>.latest` has of each symbol."""
     added_by_server: Mapping[str, str] = field(default_factory=dict)
-    """Subscription the server adds by itself → the one it comes along with."""
+    """Subscription that the server adds by itself → the subscription that it comes with."""
     history: tuple[History, ...] = ()
-    """Channels whose past can be fetched."""
+    """Channels whose history can be fetched."""
     chain: Chain | None = None
-    """Set where symbols are contracts, which their underlyings list."""
+    """Set if symbols are contracts, which are listed by underlying."""
     asset_classes: tuple[str, ...] = ()
-    """The classes under which the account API lists the symbols; empty: it does not."""
+    """The classes under which the account API lists the symbols; empty: it does not list them."""
     instrument: str = ""
-    """What one symbol is: `equity`, `option_contract` or `currency_pair`; empty: none of these."""
+    """Type of a symbol: `equity`, `option_contract` or `currency_pair`; empty: another one."""
     no_wildcard: tuple[str, ...] = ()
     """Subscriptions for which the service does not accept `*`."""
 
@@ -318,23 +317,23 @@ class StreamSpec:
 
     @cached_property
     def row_channels(self) -> dict[str, Channel]:
-        """By name, the channels with a frame of rows: those of the wire, and bars that are built here."""
+        """Name → channel with a frame of rows: the declared channels, and bars that the feed builds."""
         return {c.name: c for c in (*self.channels, *self.built_bars)}
 
     @cached_property
     def received_channels(self) -> tuple[Channel, ...]:
-        """The channels with a frame of what the service sends: those of the wire, and the state."""
+        """The channels with a frame of what a run receives: those with wire types, and snapshots."""
         return tuple(c for c in self.channels if c.types or c.name == STATE)
 
     @cached_property
     def latest_channel(self) -> Channel:
-        """The keyed frame of last values: a row a symbol."""
+        """The channel of the keyed frame of last values: one row for each symbol."""
         columns = [column for aspect in self.latest for column in aspect.columns]
         return Channel("latest", (SYMBOL, *columns, _VERSION))
 
     @cached_property
     def built_bars(self) -> tuple[Channel, ...]:
-        """The channels of bars that are built here from trades."""
+        """The channels of bars that the feed builds from trades."""
         if self.bar_rules is None:
             return ()
         columns = _built_bars(self.bar_rules.volume)
@@ -342,13 +341,13 @@ class StreamSpec:
 
     @cached_property
     def subscriptions(self) -> tuple[str, ...]:
-        """Every subscription a client may ask for, in the service's order."""
+        """Every subscription that a client may request, in the service's order."""
         names = [s for c in self.channels for s in c.subscriptions]
         return tuple(n for n in names if n not in self.added_by_server)
 
     @cached_property
     def dictionaries(self) -> tuple[str, ...]:
-        """Every dictionary the stream's frames use, in order of first use."""
+        """Every dictionary of the stream's frames, in order of first use."""
         seen = {
             column.dictionary: None
             for channel in self.channels
@@ -361,27 +360,27 @@ class StreamSpec:
 
     @property
     def state_kind(self) -> PayloadKind:
-        """What bodies with the state of symbols are."""
+        """The kind of bodies with the state of symbols."""
         return PayloadKind.LISTED if self.fetch.listed else PayloadKind.SNAPSHOTS
 
     def kind_of(self, history: History) -> PayloadKind:
-        """What the pages of a history are."""
+        """Return the kind of the pages of a history."""
         return self.state_kind if history.rows == STATE else PayloadKind[history.channel.upper()]
 
     def member_of(self, kind: PayloadKind) -> str:
-        """The member that holds the records in bodies of `kind`."""
+        """Return the member that holds the records in bodies of `kind`."""
         return self.fetch.member if kind is self.state_kind else kind.name.lower()
 
     def channel_of(self, kind: PayloadKind) -> Channel | None:
-        """The channel whose rows the records in bodies of `kind` become; None if the stream has none."""
+        """Return the channel of the records in bodies of `kind`; None if the stream has none."""
         return self.by_name.get(STATE if kind is self.state_kind else kind.name.lower())
 
 
 def join_conditions(codes: list[str]) -> str:
-    """Condition codes as one text, without loss: `["@", "F", "T"]` → `@FT`.
+    """Join condition codes to one text, without loss: `["@", "F", "T"]` → `@FT`.
 
-    One-character codes, which all of today's are, are written side by side. A list with any other
-    code becomes a JSON array, which `split_conditions` recognises by its opening bracket.
+    Codes of one character, as all are today, are concatenated. A list with any other code becomes a JSON
+    array, which `split_conditions` recognises by its opening bracket.
     """
     if all(len(code) == 1 for code in codes) and (not codes or codes[0] != "["):
         return "".join(codes)
@@ -389,7 +388,7 @@ def join_conditions(codes: list[str]) -> str:
 
 
 def split_conditions(text: str) -> list[str]:
-    """The codes that `join_conditions` joined."""
+    """Return the codes that `join_conditions` joined."""
     if not text.startswith("["):
         return list(text)
     codes: list[str] = orjson.loads(text)

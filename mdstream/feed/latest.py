@@ -1,9 +1,9 @@
 """The last values of each symbol: `<stream>.latest`, updated from the rows that workers selected.
 
 For each batch a worker reports which rows are the newest of their symbol (`workers.aggregation.latest`).
-The stream's declaration says which columns of the frame they update: its aspects. An aspect is replaced as
-a whole, unless the frame has a newer one. So the order of batches decides between two of the same time, and
-a batch that is committed twice changes nothing the second time.
+The aspects in the stream's declaration say which columns of the frame they update. An aspect is replaced as
+a whole, unless the frame has a newer one. If both have the same time, the later batch wins. A batch that is
+committed twice changes nothing the second time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mdstream.handoff.columns import ColumnData, take_rows
 from mdstream.streams.spec import STATE, Channel, StreamSpec
 
 _AspectSource = tuple[list[tuple[int, int]], int | None]
-"""One aspect: pairs of a frame's column and a channel's, and the frame's column of the aspect's time, if it
-has one of its own."""
+"""The source of an aspect: pairs of frame column and channel column; the frame column with the aspect's
+time, if it has one."""
 
 
 class Latest:
@@ -40,7 +40,7 @@ class Latest:
                 self._aspects.setdefault(name, []).append((moved, at.get(aspect.time)))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
-        """Take the rows `newest` of a channel, one a symbol at most. Raises `NoSpaceError` as frames do."""
+        """Take the rows `newest` of a channel, at most one for each symbol. Raises `NoSpaceError`."""
         rows = columns[0].values[newest].astype(np.int64)
         for moved, time in self._aspects[channel.name]:
             data = [(to, take_rows(columns[source], newest)) for to, source in moved]

@@ -6,12 +6,12 @@
 
 1. `offer` copies a payload into the slab of the batch that is being filled. While no slab is free it
    refuses, and `put` waits: the socket is not read, and TCP holds the server back.
-2. A batch is sealed and submitted as soon as a worker is free for it, and grows while none is. So a quiet
-   stream has single payloads in its batches and the least delay, a busy one has full slabs.
+2. A batch grows until a worker is free; then it is sealed and submitted. So a quiet stream has batches of
+   single payloads and the least delay, a busy one has full slabs.
 3. Results are committed in the order of the stream, whichever worker is done first. Then the slab is free.
-4. Where shared memory has no room for a slab or for rows, idle slabs are removed, and what cannot go on
-   waits and tries again; the stream fails when that has lasted `FULL_S`.
-5. A batch that breaks its worker twice is given up, and kept with the rejects.
+4. If shared memory has no room for a slab or for rows, idle slabs are removed, and batches without room
+   wait and are retried. The stream fails when that has lasted `FULL_S`.
+5. A batch that breaks its worker twice is quarantined: it is kept with the rejects.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _GIVEN_UP = BodyContents(frozenset(), {}, "", "it broke the decoder; kept with t
 
 @dataclass(slots=True)
 class _Batch:
-    """A slab on its way, and who waits for its payloads."""
+    """A slab from filling to commit, and the callers waiting for its REST bodies."""
 
     slab: Slab
     sequence: int
@@ -63,7 +63,7 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Received:
-    """What came from the stream since the run began."""
+    """Counts of what the stream received since the run began."""
 
     payloads: int
     bytes: int
@@ -73,25 +73,25 @@ class Pipeline:
     """The hand-off of one feed. Used only in the feed's event loop."""
 
     failed: asyncio.Future[None]
-    """Has the error that the stream failed with; nothing moves then."""
+    """Done with the error once the stream has failed; no batch is submitted or committed afterwards."""
 
     # Written by the pipeline alone. Batches, in the order of their sequence:
     _filling: _Batch | None
     _sealed: deque[_Batch]
-    """Those that wait for a worker."""
+    """Batches that wait for a worker."""
     _working: deque[_Batch]
-    """Those that are with the workers."""
+    """Batches that workers have."""
     _next_sequence: int
     _is_gap_due: bool
-    """Whether the connection was lost, and no batch says so yet."""
+    """Whether the connection was lost, and no batch has a gap marker for it yet."""
     _received: _Received
-    # What is waiting:
+    # Wake-ups and idle state:
     _dispatch_due: bool
-    """Whether `_seal_and_dispatch` will be called soon."""
+    """Whether a call of `_seal_and_dispatch` is scheduled."""
     _has_room: asyncio.Event
-    """Set when a slab may be had again."""
+    """Set when a slab may be available again."""
     _is_idle: asyncio.Event
-    """Set while nothing is under way."""
+    """Set while there are no batches."""
     _shortages: Shortages
 
     def __init__(
@@ -131,7 +131,7 @@ class Pipeline:
 
     @property
     def has_backlog(self) -> bool:
-        """Whether payloads that came a while ago are not in the frames yet."""
+        """Whether payloads that were received a while ago are not in the frames yet."""
         working = self._working
         return bool(self._sealed or (working and time.time_ns() - working[0].submit_ns > _LATE_NS))
 
@@ -175,7 +175,7 @@ class Pipeline:
     async def put_body(
         self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression = Compression.PLAIN
     ) -> BodyContents:
-        """Take a REST body; return what it held once its rows are in the frames."""
+        """Take a REST body; return its contents once its rows are in the frames."""
         decompressed = decompressed_size(body, compression)
         while True:
             batch = self._filling
@@ -192,13 +192,13 @@ class Pipeline:
         return await future
 
     def mark_gap(self) -> None:
-        """Note that the connection was lost: the next payload does not follow upon the last one."""
+        """Note that the connection was lost: data is missing before the next payload."""
         self._is_gap_due = True
         if self._filling is not None:
             self._write_gap_marker(self._filling)
 
     def mark_tick(self) -> None:
-        """Close bars by the clock when no later trade has closed them."""
+        """Close bars by the clock if no later trade closes them."""
         if self._committer.bars_wait:
             batch = self._filling or self._begin(len(Mark.TICK))
             if batch is not None and batch.slab.fits(len(Mark.TICK)):
@@ -206,19 +206,19 @@ class Pipeline:
                 self._dispatch_soon()
 
     async def drain(self) -> None:
-        """Submit what is there, and wait until all of it is committed."""
+        """Submit all payloads, and wait until they are committed."""
         self._seal()
         self._dispatch()
         await self._is_idle.wait()
 
     async def close(self) -> None:
-        """Remove the slabs, and end the journal: nothing more will come."""
+        """Remove the slabs, and end the journal. No payload may follow."""
         self._slabs.close()
         if self._journal is not None:
             await self._journal.close()
 
     def heartbeat(self) -> None:
-        """Publish gauges and telemetry; to be called a few times a second."""
+        """Publish gauges and telemetry; call it a few times a second."""
         state = self._committer.state
         self._publish_counts()
         state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
@@ -233,7 +233,7 @@ class Pipeline:
     # -- the batch being filled
 
     def _begin(self, length: int) -> _Batch | None:
-        """Begin a batch with room for `length` bytes at least; None while no slab can be had."""
+        """Begin a batch with room for at least `length` bytes; None while no slab is available."""
         self._seal()
         try:
             slab = self._slabs.take(length + len(Mark.GAP) * self._is_gap_due)
@@ -259,7 +259,7 @@ class Pipeline:
             self._is_gap_due = False
 
     def _dispatch_soon(self) -> None:
-        """Look for a free worker once the payloads that came together are all in the slab."""
+        """Dispatch once all payloads that arrived together are in the slab."""
         self._dispatch_due = True
         loop = asyncio.get_running_loop()
         if self._config.linger_ms:
@@ -279,7 +279,7 @@ class Pipeline:
             batch.slab.seal()
             self._sealed.append(batch)
 
-    # -- to the workers: one ticket more than they are
+    # -- to the workers: at most pool.size + 1 tickets out
 
     def _dispatch(self) -> None:
         while self._sealed and len(self._working) <= self._pool.size:
@@ -302,7 +302,7 @@ class Pipeline:
     # -- commit, in order
 
     def _commit_ready(self) -> None:
-        """Commit the batches that are done, as far as those before them are and memory has room."""
+        """Commit the finished batches in order, as far as memory has room."""
         while self._working and self._working[0].result is not None and not self.failed.done():
             batch = self._working[0]
             if not self._try_commit(batch):
@@ -312,7 +312,7 @@ class Pipeline:
             self._slabs.release(batch.slab)
             self._has_room.set()
         if self._dispatch_due:
-            self._dispatch()  # the linger of the batch being filled is not over
+            self._dispatch()  # the filling batch may still linger; do not seal it
         else:
             self._seal_and_dispatch()
         if not self._working and not self._sealed and self._filling is None:
@@ -320,10 +320,10 @@ class Pipeline:
             self._is_idle.set()
 
     def _try_commit(self, batch: _Batch) -> bool:
-        """Commit a batch; False if it is to be decoded again, waits for memory, or failed the stream."""
+        """Commit a batch; False if it is decoded again, waits for memory, or failed the stream."""
         result = batch.result
-        if isinstance(result, NoSpaceError):  # the worker's: the result is larger than its slab
-            batch.result = None  # `_commit_ready` is called by others, too
+        if isinstance(result, NoSpaceError):  # from the worker: the result did not fit into its slab
+            batch.result = None  # so that `_commit_ready` does not see it again
             self._committer.evict()
             self._wait_for_memory("rows", result, partial(self._submit, batch))
             return False
@@ -344,7 +344,7 @@ class Pipeline:
     def _commit(self, batch: _Batch) -> None:
         result = batch.result
         if isinstance(result, SharedMemoryError | NoWorkersError):
-            raise result  # not the batch's fault: it stays in its slab
+            raise result  # the batch is not at fault: it stays in its slab
         if self._journal is not None:
             self._journal.write(batch.slab, batch.sequence)
         if isinstance(result, Receipt):
@@ -354,7 +354,7 @@ class Pipeline:
             self._give_up(batch, result)
 
     def _answer(self, batch: _Batch, receipt: Receipt) -> None:
-        """Pass on what a committed batch held besides rows."""
+        """Pass on everything of a committed batch but its rows."""
         if receipt.fault:
             log.error("batch %d: kernels failed, its payloads fell back: %s", batch.sequence, receipt.fault)
         if receipt.control:
@@ -380,7 +380,7 @@ class Pipeline:
         await self._has_room.wait()
 
     def _wait_for_memory(self, what: str, error: NoSpaceError, again: Callable[[], None]) -> None:
-        """Call `again` once an idle slab is removed, or in a moment; fail if the shortage lasts."""
+        """Evict an idle slab and call `again`, or call it in a moment; fail if the shortage lasts."""
         now = time.monotonic()
         if self._shortages.begin(what, now):
             log.warning("%s; waiting up to %.0f s for room", error, FULL_S)

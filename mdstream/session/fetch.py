@@ -1,12 +1,12 @@
 """Fetch the state of all symbols concurrently: one cycle over REST.
 
-    symbols ─► groups, as few as the budget demands ─► all requested at once ─► bodies to the pipeline
+    symbols ─► as many groups as the budget allows ─► all requested at once ─► bodies to the pipeline
                     ▲                                        │
                     └── bisected when the service refuses ◄──┘
 
-A group is one symbol while the budget allows that; so one symbol's failure is one result, with its
-reason, and touches no other. A larger group that is refused because of one symbol is asked again
-without it, or in halves where the service does not name it.
+A group is one symbol while the budget allows that, so a failure affects one symbol only. A larger group
+that is refused because of one symbol is requested again without it, or in halves if the service does not
+name it.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Cycle:
 
     @property
     def duration_s(self) -> float:
-        """How long all symbols of the stream took, from the first request to the last commit."""
+        """Seconds from the first request to the last commit, for all symbols of the stream."""
         return (self.ended_ns - self.started_ns) / 1e9
 
 
 def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]:
-    """Cut `symbols` into as many groups as `allowed` requests permit, none above `largest` symbols.
+    """Cut `symbols` into at most `allowed` groups, if that is possible with `largest` symbols in a group.
 
-    While there are enough requests, a group is one symbol. Where even full groups need more requests
-    than allowed, the rest goes out later, as the budget refills.
+    If there are enough requests, a group is one symbol. If even the largest groups need more requests than
+    allowed, the rest waits until the budget refills.
     """
     size = min(largest, max(1, math.ceil(len(symbols) / max(1, allowed))))
     groups: list[list[str]] = []
@@ -75,7 +75,7 @@ def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]
 
 
 class Fetcher:
-    """Runs cycles for one stream. `on_chain` gets the contracts of each chain as soon as it is fetched."""
+    """Runs cycles for one stream. `on_chain` is called with the contracts of each fetched chain."""
 
     def __init__(
         self,
@@ -94,10 +94,10 @@ class Fetcher:
         self._on_chain = on_chain
         self._since = ""
         self.current = Cycle()
-        """The cycle under way with its results so far, or the last one."""
+        """The running cycle with its results so far, or the last one."""
 
     async def cycle(self, symbols: Sequence[str]) -> Cycle:
-        """Fetch every one of `symbols`, all at once. Never raises for a symbol; its reason is recorded."""
+        """Fetch all of `symbols` at once. An error of a symbol is not raised but recorded."""
         result = self.current = Cycle(started_ns=time.time_ns())
         since, requests = self._since, self._client.requests
         begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -114,8 +114,8 @@ class Fetcher:
                 for members in groups:
                     tasks.create_task(self._group(members, since, result))
         except* SharedMemoryError as errors:
-            raise first_error(errors) from None  # no symbol is at fault: no data has room
-        if result.ok:  # else the next cycle asks for this time, too
+            raise first_error(errors) from None  # no symbol is at fault: there is no room for data
+        if result.ok:  # if nothing succeeded, the next cycle covers this interval again
             self._since = begun
         result.requests = self._client.requests - requests
         result.ended_ns = time.time_ns()
@@ -123,7 +123,7 @@ class Fetcher:
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
         fetch = self._spec.fetch
-        # The first cycle of a stream of events takes the newest page only: backfills bring the past.
+        # The first cycle of a stream of events takes the newest page only: backfills fetch the past.
         only_first = bool(fetch.since_parameter) and not since
         try:
             request = state_request(fetch, self._stream.feed, symbols, since)
@@ -140,7 +140,7 @@ class Fetcher:
         except MdstreamError as error:
             self._fail(symbols, str(error), result)
         else:
-            # With `since`, a symbol without anything new is not in the answer, and has not failed.
+            # With `since`, the answer lacks symbols without anything new; these have not failed.
             absence_is_ok = bool(fetch.since_parameter) and not refused
             for symbol in symbols:
                 if symbol in found or absence_is_ok:
@@ -173,9 +173,9 @@ class Fetcher:
     async def _fetch(
         self, request: PageRequest, only_first: bool = False
     ) -> tuple[set[str], dict[str, str]]:
-        """Fetch all pages of a request and hand them on as they come.
+        """Fetch all pages of a request and commit each as it arrives.
 
-        Return the symbols that had data, and those whose data was of no use, with the reason.
+        Return the symbols that had data, and the symbols with unusable data, with the reason.
         """
         symbols: set[str] = set()
         refused: dict[str, str] = {}
@@ -214,7 +214,7 @@ def _reason_for_nothing(symbol: str, found: set[str], refused: dict[str, str]) -
 
 
 def _without_culprit(symbols: list[str], reason: str) -> list[list[str]]:
-    """Cut a refused group so that the symbol at fault is alone in the end."""
+    """Cut a refused group so that repeated cuts isolate the symbol at fault."""
     named = [s for s in symbols if reason.endswith(f": {s}")]
     if len(named) == 1:
         return [named, [s for s in symbols if s != named[0]]]

@@ -2,15 +2,14 @@
 
     take(length) ─► fill ─► decode ─► commit ─► release(slab) ─┐
         ▲                                                      │
-        └────────── free slabs, the last used one first ◄──────┘
+        └────────── free slabs, most recently used first ◄─────┘
 
 1. There are never more than `bound` slabs. When all are in use, `take` returns None: a stall.
-2. A payload that is larger than the usual slab gets its own, which is removed when it is released.
+2. A payload that is larger than the usual slab gets a slab of its own, which `release` removes.
 3. `trim` removes slabs that were idle for `IDLE_S`; `evict` removes one when its memory is needed.
 4. If the file system has no room for another slab, `take` uses only those that exist.
 
-Pure functions decide, and the class acts. A slab is known by its path, and the pool by its folder: nothing
-here depends on the kind of memory.
+`choose` and `count_idle` decide; `SlabPool` acts. Slabs are plain files: any file system will do.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def choose(fits_usual_size: bool, existing: int, free: int, bound: int) -> TakeM
 
 
 def count_idle(least_free: int) -> int:
-    """Return how many slabs to remove if at least `least_free` were free all the time: all but one."""
+    """Return how many of `least_free` slabs to remove: all but one, kept as a spare."""
     return max(0, least_free - 1)
 
 
@@ -74,17 +73,17 @@ def count_idle(least_free: int) -> int:
 class SlabPool:
     """The slabs of `stream` in `folder`: at most `bound`, each with room for `capacity` bytes.
 
-    `stalls` is the number that a predecessor counted.
+    `stalls` is the count of a killed predecessor.
     """
 
     # Written by the pool alone.
     _free: list[Slab]
-    """The last used one is last: it is still in the processor's cache."""
+    """The most recently used one is last: it is still in the processor's cache."""
     _existing: int
     _number: int
     """The number in the name of the next slab."""
     _least_free: int
-    """The least number of free slabs since `_trimmed_at`."""
+    """The smallest number of free slabs since `_trimmed_at`."""
     _trimmed_at: float
     """In seconds of a monotonic clock."""
     _created: int
@@ -181,7 +180,7 @@ class SlabPool:
         )
 
     def _stall(self) -> None:
-        """Count a stall, but once until a slab is available again."""
+        """Count a stall once for each shortage."""
         self._stalls += not self._is_stalled
         self._is_stalled = True
 

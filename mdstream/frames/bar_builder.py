@@ -44,7 +44,7 @@ class BarBuilder(Protocol):
         """
 
     def mark_lost_batch(self, recv_ns: int) -> None:
-        """Note that data is missing at this place of the stream, at `recv_ns`."""
+        """Note that a batch is missing from the stream here, at `recv_ns`."""
 
     def finish(self) -> Published:
         """Return the rows of all open bars: the stream has ended."""

@@ -1,13 +1,13 @@
-"""What moves the bars of a batch: trades, and their amendments, folded to partials by Alpaca's rules.
+"""Fold the trades of a batch, and their amendments, to partials by Alpaca's rules.
 
-A *partial* is consecutive trades of one symbol within one second. A new partial begins with every change of
-second, also a change back (a late trade). All partials end when the stream as a whole reaches a new second,
-and at a correction, a cancel or a gap marker. So the feed, which joins the partials of successive batches
+A *partial* is consecutive trades of one symbol within one second. A new partial begins whenever the second
+changes, forwards or backwards. All partials end when the stream as a whole reaches a new second, and at a
+correction, a cancel or a gap marker. So the feed, which joins the partials of successive batches
 (`aggregation.bars`), gets the same bars wherever a batch ended.
 
-Sums of floats depend on the order of addition, and partials are cut differently each time. Each sum is
-therefore kept as an unevaluated pair (Knuth's two-sum: the rounded sum and the rounding error), good to
-some 100 bits. It is rounded once, in the finished bar.
+Sums of floats depend on the order of addition, and partials are cut differently each time. So each sum is
+kept as an unevaluated pair (Knuth's two-sum: the rounded sum and the rounding error), accurate to some 100
+bits. It is rounded once, in the finished bar.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workers.kernels import partials
 
 _UNKNOWN = 255
 _MOST = 1 << 10
-"""Codes of conditions, and of tapes, whose effect is remembered."""
+"""Number of codes of conditions for which effects are cached."""
 
 
 class Effect(IntEnum):
@@ -39,20 +39,20 @@ class Effect(IntEnum):
     """Counts in volume and trade count only."""
     ALL = partials.ALL
     MIDPOINT = partials.MIDPOINT
-    """A quote, not a trade: its midpoint moves prices."""
+    """A quote, not a trade: its midpoint sets prices."""
 
 
 class Effects:
-    """Looks up the effect of trades by their conditions and tapes; remembers every answer."""
+    """Looks up the effect of trades by their conditions and tapes, with a cache."""
 
-    # The mutable state: the answers, by code of conditions + 1 and code of tape + 1; 0 is none.
+    # The mutable state: the cache, indexed by code + 1 of conditions and tape; index 0 means no code.
 
     def __init__(self, rules: BarRules) -> None:
         self._rules = rules
         self._known: npt.NDArray[np.uint8] = np.full((_MOST, 16), _UNKNOWN, np.uint8)
 
     def of(self, conditions: Any, tape: str | None) -> Effect:
-        """Return the effect of a trade with `conditions` (a list, or one as text) on `tape`."""
+        """Return the effect of a trade with `conditions` (a list, or one text) on `tape`."""
         price, volume = self._rules.counts(conditions or (), tape or "")
         return Effect.ALL if price else Effect.VOLUME if volume else Effect.NOTHING
 
@@ -100,7 +100,7 @@ def _codes_plus_one(data: ColumnData) -> npt.NDArray[np.int64]:
 
 
 class Events(NamedTuple):
-    """Everything that moves bars, in the order in which it came: one array per field."""
+    """Events that change bars, in the order of receipt: one array per field."""
 
     symbols: npt.NDArray[np.uint32]
     times: npt.NDArray[np.int64]
@@ -111,14 +111,14 @@ class Events(NamedTuple):
 
     @classmethod
     def without_price(cls, effect: int, symbols: Any, received: Any) -> Events:
-        """Return events that move no price."""
+        """Return events that set no price."""
         rows = len(received)
         return cls(
             symbols, received, np.zeros(rows), np.zeros(rows), np.full(rows, effect, np.uint8), received
         )
 
     def put(self, index: int, price: float, size: float, effect: int) -> None:
-        """Make a trade count as another one."""
+        """Replace a trade's price, size and effect."""
         self.prices[index], self.sizes[index], self.effects[index] = price, size, effect
 
 
@@ -178,14 +178,14 @@ def fold(events: Events) -> npt.NDArray[np.void]:
 
 
 def _plain(array: Any) -> Any:
-    """Return an array of one kind: for any other kind the kernel would be compiled again."""
+    """Return an array that is contiguous and writable; other layouts trigger a recompile."""
     return np.require(array, requirements=("C", "W"))
 
 
 def events_of_trades(
     channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
 ) -> Events:
-    """Return trades as events; those without price or size move nothing."""
+    """Return trades as events; trades without price or size have no effect."""
     symbols, times, prices, sizes, received = _pick(
         channel, columns, "symbol", "ts", "price", "size", "recv_ts"
     )

@@ -1,13 +1,14 @@
-"""Bars of every interval, joined from the partials of successive batches, in the feed's process.
+"""Bars of every interval, joined from the partials of successive batches.
 
-    partials ─► join: one bar per symbol and interval ─► published when the clock passed its end ─► rows
+Runs in the feed, although it is in workers/, because it uses compiled kernels.
+
+    partials ─► join: one bar per symbol and interval ─► published when the clock passes its end ─► rows
               ▲                                            ▲
               └──── rebuilt from the trades frame ─────────┘ after a correction or cancel
 
 A bar is published when a trade of any symbol, or the clock if nothing trades, shows that its time is over.
-A late trade, a correction or a cancel revises it: another row follows, for bars of seconds with the next
-second, for bars of minutes with the next half minute, as the service does. All of this depends on the order
-of what came, never on how it was cut into batches.
+A late trade, a correction or a cancel revises it. It is published again: seconds at the next second,
+minutes at the next half minute, as the service does. The result depends only on the order of the payloads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from workers.aggregation.interval_bars import IntervalBars
 from workers.kernels import bar_table as kernels
 
 _ID_COLUMNS = 3
-"""Columns of a trade's identity that number it: symbol, exchange, id."""
+"""The first columns of a trade's identity: symbol, exchange, id."""
 _MOST_AMENDED = 100_000
 _MOST_BUILT = 200_000
 """Number of trades whose bars are rebuilt in one go, which takes some 30 ms."""
@@ -51,8 +52,8 @@ class _Amended:
 class Bars:
     """The `BarBuilder` of one stream."""
 
-    # Mutable state: `_intervals` and their bars; `_amended`, the value of amended trades by row;
-    # `_renumbered`, the rows of trades whose id a correction changed; `unmatched`, a counter.
+    # Mutable state: `_intervals` and their bars; `_amended`, row → value of an amended trade;
+    # `_renumbered`, identity → row of a trade whose id a correction changed; `unmatched`, a counter.
 
     def __init__(self, spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> None:
         assert spec.bar_rules is not None
@@ -68,7 +69,7 @@ class Bars:
         self._renumbered: dict[tuple[Any, ...], int] = {}
         trades = spec.by_name[spec.bar_rules.trades]
         self._matching_columns = [name for name in trades.identity if name != trades.time]
-        """Columns of a trade's identity that its amendments repeat, in the order of `kernels.find`."""
+        """Columns that match an amendment to its trade, in the order of `kernels.find`."""
 
     @property
     def is_open(self) -> bool:
@@ -103,7 +104,7 @@ class Bars:
         for kind, values in sorted(found, key=lambda each: each[1]["recv_ts"]):
             self._apply(kind, values, trades)
         for series in self._intervals:
-            while len(series.stale()):  # otherwise it is unknown whether they are as they were published
+            while len(series.stale()):  # rebuild all first: only then compare them with published rows
                 self._build(series, trades)
             series.see_published()
         self._drain()
@@ -166,11 +167,10 @@ class Bars:
             series.touch(values["symbol"], ts, values["recv_ts"])
 
     def _find(self, wanted: Sequence[Any], stop: int) -> tuple[int, int] | None:
-        """Return the row and time of the trade that an amendment means; None if it is no longer kept.
+        """Return the row and time of the trade that an amendment names; None if it is no longer kept.
 
-        `wanted` are the values that the amendment repeats. Of several trades with one id, price and size
-        identify the right one. If none has these, it is the last trade with that id, because it may have
-        been amended before.
+        `wanted` has the values of `_matching_columns`. If several trades share the id, match price and size
+        too; else take the latest, which may have been amended.
         """
         number, tie_break = wanted[:_ID_COLUMNS], wanted[_ID_COLUMNS:]
         if None in number:
@@ -196,17 +196,17 @@ class Bars:
         return self._effects.of_codes(trades, conditions, tape, self._text)
 
     def _forget_amended(self) -> None:
-        """Bound the memory of amended trades: the oldest are dropped."""
+        """Drop the oldest amended trades if there are too many."""
         for known in (self._amended, self._renumbered):
             while len(known) >= _MOST_AMENDED:
                 del known[next(iter(known))]  # type: ignore[arg-type]
 
-    # -- bars built again
+    # -- rebuilding
 
     def _build(self, series: IntervalBars, stop: int, most: int = _MOST_BUILT) -> None:
-        """Rebuild bars that amendments touched, from the trades below row `stop`.
+        """Rebuild bars with amended trades from the trades below row `stop`.
 
-        Only the first bars that have `most` trades together are rebuilt; the others wait for the next time.
+        At most about `most` trades are read; the other bars wait for the next call.
         """
         slots = series.stale()
         if len(slots) and self._trades.first_row:
@@ -224,14 +224,14 @@ class Bars:
         series.build(slots, self._fold_trades(symbols, span, stop))
 
     def _oldest_kept(self, stop: int) -> int:
-        """Return the time of the oldest trade that is kept. Older bars lack some of their trades."""
+        """Return the time of the oldest kept trade. Older bars lack some of their trades."""
         views: dict[str, ColumnView] = {}
         for _, _, views in self._trades.newest_first(stop):  # noqa: B007
             pass
         return int(views["ts"].values[0])
 
     def _fold_trades(self, symbols: Array, span: tuple[int, int], stop: int) -> Array:
-        """Return the partials of some symbols' trades in a span of time, as they count now."""
+        """Return the partials of some symbols' trades in a time span, with amendments applied."""
         wanted = np.zeros(int(symbols.max()) + 1, np.bool_)
         wanted[symbols] = True
         numbers, pieces = [], []

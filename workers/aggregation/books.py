@@ -12,9 +12,9 @@ from workers.kernels.levels import net
 
 
 def net_rows(channel: Channel, columns: Sequence[ColumnData]) -> list[ColumnData]:
-    """Return the rows of a batch that still count, as columns of the channel.
+    """Return the rows of a batch that no later row replaces, as columns of the channel.
 
-    `reset` marks each row whose symbol was reset in the batch. A symbol that was reset and has no level
+    `reset` marks each row of a symbol that was reset in the batch. A symbol that was reset and has no level
     left has one row without a level. `ts` and `recv_ts` are those of the symbol's last row.
     """
     at = channel.at

@@ -1,6 +1,6 @@
-"""Bars of one interval: the table of bars that can still change, and the rows that they become.
+"""Bars of one interval: the table of bars that can still change, and the rows to publish.
 
-`aggregation.bars` joins the partials of batches to it; the kernels are in `kernels.bar_table`.
+`aggregation.bars` adds the partials of batches; the kernels are in `kernels.bar_table`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workers.kernels.partials import SECOND
 
 MINUTE = 60 * SECOND
 _KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
-"""Bar length → how late a trade may still revise the bar."""
+"""Bar length → how late a trade may be and still revise the bar."""
 _EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
 """Bar length → how often bars that are over and have changed are published."""
 _START = 1024
@@ -30,13 +30,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _LastRow:
-    """A bar as it was published; `values` are those of `_SAYS`."""
+    """The last published row of a bar; `values` are those of `_SAYS`."""
 
     complete: bool
     values: tuple[float, ...]
 
     def says(self, bar: Any) -> bool:
-        """Return whether `bar` is unchanged since it was published, except for the order of addition."""
+        """Return whether `bar` equals its published row, except for rounding."""
         trades, *prices, volume = self.values
         now = (bar["open"], bar["high"], bar["low"], bar["close"])
         return bool(
@@ -50,7 +50,7 @@ _SAYS = ("trade_count", "open", "high", "low", "close", "volume")
 
 
 def _values(view: ColumnView, rows: npt.NDArray[np.int64]) -> list[float]:
-    """Return the values of a column, NaN where they are null."""
+    """Return the values of a column, NaN for null."""
     values = view.values[rows].astype(np.float64)
     if len(view.validity):
         values[~view.present(rows)] = np.nan
@@ -62,7 +62,7 @@ class IntervalBars:
     """Bars of one length."""
 
     # Mutable state, all changed through the kernels: `_bars` that can still change, in no order,
-    # and `_index` of their slots; `_changed`, the list of those that changed; `head` (`kernels.bar_table`);
+    # and `_index` of their slots; `_changed`, the slots of changed bars; `head` (`kernels.bar_table`);
     # `_rows` to be published.
 
     def __init__(self, channel: Channel, frame: FrameColumns | None, midpoints: bool) -> None:
@@ -72,14 +72,14 @@ class IntervalBars:
         self.midpoints = midpoints
         self.head: npt.NDArray[np.int64] = np.zeros(kernels.HEAD_WORDS, np.int64)
         self.head[[kernels.CLOCK, kernels.SEEN]] = kernels.NEVER
-        self.head[kernels.GAP_OPEN] = 1  # nothing is known of the time before the stream
+        self.head[kernels.GAP_OPEN] = 1  # the time before the stream is unknown
         self._gaps: npt.NDArray[np.int64] = np.zeros((kernels.GAPS, 2), np.int64)
         self._gaps[0] = kernels.NEVER, -kernels.NEVER
         self._rows: Array = np.zeros(_START, kernels.ROW)
         self._make_room(np.zeros(0, kernels.BAR), _START)
 
     def join(self, partials: Array, first: int) -> int:
-        """Join partials from `first` on; return the one before which bars must be rebuilt, if any."""
+        """Join partials from `first` on; return where it stopped because bars must be rebuilt first."""
         while True:
             first = kernels.join(
                 partials,
@@ -104,7 +104,7 @@ class IntervalBars:
                 return first
 
     def touch(self, symbol: int, ts: int, recv: int) -> None:
-        """Mark the bar of this time to be rebuilt, because one of its trades was amended."""
+        """Mark the bar at this time for a rebuild, because one of its trades was amended."""
         if self.head[kernels.COUNT] >= len(self.bars):
             self._forget()
         start = ts - ts % self.interval
@@ -127,7 +127,7 @@ class IntervalBars:
     def see_published(self) -> None:
         """Restore the published, incomplete and changed flags from the bars frame.
 
-        The clock state died with the old process, so bars that it had closed by time look open otherwise.
+        The clock was lost with the killed process, so bars that it closed by time would look open.
         """
         bars = self.bars[: self.head[kernels.COUNT]]
         published = self._last_published(bars["second"].min(initial=0))
@@ -160,7 +160,7 @@ class IntervalBars:
         return np.flatnonzero(flags & kernels.STALE)
 
     def give_up(self, slots: Array) -> int:
-        """Leave bars unchanged that cannot be rebuilt; return their number."""
+        """Leave bars that cannot be rebuilt unchanged; return their number."""
         self.bars["flags"][slots] &= ~np.uint32(kernels.STALE)
         empty = slots[self.bars["trades"][slots] == 0]
         self.bars["flags"][empty] &= ~np.uint32(kernels.DIRTY)
@@ -173,7 +173,7 @@ class IntervalBars:
         kernels.build(self.interval, partials, self.bars, self.table, self.changed, slots, self.head)
 
     def drain(self) -> list[ColumnData]:
-        """Return what was published, in order and without repeats."""
+        """Return the rows to publish, in order, and remove them."""
         rows = self._rows[: self.head[kernels.OUT]]
         self.head[kernels.OUT] = 0
         rows = rows[np.lexsort((rows["symbol"], rows["ts"], rows["turn"]))]
@@ -188,7 +188,7 @@ class IntervalBars:
         return columns
 
     def finish(self) -> None:
-        """Publish everything; bars that are not over are incomplete."""
+        """Publish all bars; bars whose time is not over are incomplete."""
         self._make_rows()
         kernels.close(self.interval, self.midpoints, self.bars, self.changed, self.head, self._rows)
 
@@ -201,7 +201,7 @@ class IntervalBars:
             self._rows = rows
 
     def _forget(self) -> None:
-        """Drop the bars that nothing can change any more; if these are few, make more room."""
+        """Drop the bars that can no longer change; if these are few, make more room."""
         head, count = self.head, int(self.head[kernels.COUNT])
         bars = self.bars[:count]
         late = bars["second"] + self.interval <= head[kernels.CLOCK] - _KEPT[self.interval]

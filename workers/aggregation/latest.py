@@ -13,9 +13,7 @@ from workers.kernels.newest import newest
 
 
 def newest_rows(channel: Channel, columns: Sequence[ColumnData], time: str) -> npt.NDArray[np.int64]:
-    """Return the numbers of the rows with the latest `time` of their symbol; of two equal times, the later
-    row.
-    """
+    """Return the numbers of the rows with the latest `time` of their symbol; the last of equal times."""
     symbols, times = columns[channel.at["symbol"]].values, columns[channel.at[time]].values
     rows = len(symbols)
     places = np.empty(1 << max(4, (2 * rows).bit_length()), np.int64)

@@ -36,9 +36,9 @@ _ROWS_A_GROUP = 131_072
 
 
 class PageDecoder:
-    """Decodes pages of one stream. Its codes are private and never leave it."""
+    """Decodes pages of one stream. Nothing outside sees its codes."""
 
-    # The mutable state: the codes of texts, by dictionary, which end with the decoder.
+    # The mutable state: the codes of texts, by dictionary.
 
     def __init__(self, stream: str) -> None:
         self.spec = STREAMS[stream]
@@ -179,7 +179,7 @@ def join(ticket: JoinTicket) -> JoinReceipt:
 
 
 def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield staged files, as many together as make a row group."""
+    """Yield the rows of staged files in row groups."""
     waiting: list[pa.Table] = []
     for path in paths:
         waiting.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
@@ -198,13 +198,13 @@ def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
 
 
 def _within(table: pa.Table, times: npt.NDArray[np.int64], span: tuple[int, int]) -> pa.Table:
-    """Return a mask of the rows whose time is in the span."""
+    """Return the rows of `table` whose time is in the span."""
     inside = (times >= span[0]) & (times < span[1])
     return table if inside.all() else table.filter(pa.array(inside))
 
 
 def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """Return the codes that occur, and for each row which of them it has."""
+    """Return the codes that occur, and for each row the index of its code."""
     if len(codes) and (codes == codes[0]).all():
         return codes[:1], np.zeros(len(codes), np.int32)
     if codes.dtype != np.uint16:
@@ -232,7 +232,7 @@ def _strings(data: ColumnData, absent: Any) -> pa.Array:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write an Arrow IPC file: it exists whole or not at all."""
+    """Write an Arrow IPC file; it exists with all its rows or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:

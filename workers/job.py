@@ -2,13 +2,13 @@
 
     slab ─► decode ─► aggregate ─► result area of the same slab ─► receipt
 
-1. Map the slab (once; slabs are reused) and read which payloads it holds. 2. Decode them to columns, one
-set per channel; texts without a code get provisional ones. 3. Fold what moves bars into partials; pick the
-newest rows of each symbol. 4. Write columns and partials into the slab's result area, or into a file of
-their own if they do not fit.
-   Answer with a receipt that says where everything is.
+1. Map the slab (once; slabs are reused) and read which payloads it has.
+2. Decode them to columns for each channel; texts without a code get provisional ones.
+3. Fold trades into partials; pick the newest rows of each symbol.
+4. Write all of that into the slab's result area, or into a file of its own if it does not fit.
 
-The task may run twice (its worker died, or its feed did). It then writes the same bytes again.
+The receipt says where everything is. A task that runs twice (its worker or its feed died) writes the same
+bytes again.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ChannelColumns = list[tuple[Channel, Sequence[ColumnData]]]
 
 
 class _ResultExtents(NamedTuple):
-    """Where everything of a result is, as a receipt states it."""
+    """Places of a result's parts, as fields of a receipt."""
 
     parts: tuple[Part, ...]
     books: Part | None
@@ -65,11 +65,11 @@ class _ResultExtents(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """What a batch became: rows for frames, and what updates keyed frames and bars."""
+    """Result of a batch: rows for frames, and updates for keyed frames and bars."""
 
     frames: ChannelColumns
     books: ChannelColumns
-    """Rows of one channel, or of none."""
+    """At most one channel."""
     newest: dict[str, npt.NDArray[np.int64]]
     partials: npt.NDArray[np.void]
 
@@ -81,7 +81,7 @@ class _Result(NamedTuple):
         return columns + sum(map(array_bytes, arrays))
 
     def put(self, area: ResultArea) -> _ResultExtents | None:
-        """Put all of it into `area`; return None if there is no room."""
+        """Write it into `area`; return None if there is no room."""
         parts: list[Part] = []
         for channel, columns in self.frames + self.books:
             if (part := area.put(channel, columns)) is None:
@@ -98,7 +98,7 @@ class _Result(NamedTuple):
 
 
 class _Context:
-    """What a worker keeps between the tickets of one stream of one run."""
+    """State that a worker keeps between the tickets of one stream of one run."""
 
     def __init__(self, run: str, stream: str, kernels: bool = True) -> None:
         self.spec = STREAMS[stream]
@@ -122,7 +122,7 @@ class _Context:
         slab = self.slabs.pop(path, None)
         if slab is None:
             slab = Slab.open(Path(path))
-            # Slabs that the feed has removed keep their memory as long as they are mapped.
+            # A slab that the feed has removed keeps its memory as long as it is mapped.
             for gone in [other for other, each in self.slabs.items() if not each.path.exists()]:
                 del self.slabs[gone]
         self.slabs[path] = slab
@@ -191,11 +191,10 @@ def run(ticket: Ticket) -> Receipt:
 
 
 def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-    """Return the partials of the first `rows` rows of each channel that moves bars, as bytes of `PARTIAL`.
+    """Return the partials of the first `rows` rows of each source of bars, as bytes of `PARTIAL`.
 
-    These are trades, and quotes where midpoints count, as far as their frames still have them. A feed that
-    replaces a killed one needs them, because open bars died with it. The order of a trade and a quote of
-    one payload is lost.
+    Sources are trades, and quotes if midpoints count. Rows already dropped are missing. Used to restore
+    open bars after a kill. The order of a trade and a quote of one payload is lost.
     """
     spec = STREAMS[stream]
     if (rules := spec.bar_rules) is None:
@@ -214,7 +213,7 @@ def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
 
 
 def _read_first_rows(run: str, stream: str, channel: Channel, rows: int) -> list[ColumnData]:
-    """Return the first rows of a frame, as far as it still has them."""
+    """Return the first rows of a frame; rows already dropped are missing."""
     from mdstream.reading.reader import FrameReader
 
     _, frame = FrameReader(frame_path(Path(run), f"{stream}.{channel.name}")).read(0, rows)
@@ -251,14 +250,14 @@ def _build_result(context: _Context, decoded: Decoded, payloads: Payloads) -> _R
 
 
 def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _ResultExtents]:
-    """Put the result into the slab's own area, or into a file beside it if that is too small.
+    """Write the result into the slab's own area, or into a file beside it if that is too small.
 
-    Return the file's path, empty if there is none, and where everything is.
+    Return the file's path, empty if there is none, and the places of all parts.
     """
     if (places := result.put(area)) is not None:
         return "", places
     needed, path = result.bytes, slab.result_path
-    path.unlink(missing_ok=True)  # of a batch whose worker died
+    path.unlink(missing_ok=True)  # from a worker that died
     descriptor = create_file(path, needed, os.O_EXCL)
     try:
         places = result.put(ResultArea(memoryview(mmap.mmap(descriptor, needed))))
@@ -269,7 +268,7 @@ def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _ResultE
 
 
 def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
-    """Return how old the batch's events were when they were received, as a sparse histogram."""
+    """Return the ages of the batch's events when they were received, as a sparse histogram."""
     ages: list[Any] = []
     for name, columns in decoded.columns.items():
         channel = context.spec.by_name[name]

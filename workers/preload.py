@@ -1,8 +1,7 @@
-"""The module that a pool's fork server imports. A process that has imported it is a worker that has not
-begun.
+"""The module that a pool's fork server imports: it loads the libraries and kernels of a worker.
 
-One process loads the libraries and the kernels for all workers, and they share its memory. Nothing here may
-start a thread (Polars' allocator has one, which its fork handlers take care of).
+Workers are forked from that process and share its memory. Nothing here may start a thread (Polars'
+allocator has one, which its fork handlers take care of).
 """
 
 from __future__ import annotations

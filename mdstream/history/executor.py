@@ -3,15 +3,17 @@
 An executor on other machines (a cluster, Ray) has to provide:
 
 - The same files. Tickets name files in the store's folder: `PageTicket.path`, `JoinTicket.paths` and
-  `into`. Workers elsewhere have that folder at the same path (a shared file system), or their executor
-  copies: the staged file to here before `stage` returns, and staged files to there before a join.
-  `history.staging` counts the rows of staged files on the next run, and `history.filing` removes them.
+  `into`. Workers elsewhere have that folder at the same path (a shared file system), or the executor copies
+  staged files back before `stage` returns, and out before `join`. `history.staging` counts the rows of
+  staged files on the next run, and `history.filing` removes them.
 - Complete files. A staged file exists with all its rows or not at all (written, then renamed). The Parquet
   file of a join is on disk (fsync) before `join` returns, because its commit follows at once.
-- Nothing else. A page travels in its ticket, packed as received; a receipt is small. Tickets and receipts
-  can be pickled, contain no credential, and need no feed, run folder or earlier ticket. Each may go to any
-  worker and may run twice: the second run writes the same rows to the same file.
+- Self-contained tickets. A page is in its ticket, compressed as received; a receipt is small. Both can be
+  pickled, contain no credential, and need no feed, run folder or earlier ticket. Each may go to any worker
+  and may run twice: the second run writes the same rows to the same file.
 - The same version of mdstream on both sides, because both read the declarations in `mdstream.streams`.
+
+Only `pool/pool.py` may import `workers`. A remote task uses `WorkerPool(0)`, which works in its process.
 """
 
 from __future__ import annotations

@@ -21,14 +21,14 @@ DAY_NS = 86_400 * 1_000_000_000
 _MINUTE_NS = 60 * 1_000_000_000
 _FOREVER_NS = (1 << 63) - 1
 _ROWS_PER_SHARD = 9_000
-"""Most bars of a shard: they fit into a page."""
+"""Largest number of bars in a shard: they fit into a page."""
 
 EVERYTHING = "*"
 """Symbol of a request for the rows of all symbols at once (`History.everything`)."""
 
 
 class HistoryOptions(TypedDict, total=False):
-    """Which rows of a dataset are wanted, beside symbols and times; flags of `mdstream backfill`."""
+    """Which rows of a dataset to fetch, beside symbols and times; flags of `mdstream backfill`."""
 
     feed: Annotated[str, setting("Feed, as sip or iex; empty: the stream's own.", flag="--feed")]
     timeframe: Annotated[
@@ -78,7 +78,7 @@ class BackfillRequest:
 
     @property
     def channel(self) -> Channel:
-        """The channel whose rows the records become."""
+        """The channel of the fetched rows."""
         return self.spec.by_name[self.history.rows or self.history.channel]
 
     @property
@@ -88,7 +88,7 @@ class BackfillRequest:
 
     @property
     def variant(self) -> str:
-        """Distinguishes this data from other data of the same symbols and times."""
+        """Text that distinguishes this data from other data of the same symbols and times."""
         return "/".join(filter(None, (self.feed, self.timeframe, self.adjustment)))
 
     def partition(self, first: int) -> dict[str, str]:
@@ -172,7 +172,7 @@ def make_request(
     if first >= past:
         raise ConfigError(f"start {start} is not before end {end}")
     if first >= complete_until:
-        what = f"no bar of {kind[0]} that starts then has closed" if kind[0] else "it is not in the past"
+        what = f"the first {kind[0]} bar has not closed yet" if kind[0] else "not in the past"
         raise ConfigError(f"start {start}: {what}; give an earlier start")
     feed = options.get("feed") or stream.default_feed
     if feed not in stream.feeds:

@@ -6,8 +6,8 @@
 
 A batch is written before it is committed, so the journal has every payload whose rows are in the frames. If
 the feed is killed in between, the batch is committed again and may be in the journal twice: readers take
-each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Segments
-that will not grow any more are compressed.
+each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Finished
+segments are compressed.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def journal_path(folder: str, run: str, stream: str) -> Path:
 class JournalWriter:
     """Writes the journal of one stream of a run. Continues the journal of a killed predecessor.
 
-    Payloads that cannot be written are counted, and stop nothing: the disk may be full, or gone. Later,
-    writing resumes after the last complete record. `missed` is the number that a predecessor missed.
+    Payloads that cannot be written (the disk may be full) are counted, and the stream goes on. Later,
+    writing resumes after the last complete record. `missed` is the count of a killed predecessor.
     """
 
     # Written by this class only.
@@ -70,7 +70,7 @@ class JournalWriter:
     _size: int
     """Bytes of its complete records."""
     _full: list[Path]
-    """Segments that are to be compressed."""
+    """Segments to be compressed."""
 
     def __init__(self, folder: Path, missed: int = 0) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class JournalWriter:
         try:
             size, self._last = _scan_complete_records(self._full[-1])
         except (ConfigError, OSError) as error:
-            log.error("the journal continues in a new segment: %s", error)
+            log.error("damaged journal segment, continuing in a new one: %s", error)
             return
         if size < SEGMENT_BYTES:
             self._full.pop()
@@ -100,7 +100,7 @@ class JournalWriter:
             self._size = size
 
     def write(self, slab: Slab, sequence: int) -> None:
-        """Write a batch, unless it has been written before. If that fails, count its payloads as missed."""
+        """Write a batch unless the journal has it. If that fails, count its payloads as missed."""
         if sequence <= self._last:
             return
         head = _HEAD.pack(_MAGIC, sequence, slab.entries, slab.used, slab.data_offset)
@@ -109,7 +109,7 @@ class JournalWriter:
         except OSError as error:
             if not self.missed:
                 log.error(
-                    "cannot write the journal in %s, payloads are counted instead: %s", self.folder, error
+                    "cannot write the journal in %s, counting missed payloads: %s", self.folder, error
                 )
             self.missed += slab.entries
             return
@@ -118,12 +118,12 @@ class JournalWriter:
             self._end_segment()
 
     def take_full(self) -> list[Path]:
-        """Return the segments that are to be compressed, each once."""
+        """Return the segments to be compressed, each once."""
         full, self._full = self._full, []
         return full
 
     def close(self) -> None:
-        """End the last segment: no more batches will come."""
+        """End the last segment. No batch may follow."""
         if self._size:
             self._end_segment()
         elif self._file >= 0:
@@ -165,7 +165,7 @@ class JournalWriter:
             self._end_segment()
 
     def _end_segment(self) -> None:
-        with contextlib.suppress(OSError):  # a late error of the disk cannot be attributed to a batch
+        with contextlib.suppress(OSError):  # a late disk error cannot be attributed to a batch
             if self._file >= 0:
                 os.close(self._file)
         self._full.append(self._path)
@@ -195,7 +195,7 @@ def read_entries(folder: Path) -> Iterator[JournalEntry]:
 
 
 def compress(path: Path) -> None:
-    """Compress a segment that will not grow any more. It is safe to repeat after a kill."""
+    """Compress a finished segment. It is safe to repeat after a kill."""
     compressed = path.with_suffix(PACKED)
     partial = compressed.with_suffix(".partial")
     with (
@@ -211,7 +211,7 @@ def compress(path: Path) -> None:
 def _list_segments(folder: Path) -> list[Path]:
     """Return the segments of a journal in order.
 
-    If a segment is there in both forms, return the compressed one: it is complete.
+    If a segment exists in both forms, return the compressed one: it is complete.
     """
     paths = sorted(path for path in folder.glob("*.mdj*") if path.name.endswith((_RAW, PACKED)))
     return [path for _, path in sorted({_segment_number(path): path for path in paths}.items())]

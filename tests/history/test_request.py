@@ -51,7 +51,7 @@ def test_shards_cover_the_range_once_and_cross_no_partition(
 def test_bars_that_are_not_over_are_left_out_until_they_are(timeframe: str, last: str) -> None:
     asked_for = make_test_request("stocks.bars", timeframe=timeframe, end="2026-11-30")
     assert asked_for.past - 1 == parse_time(last, "")
-    with pytest.raises(ConfigError, match="that starts then has closed"):
+    with pytest.raises(ConfigError, match="the first 1Day bar has not closed yet"):
         make_test_request("stocks.bars", timeframe="1Day", start="2026-11-24", end="2026-11-30")
 
 
@@ -104,11 +104,11 @@ def test_times_are_formatted_to_the_nanosecond(ns: int) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dataset": "stocks.bananas"}, "there is that of stocks.trades, stocks.quotes"),
+        ({"dataset": "stocks.bananas"}, "there is history of stocks.trades, stocks.quotes"),
         ({"start": "yesterday"}, "'yesterday' is not a date or time; write 2026-01-05"),
         ({"start": "2026-02-01"}, "is not before end"),
         ({"start": "1500-01-05"}, "start: 1500-01-05 is before 1970"),
-        ({"start": "2027-02-01", "end": "2027-02-02"}, "is not in the past"),
+        ({"start": "2027-02-01", "end": "2027-02-02"}, ": not in the past"),
         ({"symbols": []}, "no symbol"),
         ({"symbols": ["A,B"]}, "'A,B' is not a symbol"),
         ({"symbols": ["aapl"]}, "they are in capitals: AAPL"),

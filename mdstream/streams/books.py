@@ -5,17 +5,17 @@ from __future__ import annotations
 from mdstream.streams.spec import Channel, Column, Kind, StreamSpec
 
 BOOK_DEPTH = 10
-"""Levels of each side that the frame shows."""
+"""Number of levels of each side in the frame."""
 
 
 def book_channel(spec: StreamSpec) -> Channel | None:
-    """The channel whose rows are levels of books, if the stream has one."""
+    """Return the channel whose rows are levels of books, if the stream has one."""
     return next((channel for channel in spec.channels if channel.levels), None)
 
 
 def books_frame_channel() -> Channel:
-    """A row a symbol: times, whether the book is whole, and of each side how many levels it has, and the
-    best of them with price and size.
+    """Return the channel of `<stream>.books`, with one row for each symbol: times, whether the book is
+    complete, and for each side the number of levels, and price and size of the best ones.
     """
     columns = [
         Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),

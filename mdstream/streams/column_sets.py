@@ -1,4 +1,4 @@
-"""Column sets that several stream types share, and the way one is nested inside another."""
+"""Column sets that several streams share, and functions that nest one in another."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def exchange(name: str, key: str, side_of: str = "") -> Column:
 
 
 def conditions(kind: Kind, dictionary: str, name: str = "conditions", key: str = "c") -> Column:
-    """Conditions: a list of codes for stocks (`CONDITIONS`), one text for options (`CODE`)."""
+    """Return the column of conditions: a list of codes (`CONDITIONS`, stocks) or one (`CODE`, options)."""
     return Column(name, kind, key, dictionary=dictionary)
 
 
 def quote_side(side: str, letter: str, size: Kind) -> tuple[Column, Column]:
-    """Price and size of one side of a quote, both null where the side is absent."""
+    """Return price and size of one side of a quote, both null if the side is absent."""
     price = f"{side}_price"
     return (
         Column(price, Kind.FLOAT, letter + "p", absent_at_zero=True),
@@ -30,7 +30,7 @@ def quote_side(side: str, letter: str, size: Kind) -> tuple[Column, Column]:
 
 
 def bars(volume: Kind) -> tuple[Column, ...]:
-    """OHLCV bars as the service sends them: minute, updated and daily bars differ by `T` only."""
+    """Return the columns of the service's OHLCV bars. Minute, updated and daily bars differ only in `T`."""
     return (
         SYMBOL,
         TS,
@@ -50,7 +50,7 @@ BAR_KINDS = {"b": "minute", "u": "updated", "d": "daily"}
 
 
 def bars_channel(volume: Kind, types: tuple[str, ...] = (), subscriptions: tuple[str, ...] = ()) -> Channel:
-    """The channel of the service's bars. A bar is made of what its feed has; an update is the same bar."""
+    """Return the channel of the service's bars. Each data feed has its own; an update is the same bar."""
     identity = ("feed", "timeframe", "adjustment", "symbol", "ts")
     return Channel("bars", bars(volume), types, subscriptions, identity=identity)
 
@@ -59,7 +59,7 @@ QUOTE_IDENTITY = ("symbol", "ts")
 
 
 def nest(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    """The same columns inside sub-object `key`, their names prefixed; none of them required."""
+    """Return columns for sub-object `key`, with a prefix in their names; none is required."""
     return tuple(
         replace(
             column,
@@ -74,7 +74,7 @@ def nest(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ..
 
 
 def snapshot(trade: tuple[Column, ...], quote: tuple[Column, ...], volume: Kind) -> tuple[Column, ...]:
-    """A symbol's state as the snapshot endpoints give it; every member may be missing."""
+    """Return the columns of the service's snapshots; every member may be missing."""
     bar = bars(volume)
     return (
         SYMBOL,
@@ -87,8 +87,8 @@ def snapshot(trade: tuple[Column, ...], quote: tuple[Column, ...], volume: Kind)
 
 
 def last(name: str, channel: str, columns: tuple[Column, ...]) -> Aspect:
-    """The last row of a channel as an aspect of its symbol: `trade_price`, `trade_ts`, `trade_recv_ts`."""
-    named = [
+    """Return the aspect with the last row of a channel: `trade_price`, `trade_ts`, `trade_recv_ts`."""
+    prefixed = [
         replace(
             column,
             name=f"{name}_{column.name}",
@@ -99,4 +99,4 @@ def last(name: str, channel: str, columns: tuple[Column, ...]) -> Aspect:
         if column.key not in (bodies.SYMBOL, bodies.TYPE, "")
     ]
     recv = Column(f"{name}_recv_ts", Kind.TIME)
-    return Aspect(name, (*named, recv), f"{name}_ts", recv.name, channel)
+    return Aspect(name, (*prefixed, recv), f"{name}_ts", recv.name, channel)

@@ -17,13 +17,13 @@ TRADE = (
 )
 
 _TRADE_IDENTITY = ("feed", "symbol", "ts", "id", "price", "size")
-"""Each feed is a venue of its own."""
+"""Each data feed is a venue of its own."""
 
 QUOTE = (SYMBOL, TS, *quote_side("bid", "b", Kind.FLOAT), *quote_side("ask", "a", Kind.FLOAT), RECV_TS)
 
-# A size is the new absolute size of its level; 0 removes the level. `reset` marks every level of a
-# message that replaces the whole book; such a message with no level at all leaves one row without
-# side, price and size, so that the reset itself is never lost.
+# A size is the new absolute size of its level; 0 removes the level. `reset` marks every level of a message
+# that replaces the whole book. Such a message without levels becomes one row without side, price and size,
+# so that the reset is not lost.
 _BOOK = (
     SYMBOL,
     TS,
@@ -40,7 +40,7 @@ COIN_CHANNELS = (
     bars_channel(Kind.FLOAT, ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
     Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
 )
-"""The channels that spot pairs and perpetuals have in common."""
+"""The channels that spot pairs and perpetuals share."""
 
 CRYPTO = StreamSpec(
     name="crypto",

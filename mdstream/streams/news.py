@@ -19,7 +19,7 @@ _ARTICLE = (
     Column("symbols", Kind.SYMBOLS, "symbols", dictionary="symbols"),
 )
 
-# REST sends pictures along, the stream does not.
+# REST records have pictures, messages of the stream do not.
 _IMAGES = Column("images", Kind.JSON, "images")
 
 NEWS = StreamSpec(

@@ -54,8 +54,8 @@ def underlying_of(contract: str) -> str:
 
 
 def nearest(contracts: Sequence[str], count: int) -> list[str]:
-    """Return the `count` contracts that trade most, judged by their names: the next expiry first, and the
-    strikes in the middle of those that are listed, for exchanges list them around the price.
+    """Return the `count` contracts that are likely to trade most: the next expiries first, then the middle
+    strikes, because exchanges list strikes around the price.
     """
 
     def strike(contract: str) -> int:
@@ -81,14 +81,14 @@ OPTIONS = StreamSpec(
     channels=(
         Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
         Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
-        bars_channel(Kind.INT),  # history only: the stream has none
+        bars_channel(Kind.INT),  # history only: the stream has no bars
         Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), *_GREEKS, RECV_TS)),
     ),
     feeds={"indicative": "/v1beta1/indicative", "opra": "/v1beta1/opra"},
     default_feed="indicative",
     codec="msgpack",
     codecs=("msgpack",),
-    symbols=("SPY", "AAPL"),  # underlyings: their chains name the contracts
+    symbols=("SPY", "AAPL"),  # underlyings; their chains have the contracts
     fetch=Fetch("/v1beta1/options/snapshots", max_symbols=OPTION_SYMBOLS, feed_parameter=True),
     chain=Chain(
         path="/v1beta1/options/snapshots/{symbol}",

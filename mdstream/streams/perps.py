@@ -1,8 +1,8 @@
-"""Crypto perpetuals: what spot pairs have, and pricing: index and mark price, funding, open interest.
+"""Crypto perpetuals: the channels of spot pairs, and pricing: index and mark price, funding, open interest.
 
 Sources: Alpaca's OpenAPI specification 1.1 (2026-06) and its Go client, for paths, symbols and pricing. The
-specification has the latest records only. History is not documented: its paths follow those of spot pairs,
-as the Go client has them prepared.
+specification has only the latest records. History is not documented: its paths follow those of spot pairs,
+as in the Go client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PERPS = StreamSpec(
     channels=(
         *COIN_CHANNELS,
         Channel("pricing", _PRICING, ("p",), ("pricing",), is_timely=True),
-        Channel("snapshots", _PRICING),  # there is no snapshot of trade and quote, but pricing has one
+        Channel("snapshots", _PRICING),  # there are snapshots of pricing only
     ),
     feeds={"global": "/v1beta1/crypto-perps/global"},
     default_feed="global",

@@ -1,4 +1,4 @@
-"""The vocabulary for what a stream has over REST: the state of its symbols, their past, who lists them."""
+"""The vocabulary in which a stream's REST calls are declared: snapshots, chains of contracts, history."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mdstream.venues.alpaca.limits import HISTORY_PAGE
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """How the current state of symbols is fetched over REST: one multi-symbol GET.
+    """How to fetch the current state of symbols over REST: one GET for several symbols.
 
-    `{feed}` in the path stands for the stream's feed. `max_symbols` is what one request may name. `member`
-    is the member of a body that holds the records: by symbol, or, where it is `listed`, in a list whose
-    records name their own symbols. `fixed` are query parameters always sent, `feed_parameter` says that the
-    stream's feed goes along as `feed`. `since_parameter` asks only for what is new since the previous
-    cycle; a symbol that an answer lacks then has nothing new, and has not failed.
+    `{feed}` in the path stands for the data feed. A request names at most `max_symbols`. `member` is the
+    member of a body with the records: an object by symbol or, if `listed`, a list of records that name
+    their own symbols. `fixed` are query parameters of every request. With `feed_parameter`, the data feed
+    is sent as `feed`. `since_parameter` requests only records that are new since the previous cycle; a
+    symbol that the answer lacks then has nothing new, and has not failed.
     """
 
     path: str
@@ -30,12 +30,12 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """How the symbols of a stream are found by another name: contracts by their underlying.
+    """How to find contracts by their underlying.
 
-    `path` is where the chain of one `{symbol}` is fetched, `listing` where the account API lists contracts,
-    also expired ones, in the member `member`. `is_contract` says whether a symbol is a contract and not an
-    underlying, `underlying_of` names a contract's, `nearest` picks so many contracts that trade most.
-    `example` is a contract.
+    `path` is the path of the chain of one `{symbol}`. `listing` is the path of the account API's list of
+    contracts, which has expired ones too, in the member `member`. `is_contract` distinguishes a contract
+    from an underlying, `underlying_of` returns the underlying of a contract, and `nearest` picks a number
+    of contracts that trade most. `example` is a contract.
     """
 
     path: str
@@ -49,14 +49,13 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How the past of a channel is fetched over REST, symbol by symbol and page after page, and stored.
+    """How to fetch the history of a channel over REST, by symbol and page, and store it.
 
-    `{feed}` in the path stands for the stream's feed; `feed_parameter` says that it goes along as `feed`.
-    Pages hold `limit` rows at most; `fixed` goes along with each request. Their records become rows of
-    `channel`, or of `rows` where that is another one. With `bars`, a timeframe is asked for, and with
-    `adjusted` an adjustment. The store keeps a `date` or a `year` apart (`partition`). Without a timeframe,
-    a shard of a year spans `shard_days`. With `everything`, the service gives the rows of all symbols where
-    none is named.
+    `{feed}` in the path stands for the data feed; with `feed_parameter` it is sent as `feed`. Pages have at
+    most `limit` rows; `fixed` are query parameters of every request. Records become rows of `channel`, or
+    of `rows` if that is given. Requests of `bars` have a timeframe, and `adjusted` ones an adjustment. The
+    store is partitioned by `date` or `year` (`partition`). Without a timeframe, a shard of a year spans
+    `shard_days`. With `everything`, a request without symbols returns the rows of all symbols.
     """
 
     channel: str

@@ -1,4 +1,4 @@
-"""Stocks: the SIP, IEX and overnight feeds."""
+"""Stocks: the SIP, IEX and overnight data feeds."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _TRADE = (
 )
 
 _TRADE_IDENTITY = ("symbol", "ts", "exchange", "id", "price", "size")
-"""On exchange D an id is unique only for a reporting facility, which the service does not say: two trades
-of one symbol may have the same id, even at one time, but then differ in price or size.
+"""On exchange D an id is unique only within a reporting facility, which the service does not send. Two
+trades of one symbol may have the same id and time, but then differ in price or size.
 """
 
 _QUOTE = (
@@ -99,7 +99,7 @@ _IMBALANCE = (SYMBOL, TS, Column("price", Kind.FLOAT, "p"), TAPE, RECV_TS)
 _BAR_RULES = BarRules(
     volume_only={
         **dict.fromkeys("CHINRUV7PZ4", ""),
-        "B": "AB",  # average price; on tape C it is a bunched trade, which restricts nothing
+        "B": "AB",  # average price; on tape C it is a bunched trade, which has no effect
         "G": "C",
         "W": "CO",
     },

@@ -1,4 +1,4 @@
-"""How each kind of column is stored: the same numbers in result slabs and in frames."""
+"""How each kind of column is stored, in result areas and in frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPE: dict[Kind, np.dtype[Any]] = {
     Kind.JSON: np.dtype(np.uint8),
     Kind.SYMBOLS: np.dtype(np.uint32),
 }
-"""dtype of a column's values; of one heap item where rows differ in size."""
+"""dtype of a column's values; of a heap item if rows differ in size."""
 
 PROVISIONAL: dict[Kind, int] = {
     Kind.SYMBOL: 1 << 31,
@@ -29,7 +29,7 @@ PROVISIONAL: dict[Kind, int] = {
     Kind.CODE: 1 << 15,
     Kind.CONDITIONS: 1 << 15,
 }
-"""Codes from here on stand for texts a worker met that have no code yet."""
+"""First provisional code: a worker uses these for texts without a code."""
 
 DICTIONARY_LIMIT: dict[Kind, int] = {
     Kind.SYMBOL: 1 << 22,
@@ -37,4 +37,4 @@ DICTIONARY_LIMIT: dict[Kind, int] = {
     Kind.CODE: 1 << 14,
     Kind.CONDITIONS: 1 << 14,
 }
-"""Texts a dictionary takes before messages with further new ones are rejected."""
+"""Most texts of a dictionary. When it is full, messages with new texts are rejected."""

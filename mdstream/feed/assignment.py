@@ -1,4 +1,4 @@
-"""What a feed is started with. The supervisor makes it without loading the feed itself."""
+"""The assignment of a feed. The supervisor makes it without loading the feed itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mdstream.config import FeedConfig
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the supervisor gives a feed: its stream, its run, and its share of the request budget.
+    """A feed's stream, its run, and its share of the request budget.
 
-    `generation` counts the processes that have served this stream in this run, from 0.
+    `generation` is the number of earlier processes that served this stream in this run.
     """
 
     stream: str

@@ -2,8 +2,8 @@
 
     partials of a batch ─► codes of new symbols ─► builder (`workers.aggregation.bars`) ─► rows ─► frames
 
-A batch is joined once, and its rows are kept until all of them are published: where shared memory has no
-room, the commit comes again.
+A batch is joined once. Its rows are kept until all are published: if shared memory has no room, the commit
+is retried.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Frames = Mapping[str, FrameWriter]
 class BarFrames:
     """The bars of one stream. Used only in the feed's process."""
 
-    # Written here alone.
+    # Written only here.
     _joined: int
-    """The sequence of the last batch that was joined."""
+    """The sequence of the last joined batch."""
     _rows: Published
-    """What the last join made."""
+    """The rows of the last join."""
     _last_rows: Published
-    """What the end of the stream made; empty once published."""
+    """The rows made at the end of the stream; empty once published."""
 
     def __init__(
         self, spec: StreamSpec, frames: Frames, state: FeedState, make: MakeBars, text: TextOf
@@ -60,13 +60,13 @@ class BarFrames:
 
     @property
     def is_open(self) -> bool:
-        """Whether there are bars that time alone will close."""
+        """Whether there are open bars, which may need the clock to close."""
         return self._builder.is_open
 
     def restore(self, partials: bytes, rows: Mapping[str, int]) -> None:
-        """Bring the open bars to where a killed predecessor left them.
+        """Restore the open bars of a killed predecessor.
 
-        `rows` has the committed rows of each frame that bars are made of.
+        `rows` has the number of committed rows of each frame that bars are made of.
         """
         amendments = {kind: _read_rows(self._frames[name], rows[name]) for kind, name in self._amending}
         self._builder.restore(np.frombuffer(partials, PARTIAL).copy(), rows[self._rules.trades], amendments)
@@ -78,9 +78,9 @@ class BarFrames:
         codes: Codes,
         rows: Mapping[str, Sequence[ColumnData]],
     ) -> None:
-        """Join the partials of batch `sequence`, whose `rows` are in their frames, and publish what is due.
+        """Join the partials of batch `sequence`, whose `rows` are in their frames, and publish due bars.
 
-        Raises `NoSpaceError` as frames do; the same batch may then come again.
+        Raises `NoSpaceError`; call it again with the same batch then.
         """
         if self._joined != sequence:
             if SYMBOLS in codes:
@@ -96,11 +96,11 @@ class BarFrames:
         self._publish(self._rows, sequence)
 
     def mark_lost_batch(self, recv_ns: int) -> None:
-        """Note that the stream lacks a batch at this place."""
+        """Note that a batch is missing from the stream here."""
         self._builder.mark_lost_batch(recv_ns)
 
     def finish(self) -> None:
-        """Publish the open bars: the stream has ended. Raises `NoSpaceError`; it can be called again."""
+        """Publish the open bars at the end of the stream. Raises `NoSpaceError`; call it again then."""
         self._last_rows = self._last_rows or self._builder.finish()
         self._publish(self._last_rows, 0)
         self._last_rows = {}
@@ -111,7 +111,7 @@ class BarFrames:
 
 
 def _read_rows(frame: FrameWriter, stop: int) -> list[ColumnData]:
-    """Return the rows below `stop` that a frame still has."""
+    """Return the rows below `stop`; rows already dropped are missing."""
     columns = FrameColumns(frame)
     pieces = [columns.take(views, np.arange(rows)) for _, rows, views in columns.newest_first(stop)]
     if not pieces:

@@ -1,4 +1,4 @@
-"""`telemetry.batches` of one stream: a row a committed batch, many rows written together."""
+"""`telemetry.batches` of one stream: one row for each committed batch, written many at a time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mdstream.telemetry.state import FeedState
 _TOGETHER = 256
 """Rows that are written together."""
 _MOST_WAITING = 4096
-"""Rows that may wait for room in shared memory; beyond that the oldest are dropped."""
+"""Most rows that wait for room in shared memory; beyond that the oldest are dropped."""
 
 Row = tuple[int, ...]
 """One row, in the order of the frame's columns."""
 
 
 class BatchLog:
-    """The writer of that frame."""
+    """The writer of `telemetry.batches`."""
 
-    # Written here alone: rows that are not in the frame yet.
+    # Written only here: rows that are not in the frame yet.
     _waiting: list[Row]
 
     def __init__(self, folder: Path, limits: Limits, share: Share, state: FeedState) -> None:
@@ -34,13 +34,13 @@ class BatchLog:
         self._waiting = []
 
     def add(self, row: Row) -> None:
-        """Note a batch; its row is in the frame after the next `flush`."""
+        """Add a row; it is in the frame after the next `flush`."""
         self._waiting.append(row)
         if len(self._waiting) >= _TOGETHER:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait. Those that find no room wait on, up to a limit."""
+        """Write the waiting rows. If there is no room, they keep waiting, up to a limit."""
         if not self._waiting:
             return
         values = np.array(self._waiting, np.int64)
@@ -53,6 +53,6 @@ class BatchLog:
             self._waiting.clear()
 
     def close(self) -> None:
-        """Write what waits, and close the frame."""
+        """Write the waiting rows, and close the frame."""
         self.flush()
         self._frame.close()

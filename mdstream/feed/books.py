@@ -1,10 +1,10 @@
 """The current order books: `<stream>.books`, built from resets and changes of levels.
 
-All levels of all symbols are in one array, sorted by symbol, side, and price from the best one on. A worker
-reduces each batch to its net changes (`workers.aggregation.books`), so that a batch costs a few searches in
-that array, however many messages it had. The best levels go to a keyed frame, a row a symbol.
+All levels of all symbols are in one array, sorted by symbol, side, and price, best first. A worker reduces
+each batch to its net changes (`workers.aggregation.books`), so a batch costs a few searches in that array,
+however many messages it has. The best levels go to a keyed frame with one row for each symbol.
 
-A book is complete from its first reset on: the service sends one after each subscription. Beyond
+A book is complete after its first reset, which the service sends after each subscription. Beyond
 `MOST_LEVELS` of a side the worst levels are dropped, and counted.
 """
 
@@ -26,16 +26,16 @@ from mdstream.streams.spec import Channel
 MOST_LEVELS = 1000
 
 Keys = npt.NDArray[np.complex128]
-"""Symbol · 2 + side as the real part, the price (negative for bids) as the imaginary part: numpy orders
-complex numbers by these in turn."""
+"""Symbol · 2 + side as the real part, the price (negative for bids) as the imaginary part: numpy sorts
+complex numbers by real part, then by imaginary part."""
 
 
 class Books:
     """The books of one stream. Used only in the feed's process."""
 
-    # Written here alone.
+    # Written only here.
     dropped: int
-    """Levels that were dropped, from the number that a predecessor dropped on."""
+    """Dropped levels, including those of predecessors."""
     _keys: Keys
     """All levels, in order."""
     _sizes: npt.NDArray[np.float64]
@@ -47,14 +47,14 @@ class Books:
         self.dropped = dropped
         self._frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=BOOK_DEPTH)
         self.sides = channel.column("side").dictionary
-        """The dictionary with the names of the sides."""
+        """Name of the dictionary of the sides."""
         self._at = channel.at
         self._keys = np.empty(0, np.complex128)
         self._sizes = np.empty(0)
         self._complete = set()
 
     def update(self, columns: Sequence[ColumnData], sides: Mapping[int, str]) -> None:
-        """Apply a batch's net changes (`aggregation.books`); `sides` has the name of each side's code."""
+        """Apply a batch's net changes (`aggregation.books`); `sides` has code → name of a side."""
         symbol, side, price, size, reset, ts, recv = (
             columns[self._at[name]]
             for name in ("symbol", "side", "price", "size", "reset", "ts", "recv_ts")
@@ -86,7 +86,7 @@ class Books:
             self._keep(~np.isin(self._keys.real.astype(np.int64) // 2, symbols))
 
     def _change(self, keys: Keys, sizes: npt.NDArray[np.float64]) -> None:
-        """Set levels, each given once; a size of 0 removes one."""
+        """Set levels; `keys` are unique; a size of 0 removes a level."""
         order = np.argsort(keys)
         keys, sizes = keys[order], sizes[order]
         at = np.searchsorted(self._keys, keys)

@@ -1,7 +1,7 @@
-"""The dictionaries of one stream: workers number texts without a code, the commit gives them their codes.
+"""The dictionaries of one stream: workers use provisional codes for new texts, the commit assigns codes.
 
-Workers decode batches side by side, so none knows the texts that the others found. Each numbers its new
-texts provisionally; codes are given here, in the order of the stream.
+Workers decode batches in parallel, so none knows the texts that the others found. Each gives its new texts
+provisional codes; the feed assigns the final codes, in the order of the stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mdstream.streams.spec import CODED, Channel, Column, StreamSpec
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 
 Codes = Mapping[str, npt.NDArray[np.uint32]]
-"""Dictionary → codes of a batch's new texts, in the batch's order."""
+"""Dictionary → codes of a batch's new texts, in the order of `Receipt.new`."""
 
 
 class Dictionaries:
@@ -39,8 +39,8 @@ class Dictionaries:
         }
 
     def fit(self, receipt: Receipt) -> bool:
-        """Whether there is room for a batch's new texts. If not, the batch must be decoded once more:
-        batches before it brought texts that its worker could not know.
+        """Return whether there is room for a batch's new texts. If not, decode the batch again: earlier
+        batches added texts that its worker could not know.
         """
         return all(
             self._writers[name].size_with(texts) <= self._limits[name]
@@ -48,13 +48,13 @@ class Dictionaries:
         )
 
     def add(self, receipt: Receipt) -> Codes:
-        """Give a batch's new texts their codes. Raises `NoSpaceError`."""
+        """Assign codes to a batch's new texts. Raises `NoSpaceError`."""
         return {
             name: np.array(self._writers[name].add(texts), np.uint32) for name, texts in receipt.new.items()
         }
 
     def text(self, column: Column, code: int) -> str:
-        """Return the text behind a code of a column."""
+        """Return the text of a column's code."""
         return self._writers[column.dictionary].texts[code]
 
     def texts(self, dictionary: str) -> Sequence[str]:
@@ -74,7 +74,7 @@ def resolve_codes(channel: Channel, columns: Sequence[ColumnData], codes: Codes)
 
 
 def replace_provisional(codes: Any, given: npt.NDArray[np.uint32], base: int) -> Any:
-    """Return `codes` with provisional ones (from `base` on) replaced by those that were `given`."""
+    """Return `codes` with provisional ones (from `base` on) replaced by the assigned codes, `given`."""
     provisional = codes >= base
     if not provisional.any():
         return codes

@@ -1,17 +1,17 @@
-"""Committing: a worker's result goes to the ends of the frames, in the stream's order.
+"""Commit: append a worker's result to the frames, in the order of the stream.
 
     receipt + result area ─► codes for new texts ─► rows to each frame ─► latest ─► bars ─► counters
                                                         each once, even if the feed is killed in between
 
-1. Texts that had no code get the next ones, and provisional codes in the columns are replaced.
-2. Each frame takes its rows, and remembers the batch's sequence with them (`frames.head`).
-3. The keyed frames of last values and order books are brought up to date.
+1. New texts get the next codes, which replace the provisional codes in the columns.
+2. Each frame gets its rows, and stores the batch's sequence with them (`frames.head`).
+3. The keyed frames of last values and order books are updated.
 4. The partials join the bars; bars that have ended become rows too.
 5. Rejects are kept on disk with their payload and reason.
 6. The feed's counters change all at once, and with them the batch counts as committed.
 
-A feed that replaces a killed one commits every batch that step 6 did not reach once more: frames that have
-its rows skip them.
+After a kill, the next feed commits again every batch that did not reach step 6. Frames that have its rows
+skip them.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Rows = Mapping[str, Sequence[ColumnData]]
 
 
 class Committer:
-    """Everything one feed writes for readers. Used only in the feed's process."""
+    """The writer of everything that readers of a stream see. Used only in the feed's process."""
 
-    # What readers see. Written here, batch after batch, and by nobody else.
+    # In shared memory; written only here.
     state: FeedState
     frames: Mapping[str, FrameWriter]
-    """Frames of rows by channel: of the wire, of REST, and bars."""
+    """Channel → frame of rows: of the wire, of REST, and bars."""
     _dictionaries: Dictionaries
     _latest: Latest | None
     _books: Books | None
@@ -98,14 +98,14 @@ class Committer:
     # -- a batch, in the order of the steps above
 
     def fits(self, receipt: Receipt) -> bool:
-        """Whether the dictionaries have room for a batch's new texts. If not, it must be decoded again."""
+        """Return whether the dictionaries have room for the new texts. If not, decode the batch again."""
         return self._dictionaries.fit(receipt)
 
     def commit(self, slab: Slab, receipt: Receipt, submit_ns: int) -> None:
         """Commit one batch.
 
-        Raises `NoSpaceError` where shared memory is full. The batch does not count as committed then, and
-        what was published of it is skipped when it is committed again.
+        Raises `NoSpaceError` if shared memory is full. The batch does not count as committed then; the next
+        attempt skips the rows that are already in frames.
         """
         area = _open_result_file(receipt.result_file) if receipt.result_file else slab.result
         codes = self._dictionaries.add(receipt)
@@ -125,12 +125,12 @@ class Committer:
         self.discard(receipt)
 
     def discard(self, receipt: Receipt) -> None:
-        """Remove the file of a result that did not fit into its slab."""
+        """Remove the result file, if the result did not fit into its slab."""
         if receipt.result_file:
             Path(receipt.result_file).unlink(missing_ok=True)
 
     def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
-        """Give up a batch: keep all its payloads on disk, and count each as one rejected message."""
+        """Keep all payloads of a batch on disk, and count each as one rejected message."""
         kinds = slab.table["kind"][: slab.entries]
         is_payload = kinds != PayloadKind.MARK
         slab.table["messages"][: slab.entries] = is_payload
@@ -148,7 +148,7 @@ class Committer:
 
     @property
     def committed_rows(self) -> dict[str, int]:
-        """Rows of the frames that bars are made of, those of batches that count as committed."""
+        """Committed rows of each channel that bars are made of."""
         rules = self._spec.bar_rules
         if rules is None:
             return {}
@@ -156,32 +156,32 @@ class Committer:
         return {name: done[c] for c, name in zip(LENGTHS, rules.sources, strict=True) if name}
 
     def restore_bars(self, partials: bytes) -> None:
-        """Bring the open bars to where a killed predecessor left them."""
+        """Restore the open bars of a killed predecessor."""
         if self._bars is not None:
             self._bars.restore(partials, self.committed_rows)
 
     @property
     def bars_wait(self) -> bool:
-        """Whether there are bars that time alone will close."""
+        """Whether there are open bars, which may need the clock to close."""
         return self._bars is not None and self._bars.is_open
 
     # -- room, and the end
 
     def evict(self) -> None:
-        """Drop the oldest chunk of the largest frame: something else finds no room."""
+        """Drop the oldest chunk of the largest frame to make room."""
         self._share.drop()
 
     def flush(self) -> None:
-        """Publish counts and write the telemetry that waits, as far as there is room."""
+        """Publish counts and write waiting telemetry, as far as there is room."""
         untracked = sum(frame.untracked for frame in (self._latest, self._books) if frame is not None)
         self.state["updates_untracked"] = self._untracked_before + untracked
         self.state["rejects_lost"] = self.rejects.lost
         self._log.flush()
 
     def close(self) -> None:
-        """Publish the open bars and close every frame: the stream has ended in good order.
+        """Publish the open bars and close every frame, at the regular end of the stream.
 
-        Raises `NoSpaceError` where shared memory is full; it can be called again.
+        Raises `NoSpaceError` if shared memory is full; call it again later.
         """
         if self._bars is not None:
             self._bars.finish()
@@ -193,7 +193,7 @@ class Committer:
     # -- the steps
 
     def _read(self, area: ResultArea, part: Part, codes: Codes) -> list[ColumnData]:
-        """Return the columns of a part, with the codes that their texts were given."""
+        """Return the columns of a part, with provisional codes replaced."""
         columns = read_part(area, self._shapes[part.channel], part)
         if codes:
             resolve_codes(self._spec.by_name[part.channel], columns, codes)
@@ -206,7 +206,7 @@ class Committer:
             self._latest.update(self._spec.by_name[name], rows[name], newest)
 
     def _keep_rejects(self, slab: Slab, rejects: Sequence[Reject]) -> tuple[int, int]:
-        """Keep the rejected payloads; return how many messages of the stream, and of REST, they make."""
+        """Keep the rejected payloads; return the number of rejected messages of the stream and of REST."""
         by_payload: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for reject in rejects:
             by_payload[reject.payload].append((reject.message, reject.reason))
@@ -272,13 +272,13 @@ class Committer:
 
 
 def _open_result_file(path: str) -> ResultArea:
-    """Map the file of a result that did not fit into its slab."""
+    """Map a result file."""
     with open(path, "rb") as file:
         return ResultArea(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
 def _decompress_readable(payload: memoryview, compression: Compression) -> bytes:
-    """Return a payload as people can read it; one that does not decompress as it came."""
+    """Return a decompressed payload, or the payload itself if it cannot be decompressed."""
     try:
         return decompress(payload, compression, LIMIT_BYTES)
     except DecompressionError:

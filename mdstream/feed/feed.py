@@ -1,4 +1,4 @@
-"""One stream's process: receive, hand off, commit. Reads as a table of contents.
+"""One stream's process: receive, hand off, commit. Start reading here.
 
     session (WebSocket) ─┐
                          ├─► pipeline ─► workers ─► committer ─► frames
@@ -6,9 +6,9 @@
              ▲ commands                                │ state page, messages
              └──────────────── supervisor ◄────────────┘
 
-Start: resume what a killed predecessor left, start the workers, connect; fetch on the supervisor's command,
-together with all other streams. Stop, in this order: no new data (session, fetcher), then all that is under
-way (pipeline), then the open bars and the frames (committer), then the workers.
+Start: resume the batches of a killed predecessor, start the workers, connect. Fetch on the supervisor's
+command, together with all other streams. Stop in this order: session and fetcher, so that no new data
+arrives; the pipeline, with all its batches; the open bars and the frames (committer); the workers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.25
 _TICK_S = 1.0
 _CARRIED_ON = ("established", "reconnects", "control", "fetch_requests", "pool_rebuilds")
-"""Counts that the parts of a feed begin at 0: they continue those of its predecessors."""
+"""Counters that the parts of a feed start at 0; the feed adds its predecessors' counts."""
 _EXIT_WAIT_S = 3.0
 
 
@@ -56,7 +56,7 @@ class Feed:
 
     # Written by the feed, in its loop. All other state belongs to the parts.
     _symbols: dict[str, None]
-    """What is followed, in the order of the settings."""
+    """The subscribed and fetched symbols, in the order of the settings."""
     _fetched: Cycle | None
     """The last complete cycle over all symbols."""
     _client: RestClient | None
@@ -113,7 +113,7 @@ class Feed:
         )
 
     async def run(self) -> None:
-        """Serve the stream until the supervisor says drain. Raises what makes the stream fail."""
+        """Serve the stream until the supervisor sends `drain`. Raises the error that it fails with."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_reader(self._pipe.fileno(), self._command)
@@ -126,24 +126,24 @@ class Feed:
             await self._serve()
         except MdstreamError as error:
             if error.exit_code in UNRECOVERABLE and not self._pipeline.failed.done():
-                await self._drain()  # what was received before is committed all the same
+                await self._drain()  # commit what was received before
             raise
         await self._drain()
 
     # -- start
 
     async def _take_over(self) -> None:
-        """What a killed predecessor left: its open bars, and the batches it did not commit."""
+        """Resume the open bars of a killed predecessor, and the batches that it did not commit."""
         if self.spec.bar_rules:
             rows = self._committer.committed_rows
             run = str(self._assignment.run)
             try:
                 self._committer.restore_bars(await self._pool.rebuild_partials(run, self.spec.name, rows))
             except Exception:
-                # Bars are derived; the data they come from must not wait for them.
-                log.exception("the open bars of the former process could not be built again")
+                # Bars are derived data; rows must not wait for them.
+                log.exception("cannot rebuild the open bars of the previous process")
         payloads = self._pipeline.recover()
-        text = f"took over; {payloads} payloads of the former process were still to commit"
+        text = f"took over; {payloads} payloads of the previous process are still to commit"
         self._report(RunEvent(EventKind.RECOVERED, text, fields={"payloads": payloads}))
 
     def _want(self, symbols: Iterable[str]) -> None:
@@ -152,13 +152,13 @@ class Feed:
             self._subscriptions.wanted.setdefault(channel, set()).update(symbols)
 
     def _is_streamed(self, symbol: str) -> bool:
-        """Return whether `symbol` can be subscribed as it is: an underlying cannot, only its contracts."""
+        """Return whether `symbol` can be subscribed. An underlying cannot, only its contracts."""
         return self.spec.chain is None or symbol == "*" or self.spec.chain.is_contract(symbol)
 
     # -- serve
 
     async def _serve(self) -> None:
-        """Run session and fetcher until stopped, or until one of them fails for good."""
+        """Run session and fetcher until the feed stops, or until one of them fails."""
         waiting: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(part)
             for part in (
@@ -181,7 +181,7 @@ class Feed:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _fetch_forever(self) -> None:
-        """A cycle over all symbols at start, and one each interval."""
+        """Fetch all symbols at the start, and then at each interval."""
         await self._may_fetch.wait()
         path = requests_path(self._assignment.run, self.spec.name)
         budget = Budget.in_file(self._assignment.budget, path)
@@ -220,8 +220,8 @@ class Feed:
         self._report_symbols()
 
     def _follow(self, chain: list[str]) -> None:
-        """A chain names the contracts of its underlying: follow those that matter most."""
-        assert self.spec.chain is not None, "only such a stream fetches chains"
+        """Subscribe to the contracts of a chain that are likely to trade most."""
+        assert self.spec.chain is not None, "only streams with a chain fetch chains"
         self._want(self.spec.chain.nearest(chain, self._stream.chain_contracts))
         self._session.change()
 
@@ -231,7 +231,7 @@ class Feed:
     # -- stop
 
     async def _drain(self) -> None:
-        """Nothing more comes in: finish what is under way, then close what readers see."""
+        """Commit all received payloads, then close the frames."""
         drained = asyncio.ensure_future(self._pipeline.drain())
         await asyncio.wait([drained, self._pipeline.failed], return_when=asyncio.FIRST_COMPLETED)
         if self._pipeline.failed.done():
@@ -242,7 +242,7 @@ class Feed:
         self._report_symbols()
 
     async def _close_frames(self) -> None:
-        """Publish what is open and close the frames; there may be room for that only in a moment."""
+        """Publish open bars and close the frames; retry for a moment if there is no room."""
         deadline = time.monotonic() + _EXIT_WAIT_S
         while True:
             try:
@@ -255,11 +255,11 @@ class Feed:
     # -- the supervisor's side
 
     def _command(self) -> None:
-        """One message from the supervisor: its name, and its arguments."""
+        """Handle one command of the supervisor: a name and arguments."""
         try:
             name, *arguments = self._pipe.recv()
         except (EOFError, OSError):
-            # A closed pipe stays readable: without this the loop would call us for ever.
+            # A closed pipe stays readable: without this the loop would call us forever.
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
             self._stop.set()
             return
@@ -274,7 +274,7 @@ class Feed:
                 log.error("unknown command %r", name)
 
     def _resubscribe(self, action: str, channels: Sequence[str], symbols: Sequence[str]) -> None:
-        """Follow symbols from now on, or no more; without channels, in the fetches too."""
+        """Subscribe or unsubscribe symbols; without `channels`, on all channels and in fetches too."""
         subscriptions = self._subscriptions
         if not channels:
             for symbol in symbols:
@@ -315,7 +315,7 @@ class Feed:
             state["fetch_requests"] = self._before["fetch_requests"] + self._client.requests
 
     def _count_rows(self, subscription: str) -> int | None:
-        """Rows so far in the frame that takes what comes by `subscription`; None while more may wait."""
+        """Return the rows received by `subscription` so far; None while payloads wait to be decoded."""
         if self._pipeline.has_backlog:
             return None
         return sum(
@@ -325,13 +325,13 @@ class Feed:
         )
 
     def _report(self, event: RunEvent) -> None:
-        """Send the supervisor an event, and what it may have changed."""
+        """Send the supervisor an event, and the state that it may have changed."""
         self._outbox.put("event", event)
         self._outbox.put("trouble", self._session.trouble)
         self._report_symbols()
 
     def _report_symbols(self) -> None:
-        """Send the supervisor which symbols are served, and which are not and why."""
+        """Send the supervisor the symbols that are served, and those that are not, with reasons."""
         failed = self._subscriptions.refused_everywhere()
         ok = set().union(*self._subscriptions.active.values())
         if (fetched := self._fetched or self._first_cycle()) is not None:
@@ -343,7 +343,7 @@ class Feed:
         self._outbox.put("symbols", (sorted(ok), failed))
 
     def _first_cycle(self) -> Cycle | None:
-        """What is known of a first cycle that is not over, once the server gives trouble with it."""
+        """Return the results of an unfinished first cycle if requests fail; otherwise None."""
         if self._fetcher is None or self._client is None or not self._client.trouble:
             return None
         cycle = self._fetcher.current

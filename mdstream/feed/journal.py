@@ -21,9 +21,9 @@ CLOSE_S = 5.0
 
 
 class FeedJournal:
-    """The writer of a stream's journal, and the compression of what it has written."""
+    """Writes a stream's journal, and has its finished segments compressed."""
 
-    # Written here alone: compressions under way.
+    # Written only here: running compressions.
     _compressing: set[asyncio.Task[None]]
 
     def __init__(self, writer: JournalWriter, pool: WorkerPool) -> None:
@@ -41,7 +41,7 @@ class FeedJournal:
         self._writer.write(slab, sequence)
 
     def compress_full(self) -> None:
-        """Begin to compress the segments that have become full."""
+        """Start to compress full segments."""
         for path in self._writer.take_full():
             task = asyncio.get_running_loop().create_task(self._compress(path))
             self._compressing.add(task)
@@ -57,11 +57,11 @@ class FeedJournal:
                 task.cancel()
 
     async def _compress(self, segment: Path) -> None:
-        """Compress a segment. One that cannot be compressed stays as it is; readers take both."""
+        """Compress a segment. If that fails it stays as it is; readers accept both."""
         try:
             await self._pool.compress(segment)
         except (OSError, WorkerError) as error:
             log.warning("%s stays uncompressed: %s", segment, error)
         except asyncio.CancelledError:
-            log.warning("%s stays uncompressed: the stream ended meanwhile", segment)
+            log.warning("%s stays uncompressed: the stream ended", segment)
             raise

@@ -1,6 +1,6 @@
 """The feed's process: its entry, its heartbeat, its end.
 
-What it serves is `mdstream.feed.feed`; what the supervisor sees of it, `mdstream.engine.feed_process`.
+It runs `mdstream.feed.feed`; the supervisor's side is `mdstream.engine.feed_process`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _EXIT_WAIT_S = 3.0
 
 
 def main(assignment: Assignment, pipe: Connection) -> None:
-    """Entry of the feed's process. Ends it with an `Exit` code; says why over `pipe` if not OK."""
-    children.ignore_terminal()  # Ctrl-C is the supervisor's to interpret
+    """Run the feed's process, and end it with an `Exit` code; send the reason over `pipe` if not OK."""
+    children.ignore_terminal()  # the supervisor handles Ctrl-C
     os.environ.update(SINGLE_THREADED)
     if assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)
@@ -48,7 +48,7 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     try:
         uvloop.run(serve(assignment, outbox, pipe, used))
     except MdstreamError as error:
-        outbox.put("failed", str(error))  # the supervisor says it, once
+        outbox.put("failed", str(error))  # the supervisor logs it, once
         code = error.exit_code
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -59,9 +59,9 @@ def main(assignment: Assignment, pipe: Connection) -> None:
             outbox.put("crashed", f"{type(error).__name__}: {error}")
             code = Exit.STREAM_FAILED
     used += Sampler().sample_processes({os.getpid(): ("feed", assignment.stream)})
-    outbox.put("exit", (code, used))  # the fork server, who would know the code, may be gone
+    outbox.put("exit", (code, used))  # the fork server, which knows the exit code, may be gone
     outbox.close()
-    # Threads of a broken executor may hold up a clean exit; not for long.
+    # Threads of a broken executor may delay a clean exit: limit that.
     watchdog = threading.Timer(_EXIT_WAIT_S, os._exit, (code,))
     watchdog.daemon = True
     watchdog.start()
@@ -71,20 +71,20 @@ def main(assignment: Assignment, pipe: Connection) -> None:
 async def serve(
     assignment: Assignment, outbox: Outbox, pipe: Connection, used: list[ProcessSample]
 ) -> None:
-    """Serve one stream until the supervisor says drain. Raises what makes the stream fail. `used` gets what
-    its workers had used at the end.
+    """Serve one stream until the supervisor sends `drain`. Raises the error that the stream fails with.
+    Appends the workers' samples at the end to `used`.
     """
     state = FeedState(state_path(assignment.run, assignment.stream), write=True)
     state["pid"] = os.getpid()
     config = assignment.config
-    asyncio.get_running_loop().set_exception_handler(_tell)
+    asyncio.get_running_loop().set_exception_handler(_log_unawaited_error)
     workers: list[int] = []
 
-    def started(pids: list[int], forkserver_pid: int | None) -> None:
+    def report_workers(pids: list[int], forkserver_pid: int | None) -> None:
         workers[:] = pids
         outbox.put("workers", (pids, forkserver_pid))
 
-    pool = WorkerPool(config.workers, config.handoff.ticket_timeout_s, started=started)
+    pool = WorkerPool(config.workers, config.handoff.ticket_timeout_s, on_start=report_workers)
     beat = asyncio.create_task(_beat(state))
     try:
         await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)
@@ -96,17 +96,17 @@ async def serve(
         await pool.close()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log an error that no task awaited, such as one of a connection that was already given up."""
+def _log_unawaited_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error that no task awaited, such as one of a connection that is no longer used."""
     error = context.get("exception")
-    if isinstance(error, OSError):  # which errors of TLS are, too
+    if isinstance(error, OSError):  # TLS errors too
         log.debug("%s: %s", context["message"], error)
     else:
         log.error("%s", context["message"], exc_info=error)
 
 
 async def _beat(state: FeedState) -> None:
-    """Show the supervisor that this process's loop turns."""
+    """Show the supervisor that this process's event loop runs."""
     while True:
         state["heartbeat_ns"] = time.time_ns()
         await asyncio.sleep(HEARTBEAT_S)

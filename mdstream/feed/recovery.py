@@ -1,8 +1,8 @@
-"""What a killed feed left in shared memory: batches that were received and not committed.
+"""Find the batches that a killed feed received and did not commit.
 
 Slabs describe themselves, and the feed's counters say which batch was committed last. So its successor
-knows, to the payload, what it has to commit. What the server had sent into the dead feed's socket is lost,
-as with any connection that is lost.
+knows exactly which payloads to commit. Payloads that the killed feed had not read from its socket are lost,
+as with any lost connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mdstream.telemetry.state import FeedState
 
 
 class Leftovers(NamedTuple):
-    """The slabs of a dead feed: those with payloads to commit, in order, and the others."""
+    """The slabs of a killed feed: those with payloads to commit, in order, and the others."""
 
     pending: list[Slab]
     free: list[Slab]
@@ -27,7 +27,7 @@ class Leftovers(NamedTuple):
 
 
 def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
-    """Return the slabs of `stream` in `folder`. Half-made files of the dead feed are removed."""
+    """Return the slabs of `stream` in `folder`. Remove incomplete files of the killed feed."""
     pending: list[Slab] = []
     free: list[Slab] = []
     for path in folder.glob(f"{stream}-*{RESULT_SUFFIX}"):
@@ -36,7 +36,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
         try:
             slab = Slab.open(path)
         except ValueError:
-            path.unlink()  # its feed was killed while it created it
+            path.unlink()  # the feed was killed while it created this slab
             continue
         unfinished = slab.state is not SlabState.FREE and slab.sequence > state["sequence"]
         (pending if unfinished and slab.entries else free).append(slab)
@@ -45,7 +45,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
 
 
 def settle(state: FeedState, pending: list[Slab]) -> None:
-    """Set the counters of what was received to what is committed or pending."""
+    """Set the counters of received payloads to the committed plus the pending ones."""
     done = state.committed()
     tables = [slab.table[: slab.entries] for slab in pending]
     streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]

@@ -1,4 +1,4 @@
-"""The request budget: how many REST requests a minute this feed may make."""
+"""The request budget: the number of REST requests that this feed may make in a minute."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from mdstream.handoff.space import create_file
 from mdstream.venues.alpaca.limits import WINDOW_S, quota_of
 
 _MARGIN_S = 1.0
-"""A request may take a moment from here to where it is counted: a new connection costs some."""
+"""Allowance for the time from here to where the service counts a request."""
 
 
 class Budget:
-    """This feed's share of the account's requests a minute, corrected by what the service says.
+    """This feed's share of the account's requests a minute, corrected by the service's headers.
 
-    In no minute, wherever it begins, are there more requests than the share; a whole share may go
-    out at once. When the service says that the account has nothing left (other programs use it,
-    too), all requests wait until the reset.
+    No period of a minute has more requests than the share; a whole share may be sent at once. When the
+    service says that the account has no requests left (other programs use it too), all requests wait until
+    the reset.
 
-    `sent` holds the times of the last `share` requests, int64 nanoseconds of the machine's monotonic
-    clock, 0 where there was none. In a file it outlives the process, and the next one keeps to it too.
-    A budget that `learns` takes the service's limit as its share once a header has named it.
+    `sent` has the times of the last `share` requests, int64 nanoseconds of the machine's monotonic clock, 0
+    if there was none. In a file it outlives the process and binds the next one. A budget that `learns` uses
+    the service's limit as its share once a header names it.
     """
 
-    # Written by `take`, `hear` and `hold`.
+    # Written by `take`, `read_quota` and `hold`.
     share: int
     _sent: memoryview
     """Times of the last requests: a ring."""
     _oldest: int
-    """The oldest one's place in it."""
+    """Index of the oldest time in it."""
     _closed_until: float
-    """When requests may go out again, on the monotonic clock."""
+    """When requests may be sent again, on the monotonic clock."""
 
     def __init__(self, share: int, sent: memoryview | None = None, learns: bool = False) -> None:
         self._learns = learns
@@ -47,7 +47,7 @@ class Budget:
 
     @classmethod
     def in_file(cls, share: int, path: Path) -> Budget:
-        """A budget whose times are in the file at `path`, there already or not."""
+        """Return a budget with its times in the file at `path`, which is created if necessary."""
         share = max(1, share)
         descriptor = create_file(path, 8 * share)
         try:
@@ -63,7 +63,7 @@ class Budget:
             self._sent[self._oldest] = time.monotonic_ns()
             self._oldest = (self._oldest + 1) % len(self._sent)
 
-    def hear(self, headers: Mapping[str, str]) -> None:
+    def read_quota(self, headers: Mapping[str, str]) -> None:
         """Read the quota in an answer's headers; when nothing remains, hold until the reset."""
         quota = quota_of(headers)
         if self._learns and quota.limit and int(quota.limit) != self.share:
@@ -81,7 +81,7 @@ class Budget:
         return max(0.0, self._pause())
 
     def _learn(self, share: int) -> None:
-        """Change the share, and keep the times of the latest requests."""
+        """Change the share; keep the times of the latest requests."""
         latest = sorted(self._sent)[-share:]
         self.share, self._oldest = share, 0
         self._sent = memoryview(bytearray(8 * share)).cast("q")
@@ -89,7 +89,7 @@ class Budget:
             self._sent[place] = sent
 
     def _pause(self) -> float:
-        """Seconds until the next request may go."""
+        """Return the seconds until the next request may be sent."""
         oldest, now_ns = self._sent[self._oldest], time.monotonic_ns()
         left = (oldest - now_ns + (WINDOW_S + _MARGIN_S) * 1e9) / 1e9 if oldest else 0.0
         return max(left, self._closed_until - now_ns / 1e9)

@@ -1,16 +1,16 @@
-"""Answers that come in pages: one generator for everything that pages.
+"""Fetch answers that come in pages: one generator for all such requests.
 
     request ─► GET ─► body ─► read(body) ─► answer ─► to the caller ─► its token ─► the next GET ─┐
                 ▲                                                                                 │
                 └─────────────────────────────────────────────────────────────────────────────────┘
 
-`state_request`, `chain_request` and `history_request` say what is asked. `read` is the caller's, for only
-what decodes a body knows its token. A caller that keeps the token of the last answer can resume from there
-(`PageRequest.token`), in another process or after days; where the service no longer knows it, it refuses
-the request, and `is_stale_token` is true.
+`state_request`, `chain_request` and `history_request` make requests. The caller provides `read`, because
+only the decoder of a body knows its token. A caller that keeps the token of the last answer can resume from
+there (`PageRequest.token`), in another process or after days. If the service no longer knows the token, it
+refuses the request, and `is_stale_token` is true.
 
-An answer without end is given up with a `ServerError`: after a token that came before, after
-`PageRequest.most_pages` pages, or after `MOST_EMPTY_PAGES` in a row that hold nothing.
+An endless answer fails with a `ServerError`: after a repeated token, after `PageRequest.most_pages` pages,
+or after `MOST_EMPTY_PAGES` empty pages in a row.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from mdstream.venues.alpaca import parameters
 from mdstream.venues.alpaca.limits import CHAIN_PAGE
 
 MOST_PAGES = 100_000
-"""Pages of one request: a thousand million rows of history."""
+"""Most pages of one request: a billion rows of history."""
 MOST_STATE_PAGES = 100
-"""Pages of one request for the state of symbols."""
+"""Most pages of one request for the state of symbols."""
 MOST_EMPTY_PAGES = 100
 
 
 class Client(Protocol):
-    """What sends the requests: `session.rest.RestClient`."""
+    """Sends requests; `session.rest.RestClient` is one."""
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
-        """Return the answer's body, or raise why there is none."""
+        """Return the answer's body. Raises an error if there is none."""
 
 
 class Answer(Protocol):
-    """What a caller makes of a page."""
+    """A page as `read` returns it."""
 
     @property
     def page_token(self) -> str:
@@ -49,7 +49,7 @@ class Answer(Protocol):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the page held nothing."""
+        """Whether the page had no records."""
 
 
 A = TypeVar("A", bound=Answer)
@@ -57,7 +57,7 @@ A = TypeVar("A", bound=Answer)
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A GET whose answer comes in pages; `token` is that of the page to begin with, empty for the first."""
+    """A GET whose answer comes in pages; `token` is that of the first page to fetch, empty for page one."""
 
     path: str
     parameters: Mapping[str, str]
@@ -65,17 +65,17 @@ class PageRequest:
     most_pages: int = MOST_PAGES
 
     def query(self, token: str) -> dict[str, str]:
-        """The parameters of the request for the page of `token`."""
+        """Return the parameters of the request for the page of `token`."""
         return {**self.parameters, **({parameters.PAGE_TOKEN: token} if token else {})}
 
 
 async def pages(
     client: Client, request: PageRequest, read: Callable[[Body], Awaitable[A]]
 ) -> AsyncGenerator[A, None]:
-    """Yield what `read` makes of each page, in order, until one names no next page.
+    """Yield the result of `read` for each page, in order, until a page has no token.
 
-    A page is requested when the one before has been taken, and not before its caller asks. Raises what
-    `client.get` and `read` raise, and `ServerError` where there is no end.
+    The next page is requested only when the caller asks for it. Raises the errors of `client.get` and
+    `read`, and `ServerError` if the answer is endless.
     """
     token, seen, empty = request.token, {request.token}, 0
     while True:
@@ -91,10 +91,10 @@ async def pages(
 
 
 def why_endless(token: str, seen: Collection[str], empty: int, most_pages: int) -> str:
-    """Why an answer that names `token` next must be given up; empty if it may go on.
+    """Return why an answer with this next `token` counts as endless; empty if it does not.
 
-    `seen` are the tokens of all pages so far, that of the first included; `empty` is how many of the last
-    pages held nothing.
+    `seen` has the tokens of all pages so far, including the first; `empty` is the number of empty pages in
+    a row.
     """
     if token in seen:
         return f"page token {token[:40]!r} came twice"
@@ -106,15 +106,15 @@ def why_endless(token: str, seen: Collection[str], empty: int, most_pages: int) 
 
 
 def is_stale_token(error: BadRequestError, token: str) -> bool:
-    """Whether a request for the page of `token` was refused because the service no longer knows that."""
+    """Return whether the service refused a request because it no longer knows `token`."""
     return bool(token) and "token" in str(error)
 
 
-# -- what is asked
+# -- requests
 
 
 def state_request(fetch: Fetch, feed: str, symbols: Sequence[str], since: str = "") -> PageRequest:
-    """The state of symbols; of what comes with the time, only what is new since then."""
+    """Return a request for the state of symbols; for streams of events, only records since a time."""
     query = {**fetch.fixed, parameters.SYMBOLS: ",".join(symbols)}
     if fetch.feed_parameter:
         query[parameters.FEED] = feed
@@ -124,7 +124,7 @@ def state_request(fetch: Fetch, feed: str, symbols: Sequence[str], since: str = 
 
 
 def chain_request(chain: Chain, fetch: Fetch, feed: str, underlying: str) -> PageRequest:
-    """The state of all contracts of an underlying."""
+    """Return a request for the state of all contracts of an underlying."""
     query = {**fetch.fixed, parameters.LIMIT: str(CHAIN_PAGE)}
     if fetch.feed_parameter:
         query[parameters.FEED] = feed
@@ -140,14 +140,14 @@ def history_request(
     kind_of_bars: Mapping[str, str] | None = None,
     token: str = "",
 ) -> PageRequest:
-    """The records of symbols (none: of all there are) from the first to before the second time of `span`
-    (ns since 1970), in their order. `kind_of_bars` holds `timeframe` and `adjustment`, as far as there are.
+    """Return a request for the records of `symbols` (none: all symbols) in the half-open `span` (ns since
+    1970), sorted by time. `kind_of_bars` has `timeframe` and `adjustment`, if there are any.
     """
     first, past = span
     query = {
         **history.fixed,
         parameters.START: parameters.format_time(first),
-        parameters.END: parameters.format_time(past - 1),  # both ends are inside
+        parameters.END: parameters.format_time(past - 1),  # inclusive
         parameters.LIMIT: str(history.limit),
         parameters.SORT: parameters.ASCENDING,
     }

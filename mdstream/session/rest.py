@@ -27,25 +27,25 @@ from mdstream.errors import (
 )
 from mdstream.handoff.compression import Compression, decompress
 from mdstream.session.budget import Budget
-from mdstream.session.retry import CAP_S, FIRST_S, pause_asked_for
+from mdstream.session.retry import CAP_S, FIRST_S, requested_pause
 from mdstream.session.target import tls_context
 from mdstream.venues.alpaca import auth, error_codes
 from mdstream.venues.alpaca.bodies import REASON
 
 log = logging.getLogger(__name__)
 
-stamina.instrumentation.set_on_retry_hooks([])  # the result of a request says what finally happened
+stamina.instrumentation.set_on_retry_hooks([])  # the final result is reported, not each retry
 
 _MOST_ERROR_BYTES = 1024 * 1024
-"""Of an error's body, decompressed."""
+"""Largest error body, decompressed."""
 
 _QUIET_S = 10.0
-"""Seconds between two log lines about requests that failed and are retried."""
+"""Seconds between two log lines about failed requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A successful answer: its bytes as received, when they were complete, and how they are compressed."""
+    """The body of a successful answer: bytes as received, time of completion, compression."""
 
     data: bytes
     recv_ns: int
@@ -55,14 +55,14 @@ class Body:
 class RestClient:
     """GETs against the data API. Use as an async context manager.
 
-    A server that was never reached is given up `first_contact_s` after the first attempt.
+    If the server never answers, requests are no longer retried `first_contact_s` after the first attempt.
     """
 
-    # For readers; written here only.
+    # For readers; written only here.
     requests: int
     """Attempts sent."""
     trouble: str
-    """Why the last attempt failed; empty after one that did not."""
+    """Why the last attempt failed; empty after a successful one."""
 
     _session: aiohttp.ClientSession | None
     """Set by `__aenter__`."""
@@ -98,14 +98,14 @@ class RestClient:
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
-        # The connector has no limit: a request that waited there would already have spent its budget.
+        # The connector has no limit: a request that waits there has already used its budget.
         connector = aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
             auto_decompress=False,  # a worker does that
             timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
-            trust_env=not is_loopback(self._base),  # a proxy, where the environment names one
+            trust_env=not is_loopback(self._base),  # use a proxy if the environment names one
         )
         return self
 
@@ -116,7 +116,7 @@ class RestClient:
             await self._session.close()
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
-        """GET a body, with retries within the deadline, which begins when the first attempt may go out.
+        """GET a body, with retries until the deadline, which begins when the first attempt is sent.
 
         Raises `BadRequestError` (sending it again is useless), `CredentialsError`, `ServerError` or
         `NetworkError` (the last attempt's reason).
@@ -144,7 +144,7 @@ class RestClient:
         raise AssertionError("the loop above returns or raises")
 
     async def _wait_turn(self) -> None:
-        """Wait for a place among the requests under way, then for the budget."""
+        """Wait for a place among the running requests, then for the budget."""
         await self._under_way.acquire()
         try:
             await self.budget.take()
@@ -153,7 +153,7 @@ class RestClient:
             raise
 
     def _complain(self, error: Exception) -> None:
-        """Log that the server fails: one line for many requests that fail at a time."""
+        """Log that requests fail: one line for many that fail together."""
         self.trouble = str(error)
         if self._pause_before_retry(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
@@ -162,16 +162,16 @@ class RestClient:
             log.warning("REST: %s; %s", error, hope)
 
     def _pause_before_retry(self, error: Exception) -> bool | float:
-        """Whether to retry after `error`; a number is the pause the service asked for."""
+        """Return whether to retry after `error`; a number is the pause that the service requested."""
         if isinstance(error, BadRequestError | CredentialsError | CertificateError):
             return False
         if isinstance(error, ServerError):
             return True if error.retry_after is None else error.retry_after
-        return isinstance(error, NetworkError) and not self.is_nobody_there
+        return isinstance(error, NetworkError) and not self.is_given_up
 
     @property
-    def is_nobody_there(self) -> bool:
-        """Whether the server was given up: it has not answered since the first attempt."""
+    def is_given_up(self) -> bool:
+        """Whether the server has not answered for too long since the first attempt."""
         since = self._unanswered_since
         return (
             not self._was_answered
@@ -185,14 +185,14 @@ class RestClient:
         if self._unanswered_since is None:
             self._unanswered_since = time.monotonic()
         try:
-            # Redirects are not followed: the keys are for this server alone.
+            # Redirects are not followed: the keys are for this server only.
             async with self._session.get(
                 self._base + path, params=params, allow_redirects=False
             ) as response:
                 self._was_answered = True
                 data = await response.read()
                 recv_ns = time.time_ns()
-                self.budget.hear(response.headers)
+                self.budget.read_quota(response.headers)
                 compression = _compression(response.headers.get("Content-Encoding", ""))
                 if response.status == 200:
                     self.trouble = ""
@@ -217,9 +217,9 @@ class RestClient:
             where = headers.get("Location", "nowhere")[:200]
             message = f"HTTP {status}: sent on to {where}; if that is the server, set data_url"
         if error_codes.is_passing(status):
-            pause = pause_asked_for(status, headers, time.time())
+            pause = requested_pause(status, headers, time.time())
             if status == error_codes.THROTTLED:
-                # Everyone waits, not only this request: the budget is the account's.
+                # All requests wait, not only this one: the quota is for the account.
                 self.budget.hold(pause if pause is not None else 1.0)
             return ServerError(message, status, pause)
         if error_codes.is_key_refused(status, message):
@@ -228,23 +228,23 @@ class RestClient:
 
 
 def _reason(error: Exception) -> str:
-    """Return why there is no connection, without aiohttp's words around it."""
+    """Return why there is no connection, without the rest of aiohttp's text."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
 
 
 def _compression(encoding: str) -> Compression:
-    """Return what a Content-Encoding means."""
+    """Return the compression of a Content-Encoding."""
     match encoding.lower():
         case "" | "identity":
             return Compression.PLAIN
         case "gzip" | "x-gzip":
             return Compression.GZIP
-    raise DecompressionError(f"it is compressed as {encoding[:40]!r}, which was not asked for")
+    raise DecompressionError(f"it is compressed as {encoding[:40]!r}, which was not requested")
 
 
 def _message(data: bytes) -> str:
-    """The reason in an error body; other bodies as they are, shortened."""
+    """Return the reason in an error body; other bodies as they are, shortened."""
     try:
         return str(orjson.loads(data)[REASON])[:200]
     except (orjson.JSONDecodeError, KeyError, TypeError):

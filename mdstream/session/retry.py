@@ -1,4 +1,4 @@
-"""When to try again, and after how long: policy without I/O."""
+"""Policy of retries: pauses, without I/O."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mdstream.venues.alpaca.limits import quota_of
 FIRST_S = 0.5
 CAP_S = 30.0
 THROTTLED_LEAST_S = 5.0
-"""HTTP 429 at the upgrade means too many reconnects; the next one waits at least this long."""
+"""Least pause after HTTP 429 at the upgrade, which means too many reconnects."""
 
 LONGEST_PAUSE_S = 61.0
-"""A quota renews within a minute, so no pause is longer, whatever a server asks for."""
+"""Longest pause, whatever a server requests: a quota renews within a minute."""
 
 HEALTHY_S = 60.0
-"""A process that ran this long before it died is restarted after a short pause again."""
+"""After a run of this length, a process that dies is restarted after a short pause again."""
 
 
 def backoff(first: float = FIRST_S, cap: float = CAP_S) -> Iterator[float]:
-    """Pauses in seconds: doubling from `first` to `cap`, each shortened by up to half at random.
+    """Yield pauses in seconds: doubling from `first` to `cap`, each shortened by up to half at random.
 
-    The jitter keeps many clients that lost one server from coming back in step.
+    Because of the jitter, clients that lost the same server do not reconnect at the same time.
     """
     pause = first
     while True:
@@ -31,12 +31,12 @@ def backoff(first: float = FIRST_S, cap: float = CAP_S) -> Iterator[float]:
         pause = min(pause * 2, cap)
 
 
-def pause_asked_for(status: int, headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds a response asks us to wait, `LONGEST_PAUSE_S` at most: `Retry-After`; for a 429 else until
-    the quota's reset.
+def requested_pause(status: int, headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that a response asks us to wait, at most `LONGEST_PAUSE_S`: `Retry-After`, or for
+    a 429 without it the time until the quota's reset. None if there is none, or it cannot be read.
 
-    The reset comes with every response, and says nothing about when a failing server recovers.
-    `now` is Unix time, as the reset is. None where nothing was asked for or it cannot be read.
+    For other statuses the reset, which every response has, says nothing about when the server recovers.
+    `now` is Unix time, as the reset is.
     """
     quota = quota_of(headers)
     if quota.retry_after is not None:

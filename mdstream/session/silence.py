@@ -1,9 +1,9 @@
 """Distinguish a connected socket that is dead from one that has nothing to send.
 
-There are two kinds of limits. The stream's own limits, by channel, apply to the socket as a whole, and only
-while the market is open: any data shows that the socket works, and the busiest subscribed channel sets how
-long it may be silent. Limits from the user's settings apply at all hours, each to its own channel: quotes
-that stop are noticed although trades still arrive.
+There are two kinds of limits. The stream's own limits apply to the socket as a whole, and only while the
+market is open: any data shows that the socket works, and the busiest subscribed channel sets the limit.
+Limits from the user's settings apply at all hours, each to its channel: the session notices when quotes
+stop although trades still arrive.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mdstream.wire.subscription import Subscriptions
 
 @dataclass(frozen=True, slots=True)
 class MuteLimits:
-    """After how many silent seconds a connection is given up, by channel."""
+    """Seconds of silence after which a connection is replaced, by channel."""
 
     by_stream: Mapping[str, float]
-    """The stream's own, without channels that the user set: for the socket as a whole."""
+    """The stream's own limits, without channels that the user set; for the socket as a whole."""
     by_user: Mapping[str, float]
-    """From the settings: for each channel alone."""
+    """The limits from the settings, each for one channel."""
     always_open: bool
 
     @classmethod
@@ -43,27 +43,27 @@ class MuteLimits:
 
 
 class Silence:
-    """How long one stream has been silent.
+    """Measures the silence of one stream.
 
-    `rows_of` returns the rows received on a channel so far; None while received data is not decoded yet.
+    `rows_of` returns the number of rows received on a channel; None while received data is not decoded yet.
     """
 
-    # Mutable state: when data came last; for watched channels their rows, and since when there are so many.
+    # Mutable state: time of the last data; for watched channels the number of rows, and since when.
 
     def __init__(self, limits: MuteLimits, rows_of: Callable[[str], int | None]) -> None:
         self.last_data = 0.0
-        """When the socket brought data last, in seconds of the monotonic clock; set by the reader."""
+        """Time of the last data, in seconds of the monotonic clock; set by the reader."""
         self._limits = limits
         self._rows_of = rows_of
         self._seen: dict[str, tuple[int | None, float]] = {}
 
     def restart(self) -> None:
-        """Start all timers anew: the connection is new, or reading had been paused here."""
+        """Restart all timers: the connection is new, or reading was paused."""
         self.last_data = time.monotonic()
         self._seen.clear()
 
     def broken(self, now: float, subscriptions: Subscriptions) -> str:
-        """Return why the connection must be replaced; empty if it need not be."""
+        """Return why the connection must be replaced; empty if it is in order."""
         limit = self._limits.socket(subscriptions)
         if limit and now - self.last_data > limit:
             return f"connected but mute for {limit:g} s"

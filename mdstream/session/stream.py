@@ -1,11 +1,12 @@
-"""The stream session: one WebSocket, kept connected for as long as the feed wants it.
+"""The stream session: keep one WebSocket connected until the feed stops.
 
     connect ─► greet, authenticate, subscribe (wire.protocol) ─► payloads to the pipeline ─┐
        ▲                                                                                   │
        └──── backoff: jittered, capped, reset by real data ◄──── lost, refused, mute ◄─────┘
 
-Payloads are stamped and handed on; only control messages are decoded here. Errors that another attempt
-cannot fix (`CredentialsError`, `CertificateError`) end the session; after all others it reconnects.
+Payloads get a receive time and go to the pipeline; only control messages are decoded here. Errors that
+another attempt cannot fix (`CredentialsError`, `CertificateError`) end the session; after others it
+reconnects.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from mdstream.wire.subscription import Refusal, Subscriptions
 log = logging.getLogger(__name__)
 
 _NAMED = 5
-"""How many refused subscriptions an event names."""
+"""Most refused subscriptions that an event names."""
 
 
 class Sink(Protocol):
-    """Where payloads go."""
+    """Destination of payloads: the pipeline."""
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         """Take a payload; return False if there is no room for it now."""
@@ -50,23 +51,23 @@ class Sink(Protocol):
         """Take a payload, waiting for room."""
 
     def mark_gap(self) -> None:
-        """Note that the connection was lost: what comes next does not continue what came before."""
+        """Note that the connection was lost: data is missing before the next payload."""
 
 
 class StreamSession:
-    """Keeps one stream connected and subscribed. `run` returns only by cancellation or fatal error.
+    """Keeps one stream connected and subscribed. `run` ends only by cancellation or a final error.
 
-    `on_event` gets events for people who follow the run; `rows_of` returns the rows received on a channel.
+    `on_event` is called with events of the run; `rows_of` returns the number of rows received on a channel.
     """
 
-    # Counters and states for readers; written here only.
+    # Counters and states for readers; written only here.
     connects: int
     established: int
     """Connections that were authenticated and subscribed."""
     reconnects: int
     control_messages: int
     trouble: str
-    """Why there is or recently was no connection; empty while there is one."""
+    """Why the connection was lost; empty while there is one."""
     ready: asyncio.Event
 
     # The connection, while there is one; written by `_converse`.
@@ -74,11 +75,11 @@ class StreamSession:
     _protocol: StreamProtocol | None
     _had_data: bool
 
-    # Payloads that found no room, with their times; added by the receiver, removed by `_put_held`.
+    # Payloads without room, with their receive times; added by the receiver, removed by `_put_held`.
     _held: deque[tuple[bytes, int]]
     _holding: asyncio.Event
 
-    # Requests from outside, taken by `_keep_time`.
+    # Requests from outside, handled by `_keep_time`.
     _found_late: list[dict[str, Any]]
     """Control messages that workers found among data."""
     _changed: asyncio.Event
@@ -112,7 +113,7 @@ class StreamSession:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Connect, stream, and reconnect. Raises errors that no further attempt can fix."""
+        """Connect, stream, and reconnect. Raises errors that another attempt cannot fix."""
         pauses = backoff()
         while True:
             self._had_data = False
@@ -126,7 +127,7 @@ class StreamSession:
                 raise
             except (ServerError, NetworkError) as error:
                 if self._had_data and self.established > established:
-                    pauses = backoff()  # it worked: begin again with short pauses
+                    pauses = backoff()  # the connection worked: start with short pauses again
                 self.trouble = str(error)
                 pause = _pause(error, next(pauses))
                 text = f"connection lost: {error}; reconnecting in {pause:.1f} s"
@@ -136,7 +137,7 @@ class StreamSession:
                 await asyncio.sleep(pause)
 
     def change(self) -> None:
-        """Have the server follow a change of `subscriptions.wanted`."""
+        """Send the server a change of `subscriptions.wanted`."""
         self._changed.set()
 
     def handle_control(self, messages: list[dict[str, Any]]) -> None:
@@ -146,15 +147,15 @@ class StreamSession:
         self._changed.set()
 
     def _handle_late_control(self) -> None:
-        """Raise if a control message found after its connection was lost is a final error."""
+        """Raise an error if a control message, found after its connection was lost, is a final error."""
         found, self._found_late = self._found_late, []
         for message in found:
             raise_if_fatal(message)
 
-    # -- one connection, in the order of time
+    # -- one connection, in order of time
 
     async def _converse(self, socket: Socket) -> None:
-        """Serve a connection until it is lost. Raises why it was."""
+        """Serve a connection until it is lost. Raises the reason."""
         target = self._target
         self._socket = socket
         protocol = self._protocol = StreamProtocol(
@@ -176,7 +177,7 @@ class StreamSession:
                 for task in parts:
                     task.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
-            await self._put_held()  # it was received before the connection was lost
+            await self._put_held()  # received before the connection was lost
             for task in done:
                 task.result()
         finally:
@@ -186,7 +187,7 @@ class StreamSession:
             self._sink.mark_gap()
 
     def _receiver(self, protocol: StreamProtocol) -> Receive:
-        """Return the function that stamps each payload and hands it on. It does nothing else."""
+        """Return the function that adds a receive time to each payload and offers it to the sink."""
         offer, kind, held = self._sink.offer, self._kind, self._held
         is_control, now_ns, monotonic = protocol.is_control, time.time_ns, time.monotonic
         silence = self._silence
@@ -206,7 +207,7 @@ class StreamSession:
         return receive
 
     def _handle_if_control(self, payload: bytes, protocol: StreamProtocol) -> bool:
-        """Handle a payload of control messages; return False if it holds anything else."""
+        """Handle a payload of control messages; return False if it has anything else."""
         try:
             messages = CODECS[self._target.codec].decode(payload)
         except ServerError:
@@ -218,14 +219,14 @@ class StreamSession:
         return True
 
     async def _make_room(self, socket: Socket) -> None:
-        """Hand on held payloads as soon as there is room, then resume reading."""
+        """Put held payloads as soon as there is room, then resume reading."""
         while True:
             await self._holding.wait()
             await self._put_held()
             socket.resume()
 
     async def _put_held(self) -> None:
-        """Hand on held payloads in order. This time does not count as silence of the server."""
+        """Put held payloads in order. This time does not count as silence of the server."""
         while self._held:
             payload, recv_ns = self._held[0]
             await self._sink.put(payload, self._kind, recv_ns)
@@ -235,7 +236,7 @@ class StreamSession:
         self._holding.clear()
 
     async def _keep_time(self, protocol: StreamProtocol) -> None:
-        """Handle timers: overdue answers, due retries, silence that lasts too long."""
+        """Handle timers: overdue answers, retries, and long silence."""
         while True:
             now = time.monotonic()
             due = protocol.due()

@@ -1,4 +1,4 @@
-"""Where a session connects to, and how."""
+"""The target of a session: its URL and how to connect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mdstream.wire.codec import CODECS
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and how to connect."""
+    """URL, codec, credentials and limits of a connection."""
 
     url: str
     codec: str
@@ -29,7 +29,7 @@ class Target:
 
     @classmethod
     def of(cls, spec: StreamSpec, stream: StreamConfig, connection: Connection) -> Target:
-        """The target of stream `spec` under its settings."""
+        """Return the target of stream `spec` with its settings."""
         return cls(
             url=connection.url + spec.feeds[stream.feed],
             codec=stream.codec,
@@ -44,7 +44,7 @@ class Target:
 
 
 def tls_context(ca_file: str) -> ssl.SSLContext:
-    """Verification by the authorities in `ca_file`; if that is empty, by the system's."""
+    """Return a context that verifies with the authorities in `ca_file`; if empty, with the system's."""
     return ssl.create_default_context(cafile=ca_file or None)
 
 

@@ -90,11 +90,11 @@ def test_a_successor_keeps_to_what_its_killed_predecessor_spent(clock: Clock, tm
 def test_nothing_remaining_holds_all_requests_until_the_reset(clock: Clock) -> None:
     async def main() -> None:
         budget, started = Budget(100), clock.now
-        budget.hear({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(started) + 20)})
+        budget.read_quota({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(started) + 20)})
         assert budget.waits_s == 20
         await asyncio.gather(*(budget.take() for _ in range(5)))
         assert clock.now == started + 20
-        budget.hear({"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(started) + 50)})
+        budget.read_quota({"X-RateLimit-Remaining": "50", "X-RateLimit-Reset": str(int(started) + 50)})
         await budget.take()
         assert clock.now == started + 20
 
@@ -103,9 +103,9 @@ def test_nothing_remaining_holds_all_requests_until_the_reset(clock: Clock) -> N
 
 def test_a_reset_that_is_far_away_or_unreadable_holds_for_a_minute_at_most(clock: Clock) -> None:
     budget = Budget(100)
-    budget.hear({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "soon"})
+    budget.read_quota({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "soon"})
     assert budget.waits_s == 0
-    budget.hear({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1795492487000"})
+    budget.read_quota({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1795492487000"})
     assert budget.waits_s == 60
 
 
@@ -124,7 +124,7 @@ def test_a_budget_that_learns_takes_the_services_limit_and_forgets_no_request(cl
         budget = Budget(200, learns=True)
         for _ in range(50):
             await budget.take()
-        budget.hear({"X-RateLimit-Limit": "60"})
+        budget.read_quota({"X-RateLimit-Limit": "60"})
         assert budget.share == 60
         started = clock.now
         for _ in range(10):
@@ -132,7 +132,7 @@ def test_a_budget_that_learns_takes_the_services_limit_and_forgets_no_request(cl
         assert clock.now == started, "ten requests of sixty were left"
         await budget.take()
         assert clock.now > started + 60
-        budget.hear({"X-RateLimit-Limit": "10000"})
+        budget.read_quota({"X-RateLimit-Limit": "10000"})
         for _ in range(5_000):
             await budget.take()
         assert clock.now < started + 62
@@ -142,6 +142,6 @@ def test_a_budget_that_learns_takes_the_services_limit_and_forgets_no_request(cl
 
 def test_a_budget_that_was_set_stays_as_it_is(clock: Clock) -> None:
     budget = Budget(50)
-    budget.hear({"X-RateLimit-Limit": "10000"})
+    budget.read_quota({"X-RateLimit-Limit": "10000"})
     assert budget.share == 50
     assert Budget(0).share == 1, "a share of 0 would stop all requests"

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mdstream.session.retry import backoff, pause_asked_for
+from mdstream.session.retry import backoff, requested_pause
 
 
 def test_pauses_double_up_to_the_cap_with_jitter_that_only_shortens() -> None:
@@ -35,4 +35,4 @@ def test_pauses_double_up_to_the_cap_with_jitter_that_only_shortens() -> None:
 def test_the_pause_a_response_asks_for(
     status: int, headers: dict[str, str], expected: float | None
 ) -> None:
-    assert pause_asked_for(status, headers, 1000.0) == expected
+    assert requested_pause(status, headers, 1000.0) == expected

@@ -183,8 +183,8 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
         (401, CredentialsError, "check APCA_API_KEY_ID"),
         (403, CredentialsError, "check APCA_API_KEY_ID"),
         (404, ConfigError, "check stream_url and the feed"),
-        (429, ServerError, "HTTP 429 in place of a connection"),
-        (503, ServerError, "HTTP 503 in place of a connection"),
+        (429, ServerError, "HTTP 429 instead of a connection"),
+        (503, ServerError, "HTTP 503 instead of a connection"),
     ],
 )
 def test_a_status_in_place_of_a_connection_says_what_to_do(

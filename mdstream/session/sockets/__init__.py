@@ -1,6 +1,6 @@
 """WebSocket connections: one interface, two libraries behind it.
 
-`websockets` is the portable one. `picows` takes a fraction of its time per payload, and has no
+`websockets` runs on any platform. `picows` needs a fraction of its time for a payload, but has no
 compression.
 """
 
@@ -13,8 +13,8 @@ from mdstream.session.target import Target
 
 
 def open_socket(target: Target) -> AbstractAsyncContextManager[Socket]:
-    """A connection to `target`. Raises `NetworkError`, `ServerError` (another attempt may help),
-    `CredentialsError`, `CertificateError` or `ConfigError` (none will).
+    """Open a connection to `target`. Raises `NetworkError` or `ServerError` (another attempt may help),
+    `CredentialsError`, `CertificateError` or `ConfigError` (no attempt will help).
     """
     if target.library == "picows":
         from mdstream.session.sockets import picows_socket

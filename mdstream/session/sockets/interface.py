@@ -1,7 +1,6 @@
-"""One WebSocket connection, whichever library keeps it.
+"""The interface of a WebSocket connection, whichever library implements it.
 
-`websockets` is the portable one; `picows` takes a fraction of its time per payload, and has no compression.
-Both hand on whole payloads, and their errors are translated to ours.
+Both libraries deliver whole payloads, and their errors are translated to ours.
 """
 
 from __future__ import annotations
@@ -13,37 +12,37 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
-from mdstream.session.retry import pause_asked_for
+from mdstream.session.retry import requested_pause
 from mdstream.venues.alpaca import error_codes
 
 OPEN_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
 PING_EVERY_S = 30.0
 PING_TIMEOUT_S = 30.0
-"""A peer that vanished without closing is noticed within the sum of both."""
+"""A peer that disappears without closing is noticed within the sum of both."""
 
 Receive = Callable[[bytes], bool]
-"""Takes a payload; False pauses reading until `Socket.resume`. Payloads already read may still come."""
+"""Takes a payload; False pauses reading until `Socket.resume`. Payloads already read may still follow."""
 
 
 class Socket(Protocol):
     """An open connection."""
 
     lost: asyncio.Future[None]
-    """Ends with the connection, by `NetworkError`, or by what the receiver of payloads raised."""
+    """Done when the connection ends, with `NetworkError` or the error that `receive` raised."""
 
     def start(self, receive: Receive) -> None:
-        """Hand on all payloads, the first one included."""
+        """Pass all payloads, including the first one, to `receive`."""
 
     def send(self, message: bytes | str) -> None:
-        """Send a message, bytes as binary, text as text. Dropped where the connection is lost."""
+        """Send a message, bytes as binary, text as text. It is dropped if the connection is lost."""
 
     def resume(self) -> None:
         """Continue reading."""
 
 
 def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exception:
-    """Return the error for an HTTP status in place of a WebSocket."""
+    """Return the error for an HTTP status instead of a WebSocket."""
     if error_codes.is_redirect(status):
         where = headers.get("Location", "nowhere")[:200]
         return ConfigError(
@@ -57,8 +56,9 @@ def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exceptio
         return ConfigError(
             f"{url} answered HTTP {status}: this server has no such stream; check stream_url and the feed"
         )
-    asked = pause_asked_for(status, headers, time.time())
-    return ServerError(f"HTTP {status} in place of a connection", status, asked)
+    return ServerError(
+        f"HTTP {status} instead of a connection", status, requested_pause(status, headers, time.time())
+    )
 
 
 def connect_error(url: str, error: BaseException) -> Exception:
@@ -74,7 +74,7 @@ def connect_error(url: str, error: BaseException) -> Exception:
 
 
 def close_error(code: int | None, reason: str) -> NetworkError:
-    """Return the error for a connection that ended; `code` is None where no close frame came."""
+    """Return the error for a connection that ended; `code` is None if there was no close frame."""
     if code is None:
         return NetworkError("connection closed without a close frame")
     return NetworkError(f"closed with {code}{' ' + reason if reason else ''}")

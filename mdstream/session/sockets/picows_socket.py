@@ -1,4 +1,4 @@
-"""A connection by `picows`: frames are taken apart in C, and come by a plain call."""
+"""A connection by `picows`, which parses frames in C and calls a function with each."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _DATA = (_TEXT, _BINARY, WSMsgType.CONTINUATION)
 class PicowsSocket(WSListener):
     """`Socket` over a connection of `picows`."""
 
-    # Written by what `picows` calls, and by `start`.
+    # Written by the callbacks of `picows`, and by `start`.
     lost: asyncio.Future[None]
     _transport: WSTransport | None
     _receive: Receive
     _early: list[bytes]
-    """Payloads that came before `start`."""
+    """Payloads received before `start`."""
     _parts: list[bytes]
-    """The fragments of a payload so far."""
+    """The fragments of an incomplete payload."""
 
     def __init__(self, most: int) -> None:
         self.lost = asyncio.get_running_loop().create_future()
@@ -112,7 +112,7 @@ class PicowsSocket(WSListener):
                 transport.send_close(frame.get_close_code())
             transport.disconnect()
         elif transport.is_close_frame_sent:
-            self.on_ws_disconnected(transport)  # after an error picows reads on; this is not data
+            self.on_ws_disconnected(transport)  # after an error picows keeps reading; this is not data
         elif kind in _DATA:
             if frame.fin and not self._parts:
                 self._hand_on(frame.get_payload_as_bytes())

@@ -1,4 +1,4 @@
-"""A connection by `websockets`: any platform, and permessage-deflate."""
+"""A connection by `websockets`, for any platform, with permessage-deflate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mdstream.session.sockets.interface import (
 from mdstream.session.target import Target, upgrade_headers
 
 _BUFFERED = 1024
-"""Payloads received but not taken yet; when full, reading pauses."""
+"""Most received payloads that wait; then reading pauses."""
 
 _log = logging.getLogger("mdstream.websocket")
 _log.setLevel(logging.WARNING)
@@ -78,7 +78,7 @@ class WebsocketsSocket:
             try:
                 await self.connection.send(message)
             except websockets.ConnectionClosed:
-                return  # the reader raises it
+                return  # the reader raises the error
 
 
 @asynccontextmanager
@@ -114,7 +114,7 @@ async def open_socket(target: Target) -> AsyncIterator[WebsocketsSocket]:
 
 
 class _Connect(connect):
-    """A connection that follows no redirect: the keys are for the named server only."""
+    """A connection that follows no redirect: the keys are for this server only."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc

@@ -272,7 +272,7 @@ class StreamProtocol:
     def _reconnect(self, code: int, text: str, now: float) -> list[Happening]:
         raise ServerError(f"{text} ({code})", code)
 
-    def _again(self, code: int, text: str, now: float) -> list[Happening]:
+    def _retry_authentication(self, code: int, text: str, now: float) -> list[Happening]:
         """The one place is taken. The socket stays good for a while; ask again on it."""
         if self.state is not State.AUTHENTICATING:
             raise ServerError(f"{text} ({code})", code)
@@ -298,7 +298,7 @@ class StreamProtocol:
             self._authenticate(now)
         return [Waiting(f"{text} ({code}); authenticating again")]
 
-    def _already(self, code: int, text: str, now: float) -> list[Happening]:
+    def _on_authenticated_twice(self, code: int, text: str, now: float) -> list[Happening]:
         """Header and message both went out; one was enough."""
         if self.state is State.AUTHENTICATING:
             return self._on_authenticated(now)
@@ -355,8 +355,8 @@ _ANSWERS: dict[About, _Answer] = {
     About.LIMIT: StreamProtocol._reduce,
     About.WILDCARD: StreamProtocol._reduce,
     About.NOT_YET: StreamProtocol._on_unauthenticated,
-    About.TWICE: StreamProtocol._already,
-    About.PLACE: StreamProtocol._again,
+    About.TWICE: StreamProtocol._on_authenticated_twice,
+    About.PLACE: StreamProtocol._retry_authentication,
     About.CONNECTION: StreamProtocol._reconnect,
     About.ACCOUNT: StreamProtocol._fatal,
 }

@@ -130,7 +130,7 @@ def load_early(size: int) -> None:
 class WorkerPool:
     """Runs tickets on `size` processes, or in the calling process if `size` is 0.
 
-    Without `kernels` workers do not load the compiled decoders. `started` is called with the process ids of
+    Without `kernels` workers do not load the compiled decoders. `on_start` is called with the process ids of
     each crew, before it can work, and that of the process it is forked from, if there is one. A crew that
     cannot be replaced within `rebuild_s`, and a few attempts, ends the pool: every ticket then fails with
     `NoWorkersError`, at once. Owners that cannot be started again by somebody else should allow more time.
@@ -156,7 +156,7 @@ class WorkerPool:
         size: int,
         timeout_s: float,
         kernels: bool = True,
-        started: Callable[[list[int], int | None], None] = lambda pids, forkserver_pid: None,
+        on_start: Callable[[list[int], int | None], None] = lambda pids, forkserver_pid: None,
         rebuild_s: float = 0.0,
     ) -> None:
         self.size = size
@@ -165,7 +165,7 @@ class WorkerPool:
         self._boot = _boot()
         self._timeout_s = timeout_s
         self._kernels = kernels
-        self._started = started
+        self._on_start = on_start
         self._rebuild_s = rebuild_s
         # A single worker is spawned, unless a fork server runs already.
         self._is_forked = kernels and (size > 1 or forkserver.pid() is not None)
@@ -296,7 +296,7 @@ class WorkerPool:
         self._crew = Crew(self.size, start, self._boot.serve, self._context)
         self._generation += 1
         pids = [process.pid for process in self._crew.processes if process.pid is not None]
-        self._started(pids, forkserver.pid() if self._is_forked else None)
+        self._on_start(pids, forkserver.pid() if self._is_forked else None)
         self.pids = await self._crew.ready()
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -31,7 +31,9 @@ def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> Non
     told: list[tuple[list[int], int | None]] = []
 
     async def go() -> None:
-        one, other = (WorkerPool(2, 60.0, started=lambda pids, pid: told.append((pids, pid))) for _ in "ab")
+        one, other = (
+            WorkerPool(2, 60.0, on_start=lambda pids, pid: told.append((pids, pid))) for _ in "ab"
+        )
         await asyncio.gather(one.start(bars=False), other.start(bars=False))
         (pids, common), (others, again) = told
         assert common == again == forkserver.pid()

@@ -288,22 +288,22 @@ class KernelDecoder:
             column, at = table.channel.columns[index], index * rows
             spans = matcher.spans[table.base + index, :rows]
             if column.kind in CODED:
-                again |= self._meet(payloads, column, spans[self._leftover[at : at + left]])
+                again |= self._learn_texts(payloads, column, spans[self._leftover[at : at + left]])
             elif column.absent_at_zero:
-                self._give_prices(payloads, column, index, spans, part, plan, counts)
+                self._convert_prices(payloads, column, index, spans, part, plan, counts)
                 again = True
         return again
 
-    def _meet(self, payloads: Payloads, column: Column, spans: Any) -> bool:
+    def _learn_texts(self, payloads: Payloads, column: Column, spans: Any) -> bool:
         """Learn texts that were never met; return whether there were any that can be learned."""
         short = spans[spans >> 32 <= text_kernels.LONGEST]
         unmet = {payloads.cut(span) for span in np.unique(short)}  # a body names its symbol once
         owner, known = self._texts.owner(column), self._known(column.dictionary)
         for raw in unmet:
-            self._texts.meet(raw, owner, known)
+            self._texts.learn(raw, owner, known)
         return bool(unmet)
 
-    def _give_prices(
+    def _convert_prices(
         self,
         payloads: Payloads,
         column: Column,

@@ -145,7 +145,7 @@ class Matcher:
                 except UnlearnableError:
                     layouts.go_back(mark)
                     lessons -= 1
-            if self._goes_alone(place, data, found):
+            if self._skip_message(place, data, found):
                 at[ops.AT_AFTER] = start + size
                 continue
             verdicts[payload] = ops.FELL_BACK
@@ -154,7 +154,7 @@ class Matcher:
             at[ops.AT_PAYLOAD] = payload + 1
             at[ops.AT_BYTE] = -1
 
-    def _goes_alone(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
+    def _skip_message(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
         """Leave one message to the fallback decoder and the others to kernels; return whether that is
         possible.
         """

@@ -68,7 +68,7 @@ class TextTable:
                 self.codes[number] = code
                 self._uncoded.discard(number)
 
-    def meet(self, raw: bytes, owner: int, known: Mapping[str, int]) -> None:
+    def learn(self, raw: bytes, owner: int, known: Mapping[str, int]) -> None:
         """Learn what `raw`, of up to `LONGEST` bytes, spells for a column of `owner`."""
         code, text = self._read(raw, self._columns[owner], known)
         number = len(self.texts)

@@ -237,7 +237,7 @@ class Backfill:
             except (CredentialsError, NoWorkersError, StoreError, OSError):
                 raise
             except MdstreamError as error:
-                if self._client.is_nobody_there:
+                if self._client.is_given_up:
                     raise
                 self.status.failed.setdefault(symbol, str(error))
             self._on_change(self.status)

@@ -13,9 +13,9 @@ from mdstream.errors import ServerError
 
 CodecName = Literal["json", "msgpack"]
 
-# A control message comes alone in its array, and `T` is its first key: a few bytes tell it from data,
-# so that data is never parsed where it is received. (`"s"` alone is the type of a trading status.)
-# The types are those of `venues.alpaca.bodies.CONTROL`.
+# A control message is alone in its array, and `T` is its first key: a few bytes distinguish it from data,
+# so that the session never parses data. (`"s"` alone is the type of a trading status.) The types are those
+# of `venues.alpaca.bodies.CONTROL`.
 _JSON_USUAL = b'[{"T":"'
 _JSON_CONTROL = (b'[{"T":"su', b'[{"T":"er')
 _JSON_SPACED_CONTROL = re.compile(rb'\s*\[\s*\{\s*"T"\s*:\s*"(?:su|er)').match
@@ -39,7 +39,7 @@ class JsonCodec:
         return _messages(messages, payload)
 
     def is_control(self, payload: bytes) -> bool:
-        """Whether `payload` is a control message, written compactly or with spaces."""
+        """Return whether `payload` is a control message, compact or with spaces."""
         if payload.startswith(_JSON_USUAL):
             return payload.startswith(_JSON_CONTROL)
         return _JSON_SPACED_CONTROL(payload) is not None
@@ -63,7 +63,7 @@ class MsgpackCodec:
         return _messages(messages, payload)
 
     def is_control(self, payload: bytes) -> bool:
-        """Whether `payload` is a control message in the form the service sends."""
+        """Return whether `payload` is a control message in the service's form."""
         return payload.startswith(_MSGPACK_CONTROL, 2)
 
 

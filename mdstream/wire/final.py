@@ -1,4 +1,4 @@
-"""Final errors of a stream, and what a user can do about each."""
+"""Final errors of a stream, with advice for the user."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ADVICE = {
 
 
 def raise_if_fatal(message: dict[str, Any]) -> None:
-    """Raise `CredentialsError` if `message` is an error that no further attempt can remove."""
+    """Raise `CredentialsError` if `message` is an error that another attempt cannot fix."""
     code = message.get("code")
     if message.get(bodies.TYPE) == bodies.ERROR and type(code) is int and code in _ADVICE:
         raise final(code, str(message.get("msg", "")))
 
 
 def final(code: int, text: str) -> CredentialsError:
-    """The exception for error `code`, which the service explained with `text`."""
+    """Return the exception for error `code` with the service's `text`."""
     return CredentialsError(f"{text} ({code}): {_ADVICE[code]}", code)

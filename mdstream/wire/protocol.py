@@ -3,13 +3,13 @@
     bytes from the server ─► receive() ─► events for the caller
     to_send()  ─► bytes for the server        due() / tick(now) ─► timers
 
-1. The server greets (`connected`). Unless the upgrade's headers carried the keys, we authenticate by
-   message; if they did and the server stays silent for `HEADER_AUTH_WAIT_S`, we do so too.
-2. Subscriptions go out one request at a time; each answer holds the server's whole set.
-3. Data flows. The caller asks `is_control` of each payload, a look at a few bytes, and passes on only
-   control messages; also those that a decoder later finds mixed with data.
+1. The server greets (`connected`). We authenticate by message if the upgrade's headers had no keys, or if
+   the server stays silent for `HEADER_AUTH_WAIT_S`.
+2. Subscriptions are sent one request at a time; each answer has the server's whole set.
+3. Data flows. The caller checks a few bytes of each payload with `is_control`, and passes only control
+   messages; later also those that a decoder finds among data.
 
-Whatever an error of the service is about (`About`) has its one answer here, in `_ANSWERS`.
+`_ANSWERS` has the answer to each kind of error (`About`).
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ ANSWER_WAIT_S = 10.0
 """How long the server may take to greet, to authenticate, and to acknowledge a request."""
 
 SETTLE_S = 1.0
-"""How long an acknowledgement may lack what was asked for before it counts as refused: another may be
-on its way, when the server answers channel by channel, or twice."""
+"""How long acknowledgements may lack a requested symbol before it counts as refused: the server may answer
+each channel by itself, or twice."""
 
 _AUTH_RETRY_S = (0.5, 1.0, 2.0, 3.0, 5.0)
-"""Pauses before authenticating again on the same socket while another connection holds the place."""
+"""Pauses before authenticating again on the same socket while another connection has the place."""
 
 
 class Ready(NamedTuple):
-    """Authenticated, and everything asked for is acknowledged or refused."""
+    """Authenticated; all requests are acknowledged or refused."""
 
 
 class Refused(NamedTuple):
-    """The server will not serve these."""
+    """Subscriptions that the server refuses."""
 
     refusals: tuple[Refusal, ...]
 
 
 class Waiting(NamedTuple):
-    """The server cannot take us for now; the session tries again on the same connection."""
+    """The server cannot authenticate us now; the session tries again on the same connection."""
 
     reason: str
 
 
 class Note(NamedTuple):
-    """Something worth a log line, with no effect on the session."""
+    """A text to log, with no effect on the session."""
 
     text: str
 
@@ -70,26 +70,26 @@ class _Outstanding:
     request: Request
     deadline: float
     settle_at: float | None = None
-    """Set by an acknowledgement that does not show all of the request."""
+    """Set by an acknowledgement that lacks a part of the request."""
 
 
 class StreamProtocol:
-    """One connection's conversation. A new connection takes a new `StreamProtocol`.
+    """The protocol state of one connection. A new connection needs a new `StreamProtocol`.
 
-    `subscriptions` outlives it: it holds what is wanted, what the server has, and what it refused.
-    Fatal answers raise `CredentialsError`; those that ask for a new connection, `ServerError`.
+    `subscriptions` outlives it: the wanted, active and refused ones. Final errors raise `CredentialsError`,
+    and errors that need a new connection `ServerError`.
     """
 
-    # Written here only.
+    # Written only here.
     state: State
     _outgoing: deque[bytes | str]
     """Messages that `to_send` will return."""
     _queue: deque[Request]
     """Requests to send, one after another."""
     _outstanding: _Outstanding | None
-    """The request that awaits its answer."""
+    """The request that waits for its answer."""
     _deadline: float
-    """Until when the server may take to greet, or to authenticate."""
+    """Deadline of the server's greeting, or of authentication."""
     _auth_at: float | None
     """When to authenticate (again); None if that is not due."""
     _auth_attempts: int
@@ -116,14 +116,14 @@ class StreamProtocol:
         self._auth_attempts = 0
         self.is_control: Callable[[bytes], bool] = codec.is_control
 
-    # -- in time order: what the caller does with a connection
+    # -- called by the session, in order of time
 
     def receive(self, payload: bytes, now: float) -> list[Happening]:
-        """Take a control payload."""
+        """Handle a control payload."""
         return self.receive_messages(self._codec.decode(payload), now)
 
     def receive_messages(self, messages: Iterable[dict[str, Any]], now: float) -> list[Happening]:
-        """Take control messages that were already decoded."""
+        """Handle decoded control messages."""
         happened: list[Happening] = []
         for message in messages:
             kind = message.get(bodies.TYPE)
@@ -136,13 +136,13 @@ class StreamProtocol:
         return happened
 
     def to_send(self) -> list[bytes | str]:
-        """Return what has to go to the server now, in order; text for JSON, bytes for msgpack."""
+        """Return the messages to send now, in order; text for JSON, bytes for msgpack."""
         out = list(self._outgoing)
         self._outgoing.clear()
         return out
 
     def due(self) -> float | None:
-        """Return when `tick` must be called at the latest; None without a timer."""
+        """Return the latest time for the next call of `tick`; None without a timer."""
         times = [self._auth_at]
         if self._outstanding is not None:
             times.append(self._outstanding.settle_at or self._outstanding.deadline)
@@ -151,7 +151,7 @@ class StreamProtocol:
         return min((t for t in times if t is not None), default=None)
 
     def tick(self, now: float) -> list[Happening]:
-        """Do what has become due. Raises `ServerError` when an answer is overdue."""
+        """Handle timers. Raises `ServerError` when an answer is overdue."""
         if self._auth_at is not None and now >= self._auth_at:
             self._authenticate(now)
         elif self.state is State.OPENING and now >= self._deadline:
@@ -168,7 +168,7 @@ class StreamProtocol:
         return []
 
     def change(self, now: float) -> list[Happening]:
-        """Bring the server's set in line after the caller changed what is wanted."""
+        """Request the changes after the caller changed the wanted subscriptions."""
         if self.state is State.STREAMING:
             self._queue_changes()
             if self._queue:
@@ -212,7 +212,7 @@ class StreamProtocol:
 
     def _next_request(self, now: float) -> list[Happening]:
         if not self._queue:
-            self._queue_changes()  # what was changed while requests were on their way
+            self._queue_changes()  # changes since the last request
         if not self._queue:
             self._follow(Event.ACKNOWLEDGED)
             return [Ready()]
@@ -233,7 +233,7 @@ class StreamProtocol:
         return []
 
     def _settle(self, now: float) -> list[Happening]:
-        """Refuse what the last acknowledgement lacks, for no further one came."""
+        """Refuse what the last acknowledgement lacks, because no other one followed."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
         subscriptions = self.subscriptions
@@ -247,7 +247,7 @@ class StreamProtocol:
                 and symbol in subscriptions.wanted.get(channel, ())
             ]
             happened += self._refuse(lost)
-        else:  # what an unsubscribe left behind is not requested again
+        else:  # an incomplete unsubscribe is not repeated
             for channel, symbols in request.symbols:
                 subscriptions.active.get(channel, set()).difference_update(symbols)
         return happened + self._next_request(now)
@@ -273,7 +273,7 @@ class StreamProtocol:
         raise ServerError(f"{text} ({code})", code)
 
     def _retry_authentication(self, code: int, text: str, now: float) -> list[Happening]:
-        """The one place is taken. The socket stays good for a while; ask again on it."""
+        """Authenticate again on the same socket later: another connection has the account's place."""
         if self.state is not State.AUTHENTICATING:
             raise ServerError(f"{text} ({code})", code)
         if self._auth_attempts >= len(_AUTH_RETRY_S):
@@ -285,11 +285,11 @@ class StreamProtocol:
         return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
 
     def _on_unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
-        """We spoke before we were authenticated, or the server has dropped our authentication."""
+        """Authenticate again: we are not authenticated yet, or no longer."""
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
         self._outstanding = None
-        self.subscriptions.active = {}  # and with us, what we had subscribed
+        self.subscriptions.active = {}  # the server has dropped them too
         self._follow(Event.REFUSED_FOR_NOW)
         if self._auth_at is None:
             if self._auth_attempts >= len(_AUTH_RETRY_S):
@@ -299,24 +299,24 @@ class StreamProtocol:
         return [Waiting(f"{text} ({code}); authenticating again")]
 
     def _on_authenticated_twice(self, code: int, text: str, now: float) -> list[Happening]:
-        """Header and message both went out; one was enough."""
+        """Continue: both header and message authenticated us."""
         if self.state is State.AUTHENTICATING:
             return self._on_authenticated(now)
         return []
 
     def _reduce(self, code: int, text: str, now: float) -> list[Happening]:
-        """Something in the outstanding request is at fault."""
+        """Cut the outstanding request, because a part of it is at fault."""
         if self._outstanding is None:
             return [Note(f"{text} ({code}) without a request of ours")]
         return self._cut_request(f"{text} ({code})", now, STREAM_CODES[code].about)
 
     def _cut_request(self, reason: str, now: float, about: About | None = None) -> list[Happening]:
-        """Cut the outstanding request where that may help; refuse what is at fault."""
+        """Cut the outstanding request if that may help; otherwise refuse it."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
-        if about is About.SYMBOL:  # it will do on no channel
+        if about is About.SYMBOL:  # invalid on all channels
             parts = request.symbol_halves()
-        elif about is About.CHANNEL:  # no symbol of it will do
+        elif about is About.CHANNEL:  # invalid for all symbols
             parts = request.channels()
         else:
             parts = request.halves()
@@ -325,7 +325,7 @@ class StreamProtocol:
             self._queue.extendleft(reversed(parts))
         else:
             refused = request.refuse(reason)
-            if about in (About.LIMIT, About.CHANNEL):  # what follows would be refused, too
+            if about in (About.LIMIT, About.CHANNEL):  # the next requests would be refused too
                 refused += self._drop_same_channel(request, reason)
         return self._refuse(refused) + self._next_request(now)
 
@@ -338,7 +338,7 @@ class StreamProtocol:
                 dropped += request.refuse(reason)
         return dropped
 
-    # -- small things
+    # -- helpers
 
     def _send(self, message: dict[str, Any]) -> None:
         self._outgoing.append(self._codec.encode(message))

@@ -1,11 +1,11 @@
-"""The states of one connection, and which event leads from which to which.
+"""The states of one connection, and the events that change them.
 
 OPENING ──connected──► AUTHENTICATING ──authenticated──► SUBSCRIBING ──acknowledged──► STREAMING
                             ▲  ▲                             │  ▲                          │ │
                             │  └─────── refused for now ─────┘  └───────── changed ────────┘ │
                             └───────────────────── refused for now ──────────────────────────┘
 
-A lost connection is no event here: its protocol is dropped with it, and the next one begins anew.
+A lost connection is not an event here: its protocol is dropped, and the next connection has a new one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Event(Enum):
     REFUSED_FOR_NOW = "refused for now"
     """The server has no place now, or dropped our authentication; authenticate again."""
     ACKNOWLEDGED = "acknowledged"
-    """Nothing is left to ask for."""
+    """All requests are answered."""
     CHANGED = "changed"
-    """There is something to subscribe or to unsubscribe."""
+    """The wanted subscriptions have changed."""
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -44,7 +44,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 
 def follow(state: State, event: Event) -> State:
-    """The state after `event`; raises ValueError where the protocol has no such step."""
+    """Return the state after `event`. Raises ValueError if the protocol has no such step."""
     try:
         return TRANSITIONS[state, event]
     except KeyError:

@@ -1,8 +1,8 @@
-"""What to subscribe, cut into requests the server accepts, and what it made of them.
+"""Subscriptions: wanted ones cut into requests, and the server's answers.
 
-The server closes a connection, or silently drops symbols, when a request is too long; so a request
-stays below `MAX_REQUEST_BYTES`, and the next is sent when the one before is answered. A request that
-is refused is cut in halves until the parts at fault stand alone; these are refused, the rest goes through.
+If a request is too long, the server closes the connection, or silently drops symbols. So a request stays
+below `MAX_REQUEST_BYTES`, and the next one waits for its answer. A refused request is cut in halves until
+the parts at fault are isolated; these are refused, the rest is served.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mdstream.venues.alpaca.limits import MESSAGE_BYTES
 MAX_REQUEST_BYTES = MESSAGE_BYTES - 512
 
 OMITTED = "not in the server's acknowledgement"
-"""Why a symbol is refused that the server never acknowledged; a new connection requests it again."""
+"""Reason of a refusal if the server did not acknowledge a symbol; a new connection requests it again."""
 
 Wanted = Mapping[str, frozenset[str]]
 """Channel → symbols."""
 
 
 class Refusal(NamedTuple):
-    """A symbol of a channel that the server will not serve, and why."""
+    """A symbol of a channel that the server does not serve, and why."""
 
     channel: str
     symbol: str
@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to the server: add (or take away) these symbols of these channels."""
+    """One message to the server: subscribe or unsubscribe these symbols of these channels."""
 
     action: str
     symbols: tuple[tuple[str, tuple[str, ...]], ...]
@@ -41,11 +41,11 @@ class Request:
         return {"action": self.action, **{channel: list(s) for channel, s in self.symbols}}
 
     def channels(self) -> list[Request]:
-        """The same request, one for each channel."""
+        """Return the request cut by channel."""
         return [Request(self.action, (pair,)) for pair in self.symbols]
 
     def symbol_halves(self) -> list[Request]:
-        """The same request in two, each with half of the symbols; nothing where it names but one."""
+        """Return two requests with half of the symbols each; an empty list if there is only one symbol."""
         symbols = sorted({symbol for _, listed in self.symbols for symbol in listed})
         if len(symbols) < 2:
             return []
@@ -57,7 +57,7 @@ class Request:
         return [Request(self.action, tuple((c, s) for c, s in half if s)) for half in halves]
 
     def halves(self) -> list[Request]:
-        """The same request channel by channel, then in two, or nothing where it cannot be cut."""
+        """Return the request cut by channel, or in two if it has one; an empty list if that fails."""
         if len(self.symbols) > 1:
             return self.channels()
         channel, symbols = self.symbols[0]
@@ -71,7 +71,7 @@ class Request:
 
 
 def requests(action: str, wanted: Wanted) -> Iterator[Request]:
-    """`wanted` as requests that each stay below the size limit, symbols in order."""
+    """Yield requests for `wanted` below the size limit, with symbols in order."""
     symbols = sorted({symbol for listed in wanted.values() for symbol in listed})
     piece: list[str] = []
     size = 0
@@ -93,7 +93,7 @@ def _request(action: str, wanted: Wanted, piece: list[str]) -> Request:
 
 @dataclass(slots=True)
 class Subscriptions:
-    """What is wanted, what the server has, and what it refuses for good."""
+    """The wanted subscriptions, the active ones, and those that the server refuses."""
 
     wanted: dict[str, set[str]] = field(default_factory=dict)
     active: dict[str, set[str]] = field(default_factory=dict)
@@ -101,12 +101,12 @@ class Subscriptions:
     """(channel, symbol) → reason."""
 
     def begin(self) -> None:
-        """A new connection: nothing is subscribed, and what a server left out may be asked for again."""
+        """Start a new connection: nothing is active, and omitted symbols may be requested again."""
         self.active = {}
         self.refused = {pair: why for pair, why in self.refused.items() if why != OMITTED}
 
     def acknowledge(self, message: Mapping[str, Any]) -> None:
-        """Take an acknowledgement, which holds the server's whole set."""
+        """Update the active subscriptions from an acknowledgement, which has the server's whole set."""
         self.active = {
             channel: {symbol for symbol in symbols if isinstance(symbol, str)}
             for channel, symbols in message.items()
@@ -117,7 +117,7 @@ class Subscriptions:
                 del self.refused[channel, symbol]
 
     def shows(self, request: Request) -> bool:
-        """Whether the server's set has what `request` adds, or lacks what it takes away."""
+        """Return whether the active subscriptions have what `request` adds, or lack what it removes."""
         asked = request.action == "subscribe"
         return all(
             (symbol in self.active.get(channel, ())) is asked
@@ -126,18 +126,18 @@ class Subscriptions:
         )
 
     def missing(self) -> dict[str, frozenset[str]]:
-        """What is wanted, not refused and not there yet."""
+        """Return subscriptions that are wanted, not refused and not active."""
         return self._differences(self.wanted, self.active)
 
     def surplus(self) -> dict[str, frozenset[str]]:
-        """What the server has and nobody wants any more, of the channels ever wanted."""
+        """Return subscriptions that are active and no longer wanted, of channels that were ever wanted."""
         active = {c: s for c, s in self.active.items() if c in self.wanted}
         return self._differences(active, self.wanted)
 
     def refused_everywhere(self) -> dict[str, str]:
-        """Symbols that are refused on every channel they are wanted on, with the last reason.
+        """Return the symbols that are refused on all their wanted channels, with the last reason.
 
-        A channel that the feed does not have takes no symbol away as long as another serves it.
+        A symbol still counts as served if one channel refuses it and another serves it.
         """
         out = {}
         for (_, symbol), reason in self.refused.items():

@@ -1,4 +1,4 @@
-"""How a key is shown to the service: headers of HTTP, or a message on the stream."""
+"""Authentication with a key: HTTP headers, or a message on the stream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SECRET_VARIABLE = "APCA_API_SECRET_KEY"
 
 
 def headers(key_id: str, secret_key: str) -> dict[str, str]:
-    """Headers of a REST request, or of the request for a stream connection."""
+    """Return the headers of a REST request, or of the request for a stream connection."""
     return {KEY_HEADER: key_id, SECRET_HEADER: secret_key}
 
 
 def message(key_id: str, secret_key: str) -> dict[str, str]:
-    """The message that authenticates a stream connection, to be sent within `limits.AUTH_WITHIN_S`."""
+    """Return the message that authenticates a stream connection; send it within `limits.AUTH_WITHIN_S`."""
     return {"action": "auth", "key": key_id, "secret": secret_key}

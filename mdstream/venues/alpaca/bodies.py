@@ -1,6 +1,6 @@
-"""Keys and values that messages of the stream and bodies of REST are made of.
+"""Keys and values in messages of the stream and bodies of REST, except those of columns.
 
-What stands for a column is in the declarations of `mdstream.streams`; here is what is around it.
+The keys of columns are in the declarations of `mdstream.streams`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ SYMBOL = "S"
 
 SUCCESS, ERROR, SUBSCRIPTION = "success", "error", "subscription"
 CONTROL = frozenset({SUCCESS, ERROR, SUBSCRIPTION})
-"""Types of messages that are part of the conversation, and no data. They come alone in their array, with
-the type first; `wire.codec` recognises them by their first bytes.
+"""Types of control messages. Such a message is alone in its array, with the type first; `wire.codec`
+recognises it by its first bytes.
 """
 
 CONNECTED, AUTHENTICATED = "connected", "authenticated"
@@ -24,7 +24,7 @@ CONNECTED, AUTHENTICATED = "connected", "authenticated"
 
 
 def is_control(message: Mapping[str, object]) -> bool:
-    """Whether a message is part of the conversation."""
+    """Return whether a message is a control message."""
     wire_type = message.get(TYPE)
     return isinstance(wire_type, str) and wire_type in CONTROL
 
@@ -34,6 +34,6 @@ def is_control(message: Mapping[str, object]) -> bool:
 NEXT_PAGE_TOKEN = "next_page_token"
 """In a body: the token of the next page; null, or missing, in the last."""
 ONE_SYMBOL = "symbol"
-"""In a body about one symbol alone: its name. The records are a list then, not an object by symbol."""
+"""In a body about one symbol: its name. The records are then a list, not an object by symbol."""
 REASON = "message"
 """In the body of an error: what is wrong."""

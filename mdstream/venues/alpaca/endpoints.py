@@ -9,22 +9,22 @@ PAPER_TRADING_URL = "https://paper-api.alpaca.markets"
 REST_URLS = (DATA_URL, LIVE_TRADING_URL, PAPER_TRADING_URL)
 
 ASSETS_PATH = "/v2/assets"
-"""On the trading host: what trades now, by `status` and `asset_class`."""
+"""On the trading host: assets by `status` and `asset_class`."""
 CONTRACTS_PATH = "/v2/options/contracts"
 """On the trading host: option contracts by underlying, expired ones too; in pages."""
 
 _LIVE_KEY = "AK"
-"""How key ids of live accounts begin; those of paper accounts begin with PK."""
+"""Prefix of the key ids of live accounts; that of paper accounts is PK."""
 _SIBLING_SCHEMES = {"ws": "http", "wss": "https", "http": "ws", "https": "wss"}
 
 
 def trading_url(key_id: str) -> str:
-    """The trading host of the account that a key belongs to."""
+    """Return the trading host of a key's account."""
     return LIVE_TRADING_URL if key_id.startswith(_LIVE_KEY) else PAPER_TRADING_URL
 
 
 def sibling(url: str) -> str:
-    """The REST host that belongs to a stream host, or the other way round.
+    """Return the REST host that belongs to a stream host, or the other way round.
 
     `wss://stream.data.X` belongs to `https://data.X`; any other host serves both.
     """

@@ -1,4 +1,4 @@
-"""Error codes of the stream and statuses of HTTP: what each means, and whether trying again can help.
+"""Error codes of the stream and HTTP statuses: what each means, and whether a retry can help.
 
 Sources: Alpaca's documentation of the stream (2026-08), its Go client (411), older documents (408).
 """
@@ -10,22 +10,22 @@ from typing import NamedTuple
 
 
 class About(Enum):
-    """What an error of the stream is about, and with it what helps."""
+    """Kinds of stream errors, by what can help."""
 
     SYMBOL = "symbol"
     """A symbol, or the form of the request: the request as a whole is refused, the connection stays."""
     CHANNEL = "channel"
-    """A channel that the stream does not have: no symbol of it will be served."""
+    """A channel that the stream does not have: none of its symbols will be served."""
     LIMIT = "limit"
     """More symbols than the plan allows: subscriptions stay as they were."""
     WILDCARD = "wildcard"
     """`*` where it is not allowed."""
     NOT_YET = "not yet"
-    """Not authenticated, or not any more."""
+    """Not authenticated, or no longer."""
     TWICE = "twice"
-    """Authenticated already: header and message both arrived. Harmless."""
+    """Already authenticated: header and message both arrived. Harmless."""
     PLACE = "place"
-    """Another connection holds the account's one place; it may leave."""
+    """Another connection has the account's only place; it may leave."""
     CONNECTION = "connection"
     """This connection is lost; a new one may work."""
     ACCOUNT = "account"
@@ -33,7 +33,7 @@ class About(Enum):
 
 
 class Code(NamedTuple):
-    """An error code of the stream: the text that it comes with, and what it is about."""
+    """An error code of the stream: its text and its kind."""
 
     text: str
     about: About
@@ -69,14 +69,14 @@ def is_redirect(status: int) -> bool:
 
 
 def is_passing(status: int) -> bool:
-    """Whether the same request may succeed later: the service is busy, throttles, or failed."""
+    """Return whether the same request may succeed later: the service is busy, throttles, or failed."""
     return status in _LATER or status >= 500
 
 
 def is_key_refused(status: int, reason: str = "") -> bool:
-    """Whether HTTP `status` means that the key is not accepted.
+    """Return whether HTTP `status` means that the key is refused.
 
-    403 has two meanings: a key that is not accepted, and data that the plan does not include; the reason
-    in the latter's body speaks of the subscription.
+    403 has two meanings: a refused key, and data that the plan does not include. In the second case the
+    reason mentions the subscription.
     """
     return status == 401 or (status == 403 and "subscription" not in reason)

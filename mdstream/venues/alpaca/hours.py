@@ -10,9 +10,9 @@ OPEN, CLOSE = time(9, 30), time(16, 0)
 
 
 def is_open(moment: datetime) -> bool:
-    """Return whether US exchanges are in their regular session at `moment`. Holidays are not known.
+    """Return whether US exchanges are in their regular session at `moment`, ignoring holidays.
 
-    On a holiday a silent socket is taken for dead now and then, and reconnected; that is harmless.
+    On a holiday, silent sockets count as dead and are reconnected now and then; that is harmless.
     """
     local = moment.astimezone(NEW_YORK)
     return local.weekday() < 5 and OPEN <= local.time() < CLOSE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# -- requests a minute, of an account; the trading host counts apart
+# -- requests a minute of an account; the trading host has a limit of its own
 
 FREE_PLAN = 200
 """Requests a minute of the plan Basic; Algo Trader Plus has 10,000, brokers 1,000 and more."""
@@ -18,26 +18,26 @@ RETRY_HEADER = "Retry-After"
 
 
 class Quota(NamedTuple):
-    """What the headers of an answer say; None where they say nothing that is a number."""
+    """The quota in the headers of an answer; None for a header that is missing or not a number."""
 
     limit: float | None
     """Requests a minute."""
     remaining: float | None
     reset: float | None
-    """When the quota is whole again, in Unix time."""
+    """When the quota is reset, in Unix time."""
     retry_after: float | None
     """Seconds to wait."""
 
 
 def quota_of(headers: Mapping[str, str]) -> Quota:
-    """Read the quota from an answer's headers, whose names may be in any case."""
+    """Return the quota in an answer's headers, whose names are case-insensitive."""
     texts = {name.lower(): text for name, text in headers.items()}
     names = (QUOTA_HEADER, REMAINING_HEADER, RESET_HEADER, RETRY_HEADER)
     return Quota(*(_number(texts.get(name.lower(), "")) for name in names))
 
 
 def quota_headers(limit: int, remaining: int, reset: int) -> dict[str, str]:
-    """Write the quota as an answer's headers."""
+    """Return the quota as an answer's headers."""
     return {QUOTA_HEADER: str(limit), REMAINING_HEADER: str(remaining), RESET_HEADER: str(reset)}
 
 
@@ -45,7 +45,7 @@ def _number(text: str) -> float | None:
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-# -- rows a page (`limit`), the most that is accepted
+# -- rows a page (`limit`), at most
 
 HISTORY_PAGE = 10_000
 """Trades, quotes, bars; counted over all symbols of a request."""
@@ -57,10 +57,10 @@ CONTRACTS_PAGE = 10_000
 # -- requests
 
 OPTION_SYMBOLS = 100
-"""Contracts that one request may name. For other symbols no limit is documented but the URL's length."""
+"""Most contracts in a request. For other symbols only the length of the URL is limited."""
 QUERY_BYTES = 6_000
-"""Of a URL. Longer ones may get 414; where that begins is not documented, servers usually take 8 kB."""
+"""Largest URL. Longer ones may get 414; the limit is not documented, servers usually accept 8 kB."""
 MESSAGE_BYTES = 32 * 1024
-"""Of a message to the stream: with longer ones the connection closes, or symbols are dropped silently."""
+"""Largest message to the stream. For longer ones the service closes the connection or drops symbols."""
 AUTH_WITHIN_S = 10.0
 """Seconds from the connection to authentication; then the service closes it."""

@@ -1,4 +1,4 @@
-"""Which bars the service has: timeframes, how long their bars are, adjustments."""
+"""Bars of the service: timeframes, their lengths, adjustments."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _UNITS = {
     "Week": (10_080, (1,)),
     "Month": (44_640, (1, 2, 3, 4, 6, 12)),
 }
-"""Unit of a timeframe → its minutes, and the counts that the service accepts."""
+"""Unit of a timeframe → its minutes, and the accepted counts."""
 
 _TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
 
 
 def minutes_of(timeframe: str) -> int:
-    """Return the minutes of a timeframe. Raises `ConfigError` for one that the service does not have."""
+    """Return the minutes of a timeframe. Raises `ConfigError` if the service does not have it."""
     found = _TIMEFRAME.fullmatch(timeframe)
     if found:
         minutes, offered = _UNITS[found[2]]
@@ -39,6 +39,6 @@ def minutes_of(timeframe: str) -> int:
 
 
 def length_ns(timeframe: str) -> int:
-    """Return the longest that a bar of a timeframe can be, in ns."""
+    """Return the length of the longest bar of a timeframe, in ns."""
     minutes = minutes_of(timeframe)
     return minutes * _MINUTE_NS + (_CLOCK_CHANGE_NS if minutes >= _UNITS["Day"][0] else 0)

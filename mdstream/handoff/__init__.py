@@ -1,1 +1,1 @@
-"""Hand-off: payloads go to the workers and columns come back, both in shared memory."""
+"""Hand-off: payloads to the workers and columns back, both in shared memory."""

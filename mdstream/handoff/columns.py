@@ -1,13 +1,13 @@
 """Columns in a result area: a worker writes them, the feed reads them.
 
-A part has its columns one after another, each aligned to 8 bytes:
+A part is a sequence of columns, each aligned to 8 bytes:
 
     fixed size     [ values ][ mask, if the column may have nulls ]
     variable size  [ row ends, int64 ][ heap ][ mask, if the column may have nulls ]
 
-A mask has a byte for each row, 1 if there is a value. It is not written if all values are present. Both
-sides compute every offset from the channel's declaration, so a receipt has only the few numbers of a
-`Part`. Columns of fixed size can be filled in place as soon as the number of rows is known.
+A mask has a byte for each row, 1 if there is a value. It is omitted if all values are present. Both sides
+compute every offset from the channel's declaration, so a receipt has only the few numbers of a `Part`.
+Columns of fixed size can be filled in place as soon as the number of rows is known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mdstream.streams.storage import DTYPE
 Array = npt.NDArray[Any]
 
 _MAX_LAYOUTS = 256
-"""Numbers of rows for which a shape remembers the layout."""
+"""Most layouts, by number of rows, that a shape caches."""
 _ENDS = np.dtype(np.int64).char
 """Type of the row ends of a column of variable size."""
 
@@ -63,7 +63,7 @@ class PartialKind(IntEnum):
 
     TRADES = 0
     AHEAD = 1
-    """Trades with a time so far in the future that the clock of bars must not follow it."""
+    """Trades with a time so far in the future that the clock of bars must ignore it."""
     GAP = 2
     """The connection was lost here."""
     TICK = 3
@@ -139,10 +139,10 @@ def lay_out(channel: Channel, rows: int, heaps: Sequence[int]) -> Layout:
 
 
 class Shape:
-    """What columns of a channel have in common, for any number of rows."""
+    """Properties of a channel's columns, for any number of rows."""
 
     _layouts: dict[int, Layout]
-    """Layouts by number of rows, remembered unless there are heaps."""
+    """Cache: number of rows → layout, if there are no heaps."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel

@@ -3,12 +3,12 @@
     feed ──► one pair of sockets ──► the worker that has waited longest
          ◄──                     ◄── all workers
 
-The kernel gives each packet to one reader, so that workers share one end without a lock. An object that is
-too large for a packet is written to a file in memory, and the packet has the file's descriptor.
+The kernel of the system gives each packet to one reader, so workers share one end without a lock. An object
+that is too large for a packet is written to a file in memory, and the packet has the file's descriptor.
 
-Neither side blocks on a socket: the kernel would assume that the writer waits for the answer, and would
-wake the reader on the writer's core while another core is idle. Instead a bell (an eventfd) is rung for
-each packet, which wakes a waiting process on an idle core.
+Neither side blocks on a socket: the system would assume that the writer waits for the answer, and would
+wake the reader on the writer's core while another core is idle. Instead, a bell (an eventfd) for each
+packet wakes a waiting process on an idle core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 READY = 0
-"""The number in a worker's first packet; tickets have greater ones."""
+"""The number in a worker's first packet; those of tickets are greater."""
 MOST_BYTES = 16 * 1024
 """Size of the largest packet; a larger object goes into a file."""
 _IN_A_FILE = b"\0"
@@ -28,7 +28,7 @@ _IN_A_FILE = b"\0"
 
 
 class End:
-    """One side: the feed's, or the workers', each of which starts with a copy of it."""
+    """One side of the connection: the feed's, or the workers', each of which has a copy."""
 
     def __init__(self, packets: socket.socket, bell: int, others_bell: int) -> None:
         self.packets = packets
@@ -41,8 +41,8 @@ class End:
     def put(self, item: Any) -> None:
         """Send an object.
 
-        Raises `BlockingIOError` if the socket is full, on the side that does not wait, and another
-        `OSError` if the other side is closed.
+        Raises `BlockingIOError` on the feed's side if the socket is full, and another `OSError` if the
+        other side is closed.
         """
         data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         if len(data) <= MOST_BYTES:
@@ -54,8 +54,8 @@ class End:
     def get(self) -> Any:
         """Return the next object; call it after the bell has rung.
 
-        Raises `EOFError` if the other side is closed, and `BlockingIOError` if there is no object, on the
-        side that does not wait.
+        Raises `EOFError` if the other side is closed, and `BlockingIOError` on the feed's side if there is
+        no object.
         """
         data, descriptors, _, _ = socket.recv_fds(self.packets, MOST_BYTES, 1)
         if not data:
@@ -67,7 +67,7 @@ class End:
             return pickle.load(file)
 
     def read_bell(self) -> None:
-        """Wait until the bell rings for this copy; on the feed's side, reset the bell without waiting."""
+        """Wait until the bell rings for this copy. On the feed's side, reset the bell without waiting."""
         os.eventfd_read(self.bell)
 
     @property
@@ -75,7 +75,7 @@ class End:
         return self.packets.fileno() < 0
 
     def close(self, listeners: int = 0) -> None:
-        """Close this side, and ring for `listeners` copies of the other side that may wait."""
+        """Close this side, and ring for `listeners` copies of the other side."""
         self.packets.close()
         if listeners:
             os.eventfd_write(self._others_bell, listeners)

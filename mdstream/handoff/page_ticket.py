@@ -1,4 +1,4 @@
-"""Tickets and receipts of history: pages go to workers, and files come back.
+"""Tickets and receipts of history: pages to workers, and files back.
 
 body, compressed as received ══► worker: decompress ► decode ► columns ► a staged file (Arrow IPC)
 staged files of one partition ══► worker: join ► compress ► a file of the store (Parquet)

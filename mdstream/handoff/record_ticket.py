@@ -11,8 +11,8 @@ from typing import NamedTuple
 class RecordTicket(NamedTuple):
     """Asks to store rows `first` to `past` of a frame in the Delta table at `table`.
 
-    `table_past` is how far the frame was recorded when the table was last read. `run` is the run directory,
-    `feed` the value of the partition column. `options` are those of the object store.
+    `table_past` is the number after the last recorded row when the table was last read. `run` is the run
+    directory, `feed` the value of the partition column. `options` are those of the object store.
     """
 
     run: str
@@ -38,7 +38,7 @@ class RecordReceipt(NamedTuple):
     missed: int
     """Rows that the frame had dropped before they were read."""
     unstorable: int = 0
-    """Rows left out because the table cannot hold a value of theirs."""
+    """Rows left out because the table cannot store one of their values."""
     reasons: tuple[str, ...] = ()
     """Row, column and value of the first few of them."""
 

@@ -6,8 +6,8 @@
       feed      feed (+ counts     feed                       worker
                 by the worker)
 
-The feed fills the first three, a worker the last. Nothing is copied or pickled on the way. A slab describes
-itself, so the successor of a killed feed finds the batches that were not committed.
+The feed fills the first three, a worker the last. The hand-off itself copies and pickles nothing. A slab
+describes itself, so the successor of a killed feed finds the uncommitted batches.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
 _ENTRY = struct.Struct("=QIHHqI4x")
 _MAGIC = b"mdslab01"
 _PAYLOAD_BYTES_PER_ENTRY = 96
-"""The table has an entry for each such number of bytes. With smaller payloads it is full first."""
+"""Bytes of payloads for each entry of the table. If payloads are smaller, the table is full first."""
 
 
 class SlabState(IntEnum):
@@ -85,7 +85,7 @@ class SlabState(IntEnum):
 class Slab:
     """One slab, mapped into this process."""
 
-    # Written by the feed alone, while the slab fills.
+    # Written only by the feed, while it fills the slab.
     used: int
     """Bytes of payloads."""
     count: int
@@ -179,7 +179,7 @@ class Slab:
         return not (self.count and decompressed) or self._decompressed + decompressed <= self.capacity
 
     def try_append(self, payload: bytes, kind: int, recv_ns: int) -> bool:
-        """Append a plain payload, and return True, if it fits. The fast path of each streamed payload."""
+        """Append a plain payload if it fits, and return True. The fast path of streamed payloads."""
         length, used, count = len(payload), self.used, self.count
         end = used + length
         if end > self.capacity or count >= self._max_entries:
@@ -202,7 +202,7 @@ class Slab:
         compression: Compression = Compression.PLAIN,
         decompressed: int = 0,
     ) -> int:
-        """Append a payload that fits, with the only copy that is made of it; return its index."""
+        """Append a payload that fits, by its only copy; return its index."""
         index, length = self.count, len(payload)
         start = self.data_offset + self.used
         self.view[start : start + length] = payload

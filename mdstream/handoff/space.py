@@ -1,8 +1,8 @@
 """Room in shared memory: reserve it before a write through a map, and report if there is none.
 
-A write through a map of a full tmpfs kills the process with SIGBUS. Space that is reserved first turns the
-shortage into `NoSpaceError`, which can be handled. Only this module translates the system's errors: a file
-system may have no bytes left, or no inode for another file.
+A write through a map of a full tmpfs kills the process with SIGBUS. Reserving space first turns that into
+`NoSpaceError`, which can be handled. Only this module translates the system's errors: a file system may
+have no bytes left, or no inode for another file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def create_file(path: Path, size: int, flags: int = 0) -> int:
 
 @contextlib.contextmanager
 def room_for(path: Path, size: int) -> Iterator[None]:
-    """Translate errors of a write of `size` bytes at `path` to `NoSpaceError` if they mean that."""
+    """Translate errors of a write of `size` bytes at `path` to `NoSpaceError` if there was no room."""
     try:
         yield
     except OSError as error:
@@ -58,23 +58,23 @@ def no_space(path: Path, needed: int) -> NoSpaceError:
 
 
 class Shortages:
-    """What waits for room in shared memory, and since when."""
+    """Records what waits for room in shared memory, and since when."""
 
-    # Written here alone.
+    # Written only here.
     _since: dict[str, float]
-    """When each thing first found no room."""
+    """When each first found no room."""
 
     def __init__(self) -> None:
         self._since = {}
 
     def begin(self, what: str, now: float) -> bool:
-        """Note that `what` found no room; return whether this is the first time since it had some."""
+        """Note that `what` found no room; return whether its shortage is new."""
         is_new = what not in self._since
         self._since.setdefault(what, now)
         return is_new
 
     def seconds(self, what: str, now: float) -> float:
-        """Return how long `what` has waited."""
+        """Return how many seconds `what` has waited."""
         return now - self._since.get(what, now)
 
     def end(self, what: str) -> None:

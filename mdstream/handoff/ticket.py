@@ -1,4 +1,4 @@
-"""Tickets and receipts: they cross the process boundary in place of data."""
+"""Tickets and receipts, which cross the process boundary in place of data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Ticket(NamedTuple):
     """The run directory."""
     stream: str
     slab: str
-    """Path of the slab; its header and table say everything else about the batch."""
+    """Path of the slab; its header and table describe the batch."""
     sequence: int
     """Number of the batch in the order of the stream."""
     kernels: bool = True
@@ -28,13 +28,13 @@ class Part(NamedTuple):
     rows: int
     offset: int
     nulls: int
-    """Bit i is set if column i has a null, and so a mask."""
+    """Bit i is set if column i has a mask, because it has a null."""
     heaps: tuple[int, ...]
     """Items in the heap of each column of variable size, in column order."""
 
 
 class Extent(NamedTuple):
-    """Place of an array in a result area: its first byte, and how many items it has."""
+    """Place of an array in a result area: its first byte, and its number of items."""
 
     offset: int
     items: int
@@ -49,12 +49,12 @@ class Reject(NamedTuple):
 
 
 class BodyContents(NamedTuple):
-    """Contents of one REST body. The caller gets them once the rows are in the frames."""
+    """Contents of one REST body, for its caller, once the rows are in the frames."""
 
     symbols: frozenset[str]
     """Symbols that have a row."""
     refused: Mapping[str, str]
-    """Symbol whose records were all rejected → the reason of the first one."""
+    """Symbol with rejected records only → the reason of the first one."""
     page_token: str
     fault: str = ""
     """Why the body as a whole cannot be used; empty if it can."""
@@ -74,7 +74,7 @@ class Receipt(NamedTuple):
     start_ns: int
     end_ns: int
     cpu_ns: int
-    """CPU time from start to end; less than the difference if the worker waited for a core."""
+    """CPU time from start to end; it is less than the difference if the worker waited for a core."""
     result_file: str = ""
     """Path of the file with the result if it did not fit into the slab; otherwise empty."""
     parts: tuple[Part, ...] = ()
@@ -98,4 +98,4 @@ class Receipt(NamedTuple):
     fell_back: int = 0
     """Payloads that fell back from the kernels to the fallback decoder."""
     fault: str = ""
-    """How the kernels failed; the fallback decoder has then decoded all payloads. Empty if they did not."""
+    """The error of the kernels, after which the fallback decoder decoded all payloads; empty if none."""

@@ -1,1 +1,1 @@
-"""The pool of worker processes: what starts them, gives them tickets, and replaces them."""
+"""The pool of worker processes: start them, give them tickets, and replace them."""

@@ -2,12 +2,12 @@
 
     do() ─► packet ─► whichever process waits longest ─► packet ─► result
 
-A `ProcessPoolExecutor` starts and watches the processes. Its `submit` costs two more threads that want the
-GIL with every ticket: the loop stands still for a third of a millisecond. So each process gets one task
-that does not end, `serve`, and each ticket is a packet (`handoff.packets`), which costs some 20 µs.
+A `ProcessPoolExecutor` starts and watches the processes. With its `submit`, two more threads would take the
+GIL for every ticket, and the loop would stop for a third of a millisecond. So each process gets one endless
+task, `serve`, and each ticket is a packet (`handoff.packets`), which costs some 20 µs.
 
-When a process dies the executor breaks, all tasks with it, and every ticket under way fails with
-`BrokenExecutor`, as it would have with `submit`.
+When a process dies, the executor and all its tasks break, and every running ticket fails with
+`BrokenExecutor`, as with `submit`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from mdstream.handoff import packets
 class Crew:
     """`size` processes; each calls `initializer(end)`, and then `serve()`, which never returns.
 
-    `context` starts them, never by a fork of this process, which would copy its loop in mid-step. `serve`
-    sends `(packets.READY, True, pid)`, and then, for each `(number, function, arguments)`,
-    `(number, True, result)` or `(number, False, exception)`.
+    `context` starts them; it must not fork this process, which would copy a running loop. `serve` sends
+    `(packets.READY, True, pid)`, and then, for each `(number, function, arguments)`, `(number, True,
+    result)` or `(number, False, exception)`.
     """
 
-    # Written in the owner's loop only, by the crew.
+    # Written only by the crew, in the owner's loop.
     processes: set[Process]
     _waiting: dict[int, asyncio.Future[Any]]
     """Number of a ticket → the caller's future."""
     _unsent: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]]
-    """Tickets that the socket had no room for; not more than there are callers."""
+    """Tickets for which the socket had no room; at most one for each caller."""
     _pids: list[int]
-    """Processes that can work."""
+    """Ready processes."""
     _ready: asyncio.Future[None]
-    """Done when all can, or with the error that the crew broke with."""
+    """Done when all are ready, or with the error that broke the crew."""
     _broken: BaseException | None
-    """Why no ticket can be done any more."""
+    """The error that broke the crew."""
 
     def __init__(
         self,
@@ -69,17 +69,17 @@ class Crew:
             for _ in range(size):
                 task = asyncio.wrap_future(self._executor.submit(serve))
                 task.add_done_callback(self._on_task_end)
-        theirs.close()  # the processes have theirs; when all are gone, so is that side
+        theirs.close()  # the processes have copies; without them that side is closed
         self.processes = set(multiprocessing.active_children()) - others
         self._loop.add_reader(self._end.bell, self._take)
 
     async def ready(self) -> list[int]:
-        """Wait until every process can work; return their ids. Raises `BrokenExecutor` if one dies."""
+        """Wait until every process is ready; return their ids. Raises `BrokenExecutor` if one dies."""
         await self._ready
         return sorted(self._pids)
 
     async def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Have one of the processes call `function`. Raises what it raises there, and `BrokenExecutor`."""
+        """Call `function` in one of the processes. Raises its exceptions, and `BrokenExecutor`."""
         if self._broken is not None:
             raise BrokenExecutor("the pool is broken") from self._broken
         number = next(self._numbers)
@@ -93,7 +93,7 @@ class Crew:
             del self._waiting[number]
 
     def hang_up(self) -> None:
-        """End the processes, each when its ticket is done. All who wait fail."""
+        """End the processes, each after its ticket. All waiting callers fail."""
         if self._end.is_closed:
             return
         self._break(EOFError("hung up"))
@@ -116,14 +116,14 @@ class Crew:
         self._loop.remove_writer(self._end.packets)
 
     def _take(self) -> None:
-        """Take all results that have come."""
+        """Pass all received results to their callers."""
         self._end.read_bell()
         while True:
             try:
                 number, succeeded, result = self._end.get()
             except BlockingIOError:
                 return
-            except Exception as error:  # the other side is gone, or its packet cannot be read
+            except Exception as error:  # the other side is closed, or its packet cannot be read
                 self._break(error)
                 return
             if number == packets.READY:
@@ -140,7 +140,7 @@ class Crew:
                 future.set_exception(result)
 
     def _on_task_end(self, task: asyncio.Future[None]) -> None:
-        """Break the crew: the task of a process has ended."""
+        """Break the crew, because the task of a process has ended."""
         if not task.cancelled():
             self._break(task.exception() or EOFError("a worker's task has ended"))
 
@@ -157,4 +157,4 @@ class Crew:
                 failure.__cause__ = error
                 future.set_exception(failure)
         if self._ready.done() and not self._ready.cancelled():
-            self._ready.exception()  # maybe nobody awaits it
+            self._ready.exception()  # retrieved, so that asyncio does not log it

@@ -1,10 +1,10 @@
-"""The process that others are forked from: `multiprocessing`'s fork server.
+"""The fork server of `multiprocessing`: the process from which others are forked.
 
-It loads modules once, and waits. Each process of its owner starts as a copy of it, at once, and shares its
-memory until it writes there. Its users are counted: it ends with the last of them, not with this process.
+It loads modules once, and waits. Each process of its owner starts at once as a copy of it, and shares its
+memory. Its users are counted: it ends with the last of them, not with this process.
 
-The feeds of an engine are forked from one such process. Before a feed does anything else it forks a fork
-server of its own (`copy_here`), so that its workers are below it and end with it.
+The feeds of an engine are forked from one such process. First of all a feed forks a fork server of its own
+(`copy_here`), so that its workers are its descendants and end with it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mdstream import children
 _END_WAIT_S = 2.0
 
 _users = 0
-"""How many use the server of this process; written by `take` and `leave`."""
+"""Number of users of this process's server; written by `take` and `leave`."""
 
 _CAN_COPY = sys.version_info < (3, 14)
-"""Later servers need a key: there a feed starts its fork server like any other."""
+"""Later servers need a key: there a feed starts its fork server as any other process does."""
 
 _server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
-"""There is no public way to get its pid, to end it, or to turn a running process into one."""
+"""The private object: there is no public way to get the server's pid, end it, or make a process one."""
 
 
 def begin(*modules: str) -> None:
-    """Start it and have it load `modules`, for a user that will `take` it soon."""
+    """Start the server so that it loads `modules`, for a user that will `take` it soon."""
     multiprocessing.forkserver.set_forkserver_preload(list(modules))
     multiprocessing.forkserver.ensure_running()
 
@@ -69,14 +69,14 @@ def copy_here(unneeded: Connection) -> None:
         if not pid:
             _serve(listener.fileno(), alive, (ours, _server._forkserver_alive_fd), unneeded)
     os.close(alive)
-    # The server that this process was forked from need not watch it: its owner does.
+    # The server that this process was forked from need not watch it: the owner does.
     os.close(_server._forkserver_alive_fd)
     _server._forkserver_address, _server._forkserver_alive_fd = address, ours
     _server._forkserver_pid = pid
 
 
 def _serve(listener: int, alive: int, others: tuple[int, ...], unneeded: Connection) -> None:
-    """Serve until all processes with the other end of `alive` are gone. Never returns."""
+    """Serve until all processes with the other end of `alive` have ended. Never returns."""
     code = 1
     try:
         for descriptor in others:
@@ -92,22 +92,22 @@ def _serve(listener: int, alive: int, others: tuple[int, ...], unneeded: Connect
 
 
 def pid() -> int | None:
-    """Return its process id; None if it does not run, or cannot be known."""
+    """Return the server's process id; None if it does not run, or the id is unknown."""
     found: int | None = getattr(_server, "_forkserver_pid", None)
     return found
 
 
 def kill() -> None:
-    """End it by force: one that hangs does not report how its children ended."""
+    """Kill the server: if it hangs, it does not report how its children ended."""
     if (hung := pid()) is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(hung, signal.SIGKILL)
 
 
 def wait_until_loaded(context: BaseContext, seconds: float) -> None:
-    """Block until the fork server of `context` has loaded its modules and forks; start it if it is dead.
+    """Block until the fork server of `context` has loaded its modules; start it if it is dead.
 
-    One that does not within `seconds` is killed, and this raises `EOFError`.
+    If that takes longer than `seconds`, the server is killed, and this raises `EOFError`.
     """
     process = context.Process(target=_end_at_once)  # type: ignore[attr-defined]
     with killed_after(seconds), children.starting(), children.without_script():
@@ -116,7 +116,7 @@ def wait_until_loaded(context: BaseContext, seconds: float) -> None:
 
 
 def _end_at_once() -> None:
-    """Be the function of a process that only shows that processes start."""
+    """Do nothing: the process only shows that processes start."""
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def killed_after(seconds: float) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Note that one user's processes have ended. The last user waits a while for the server's end."""
+    """Note that one user's processes have ended. The last user waits a moment for the server to end."""
     global _users  # noqa: PLW0603
     _users -= 1
     if not _users and pid() is not None and hasattr(_server, "_stop"):

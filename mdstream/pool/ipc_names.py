@@ -1,11 +1,11 @@
-"""Name what `multiprocessing` keeps outside of a run's folder after the process that owns it.
+"""Name files that `multiprocessing` keeps outside a run's folder after the process that owns them.
 
     /dev/shm/sem.mdstream-<uid>-<pid>-*   semaphores of pools
     <temporary>/mdstream-ipc-<uid>-<pid>  sockets of fork servers
 
-Python removes both when a process ends, but not when a whole process group is killed. So the
-process that owns everything below it (supervisor, recorder, backfill) puts its process id into these names,
-and the next one to start removes those whose process no longer exists.
+Python removes both when a process ends, but not when a whole process group is killed. So the process at the
+top (supervisor, recorder, backfill) puts its process id into these names, and the next one that starts
+removes those whose process no longer exists.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _SEMAPHORES = Path("/dev/shm")
 _FOLDER = "mdstream-ipc"
 
 _LONGEST = 107 - len("/listener-12345678")
-"""An address of a socket is no longer than 107 bytes, the name that `multiprocessing` adds included."""
+"""Longest folder: the address of a socket has at most 107 bytes with the name that Python adds."""
 
 
 def claim() -> None:
-    """Have this process, and all that it starts from now on, put its name on semaphores and sockets.
+    """Put this process's id into the names of semaphores and sockets, here and in its children.
 
-    For processes that are ours alone: it changes how all of `multiprocessing` in this process works.
+    Only for our own processes: it changes `multiprocessing` for the whole process.
     """
     reap()
     owner = f"{os.getuid()}-{os.getpid()}"
@@ -36,16 +36,16 @@ def claim() -> None:
     config["semprefix"] = f"/mdstream-{owner}"
     sockets = f"{tempfile.gettempdir()}/{_FOLDER}-{owner}"
     if len(os.fsencode(sockets)) > _LONGEST:
-        return  # they go to a folder of `multiprocessing`'s own, whose name is shorter
+        return  # then `multiprocessing` uses its own folder, whose name is shorter
     with contextlib.suppress(OSError):
         os.mkdir(sockets, mode=0o700)
         config["tempdir"] = sockets
-        # After all else that ends with the process, as `multiprocessing` does it with its own folder.
+        # After all other finalizers, as for the folder of `multiprocessing`.
         Finalize(None, shutil.rmtree, args=(sockets, True), exitpriority=-100)
 
 
 def reap() -> None:
-    """Remove what processes that no longer exist have left."""
+    """Remove the files of processes that no longer exist."""
     for path in _SEMAPHORES.glob(f"sem.mdstream-{os.getuid()}-*"):
         if _is_dead(path.name.rpartition("-")[0]):
             path.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def reap() -> None:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether the process whose id ends the name `owner` no longer exists."""
+    """Return whether the process whose id ends the name `owner` no longer exists."""
     pid = owner.rpartition("-")[2]
-    # In a container that starts anew, this process may well have the id of the one before it.
+    # In a restarted container, this process may have the id of its predecessor.
     return pid.isdecimal() and (int(pid) == os.getpid() or not Path("/proc", pid).exists())

@@ -1,15 +1,15 @@
-"""A pool of workers: the only place that knows `workers`.
+"""A pool of workers. Only this module imports `workers`.
 
     ticket ─► crew of processes ─► receipt
                  │ a worker died, or hung
-                 └─► a new crew ─► the tickets that were under way, once more, one after another
+                 └─► a new crew ─► the tickets that were running, once more, one after another
 
-1. A crew breaks for good when one of its processes dies, as a `ProcessPoolExecutor` does. All are ended
-   then, and a new crew replaces them.
-2. Which of the tickets under way killed the worker cannot be seen. So each is a suspect and runs alone
-   (`pool.suspects`). One that breaks the pool alone has killed two workers: `PoisonedBatchError`.
-3. A ticket that keeps its worker longer than the deadline counts as having killed it.
-4. Where no new crew can be had the pool ends, and every ticket fails at once with `NoWorkersError`.
+1. A crew breaks when one of its processes dies, as a `ProcessPoolExecutor` does. Then all are ended, and a
+   new crew replaces them.
+2. It is unknown which of the running tickets killed the worker. So each is a suspect and runs alone
+   (`pool.suspects`). A ticket that breaks the pool alone has killed two workers: `PoisonedBatchError`.
+3. A ticket that runs longer than the deadline counts as having killed its worker.
+4. If no new crew can start, the pool ends, and every ticket fails at once with `NoWorkersError`.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
 }
-"""Environment of every worker: parallelism comes from the processes."""
+"""Environment of every worker: the processes are parallel, not their threads."""
 
 _END_WAIT_S = 5.0
 _START_ATTEMPTS = 3
 _START_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _LOAD_S = 60.0
-"""A fork server that has not loaded its modules after this long hangs."""
+"""A fork server that needs longer to load its modules counts as hung."""
 
 LOST = (BrokenExecutor, TimeoutError)
-"""A worker that died, and one that hangs."""
+"""Errors for a worker that died, and for one that hangs."""
 
 
 def _workers() -> ModuleType:
     """Import the `workers` package. Raises `ConfigError` if another one is found."""
-    with children.without_script():  # which may have a `workers.py` beside it
+    with children.without_script():  # a script may have a `workers.py` beside it
         import workers
 
     if getattr(workers, "OWNER", None) != "mdstream":
@@ -77,7 +77,7 @@ def _workers() -> ModuleType:
 
 
 def are_kernels_compiled() -> bool:
-    """Return whether this machine's disk has compiled kernels. Raises OSError where they cannot be kept."""
+    """Return whether the disk has compiled kernels. Raises OSError if they cannot be stored."""
     return bool(_boot().is_compiled())
 
 
@@ -89,14 +89,14 @@ def _boot() -> ModuleType:
 
 
 COMPILING = "compiling the decoders for this machine: about half a minute, once"
-"""What is logged meanwhile. With an empty cache it took 33 s of CPU time on a vCPU of 2026 (AMD EPYC)."""
+"""Log line before compiling. With an empty cache it took 33 s of CPU time on a vCPU of 2026 (AMD EPYC)."""
 
 
 def compile_kernels() -> subprocess.Popen[str] | None:
-    """Start a process that compiles the workers' kernels; None if that was done before on this machine.
+    """Start a process that compiles the workers' kernels; return None if they are compiled already.
 
-    Where they cannot be kept on disk, raises OSError, or the process ends with a code other than 0 and the
-    reason on its standard error.
+    If they cannot be stored on disk, this raises OSError, or the process ends with a code other than 0 and
+    the reason on its standard error.
     """
     if are_kernels_compiled():
         return None
@@ -105,12 +105,12 @@ def compile_kernels() -> subprocess.Popen[str] | None:
 
 
 def do_without_kernels() -> None:
-    """Have all workers that start from now on use the fallback decoder alone."""
+    """Make all workers that start from now on use only the fallback decoder."""
     os.environ[_workers().UNKEPT] = "1"
 
 
 def one_a_core(wanted: int) -> int:
-    """Return how many workers a setting means if the pool has the machine to itself: -1 is one a core."""
+    """Return the number of workers for a setting if the pool has all cores: -1 is one for each core."""
     return wanted if wanted >= 0 else usable_cores()
 
 
@@ -120,7 +120,7 @@ def forkserver_modules(*modules: str) -> tuple[str, ...]:
 
 
 def load_early(size: int) -> None:
-    """Start the fork server of a pool of `size` that will start soon, so that it loads meanwhile."""
+    """Start the fork server for a pool of `size`, so that it loads before the pool starts."""
     if size > 1 and are_kernels_compiled():
         os.environ.update(SINGLE_THREADED)
         with children.starting():
@@ -130,24 +130,24 @@ def load_early(size: int) -> None:
 class WorkerPool:
     """Runs tickets on `size` processes, or in the calling process if `size` is 0.
 
-    Without `kernels` workers do not load the compiled decoders. `on_start` is called with the process ids of
-    each crew, before it can work, and that of the process it is forked from, if there is one. A crew that
-    cannot be replaced within `rebuild_s`, and a few attempts, ends the pool: every ticket then fails with
-    `NoWorkersError`, at once. Owners that cannot be started again by somebody else should allow more time.
+    Without `kernels` workers do not load the compiled decoders. `on_start` is called with the process ids
+    of each new crew and of its fork server, if there is one. A crew that cannot be replaced within
+    `rebuild_s` and a few attempts ends the pool: every ticket then fails at once with `NoWorkersError`. An
+    owner that no other process restarts should allow more time.
     """
 
-    # Written by the pool alone.
+    # Written only by the pool.
     pids: list[int]
     """Process ids of the crew."""
     rebuilds: int
-    """Crews that were started in place of others."""
+    """Number of crews that replaced others."""
     _crew: Crew | None
     _generation: int
-    """How many crews there have been."""
+    """Number of crews so far."""
     _rebuilding: asyncio.Task[None] | None
-    """The last replacement. There is one at a time; a ticket that is cancelled does not cancel it."""
+    """The last replacement. There is one at a time; cancelling a ticket does not cancel it."""
     _ended_by: str
-    """Why there are no workers any more; empty while there may be."""
+    """Why the pool has ended; empty while it has not."""
     _context: BaseContext
     _has_forkserver: bool
 
@@ -178,17 +178,17 @@ class WorkerPool:
 
     @property
     def busy(self) -> int:
-        """Tickets that are with the workers; callers keep it near `size` themselves."""
+        """Tickets that workers have; callers must keep it near `size`."""
         return self._turns.busy
 
     @property
     def make_bars(self) -> MakeBars:
-        """What makes a builder of bars, for a feed."""
+        """The function that returns a builder of bars, for a feed."""
         make: MakeBars = self._boot.make_bars
         return make
 
     async def start(self, bars: bool = True) -> None:
-        """Start the processes, and wait until each can work, and this one can make `bars` if it will."""
+        """Start the processes, and wait until each is ready, and this one can make `bars` if requested."""
         ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
         if self.size:
             os.environ.update(SINGLE_THREADED)
@@ -200,34 +200,34 @@ class WorkerPool:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
 
     async def run(self, ticket: Ticket) -> Receipt:
-        """Have a worker do `ticket`.
+        """Run `ticket` in a worker.
 
-        Raises `PoisonedBatchError` if that killed two workers, and `NoWorkersError` if there are none.
+        Raises `PoisonedBatchError` if it killed two workers, and `NoWorkersError` if there are none.
         """
         return await self._do(self._boot.run, ticket, f"batch {ticket.sequence}")
 
     async def stage(self, ticket: PageTicket) -> PageReceipt:
-        """Have a worker stage a page of history; raises as `run`."""
+        """Stage a page of history in a worker; raises as `run`."""
         return await self._do(self._boot.stage, ticket, f"page {Path(ticket.path).name}")
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
-        """Have a worker join staged files to one of the store; raises as `run`."""
+        """Join staged files to one of the store in a worker; raises as `run`."""
         return await self._do(self._boot.join, ticket, f"file {Path(ticket.into).name}")
 
     async def record(self, ticket: RecordTicket) -> RecordReceipt:
-        """Have a worker add rows of a frame to its table; raises as `run`, and `StoreError`."""
+        """Add rows of a frame to its table in a worker; raises as `run`, and `StoreError`."""
         return await self._do(self._boot.record, ticket, f"rows of {ticket.frame}")
 
     async def find_recorded(self, ticket: RecordTicket) -> int:
-        """Have a worker look up how far a frame is recorded; raises as `record`."""
+        """Return the number after a frame's last recorded row, from a worker; raises as `record`."""
         return await self._do(self._boot.find_recorded, ticket, f"rows of {ticket.frame}")
 
     async def compact(self, ticket: CompactTicket) -> int:
-        """Have a worker merge a table's small files; raises as `record`."""
+        """Merge a table's small files in a worker; raises as `record`."""
         return await self._do(self._boot.compact, ticket, f"files of {Path(ticket.table).name}")
 
     async def compress(self, segment: Path) -> None:
-        """Have a worker compress a segment of a journal; raises as `run`, and `OSError`."""
+        """Compress a segment of a journal in a worker; raises as `run`, and `OSError`."""
         if not self.size:
             await asyncio.to_thread(self._boot.compress, segment)
         else:
@@ -268,14 +268,14 @@ class WorkerPool:
             self._turns.leave()
 
     async def rebuild_partials(self, run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-        """Return the partials of the first `rows` rows in their frames, for a feed that starts over."""
+        """Return the partials of the first `rows` rows of their frames, for the successor of a feed."""
         if not self.size:
             return await asyncio.to_thread(self._boot.rebuild_partials, run, stream, rows)
         partials: bytes = await self._submit(self._boot.rebuild_partials, run, stream, rows)
         return partials
 
     async def close(self) -> None:
-        """End the processes: idle ones at once, a working one when its ticket is done, or by force."""
+        """End the processes: idle ones at once, others after their ticket, or by force."""
         self._ended_by = "the pool is closed"
         if self._rebuilding is not None:
             self._rebuilding.cancel()
@@ -291,7 +291,7 @@ class WorkerPool:
     # -- the crew
 
     async def _new_crew(self) -> None:
-        """Start a crew and wait until all of it can work."""
+        """Start a crew and wait until it is ready."""
         start = self._boot.start if self._kernels else self._boot.start_plain
         self._crew = Crew(self.size, start, self._boot.serve, self._context)
         self._generation += 1
@@ -306,9 +306,9 @@ class WorkerPool:
             return await self._crew.do(function, *arguments)
 
     async def _rebuild(self, broken: int) -> None:
-        """Wait until the crew of generation `broken` is replaced; the first to come begins it.
+        """Wait until the crew of generation `broken` is replaced; the first caller starts that.
 
-        Raises `NoWorkersError` where that failed, or the pool is closed meanwhile.
+        Raises `NoWorkersError` if that fails, or the pool is closed.
         """
         done = self._rebuilding is None or self._rebuilding.done()
         if self._generation == broken and done and not self._ended_by:
@@ -316,9 +316,9 @@ class WorkerPool:
         await self._find_crew()
 
     async def _find_crew(self) -> int:
-        """Wait for a replacement that is under way; return the crew's generation.
+        """Wait for a running replacement; return the crew's generation.
 
-        Raises `NoWorkersError` where the replacement failed.
+        Raises `NoWorkersError` if the replacement failed.
         """
         if (rebuilding := self._rebuilding) is not None and not rebuilding.done():
             await asyncio.wait([rebuilding])  # a ticket that is cancelled here does not cancel it
@@ -337,11 +337,11 @@ class WorkerPool:
             self.rebuilds += 1
             try:
                 if self._has_forkserver:
-                    # In a thread: a new server loads for seconds, and the owner's loop must go on.
+                    # In a thread: a new server loads for seconds, and the owner's loop must not stop.
                     await asyncio.to_thread(forkserver.wait_until_loaded, self._context, _LOAD_S)
                 await self._new_crew()
             except (BrokenExecutor, EOFError, OSError) as error:
-                # The last two: its fork server is dying just now, and the next attempt has a new one.
+                # The last two: the fork server is dying, and the next attempt starts a new one.
                 log.warning("a worker died while it started: %r", error)
                 waited = time.monotonic() - started
                 if attempts >= _START_ATTEMPTS and waited >= self._rebuild_s:
@@ -358,7 +358,7 @@ def _what(error: BaseException) -> str:
 
 
 def _end_processes(processes: set[Process], timeout_s: float) -> None:
-    """Wait for `processes` to end; by force for those that have not within `timeout_s`."""
+    """Wait for `processes` to end; kill those that have not ended within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))

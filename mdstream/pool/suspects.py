@@ -1,10 +1,10 @@
-"""Which tickets run side by side in a pool: all of them, but a suspect alone.
+"""Run the tickets of a pool in parallel, but each suspect alone.
 
-    enter() ─► at work ─► leave()                                   beside all others
-    accuse() ─► enter_alone() ─► at work ─► leave() ─► clear()      while nobody else is at work
+    enter() ─► running ─► leave()                                   in parallel with others
+    accuse() ─► enter_alone() ─► running ─► leave() ─► clear()      while no other ticket runs
 
-A ticket is a suspect when its worker died: which of those under way killed it cannot be seen. While there
-are suspects no other ticket enters. Leaving and clearing never wait, so that a cancelled task does both.
+When a worker dies, it is unknown which running ticket killed it, so all of them are suspects. While there
+are suspects no other ticket enters. `leave` and `clear` never wait, so that a cancelled task can call both.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Turns:
     """The tickets of one pool. Used in one event loop."""
 
     busy: int
-    """Tickets at work. Written here alone, like all that follows."""
+    """Running tickets. Written only here, as all that follows."""
     _suspects: int
-    """Those that wait to run alone, or do."""
+    """Suspects that wait to run alone, or run."""
     _waiting: list[asyncio.Future[None]]
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Turns:
         self._waiting = []
 
     async def enter(self) -> None:
-        """Wait until there are no suspects, and begin work."""
+        """Wait until there are no suspects, and start to run."""
         while self._suspects:
             await self._change()
         self.busy += 1
@@ -36,18 +36,18 @@ class Turns:
         self._suspects += 1
 
     async def enter_alone(self) -> None:
-        """Wait until nobody is at work, and begin work."""
+        """Wait until no ticket runs, and start to run."""
         while self.busy:
             await self._change()
         self.busy += 1
 
     def leave(self) -> None:
-        """End work."""
+        """Stop running."""
         self.busy -= 1
         self._wake()
 
     def clear(self) -> None:
-        """End the suspicion of the caller's ticket, however that came out."""
+        """Make the caller's ticket no longer a suspect, whatever the result."""
         self._suspects -= 1
         self._wake()
 

@@ -1,1 +1,1 @@
-"""An Alpaca-compatible server: the streams and the REST calls beside them, seeded, with faults."""
+"""An Alpaca-compatible server: streams and REST calls, seeded, with faults."""

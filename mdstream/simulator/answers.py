@@ -1,4 +1,4 @@
-"""REST answers that several markets give: latest records, the state of symbols, history in pages."""
+"""REST answers that several markets share: latest records, snapshots, pages of history."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL
 from mdstream.venues.alpaca.limits import HISTORY_PAGE
 
 Answer = Callable[[Query], Any]
-"""Answers a query with what becomes the JSON body."""
+"""Returns the JSON body for a query, as Python objects."""
 
 _HISTORY = ("symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof")
 
 
 def latest(kind: str) -> Answer:
-    """Answer with the latest `kind` (`trades`) of each symbol, or of the one in the path."""
+    """Return an answer with the latest `kind` (`trades`) of each symbol, or of the one in the path."""
 
     def answer(query: Query) -> Any:
         query.check("symbols", "feed", "currency")
@@ -35,9 +35,9 @@ def latest(kind: str) -> Answer:
 
 
 def states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
-    """Answer with the state of each symbol, within `member` if one is named, or of the one in the path.
+    """Return an answer with the state of each symbol (in `member`, if given), or of the one in the path.
 
-    `paged` answers have a page token, though never a second page. `most` bounds the symbols, 0 for not.
+    `paged` answers have a page token, but never a second page. `most` limits the symbols; 0: no limit.
     """
 
     def answer(query: Query) -> Any:
@@ -54,7 +54,7 @@ def states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
 
 
 def history(kind: str) -> Answer:
-    """Answer with a page of `kind` (`trades`, `quotes`, `bars`): by symbol first, then by time."""
+    """Return an answer with a page of `kind` (`trades`, `quotes`, `bars`), sorted by symbol and time."""
 
     def answer(query: Query) -> Any:
         query.check(*_HISTORY, *(("timeframe", "adjustment") if kind == "bars" else ()))
@@ -85,7 +85,7 @@ def _series(query: Query, kind: str) -> Series:
 
 
 def _items(query: Query, series: Series, symbols: list[str]) -> Iterator[tuple[str, int, Any]]:
-    """Yield symbol, index and record of the items behind the page token."""
+    """Yield symbol, index and record of the items after the page token."""
     start = query.moment("start", query.now - query.now % DAY)
     end = min(query.moment("end", query.now), query.now)
     down = query.parameters.get("sort") == "desc"

@@ -1,4 +1,4 @@
-"""Bodies about the past, kept as they were sent: they do not change, and take long to make."""
+"""A cache of bodies about the past, which do not change and are slow to make."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import gzip
 from collections import OrderedDict
 
 _MOST_BYTES = 512 * 1024 * 1024
-"""Bodies kept, in compressed bytes; then those that were asked for longest ago are evicted."""
+"""Most compressed bytes in the cache; beyond that the least recently used bodies are evicted."""
 _PACKED_FROM = 1024
-"""Bytes from which on a body is compressed."""
+"""Size in bytes of the smallest body that is compressed."""
 _LEVEL = 6
 
 Key = tuple[tuple[str, str], ...]
 
 
 class BodyCache:
-    """Packed bodies by what was asked for."""
+    """Query → compressed body."""
 
     _kept: OrderedDict[Key, bytes]
     _bytes: int
@@ -25,13 +25,13 @@ class BodyCache:
         self._bytes = 0
 
     def get(self, key: Key) -> bytes | None:
-        """Return the compressed body, if it is kept."""
+        """Return the compressed body, if the cache has it."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
     def keep(self, key: Key, compressed: bytes) -> None:
-        """Keep a compressed body."""
+        """Add a compressed body."""
         self._kept[key] = compressed
         self._bytes += len(compressed)
         while self._bytes > _MOST_BYTES:
@@ -40,12 +40,12 @@ class BodyCache:
 
 
 def compress(body: bytes) -> bytes:
-    """Return a body as gzip, where that is worth it; else as it is."""
+    """Return a large body as gzip, and a small one as it is."""
     return gzip.compress(body, _LEVEL) if len(body) >= _PACKED_FROM else body
 
 
 def decompress(body: bytes) -> bytes:
-    """Return what `compress` returned."""
+    """Return the body that `compress` compressed."""
     return gzip.decompress(body) if is_compressed(body) else body
 
 

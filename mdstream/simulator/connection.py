@@ -22,19 +22,19 @@ from mdstream.venues.alpaca.error_codes import STREAM_CODES
 log = logging.getLogger(__name__)
 
 _SETTLE_S = 0.05
-"""After a change of subscriptions the flow waits this long for the next one."""
+"""After a change of subscriptions, the sender waits this long for another change."""
 
 
 class StreamConnection:
-    """Speaks the protocol to one client, and sends it the flow it subscribed to."""
+    """Speaks the protocol to one client, and sends it the messages that it subscribed to."""
 
     _key: str
     """The client's key, once it is authenticated."""
     _has_place: bool
-    """Whether it holds the one connection that its key may have to this endpoint."""
+    """Whether it has the only connection that its key may have to this endpoint."""
     _subscribed: dict[str, list[str]]
     _changed: asyncio.Event
-    """Set when the subscriptions have changed, until the flow begins anew."""
+    """Set when the subscriptions have changed, until the sender is restarted."""
     _tasks: list[asyncio.Task[None]]
 
     def __init__(self, shared: Shared, market: Market, request: web.Request) -> None:
@@ -80,7 +80,7 @@ class StreamConnection:
                 if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                     await self._handle(message.type, message.data)
         except (ConnectionResetError, asyncio.IncompleteReadError):
-            pass  # the client is gone
+            pass  # the client has closed the connection
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -88,7 +88,7 @@ class StreamConnection:
             self._leave()
         return self._socket
 
-    # -- what the client sends
+    # -- from the client
 
     async def _handle(self, kind: aiohttp.WSMsgType, data: Any) -> None:
         message = self._decode(kind, data)
@@ -173,7 +173,7 @@ class StreamConnection:
         self._changed.set()
 
     def _fault_in(self, asked: dict[str, Any]) -> int:
-        """Return the error code for a request; 0 if it is in order."""
+        """Return the error code for a request; 0 if it is valid."""
         invalid = self._shared.faults.invalid_symbols(self._spec.name)
         for channel, symbols in asked.items():
             if channel not in self._spec.subscriptions:
@@ -192,7 +192,7 @@ class StreamConnection:
             full[channel] = full.get(with_channel, [])
         return {"T": "subscription", **full}
 
-    # -- what the client is sent
+    # -- to the client
 
     def _send(self, messages: list[Message]) -> None:
         encoding = self._encoding
@@ -210,7 +210,7 @@ class StreamConnection:
             await self._socket.close()
 
     async def _flow(self) -> None:
-        """Send what is subscribed, and begin anew whenever that changes."""
+        """Send the subscribed messages; restart whenever the subscriptions change."""
         while True:
             await self._changed.wait()
             while self._changed.is_set():
@@ -239,4 +239,4 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         return
     error = task.exception()
     if not isinstance(error, ConnectionResetError):
-        log.error("a connection's flow failed", exc_info=error)
+        log.error("a connection of the simulator failed", exc_info=error)

@@ -1,8 +1,8 @@
-"""Messages to bytes, in the forms the service uses.
+"""Messages to bytes, in the service's forms.
 
-JSON as Go writes it: `<`, `>` and `&` escaped, whole floats without a fraction, times with up to nine
-digits and no trailing zeros. msgpack with times as the timestamp extension. And WebSocket frames, so
-that what is sent many times is encoded once.
+JSON is as Go writes it: `<`, `>` and `&` escaped, whole floats without a fraction, times with up to nine
+digits and no trailing zeros. msgpack has times as the timestamp extension. WebSocket frames are made here
+too, so that payloads that are sent many times are encoded once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Time(int):
-    """Nanoseconds since 1970 UTC, that each encoding writes in its own way."""
+    """Nanoseconds since 1970 UTC, which each encoding writes in its own form."""
 
 
 def rfc3339(nanoseconds: int) -> str:
-    """`2024-03-12T10:38:50.79613221Z`: no trailing zeros, no fraction at all when it is zero."""
+    """Return a time as `2024-03-12T10:38:50.79613221Z`: no trailing zeros, no fraction if it is zero."""
     seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
     text = _second(seconds)
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
@@ -79,12 +79,12 @@ def to_msgpack(value: Any) -> bytes:
 
 
 def json_payload(messages: Sequence[bytes]) -> bytes:
-    """One payload of messages that are encoded already."""
+    """Return one payload of encoded messages."""
     return b"[" + b",".join(messages) + b"]"
 
 
 def msgpack_payload(messages: Sequence[bytes]) -> bytes:
-    """One payload of messages that are encoded already."""
+    """Return one payload of encoded messages."""
     count = len(messages)
     if count < 16:
         head = bytes([0x90 | count])
@@ -105,7 +105,7 @@ class Encoding:
         self.payload = msgpack_payload if self.binary else json_payload
 
     def frame(self, payload: bytes) -> bytes:
-        """`payload` as a whole WebSocket message from a server: final, and not masked."""
+        """Return `payload` as a whole WebSocket message from a server: final, and not masked."""
         opcode = b"\x82" if self.binary else b"\x81"
         length = len(payload)
         if length < 126:

@@ -1,4 +1,4 @@
-"""Faults on demand: what goes wrong, where, when and how often."""
+"""Faults on demand: their kind, stream, time and number."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAULT = re.compile(
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. `left` counts down how often it still happens; None: always."""
+    """One fault. `left` is how often it will still happen; None: always."""
 
     kind: str
     stream: str
@@ -45,7 +45,7 @@ class Fault:
         return float(self.value)
 
     def happens(self) -> bool:
-        """Whether it happens now; counts it if so."""
+        """Return whether it happens now, and count it."""
         if self.left == 0:
             return False
         if self.left is not None:
@@ -54,7 +54,7 @@ class Fault:
 
 
 def parse(text: str) -> Fault:
-    """`[STREAM:]KIND[=VALUE][@SECONDS][*TIMES]`, as in `stocks:auth=402`, `drop@3*1`, `rest=429*5`."""
+    """Parse `[STREAM:]KIND[=VALUE][@SECONDS][*TIMES]`: `stocks:auth=402`, `drop@3*1`, `rest=429*5`."""
     match = _FAULT.fullmatch(text)
     if match is None or match["kind"] not in KINDS:
         raise ConfigError(
@@ -83,7 +83,7 @@ def _is_number(text: str) -> bool:
 
 
 class Faults:
-    """The faults in force; may be replaced while the simulator runs."""
+    """The active faults; `replace` changes them while the simulator runs."""
 
     def __init__(self, texts: Any = ()) -> None:
         self._faults: list[Fault] = []
@@ -93,14 +93,14 @@ class Faults:
         self._faults = [parse(str(text)) for text in texts]
 
     def of(self, kind: str, stream: str) -> Fault | None:
-        """The fault of this kind that holds for `stream`, if any is left; not counted yet."""
+        """Return the fault of this kind for `stream`, if any is left, without counting it."""
         for fault in self._faults:
             if fault.kind == kind and fault.stream in ("", stream) and fault.left != 0:
                 return fault
         return None
 
     def strikes(self, kind: str, stream: str) -> Fault | None:
-        """Like `of`, and counts that it happened."""
+        """Return the fault as `of` does, and count it."""
         fault = self.of(kind, stream)
         return fault if fault is not None and fault.happens() else None
 

@@ -1,7 +1,7 @@
-"""A made-up stream: messages as the service would send them, the same ones for the same seed.
+"""A made-up stream: messages as the service would send them, the same for the same seed.
 
-Messages are dicts in the order of the wire (`T` first), with `Time` for times. Which message comes next
-depends on the seed and on what is subscribed, never on a clock: only the times do, which the caller gives.
+Messages are dicts in the order of the wire (`T` first), with `Time` for times. The next message depends
+only on the seed and the subscription. Times come from a clock that the caller gives.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ DAY = 24 * 60 * MINUTE
 
 
 def base_price(symbol: str, known: Mapping[str, float]) -> float:
-    """Return the price around which a symbol moves: that of a `known` one, else one made of its name."""
+    """Return the price around which a symbol moves: the `known` one, or else one made from its name."""
     return known.get(symbol) or 5.0 + zlib.crc32(symbol.encode()) % 40_000 / 100
 
 
 class Generator(ABC):
-    """Makes the messages of one stream for one subscription (channel → symbols), without end.
+    """Makes endless messages of one stream for one subscription (channel → symbols).
 
-    A market's own class says which channels there are and makes their messages.
+    A market's subclass names the channels and makes their messages.
     """
 
     stream: ClassVar[str]
     universe: ClassVar[tuple[str, ...]]
-    """The symbols that `*` stands for."""
+    """The symbols that `*` means."""
     prices: ClassVar[Mapping[str, float]] = {}
     """Prices of well-known symbols."""
     first_id: ClassVar[int] = 0
-    """The number below those of all messages that have one."""
+    """A number below the ids of all messages."""
 
     random: random.Random
-    """The source of all that is made up."""
+    """The source of all random values."""
     _choices: list[tuple[Maker, list[str]]]
-    """The makers of subscribed channels, with their symbols, and how often each comes."""
+    """The makers of subscribed channels, with their symbols."""
     _weights: list[float]
     _prices: dict[str, float]
     """The last price of each symbol."""
     _ids: int
-    """The last number that was given."""
+    """The last id."""
 
     def __init__(self, seed: int, subscription: Mapping[str, Sequence[str]], ids_from: int = 0) -> None:
         self.random = random.Random(f"{seed}/{self.stream}")
@@ -65,15 +65,15 @@ class Generator(ABC):
             if symbols and channel in makers:
                 weight, maker = makers[channel]
                 self._choices.append((maker, sorted(symbols)))
-                # More symbols do not make more of the rare channels than of the busy ones.
+                # The number of symbols does not change how often a channel's messages are sent.
                 self._weights.append(weight)
 
     @abstractmethod
     def makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return how often each channel's messages come, relative to others, and what makes them."""
+        """Return channel → how often its messages are sent, relative to others, and their maker."""
 
     def followers(self, symbol: str, message: Message, clock: Callable[[], int]) -> Iterable[Message]:
-        """Return the messages that come right behind `message`: of most streams none."""
+        """Return the messages that follow `message` directly: none in most streams."""
         return ()
 
     def messages(self, clock: Callable[[], int]) -> Iterator[Message]:
@@ -86,7 +86,7 @@ class Generator(ABC):
                 yield message
                 yield from self.followers(symbol, message, clock)
 
-    # -- what messages are made of
+    # -- values of messages
 
     def price(self, symbol: str) -> float:
         """Return the symbol's next price: cents, or hundredths of them below 1."""
@@ -103,12 +103,12 @@ class Generator(ABC):
         return round(price - width, 4), round(price + width, 4)
 
     def number(self) -> int:
-        """Return the next number of a trade or an article."""
+        """Return the next id of a trade or an article."""
         self._ids += self.random.randint(1, 3)
         return self._ids
 
     def bar_makers(self) -> dict[str, tuple[float, Maker]]:
-        """Return the makers of bars, for a market that has them."""
+        """Return the makers of bars, for a market with bars."""
         return {
             "bars": (2.0, lambda symbol, at: self._bar("b", MINUTE, symbol, at)),
             "updatedBars": (0.5, lambda symbol, at: self._bar("u", MINUTE, symbol, at)),

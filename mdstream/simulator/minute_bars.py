@@ -1,6 +1,6 @@
-"""Bars as a server makes them: of the very trades that it sends, by the published rules.
+"""Bars as a server makes them: from the trades that it sends, by the published rules.
 
-Plain loops that share nothing but the table of rules with the engine's own bars: each can check the other.
+Plain loops that share only the table of rules with the engine's own bars, so that each can check the other.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mdstream.streams.spec import StreamSpec
 
 _REMEMBERED = 3 * MINUTE
 _NEW_YORK = 5 * 60 * MINUTE
-"""When days begin, UTC: at New York's midnight, in winter."""
+"""Start of days in UTC: New York's midnight, in winter."""
 
 _Trade = tuple[Any, str, float, float, bool, bool]
-"""Number, exchange, price, size, whether it counts in prices and in volume: plain values cost little."""
+"""Id, exchange, price, size, whether it counts in prices and in volume: a tuple is fast."""
 
 
 @dataclass(slots=True)
@@ -57,22 +57,22 @@ class _Bar:
 
 
 class BarServer:
-    """Adds bars to the messages of one subscription, in place of those that a market makes up."""
+    """Adds bars to the messages of one subscription, in place of a market's made-up bars."""
 
     _bars: dict[tuple[str, int], _Bar]
-    """The last minutes' bars, by symbol and minute."""
+    """Symbol and minute → bar, for the last minutes."""
     _trades: dict[tuple[str, int], list[_Trade]]
-    """Their trades, where these can be amended."""
+    """Symbol and minute → trades, if these can be amended."""
     _served: set[tuple[str, int]]
     """The bars that were sent."""
     _amended: set[tuple[str, int]]
-    """Those that have changed since."""
+    """The bars that have changed since."""
     _days: dict[str, Message]
-    """The bar of the day, by symbol."""
+    """Symbol → bar of the day."""
     _now: int
     """The time of the newest message, ns since 1970."""
     _counts: dict[tuple[str, ...], tuple[bool, bool]]
-    """How trades count, by conditions and tape, as far as it was looked up."""
+    """Cache: conditions and tape → whether trades count in prices and in volume."""
 
     def __init__(self, spec: StreamSpec, subscription: Mapping[str, Sequence[str]]) -> None:
         assert spec.bar_rules is not None
@@ -104,7 +104,7 @@ class BarServer:
         return spec.bar_rules is not None and BAR_KINDS.keys() <= spec.by_type.keys()
 
     def add_bars(self, messages: Iterator[Message]) -> Iterator[Message]:
-        """Yield `messages` with the bars of their trades between them."""
+        """Yield `messages`, with the bars of their trades inserted."""
         for message in messages:
             wire_type = message["T"]
             if wire_type in self._wanted and self._is_source(message["S"]):
@@ -158,7 +158,7 @@ class BarServer:
         self._replace(message["S"], (message["i"], message["x"]), [])
 
     def _replace(self, symbol: str, meant: tuple[Any, str], by: list[_Trade]) -> None:
-        """Replace the trade with this number and exchange, if it is remembered."""
+        """Replace the trade with this id and exchange, if it is kept."""
         for key, trades in self._trades.items():
             if key[0] != symbol:
                 continue
@@ -170,7 +170,7 @@ class BarServer:
                     return
 
     def _over(self, at: int) -> Iterator[Message]:
-        """Yield, as half a minute is over, the bars of the minutes before, or those that have changed."""
+        """Yield the bars due at the end of half a minute: those of past minutes, or amended ones."""
         begin = at - at % MINUTE
         if begin > self._now - self._now % MINUTE:
             for key in sorted(key for key in self._bars if key[1] < begin):
@@ -213,7 +213,7 @@ class BarServer:
         }
 
     def _day(self, bar: Message) -> Message:
-        """Return the day's bar so far, with a minute that has just ended."""
+        """Return the day's bar so far, including a minute that has just ended."""
         begin = bar["t"] - (bar["t"] - _NEW_YORK) % DAY
         day = self._days.get(bar["S"])
         if day is None or day["t"] != begin:

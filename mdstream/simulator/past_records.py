@@ -1,7 +1,7 @@
 """REST records of a made-up market: any item of any symbol's past, computed from its index.
 
-Item `k` of a symbol stands at a fixed time and has fixed values, so that any page can begin anywhere
-and every request for it is answered with the same bytes.
+Item `k` of a symbol has a fixed time and fixed values. So a page can begin anywhere, and every request for
+it gets the same bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _mix(value: int) -> int:
 
 
 class Past:
-    """The past of one symbol of one stream. A market's own class adds what its records have more."""
+    """The past of one symbol of one stream. A market's subclass adds fields of its records."""
 
     stream: ClassVar[str]
     prices: ClassVar[Mapping[str, float]] = {}
@@ -74,11 +74,11 @@ class Past:
     # -- records
 
     def trade(self, at: int, index: int) -> Record:
-        """Return trade `index`, with what trades of all markets have."""
+        """Return trade `index`, with the fields that all markets have."""
         return {"t": Time(at), "p": self.price(at, index), "s": self.size(index, 2)}
 
     def quote(self, at: int, index: int) -> Record:
-        """Return quote `index`, with what quotes of all markets have."""
+        """Return quote `index`, with the fields that all markets have."""
         middle, step = self.price(at, index), 0.01 if self._base >= 1 else 0.0001
         bid, ask = round(middle - step, self._digits), round(middle + step, self._digits)
         return {"t": Time(at), "bp": bid, "bs": self.size(index, 4), "ap": ask, "as": self.size(index, 5)}
@@ -98,7 +98,7 @@ class Past:
         }
 
     def latest(self, now: int) -> dict[str, Callable[[], Record]]:
-        """Return what makes the latest record of each kind, by the name of the kind."""
+        """Return kind → function that makes its latest record."""
         second, day = now // SECOND, now // DAY
         return {
             "trades": lambda: self.trade(now, second),
@@ -120,7 +120,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One kind of history: the distance of its items, and how one is made."""
+    """One kind of history: the time between its items, and their maker."""
 
     step: int
     make: Callable[[Past, int, int], Record]
@@ -129,10 +129,10 @@ class Series:
     """Made of shorter bars."""
 
     def at(self, past: Past, index: int, end: int = _FOREVER) -> Record:
-        """Return item `index`: on a grid of `step`, or less than a step behind it if `jitter`.
+        """Return item `index`: on a grid of `step`, or less than a step after it with `jitter`.
 
-        A composed bar that is not over by `end` has only the part until then. What the service gives is not
-        known; this is the harder for a client.
+        A composed bar that is not over by `end` has only the part until then. It is unknown what the
+        service returns; this is the harder case for a client.
         """
         offset = int(past.unit(index, 12) * self.step * 0.9) if self.jitter else 0
         record = self.make(past, index * self.step + offset, index)
@@ -141,7 +141,7 @@ class Series:
 
 
 def _part(bar: Record, over: int, end: int) -> Record:
-    """Return what a bar that is complete at `over` has by `end`."""
+    """Return the part until `end` of a bar that is complete at `over`."""
     share = max(0.0, (end - bar["t"]) / (over - bar["t"]))
     return {**bar, "v": type(bar["v"])(bar["v"] * share), "n": int(bar["n"] * share)}
 
@@ -164,7 +164,7 @@ _UNITS = {
 
 
 def bar_series(timeframe: str) -> Series | None:
-    """Return bars of `timeframe` (`1Min`, `15T`, `1Hour`, `1Day`, `1Week`, `1Month`); None for no such."""
+    """Return bars of `timeframe` (`1Min`, `15T`, `1Hour`, `1Day`, `1Week`, `1Month`); None if invalid."""
     count = timeframe.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = _UNITS.get(timeframe[len(count) :].lower())
     if unit is None or not count.isdigit() or not 1 <= int(count) <= 59:

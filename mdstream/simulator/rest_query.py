@@ -1,4 +1,4 @@
-"""One REST request as an answer needs it: its parameters, checked, and what is known about symbols."""
+"""One REST request with its checked parameters, and functions that look up symbols."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mdstream.simulator.encode import Time
 from mdstream.simulator.past_records import Past
 
 _PARTS = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
-"""A date or a time to the nanosecond: all but the fraction of a second, that, and the zone."""
+"""A date or a time: everything before the fraction of a second, the fraction (up to ns), and the zone."""
 
 
 class RestRefusal(Exception):
-    """Answered as an HTTP error with a body like the service's."""
+    """An HTTP error with a body like the service's."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -27,10 +27,10 @@ class RestRefusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A GET for one market. All of its methods raise `RestRefusal` for what the service would refuse.
+    """A GET for one market. All methods raise `RestRefusal` if the service would refuse the request.
 
-    `path` has what the path names, `parameters` what stands behind it. `past` gives the past of a symbol,
-    `state` the state of the symbols that have any, `chain` the contracts of an underlying.
+    `path` has the variables of the path, `parameters` the query. `past` returns the past of a symbol,
+    `state` the state of the symbols that have one, `chain` the contracts of an underlying.
     """
 
     path: Mapping[str, str]
@@ -51,11 +51,11 @@ class Query:
 
     @property
     def single(self) -> str:
-        """The symbol that the path names; empty if it names none."""
+        """The symbol in the path; empty if there is none."""
         return self.valid([self.path["symbol"]])[0] if "symbol" in self.path else ""
 
     def symbols(self) -> list[str]:
-        """Return the symbols that are asked for, each once."""
+        """Return the requested symbols, each once."""
         text = self.parameters.get("symbols", "")
         if not text:
             raise RestRefusal(400, "symbols is required")
@@ -69,7 +69,7 @@ class Query:
         return symbols
 
     def limit(self, default: int, most: int) -> int:
-        """Return how many rows a page may have."""
+        """Return the largest number of rows for a page."""
         text = self.parameters.get("limit", str(default))
         if not text.isdigit() or not 1 <= int(text) <= most:
             raise RestRefusal(400, f"invalid limit: {text}")
@@ -91,7 +91,7 @@ class Query:
         return Time(int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0")))
 
     def after(self) -> tuple[str, int] | None:
-        """Return the symbol and the index of the last item of the page before; None for the first page."""
+        """Return symbol and index of the last item of the previous page; None for the first page."""
         token = self.parameters.get("page_token")
         if not token:
             return None
@@ -103,5 +103,5 @@ class Query:
 
 
 def page_token(symbol: str, index: int) -> str:
-    """Return the token of the page behind an item."""
+    """Return the token of the page after an item."""
     return base64.urlsafe_b64encode(f"{symbol}|{index}".encode()).decode()

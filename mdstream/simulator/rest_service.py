@@ -1,4 +1,4 @@
-"""The REST half of the simulated service: rate limit, keys, faults and errors around a market's answers."""
+"""The REST part of the simulated service: rate limit, keys, faults and errors around markets' answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMESPACE = uuid.UUID("00000000-0000-4000-8000-000000000000")
 
 
 class RateWindow:
-    """Requests a minute of each key, counted in whole minutes, as the headers say."""
+    """Counts the requests of each key in whole minutes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -43,9 +43,9 @@ class RateWindow:
 
 
 class RestService:
-    """Answers the data API's GETs, and those of the account API that list symbols.
+    """Answers the GETs of the data API, and those of the account API that list symbols.
 
-    With a `source` it answers from that, and refuses what a replay does not have: history is in its store.
+    With a `source` it answers from that, and refuses requests for history, which is in the replayed store.
     """
 
     requests: int
@@ -111,7 +111,7 @@ class RestService:
     async def _answer_with_faults(
         self, request: web.Request, market: Market, answer: Callable[[], Any]
     ) -> web.StreamResponse:
-        """Answer with everything around it: rate limit, key, faults, delay, errors."""
+        """Apply rate limit, key, faults, delay and errors to an answer."""
         self.requests += 1
         delay = self._settings.latency_ms / 1000
         if slow := self._faults.strikes("slow", market.name):
@@ -140,7 +140,7 @@ class RestService:
         return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
     def _body(self, request: web.Request, market: Market, answer: Callable[[], Any]) -> bytes:
-        """Return an answer, compressed if that is worth it; made once, if it is about the past."""
+        """Return an answer, compressed if it is large, and cached if it is about the past."""
         query = self._query(request, market)
         settled = "end" in request.query and query.moment("end", 0) < query.now
         invalid = ",".join(sorted(query.invalid))

@@ -1,4 +1,4 @@
-"""Sends one connection its flow, at its pace, with the faults that were asked for."""
+"""Send one connection its messages, at the configured pace, with faults on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_DUE = 2_000
 
 @dataclass(slots=True)
 class Sent:
-    """What one stream has sent, over all its connections."""
+    """Counts of what one stream has sent over all its connections."""
 
     connections: int = 0
     payloads: int = 0
@@ -45,28 +45,28 @@ class Sent:
 
 @dataclass(slots=True)
 class Shared:
-    """What all connections of one simulator have in common."""
+    """State that all connections of one simulator share."""
 
     settings: SimulatorSettings
     faults: Faults
     sent: dict[str, Sent]
     taken: set[tuple[str, str]] = field(default_factory=set)
-    """Endpoints in use, by path and key: the plan allows one connection each."""
+    """Path and key of endpoints in use: the plan allows one connection each."""
     source: MarketSource | None = None
-    """What is served in place of the made-up market."""
+    """The source that replaces the made-up markets."""
     sent_log: IO[bytes] | None = None
-    """Where every message that is sent is written."""
+    """File for all sent messages."""
     prepared: dict[tuple[Any, ...], list[traffic.PayloadGroup]] = field(default_factory=dict)
-    """What was encoded beforehand, by what it is of: the last few."""
+    """Cache: stream, encoding and subscription → encoded messages."""
 
 
 class Pace:
-    """How far an event lies ahead when time goes `speed` times as fast as it did; 0: never."""
+    """Measures how long until a past event is due at `speed` times its pace; 0: all are due at once."""
 
     _first: int | None
     """The time of the first event, ns since 1970."""
     _began: float
-    """Our monotonic time then."""
+    """The monotonic time when it was due."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -74,7 +74,7 @@ class Pace:
         self._began = 0.0
 
     def begin(self, at_ns: int) -> None:
-        """Let now be the moment `at_ns`."""
+        """Start the clock at `at_ns`."""
         self._first, self._began = at_ns, time.monotonic()
 
     def ahead_s(self, at_ns: int) -> float:
@@ -88,9 +88,9 @@ class Pace:
 
 
 class Sender:
-    """Sends one connection what it subscribed to, until it is cancelled.
+    """Sends one connection its subscribed messages, until it is cancelled.
 
-    `transport` gives the connection, or raises `ConnectionResetError` when the client is gone;
+    `transport` returns the connection, or raises `ConnectionResetError` if the client has closed it.
     `refuse` sends the client an error code.
     """
 
@@ -118,7 +118,7 @@ class Sender:
         self._since_disturbed = Counter()
 
     async def send(self, subscribed: traffic.Subscription) -> None:
-        """Send the whole flow of one subscription."""
+        """Send all messages of one subscription."""
         faults = asyncio.create_task(self._timed_faults())
         try:
             settings, name = self._settings, self._market.name
@@ -136,7 +136,7 @@ class Sender:
             faults.cancel()
 
     async def _past(self, source: MarketSource, subscribed: traffic.Subscription) -> None:
-        """Send a stretch of the past, read a slice ahead: at `speed` times its pace, 0 for flat out."""
+        """Send a range of the past at `speed` times its pace (0: at once), with one slice read ahead."""
         slices, pace = source.slices(self._market.name, subscribed), Pace(self._settings.speed)
         pace.begin(source.first)
         coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
@@ -163,7 +163,7 @@ class Sender:
             await self._write_all(cast("list[Message]", due))
 
     async def _recorded_day(self, subscribed: traffic.Subscription) -> None:
-        """Send the day's events: at `speed` times the pace at which they happened, 0 for flat out."""
+        """Send the day's events at `speed` times their pace; 0: as fast as possible."""
         settings = self._settings
         messages = traffic.recorded_day(self._market.name, settings.ticks, subscribed)
         if settings.messages:
@@ -231,7 +231,7 @@ class Sender:
                 return
 
     def _is_ahead(self) -> bool:
-        """Return whether a slow market has been sent more than its share of what others were."""
+        """Return whether a slow market has sent more than its share, compared with the others."""
         share = self._market.share
         others = (each.messages.total() for each in self._shared.sent.values() if each is not self._sent)
         most = max(others, default=0)
@@ -246,7 +246,7 @@ class Sender:
             await self._write(piece)
 
     async def _write(self, piece: traffic.PayloadGroup) -> None:
-        """Write a piece; flat out, at most as fast as the client reads."""
+        """Write a piece; without a rate, at most as fast as the client reads."""
         if self._muted:
             await asyncio.Event().wait()
         transport = self._transport()
@@ -265,7 +265,7 @@ class Sender:
                 await asyncio.sleep(0.0005)
             await asyncio.sleep(0)
 
-    # -- what goes wrong on demand
+    # -- faults on demand
 
     def _disturb(self, payloads: int) -> None:
         for kind, garbage in (("garbage", b'{"garbage" \xff\x00'), ("truncate", None)):

@@ -1,7 +1,7 @@
-"""The simulator as a server: streams and REST on one port, and a look at what it has sent.
+"""The simulator as a server: streams and REST on one port, and its statistics.
 
-GET  /simulator/stats    what was sent so far, by stream and message type
-POST /simulator/faults   a JSON list of faults that replaces those in force
+GET  /simulator/stats    counts of sent messages by stream and type
+POST /simulator/faults   a JSON list of faults that replaces the active ones
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
-    """A running simulator; use as an async context manager. `port` is the real one where 0 was given."""
+    """A running simulator; use it as an async context manager. `port` is the real one if 0 was given."""
 
     def __init__(self, settings: SimulatorSettings, source: MarketSource | None = None) -> None:
         self.settings = settings
@@ -113,7 +113,7 @@ class Simulator:
 
         @web.middleware
         async def streams_first(request: web.Request, handler: Handler) -> web.StreamResponse:
-            # A stream and its archive may share one path; the upgrade tells them apart.
+            # A stream and its archive may share one path; the upgrade distinguishes them.
             market = paths.get(request.path)
             if market is None or request.headers.get("Upgrade", "").lower() != "websocket":
                 return await handler(request)
@@ -154,7 +154,7 @@ async def _stop_signal() -> AsyncIterator[asyncio.Event]:
 
 
 def run(settings: SimulatorSettings, source: MarketSource | None = None, label: str = "") -> Simulator:
-    """Serve until SIGINT or SIGTERM; return the simulator, for what it has sent. `label` describes that."""
+    """Serve until SIGINT or SIGTERM; return the simulator with its counts. `label` describes the data."""
     label = label or f"(seed {settings.seed})"
 
     async def serve() -> Simulator:
@@ -171,7 +171,7 @@ def run(settings: SimulatorSettings, source: MarketSource | None = None, label: 
 
 
 def main(settings: SimulatorSettings, pipe: Connection) -> None:
-    """Run the embedded simulator's process: report its port over `pipe`, serve until that is closed."""
+    """Run the embedded simulator's process: report its port over `pipe`, serve until `pipe` is closed."""
     children.ignore_terminal()
     parent = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""The settings of a simulator: flags of `mdstream simulate`, some of them of `mdstream replay` too."""
+"""The settings of a simulator: flags of `mdstream simulate`, some also of `mdstream replay`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHARES = "".join(f" ({name}: {m.share:g} of it)" for name, m in MARKETS.items()
 
 
 class SimulatorSettings(Struct, frozen=True):
-    """What a simulator takes; the embedded simulator fills in a few of them.
+    """The settings of a simulator; the embedded simulator sets only a few.
 
     At `rate` 0, messages are encoded beforehand and repeat. A client with more than `slow_client_mb` of
     unsent data gets error 407 and is dropped; at rate 0, the simulator waits for it instead.
@@ -77,4 +77,4 @@ class SimulatorSettings(Struct, frozen=True):
     ] = ""
     tls_key: Annotated[str, setting("PEM key of the certificate.", metavar="FILE", flag="--tls-key")] = ""
     credentials: Credentials = Credentials()
-    """If set, any other key is refused; else any key is accepted, but there must be one."""
+    """If set, any other key is refused; otherwise any key is accepted, but a key is required."""

@@ -1,4 +1,4 @@
-"""What a simulator serves in place of its made-up markets."""
+"""Sources that a simulator serves in place of its made-up markets."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from mdstream.simulator.generator import Message
 
 
 class RecordedPayload(bytes):
-    """A payload as it once came, within its WebSocket message."""
+    """A payload as once received, in its WebSocket message."""
 
 
 class MarketSource(Protocol):
-    """A stretch of the past, for streams and for REST."""
+    """A range of the past, for streams and for REST."""
 
     first: int
-    """Where it begins, ns since 1970."""
+    """Its start, ns since 1970."""
 
     def slices(
         self, stream: str, subscription: Mapping[str, Sequence[str]]
     ) -> Iterator[Sequence[tuple[int, Message | RecordedPayload]]]:
-        """Yield what a subscription is answered with, each with its time in ns, in order, as lists."""
+        """Yield lists of the messages of a subscription, in order, each with its time in ns."""
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
-        """Return the state of the symbols that have any."""
+        """Return the state of the symbols that have one."""
 
     def chain(self, underlying: str) -> list[str]:
         """Return the contracts of an underlying."""

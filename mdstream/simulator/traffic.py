@@ -1,4 +1,4 @@
-"""What a connection is sent: messages in payloads, made up as fast as wanted, or of a recorded day."""
+"""Messages in payloads for a connection: made up, or of a recorded day."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.minute_bars import BarServer
 
 MOST_PREPARED = 50_000
-"""Messages encoded beforehand for an endless flow flat out; they repeat."""
+"""Messages that are encoded beforehand, and repeated, if there is no rate."""
 
 _PIECE_BYTES = 128 * 1024
 START_NS = 1_767_623_400_000_000_000  # 2026-01-05T14:30:00Z, a Monday's open
@@ -31,24 +31,24 @@ Subscription = Mapping[str, Sequence[str]]
 
 @dataclass(slots=True)
 class PayloadGroup:
-    """WebSocket messages, ready to be written, and what is in them."""
+    """WebSocket messages ready to be written, and their contents."""
 
     data: bytes = b""
     payloads: int = 0
     types: Counter[str] = field(default_factory=Counter)
     messages: list[Message] = field(default_factory=list)
-    """The messages themselves, only where what is sent is logged."""
+    """The messages themselves, only if sent messages are logged."""
 
     @property
     def count(self) -> int:
-        """How many messages it has."""
+        """The number of messages."""
         return self.types.total()
 
 
 def pieces(
     messages: Iterator[Message], encoding: Encoding, per_payload: int, keep: bool
 ) -> Iterator[PayloadGroup]:
-    """Yield `messages` in payloads of `per_payload`, some 128 kB of them at a time."""
+    """Yield `messages` in payloads of `per_payload`, in groups of some 128 kB."""
     piece, parts, size = PayloadGroup(), [], 0
     while batch := list(itertools.islice(messages, per_payload)):
         part = encoding.frame(encoding.payload([encoding.message(m) for m in batch]))
@@ -75,14 +75,14 @@ def prepare(
 
 
 def generate(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
-    """Yield a market's messages with made-up times, the same at every call."""
+    """Yield a market's messages with made-up times, the same in every call."""
     ticks = itertools.count(START_NS, _STEP_NS)
     return MARKETS[stream].generator(seed, subscription).messages(lambda: next(ticks))
 
 
 def generate_live(stream: str, seed: int, subscription: Subscription) -> Iterator[Message]:
     """Yield a market's messages, each with the time at which it is made, and bars of its trades."""
-    # Numbers are not used twice, also by the next connection: none has a million a second.
+    # Ids are unique across connections: none has a million messages a second.
     ids_from = time.time_ns() // 1_000
     market = MARKETS[stream]
     messages = market.generator(seed, subscription, ids_from).messages(time.time_ns)
@@ -103,7 +103,7 @@ def _read_day(stream: str, path: str | Path, subscription: Subscription) -> Iter
     """Yield a real day's messages from a CSV file (gzip'd or not), in its order.
 
     The file's first line names the columns: `kind` (the type of message), `symbol`, and those that the
-    market's `Ticks` name. Raises `ConfigError` where the file cannot be read.
+    market's `Ticks` name. Raises `ConfigError` if the file cannot be read.
     """
     spec, ticks = MARKETS[stream].spec, MARKETS[stream].ticks
     assert ticks is not None, "only such a market takes a recorded day"

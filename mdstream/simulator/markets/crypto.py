@@ -1,4 +1,4 @@
-"""Crypto spot pairs: trades, quotes, bars and order books, open to everyone over REST."""
+"""Crypto spot pairs: trades, quotes, bars and order books; REST needs no key."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mdstream.simulator.past_records import SECOND, Past, Record
 _PRICES = {"BTC/USD": 91000.0, "ETH/USD": 3100.0, "SOL/USD": 215.0, "LTC/USD": 88.0, "DOGE/USD": 0.37}
 
 _BOOK_STEP = 2e-5
-"""Distance of an order book's levels, as a share of the price; a tick at least."""
+"""Distance of an order book's levels, as a share of the price; at least a tick."""
 _BOOK_REACH = 400
-"""Levels that an order book reaches away from the price."""
+"""Largest distance of a level from the price, in levels."""
 _FIRST_LEVELS = 10
-"""Levels of each side in the message that begins a book."""
+"""Levels of each side in the first message of a book."""
 _CHANGES = ((1, 0), (0, 1), (1, 1), (2, 1))
 """Bids and asks that one message changes."""
 _TAKEN_SHARE = 0.3
-"""Share of changes of a book's side that take a level away."""
+"""Share of changes of a book's side that remove a level."""
 
 
 class CoinMessages(Generator):
-    """What a subscriber of coins is sent: sizes are fractions; a book is sent whole, then its changes."""
+    """Messages of coins: sizes are fractions; a book is sent whole, then its changes."""
 
     first_id = 3_447_222_699_000_000_000
 
@@ -62,7 +62,7 @@ class CoinMessages(Generator):
         return round(self.random.expovariate(2.0) + 1e-6, 9)
 
     def _book(self, symbol: str, at: Time) -> Message:
-        """Make the whole book first, then changes of some levels; size 0 takes a level away."""
+        """Make the whole book first, then changes of some levels; size 0 removes a level."""
         price = self.price(symbol)
         is_first = symbol not in self._books
         sides = self._books.setdefault(symbol, (set(), set()))
@@ -75,8 +75,8 @@ class CoinMessages(Generator):
     def _changes(
         self, known: set[float], price: float, sign: int, count: int, is_first: bool
     ) -> list[Message]:
-        """Change a side of a book: levels that the price has passed, or left far behind, are removed;
-        others come, or change.
+        """Change a side of a book: remove levels that the price has passed or that are too far from it; add
+        or change others.
         """
         step = max(0.01 if price >= 1 else 0.0001, round(price * _BOOK_STEP, 4))
         gone = {p for p in known if not 0 < sign * (p - price) <= step * _BOOK_REACH}
@@ -118,7 +118,7 @@ class CoinPast(Past):
 
 
 class CryptoMessages(CoinMessages):
-    """What a subscriber of crypto is sent."""
+    """Messages of crypto."""
 
     stream = "crypto"
     universe = (*_PRICES, "AVAX/USD", "LINK/USD", "UNI/USD")

@@ -16,7 +16,7 @@ from mdstream.streams.spec import StreamSpec
 
 
 class Route(NamedTuple):
-    """A REST path, and what answers it: in a replay `replayed`, or, where there is none, a refusal."""
+    """A REST path and its answer. A replay uses `replayed`, or refuses if there is none."""
 
     path: str
     answer: Answer
@@ -26,8 +26,8 @@ class Route(NamedTuple):
 class Ticks(NamedTuple):
     """How the rows of a recorded day become messages.
 
-    `columns` are those that rows have beside `kind`, the type of message, and `symbol`; `makers` make a
-    message of a row of each kind and its number.
+    `columns` are those besides `kind` (the type of message) and `symbol`. `makers` has, for each kind, the
+    function that makes a message from a row and its number.
     """
 
     columns: frozenset[str]
@@ -36,29 +36,29 @@ class Ticks(NamedTuple):
 
 @dataclass(frozen=True)
 class Market:
-    """Everything that one stream says on the wire and over REST."""
+    """The declaration of a simulated market: its messages and REST answers."""
 
     generator: type[Generator]
     """Makes the messages of a connection."""
     symbol_form: re.Pattern[str]
-    """What symbols look like."""
+    """The form of symbols."""
     routes: tuple[Route, ...]
     past: type[Past] = Past
-    """Makes the records that REST gives, where these have a price."""
+    """Makes the records of REST answers, if these have a price."""
     chain: Callable[[str], list[str]] = lambda underlying: []
     """Lists the contracts of an underlying."""
     state_members: Mapping[str, str] = field(default_factory=dict)
-    """For replays: channel → the member of a symbol's state that its first row is; empty: the whole."""
+    """For replays: channel → member of a symbol's state that its first row becomes; empty: the whole."""
     share: float = 1.0
-    """How many messages it has for each one of other markets."""
+    """Number of its messages for each message of another market."""
     is_open: bool = False
     """Whether REST answers without a key."""
     asset_class: str = ""
-    """The class under which the account API lists its symbols; empty: it does not."""
+    """The class under which the account API lists its symbols; empty: it does not list them."""
     exchange: str = ""
-    """The exchange that the account API names for them."""
+    """The exchange of its symbols in the account API."""
     ticks: Ticks | None = None
-    """Set where a recorded day can take the place of what is made up."""
+    """Set if a recorded day can replace made-up messages."""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class Market:
 
     @property
     def universe(self) -> tuple[str, ...]:
-        """The symbols that `*` stands for."""
+        """The symbols that `*` means."""
         return self.generator.universe
 
     @cached_property
@@ -76,5 +76,5 @@ class Market:
         return STREAMS[self.name]
 
     def is_symbol(self, text: str) -> bool:
-        """Return whether `text` looks like a symbol of this market."""
+        """Return whether `text` has the form of a symbol of this market."""
         return self.symbol_form.fullmatch(text) is not None

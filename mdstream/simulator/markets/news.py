@@ -1,4 +1,4 @@
-"""News: articles on stocks, some of them a new version of an earlier one, and their archive over REST."""
+"""News: articles on stocks, some of them new versions of earlier ones, and their archive over REST."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FIRST_ID = 40_000_000
 _UPDATE_SHARE = 0.05
 """Share of articles that are a new version of an earlier one."""
 _REMEMBERED = 20
-"""Articles that may get a new version: the last ones."""
+"""Number of the last articles, which may get a new version."""
 _DISTANCE = 60 * MINUTE
 """Time between the articles on one symbol in the archive."""
 _AUTHORS = 10_000
-"""Symbols that can have an article of one time in the archive, each with an id of its own."""
+"""Most symbols with an article of the same time in the archive, each with its own id."""
 
 _OF_CONTENT = ("include_content", "exclude_contentless")
 _HEADLINES = (
@@ -38,7 +38,7 @@ _HEADLINES = (
 
 
 class NewsMessages(Generator):
-    """What a subscriber of news is sent."""
+    """Messages of news."""
 
     stream = "news"
     universe = _UNIVERSE
@@ -55,7 +55,7 @@ class NewsMessages(Generator):
         return {"news": (1.0, self._article)}
 
     def _article(self, symbol: str, at: Time) -> Message:
-        """Make a new article, or now and then a new version of an earlier one, under its own number."""
+        """Make a new article, or sometimes a new version of an earlier one, with the same id."""
         if self._written and self.random.random() < _UPDATE_SHARE:
             before = self.random.choice(self._written)
             second = Time(max(at - at % SECOND, before["updated_at"]))
@@ -66,7 +66,7 @@ class NewsMessages(Generator):
 
 
 def _article(r: random.Random, symbol: str, at: int, number: int) -> Record:
-    """Return an article on a symbol, and now and then on others too."""
+    """Return an article on a symbol, and sometimes on others too."""
     headline = r.choice(_HEADLINES).format(s=symbol, n=r.randint(100, 900), q=r.randint(1, 4))
     others = [s for s in _UNIVERSE if s != symbol and r.random() < 0.1]
     second = Time(at - at % SECOND)
@@ -86,7 +86,7 @@ def _article(r: random.Random, symbol: str, at: int, number: int) -> Record:
 
 
 def archived_article(seed: int, symbol: str, index: int) -> Record:
-    """Return article `index` on `symbol` as the archive has it, with pictures."""
+    """Return article `index` on `symbol` from the archive, with pictures."""
     number = _FIRST_ID + index * _AUTHORS + zlib.crc32(symbol.encode()) % _AUTHORS
     record = _article(random.Random(f"{seed}/{symbol}/{index}"), symbol, index * _DISTANCE, number)
     sizes = ("thumb", "small", "large")
@@ -95,7 +95,7 @@ def archived_article(seed: int, symbol: str, index: int) -> Record:
 
 
 def _answer_archive(query: Query) -> Any:
-    """Answer with a page of articles, the newest first unless the oldest are asked for."""
+    """Answer with a page of articles, newest first unless `sort` is `asc`."""
     query.check("symbols", "start", "end", "limit", "page_token", "sort", *_OF_CONTENT)
     start = query.moment("start", query.now - 30 * DAY)
     end = min(query.moment("end", query.now), query.now)
@@ -120,7 +120,7 @@ def _answer_archive(query: Query) -> Any:
 
 
 def _answer_nothing(query: Query) -> Any:
-    """Answer a replay's client: the articles of the stream are all there are."""
+    """Answer a replay's client with no articles: those of the stream are all there are."""
     return {"news": [], NEXT_PAGE_TOKEN: None}
 
 

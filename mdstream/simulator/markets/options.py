@@ -1,4 +1,4 @@
-"""Options: trades and quotes in msgpack, chains of contracts, and the account API's list of them."""
+"""Options: trades and quotes in msgpack, chains of contracts, and the account API's list of contracts."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _EXPIRIES = 4
 _STRIKES = 12
 """Strikes of an expiry, around the price of the underlying."""
 _EXPIRED_WEEKS = 52
-"""Weeks since the contracts of a chain were listed before: those are expired now."""
+"""Weeks between a chain's contracts and the newest of its expired ones."""
 
 _NAMESPACE = uuid.UUID("00000000-0000-4000-8000-000000000000")
 
 
 class OptionMessages(Generator):
-    """What a subscriber of options is sent."""
+    """Messages of options."""
 
     stream = "options"
     universe = tuple(_UNIVERSE.split())
@@ -68,7 +68,7 @@ class OptionMessages(Generator):
 
 
 def _coarse(at: Time) -> Time:
-    """Return a multiple of 256 ns: the real source passes its times through a float64 of nanoseconds."""
+    """Return a multiple of 256 ns: the real source stores its times as float64 nanoseconds."""
     return Time(at - at % 256)
 
 
@@ -112,7 +112,7 @@ def chain(underlying: str) -> list[str]:
 
 
 def _answer_chain(query: Query) -> Any:
-    """Answer with a page of the chain of the underlying that the path names."""
+    """Answer with a page of the chain of the underlying in the path."""
     [underlying] = query.valid([query.path["underlying"]], STOCKS.is_symbol)
     limit = query.limit(100, CHAIN_PAGE)
     listed = query.chain(underlying)
@@ -129,7 +129,7 @@ def contracts(
 ) -> list[dict[str, Any]]:
     """Return the contracts on `underlyings` of a status, by symbol, that expire between two days.
 
-    Without a last day that is the next weekend, as at the service.
+    Without a last day, that is a week from now.
     """
     past = last or (datetime.now(UTC).date() + timedelta(days=7)).isoformat()
     names = [name for each in underlyings if each for name in chain(each)]
@@ -139,7 +139,7 @@ def contracts(
 
 
 def _expired_contracts(contract: str) -> list[str]:
-    """Return contracts of the same strike and right that expired a year and more before."""
+    """Return contracts of the same strike and right that expired a year or more earlier."""
     root, right, expiry = contract[:-15], contract[-9:], _expiry(contract)
     return [
         f"{root}{expiry - timedelta(weeks=weeks):%y%m%d}{right}"

@@ -1,4 +1,4 @@
-"""Crypto perpetuals: what coins have, and pricing, which is also all that REST says about their state."""
+"""Crypto perpetuals: the messages of coins, and pricing, which is also their only state over REST."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _next_funding(at: int) -> Time:
 
 
 class PerpMessages(CoinMessages):
-    """What a subscriber of perpetuals is sent."""
+    """Messages of perpetuals."""
 
     stream = "perps"
     universe = (*_PRICES, "LTC-PERP", "DOGE-PERP", "AVAX-PERP")

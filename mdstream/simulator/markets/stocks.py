@@ -1,4 +1,4 @@
-"""Stocks: trades that are corrected and cancelled, quotes, halts, and single-symbol REST calls."""
+"""Stocks: trades with corrections and cancels, quotes, halts, and REST calls for single symbols."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _UNIVERSE = (
     "WMT DIS KO PFE XOM CVX CSCO ORCL CRM V MA UNH HD PG T"
 )
 _AMENDED_SHARE = 0.002
-"""Share of trades that come with a correction or a cancel of an earlier one of their symbol."""
+"""Share of trades that are followed by a correction or cancel of an earlier one of their symbol."""
 _REMEMBERED_SHARE = 0.002
-"""Share of trades that are remembered, to be amended seconds or minutes later."""
+"""Share of trades that are kept, to be amended seconds or minutes later."""
 _ONE_SIDED_SHARE = 0.01
 """Share of quotes without one of their sides."""
 
@@ -36,7 +36,7 @@ _STATUSES = (
 
 
 class StockMessages(Generator):
-    """What a subscriber of stocks is sent."""
+    """Messages of stocks."""
 
     stream = "stocks"
     universe = tuple(_UNIVERSE.split())
@@ -44,7 +44,7 @@ class StockMessages(Generator):
     first_id = 52_983_525_000_000
 
     _remembered: dict[str, Message]
-    """A trade of each symbol that will be amended."""
+    """Symbol → a trade that will be amended."""
 
     def __init__(self, seed: int, subscription: Mapping[str, Sequence[str]], ids_from: int = 0) -> None:
         super().__init__(seed, subscription, ids_from)

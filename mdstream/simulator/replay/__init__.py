@@ -1,1 +1,1 @@
-"""What a store holds, served once more as the service would."""
+"""Replays of stores and journals, as the service would send them."""

@@ -1,4 +1,4 @@
-"""Rows of a store as the messages they once were: what the decoders do, the other way round."""
+"""Rows of a store to messages: the reverse of decoding."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mdstream.streams.spec import Channel, Column, Kind, split_conditions
 Row = Mapping[str, Any]
 
 _BAR_TYPES = {"1Min": "b", "1Day": "d"}
-"""Timeframes that a stream sends, and the `T` of their messages."""
+"""Timeframe that a stream sends → `T` of its messages."""
 
 
 def messages(channel: Channel, rows: Iterable[Row]) -> Iterator[tuple[int, Message]]:
-    """Messages of a channel's rows, which come sorted by symbol and time, each with its time in ns.
+    """Yield the messages of a channel's rows, sorted by symbol and time, each with its time in ns.
 
-    Rows of an order book that came together are one message. Bars of timeframes that no stream sends are
-    left out.
+    Rows of an order book that were received together are one message. Bars of timeframes that no stream
+    sends are left out.
     """
     time = channel.time
     if channel.levels:

@@ -1,4 +1,4 @@
-"""A journal as a source: every payload byte for byte, whatever is subscribed."""
+"""A journal as a source: every payload byte for byte, whatever the subscription."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENCODINGS = {PayloadKind.JSON: ENCODINGS["json"], PayloadKind.MSGPACK: ENCODING
 
 
 class RecordedPayloads:
-    """What the journal of a run (a folder with one a stream) has of `streams`."""
+    """The payloads of `streams` in a run's folder, which has a journal for each stream."""
 
     def __init__(self, run: Path, streams: Sequence[str]) -> None:
         self._run = run
@@ -34,7 +34,7 @@ class RecordedPayloads:
     def slices(
         self, stream: str, subscription: Mapping[str, Sequence[str]]
     ) -> Iterator[list[tuple[int, Message | RecordedPayload]]]:
-        """Yield all payloads of the stream, each with the time it came."""
+        """Yield all payloads of the stream, each with its receive time."""
         found: list[tuple[int, Message | RecordedPayload]] = []
         for each in self._entries(stream) if stream in self.streams else ():
             found.append(each)
@@ -45,11 +45,11 @@ class RecordedPayloads:
             yield found
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
-        """Return states without content: bodies that came over REST are in the journal, but not served."""
+        """Return empty states: REST bodies are in the journal, but not served."""
         return {symbol: {} for symbol in symbols}
 
     def chain(self, underlying: str) -> list[str]:
-        """Return nothing: a client of a replayed journal has to name contracts."""
+        """Return no contracts: a client of a replayed journal has to name them."""
         return []
 
     def _entries(self, stream: str) -> Iterator[tuple[int, RecordedPayload]]:
@@ -59,7 +59,7 @@ class RecordedPayloads:
 
 
 def newest_run(folder: Path) -> Path:
-    """Return the newest run in a folder of journals, or the folder itself if it is a run's."""
+    """Return the newest run in a folder of journals, or the folder itself if it is a run."""
     if not folder.is_dir():
         raise ConfigError(f"--journal {folder}: no such folder")
     if any((folder / name).is_dir() for name in STREAMS):

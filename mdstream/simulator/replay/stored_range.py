@@ -1,4 +1,4 @@
-"""A range of a store as what streams send and what REST knows.
+"""A range of a store as a source for streams and REST.
 
 scan, a quarter of an hour at a time ─► rows ─► messages of all channels, by time ─► connections
 """
@@ -24,15 +24,13 @@ from mdstream.streams.spec import Channel, Kind
 from mdstream.venues.alpaca.parameters import format_time
 
 SLICE_NS = 15 * 60 * 1_000_000_000
-"""What of each channel is read at a time."""
+"""Time span that is read at once."""
 
 When = str | date | datetime
 
 
 class StoredRange:
-    """What a store has of `streams` from `start` to `end` (all it has, by default)."""
-
-    # The mutable state: none once it is made; connections have iterators of their own.
+    """The rows of `streams` in a store from `start` to `end` (default: all). Immutable once made."""
 
     def __init__(
         self,
@@ -56,7 +54,7 @@ class StoredRange:
                 if channel.types and (span := self._span(name, channel, given)):
                     self._channels.setdefault(name, []).append(channel)
                     spans.append(span)
-                    # A day's bar has the time of its midnight: nobody wants to wait from there.
+                    # A day's bar has the time of its midnight, too early for the start of a replay.
                     events += [span[0]] if channel.name != "bars" else []
         if not spans:
             raise ConfigError(f"nothing to replay: {store} has no rows of these streams and times")
@@ -66,13 +64,13 @@ class StoredRange:
 
     @property
     def streams(self) -> list[str]:
-        """The streams that have anything."""
+        """The streams with rows."""
         return list(self._channels)
 
     def slices(
         self, stream: str, subscription: Mapping[str, Sequence[str]]
     ) -> Iterator[list[tuple[int, Message]]]:
-        """The messages that a subscription asks for, each with its time in ns, a list a slice."""
+        """Yield the messages of a subscription, each with its time in ns, one list for each slice."""
         wanted = [
             (channel, symbols)
             for channel in self._channels.get(stream, ())
@@ -93,7 +91,7 @@ class StoredRange:
                 yield whole
 
     def state(self, stream: str, symbols: Sequence[str]) -> dict[str, Message]:
-        """Return the first rows of each symbol that has any, as the members of its state."""
+        """Return the first rows of each symbol as the members of its state."""
         members = MARKETS[stream].state_members
         found: dict[str, Message] = {}
         for channel in self._channels.get(stream, ()):
@@ -108,7 +106,7 @@ class StoredRange:
         return found
 
     def chain(self, underlying: str) -> list[str]:
-        """Return the contracts of an underlying that have anything."""
+        """Return the contracts of an underlying that have rows."""
         found: set[str] = set()
         for stream, channels in self._channels.items():
             if (chain := STREAMS[stream].chain) is None:
@@ -122,7 +120,7 @@ class StoredRange:
     def _span(
         self, stream: str, channel: Channel, given: tuple[int | None, int | None]
     ) -> tuple[int, int] | None:
-        """The first and the last time of a channel; None if it has no rows."""
+        """Return the first and the last time of a channel; None if it has no rows."""
         time = channel.time
         try:
             rows = self._rows(stream, channel, None, *given)
@@ -148,7 +146,7 @@ class StoredRange:
         return rows if past is None else rows.filter(time < _when(past))
 
     def _with_rows(self, stream: str, channel: Channel, symbols: Sequence[str]) -> list[int]:
-        """Which slices of all time have rows of a channel."""
+        """Return the numbers of the slices (since 1970) with rows of a channel."""
         chosen = None if "*" in symbols else symbols
         rows = self._rows(stream, channel, chosen, self._first, self.past)
         number = (pl.col(channel.time).dt.epoch("ns") // SLICE_NS).alias("number")
@@ -165,7 +163,7 @@ class StoredRange:
 
 
 def _symbols(stream: str, channel: Channel, subscription: Mapping[str, Sequence[str]]) -> list[str]:
-    """The symbols for which any of a channel's subscriptions stands, or the one it comes along with."""
+    """Return the symbols subscribed on a channel, or on the one that the server adds it to."""
     added = STREAMS[stream].added_by_server
     names = {*channel.subscriptions, *(added.get(n, "") for n in channel.subscriptions)}
     return sorted({s for name in names for s in subscription.get(name, ())})
@@ -176,11 +174,11 @@ def _when(ns: int) -> pl.Expr:
 
 
 def _plain(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Rows as plain values, times in ns."""
+    """Yield rows as plain values, with times in ns."""
     times = [name for name, kind in rows.schema.items() if kind == pl.Datetime("ns", "UTC")]
     yield from rows.with_columns(pl.col(times).dt.epoch("ns")).iter_rows(named=True)
 
 
 def describe_range(source: StoredRange) -> str:
-    """Return the range as people write it."""
+    """Return the range as text."""
     return f"{format_time(source.first)} to {format_time(source.past)}"

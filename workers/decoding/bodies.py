@@ -41,20 +41,20 @@ class BodyMatcher(Matcher):
         self._make_keys(_START_KEYS)
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
-        """Match bodies like `Matcher.match`; `Matched.bodies` has what each body held."""
+        """Match bodies like `Matcher.match`; `Matched.bodies` has the contents of each body."""
         while True:
             found = super().match(payloads, verdicts)
             symbols, twice = self._symbols(payloads)
             if not twice:
                 break
-            verdicts[list(twice)] = ops.FELL_BACK  # the fallback decoder knows which of them counts
+            verdicts[list(twice)] = ops.FELL_BACK  # the fallback decoder decides which one counts
         for payload in np.flatnonzero(verdicts == ops.GOOD).tolist():
             token = payloads.cut(self._tokens[payload])[1:-1].decode()
             found.bodies[payload] = BodyContents(frozenset(symbols.get(payload, ())), {}, token)
         return found
 
     def _symbols(self, payloads: Payloads) -> tuple[dict[int, list[str]], set[int]]:
-        """Return payload → symbols with a record, and the payloads in which a symbol occurs twice."""
+        """Return payload → symbols with a record, and the payloads with a repeated symbol."""
         count = int(self._at[ops.AT_KEYS])
         seen: set[tuple[int, bytes]] = set()
         twice: set[int] = set()

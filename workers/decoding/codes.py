@@ -1,9 +1,9 @@
-"""Texts to codes, in the order in which the messages came.
+"""Texts to codes, in the order of the messages.
 
-While channels are converted, texts unknown to a dictionary are noted with the place of their first
+While channels are converted, texts that are not in a dictionary are noted with the place of their first
 occurrence. At the end of the batch they get provisional codes in the order of these places. The feed
-replaces them when it commits. So the codes depend neither on where a stream was cut into batches nor on the
-order in which channels and columns are converted.
+replaces them when it commits. So the codes depend neither on where batches are cut nor on the order in
+which channels and columns are converted.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def places_of(positions: Iterable[Position]) -> list[Place]:
 
 
 class BatchCodes:
-    """Gives the codes of one batch. `known` returns the codes of a dictionary by name."""
+    """Assigns the codes of one batch. `known` returns the codes of a dictionary by name."""
 
-    # The mutable state: new texts by dictionary, with where each first came (place of its row, item of
-    # a list, column); whether one found no place in its dictionary.
+    # The mutable state: dictionary → new texts, each with its first occurrence (place of the row, item of a
+    # list, column); whether a dictionary had no room.
 
     def __init__(self, known: Callable[[str], Mapping[str, int]]) -> None:
         self.overflowed = False
@@ -49,7 +49,7 @@ class BatchCodes:
         self._noted: dict[str, dict[str, tuple[Place, int, int]]] = {}
 
     def admit(self, channel: Channel, coded: Coded, places: list[Place]) -> None:
-        """Note the texts that are new. Raises `UnfitError`, and notes none, if one cannot be taken."""
+        """Note new texts. Raises `UnfitError`, and notes none, if one does not fit."""
         fresh: dict[str, dict[str, tuple[Place, int, int]]] = {}
         for index, texts in coded:
             column = channel.columns[index]
@@ -79,7 +79,7 @@ class BatchCodes:
                 noted[text] = min(at, noted.get(text, at))
 
     def new(self) -> dict[str, tuple[str, ...]]:
-        """Return the new texts by dictionary, in the order they came."""
+        """Return dictionary → new texts, in order of first occurrence."""
         return {
             dictionary: tuple(sorted(noted, key=noted.__getitem__))
             for dictionary, noted in self._noted.items()

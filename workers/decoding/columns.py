@@ -1,7 +1,7 @@
 """Messages to columns: a whole column at a time, strictly.
 
-A column is converted in one go from the values of its key. A value that does not fit raises `UnfitError`
-with the key and the reason; the decoder then finds the messages that caused it.
+The values of a key are converted together. A value that does not fit raises `UnfitError` with the key and
+the reason; the decoder then finds the malformed messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.decoding.timestamps import Timestamps
 
 Message = dict[str, Any]
 Position = tuple[int, int]
-"""Index of a payload in its batch, and of a message in its payload."""
+"""Index of a payload in its batch, and index of a message in its payload."""
 
 Coded = list[tuple[int, list[Any]]]
 """Columns of texts without codes: index of the column, and the text (or list) of each row."""
@@ -31,7 +31,7 @@ Coded = list[tuple[int, list[Any]]]
 
 @dataclass(slots=True)
 class Rows:
-    """The messages of one channel, in order. A message of an order book makes many rows."""
+    """The messages of one channel, in order. A message of an order book becomes many rows."""
 
     records: list[Message] = field(default_factory=list)
     positions: list[Position] = field(default_factory=list)
@@ -54,7 +54,7 @@ class ColumnMaker:
         }
 
     def columns(self, channel: Channel, rows: Rows) -> tuple[list[ColumnData], Coded]:
-        """Return every column of `channel`, coded ones still empty, and the texts to code.
+        """Return the columns of `channel`, with coded ones still empty, and the texts to code.
 
         Raises `UnfitError` if a value does not fit.
         """
@@ -147,7 +147,7 @@ _NOTHING: Message = {}
 
 
 def values_of(records: list[Message], column: Column, subs: dict[str, list[Message]]) -> list[Any]:
-    """Return the raw values of a column, None where the key is missing."""
+    """Return the raw values of a column, None for a missing key."""
     key = column.key
     head, dot, tail = key.partition(".")
     if dot:
@@ -170,14 +170,14 @@ def values_of(records: list[Message], column: Column, subs: dict[str, list[Messa
 
 
 def present(values: list[Any]) -> Any:
-    """Return a mask of the values that are not None; None if there are no missing ones."""
+    """Return a mask of the values that are not None; None if no value is missing."""
     if None not in values:
         return None
     return np.array([v is not None for v in values], np.bool_)
 
 
 def _without(mask: Any, absent: Array) -> Any:
-    """Return `mask` without the rows of `absent`; None if nothing is missing."""
+    """Return `mask` without the rows of `absent`; None if all values are present."""
     if not absent.any():
         return mask
     return ~absent if mask is None else mask & ~absent
@@ -246,7 +246,7 @@ def code_texts(column: Column, values: list[Any]) -> list[Any]:
         if types - {list, str, type(None)}:
             raise UnfitError(f"{column.key}: expected a list of conditions")
         try:
-            # An older form of the protocol sent one condition as plain text.
+            # In an older form of the protocol, one condition is plain text.
             return [
                 v if v is None else _join(*v) if type(v) is list else _join(*([v] if v else []))
                 for v in values

@@ -1,11 +1,11 @@
-"""Payloads to columns: by compiled kernels where they know the form, otherwise by the fallback decoder.
+"""Payloads to columns: by compiled kernels if they know the form, otherwise by the fallback decoder.
 
     payloads ─► match (pass 1) ─► spans ─► values, codes (pass 2) ─► columns ─┐
-                   │ fell back                 │ fell back                    ├─► in the order they came
+                   │ fell back                 │ fell back                    ├─► in order of receipt
                    └───► fallback decoder ◄────┘  ─► columns ─────────────────┘
 
-Kernels produce what the fallback decoder would, bit for bit, or leave the payload to it. So the rows do not
-depend on which of the two decoded a payload.
+The kernels' result equals the fallback decoder's, bit for bit, or they leave the payload to it. So the rows
+do not depend on which of the two decoded a payload.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class _Taken:
     """The part of a batch that kernels decoded."""
 
     left: npt.NDArray[np.bool_]
-    """Payloads that they left."""
+    """Payloads that the kernels left to the fallback decoder."""
     messages: npt.NDArray[np.uint32]
     parts: dict[str, list[ChannelRows]] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
-    """Messages that they left, in payloads that they decoded."""
+    """Single messages that the kernels left, in payloads that they decoded."""
     bodies: dict[int, BodyContents] = field(default_factory=dict)
     fell_back: int = 0
 
@@ -51,9 +51,7 @@ class Decoder:
     """
 
     _kernel_decoders: dict[PayloadKind, KernelDecoder]
-    """Created when the first payload of a kind comes; dropped after an error of the kernels. Written here
-    only.
-    """
+    """Created for the first payload of a kind; dropped after an error of the kernels. Written only here."""
 
     def __init__(self, spec: StreamSpec, known: Known, *, kernels: bool = True) -> None:
         self._spec = spec
@@ -63,7 +61,7 @@ class Decoder:
         self._kernel_decoders = {}
 
     def decode(self, payloads: Payloads, area: ResultArea | None = None) -> Decoded:
-        """Return the columns of a batch, made in `area` where possible. Malformed bytes never raise."""
+        """Return the columns of a batch, in `area` if possible. Malformed bytes never raise."""
         kinds = self._kinds(payloads)
         if not kinds:
             return self._fallback.decode(payloads)
@@ -72,7 +70,7 @@ class Decoder:
         try:
             if decoded := self.by_kernels(payloads, kinds, area):
                 return decoded
-        except Exception as error:  # an error in our code must not cost a batch
+        except Exception as error:  # an error in our code must not lose a batch
             self._kernel_decoders.clear()
             place = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
@@ -84,8 +82,8 @@ class Decoder:
     def by_kernels(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> Decoded | None:
         """Decode a batch: payloads of `kinds` by kernels, the rest by the fallback decoder.
 
-        Return None if a dictionary has no room for all new texts: which of them get in depends on the order
-        in which they came. Errors of the kernels propagate.
+        Return None if a dictionary has no room for all new texts: then their order decides which get a
+        code. Errors of the kernels propagate.
         """
         taken = self._take(payloads, kinds, area)
         codes = BatchCodes(self._known)
@@ -146,7 +144,7 @@ def _admit(codes: BatchCodes, channel: Channel, part: ChannelRows) -> None:
 
 
 def _interleave(name: str, parts: list[ChannelRows], positions: list[Position], out: Decoded) -> None:
-    """Put the rows of both decoders in the order in which they came."""
+    """Put the rows of both decoders in order of receipt."""
     others = out.columns.get(name)
     if others is None and len(parts) == 1:
         out.columns[name] = parts[0].columns

@@ -2,9 +2,9 @@
 
     payloads ─► parse ─► messages by channel ─► columns (`columns.py`) ─► codes (`codes.py`)
 
-It is complete and strict rather than fast. It knows every message type of every stream, and any faster
-decoder must equal it. A channel is converted in one go. Only if something in it does not fit are its
-messages tried one by one, so that exactly the malformed ones are rejected, each with its reason.
+It is complete and strict rather than fast. It knows every message type of every stream, and the kernels
+must give equal results. The messages of a channel are converted together. Only if one does not fit, they
+are converted one by one, so that exactly the malformed ones are rejected, each with its reason.
 """
 
 from __future__ import annotations
@@ -34,29 +34,27 @@ _MAPS = (0xDE, 0xDF)
 
 @dataclass(slots=True)
 class Decoded:
-    """Everything that one batch held."""
+    """The decoded contents of one batch."""
 
     columns: dict[str, Sequence[ColumnData]] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
-    """The accepted messages behind `columns`, as far as the fallback decoder decoded them."""
+    """The accepted messages in `columns` that the fallback decoder decoded."""
     places: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=dict)
-    """Payload and message of each row, for channels that kernels had a part in."""
+    """Payload and message of each row, for channels with rows from kernels."""
     counts: list[int] = field(default_factory=list)
     """Messages per payload; a payload that cannot be split counts as one."""
     rejects: list[Reject] = field(default_factory=list)
     control: list[Message] = field(default_factory=list)
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[int, BodyContents] = field(default_factory=dict)
-    """What each REST payload held."""
+    """REST payload → its contents."""
     fell_back: int = 0
-    """Payloads that kernels began and left to the fallback decoder."""
+    """Payloads that kernels started and left to the fallback decoder."""
     fault: str = ""
     """The error of the kernels, if there was one; then all payloads fell back."""
 
     def order_of(self, name: str) -> npt.NDArray[np.int64]:
-        """Return a number per row of a channel, by which the rows of all channels sort in the order they
-        came.
-        """
+        """Return a sort key for each row of a channel; it sorts rows of all channels by receipt."""
         if name in self.places:
             payload, message = self.places[name]
         else:
@@ -91,10 +89,10 @@ class FallbackDecoder:
         return self.decode_pieces(pieces, BatchCodes(self._known), [0] * len(payloads))
 
     def decode_pieces(self, pieces: Iterable[Piece], codes: BatchCodes, counts: list[int]) -> Decoded:
-        """Return the columns of what kernels left of a batch.
+        """Return the columns of the pieces that kernels left.
 
-        `codes` has the batch's new texts so far, `counts` the messages of each payload that kernels
-        decoded.
+        `codes` has the batch's new texts so far, `counts` the number of messages of each payload that
+        kernels decoded.
         """
         out = Decoded(counts=counts)
         bodies: dict[int, _Body] = {}
@@ -207,7 +205,7 @@ class FallbackDecoder:
         return coded
 
     def _sift(self, channel: Channel, rows: Rows, out: Decoded, codes: BatchCodes) -> Rows:
-        """Try message by message: reject those that do not fit, keep the rest."""
+        """Convert messages one by one: reject those that do not fit, keep the rest."""
         good = Rows()
         for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
             try:
@@ -224,7 +222,7 @@ class FallbackDecoder:
 
 
 def _make_found(body: _Body, rejects: Sequence[Reject]) -> BodyContents:
-    """Return what a body held whose messages in `rejects` became no rows."""
+    """Return the contents of a body; the messages in `rejects` have no rows."""
     records = Counter(body.symbols)
     records.subtract(body.symbols[r.message] for r in rejects)
     refused: dict[str, str] = {}
@@ -248,7 +246,7 @@ def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:
 
 
 def _unreadable(payload: bytes) -> int:
-    """Return where the first item begins that keeps `payload` from being one msgpack array of maps."""
+    """Return the offset of the first item that makes `payload` an invalid msgpack array of maps."""
     unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(payload)))
     unpacker.feed(payload)
     at = 0

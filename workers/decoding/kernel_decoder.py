@@ -1,8 +1,8 @@
-"""Kernels for one kind of payload of one stream: pass 1, pass 2, and what falls back.
+"""Kernels for one kind of payload of one stream: pass 1, pass 2, and falling back.
 
 payloads ─► match ─► spans ─► a column at a time ─► values, masks, codes
    ▲                                  │
-   └── again, without those in which ─┘ something does not fit
+   └─ again, without payloads with a ─┘ value that does not fit
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ Known = Callable[[str], Mapping[str, int]]
 
 @dataclass(slots=True)
 class Fresh:
-    """Texts of one column without a code yet.
+    """Texts of one column without a code.
 
-    The rows that have one, in order; the texts, each once, with its first row; and for each row its text.
+    The rows with such a text, in order; the texts, each once, with its first row; each row's index in them.
     """
 
     column: int
@@ -82,7 +82,7 @@ class Fresh:
 
 @dataclass(slots=True)
 class ChannelRows:
-    """What kernels made of one channel. Arrays are views that are valid until the next batch."""
+    """The kernels' rows of one channel. Arrays are views that are valid until the next batch."""
 
     columns: Columns
     fresh: list[Fresh]
@@ -121,7 +121,7 @@ def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
 class KernelDecoder:
     """Kernels for one kind of payload of one stream."""
 
-    # The mutable state: the layouts and the texts met so far.
+    # The mutable state: the known layouts and texts.
 
     def __init__(self, spec: StreamSpec, known: Known, kind: PayloadKind) -> None:
         self._known = known
@@ -166,7 +166,7 @@ class KernelDecoder:
         return plan
 
     def _make_room(self, rows: int) -> None:
-        """Return arrays for what columns leave over, valid until the next channel."""
+        """Make arrays for leftover values of columns, valid until the next channel."""
         most = max(map(len, self._plans), default=0)
         self._scratch: npt.NDArray[np.uint8] = np.empty(2 * most * rows, np.uint8)
         self._leftover: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
@@ -229,7 +229,7 @@ class KernelDecoder:
     def _leftovers(
         self, payloads: Payloads, table: Table, index: int, part: ChannelRows, plan: Any, counts: Any
     ) -> list[int]:
-        """Handle what the kernel left over in one column; return the rows that do not fit."""
+        """Handle the kernel's leftover values of one column; return the rows that do not fit."""
         left, fresh, missing, _ = counts[index].tolist()
         column, data = table.channel.columns[index], part.columns[index]
         rows = len(data.values)
@@ -295,7 +295,7 @@ class KernelDecoder:
         return again
 
     def _learn_texts(self, payloads: Payloads, column: Column, spans: Any) -> bool:
-        """Learn texts that were never met; return whether there were any that can be learned."""
+        """Learn new texts; return whether there were any."""
         short = spans[spans >> 32 <= text_kernels.LONGEST]
         unmet = {payloads.cut(span) for span in np.unique(short)}  # a body names its symbol once
         owner, known = self._texts.owner(column), self._known(column.dictionary)
@@ -313,7 +313,7 @@ class KernelDecoder:
         plan: Any,
         counts: Any,
     ) -> None:
-        """Convert unusual prices of a quote side before the columns beside them are made again."""
+        """Convert unusual prices of a quote side, before the kernel converts the side's columns again."""
         data, rows = part.columns[index], part.columns.rows
         at, left, valid = index * rows, int(counts[index, plans.LEFTOVER]), data.mask
         leftover = self._leftover[at : at + left].tolist()
@@ -339,7 +339,7 @@ class KernelDecoder:
         return [r for r in leftover if not self._one(payloads, column, spans, data.values, valid, r)]
 
     def _fresh(self, part: ChannelRows, index: int, start: int, stop: int) -> list[int]:
-        """Note the texts of one column without a code; return the rows whose bytes are not a text."""
+        """Note texts of one column without a code; return the rows whose bytes are not a text."""
         rows, numbers = self._leftover[start:stop].astype(np.int64), self._numbers[start:stop].copy()
         texts, codes = self._texts.texts, self._texts.codes
         unfit = [
@@ -366,9 +366,7 @@ class KernelDecoder:
         return True
 
     def _book_sides(self, table: Table, spans: Any, part: ChannelRows) -> None:
-        """Return the codes of a book's sides, which are not texts in the payload, and the sides without a
-        code.
-        """
+        """Write the codes of a book's sides, which have no text in payloads; note sides without a code."""
         index = next(i for i, c in enumerate(table.channel.columns) if c.key == "side")
         names = list((table.channel.levels or {}).values())
         known = self._known(table.channel.columns[index].dictionary)

@@ -1,8 +1,8 @@
-"""Layouts: the form of a stream's messages on the wire, learned from the messages themselves.
+"""Layouts: forms of a stream's messages on the wire, learned from the messages themselves.
 
 A message of a new layout is split once into literals and places of values (`learn_json.py`,
-`learn_msgpack.py`). From then on kernels recognise all messages of that form. The stream's declaration says
-which value belongs to which column.
+`learn_msgpack.py`). Then kernels recognise all messages of that form. The stream's declaration says which
+value belongs to which column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Step = tuple[bytes, int, int, int]
 
 
 class Member(NamedTuple):
-    """One key of a message and its value, as places in the buffer."""
+    """A key of a message, and the place of its value in the buffer."""
 
     key: str
     start: int
@@ -42,7 +42,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Where the columns of one channel have their spans: slot `base` + index of the column."""
+    """Slots for the spans of a channel's columns: `base` + index of the column."""
 
     channel: Channel
     index: int
@@ -56,7 +56,7 @@ class Table:
         return tuple(self.channel.levels or ())
 
     def wanted(self) -> dict[str, Kind]:
-        """Return the keys of a message that columns want, without those of a book's levels."""
+        """Return the keys of a message that columns need, without those of a book's levels."""
         of_levels = {"p", "s", "side"} if self.sides else set[str]()
         return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
 
@@ -82,8 +82,8 @@ def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
 class Shortcut(NamedTuple):
     """A layout by the keys of its messages, as `workers.kernels.keys` reads it.
 
-    Its entries and what follows them; values between literals, words more to compare, keys, bytes before
-    the first key's end.
+    The entries, with other columns behind them; the number of values between literals, of further words to
+    compare, and of keys; the bytes before the end of the first key.
     """
 
     entries: list[int]
@@ -145,11 +145,11 @@ class Layouts:
         )
 
     def forget(self) -> None:
-        """Drop all layouts: the service has changed how it writes messages."""
+        """Drop all layouts, because the service has changed the form of its messages."""
         self.go_back(ArrayUse(0, 0, 0, 0, 0))
 
     def mark(self) -> ArrayUse:
-        """Return where the arrays end now."""
+        """Return the current use of the arrays."""
         return ArrayUse(self.known, self._steps, self._words, self._items, self._entries)
 
     def go_back(self, mark: ArrayUse) -> None:
@@ -167,7 +167,7 @@ class Layouts:
             for key, slot in table.slots.items()
             if slot not in taken and not (table.sides and key in ("p", "s", "side"))
         ]
-        # Missing columns come before the end, because only the end decides that a message fits.
+        # Missing columns are before the end, because only the end decides that a message fits.
         steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]
         if self._steps + len(steps) > _MOST_STEPS:
             raise UnlearnableError("no room for another layout")
@@ -185,7 +185,7 @@ class Layouts:
         self.known += 1
 
     def _shorten(self, found: Shortcut | None) -> None:
-        """Keep the shortcut for the next layout."""
+        """Store the shortcut of the next layout."""
         if found is None or self._entries + len(found.entries) > _MOST_ENTRIES:
             return
         stop = self._entries + len(found.entries)
@@ -195,9 +195,7 @@ class Layouts:
         self._entries = stop
 
     def item(self, parts: list[tuple[bytes, int, int]]) -> int:
-        """Add the form of one level: two values as (literal, slot, last byte), and the literal that ends
-        it.
-        """
+        """Add the form of one level: two values as (literal, slot, last byte), and the final literal."""
         if self._items == _MOST_LAYOUTS:
             raise UnlearnableError("no room for another layout")
         for part, (literal, slot, last) in enumerate(parts):
@@ -206,7 +204,7 @@ class Layouts:
         return self._items - 1
 
     def _literal(self, literal: bytes) -> int:
-        """Keep a literal; return the index of its first word."""
+        """Store a literal; return the index of its first word."""
         first, size = self._words, -(-len(literal) // 8) or 1
         if len(literal) > _LONGEST_LITERAL or first + size > _MOST_WORDS:
             raise UnlearnableError("no room for another layout")
@@ -217,16 +215,16 @@ class Layouts:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one codec writes values."""
+    """The form of values in one codec."""
 
     opening: int
     """Bytes of a list that belong to the literal before it."""
     value: Callable[[bytes, Member, Kind | None], tuple[int, int, int]]
-    """For a value of a column's kind, or of no column: how many of its bytes belong to the literal before
-    it, the action that finds its end, and the action's argument.
+    """Return, for a value of a column's kind (None: of no column), the number of its bytes that belong to
+    the literal before it, the action that finds its end, and the action's argument.
     """
     level: Callable[[Table, list[bytes]], list[tuple[bytes, int, int]]]
-    """The form of a book's levels, as `Layouts.item` takes it, by the first level in its lists."""
+    """Return the form of a book's levels, for `Layouts.item`, from the first level in its lists."""
     shortcut: ShortcutMaker | None = None
 
 
@@ -273,7 +271,7 @@ def lay_out(
 
 
 def type_of(members: Iterable[Member]) -> Member:
-    """Return the member that names a message's type. Raises `UnlearnableError` if there is none."""
+    """Return the member with a message's type. Raises `UnlearnableError` if there is none."""
     for member in members:
         if member.key == TYPE:
             return member

@@ -1,4 +1,4 @@
-"""Layouts of JSON: one message split, so that kernels know all messages of its form."""
+"""Layouts of JSON: split one message, so that kernels know all messages of its form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def members_of(
 ) -> Iterator[Member]:
     """Return the members of the object at `start`; the last one has no key and spans the object's end.
 
-    Members of objects named in `heads` come in their place, as `head.key`; a null object has none.
+    An object named in `heads` is replaced by its members, as `head.key`; a null object has none.
     """
     seen = set()
     i = start + 1

@@ -1,4 +1,4 @@
-"""Layouts of msgpack: one message split, so that kernels know all messages of its form."""
+"""Layouts of msgpack: split one message, so that kernels know all messages of its form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type
 from workers.kernels import ops
 
 _ERRORS = (ValueError, TypeError, msgpack.UnpackException)
-"""What msgpack raises for bytes that it cannot read, and for maps whose keys are not hashable."""
+"""Errors of msgpack for bytes that it cannot read, and for maps with unhashable keys."""
 
 
 def learn_message(layouts: Layouts, data: bytes) -> None:

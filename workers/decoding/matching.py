@@ -1,4 +1,4 @@
-"""Pass 1: find every value of every message, and learn unknown layouts on the way."""
+"""Pass 1: find every value of every message, and learn unknown layouts."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from workers.decoding.payloads import Payloads
 from workers.kernels import keys, ops
 
 _MOST_LESSONS = 64
-"""Layouts learned in one batch; traffic that has more goes to the fallback decoder."""
+"""Most layouts learned in one batch; messages of others go to the fallback decoder."""
 
 _MOST_SKIPPED = 512
-"""Skipped messages in one batch; beyond that, their whole payloads go to the fallback decoder."""
+"""Most skipped messages in one batch; beyond that, whole payloads go to the fallback decoder."""
 
 _START_ROWS = 4096 + 24
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How one codec is matched and learned."""
+    """The functions of one codec."""
 
     match: Callable[..., int]
     learn: Callable[[Layouts, bytes], None]
     end: Callable[[memoryview], int]
-    """Return the bytes of the value that a buffer begins with; 0 if there is none."""
+    """Return the length of the value at the start of a buffer; 0 if there is none."""
     is_whole: Callable[[bytes], bool]
     """Return whether the fallback decoder can read these bytes."""
     wrap: Callable[[bytes], bytes] | None
-    """A message as a payload of its own; None if the fallback decoder must see the whole payload."""
+    """Return a message as a payload of its own. None if the fallback decoder needs the whole payload."""
     values: Any
     """The kernels of pass 2."""
     by_keys: bool
-    """Whether messages have shortcuts by their keys."""
+    """Whether layouts have shortcuts."""
 
 
 @dataclass(slots=True)
@@ -63,13 +63,13 @@ class Matched:
     """Messages of each payload that became rows of a kernel."""
     skipped: list[SkippedMessage] = field(default_factory=list)
     bodies: dict[int, BodyContents] = field(default_factory=dict)
-    """What each REST payload held."""
+    """REST payload → its contents."""
 
 
 class Matcher:
     """Matches batches of one stream and codec."""
 
-    # The mutable state: the layouts, the bytes between two messages, arrays that each batch uses anew.
+    # The mutable state: the layouts, the bytes between two messages, arrays that each batch reuses.
 
     def __init__(self, spec: StreamSpec, tables: dict[str, Table], codec: Codec) -> None:
         self._codec = codec
@@ -135,7 +135,7 @@ class Matcher:
             rest = payloads.buffer[start:end].data
             size = self._codec.end(rest) if lessons <= _MOST_LESSONS else 0
             data = bytes(rest[:size])
-            if place == learned:  # but the message does not fit: one of its values is unusual
+            if place == learned:  # the message does not fit its own layout: a value is unusual
                 layouts.go_back(mark)
             elif size:
                 mark, lessons, learned = layouts.mark(), lessons + 1, place
@@ -155,9 +155,7 @@ class Matcher:
             at[ops.AT_BYTE] = -1
 
     def _skip_message(self, place: tuple[int, int], data: bytes, found: Matched) -> bool:
-        """Leave one message to the fallback decoder and the others to kernels; return whether that is
-        possible.
-        """
+        """Leave one message to the fallback decoder; return False if its whole payload must fall back."""
         payload, message = place
         wrap = self._codec.wrap
         if wrap is None or not data or not message or len(found.skipped) == _MOST_SKIPPED:
@@ -169,7 +167,7 @@ class Matcher:
         return True
 
     def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
-        """Return the state in which a match begins."""
+        """Return the initial state of a match."""
         at = np.zeros(ops.AT_WIDTH, np.int64)
         at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
         return at

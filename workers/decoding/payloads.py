@@ -1,4 +1,4 @@
-"""The payloads of one batch, as decoders take them."""
+"""The payloads of one batch, in the form that decoders read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE
 
 MOST_DECOMPRESSED = 256 * 1024 * 1024
-"""Largest size of an decompressed payload in bytes; the service's pages have some 2 MB."""
+"""Largest decompressed payload in bytes; the service's pages have some 2 MB."""
 
 
 class Piece(NamedTuple):
@@ -47,7 +47,7 @@ class Payloads:
     def of_slab(cls, slab: Slab, entries: int) -> Payloads:
         """Return the first `entries` payloads of a slab, in place unless some must be decompressed.
 
-        A payload that does not decompress is left as it is, to be rejected.
+        A payload that cannot be decompressed stays as it is, and will be rejected.
         """
         table = slab.table[:entries]
         if table["compression"].any():
@@ -62,7 +62,7 @@ class Payloads:
 
     @classmethod
     def of(cls, payloads: Iterable[tuple[bytes | memoryview, PayloadKind, int]]) -> Payloads:
-        """Return a copy of (bytes, kind, receive time in ns)."""
+        """Return a copy of payloads given as (bytes, kind, receive time in ns)."""
         parts: Sequence[tuple[bytes | memoryview, PayloadKind, int]] = list(payloads)
         lengths = np.array([len(data) for data, _, _ in parts], np.int64)
         whole = bytearray(b"".join((bytes(SPARE), *(data for data, _, _ in parts), bytes(SPARE))))

@@ -22,7 +22,7 @@ _OF_ONE_VALUE = frozenset(
     }
 )
 _QUOTED = frozenset({ops.TEXT, ops.SAME_LENGTH, ops.LIST, ops.ONE})
-"""Their first byte is in the literal before them."""
+"""Actions of values whose first byte is in the literal before them."""
 _SKIPPED = {ops.SKIP_TEXT: keys.TEXT, ops.SKIP_BARE: keys.BARE, ops.SKIP_LIST: keys.LIST}
 
 

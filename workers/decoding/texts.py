@@ -17,18 +17,17 @@ from workers.kernels.words import SPARE
 
 _MOST_TEXTS = 1 << 21
 _MOST_UNCODED = 1 << 12
-"""Texts without a code that may remain when a batch begins: they came with messages that were rejected."""
+"""Most texts without a code at the start of a batch: they are from rejected messages."""
 
 
 class TextTable:
     """The texts of all coded columns in one codec; each kind of column is an owner, by number.
 
-    `parse` reads raw bytes as the fallback decoder does. It sees each text once; after that the text is
-    known by its bytes.
+    `parse` reads raw bytes as the fallback decoder does. It is called once for each text; then the table
+    knows the text by its bytes.
     """
 
-    # The mutable state: the owners, the arrays the kernels read, the texts by number, those without
-    # a code.
+    # The mutable state: owners, arrays that kernels read, texts by number, texts without a code.
 
     def __init__(self, parse: Callable[[bytes], Any]) -> None:
         self._parse = parse
@@ -58,7 +57,7 @@ class TextTable:
         self._uncoded: set[int] = set()
 
     def refresh(self, known: Callable[[str], Mapping[str, int]]) -> None:
-        """Load the codes that texts have got since; `known` returns those of each dictionary."""
+        """Load new codes of known texts; `known` returns the codes of a dictionary."""
         if len(self.texts) > _MOST_TEXTS or len(self._uncoded) > _MOST_UNCODED:
             self.clear()
         for number in list(self._uncoded):
@@ -69,7 +68,7 @@ class TextTable:
                 self._uncoded.discard(number)
 
     def learn(self, raw: bytes, owner: int, known: Mapping[str, int]) -> None:
-        """Learn what `raw`, of up to `LONGEST` bytes, spells for a column of `owner`."""
+        """Learn the text of `raw`, of up to `LONGEST` bytes, in a column of `owner`."""
         code, text = self._read(raw, self._columns[owner], known)
         number = len(self.texts)
         self._make_room(number + 1, self._used + len(raw))
@@ -112,6 +111,6 @@ class TextTable:
 
 
 def _kind(column: Column) -> tuple[Any, ...]:
-    """Return what decides which code bytes get."""
+    """Return the properties of a column that decide which code bytes get."""
     values = None if column.values is None else tuple(column.values.items())
     return column.dictionary, column.kind, column.required, values

@@ -16,7 +16,7 @@ _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 
 
 class Timestamps:
-    """Converts wire times to nanoseconds. It remembers seconds it has seen, because ticks share them."""
+    """Converts wire times to nanoseconds. It caches seconds, because many ticks share them."""
 
     _REMEMBERED = 4096
 

@@ -1,4 +1,4 @@
-"""What a pool process does before its first ticket."""
+"""The start of a pool process, its loop, and the functions that tickets call."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from mdstream.streams.spec import StreamSpec
 from workers import UNKEPT
 
 PRELOAD = "workers.preload"
-"""Module that a pool's fork server loads, where several workers are forked from it."""
+"""Module that a pool's fork server loads for the workers that are forked from it."""
 
 _is_prepared = False
 
 _end: packets.End
-"""Where this worker's tickets come from."""
+"""The workers' side of the connection to the feed."""
 
 
 def start(end: packets.End) -> None:
-    """Initialize a worker that decodes: load what it needs now, before the first ticket."""
+    """Initialize a worker that decodes: load its modules and kernels before the first ticket."""
     start_plain(end)
     prepare()
 
 
 def prepare() -> None:
-    """Load what workers need, once. Processes forked afterwards have it."""
+    """Load the modules and kernels of workers, once, for this process and those forked from it."""
     global _is_prepared  # noqa: PLW0603
     if _is_prepared:
         return
@@ -48,16 +48,16 @@ def prepare() -> None:
 
     warm()
 
-    # A batch creates and drops some 100,000 objects without a cycle among them. Collecting seldom saves a
-    # third of the decoding time. Frozen objects are not written to, so their memory stays shared.
+    # A batch creates and drops some 100,000 objects without cycles. Rare collections save a third of the
+    # decoding time. Frozen objects are not written to, so their memory stays shared.
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
 
 
 def start_plain(end: packets.End) -> None:
-    """Initialize any worker: leave Ctrl-C to the supervisor, and never outlive the feed."""
-    global _end  # noqa: PLW0603  an initializer has no other way to leave `serve` something
+    """Initialize any worker: ignore Ctrl-C, and end with the feed."""
+    global _end  # noqa: PLW0603  an initializer has no other way to pass something to `serve`
     _end = end
     children.ignore_terminal()
     parent = multiprocessing.parent_process()
@@ -75,70 +75,70 @@ def warm() -> None:
 
 
 def is_compiled() -> bool:
-    """Return whether the kernels of this version are on disk. Raises OSError if they cannot be."""
+    """Return whether the kernels of this version are on disk. Raises OSError if they cannot be stored."""
     from workers.kernels.kept import is_complete
 
     return is_complete()
 
 
 def run(ticket: Ticket) -> Receipt:
-    """`workers.job.run`; the feed, which only names it, need not load the decoders."""
+    """Call `workers.job.run`; the feed can pickle this function without loading the decoders."""
     from workers import job
 
     return job.run(ticket)
 
 
 def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
-    """`workers.job.rebuild_partials`."""
+    """Call `workers.job.rebuild_partials`."""
     from workers import job
 
     return job.rebuild_partials(run, stream, rows)
 
 
 def stage(ticket: PageTicket) -> PageReceipt:
-    """`workers.history.stage`."""
+    """Call `workers.history.stage`."""
     from workers import history
 
     return history.stage(ticket)
 
 
 def join(ticket: JoinTicket) -> JoinReceipt:
-    """`workers.history.join`."""
+    """Call `workers.history.join`."""
     from workers import history
 
     return history.join(ticket)
 
 
 def record(ticket: RecordTicket) -> RecordReceipt:
-    """`workers.recording.record`."""
+    """Call `workers.recording.record`."""
     from workers import recording
 
     return recording.record(ticket)
 
 
 def find_recorded(ticket: RecordTicket) -> int:
-    """`workers.recording.find_recorded`."""
+    """Call `workers.recording.find_recorded`."""
     from workers import recording
 
     return recording.find_recorded(ticket)
 
 
 def compact(ticket: CompactTicket) -> int:
-    """`workers.recording.compact`."""
+    """Call `workers.recording.compact`."""
     from workers import recording
 
     return recording.compact(ticket)
 
 
 def compress(segment: Path) -> None:
-    """`mdstream.store.journal.compress`."""
+    """Call `mdstream.store.journal.compress`."""
     from mdstream.store import journal
 
     journal.compress(segment)
 
 
 def prepare_bars() -> None:
-    """Prepare `make_bars`, which takes a moment, or seconds where kernels cannot be stored."""
+    """Prepare `make_bars`; it takes a moment, or seconds if kernels cannot be stored."""
     from workers.aggregation import bars
 
     bars.warm()
@@ -152,7 +152,7 @@ def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf
 
 
 def serve() -> None:
-    """Serve tickets until the feed hangs up. This is a worker's only task."""
+    """Serve tickets until the feed closes the connection. This is a worker's only task."""
     _end.put((packets.READY, True, os.getpid()))
     while True:
         _end.read_bell()
@@ -167,7 +167,7 @@ def serve() -> None:
         try:
             _put(answer)
         except (BrokenPipeError, ConnectionResetError):
-            return  # the feed hung up meanwhile
+            return  # the feed has closed the connection
 
 
 def _make_picklable(error: Exception) -> Exception:
@@ -188,6 +188,6 @@ def _put(answer: tuple[int, bool, Any]) -> None:
 
 
 def _die_with(parent: multiprocessing.process.BaseProcess) -> None:
-    # Under every start method, a pool's owner that is killed leaves its workers waiting for ever.
+    # Under every start method, workers of a killed owner would wait forever.
     parent.join()
     os._exit(Exit.ORPHANED)

@@ -1,8 +1,7 @@
 """Rows of frames to Delta tables, each exactly once.
 
-A commit carries its files and how far it records the frame of that run (Delta's transaction identifiers);
-the table has both or neither. So a ticket that is repeated after a kill finds what its predecessor did, and
-adds the rest.
+A commit has its files and the number after the last recorded row of the frame (a Delta transaction
+identifier); the table has both or neither. So a ticket that is repeated after a kill adds only the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _TARGET_BYTES = 256 * 1024 * 1024
 """Target size of the files that compaction makes."""
 
 _MOST_REASONS = 5
-"""Unstorable rows of one ticket whose reason the receipt gives."""
+"""Most unstorable rows of one ticket for which the receipt has the reason."""
 
 _readers: dict[str, FrameReader] = {}
 _tables: dict[str, Any] = {}
@@ -75,9 +74,7 @@ def find_recorded(ticket: RecordTicket) -> int:
 
 
 def compact(ticket: CompactTicket) -> int:
-    """Join small files to large ones and remove files replaced long ago; return how many small ones there
-    were.
-    """
+    """Join small files to large ones, and remove old replaced files; return the number of small files."""
     from deltalake import WriterProperties
 
     with _translate_errors(ticket.table):
@@ -92,7 +89,7 @@ def compact(ticket: CompactTicket) -> int:
 
 
 def transaction(run: str, frame: str) -> str:
-    """Return the name under which a table states how far a frame of a run is recorded."""
+    """Return the transaction identifier for a frame of a run."""
     return f"{Path(run).name}/{frame}"
 
 
@@ -129,8 +126,8 @@ def _unstorable(
 ) -> tuple[pl.Series | None, tuple[str, ...]]:
     """Find rows with an integer that is too large for the table.
 
-    Return a mask of them, None if there are none, and for the first few of them the row's number in the
-    frame (the first of `rows` is `first`), the column and the value.
+    Return a mask of them, None if there are none, and for the first few the row's number in the frame (the
+    first of `rows` is `first`), the column and the value.
     """
     import polars as pl
 
@@ -174,10 +171,10 @@ def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
 
 @contextlib.contextmanager
 def _translate_errors(table: str) -> Iterator[None]:
-    """Translate errors of the Delta library to `StoreError`; they have no common root, and a panic is no
-    `Exception`.
+    """Translate errors of the Delta library to `StoreError`; they have no common base class, and a panic is
+    not an `Exception`.
 
-    What is known of the table may then be out of date, so the next attempt opens it again.
+    The cached table may then be out of date, so the next attempt opens it again.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Load the kernels: from disk in a moment, or compiled once in some seconds.
+"""Load the kernels: from disk in a moment, or by compiling them once.
 
-`python -m workers.warm` does it for all later processes.
+`python -m workers.warm` compiles them for all later processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LEVELS = [{"p": 1.5, "s": 2}]
 
 
 def warm() -> None:
-    """Run every kernel once. What is not on disk is compiled and stored."""
+    """Run every kernel once; kernels that are not on disk are compiled and stored."""
     for spec in STREAMS.values():
         messages = [_sample(c) for c in spec.channels if c.types and _is_fixed(c)]
         body: dict[str, Any] = {spec.fetch.member: {}}
@@ -71,14 +71,14 @@ def _is_fixed(channel: Channel) -> bool:
 
 
 def _sample(channel: Channel) -> dict[str, Any]:
-    """Return a message of a channel, as its columns are declared."""
+    """Return a message with all columns of a channel."""
     message = {c.key: _VALUES[c.kind] for c in channel.columns if c.key}
     message |= dict.fromkeys(channel.levels or (), _LEVELS)
     return message | {TYPE: channel.types[0]}
 
 
 def main() -> None:
-    """Compile what is not on disk, or cannot be loaded from there, for this user's later processes."""
+    """Compile kernels that are missing on disk, or damaged, for this user's later processes."""
     children.ignore_terminal()
     try:
         with kept.alone():

@@ -1,4 +1,4 @@
-"""The stream types. To add one: declare it in a file here and give it a line in `STREAMS`."""
+"""The streams. To add one: declare it in a file here and add it to `STREAMS`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ FULL_S = 30.0
 """How long shared memory may have no room before the stream fails."""
 _RETRY_S = 0.25
 _LATE_NS = 500_000_000
-_GIVEN_UP = BodyContents(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
+_QUARANTINED = BodyContents(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
 
 
 @dataclass(slots=True)
@@ -351,7 +351,7 @@ class Pipeline:
             self._committer.commit(batch.slab, result, batch.submit_ns)
             self._answer(batch, result)
         else:
-            self._give_up(batch, result)
+            self._quarantine(batch, result)
 
     def _answer(self, batch: _Batch, receipt: Receipt) -> None:
         """Pass on everything of a committed batch but its rows."""
@@ -363,15 +363,15 @@ class Pipeline:
             if not future.done():
                 future.set_result(receipt.bodies[index])
 
-    def _give_up(self, batch: _Batch, error: Exception | None) -> None:
+    def _quarantine(self, batch: _Batch, error: Exception | None) -> None:
         """Keep a batch that cannot be decoded with the rejects."""
         if not isinstance(error, PoisonedBatchError):
             log.error("batch %d: the decoder failed", batch.sequence, exc_info=error)
-        log.error("batch %d is given up and kept in %s", batch.sequence, self._committer.rejects.path)
+        log.error("batch %d is quarantined: kept in %s", batch.sequence, self._committer.rejects.path)
         self._committer.quarantine(batch.slab, batch.sequence, str(error) or repr(error))
         for future in batch.waiting.values():
             if not future.done():
-                future.set_result(_GIVEN_UP)
+                future.set_result(_QUARANTINED)
 
     # -- shortages
 

@@ -215,7 +215,7 @@ class RestClient:
         message = f"HTTP {status}: {_message(data)}"
         if error_codes.is_redirect(status):
             where = headers.get("Location", "nowhere")[:200]
-            message = f"HTTP {status}: sent on to {where}; if that is the server, set data_url"
+            message = f"HTTP {status}: redirected to {where}; if that is the server, set data_url"
         if error_codes.is_passing(status):
             pause = requested_pause(status, headers, time.time())
             if status == error_codes.THROTTLED:

@@ -204,7 +204,7 @@ def test_keys_do_not_follow_a_redirect() -> None:
             moved = web.HTTPFound(f"{other}/stolen").headers["Location"]
             redirect = lambda _: web.Response(status=302, headers={"Location": moved})  # noqa: E731
             async with serve_answers(redirect) as url, make_client(url, Budget(10)) as rest:
-                with pytest.raises(BadRequestError, match=r"HTTP 302: sent on to .*; if that is"):
+                with pytest.raises(BadRequestError, match=r"HTTP 302: redirected to .*; if that is"):
                     await rest.get("/v2/stocks/snapshots", {})
         assert stolen == []
 

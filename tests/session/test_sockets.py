@@ -179,7 +179,7 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (302, ConfigError, "sent on to ws://elsewhere; if that is the server, set stream_url"),
+        (302, ConfigError, "redirected to ws://elsewhere; if that is the server, set stream_url"),
         (401, CredentialsError, "check APCA_API_KEY_ID"),
         (403, CredentialsError, "check APCA_API_KEY_ID"),
         (404, ConfigError, "check stream_url and the feed"),

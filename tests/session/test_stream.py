@@ -628,7 +628,7 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
                     lambda text: None,
                     lambda channel: 0,
                 )
-                with pytest.raises(ConfigError, match=f"sent on to {elsewhere}; .* set stream_url"):
+                with pytest.raises(ConfigError, match=f"redirected to {elsewhere}; .* set stream_url"):
                     async with asyncio.timeout(HANGING_S):
                         await session.run()
 

@@ -46,7 +46,7 @@ def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exceptio
     if error_codes.is_redirect(status):
         where = headers.get("Location", "nowhere")[:200]
         return ConfigError(
-            f"{url} answered HTTP {status}: sent on to {where}; if that is the server, set stream_url"
+            f"{url} answered HTTP {status}: redirected to {where}; if that is the server, set stream_url"
         )
     if error_codes.is_key_refused(status):
         return CredentialsError(

@@ -293,7 +293,7 @@ class StreamProtocol:
         self._follow(Event.REFUSED_FOR_NOW)
         if self._auth_at is None:
             if self._auth_attempts >= len(_AUTH_RETRY_S):
-                raise ServerError(f"{text} ({code}), again and again", code)
+                raise ServerError(f"{text} ({code}), still after {self._auth_attempts} attempts", code)
             self._auth_attempts += 1
             self._authenticate(now)
         return [Waiting(f"{text} ({code}); authenticating again")]

@@ -1,4 +1,4 @@
-"""The simulated markets. To add one: declare it in a file here and give it a line in `MARKETS`."""
+"""The simulated markets. To add one: declare it in a file here and add it to `MARKETS`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@
     │   └── CertificateError     the server's certificate is not valid; not retried    exit 3
     └── WorkerError              a pool process died or hung on a batch
         ├── NoWorkersError       a pool has no processes, and can start none
-        └── PoisonedBatchError   a batch killed or hung two workers and was given up
+        └── PoisonedBatchError   a batch killed or hung two workers; it is quarantined
 
 Bad *data* raises none of these: a message that cannot become a row is rejected, counted and kept. The
 errors below are raised on the way there. The code that reads the bytes always catches them:

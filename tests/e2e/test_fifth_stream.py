@@ -17,7 +17,6 @@ import pytest
 import mdstream
 from mdstream.config import Config
 from mdstream.store.journal import read_entries
-from mdstream.streams import STREAMS
 from tests import expected, traffic
 from tests.history.truth import records
 from tests.running import HANGING_S, RunningSimulator, as_rows, engine, server, settings, simulator, until
@@ -82,7 +81,6 @@ def sim() -> Any:
 
 def test_a_run_without_settings_does_not_serve_it() -> None:
     assert NAME not in Config().streams
-    assert set(Config().streams) == {name for name in STREAMS if name != NAME}
 
 
 def test_every_message_is_a_row(recorded: Recorded) -> None:

@@ -1,8 +1,8 @@
-"""Fetch bars of a universe of stocks and write them as one Parquet file.
+"""Fetch bars of some stocks and write them to one Parquet file.
 
-It shows a backfill with progress, what becomes of symbols that fail, and a query over the store.
-Run it anywhere (keys in APCA_API_KEY_ID and APCA_API_SECRET_KEY; or, for made-up data, with
-`mdstream simulate` running, and MDSTREAM_DATA_URL=http://127.0.0.1:8765):
+It shows a backfill, how to report symbols that failed, and a query over the store.
+It needs keys in APCA_API_KEY_ID and APCA_API_SECRET_KEY. For made-up data, start `mdstream simulate`
+and set MDSTREAM_DATA_URL=http://127.0.0.1:8765 instead.
 
     python examples/bars_to_parquet.py 2026-01-05 2026-01-09 bars.parquet AAPL MSFT 'NV*'
 """
@@ -19,7 +19,7 @@ COLUMNS = ("symbol", "ts", "open", "high", "low", "close", "volume", "vwap")
 
 
 def main(start: str, end: str, path: str, symbols: list[str]) -> int:
-    """Fetch what the store lacks of the bars, and write the file. Return the number of failed symbols."""
+    """Fetch the bars that the store lacks, and write all to a file. Return the number of failed symbols."""
     done = mdstream.backfill("stocks.bars", symbols, start, end, store=STORE, timeframe=TIMEFRAME)
     for symbol, reason in done.failed.items():
         print(f"{symbol}: {reason}", file=sys.stderr)

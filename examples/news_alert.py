@@ -1,6 +1,6 @@
-"""Report news about symbols as they arrive, with the last price of each symbol.
+"""Print news about symbols as they arrive, with the last price of each symbol.
 
-It shows a tail over news, and how to look something up in the frames of another stream.
+It shows a tail over news, and how to look up values in the frames of another stream.
 Run it beside an engine: `python examples/news_alert.py AAPL MSFT` (no symbols: all news)
 """
 

@@ -1,6 +1,6 @@
 """Print the option chain of an underlying: calls and puts side by side, with volatility and Greeks.
 
-It shows `run.chain`, and how to put two sides of a table next to each other.
+It shows `run.chain`, and how to join two halves of a table side by side.
 Run it beside an engine that follows the underlying (by default SPY and AAPL):
 
     python examples/option_chain.py AAPL
@@ -18,7 +18,7 @@ SIDES = ("mid", "implied_volatility", "delta", "gamma", "theta", "vega")
 
 
 def chain(contracts: pl.DataFrame) -> pl.DataFrame:
-    """Return the chain of the nearest expiry, a row for each strike, calls on the left."""
+    """Return the chain of the nearest expiry: a row for each strike, with calls on the left."""
     nearest = contracts.filter(pl.col("expiry") == pl.col("expiry").min())
     calls, puts = (
         nearest.filter(pl.col("right") == right).select(

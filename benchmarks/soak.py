@@ -39,9 +39,9 @@ import mdstream
 from benchmarks import soak_plot, soak_verdict
 from benchmarks.harness import describe_machine
 from mdstream import children
+from mdstream.config import Config
 from mdstream.errors import NoRunError
 from mdstream.simulator.markets import MARKETS
-from mdstream.streams import STREAMS
 from mdstream.telemetry.histogram import BUCKETS, percentile_ms
 
 PER_PAYLOAD = 20
@@ -157,7 +157,7 @@ class Simulator:
     """The simulator in a separate process."""
 
     def __init__(self, rate: float) -> None:
-        stream_rate = rate / sum(MARKETS[name].share for name in STREAMS)
+        stream_rate = rate / sum(MARKETS[name].share for name in Config().streams)
         command = [
             sys.executable,
             "-m",

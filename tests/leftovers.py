@@ -30,7 +30,10 @@ _PREFIX = "mdstream-tests-"
 _OWN = ".own"
 """Beside a worker's temporary files, those of the tests' own process, which go with it."""
 
-_PATIENCE = {
+_QUIET = {"MDSTREAM_SIMULATOR__RATE": "50"}
+"""Messages per second of each stream of an embedded simulator: what most tests need."""
+
+_TIMEOUTS = {
     "MDSTREAM_START_TIMEOUT_S": "120",
     "MDSTREAM_HANG_TIMEOUT_S": "60",
     "MDSTREAM_DRAIN_TIMEOUT_S": "120",
@@ -106,7 +109,8 @@ class Place:
             "MDSTREAM_FRAMES__DIRECTORY": str(runs),
             "TMPDIR": str(temporary),
             "XDG_STATE_HOME": str(own),  # for rejects of tests that set no folder for them
-            **_PATIENCE,
+            **_TIMEOUTS,
+            **_QUIET,
         }
         tempfile.tempdir = None
         return place

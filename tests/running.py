@@ -56,8 +56,9 @@ class RunningSimulator:
 def simulator(
     *flags: str, env: dict[str, str] | None = None
 ) -> contextlib.AbstractContextManager[RunningSimulator]:
-    """`mdstream simulate` with `flags`, on a free port."""
-    return server("simulate", "--rate-limit", "1000000", *flags, env=env)
+    """`mdstream simulate` with `flags`, on a free port; at 50 messages/s where they do not set the rate."""
+    rate = () if "--rate" in flags else ("--rate", "50")
+    return server("simulate", "--rate-limit", "1000000", *rate, *flags, env=env)
 
 
 @contextlib.contextmanager

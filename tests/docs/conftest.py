@@ -25,7 +25,7 @@ SHOWN = (
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mdstream.Engine]:
     """Start a simulator and an engine on it; set environment variables so that the examples find them."""
     folder = tmp_path_factory.mktemp("engine")
-    with simulator("--rate", "40") as sim, engine(settings(sim, folder, workers=0)) as live:
+    with simulator("--rate", "10") as sim, engine(settings(sim, folder, workers=0)) as live:
         known = {
             "MDSTREAM_STREAM_URL": sim.stream_url,
             "MDSTREAM_DATA_URL": sim.data_url,

@@ -608,7 +608,7 @@ def test_nobody_takes_the_output_and_the_report_is_there(shell: str, tmp_path: P
 
 
 def test_news_can_be_tailed(tmp_path: Path) -> None:
-    with simulator("--rate", "500") as sim:
+    with simulator("--rate", "100") as sim:
         urls = ("--stream-url", sim.stream_url, "--data-url", sim.data_url)
         with started("--streams", "news", *urls, env=KEYS) as process:
             streaming(process)

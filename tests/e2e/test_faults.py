@@ -71,7 +71,7 @@ def test_a_stream_that_cannot_authenticate_fails_alone(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_never_got_in_has_failed_and_served_no_symbol(tmp_path: Path) -> None:
-    with simulator("--rate", "500", "--fault", "stocks:auth=406") as sim:
+    with simulator("--rate", "100", "--fault", "stocks:auth=406") as sim:
         stocks = {"symbols": ["AAPL", "MSFT"]}
         with engine(settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)) as running:
             until(lambda: running.attachment.rows("crypto.trades") > 20)
@@ -88,7 +88,7 @@ def test_a_stream_that_never_got_in_has_failed_and_served_no_symbol(tmp_path: Pa
 
 
 def test_a_symbol_that_always_fails_is_one_line_of_the_report(tmp_path: Path) -> None:
-    with simulator("--rate", "500", "--fault", "symbol=BADX") as sim:
+    with simulator("--rate", "100", "--fault", "symbol=BADX") as sim:
         stocks = {"symbols": ["AAPL", "BADX", "MSFT"]}
         with engine(settings(sim, tmp_path, streams=["stocks", "crypto"], stocks=stocks)) as running:
             until(lambda: running.attachment.rows("stocks.snapshots") == 2)
@@ -104,7 +104,7 @@ def test_a_symbol_that_always_fails_is_one_line_of_the_report(tmp_path: Path) ->
 
 
 def test_a_stream_that_serves_none_of_its_symbols_has_failed(tmp_path: Path) -> None:
-    with simulator("--rate", "500", "--fault", "symbol=BADX") as sim:
+    with simulator("--rate", "100", "--fault", "symbol=BADX") as sim:
         streams = {"streams": ["stocks", "crypto"], "stocks": {"symbols": ["BADX"]}}
         with engine(settings(sim, tmp_path, **streams)) as running:
             until(lambda: running.frame("telemetry.streams")["symbols_failed"].max() == 1)
@@ -119,7 +119,7 @@ def test_a_stream_that_serves_none_of_its_symbols_has_failed(tmp_path: Path) -> 
 
 
 def test_symbols_whose_first_fetch_met_nothing_but_trouble_are_told(tmp_path: Path) -> None:
-    with simulator("--rate", "500", "--fault", "stocks:rest=500") as sim:
+    with simulator("--rate", "100", "--fault", "stocks:rest=500") as sim:
         streams = {"streams": ["stocks", "crypto"], "stocks": {"symbols": ["AAPL", "MSFT"]}}
         fetch = {"deadline_s": 60, "attempts": 50}
         with engine(settings(sim, tmp_path, **streams, fetch=fetch)) as running:
@@ -186,7 +186,7 @@ def test_a_killed_feed_comes_back_and_the_others_lose_nothing(tmp_path: Path) ->
 def test_a_killed_fork_server_stops_nothing_and_what_starts_afterwards_has_a_new_one(
     tmp_path: Path,
 ) -> None:
-    with simulator("--rate", "2000") as sim:
+    with simulator("--rate", "400") as sim:
         streams = ["stocks", "crypto"]
         values = settings(sim, tmp_path, streams=streams, workers=1, **traffic.symbols(*streams))
         with engine(values) as running:
@@ -205,7 +205,7 @@ def test_a_killed_fork_server_stops_nothing_and_what_starts_afterwards_has_a_new
             os.kill(own, signal.SIGKILL)
             before = {stream: run.rows(f"{stream}.trades") for stream in streams}
             for stream in streams:
-                until(lambda s=stream: run.rows(f"{s}.trades") > before[s] + 500)
+                until(lambda s=stream: run.rows(f"{s}.trades") > before[s] + 100)
             until(lambda: pids(running, "worker", "stocks") not in ([], [worker]))
             assert {stream: pids(running, "feed", stream) for stream in streams} == feeds
 
@@ -222,7 +222,7 @@ def test_a_killed_fork_server_stops_nothing_and_what_starts_afterwards_has_a_new
 
 
 def test_a_fork_server_that_hangs_does_not_hang_the_engine(tmp_path: Path) -> None:
-    with simulator("--rate", "2000") as sim:
+    with simulator("--rate", "400") as sim:
         values = settings(
             sim, tmp_path, streams=["stocks"], workers=1, start_timeout_s=20, **traffic.symbols("stocks")
         )
@@ -372,7 +372,7 @@ def test_subscriptions_change_while_the_engine_runs(tmp_path: Path) -> None:
     def recent(run: Any) -> set[str]:
         return set(run.frame("stocks.quotes").tail(20)["symbol"].cast(pl.String).unique())
 
-    with simulator("--rate", "500") as sim:
+    with simulator("--rate", "100") as sim:
         with engine(settings(sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]})) as running:
             run = running.attachment
             until(lambda: run.rows("stocks.quotes") > 20)
@@ -392,7 +392,7 @@ def test_an_underlying_brings_its_contracts(tmp_path: Path) -> None:
     import polars as pl
 
     options = {"symbols": ["AAPL"], "chain_contracts": 12}
-    with simulator("--rate", "500") as sim:
+    with simulator("--rate", "100") as sim:
         with engine(settings(sim, tmp_path, streams=["options"], options=options)) as running:
             run = running.attachment
             until(lambda: run.rows("options.quotes") > 200)

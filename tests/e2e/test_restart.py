@@ -13,7 +13,7 @@ from tests.running import engine, settings, simulator, until
 
 
 def test_hot_subscriptions_outlive_the_feed(tmp_path: Path) -> None:
-    with simulator("--rate", "500") as sim:
+    with simulator("--rate", "100") as sim:
         fetch = {"interval_s": 1.0, "budget_per_minute": 10_000}
         values = settings(sim, tmp_path, streams=["stocks"], stocks={"symbols": ["AAPL"]}, fetch=fetch)
         with engine(values) as running:
@@ -34,5 +34,5 @@ def test_hot_subscriptions_outlive_the_feed(tmp_path: Path) -> None:
             os.kill(victim, signal.SIGKILL)
             until(lambda: running.frame("telemetry.streams")["restarts"][-1] == 1)
             before = run.rows("stocks.quotes")
-            until(lambda: run.rows("stocks.quotes") > before + 200)
+            until(lambda: run.rows("stocks.quotes") > before + 50)
             assert recent("stocks.quotes") == {"TSLA"}

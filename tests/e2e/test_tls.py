@@ -26,7 +26,7 @@ def authority(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
 
 def test_streams_and_fetches_run_over_tls(tmp_path: Path, authority: tuple[Path, tuple[str, ...]]) -> None:
     bundle, flags = authority
-    with simulator("--rate", "500", *flags) as sim:
+    with simulator("--rate", "100", *flags) as sim:
         assert sim.stream_url.startswith("wss://")
         assert sim.data_url.startswith("https://")
         values = settings(sim, tmp_path, streams=["stocks", "options"], ca_file=str(bundle))

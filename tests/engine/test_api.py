@@ -171,7 +171,7 @@ def test_the_end_of_a_start_that_failed_is_not_taken_for_that_of_the_next(
 
 def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
     utc = pl.Datetime("ns", "UTC")
-    with simulator("--rate", "1000") as sim:
+    with simulator("--rate", "200") as sim:
         with engine(settings(sim, tmp_path)) as running:
             run = mdstream.attach(run=running.run)
             until(

@@ -10,7 +10,7 @@ MINUTES ?= 30
 OUT ?= benchmarks/soak
 # Most tests wait for other processes most of the time, so more of them run at once than there are cores.
 JOBS ?= $(shell expr 3 \* $$(nproc))
-SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
+SIDE_BY_SIDE := -n $(JOBS) --dist loadgroup
 
 RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev

@@ -1,8 +1,8 @@
 """Fetch bars of some stocks and write them to one Parquet file.
 
 It shows a backfill, how to report symbols that failed, and a query over the store.
-It needs keys in APCA_API_KEY_ID and APCA_API_SECRET_KEY. For made-up data, start `mdstream simulate`
-and set MDSTREAM_DATA_URL=http://127.0.0.1:8765 instead.
+Run it with keys in APCA_API_KEY_ID and APCA_API_SECRET_KEY. For made-up data, start `mdstream simulate`
+and set MDSTREAM_DATA_URL=http://127.0.0.1:8765 instead:
 
     python examples/bars_to_parquet.py 2026-01-05 2026-01-09 bars.parquet AAPL MSFT 'NV*'
 """

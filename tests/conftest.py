@@ -25,6 +25,28 @@ _PLACE = pytest.StashKey[Place]()
 _LEFT = pytest.StashKey[list[str]]()
 
 
+_LONG = ("e2e", "engine", "docs", "history", "recording", "store", "simulator", "pool", "feed", "frames")
+"""Folders whose tests start processes or take long, those with the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep tests that share a costly fixture on one worker, and begin with the long tests.
+
+    The order is for pytest-xdist, whose workers would else end with long tests, one after another.
+    """
+    for item in items:
+        info = getattr(item, "_fixtureinfo", None)
+        for definitions in info.name2fixturedefs.values() if info is not None else ():
+            if definitions[-1].scope in ("module", "package"):
+                group = item.path if definitions[-1].scope == "module" else item.path.parent
+                item.add_marker(pytest.mark.xdist_group(str(group.relative_to(config.rootpath))))
+                break
+    root = config.rootpath / "tests"
+    folders = {folder: number for number, folder in enumerate(_LONG)}
+    items.sort(key=lambda item: folders.get(item.path.relative_to(root).parts[0], len(_LONG)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)  # there is one where pytest-xdist has several
     if worker is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ _MARK = "_MDSTREAM_TEST"
 _FOLDERS = "_MDSTREAM_TEST_FOLDERS"
 """The folders of the session, for its workers."""
 _PREFIX = "mdstream-tests-"
+_HALF_MADE = re.compile(r"sem\.\w{6}")
 _OWN = ".own"
 """Beside a worker's temporary files, those of the tests' own process, which go with it."""
 
@@ -69,7 +71,10 @@ class Session:
         found += map(str, SHARED_MEMORY.glob(f"sem.{_PREFIX}{self._name}-*"))
         if self._was_alone and self._is_alone():  # else it may be another session's
             found += map(str, _shared_memory() - self._before - set(self._folders))
-        return found
+        # glibc names a semaphore so for a moment; of a process that is killed then, the file stays.
+        for path in (path for path in map(Path, found) if _HALF_MADE.fullmatch(path.name)):
+            path.unlink(missing_ok=True)
+        return [each for each in found if not _HALF_MADE.fullmatch(Path(each).name)]
 
     def _is_alone(self) -> bool:
         """Whether nothing else on this machine runs engines, as far as can be seen."""

@@ -27,8 +27,7 @@ from mdstream.engine import feed_policy
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_state import FeedEvent, Stage, follow
 from mdstream.errors import Exit
-from mdstream.feed.assignment import Assignment
-from mdstream.feed.process import main as feed_main
+from mdstream.feed.assignment import Assignment, run_feed
 from mdstream.pool import forkserver
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.sampler import ProcessSample
@@ -107,7 +106,7 @@ class FeedProcess:
         state: FeedState,
         events: EventLog,
         write_log: Callable[[dict[str, Any]], None],
-        target: Callable[[Assignment, Connection], None] = feed_main,
+        target: Callable[[Assignment, Connection], None] = run_feed,
     ) -> None:
         self.stream = stream
         self.state = state

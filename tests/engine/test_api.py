@@ -267,3 +267,12 @@ def test_importing_is_cheap_and_readers_do_not_load_the_engine() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGING_S)
+
+
+def test_the_supervisor_loads_neither_feed_nor_simulator() -> None:
+    code = (
+        "import sys, mdstream.engine.report, mdstream.engine.supervisor;"
+        "heavy = {'aiohttp', 'uvloop', 'mdstream.feed.feed', 'mdstream.simulator.server', 'numba', 'pandas'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGING_S)

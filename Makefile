@@ -17,8 +17,10 @@ DEV_STAMP := $(VENV)/.dev
 BENCH_STAMP := $(VENV)/.bench
 DOCS_STAMP := $(VENV)/.docs
 
-# The variable silences a notice about what comes after this generation of mkdocs.
-MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+# The variable suppresses a notice about the next major version of mkdocs.
+# Its output is shown only if it fails: with `--quiet` it does not count warnings, and a broken link passes.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict > $(VENV)/docs.log 2>&1 \
+    || { cat $(VENV)/docs.log; exit 1; }
 
 # Every process would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -45,13 +47,13 @@ test: $(DEV_STAMP)  ## Run the tests (JOBS=1: one after another)
 test-slow: $(DEV_STAMP)  ## Run the long tests too
 	@FUZZ=1 $(BIN)/python -m pytest -m "slow or not slow" $(SIDE_BY_SIDE) $(ARGS)
 
-test-loaded: $(DEV_STAMP)  ## Run the tests beside a load that keeps all cores busy (TURNS=3: so often)
+test-loaded: $(DEV_STAMP)  ## Run the tests beside a load that keeps all cores busy (TURNS=3: three times)
 	@$(BIN)/python -m tests.loaded $(or $(TURNS),1) -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-nautilus: $(DEV_STAMP) .venv-nautilus/.done  ## Have NautilusTrader's own library read what `export --nautilus` writes
 	@NAUTILUS_PYTHON=.venv-nautilus/bin/python $(BIN)/python -m pytest -m "slow or not slow" tests/store/test_nautilus.py $(ARGS)
 
-fuzz: $(DEV_STAMP)  ## Try the kernels on made-up and bent messages, every access checked (FUZZ=10: ten times as many)
+fuzz: $(DEV_STAMP)  ## Try the kernels on random and damaged messages, every access checked (FUZZ=10: ten times as many)
 	@NUMBA_BOUNDSCHECK=1 FUZZ=$${FUZZ:-3} $(BIN)/python -m pytest -m "slow or not slow" tests/workers/decoding/test_decoder.py tests/workers/decoding/test_bodies.py tests/workers/decoding/test_declared.py --timeout 3600 $(ARGS)
 
 check: $(DEV_STAMP) $(DOCS_STAMP)  ## Lint, formatting, types, import layers, documentation
@@ -59,10 +61,10 @@ check: $(DEV_STAMP) $(DOCS_STAMP)  ## Lint, formatting, types, import layers, do
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(MKDOCS) --quiet
+	@$(MKDOCS)
 
 docs: $(DOCS_STAMP)  ## Build the documentation into site/index.html (a broken link is an error)
-	@$(MKDOCS) --quiet
+	@$(MKDOCS)
 	@echo 'built: site/index.html'
 
 fmt: $(DEV_STAMP)  ## Format the code
@@ -142,7 +144,7 @@ $(DOCS_STAMP): $(DEV_STAMP) requirements/docs.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	@touch $@
 
-# Of its own, for it wants older pandas.
+# A separate environment, because NautilusTrader needs an older pandas.
 .venv-nautilus/.done: requirements/nautilus.txt
 	@echo "adding NautilusTrader (once) ..."
 	@$(PYTHON) -m venv .venv-nautilus

@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     config.stash[_SESSION] = Session()
     config.stash[_PLACE] = Place.make("main")
-    # Before any test, for each would wait for it, and many at a time would do it.
+    # Once, before any test: otherwise all workers would compile at the same time.
     if (compiling := compile_kernels()) is not None:
         _, said = compiling.communicate()
         if compiling.returncode:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_SIGNS = re.compile(r"([\\\\`*_\[\]<>#])")
+_SIGNS = re.compile(r"([\\\\`*_\[\]#])")
 
 
 def plain(text: str) -> str:
-    """Return `text` with the signs escaped that Markdown would take for its own."""
-    return _SIGNS.sub(r"\\\1", text)
+    """Return `text` with the signs escaped that have a meaning in Markdown."""
+    return _SIGNS.sub(r"\\\1", text).replace("<", "&lt;")
 
 
 def code(text: str) -> str:

@@ -7,10 +7,10 @@ from mdstream.telemetry import metrics
 from mdstream.telemetry.metrics import Metric
 
 TABLES: dict[str, tuple[Metric, ...]] = {
-    "Of a stream": metrics.STREAM,
-    "Of a process": metrics.PROCESS,
-    "Of a core": metrics.CORE,
-    "Of the machine and the run": metrics.MACHINE,
+    "Streams": metrics.STREAM,
+    "Processes": metrics.PROCESS,
+    "Cores": metrics.CORE,
+    "The machine and the run": metrics.MACHINE,
 }
 
 

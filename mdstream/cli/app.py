@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, ParamSpec, TypeVar
@@ -12,7 +13,7 @@ import typer
 
 from mdstream._version import __version__
 from mdstream.cli.output import discard_output, open_standard_streams
-from mdstream.errors import Exit, MdstreamError
+from mdstream.errors import ConfigError, Exit, MdstreamError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +35,7 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         open_standard_streams()
         try:
+            _check_folder()
             return _run_and_flush(command, *args, **kwargs)
         except MdstreamError as error:
             print(f"mdstream: {error}", file=sys.stderr)
@@ -43,6 +45,14 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(int(Exit.INTERRUPTED)) from None
 
     return run
+
+
+def _check_folder() -> None:
+    """Raise `ConfigError` if the current folder was removed: no process can be started in it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder does not exist any more: change to another one") from None
 
 
 def _run_and_flush(command: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -17,7 +17,7 @@ from mdstream.simulator.faults import KINDS, parse
 from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
-_FAULT_HELP = "[STREAM:]KIND[=VALUE][@SECONDS][*TIMES], repeatable. " + " ".join(
+_FAULT_HELP = r"[STREAM:]KIND[=VALUE]\[@SECONDS][*TIMES], repeatable. " + " ".join(
     f"{kind}: {text}." for kind, text in KINDS.items()
 )
 

@@ -27,7 +27,8 @@ from mdstream.engine import feed_policy
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_state import FeedEvent, Stage, follow
 from mdstream.errors import Exit
-from mdstream.feed.assignment import Assignment, run_feed
+from mdstream.feed.assignment import Assignment
+from mdstream.feed.entry import run_feed
 from mdstream.pool import forkserver
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.sampler import ProcessSample

@@ -1,9 +1,8 @@
-"""What the supervisor needs to start a feed, without loading the feed itself."""
+"""The assignment of a feed. The supervisor makes it without loading the feed itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mdstream.config import FeedConfig
@@ -22,10 +21,3 @@ class Assignment:
     config: FeedConfig
     budget: int
     generation: int
-
-
-def run_feed(assignment: Assignment, pipe: Connection) -> None:
-    """Be the feed's process."""
-    from mdstream.feed.process import main
-
-    main(assignment, pipe)

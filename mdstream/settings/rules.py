@@ -69,7 +69,7 @@ def _address(name: str, url: str, schemes: tuple[str, ...]) -> Iterator[Problem]
         yield name, f"{url!r} is not an address: {error}"
         return
     if parts.scheme not in schemes or not parts.hostname:
-        yield name, f"{url!r} must begin with {' or '.join(schemes)}://host"
+        yield name, f"{url!r} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}"
     try:
         usable = parts.port != 0
     except ValueError:

@@ -87,7 +87,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
 
 
 def assert_utilization(found: dict[str, Any]) -> None:
-    """What is told of a run's CPU time adds up."""
+    """The reported CPU times of a run add up."""
     cores = found["cores"]
     assert cores["count"] == len(cores["by_core"]) == len(os.sched_getaffinity(0))
     assert 0 < cores["user"] <= cores["busy"] <= 100
@@ -125,7 +125,7 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
     odd.write_text('{"run": 1}')
     hollow = tmp_path / "hollow.json"
     hollow.write_text('{"run": "x", "started": "", "utilization": {}}')
-    for arguments, told in (
+    for arguments, reported in (
         ([], "give either the RUN.json of a run that has ended, or --live"),
         ([str(odd), "--live"], "give either the RUN.json of a run that has ended, or --live"),
         ([str(odd)], "is not a report of a run"),
@@ -135,7 +135,7 @@ def test_a_report_of_nothing_is_refused_in_a_line(tmp_path: Path) -> None:
     ):
         done = command("report", *arguments)
         assert done.returncode == 2
-        assert told in done.stderr
+        assert reported in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 
@@ -243,7 +243,7 @@ def test_a_second_ctrl_c_stops_now() -> None:
                 process.wait(60)
         _, err = process.communicate(timeout=HANGING_S)
         assert process.returncode == 130
-        assert "not drained within" not in err, "that would have been the end of its patience"
+        assert "not drained within" not in err, "that would have been the timeout"
         all_gone(children)
 
 
@@ -315,7 +315,7 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
         (
             ["run", "--stream-url", "http://x"],
             2,
-            "command line: stream_url: 'http://x' must begin with ws or wss://",
+            "command line: stream_url: 'http://x' must begin with ws:// or wss://",
         ),
         (
             ["run", "--stream-url", "ws://x:port"],

@@ -1,4 +1,4 @@
-"""What a stream was told while it ran holds for the process that takes its place, too."""
+"""Subscriptions that were changed while a stream ran also apply to the process that replaces its feed."""
 
 from __future__ import annotations
 

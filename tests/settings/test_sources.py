@@ -71,7 +71,7 @@ def test_file_yields_to_environment_and_environment_to_flags(tmp_path: Path) -> 
         ),
         ({}, {"log": {"level": "loud"}}, "log.level: 'loud' is not one of debug, info"),
         ({}, {"ca_file": "/nowhere.pem"}, "ca_file: no file '/nowhere.pem'"),
-        ({}, {"data_url": "ftp://x"}, "data_url: 'ftp://x' must begin with http or https://host"),
+        ({}, {"data_url": "ftp://x"}, "data_url: 'ftp://x' must begin with http:// or https://"),
         ({}, {"fetch": {"budget_per_minute": 2}}, "fetch.budget_per_minute: 2 is below 4"),
         ({}, {"handoff": {"slabs": 1}}, "handoff.slabs: 1 is below the minimum of 2"),
         ({}, {"workers": 257}, "workers: 257 is above the maximum of 256"),

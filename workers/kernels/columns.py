@@ -190,10 +190,10 @@ def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
                 came = as_int64(area, target)
                 for row in range(rows):
                     came[row] = received[payload[row]]
-            told = column * COUNTS_WIDTH
-            counts[told + LEFTOVER] = left
-            counts[told + NEW_TEXTS] = fresh
-            counts[told + MISSING] = missing
-            counts[told + ZEROS] = zeros
+            first_count = column * COUNTS_WIDTH
+            counts[first_count + LEFTOVER] = left
+            counts[first_count + NEW_TEXTS] = fresh
+            counts[first_count + MISSING] = missing
+            counts[first_count + ZEROS] = zeros
 
     return convert

@@ -293,7 +293,7 @@ def match(
                             else:
                                 place = np.int64(_LISTED)
                 elif plural or _is_key(buffer, i, after, names, 1):
-                    # An object of one symbol and its record may stand in the place of a single record.
+                    # An object of one symbol and its record may replace a single record.
                     plural = plural or _holds_objects(buffer, value, end)
                     good = not met & _CONTENT and (first in (_BRACE, OPEN))
                     met |= _CONTENT

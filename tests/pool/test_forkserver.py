@@ -28,14 +28,14 @@ def first() -> None:
 
 
 def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> None:
-    told: list[tuple[list[int], int | None]] = []
+    reported: list[tuple[list[int], int | None]] = []
 
     async def go() -> None:
         one, other = (
-            WorkerPool(2, 60.0, on_start=lambda pids, pid: told.append((pids, pid))) for _ in "ab"
+            WorkerPool(2, 60.0, on_start=lambda pids, pid: reported.append((pids, pid))) for _ in "ab"
         )
         await asyncio.gather(one.start(bars=False), other.start(bars=False))
-        (pids, common), (others, again) = told
+        (pids, common), (others, again) = reported
         assert common == again == forkserver.pid()
         assert len({*pids, *others}) == 4
         assert {psutil.Process(pid).ppid() for pid in (*pids, *others)} == {common}

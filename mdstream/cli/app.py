@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from mdstream._version import __version__
 from mdstream.cli.output import discard_output, open_standard_streams
@@ -17,15 +19,6 @@ from mdstream.errors import ConfigError, Exit, MdstreamError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-app = typer.Typer(
-    name="mdstream",
-    epilog="Documentation: docs/ in the repository; `make docs` builds it as a site.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
 
 
 def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
@@ -90,28 +83,50 @@ def top(
     """
 
 
-def _register() -> None:
-    app.callback(help=_help(top))(top)
-    from mdstream.cli import backfill, doctor, export, record, replay, report, run, settings, simulate, tail
+_EXAMPLES = {
+    "run": "mdstream run --streams stocks --symbols stocks=AAPL,MSFT --duration 20",
+    "settings": "mdstream settings > mdstream.toml",
+    "doctor": "mdstream doctor --offline",
+    "tail": "mdstream tail stocks.trades --rows 10",
+    "report": "mdstream report run.json --out run.html",
+    "backfill": "mdstream backfill stocks.bars --symbols AAPL "
+    "--start 2026-01-05 --end 2026-01-09 --store s",
+    "record": "mdstream record --store market",
+    "export": "mdstream export stocks.trades --store market --to trades.parquet",
+    "replay": "mdstream replay market --start 2026-01-05 --speed 10",
+    "simulate": "mdstream simulate --rate 1000 --fault stocks:drop@10",
+}
+"""The commands, in the order of the help. The function `x` of `mdstream/cli/x.py` is the command `x`."""
 
-    examples: list[tuple[str, Callable[..., None], str]] = [
-        ("run", run.run, "mdstream run --streams stocks --symbols stocks=AAPL,MSFT --duration 20"),
-        ("settings", settings.settings, "mdstream settings > mdstream.toml"),
-        ("doctor", doctor.doctor, "mdstream doctor --offline"),
-        ("tail", tail.tail, "mdstream tail stocks.trades --rows 10"),
-        ("report", report.report, "mdstream report run.json --out run.html"),
-        (
-            "backfill",
-            backfill.backfill,
-            "mdstream backfill stocks.bars --symbols AAPL --start 2026-01-05 --end 2026-01-09 --store s",
-        ),
-        ("record", record.record, "mdstream record --store market"),
-        ("export", export.export, "mdstream export stocks.trades --store market --to trades.parquet"),
-        ("replay", replay.replay, "mdstream replay market --start 2026-01-05 --speed 10"),
-        ("simulate", simulate.simulate, "mdstream simulate --rate 1000 --fault stocks:drop@10"),
-    ]
-    for name, command, example in examples:
-        app.command(name, help=_help(command), epilog=f"Example: {example}")(with_exit_codes(command))
+
+class _Commands(Mapping[str, TyperCommand]):
+    """The commands by name. Each is imported when it is looked up, so that a run loads no other."""
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        if name not in _EXAMPLES:
+            raise KeyError(name)
+        function = getattr(importlib.import_module(f"mdstream.cli.{name}"), name)
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        alone.command(name, help=_help(function), epilog=f"Example: {_EXAMPLES[name]}")(
+            with_exit_codes(function)
+        )
+        command = typer.main.get_command(alone)
+        assert isinstance(command, TyperCommand)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_EXAMPLES)
+
+    def __len__(self) -> int:
+        return len(_EXAMPLES)
+
+
+class _Group(TyperGroup):
+    """The command `mdstream`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = cast(MutableMapping[str, Any], _Commands())
 
 
 def _help(command: Callable[..., None]) -> str:
@@ -119,4 +134,13 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
 
 
-_register()
+app = typer.Typer(
+    name="mdstream",
+    cls=_Group,
+    epilog="Documentation: docs/ in the repository; `make docs` builds it as a site.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.callback(help=_help(top))(top)

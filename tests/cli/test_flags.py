@@ -81,9 +81,16 @@ def test_a_backfill_distinguishes_options_from_settings() -> None:
 
 
 def test_a_command_loads_only_what_it_needs() -> None:
-    code = "import sys, mdstream.cli.app; print([m for m in ('numpy', 'pyarrow', 'polars') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n", "the command line must load none of them, to start fast"
+    code = (
+        "import sys; from mdstream.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted(m for m in sys.modules if m in ('numpy', 'pyarrow', 'polars') or 'cli.' in m))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor", "--unknown"], capture_output=True, text=True, check=False
+    )
+    loaded = "['mdstream.cli.app', 'mdstream.cli.doctor', 'mdstream.cli.flags', 'mdstream.cli.output']\n"
+    assert done.stdout == loaded, "the command line must load no other, to start fast"
 
 
 def test_the_version_is_one_line() -> None:

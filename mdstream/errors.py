@@ -11,8 +11,11 @@
     ├── LagError                 a reader is further behind than its own limit
     ├── AddressInUseError        another program listens on the port                   exit 5
     ├── ServerError              the service failed or broke its protocol; retried
-    │   └── BadRequestError      the service refuses this very request; not retried
+    │   ├── BadRequestError      the service refuses this very request; not retried
+    │   ├── UnusableAnswerError  the answer is JSON, but not what was requested; requested again
+    │   └── EndlessAnswerError   an answer in pages does not end; not retried
     ├── NetworkError             no connection, or it was lost; retried
+    │   ├── LateError            the server was reached, but did not answer in time
     │   └── CertificateError     the server's certificate is not valid; not retried    exit 3
     └── WorkerError              a pool process died or hung on a batch
         ├── NoWorkersError       a pool has no processes, and can start none
@@ -60,13 +63,22 @@ class MdstreamError(Exception):
 
 
 class ConfigError(MdstreamError):
-    """A setting is unknown, malformed, or contradicts another one."""
+    """A setting is unknown, malformed, or contradicts another one.
+
+    `code` is the HTTP status of a server that is not the one that the settings should name.
+    """
 
     exit_code = Exit.CONFIG
 
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
 
 class CredentialsError(MdstreamError):
-    """The service refuses the key, or its plan does not include this data. A retry is useless."""
+    """The service refuses the key, or its plan does not include this data. A retry is useless, unless the
+    key has worked before.
+    """
 
     exit_code = Exit.CREDENTIALS
 
@@ -144,8 +156,20 @@ class BadRequestError(ServerError):
     """The service refuses this request. Sending it again is useless."""
 
 
+class UnusableAnswerError(ServerError):
+    """The answer as a whole cannot be read as what was requested."""
+
+
+class EndlessAnswerError(ServerError):
+    """An answer in pages repeats itself, or has pages without records and without an end."""
+
+
 class NetworkError(MdstreamError):
     """The connection could not be made, or was lost."""
+
+
+class LateError(NetworkError):
+    """The server was reached, but did not answer in time."""
 
 
 class CertificateError(NetworkError):

@@ -71,13 +71,21 @@ class Service(NamedTuple):
     """How many symbols are served."""
     failed: Mapping[str, str]
     """Symbol → why it is not served."""
+    subscribed: int = 0
+    """How many subscriptions are served."""
+    refused: int = 0
+    lost: int = 0
+    """How many of the refused subscriptions were served before."""
+    refusal: str = ""
+    """Why subscriptions are refused; empty if none is."""
 
 
 def failure_at_end(service: Service) -> str:
     """Return why a stream has failed, once its run has ended; empty if it has not.
 
-    A stream has failed if it had trouble or time and never connected, or if it lost its server and did not
-    get it back. A stream that had no time to connect has not.
+    A stream has failed if it had trouble or time and never connected, if it lost its server and did not get
+    it back, or if subscriptions that were served are refused now. A stream that had no time to connect has
+    not, and neither has one whose plan does not include all symbols.
     """
     trouble = service.trouble
     if not service.was_connected:
@@ -89,4 +97,8 @@ def failure_at_end(service: Service) -> str:
     if service.failed and not service.ok and not service.has_rows:
         symbol, reason = min(service.failed.items())
         return f"none of its symbols is served ({symbol}: {reason})"
+    if service.lost:
+        return f"{service.lost} subscriptions that were served are refused: {service.refusal}"
+    if service.refused and not service.subscribed:
+        return f"none of its subscriptions is served: {service.refusal}"
     return ""

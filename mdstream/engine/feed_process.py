@@ -87,6 +87,8 @@ class FeedProcess:
     _trouble: str
     """Why the stream is not connected, in the words of its session; empty while it is."""
     _trouble_since: float
+    _refusal: str
+    """Why the service refuses subscriptions; empty if it refuses none."""
 
     # For the next process: written by `command` and `handle_exit`.
     _commands: list[tuple[Any, ...]]
@@ -125,7 +127,7 @@ class FeedProcess:
         self.ok, self.failed, self.cycles = (), {}, {}
         self.workers, self.forkserver_pid = (), None
         self.up_since = None
-        self._trouble, self._trouble_since = "", 0.0
+        self._trouble, self._trouble_since, self._refusal = "", 0.0, ""
         self._commands, self._deaths, self._cause = [], 0, ""
         self.used = []
 
@@ -193,7 +195,7 @@ class FeedProcess:
             case "workers":
                 self.workers, self.forkserver_pid = content
             case "symbols":
-                ok, failed = content
+                ok, failed, self._refusal = content
                 if ok or failed or self.stage is Stage.STREAMING:  # a new process has no symbols yet
                     self._set_symbols(ok, failed)
             case "cycle":
@@ -326,6 +328,10 @@ class FeedProcess:
             up_s=None if self.up_since is None else ended - self.up_since,
             ok=len(self.ok),
             failed=self.failed,
+            subscribed=self.state["subscriptions"],
+            refused=self.state["subscriptions_refused"],
+            lost=self.state["subscriptions_lost"],
+            refusal=self._refusal,
         )
         if failure := feed_policy.failure_at_end(service):
             self._fail(failure, Exit.STREAM_FAILED)

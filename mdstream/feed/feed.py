@@ -92,6 +92,7 @@ class Feed:
             self._pipeline,
             self._report,
             self._count_rows,
+            has_worked=self._before["established"] > 0,
         )
 
     def _make_committer(self) -> Committer:
@@ -285,8 +286,7 @@ class Feed:
         symbols = [s for s in symbols if self._is_streamed(s)]
         for channel in channels or self._stream.channels:
             wanted = subscriptions.wanted.setdefault(channel, set())
-            for symbol in symbols:
-                subscriptions.refused.pop((channel, symbol), None)
+            subscriptions.forget_refusals(channel, symbols)
             if action == "subscribe":
                 wanted.update(symbols)
             else:
@@ -311,8 +311,23 @@ class Feed:
         state["reconnects"] = self._before["reconnects"] + session.reconnects
         state["control"] = self._before["control"] + session.control_messages
         state["pool_rebuilds"] = self._before["pool_rebuilds"] + self._pool.rebuilds
+        self._publish_subscriptions()
         if self._client is not None:
             state["fetch_requests"] = self._before["fetch_requests"] + self._client.requests
+
+    def _publish_subscriptions(self) -> None:
+        """Publish how many subscriptions are served. Without a connection, the last numbers stay.
+
+        What was served before counts across processes of the stream: their connections may linger.
+        """
+        if self._session.ready.is_set():
+            state, subscriptions = self.state, self._subscriptions
+            count = subscriptions.count
+            most = max(state["subscriptions_most"], count)
+            state["subscriptions_most"] = most
+            state["subscriptions"] = count
+            state["subscriptions_refused"] = len(subscriptions.refused)
+            state["subscriptions_lost"] = min(len(subscriptions.again), most - count)
 
     def _count_rows(self, subscription: str) -> int | None:
         """Return the rows received by `subscription` so far; None while payloads wait to be decoded."""
@@ -332,6 +347,7 @@ class Feed:
 
     def _report_symbols(self) -> None:
         """Send the supervisor the symbols that are served, and those that are not, with reasons."""
+        self._publish_subscriptions()
         failed = self._subscriptions.refused_everywhere()
         ok = set().union(*self._subscriptions.active.values())
         if (fetched := self._fetched or self._first_cycle()) is not None:
@@ -340,7 +356,8 @@ class Feed:
         ok = ok.intersection(self._symbols) - failed.keys()
         self.state["symbols_ok"] = len(ok)
         self.state["symbols_failed"] = len(failed)
-        self._outbox.put("symbols", (sorted(ok), failed))
+        refusal = next(iter(self._subscriptions.refused.values()), "")
+        self._outbox.put("symbols", (sorted(ok), failed, refusal))
 
     def _first_cycle(self) -> Cycle | None:
         """Return the results of an unfinished first cycle if requests fail; otherwise None."""

@@ -21,6 +21,19 @@ def decompressed_size(data: bytes, compression: Compression) -> int:
     return int.from_bytes(data[-4:], "little")
 
 
+def decompressed_start(data: bytes, compression: Compression, most: int) -> bytes:
+    """Return the first `most` decompressed bytes. Raises `DecompressionError`."""
+    if compression is Compression.PLAIN:
+        return data[:most]
+    from isal import igzip_lib, isal_zlib
+
+    try:
+        start: bytes = isal_zlib.decompressobj(wbits=31).decompress(data, most)
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub has a variable
+        raise DecompressionError(f"bad gzip: {error}") from error
+    return start
+
+
 def decompress(data: bytes | memoryview, compression: Compression, most: int) -> bytes:
     """Return the decompressed bytes. Raises `DecompressionError`, also if there are more than `most`."""
     if compression is Compression.PLAIN:

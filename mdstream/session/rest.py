@@ -1,8 +1,14 @@
-"""The REST client: pooled connections, deadlines, retries, the request budget."""
+"""The REST client: pooled connections, deadlines, retries, the request budget.
+
+place (concurrency) ─► budget ─► attempt ─► answer
+        ▲                           │ refused, lost, late: `venues.alpaca.refusals` says what it means
+        └────────── pause ◄─────────┘ temporary: once more, until attempts or deadline are used up
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import os
@@ -13,8 +19,6 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import aiohttp
-import orjson
-import stamina
 
 from mdstream.config import Endpoint, FetchConfig, is_loopback
 from mdstream.errors import (
@@ -22,22 +26,41 @@ from mdstream.errors import (
     CertificateError,
     CredentialsError,
     DecompressionError,
+    Exit,
+    LateError,
+    MdstreamError,
     NetworkError,
     ServerError,
 )
-from mdstream.handoff.compression import Compression, decompress
+from mdstream.handoff.compression import Compression, decompress, decompressed_start
 from mdstream.session.budget import Budget
-from mdstream.session.retry import CAP_S, FIRST_S, requested_pause
+from mdstream.session.concurrency import Concurrency
+from mdstream.session.retry import Doubt, backoff, requested_pause
 from mdstream.session.target import tls_context
-from mdstream.venues.alpaca import auth, error_codes
-from mdstream.venues.alpaca.bodies import REASON
+from mdstream.venues.alpaca import auth
+from mdstream.venues.alpaca.refusals import (
+    THROTTLED,
+    TIMED_OUT,
+    Place,
+    Shape,
+    find_rule,
+    reason_in,
+    shape_of,
+)
 
 log = logging.getLogger(__name__)
 
-stamina.instrumentation.set_on_retry_hooks([])  # the final result is reported, not each retry
-
 _MOST_ERROR_BYTES = 1024 * 1024
 """Largest error body, decompressed."""
+
+_START_BYTES = 4096
+"""How much of an answer is looked at, decompressed, to recognise an error with the status of a success."""
+
+_CONNECT_SHARE = 0.5
+"""How much of the timeout of an attempt the connection may take."""
+
+_THROTTLED_TEXT = "too many requests"
+"""What a body says that throttles with the status of a success."""
 
 _QUIET_S = 10.0
 """Seconds between two log lines about failed requests."""
@@ -55,7 +78,8 @@ class Body:
 class RestClient:
     """GETs against the data API. Use as an async context manager.
 
-    If the server never answers, requests are no longer retried `first_contact_s` after the first attempt.
+    If the server cannot be reached from the start, requests are no longer retried `first_contact_s` after
+    the first attempt. A server that is reached but late has until the deadline of a request.
     """
 
     # For readers; written only here.
@@ -68,9 +92,12 @@ class RestClient:
     """Set by `__aenter__`."""
 
     # Written by `_once`.
-    _unanswered_since: float | None
-    """When the first attempt began, on the monotonic clock."""
+    _answered_at: float | None
+    """When the server answered last, or the first attempt began, on the monotonic clock."""
+    _was_reached: bool
+    """Whether there ever was a connection."""
     _was_answered: bool
+    _doubt: Doubt
 
     # Written by `_complain`.
     _quiet_until: float
@@ -81,7 +108,7 @@ class RestClient:
         self.budget = budget
         self.requests = 0
         self._config = config
-        self._under_way = asyncio.Semaphore(config.concurrency)
+        self.concurrency = Concurrency(config.concurrency)
         self._base = endpoint.url
         is_tls = endpoint.url.startswith("https:")
         self._tls: ssl.SSLContext | bool = tls_context(endpoint.ca_file) if is_tls else False
@@ -93,8 +120,9 @@ class RestClient:
         self.trouble = ""
         self._session = None
         self._first_contact_s = first_contact_s
-        self._unanswered_since = None
-        self._was_answered = False
+        self._answered_at = None
+        self._was_reached = self._was_answered = False
+        self._doubt = Doubt()
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
@@ -104,7 +132,9 @@ class RestClient:
             connector=connector,
             headers=self._headers,
             auto_decompress=False,  # a worker does that
-            timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
+            timeout=aiohttp.ClientTimeout(
+                total=self._config.timeout_s, sock_connect=self._config.timeout_s * _CONNECT_SHARE
+            ),
             trust_env=not is_loopback(self._base),  # use a proxy if the environment names one
         )
         return self
@@ -116,86 +146,93 @@ class RestClient:
             await self._session.close()
 
     async def get(self, path: str, params: Mapping[str, str]) -> Body:
-        """GET a body, with retries until the deadline, which begins when the first attempt is sent.
+        """GET a body, with retries until the deadline. Time that it waits for its turn does not count.
 
         Raises `BadRequestError` (sending it again is useless), `CredentialsError`, `ServerError` or
         `NetworkError` (the last attempt's reason).
         """
-        await self._wait_turn()
-        waited = True
-        async for attempt in stamina.retry_context(
-            on=self._pause_before_retry,
-            attempts=self._config.attempts,
-            timeout=self._config.deadline_s,
-            wait_initial=FIRST_S,
-            wait_max=CAP_S,
-        ):
-            with attempt:
-                if not waited:
-                    await self._wait_turn()
-                waited = False
-                try:
-                    return await self._once(path, params)
-                except (ServerError, NetworkError) as error:
-                    self._complain(error)
+        spent_s, pauses = 0.0, backoff()
+        for attempt in itertools.count(1):
+            await self._wait_turn()
+            started = time.monotonic()
+            try:
+                return await self._once(path, params)
+            except (ServerError, NetworkError) as error:
+                self._complain(error)
+                pause = next(pauses)
+                if isinstance(error, ServerError) and error.retry_after is not None:
+                    pause = error.retry_after
+                spent_s += time.monotonic() - started + pause
+                is_last = attempt >= self._config.attempts or spent_s > self._config.deadline_s
+                if is_last or not self._is_temporary(error):
                     raise
-                finally:
-                    self._under_way.release()
+            finally:
+                self.concurrency.release()
+            await asyncio.sleep(pause)
         raise AssertionError("the loop above returns or raises")
 
     async def _wait_turn(self) -> None:
         """Wait for a place among the running requests, then for the budget."""
-        await self._under_way.acquire()
+        await self.concurrency.acquire()
         try:
             await self.budget.take()
         except BaseException:
-            self._under_way.release()
+            self.concurrency.release()
             raise
 
     def _complain(self, error: Exception) -> None:
         """Log that requests fail: one line for many that fail together."""
         self.trouble = str(error)
-        if self._pause_before_retry(error) and time.monotonic() >= self._quiet_until:
+        if self._is_temporary(error) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_S
             waits_s = self.budget.waits_s
             hope = f"no requests for {waits_s:.0f} s" if waits_s > 1 else "retrying"
             log.warning("REST: %s; %s", error, hope)
 
-    def _pause_before_retry(self, error: Exception) -> bool | float:
-        """Return whether to retry after `error`; a number is the pause that the service requested."""
-        if isinstance(error, BadRequestError | CredentialsError | CertificateError):
-            return False
-        if isinstance(error, ServerError):
-            return True if error.retry_after is None else error.retry_after
-        return isinstance(error, NetworkError) and not self.is_given_up
+    def _is_temporary(self, error: Exception) -> bool:
+        """Return whether the same request may succeed later."""
+        if isinstance(error, NetworkError):
+            is_mute = isinstance(error, LateError) and self._silent_s > self._config.deadline_s
+            return not (isinstance(error, CertificateError) or is_mute or self.is_given_up)
+        return not isinstance(error, BadRequestError)
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the server has not answered for too long since the first attempt."""
-        since = self._unanswered_since
-        return (
-            not self._was_answered
-            and since is not None
-            and time.monotonic() - since > self._first_contact_s
-        )
+        """Whether the server has not answered since the first attempt, and is no longer waited for."""
+        longest = self._first_contact_s
+        if self._was_reached:
+            longest = max(longest, self._config.deadline_s)
+        return not self._was_answered and self._silent_s > longest
+
+    @property
+    def _silent_s(self) -> float:
+        """How long the server has not answered any request, in seconds."""
+        return 0.0 if self._answered_at is None else time.monotonic() - self._answered_at
 
     async def _once(self, path: str, params: Mapping[str, str]) -> Body:
         assert self._session is not None, "use RestClient as a context manager"
         self.requests += 1
-        if self._unanswered_since is None:
-            self._unanswered_since = time.monotonic()
+        number = self.concurrency.send()
+        if self._answered_at is None:
+            self._answered_at = time.monotonic()
         try:
             # Redirects are not followed: the keys are for this server only.
             async with self._session.get(
                 self._base + path, params=params, allow_redirects=False
             ) as response:
-                self._was_answered = True
                 data = await response.read()
                 recv_ns = time.time_ns()
+                self._was_reached = self._was_answered = True
+                self._answered_at = time.monotonic()
                 self.budget.read_quota(response.headers)
+                if response.status in TIMED_OUT:
+                    self._note_time_out(number)
+                elif response.status < 500:
+                    self.concurrency.answer()
                 compression = _compression(response.headers.get("Content-Encoding", ""))
-                if response.status == 200:
+                if response.status == 200 and _is_data(data, compression):
                     self.trouble = ""
+                    self._doubt.succeed()
                     return Body(data, recv_ns, compression)
                 data = decompress(data, compression, _MOST_ERROR_BYTES)
                 raise self._error_of(response.status, data, response.headers)
@@ -203,28 +240,50 @@ class RestClient:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise CertificateError(f"the certificate of {self._base} does not verify: {error}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            self._note_time_out(number)
+            raise NetworkError(f"cannot reach {self._base}: no connection in time") from error
         except TimeoutError as error:
-            raise NetworkError(f"no answer within {self._config.timeout_s:g} s") from error
+            self._was_reached = True  # there is a connection
+            self._note_time_out(number)
+            raise LateError(f"no answer from {self._base} within {self._config.timeout_s:g} s") from error
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
             why = " ".join(str(error).split())
             raise NetworkError(f"the answer of {self._base} cannot be read: {why}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NetworkError(f"cannot reach {self._base}: {_reason(error)}") from error
 
-    def _error_of(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
-        message = f"HTTP {status}: {_message(data)}"
-        if error_codes.is_redirect(status):
-            where = headers.get("Location", "nowhere")[:200]
-            message = f"HTTP {status}: redirected to {where}; if that is the server, set data_url"
-        if error_codes.is_passing(status):
+    def _note_time_out(self, number: int) -> None:
+        """Send fewer requests at a time: the server does not keep up."""
+        if self.concurrency.time_out(number):
+            most = int(self.concurrency.limit)
+            log.warning("REST: %s does not answer in time; at most %d requests at a time", self._base, most)
+
+    def _error_of(self, status: int, data: bytes, headers: Mapping[str, str]) -> MdstreamError:
+        """Return the error for an answer that is not data."""
+        text = reason_in(data)
+        rule = find_rule(Place.REST, status, shape_of(data), text)
+        assert rule is not None, "the last row of REST has all statuses"
+        message = rule.say(status, text, headers.get("Location", "nowhere")[:200])
+        left = self._doubt.seconds_left(rule, time.monotonic())
+        if left:
             pause = requested_pause(status, headers, time.time())
-            if status == error_codes.THROTTLED:
+            if status == THROTTLED or (status == 200 and _THROTTLED_TEXT in text.lower()):
                 # All requests wait, not only this one: the quota is for the account.
                 self.budget.hold(pause if pause is not None else 1.0)
+            if left < math.inf:
+                message = f"{message}; final in {left:.0f} s"
             return ServerError(message, status, pause)
-        if error_codes.is_key_refused(status, message):
-            return CredentialsError(message, status)
-        return BadRequestError(message, status)
+        return (
+            CredentialsError(message, status)
+            if rule.exit == Exit.CREDENTIALS
+            else BadRequestError(message, status)
+        )
+
+
+def _is_data(data: bytes, compression: Compression) -> bool:
+    """Return whether the body of a success looks like data."""
+    return shape_of(decompressed_start(data, compression, _START_BYTES)) is Shape.DATA
 
 
 def _reason(error: Exception) -> str:
@@ -241,11 +300,3 @@ def _compression(encoding: str) -> Compression:
         case "gzip" | "x-gzip":
             return Compression.GZIP
     raise DecompressionError(f"it is compressed as {encoding[:40]!r}, which was not requested")
-
-
-def _message(data: bytes) -> str:
-    """Return the reason in an error body; other bodies as they are, shortened."""
-    try:
-        return str(orjson.loads(data)[REASON])[:200]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return data[:200].decode(errors="replace").strip() or "no reason given"

@@ -4,9 +4,10 @@
        ▲                                                                                   │
        └──── backoff: jittered, capped, reset by real data ◄──── lost, refused, mute ◄─────┘
 
-Payloads get a receive time and go to the pipeline; only control messages are decoded here. Errors that
-another attempt cannot fix (`CredentialsError`, `CertificateError`) end the session; after others it
-reconnects.
+Payloads get a receive time and go to the pipeline; only control messages are decoded here. An error that
+another attempt cannot fix (`CredentialsError`, `ConfigError`, `CertificateError`) ends the session, unless
+key and address have worked before: then the session tries for some minutes (`session.retry.Doubt`). After
+other errors it reconnects.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
-from mdstream.session.retry import THROTTLED_LEAST_S, backoff
+from mdstream.session.retry import THROTTLED_LEAST_S, Doubt, reconnect_pauses
 from mdstream.session.silence import Silence
 from mdstream.session.sockets import open_socket
 from mdstream.session.sockets.interface import Receive, Socket
@@ -28,7 +30,7 @@ from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.venues.alpaca.bodies import is_control
-from mdstream.venues.alpaca.error_codes import THROTTLED
+from mdstream.venues.alpaca.refusals import THROTTLED, Place, find_rule
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.protocol import Note, Ready, Refused, StreamProtocol, Waiting
@@ -36,6 +38,9 @@ from mdstream.wire.state import State
 from mdstream.wire.subscription import Refusal, Subscriptions
 
 log = logging.getLogger(__name__)
+
+_SHORT_S = 5.0
+"""Connections that are lost within this time of each other are not replaced at once."""
 
 _NAMED = 5
 """Most refused subscriptions that an event names."""
@@ -58,6 +63,7 @@ class StreamSession:
     """Keeps one stream connected and subscribed. `run` ends only by cancellation or a final error.
 
     `on_event` is called with events of the run; `rows_of` returns the number of rows received on a channel.
+    `has_worked`: whether an earlier session with the same target was subscribed.
     """
 
     # Counters and states for readers; written only here.
@@ -75,6 +81,11 @@ class StreamSession:
     _protocol: StreamProtocol | None
     _had_data: bool
 
+    # Written by `run`, `_doubt` also by `_react`.
+    _doubt: Doubt
+    _lost_at: float
+    """When a connection was lost last, on the monotonic clock."""
+
     # Payloads without room, with their receive times; added by the receiver, removed by `_put_held`.
     _held: deque[tuple[bytes, int]]
     _holding: asyncio.Event
@@ -91,6 +102,7 @@ class StreamSession:
         sink: Sink,
         on_event: Callable[[RunEvent], None],
         rows_of: Callable[[str], int | None],
+        has_worked: bool = False,
     ) -> None:
         self.subscriptions = subscriptions
         self.ready = asyncio.Event()
@@ -107,6 +119,8 @@ class StreamSession:
         self._protocol = None
         self._silence = Silence(target.mute, rows_of)
         self._had_data = False
+        self._doubt = Doubt(has_worked)
+        self._lost_at = -math.inf
         self._held = deque()
         self._holding = asyncio.Event()
         self._found_late = []
@@ -114,27 +128,45 @@ class StreamSession:
 
     async def run(self) -> None:
         """Connect, stream, and reconnect. Raises errors that another attempt cannot fix."""
-        pauses = backoff()
+        pauses = reconnect_pauses()
         while True:
             self._had_data = False
-            self._handle_late_control()
-            established = self.established
+            established, place = self.established, Place.STREAM
             try:
+                self._handle_late_control()
+                place = Place.UPGRADE
                 async with open_socket(self._target) as socket:
+                    place = Place.STREAM
                     self.connects += 1
                     await self._converse(socket)
-            except (CredentialsError, CertificateError, ConfigError):
+            except CertificateError:
                 raise
+            except (CredentialsError, ConfigError) as error:
+                left = self._seconds_in_doubt(place, error)
+                if not left:
+                    raise
+                lost: Exception = error
+                text = f"refused, although it worked before: {error}; final in {left:.0f} s"
+                severity = Severity.ERROR
             except (ServerError, NetworkError) as error:
-                if self._had_data and self.established > established:
-                    pauses = backoff()  # the connection worked: start with short pauses again
-                self.trouble = str(error)
-                pause = _pause(error, next(pauses))
-                text = f"connection lost: {error}; reconnecting in {pause:.1f} s"
-                fields = {"reason": self.trouble, "pause_s": pause}
-                self._report(RunEvent(EventKind.LOST, text, Severity.WARNING, fields))
-                self.reconnects += 1
-                await asyncio.sleep(pause)
+                lost, text, severity = error, f"connection lost: {error}", Severity.WARNING
+            if self._had_data and self.established > established:
+                pauses = reconnect_pauses()  # the connection worked: start with short pauses again
+                if time.monotonic() - self._lost_at < _SHORT_S:
+                    next(pauses)
+                self._lost_at = time.monotonic()
+            self.trouble = str(lost)
+            pause = _pause(lost, next(pauses))
+            fields = {"reason": self.trouble, "pause_s": pause}
+            text = f"{text}; reconnecting in {pause:.1f} s"
+            self._report(RunEvent(EventKind.LOST, text, severity, fields))
+            self.reconnects += 1
+            await asyncio.sleep(pause)
+
+    def _seconds_in_doubt(self, place: Place, error: CredentialsError | ConfigError) -> float:
+        """Return how long a refusal still counts as temporary."""
+        rule = None if error.code is None else find_rule(place, error.code)
+        return self._doubt.seconds_left(rule, time.monotonic()) if rule else 0.0
 
     def change(self) -> None:
         """Send the server a change of `subscriptions.wanted`."""
@@ -259,12 +291,13 @@ class StreamSession:
                 case Ready():
                     self._silence.restart()
                     self.trouble = ""
+                    self._doubt.succeed()
                     if not self.ready.is_set():
                         self.established += 1
                         self.ready.set()
                     self._report(_connected_event(self.subscriptions))
                 case Refused(refusals):
-                    self._report(_refused_event(refusals))
+                    self._report(_refused_event(refusals, self.subscriptions))
                 case Waiting(reason):
                     self.trouble = reason
                     self._report(RunEvent(EventKind.WAITING, reason, Severity.WARNING))
@@ -286,12 +319,14 @@ def _connected_event(subscriptions: Subscriptions) -> RunEvent:
     return RunEvent(EventKind.CONNECTED, text, fields={"subscriptions": counts})
 
 
-def _refused_event(refusals: Sequence[Refusal]) -> RunEvent:
+def _refused_event(refusals: Sequence[Refusal], subscriptions: Subscriptions) -> RunEvent:
     reasons = sorted({r.reason for r in refusals})
     names = sorted({f"{r.channel} {r.symbol}" for r in refusals})[:_NAMED]
-    text = f"refused {len(refusals)} subscriptions ({', '.join(names)}): {'; '.join(reasons)}"
-    fields = {"count": len(refusals), "subscriptions": names, "reasons": reasons}
-    return RunEvent(EventKind.REFUSED, text, Severity.WARNING, fields)
+    lost = sum((r.channel, r.symbol) in subscriptions.granted for r in refusals)
+    served = f", {lost} of which were served before," if lost else ""
+    text = f"refused {len(refusals)} subscriptions{served} ({', '.join(names)}): {'; '.join(reasons)}"
+    fields = {"count": len(refusals), "lost": lost, "subscriptions": names, "reasons": reasons}
+    return RunEvent(EventKind.REFUSED, text, Severity.ERROR if lost else Severity.WARNING, fields)
 
 
 def _pause(error: Exception, pause: float) -> float:

@@ -17,7 +17,7 @@ from mdstream.simulator.generator import Message
 from mdstream.simulator.markets import Market
 from mdstream.simulator.sender import Sender, Shared
 from mdstream.venues.alpaca.auth import KEY_HEADER, SECRET_HEADER
-from mdstream.venues.alpaca.error_codes import STREAM_CODES
+from mdstream.venues.alpaca.refusals import STREAM_TEXTS
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +200,7 @@ class StreamConnection:
         self._transport().write(encoding.frame(payload))
 
     def _error(self, code: int) -> None:
-        text = STREAM_CODES[code].text if code in STREAM_CODES else "error"
-        self._send([{"T": "error", "code": code, "msg": text}])
+        self._send([{"T": "error", "code": code, "msg": STREAM_TEXTS.get(code, "error")}])
 
     async def _watch_auth(self, started: float) -> None:
         await asyncio.sleep(max(0.0, started + self._settings.auth_timeout_s - time.monotonic()))

@@ -8,8 +8,9 @@
 2. Subscriptions are sent one request at a time; each answer has the server's whole set.
 3. Data flows. The caller checks a few bytes of each payload with `is_control`, and passes only control
    messages; later also those that a decoder finds among data.
+4. Subscriptions that are refused for now are requested again, at growing intervals (`AGAIN_S`).
 
-`_ANSWERS` has the answer to each kind of error (`About`).
+`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.Kind`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Any, NamedTuple
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
 from mdstream.venues.alpaca import auth, bodies
-from mdstream.venues.alpaca.error_codes import STREAM_CODES, About
+from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final
 from mdstream.wire.state import Event, State, follow
-from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
+from mdstream.wire.subscription import AGAIN_S, OMITTED, Refusal, Request, Subscriptions, requests
 
 HEADER_AUTH_WAIT_S = 2.0
 ANSWER_WAIT_S = 10.0
@@ -45,7 +46,7 @@ class Ready(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Subscriptions that the server refuses."""
+    """Subscriptions that the server refuses. Repeated refusals are not reported again."""
 
     refusals: tuple[Refusal, ...]
 
@@ -93,6 +94,12 @@ class StreamProtocol:
     _auth_at: float | None
     """When to authenticate (again); None if that is not due."""
     _auth_attempts: int
+    _again_at: float | None
+    """When to request refused subscriptions again; None if that is not due."""
+    _again_attempts: int
+    """How often that was in vain, in a row."""
+    _is_repeat: bool
+    """Whether the requests under way repeat refused ones, and nothing has changed by them yet."""
 
     def __init__(
         self,
@@ -114,6 +121,9 @@ class StreamProtocol:
         self._deadline = now + ANSWER_WAIT_S
         self._auth_at = None
         self._auth_attempts = 0
+        self._again_at = None
+        self._again_attempts = 0
+        self._is_repeat = False
         self.is_control: Callable[[bytes], bool] = codec.is_control
 
     # -- called by the session, in order of time
@@ -148,6 +158,8 @@ class StreamProtocol:
             times.append(self._outstanding.settle_at or self._outstanding.deadline)
         if self.state in (State.OPENING, State.AUTHENTICATING) and self._auth_at is None:
             times.append(self._deadline)
+        if self.state is State.STREAMING:
+            times.append(self._again_at)
         return min((t for t in times if t is not None), default=None)
 
     def tick(self, now: float) -> list[Happening]:
@@ -159,7 +171,8 @@ class StreamProtocol:
         elif self.state is State.AUTHENTICATING and self._auth_at is None and now >= self._deadline:
             raise ServerError(f"no answer to authentication within {ANSWER_WAIT_S:.0f} s")
         elif self._outstanding is None:
-            pass
+            if self.state is State.STREAMING and self._again_at is not None and now >= self._again_at:
+                return self._ask_again(now)
         elif self._outstanding.settle_at is not None:
             if now >= self._outstanding.settle_at:
                 return self._settle(now)
@@ -214,15 +227,39 @@ class StreamProtocol:
         if not self._queue:
             self._queue_changes()  # changes since the last request
         if not self._queue:
-            self._follow(Event.ACKNOWLEDGED)
-            return [Ready()]
+            return self._complete(now)
         request = self._queue.popleft()
         self._outstanding = _Outstanding(request, now + ANSWER_WAIT_S)
         self._send(request.message())
         return []
 
+    def _complete(self, now: float) -> list[Happening]:
+        """All requests are answered. Nothing is reported if they were repeated in vain."""
+        self._follow(Event.ACKNOWLEDGED)
+        was_in_vain, self._is_repeat = self._is_repeat, False
+        if self.subscriptions.again and self._again_at is None:
+            self._again_at = now + AGAIN_S[min(self._again_attempts, len(AGAIN_S) - 1)]
+        return [] if was_in_vain else [Ready()]
+
+    def _ask_again(self, now: float) -> list[Happening]:
+        """Request what is refused for now."""
+        self._again_at = None
+        self._again_attempts += 1
+        self._is_repeat = True
+        self.subscriptions.ask_again()
+        self._queue_changes()
+        if not self._queue:
+            return []  # none of it is wanted any more
+        self._follow(Event.CHANGED)
+        return self._next_request(now)
+
     def _acknowledge(self, message: dict[str, Any], now: float) -> list[Happening]:
+        refused, count = len(self.subscriptions.refused), self.subscriptions.count
         self.subscriptions.acknowledge(message)
+        if len(self.subscriptions.refused) < refused:
+            self._again_attempts = 0  # there is room again: do not wait long with the rest
+        if self.subscriptions.count != count:
+            self._is_repeat = False
         if self._outstanding is None:
             return []
         if self.subscriptions.shows(self._outstanding.request):
@@ -246,33 +283,34 @@ class StreamProtocol:
                 if symbol not in subscriptions.active.get(channel, ())
                 and symbol in subscriptions.wanted.get(channel, ())
             ]
-            happened += self._refuse(lost)
+            happened += self._refuse(lost, is_for_now=True)
         else:  # an incomplete unsubscribe is not repeated
             for channel, symbols in request.symbols:
                 subscriptions.active.get(channel, set()).difference_update(symbols)
         return happened + self._next_request(now)
 
-    def _refuse(self, refusals: list[Refusal]) -> list[Happening]:
-        for refusal in refusals:
-            self.subscriptions.refused[refusal.channel, refusal.symbol] = refusal.reason
-        return [Refused(tuple(refusals))] if refusals else []
+    def _refuse(self, refusals: list[Refusal], is_for_now: bool) -> list[Happening]:
+        """Note refusals. Those of subscriptions that were served before are for now, too."""
+        granted, refuse = self.subscriptions.granted, self.subscriptions.refuse
+        new = [r for r in refusals if refuse(r, is_for_now or (r.channel, r.symbol) in granted)]
+        return [Refused(tuple(new))] if new else []
 
     # -- errors
 
     def _fail(self, code: Any, text: str, now: float) -> list[Happening]:
-        error = STREAM_CODES.get(code) if type(code) is int else None
-        if error is None:
+        rule = find_rule(Place.STREAM, code) if type(code) is int else None
+        if rule is None:
             reason = f"unknown error {code}: {text}"
             return self._cut_request(reason, now) if self._outstanding else [Note(reason)]
-        return _ANSWERS[error.about](self, code, text, now)
+        return _ANSWERS[rule.before](self, rule, code, text, now)
 
-    def _fatal(self, code: int, text: str, now: float) -> list[Happening]:
-        raise final(code, text)
+    def _fail_for_good(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+        raise final(rule, code, text)
 
-    def _reconnect(self, code: int, text: str, now: float) -> list[Happening]:
-        raise ServerError(f"{text} ({code})", code)
+    def _reconnect(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+        raise ServerError(rule.say(code, text), code)
 
-    def _retry_authentication(self, code: int, text: str, now: float) -> list[Happening]:
+    def _retry_authentication(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
         """Authenticate again on the same socket later: another connection has the account's place."""
         if self.state is not State.AUTHENTICATING:
             raise ServerError(f"{text} ({code})", code)
@@ -284,7 +322,7 @@ class StreamProtocol:
         self._follow(Event.REFUSED_FOR_NOW)
         return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
 
-    def _on_unauthenticated(self, code: int, text: str, now: float) -> list[Happening]:
+    def _on_unauthenticated(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
         """Authenticate again: we are not authenticated yet, or no longer."""
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
@@ -298,25 +336,25 @@ class StreamProtocol:
             self._authenticate(now)
         return [Waiting(f"{text} ({code}); authenticating again")]
 
-    def _on_authenticated_twice(self, code: int, text: str, now: float) -> list[Happening]:
+    def _on_authenticated_twice(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
         """Continue: both header and message authenticated us."""
         if self.state is State.AUTHENTICATING:
             return self._on_authenticated(now)
         return []
 
-    def _reduce(self, code: int, text: str, now: float) -> list[Happening]:
+    def _reduce(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
         """Cut the outstanding request, because a part of it is at fault."""
         if self._outstanding is None:
             return [Note(f"{text} ({code}) without a request of ours")]
-        return self._cut_request(f"{text} ({code})", now, STREAM_CODES[code].about)
+        return self._cut_request(rule.say(code, text), now, rule.before)
 
-    def _cut_request(self, reason: str, now: float, about: About | None = None) -> list[Happening]:
+    def _cut_request(self, reason: str, now: float, kind: Kind | None = None) -> list[Happening]:
         """Cut the outstanding request if that may help; otherwise refuse it."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
-        if about is About.SYMBOL:  # invalid on all channels
+        if kind is Kind.SYMBOL:  # invalid on all channels
             parts = request.symbol_halves()
-        elif about is About.CHANNEL:  # invalid for all symbols
+        elif kind is Kind.CHANNEL:  # invalid for all symbols
             parts = request.channels()
         else:
             parts = request.halves()
@@ -325,9 +363,9 @@ class StreamProtocol:
             self._queue.extendleft(reversed(parts))
         else:
             refused = request.refuse(reason)
-            if about in (About.LIMIT, About.CHANNEL):  # the next requests would be refused too
+            if kind in (Kind.LIMIT, Kind.CHANNEL):  # the next requests would be refused too
                 refused += self._drop_same_channel(request, reason)
-        return self._refuse(refused) + self._next_request(now)
+        return self._refuse(refused, kind is Kind.LIMIT) + self._next_request(now)
 
     def _drop_same_channel(self, refused: Request, reason: str) -> list[Refusal]:
         channel = refused.symbols[0][0]
@@ -347,16 +385,16 @@ class StreamProtocol:
         self.state = follow(self.state, event)
 
 
-_Answer = Callable[[StreamProtocol, int, str, float], list[Happening]]
+_Answer = Callable[[StreamProtocol, Rule, int, str, float], list[Happening]]
 
-_ANSWERS: dict[About, _Answer] = {
-    About.SYMBOL: StreamProtocol._reduce,
-    About.CHANNEL: StreamProtocol._reduce,
-    About.LIMIT: StreamProtocol._reduce,
-    About.WILDCARD: StreamProtocol._reduce,
-    About.NOT_YET: StreamProtocol._on_unauthenticated,
-    About.TWICE: StreamProtocol._on_authenticated_twice,
-    About.PLACE: StreamProtocol._retry_authentication,
-    About.CONNECTION: StreamProtocol._reconnect,
-    About.ACCOUNT: StreamProtocol._fatal,
+_ANSWERS: dict[Kind, _Answer] = {
+    Kind.SYMBOL: StreamProtocol._reduce,
+    Kind.CHANNEL: StreamProtocol._reduce,
+    Kind.LIMIT: StreamProtocol._reduce,
+    Kind.WILDCARD: StreamProtocol._reduce,
+    Kind.NOT_YET: StreamProtocol._on_unauthenticated,
+    Kind.TWICE: StreamProtocol._on_authenticated_twice,
+    Kind.OCCUPIED: StreamProtocol._retry_authentication,
+    Kind.TEMPORARY: StreamProtocol._reconnect,
+    Kind.FINAL: StreamProtocol._fail_for_good,
 }

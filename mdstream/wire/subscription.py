@@ -7,7 +7,7 @@ the parts at fault are isolated; these are refused, the rest is served.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,13 @@ from mdstream.venues.alpaca.limits import MESSAGE_BYTES
 MAX_REQUEST_BYTES = MESSAGE_BYTES - 512
 
 OMITTED = "not in the server's acknowledgement"
-"""Reason of a refusal if the server did not acknowledge a symbol; a new connection requests it again."""
+"""Reason of a refusal if the server did not acknowledge a symbol."""
+
+AGAIN_S = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+"""Pauses before refused subscriptions are requested again on the same connection. The last one repeats."""
+
+Pair = tuple[str, str]
+"""(channel, symbol)."""
 
 Wanted = Mapping[str, frozenset[str]]
 """Channel → symbols."""
@@ -97,13 +103,48 @@ class Subscriptions:
 
     wanted: dict[str, set[str]] = field(default_factory=dict)
     active: dict[str, set[str]] = field(default_factory=dict)
-    refused: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(channel, symbol) → reason."""
+    refused: dict[Pair, str] = field(default_factory=dict)
+    """Subscription → reason."""
+    granted: set[Pair] = field(default_factory=set)
+    """Subscriptions that were active at some time."""
+    again: set[Pair] = field(default_factory=set)
+    """Refused subscriptions that are requested again later."""
+    asking: set[Pair] = field(default_factory=set)
+    """Refused subscriptions that are requested again now."""
+
+    @property
+    def count(self) -> int:
+        """How many of the wanted channels' subscriptions are active."""
+        return sum(len(symbols) for channel, symbols in self.active.items() if channel in self.wanted)
 
     def begin(self) -> None:
-        """Start a new connection: nothing is active, and omitted symbols may be requested again."""
+        """Start a new connection: nothing is active, and refusals for now are forgotten."""
         self.active = {}
-        self.refused = {pair: why for pair, why in self.refused.items() if why != OMITTED}
+        for pair in self.again:
+            self.refused.pop(pair, None)
+        self.again.clear()
+        self.asking.clear()
+
+    def refuse(self, refusal: Refusal, is_for_now: bool) -> bool:
+        """Note a refusal; return whether it is new. One for now is requested again later."""
+        pair = (refusal.channel, refusal.symbol)
+        is_new = self.refused.get(pair) != refusal.reason
+        self.refused[pair] = refusal.reason
+        self.asking.discard(pair)
+        (self.again.add if is_for_now else self.again.discard)(pair)
+        return is_new
+
+    def ask_again(self) -> None:
+        """Make the subscriptions that are refused for now missing ones, until they are refused again."""
+        self.asking |= self.again
+
+    def forget_refusals(self, channel: str, symbols: Iterable[str]) -> None:
+        """Forget that subscriptions of a channel are refused: the user has changed them."""
+        for symbol in symbols:
+            pair = (channel, symbol)
+            self.refused.pop(pair, None)
+            self.again.discard(pair)
+            self.asking.discard(pair)
 
     def acknowledge(self, message: Mapping[str, Any]) -> None:
         """Update the active subscriptions from an acknowledgement, which has the server's whole set."""
@@ -112,9 +153,10 @@ class Subscriptions:
             for channel, symbols in message.items()
             if isinstance(symbols, list)
         }
+        self.granted.update((c, symbol) for c, symbols in self.active.items() for symbol in symbols)
         for channel, symbol in list(self.refused):
             if symbol in self.active.get(channel, ()):
-                del self.refused[channel, symbol]
+                self.forget_refusals(channel, [symbol])
 
     def shows(self, request: Request) -> bool:
         """Return whether the active subscriptions have what `request` adds, or lack what it removes."""
@@ -126,7 +168,7 @@ class Subscriptions:
         )
 
     def missing(self) -> dict[str, frozenset[str]]:
-        """Return subscriptions that are wanted, not refused and not active."""
+        """Return subscriptions that are wanted, not active, and not refused or requested again now."""
         return self._differences(self.wanted, self.active)
 
     def surplus(self) -> dict[str, frozenset[str]]:
@@ -151,7 +193,9 @@ class Subscriptions:
     ) -> dict[str, frozenset[str]]:
         found = {
             channel: frozenset(
-                s for s in symbols - right.get(channel, set()) if (channel, s) not in self.refused
+                s
+                for s in symbols - right.get(channel, set())
+                if (pair := (channel, s)) not in self.refused or pair in self.asking
             )
             for channel, symbols in left.items()
         }

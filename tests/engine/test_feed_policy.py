@@ -83,6 +83,13 @@ def judge(**facts: Any) -> str:
             "none of its symbols is served (A: worse)",
         ),
         ({"ok": 0, "has_rows": False}, ""),
+        # A plan that does not include all symbols is no failure, unless it did before.
+        ({"subscribed": 30, "refused": 20, "refusal": "too many"}, ""),
+        (
+            {"subscribed": 28, "refused": 22, "lost": 2, "refusal": "too many"},
+            "2 subscriptions that were served are refused: too many",
+        ),
+        ({"refused": 2, "refusal": "too many"}, "none of its subscriptions is served: too many"),
     ],
 )
 def test_which_streams_have_failed_when_a_run_ends(facts: dict[str, Any], failure: str) -> None:

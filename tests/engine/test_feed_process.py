@@ -137,7 +137,7 @@ def test_a_feed_that_died_is_due_again_after_a_pause_that_grows(case: Case) -> N
 
 
 def test_a_feed_that_no_restart_can_help_fails_with_the_reason_it_gave(case: Case) -> None:
-    case.start(*UP, ("send", "symbols", (["AAPL"], {})), ("send", "failed", "bad key"), ("exit", 3))
+    case.start(*UP, ("send", "symbols", (["AAPL"], {}, "")), ("send", "failed", "bad key"), ("exit", 3))
     case.until_stage(Stage.FAILED)
     assert (case.feed.failure, case.feed.exit_code) == ("bad key", Exit.CREDENTIALS)
     assert case.rows.kinds == ["started", "failed"]
@@ -248,12 +248,12 @@ def test_a_stream_that_never_had_an_answer_has_failed_at_the_end(case: Case) -> 
 def test_symbols_are_recorded_as_they_change_and_a_new_process_knows_none(case: Case) -> None:
     case.start(
         *UP,
-        ("send", "symbols", (["AAPL"], {"MSFT": "refused"})),
-        ("send", "symbols", (["AAPL"], {"MSFT": "refused"})),
-        ("send", "symbols", (["AAPL", "MSFT"], {})),
-        ("send", "symbols", ([], {})),  # not connected: no symbols to report
+        ("send", "symbols", (["AAPL"], {"MSFT": "refused"}, "")),
+        ("send", "symbols", (["AAPL"], {"MSFT": "refused"}, "")),
+        ("send", "symbols", (["AAPL", "MSFT"], {}, "")),
+        ("send", "symbols", ([], {}, "")),  # not connected: no symbols to report
         CONNECTED,
-        ("send", "symbols", (["AAPL"], {})),
+        ("send", "symbols", (["AAPL"], {}, "")),
         ("exit", 1),
     )
     case.until_stage(Stage.RESTARTING)

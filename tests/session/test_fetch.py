@@ -216,7 +216,7 @@ def test_a_failure_that_stays_is_recorded_and_the_others_go_on() -> None:
 def test_a_service_that_does_not_answer_is_given_up_at_the_deadline() -> None:
     async def story(case: Case) -> None:
         cycle = await case.fetcher.cycle(["AAPL"])
-        assert cycle.failed == {"AAPL": "no answer within 0.3 s"}
+        assert cycle.failed == {"AAPL": f"no answer from {case.sim.data_url} within 0.3 s"}
 
     fetch = {"timeout_s": 0.3, "deadline_s": 2.0, "attempts": 100}  # the attempts alone would take minutes
     play(story, config={"fetch": fetch}, faults=("slow=5",))
@@ -225,7 +225,9 @@ def test_a_service_that_does_not_answer_is_given_up_at_the_deadline() -> None:
 def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
     async def story(case: Case) -> None:
         cycle = await case.fetcher.cycle(["AAPL", "MSFT"])
-        assert set(cycle.failed.values()) == {"HTTP 401: refused on demand"}
+        assert set(cycle.failed.values()) == {
+            "HTTP 401: refused on demand; check APCA_API_KEY_ID and APCA_API_SECRET_KEY"
+        }
         assert cycle.requests == 2
         with pytest.raises(CredentialsError):
             await case.client.get("/v2/stocks/snapshots", {"symbols": "A"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,9 +13,10 @@ import orjson
 import pytest
 from aiohttp import web
 
-from mdstream.errors import BadRequestError, CredentialsError, NetworkError, ServerError
+from mdstream.errors import BadRequestError, CredentialsError, LateError, NetworkError, ServerError
 from mdstream.handoff.compression import Compression, decompress
 from mdstream.session import budget as budgets
+from mdstream.session import retry
 from mdstream.session.budget import Budget
 from mdstream.session.rest import RestClient
 from mdstream.settings import from_mapping
@@ -31,7 +33,7 @@ async def serve_answers(answer: Callable[[web.Request], Any]) -> AsyncIterator[s
 
     app = web.Application()
     app.router.add_get("/{rest:.*}", handle)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -266,5 +268,197 @@ def test_waiting_for_the_budget_takes_no_time_from_the_retries(monkeypatch: pyte
                 # The request waits 4 s for its first attempt, which fails, and 4 s for the second.
                 assert (await rest.get("/v2/stocks/snapshots", {})).data == b"{}"
                 assert rest.requests == 3
+
+    asyncio.run(main())
+
+
+HTML = "<html><body>Forbidden</body></html>"
+
+
+@pytest.mark.cases("S5")
+@pytest.mark.parametrize("place", [0, 1, 20])
+@pytest.mark.parametrize("status", [403, 404, 401, 302])
+def test_one_refusal_by_a_front_end_among_many_answers_costs_nothing(place: int, status: int) -> None:
+    if status == 302 and not place:
+        pytest.skip("a server that redirects from the start is not the one that is meant")
+
+    async def main() -> None:
+        asked = 0
+
+        def answer(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            if asked - 1 == place:
+                return web.Response(status=status, text=HTML, content_type="text/html")
+            return web.Response(text="{}")
+
+        async with serve_answers(answer) as url, make_client(url, Budget(100)) as rest:
+            for _ in range(30):
+                await rest.get("/v2/stocks/bars", {})
+            assert rest.requests == 31
+
+    asyncio.run(main())
+
+
+@pytest.mark.cases("S5")
+def test_a_key_that_worked_is_final_only_if_it_is_refused_for_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        asked = 0
+
+        def answer(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                return web.Response(text="{}")
+            return web.Response(status=401, text='{"message":"forbidden."}')
+
+        async with serve_answers(answer) as url, make_client(url, Budget(100), attempts=2) as rest:
+            await rest.get("/", {})
+            with pytest.raises(ServerError, match=r"HTTP 401: forbidden.*; final in \d+ s") as doubted:
+                await rest.get("/", {})
+            assert doubted.value.code == 401
+            monkeypatch.setattr(retry, "DOUBT_S", 0.0)
+            with pytest.raises(CredentialsError, match="check APCA_API_KEY_ID"):
+                await rest.get("/", {})
+
+    asyncio.run(main())
+
+
+@pytest.mark.cases("S5")
+@pytest.mark.parametrize("status", [500, 502, 503, 504, *range(520, 528), 530])
+def test_failures_of_the_service_and_its_network_are_tried_again(status: int) -> None:
+    async def main() -> None:
+        answers = iter([web.Response(status=status, text=HTML), web.Response(text="{}")])
+        async with serve_answers(lambda _: next(answers)) as url, make_client(url, Budget(10)) as rest:
+            assert (await rest.get("/", {})).data == b"{}"
+
+    asyncio.run(main())
+
+
+@pytest.mark.cases("S6")
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>",
+        " <!DOCTYPE html>" + "x" * 10_000,
+        '{"message":"too many requests."}',
+        '{"code":42910000,"message":"rate limit exceeded"}',
+        '{"message":"' + "x" * 3000 + '"}',
+        "upstream connect error",
+        "null",
+        "",
+    ],
+)
+def test_an_answer_with_200_that_is_no_data_is_tried_again(text: str, is_packed: bool) -> None:
+    async def main() -> None:
+        asked = 0
+
+        def answer(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            response = web.Response(text="{}" if asked > 1 else text)
+            if is_packed:
+                response.enable_compression(web.ContentCoding.gzip)
+            return response
+
+        async with serve_answers(answer) as url, make_client(url, Budget(10)) as rest:
+            got = await rest.get("/v2/stocks/bars", {})
+            assert decompress(got.data, got.compression, 100) == b"{}"
+            assert rest.requests == 2
+        asked = 0
+        async with serve_answers(answer) as url, make_client(url, Budget(10), attempts=1) as rest:
+            with pytest.raises(ServerError, match="HTTP 200, but no data: ") as caught:
+                await rest.get("/v2/stocks/bars", {})
+            assert caught.value.code == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.cases("N3")
+def test_a_first_answer_that_comes_late_is_tried_again_and_the_server_is_named() -> None:
+    async def main() -> None:
+        asked = 0
+
+        async def answer(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                await asyncio.sleep(HANGING_S)
+            return web.Response(text="{}")
+
+        async with serve_answers(answer) as url:
+            config = from_mapping({"data_url": url, "fetch": {"timeout_s": 0.3, "attempts": 4}})
+            # The server must be reached within the timeout of one attempt, as in a backfill.
+            async with RestClient(config.fetch, config.data_endpoint, Budget(100), 0.3) as client:
+                assert (await client.get("/", {})).data == b"{}"
+                assert client.requests == 3
+            asked = -100
+            async with RestClient(config.fetch, config.data_endpoint, Budget(100), 0.3) as client:
+                with pytest.raises(NetworkError, match=f"no answer from {url} within 0.3 s"):
+                    await client.get("/", {})
+                assert client.requests == 4
+                assert not client.is_given_up, "only after the deadline of a request"
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_mute_from_the_start_is_given_up_at_the_deadline() -> None:
+    async def main() -> None:
+        async def answer(_: web.Request) -> web.Response:
+            await asyncio.sleep(HANGING_S)
+            return web.Response()
+
+        async with serve_answers(answer) as url:
+            fetch = {"timeout_s": 0.2, "attempts": 100, "deadline_s": 0.8, "concurrency": 8}
+            config = from_mapping({"data_url": url, "fetch": fetch})
+            async with RestClient(config.fetch, config.data_endpoint, Budget(1000), 0.1) as client:
+                asking = [client.get("/", {}) for _ in range(40)]
+                found = await asyncio.gather(*asking, return_exceptions=True)
+                assert {type(error) for error in found} == {LateError}
+                assert client.is_given_up
+                assert client.concurrency.limit == 1
+                assert client.requests < 80, "most are not sent again"
+
+    asyncio.run(main())
+
+
+@pytest.mark.cases("N4")
+def test_requests_that_time_out_lower_the_concurrency_and_all_are_answered() -> None:
+    """The server works on one request at a time, and goes on with those that nobody waits for."""
+
+    async def main() -> None:
+        turn, worked = asyncio.Lock(), 0
+
+        async def answer(_: web.Request) -> web.Response:
+            nonlocal worked
+            async with turn:
+                worked += 1
+                await asyncio.sleep(0.05)
+            return web.Response(text="{}")
+
+        async with serve_answers(answer) as url:
+            fetch = {"timeout_s": 0.5, "concurrency": 32, "attempts": 50, "deadline_s": HANGING_S}
+            async with make_client(url, Budget(10_000), **fetch) as rest:
+                await asyncio.gather(*(rest.get("/", {}) for _ in range(40)))
+                assert rest.requests < 40 + 32 + 16 + 8 + 40
+                assert rest.concurrency.limit < 16
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [408, 504, 522, 524])
+def test_a_front_end_that_waited_in_vain_counts_as_a_time_out(status: int) -> None:
+    async def main() -> None:
+        answers = itertools.chain(
+            [web.Response(status=status) for _ in range(4)],
+            (web.Response(text="{}") for _ in itertools.count()),
+        )
+        async with serve_answers(lambda _: next(answers)) as url:
+            async with make_client(url, Budget(100), concurrency=4) as rest:
+                await asyncio.gather(*(rest.get("/", {}) for _ in range(4)))
+                assert rest.concurrency.limit < 4
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 import trustme
 import uvloop
@@ -18,6 +19,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from mdstream.config import Config
 from mdstream.errors import CertificateError, ConfigError, CredentialsError
+from mdstream.session import retry
+from mdstream.session.retry import AT_ONCE_S, RECONNECT_GROWTH, RECONNECT_S
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
 from mdstream.settings import check, from_mapping
@@ -25,6 +28,7 @@ from mdstream.simulator.server import Simulator
 from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, StreamSpec
+from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.wire.subscription import Subscriptions
 from tests.running import HANGING_S
 
@@ -84,7 +88,7 @@ class Case:
     """A simulator, and a session that connects to it."""
 
     def __init__(self, sim: Simulator, stream: str, **config: Any) -> None:
-        self.sim, self.sink, self.said = sim, Sink(), list[str]()
+        self.sim, self.sink, self.events = sim, Sink(), list[RunEvent]()
         values = {
             "stream_url": sim.stream_url,
             "data_url": sim.data_url,
@@ -98,9 +102,21 @@ class Case:
             make_target(self.config, stream),
             self.subscriptions,
             self.sink,
-            lambda event: self.said.append(event.text),
+            self.events.append,
             lambda channel: self.sink.rows(STREAMS[stream], channel),
         )
+
+    @property
+    def said(self) -> list[str]:
+        return [event.text for event in self.events]
+
+    @property
+    def session_errors(self) -> list[RunEvent]:
+        return [event for event in self.events if event.severity is Severity.ERROR]
+
+    @property
+    def lost_pauses(self) -> list[float]:
+        return [event.fields["pause_s"] for event in self.events if event.kind is EventKind.LOST]
 
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(HANGING_S):
@@ -357,6 +373,54 @@ def test_http_429_at_the_upgrade_waits_for_seconds() -> None:
     play(story, faults=("upgrade=429*1",))
 
 
+@pytest.mark.cases("S4")
+@pytest.mark.parametrize("fault", ["upgrade=403", "upgrade=404", "upgrade=401", "auth=402", "auth=409"])
+def test_a_refusal_of_what_has_worked_is_temporary_and_loud(fault: str) -> None:
+    async def story(case: Case) -> None:
+        await wait_for_data(case)
+        case.sim.faults.replace([f"{fault}*2"])
+        case.session.handle_control([{"code": 407, "msg": "slow client", "T": "error"}])
+        await case.until(lambda: len(case.session_errors) == 2)
+        for event in case.session_errors:
+            assert event.kind is EventKind.LOST
+            assert fault.partition("=")[2] in event.text
+            assert "although it worked before" in event.text
+        await wait_for_data(case)
+        assert case.session.trouble == ""
+
+    play(story)
+
+
+@pytest.mark.cases("S4")
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("upgrade=403", CredentialsError), ("upgrade=404", ConfigError), ("auth=409", CredentialsError)],
+)
+def test_a_refusal_that_lasts_for_minutes_is_final(
+    fault: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "DOUBT_S", 1.0)
+
+    async def story(case: Case) -> None:
+        await wait_for_data(case)
+        case.sim.faults.replace([fault])
+        case.session.handle_control([{"code": 407, "msg": "slow client", "T": "error"}])
+        await case.until(lambda: False)
+
+    with pytest.raises(error):
+        play(story)
+
+
+@pytest.mark.cases("S14")
+def test_a_lost_connection_is_replaced_at_once() -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: case.session.established == 2)
+        assert case.lost_pauses == [pytest.approx(0, abs=AT_ONCE_S)]
+        await wait_for_data(case)
+
+    play(story, faults=("drop@0.5*1",))
+
+
 @pytest.mark.parametrize(
     ("status", "error"), [(401, CredentialsError), (403, CredentialsError), (404, ConfigError)]
 )
@@ -505,14 +569,14 @@ def test_data_behind_a_control_message_goes_to_the_workers_with_it() -> None:
     play(story)
 
 
-def test_a_final_error_found_after_the_connection_was_lost_ends_the_session() -> None:
+def test_a_final_error_found_after_the_connection_was_lost_counts() -> None:
     async def story(case: Case) -> None:
         await case.until(lambda: case.session.reconnects == 1)
         case.session.handle_control([{"T": "error", "code": 409, "msg": "insufficient"}])
-        await case.until(lambda: False)
+        await case.until(lambda: any("(409)" in text for text in case.said))
+        await wait_for_data(case)
 
-    with pytest.raises(CredentialsError, match="409"):
-        play(story, faults=("drop@0.2",))
+    play(story, faults=("drop@0.2",))
 
 
 def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> None:
@@ -538,14 +602,16 @@ def test_payloads_before_a_subscription_stands_do_not_shorten_the_pauses() -> No
             )
             running = asyncio.ensure_future(session.run())
             async with asyncio.timeout(HANGING_S):
-                while len(said) < 4:
+                while len(said) < 6:
                     await asyncio.sleep(0.05)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             return said
 
     pauses = [float(text.rsplit(" ", 2)[1]) for text in uvloop.run(main())]
-    assert pauses[3] >= 2.0 > 0.5 >= pauses[0]
+    for number, pause in enumerate(pauses[1:]):
+        full = RECONNECT_S * RECONNECT_GROWTH**number
+        assert full / 2 - 0.05 <= pause <= full + 0.05
 
 
 def issue_certificate(folder: Any, authority: trustme.CA, name: str) -> dict[str, str]:
@@ -634,3 +700,73 @@ def test_keys_do_not_follow_a_redirect(auth: str) -> None:
 
     uvloop.run(main())
     assert stolen == []
+
+
+class Ghost:
+    """A server whose plan allows one connection's symbols, and which counts a lost one for a while.
+
+    The first connection is served and cut. Requests of later ones get 405, until `is_gone` is set.
+    """
+
+    def __init__(self) -> None:
+        self.is_gone = False
+        self.connections = self.refusals = 0
+
+    async def talk(self, socket: ServerConnection) -> None:
+        self.connections += 1
+        is_first = self.connections == 1
+        served: dict[str, list[str]] = {}
+        await socket.send('[{"T":"success","msg":"connected"}]')
+        async for message in socket:
+            request = orjson.loads(message)
+            if request.pop("action") == "auth":
+                await socket.send('[{"T":"success","msg":"authenticated"}]')
+            elif is_first or self.is_gone:
+                for channel, symbols in request.items():
+                    served[channel] = served.get(channel, []) + symbols
+                await socket.send(orjson.dumps([{"T": "subscription", **served}]).decode())
+                await socket.send('[{"T":"t","S":"AAPL","p":1}]')
+                if is_first:
+                    await asyncio.sleep(0.05)
+                    socket.transport.abort()
+                    return
+            else:
+                self.refusals += 1
+                await socket.send('[{"T":"error","code":405,"msg":"symbol limit exceeded"}]')
+
+
+@pytest.mark.cases("S7")
+def test_what_a_lost_connection_still_occupies_is_requested_until_it_is_free() -> None:
+    async def main() -> None:
+        ghost, events, sink = Ghost(), list[RunEvent](), Sink()
+        async with serve(ghost.talk, "127.0.0.1", 0) as server:
+            values = {
+                "stream_url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+                "data_url": "http://127.0.0.1:1",
+                "websocket": LIBRARY.get(),
+            }
+            subscriptions = Subscriptions(wanted={"trades": {"AAPL", "MSFT"}, "quotes": {"AAPL"}})
+            target = make_target(from_mapping(values))
+            session = StreamSession(target, subscriptions, sink, events.append, lambda channel: 0)
+            running = asyncio.ensure_future(session.run())
+            async with asyncio.timeout(HANGING_S):
+                while not any(event.kind is EventKind.REFUSED for event in events):
+                    await asyncio.sleep(0.01)
+                while not session.ready.is_set():
+                    await asyncio.sleep(0.01)
+                assert subscriptions.count == 0
+                assert set(subscriptions.refused_everywhere()) == {"AAPL", "MSFT"}
+                refused = [event for event in events if event.kind is EventKind.REFUSED]
+                assert all(event.severity is Severity.ERROR for event in refused), "it was served before"
+                assert sum(event.fields["lost"] for event in refused) == 3
+                before = ghost.refusals
+                while ghost.refusals == before:  # it asks again, by itself
+                    await asyncio.sleep(0.01)
+                ghost.is_gone = True
+                while subscriptions.count < 3 or subscriptions.refused:
+                    await asyncio.sleep(0.01)
+                assert ghost.connections == 2, "on the same connection"
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    uvloop.run(main())

@@ -22,7 +22,7 @@ from mdstream.wire.protocol import (
     Waiting,
 )
 from mdstream.wire.state import State
-from mdstream.wire.subscription import Subscriptions
+from mdstream.wire.subscription import AGAIN_S, Subscriptions
 
 KEYS = Credentials(key_id="K", secret_key="S")
 CONNECTED = b'[{"T":"success","msg":"connected"}]'
@@ -210,6 +210,93 @@ def test_405_finds_how_many_symbols_the_plan_allows_and_refuses_the_rest() -> No
     assert rounds < 20
 
 
+def reconnect(p: StreamProtocol, now: float) -> StreamProtocol:
+    """Return the protocol of the next connection, authenticated."""
+    again = StreamProtocol(CODECS["json"], KEYS, p.subscriptions, now)
+    again.receive(CONNECTED, now)
+    again.to_send()
+    again.receive(AUTHENTICATED, now)
+    return again
+
+
+def answer_all(p: StreamProtocol, answer: bytes, now: float) -> list[Any]:
+    """Give the same answer to each request, until none is left."""
+    happened: list[Any] = []
+    while requests := decode_sent(p):
+        for _ in requests:
+            happened += p.receive(answer, now)
+    return happened
+
+
+@pytest.mark.cases("S7")
+@pytest.mark.parametrize("code", [400, 405, 410, 413, 499])
+def test_what_was_served_and_is_refused_by_the_next_connection_is_requested_until_it_is_served(
+    code: int,
+) -> None:
+    p = make_authenticated(trades={"A", "B"}, quotes={"A"})
+    p.receive(ack(trades=["A", "B"], quotes=["A"]), 0.0)
+    p = reconnect(p, 10.0)
+    [*refused, ready] = answer_all(p, error(code), 10.0)
+    assert ready == Ready()
+    assert {(r.channel, r.symbol) for each in refused for r in each.refusals} == {
+        ("trades", "A"),
+        ("trades", "B"),
+        ("quotes", "A"),
+    }
+    assert p.subscriptions.count == 0
+    now = 10.0
+    for pause in (*AGAIN_S, AGAIN_S[-1]):
+        assert p.due() == now + pause
+        now += pause
+        assert p.tick(now - 0.1) == []
+        assert p.tick(now) == []
+        assert answer_all(p, error(code), now) == [], "the same refusal is reported once"
+        assert set(p.subscriptions.refused_everywhere()) == {"A", "B"}
+    now += AGAIN_S[-1]
+    p.tick(now)
+    assert answer_all(p, ack(trades=["A", "B"], quotes=["A"]), now) == [Ready()]
+    assert p.subscriptions.refused == {}
+    assert p.due() is None
+
+
+@pytest.mark.cases("S7")
+def test_symbols_beyond_the_plan_are_requested_again_too_since_a_lost_connection_may_count() -> None:
+    """The connection of a killed process counts for a while: the first one of the next is too many."""
+    p = make_authenticated(trades={"A", "B"})
+    answer_all(p, error(405), 0.0)
+    assert p.due() == AGAIN_S[0]
+    p.tick(AGAIN_S[0])
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A", "B"]}]
+    p.receive(error(405), 3.0)
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+    p.receive(ack(trades=["A"]), 3.0)
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["B"]}]
+    assert p.receive(error(405), 3.0) == [Ready()], "there is news: A is served"
+    assert p.due() == 3.0 + AGAIN_S[0], "there may be room for more soon"
+
+
+def test_what_a_plan_never_allowed_is_not_requested_twice_unless_it_is_about_the_number() -> None:
+    p = make_authenticated(trades={"A", "BAD!"})
+    while requests := decode_sent(p):
+        asked = requests[0]["trades"]
+        p.receive(error(400) if "BAD!" in asked else ack(trades=["A"]), 0.0)
+    assert p.state is State.STREAMING
+    assert p.due() is None
+    p = reconnect(p, 5.0)
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+
+
+def test_what_the_user_no_longer_wants_is_not_requested_again() -> None:
+    p = make_authenticated(trades={"A", "B"})
+    answer_all(p, error(405), 0.0)
+    p.subscriptions.wanted = {"trades": set()}
+    p.subscriptions.forget_refusals("trades", ["A", "B"])
+    assert p.tick(AGAIN_S[0]) == []
+    assert decode_sent(p) == []
+    assert p.due() is None
+    assert p.state is State.STREAMING
+
+
 def test_410_drops_the_channel_and_keeps_the_others() -> None:
     p = make_authenticated(trades={"A", "B"}, bars={"A", "B"})
     decode_sent(p)
@@ -288,6 +375,18 @@ def test_a_symbol_that_is_acknowledged_late_is_not_refused_any_more() -> None:
     p.receive(ack(trades=["A", "B"]), 9.0)
     assert p.subscriptions.refused == {}
     assert p.subscriptions.active == {"trades": {"A", "B"}}
+
+
+def test_what_a_server_left_out_is_asked_for_again_by_the_same_connection() -> None:
+    p = make_authenticated(trades={"A", "B"})
+    p.receive(ack(trades=["A"]), 1.0)
+    p.tick(1.0 + SETTLE_S)
+    p.to_send()
+    now = 1.0 + SETTLE_S + AGAIN_S[0]
+    assert p.due() == now
+    p.tick(now)
+    assert decode_sent(p) == [{"action": "subscribe", "trades": ["B"]}]
+    assert p.receive(ack(trades=["A", "B"]), now) == [Ready()]
 
 
 def test_what_a_server_left_out_is_asked_for_again_by_the_next_connection() -> None:

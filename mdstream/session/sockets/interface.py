@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from mdstream.errors import CertificateError, ConfigError, CredentialsError, NetworkError, ServerError
+from mdstream.errors import CertificateError, ConfigError, CredentialsError, Exit, NetworkError, ServerError
 from mdstream.session.retry import requested_pause
-from mdstream.venues.alpaca import error_codes
+from mdstream.venues.alpaca.refusals import Place, find_rule
 
 OPEN_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
@@ -43,22 +43,15 @@ class Socket(Protocol):
 
 def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exception:
     """Return the error for an HTTP status instead of a WebSocket."""
-    if error_codes.is_redirect(status):
-        where = headers.get("Location", "nowhere")[:200]
-        return ConfigError(
-            f"{url} answered HTTP {status}: redirected to {where}; if that is the server, set stream_url"
-        )
-    if error_codes.is_key_refused(status):
-        return CredentialsError(
-            f"{url} answered HTTP {status}: check APCA_API_KEY_ID and APCA_API_SECRET_KEY", status
-        )
-    if status >= 400 and not error_codes.is_passing(status):
-        return ConfigError(
-            f"{url} answered HTTP {status}: this server has no such stream; check stream_url and the feed"
-        )
-    return ServerError(
-        f"HTTP {status} instead of a connection", status, requested_pause(status, headers, time.time())
-    )
+    rule = find_rule(Place.UPGRADE, status)
+    assert rule is not None, "the last row of the upgrade has all statuses"
+    text = f"{url} answered {rule.say(status, where=headers.get('Location', 'nowhere')[:200])}"
+    match rule.exit:
+        case Exit.CONFIG:
+            return ConfigError(text, status)
+        case Exit.CREDENTIALS:
+            return CredentialsError(text, status)
+    return ServerError(text, status, requested_pause(status, headers, time.time()))
 
 
 def connect_error(url: str, error: BaseException) -> Exception:

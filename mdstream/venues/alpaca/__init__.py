@@ -2,7 +2,7 @@
 
 endpoints   hosts, and which belong together
 auth        header and variable names of a key, the message that authenticates
-error_codes error codes of the stream and HTTP statuses: what each means, whether it is final
+refusals    error codes of the stream, HTTP statuses, bodies that are no data: what each means
 bodies      keys of messages and bodies: the type, the symbol, the token of the next page
 parameters  query parameters of REST, and their form of times
 limits      requests a minute and their headers, rows a page, symbols and bytes a request

@@ -27,10 +27,11 @@ from mdstream.config import HistoryConfig
 from mdstream.errors import (
     BadRequestError,
     CredentialsError,
+    EndlessAnswerError,
     MdstreamError,
     NoWorkersError,
-    ServerError,
     StoreError,
+    UnusableAnswerError,
     first_error,
 )
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
@@ -231,7 +232,7 @@ class Backfill:
                 continue  # the service would refuse all its shards
             try:
                 await self._fetch(progress)
-            except BadRequestError as error:
+            except (BadRequestError, EndlessAnswerError) as error:
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
             except (CredentialsError, NoWorkersError, StoreError, OSError):
@@ -297,7 +298,7 @@ class Backfill:
         )
         receipt = await self._executor.stage(ticket)
         if receipt.fault:
-            raise ServerError(f"unusable page: {receipt.fault}")
+            raise UnusableAnswerError(f"unusable page: {receipt.fault}")
         if receipt.rejects:
             reasons = [(reject.message, reject.reason) for reject in receipt.rejects]
             self._rejects.keep(receipt.plain, kind, body.recv_ns, reasons)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from mdstream.config import HistoryConfig
-from mdstream.errors import ConfigError, DecompressionError, ServerError
+from mdstream.errors import ConfigError, DecompressionError, UnusableAnswerError
 from mdstream.handoff.compression import decompress
 from mdstream.history.request import EVERYTHING
 from mdstream.session.budget import Budget
@@ -26,7 +26,7 @@ from mdstream.store.query import When, as_list, is_pattern, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
-from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
+from mdstream.venues.alpaca.bodies import page_token_in
 from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
 from mdstream.venues.alpaca.parameters import LIMIT
@@ -128,9 +128,7 @@ async def _list_contracts(
         answer = _parse_json(body, chain.listing)
         if not isinstance(answer, dict):
             answer = {}
-        return _ListingPage(
-            _read_symbols(answer.get(chain.member), chain.listing), answer.get(NEXT_PAGE_TOKEN) or ""
-        )
+        return _ListingPage(_read_symbols(answer.get(chain.member), chain.listing), page_token_in(answer))
 
     request = PageRequest(chain.listing, query)
     return [symbol async for page in pages(client, request, read) for symbol in page.symbols]
@@ -140,11 +138,13 @@ def _parse_json(body: Body, path: str) -> Any:
     try:
         return orjson.loads(decompress(body.data, body.compression, _MOST_DECOMPRESSED))
     except (DecompressionError, orjson.JSONDecodeError) as error:
-        raise ServerError(f"unusable answer of {path}: {error}") from error
+        raise UnusableAnswerError(f"unusable answer of {path}: {error}") from error
 
 
 def _read_symbols(records: Any, path: str) -> list[str]:
     try:
         return [str(record["symbol"]) for record in records]
     except (TypeError, KeyError) as error:
-        raise ServerError(f"unusable answer of {path}: not a list of records with a symbol") from error
+        raise UnusableAnswerError(
+            f"unusable answer of {path}: not a list of records with a symbol"
+        ) from error

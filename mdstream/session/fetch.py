@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from mdstream.config import StreamConfig
-from mdstream.errors import BadRequestError, MdstreamError, ServerError, SharedMemoryError, first_error
+from mdstream.errors import (
+    BadRequestError,
+    MdstreamError,
+    SharedMemoryError,
+    UnusableAnswerError,
+    first_error,
+)
 from mdstream.handoff.compression import Compression
 from mdstream.handoff.ticket import BodyContents
 from mdstream.session.pages import PageRequest, chain_request, pages, state_request
@@ -190,7 +196,7 @@ class Fetcher:
     async def _hand_on(self, body: Body) -> BodyContents:
         found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.compression)
         if found.fault:
-            raise ServerError(f"{_UNUSABLE}: {found.fault}")
+            raise UnusableAnswerError(f"{_UNUSABLE}: {found.fault}")
         return found
 
     def _succeed(self, symbol: str, result: Cycle) -> None:

@@ -9,28 +9,38 @@ only the decoder of a body knows its token. A caller that keeps the token of the
 there (`PageRequest.token`), in another process or after days. If the service no longer knows the token, it
 refuses the request, and `is_stale_token` is true.
 
-An endless answer fails with a `ServerError`: after a repeated token, after `PageRequest.most_pages` pages,
-or after `MOST_EMPTY_PAGES` empty pages in a row.
+An endless answer fails with an `EndlessAnswerError`: after a repeated token, after `PageRequest.most_pages`
+pages, or after `MOST_EMPTY_PAGES` empty pages in a row. An answer that `read` cannot use is requested
+again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
-from mdstream.errors import BadRequestError, ServerError
+from mdstream.errors import BadRequestError, EndlessAnswerError, UnusableAnswerError
 from mdstream.session.rest import Body
+from mdstream.session.retry import backoff
 from mdstream.streams.rest_spec import Chain, Fetch, History
 from mdstream.venues.alpaca import parameters
 from mdstream.venues.alpaca.limits import CHAIN_PAGE
+
+log = logging.getLogger(__name__)
 
 MOST_PAGES = 100_000
 """Most pages of one request: a billion rows of history."""
 MOST_STATE_PAGES = 100
 """Most pages of one request for the state of symbols."""
-MOST_EMPTY_PAGES = 100
+MOST_EMPTY_PAGES = 20
+"""Most empty pages in a row: a page may be short, or empty, before the last."""
+MOST_UNUSABLE = 3
+"""How often a page is requested that `read` cannot use, before that is an error."""
 
 
 class Client(Protocol):
@@ -75,19 +85,33 @@ async def pages(
     """Yield the result of `read` for each page, in order, until a page has no token.
 
     The next page is requested only when the caller asks for it. Raises the errors of `client.get` and
-    `read`, and `ServerError` if the answer is endless.
+    `read`, and `EndlessAnswerError`.
     """
     token, seen, empty = request.token, {request.token}, 0
     while True:
-        answer = await read(await client.get(request.path, request.query(token)))
+        answer = await _read_page(client, request, token, read)
         token = answer.page_token
         empty = empty + 1 if answer.is_empty else 0
         if token and (why := why_endless(token, seen, empty, request.most_pages)):
-            raise ServerError(why)
+            raise EndlessAnswerError(why)
         yield answer
         if not token:
             return
         seen.add(token)
+
+
+async def _read_page(
+    client: Client, request: PageRequest, token: str, read: Callable[[Body], Awaitable[A]]
+) -> A:
+    """Return the result of `read` for one page, which is requested again if it is unusable."""
+    for pause in itertools.islice(backoff(), MOST_UNUSABLE - 1):
+        body = await client.get(request.path, request.query(token))
+        try:
+            return await read(body)
+        except UnusableAnswerError as error:
+            log.warning("REST: %s; requesting it again", error)
+        await asyncio.sleep(pause)
+    return await read(await client.get(request.path, request.query(token)))
 
 
 def why_endless(token: str, seen: Collection[str], empty: int, most_pages: int) -> str:

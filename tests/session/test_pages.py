@@ -10,11 +10,12 @@ import orjson
 import pytest
 import uvloop
 
-from mdstream.errors import BadRequestError, ServerError
+from mdstream.errors import BadRequestError, EndlessAnswerError, ServerError, UnusableAnswerError
 from mdstream.handoff.compression import Compression, decompress
 from mdstream.session.budget import Budget
 from mdstream.session.pages import (
     MOST_EMPTY_PAGES,
+    MOST_UNUSABLE,
     PageRequest,
     chain_request,
     history_request,
@@ -137,11 +138,37 @@ def test_an_answer_without_end_is_given_up_at_its_bound() -> None:
     assert server.requests == 7
 
 
+@pytest.mark.cases("S13")
 def test_pages_without_a_record_are_given_up_sooner() -> None:
     server = Endless([])
-    with pytest.raises(ServerError, match="100 pages in a row without a record, and no end"):
+    with pytest.raises(EndlessAnswerError, match="20 pages in a row without a record, and no end"):
         asyncio.run(read_all(server))
     assert server.requests == MOST_EMPTY_PAGES
+
+
+@pytest.mark.cases("S6")
+@pytest.mark.parametrize("unusable", [1, MOST_UNUSABLE - 1, MOST_UNUSABLE])
+def test_a_page_that_cannot_be_read_is_requested_again_and_then_an_error(unusable: int) -> None:
+    server, left = Server(THREE), unusable
+
+    async def read_some(body: Body) -> Records:
+        nonlocal left
+        found = await read(body)
+        if found.page_token == "c" and left:
+            left -= 1
+            raise UnusableAnswerError("unusable: it is cut off")
+        return found
+
+    async def main() -> list[int]:
+        return [record async for answer in pages(server, REQUEST, read_some) for record in answer.records]
+
+    if unusable < MOST_UNUSABLE:
+        assert asyncio.run(main()) == [1, 2, 3]
+    else:
+        with pytest.raises(UnusableAnswerError, match="cut off"):
+            asyncio.run(main())
+    asked = [request.get("page_token", "") for request in server.asked]
+    assert asked.count("b") == min(unusable + 1, MOST_UNUSABLE)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +179,12 @@ def test_pages_without_a_record_are_given_up_sooner() -> None:
         ("x" * 99, {"", "x" * 99}, 0, f"page token '{'x' * 40}' came twice"),
         ("d", {"", "b", "c"}, 0, "an answer of over 3 pages"),
         ("c", {"", "b"}, MOST_EMPTY_PAGES - 1, ""),
-        ("c", {"", "b"}, MOST_EMPTY_PAGES, "100 pages in a row without a record, and no end"),
+        (
+            "c",
+            {"", "b"},
+            MOST_EMPTY_PAGES,
+            f"{MOST_EMPTY_PAGES} pages in a row without a record, and no end",
+        ),
     ],
 )
 def test_when_there_is_no_end(token: str, seen: set[str], empty: int, why: str) -> None:

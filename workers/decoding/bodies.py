@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import PayloadKind, StreamSpec
-from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL
+from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, clean_page_token
 from workers.decoding import learn_json
 from workers.decoding.layouts import Table
 from workers.decoding.matching import Codec, Matched, Matcher
@@ -49,7 +49,7 @@ class BodyMatcher(Matcher):
                 break
             verdicts[list(twice)] = ops.FELL_BACK  # the fallback decoder decides which one counts
         for payload in np.flatnonzero(verdicts == ops.GOOD).tolist():
-            token = payloads.cut(self._tokens[payload])[1:-1].decode()
+            token = clean_page_token(payloads.cut(self._tokens[payload])[1:-1].decode())
             found.bodies[payload] = BodyContents(frozenset(symbols.get(payload, ())), {}, token)
         return found
 

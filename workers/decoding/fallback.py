@@ -23,7 +23,7 @@ from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
-from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE
+from mdstream.venues.alpaca.bodies import CONTROL, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
 from workers.decoding.codes import BatchCodes, places_of
 from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, flatten, list_of, type_name
 from workers.decoding.payloads import Payloads, Piece
@@ -156,8 +156,7 @@ class FallbackDecoder:
         """Split a REST body. Raises `UnfitError` if it is not a body of `kind`."""
         if type(body) is not dict:
             raise UnfitError(f"expected an object, got {type_name(body)}")
-        token = body.get(NEXT_PAGE_TOKEN)
-        page_token = token if type(token) is str else ""
+        page_token = _page_token(body)
         name, channel = self._spec.member_of(kind), self._spec.channel_of(kind)
         if channel is None:
             raise UnfitError(f"{self._spec.name} has no {name}")
@@ -219,6 +218,13 @@ class FallbackDecoder:
                 good.positions += flat.positions
                 good.recv_ns += flat.recv_ns
         return good
+
+
+def _page_token(body: dict[str, Any]) -> str:
+    try:
+        return page_token_in(body)
+    except ValueError as error:
+        raise UnfitError(str(error)) from error
 
 
 def _make_found(body: _Body, rejects: Sequence[Reject]) -> BodyContents:

@@ -32,8 +32,27 @@ def is_control(message: Mapping[str, object]) -> bool:
 # -- bodies of REST
 
 NEXT_PAGE_TOKEN = "next_page_token"
-"""In a body: the token of the next page; null, or missing, in the last."""
+"""In a body: the token of the next page; null, or missing, in the last. See `page_token_in`."""
 ONE_SYMBOL = "symbol"
 """In a body about one symbol: its name. The records are then a list, not an object by symbol."""
 REASON = "message"
 """In the body of an error: what is wrong."""
+
+
+_NO_TOKEN = frozenset({"", "null", "none"})
+
+
+def page_token_in(body: Mapping[str, object]) -> str:
+    """Return the token of the next page; empty if a body is the last one.
+
+    Raises `ValueError` if it is neither a text nor a number.
+    """
+    token = body.get(NEXT_PAGE_TOKEN)
+    if token is not None and type(token) not in (str, int):
+        raise ValueError(f"{NEXT_PAGE_TOKEN}: expected text, got {str(token)[:40]!r}")
+    return clean_page_token("" if token is None else str(token))
+
+
+def clean_page_token(token: str) -> str:
+    """Return a token as it is, or nothing if its text says that there is none: `null` came as a text."""
+    return "" if token.strip().lower() in _NO_TOKEN else token

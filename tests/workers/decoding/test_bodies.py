@@ -100,6 +100,18 @@ def test_generated_bodies_decode_identically_and_do_not_fall_back(stream: str, k
     assert pair.fell_back == 0
 
 
+@pytest.mark.cases("S13")
+@pytest.mark.parametrize("text", ["null", "Null", "none", "", "  "])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_text_that_says_that_there_is_no_token_is_none(text: str, is_empty: bool) -> None:
+    records = {} if is_empty else {"AAPL": make_records("stocks", PayloadKind.TRADES, 40)}
+    pair = Pair("stocks")
+    for _ in range(2):  # the second time, kernels know the layout
+        decoded = pair.decode([make_page(PayloadKind.TRADES, records, text)], PayloadKind.TRADES)
+        assert decoded.bodies[0].page_token == ""
+        assert decoded.bodies[0].fault == ""
+
+
 @pytest.mark.parametrize(("stream", "kind"), KINDS)
 def test_bodies_that_end_with_their_records_do_not_fall_back(stream: str, kind: PayloadKind) -> None:
     some = make_records(stream, kind, 30)

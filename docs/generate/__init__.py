@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.generate import api, commands, exit_codes, frames, metrics, settings
+from docs.generate import api, commands, exit_codes, frames, metrics, refusals, settings
 
 GENERATORS: dict[str, Callable[[], str]] = {
     "api": api.render,
@@ -18,5 +18,6 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "exit-codes": exit_codes.render,
     "frames": frames.render,
     "metrics": metrics.render,
+    "refusals": refusals.render,
     "settings": settings.render,
 }

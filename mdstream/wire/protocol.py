@@ -8,7 +8,7 @@
 2. Subscriptions are sent one request at a time; each answer has the server's whole set.
 3. Data flows. The caller checks a few bytes of each payload with `is_control`, and passes only control
    messages; later also those that a decoder finds among data.
-4. Subscriptions that are refused for now are requested again, at growing intervals (`AGAIN_S`).
+4. Subscriptions that are refused for now are requested again, at growing intervals.
 
 `_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.Kind`).
 """
@@ -27,7 +27,7 @@ from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final
 from mdstream.wire.state import Event, State, follow
-from mdstream.wire.subscription import AGAIN_S, OMITTED, Refusal, Request, Subscriptions, requests
+from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
 
 HEADER_AUTH_WAIT_S = 2.0
 ANSWER_WAIT_S = 10.0
@@ -238,7 +238,7 @@ class StreamProtocol:
         self._follow(Event.ACKNOWLEDGED)
         was_in_vain, self._is_repeat = self._is_repeat, False
         if self.subscriptions.again and self._again_at is None:
-            self._again_at = now + AGAIN_S[min(self._again_attempts, len(AGAIN_S) - 1)]
+            self._again_at = now + self.subscriptions.pause_before_again(self._again_attempts)
         return [] if was_in_vain else [Ready()]
 
     def _ask_again(self, now: float) -> list[Happening]:

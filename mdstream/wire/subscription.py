@@ -18,8 +18,12 @@ MAX_REQUEST_BYTES = MESSAGE_BYTES - 512
 OMITTED = "not in the server's acknowledgement"
 """Reason of a refusal if the server did not acknowledge a symbol."""
 
-AGAIN_S = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-"""Pauses before refused subscriptions are requested again on the same connection. The last one repeats."""
+AGAIN_SOON_S = (1.0, 2.0, 3.0, 5.0, 10.0)
+"""Pauses before refused subscriptions are requested again on the same connection, if some of them were
+served before. The last one repeats.
+"""
+AGAIN_S = (*AGAIN_SOON_S, 20.0, 40.0, 60.0)
+"""The same for subscriptions that were never served: the plan may not include them."""
 
 Pair = tuple[str, str]
 """(channel, symbol)."""
@@ -116,6 +120,11 @@ class Subscriptions:
     def count(self) -> int:
         """How many of the wanted channels' subscriptions are active."""
         return sum(len(symbols) for channel, symbols in self.active.items() if channel in self.wanted)
+
+    def pause_before_again(self, attempts: int) -> float:
+        """Return the seconds until refused subscriptions are requested again, after vain `attempts`."""
+        pauses = AGAIN_S if self.again.isdisjoint(self.granted) else AGAIN_SOON_S
+        return pauses[min(attempts, len(pauses) - 1)]
 
     def begin(self) -> None:
         """Start a new connection: nothing is active, and refusals for now are forgotten."""

@@ -462,3 +462,62 @@ def test_a_front_end_that_waited_in_vain_counts_as_a_time_out(status: int) -> No
                 assert rest.concurrency.limit < 4
 
     asyncio.run(main())
+
+
+ROWS = [
+    # status, body, error before the first success, error after it; whether it is sent again
+    (200, HTML, (ServerError, True), (ServerError, True)),
+    (200, '{"message":"too many requests."}', (ServerError, True), (ServerError, True)),
+    (204, "", (ServerError, True), (ServerError, True)),
+    (302, "", (BadRequestError, False), (ServerError, True)),
+    (400, '{"message":"invalid symbol: A"}', (BadRequestError, False), (BadRequestError, False)),
+    (404, '{"message":"endpoint not found"}', (BadRequestError, False), (BadRequestError, False)),
+    (404, "404: Not Found", (BadRequestError, False), (ServerError, True)),
+    (404, HTML, (ServerError, True), (ServerError, True)),
+    (422, '{"message":"unprocessable"}', (BadRequestError, False), (BadRequestError, False)),
+    (401, '{"message":"forbidden."}', (CredentialsError, False), (ServerError, True)),
+    (403, '{"message":"forbidden."}', (CredentialsError, False), (ServerError, True)),
+    (403, HTML, (ServerError, True), (ServerError, True)),
+    (
+        403,
+        '{"code":42210000,"message":"subscription does not permit querying recent SIP data"}',
+        (BadRequestError, False),
+        (BadRequestError, False),
+    ),
+    (408, "", (ServerError, True), (ServerError, True)),
+    (429, '{"message":"too many requests."}', (ServerError, True), (ServerError, True)),
+    (500, '{"message":"internal"}', (ServerError, True), (ServerError, True)),
+    (530, HTML, (ServerError, True), (ServerError, True)),
+]
+
+
+@pytest.mark.cases("S5", "S6")
+def test_every_row_of_the_table_ends_a_request_as_it_says() -> None:
+    async def play(status: int, text: str, has_worked: bool, expected: tuple[type, bool]) -> None:
+        def answer(request: web.Request) -> web.Response:
+            if request.path == "/good":
+                return web.Response(text="{}")
+            return web.Response(status=status, text=text, headers={"Retry-After": "0"})
+
+        async with serve_answers(answer) as url, make_client(url, Budget(100), attempts=2) as rest:
+            if has_worked:
+                await rest.get("/good", {})
+            before = rest.requests
+            with pytest.raises(
+                ServerError if expected[0] is not CredentialsError else CredentialsError
+            ) as e:
+                await rest.get("/bad", {})
+            found = (type(e.value), rest.requests - before == 2)
+            assert found == expected, (status, text, has_worked)
+            assert str(status) in str(e.value)
+
+    async def main() -> None:
+        await asyncio.gather(
+            *(
+                play(status, text, has_worked, expected)
+                for status, text, before, after in ROWS
+                for has_worked, expected in ((False, before), (True, after))
+            )
+        )
+
+    asyncio.run(main())

@@ -374,7 +374,11 @@ def test_http_429_at_the_upgrade_waits_for_seconds() -> None:
 
 
 @pytest.mark.cases("S4")
-@pytest.mark.parametrize("fault", ["upgrade=403", "upgrade=404", "upgrade=401", "auth=402", "auth=409"])
+@pytest.mark.parametrize(
+    "fault",
+    [f"upgrade={status}" for status in (302, 401, 403, 404, 410)]
+    + [f"auth={code}" for code in (402, 408, 409, 411, 412)],
+)
 def test_a_refusal_of_what_has_worked_is_temporary_and_loud(fault: str) -> None:
     async def story(case: Case) -> None:
         await wait_for_data(case)

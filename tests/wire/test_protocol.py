@@ -22,7 +22,7 @@ from mdstream.wire.protocol import (
     Waiting,
 )
 from mdstream.wire.state import State
-from mdstream.wire.subscription import AGAIN_S, Subscriptions
+from mdstream.wire.subscription import AGAIN_S, AGAIN_SOON_S, Subscriptions
 
 KEYS = Credentials(key_id="K", secret_key="S")
 CONNECTED = b'[{"T":"success","msg":"connected"}]'
@@ -245,14 +245,14 @@ def test_what_was_served_and_is_refused_by_the_next_connection_is_requested_unti
     }
     assert p.subscriptions.count == 0
     now = 10.0
-    for pause in (*AGAIN_S, AGAIN_S[-1]):
+    for pause in (*AGAIN_SOON_S, AGAIN_SOON_S[-1]):
         assert p.due() == now + pause
         now += pause
         assert p.tick(now - 0.1) == []
         assert p.tick(now) == []
         assert answer_all(p, error(code), now) == [], "the same refusal is reported once"
         assert set(p.subscriptions.refused_everywhere()) == {"A", "B"}
-    now += AGAIN_S[-1]
+    now += AGAIN_SOON_S[-1]
     p.tick(now)
     assert answer_all(p, ack(trades=["A", "B"], quotes=["A"]), now) == [Ready()]
     assert p.subscriptions.refused == {}
@@ -284,6 +284,17 @@ def test_what_a_plan_never_allowed_is_not_requested_twice_unless_it_is_about_the
     assert p.due() is None
     p = reconnect(p, 5.0)
     assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
+
+
+def test_what_was_never_served_is_requested_again_less_and_less_often() -> None:
+    p = make_authenticated(trades={"A", "B"})
+    answer_all(p, error(405), 0.0)
+    now = 0.0
+    for pause in (*AGAIN_S, AGAIN_S[-1]):
+        assert p.due() == now + pause
+        now += pause
+        p.tick(now)
+        assert answer_all(p, error(405), now) == []
 
 
 def test_what_the_user_no_longer_wants_is_not_requested_again() -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.errors import NoRunError, SharedMemoryError
+from mdstream.shared_places import is_private
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -145,19 +146,14 @@ def _is_locked(path: Path) -> bool:
 def list_runs(root: Path | None = None) -> list[Path]:
     """Return the folders of this user's runs under `root`, dead runs included, oldest first."""
     root = root or default_root()
-    found = []
-    for path in root.glob(_prefix() + "*"):
-        try:
-            if path.is_dir() and path.stat().st_uid == os.getuid():
-                found.append(path)
-        except OSError:
-            continue
-    return sorted(found, key=lambda path: path.name)
+    return sorted(filter(is_private, root.glob(_prefix() + "*")), key=lambda path: path.name)
 
 
 def find(run: str | None = None, root: Path | None = None) -> Path:
     """Return the folder of run `run`, or of the newest running one. Raises `NoRunError`."""
     if run is not None and (Path(run) / "owner.lock").exists():
+        if not is_private(Path(run)):
+            raise NoRunError(f"{run} is a link, or not this user's alone: it is not read")
         return Path(run)
     candidates = [p for p in list_runs(root) if run is None or p.name == _prefix() + run]
     alive = [p for p in candidates if is_alive(p)]
@@ -182,7 +178,7 @@ def reap(root: Path | None = None) -> list[Path]:
         remove(path)
     for path in (root or default_root()).glob("." + _prefix() + "*"):
         # Not renamed: the process that creates it died, or has not finished yet.
-        if not is_alive(path) and time.time() - path.stat().st_mtime > 60:
+        if is_private(path) and not is_alive(path) and time.time() - path.stat().st_mtime > 60:
             shutil.rmtree(path, ignore_errors=True)
             dead.append(path)
     return dead

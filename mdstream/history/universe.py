@@ -19,6 +19,7 @@ from mdstream.config import HistoryConfig
 from mdstream.errors import ConfigError, DecompressionError, UnusableAnswerError
 from mdstream.handoff.compression import decompress
 from mdstream.history.request import EVERYTHING
+from mdstream.limits import LARGEST_LISTING
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
@@ -31,7 +32,6 @@ from mdstream.venues.alpaca.endpoints import ASSETS_PATH
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
 from mdstream.venues.alpaca.parameters import LIMIT
 
-_MOST_DECOMPRESSED = 256 * 1024 * 1024
 _FOREVER = "2100-01-01"
 """Later than any expiry: without a limit, the service lists only contracts until the next weekend."""
 _UNDERLYING = re.compile(r"[A-Z]{1,6}")
@@ -136,7 +136,7 @@ async def _list_contracts(
 
 def _parse_json(body: Body, path: str) -> Any:
     try:
-        return orjson.loads(decompress(body.data, body.compression, _MOST_DECOMPRESSED))
+        return orjson.loads(decompress(body.data, body.compression, LARGEST_LISTING))
     except (DecompressionError, orjson.JSONDecodeError) as error:
         raise UnusableAnswerError(f"unusable answer of {path}: {error}") from error
 

@@ -22,6 +22,7 @@ from mdstream.frames import rundir
 from mdstream.recording import recorder_state
 from mdstream.recording.recorder_state import RecorderState
 from mdstream.session.retry import HEALTHY_S, backoff
+from mdstream.shared_places import open_new
 
 _SETTINGS = StoreConfig.__struct_fields__
 _POLL_S = 0.1
@@ -128,7 +129,7 @@ def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
     """Start a recorder of run folder `run`, whether or not its engine is alive."""
     settings = {f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name)) for name in _SETTINGS}
     command = children.python("-m", "mdstream", "record", "--run", str(run), "--quiet")
-    with (run / "recorder.log").open("wb") as log, children.importing_safely():
+    with open(open_new(run, "recorder.log"), "wb") as log, children.importing_safely():
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -33,6 +33,7 @@ from mdstream.errors import (
     ServerError,
 )
 from mdstream.handoff.compression import Compression, decompress, decompressed_start
+from mdstream.limits import LARGEST_BODY, LARGEST_ERROR_BODY
 from mdstream.session.budget import Budget
 from mdstream.session.concurrency import Concurrency
 from mdstream.session.retry import Doubt, backoff, requested_pause
@@ -49,9 +50,6 @@ from mdstream.venues.alpaca.refusals import (
 )
 
 log = logging.getLogger(__name__)
-
-_MOST_ERROR_BYTES = 1024 * 1024
-"""Largest error body, decompressed."""
 
 _START_BYTES = 4096
 """How much of an answer is looked at, decompressed, to recognise an error with the status of a success."""
@@ -220,7 +218,7 @@ class RestClient:
             async with self._session.get(
                 self._base + path, params=params, allow_redirects=False
             ) as response:
-                data = await response.read()
+                data = await _read(response)
                 recv_ns = time.time_ns()
                 self._was_reached = self._was_answered = True
                 self._answered_at = time.monotonic()
@@ -234,7 +232,7 @@ class RestClient:
                     self.trouble = ""
                     self._doubt.succeed()
                     return Body(data, recv_ns, compression)
-                data = decompress(data, compression, _MOST_ERROR_BYTES)
+                data = decompress(data, compression, LARGEST_ERROR_BODY)
                 raise self._error_of(response.status, data, response.headers)
         except DecompressionError as error:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
@@ -284,6 +282,18 @@ class RestClient:
 def _is_data(data: bytes, compression: Compression) -> bool:
     """Return whether the body of a success looks like data."""
     return shape_of(decompressed_start(data, compression, _START_BYTES)) is Shape.DATA
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body of an answer. Raises `DecompressionError` if it is too long; the rest is not read."""
+    most = LARGEST_BODY if response.status == 200 else LARGEST_ERROR_BODY
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise DecompressionError(f"it has more than {most:,} bytes")
+    return b"".join(pieces)
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,8 @@ from mdstream.settings.description import settings_by_name
 from mdstream.settings.rules import COMMAND_LINE, find_problems
 from mdstream.settings.setting import ENV_PREFIX, Setting, describe
 from mdstream.streams import STREAMS
+
+log = logging.getLogger(__name__)
 
 _ENVIRONMENT = "environment"
 _MAPPING = "settings"
@@ -99,8 +103,12 @@ def _with_any_key(config: Config) -> Config:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return the settings in a file. Logs a warning if other users can read the keys in it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if values.get("credentials") and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            log.warning("%s has keys, and other users can read it: chmod 600 %s", path, path)
+        return values
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -27,9 +27,9 @@ from tests.running import HANGING_S
 async def serve_answers(answer: Callable[[web.Request], Any]) -> AsyncIterator[str]:
     """Start an HTTP server on a free port that answers each request with `answer`; yield its address."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         found = answer(request)
-        return found if isinstance(found, web.Response) else await found
+        return found if isinstance(found, web.StreamResponse) else await found
 
     app = web.Application()
     app.router.add_get("/{rest:.*}", handle)
@@ -521,3 +521,30 @@ def test_every_row_of_the_table_ends_a_request_as_it_says() -> None:
         )
 
     asyncio.run(main())
+
+
+@pytest.mark.cases("M7")
+@pytest.mark.parametrize(("status", "limit"), [(200, "LARGEST_BODY"), (400, "LARGEST_ERROR_BODY")])
+def test_a_body_without_end_is_refused_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch, status: int, limit: str
+) -> None:
+    monkeypatch.setattr(f"mdstream.session.rest.{limit}", 1 << 20)
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(status=status)
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while sent < 1 << 30:
+                await response.write(b"x" * 65536)
+                sent += 65536
+        return response
+
+    async def main() -> None:
+        async with serve_answers(answer) as url, make_client(url, Budget(60_000), attempts=1) as client:
+            with pytest.raises(NetworkError, match="more than 1,048,576 bytes"):
+                await client.get("/", {})
+
+    asyncio.run(main())
+    assert sent < 1 << 26, "the rest is not read"

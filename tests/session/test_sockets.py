@@ -236,3 +236,57 @@ def test_leaving_closes_the_connection(library: str) -> None:
             assert await closed.get() == 1000
 
     run(main())
+
+
+async def send_fragments(connection: ServerConnection, count: int) -> None:
+    """Send a payload in fragments of one byte, and another one."""
+    first, middle, last = b"\x01\x01", b"\x00\x01", b"\x80\x01"
+    frames = [first, *[middle] * (count - 2), last]
+    connection.transport.write(b"".join(head + bytes([97 + i % 26]) for i, head in enumerate(frames)))
+    await connection.send("next")
+    await connection.wait_closed()
+
+
+@pytest.mark.cases("M6")
+@pytest.mark.parametrize("count", [3, 40_000, 100_000])
+def test_a_payload_in_many_fragments_is_one_payload(count: int) -> None:
+    async def main() -> None:
+        async with (
+            serve_talk(lambda connection: send_fragments(connection, count)) as url,
+            open_socket(make_target(url, "picows")) as socket,
+        ):
+            payloads: asyncio.Queue[bytes] = asyncio.Queue()
+            socket.start(lambda payload: payloads.put_nowait(payload) is None)
+            assert await payloads.get() == bytes(97 + i % 26 for i in range(count))
+            assert await payloads.get() == b"next"
+
+    run(main())
+
+
+@pytest.mark.cases("M6")
+def test_the_other_library_refuses_so_many_fragments() -> None:
+    async def main() -> None:
+        async with (
+            serve_talk(lambda connection: send_fragments(connection, 40_000)) as url,
+            open_socket(make_target(url, "websockets")) as socket,
+        ):
+            socket.start(lambda payload: True)
+            assert "too many fragments" in str(await wait_until_lost(socket))
+
+    run(main())
+
+
+@pytest.mark.cases("M6")
+def test_fragments_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdstream.session.sockets.picows_socket.MOST_FRAGMENTS", 1000)
+
+    async def talk(connection: ServerConnection) -> None:
+        connection.transport.write(b"\x01\x00" + b"\x00\x00" * 1000)
+        await connection.wait_closed()
+
+    async def main() -> None:
+        async with serve_talk(talk) as url, open_socket(make_target(url, "picows")) as socket:
+            socket.start(lambda payload: True)
+            assert "more than 1,000 fragments" in str(await wait_until_lost(socket))
+
+    run(main())

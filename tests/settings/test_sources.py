@@ -118,3 +118,24 @@ def test_channels_keep_their_names_in_the_environment() -> None:
 def test_settings_beyond_reason_are_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         from_mapping(values)
+
+
+@pytest.mark.cases("U3")
+@pytest.mark.parametrize(
+    ("mode", "text", "is_reported"),
+    [
+        (0o644, "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n", True),
+        (0o640, "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n", True),
+        (0o600, "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n", False),
+        (0o644, "workers = 1\n", False),
+    ],
+)
+def test_a_file_with_keys_that_others_can_read_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, text: str, is_reported: bool
+) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    load(path, {})
+    wanted = f"{path} has keys, and other users can read it: chmod 600 {path}"
+    assert [r.getMessage() for r in caplog.records] == ([wanted] if is_reported else [])

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mdstream.shared_places import is_out_of_reach, is_private
 from workers import UNKEPT
 
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
@@ -63,14 +64,11 @@ def _cache_folder() -> Path:
             continue
         try:
             base.mkdir(0o700, parents=True, exist_ok=True)
-            (base / name).mkdir(exist_ok=True)
+            (base / name).mkdir(0o700, exist_ok=True)
         except OSError:
             continue
-        # Code in this folder is executed, so it must belong to this user alone, above all in the temporary
-        # folder.
-        found = base.stat()
-        ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
-        if ours and os.access(base / name, os.W_OK):
+        # Code in this folder is executed, so no other user may write into it, or replace it.
+        if is_private(base) and is_out_of_reach(base / name) and os.access(base / name, os.W_OK):
             return base / name
     raise OSError(f"{base} cannot be written, or is not this user's alone")
 

@@ -24,6 +24,7 @@ from websockets.uri import parse_uri
 
 from mdstream.config import is_loopback
 from mdstream.errors import NetworkError
+from mdstream.limits import MOST_FRAGMENTS
 from mdstream.session.sockets.interface import (
     CLOSE_TIMEOUT_S,
     OPEN_TIMEOUT_S,
@@ -53,8 +54,10 @@ class PicowsSocket(WSListener):
     _receive: Receive
     _early: list[bytes]
     """Payloads received before `start`."""
-    _parts: list[bytes]
-    """The fragments of an incomplete payload."""
+    _partial: bytearray
+    """The bytes of an incomplete payload."""
+    _fragments: int
+    """Number of its fragments so far."""
 
     def __init__(self, most: int) -> None:
         self.lost = asyncio.get_running_loop().create_future()
@@ -62,7 +65,7 @@ class PicowsSocket(WSListener):
         self._transport = None
         self._early = []
         self._receive = self._keep
-        self._parts = []
+        self._partial, self._fragments = bytearray(), 0
 
     # -- called by the session
 
@@ -114,7 +117,7 @@ class PicowsSocket(WSListener):
         elif transport.is_close_frame_sent:
             self.on_ws_disconnected(transport)  # after an error picows keeps reading; this is not data
         elif kind in _DATA:
-            if frame.fin and not self._parts:
+            if frame.fin and not self._fragments:
                 self._hand_on(frame.get_payload_as_bytes())
             else:
                 self._assemble(frame)
@@ -127,11 +130,16 @@ class PicowsSocket(WSListener):
     # -- payloads
 
     def _assemble(self, frame: WSFrame) -> None:
-        self._parts.append(frame.get_payload_as_bytes())
-        if sum(map(len, self._parts)) > self._most:
+        if self.lost.done():
+            return
+        self._partial += frame.get_payload_as_bytes()
+        self._fragments += 1
+        if len(self._partial) > self._most:
             self._end(NetworkError(f"a payload of more than {self._most:,} bytes"))
+        elif self._fragments > MOST_FRAGMENTS:
+            self._end(NetworkError(f"a payload of more than {MOST_FRAGMENTS:,} fragments"))
         elif frame.fin:
-            payload, self._parts = b"".join(self._parts), []
+            payload, self._partial, self._fragments = bytes(self._partial), bytearray(), 0
             self._hand_on(payload)
 
     def _hand_on(self, payload: bytes) -> None:

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 Message = dict[str, Any]
 
 COINS = ("crypto", "perps")
-"""Streams whose sizes are fractions."""
+"""Streams whose trades and quotes have neither exchange nor conditions."""
 
 
 def conditions(value: Any) -> Any:
@@ -20,9 +20,9 @@ def conditions(value: Any) -> Any:
 
 
 def trade(stream: str, m: Message) -> Row:
-    row = {"symbol": m["S"], "ts": int(m["t"]), "price": float(m["p"]), "size": m["s"]}
+    row = {"symbol": m["S"], "ts": int(m["t"]), "price": float(m["p"]), "size": float(m["s"])}
     if stream in COINS:
-        return {**row, "size": float(m["s"]), "id": m["i"], "taker_side": m["tks"]}
+        return {**row, "id": m["i"], "taker_side": m["tks"]}
     row["exchange"] = m["x"]
     if stream == "options":
         return {**row, "conditions": m["c"]}
@@ -32,8 +32,7 @@ def trade(stream: str, m: Message) -> Row:
 def quote(stream: str, m: Message) -> Row:
     row: Row = {"symbol": m["S"], "ts": int(m["t"])}
     for side, letter in (("bid", "b"), ("ask", "a")):
-        price, size = float(m[letter + "p"]), m[letter + "s"]
-        size = float(size) if stream in COINS else size
+        price, size = float(m[letter + "p"]), float(m[letter + "s"])
         exchange = m.get(letter + "x")
         if price == 0:  # the quote has no active side
             price, size = None, size or None
@@ -50,7 +49,6 @@ def quote(stream: str, m: Message) -> Row:
 
 def bar(stream: str, m: Message) -> Row:
     kind = {"b": "minute", "u": "updated", "d": "daily"}[m["T"]]
-    volume = float(m["v"]) if stream in COINS else m["v"]
     return {
         "symbol": m["S"],
         "ts": int(m["t"]),
@@ -58,7 +56,7 @@ def bar(stream: str, m: Message) -> Row:
         "high": float(m["h"]),
         "low": float(m["l"]),
         "close": float(m["c"]),
-        "volume": volume,
+        "volume": float(m["v"]),
         "trade_count": m["n"],
         "vwap": float(m["vw"]),
         "kind": kind,
@@ -112,11 +110,11 @@ def correction(m: Message) -> Row:
         "exchange": m["x"],
         "original_id": m["oi"],
         "original_price": float(m["op"]),
-        "original_size": m["os"],
+        "original_size": float(m["os"]),
         "original_conditions": conditions(m["oc"]),
         "corrected_id": m["ci"],
         "corrected_price": float(m["cp"]),
-        "corrected_size": m["cs"],
+        "corrected_size": float(m["cs"]),
         "corrected_conditions": conditions(m["cc"]),
         "tape": m["z"],
     }
@@ -129,7 +127,7 @@ def cancel(m: Message) -> Row:
         "id": m["i"],
         "exchange": m["x"],
         "price": float(m["p"]),
-        "size": m["s"],
+        "size": float(m["s"]),
         "action": m["a"],
         "tape": m["z"],
     }

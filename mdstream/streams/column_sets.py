@@ -20,39 +20,37 @@ def conditions(kind: Kind, dictionary: str, name: str = "conditions", key: str =
     return Column(name, kind, key, dictionary=dictionary)
 
 
-def quote_side(side: str, letter: str, size: Kind) -> tuple[Column, Column]:
+def quote_side(side: str, letter: str) -> tuple[Column, Column]:
     """Return price and size of one side of a quote, both null if the side is absent."""
     price = f"{side}_price"
     return (
         Column(price, Kind.FLOAT, letter + "p", absent_at_zero=True),
-        Column(f"{side}_size", size, letter + "s", side_of=price),
-    )
-
-
-def bars(volume: Kind) -> tuple[Column, ...]:
-    """Return the columns of the service's OHLCV bars. Minute, updated and daily bars differ only in `T`."""
-    return (
-        SYMBOL,
-        TS,
-        Column("open", Kind.FLOAT, "o"),
-        Column("high", Kind.FLOAT, "h"),
-        Column("low", Kind.FLOAT, "l"),
-        Column("close", Kind.FLOAT, "c"),
-        Column("volume", volume, "v"),
-        Column("trade_count", Kind.INT, "n"),
-        Column("vwap", Kind.FLOAT, "vw"),
-        Column("kind", Kind.CODE, bodies.TYPE, values=BAR_KINDS, dictionary="bar_kinds"),
-        RECV_TS,
+        Column(f"{side}_size", Kind.FLOAT, letter + "s", side_of=price),
     )
 
 
 BAR_KINDS = {"b": "minute", "u": "updated", "d": "daily"}
 
+BARS = (
+    SYMBOL,
+    TS,
+    Column("open", Kind.FLOAT, "o"),
+    Column("high", Kind.FLOAT, "h"),
+    Column("low", Kind.FLOAT, "l"),
+    Column("close", Kind.FLOAT, "c"),
+    Column("volume", Kind.FLOAT, "v"),
+    Column("trade_count", Kind.INT, "n"),
+    Column("vwap", Kind.FLOAT, "vw"),
+    Column("kind", Kind.CODE, bodies.TYPE, values=BAR_KINDS, dictionary="bar_kinds"),
+    RECV_TS,
+)
+"""The columns of the service's OHLCV bars. Minute, updated and daily bars differ only in `T`."""
 
-def bars_channel(volume: Kind, types: tuple[str, ...] = (), subscriptions: tuple[str, ...] = ()) -> Channel:
+
+def bars_channel(types: tuple[str, ...] = (), subscriptions: tuple[str, ...] = ()) -> Channel:
     """Return the channel of the service's bars. Each data feed has its own; an update is the same bar."""
     identity = ("feed", "timeframe", "adjustment", "symbol", "ts")
-    return Channel("bars", bars(volume), types, subscriptions, identity=identity)
+    return Channel("bars", BARS, types, subscriptions, identity=identity)
 
 
 QUOTE_IDENTITY = ("symbol", "ts")
@@ -73,16 +71,15 @@ def nest(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ..
     )
 
 
-def snapshot(trade: tuple[Column, ...], quote: tuple[Column, ...], volume: Kind) -> tuple[Column, ...]:
+def snapshot(trade: tuple[Column, ...], quote: tuple[Column, ...]) -> tuple[Column, ...]:
     """Return the columns of the service's snapshots; every member may be missing."""
-    bar = bars(volume)
     return (
         SYMBOL,
         *nest("trade", "latestTrade", trade),
         *nest("quote", "latestQuote", quote),
-        *nest("minute", "minuteBar", bar),
-        *nest("daily", "dailyBar", bar),
-        *nest("prev_daily", "prevDailyBar", bar),
+        *nest("minute", "minuteBar", BARS),
+        *nest("daily", "dailyBar", BARS),
+        *nest("prev_daily", "prevDailyBar", BARS),
     )
 
 

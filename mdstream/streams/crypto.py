@@ -19,7 +19,7 @@ TRADE = (
 _TRADE_IDENTITY = ("feed", "symbol", "ts", "id", "price", "size")
 """Each data feed is a venue of its own."""
 
-QUOTE = (SYMBOL, TS, *quote_side("bid", "b", Kind.FLOAT), *quote_side("ask", "a", Kind.FLOAT), RECV_TS)
+QUOTE = (SYMBOL, TS, *quote_side("bid", "b"), *quote_side("ask", "a"), RECV_TS)
 
 # A size is the new absolute size of its level; 0 removes the level. `reset` marks every level of a message
 # that replaces the whole book. Such a message without levels becomes one row without side, price and size,
@@ -37,14 +37,14 @@ _BOOK = (
 COIN_CHANNELS = (
     Channel("trades", TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY),
     Channel("quotes", QUOTE, ("q",), ("quotes",), is_timely=True, identity=("feed", *QUOTE_IDENTITY)),
-    bars_channel(Kind.FLOAT, ("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
+    bars_channel(("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
     Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),
 )
 """The channels that spot pairs and perpetuals share."""
 
 CRYPTO = StreamSpec(
     name="crypto",
-    channels=(*COIN_CHANNELS, Channel("snapshots", (*snapshot(TRADE, QUOTE, Kind.FLOAT), RECV_TS))),
+    channels=(*COIN_CHANNELS, Channel("snapshots", (*snapshot(TRADE, QUOTE), RECV_TS))),
     feeds={"us": "/v1beta3/crypto/us", "us-1": "/v1beta3/crypto/us-1", "eu-1": "/v1beta3/crypto/eu-1"},
     default_feed="us",
     codec="json",
@@ -59,7 +59,7 @@ CRYPTO = StreamSpec(
         History("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year"),
     ),
     latest=(last("trade", "trades", TRADE), last("quote", "quotes", QUOTE)),
-    bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),
+    bar_rules=BarRules(midpoints="quotes"),
     asset_classes=("crypto",),
     instrument="currency_pair",
 )

@@ -14,7 +14,7 @@ _TRADE = (
     SYMBOL,
     TS,
     Column("price", Kind.FLOAT, "p"),
-    Column("size", Kind.INT, "s"),
+    Column("size", Kind.FLOAT, "s"),
     exchange("exchange", "x"),
     conditions(Kind.CODE, "trade_conditions"),
     RECV_TS,
@@ -23,9 +23,9 @@ _TRADE = (
 _QUOTE = (
     SYMBOL,
     TS,
-    *quote_side("bid", "b", Kind.INT),
+    *quote_side("bid", "b"),
     exchange("bid_exchange", "bx", side_of="bid_price"),
-    *quote_side("ask", "a", Kind.INT),
+    *quote_side("ask", "a"),
     exchange("ask_exchange", "ax", side_of="ask_price"),
     conditions(Kind.CODE, "quote_conditions"),
     RECV_TS,
@@ -81,8 +81,8 @@ OPTIONS = StreamSpec(
     channels=(
         Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True),
         Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True),
-        bars_channel(Kind.INT),  # history only: the stream has no bars
-        Channel("snapshots", (*snapshot(_TRADE, _QUOTE, Kind.INT), *_GREEKS, RECV_TS)),
+        bars_channel(),  # history only: the stream has no bars
+        Channel("snapshots", (*snapshot(_TRADE, _QUOTE), *_GREEKS, RECV_TS)),
     ),
     feeds={"indicative": "/v1beta1/indicative", "opra": "/v1beta1/opra"},
     default_feed="indicative",

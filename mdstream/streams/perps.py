@@ -50,6 +50,6 @@ PERPS = StreamSpec(
         last("quote", "quotes", QUOTE),
         last("pricing", "pricing", _PRICING),
     ),
-    bar_rules=BarRules(volume=Kind.FLOAT, midpoints="quotes"),
+    bar_rules=BarRules(midpoints="quotes"),
     asset_classes=("crypto_perp",),
 )

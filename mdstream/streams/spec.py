@@ -210,22 +210,21 @@ BAR_INTERVALS = {"bars_1s": 1_000_000_000, "bars_1m": 60_000_000_000}
 """Channels of bars that the feed builds → length of the bars in ns."""
 
 
-def _built_bars(volume: Kind) -> tuple[Column, ...]:
-    """Return the columns of bars that the feed builds. Prices are null if all trades were cancelled;
-    `vwap_volume` is the volume behind `vwap`, so that these bars can be joined to longer ones.
-    """
-    return (
-        SYMBOL,
-        Column("ts", Kind.TIME, required=True),
-        *(Column(name, Kind.FLOAT) for name in ("open", "high", "low", "close")),
-        Column("volume", volume, required=True),
-        Column("trade_count", Kind.INT, required=True),
-        Column("vwap", Kind.FLOAT),
-        Column("vwap_volume", volume, required=True),
-        Column("revised", Kind.BOOL, required=True),
-        Column("complete", Kind.BOOL, required=True),
-        RECV_TS,
-    )
+_BUILT_BARS = (
+    SYMBOL,
+    Column("ts", Kind.TIME, required=True),
+    *(Column(name, Kind.FLOAT) for name in ("open", "high", "low", "close")),
+    Column("volume", Kind.FLOAT, required=True),
+    Column("trade_count", Kind.INT, required=True),
+    Column("vwap", Kind.FLOAT),
+    Column("vwap_volume", Kind.FLOAT, required=True),
+    Column("revised", Kind.BOOL, required=True),
+    Column("complete", Kind.BOOL, required=True),
+    RECV_TS,
+)
+"""The columns of bars that the feed builds. Prices are null if all trades were cancelled; `vwap_volume` is
+the volume behind `vwap`, so that these bars can be joined to longer ones.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +243,6 @@ class BarRules:
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
-    volume: Kind = Kind.INT
     has_condition_list: bool = False
     """Whether a trade has a list of conditions; otherwise it has one."""
     trades: str = "trades"
@@ -336,8 +334,7 @@ class StreamSpec:
         """The channels of bars that the feed builds from trades."""
         if self.bar_rules is None:
             return ()
-        columns = _built_bars(self.bar_rules.volume)
-        return tuple(Channel(name, columns) for name in BAR_INTERVALS)
+        return tuple(Channel(name, _BUILT_BARS) for name in BAR_INTERVALS)
 
     @cached_property
     def subscriptions(self) -> tuple[str, ...]:

@@ -3,13 +3,7 @@ from __future__ import annotations
 from mdstream.streams.column_sets import TS, bars_channel, exchange, last, nest, quote_side
 from mdstream.streams.spec import RECV_TS, SYMBOL, Column, Kind
 
-QUOTE = (
-    SYMBOL,
-    TS,
-    *quote_side("bid", "b", Kind.INT),
-    exchange("bid_exchange", "bx", side_of="bid_price"),
-    RECV_TS,
-)
+QUOTE = (SYMBOL, TS, *quote_side("bid", "b"), exchange("bid_exchange", "bx", side_of="bid_price"), RECV_TS)
 
 
 def test_a_side_of_a_quote_is_absent_as_a_whole() -> None:
@@ -38,7 +32,7 @@ def test_the_last_row_of_a_channel_is_an_aspect_with_its_own_times() -> None:
 
 
 def test_bars_of_all_kinds_are_one_channel() -> None:
-    channel = bars_channel(Kind.FLOAT, ("b", "u"), ("bars", "updatedBars"))
+    channel = bars_channel(("b", "u"), ("bars", "updatedBars"))
     kind = channel.column("kind")
     assert kind.key == "T"
     assert kind.values is not None

@@ -144,7 +144,7 @@ class StockPast(Past):
 
 
 def _recorded_trade(row: Mapping[str, str], number: int) -> Message:
-    deal = {"x": row["exchange"], "p": float(row["price"]), "s": int(row["size"])}
+    deal = {"x": row["exchange"], "p": float(row["price"]), "s": float(row["size"])}
     return {
         "T": "t",
         "S": row["symbol"],
@@ -160,7 +160,7 @@ def _recorded_quote(row: Mapping[str, str], number: int) -> Message:
     sides: Message = {}
     for letter, side in (("b", "bid"), ("a", "ask")):
         sides[letter + "x"] = row[f"{side}_exchange"]
-        sides |= {letter + "p": float(row[f"{side}_price"]), letter + "s": int(row[f"{side}_size"])}
+        sides |= {letter + "p": float(row[f"{side}_price"]), letter + "s": float(row[f"{side}_size"])}
     return {"T": "q", "S": row["symbol"], **sides, "c": ["R"], "z": "A", "t": Time(int(row["ns"]))}
 
 

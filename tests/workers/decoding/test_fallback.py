@@ -225,8 +225,8 @@ def test_news_keeps_html_and_unicode_and_an_empty_list_of_symbols() -> None:
 BAD_MESSAGES = [
     ({**TRADE, "p": "162.92"}, "p: expected a number, got text"),
     ({**TRADE, "p": True}, "p: expected a number, got bool"),
-    ({**TRADE, "s": 1.5}, "s: expected a whole number, got 1.5"),
-    ({**TRADE, "s": 2**63}, "s: does not fit into int64"),
+    ({**TRADE, "i": 1.5}, "i: expected a whole number, got 1.5"),
+    ({"T": "b", "S": "AAPL", "t": TRADE["t"], "n": 2**63}, "n: does not fit into int64"),
     ({**TRADE, "i": -1}, "i: does not fit into uint64"),
     ({**TRADE, "i": 2**64}, "i: does not fit into uint64"),
     ({**TRADE, "t": "yesterday"}, "t: not an RFC 3339 time: 'yesterday'"),

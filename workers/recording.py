@@ -15,6 +15,7 @@ from mdstream.errors import StoreError
 from mdstream.frames.rundir import frame_path
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.reading.reader import FrameReader
+from mdstream.store.migration import migrate
 from mdstream.store.objects import summarize_error
 from mdstream.store.schema import LARGEST_INT, NS_SUFFIX
 from mdstream.streams import STREAMS
@@ -50,6 +51,8 @@ def record(ticket: RecordTicket) -> RecordReceipt:
         if not rows.height:
             return RecordReceipt(first, 0, first - wanted)
         channel, past = channel_of(ticket.frame), first + rows.height
+        if table is not None:
+            migrate(table, channel)
         unstorable, reasons = _unstorable(rows, channel, first)
         if unstorable is not None:
             rows = rows.filter(~unstorable)

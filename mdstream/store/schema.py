@@ -6,6 +6,9 @@ own, next to the time. Codes are stored as their texts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
+
 import pyarrow as pa
 
 from mdstream.streams.spec import CODED, Channel, Column, Kind
@@ -44,3 +47,14 @@ def stored_schema(channel: Channel, coded: bool = False) -> pa.Schema:
         if column.kind is Kind.TIME:
             fields.append(pa.field(column.name + NS_SUFFIX, pa.int16(), column.nullable))
     return pa.schema(fields)
+
+
+def find_whole_numbers(channel: Channel, stored: Iterable[pa.Field]) -> list[str]:
+    """Return the columns that are fractions now, but whole numbers in a table of an earlier version."""
+    fractions = {column.name for column in channel.columns if column.kind is Kind.FLOAT}
+    return [field.name for field in stored if field.name in fractions and pa.types.is_integer(field.type)]
+
+
+def format_time(when: datetime) -> str:
+    """Return a time in UTC as the statistics in Delta's log have it: in milliseconds."""
+    return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"

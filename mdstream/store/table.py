@@ -7,6 +7,7 @@ STORE/_mdstream/…                                           the ledger and the
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinReceipt
+from mdstream.store.migration import migrate
 from mdstream.store.objects import summarize_error
-from mdstream.store.schema import stored_schema
+from mdstream.store.schema import format_time, stored_schema
 from mdstream.streams.spec import Channel
+
+log = logging.getLogger(__name__)
 
 _APP = "mdstream-backfill"
 _PARTITION_TYPES = {"date": pa.date32(), "year": pa.int32()}
@@ -56,6 +60,7 @@ class StoreTable:
     def __init__(self, folder: Path, channel: Channel, partitions: Sequence[str]) -> None:
         self.folder = folder
         self._by = list(partitions)
+        self._channel = channel
         fields = [pa.field(name, _PARTITION_TYPES.get(name, pa.string())) for name in partitions]
         self._schema = Schema.from_arrow(pa.schema([*fields, *stored_schema(channel)]))
 
@@ -87,7 +92,10 @@ class StoreTable:
         properties = CommitProperties(app_transactions=[Transaction(_APP, version)])
         try:
             if state.id:
-                DeltaTable(folder).create_write_transaction(
+                table = DeltaTable(folder)
+                if count := migrate(table, self._channel):
+                    log.info("store: %s: wrote %d files again: sizes are fractions now", folder, count)
+                table.create_write_transaction(
                     actions, "append", self._schema, self._by, commit_properties=properties
                 )
             else:
@@ -124,6 +132,4 @@ def _format_bound(value: str | int, up: int) -> str:
     """Return a bound as Delta's log writes it: times in milliseconds, an upper one rounded up."""
     if isinstance(value, str):
         return value
-    millis = value // 1000 + up
-    when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=millis)
-    return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{millis % 1000:03d}Z"
+    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=value // 1000 + up))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mdstream.errors import ConfigError, NoStoreError, StoreError
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
-from mdstream.store.schema import NS_SUFFIX
+from mdstream.store.schema import NS_SUFFIX, find_widened
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
@@ -66,8 +66,8 @@ def scan(
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
     options = storage_options(str(store))
-    past = _open_table(f"{store}/{dataset}", options) if history else None
-    live = _open_table(f"{store}/live/{dataset}", options)
+    past = _open_table(f"{store}/{dataset}", options, channel) if history else None
+    live = _open_table(f"{store}/live/{dataset}", options, channel)
     if past is None and live is None:
         raise NoStoreError(
             f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
@@ -115,7 +115,8 @@ def _find_channel(dataset: str) -> tuple[Channel, History | None]:
     )
 
 
-def _open_table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
+def _open_table(uri: str, options: dict[str, str], channel: Channel) -> pl.LazyFrame | None:
+    """Return the rows of a table, in the types of this version; None if there is no table."""
     import polars as pl
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
@@ -123,9 +124,11 @@ def _open_table(uri: str, options: dict[str, str]) -> pl.LazyFrame | None:
     try:
         if not DeltaTable.is_deltatable(uri, options or None):
             return None
-        return pl.scan_delta(uri, storage_options=options or None)
+        rows = pl.scan_delta(uri, storage_options=options or None)
     except (OSError, DeltaError) as error:
         raise StoreError(f"store: {uri} cannot be read: {summarize_error(error)}") from error
+    whole = [name for name, kind in rows.collect_schema().items() if kind.is_integer()]
+    return rows.with_columns(pl.col(find_widened(channel, whole)).cast(pl.Float64))
 
 
 def _list_feeds(uri: str, options: dict[str, str]) -> list[str]:

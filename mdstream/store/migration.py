@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from mdstream.store.schema import find_whole_numbers, format_time
+from mdstream.store.schema import find_widened, format_time
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -39,7 +39,7 @@ def migrate(table: DeltaTable, channel: Channel) -> int:
     from pyarrow.fs import PyFileSystem
 
     stored = pa.schema(table.schema())
-    columns = find_whole_numbers(channel, stored)
+    columns = find_widened(channel, [field.name for field in stored if pa.types.is_integer(field.type)])
     if not columns:
         return 0
     widened = pa.schema(
@@ -51,6 +51,7 @@ def migrate(table: DeltaTable, channel: Channel) -> int:
     ]
     partition_by = table.metadata().partition_columns
     table.create_write_transaction(actions, "overwrite", Schema.from_arrow(widened), partition_by)
+    table.update_incremental()
     return len(actions)
 
 

@@ -49,10 +49,10 @@ def stored_schema(channel: Channel, coded: bool = False) -> pa.Schema:
     return pa.schema(fields)
 
 
-def find_whole_numbers(channel: Channel, stored: Iterable[pa.Field]) -> list[str]:
-    """Return the columns that are fractions now, but whole numbers in a table of an earlier version."""
+def find_widened(channel: Channel, whole: Iterable[str]) -> list[str]:
+    """Return those of the columns `whole`, which a table has as whole numbers, that are fractions now."""
     fractions = {column.name for column in channel.columns if column.kind is Kind.FLOAT}
-    return [field.name for field in stored if field.name in fractions and pa.types.is_integer(field.type)]
+    return [name for name in whole if name in fractions]
 
 
 def format_time(when: datetime) -> str:

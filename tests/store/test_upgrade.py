@@ -13,12 +13,15 @@ import orjson
 import polars as pl
 import pytest
 import uvloop
+from deltalake import DeltaTable
 
 import mdstream
 from mdstream.config import StoreConfig
 from mdstream.reading.attach import Attachment
 from mdstream.recording.recorder import Recorder
 from mdstream.store.journal import read_entries
+from mdstream.store.migration import migrate
+from mdstream.streams import STREAMS as SPECS
 from mdstream.streams.spec import PayloadKind
 from tests.piping import Payload, rig
 from tests.recording.test_recorder import mark_ended
@@ -176,3 +179,36 @@ def test_a_journal_of_0_2_0_becomes_the_same_rows(tmp_path: Path, stream: str) -
                     check_rows(run.frame(name), name, "journal")
 
     uvloop.run(go())
+
+
+@pytest.mark.cases("V2")
+@pytest.mark.parametrize("name", ["live/stocks.quotes", "stocks.bars", "live/stocks.snapshots"])
+def test_sizes_of_0_2_0_become_fractions_and_nothing_else_changes(store: Path, name: str) -> None:
+    stream, _, rows = name.rpartition("/")[2].partition(".")
+    channel, uri = SPECS[stream].row_channels[rows], str(store / name)
+    before, state = pl.scan_delta(uri).collect(), DeltaTable(uri)
+    assert migrate(state, channel)
+    after = pl.scan_delta(uri).collect()
+    changed = {n for n, kind in before.schema.items() if after.schema[n] != kind}
+    assert {(before.schema[n], after.schema[n]) for n in changed} == {(pl.Int64, pl.Float64)}
+    assert all(n.endswith(("size", "volume")) for n in changed)
+    assert after.sort(before.columns).equals(before.cast(after.schema).sort(before.columns))
+    assert (after.filter(symbol="AAPL").height, migrate(DeltaTable(uri), channel)) == (
+        before.filter(symbol="AAPL").height,
+        0,
+    )
+
+
+@pytest.mark.cases("V2")
+def test_a_fraction_is_recorded_into_a_table_of_0_2_0(store: Path, tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            payload = orjson.dumps([{**TRADE, "s": 0.4213}])
+            await r.feed([(payload, PayloadKind.JSON, 1_796_068_800_000_000_007)])
+            await r.drain()
+            mark_ended(r.run)
+            await Recorder(r.run, StoreConfig(str(store))).run()
+
+    uvloop.run(go())
+    sizes = scan_all("stocks.trades", store, symbols="AAPL", start="2026-11-30T20:00")["size"]
+    assert sizes.to_list() == [0.4213]

@@ -53,7 +53,7 @@ class Bars:
     """The `BarBuilder` of one stream."""
 
     # Mutable state: `_intervals` and their bars; `_amended`, row → value of an amended trade;
-    # `_renumbered`, identity → row of a trade whose id a correction changed; `unmatched`, a counter.
+    # `_corrected`, matching values → row of a trade that a correction has changed; `unmatched`, a counter.
 
     def __init__(self, spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> None:
         assert spec.bar_rules is not None
@@ -66,7 +66,7 @@ class Bars:
         midpoints = bool(spec.bar_rules.midpoints)
         self._intervals = [IntervalBars(c, frames[c.name], midpoints) for c in spec.built_bars]
         self._amended: dict[int, _Amended] = {}
-        self._renumbered: dict[tuple[Any, ...], int] = {}
+        self._corrected: dict[tuple[Any, ...], int] = {}
         trades = spec.by_name[spec.bar_rules.trades]
         self._matching_columns = [name for name in trades.identity if name != trades.time]
         """Columns that match an amendment to its trade, in the order of `kernels.find`."""
@@ -160,36 +160,36 @@ class Bars:
             if price is not None and size is not None:
                 effect = self._effect(values["corrected_conditions"], values["tape"])
                 self._amended[row] = _Amended(price, float(size), effect)
-            if values["corrected_id"] is not None:
-                names = self._matching_columns[:_ID_COLUMNS]
-                self._renumbered[tuple(values.get(f"corrected_{n}", values.get(n)) for n in names)] = row
+            now = tuple(values.get(f"corrected_{n}", values.get(n)) for n in self._matching_columns)
+            self._corrected[now] = self._corrected[now[:_ID_COLUMNS]] = row
         for series in self._intervals:
             series.touch(values["symbol"], ts, values["recv_ts"])
 
     def _find(self, wanted: Sequence[Any], stop: int) -> tuple[int, int] | None:
-        """Return the row and time of the trade that an amendment names; None if it is no longer kept.
+        """Return the row and time of the trade that an amendment names; None if it is not kept.
 
-        `wanted` has the values of `_matching_columns`. If several trades share the id, match price and size
-        too; else take the latest, which may have been amended.
+        `wanted` has the values of `_matching_columns`, as they are after earlier corrections. Price and size
+        must match too, because ids repeat. If the amendment lacks one, it means the latest trade of the id.
         """
-        number, tie_break = wanted[:_ID_COLUMNS], wanted[_ID_COLUMNS:]
+        number = wanted[:_ID_COLUMNS]
         if None in number:
             return None
+        is_exact = None not in wanted
         symbol, exchange, trade_id = number
-        price, size = (math.nan if value is None else float(value) for value in tie_break)
-        renumbered, other = self._renumbered.get(tuple(number)), None
+        price, size = (math.nan if value is None else float(value) for value in wanted[_ID_COLUMNS:])
+        corrected = self._corrected.get(tuple(wanted if is_exact else number))
         for start, rows, views in self._trades.newest_first(stop):
-            if renumbered is not None:
-                row = renumbered - start
+            if corrected is not None:
+                row = corrected - start
             else:
                 columns = [views[name].values for name in self._matching_columns]
                 given: list[Any] = [*columns, rows, symbol, exchange, np.uint64(trade_id), price, size]
                 row = kernels.find(*given)
-                if row < -1 and other is None:
-                    other = start - 2 - row, int(views["ts"].values[-2 - row])
+                if row < -1 and not is_exact:
+                    row = -2 - row
             if row >= 0:
                 return start + row, int(views["ts"].values[row])
-        return other
+        return None
 
     def _effect(self, conditions: int | None, tape: int | None) -> int:
         trades = self._spec.by_name[self._rules.trades]
@@ -197,7 +197,7 @@ class Bars:
 
     def _forget_amended(self) -> None:
         """Drop the oldest amended trades if there are too many."""
-        for known in (self._amended, self._renumbered):
+        for known in (self._amended, self._corrected):
             while len(known) >= _MOST_AMENDED:
                 del known[next(iter(known))]  # type: ignore[arg-type]
 

@@ -69,8 +69,8 @@ class Bench:
 
 
 def get_amended(it: Row) -> dict[str, Any]:
-    """Return the price and size in a cancel; without them, values that no trade has."""
-    return {"p": it.get("old_price", 1.0), "s": it.get("old_size", 1)}
+    """Return the price and size that an amendment names; without them, it means the last trade of the id."""
+    return {"p": it.get("old_price"), "s": it.get("old_size")}
 
 
 def make_message(stream: str, what: str, it: Row) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def make_message(stream: str, what: str, it: Row) -> dict[str, Any]:
         **at,
         "x": it["exchange"],
         "oi": it["id"],
-        "op": it.get("old_price", 1.0),
-        "os": it.get("old_size", 1),
+        "op": it.get("old_price"),
+        "os": it.get("old_size"),
         "oc": ["@"],
         "ci": it["new_id"],
         "cp": it["price"],
@@ -433,11 +433,12 @@ def test_what_a_killed_feed_never_received_is_a_gap() -> None:
     [
         (100.0, 10, [(0, 0, None), (1, 1, 200.0)]),
         (200.0, 20, [(0, 1, 100.0), (1, 0, None)]),
-        (100.0, 20, [(0, 1, 100.0), (1, 0, None)]),  # no match: cancels the last one of the id
+        (None, None, [(0, 1, 100.0), (1, 0, None)]),  # it names neither: the last one of the id
     ],
 )
+@pytest.mark.cases("I2")
 def test_of_two_trades_with_one_id_an_amendment_means_that_of_its_price_and_size(
-    price: float, size: int, left: list[Any]
+    price: float | None, size: int | None, left: list[Any]
 ) -> None:
     cancel = {"symbol": 0, "id": 7, "exchange": "D", "recv": START + 3 * SECOND}
     with open_bench("stocks") as made:
@@ -447,6 +448,44 @@ def test_of_two_trades_with_one_id_an_amendment_means_that_of_its_price_and_size
         made.batch([("cancel", {**cancel, "old_price": price, "old_size": size}), trade(1, 30)])
         rows = {r["ts"]: r for r in made.rows("bars_1s") if r["symbol"] == 0}
         assert [((ts - START) // SECOND, r["trade_count"], r["open"]) for ts, r in rows.items()] == left
+        made.committer.close()
+
+
+@pytest.mark.cases("I2")
+@pytest.mark.parametrize("what", ["cancel", "correction"])
+@pytest.mark.parametrize(("price", "size"), [(100.0, 20), (200.0, 10), (150.0, 15)])
+def test_an_amendment_of_another_price_or_size_than_the_trades_have_changes_nothing(
+    what: str, price: float, size: int
+) -> None:
+    names = {"symbol": 0, "id": 7, "exchange": "D", "old_price": price, "old_size": size}
+    new = {"new_id": 8, "price": 1.0, "size": 1, "conditions": ["@"], "tape": "A"}
+    with open_bench("stocks") as made:
+        made.batch([trade(0, 0, id=7, exchange="D", price=100.0, size=10)])
+        made.batch([trade(0, 1, id=7, exchange="D", price=200.0, size=20), trade(1, 2.5)])
+        made.batch([(what, {**names, **new, "recv": START + 3 * SECOND}), trade(1, 30)])
+        rows = [(r["trade_count"], r["open"]) for r in made.rows("bars_1s") if r["symbol"] == 0]
+        assert rows == [(1, 100.0), (1, 200.0)]
+        assert made.state["bars_unmatched"] == 1
+        made.committer.close()
+
+
+@pytest.mark.cases("I2")
+@pytest.mark.parametrize("new_id", [7, 8])
+def test_of_two_trades_with_one_id_the_corrected_one_is_found_by_its_new_values(new_id: int) -> None:
+    names = {"symbol": 0, "exchange": "D"}
+    old = {"id": 7, "old_price": 100.0, "old_size": 10, "recv": START + 2 * SECOND}
+    new = {"new_id": new_id, "price": 101.0, "size": 11, "conditions": ["@"], "tape": "A"}
+    again = {"id": new_id, "old_price": 101.0, "old_size": 11, "recv": START + 3 * SECOND}
+    with open_bench("stocks") as made:
+        made.batch([trade(0, 0, id=7, exchange="D", price=100.0, size=10)])
+        made.batch([trade(0, 1, id=7, exchange="D", price=200.0, size=20)])
+        made.batch([("correction", {**names, **old, **new}), trade(1, 2.5)])
+        last = {r["ts"]: r for r in made.rows("bars_1s") if r["symbol"] == 0}
+        assert [(r["open"], r["volume"]) for r in last.values()] == [(101.0, 11), (200.0, 20)]
+        made.batch([("cancel", {**names, **again}), trade(1, 30)])
+        last = {r["ts"]: r for r in made.rows("bars_1s") if r["symbol"] == 0}
+        assert [r["open"] for r in last.values()] == [None, 200.0]
+        assert made.state["bars_unmatched"] == 0
         made.committer.close()
 
 

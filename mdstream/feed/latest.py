@@ -2,8 +2,9 @@
 
 For each batch a worker reports which rows are the newest of their symbol (`workers.aggregation.latest`).
 The aspects in the stream's declaration say which columns of the frame they update. An aspect is replaced as
-a whole, unless the frame has a newer one. If both have the same time, the later batch wins. A batch that is
-committed twice changes nothing the second time.
+a whole, unless the frame has a newer one. If both have the same time, the later batch wins. A time too far
+ahead of its receipt (`MOST_AHEAD_NS`) counts as older than all others. A batch that is committed twice
+changes nothing the second time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData, take_rows
 from mdstream.streams.spec import STATE, Channel, StreamSpec
 
-_AspectSource = tuple[list[tuple[int, int]], int | None]
-"""The source of an aspect: pairs of frame column and channel column; the frame column with the aspect's
-time, if it has one."""
+_AspectSource = tuple[list[tuple[int, int]], tuple[int, int] | None]
+"""The source of an aspect: pairs of frame column and channel column; the frame columns with the aspect's
+time and receipt, if it has a time."""
 
 
 class Latest:
@@ -37,14 +38,15 @@ class Latest:
                     continue
                 places = [at[column.name] for column in aspect.columns]
                 moved = list(zip(places, sources, strict=True))
-                self._aspects.setdefault(name, []).append((moved, at.get(aspect.time)))
+                order = (at[aspect.time], at[aspect.recv]) if aspect.time else None
+                self._aspects.setdefault(name, []).append((moved, order))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
         """Take the rows `newest` of a channel, at most one for each symbol. Raises `NoSpaceError`."""
         rows = columns[0].values[newest].astype(np.int64)
-        for moved, time in self._aspects[channel.name]:
+        for moved, order in self._aspects[channel.name]:
             data = [(to, take_rows(columns[source], newest)) for to, source in moved]
-            self._frame.update(rows, data, time)
+            self._frame.update(rows, data, order)
 
     @property
     def untracked(self) -> int:

@@ -24,7 +24,7 @@ from mdstream.frames.head import Head
 from mdstream.frames.layout import serialize_schema
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData, take_rows
-from mdstream.streams.spec import Column
+from mdstream.streams.spec import MOST_AHEAD_NS, Column
 
 Rows = npt.NDArray[np.int64]
 Data = Sequence[tuple[int, ColumnData]]
@@ -81,12 +81,13 @@ class KeyedFrameWriter:
 
     # -- rows
 
-    def update(self, rows: Rows, data: Data, newer: int | None = None) -> None:
+    def update(self, rows: Rows, data: Data, newer: tuple[int, int] | None = None) -> None:
         """Write `data` (pairs of a column's index and its values) into `rows`, which are distinct.
 
-        With `newer`, the index of a column, rows stay as they are if their value there is greater than the
-        new one, or the new one is null. Raises `NoSpaceError`, and writes nothing, if there is no room for
-        a larger frame.
+        With `newer`, the indexes of the columns of time and receipt, rows stay as they are if their time is
+        later than the new one, or the new one is null. A time that is too far ahead of its receipt counts
+        as earlier than all others. Raises `NoSpaceError`, and writes nothing, if there is no room for a
+        larger frame.
         """
         if not len(rows):
             return
@@ -120,15 +121,19 @@ class KeyedFrameWriter:
         """Close the frame: it gets no more updates."""
         self.head.close()
 
-    def _find_late(self, rows: Rows, data: Data, newer: int) -> npt.NDArray[np.bool_]:
-        """Return which rows have a greater value than the new one in column `newer`, or get null there."""
+    def _find_late(self, rows: Rows, data: Data, newer: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Return which rows have a later time than the new one, or get null as their time."""
         assert self._chunk is not None
-        order, view = next(item for index, item in data if index == newer), self._chunk.views[newer]
-        late: npt.NDArray[np.bool_] = order.values < view.values[rows]
-        if late.any():
-            late &= view.present(rows)
-        if order.mask is not None:
-            late |= ~order.mask
+        time, received = (next(item for index, item in data if index == column) for column in newer)
+        views = [self._chunk.views[column] for column in newer]
+        late: npt.NDArray[np.bool_] = time.values < views[0].values[rows]
+        ahead = time.values - received.values > MOST_AHEAD_NS
+        if late.any() or ahead.any():
+            known, known_received = (view.values[rows] for view in views)
+            was_ahead = known - known_received > MOST_AHEAD_NS
+            late = np.where(ahead == was_ahead, late, ahead) & views[0].present(rows)
+        if time.mask is not None:
+            late |= ~time.mask
         return late
 
     def _mark(self, rows: Rows, data: Data) -> None:

@@ -128,6 +128,12 @@ RECV_TS = Column("recv_ts", Kind.TIME, required=True)
 """When the payload was received here; the last column of every received channel."""
 
 
+MOST_AHEAD_NS = 60_000_000_000
+"""A time that is further ahead of its receipt than this is not believed: it neither moves the clock of bars
+nor keeps later rows out of the last values.
+"""
+
+
 STORED_APART = ("feed", "timeframe", "adjustment")
 """Columns that the store's tables have in addition to those of the channel."""
 

@@ -133,6 +133,69 @@ def test_what_is_fetched_and_what_is_streamed_go_together(
     uvloop.run(go())
 
 
+FAR = "2200-01-01T00:00:00Z"
+
+
+def _trade(price: float, at: str) -> dict[str, Any]:
+    return {"p": price, "s": 1, "t": at}
+
+
+@pytest.mark.cases("V4")
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("far_first", [True, False])
+@pytest.mark.parametrize("source", ["stream", "snapshot"])
+@pytest.mark.parametrize("far", [FAR, "2023-11-14T22:14:21Z"])  # the latter is 61 s after the receipt
+def test_a_trade_from_the_future_neither_becomes_nor_stays_the_last(
+    tmp_path: Path, together: bool, far_first: bool, source: str, far: str
+) -> None:
+    """Whatever the order and the batches, and whoever says it."""
+    steps = [(999.0, far), (10.0, "2023-11-14T22:13:19Z"), (11.0, "2023-11-14T22:13:20Z")]
+    if not far_first:
+        steps = steps[1:] + steps[:1]
+
+    def payload(price: float, at: str) -> Payload:
+        if source == "snapshot" and price == 999.0:
+            body = {"AAPL": {"latestTrade": _trade(price, at)}}
+            return orjson.dumps(body), PayloadKind.SNAPSHOTS, RECV_NS
+        message = {"T": "t", "S": "AAPL", **_trade(price, at)}
+        return orjson.dumps([message]), PayloadKind.JSON, RECV_NS
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            for step in steps:
+                await r.feed([payload(*step)])
+                if not together:
+                    await r.pipeline.drain()
+            await r.drain()
+            found = read_latest(attach(str(r.run)), "stocks")["AAPL"]
+            assert (found["trade_price"], found["trade_recv_ts"]) == (11.0, RECV_NS)
+
+    uvloop.run(go())
+
+
+def test_times_all_ahead_of_the_clock_are_compared_with_each_other(tmp_path: Path) -> None:
+    """The clock of the machine may be slow."""
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            for second in (5, 7, 6):
+                at = f"2023-11-14T23:00:0{second}Z"
+                await r.feed(
+                    [
+                        (
+                            orjson.dumps([{"T": "t", "S": "AAPL", **_trade(second, at)}]),
+                            PayloadKind.JSON,
+                            RECV_NS,
+                        )
+                    ]
+                )
+                await r.pipeline.drain()
+            await r.drain()
+            assert read_latest(attach(str(r.run)), "stocks")["AAPL"]["trade_price"] == 7.0
+
+    uvloop.run(go())
+
+
 def test_greeks_come_from_snapshots(tmp_path: Path) -> None:
     name = "AAPL261218C00200000"
 

@@ -58,7 +58,7 @@ def update(table: KeyedFrameWriter, rows: list[int], ts: list[int], price: list[
     table.update(
         np.array(rows),
         [(1, ColumnData(np.array(ts, np.int64))), (2, ColumnData(values, None if mask.all() else mask))],
-        1,
+        (1, 1),
     )
 
 

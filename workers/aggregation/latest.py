@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.handoff.columns import ColumnData
-from mdstream.streams.spec import Channel
+from mdstream.streams.spec import RECV_TS, Channel
 from workers.kernels.newest import newest
 
 
 def newest_rows(channel: Channel, columns: Sequence[ColumnData], time: str) -> npt.NDArray[np.int64]:
     """Return the numbers of the rows with the latest `time` of their symbol; the last of equal times."""
-    symbols, times = columns[channel.at["symbol"]].values, columns[channel.at[time]].values
+    symbols, times, received = (columns[channel.at[n]].values for n in ("symbol", time, RECV_TS.name))
     rows = len(symbols)
     places = np.empty(1 << max(4, (2 * rows).bit_length()), np.int64)
     out = np.empty(rows, np.int64)
-    return out[: newest(symbols, times, places, out)]
+    return out[: newest(symbols, times, received, places, out)]

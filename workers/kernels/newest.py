@@ -6,17 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from workers.kernels.compiling import kernel
+from mdstream.streams.spec import MOST_AHEAD_NS
+from workers.kernels.compiling import inlined, kernel
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
+@inlined
+def _replaces(row: Any, known: Any, times: Any, received: Any) -> bool:
+    """Return whether `row` is newer than `known`: believed times count more than others, then the later."""
+    is_believed = times[row] - received[row] <= MOST_AHEAD_NS
+    if is_believed != (times[known] - received[known] <= MOST_AHEAD_NS):
+        return is_believed
+    return times[row] >= times[known]
+
+
 @kernel
-def newest(symbols: Any, times: Any, places: Any, out: Any) -> int:
+def newest(symbols: Any, times: Any, received: Any, places: Any, out: Any) -> int:
     """Select the rows that no later row of their symbol replaces into `out`; return their number.
 
-    A row replaces another one of its symbol unless its time is earlier. `symbols` uint32 and `times` int64:
-    one entry per row; `out` int64 of as many. `places` is an int64 scratch array whose size is a power of
+    A row replaces another one of its symbol unless its time is earlier. Times too far ahead of the receipt
+    lose against all others (`MOST_AHEAD_NS`). `symbols` uint32, `times` and `received` int64: one entry per
+    row; `out` int64 of as many. `places` is an int64 scratch array whose size is a power of
     two above twice the rows: a hash table from symbols to their place in `out`.
     """
     mask = np.uint64(len(places) - 1)
@@ -32,6 +43,6 @@ def newest(symbols: Any, times: Any, places: Any, out: Any) -> int:
             places[place] = count
             out[count] = row
             count += 1
-        elif times[row] >= times[out[number]]:
+        elif _replaces(row, out[number], times, received):
             out[number] = row
     return count

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mdstream.handoff.columns import PartialKind
+from mdstream.streams.spec import MOST_AHEAD_NS
 from workers.kernels.compiling import inlined, kernel
 
 NOTHING = 0
@@ -20,8 +21,6 @@ CORRECTION = 6
 CANCEL = 7
 
 SECOND = 1_000_000_000
-MOST_AHEAD = 60 * SECOND
-"""A trade whose time is further behind its receipt than this does not move the clock."""
 
 _TRADES, _AHEAD, _GAP = int(PartialKind.TRADES), int(PartialKind.AHEAD), int(PartialKind.GAP)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -104,7 +103,7 @@ def fold(
         if effect == NOTHING:
             continue
         second = times[event] - times[event] % SECOND
-        kind = _AHEAD if times[event] - received[event] > MOST_AHEAD else _TRADES
+        kind = _AHEAD if times[event] - received[event] > MOST_AHEAD_NS else _TRADES
         if kind == _TRADES and second > newest:
             newest = second
             oldest = count

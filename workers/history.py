@@ -18,9 +18,9 @@ from mdstream.errors import DecompressionError, UnfitError
 from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.handoff.compression import decompress
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.store.schema import LARGEST_INT, stored_columns, stored_schema
+from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, stored_columns, stored_schema
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import CODED, Channel, Column, Kind
+from mdstream.streams.spec import CODED, RECV_TS, SYMBOL, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
 from workers.decoding.decoder import Decoder
@@ -75,7 +75,7 @@ class PageDecoder:
         member = self.spec.member_of(ticket.kind)
         if not found.symbols and member not in orjson.loads(data):
             return PageReceipt(0, "", f"it has no {member}", rejects, 0, b"")
-        columns, rows, last_ns = decoded.columns.get(ticket.channel), 0, 0
+        columns, rows, last_ns, unrequested = decoded.columns.get(ticket.channel), 0, 0, 0
         if columns is not None:
             channel = self.spec.by_name[ticket.channel]
             try:
@@ -84,11 +84,16 @@ class PageDecoder:
                 return PageReceipt(0, "", str(error), rejects, 0, b"")
             times = _event_times(channel, columns)
             table = _within(table, times, ticket.span)
+            if ticket.symbols and not found.symbols <= {*ticket.symbols}:
+                every = table.num_rows
+                wanted = pa.array(ticket.symbols, pa.string())
+                table = table.filter(compute.is_in(table[SYMBOL.name].cast(pa.string()), wanted))
+                unrequested = every - table.num_rows
             rows, last_ns = table.num_rows, int(times[-1])
             if rows:
                 _write(table, Path(ticket.path))
         kept = data if rejects else b""
-        return PageReceipt(rows, found.page_token, "", rejects, last_ns, kept)
+        return PageReceipt(rows, found.page_token, "", rejects, last_ns, kept, unrequested)
 
     def _codes_of(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
@@ -155,7 +160,8 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     ]
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
-    rows = 0
+    rows = repeated = 0
+    tail = schema.empty_table()
     with pq.ParquetWriter(
         into,
         schema,
@@ -165,7 +171,13 @@ def join(ticket: JoinTicket) -> JoinReceipt:
         use_dictionary=[f.name for f in schema if f.name not in numbers],
         column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
     ) as writer:
-        for group in _groups(ticket.paths):
+        for staged in _groups(ticket.paths, schema):
+            group = staged
+            if channel.is_unique:
+                group, tail = _drop_repeats(staged, tail, channel)
+                repeated += staged.num_rows - group.num_rows
+            if not group.num_rows:
+                continue
             writer.write_table(group, row_group_size=group.num_rows)
             rows += group.num_rows
             for column in spanned:
@@ -175,19 +187,54 @@ def join(ticket: JoinTicket) -> JoinReceipt:
                 last[column.name] = max(last.get(column.name, most), most)
     _settle(into)
     pa.default_memory_pool().release_unused()
-    return JoinReceipt(rows, into.stat().st_size, first, last)
+    return JoinReceipt(rows, into.stat().st_size, first, last, repeated)
 
 
-def _groups(paths: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of staged files in row groups."""
+def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of staged files in row groups, with the columns of `schema`."""
     waiting: list[pa.Table] = []
     for path in paths:
-        waiting.append(pa.ipc.open_file(pa.memory_map(path)).read_all())
+        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        for field in schema:
+            if field.name not in table.column_names:  # an earlier version staged it
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        waiting.append(table.select(schema.names))
         if sum(table.num_rows for table in waiting) >= _ROWS_A_GROUP:
             yield pa.concat_tables(waiting).unify_dictionaries()
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting).unify_dictionaries()
+
+
+def _drop_repeats(group: pa.Table, tail: pa.Table, channel: Channel) -> tuple[pa.Table, pa.Table]:
+    """Return a group's rows without those that it, or the previous group's `tail`, has already.
+
+    The second table is the new tail: the rows of the last time. Equal rows have equal times, so only such
+    rows are compared, unless the times of a symbol are out of order.
+    """
+    import polars as pl
+
+    names = group.column_names
+    keys = [name for name in names if name not in (RECV_TS.name, RECV_TS.name + NS_SUFFIX)]
+    whole = pa.concat_tables([tail, group]).unify_dictionaries() if tail.num_rows else group
+    times = whole[channel.time].cast(pa.int64()).to_numpy() * 1000
+    times += whole[channel.time + NS_SUFFIX].to_numpy()
+    steps = np.diff(times)
+    symbols = whole[SYMBOL.name].combine_chunks().indices.to_numpy()
+    if (steps[symbols[1:] == symbols[:-1]] < 0).any():
+        suspects = np.arange(len(times))
+    else:
+        same = steps == 0
+        suspects = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    kept = np.ones(len(times), np.bool_)
+    if len(suspects):
+        found = pl.from_arrow(whole.select(keys).take(pa.array(suspects)))
+        assert isinstance(found, pl.DataFrame)
+        kept[suspects] = found.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+    last = whole.filter(pa.array(times == times[-1])) if len(times) else tail
+    if not kept.all():
+        group = group.filter(pa.array(kept[len(times) - group.num_rows :]))
+    return group, last
 
 
 def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:

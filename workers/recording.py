@@ -17,7 +17,7 @@ from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordT
 from mdstream.reading.reader import FrameReader
 from mdstream.store.migration import migrate
 from mdstream.store.objects import summarize_error
-from mdstream.store.schema import LARGEST_INT, NS_SUFFIX
+from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, RUN, polars_schema
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Kind
 
@@ -58,8 +58,9 @@ def record(ticket: RecordTicket) -> RecordReceipt:
             rows = rows.filter(~unstorable)
         write_deltalake(
             table or ticket.table,
-            _to_arrow(rows, channel, ticket.feed),
+            _to_arrow(rows, channel, ticket.feed, Path(ticket.run).name),
             mode="append",
+            schema_mode="merge",  # a table of an earlier version gains the columns that it lacks
             partition_by=list(PARTITION),
             storage_options=ticket.options or None,
             writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
@@ -134,7 +135,7 @@ def _unstorable(
     """
     import polars as pl
 
-    names = [column.name for column in channel.columns if column.kind is Kind.UINT]
+    names = [c.name for c in channel.columns if c.kind is Kind.UINT and c.name in rows.columns]
     too_large = rows.select(pl.col(names) > LARGEST_INT).fill_null(value=False)
     if not names or not too_large.select(pl.any_horizontal(pl.all().any())).item():
         return None, ()
@@ -146,14 +147,16 @@ def _unstorable(
     return too_large.select(pl.any_horizontal(pl.all())).to_series(), tuple(reasons[:_MOST_REASONS])
 
 
-def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
+def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str, run: str) -> Any:
     """Return rows as the table stores them: sorted by symbol and time, partition columns first."""
     import polars as pl
 
-    time = channel.time
+    time, kinds = channel.time, polars_schema(channel)
     columns: list[pl.Expr] = []
     for column in channel.columns:
         value = pl.col(column.name)
+        if column.name not in rows.columns:  # the run is of an earlier version
+            value = pl.lit(None, kinds[column.name]).alias(column.name)
         if column.kind is Kind.TIME:
             ns = value.dt.epoch("ns")
             columns.append((ns // 1000).cast(pl.Datetime("us", "UTC")).alias(column.name))
@@ -167,7 +170,7 @@ def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str) -> Any:
         else:
             columns.append(value)
     day = pl.col(time).dt.date().alias("date")
-    stored = rows.select(pl.lit(feed).alias("feed"), day, *columns)
+    stored = rows.select(pl.lit(feed).alias("feed"), day, pl.lit(run).alias(RUN), *columns)
     order = [c.name for c in channel.columns if c.kind is Kind.SYMBOL]
     return stored.sort([*order, time, time + NS_SUFFIX], maintain_order=True).to_arrow()
 

@@ -20,6 +20,9 @@ class Meaning(NamedTuple):
 
 
 MEANINGS: dict[str, Meaning] = {
+    "trades.update": Meaning(
+        "Set in history if the trade was amended: canceled, incorrect (replaced) or corrected."
+    ),
     # times
     "ts": Meaning("Time of the event, as the service gives it."),
     "recv_ts": Meaning("When the payload was received here."),

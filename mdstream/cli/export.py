@@ -26,6 +26,9 @@ def export(
     feed: Annotated[str, typer.Option(help="Rows of this feed only.")] = "",
     timeframe: Annotated[str, typer.Option(help="Bars of this timeframe only, as 1Min.")] = "",
     adjustment: Annotated[str, typer.Option(help="Stock bars of this adjustment only, as raw.")] = "",
+    amended: Annotated[
+        bool, typer.Option("--amended", help="Also trades that were cancelled or corrected later.")
+    ] = False,
     nautilus: Annotated[
         bool, typer.Option("--nautilus", help="Write a NautilusTrader catalogue instead of a file.")
     ] = False,
@@ -35,6 +38,8 @@ def export(
     force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
     """Write the rows of a dataset in a store to one file, history and recorded rows together.
+
+    Trades that were cancelled or corrected later are left out, unless --amended is given.
 
     Rows are sorted by symbol and time. Times are whole nanoseconds; in CSV, lists are joined with a
     semicolon.
@@ -60,6 +65,7 @@ def export(
         feed=feed,
         timeframe=timeframe,
         adjustment=adjustment,
+        amended=amended,
     )
     if nautilus:
         found = exports.export_catalogue(dataset, rows, to, venue, force)

@@ -26,6 +26,8 @@ class PageTicket(NamedTuple):
     path: str
     span: tuple[int, int]
     """The rows to keep: times from the first to the second (exclusive), ns since 1970."""
+    symbols: tuple[str, ...] = ()
+    """The requested symbols: rows of others are left to requests of theirs. Empty: all."""
 
 
 class PageReceipt(NamedTuple):
@@ -41,6 +43,8 @@ class PageReceipt(NamedTuple):
     """Time of the last row; 0 if there is none."""
     plain: bytes
     """The decompressed page if records were rejected."""
+    unrequested: int = 0
+    """Rows of symbols that were not requested; they are left out."""
 
     @property
     def is_empty(self) -> bool:
@@ -66,3 +70,5 @@ class JoinReceipt(NamedTuple):
     """The least symbol and time."""
     last: dict[str, str | int]
     """The greatest symbol and time."""
+    repeated: int = 0
+    """Rows that repeat another one; they are left out."""

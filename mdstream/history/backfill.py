@@ -285,7 +285,7 @@ class Backfill:
 
     async def _stage(self, progress: Progress, body: Body) -> PageReceipt:
         """Let a worker stage the rows of the next page."""
-        request, kind = self._request, self._request.kind
+        request, kind, symbol = self._request, self._request.kind, progress.shard.symbol
         ticket = PageTicket(
             request.spec.name,
             request.channel.name,
@@ -295,10 +295,13 @@ class Backfill:
             body.recv_ns,
             str(self._staging.path(progress, progress.pages)),
             request.row_span(progress.shard),
+            () if request.history.rows or symbol == EVERYTHING else (symbol,),
         )
         receipt = await self._executor.stage(ticket)
         if receipt.fault:
             raise UnusableAnswerError(f"unusable page: {receipt.fault}")
+        if receipt.unrequested:
+            log.warning("%s: left out %d rows of symbols not requested", symbol, receipt.unrequested)
         if receipt.rejects:
             reasons = [(reject.message, reject.reason) for reject in receipt.rejects]
             self._rejects.keep(receipt.plain, kind, body.recv_ns, reasons)

@@ -164,8 +164,11 @@ class Filing:
             )
             files.append(NewFile(path, group.partition, await executor.join(ticket)))
         rows = sum(file.receipt.rows for file in files)
-        if rows != group.rows:
-            raise StoreError(f"store: {rows} rows are staged, but {group.rows} were fetched")
+        repeated = sum(file.receipt.repeated for file in files)
+        if rows + repeated != group.rows:
+            raise StoreError(f"store: {rows + repeated} rows are staged, but {group.rows} were fetched")
+        if repeated:
+            log.warning("%s: left out %d rows that the service sent twice", self._request.dataset, repeated)
         await self._commit(number, files)
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, len(files))

@@ -106,6 +106,10 @@ def build_bars(trades: pl.DataFrame, rules: BarRules, length: BarLength) -> pl.D
     a later one has started; but retention may have dropped trades of the oldest bar.
     """
     known = pl.col("price").is_not_null() & pl.col("size").is_not_null()
+    if rules.mark in trades.columns:
+        trades = trades.filter(
+            ~pl.col(rules.mark).cast(pl.String).is_in(list(rules.amended)).fill_null(value=False)
+        )
     counting = _add_effects(trades, rules).filter(pl.col("_volume") & known)
     size = pl.col("size").cast(pl.Float64)
     amounts = {"trades": known.cast(pl.Float64), "volume": size, "dollars": size * pl.col("price")}

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError
+from mdstream.store.amendments import drop_amended, drop_marked, is_marked, read_amendments
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
-from mdstream.store.schema import NS_SUFFIX, find_widened
+from mdstream.store.schema import NS_SUFFIX, RUN, find_widened, polars_schema
+from mdstream.store.sources import Part, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
-from mdstream.streams.spec import RECV_TS, Channel
+from mdstream.streams.spec import RECV_TS, STORED_APART, Channel
 
 if TYPE_CHECKING:
     import polars as pl
+    from deltalake import DeltaTable
 
 _END = re.compile(r"\\[zZ]$")
 """End of the patterns of `fnmatch`, which Polars does not understand."""
@@ -34,18 +38,24 @@ def scan(
     feed: str = "",
     timeframe: str = "",
     adjustment: str = "",
+    amended: bool = False,
 ) -> pl.LazyFrame:
     """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
-    Fetched history and recorded frames form one table. A row that is in both, or in several feeds, is
-    returned once, as history has it. Each channel declares which rows are the same (`Channel.identity`):
+    Fetched history and recorded frames form one table. Its sources are the history of each feed, and each
+    run. A row that several sources have is returned as often as one of them has it, as history has it.
+    Equal rows of one source stay. Each channel declares which rows are the same (`Channel.identity`):
 
         stocks.trades       symbol, time, exchange, id, price and size
-        stocks.quotes       symbol and time
+        stocks.quotes       symbol, time, and both sides
         crypto              as for stocks, but each feed apart
         bars                feed, symbol, time and timeframe; of a live bar, the last update counts
         news                id; the last revision counts
         everything else     feed and all columns
+
+    Trades that were cancelled or corrected later are left out, unless `amended` is true. History marks
+    them in the column `update`. Recorded cancels and corrections have an effect on the trades of all
+    sources, but do not set the mark.
 
     The columns are those of the live frame. Times are Datetime("ns", "UTC"); symbols and codes are String.
     The partition's columns come first: `feed`, for bars `timeframe` (and `adjustment`), then `date` or
@@ -66,37 +76,85 @@ def scan(
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
     options = storage_options(str(store))
-    past = _open_table(f"{store}/{dataset}", options, channel) if history else None
-    live = _open_table(f"{store}/live/{dataset}", options, channel)
-    if past is None and live is None:
+    wanted = _Wanted(
+        dataset, (start, end), {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
+    )
+    tables = [
+        (_open_table(f"{store}/{dataset}", options) if history else None, False),
+        (_open_table(f"{store}/live/{dataset}", options), True),
+    ]
+    parts = [
+        _select(table, channel, history, wanted, is_recorded)
+        for table, is_recorded in tables
+        if table is not None
+    ]
+    if not parts:
         raise NoStoreError(
             f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
             "mdstream run --record"
         )
-    if live is not None and history is not None:
-        live = _as_history(live, history)
-        if past is not None:
-            live = _add_missing_columns(live, past.collect_schema())
-    parts = [
-        _select(frame, dataset, channel, (start, end), (feed, timeframe, adjustment))
-        for frame in (past, live)
-        if frame is not None
-    ]
     if channel.revised_by:
         return _keep_last_revisions(parts, channel, symbols)
     if symbols is not None:
         is_wanted = _matches(pl.col("symbol"), as_list(symbols))
-        parts = [part.filter(is_wanted) for part in parts]
-    if live is not None:
-        parts[-1] = _drop_duplicates(parts[-1], channel)
-    if past is not None and not feed and "feed" not in channel.identity:
-        feeds = _list_feeds(f"{store}/{dataset}", options)
-        if len(feeds) > 1:
-            parts[:1] = [parts[0].filter(pl.col("feed") == name) for name in feeds]
-    whole = parts[0]
-    for part in parts[1:]:  # of rows that several parts have, the first part's count
-        whole = _concat([whole, _without_known(whole, part, channel)])
-    return _join_times(whole)
+        parts = [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
+    if "timeframe" in channel.identity:
+        return _join_times(_keep_last_updates(parts, channel))
+    rows = _merge_sources(parts, channel, dataset, None if amended else f"{store}/live", options)
+    return _join_times(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What to read of a dataset: a span of time, and values of partition columns (empty: all)."""
+
+    dataset: str
+    span: tuple[When | None, When | None]
+    kinds: Mapping[str, str]
+
+
+def _merge_sources(
+    parts: Sequence[Part], channel: Channel, dataset: str, live: str | None, options: dict[str, str]
+) -> pl.LazyFrame:
+    """Return the rows of all sources, without amended trades if `live` is given.
+
+    `live` is the folder of recorded tables.
+    """
+    import polars as pl
+
+    day = _partition_of(parts[0].rows)
+    apart, together = merge(parts, channel, day)
+    stream = STREAMS[dataset.partition(".")[0]]
+    rules = stream.bar_rules
+    if live is None or rules is None or not rules.mark or channel.name != rules.trades:
+        return apart if together is None else pl.concat([apart, together])
+    rows = apart.filter(~is_marked(rules))
+    if together is not None:
+        every = [part.rows for part in parts]
+        rows = pl.concat([rows, drop_marked(together, every, channel, rules)])
+    tables = {
+        name: _open_table(f"{live}/{stream.name}.{name}", options)
+        for name in (rules.corrections, rules.cancels)
+    }
+    amending = [
+        (
+            read_amendments(
+                _add_missing_columns(pl.scan_delta(table), stream.by_name[name], True), channel
+            ),
+            table,
+        )
+        for name, table in tables.items()
+        if table is not None
+    ]
+    if not amending:
+        return rows
+    days = (
+        pl.concat([_list_sources(table, day, True)["day"] for _, table in amending]).unique().str.to_date()
+    )
+    near = pl.concat([days, days.dt.offset_by("-1d")]).unique()
+    is_near = pl.col(day).is_in(near.implode())
+    amendments = pl.concat([each for each, _ in amending], how="vertical_relaxed")
+    return pl.concat([rows.filter(~is_near), drop_amended(rows.filter(is_near), amendments, channel)])
 
 
 def _find_channel(dataset: str) -> tuple[Channel, History | None]:
@@ -115,28 +173,70 @@ def _find_channel(dataset: str) -> tuple[Channel, History | None]:
     )
 
 
-def _open_table(uri: str, options: dict[str, str], channel: Channel) -> pl.LazyFrame | None:
-    """Return the rows of a table, in the types of this version; None if there is no table."""
-    import polars as pl
+def _open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     try:
         if not DeltaTable.is_deltatable(uri, options or None):
             return None
-        rows = pl.scan_delta(uri, storage_options=options or None)
+        return DeltaTable(uri, storage_options=options or None)
     except (OSError, DeltaError) as error:
         raise StoreError(f"store: {uri} cannot be read: {summarize_error(error)}") from error
+
+
+def _select(
+    table: DeltaTable, channel: Channel, history: History | None, wanted: _Wanted, is_recorded: bool
+) -> Part:
+    """Return the rows of a table that are wanted, with the columns of the dataset, and their sources."""
+    import polars as pl
+
+    rows = pl.scan_delta(table)
     whole = [name for name, kind in rows.collect_schema().items() if kind.is_integer()]
-    return rows.with_columns(pl.col(find_widened(channel, whole)).cast(pl.Float64))
+    rows = rows.with_columns(pl.col(find_widened(channel, whole)).cast(pl.Float64))
+    if is_recorded and history is not None:
+        rows = _as_history(rows, history)
+    rows = _add_missing_columns(rows, channel, is_recorded)
+    names = rows.collect_schema().names()
+    day = _partition_of(rows)
+    sources = _list_sources(table, day, is_recorded)
+    for name, kind in wanted.kinds.items():
+        if kind and name not in names:
+            raise ConfigError(f"{wanted.dataset} has no {name}")
+        if kind:
+            rows = rows.filter(pl.col(name) == kind)
+    if feed := wanted.kinds["feed"]:
+        sources = sources.filter(pl.col("feed") == feed)
+    for value, bound, whole_day in ((wanted.span[0], "start", False), (wanted.span[1], "end", True)):
+        if value is not None:
+            at_ns = parse_time(value, bound, whole_day)
+            rows = rows.filter(*_time_conditions(channel.time, at_ns, bound, day))
+    return Part(rows, sources, is_recorded)
 
 
-def _list_feeds(uri: str, options: dict[str, str]) -> list[str]:
-    """Return the feeds of a table of history, sorted."""
-    from deltalake import DeltaTable
+def _partition_of(rows: pl.LazyFrame) -> str:
+    """Return the partition column with the time of rows."""
+    return "date" if "date" in rows.collect_schema() else "year"
 
-    partitions = DeltaTable(uri, storage_options=options or None).partitions()
-    return sorted({str(each["feed"]) for each in partitions})
+
+def _list_sources(table: DeltaTable, day: str, is_recorded: bool) -> pl.DataFrame:
+    """Return the feed, day and source of each file; the source is null if there are several or unknown."""
+    import polars as pl
+
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    feed = pl.col("partition.feed").alias("feed")
+    if not is_recorded:
+        days = pl.col(f"partition.{day}").cast(pl.String).alias("day")
+        return files.select(feed, days, pl.format("history of {}", "partition.feed").alias("source"))
+    when = pl.col("partition.date").cast(pl.String).alias("day")
+    if day == "year":
+        when = when.str.slice(0, 4)
+    run: pl.Expr = pl.lit(None, pl.String)
+    if f"min.{RUN}" in files.columns:
+        first, last = pl.col(f"min.{RUN}"), pl.col(f"max.{RUN}")
+        is_one = (first == last) & (pl.col(f"null_count.{RUN}") == 0)
+        run = pl.when(is_one).then(first)
+    return files.select(feed, when, run.cast(pl.String).alias("source"))
 
 
 def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
@@ -154,47 +254,33 @@ def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
     return live
 
 
-def _add_missing_columns(live: pl.LazyFrame, past: pl.Schema) -> pl.LazyFrame:
-    """Return recorded rows with the columns that only history has (images of articles), all null."""
+def _add_missing_columns(rows: pl.LazyFrame, channel: Channel, is_recorded: bool) -> pl.LazyFrame:
+    """Return rows in the order of the declared columns; those that the table does not have yet are null.
+
+    A table of an earlier version lacks columns until something is added to it, and recorded rows lack those
+    that only history has (images of articles).
+    """
     import polars as pl
 
-    names = live.collect_schema().names()
-    return live.with_columns(
-        pl.lit(None, kind).alias(name) for name, kind in past.items() if name not in names
-    )
-
-
-def _select(
-    frame: pl.LazyFrame,
-    dataset: str,
-    channel: Channel,
-    span: tuple[When | None, When | None],
-    kinds: tuple[str, str, str],
-) -> pl.LazyFrame:
-    """Return the rows that match the feed, timeframe, adjustment and time range."""
-    import polars as pl
-
-    names = frame.collect_schema().names()
-    for name, wanted in zip(("feed", "timeframe", "adjustment"), kinds, strict=True):
-        if wanted and name not in names:
-            raise ConfigError(f"{dataset} has no {name}")
-        if wanted:
-            frame = frame.filter(pl.col(name) == wanted)
-    time, partition = channel.time, "date" if "date" in names else "year"
-    for value, bound, whole_day in ((span[0], "start", False), (span[1], "end", True)):
-        if value is not None:
-            at_ns = parse_time(value, bound, whole_day)
-            frame = frame.filter(*_time_conditions(time, at_ns, bound, partition))
-    return frame
+    have = rows.collect_schema().names()
+    kinds: dict[str, pl.DataType] = {
+        **({RUN: pl.String()} if is_recorded else {}),
+        **polars_schema(channel),
+    }
+    apart = [name for name in (*STORED_APART, "date", "year") if name in have]
+    columns = [
+        pl.col(name) if name in have else pl.lit(None, kind).alias(name) for name, kind in kinds.items()
+    ]
+    return rows.select(*apart, *columns)
 
 
 def _keep_last_revisions(
-    parts: Sequence[pl.LazyFrame], channel: Channel, symbols: str | Sequence[str] | None
+    parts: Sequence[Part], channel: Channel, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
     """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
 
-    frame = _join_times(_concat(parts))
+    frame = _join_times(_concat([part.rows for part in parts]))
     frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
     frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:
@@ -216,37 +302,22 @@ def _matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
     return matches
 
 
-def _identity_columns(frame: pl.LazyFrame, channel: Channel) -> list[str]:
-    """Return the stored columns of the channel's identity that `frame` has."""
-    names = frame.collect_schema().names()
-    return [n for name in channel.identity for n in (name, name + NS_SUFFIX) if n in names]
-
-
-def _drop_duplicates(recorded: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Return recorded rows without duplicates: two runs may record side by side.
-
-    Each update of a bar is a row: the last one stays. Other rows are duplicates if all their columns are
-    equal, except the time of receipt, and except the feed if the channel's identity lacks it.
-    """
-    received = [RECV_TS.name, RECV_TS.name + NS_SUFFIX]
-    if "timeframe" in channel.identity:
-        keys = _identity_columns(recorded, channel)
-        return recorded.sort(received).unique(keys, keep="last")
-    ignored = received if "feed" in channel.identity else [*received, "feed"]
-    keys = [name for name in recorded.collect_schema().names() if name not in ignored]
-    return recorded.unique(keys, keep="last")
-
-
-def _without_known(known: pl.LazyFrame, more: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Return the rows of `more` that `known` does not have."""
-    keys = _identity_columns(more, channel)
-    return more.join(known.select(keys).unique(), on=keys, how="anti", nulls_equal=True)
+def _keep_last_updates(parts: Sequence[Part], channel: Channel) -> pl.LazyFrame:
+    """Return bars: those of history, and of the recorded ones that it lacks the last update."""
+    rows = [part.rows for part in parts]
+    keys = list_identity_columns(channel, rows[0].collect_schema().names())
+    if parts[-1].is_recorded:
+        received = [RECV_TS.name, RECV_TS.name + NS_SUFFIX]
+        rows[-1] = rows[-1].sort(received).unique(keys, keep="last")
+    if len(rows) > 1:
+        rows[-1] = rows[-1].join(rows[0].select(keys), on=keys, how="anti", nulls_equal=True)
+    return _concat(rows)
 
 
 def _concat(parts: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
     import polars as pl
 
-    names = parts[0].collect_schema().names()
+    names = [name for name in parts[0].collect_schema().names() if name != RUN]
     return pl.concat([part.select(names) for part in parts], how="vertical_relaxed")
 
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 
+if TYPE_CHECKING:
+    import polars as pl
+
 NS_SUFFIX = "_ns"
 """Suffix of the column with the nanoseconds beyond a time's microsecond."""
+
+RUN = "run"
+"""Column of recorded tables with the name of the run that recorded the row: a source of `scan`."""
 
 LARGEST_INT = (1 << 63) - 1
 """Largest integer that can be stored: Delta tables have no unsigned integers."""
@@ -58,3 +65,12 @@ def find_widened(channel: Channel, whole: Iterable[str]) -> list[str]:
 def format_time(when: datetime) -> str:
     """Return a time in UTC as the statistics in Delta's log have it: in milliseconds."""
     return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
+
+
+def polars_schema(channel: Channel) -> pl.Schema:
+    """Return the stored columns with their types in Polars."""
+    import polars as pl
+
+    empty = pl.from_arrow(stored_schema(channel).empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    return empty.schema

@@ -95,6 +95,7 @@ class StoreTable:
                 table = DeltaTable(folder)
                 if count := migrate(table, self._channel):
                     log.info("store: %s: wrote %d files again: sizes are fractions now", folder, count)
+                self._add_new_columns(table)
                 table.create_write_transaction(
                     actions, "append", self._schema, self._by, commit_properties=properties
                 )
@@ -104,6 +105,12 @@ class StoreTable:
                 )
         except DeltaError as error:
             raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
+
+    def _add_new_columns(self, table: DeltaTable) -> None:
+        """Add the columns that an earlier version did not have; rows that are there have null in them."""
+        known = {field.name for field in table.schema().fields}
+        if new := [field for field in self._schema.fields if field.name not in known]:
+            table.alter.add_columns(new)
 
     def path(self, partition: Mapping[str, str], name: str) -> str:
         """Return where a file of a partition belongs, relative to the table's folder."""

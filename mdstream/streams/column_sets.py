@@ -50,10 +50,11 @@ BARS = (
 def bars_channel(types: tuple[str, ...] = (), subscriptions: tuple[str, ...] = ()) -> Channel:
     """Return the channel of the service's bars. Each data feed has its own; an update is the same bar."""
     identity = ("feed", "timeframe", "adjustment", "symbol", "ts")
-    return Channel("bars", BARS, types, subscriptions, identity=identity)
+    return Channel("bars", BARS, types, subscriptions, identity=identity, is_unique=True)
 
 
-QUOTE_IDENTITY = ("symbol", "ts")
+QUOTE_IDENTITY = ("symbol", "ts", "bid_price", "bid_size", "ask_price", "ask_size")
+"""Several quotes of a symbol may have the same time, but two sources say the same of each."""
 
 
 def nest(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:

@@ -151,9 +151,10 @@ class Channel:
     an earlier one, and that column says which of two is the later.
 
     Two rows of different sources with equal `identity` are one event. Two equal rows of one source are two
-    events. Sources are the stream and history, two data feeds, or received rows and rows fetched to fill a
-    gap. `identity` may name `STORED_APART` columns too; without `feed`, all data feeds have the same rows.
-    Default: `feed` and all columns but `recv_ts`.
+    events, and nothing merges them. A source is a run, the history of a data feed, or rows fetched to fill
+    a gap. `identity` may name `STORED_APART` columns too; without `feed`, all data feeds have the same
+    rows. Default: `feed` and all columns but `recv_ts`. With `is_unique`, the service gives each event of a
+    feed another identity, so that two equal rows in pages of history are one row that is repeated.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Channel:
     is_timely: bool = False
     revised_by: str = ""
     identity: tuple[str, ...] = ()
+    is_unique: bool = False
     at: Mapping[str, int] = field(init=False, compare=False, repr=False)
     """The index of each column, by its name."""
 
@@ -244,7 +246,8 @@ class BarRules:
 
     `trades` names the channel of trades. `midpoints` names the channel of quotes whose midpoints set prices
     too, as for crypto; such a bar needs no trade. `corrections` and `cancels` name the channels that amend
-    trades.
+    trades; the identity of trades then begins with symbol, time, exchange and id. `mark` names the column
+    of trades that says that one was amended later. With a value among `amended`, it counts in no bar.
     """
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
@@ -255,6 +258,8 @@ class BarRules:
     midpoints: str = ""
     corrections: str = ""
     cancels: str = ""
+    mark: str = ""
+    amended: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[str, str, str, str]:

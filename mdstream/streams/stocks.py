@@ -15,6 +15,7 @@ from mdstream.streams.column_sets import (
 )
 from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.venues.alpaca.bodies import AMENDED
 
 _TRADE = (
     SYMBOL,
@@ -27,6 +28,9 @@ _TRADE = (
     Column("id", Kind.UINT, "i"),
     RECV_TS,
 )
+
+_UPDATE = Column("update", Kind.CODE, "u", dictionary="trade_updates")
+"""Only history has it: whether a trade was cancelled or corrected later (`bodies.AMENDED`)."""
 
 _TRADE_IDENTITY = ("symbol", "ts", "exchange", "id", "price", "size")
 """On exchange D an id is unique only within a reporting facility, which the service does not send. Two
@@ -44,6 +48,8 @@ _QUOTE = (
     TAPE,
     RECV_TS,
 )
+
+_QUOTE_IDENTITY = (*QUOTE_IDENTITY, "bid_exchange", "ask_exchange")
 
 _STATUS = (
     SYMBOL,
@@ -107,13 +113,23 @@ _BAR_RULES = BarRules(
     has_condition_list=True,
     corrections="corrections",
     cancels="cancels",
+    mark=_UPDATE.name,
+    amended=AMENDED,
 )
 
 STOCKS = StreamSpec(
     name="stocks",
     channels=(
-        Channel("trades", _TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY),
-        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True, identity=QUOTE_IDENTITY),
+        Channel(
+            "trades",
+            (*_TRADE[:-1], _UPDATE, RECV_TS),
+            ("t",),
+            ("trades",),
+            is_timely=True,
+            identity=_TRADE_IDENTITY,
+            is_unique=True,
+        ),
+        Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True, identity=_QUOTE_IDENTITY),
         bars_channel(("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
         Channel("statuses", _STATUS, ("s",), ("statuses",)),
         Channel("lulds", _LULD, ("l",), ("lulds",)),

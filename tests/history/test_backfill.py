@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,48 @@ def compare(store: Path, symbols: list[str], start: str, end: str) -> None:
     truth = expected_trades(symbols, start, end)
     found = scan_store(store).select(truth.columns).sort("symbol", "ts")
     assert_frame_equal(found, truth)
+
+
+class _Stub(BaseHTTPRequestHandler):
+    """A service that answers each request with the bars of two symbols, one of them twice."""
+
+    def do_GET(self) -> None:
+        bar = {"t": "2026-01-05T15:00:00Z", "o": 1, "h": 2, "l": 1, "c": 2, "v": 10, "n": 3, "vw": 1.5}
+        later = {**bar, "t": "2026-01-05T15:01:00Z"}
+        body = {"bars": {"MSFT": [bar, bar, later], "AAPL": [bar, later, later]}, "next_page_token": None}
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.cases("I4")
+def test_repeated_rows_and_rows_of_other_symbols_are_stored_once(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Stub) as server:
+        threading.Thread(target=server.serve_forever).start()
+        values = {
+            "data_url": f"http://127.0.0.1:{server.server_port}",
+            "credentials": KEYS,
+            "backfill": {"workers": 0},
+        }
+        for symbols in (["AAPL"], ["MSFT"]):
+            status = mdstream.backfill(
+                "stocks.bars",
+                symbols,
+                "2026-01-05T15:00Z",
+                "2026-01-05T15:02Z",
+                store=tmp_path,
+                settings=values,
+            )
+            assert (status.complete, status.stored) == (True, 2)
+        server.shutdown()
+    table = pl.read_delta(str(tmp_path / "stocks.bars"))
+    assert sorted(table["symbol"]) == ["AAPL", "AAPL", "MSFT", "MSFT"]
+    assert scan_store(tmp_path, "stocks.bars").height == 4
 
 
 HOURS = ("2026-01-05T14:00:00Z", "2026-01-05T17:00:00Z")

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,8 +72,9 @@ def test_what_is_joined_is_what_the_pages_say(
         paths.append(str(path))
     joined = history.join(JoinTicket("stocks", "trades", tuple(paths), str(folder / "a" / "b.parquet")))
     frame = read_file(folder / "a" / "b.parquet")
-    truth = [(f"S{n}", record) for n, records in enumerate(pages) for record in records]
-    assert joined.rows == frame.height == len(truth)
+    every = [(f"S{n}", record) for n, records in enumerate(pages) for record in records]
+    truth = [row for at, row in enumerate(every) if row not in every[:at]]
+    assert joined.rows == frame.height == len(truth) == len(every) - joined.repeated
     assert frame["symbol"].to_list() == [symbol for symbol, _ in truth]
     assert [format_time(ns) for ns in frame["ns"]] == [record["t"] for _, record in truth]
     for name, key in {"price": "p", "size": "s", "exchange": "x", "id": "i", "tape": "z"}.items():
@@ -113,6 +115,112 @@ def test_rows_of_another_shard_are_left_to_it(tmp_path: Path) -> None:
     assert stage(body, path, span=(BASE + 1, BASE + 3)).rows == 2
     history.join(JoinTicket("stocks", "trades", (str(path),), str(tmp_path / "x.parquet")))
     assert read_file(tmp_path / "x.parquet")["id"].to_list() == [1, 2]
+
+
+def join_pages(
+    folder: Path, pages: list[Any], channel: str = "trades", stream: str = "stocks"
+) -> tuple[pl.DataFrame, int]:
+    """Return the stored rows of pages, and the number of repeated ones."""
+    paths = []
+    for number, records in enumerate(pages):
+        path = folder / f"{number}.arrow"
+        body = {channel: {"A": records}, "next_page_token": "more"}
+        if stage(body, path, PayloadKind[channel.upper()], stream, channel).rows:
+            paths.append(str(path))
+    joined = history.join(JoinTicket(stream, channel, tuple(paths), str(folder / "x.parquet")))
+    return read_file(folder / "x.parquet"), joined.repeated
+
+
+def trade_at(second: int, **more: Any) -> dict[str, Any]:
+    same = {"p": 1.5, "s": 1, "x": "V", "c": [], "i": second, "z": "A"}
+    return {**same, "t": format_time(BASE + second * 10**9), **more}
+
+
+A, B, C = (trade_at(second) for second in (1, 2, 3))
+REPEATS = [
+    [[A, A, B]],
+    [[A, B], [B, C]],
+    [[A, B], [A, B], [C]],
+    [[A, B], [], [B], [B, C]],
+    [[B, A, B, C, A]],
+]
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize(
+    ("pages", "rows_a_group"),
+    # Pages in the wrong order are compared only within a row group.
+    [*((pages, 100_000) for pages in REPEATS), *((pages, 1) for pages in REPEATS if pages != REPEATS[2])],
+)
+def test_rows_that_pages_repeat_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: list[Any], rows_a_group: int
+) -> None:
+    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    rows, repeated = join_pages(tmp_path, pages)
+    every = [record for page in pages for record in page]
+    wanted = {record["i"] for record in every}
+    assert sorted(rows["id"]) == sorted(wanted)
+    assert repeated == len(every) - len(wanted)
+
+
+@pytest.mark.cases("I1", "I4")
+def test_rows_with_one_time_or_one_id_that_differ_are_all_stored(tmp_path: Path) -> None:
+    differing = [
+        A,
+        {**A, "c": ["@"]},
+        {**A, "i": 9},
+        {**A, "p": 2.5},
+        {**A, "s": 2},
+        {**A, "x": "D"},
+        {**B, "i": 1},
+    ]
+    rows, repeated = join_pages(tmp_path, [differing])
+    assert (rows.height, repeated) == (len(differing), 0)
+
+
+@pytest.mark.cases("I3", "I4")
+def test_what_has_no_identity_of_its_own_is_stored_as_often_as_pages_have_it(tmp_path: Path) -> None:
+    """Options have no id: equal prints of a sweep are different trades."""
+    record = {"t": A["t"], "p": 1.5, "s": 1, "x": "A", "c": "I"}
+    rows, repeated = join_pages(tmp_path, [[record] * 3], stream="options")
+    assert (rows.height, repeated) == (3, 0)
+
+
+@pytest.mark.cases("I4")
+def test_rows_of_symbols_that_were_not_requested_are_left_out(tmp_path: Path) -> None:
+    body = {"trades": {"MSFT": [A, B], "AAPL": [A]}, "next_page_token": None}
+    ticket = PageTicket(
+        "stocks",
+        "trades",
+        PayloadKind.TRADES,
+        gzip.compress(orjson.dumps(body)),
+        Compression.GZIP,
+        BASE,
+        str(tmp_path / "x.arrow"),
+        (0, 2**63 - 1),
+        ("AAPL",),
+    )
+    receipt = history.stage(ticket)
+    assert (receipt.rows, receipt.unrequested) == (1, 2)
+    other = history.stage(ticket._replace(symbols=("SPY",), path=str(tmp_path / "y.arrow")))
+    assert (other.rows, other.unrequested) == (0, 3)
+
+
+@pytest.mark.cases("V3")
+def test_marks_of_trades_are_stored(tmp_path: Path) -> None:
+    marks = ["canceled", "corrected", "incorrect", "another"]
+    rows, _ = join_pages(tmp_path, [[A, *({**trade_at(5 + n), "u": mark} for n, mark in enumerate(marks))]])
+    assert rows["update"].to_list() == [None, *marks]
+
+
+@pytest.mark.cases("V3")
+def test_pages_that_an_earlier_version_staged_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "0.arrow"
+    stage({"trades": {"A": [A]}, "next_page_token": None}, path)
+    old = pa.ipc.open_file(path.read_bytes()).read_all().drop_columns(["update"])
+    history._write(old, path)
+    history.join(JoinTicket("stocks", "trades", (str(path),), str(tmp_path / "x.parquet")))
+    assert read_file(tmp_path / "x.parquet")["update"].to_list() == [None]
 
 
 def test_a_page_that_is_none_says_why_and_stages_nothing(tmp_path: Path) -> None:

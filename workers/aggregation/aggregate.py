@@ -78,6 +78,18 @@ class Effects:
             effects[unknown[(conditions[unknown] == pair[0]) & (tapes[unknown] == pair[1])]] = effect
         return effects
 
+    def find_amended(
+        self, channel: Channel, columns: Sequence[ColumnData], text: TextOf
+    ) -> npt.NDArray[np.intp]:
+        """Return the trades with a mark that says that they do not count."""
+        if self._rules.mark not in channel.at:
+            return np.empty(0, np.intp)
+        column, data = channel.column(self._rules.mark), columns[channel.at[self._rules.mark]]
+        marked = np.arange(len(data.values)) if data.mask is None else np.flatnonzero(data.mask)
+        codes = data.values[marked]
+        amended = [c for c in np.unique(codes).tolist() if text(column, c) in self._rules.amended]
+        return marked[np.isin(codes, amended)]
+
     def of_codes(self, channel: Channel, conditions: int | None, tape: int | None, text: TextOf) -> Effect:
         """Return the effect of one trade, by its codes."""
         pair = (-1 if conditions is None else conditions) + 1, (-1 if tape is None else tape) + 1
@@ -185,7 +197,7 @@ def _plain(array: Any) -> Any:
 def events_of_trades(
     channel: Channel, columns: Sequence[ColumnData], effects: Effects, text: TextOf
 ) -> Events:
-    """Return trades as events; trades without price or size have no effect."""
+    """Return trades as events; those without price or size, or amended already, have no effect."""
     symbols, times, prices, sizes, received = _pick(
         channel, columns, "symbol", "ts", "price", "size", "recv_ts"
     )
@@ -193,6 +205,7 @@ def events_of_trades(
     for data in (prices, sizes):
         if data.mask is not None:
             effect[~data.mask] = Effect.NOTHING
+    effect[effects.find_amended(channel, columns, text)] = Effect.NOTHING
     return Events(
         symbols.values,
         times.values,

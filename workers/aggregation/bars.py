@@ -168,8 +168,8 @@ class Bars:
     def _find(self, wanted: Sequence[Any], stop: int) -> tuple[int, int] | None:
         """Return the row and time of the trade that an amendment names; None if it is not kept.
 
-        `wanted` has the values of `_matching_columns`, as they are after earlier corrections. Price and size
-        must match too, because ids repeat. If the amendment lacks one, it means the latest trade of the id.
+        `wanted` has the values of `_matching_columns`, as earlier corrections left them. Price and size
+        have to match too, because ids repeat. If the amendment lacks one, it means the latest of the id.
         """
         number = wanted[:_ID_COLUMNS]
         if None in number:

@@ -48,7 +48,7 @@ class Bench:
         name = f"{stream}-{next(_numbers)}"
         self.slab = Slab.create(slabs_path(run) / name, 1 << 20)
 
-    def batch(self, events: Sequence[Event]) -> None:
+    def batch(self, events: Sequence[Event], kernels: bool = False) -> None:
         sequence = self.state["sequence"] + 1
         self.slab.begin(sequence)
         for what, it in events:
@@ -58,7 +58,9 @@ class Bench:
                 payload = orjson.dumps([make_message(self.stream, what, it)])
                 self.slab.append(payload, PayloadKind.JSON, it["recv"])
         self.slab.seal()
-        receipt = job.run(Ticket(str(self.run), self.stream, str(self.slab.path), sequence, kernels=False))
+        receipt = job.run(
+            Ticket(str(self.run), self.stream, str(self.slab.path), sequence, kernels=kernels)
+        )
         assert not receipt.rejects
         self.committer.commit(self.slab, receipt, 0)
 
@@ -89,6 +91,7 @@ def make_message(stream: str, what: str, it: Row) -> dict[str, Any]:
             "z": it["tape"],
             "i": it["id"],
             "x": it["exchange"],
+            **({"u": it["update"]} if "update" in it else {}),
         }
     if what == "cancel":
         return {"T": "x", **at, "i": it["id"], "x": it["exchange"], **get_amended(it), "a": "C", "z": "A"}
@@ -486,6 +489,18 @@ def test_of_two_trades_with_one_id_the_corrected_one_is_found_by_its_new_values(
         last = {r["ts"]: r for r in made.rows("bars_1s") if r["symbol"] == 0}
         assert [r["open"] for r in last.values()] == [None, 200.0]
         assert made.state["bars_unmatched"] == 0
+        made.committer.close()
+
+
+@pytest.mark.cases("V3")
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_trade_that_is_marked_as_amended_counts_in_no_bar(kernels: bool) -> None:
+    marks = ["canceled", "corrected", "incorrect"]
+    with open_bench("stocks") as made:
+        marked = [trade(0, 1 + n, price=900.0 + n, update=mark) for n, mark in enumerate(marks)]
+        made.batch([trade(0, 0), *marked, trade(0, 30, update="another")], kernels=kernels)
+        made.batch([trade(0, 61)], kernels=kernels)
+        assert [(r["high"], r["trade_count"]) for r in made.rows("bars_1m")] == [(100.0, 2)]
         made.committer.close()
 
 

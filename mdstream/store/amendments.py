@@ -1,4 +1,4 @@
-"""Leave out trades that were cancelled or corrected later, whoever says so.
+"""Leave out trades that were cancelled or corrected later, as any source says.
 
     a mark in history (`BarRules.mark`) ──────────────┐
     a recorded cancel or correction ─► its trade ─────┴─► left out, with the same rows of all other sources

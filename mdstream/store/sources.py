@@ -84,7 +84,7 @@ def find_shared_days(parts: Sequence[Part], channel: Channel) -> pl.Series | Non
 
 
 def _number_source(part: Part) -> pl.Expr:
-    """Return a number for the source of each row; the feed tells sources with one number apart."""
+    """Return a number for the source of each row. Sources of two feeds may have the same one."""
     import polars as pl
 
     if not part.is_recorded:

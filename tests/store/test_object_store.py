@@ -121,7 +121,7 @@ def test_a_bucket_holds_what_a_folder_would(tmp_path: Path, bucket: str) -> None
             assert (await at_work).finished
             run = Attachment(r.run)
             assert assert_recorded(run, bucket, options=options) > 4_000
-            found = mdstream.scan("stocks.trades", bucket).collect()
+            found = mdstream.scan("stocks.trades", bucket, amended=True).collect()
             assert found.height == run.rows("stocks.trades")
             with pytest.raises(NoStoreError):
                 mdstream.scan("crypto.trades", bucket)

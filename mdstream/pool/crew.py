@@ -66,10 +66,16 @@ class Crew:
         others = set(multiprocessing.active_children())
         with children.starting(), children.without_script():
             self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
-            for _ in range(size):
-                task = asyncio.wrap_future(self._executor.submit(serve))
-                task.add_done_callback(self._on_task_end)
-        theirs.close()  # the processes have copies; without them that side is closed
+            try:
+                for _ in range(size):
+                    task = asyncio.wrap_future(self._executor.submit(serve))
+                    task.add_done_callback(self._on_task_end)
+            except BaseException:  # a process died before it had read what it needs
+                self._end.close()
+                self._executor.shutdown(wait=False, cancel_futures=True)
+                raise
+            finally:
+                theirs.close()  # the processes have copies; without them that side is closed
         self.processes = set(multiprocessing.active_children()) - others
         self._loop.add_reader(self._end.bell, self._take)
 

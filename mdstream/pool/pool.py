@@ -9,7 +9,8 @@
 2. It is unknown which of the running tickets killed the worker. So each is a suspect and runs alone
    (`pool.suspects`). A ticket that breaks the pool alone has killed two workers: `PoisonedBatchError`.
 3. A ticket that runs longer than the deadline counts as having killed its worker.
-4. If no new crew can start, the pool ends, and every ticket fails at once with `NoWorkersError`.
+4. If no crew can start, not even a first one, the pool ends: every ticket fails at once with
+   `NoWorkersError`.
 """
 
 from __future__ import annotations
@@ -188,14 +189,18 @@ class WorkerPool:
         return make
 
     async def start(self, bars: bool = True) -> None:
-        """Start the processes, and wait until each is ready, and this one can make `bars` if requested."""
+        """Start the processes, and wait until each is ready, and this one can make `bars` if requested.
+
+        Processes that die as they start are started again, as later on. Raises `NoWorkersError` if that
+        does not help.
+        """
         ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
         if self.size:
             os.environ.update(SINGLE_THREADED)
             if self._is_forked:
                 self._context = forkserver.take(*forkserver_modules())
                 self._has_forkserver = True
-            await asyncio.gather(self._new_crew(), *ready)
+            await asyncio.gather(self._start_crew(), *ready)
         else:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
 
@@ -328,15 +333,23 @@ class WorkerPool:
         return self._generation
 
     async def _replace_crew(self) -> None:
+        started = time.monotonic()
+        await self._start_crew(replaces=True)
+        log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
+
+    async def _start_crew(self, replaces: bool = False) -> None:
+        """Start a crew, and another one if its processes die as they start.
+
+        With `replaces`, end the present one first. Raises `NoWorkersError` if no crew starts.
+        """
         started, attempts = time.monotonic(), 0
         while True:
-            if self._crew is not None:
-                self._crew.hang_up()
-                await asyncio.to_thread(_end_processes, self._crew.processes, 0.0)
+            if replaces:
+                await self._end_crew()
+                self.rebuilds += 1
             attempts += 1
-            self.rebuilds += 1
             try:
-                if self._has_forkserver:
+                if replaces and self._has_forkserver:
                     # In a thread: a new server loads for seconds, and the owner's loop must not stop.
                     await asyncio.to_thread(forkserver.wait_until_loaded, self._context, _LOAD_S)
                 await self._new_crew()
@@ -348,9 +361,14 @@ class WorkerPool:
                     self._ended_by = f"workers die as they start, {attempts} times in {waited:.0f} s"
                     raise NoWorkersError(self._ended_by) from error
                 await asyncio.sleep(min(attempts * _START_PAUSE_S, _LONGEST_PAUSE_S))
+                replaces = True
             else:
-                log.warning("pool rebuilt in %.2f s", time.monotonic() - started)
                 return
+
+    async def _end_crew(self) -> None:
+        if self._crew is not None:
+            self._crew.hang_up()
+            await asyncio.to_thread(_end_processes, self._crew.processes, 0.0)
 
 
 def _what(error: BaseException) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mdstream.errors import NoWorkersError, PoisonedBatchError
+from mdstream.handoff.page_ticket import JoinTicket
 from mdstream.pool import pool as pool_module
 from mdstream.pool.pool import WorkerPool
 
@@ -186,3 +192,63 @@ def test_one_that_waits_for_a_rebuild_when_the_pool_is_closed_is_notified() -> N
             await suspect
 
     run_with_pool(use)
+
+
+def kill_as_they_start(kills: int) -> threading.Thread:
+    """Kill the next `kills` worker processes of this one as soon as they exist, as the OOM killer does."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def kill() -> None:
+        left = kills
+        while left:
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    is_worker = "spawn_main" in " ".join(child.cmdline())
+                    if left and is_worker and child.pid not in before:
+                        child.kill()
+                        before.add(child.pid)
+                        left -= 1
+                except psutil.Error:
+                    continue
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.cases("M3")
+def test_workers_that_die_three_times_as_they_first_start_are_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> int:
+        pool = WorkerPool(1, 60.0, kernels=False, rebuild_s=60.0)
+        killer = kill_as_they_start(3)
+        await pool.start(bars=False)
+        killer.join()
+        try:
+            return (await pool.join(JoinTicket("stocks", "trades", (), str(tmp_path / "file")))).rows
+        finally:
+            await pool.close()
+
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(use()) == 0
+    assert caplog.text.count("a worker died while it started") >= 3
+
+
+@pytest.mark.cases("M3")
+def test_workers_that_never_start_are_reported_as_such_and_not_as_a_broken_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "_START_PAUSE_S", 0.01)
+
+    async def use() -> None:
+        pool = ScriptedPool()
+        pool.can_start = False
+        with pytest.raises(NoWorkersError, match="workers die as they start, 3 times"):
+            await pool.start(bars=False)
+        with pytest.raises(NoWorkersError, match="workers die as they start"):
+            await pool.do("a")
+        await pool.close()
+
+    asyncio.run(use())

@@ -297,6 +297,7 @@ def test_a_table_that_is_removed_is_made_anew_of_what_the_frame_has(tmp_path: Pa
     uvloop.run(go())
 
 
+@pytest.mark.cases("M3")
 def test_a_recorder_without_workers_ends_with_an_error_and_the_next_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,12 @@
 """Distinguish a connected socket that is dead from one that has nothing to send.
 
-There are two kinds of limits. The stream's own limits apply to the socket as a whole, and only while the
-market is open: any data shows that the socket works, and the busiest subscribed channel sets the limit.
-Limits from the user's settings apply at all hours, each to its channel: the session notices when quotes
-stop although trades still arrive.
+There are two kinds of limits. The stream's own limits apply to the socket as a whole, and only in the hours
+in which the data feed is lively: any data shows that the socket works, and the busiest subscribed channel
+sets the limit. Limits from the user's settings apply at all hours, each to its channel: the session notices
+when quotes stop although trades still arrive.
+
+A stream's own limit fits symbols that trade much. A thin symbol is quiet for longer, so `Pace` learns how
+long the silences of these subscriptions last, and a connection is replaced only after a much longer one.
 """
 
 from __future__ import annotations
@@ -11,11 +14,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from mdstream.streams.spec import StreamSpec
-from mdstream.venues.alpaca.hours import is_open
+from mdstream.venues.alpaca import sessions
 from mdstream.wire.subscription import Subscriptions
+
+_FIRST_S = 300.0
+"""Least limit while the pace is unknown: a quote every four minutes is not unusual."""
+_KNOWN_AFTER = 30
+"""Looks with new data after which the pace is known."""
+_MARGIN = 4.0
+"""How many times as long as the longest silence so far a silence must be."""
+_LONGEST_S = 3600.0
+"""Largest limit, unless the stream's own is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +37,63 @@ class MuteLimits:
     """The stream's own limits, without channels that the user set; for the socket as a whole."""
     by_user: Mapping[str, float]
     """The limits from the settings, each for one channel."""
-    always_open: bool
+    feed: str
+    """The data feed, whose hours decide when silence is unusual."""
 
     @classmethod
-    def of(cls, spec: StreamSpec, by_user: Mapping[str, float]) -> MuteLimits:
-        """Return the limits of stream `spec` with those that the user set."""
+    def of(cls, spec: StreamSpec, by_user: Mapping[str, float], feed: str) -> MuteLimits:
+        """Return the limits of a data feed of stream `spec` with those that the user set."""
         by_stream = {c: s for c, s in spec.mute_after_s.items() if c not in by_user}
-        return cls(by_stream, by_user, spec.always_open)
+        return cls(by_stream, by_user, feed)
 
     def socket(self, subscriptions: Subscriptions) -> float | None:
         """Return the socket's limit with the present subscriptions; None: silence is normal."""
-        if not self.always_open and not is_open(datetime.now(UTC)):
-            return None
         active = (c for c, symbols in subscriptions.active.items() if symbols)
         return min((self.by_stream[c] for c in active if c in self.by_stream), default=None)
+
+
+class Pace:
+    """How long the subscribed symbols are usually silent while the data feed is lively."""
+
+    # Mutable state, written once a second.
+    _longest: float
+    """The longest silence that ended with data, in seconds."""
+    _quiet: float
+    """The present silence at the last look."""
+    _last_data: float
+    """Time of the last data at the last look."""
+    _looks: int
+    """Looks that found new data."""
+    _fruitless: int
+    """Replaced connections since the last data: a new connection was as silent as the one before."""
+
+    def __init__(self) -> None:
+        self._longest = self._quiet = self._last_data = 0.0
+        self._looks = self._fruitless = 0
+
+    def restart(self) -> None:
+        """Note that the present silence is not one of the symbols: the connection is new, or was paused."""
+        self._quiet = 0.0
+
+    def observe(self, last_data: float, quiet: float, is_lively: Callable[[], bool]) -> None:
+        """Note the time of the last data and the present silence in seconds, about once a second."""
+        if last_data != self._last_data:
+            self._last_data = last_data
+            self._looks += 1
+            self._fruitless = 0
+            if self._quiet > self._longest and is_lively():
+                self._longest = self._quiet
+        self._quiet = quiet
+
+    def replace(self) -> None:
+        """Note that a connection is replaced because of its silence."""
+        self._fruitless += 1
+
+    def limit(self, least: float) -> float:
+        """Return the seconds after which silence is too long, at least `least`."""
+        known = max(least, _MARGIN * self._longest)
+        usual = known if self._looks >= _KNOWN_AFTER else max(known, _FIRST_S)
+        return min(usual * 2.0**self._fruitless, max(least, _LONGEST_S))
 
 
 class Silence:
@@ -56,17 +110,25 @@ class Silence:
         self._limits = limits
         self._rows_of = rows_of
         self._seen: dict[str, tuple[int | None, float]] = {}
+        self._pace = Pace()
+        self._since = 0.0
 
     def restart(self) -> None:
         """Restart all timers: the connection is new, or reading was paused."""
-        self.last_data = time.monotonic()
+        self._since = time.monotonic()
+        self._pace.restart()
         self._seen.clear()
 
     def broken(self, now: float, subscriptions: Subscriptions) -> str:
         """Return why the connection must be replaced; empty if it is in order."""
         limit = self._limits.socket(subscriptions)
-        if limit and now - self.last_data > limit:
-            return f"connected but mute for {limit:g} s"
+        quiet = self._quiet(now)
+        if limit:
+            self._pace.observe(self.last_data, quiet, self._is_lively)
+            if quiet > limit and quiet > self._pace.limit(limit) and self._is_lively():
+                limit = self._pace.limit(limit)
+                self._pace.replace()
+                return f"connected but mute for {limit:g} s"
         for channel, limit in self._limits.by_user.items():
             if not subscriptions.active.get(channel):
                 self._seen.pop(channel, None)
@@ -78,3 +140,9 @@ class Silence:
             elif now - since > limit:
                 return f"connected but no {channel} for {limit:g} s"
         return ""
+
+    def _quiet(self, now: float) -> float:
+        return now - max(self.last_data, self._since)
+
+    def _is_lively(self) -> bool:
+        return sessions.is_lively(self._limits.feed, time.time_ns())

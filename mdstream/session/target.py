@@ -38,7 +38,7 @@ class Target:
             compression=connection.compression,
             tls=tls_context(connection.ca_file) if connection.url.startswith("wss:") else None,
             max_payload=connection.max_payload_mb * 1024 * 1024,
-            mute=MuteLimits.of(spec, stream.mute_after_s),
+            mute=MuteLimits.of(spec, stream.mute_after_s, stream.feed),
             library="websockets" if connection.compression else connection.websocket,
         )
 

@@ -73,8 +73,8 @@ def backfill(
 
     After Ctrl-C, a kill or a failure, run the same command again: it resumes. Keys come from
     APCA_API_KEY_ID and APCA_API_SECRET_KEY. Patterns have * (any text), ? (any character) and [AB] (A or
-    B). They are looked up among the assets that trade now; contracts, expired ones too, by their
-    underlying.
+    B). They are looked up among the assets that trade now (--status all: delisted ones too); contracts,
+    expired ones too, by their underlying. Days without a session are not requested.
 
     Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
 

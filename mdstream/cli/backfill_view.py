@@ -64,7 +64,7 @@ class ProgressBar:
         printed_at = time.monotonic()
         while True:
             await asyncio.sleep(min(1.0, _LINE_EVERY_S))
-            if self.work is None:
+            if self.work is None or not self.work.status.shards:
                 continue
             status = self.work.status
             self.update(status)
@@ -106,6 +106,8 @@ def show_estimate(request: BackfillRequest, store: Path, per_minute: int, as_jso
 
 def describe_estimate(request: BackfillRequest, found: Estimate, store: Path, per_minute: int) -> str:
     """Return an estimate in words."""
+    if request.is_closed(request.first, request.past):
+        return f"{request.dataset}: nothing to fetch, {request.feed} has no session in this range"
     if not found.shards:
         return f"{request.dataset}: nothing to fetch, all of it is in {store}"
     requests = _count(found.requests, "request")
@@ -155,8 +157,16 @@ def _show_summary(request: BackfillRequest, status: Status) -> None:
         waiting = status.rows - status.stored
         text = f"; {waiting:,} more are fetched, and the next run stores them" if waiting > 0 else ""
         print(f"  {status.stored:,} rows stored in {_count(status.files, 'file')}{text}")
-    if status.already:
+    if request.is_closed(request.first, request.past):
+        print(f"{request.dataset}: {request.feed} has no session in this range")
+    elif status.already:
         print(f"  {status.already} of {_count(len(request.symbols), 'symbol')} already in the store")
+    if status.until:
+        print(f"  fetched up to {status.until}: the plan excludes later data; run the same again later")
+    if status.empty:
+        print(f"  {_count(status.empty, 'shard')} without rows although the market was open")
+    if status.short:
+        print(f"  {_count(status.short, 'day')} with fewer rows than the service's daily bars say")
     if status.rejected:
         print(f"  {status.rejected:,} records were rejected and kept in _mdstream/rejects of the store")
     for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:

@@ -75,5 +75,5 @@ async def resolve(
 
     Raises what `resolve_symbols` and `make_request` raise.
     """
-    names = await resolve_symbols(dataset, symbols, start, config)
+    names = await resolve_symbols(dataset, symbols, start, config, options.get("status") or "active")
     return make_request(dataset, names, start, end, now=datetime.now(UTC), **options)

@@ -16,7 +16,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,14 +38,18 @@ from mdstream.handoff.page_ticket import PageReceipt, PageTicket
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
-from mdstream.history.plan import add_shards
-from mdstream.history.request import EVERYTHING, BackfillRequest
+from mdstream.history.plan import add_work
+from mdstream.history.repair import Day, fetch_days, find_short_days
+from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
+from mdstream.store.query import to_utc
 from mdstream.store.rejects import RejectFile
-from mdstream.venues.alpaca.parameters import ADJUSTMENT, TIMEFRAME
+from mdstream.venues.alpaca.limits import RECENT_NS
+from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
+from mdstream.venues.alpaca.refusals import Kind, Place, find_rule
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,8 @@ _FIRST_CONTACT_S = 10.0
 _ATTEMPTS = 100
 _MOST_RESTARTS = 3
 """How often a shard is fetched from the start because the service no longer knows its page token."""
+_MOST_NAMED = 20
+"""Most short days that a repair names."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -78,13 +84,19 @@ class Status:
     files: int = 0
     already: int = 0
     """Symbols that were complete before this run."""
+    empty: int = 0
+    """Shards without rows although the market was open. Later runs ask for them again for some days."""
+    short: int = 0
+    """Days that have fewer rows than the service's daily bars say; known after a repair only."""
+    until: str = ""
+    """The time up to which the plan let this run fetch, if it refused later data; the next run goes on."""
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""
 
     @property
     def complete(self) -> bool:
-        """Whether all requested rows are in the store."""
+        """Whether all requested rows are in the store that the plan allows to be fetched now."""
         return not self.failed and self.fetched == self.shards
 
 
@@ -99,8 +111,12 @@ class Backfill:
     status: Status
     _refused: set[str]
     """Symbols that the service has refused."""
+    _until: int | None
+    """Later data is not requested (ns since 1970), because the plan excludes it; None while it does not."""
 
     # Set once by `run`.
+    _requests_before: int
+    """Requests that were sent before the first shard was requested."""
     _ledger: Ledger
     _filing: Filing
     _client: RestClient
@@ -121,6 +137,7 @@ class Backfill:
         self._budget = Budget(config.budget_per_minute, learns=config.learns_budget)
         self._on_change = on_change
         self._refused = set()
+        self._until = None
         self._folder = store / "_mdstream"
         self._staging = Staging(self._folder / "staging")
         self._rejects = RejectFile(self._folder / "rejects" / f"{request.dataset}.jsonl")
@@ -156,16 +173,19 @@ class Backfill:
 
     # -- 1: what is left to do
 
-    def _plan(self) -> list[Progress]:
+    def _plan(self, gaps: Collection[Shard] = ()) -> list[Progress]:
         """Return the shards of this request that are not fetched yet, in order, and note new ones.
 
-        Shards that are fetched but not stored go to the files.
+        Those that are asked again because they were empty come last. Shards that are fetched but not stored
+        go to the files.
         """
         request, status = self._request, self.status
-        add_shards(request, self._ledger)
+        again = set(add_work(request, self._ledger, time.time(), gaps))
         left = [*self._find_shards("open"), *self._find_shards("fetched")]
         to_fetch = []
         for progress in left:
+            if progress.id in again:
+                self._staging.drop(progress)
             if progress.pages and not self._staging.has_all(progress):
                 self._restart(progress)
             if progress.fetched:
@@ -178,19 +198,26 @@ class Backfill:
         order = {symbol: number for number, symbol in enumerate(request.symbols)}
         return sorted(
             to_fetch,
-            key=lambda p: (p.shard.symbol not in request.urgent, p.shard.first, order[p.shard.symbol]),
+            key=lambda p: (
+                p.empty_since > 0,
+                p.shard.symbol not in request.urgent,
+                p.shard.first,
+                order[p.shard.symbol],
+            ),
         )
 
     def _find_shards(self, state: str) -> list[Progress]:
-        """Return the shards of this request that are in a state."""
+        """Return the shards of this request that are in a state, and those that are fetched again."""
         request, symbols = self._request, set(self._request.symbols)
         return [
             progress
             for progress in self._ledger.find(request.dataset, request.variant, state)
             if progress.shard.symbol in symbols
-            and progress.shard.first < request.past
-            and progress.shard.past > request.first
+            and (progress.replaces > 0 or self._is_requested(progress.shard))
         ]
+
+    def _is_requested(self, shard: Shard) -> bool:
+        return shard.first < self._request.past and shard.past > self._request.first
 
     def _restart(self, progress: Progress) -> None:
         self._staging.drop(progress)
@@ -199,14 +226,45 @@ class Backfill:
     # -- 2: pages
 
     async def _fetch_all(self) -> None:
-        waiting = deque(await asyncio.to_thread(self._plan))
+        days = await self._fetch_days() if self._request.repair else []
+        short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
+        waiting = deque(await asyncio.to_thread(self._plan, [day.shard for day, _ in short]))
         self._on_change(self.status)
-        if not waiting and self._filing.is_empty:
-            return
+        if waiting or not self._filing.is_empty:
+            await self._fetch_shards_at_once(waiting)
+        if short:
+            short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
+            self._report_short_days(short)
+
+    def _make_client(self) -> RestClient:
         # A network may be away for the whole deadline of a request, however many attempts that takes.
         attempts = max(self._config.fetch.attempts, _ATTEMPTS)
         fetch = msgspec.structs.replace(self._config.fetch, attempts=attempts)
-        client = RestClient(fetch, self._config.data, self._budget, _FIRST_CONTACT_S)
+        return RestClient(fetch, self._config.data, self._budget, _FIRST_CONTACT_S)
+
+    async def _fetch_days(self) -> list[Day]:
+        """Return the days of this request, and their trades by the service's own count."""
+        async with self._make_client() as client:
+            try:
+                return await fetch_days(client, self._request, time.time_ns() - RECENT_NS)
+            finally:
+                self.status.requests += client.requests
+
+    def _report_short_days(self, short: Sequence[tuple[Day, int]]) -> None:
+        """Log the days that are short even now."""
+        self.status.short = len(short)
+        for day, have in short[:_MOST_NAMED]:
+            log.warning(
+                "%s %s: %s of %s trades by the service's daily bar",
+                day.symbol,
+                f"{to_utc(day.first):%Y-%m-%d}",
+                f"{have:,}",
+                f"{day.trades:,}",
+            )
+
+    async def _fetch_shards_at_once(self, waiting: deque[Progress]) -> None:
+        """Fetch all waiting shards, and write the files."""
+        client, self._requests_before = self._make_client(), self.status.requests
         async with self._executor, client as self._client:
             try:
                 # A file that cannot be written ends the fetching too.
@@ -231,11 +289,17 @@ class Backfill:
             if symbol in self._refused:
                 continue  # the service would refuse all its shards
             try:
-                await self._fetch(progress)
-            except (BadRequestError, EndlessAnswerError) as error:
+                if self._shorten(progress):
+                    await self._fetch(progress)
+            except (BadRequestError, EndlessAnswerError, CredentialsError) as error:
+                if self._is_recent(error, progress):
+                    waiting.appendleft(progress)
+                    continue
+                if isinstance(error, CredentialsError):
+                    raise
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
-            except (CredentialsError, NoWorkersError, StoreError, OSError):
+            except (NoWorkersError, StoreError, OSError):
                 raise
             except MdstreamError as error:
                 if self._client.is_given_up:
@@ -243,6 +307,46 @@ class Backfill:
                 self.status.failed.setdefault(symbol, str(error))
             self._on_change(self.status)
             await self._filing.start_full(self._executor, files)
+
+    def _is_recent(
+        self, error: BadRequestError | EndlessAnswerError | CredentialsError, progress: Progress
+    ) -> bool:
+        """Return whether the plan excludes the end of a shard. Then only earlier data is requested."""
+        until = time.time_ns() - RECENT_NS
+        end = self._request.query_end(progress.shard.past)
+        rule = find_rule(Place.REST, error.code or 0, text=str(error))
+        if rule is None or rule.before is not Kind.PLAN_LATER:
+            return False
+        if self._until is not None and end <= self._until + 1:
+            return False
+        if self._until is None:
+            self._until = until
+            self.status.until = f"{to_utc(until):%Y-%m-%dT%H:%M:%SZ}"
+            log.warning(
+                "the plan excludes the last %d minutes: fetching up to %s; the next run continues there",
+                RECENT_NS // 60_000_000_000,
+                self.status.until,
+            )
+        return True
+
+    def _shorten(self, progress: Progress) -> bool:
+        """Cut off what the plan excludes, for the next run. Return whether anything is left.
+
+        A shard of which there are stored rows stays whole, and waits for the next run.
+        """
+        if self._until is None or self._request.query_end(progress.shard.past) <= self._until + 1:
+            return True
+        if progress.replaces:
+            self.status.shards -= 1
+            return False
+        past = last_complete(self._until, self._request.timeframe)
+        if progress.pages:
+            self._restart(progress)
+        self._ledger.shorten(progress, past)
+        if past > progress.shard.first:
+            return True
+        self.status.shards -= 1
+        return False
 
     async def _fetch(self, progress: Progress) -> None:
         """Fetch the missing pages of a shard."""
@@ -266,10 +370,18 @@ class Backfill:
                 self._restart(progress)
                 status.done, done, restarts = status.done - done, 0.0, restarts + 1
             finally:
-                status.requests = self._client.requests
+                self._count_requests()
         status.fetched += 1
         if progress.rows:
             self._filing.add(progress)
+        elif progress.replaces > 0:
+            log.warning(
+                "%s: the service has no rows of %s any more; the stored ones stay",
+                progress.shard.symbol,
+                f"{to_utc(progress.shard.first):%Y-%m-%d}",
+            )
+        else:
+            status.empty += 1
 
     def _page_request(self, progress: Progress) -> PageRequest:
         """Return the request for a shard, from its first missing page on."""
@@ -279,7 +391,7 @@ class Backfill:
             request.feed,
             () if shard.symbol == EVERYTHING else (shard.symbol,),
             (shard.first, request.query_end(shard.past)),
-            {TIMEFRAME: request.timeframe, ADJUSTMENT: request.adjustment},
+            {TIMEFRAME: request.timeframe, ADJUSTMENT: request.adjustment, ASOF: request.asof},
             progress.token,
         )
 
@@ -308,8 +420,11 @@ class Backfill:
         self.status.bytes += len(body.data)
         return receipt
 
+    def _count_requests(self) -> None:
+        self.status.requests = self._requests_before + self._client.requests
+
     def _count_page(self, receipt: PageReceipt) -> None:
-        self.status.requests = self._client.requests
+        self._count_requests()
         self.status.pages += 1
         self.status.rows += receipt.rows
         self.status.rejected += len(receipt.rejects)

@@ -169,16 +169,21 @@ class Filing:
             raise StoreError(f"store: {rows + repeated} rows are staged, but {group.rows} were fetched")
         if repeated:
             log.warning("%s: left out %d rows that the service sent twice", self._request.dataset, repeated)
-        await self._commit(number, files)
+        await self._commit(number, files, group)
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, len(files))
 
-    async def _commit(self, number: int, files: Sequence[NewFile]) -> None:
+    async def _commit(self, number: int, files: Sequence[NewFile], group: _Group) -> None:
         async with self._commits:
             if self._commit_failed:  # a later commit would make this one count as done
                 raise StoreError("an earlier commit failed")
             self._commit_failed = True
             version = self._ledger.begin_commit(self._request.dataset, number)
+            # Of channels with revisions, `scan` returns the last one, and the older may stay. After a kill
+            # behind the deletion, the new rows are still staged, and the next run commits them.
+            old = [p.shard for p in group.shards if p.replaces]
+            if old and not self._request.channel.revised_by:
+                await asyncio.to_thread(self._table.delete, group.partition, old)
             await asyncio.to_thread(self._table.commit, files, version)
             self._ledger.finish_commit(number)
             if not self._ledger.table_id(self._request.dataset):

@@ -1,10 +1,18 @@
 """Ledger: what was requested of history, and how far each shard is, in a SQLite file in the store.
 
     requested ─► open ─(each page)─► open ─(last page)─► fetched ─(joined, committed)─► stored
+                  ▲                         └─(without rows)─► empty                       │
+                  └────────────(asked again: `history.plan` says when)──────────┴──────────┘
 
 The pages of a shard are staged one by one, each with the token of the next; an interrupted shard resumes
 there. A shard goes into the store's table as a whole or not at all. A commit is noted here before it is
 made, and the table keeps its number: after a kill between the two, the table says what happened.
+
+A stored shard that is fetched again keeps its old rows until the new ones are committed. If the service has
+none any more, the old ones stay.
+
+Ledgers of version 0.2 have no time of asking, and call empty shards stored. When one is opened, its empty
+shards become `empty` as of that moment, so that they are asked again; nothing else changes.
 """
 
 from __future__ import annotations
@@ -12,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +36,9 @@ CREATE TABLE IF NOT EXISTS shard (
     id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, variant TEXT NOT NULL, symbol TEXT NOT NULL,
     first INTEGER NOT NULL, past INTEGER NOT NULL, state TEXT NOT NULL DEFAULT 'open',
     token TEXT NOT NULL DEFAULT '', pages INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0,
-    rejected INTEGER NOT NULL DEFAULT 0, file INTEGER
+    rejected INTEGER NOT NULL DEFAULT 0, file INTEGER,
+    asked INTEGER NOT NULL DEFAULT 0, empty_since INTEGER NOT NULL DEFAULT 0,
+    replaces INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS shard_of ON shard (dataset, variant, symbol, state);
 CREATE INDEX IF NOT EXISTS shard_in ON shard (file);
@@ -40,6 +51,12 @@ CREATE TABLE IF NOT EXISTS known (dataset TEXT PRIMARY KEY, id TEXT NOT NULL);
 
 _RESTART = "UPDATE shard SET pages = 0, rows = 0, rejected = 0, token = '', state = 'open', file = NULL"
 
+UNKNOWN = -1
+"""Number of old rows of a shard if the table may have some, but has lost commits."""
+
+_ADDED = ("asked", "empty_since", "replaces")
+"""Columns that ledgers of version 0.2 lack."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -51,7 +68,25 @@ class Progress:
     pages: int = 0
     rows: int = 0
     rejected: int = 0
+    empty_since: int = 0
+    """Unix time at which the shard was first found empty; 0 if it was not."""
+    replaces: int = 0
+    """Rows that the table has of the shard from when it was fetched before; `UNKNOWN`: perhaps some."""
     fetched: bool = False
+
+
+class KnownShard(NamedTuple):
+    """A shard that the ledger has."""
+
+    id: int
+    shard: Shard
+    state: str
+    """`open`, `fetched`, `stored` or `empty`."""
+    rows: int
+    asked: int
+    """Unix time of its first page; 0 if that is unknown."""
+    empty_since: int
+    replaces: int
 
 
 class Commits(NamedTuple):
@@ -72,6 +107,9 @@ class LedgerView:
         address = f"{(folder / LEDGER).absolute().as_uri()}?{mode}"
         try:
             self._database = sqlite3.connect(address, uri=True)
+            if missing := _missing_columns(self._database):
+                added = ", ".join(f"0 AS {name}" for name in missing)
+                self._database.execute(f"CREATE TEMP VIEW shard AS SELECT *, {added} FROM main.shard")
             self._database.execute("SELECT 1 FROM shard LIMIT 1")
         except sqlite3.DatabaseError as error:
             raise StoreError(f"store: {folder / LEDGER} cannot be read: {error}") from error
@@ -82,20 +120,35 @@ class LedgerView:
     def __exit__(self, *error: object) -> None:
         self._database.close()
 
-    def shards_of(self, dataset: str, variant: str, symbol: str) -> list[tuple[Shard, str]]:
-        """Return the shards of a symbol with their states, by time."""
+    def shards_of(self, dataset: str, variant: str, symbol: str) -> list[KnownShard]:
+        """Return the shards of a symbol, by time."""
         rows = self._database.execute(
-            "SELECT symbol, first, past, state FROM shard WHERE dataset = ? AND variant = ? AND symbol = ? "
-            "ORDER BY first",
+            "SELECT id, symbol, first, past, state, rows, asked, empty_since, replaces FROM shard "
+            "WHERE dataset = ? AND variant = ? AND symbol = ? ORDER BY first",
             (dataset, variant, symbol),
         )
-        return [(Shard(name, first, past), state) for name, first, past, state in rows]
+        return [
+            KnownShard(number, Shard(name, first, past), *more) for number, name, first, past, *more in rows
+        ]
+
+    def variants(self, dataset: str) -> list[str]:
+        """Return the variants of a dataset."""
+        rows = self._database.execute("SELECT DISTINCT variant FROM shard WHERE dataset = ?", (dataset,))
+        return [variant for (variant,) in rows]
+
+    def symbols_of(self, dataset: str, variant: str) -> set[str]:
+        """Return the symbols of which there are rows."""
+        rows = self._database.execute(
+            "SELECT DISTINCT symbol FROM shard WHERE dataset = ? AND variant = ? AND rows + replaces > 0",
+            (dataset, variant),
+        )
+        return {symbol for (symbol,) in rows}
 
     def density(self, dataset: str, variant: str) -> dict[str, float]:
         """Return rows per nanosecond of each symbol with a fetched shard."""
         rows = self._database.execute(
             "SELECT symbol, sum(rows), sum(past - first) FROM shard "
-            "WHERE dataset = ? AND variant = ? AND state != 'open' GROUP BY symbol",
+            "WHERE dataset = ? AND variant = ? AND state IN ('fetched', 'stored') GROUP BY symbol",
             (dataset, variant),
         )
         return {symbol: count / span for symbol, count, span in rows if span}
@@ -103,14 +156,20 @@ class LedgerView:
     def find(self, dataset: str, variant: str, state: str) -> list[Progress]:
         """Return the shards in a state, by symbol and time."""
         rows = self._database.execute(
-            "SELECT id, symbol, first, past, token, pages, rows, rejected FROM shard "
-            "WHERE dataset = ? AND variant = ? AND state = ? ORDER BY symbol, first",
+            "SELECT id, symbol, first, past, token, pages, rows, rejected, empty_since, replaces "
+            "FROM shard WHERE dataset = ? AND variant = ? AND state = ? ORDER BY symbol, first",
             (dataset, variant, state),
         )
         return [
-            Progress(number, Shard(*shard), token, pages, count, rejected, state == "fetched")
-            for number, *shard, token, pages, count, rejected in rows
+            Progress(number, Shard(*shard), token, pages, count, rejected, since, old, state == "fetched")
+            for number, *shard, token, pages, count, rejected, since, old in rows
         ]
+
+
+def _missing_columns(database: sqlite3.Connection) -> list[str]:
+    """Return the columns of shards that this ledger lacks; none if it has no shards yet."""
+    names = {name for _, name, *_ in database.execute("PRAGMA main.table_info(shard)")}
+    return [name for name in _ADDED if names and name not in names]
 
 
 class Ledger(LedgerView):
@@ -137,11 +196,24 @@ class Ledger(LedgerView):
         self._database = sqlite3.connect(folder / LEDGER, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
+        self._migrate()
         self._database.executescript(_SCHEMA)
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         os.close(self._lock)
+
+    def _migrate(self) -> None:
+        """Give a ledger of version 0.2 the columns that it lacks."""
+        if missing := _missing_columns(self._database):
+            self._database.execute("BEGIN")
+            for name in missing:
+                self._database.execute(f"ALTER TABLE shard ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
+            self._database.execute(
+                "UPDATE shard SET state = 'empty', empty_since = ? WHERE state = 'stored' AND rows = 0",
+                (int(time.time()),),
+            )
+            self._database.execute("COMMIT")
 
     # -- shards
 
@@ -155,15 +227,35 @@ class Ledger(LedgerView):
         self._database.execute("COMMIT")
 
     def add_page(self, progress: Progress, rows: int, rejected: int, token: str) -> None:
-        """Note that a page is staged. Without a token it was the last one."""
+        """Note that a page is staged. Without a token it was the last one.
+
+        If there are no rows in the end, those that the table has stay.
+        """
+        now = int(time.time())
+        asked = "" if progress.pages else f", asked = {now}"
         progress.pages += 1
         progress.rows += rows
         progress.rejected += rejected
         progress.token, progress.fetched = token, not token
-        state = "open" if token else "fetched" if progress.rows else "stored"
+        state = "open" if token else "fetched" if progress.rows else "empty"
+        if state == "empty" and progress.replaces > 0:
+            state = "stored"
+        progress.empty_since = (progress.empty_since or now) if state == "empty" else 0
+        kept = progress.replaces if state == "stored" else progress.rows
+        left = progress.replaces if state in ("open", "fetched") else 0
         self._database.execute(
-            "UPDATE shard SET pages = ?, rows = ?, rejected = ?, token = ?, state = ? WHERE id = ?",
-            (progress.pages, progress.rows, progress.rejected, token, state, progress.id),
+            "UPDATE shard SET pages = ?, rows = ?, rejected = ?, token = ?, state = ?, empty_since = ?, "
+            f"replaces = ?{asked} WHERE id = ?",
+            (
+                progress.pages,
+                kept,
+                progress.rejected,
+                token,
+                state,
+                progress.empty_since,
+                left,
+                progress.id,
+            ),
         )
 
     def restart(self, progress: Progress) -> None:
@@ -171,6 +263,23 @@ class Ledger(LedgerView):
         progress.pages = progress.rows = progress.rejected = 0
         progress.token, progress.fetched = "", False
         self._database.execute(f"{_RESTART} WHERE id = ?", (progress.id,))
+
+    def reopen(self, shards: Iterable[int]) -> None:
+        """Let shards be fetched again. The table keeps its rows of them until there are new ones."""
+        self._database.execute("BEGIN")
+        self._database.executemany(
+            f"{_RESTART}, replaces = CASE state WHEN 'stored' THEN rows ELSE replaces END WHERE id = ?",
+            [(number,) for number in shards],
+        )
+        self._database.execute("COMMIT")
+
+    def shorten(self, progress: Progress, past: int) -> None:
+        """Let a shard that is not fetched end at `past`, so that the next run adds the rest anew."""
+        if past <= progress.shard.first:
+            self._database.execute("DELETE FROM shard WHERE id = ?", (progress.id,))
+            return
+        progress.shard = progress.shard._replace(past=past)
+        self._database.execute("UPDATE shard SET past = ? WHERE id = ?", (past, progress.id))
 
     # -- files
 
@@ -219,7 +328,9 @@ class Ledger(LedgerView):
         """Mark the shards of all commits after `version` as not fetched: the table has lost them."""
         lost = "FROM file WHERE dataset = ? AND version > ? AND done"
         self._database.execute("BEGIN")
-        self._database.execute(f"{_RESTART} WHERE file IN (SELECT id {lost})", (dataset, version))
+        # Deletions may be lost too, so that the table could have older rows of these shards.
+        restart = f"{_RESTART}, replaces = {UNKNOWN} WHERE file IN (SELECT id {lost})"
+        self._database.execute(restart, (dataset, version))
         self._database.execute(f"DELETE {lost}", (dataset, version))
         self._database.execute("COMMIT")
 
@@ -227,7 +338,7 @@ class Ledger(LedgerView):
         """Note that a group of files is in the table."""
         self._database.execute("BEGIN")
         self._database.execute("UPDATE file SET done = 1 WHERE id = ?", (number,))
-        self._database.execute("UPDATE shard SET state = 'stored' WHERE file = ?", (number,))
+        self._database.execute("UPDATE shard SET state = 'stored', replaces = 0 WHERE file = ?", (number,))
         self._database.execute("COMMIT")
 
     def drop_files(self, number: int) -> None:
@@ -239,7 +350,9 @@ class Ledger(LedgerView):
 
     def staged_shards(self) -> list[int]:
         """Return the shards whose staged pages are needed."""
-        return [n for (n,) in self._database.execute("SELECT id FROM shard WHERE state != 'stored'")]
+        return [
+            n for (n,) in self._database.execute("SELECT id FROM shard WHERE state IN ('open', 'fetched')")
+        ]
 
     def unfinished_files(self, dataset: str) -> list[tuple[int, list[str], int | None]]:
         """Return files that the last process did not finish: number, paths, and commit if it was begun."""

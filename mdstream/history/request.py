@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, NamedTuple, TypedDict, Unpack
 
@@ -15,6 +15,8 @@ from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.venues.alpaca import sessions
+from mdstream.venues.alpaca.parameters import NO_MAPPING
 from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
 
 DAY_NS = 86_400 * 1_000_000_000
@@ -22,6 +24,8 @@ _MINUTE_NS = 60 * 1_000_000_000
 _FOREVER_NS = (1 << 63) - 1
 _ROWS_PER_SHARD = 9_000
 """Largest number of bars in a shard: they fit into a page."""
+
+_ASOF = "asof="
 
 EVERYTHING = "*"
 """Symbol of a request for the rows of all symbols at once (`History.everything`)."""
@@ -40,6 +44,38 @@ class HistoryOptions(TypedDict, total=False):
     ]
     priority: Annotated[
         str | Sequence[str], setting("Symbols to fetch before all others; patterns too.", flag="--priority")
+    ]
+    status: Annotated[
+        str,
+        setting(
+            "Assets that patterns match: those that trade now (default), delisted ones, or both.",
+            choices=("active", "inactive", "all"),
+            flag="--status",
+        ),
+    ]
+    asof: Annotated[
+        str,
+        setting(
+            "Day as of which stock symbols are meant: META before 2022-06-09 is FB. "
+            "Default: today; - for symbols as they were.",
+            flag="--asof",
+            metavar="DATE",
+        ),
+    ]
+    refetch: Annotated[
+        str,
+        setting(
+            "Fetch stored data of this range again: a date, FIRST..LAST, or all.",
+            flag="--refetch",
+            metavar="RANGE",
+        ),
+    ]
+    repair: Annotated[
+        bool,
+        setting(
+            "Fetch again what was empty, and days with fewer rows than the service's daily bars say.",
+            flag="--repair",
+        ),
     ]
 
 
@@ -67,6 +103,12 @@ class BackfillRequest:
     adjustment: str = ""
     urgent: frozenset[str] = frozenset()
     """Symbols to fetch before all others."""
+    asof: str = ""
+    """The day as of which symbols are meant; empty: the day of the request."""
+    refetch: tuple[int, int] | None = None
+    """The range in which stored shards are fetched again."""
+    repair: bool = False
+    """Whether empty shards and days with missing rows are fetched again."""
 
     @property
     def spec(self) -> StreamSpec:
@@ -89,7 +131,17 @@ class BackfillRequest:
     @property
     def variant(self) -> str:
         """Text that distinguishes this data from other data of the same symbols and times."""
-        return "/".join(filter(None, (self.feed, self.timeframe, self.adjustment)))
+        asof = f"{_ASOF}{self.asof}" if self.asof else ""
+        return "/".join(filter(None, (self.feed, self.timeframe, self.adjustment, asof)))
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether rows depend on the day of the request: a later split or dividend changes all of them."""
+        return self.adjustment not in ("", ADJUSTMENTS[0])
+
+    def clashes_with(self, variant: str) -> bool:
+        """Return whether rows of `variant` differ from those of this request only in their `asof`."""
+        return variant != self.variant and _drop_asof(variant) == _drop_asof(self.variant)
 
     def partition(self, first: int) -> dict[str, str]:
         """Return the store's partition of a shard that begins at `first`."""
@@ -119,12 +171,26 @@ class BackfillRequest:
         return (shard.first, shard.past) if self.timeframe else (0, _FOREVER_NS)
 
     def shards(self) -> Iterator[Shard]:
-        """Iterate over all shards: urgent symbols first, then by time, in the order of the symbols."""
+        """Iterate over all shards: urgent symbols first, then by time, in the order of the symbols.
+
+        Those without a session of the data feed are left out.
+        """
         for urgent in (True, False):
             symbols = [s for s in self.symbols if (s in self.urgent) is urgent]
             for first, past in self._ranges() if symbols else ():
-                for symbol in symbols:
-                    yield Shard(symbol, first, past)
+                if not self.is_closed(first, past):
+                    for symbol in symbols:
+                        yield Shard(symbol, first, past)
+
+    def is_closed(self, first: int, past: int) -> bool:
+        """Return whether the data feed has no session on the days of a range.
+
+        A bar that begins on a closed day may end on an open one.
+        """
+        length = length_ns(self.timeframe) if self.timeframe else 0
+        return sessions.is_closed(self.feed, first, past) and not sessions.find_windows(
+            self.feed, past, past + length
+        )
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
         """Iterate over the parts of the range, cut at full days so that none crosses a partition's end."""
@@ -185,13 +251,57 @@ def make_request(
     if unknown := [pattern for pattern, found in matches.items() if not found]:
         raise ConfigError(f"priority {unknown[0]!r} is not among the symbols")
     before = frozenset(name for found in matches.values() for name in found)
-    return BackfillRequest(dataset, names, first, min(past, complete_until), feed, *kind, before)
+    past = min(past, complete_until)
+    asof = _check_asof(dataset, history, options.get("asof", ""))
+    refetch = _parse_range(options.get("refetch", ""), (first, past))
+    return BackfillRequest(
+        dataset, names, first, past, feed, *kind, before, asof, refetch, options.get("repair", False)
+    )
 
 
 def _complete_until(now: datetime, timeframe: str) -> int:
     """Return the time up to which rows are complete. A bar has the time of its start."""
-    minute_ago = to_ns(now) - _MINUTE_NS
-    return minute_ago - length_ns(timeframe) + 1 if timeframe else minute_ago
+    return last_complete(to_ns(now) - _MINUTE_NS, timeframe)
+
+
+def last_complete(until: int, timeframe: str) -> int:
+    """Return the end of the range whose bars are over at `until`; without a timeframe `until` itself."""
+    return until - length_ns(timeframe) + 1 if timeframe else until
+
+
+def _check_asof(dataset: str, history: History, asof: str) -> str:
+    if asof and not history.mapped:
+        mapped = ", ".join(name for name in datasets() if history_of(name).mapped)
+        raise ConfigError(f"{dataset} has no asof; give one only for {mapped}")
+    if asof and asof != NO_MAPPING:
+        try:
+            return date.fromisoformat(asof).isoformat()
+        except ValueError:
+            raise ConfigError(f"asof {asof!r} is not a date, such as 2022-06-08, or -") from None
+    return asof
+
+
+def _parse_range(text: str, whole: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the part of `whole` that a range names; None if there is no text."""
+    if not text:
+        return None
+    if text == "all":
+        return whole
+    start, dots, end = text.partition("..")
+    first, past = (
+        parse_time(start, "refetch"),
+        parse_time(end if dots else start, "refetch", whole_day=True),
+    )
+    if first >= past:
+        raise ConfigError(f"refetch {text!r}: its start is not before its end")
+    first, past = max(first, whole[0]), min(past, whole[1])
+    if first >= past:
+        raise ConfigError(f"refetch {text!r} is outside of the range from start to end")
+    return first, past
+
+
+def _drop_asof(variant: str) -> str:
+    return variant.partition(f"/{_ASOF}")[0]
 
 
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:

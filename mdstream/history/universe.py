@@ -1,7 +1,8 @@
 """Symbol patterns, and the symbols of the service that match them.
 
-Symbols are looked up in the account API's list of assets (`/v2/assets`: those that trade now). Contracts
-are looked up in its list of contracts (`Chain.listing`), which keeps them beyond their expiry date.
+Symbols are looked up in the account API's list of assets (`/v2/assets`), by default those that trade now.
+Contracts are looked up in its list of contracts (`Chain.listing`), which keeps them beyond their expiry
+date.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
 from mdstream.venues.alpaca.bodies import page_token_in
-from mdstream.venues.alpaca.endpoints import ASSETS_PATH
+from mdstream.venues.alpaca.endpoints import ASSETS_PATH, STATUSES
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
 from mdstream.venues.alpaca.parameters import LIMIT
 
@@ -38,15 +39,18 @@ _UNDERLYING = re.compile(r"[A-Z]{1,6}")
 
 
 async def resolve_symbols(
-    dataset: str, symbols: str | Sequence[str], start: When, config: HistoryConfig
+    dataset: str, symbols: str | Sequence[str], start: When, config: HistoryConfig, status: str = "active"
 ) -> list[str]:
     """Replace each pattern in `symbols` by the symbols that it matches, in order.
 
     Contracts are looked up by underlying, so their pattern begins with one: `AAPL*`, `AAPL2612*C*`. It
-    matches contracts that expire on `start` or later. `*` stays if one request can return all symbols.
+    matches contracts that expire on `start` or later. Other patterns match assets of `status`: `active`
+    ones, `inactive` ones (delisted), or `all`. `*` stays if one request can return all symbols.
     Raises `ConfigError` if a pattern matches nothing or cannot be looked up, and what `RestClient.get`
     raises.
     """
+    if status not in (*STATUSES, "all"):
+        raise ConfigError(f"status {status!r} is not one of {', '.join((*STATUSES, 'all'))}")
     symbols = as_list(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
@@ -67,12 +71,13 @@ async def resolve_symbols(
             roots = dict.fromkeys(map(_parse_underlying, patterns))
             since = to_utc(parse_time(start, "start")).date()
             lookups = [
-                _list_contracts(client, spec.chain, root, status, since)
+                _list_contracts(client, spec.chain, root, each, since)
                 for root in roots
-                for status in ("active", "inactive")
+                for each in STATUSES
             ]
         else:
-            lookups = [_list_assets(client, kind) for kind in spec.asset_classes]
+            wanted = STATUSES if status == "all" else (status,)
+            lookups = [_list_assets(client, kind, each) for kind in spec.asset_classes for each in wanted]
         found = await asyncio.gather(*lookups)
     return expand_patterns(symbols, sorted({name for names in found for name in names}))
 
@@ -97,8 +102,8 @@ def _parse_underlying(pattern: str) -> str:
     raise ConfigError(f"{pattern!r}: a pattern of contracts must begin with an underlying, as AAPL*")
 
 
-async def _list_assets(client: RestClient, kind: str) -> list[str]:
-    body = await client.get(ASSETS_PATH, {"status": "active", "asset_class": kind})
+async def _list_assets(client: RestClient, kind: str, status: str) -> list[str]:
+    body = await client.get(ASSETS_PATH, {"status": status, "asset_class": kind})
     return _read_symbols(_parse_json(body, ASSETS_PATH), ASSETS_PATH)
 
 

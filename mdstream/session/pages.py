@@ -161,11 +161,11 @@ def history_request(
     feed: str,
     symbols: Sequence[str],
     span: tuple[int, int],
-    kind_of_bars: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
     token: str = "",
 ) -> PageRequest:
     """Return a request for the records of `symbols` (none: all symbols) in the half-open `span` (ns since
-    1970), sorted by time. `kind_of_bars` has `timeframe` and `adjustment`, if there are any.
+    1970), sorted by time. `more` are further parameters; empty ones are not sent.
     """
     first, past = span
     query = {
@@ -179,5 +179,5 @@ def history_request(
         query[parameters.SYMBOLS] = ",".join(symbols)
     if history.feed_parameter:
         query[parameters.FEED] = feed
-    query |= {name: value for name, value in (kind_of_bars or {}).items() if value}
+    query |= {name: value for name, value in (more or {}).items() if value}
     return PageRequest(history.path.format(feed=feed), query, token)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import orjson
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
@@ -26,7 +26,7 @@ from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinReceipt
 from mdstream.store.migration import migrate
 from mdstream.store.objects import summarize_error
-from mdstream.store.schema import format_time, stored_schema
+from mdstream.store.schema import NS_SUFFIX, format_time, stored_schema
 from mdstream.streams.spec import Channel
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,32 @@ class StoreTable:
         if new := [field for field in self._schema.fields if field.name not in known]:
             table.alter.add_columns(new)
 
+    def delete(self, partition: Mapping[str, str], shards: Sequence[tuple[str, int, int]]) -> None:
+        """Remove the rows of a partition that belong to `shards`: symbol, begin and end in ns since 1970.
+
+        The symbol `*` stands for all. Raises `StoreError` if the table cannot be read or written.
+        """
+        if not self.read_state().id:
+            return
+        by_span: dict[tuple[int, int], list[str]] = {}
+        for symbol, *span in shards:
+            by_span.setdefault((span[0], span[1]), []).append(symbol)
+        inside = " OR ".join(
+            _format_rows(self._channel.time, span, names) for span, names in by_span.items()
+        )
+        # An integer partition is compared as one; the others are texts or dates.
+        where = [
+            f"{name} = {value if name == 'year' else _quote_text(value)}"
+            for name, value in partition.items()
+        ]
+        try:
+            DeltaTable(str(self.folder)).delete(
+                " AND ".join([*where, f"({inside})"]),
+                writer_properties=WriterProperties(compression="ZSTD"),
+            )
+        except DeltaError as error:
+            raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
+
     def path(self, partition: Mapping[str, str], name: str) -> str:
         """Return where a file of a partition belongs, relative to the table's folder."""
         folders = (f"{part}={quote(partition[part], safe='')}" for part in self._by)
@@ -133,6 +159,26 @@ class StoreTable:
             True,
             orjson.dumps(stats).decode(),
         )
+
+
+def _format_rows(time: str, span: tuple[int, int], symbols: Sequence[str]) -> str:
+    """Return an SQL condition for the rows of symbols in a half-open range of time."""
+    bounds = [
+        f"({time} {sign} {_format_micros(micro)} OR ({time} = {_format_micros(micro)} "
+        f"AND {time}{NS_SUFFIX} {sign}{'=' * (sign == '>')} {beyond}))"
+        for sign, (micro, beyond) in zip("><", (divmod(ns, 1000) for ns in span), strict=True)
+    ]
+    if "*" not in symbols:
+        bounds.insert(0, f"symbol IN ({', '.join(map(_quote_text, symbols))})")
+    return f"({' AND '.join(bounds)})"
+
+
+def _format_micros(micro: int) -> str:
+    return f"arrow_cast({micro}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
+
+
+def _quote_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _format_bound(value: str | int, up: int) -> str:

@@ -62,6 +62,7 @@ NEWS = StreamSpec(
             partition="year",
             shard_days=30,
             everything=True,
+            sparse=True,
         ),
     ),
 )

@@ -109,8 +109,8 @@ OPTIONS = StreamSpec(
     ),
     bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), excluded=dict.fromkeys("ABCDEFG", "")),
     history=(
-        History("trades", "/v1beta1/options/trades"),
-        History("bars", "/v1beta1/options/bars", bars=True, partition="year"),
+        History("trades", "/v1beta1/options/trades", sparse=True),
+        History("bars", "/v1beta1/options/bars", bars=True, partition="year", sparse=True),
     ),
     no_wildcard=("quotes",),
 )

@@ -55,7 +55,9 @@ class History:
     most `limit` rows; `fixed` are query parameters of every request. Records become rows of `channel`, or
     of `rows` if that is given. Requests of `bars` have a timeframe, and `adjusted` ones an adjustment. The
     store is partitioned by `date` or `year` (`partition`). Without a timeframe, a shard of a year spans
-    `shard_days`. With `everything`, a request without symbols returns the rows of all symbols.
+    `shard_days`. With `everything`, a request without symbols returns the rows of all symbols. With
+    `mapped`, a request may name the day as of which symbols are meant (`asof`). With `sparse`, most shards
+    are empty, so that an empty one is no sign of a gap.
     """
 
     channel: str
@@ -69,3 +71,5 @@ class History:
     partition: str = "date"
     shard_days: int = 1
     everything: bool = False
+    mapped: bool = False
+    sparse: bool = False

@@ -99,11 +99,27 @@ def test_an_estimate_is_made_at_the_budget_that_is_set(name: str, tmp_path: Path
     environ = {f"MDSTREAM_{name}__BUDGET_PER_MINUTE": "5"}
     week = ("--dry-run", "--end", "2026-01-12")
     done = command(tmp_path, *week, **environ)
-    assert "16 shards to fetch: at least 16 requests, 2 min at 5 requests/min" in done.stdout
-    assert json.loads(command(tmp_path, *week, "--json", **environ).stdout)["seconds"] == 132.0
+    assert "12 shards to fetch: at least 12 requests, 84.0 s at 5 requests/min" in done.stdout
+    assert json.loads(command(tmp_path, *week, "--json", **environ).stdout)["seconds"] == 84.0
 
 
 def test_a_limit_of_the_section_is_that_of_the_flag(tmp_path: Path) -> None:
     done = command(tmp_path, "--concurrency", "0")
     assert done.exit_code == 2
     assert "command line: backfill.concurrency: 0 is below the minimum of 1" in done.stderr
+
+
+@pytest.mark.cases("S2", "S11")
+def test_what_is_fetched_again_and_as_of_which_day_are_flags(tmp_path: Path) -> None:
+    flags = ("--dry-run", "--refetch", "2026-01-05", "--repair", "--asof", "-", "--status", "all")
+    done = command(tmp_path, *flags)
+    assert done.exit_code == 0, done.output
+    for flag, value in (("--refetch", "2025-01-05"), ("--asof", "soon"), ("--status", "dead")):
+        done = command(tmp_path, "--dry-run", flag, value)
+        assert done.exit_code == 2
+        assert flag.removeprefix("--") in done.stderr
+
+
+def test_a_closed_day_is_reported_as_such(tmp_path: Path) -> None:
+    done = command(tmp_path, "--dry-run", "--start", "2026-01-03", "--end", "2026-01-04")
+    assert "nothing to fetch, iex has no session in this range" in done.stdout

@@ -26,7 +26,7 @@ from polars.testing import assert_frame_equal
 import mdstream
 from mdstream.errors import ConfigError, CredentialsError, NetworkError, StoreError
 from mdstream.history.ledger import Ledger
-from mdstream.history.plan import add_shards
+from mdstream.history.plan import add_work
 from mdstream.history.request import make_request
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
@@ -169,7 +169,7 @@ def test_a_token_that_the_service_no_longer_knows_costs_its_shard_a_new_start(
     at = datetime(2026, 11, 30, tzinfo=UTC)
     request = make_request("stocks.trades", ["AAPL"], *HOURS, feed="sip", now=at)
     with Ledger(tmp_path / "_mdstream") as ledger:
-        add_shards(request, ledger)
+        add_work(request, ledger, time.time())
         [progress] = ledger.find("stocks.trades", request.variant, "open")
         ledger.add_page(progress, 0, 0, "nonsense")
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS, feed="sip").complete

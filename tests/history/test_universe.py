@@ -15,6 +15,7 @@ from mdstream.history.universe import expand_patterns, is_pattern, resolve_symbo
 from mdstream.settings import from_mapping
 from mdstream.simulator.markets import MARKETS
 from mdstream.venues.alpaca.endpoints import LIVE_TRADING_URL, PAPER_TRADING_URL
+from tests.history.service import serve
 from tests.history.test_backfill import HOURS, fill, scan_store
 from tests.running import RunningSimulator, simulator
 
@@ -54,6 +55,23 @@ def test_contracts_are_found_by_their_underlying_expired_ones_too(sim: RunningSi
     assert min(name[-15:-9] for name in since) >= "260105"
     with pytest.raises(ConfigError, match="must begin with an underlying"):
         resolve(sim, "options.bars", "*C00230000")
+
+
+@pytest.mark.cases("S11")
+@pytest.mark.parametrize(
+    ("status", "expected"), [("active", ["AAPL"]), ("inactive", ["AABA"]), ("all", ["AABA", "AAPL"])]
+)
+def test_a_pattern_matches_delisted_assets_if_they_are_asked_for(status: str, expected: list[str]) -> None:
+    listed = {"active": "AAPL", "inactive": "AABA"}
+
+    def answer(path: str, query: dict[str, str]) -> list[dict[str, str]]:
+        assert (path, query["asset_class"]) == ("/v2/assets", "us_equity")
+        return [{"symbol": listed[query["status"]]}]
+
+    with serve(answer) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS})
+        found = asyncio.run(resolve_symbols("stocks.trades", "A*", "2026-01-05", config.history, status))
+    assert found == expected
 
 
 def test_more_contracts_than_a_page_holds_are_all_found(

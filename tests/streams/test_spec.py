@@ -89,3 +89,18 @@ def test_a_trade_follows_the_strictest_rule_of_its_conditions(
     rules = STREAMS["stocks"].bar_rules
     assert isinstance(rules, BarRules)
     assert rules.counts(conditions, tape) == counts
+
+
+@pytest.mark.cases("S12")
+@pytest.mark.parametrize(
+    ("stream", "feeds"),
+    [
+        ("stocks", {"iex", "sip", "delayed_sip", "boats", "overnight", "otc"}),
+        ("options", {"opra", "indicative"}),
+        ("crypto", {"us", "us-1", "us-2", "eu-1", "bs-1"}),
+        ("perps", {"global"}),
+    ],
+)
+def test_every_data_feed_of_the_service_is_declared(stream: str, feeds: set[str]) -> None:
+    assert feeds <= set(STREAMS[stream].feeds)
+    assert all(path.startswith("/v") for path in STREAMS[stream].feeds.values())

@@ -6,7 +6,6 @@ refusals    error codes of the stream, HTTP statuses, bodies that are no data: w
 bodies      keys of messages and bodies: the type, the symbol, the token of the next page
 parameters  query parameters of REST, and their form of times
 limits      requests a minute and their headers, rows a page, symbols and bytes a request
-plans       what a plan excludes
 sessions    when each data feed has data: regular hours, holidays, half days, nights
 trading_days  the days on which US venues trade
 timeframes  timeframes of historical bars, and their adjustments

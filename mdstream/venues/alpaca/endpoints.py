@@ -10,6 +10,8 @@ REST_URLS = (DATA_URL, LIVE_TRADING_URL, PAPER_TRADING_URL)
 
 ASSETS_PATH = "/v2/assets"
 """On the trading host: assets by `status` and `asset_class`."""
+STATUSES = ("active", "inactive")
+"""Statuses of assets and contracts; inactive assets are delisted, inactive contracts expired."""
 CONTRACTS_PATH = "/v2/options/contracts"
 """On the trading host: option contracts by underlying, expired ones too; in pages."""
 

@@ -13,6 +13,10 @@ PAGE_TOKEN = "page_token"
 """A position in the answer; a client misses rows that the service inserts before it later."""
 SORT, ASCENDING = "sort", "asc"
 FEED, TIMEFRAME, ADJUSTMENT = "feed", "timeframe", "adjustment"
+ASOF = "asof"
+"""The day as of which names are mapped: rows of META before 2022-06-09 are those of FB. Default: today."""
+NO_MAPPING = "-"
+"""The value of `ASOF` for names as they were."""
 
 
 def format_time(ns: int) -> str:

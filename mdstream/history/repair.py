@@ -1,0 +1,179 @@
+"""Find days of a store with fewer rows than the service's own daily bars say.
+
+    daily bars of the service ─► trades of each day ─┐
+    rows of the store ─► rows of each day ───────────┴─► short days ─► their shards are fetched again
+
+A daily bar counts the trades that update its volume. So a day of trades is short if the store has fewer of
+these. Minute bars and quotes have no such count: their day is short if it has no row at all. So is a day of
+which only a part is requested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from mdstream.errors import DecompressionError, ServerError
+from mdstream.handoff.compression import decompress
+from mdstream.history.request import DAY_NS, EVERYTHING, BackfillRequest, Shard, last_complete
+from mdstream.session.pages import Client, history_request, pages
+from mdstream.session.rest import Body
+from mdstream.store.query import to_ns, to_utc
+from mdstream.streams.spec import split_conditions
+from mdstream.venues.alpaca import sessions
+from mdstream.venues.alpaca.bodies import page_token_in
+from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
+from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns
+
+log = logging.getLogger(__name__)
+
+_DAILY = "1Day"
+_MOST_DECOMPRESSED = 64 * 1024 * 1024
+
+
+class Day(NamedTuple):
+    """A day of one symbol, and the trades that the service counts in its requested part, at least."""
+
+    symbol: str
+    first: int
+    past: int
+    trades: int
+
+    @property
+    def shard(self) -> Shard:
+        return Shard(self.symbol, self.first, self.past)
+
+
+async def fetch_days(client: Client, request: BackfillRequest, until: int) -> list[Day]:
+    """Return each day of the request with trades, by the service's daily bars that are over at `until`.
+
+    Without daily bars, or if they are what is requested, there are none.
+    """
+    bars = next((each for each in request.spec.history if each.bars), None)
+    past = min(request.past, last_complete(until, _DAILY))
+    is_longer = request.timeframe and length_ns(request.timeframe) >= DAY_NS
+    if bars is None or is_longer or past <= request.first or EVERYTHING in request.symbols:
+        return []
+    found = await asyncio.gather(
+        *(_fetch_symbol(client, request, symbol, bars, past) for symbol in request.symbols)
+    )
+    return [day for days in found for day in days]
+
+
+def find_short_days(request: BackfillRequest, store: Path, days: Sequence[Day]) -> list[tuple[Day, int]]:
+    """Return the days of which the store has too few rows, each with the rows that it has."""
+    counts = _count_rows(request, store) if days else {}
+    is_counted = request.history.channel == (request.spec.bar_rules and request.spec.bar_rules.trades)
+    found = []
+    for day in days:
+        have = counts.get((day.symbol, _key_of(request, day.first)), 0)
+        if have < (day.trades if is_counted else 1):
+            found.append((day, have))
+    return found
+
+
+class _Page(NamedTuple):
+    bars: list[dict[str, Any]]
+    page_token: str
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.bars
+
+
+async def _fetch_symbol(
+    client: Client, request: BackfillRequest, symbol: str, bars: Any, past: int
+) -> list[Day]:
+    async def read(body: Body) -> _Page:
+        try:
+            answer = orjson.loads(decompress(body.data, body.compression, _MOST_DECOMPRESSED))
+            return _Page((answer["bars"] or {}).get(symbol) or [], page_token_in(answer))
+        except (
+            DecompressionError,
+            orjson.JSONDecodeError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise ServerError(f"unusable daily bars of {symbol}: {error}") from error
+
+    more = {TIMEFRAME: _DAILY, ASOF: request.asof}
+    if bars.adjusted:
+        more[ADJUSTMENT] = ADJUSTMENTS[0]
+    query = history_request(bars, request.feed, (symbol,), (request.first, past), more)
+    found = []
+    try:
+        async for page in pages(client, query, read):
+            for bar in page.bars:
+                first, trades = to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])
+                is_whole = _is_whole(request, first)
+                found.append(Day(symbol, first, first + DAY_NS, trades if is_whole else min(1, trades)))
+    except (KeyError, ValueError, TypeError) as error:
+        log.warning("%s: its days cannot be counted: unusable daily bars: %r", symbol, error)
+    except ServerError as error:
+        log.warning("%s: its days cannot be counted: %s", symbol, error)
+    return [day for day in found if day.trades]
+
+
+def _is_whole(request: BackfillRequest, first: int) -> bool:
+    """Return whether all sessions of the day that begins at `first` are requested."""
+    windows = sessions.find_windows(request.feed, first, first + DAY_NS)
+    return all(request.first <= each.first and each.past <= request.past for each in windows)
+
+
+def _key_of(request: BackfillRequest, at: int) -> date:
+    """Return the day to which the rows of a time belong: New York's, or UTC's if the feed never closes."""
+    if request.feed in sessions.HOURS:
+        return to_utc(at).astimezone(sessions.NEW_YORK).date()
+    return to_utc(at).date()
+
+
+def _count_rows(request: BackfillRequest, store: Path) -> dict[tuple[str, date], int]:
+    """Return the number of rows that count in a daily bar, by symbol and day."""
+    import polars as pl
+    from deltalake import DeltaTable
+
+    folder = str(store / request.dataset)
+    if not DeltaTable.is_deltatable(folder):
+        return {}
+    rows = pl.scan_delta(folder)
+    columns = rows.collect_schema().names()
+    given = {"feed": request.feed, "timeframe": request.timeframe, "adjustment": request.adjustment}
+    for name, value in given.items():
+        if value:
+            rows = rows.filter(pl.col(name) == value)
+    first, past = to_utc(request.first).date(), (to_utc(request.past) + timedelta(days=1)).date()
+    if "date" in columns:
+        rows = rows.filter(pl.col("date").is_between(first, past))
+    else:
+        rows = rows.filter(pl.col("year").is_between(first.year, past.year))
+    zone = str(sessions.NEW_YORK if request.feed in sessions.HOURS else UTC)
+    day = pl.col(request.channel.time).dt.convert_time_zone(zone).dt.date().alias("day")
+    kinds = [name for name in ("conditions", "tape") if name in columns]
+    counted = (
+        rows.filter(pl.col("symbol").is_in(list(request.symbols)))
+        .group_by("symbol", day, *kinds)
+        .len()
+        .collect(engine="streaming")
+    )
+    found: dict[tuple[str, date], int] = {}
+    for row in counted.iter_rows(named=True):
+        if _is_counted(request, row.get("conditions") or "", row.get("tape") or ""):
+            key = row["symbol"], row["day"]
+            found[key] = found.get(key, 0) + row["len"]
+    return found
+
+
+def _is_counted(request: BackfillRequest, conditions: str, tape: str) -> bool:
+    rules = request.spec.bar_rules
+    if rules is None:
+        return True
+    codes = split_conditions(conditions) if rules.has_condition_list else [conditions]
+    return rules.counts(codes, tape)[1]

@@ -14,17 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
-from mdstream.errors import DecompressionError, UnfitError
+from mdstream.errors import DecompressionError
 from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.handoff.compression import decompress
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, stored_columns, stored_schema
+from mdstream.handoff.ticket import Reject
+from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, stored_columns, stored_schema, why_too_large
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, RECV_TS, SYMBOL, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
 from workers.decoding.decoder import Decoder
 from workers.decoding.payloads import MOST_DECOMPRESSED, Payloads
+from workers.decoding.salvage import BOM
 
 _AREA_BYTES = 8 * 1024 * 1024
 """Bytes for the columns of a page; larger results are allocated separately."""
@@ -61,7 +63,7 @@ class PageDecoder:
         try:
             data = decompress(ticket.body, ticket.compression, MOST_DECOMPRESSED)
         except DecompressionError as error:
-            return PageReceipt(0, "", str(error), (), 0, b"")
+            return PageReceipt(0, "", str(error), (), 0)
         payloads = Payloads.of([(data, ticket.kind, ticket.recv_ns)])
         decoded = self._decoder.decode(payloads, ResultArea(self._area))
         for name, texts in decoded.new.items():
@@ -71,19 +73,22 @@ class PageDecoder:
         found, rejects = decoded.bodies.get(0), tuple(decoded.rejects)
         if found is None or found.fault:
             why = found.fault if found else (rejects[0].reason if rejects else "no page")
-            return PageReceipt(0, "", why, rejects, 0, b"")
+            return PageReceipt(0, "", why, rejects, 0)
         member = self.spec.member_of(ticket.kind)
-        if not found.symbols and member not in orjson.loads(data):
-            return PageReceipt(0, "", f"it has no {member}", rejects, 0, b"")
+        if not found.symbols and not rejects and member not in orjson.loads(data.removeprefix(BOM)):
+            return PageReceipt(0, "", f"it has no {member}", rejects, 0)
         columns, rows, last_ns, unrequested = decoded.columns.get(ticket.channel), 0, 0, 0
         if columns is not None:
             channel = self.spec.by_name[ticket.channel]
-            try:
-                table = self._table(channel, columns, decoded.new)
-            except UnfitError as error:
-                return PageReceipt(0, "", str(error), rejects, 0, b"")
             times = _event_times(channel, columns)
-            table = _within(table, times, ticket.span)
+            inside = (times >= ticket.span[0]) & (times < ticket.span[1])
+            if refused := _find_refused(channel, columns):
+                messages = decoded.order_of(channel.name) & 0xFFFFFFFF
+                found_late = [Reject(0, int(messages[row]), why) for row, why in refused.items()]
+                rejects = *rejects, *self._decoder.add_bytes(found_late, payloads)
+                inside[list(refused)] = False
+            table = self._table(channel, columns, decoded.new)
+            table = table if inside.all() else table.filter(pa.array(inside))
             if ticket.symbols and not found.symbols <= {*ticket.symbols}:
                 every = table.num_rows
                 wanted = pa.array(ticket.symbols, pa.string())
@@ -92,8 +97,7 @@ class PageDecoder:
             rows, last_ns = table.num_rows, int(times[-1])
             if rows:
                 _write(table, Path(ticket.path))
-        kept = data if rejects else b""
-        return PageReceipt(rows, found.page_token, "", rejects, last_ns, kept, unrequested)
+        return PageReceipt(rows, found.page_token, "", rejects, last_ns, unrequested)
 
     def _codes_of(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
@@ -116,8 +120,6 @@ class PageDecoder:
             elif column.kind in (Kind.TEXT, Kind.JSON):
                 arrays.append(_strings(data, absent))
             elif column.kind is Kind.UINT:
-                if len(data.values) and (most := int(data.values.max())) > LARGEST_INT:
-                    raise UnfitError(f"{column.name} {most} is more than a signed 64-bit integer holds")
                 arrays.append(pa.array(data.values.view(np.int64), mask=absent))
             else:
                 arrays.append(pa.array(data.values, mask=absent))
@@ -244,10 +246,14 @@ def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
     return times
 
 
-def _within(table: pa.Table, times: npt.NDArray[np.int64], span: tuple[int, int]) -> pa.Table:
-    """Return the rows of `table` whose time is in the span."""
-    inside = (times >= span[0]) & (times < span[1])
-    return table if inside.all() else table.filter(pa.array(inside))
+def _find_refused(channel: Channel, columns: Any) -> dict[int, str]:
+    """Return the rows that a table cannot hold, each with the reason."""
+    found: dict[int, str] = {}
+    for column, data in zip(channel.columns, columns, strict=True):
+        if column.kind is Kind.UINT:
+            for row in np.flatnonzero(data.values > LARGEST_INT).tolist():
+                found.setdefault(row, why_too_large(column.name, int(data.values[row])))
+    return found
 
 
 def _distinct(codes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:

@@ -28,12 +28,13 @@ import numpy.typing as npt
 from mdstream.frames.dictionary import DictionaryReader
 from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, array_bytes, part_bytes
+from mdstream.handoff.rejects import make_columns, reject_row
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import create_file
 from mdstream.handoff.ticket import Extent, Part, Receipt, Ticket
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import STATE, Channel, Column, PayloadKind
+from mdstream.streams.spec import REJECTS, STATE, Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregation.aggregate import (
@@ -169,7 +170,11 @@ def run(ticket: Ticket) -> Receipt:
     table["messages"] = decoded.counts
     from_stream = table["kind"] <= PayloadKind.MSGPACK
 
-    result_file, places = _write(slab, area, _build_result(context, decoded, payloads))
+    result = _build_result(context, decoded, payloads)
+    if decoded.rejects:
+        result.frames.append((REJECTS, _reject_columns(decoded, payloads)))
+    rejected = [int(table["kind"][reject.payload]) <= PayloadKind.MSGPACK for reject in decoded.rejects]
+    result_file, places = _write(slab, area, result)
     messages = table["messages"].astype(np.int64)
     return Receipt(
         ticket.sequence,
@@ -181,7 +186,7 @@ def run(ticket: Ticket) -> Receipt:
         *places,
         decoded.new,
         (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
-        tuple(decoded.rejects),
+        (sum(rejected), len(rejected) - sum(rejected)),
         tuple(decoded.control),
         decoded.bodies,
         _delays(context, decoded),
@@ -246,6 +251,22 @@ def _build_result(context: _Context, decoded: Decoded, payloads: Payloads) -> _R
             if name in columns
         },
         partials,
+    )
+
+
+def _reject_columns(decoded: Decoded, payloads: Payloads) -> Sequence[ColumnData]:
+    """Return the rejects of a batch as rows, in order of receipt."""
+    return make_columns(
+        [
+            reject_row(
+                PayloadKind(int(payloads.kinds[payload])),
+                message,
+                reason,
+                data,
+                int(payloads.recv_ns[payload]),
+            )
+            for payload, message, reason, data in sorted(decoded.rejects)
+        ]
     )
 
 

@@ -17,7 +17,7 @@ from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordT
 from mdstream.reading.reader import FrameReader
 from mdstream.store.migration import migrate
 from mdstream.store.objects import summarize_error
-from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, RUN, polars_schema
+from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, RUN, polars_schema, why_too_large
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, Channel, Kind
 
@@ -140,7 +140,7 @@ def _unstorable(
     if not names or not too_large.select(pl.any_horizontal(pl.all().any())).item():
         return None, ()
     reasons = [
-        f"row {first + at}: {name} {rows[name][at]} is more than a signed 64-bit integer holds"
+        f"row {first + at}: {why_too_large(name, rows[name][at])}"
         for name in names
         for at in too_large[name].arg_true().head(_MOST_REASONS).to_list()
     ]

@@ -32,6 +32,7 @@ TYPES: dict[Kind, pl.DataType] = {
     Kind.CODE: _CODED,
     Kind.CONDITIONS: _CODED,
     Kind.TEXT: pl.String(),
+    Kind.BYTES: pl.Binary(),
     Kind.JSON: pl.String(),
     Kind.SYMBOLS: pl.List(pl.String()),
 }

@@ -7,7 +7,7 @@
 2. Each frame gets its rows, and stores the batch's sequence with them (`frames.head`).
 3. The keyed frames of last values and order books are updated.
 4. The partials join the bars; bars that have ended become rows too.
-5. Rejects are kept on disk with their payload and reason.
+5. Rejects become rows of the frame `<stream>.rejects`, and lines of a file.
 6. The feed's counters change all at once, and with them the batch counts as committed.
 
 After a kill, the next feed commits again every batch that did not reach step 6. Frames that have its rows
@@ -16,15 +16,17 @@ skip them.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import mmap
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mdstream.errors import DecompressionError
+from mdstream.errors import DecompressionError, NoSpaceError
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
 from mdstream.feed.books import Books
@@ -36,13 +38,19 @@ from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Shape, read_part
 from mdstream.handoff.compression import Compression, decompress
+from mdstream.handoff.rejects import RejectRow, make_columns, read_rows, reject_row
 from mdstream.handoff.slab import Slab
-from mdstream.handoff.ticket import Part, Receipt, Reject
+from mdstream.handoff.ticket import Part, Receipt
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import PayloadKind, StreamSpec
+from mdstream.streams.spec import REJECTS, PayloadKind, StreamSpec
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.state import LENGTHS, FeedState
+
+log = logging.getLogger(__name__)
+
+_REJECTS_BYTES = 64 * 1024 * 1024
+"""Most bytes of a frame of rejects: a flood of them must not take the room of rows."""
 
 Rows = Mapping[str, Sequence[ColumnData]]
 """Channel → columns of a batch's rows."""
@@ -53,8 +61,8 @@ class Committer:
 
     # In shared memory; written only here.
     state: FeedState
-    frames: Mapping[str, FrameWriter]
-    """Channel → frame of rows: of the wire, of REST, and bars."""
+    frames: dict[str, FrameWriter]
+    """Channel → frame of rows: of the wire, of REST, bars, and rejects."""
     _dictionaries: Dictionaries
     _latest: Latest | None
     _books: Books | None
@@ -75,7 +83,7 @@ class Committer:
         self.state = state
         self.rejects = rejects
         self._spec = spec
-        self._shapes = {channel.name: Shape(channel) for channel in spec.channels}
+        self._shapes = {channel.name: Shape(channel) for channel in (*spec.channels, REJECTS)}
         self._share = share = Share(limits.together)
         self._dictionaries = Dictionaries(run, spec)
 
@@ -86,6 +94,8 @@ class Committer:
             channel.name: FrameWriter(folder(channel.name), channel.columns, limits, share)
             for channel in (*spec.received_channels, *spec.built_bars)
         }
+        few = replace(limits, retention=min(limits.retention, _REJECTS_BYTES))
+        self.frames[REJECTS.name] = FrameWriter(folder(REJECTS.name), REJECTS.columns, few, share)
         self._latest = Latest(folder("latest"), spec, share) if spec.latest else None
         self._books = self._bars = None
         if (levels := book_channel(spec)) is not None:
@@ -110,6 +120,7 @@ class Committer:
         area = _open_result_file(receipt.result_file) if receipt.result_file else slab.result
         codes = self._dictionaries.add(receipt)
         rows = {part.channel: self._read(area, part, codes) for part in receipt.parts}
+        rejects = rows.pop(REJECTS.name, None)
         for name, columns in rows.items():
             self.frames[name].append(columns, receipt.sequence)
         self._update_latest(area, receipt, rows)
@@ -121,7 +132,9 @@ class Committer:
         if self._bars is not None and count:
             partials = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
             self._bars.join(receipt.sequence, partials, codes, rows)
-        self._count(slab, receipt, self._keep_rejects(slab, receipt.rejects), submit_ns)
+        if rejects is not None:
+            self._keep_rejects(receipt.sequence, rejects)
+        self._count(slab, receipt, submit_ns)
         self.discard(receipt)
 
     def discard(self, receipt: Receipt) -> None:
@@ -130,19 +143,20 @@ class Committer:
             Path(receipt.result_file).unlink(missing_ok=True)
 
     def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
-        """Keep all payloads of a batch on disk, and count each as one rejected message."""
+        """Keep all payloads of a batch with the rejects, and count each as one rejected message."""
         kinds = slab.table["kind"][: slab.entries]
         is_payload = kinds != PayloadKind.MARK
         slab.table["messages"][: slab.entries] = is_payload
-        rejects = tuple(Reject(index, -1, reason) for index in np.flatnonzero(is_payload).tolist())
+        rejects = [_reject_payload(slab, index, reason) for index in np.flatnonzero(is_payload).tolist()]
         from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
         now = time.time_ns()
         messages = from_stream, len(rejects) - from_stream
-        receipt = Receipt(sequence, 0, now, now, 0, messages=messages, rejects=rejects)
-        rejected = self._keep_rejects(slab, rejects)
+        receipt = Receipt(sequence, 0, now, now, 0, messages=messages, rejected=messages)
+        if rejects:
+            self._keep_rejects(sequence, make_columns(rejects))
         if self._bars is not None:
             self._bars.mark_lost_batch(now)
-        self._count(slab, receipt, rejected, now, quarantined=1)
+        self._count(slab, receipt, now, quarantined=1)
 
     # -- bars
 
@@ -189,13 +203,14 @@ class Committer:
         for frame in (*self.frames.values(), self._log, self._latest, self._books):
             if frame is not None:
                 frame.close()
+        self.rejects.close()
 
     # -- the steps
 
     def _read(self, area: ResultArea, part: Part, codes: Codes) -> list[ColumnData]:
         """Return the columns of a part, with provisional codes replaced."""
         columns = read_part(area, self._shapes[part.channel], part)
-        if codes:
+        if codes and part.channel != REJECTS.name:
             resolve_codes(self._spec.by_name[part.channel], columns, codes)
         return columns
 
@@ -205,23 +220,28 @@ class Committer:
             newest = np.frombuffer(area.memory, np.int64, count, offset)
             self._latest.update(self._spec.by_name[name], rows[name], newest)
 
-    def _keep_rejects(self, slab: Slab, rejects: Sequence[Reject]) -> tuple[int, int]:
-        """Keep the rejected payloads; return the number of rejected messages of the stream and of REST."""
-        by_payload: dict[int, list[tuple[int, str]]] = defaultdict(list)
-        for reject in rejects:
-            by_payload[reject.payload].append((reject.message, reject.reason))
-        counts = [0, 0]
-        for index, reasons in by_payload.items():
-            entry = slab.table[index]
-            kind = PayloadKind(int(entry["kind"]))
-            payload = _decompress_readable(slab.payload(index), Compression(int(entry["compression"])))
-            self.rejects.keep(payload, kind, int(entry["recv_ns"]), sorted(reasons))
-            counts[not kind.from_stream] += len(reasons)
-        return counts[0], counts[1]
+    def _keep_rejects(self, sequence: int, rejects: Sequence[ColumnData]) -> None:
+        """Keep the rejects of a batch on disk and in their frame; a repeated commit skips them.
 
-    def _count(
-        self, slab: Slab, receipt: Receipt, rejected: tuple[int, int], submit_ns: int, quarantined: int = 0
-    ) -> None:
+        The batch does not wait for room in the frame: what finds none is only on disk.
+        """
+        frame = self.frames[REJECTS.name]
+        if frame.head.has(sequence):
+            return
+        self.rejects.keep(list(read_rows(rejects)))
+        try:
+            frame.append(rejects, sequence)
+        except NoSpaceError as error:
+            log.warning(
+                "%s.rejects: no room for %d rows, which are only in %s: %s",
+                self._spec.name,
+                len(rejects[0].values),
+                self.rejects.path,
+                error,
+            )
+
+    def _count(self, slab: Slab, receipt: Receipt, submit_ns: int, quarantined: int = 0) -> None:
+        rejected = receipt.rejected
         table = slab.table[: slab.entries]
         kinds = table["kind"]
         from_stream = kinds <= PayloadKind.MSGPACK
@@ -258,7 +278,7 @@ class Committer:
                     len(table) - marks,
                     slab.used,
                     sum(receipt.messages),
-                    sum(rejected),
+                    sum(receipt.rejected),
                     receipt.fell_back,
                     int(table["recv_ns"][0]),
                     int(table["recv_ns"][-1]),
@@ -277,9 +297,9 @@ def _open_result_file(path: str) -> ResultArea:
         return ResultArea(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
-def _decompress_readable(payload: memoryview, compression: Compression) -> bytes:
-    """Return a decompressed payload, or the payload itself if it cannot be decompressed."""
-    try:
-        return decompress(payload, compression, LIMIT_BYTES)
-    except DecompressionError:
-        return bytes(payload)
+def _reject_payload(slab: Slab, index: int, reason: str) -> RejectRow:
+    """Return a payload as one reject: decompressed, or as it is if it cannot be."""
+    entry, data = slab.table[index], bytes(slab.payload(index))
+    with contextlib.suppress(DecompressionError):
+        data = bytes(decompress(data, Compression(int(entry["compression"])), LIMIT_BYTES))
+    return reject_row(PayloadKind(int(entry["kind"])), -1, reason, data, int(entry["recv_ns"]))

@@ -32,11 +32,12 @@ _TYPES: dict[Kind, pa.DataType] = {
     Kind.TEXT: pa.large_string(),
     Kind.JSON: pa.large_string(),
     Kind.SYMBOLS: pa.large_list(pa.field("item", pa.uint32(), nullable=False)),
+    Kind.BYTES: pa.large_binary(),
 }
 
 _BLOCK = 512
 
-HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBOLS: 4.0}
+HEAP_PER_ROW: dict[Kind, float] = {Kind.TEXT: 96.0, Kind.JSON: 256.0, Kind.SYMBOLS: 4.0, Kind.BYTES: 256.0}
 """Heap items for each row of a frame's first chunk; later chunks get what the one before needed."""
 
 
@@ -157,7 +158,7 @@ def _write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Seque
     for field in schema:
         nulls = int(field.nullable)
         head = validity if field.nullable else None
-        if pa.types.is_large_string(field.type):
+        if _has_bytes(field.type):
             size = next(sizes)
             buffers = [head, _ends(slots, size), _zeros(size)]
             arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls))
@@ -171,6 +172,11 @@ def _write_empty(sink: pa.NativeFile, schema: pa.Schema, rows: int, heaps: Seque
             arrays.append(pa.Array.from_buffers(field.type, slots, buffers, nulls))
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Return whether the heap of a column of this type has bytes."""
+    return bool(pa.types.is_large_string(kind) or pa.types.is_large_binary(kind))
 
 
 def _ends(slots: int, size: int) -> pa.Buffer:
@@ -209,7 +215,7 @@ def find_buffers(base: pa.Buffer) -> list[Buffers]:
         heap, size = -1, 0
         if pa.types.is_large_list(field.type):
             place()  # items have no nulls
-        if pa.types.is_large_string(field.type) or pa.types.is_large_list(field.type):
+        if _has_bytes(field.type) or pa.types.is_large_list(field.type):
             heap, size = place()
         found.append(Buffers(validity, values, heap, size // DTYPE[kind_of(field)].itemsize))
     return found

@@ -41,8 +41,6 @@ class PageReceipt(NamedTuple):
     """Records that cannot become rows."""
     last_ns: int
     """Time of the last row; 0 if there is none."""
-    plain: bytes
-    """The decompressed page if records were rejected."""
     unrequested: int = 0
     """Rows of symbols that were not requested; they are left out."""
 

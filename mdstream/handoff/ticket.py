@@ -46,6 +46,8 @@ class Reject(NamedTuple):
     payload: int
     message: int
     reason: str
+    data: bytes = b""
+    """Its bytes, as received."""
 
 
 class BodyContents(NamedTuple):
@@ -88,7 +90,8 @@ class Receipt(NamedTuple):
     """Dictionary → texts without a code; `streams.storage.PROVISIONAL` + i stands for the i-th."""
     messages: tuple[int, int] = (0, 0)
     """Number of messages from the stream, and from REST bodies."""
-    rejects: tuple[Reject, ...] = ()
+    rejected: tuple[int, int] = (0, 0)
+    """Number of them that are rejects, whose part is that of `REJECTS`."""
     control: tuple[dict[str, Any], ...] = ()
     """Control messages that shared a payload with data."""
     bodies: Mapping[int, BodyContents] = MappingProxyType({})

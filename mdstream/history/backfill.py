@@ -35,6 +35,7 @@ from mdstream.errors import (
     first_error,
 )
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
+from mdstream.handoff.rejects import RejectRow
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
@@ -415,8 +416,19 @@ class Backfill:
         if receipt.unrequested:
             log.warning("%s: left out %d rows of symbols not requested", symbol, receipt.unrequested)
         if receipt.rejects:
-            reasons = [(reject.message, reject.reason) for reject in receipt.rejects]
-            self._rejects.keep(receipt.plain, kind, body.recv_ns, reasons)
+            page = f"{request.dataset}, {progress.shard.symbol}, page {progress.pages + 1}"
+            self._rejects.keep(
+                [
+                    RejectRow(
+                        kind.name.lower(),
+                        f"{page}, record {each.message + 1}",
+                        each.reason,
+                        each.data,
+                        body.recv_ns,
+                    )
+                    for each in receipt.rejects
+                ]
+            )
         self.status.bytes += len(body.data)
         return receipt
 

@@ -1,17 +1,18 @@
-"""Rejected payloads, kept on disk: one JSON line each, with its origin and the reasons."""
+"""Rejects on disk, whether or not the run is recorded: a JSON line for each."""
 
 from __future__ import annotations
 
 import base64
 import logging
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mdstream.streams.spec import PayloadKind
+from mdstream.handoff.rejects import RejectRow
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def find_obstacle(folder: str, run_id: str) -> str:
 
 
 class RejectFile:
-    """Writes the rejects of one stream. Creates the file with the first one.
+    """Writes the rejects of one stream, those of a batch at once. Creates the file with the first one.
 
     `lost` is the number of rejects that a predecessor could not keep.
     """
@@ -44,37 +45,60 @@ class RejectFile:
     # Written by `keep`.
     lost: int
     """Rejects that could not be kept, because the file is full or cannot be written."""
+    _file: int
+    """Descriptor of the open file; -1 before the first reject."""
+    _size: int
 
     def __init__(self, path: Path, limit: int = LIMIT_BYTES, lost: int = 0) -> None:
         self.path = path
         self.lost = lost
         self._limit = limit
+        self._file = -1
+        self._size = 0
 
-    def keep(self, payload: bytes, kind: PayloadKind, recv_ns: int, reasons: list[tuple[int, str]]) -> None:
-        """Keep a payload with its reasons: pairs of message index (-1: the whole payload) and text."""
-        line: dict[str, Any] = {
-            "received": datetime.fromtimestamp(recv_ns / 1e9, UTC).isoformat(),
-            "recv_ns": recv_ns,
-            "kind": kind.name.lower(),
-            "rejected": [
-                {"message": None if index < 0 else index, "reason": reason} for index, reason in reasons
-            ],
-        }
+    def keep(self, rows: Sequence[RejectRow]) -> None:
+        """Add rejects to the file. If that fails, count them as lost."""
+        if self._size >= self._limit:
+            self.lost += len(rows)
+            return
         try:
-            line["payload"] = payload.decode()
-        except UnicodeDecodeError:
-            line["payload_base64"] = base64.b64encode(payload).decode()
-        self._append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-    def _append(self, data: bytes) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if size + len(data) > self._limit:
-                raise OSError(f"the file has reached its limit of {self._limit // 1_000_000} MB")
-            with self.path.open("ab") as file:
-                file.write(data)
+            self._write(b"".join(map(_make_line, rows)))
         except OSError as error:
             if not self.lost:
-                log.error("rejects %s: payloads are counted but not kept: %s", self.path, error)
-            self.lost += 1
+                log.error("rejects %s: they are counted but not kept: %s", self.path, error)
+            self.lost += len(rows)
+
+    def close(self) -> None:
+        """Close the file; the next reject opens it again."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _write(self, data: bytes) -> None:
+        if self._file < 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._size = os.fstat(self._file).st_size
+        if self._size + len(data) > self._limit:
+            self._size = self._limit
+            raise OSError(f"the file has reached its limit of {self._limit // 1_000_000} MB")
+        written = os.write(self._file, data)
+        if written < len(data):  # the disk is full: no half line stays
+            os.ftruncate(self._file, self._size)
+            raise OSError(f"only {written} of {len(data)} bytes could be written")
+        self._size += written
+
+
+def _make_line(row: RejectRow) -> bytes:
+    line: dict[str, Any] = {
+        "received": datetime.fromtimestamp(row.recv_ns / 1e9, UTC).isoformat(),
+        "recv_ns": row.recv_ns,
+        "kind": row.kind,
+        "place": row.place,
+        "reason": row.reason,
+    }
+    try:
+        line["bytes"] = row.data.decode()
+    except UnicodeDecodeError:
+        line["bytes_base64"] = base64.b64encode(row.data).decode()
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -26,6 +26,12 @@ RUN = "run"
 LARGEST_INT = (1 << 63) - 1
 """Largest integer that can be stored: Delta tables have no unsigned integers."""
 
+
+def why_too_large(column: str, value: int) -> str:
+    """Return why a table cannot hold an integer above `LARGEST_INT`."""
+    return f"{column} {value} is more than a signed 64-bit integer holds"
+
+
 _TYPES: dict[Kind, pa.DataType] = {
     Kind.TIME: pa.timestamp("us", "UTC"),
     Kind.FLOAT: pa.float64(),
@@ -35,6 +41,7 @@ _TYPES: dict[Kind, pa.DataType] = {
     Kind.TEXT: pa.string(),
     Kind.JSON: pa.string(),
     Kind.SYMBOLS: pa.list_(pa.string()),
+    Kind.BYTES: pa.binary(),
 }
 _CODES = pa.dictionary(pa.int32(), pa.string())
 

@@ -38,6 +38,8 @@ class Kind(Enum):
     """Any value, kept as JSON text."""
     SYMBOLS = "symbols"
     """A list of symbols: uint32 codes into the stream's `symbols` dictionary."""
+    BYTES = "bytes"
+    """Bytes of any length."""
 
     # Kinds are looked up in dicts for every column of every batch; Enum's own hash is Python code.
     __hash__ = object.__hash__
@@ -84,7 +86,7 @@ SYMBOLS = "symbols"
 """The dictionary of symbols, in every stream."""
 
 
-VARIABLE = frozenset({Kind.TEXT, Kind.JSON, Kind.SYMBOLS})
+VARIABLE = frozenset({Kind.TEXT, Kind.JSON, Kind.SYMBOLS, Kind.BYTES})
 """Kinds whose rows differ in size: stored as 64-bit offsets and a heap."""
 
 CODED = frozenset({Kind.SYMBOL, Kind.CODE, Kind.CONDITIONS, Kind.SYMBOLS})
@@ -184,6 +186,22 @@ class Channel:
         """The column with the time of the event, or, if that is optional, the time of receipt."""
         times = [c for c in self.columns if c.kind is Kind.TIME]
         return next((c.name for c in times if c.required), times[-1].name)
+
+
+REJECTS = Channel(
+    "rejects",
+    (
+        Column("kind", Kind.TEXT, required=True),
+        Column("place", Kind.TEXT, required=True),
+        Column("reason", Kind.TEXT, required=True),
+        Column("bytes", Kind.BYTES, required=True),
+        RECV_TS,
+    ),
+)
+"""What could not become a row, in every stream: `kind` says what `bytes` are, such as `json` or `trades`.
+
+`place` is where they were: message of a payload, whose receive time the row has, or row of a frame.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +344,8 @@ class StreamSpec:
 
     @cached_property
     def row_channels(self) -> dict[str, Channel]:
-        """Name → channel with a frame of rows: the declared channels, and bars that the feed builds."""
-        return {c.name: c for c in (*self.channels, *self.built_bars)}
+        """Name → channel with a frame of rows: the declared ones, bars that the feed builds, rejects."""
+        return {c.name: c for c in (*self.channels, *self.built_bars, REJECTS)}
 
     @cached_property
     def received_channels(self) -> tuple[Channel, ...]:

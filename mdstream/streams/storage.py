@@ -20,6 +20,7 @@ DTYPE: dict[Kind, np.dtype[Any]] = {
     Kind.TEXT: np.dtype(np.uint8),
     Kind.JSON: np.dtype(np.uint8),
     Kind.SYMBOLS: np.dtype(np.uint32),
+    Kind.BYTES: np.dtype(np.uint8),
 }
 """dtype of a column's values; of a heap item if rows differ in size."""
 

@@ -10,6 +10,7 @@ import msgpack
 import orjson
 
 from mdstream.errors import ServerError
+from mdstream.venues.alpaca.short_maps import read_short_map
 
 CodecName = Literal["json", "msgpack"]
 
@@ -19,6 +20,7 @@ CodecName = Literal["json", "msgpack"]
 _JSON_USUAL = b'[{"T":"'
 _JSON_CONTROL = (b'[{"T":"su', b'[{"T":"er')
 _JSON_SPACED_CONTROL = re.compile(rb'\s*\[\s*\{\s*"T"\s*:\s*"(?:su|er)').match
+_ONE_MESSAGE = b"\x91"
 _MSGPACK_CONTROL = (b"\xa1T\xa7success", b"\xa1T\xa5error", b"\xa1T\xacsubscription")
 
 
@@ -59,6 +61,8 @@ class MsgpackCodec:
         try:
             messages = msgpack.unpackb(payload, strict_map_key=False)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
+            if payload[:1] == _ONE_MESSAGE and (message := read_short_map(payload[1:])) is not None:
+                return [message]
             raise ServerError(f"control message is not msgpack: {payload[:80]!r}") from error
         return _messages(messages, payload)
 

@@ -6,25 +6,40 @@ from pathlib import Path
 
 import orjson
 
+from mdstream.handoff.rejects import RejectRow
 from mdstream.store.rejects import RejectFile, find_obstacle, reject_path
-from mdstream.streams.spec import PayloadKind
+
+ROWS = [
+    RejectRow("json", "batch 1, payload 2, message 3", "why", b'{"T":"x"}', 1_700_000_000_000_000_000),
+    RejectRow("msgpack", "batch 1, payload 4", "not msgpack", b"\xff", 1),
+]
 
 
-def test_a_payload_is_kept_with_its_reasons(tmp_path: Path) -> None:
+def test_a_reject_is_kept_with_its_place_and_reason(tmp_path: Path) -> None:
     rejects = RejectFile(reject_path(str(tmp_path), "run", "stocks"))
-    rejects.keep(b'[{"T":"x"}]', PayloadKind.JSON, 1_700_000_000_000_000_000, [(0, "why")])
-    rejects.keep(b"\xff", PayloadKind.MSGPACK, 1, [(-1, "not msgpack")])
+    rejects.keep(ROWS)
+    rejects.close()
     first, second = map(orjson.loads, rejects.path.read_bytes().splitlines())
-    assert first["payload"] == '[{"T":"x"}]'
-    assert first["rejected"] == [{"message": 0, "reason": "why"}]
-    assert second["payload_base64"] == "/w=="
-    assert second["rejected"] == [{"message": None, "reason": "not msgpack"}]
+    assert first["bytes"] == '{"T":"x"}'
+    assert (first["place"], first["reason"]) == ("batch 1, payload 2, message 3", "why")
+    assert second["bytes_base64"] == "/w=="
+    assert second["received"] == "1970-01-01T00:00:00+00:00"
+
+
+def test_a_file_continues_that_of_a_killed_predecessor(tmp_path: Path) -> None:
+    for _ in range(2):
+        rejects = RejectFile(tmp_path / "x", limit=1000)
+        rejects.keep(ROWS)
+    assert len(rejects.path.read_bytes().splitlines()) == 4
+    rejects.keep(ROWS * 3)
+    assert (len(rejects.path.read_bytes().splitlines()), rejects.lost) == (4, 6)
 
 
 def test_what_finds_no_room_is_counted(tmp_path: Path) -> None:
     rejects = RejectFile(tmp_path / "full", limit=10)
-    rejects.keep(b"payload", PayloadKind.JSON, 1, [(0, "why")])
-    assert rejects.lost == 1
+    rejects.keep(ROWS)
+    rejects.keep(ROWS)
+    assert rejects.lost == 4
 
 
 def test_a_folder_that_cannot_be_used_is_known_before_the_first_reject(tmp_path: Path) -> None:

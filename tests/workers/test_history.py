@@ -244,11 +244,56 @@ def test_a_record_that_fits_nowhere_is_rejected_and_kept(tmp_path: Path) -> None
     body = {"trades": {"A": [good, {**good, "p": "high"}, good]}, "next_page_token": None}
     receipt = stage(body, tmp_path / "x.arrow")
     assert receipt.rows == 2
-    assert [reject.message for reject in receipt.rejects] == [1]
-    assert orjson.loads(receipt.plain) == body
+    [reject] = receipt.rejects
+    assert reject.message == 1
+    assert orjson.loads(reject.data) == {**good, "p": "high"}
 
 
-def test_an_id_beyond_what_tables_hold_fails_the_page(tmp_path: Path) -> None:
-    record = {"t": format_time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 2**63, "z": "A"}
-    receipt = stage({"trades": {"A": [record]}, "next_page_token": None}, tmp_path / "x.arrow")
-    assert "id 9223372036854775808 is more than a signed 64-bit integer holds" in receipt.fault
+@pytest.mark.cases("V1")
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1])
+def test_an_id_beyond_what_tables_hold_costs_its_record_alone(tmp_path: Path, number: int) -> None:
+    good = {"t": format_time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 1, "z": "A"}
+    bad = {**good, "i": number}
+    body = {"trades": {"A": [good, bad, good], "B": [bad], "C": [good]}, "next_page_token": "next"}
+    receipt = stage(body, tmp_path / "x.arrow")
+    assert (receipt.rows, receipt.page_token, receipt.fault) == (3, "next", "")
+    assert [(each.message, orjson.loads(each.data)) for each in receipt.rejects] == [(1, bad), (3, bad)]
+    assert f"id {number} is more than a signed 64-bit integer holds" in receipt.rejects[0].reason
+    staged = pa.ipc.open_file(tmp_path / "x.arrow").read_all()
+    assert staged["symbol"].to_pylist() == ["A", "A", "C"]
+    assert staged["id"].to_pylist() == [1, 1, 1]
+
+
+PAGE = {"t": format_time(BASE), "p": 1.5, "s": 1, "x": "V", "c": [], "i": 1, "z": "A"}
+RECORD = orjson.dumps(PAGE)
+
+
+@pytest.mark.cases("V7")
+@pytest.mark.parametrize(
+    ("bad", "after"),
+    [
+        (RECORD.replace(b'"V"', b'"cut \\ud83d"'), b""),
+        (RECORD.replace(b"1.5", b"NaN"), b""),
+        (RECORD.replace(b"1.5", b"1e999"), b""),
+        (RECORD.replace(b'"V"', b'"\xff"'), b""),
+        (RECORD.replace(b'"V"', b'"a\nb"'), b""),
+        (RECORD.replace(b"}", b",}"), b""),
+        (b"nul", b""),
+        (None, b"\0\0"),
+        (None, b"<html>"),
+    ],
+)
+def test_a_record_that_cannot_be_parsed_costs_a_page_nothing_else(
+    tmp_path: Path, bad: bytes | None, after: bytes
+) -> None:
+    records = [RECORD, *([bad] if bad else []), RECORD]
+    body = b'\xef\xbb\xbf{"trades":{"A":[' + b",".join(records) + b']},"next_page_token":"next"}' + after
+    receipt = stage(gzip.compress(body), tmp_path / "x.arrow")
+    assert (receipt.rows, receipt.page_token, receipt.fault) == (2, "next", "")
+    assert [(each.message, each.data) for each in receipt.rejects] == [(1, bad) if bad else (2, after)]
+
+
+def test_a_page_without_a_readable_token_is_fetched_again(tmp_path: Path) -> None:
+    body = b'{"trades":{"A":[' + RECORD + b']},"next_page_token":"\xff"}'
+    assert stage(gzip.compress(body), tmp_path / "x.arrow").fault.startswith("next_page_token: not JSON")
+    assert not (tmp_path / "x.arrow").exists()

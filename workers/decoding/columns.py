@@ -19,6 +19,7 @@ from mdstream.errors import UnfitError
 from mdstream.handoff.columns import Array, ColumnData
 from mdstream.streams.spec import CODED, Channel, Column, Kind, join_conditions
 from mdstream.streams.storage import DTYPE
+from mdstream.venues.alpaca.bodies import is_zero_time
 from workers.decoding.timestamps import Timestamps
 
 Message = dict[str, Any]
@@ -146,13 +147,19 @@ def _raise(error: Exception) -> Any:
 _NOTHING: Message = {}
 
 
+def _part_of(record: Message, key: str) -> Any:
+    """Return a part of a snapshot; an empty one if the service has none."""
+    part = record.get(key) or _NOTHING
+    return _NOTHING if type(part) is dict and is_zero_time(part.get("t")) else part
+
+
 def values_of(records: list[Message], column: Column, subs: dict[str, list[Message]]) -> list[Any]:
     """Return the raw values of a column, None for a missing key."""
     key = column.key
     head, dot, tail = key.partition(".")
     if dot:
         if head not in subs:
-            subs[head] = [record.get(head) or _NOTHING for record in records]
+            subs[head] = [_part_of(record, head) for record in records]
             if set(map(type, subs[head])) - {dict}:
                 raise UnfitError(f"{head}: expected an object")
         records, key = subs[head], tail
@@ -197,8 +204,10 @@ _INTEGERS = frozenset({int})
 
 
 def _floats(column: Column, values: list[Any]) -> ColumnData:
-    numbers = _checked_numbers(values, _NUMBERS)
-    return ColumnData(np.array(numbers, np.float64), present(values))
+    numbers = np.array(_checked_numbers(values, _NUMBERS), np.float64)
+    if not np.isfinite(numbers).all():
+        raise UnfitError(f"{column.key}: expected a finite number, got {numbers[~np.isfinite(numbers)][0]}")
+    return ColumnData(numbers, present(values))
 
 
 def _integers(column: Column, values: list[Any]) -> ColumnData:
@@ -231,7 +240,11 @@ def _texts(column: Column, values: list[Any]) -> ColumnData:
 
 
 def _json_texts(column: Column, values: list[Any]) -> ColumnData:
-    return _heap([b"" if v is None else orjson.dumps(v) for v in values], present(values))
+    try:
+        texts = [b"" if v is None else orjson.dumps(v) for v in values]
+    except TypeError as error:  # bytes, timestamps and the like, which msgpack has and JSON has not
+        raise UnfitError(f"{column.key}: {error}") from error
+    return _heap(texts, present(values))
 
 
 def _heap(texts: list[bytes], mask: Any) -> ColumnData:

@@ -11,6 +11,7 @@ do not depend on which of the two decoded a payload.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData, ResultArea, concatenate
-from mdstream.handoff.ticket import BodyContents
+from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position
@@ -78,6 +79,10 @@ class Decoder:
         alone = self._fallback.decode(payloads)
         alone.fell_back, alone.fault = len(payloads), fault
         return alone
+
+    def add_bytes(self, rejects: Sequence[Reject], payloads: Payloads) -> list[Reject]:
+        """Return rejects, found after decoding, with their bytes."""
+        return self._fallback.add_bytes(rejects, [payloads.piece(i) for i in range(len(payloads))])
 
     def by_kernels(self, payloads: Payloads, kinds: list[PayloadKind], area: ResultArea) -> Decoded | None:
         """Decode a batch: payloads of `kinds` by kernels, the rest by the fallback decoder.

@@ -4,7 +4,8 @@
 
 It is complete and strict rather than fast. It knows every message type of every stream, and the kernels
 must give equal results. The messages of a channel are converted together. Only if one does not fit, they
-are converted one by one, so that exactly the malformed ones are rejected, each with its reason.
+are converted one by one, so that exactly the malformed ones are rejected, each with its reason and bytes.
+Of a payload that cannot be parsed, the messages that can be are kept (`salvage.py`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,18 @@ from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
-from mdstream.venues.alpaca.bodies import CONTROL, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
+from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
 from workers.decoding.codes import BatchCodes, places_of
 from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, flatten, list_of, type_name
 from workers.decoding.payloads import Payloads, Piece
+from workers.decoding.salvage import (
+    MSGPACK_ERRORS,
+    Unreadable,
+    json_messages,
+    keep_bytes,
+    msgpack_messages,
+    read_body,
+)
 
 _MAPS = (0xDE, 0xDF)
 """First bytes of large maps in msgpack."""
@@ -70,6 +79,8 @@ class _Body(NamedTuple):
     records: list[Any]
     symbols: list[str]
     page_token: str
+    rest: bytes = b""
+    """Bytes after its end."""
 
 
 class FallbackDecoder:
@@ -96,15 +107,14 @@ class FallbackDecoder:
         """
         out = Decoded(counts=counts)
         bodies: dict[int, _Body] = {}
-        for piece in pieces:
-            if piece.kind is PayloadKind.MARK:
-                continue
+        given = [piece for piece in pieces if piece.kind is not PayloadKind.MARK]
+        for piece in given:
             try:
-                parsed = _parse(piece.data, piece.kind)
                 if piece.kind.from_stream:
+                    parsed = _parse_messages(piece.data, piece.kind)
                     counts[piece.payload] += self._split_stream(parsed, piece, out)
                 else:
-                    body = bodies[piece.payload] = self._body(parsed, piece.kind)
+                    body = bodies[piece.payload] = self._parse_body(piece)
                     counts[piece.payload] += self._split_rest(body, piece, out)
             except UnfitError as error:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
@@ -117,6 +127,8 @@ class FallbackDecoder:
             out.columns[name] = codes.assign(self._spec.by_name[name], columns, coded[name], out.new)
         for payload, body in bodies.items():
             out.bodies[payload] = _make_found(body, [r for r in out.rejects if r.payload == payload])
+        if out.rejects:
+            out.rejects = self.add_bytes(out.rejects, given)
         return out
 
     # -- 1. payloads to messages
@@ -145,12 +157,24 @@ class FallbackDecoder:
         rows = out.rows.setdefault(body.channel.name, Rows())
         for index, record in enumerate(body.records):
             if type(record) is not dict:
-                out.rejects.append(Reject(payload, index, f"expected an object, got {type_name(record)}"))
+                out.rejects.append(Reject(payload, index, _why_unknown(record)))
                 continue
             rows.records.append(record)
             rows.positions.append((payload, index))
             rows.recv_ns.append(piece.recv_ns)
-        return len(body.records)
+        if body.rest:
+            out.rejects.append(Reject(payload, len(body.records), "bytes after the end of the body"))
+        return len(body.records) + bool(body.rest)
+
+    def _parse_body(self, piece: Piece) -> _Body:
+        """Parse and split a REST body. Raises `UnfitError` if it cannot be used."""
+        try:
+            return self._body(orjson.loads(piece.data), piece.kind)
+        except orjson.JSONDecodeError as error:
+            found = read_body(bytes(piece.data), self._spec.member_of(piece.kind))
+            if found is None:
+                raise UnfitError(f"not JSON: {error}") from error
+            return self._body(found[0], piece.kind)._replace(rest=found[1])
 
     def _body(self, body: Any, kind: PayloadKind) -> _Body:
         """Split a REST body. Raises `UnfitError` if it is not a body of `kind`."""
@@ -186,6 +210,34 @@ class FallbackDecoder:
                 symbols.append(symbol)
         return _Body(channel, records, symbols, page_token)
 
+    def add_bytes(self, rejects: Sequence[Reject], pieces: Sequence[Piece]) -> list[Reject]:
+        """Return rejects with their bytes."""
+        found: dict[int, dict[int, bytes]] = {}
+        wanted = {reject.payload for reject in rejects}
+        for piece in pieces:
+            if piece.payload in wanted:
+                whole = bytes(piece.data)
+                messages = found.setdefault(piece.payload, {-1: whole})
+                messages |= enumerate(self._raw_messages(piece, whole), piece.message)
+        return [
+            reject._replace(data=found[reject.payload].get(reject.message, found[reject.payload][-1]))
+            for reject in rejects
+        ]
+
+    def _raw_messages(self, piece: Piece, whole: bytes) -> Sequence[bytes]:
+        """Return the bytes of each message of a piece; an empty list if it cannot be split."""
+        if piece.kind.from_stream:
+            split = msgpack_messages if piece.kind is PayloadKind.MSGPACK else json_messages
+            return split(whole, keep_bytes) or []
+        found = read_body(whole, self._spec.member_of(piece.kind), keep_bytes)
+        if found is None:
+            return []
+        try:
+            records = self._body(found[0], piece.kind).records
+        except UnfitError:
+            return []
+        return [record if type(record) is bytes else whole for record in records] + [found[1]]
+
     # -- 2. messages to columns
 
     def _columns(self, name: str, out: Decoded, codes: BatchCodes) -> Coded:
@@ -220,7 +272,10 @@ class FallbackDecoder:
         return good
 
 
-def _page_token(body: dict[str, Any]) -> str:
+def _page_token(body: Message) -> str:
+    token = body.get(NEXT_PAGE_TOKEN)
+    if type(token) is Unreadable:
+        raise UnfitError(f"{NEXT_PAGE_TOKEN}: {token.reason}")
     try:
         return page_token_in(body)
     except ValueError as error:
@@ -230,6 +285,7 @@ def _page_token(body: dict[str, Any]) -> str:
 def _make_found(body: _Body, rejects: Sequence[Reject]) -> BodyContents:
     """Return the contents of a body; the messages in `rejects` have no rows."""
     records = Counter(body.symbols)
+    rejects = [reject for reject in rejects if reject.message < len(body.symbols)]
     records.subtract(body.symbols[r.message] for r in rejects)
     refused: dict[str, str] = {}
     for reject in rejects:
@@ -239,16 +295,22 @@ def _make_found(body: _Body, rejects: Sequence[Reject]) -> BodyContents:
     return BodyContents(frozenset(records) - refused.keys(), refused, body.page_token)
 
 
-def _parse(payload: memoryview | bytes, kind: PayloadKind) -> Any:
+def _parse_messages(payload: memoryview | bytes, kind: PayloadKind) -> Any:
+    """Return the messages of a payload; `Unreadable` ones if not all can be parsed."""
     try:
         if kind is PayloadKind.MSGPACK:
             return msgpack.unpackb(payload, strict_map_key=False)
         return orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise UnfitError(f"not JSON: {error}") from error
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        found, why = json_messages(bytes(payload)), UnfitError(f"not JSON: {error}")
+        cause: Exception = error
+    except MSGPACK_ERRORS as error:
+        found, cause = msgpack_messages(bytes(payload)), error
         what = str(error) or type(error).__name__
-        raise UnfitError(f"not msgpack: {what} (byte {_unreadable(bytes(payload))})") from error
+        why = UnfitError(f"not msgpack: {what} (byte {_unreadable(bytes(payload))})")
+    if found is None or (len(found) == 1 and type(found[0]) is Unreadable):
+        raise why from cause
+    return found
 
 
 def _unreadable(payload: bytes) -> int:
@@ -274,6 +336,8 @@ def _unreadable(payload: bytes) -> int:
 
 
 def _why_unknown(message: Any) -> str:
+    if type(message) is Unreadable:
+        return message.reason
     if type(message) is not dict:
         return f"expected an object, got {type_name(message)}"
     if TYPE not in message:

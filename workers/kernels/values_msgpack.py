@@ -17,6 +17,10 @@ from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NIL = 0xC0
+_INFINITE = np.uint64(0x7FF << 52)
+"""The exponent of float64 numbers that are infinite or not numbers."""
+_INFINITE32 = np.uint64(0xFF << 23)
+"""The same of float32 numbers."""
 _LATEST_S = 9_000_000_000
 """Largest seconds since 1970 that fit into nanoseconds; beyond, the fallback decoder gives the reason."""
 
@@ -65,9 +69,9 @@ def floats(
             valid[row] = 0
             missing += 1
             values[row] = 0.0
-        elif first == 0xCB:
+        elif first == 0xCB and _big_endian(buffer, i + 1, 8) & _INFINITE != _INFINITE:
             values[row] = np.uint64(_big_endian(buffer, i + 1, 8)).view(np.float64)
-        elif first == 0xCA:
+        elif first == 0xCA and _big_endian(buffer, i + 1, 4) & _INFINITE32 != _INFINITE32:
             values[row] = np.uint32(_big_endian(buffer, i + 1, 4)).view(np.float32)
         else:
             form, number = _whole(buffer, i, length)

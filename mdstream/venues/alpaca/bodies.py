@@ -5,6 +5,7 @@ The keys of columns are in the declarations of `mdstream.streams`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 # -- messages of the stream
@@ -61,3 +62,11 @@ def page_token_in(body: Mapping[str, object]) -> str:
 def clean_page_token(token: str) -> str:
     """Return a token as it is, or nothing if its text says that there is none: `null` came as a text."""
     return "" if token.strip().lower() in _NO_TOKEN else token
+
+
+_ZERO_TIME = re.compile(r"0001-01-01[Tt ]00:00:00(?:\.0{1,9})?(?:[Zz]|[+-]00:00)").fullmatch
+
+
+def is_zero_time(value: object) -> bool:
+    """Return whether `value` is Go's zero time, which says that the service has no such part."""
+    return isinstance(value, str) and _ZERO_TIME(value) is not None

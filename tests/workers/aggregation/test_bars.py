@@ -61,7 +61,7 @@ class Bench:
         receipt = job.run(
             Ticket(str(self.run), self.stream, str(self.slab.path), sequence, kernels=kernels)
         )
-        assert not receipt.rejects
+        assert not any(receipt.rejected)
         self.committer.commit(self.slab, receipt, 0)
 
     def rows(self, name: str) -> list[Row]:

@@ -267,3 +267,17 @@ def test_recorded_bodies_decode_identically(entry: dict[str, Any]) -> None:
     pair.decode([body, body, body.strip()], kind)
     if stream != "news":
         assert pair.fell_back == 0, "kernels decode all recorded bodies"
+
+
+@pytest.mark.cases("V6")
+def test_both_decoders_take_a_part_with_the_zero_time_for_absent() -> None:
+    pair, kind = Pair("stocks"), PayloadKind.SNAPSHOTS
+    records = make_records("stocks", kind, 8)
+    good = {f"S{number}": record for number, record in enumerate(records)}
+    pair.decode([orjson.dumps(good)], kind)
+    nothing = {"t": "0001-01-01T00:00:00Z", "o": 0, "h": 0, "l": 0, "c": 0, "v": 0, "n": 0, "vw": 0}
+    for part in ("minuteBar", "dailyBar", "latestTrade"):
+        some = {name: {**record, part: nothing} for name, record in list(good.items())[::3]}
+        decoded = pair.decode([orjson.dumps(good | some)] * 2, kind)
+        assert decoded.rejects == []
+        assert decoded.bodies[0].symbols == frozenset(good)

@@ -401,3 +401,35 @@ def test_recorded_frames_decode_identically(stream: str) -> None:
             pair.decode(batch, PayloadKind.JSON)
         as_msgpack = [msgpack.packb(orjson.loads(line)) for line in lines]
         pair.decode(as_msgpack * 2, PayloadKind.MSGPACK)
+
+
+@pytest.mark.cases("V5")
+@pytest.mark.parametrize("stream", ["stocks", "crypto", "options"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_the_same_rejects(stream: str, number: float) -> None:
+    pair, form = Pair(stream), ENCODINGS["msgpack"]
+    messages = traffic.messages(stream, 60)
+    pair.decode([form.payload([form.message(m) for m in messages])], KINDS["msgpack"])
+    floats = [key for key in ("p", "bp", "ap", "o", "vw") if any(key in m for m in messages)]
+    for key in floats:
+        bent = [{**m, key: number} if key in m and i % 7 == 3 else m for i, m in enumerate(messages)]
+        payload = form.payload([form.message(m) for m in bent])
+        rejects = pair.decode([payload, payload], KINDS["msgpack"]).rejects
+        assert (
+            len(rejects) == 2 * sum(m is not n for m, n in zip(messages, bent, strict=True)) or key == "o"
+        )
+
+
+@pytest.mark.cases("V7")
+@pytest.mark.parametrize("stream", ["stocks", "crypto", "news"])
+def test_damaged_messages_cost_both_decoders_the_same(stream: str) -> None:
+    pair, form = Pair(stream), ENCODINGS["json"]
+    good = [form.message(m) for m in traffic.messages(stream, 12)]
+    pair.decode([form.payload(good)], KINDS["json"])
+    for bad in (b'{"T":"t","S":"\\ud83d"}', b"nul", b"", b'{"T":"q","S":"\xff"', good[0] + b"}"):
+        for at in (0, 3, 12):
+            decoded = pair.decode([form.payload([*good[:at], bad, *good[at:]])] * 2, KINDS["json"])
+            assert sum(decoded.counts) - len(decoded.rejects) == 24
+    for before, after in ((b"\xef\xbb\xbf", b""), (b"", b"\0\0"), (b"", b"\xff"), (b" ", b"]")):
+        decoded = pair.decode([before + form.payload(good) + after], KINDS["json"])
+        assert sum(decoded.counts) - len(decoded.rejects) == 12

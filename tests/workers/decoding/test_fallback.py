@@ -272,7 +272,7 @@ def test_a_bad_message_is_rejected_with_its_reason_and_its_neighbours_are_kept(
         (b"", PayloadKind.MSGPACK, "not msgpack: Unpack failed: incomplete input (byte 0)"),
         (b"\x91\x82\xa1T", PayloadKind.MSGPACK, "not msgpack: Unpack failed: incomplete input (byte 4)"),
         (b"\x91" * 100_000, PayloadKind.MSGPACK, "not msgpack: StackError (byte 1)"),
-        (b"\x92\x05\x81\x91\x01\x01", PayloadKind.MSGPACK, "not msgpack: unhashable type: 'list' (byte 3)"),
+        (b"\x91\x81\x91\x01\x01", PayloadKind.MSGPACK, "not msgpack: unhashable type: 'list' (byte 2)"),
         (b"\xdf\xff\xff\xff\xff", PayloadKind.MSGPACK, "not msgpack: "),
         (b"\x91\x82\xa1T\xa1t\xa1S\xc1", PayloadKind.MSGPACK, "not msgpack: FormatError (byte 8)"),
         (b"\x90\x00", PayloadKind.MSGPACK, "not msgpack: unpack(b) received extra data. (byte 1)"),
@@ -301,6 +301,146 @@ def test_a_payload_that_cannot_be_split_is_one_reject(
     [reject] = decoded.rejects
     assert (reject.payload, reject.message) == (0, -1)
     assert reject.reason.startswith(reason)
+
+
+JSON_TRADE = orjson.dumps(TRADE)
+
+
+@pytest.mark.cases("V7")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        JSON_TRADE.replace(b'"K"', b'"cut \\ud83d"'),
+        JSON_TRADE.replace(b'"K"', b'"\\udc00"'),
+        JSON_TRADE.replace(b'"K"', b'"\xff"'),
+        JSON_TRADE.replace(b'"K"', b'"\xed\xa0\x80"'),
+        JSON_TRADE.replace(b'"K"', b'"a\x00"'),
+        JSON_TRADE.replace(b'"K"', b'"\\x"'),
+        JSON_TRADE.replace(b'"K"', b'"K'),
+        JSON_TRADE.replace(b'"K"', b'"K]"'),
+        JSON_TRADE.replace(b'"K"', b"K}"),
+        JSON_TRADE.replace(b'"K"', b"[1"),
+        JSON_TRADE.replace(b"162.92", b"NaN"),
+        JSON_TRADE.replace(b"162.92", b"-Infinity"),
+        JSON_TRADE.replace(b"162.92", b"1e999"),
+        JSON_TRADE.replace(b"162.92", b"01"),
+        JSON_TRADE.replace(b"162.92", b""),
+        JSON_TRADE.replace(b'"p":', b'"p"'),
+        JSON_TRADE.replace(b'"}', b'",}'),
+        b"",
+        b"nul",
+        b"<html>",
+    ],
+)
+def test_one_message_that_is_not_json_costs_no_other(bad: bytes) -> None:
+    good = [orjson.dumps({**TRADE, "S": symbol, "x": '[{,\\"'}) for symbol in "ABC"]
+    payload = b"[" + b",".join([good[0], bad, good[1], good[2]]) + b"]"
+    decoded = decode("stocks", payload)
+    assert decoded.counts == [4]
+    if b'"K]"' in bad:
+        assert not decoded.rejects, "a bracket in a text is text"
+        return
+    assert [(r.payload, r.message, r.data) for r in decoded.rejects] == [(0, 1, bad)]
+    assert decoded.rejects[0].reason.startswith("not JSON: ")
+    assert [r["symbol"] for r in rows("stocks", decoded)["trades"]] == ["A", "B", "C"]
+
+
+@pytest.mark.cases("V7")
+@pytest.mark.parametrize("rest", [b"\0", b"]", b"}", b",", b"<html>", b'{"T":"t"}', b"\xff"])
+def test_bytes_behind_the_messages_are_one_reject(rest: bytes) -> None:
+    payload = b"[" + JSON_TRADE + b"," + JSON_TRADE + b"]\r\n" + rest
+    decoded = decode("stocks", payload)
+    assert (decoded.counts, len(rows("stocks", decoded)["trades"])) == ([3], 2)
+    assert [(r.message, r.data) for r in decoded.rejects] == [(2, rest)]
+    packed = msgpack.packb([{**TRADE, "t": msgpack.Timestamp(1)}] * 2) + rest
+    decoded = decode("stocks", packed, kind=PayloadKind.MSGPACK)
+    assert (decoded.counts, len(rows("stocks", decoded)["trades"])) == ([3], 2)
+    assert [(r.message, r.data) for r in decoded.rejects] == [(2, rest)]
+
+
+@pytest.mark.cases("V7")
+def test_a_byte_order_mark_costs_nothing_and_neither_does_another_array() -> None:
+    whole = b"[" + JSON_TRADE + b"]"
+    closed_early = whole + b"," + JSON_TRADE + b"]"
+    decoded = decode("stocks", b"\xef\xbb\xbf" + whole, whole + whole, closed_early)
+    assert (decoded.counts, decoded.rejects) == ([1, 2, 2], [])
+    assert len(rows("stocks", decoded)["trades"]) == 5
+
+
+@pytest.mark.cases("V7")
+@pytest.mark.parametrize("bad", [b"\x81\xa1S\xa1\xff", b"\x81\x91\x01\x01", b"\x81\xa1S\xd5\xff\x00\x00"])
+def test_one_message_that_is_not_msgpack_costs_no_other(bad: bytes) -> None:
+    good = msgpack.packb({**TRADE, "t": msgpack.Timestamp(1)})
+    decoded = decode("stocks", b"\x93" + good + bad + good, kind=PayloadKind.MSGPACK)
+    assert (decoded.counts, len(rows("stocks", decoded)["trades"])) == ([3], 2)
+    assert [(r.message, r.data) for r in decoded.rejects] == [(1, bad)]
+    assert decoded.rejects[0].reason.startswith("not msgpack: ")
+
+
+@pytest.mark.cases("V7")
+def test_each_bad_article_counts() -> None:
+    article = orjson.dumps({"T": "n", "id": 1, "headline": "h", "created_at": TRADE["t"], "symbols": ["A"]})
+    bad = article.replace(b'"h"', b'"cut \\ud83d"')
+    decoded = decode("news", b"[" + b",".join([bad, article, bad]) + b"]")
+    assert decoded.counts == [3]
+    assert [(r.message, r.data) for r in decoded.rejects] == [(0, bad), (2, bad)]
+    listed = b'{"news":[' + b",".join([bad, article, bad]) + b'],"next_page_token":"t"}'
+    decoded = decode("news", listed, kind=PayloadKind.LISTED)
+    assert decoded.counts == [3]
+    assert [(r.message, r.data) for r in decoded.rejects] == [(0, bad), (2, bad)]
+    assert decoded.bodies[0].page_token == "t"
+
+
+@pytest.mark.cases("V5")
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("key", ["p", "s"])
+def test_a_number_that_is_not_finite_is_rejected(number: float, key: str) -> None:
+    good = {**TRADE, "t": msgpack.Timestamp(1)}
+    for single in (False, True):
+        payload = msgpack.packb([good, {**good, key: number}, good], use_single_float=single)
+        decoded = decode("stocks", payload, kind=PayloadKind.MSGPACK)
+        assert len(rows("stocks", decoded)["trades"]) == 2
+        [reject] = decoded.rejects
+        assert (reject.message, key in reject.reason, str(number) in reject.reason) == (1, True, True)
+
+
+@pytest.mark.parametrize("value", [b"raw", msgpack.Timestamp(1), msgpack.ExtType(5, b"x"), {1: {2: b"x"}}])
+def test_what_json_has_no_form_for_is_rejected(value: Any) -> None:
+    article = {"T": "n", "id": 1, "headline": "h", "created_at": msgpack.Timestamp(1), "symbols": ["A"]}
+    payload = msgpack.packb([article, {**article, "images": value}, article])
+    decoded = decode("news", payload, kind=PayloadKind.MSGPACK)
+    assert decoded.counts == [3]
+    assert [r.message for r in decoded.rejects] in ([1], [])
+
+
+ZERO_TIMES = [
+    "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00.000Z",
+    "0001-01-01T00:00:00+00:00",
+    "0001-01-01T00:00:00.000000000Z",
+]
+
+
+@pytest.mark.cases("V6")
+@pytest.mark.parametrize("time", ZERO_TIMES)
+def test_a_part_of_a_snapshot_with_the_zero_time_is_absent_and_the_rest_counts(time: str) -> None:
+    nothing = {"t": time, "o": 0, "h": 0, "l": 0, "c": 0, "v": 0, "n": 0, "vw": 0}
+    trade = {"t": TRADE["t"], "p": 1.5, "s": 1, "x": "V", "i": 1, "c": [], "z": "A"}
+    without = {"latestTrade": trade}
+    zero = {
+        **without,
+        "minuteBar": nothing,
+        "dailyBar": nothing,
+        "latestQuote": {"t": time, "bp": 0, "bs": 0},
+    }
+    body = orjson.dumps(
+        {"AAPL": zero, "MSFT": {**zero, "latestTrade": {**trade, "t": time}}, "SPY": without}
+    )
+    decoded = decode("stocks", body, kind=PayloadKind.SNAPSHOTS)
+    assert decoded.rejects == []
+    apple, microsoft, spy = rows("stocks", decoded)["snapshots"]
+    assert {**apple, "symbol": "SPY"} == spy
+    assert {name for name, value in microsoft.items() if value is not None} == {"symbol"}
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])

@@ -2,6 +2,9 @@
 
 A commit has its files and the number after the last recorded row of the frame (a Delta transaction
 identifier); the table has both or neither. So a ticket that is repeated after a kill adds only the rest.
+
+A row that the table refuses goes to the dataset `<stream>.rejects` first, and then its number to the table.
+So each row is stored somewhere, and none is tried for ever.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from mdstream.errors import StoreError
 from mdstream.frames.rundir import frame_path
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
+from mdstream.handoff.rejects import RejectRow
 from mdstream.reading.reader import FrameReader
 from mdstream.store.migration import migrate
 from mdstream.store.objects import summarize_error
 from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, RUN, polars_schema, why_too_large
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import CODED, Channel, Kind
+from mdstream.streams.spec import CODED, RECV_TS, REJECTS, Channel, Kind
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +34,10 @@ _TARGET_BYTES = 256 * 1024 * 1024
 """Target size of the files that compaction makes."""
 
 _MOST_REASONS = 5
-"""Most unstorable rows of one ticket for which the receipt has the reason."""
+"""Most refused rows of one ticket for which the receipt has the reason."""
+
+_MOST_SET_ASIDE = 100
+"""Most rows of one ticket that are set aside because the table refuses them: it may refuse all."""
 
 _readers: dict[str, FrameReader] = {}
 _tables: dict[str, Any] = {}
@@ -38,8 +45,6 @@ _tables: dict[str, Any] = {}
 
 def record(ticket: RecordTicket) -> RecordReceipt:
     """Add rows of a frame to its table. Raises `StoreError` if that fails; the table is then unchanged."""
-    from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
-
     name = transaction(ticket.run, ticket.frame)
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
@@ -50,23 +55,139 @@ def record(ticket: RecordTicket) -> RecordReceipt:
         first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
         if not rows.height:
             return RecordReceipt(first, 0, first - wanted)
-        channel, past = channel_of(ticket.frame), first + rows.height
         if table is not None:
-            migrate(table, channel)
-        unstorable, reasons = _unstorable(rows, channel, first)
-        if unstorable is not None:
-            rows = rows.filter(~unstorable)
-        write_deltalake(
-            table or ticket.table,
-            _to_arrow(rows, channel, ticket.feed, Path(ticket.run).name),
-            mode="append",
-            schema_mode="merge",  # a table of an earlier version gains the columns that it lacks
-            partition_by=list(PARTITION),
-            storage_options=ticket.options or None,
-            writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
-            commit_properties=CommitProperties(app_transactions=[Transaction(name, past)]),
-        )
-    return RecordReceipt(past, rows.height, first - wanted, past - first - rows.height, reasons)
+            migrate(table, channel_of(ticket.frame))
+        batch = _Batch(ticket, first, rows)
+        batch.store()
+    return RecordReceipt(batch.past, batch.stored, first - wanted, batch.refused, tuple(batch.reasons))
+
+
+class _Batch:
+    """Rows of a ticket on their way into the table."""
+
+    # Written by the methods, with each commit.
+    past: int
+    """Number of the row after the last one that is stored or set aside."""
+    stored: int
+    refused: int
+    reasons: list[str]
+    """Reasons of the first refused rows."""
+
+    def __init__(self, ticket: RecordTicket, first: int, rows: pl.DataFrame) -> None:
+        self._ticket = ticket
+        self._channel = channel_of(ticket.frame)
+        self._first = first
+        self._rows = rows
+        self.past, self.stored, self.refused, self.reasons = first, 0, 0, []
+
+    def store(self) -> None:
+        """Store all rows, or as many as possible. Raises the library's error if none could be stored."""
+        try:
+            self._store(0, self._rows.height)
+        except BaseException as error:
+            if self.past == self._first or not _is_of_library(error):
+                raise
+            _tables.pop(self._ticket.table, None)
+
+    def _store(self, start: int, stop: int) -> None:
+        """Store rows from index `start` to `stop`: halve those that the table refuses until one is left."""
+        rows = self._rows[start:stop]
+        too_large, reasons = _find_too_large(rows, self._channel, self._first + start)
+        try:
+            self._set_aside(rows.filter(too_large), reasons, "")
+            self._commit(rows.filter(~too_large), self._first + stop)
+        except BaseException as error:
+            if not self._ticket.divide or not _is_of_library(error) or _has_no_room(error):
+                raise
+            _tables.pop(self._ticket.table, None)
+            if len(rows) > 1:
+                middle = (start + stop) // 2
+                self._store(start, middle)
+                self._store(middle, stop)
+                return
+            if self.refused >= _MOST_SET_ASIDE:
+                raise
+            self._commit(rows.clear(), self._first + start)  # raises if the fault is not in the row
+            reason = f"row {self._first + start}: {_summarize(error)}"
+            self._set_aside(rows, {self._first + start: reason}, " refused")
+            self._commit(rows.clear(), self._first + stop)
+            self._note([reason])
+        else:
+            self._note(list(reasons.values()))
+            self.stored += len(rows) - len(reasons)
+        self.past = self._first + stop
+
+    def _note(self, reasons: list[str]) -> None:
+        self.refused += len(reasons)
+        self.reasons += reasons[: _MOST_REASONS - len(self.reasons)]
+
+    def _commit(self, rows: pl.DataFrame, past: int) -> None:
+        ticket = self._ticket
+        stored = _to_arrow(rows, self._channel, ticket.feed, Path(ticket.run).name)
+        _append(ticket.table, ticket.options, stored, transaction(ticket.run, ticket.frame), past)
+
+    def _set_aside(self, rows: pl.DataFrame, reasons: dict[int, str], suffix: str) -> None:
+        """Add rows to the dataset of rejects, unless an earlier attempt did.
+
+        `reasons` has their numbers, in order. Rejects that their own table refuses are only on disk.
+        """
+        ticket, stream = self._ticket, self._ticket.frame.partition(".")[0]
+        if not reasons or self._channel is REJECTS:
+            return
+        table = f"{ticket.table.rpartition('/')[0]}/{stream}.{REJECTS.name}"
+        name = transaction(ticket.run, ticket.frame) + suffix
+        found = _open(table, ticket.options)
+        done = (found.transaction_version(name) if found else None) or 0
+        rejects = [
+            RejectRow("row", f"{ticket.frame}, row {number}", reason, data, recv_ns)
+            for (number, reason), data, recv_ns in zip(
+                reasons.items(), _to_json(rows), _received(rows), strict=True
+            )
+            if number >= done
+        ]
+        if rejects:
+            stored = _to_arrow(_rejects_frame(rejects), REJECTS, ticket.feed, Path(ticket.run).name)
+            _append(table, ticket.options, stored, name, max(reasons) + 1)
+
+
+def _append(uri: str, options: dict[str, str], rows: Any, name: str, past: int) -> None:
+    """Commit rows to a table, and that transaction `name` has reached `past`."""
+    from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
+
+    write_deltalake(
+        _open(uri, options) or uri,
+        rows,
+        mode="append",
+        schema_mode="merge",  # a table of an earlier version gains the columns that it lacks
+        partition_by=list(PARTITION),
+        storage_options=options or None,
+        writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
+        commit_properties=CommitProperties(app_transactions=[Transaction(name, past)]),
+    )
+
+
+def _rejects_frame(rows: list[RejectRow]) -> pl.DataFrame:
+    import polars as pl
+
+    names = [column.name for column in REJECTS.columns]
+    frame = pl.DataFrame(rows, names, orient="row")
+    return frame.with_columns(pl.col(RECV_TS.name).cast(pl.Datetime("ns", "UTC")))
+
+
+def _to_json(rows: pl.DataFrame) -> list[bytes]:
+    """Return each row as JSON; times and numbers are exact."""
+    import polars as pl
+    import polars.selectors as cs
+
+    shown = rows.with_columns(
+        cs.datetime().cast(pl.String), cs.categorical().cast(pl.String), cs.binary().bin.encode("base64")
+    )
+    return shown.write_ndjson().encode().splitlines()
+
+
+def _received(rows: pl.DataFrame) -> list[int]:
+    """Return the receive times in ns; of bars, which are made here, when they were made."""
+    return rows[RECV_TS.name].dt.epoch("ns").to_list()
 
 
 def find_recorded(ticket: RecordTicket) -> int:
@@ -125,26 +246,22 @@ def _reader(run: str, frame: str) -> FrameReader:
     return _readers[path]
 
 
-def _unstorable(
-    rows: pl.DataFrame, channel: Channel, first: int
-) -> tuple[pl.Series | None, tuple[str, ...]]:
-    """Find rows with an integer that is too large for the table.
+def _find_too_large(rows: pl.DataFrame, channel: Channel, first: int) -> tuple[pl.Series, dict[int, str]]:
+    """Find rows with an integer that no table can hold.
 
-    Return a mask of them, None if there are none, and for the first few the row's number in the frame (the
-    first of `rows` is `first`), the column and the value.
+    Return a mask of them, and the reason by number of the row in the frame; `rows` begin with `first`.
     """
     import polars as pl
 
     names = [c.name for c in channel.columns if c.kind is Kind.UINT and c.name in rows.columns]
-    too_large = rows.select(pl.col(names) > LARGEST_INT).fill_null(value=False)
-    if not names or not too_large.select(pl.any_horizontal(pl.all().any())).item():
-        return None, ()
-    reasons = [
-        f"row {first + at}: {why_too_large(name, rows[name][at])}"
-        for name in names
-        for at in too_large[name].arg_true().head(_MOST_REASONS).to_list()
-    ]
-    return too_large.select(pl.any_horizontal(pl.all())).to_series(), tuple(reasons[:_MOST_REASONS])
+    too_large = rows.select((pl.col(name) > LARGEST_INT).fill_null(value=False) for name in names)
+    mask = pl.repeat(value=False, n=rows.height, eager=True)
+    reasons: dict[int, str] = {}
+    for name in names:
+        mask |= too_large[name]
+        for at in too_large[name].arg_true().to_list():
+            reasons.setdefault(first + at, f"row {first + at}: {why_too_large(name, rows[name][at])}")
+    return mask, dict(sorted(reasons.items()))
 
 
 def _to_arrow(rows: pl.DataFrame, channel: Channel, feed: str, run: str) -> Any:
@@ -185,14 +302,29 @@ def _translate_errors(table: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not _is_of_library(error):
             raise
         _tables.pop(table, None)
         raise StoreError(_why(table, error)) from error
 
 
+def _is_of_library(error: BaseException) -> bool:
+    """Return whether the Delta library or Polars may have raised `error`; a panic is not an `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _has_no_room(error: BaseException) -> bool:
+    text = summarize_error(error)
+    return "No space left" in text or "Quota exceeded" in text
+
+
+def _summarize(error: BaseException) -> str:
+    """Return an error in one line."""
+    return " ".join(summarize_error(error).split())[:300]
+
+
 def _why(table: str, error: BaseException) -> str:
     text = summarize_error(error)
-    if "No space left" in text or "Quota exceeded" in text:
+    if _has_no_room(error):
         return f"store: no room at {table}; recording resumes when there is some"
     return f"store: {table}: {text[:300]}"

@@ -68,7 +68,7 @@ def record(
         if state.missed:
             print(f"{state.missed:,} rows were dropped before they could be recorded", file=sys.stderr)
         if state.unstorable:
-            text = f"{state.unstorable:,} rows were left out: the table cannot hold one of their values"
+            text = f"{state.unstorable:,} rows that a table refuses were left out; they are kept in rejects"
             print(text, file=sys.stderr)
     if state.trouble:
         print(f"recording is incomplete: {state.trouble}", file=sys.stderr)

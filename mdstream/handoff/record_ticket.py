@@ -12,7 +12,8 @@ class RecordTicket(NamedTuple):
     """Asks to store rows `first` to `past` of a frame in the Delta table at `table`.
 
     `table_past` is the number after the last recorded row when the table was last read. `run` is the run
-    directory, `feed` the value of the partition column. `options` are those of the object store.
+    directory, `feed` the value of the partition column. `options` are those of the object store. With
+    `divide`, rows that the table refuses are set aside; without, they fail the ticket.
     """
 
     run: str
@@ -23,6 +24,7 @@ class RecordTicket(NamedTuple):
     table: str
     feed: str
     options: dict[str, str]
+    divide: bool = False
 
 
 class RecordReceipt(NamedTuple):
@@ -38,9 +40,9 @@ class RecordReceipt(NamedTuple):
     missed: int
     """Rows that the frame had dropped before they were read."""
     unstorable: int = 0
-    """Rows left out because the table cannot store one of their values."""
+    """Rows that were set aside in `<stream>.rejects`, because the table refuses them."""
     reasons: tuple[str, ...] = ()
-    """Row, column and value of the first few of them."""
+    """Row and reason of the first few of them."""
 
 
 class CompactTicket(NamedTuple):

@@ -42,6 +42,9 @@ COMPACT_COMMITS = 100
 """Commits to a table after which its small files are merged to large ones."""
 
 _LOOK_S = 0.5
+DIVIDE_AFTER = 2
+"""Failed attempts to store rows after which those that the table refuses are set aside."""
+
 _AGAIN_S = 2.0
 """Least time until a failed commit is repeated."""
 
@@ -64,6 +67,8 @@ class Recorder:
     _tasks: dict[str, asyncio.Task[None]]
     _uncompacted: dict[str, int]
     """Commits since its table was compacted."""
+    _failures: dict[str, int]
+    """Attempts to store its next rows that failed."""
     _troubles: dict[str, str]
     """What keeps it from being recorded; the oldest first."""
     _failure: BaseException | None
@@ -85,7 +90,7 @@ class Recorder:
         self._on_change = on_change
         self._options = storage_options(store.path)
         self._heads, self._due, self._tasks = {}, {}, {}
-        self._uncompacted, self._troubles = {}, {}
+        self._uncompacted, self._troubles, self._failures = {}, {}, {}
         self._failure = None
         self._stops_at = None
         self._dead_since = 0.0
@@ -215,11 +220,13 @@ class Recorder:
                     )
                 if receipt.unstorable:
                     log.warning(
-                        "%s: %d rows cannot be stored and were left out: %s",
+                        "%s: %d rows cannot be stored and were left out: %s. They are kept in %s.rejects",
                         name,
                         receipt.unstorable,
                         "; ".join(receipt.reasons),
+                        name.partition(".")[0],
                     )
+                self._failures[name] = 0
                 self._set_trouble(name, "")
                 if rows - known.past < MOST_ROWS:
                     break
@@ -228,6 +235,7 @@ class Recorder:
         except NoWorkersError:
             raise  # the recorder ends; its supervisor may start another one
         except MdstreamError as error:
+            self._failures[name] = self._failures.get(name, 0) + 1
             self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
             self._set_trouble(name, str(error))
 
@@ -242,6 +250,7 @@ class Recorder:
             _table_uri(self._store.path, name),
             feed,
             self._options,
+            self._failures.get(name, 0) >= DIVIDE_AFTER,
         )
 
     # -- tables

@@ -23,7 +23,7 @@ class Recorded(msgspec.Struct):
     missed: int = 0
     """Rows that the frame dropped before they were read."""
     unstorable: int = 0
-    """Rows left out because the table cannot hold a value of theirs."""
+    """Rows that were set aside in `<stream>.rejects`, because the table refuses them."""
     commits: int = 0
 
     @property

@@ -94,7 +94,7 @@ def _recording_text(recorded: dict[str, Any]) -> Text:
     if recorded["missed"]:
         text += f"; {recorded['missed']:,} rows were dropped before they could be recorded"
     if recorded["unstorable"]:
-        text += f"; {recorded['unstorable']:,} rows have a value that the table cannot hold"
+        text += f"; {recorded['unstorable']:,} rows that a table refuses are kept in rejects"
     if not recorded["whole"]:
         why = f" ({recorded['trouble']})" if recorded["trouble"] else ""
         text += f"; recording is incomplete{why}: mdstream record finishes it"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mdstream.pool.pool import WorkerPool
 from mdstream.reading.attach import Attachment
 from mdstream.recording import recorder, recorder_state
 from mdstream.recording.recorder import Recorder
+from mdstream.store.catalogue import scan
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 from tests.feed.test_pipeline import payloads
@@ -157,10 +159,78 @@ def test_a_row_that_the_table_cannot_hold_is_left_out_counted_and_blocks_nothing
             assert (frame.past, frame.stored, frame.unstorable) == (5, 3, 2)
             stored = read_store(tmp_path / "store", "stocks.trades")
             assert sorted(stored["id"].to_list()) == [7, 8, largest]
+            rejects = scan("stocks.rejects", tmp_path / "store").sort("place").collect()
+            assert rejects["place"].to_list() == ["stocks.trades, row 1", "stocks.trades, row 3"]
+            assert [json.loads(each)["id"] for each in rejects["bytes"]] == [largest + 1, (1 << 64) - 1]
 
     uvloop.run(go())
     text = "stocks.trades: 2 rows cannot be stored and were left out: row 1: id 9223372036854775808 is more"
     assert text in caplog.text
+
+
+@pytest.mark.cases("V1")
+def test_rows_that_a_table_refuses_are_set_aside_and_block_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_AGAIN_S", 0.1)
+    table = tmp_path / "store" / "live" / "stocks.trades"
+    poisonous = [3, 4, 9, 24, 39]
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            recorder = Recorder(r.run, make_store_config(tmp_path))
+            at_work = asyncio.ensure_future(recorder.run())
+            await r.feed([make_trade(0, 0), (b"nonsense", PayloadKind.JSON, time.time_ns())])
+            while not table.exists():
+                await asyncio.sleep(0.05)
+            refused = ", ".join(map(str, poisonous))
+            DeltaTable(str(table)).alter.add_constraint({"known": f"id NOT IN ({refused})"})
+            await r.feed([make_trade(number, number) for number in range(1, 40)])
+            await r.drain()
+            mark_ended(r.run)
+            state = await asyncio.wait_for(at_work, 60)
+            assert state.finished
+            assert not state.trouble
+            frame = state.frames["stocks.trades"]
+            assert (frame.past, frame.stored, frame.unstorable) == (40, 35, 5)
+            assert Attachment(r.run).rows("stocks.rejects") == 1
+
+    uvloop.run(go())
+    stored = read_store(tmp_path / "store", "stocks.trades")["id"].to_list()
+    assert sorted(stored) == [number for number in range(40) if number not in poisonous]
+    rejects = scan("stocks.rejects", tmp_path / "store").collect()
+    [received] = rejects.filter(pl.col("kind") == "json").rows(named=True)
+    assert (received["bytes"], received["place"]) == (b"nonsense", "whole payload")
+    rows = rejects.filter(pl.col("kind") == "row")
+    assert sorted(json.loads(each)["id"] for each in rows["bytes"]) == poisonous
+    assert rows["reason"].str.contains("1 rows failed validation check").all()
+    assert rows["recv_ts"].dt.date().unique().to_list() == [datetime.now(UTC).date()]
+
+
+@pytest.mark.cases("V1")
+def test_rows_wait_while_the_store_is_at_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes nothing refuses no row: all of them are stored as soon as it takes some again."""
+    monkeypatch.setattr(recorder, "_AGAIN_S", 0.1)
+    live = tmp_path / "store" / "live"
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            at_work = Recorder(r.run, make_store_config(tmp_path))
+            recording = asyncio.ensure_future(at_work.run())
+            live.parent.mkdir()
+            live.write_text("not a folder")
+            await r.feed([make_trade(number, number) for number in range(20)])
+            await r.drain()
+            mark_ended(r.run)
+            while at_work._failures.get("stocks.trades", 0) < 6:
+                await asyncio.sleep(0.05)
+            live.unlink()
+            state = await asyncio.wait_for(recording, 60)
+            assert (state.finished, state.unstorable) == (True, 0)
+
+    uvloop.run(go())
+    assert read_store(tmp_path / "store", "stocks.trades").height == 20
+    assert not (live / "stocks.rejects").exists()
 
 
 def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mdstream.masking import hide
 from mdstream.streams import STREAMS
 from mdstream.venues.alpaca import endpoints
 from mdstream.venues.alpaca.limits import FREE_PLAN
@@ -41,6 +42,9 @@ class Credentials(Struct, frozen=True):
 
     key_id: Annotated[str, setting("Key of the account.", variable="APCA_API_KEY_ID", secret=True)] = ""
     secret_key: Annotated[str, setting("Its secret.", variable="APCA_API_SECRET_KEY", secret=True)] = ""
+
+    def __post_init__(self) -> None:
+        hide(self.key_id, self.secret_key)
 
     def __bool__(self) -> bool:
         return bool(self.key_id and self.secret_key)

@@ -34,6 +34,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from mdstream.masking import mask
+
 
 class Exit(IntEnum):
     """Exit codes of the `mdstream` command and of every process that it starts."""
@@ -60,6 +62,9 @@ class MdstreamError(Exception):
     """Root of all errors that mdstream raises. A command that fails with one ends with its `exit_code`."""
 
     exit_code: Exit = Exit.STREAM_FAILED
+
+    def __str__(self) -> str:
+        return mask(super().__str__())
 
 
 class ConfigError(MdstreamError):

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 import orjson
 
+from mdstream.masking import mask
+
 QUEUED = 10_000
 """Messages that may wait for the supervisor before log records are dropped."""
 
@@ -65,9 +67,43 @@ class _Handler(logging.Handler):
     def __init__(self, write: Callable[[dict[str, Any]], None], stream: str) -> None:
         super().__init__()
         self._write, self._stream = write, stream
+        self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(as_dict(record, self._stream))
+        note = self._repeats.note(record.name, record.lineno, record.created)
+        if note is not None:
+            line = as_dict(record, self._stream)
+            self._write({**line, "message": line["message"] + note})
+
+
+class Repeats:
+    """Limits log lines of one kind, which is the place in the code that logs them.
+
+    A hostile or broken server can cause any number of them.
+    """
+
+    MOST = 50
+    WITHIN_S = 60.0
+
+    # Written by `note`: kind → begin of its period, lines shown, lines left out.
+    _kinds: dict[tuple[str, int], tuple[float, int, int]]
+
+    def __init__(self) -> None:
+        self._kinds = {}
+
+    def note(self, logger: str, line: int, at: float) -> str | None:
+        """Return what to add to a line at time `at` (s); None if the line is left out."""
+        begin, shown, left_out = self._kinds.get((logger, line), (at, 0, 0))
+        text = ""
+        if not 0 <= at - begin < self.WITHIN_S:
+            if left_out:
+                text = f" ({left_out:,} more lines of this kind were left out)"
+            begin, shown, left_out = at, 0, 0
+        is_shown = shown < self.MOST
+        self._kinds[logger, line] = (begin, shown + is_shown, left_out + (not is_shown))
+        if shown == self.MOST - 1:
+            text += f" (more lines of this kind are left out for {self.WITHIN_S - (at - begin):.0f} s)"
+        return text if is_shown else None
 
 
 def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
@@ -78,10 +114,10 @@ def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
         "stream": stream or getattr(record, "stream", ""),
         "logger": record.name,
         "pid": record.process,
-        "message": record.getMessage(),
+        "message": mask(record.getMessage()),
     }
     if record.exc_info:
-        out["exception"] = logging.Formatter().formatException(record.exc_info)
+        out["exception"] = mask(logging.Formatter().formatException(record.exc_info))
     return out
 
 

@@ -71,3 +71,19 @@ def test_records_of_this_package_are_passed_on_from_their_level(monkeypatch: pyt
     assert [(r["message"], r["stream"], r["logger"]) for r in passed] == [
         ("high", "stocks", "mdstream.feed")
     ]
+
+
+@pytest.mark.cases("M11")
+def test_lines_of_a_kind_are_limited_and_those_left_out_are_counted() -> None:
+    repeats = log.Repeats()
+    shown = [
+        note
+        for second in range(50)
+        for i in range(10)
+        if (note := repeats.note("a", 1, second)) is not None
+    ]
+    assert len(shown) == repeats.MOST
+    assert shown[-1] == " (more lines of this kind are left out for 56 s)"
+    assert repeats.note("a", 2, 50.0) == "", "another kind"
+    assert repeats.note("a", 1, 60.0) == " (450 more lines of this kind were left out)"
+    assert repeats.note("a", 1, 60.5) == ""

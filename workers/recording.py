@@ -36,8 +36,8 @@ _TARGET_BYTES = 256 * 1024 * 1024
 _MOST_REASONS = 5
 """Most refused rows of one ticket for which the receipt has the reason."""
 
-_MOST_SET_ASIDE = 100
-"""Most rows of one ticket that are set aside because the table refuses them: it may refuse all."""
+_MOST_REJECTED = 100
+"""Most rows of one ticket that become rejects because the table refuses them: it may refuse all."""
 
 _readers: dict[str, FrameReader] = {}
 _tables: dict[str, Any] = {}
@@ -67,7 +67,7 @@ class _Batch:
 
     # Written by the methods, with each commit.
     past: int
-    """Number of the row after the last one that is stored or set aside."""
+    """Number of the row after the last one that is stored or became a reject."""
     stored: int
     refused: int
     reasons: list[str]
@@ -81,7 +81,7 @@ class _Batch:
         self.past, self.stored, self.refused, self.reasons = first, 0, 0, []
 
     def store(self) -> None:
-        """Store all rows, or as many as possible. Raises the library's error if none could be stored."""
+        """Store all rows, or as many as possible. Raises an error if none could be stored."""
         try:
             self._store(0, self._rows.height)
         except BaseException as error:
@@ -94,7 +94,7 @@ class _Batch:
         rows = self._rows[start:stop]
         too_large, reasons = _find_too_large(rows, self._channel, self._first + start)
         try:
-            self._set_aside(rows.filter(too_large), reasons, "")
+            self._reject(rows.filter(too_large), reasons, "")
             self._commit(rows.filter(~too_large), self._first + stop)
         except BaseException as error:
             if not self._ticket.divide or not _is_of_library(error) or _has_no_room(error):
@@ -105,11 +105,11 @@ class _Batch:
                 self._store(start, middle)
                 self._store(middle, stop)
                 return
-            if self.refused >= _MOST_SET_ASIDE:
+            if self.refused >= _MOST_REJECTED:
                 raise
             self._commit(rows.clear(), self._first + start)  # raises if the fault is not in the row
             reason = f"row {self._first + start}: {_summarize(error)}"
-            self._set_aside(rows, {self._first + start: reason}, " refused")
+            self._reject(rows, {self._first + start: reason}, " refused")
             self._commit(rows.clear(), self._first + stop)
             self._note([reason])
         else:
@@ -126,7 +126,7 @@ class _Batch:
         stored = _to_arrow(rows, self._channel, ticket.feed, Path(ticket.run).name)
         _append(ticket.table, ticket.options, stored, transaction(ticket.run, ticket.frame), past)
 
-    def _set_aside(self, rows: pl.DataFrame, reasons: dict[int, str], suffix: str) -> None:
+    def _reject(self, rows: pl.DataFrame, reasons: dict[int, str], suffix: str) -> None:
         """Add rows to the dataset of rejects, unless an earlier attempt did.
 
         `reasons` has their numbers, in order. Rejects that their own table refuses are only on disk.

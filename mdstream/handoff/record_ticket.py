@@ -13,7 +13,7 @@ class RecordTicket(NamedTuple):
 
     `table_past` is the number after the last recorded row when the table was last read. `run` is the run
     directory, `feed` the value of the partition column. `options` are those of the object store. With
-    `divide`, rows that the table refuses are set aside; without, they fail the ticket.
+    `divide`, rows that the table refuses become rejects; without, they fail the ticket.
     """
 
     run: str
@@ -40,7 +40,7 @@ class RecordReceipt(NamedTuple):
     missed: int
     """Rows that the frame had dropped before they were read."""
     unstorable: int = 0
-    """Rows that were set aside in `<stream>.rejects`, because the table refuses them."""
+    """Rows that are in `<stream>.rejects` instead, because the table refuses them."""
     reasons: tuple[str, ...] = ()
     """Row and reason of the first few of them."""
 

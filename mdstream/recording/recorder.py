@@ -43,7 +43,7 @@ COMPACT_COMMITS = 100
 
 _LOOK_S = 0.5
 DIVIDE_AFTER = 2
-"""Failed attempts to store rows after which those that the table refuses are set aside."""
+"""Failed attempts to store rows after which those that the table refuses become rejects."""
 
 _AGAIN_S = 2.0
 """Least time until a failed commit is repeated."""

@@ -23,7 +23,7 @@ class Recorded(msgspec.Struct):
     missed: int = 0
     """Rows that the frame dropped before they were read."""
     unstorable: int = 0
-    """Rows that were set aside in `<stream>.rejects`, because the table refuses them."""
+    """Rows that are in `<stream>.rejects` instead, because the table refuses them."""
     commits: int = 0
 
     @property

@@ -530,3 +530,32 @@ def test_a_broken_control_message_is_an_error_of_the_server() -> None:
             CODECS["json"].decode(payload)
     with pytest.raises(ServerError):
         CODECS["msgpack"].decode(b"\x91\x82\xa1T")
+
+
+SHORT = bytes.fromhex("9188a154ac737562736372697074696f6ea674726164657391a44141504ca671756f74657390")
+
+
+@pytest.mark.cases("S8")
+def test_an_acknowledgement_may_have_fewer_members_than_its_header_says() -> None:
+    codec = CODECS["msgpack"]
+    assert codec.is_control(SHORT)
+    whole = {"T": "subscription", "trades": ["AAPL"], "quotes": []}
+    assert codec.decode(SHORT) == [whole]
+    subscriptions = Subscriptions(wanted={"trades": {"AAPL"}})
+    p = StreamProtocol(codec, KEYS, subscriptions, 0.0)
+    for text in ("connected", "authenticated"):
+        p.receive(msgpack.packb([{"T": "success", "msg": text}]), 0.0)
+    assert p.receive(SHORT, 0.2) == [Ready()]
+    assert subscriptions.active == {"trades": {"AAPL"}, "quotes": set()}
+    error = b"\x91\x8f" + msgpack.packb({"T": "error", "code": 406, "msg": "limit"})[1:]
+    assert codec.decode(error) == [{"T": "error", "code": 406, "msg": "limit"}]
+
+
+@pytest.mark.cases("S8")
+def test_what_is_cut_within_a_member_or_is_data_is_no_short_acknowledgement() -> None:
+    decode = CODECS["msgpack"].decode
+    for end in (*range(5, 17), *range(18, 30), len(SHORT) - 1):
+        with pytest.raises(ServerError, match="not msgpack"):
+            decode(SHORT[:end])
+    with pytest.raises(ServerError, match="not msgpack"):
+        decode(b"\x91\x88" + msgpack.packb({"T": "t", "S": "AAPL"})[1:])

@@ -71,7 +71,7 @@ def export(
         found = exports.export_catalogue(dataset, rows, to, venue, force)
         print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {to}")
         if found.left_out:
-            print(f"  left out: {found.left_out:,} trades without price or size, or one-sided quotes")
+            print(f"  left out: {found.left_out:,} rows that NautilusTrader cannot represent")
         return
     count = exports.export_file(rows, to, force)
     print(f"{count:,} rows in {to}")

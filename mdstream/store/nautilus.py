@@ -15,6 +15,7 @@ of its end.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,13 +32,24 @@ import pyarrow.parquet as pq
 from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
 
+log = logging.getLogger(__name__)
+
 _SCALE = 16
 """Decimals of NautilusTrader's integers."""
-_MOST_DECIMALS = 9
 _DECIMALS = {"equity": (4, 0), "option_contract": (2, 0), "currency_pair": (9, 9)}
 """Decimals of prices and sizes. Ticks, bars and instruments have the same, because a backtest compares
-them. Prices that need more get more.
+them. Prices that need more get more, up to `_SCALE`, and so do sizes of currency pairs.
 """
+_LARGEST_PRICE, _LARGEST_SIZE = 17_014_118_346_046.0, 34_028_236_692_093.0
+"""NautilusTrader's limits, `PRICE_MAX` and `QUANTITY_MAX`."""
+_ROUNDING = 2.0**-51
+"""Relative error of a decimal number that was read as a float and multiplied."""
+_SYMBOLS = {
+    "equity": r"^[!-\[\]-~]{1,128}$",
+    "option_contract": r"^[A-Z0-9.]{1,12}\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])[CP]\d{8}$",
+    "currency_pair": r"^[A-Z0-9]{1,32}/[A-Z0-9]{1,32}$",
+}
+"""Symbols that have an instrument and a folder: visible ASCII."""
 _ROWS_AT_ONCE = 2_000_000
 _KINDS = {"trades": "trade_tick", "quotes": "quote_tick", "bars": "bar"}
 _UNITS = {"Min": "MINUTE", "Hour": "HOUR", "Day": "DAY", "Week": "WEEK", "Month": "MONTH"}
@@ -55,7 +67,7 @@ class Written(NamedTuple):
     files: int
     symbols: int
     left_out: int
-    """Rows that NautilusTrader cannot represent: trades without price or size, one-sided quotes."""
+    """Rows that NautilusTrader cannot represent; the log says why. See `_why_left_out`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,8 @@ def export(
 ) -> Written:
     """Write rows of `scan` to `catalog`.
 
+    Rows that NautilusTrader cannot represent are left out, counted, and logged with the reason.
+
     With `force`, replaces what the catalogue has of the same symbols and kind. Otherwise raises
     `ConfigError` before it writes anything. Memory is bounded, except for one symbol's day.
     """
@@ -122,10 +136,10 @@ def export(
     if not any(one.values()):
         raise ConfigError(f"{dataset}: the store has no rows of these symbols and this time")
     labels = _bar_labels(one["timeframe"]) if kind == "bar" else None
-    present = pl.all_horizontal(pl.col(series.needed).is_not_null() & _is_finite(series, rows))
-    if kind == "trade_tick":
-        present &= pl.col("size") > 0
+    why = _why_left_out(kind, series, instrument, rows)
+    present = why.is_null()
     symbols = _find_decimals(rows.filter(present), series, instrument)
+    _check_folders(symbols)
     folders = {
         name: catalog / "data" / kind / _folder_name(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
         for name in symbols
@@ -144,36 +158,91 @@ def export(
         files, written = files + 1, written + table.num_rows
     for symbol in symbols.values():
         _write_instrument(catalog, instrument, symbol, venue, force)
-    every = int(rows.select(pl.len()).collect(engine="streaming").item())
-    return Written(written, files, len(symbols), every - written)
+    left_out = rows.select(why.alias("why")).filter(pl.col("why").is_not_null())
+    counts = left_out.group_by("why").len().sort("why").collect(engine="streaming")
+    for reason, count in counts.iter_rows():
+        log.warning("%s: %d rows are left out: %s", dataset, count, reason)
+    return Written(written, files, len(symbols), int(counts["len"].sum()))
 
 
 # -- symbols
 
 
-def _is_finite(series: _Series, rows: pl.LazyFrame) -> pl.Expr:
+def _why_left_out(kind: str, series: _Series, instrument: str, rows: pl.LazyFrame) -> pl.Expr:
+    """Return an expression with the reason why NautilusTrader cannot represent a row; null if it can."""
     kinds = rows.collect_schema()
+    prices, sizes = list(series.prices.values()), list(series.sizes.values())
     floats = [name for name in series.needed if kinds[name].is_float()]
-    return pl.all_horizontal(pl.lit(True), *(pl.col(name).is_finite() for name in floats))
+    decimals = _SCALE if instrument == "currency_pair" else _DECIMALS[instrument][1]
+    inexact = [_is_whole(name, _SCALE) for name in prices if name in floats]
+    inexact += [_is_whole(name, decimals) for name in sizes if name in floats]
+    largest = {**dict.fromkeys(prices, _LARGEST_PRICE), **dict.fromkeys(sizes, _LARGEST_SIZE)}
+    checks = [
+        ("no price or no size", pl.any_horizontal(pl.col(series.needed).is_null())),
+        ("a number that is not finite", ~pl.all_horizontal(True, *(pl.col(n).is_finite() for n in floats))),
+        ("no size", pl.col("size") <= 0 if kind == "trade_tick" else pl.lit(value=False)),
+        ("a time before 1970", pl.col("ts").dt.epoch("ns") < 0),
+        ("a symbol that names no instrument", ~_names_instrument(instrument)),
+        ("a number that is too large", pl.any_horizontal(pl.col(n).abs() > m for n, m in largest.items())),
+        ("a price or size with too many decimals", ~pl.all_horizontal(True, *inexact)),
+    ]
+    why = pl.lit(None, pl.String)
+    for reason, is_so in reversed(checks):
+        why = pl.when(is_so).then(pl.lit(reason)).otherwise(why)
+    return why
+
+
+def _names_instrument(instrument: str) -> pl.Expr:
+    symbol = pl.col("symbol")
+    named = symbol.str.contains(_SYMBOLS[instrument])
+    if instrument == "option_contract":
+        named &= symbol.str.slice(-15, 6).str.to_date("%y%m%d", strict=False).is_not_null()
+    return named
 
 
 def _find_decimals(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, _Symbol]:
-    """Return every symbol with the usual decimals, or more if its prices need them."""
+    """Return every symbol with the usual decimals, or more if its prices or sizes need them."""
     price, size = _DECIMALS[instrument]
-    exact = [
-        pl.all_horizontal(_is_whole(pl.col(n) * 10.0**decimals) for n in series.prices.values())
-        .all()
-        .alias(str(decimals))
-        for decimals in range(price, _MOST_DECIMALS)
-    ]
-    found = rows.group_by("symbol").agg(exact).sort("symbol").collect(engine="streaming")
-    return {
-        name: _Symbol(name, price + [*fits, True].index(True), size) for name, *fits in found.iter_rows()
-    }
+    prices = _count_decimals(rows, list(series.prices.values()), price)
+    sizes = dict.fromkeys(prices, size)
+    if instrument == "currency_pair":
+        sizes = _count_decimals(rows, list(series.sizes.values()), size)
+    return {name: _Symbol(name, prices[name], sizes[name]) for name in prices}
 
 
-def _is_whole(value: pl.Expr) -> pl.Expr:
-    return (value - value.round()).abs() <= 1e-9 * value.abs().clip(1.0)
+def _count_decimals(rows: pl.LazyFrame, columns: Sequence[str], least: int) -> dict[str, int]:
+    """Return for each symbol how many decimals the numbers in `columns` have, at least `least`."""
+    found: dict[str, int] = {}
+    for first, last in ((least, 9), (10, _SCALE)):  # few symbols have more than nine
+        some = rows.filter(~pl.col("symbol").is_in(list(found))) if found else rows
+        exact = [
+            pl.all_horizontal(_is_whole(name, decimals) for name in columns).all().alias(str(decimals))
+            for decimals in range(first, last + 1)
+        ]
+        known = some.group_by("symbol").agg(exact).sort("symbol").collect(engine="streaming")
+        for name, *fits in known.iter_rows():
+            if True in fits:
+                found[name] = first + fits.index(True)
+            elif last == _SCALE:
+                found[name] = _SCALE
+        if len(known) == sum(name in found for name in known["symbol"]):
+            break
+    return dict(sorted(found.items()))
+
+
+def _is_whole(name: str, decimals: int) -> pl.Expr:
+    """Return whether a column's numbers have at most `decimals` decimals, but for errors of floats."""
+    value = pl.col(name) * 10.0**decimals
+    return (value - value.round()).abs() <= _ROUNDING * value.abs()
+
+
+def _check_folders(symbols: Mapping[str, _Symbol]) -> None:
+    """Raise `ConfigError` if two symbols would have the same folder."""
+    names: dict[str, str] = {}
+    for name in symbols:
+        other = names.setdefault(_folder_name(name), name)
+        if other != name:
+            raise ConfigError(f"{other} and {name} have the same folder in a catalogue: export one of them")
 
 
 def _find_kinds(rows: pl.LazyFrame, schema: Sequence[str]) -> dict[str, str]:

@@ -249,3 +249,71 @@ def test_nautilustrader_reads_all_of_it_and_runs_a_backtest(catalog: Path) -> No
             [Decimal(str(bar[key])) for key in "ohlcv"] for bar in truth
         ]
     assert kinds["backtest"] == [[len(kinds["trade"]) + len(kinds["quote"])]]
+
+
+UNFIT = [
+    ({"ts": [-1, NS]}, "a time before 1970"),
+    ({"ts": [-(2**63) + 1, NS]}, "a time before 1970"),
+    ({"symbol": ["A\0B", "AAPL"]}, "a symbol that names no instrument"),
+    ({"symbol": ["", "AAPL"]}, "a symbol that names no instrument"),
+    ({"symbol": ["A B", "AAPL"]}, "a symbol that names no instrument"),
+    ({"symbol": ["É", "AAPL"]}, "a symbol that names no instrument"),
+    ({"symbol": ["A\\B", "AAPL"]}, "a symbol that names no instrument"),
+    ({"symbol": ["A" * 300, "AAPL"]}, "a symbol that names no instrument"),
+    ({"price": [1e-17, 187.25]}, "a price or size with too many decimals"),
+    ({"price": [1e25, 187.25]}, "a number that is too large"),
+    ({"price": [float("nan"), 187.25]}, "a number that is not finite"),
+    ({"size": [10**18, 100]}, "a number that is too large"),
+    ({"size": [0.4213, 100.0]}, "a price or size with too many decimals"),
+    ({"size": [0, 100]}, "no size"),
+    ({"price": [None, 187.25]}, "no price or no size"),
+]
+
+
+@pytest.mark.cases("V8")
+@pytest.mark.parametrize(("columns", "reason"), UNFIT)
+def test_a_row_that_the_library_cannot_represent_is_left_out_with_its_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: dict[str, list[Any]], reason: str
+) -> None:
+    found = nautilus.export("stocks.trades", make_trades(**columns), tmp_path)
+    assert found == (1, 1, 1, 1)
+    assert f"stocks.trades: 1 rows are left out: {reason}" in caplog.text
+    [table] = read_tables(tmp_path, "trade_tick").values()
+    assert (decode_numbers(table["price"]), decode_numbers(table["size"])) == ([Decimal("187.25")], [100])
+
+
+@pytest.mark.cases("V8")
+@pytest.mark.parametrize(
+    ("dataset", "symbol", "price", "size"),
+    [
+        ("crypto.trades", "SHIB/USD", "4.12351E-10", "1"),
+        ("crypto.trades", "SHIB/USD", "1E-16", "0.0000000000000001"),
+        ("crypto.trades", "BTC/USD", "98312.123456789", "0.00000000012"),
+        ("crypto.trades", "BTC/USD", "98312.1234567891", "1E-9"),
+        ("stocks.trades", "AAPL", "187.123456789", "100"),
+        ("stocks.trades", "AAPL", "1E-9", "100"),
+        ("stocks.trades", "BRK.A", "731234.0001", "1"),
+    ],
+)
+def test_small_and_long_numbers_are_exact(
+    tmp_path: Path, dataset: str, symbol: str, price: str, size: str
+) -> None:
+    prices, sizes = [Decimal(price), Decimal("187.25")], [Decimal(size), Decimal(100)]
+    rows = make_trades(symbol=[symbol] * 2, price=list(map(float, prices)), size=list(map(float, sizes)))
+    assert nautilus.export(dataset, rows, tmp_path).left_out == 0
+    [table] = read_tables(tmp_path, "trade_tick").values()
+    assert decode_numbers(table["price"]) == prices
+    assert decode_numbers(table["size"]) == sizes
+
+
+@pytest.mark.cases("V8")
+def test_an_option_without_a_contract_in_its_name_is_left_out(tmp_path: Path) -> None:
+    rows = make_trades(symbol=["AAPL260231C00230000", "AAPL", "AAPL261218C00230000"])
+    assert nautilus.export("options.trades", rows, tmp_path) == (1, 1, 1, 2)
+
+
+@pytest.mark.cases("V8")
+def test_symbols_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="A/B and AB have the same folder"):
+        nautilus.export("stocks.trades", make_trades(symbol=["A/B", "AB"]), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -28,6 +28,7 @@ def tail(
 ) -> None:
     """Print the rows of a frame as they arrive. Any number of readers may; none disturbs the engine."""
     from mdstream.reading.attach import attach
+    from mdstream.reading.byte_texts import bytes_to_text
 
     attachment = attach(run, directory)
     if frame is None:
@@ -42,6 +43,7 @@ def tail(
     try:
         for batch in following:
             new = batch.head(left)
+            new = new.with_columns(bytes_to_text(new))
             if as_json:
                 sys.stdout.write(new.write_ndjson())
             else:

@@ -13,12 +13,13 @@ from mdstream.errors import ConfigError, NoStoreError, StoreError
 from mdstream.store.amendments import drop_amended, drop_marked, is_marked, read_amendments
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
+from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, RUN, find_widened, polars_schema
 from mdstream.store.sources import Part, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
-from mdstream.streams.spec import RECV_TS, STORED_APART, Channel
+from mdstream.streams.spec import RECV_TS, REJECTS, STORED_APART, Channel
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,6 +58,8 @@ def scan(
     them in the column `update`. Recorded cancels and corrections have an effect on the trades of all
     sources, but do not set the mark.
 
+    `<stream>.rejects` has what could not become a row, of runs and of history, and nothing is merged.
+
     The columns are those of the live frame. Times are Datetime("ns", "UTC"); symbols and codes are String.
     The partition's columns come first: `feed`, for bars `timeframe` (and `adjustment`), then `date` or
     `year`.
@@ -79,10 +82,14 @@ def scan(
     wanted = _Wanted(
         dataset, (start, end), {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
     )
+    if channel is REJECTS and symbols is not None:
+        raise ConfigError(f"{dataset} has no symbols; filter its column bytes")
     tables = [
         (_open_table(f"{store}/{dataset}", options) if history else None, False),
         (_open_table(f"{store}/live/{dataset}", options), True),
     ]
+    if channel is REJECTS and (rejects := _scan_rejects(store, tables[1][0], wanted)) is not None:
+        return rejects
     parts = [
         _select(table, channel, history, wanted, is_recorded)
         for table, is_recorded in tables
@@ -197,21 +204,41 @@ def _select(
     if is_recorded and history is not None:
         rows = _as_history(rows, history)
     rows = _add_missing_columns(rows, channel, is_recorded)
+    sources = _list_sources(table, _partition_of(rows), is_recorded)
+    if feed := wanted.kinds["feed"]:
+        sources = sources.filter(pl.col("feed") == feed)
+    return Part(_filter_wanted(rows, channel, wanted), sources, is_recorded)
+
+
+def _filter_wanted(rows: pl.LazyFrame, channel: Channel, wanted: _Wanted) -> pl.LazyFrame:
+    import polars as pl
+
     names = rows.collect_schema().names()
     day = _partition_of(rows)
-    sources = _list_sources(table, day, is_recorded)
     for name, kind in wanted.kinds.items():
         if kind and name not in names:
             raise ConfigError(f"{wanted.dataset} has no {name}")
         if kind:
             rows = rows.filter(pl.col(name) == kind)
-    if feed := wanted.kinds["feed"]:
-        sources = sources.filter(pl.col("feed") == feed)
     for value, bound, whole_day in ((wanted.span[0], "start", False), (wanted.span[1], "end", True)):
         if value is not None:
             at_ns = parse_time(value, bound, whole_day)
             rows = rows.filter(*_time_conditions(channel.time, at_ns, bound, day))
-    return Part(rows, sources, is_recorded)
+    return rows
+
+
+def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: _Wanted) -> pl.LazyFrame | None:
+    """Return the rejects of runs and of history; None if there are none."""
+    import polars as pl
+
+    history = scan_kept(store, wanted.dataset.partition(".")[0])
+    parts = [] if recorded is None else [pl.scan_delta(recorded).drop(RUN, strict=False)]
+    parts += [] if history is None else [history]
+    if not parts:
+        return None
+    names = parts[0].collect_schema().names()
+    rows = [_filter_wanted(part, REJECTS, wanted).select(names) for part in parts]
+    return _join_times(pl.concat(rows, how="vertical_relaxed"))
 
 
 def _partition_of(rows: pl.LazyFrame) -> str:

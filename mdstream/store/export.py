@@ -8,8 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from mdstream.errors import ConfigError, StoreError
+from mdstream.reading.byte_texts import bytes_to_text
 from mdstream.store import nautilus
 from mdstream.store.objects import summarize_error
+from mdstream.streams.spec import RECV_TS
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 _VENUE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -36,7 +38,8 @@ def export_file(rows: pl.LazyFrame, to: Path, force: bool = False) -> int:
     """
     ending = check_file(to, force)
     columns = rows.collect_schema().names()
-    rows = rows.sort([name for name in ("symbol", "ts", "created_at") if name in columns])
+    order = [name for name in ("symbol", "ts", "created_at") if name in columns]
+    rows = rows.sort(order or RECV_TS.name)
     failures = (OSError, pl.exceptions.ComputeError)  # the Parquet writer turns the former into the latter
     partial = to.with_name(f".{to.name}.partial")
     try:
@@ -78,7 +81,7 @@ def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:
         rows.sink_parquet(path, compression="zstd")
         return
     lists = [name for name, kind in rows.collect_schema().items() if isinstance(kind, pl.List)]
-    flat = rows.with_columns(pl.col(lists).list.join(";"))
+    flat = rows.with_columns(pl.col(lists).list.join(";"), *bytes_to_text(rows))
     if ending == ".csv":
         flat.sink_csv(path)
     else:

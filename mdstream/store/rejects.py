@@ -8,11 +8,14 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from mdstream.handoff.rejects import RejectRow
+
+if TYPE_CHECKING:
+    import polars as pl
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,33 @@ def find_obstacle(folder: str, run_id: str) -> str:
     if not existing.is_dir():
         return f"{existing} is not a folder"
     return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
+
+
+def scan_kept(store: str | Path, stream: str) -> pl.LazyFrame | None:
+    """Return the rejects of a stream's history as its table of rejects has them; None if there are none."""
+    import polars as pl
+
+    folder = Path(store) / "_mdstream" / "rejects"
+    files = [] if "://" in str(store) else sorted(folder.glob(f"{stream}.*.jsonl"))
+    lines = [orjson.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    # Version 0.2 wrote a line for each payload, with a list of reasons: those files stay as they are.
+    rows = [
+        (
+            line["kind"],
+            line["place"],
+            line["reason"],
+            base64.b64decode(line["bytes_base64"]) if "bytes_base64" in line else line["bytes"].encode(),
+            *divmod(line["recv_ns"], 1000),
+        )
+        for line in lines
+        if "place" in line
+    ]
+    if not rows:
+        return None
+    names = ["kind", "place", "reason", "bytes", "recv_ts", "recv_ts_ns"]
+    times = pl.col("recv_ts").cast(pl.Datetime("us", "UTC"))
+    frame = pl.LazyFrame(rows, names, orient="row").with_columns(times, pl.col("recv_ts_ns").cast(pl.Int16))
+    return frame.select(pl.lit("").alias("feed"), pl.col("recv_ts").dt.date().alias("date"), *names)
 
 
 class RejectFile:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
+import pytest
 
+from mdstream.errors import ConfigError, NoStoreError
 from mdstream.handoff.rejects import RejectRow
+from mdstream.store.catalogue import scan
+from mdstream.store.export import export_file
 from mdstream.store.rejects import RejectFile, find_obstacle, reject_path
 
 ROWS = [
@@ -47,3 +52,25 @@ def test_a_folder_that_cannot_be_used_is_known_before_the_first_reject(tmp_path:
     file = tmp_path / "file"
     file.touch()
     assert find_obstacle(str(file), "run") == f"{file} is not a folder"
+
+
+@pytest.mark.cases("V7")
+def test_rejects_of_history_are_rows_of_the_dataset(tmp_path: Path) -> None:
+    rejects = RejectFile(tmp_path / "_mdstream" / "rejects" / "stocks.trades.jsonl")
+    rejects.keep([*ROWS, *ROWS])
+    with rejects.path.open("a") as file:
+        file.write('{"recv_ns":1,"kind":"trades","rejected":[],"payload":""}\n')
+    RejectFile(tmp_path / "_mdstream" / "rejects" / "stocks.bars.jsonl").keep(ROWS[1:])
+    found = scan("stocks.rejects", tmp_path).collect()
+    assert found.drop("feed", "date").sort("recv_ts").rows() == [
+        (row.kind, row.place, row.reason, row.data, datetime.fromtimestamp(row.recv_ns // 10**9, UTC))
+        for row in (ROWS[1], ROWS[1], ROWS[1], ROWS[0], ROWS[0])
+    ]
+    assert scan("stocks.rejects", tmp_path, start="2020-01-01").collect().height == 2
+    with pytest.raises(ConfigError, match="has no symbols"):
+        scan("stocks.rejects", tmp_path, symbols="A")
+    with pytest.raises(NoStoreError, match=r"no crypto\.rejects"):
+        scan("crypto.rejects", tmp_path)
+    export_file(scan("stocks.rejects", tmp_path), tmp_path / "x.csv")
+    assert "whole payload" not in (tmp_path / "x.csv").read_text()
+    assert ",/w==," in (tmp_path / "x.csv").read_text()

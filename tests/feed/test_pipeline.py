@@ -120,6 +120,53 @@ def test_rejects_are_kept_with_payload_and_reason(tmp_path: Path) -> None:
     assert second["reason"].startswith("not JSON")
 
 
+@pytest.mark.cases("V7", "M11")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_flood_of_rejects_is_a_frame_and_a_file_with_exact_counts(tmp_path: Path, workers: int) -> None:
+    good = [ENCODINGS["json"].message(m) for m in traffic.messages("stocks", 3000)]
+    flood = [
+        (b'[{"T":"t","S":"\xff"},%b,nul,%b]' % (good[i], good[i + 1]), PayloadKind.JSON, RECV_NS + i)
+        for i in range(0, 3000, 2)
+    ]
+
+    async def go() -> pl.DataFrame:
+        async with rig("stocks", workers, tmp_path) as r:
+            await r.feed(flood)
+            await r.drain()
+            counts = {"messages": 6000, "committed": 3000, "rejected": 3000, "in_flight": 0}
+            assert get_counts(r.state) == counts
+            assert r.state["rejects_lost"] == 0
+            return attach(str(r.run)).frame("stocks.rejects")
+
+    found = uvloop.run(go())
+    assert found.columns == ["kind", "place", "reason", "bytes", "recv_ts"]
+    assert found["bytes"].to_list() == [b'{"T":"t","S":"\xff"}', b"nul"] * 1500
+    assert found["place"].to_list() == ["message 1", "message 3"] * 1500
+    assert found["recv_ts"].dt.epoch("ns").to_list() == [RECV_NS + i // 2 * 2 for i in range(3000)]
+    kept = [json.loads(line) for line in (tmp_path / "stocks.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in kept] == found["reason"].to_list()
+    assert [line["recv_ns"] for line in kept] == found["recv_ts"].dt.epoch("ns").to_list()
+
+
+def test_rejects_without_room_in_shared_memory_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+
+            def append(*_: object) -> None:
+                raise NoSpaceError("/dev/shm/x", 1, 0)
+
+            monkeypatch.setattr(r.committer.frames["rejects"], "append", append)
+            await r.feed([(b"[nul]", PayloadKind.JSON, RECV_NS), *payloads("stocks", 100)])
+            await r.drain()
+            assert get_counts(r.state) == {"messages": 101, "committed": 100, "rejected": 1, "in_flight": 0}
+
+    uvloop.run(go())
+    assert "stocks.rejects: no room for 1 rows, which are only in" in caplog.text
+    assert json.loads((tmp_path / "stocks.jsonl").read_text())["bytes"] == "[nul]"
+
+
 def test_payloads_larger_than_a_slab_pass(tmp_path: Path) -> None:
     article = {"T": "n", "id": 1, "headline": "h", "created_at": "2024-01-01T00:00:00Z", "symbols": ["A"]}
     sizes = [10, 3_000_000, 20, 200_000]

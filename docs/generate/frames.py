@@ -13,7 +13,7 @@ from docs.generate.meanings import CHANNELS, MEANINGS, PREFIXES, Meaning
 from mdstream.reading.views import list_views
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import STATE, Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import REJECTS, STATE, Channel, Column, Kind, StreamSpec
 from mdstream.telemetry import schema
 
 _FOLDED = 20
@@ -134,7 +134,7 @@ def meaning_of(frame: str, column: str) -> tuple[str, Meaning]:
 def _of_stream(spec: StreamSpec) -> Iterator[Frame]:
     channels = (*spec.channels, *spec.built_bars)
     stored = [c for c in channels if c.types or c in spec.built_bars or c.name == STATE]
-    sources = [_frame(spec.name, channel) for channel in stored]
+    sources = [_frame(spec.name, channel) for channel in (*stored, REJECTS)]
     if spec.latest:
         latest = _frame(spec.name, spec.latest_channel)
         sources.append(Frame(latest.name, latest.columns[:-1]))  # readers do not see the version

@@ -165,6 +165,12 @@ MEANINGS: dict[str, Meaning] = {
     "text": Meaning("The event in words."),
     "fields": Meaning("JSON object: the numbers and names behind the text."),
     "symbols.state": Meaning("`ok` (served), `failed`, or `dropped` (no longer wanted)."),
+    "rejects.kind": Meaning(
+        "What the bytes are: `json` or `msgpack` of the stream, a kind of body, or a `row`."
+    ),
+    "rejects.place": Meaning("Where they were: the whole payload, a message of it, or a row of a frame."),
+    "rejects.reason": Meaning("Why they could not become a row."),
+    "rejects.bytes": Meaning("The bytes, as received; a row as JSON."),
     "reason": Meaning("Why the symbol is not served."),
     "pid": Meaning("Process id."),
     "role": Meaning("Role of the process: supervisor, feed, worker, simulator, recorder, ..."),
@@ -193,6 +199,7 @@ CHANNELS = {
     "corrections": "Corrections of trades.",
     "cancels": "Cancelled trades.",
     "snapshots": "What each REST fetch returned of a symbol.",
+    "rejects": "What could not become a row.",
     "latest": "The last trade and quote of each symbol, changed in place.",
     "orderbooks": "Changes of order books, one row for each level.",
     "books": "The best ten levels of each order book, one row for each symbol and level.",

@@ -203,7 +203,6 @@ class Committer:
         for frame in (*self.frames.values(), self._log, self._latest, self._books):
             if frame is not None:
                 frame.close()
-        self.rejects.close()
 
     # -- the steps
 

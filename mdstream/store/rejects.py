@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,16 +99,11 @@ class RejectFile:
                 log.error("rejects %s: they are counted but not kept: %s", self.path, error)
             self.lost += len(rows)
 
-    def close(self) -> None:
-        """Close the file; the next reject opens it again."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
     def _write(self, data: bytes) -> None:
         if self._file < 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            weakref.finalize(self, os.close, self._file)
             self._size = os.fstat(self._file).st_size
         if self._size + len(data) > self._limit:
             self._size = self._limit

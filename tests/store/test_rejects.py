@@ -23,7 +23,6 @@ ROWS = [
 def test_a_reject_is_kept_with_its_place_and_reason(tmp_path: Path) -> None:
     rejects = RejectFile(reject_path(str(tmp_path), "run", "stocks"))
     rejects.keep(ROWS)
-    rejects.close()
     first, second = map(orjson.loads, rejects.path.read_bytes().splitlines())
     assert first["bytes"] == '{"T":"x"}'
     assert (first["place"], first["reason"]) == ("batch 1, payload 2, message 3", "why")

@@ -553,3 +553,12 @@ def test_one_batch_may_mix_stream_payloads_and_rest_bodies() -> None:
     assert decoded.bodies == {1: BodyContents(frozenset({"AAPL"}), {}, "")}
     [row] = rows("stocks", decoded)["snapshots"]
     assert (row["symbol"], row["trade_price"], row["quote_ts"]) == ("AAPL", 5.0, None)
+
+
+@pytest.mark.cases("S8")
+def test_a_short_acknowledgement_behind_data_is_passed_on() -> None:
+    trade = msgpack.packb({**TRADE, "t": msgpack.Timestamp(1)})
+    short = b"\x88" + msgpack.packb({"T": "subscription", "trades": ["AAPL"], "quotes": []})[1:]
+    decoded = decode("stocks", b"\x92" + trade + short, kind=PayloadKind.MSGPACK)
+    assert decoded.control == [{"T": "subscription", "trades": ["AAPL"], "quotes": []}]
+    assert (decoded.counts, decoded.rejects, len(rows("stocks", decoded)["trades"])) == ([1], [], 1)

@@ -63,7 +63,7 @@ def test_updates_without_room_and_rejects_without_disk_are_reported(tmp_path: Pa
             assert frame.select("updates_untracked", "rejects_lost").row(0) == (1, 1)
             assert reader.metrics()["stocks"]["rejects_lost"] == 1
             assert "stocks: 1 updates of symbols for which a keyed frame has no room" in text
-            assert "stocks: 1 rejected payloads that could not be kept on disk" in text
+            assert "stocks: 1 rejected messages that could not be kept on disk" in text
 
     uvloop.run(go())
 

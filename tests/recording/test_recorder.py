@@ -181,7 +181,7 @@ def test_rows_that_a_table_refuses_are_set_aside_and_block_nothing(
             recorder = Recorder(r.run, make_store_config(tmp_path))
             at_work = asyncio.ensure_future(recorder.run())
             await r.feed([make_trade(0, 0), (b"nonsense", PayloadKind.JSON, time.time_ns())])
-            while not table.exists():
+            while not DeltaTable.is_deltatable(str(table)):
                 await asyncio.sleep(0.05)
             refused = ", ".join(map(str, poisonous))
             DeltaTable(str(table)).alter.add_constraint({"known": f"id NOT IN ({refused})"})

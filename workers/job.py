@@ -151,7 +151,7 @@ _contexts: dict[tuple[str, str, bool], _Context] = {}
 
 def run(ticket: Ticket) -> Receipt:
     """Decode and aggregate the batch of `ticket`."""
-    start_ns, cpu_ns = time.time_ns(), time.thread_time_ns()
+    start_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
     key = (ticket.run, ticket.stream, ticket.kernels)
     if key not in _contexts:
         for other in [other for other in _contexts if other[0] != ticket.run]:
@@ -180,7 +180,7 @@ def run(ticket: Ticket) -> Receipt:
         ticket.sequence,
         os.getpid(),
         start_ns,
-        time.time_ns(),
+        time.monotonic_ns(),
         time.thread_time_ns() - cpu_ns,
         result_file,
         *places,

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from mdstream import children
+from mdstream import children, clock
 from mdstream.engine import feed_policy
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_state import FeedEvent, Stage, follow
@@ -66,6 +66,9 @@ class FeedProcess:
     generation: int
     """The number of the process, from 0; -1 before the first."""
     _started: float
+    """When it was started, on the clock of `_awake`."""
+    _beat: tuple[int, float]
+    """Its last heartbeat, and when that was first seen, on the same clock."""
     _established: int
     """Connections of the stream before this process."""
     _exit_reason: str
@@ -122,7 +125,9 @@ class FeedProcess:
         self.restart_at = 0.0
         self.process = self.sentinel = self.pipe = None
         self.generation = -1
+        self._awake = clock.Awake()
         self._started, self._established = 0.0, 0
+        self._beat = (0, 0.0)
         self._exit_reason, self._reported_code = "", None
         self.ok, self.failed, self.cycles = (), {}, {}
         self.workers, self.forkserver_pid = (), None
@@ -139,7 +144,7 @@ class FeedProcess:
         self._exit_reason, self._reported_code = "", None
         self._established = self.state["established"]
         self.state["restarts"] = self.generation
-        self.state["heartbeat_ns"] = time.time_ns()
+        self.state["heartbeat_ns"] = time.monotonic_ns()
         ours, theirs = context.Pipe()
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=self._target, args=(assignment, theirs), name=f"feed-{self.stream}"
@@ -152,7 +157,7 @@ class FeedProcess:
             raise
         finally:
             theirs.close()
-        self.process, self.pipe, self._started = process, ours, time.monotonic()
+        self.process, self.pipe, self._started = process, ours, self._awake.now()
         assert process.pid is not None
         # The process's own sentinel also becomes readable when its fork server ends.
         try:
@@ -225,11 +230,17 @@ class FeedProcess:
         self._events.record(self.stream, event)
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:
-        """Kill a process that does not come up, or whose event loop hangs."""
-        silent_s = (time.time_ns() - self.state["heartbeat_ns"]) / 1e9
-        if self.stage.is_up and silent_s > hang_timeout_s:
+        """Kill a process that does not come up, or whose event loop hangs. Call it every second.
+
+        Time in which this process was stopped too does not count (`clock.Awake`).
+        """
+        beat, now = self.state["heartbeat_ns"], self._awake.now()
+        if beat != self._beat[0] or not self.stage.is_up:
+            self._beat = (beat, now)
+        silent_s = now - self._beat[1]
+        if silent_s > hang_timeout_s:
             self.kill(f"hung: no heartbeat for {silent_s:.0f} s")
-        elif self.stage is Stage.STARTING and time.monotonic() - self._started > start_timeout_s:
+        elif self.stage is Stage.STARTING and now - self._started > start_timeout_s:
             self.kill(f"did not come up within {start_timeout_s:.0f} s")
 
     def drain(self) -> None:
@@ -290,7 +301,7 @@ class FeedProcess:
         return self._reported_code if code in (None, _UNKNOWN) else code
 
     def _die(self, reason: str) -> None:
-        self._deaths = feed_policy.count_deaths(self._deaths, time.monotonic() - self._started)
+        self._deaths = feed_policy.count_deaths(self._deaths, self._awake.now() - self._started)
         self._cause = reason
         if self.stage is not Stage.FINISHING:
             self._follow(FeedEvent.DIED)

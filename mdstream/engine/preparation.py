@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,7 @@ def describe_run(config: Config, simulated: bool) -> dict[str, Any]:
     """Return what `run.json` says about a run with these settings, which starts now."""
     facts: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(),
+        "started_monotonic": time.monotonic(),
         "streams": list(config.streams),
         "feeds": {name: config.stream(name).feed for name in config.streams},
         "workers": config.workers_per_stream(),

@@ -35,8 +35,8 @@ def build(supervisor: Supervisor) -> dict[str, Any]:
             stream["bars"] |= _compare_bars(run, name)
     return {
         "run": run.run,
-        "started": datetime.fromtimestamp(supervisor.started_ns / 1e9, UTC).isoformat(),
-        "duration_s": (supervisor.ended_ns - supervisor.started_ns) / 1e9,
+        "started": datetime.fromtimestamp(supervisor.started.wall / 1e9, UTC).isoformat(),
+        "duration_s": (supervisor.ended.monotonic - supervisor.started.monotonic) / 1e9,
         "t_total_s": t_total_s(supervisor),
         "simulated": supervisor.config.simulated,
         "streams": streams,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mdstream.clock import Awake
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
 from mdstream.errors import UNRECOVERABLE, Exit
@@ -46,8 +47,8 @@ def finish_recording(
     if recorder is not None:
         finished = recorder.finish(timeout_s, is_aborted)
     else:
-        deadline = time.monotonic() + timeout_s
-        while rundir.has_recorder(directory.path) and not is_aborted() and time.monotonic() < deadline:
+        awake = Awake()
+        while rundir.has_recorder(directory.path) and not is_aborted() and awake.now() < timeout_s:
             time.sleep(_POLL_S)
         finished = not rundir.has_recorder(directory.path)
     if not finished:

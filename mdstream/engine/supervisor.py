@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from mdstream import log as logs
+from mdstream.clock import Awake, Moment
 from mdstream.config import Config
 from mdstream.engine import preparation, run_end
 from mdstream.engine.embedded import HOW_TO_GO_LIVE, EmbeddedSimulator
@@ -59,8 +60,8 @@ class Supervisor:
     """
 
     # The progress of the run: written by `run`, and by `stop` from a signal handler.
-    started_ns: int
-    ended_ns: int
+    started: Moment
+    ended: Moment
     draining: bool
     aborted: bool
     _fetching: bool
@@ -96,7 +97,7 @@ class Supervisor:
         self.config = self._effective = config
         self._write_log = write_log
         self._on_sample = on_sample
-        self.started_ns = self.ended_ns = 0
+        self.started = self.ended = Moment.now()
         self.draining = self.aborted = self._fetching = False
         self.directory = self.recorder = None
         self._measurements = self._events = self._launcher = self._simulator = None
@@ -157,13 +158,13 @@ class Supervisor:
         for dead in start_for_dead_runs(root, self.config.store):
             log.info("recording the rest of the dead run %s in the background", dead.name)
         with RunDirectory(root) as self.directory:
-            self.started_ns = time.time_ns()
+            self.started = Moment.now()
             self._effective = preparation.prepare_settings(self.config, self.directory)
             try:
                 self._start(self.directory)
                 self._loop()
                 self._drain()
-                self.ended_ns = time.time_ns()
+                self.ended = Moment.now()
                 self.directory.describe(**self._facts, ended=True)
                 self._is_recorded = run_end.finish_recording(
                     self.directory, self.recorder, self.config.drain_timeout_s, lambda: self.aborted
@@ -200,7 +201,7 @@ class Supervisor:
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
         if self.config.record:
             self.recorder = RecorderProcess(self.path, self._effective.store, self._report_recorder)
-        self.started_ns = time.time_ns()
+        self.started = Moment.now()
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
             symbols = self.config.stream(name).symbols
@@ -278,7 +279,7 @@ class Supervisor:
 
     def _start_fetching(self) -> None:
         """Once all feeds are up, make them start fetching at once. A later one starts by itself."""
-        late = time.time_ns() - self.started_ns > _FETCH_TIMEOUT_S * 1e9
+        late = time.monotonic_ns() - self.started.monotonic > _FETCH_TIMEOUT_S * 1e9
         if not self._fetching and (late or self.is_up):
             self._fetching = True
             for feed in self.feeds.values():
@@ -301,18 +302,18 @@ class Supervisor:
     def _drain(self) -> None:
         """Make every feed commit what it has; kill those that do not end in time."""
         self.draining = True
-        drained = time.monotonic()
-        deadline = drained + self.config.drain_timeout_s
+        drained, awake = time.monotonic(), Awake()
+        deadline = awake.now() + self.config.drain_timeout_s
         for feed in self.feeds.values():
             feed.drain()
             if feed.stage is Stage.HALTED:
                 self._finish_feed(feed)
         while any(feed.process for feed in self.feeds.values()) and not self.aborted:
-            left = deadline - time.monotonic()
+            left = deadline - awake.now()
             if left <= 0:
                 for feed in self.feeds.values():
                     feed.expire(f"not drained within {self.config.drain_timeout_s:.0f} s")
-                deadline = time.monotonic() + 5.0
+                deadline = awake.now() + 5.0
             self._wait(min(0.5, max(0.01, left)))
         for feed in self.feeds.values():
             self._settle(feed)

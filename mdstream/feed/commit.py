@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mdstream.clock import Span
 from mdstream.errors import DecompressionError, NoSpaceError
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
@@ -111,8 +112,8 @@ class Committer:
         """Return whether the dictionaries have room for the new texts. If not, decode the batch again."""
         return self._dictionaries.fit(receipt)
 
-    def commit(self, slab: Slab, receipt: Receipt, submit_ns: int) -> None:
-        """Commit one batch.
+    def commit(self, slab: Slab, receipt: Receipt, span: Span) -> None:
+        """Commit one batch, whose payloads were received within `span`.
 
         Raises `NoSpaceError` if shared memory is full. The batch does not count as committed then; the next
         attempt skips the rows that are already in frames.
@@ -134,7 +135,7 @@ class Committer:
             self._bars.join(receipt.sequence, partials, codes, rows)
         if rejects is not None:
             self._keep_rejects(receipt.sequence, rejects)
-        self._count(slab, receipt, submit_ns)
+        self._count(slab, receipt, span)
         self.discard(receipt)
 
     def discard(self, receipt: Receipt) -> None:
@@ -142,21 +143,21 @@ class Committer:
         if receipt.result_file:
             Path(receipt.result_file).unlink(missing_ok=True)
 
-    def quarantine(self, slab: Slab, sequence: int, reason: str) -> None:
+    def quarantine(self, slab: Slab, sequence: int, reason: str, span: Span) -> None:
         """Keep all payloads of a batch with the rejects, and count each as one rejected message."""
         kinds = slab.table["kind"][: slab.entries]
         is_payload = kinds != PayloadKind.MARK
         slab.table["messages"][: slab.entries] = is_payload
         rejects = [_reject_payload(slab, index, reason) for index in np.flatnonzero(is_payload).tolist()]
         from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
-        now = time.time_ns()
+        now = time.monotonic_ns()
         messages = from_stream, len(rejects) - from_stream
         receipt = Receipt(sequence, 0, now, now, 0, messages=messages, rejected=messages)
         if rejects:
             self._keep_rejects(sequence, make_columns(rejects))
         if self._bars is not None:
-            self._bars.mark_lost_batch(now)
-        self._count(slab, receipt, now, quarantined=1)
+            self._bars.mark_lost_batch(time.time_ns())
+        self._count(slab, receipt, span, quarantined=1)
 
     # -- bars
 
@@ -239,14 +240,14 @@ class Committer:
                 error,
             )
 
-    def _count(self, slab: Slab, receipt: Receipt, submit_ns: int, quarantined: int = 0) -> None:
+    def _count(self, slab: Slab, receipt: Receipt, span: Span, quarantined: int = 0) -> None:
         rejected = receipt.rejected
         table = slab.table[: slab.entries]
         kinds = table["kind"]
         from_stream = kinds <= PayloadKind.MSGPACK
         streamed = table if from_stream.all() else table[from_stream]
-        commit_ns = time.time_ns()
-        age = bucket_of(commit_ns - streamed["recv_ns"])
+        now, submitted = time.monotonic_ns(), span.submitted
+        age = bucket_of(span.ages(streamed["recv_ns"], now))
         histograms = self.state.histograms
         np.add.at(histograms["latency"], age, streamed["messages"].astype(np.uint64))
         for bucket, messages in receipt.delays:
@@ -281,10 +282,10 @@ class Committer:
                     receipt.fell_back,
                     int(table["recv_ns"][0]),
                     int(table["recv_ns"][-1]),
-                    submit_ns,
-                    receipt.start_ns,
-                    receipt.end_ns,
-                    commit_ns,
+                    *(
+                        submitted.wall_at(t)
+                        for t in (submitted.monotonic, receipt.start_ns, receipt.end_ns, now)
+                    ),
                     receipt.cpu_ns,
                 )
             )

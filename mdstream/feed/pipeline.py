@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mdstream.clock import Moment, Span
 from mdstream.config import HandoffConfig
 from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, SharedMemoryError
 from mdstream.feed import recovery
@@ -55,7 +56,7 @@ class _Batch:
 
     slab: Slab
     sequence: int
-    submit_ns: int = 0
+    span: Span = field(default_factory=lambda: Span.at(Moment.now()))
     waiting: dict[int, asyncio.Future[BodyContents]] = field(default_factory=dict)
     result: Receipt | Exception | None = None
     task: asyncio.Task[None] | None = None
@@ -132,8 +133,8 @@ class Pipeline:
     @property
     def has_backlog(self) -> bool:
         """Whether payloads that were received a while ago are not in the frames yet."""
-        working = self._working
-        return bool(self._sealed or (working and time.time_ns() - working[0].submit_ns > _LATE_NS))
+        working, now = self._working, time.monotonic_ns()
+        return bool(self._sealed or (working and now - working[0].span.submitted.monotonic > _LATE_NS))
 
     # -- payloads in
 
@@ -288,7 +289,7 @@ class Pipeline:
             self._submit(batch)
 
     def _submit(self, batch: _Batch) -> None:
-        batch.submit_ns = time.time_ns()
+        batch.span = Span(batch.span.begun, Moment.now())
         batch.result = None
         batch.task = asyncio.get_running_loop().create_task(self._work(batch))
 
@@ -348,7 +349,7 @@ class Pipeline:
         if self._journal is not None:
             self._journal.write(batch.slab, batch.sequence)
         if isinstance(result, Receipt):
-            self._committer.commit(batch.slab, result, batch.submit_ns)
+            self._committer.commit(batch.slab, result, batch.span)
             self._answer(batch, result)
         else:
             self._quarantine(batch, result)
@@ -368,7 +369,7 @@ class Pipeline:
         if not isinstance(error, PoisonedBatchError):
             log.error("batch %d: the decoder failed", batch.sequence, exc_info=error)
         log.error("batch %d is quarantined: kept in %s", batch.sequence, self._committer.rejects.path)
-        self._committer.quarantine(batch.slab, batch.sequence, str(error) or repr(error))
+        self._committer.quarantine(batch.slab, batch.sequence, str(error) or repr(error), batch.span)
         for future in batch.waiting.values():
             if not future.done():
                 future.set_result(_QUARANTINED)

@@ -108,7 +108,7 @@ def _log_unawaited_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any
 async def _beat(state: FeedState) -> None:
     """Show the supervisor that this process's event loop runs."""
     while True:
-        state["heartbeat_ns"] = time.time_ns()
+        state["heartbeat_ns"] = time.monotonic_ns()
         await asyncio.sleep(HEARTBEAT_S)
 
 

@@ -74,6 +74,7 @@ class Receipt(NamedTuple):
     worker: int
     """Process id."""
     start_ns: int
+    """When the worker began, on the monotonic clock, which all processes share."""
     end_ns: int
     cpu_ns: int
     """CPU time from start to end; it is less than the difference if the worker waited for a core."""

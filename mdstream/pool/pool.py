@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from mdstream import children
+from mdstream import children, clock
 from mdstream.config import usable_cores
 from mdstream.errors import ConfigError, NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
@@ -307,7 +307,7 @@ class WorkerPool:
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._ended_by or self._crew is None:
             raise NoWorkersError(self._ended_by or "the pool has not started")
-        async with asyncio.timeout(self._timeout_s):
+        async with clock.timeout(self._timeout_s):
             return await self._crew.do(function, *arguments)
 
     async def _rebuild(self, broken: int) -> None:

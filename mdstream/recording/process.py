@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 from mdstream import children
+from mdstream.clock import Awake
 from mdstream.config import StoreConfig
 from mdstream.frames import rundir
 from mdstream.recording import recorder_state
@@ -90,17 +91,18 @@ class RecorderProcess:
 
     def finish(self, timeout_s: float, is_aborted: Callable[[], bool]) -> bool:
         """Wait until all rows are stored, or none are for `timeout_s`. Return whether all are."""
-        rows, moved = self.state.rows, time.monotonic()
+        awake = Awake()
+        rows, moved = self.state.rows, awake.now()
         report_at = moved + _REPORT_AFTER_S
         while not self.state.finished and not is_aborted():
             self.check()
-            if time.monotonic() >= report_at:
+            if awake.now() >= report_at:
                 report_at += timeout_s
                 why = f" ({self._trouble})" if self._trouble else ""
                 self._note(f"waiting until the rest is recorded{why}", logging.INFO)
             if self.state.rows != rows:
-                rows, moved = self.state.rows, time.monotonic()
-            if time.monotonic() - moved > timeout_s:
+                rows, moved = self.state.rows, awake.now()
+            if awake.now() - moved > timeout_s:
                 break
             time.sleep(_POLL_S)
         if self.state.finished:

@@ -53,6 +53,7 @@ class Cycle:
     """Symbol → reason."""
     requests: int = 0
     started_ns: int = 0
+    """On the monotonic clock, which all streams share."""
     ended_ns: int = 0
 
     @property
@@ -104,7 +105,7 @@ class Fetcher:
 
     async def cycle(self, symbols: Sequence[str]) -> Cycle:
         """Fetch all of `symbols` at once. An error of a symbol is not raised but recorded."""
-        result = self.current = Cycle(started_ns=time.time_ns())
+        result = self.current = Cycle(started_ns=time.monotonic_ns())
         since, requests = self._since, self._client.requests
         begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         chain = self._spec.chain
@@ -124,7 +125,7 @@ class Fetcher:
         if result.ok:  # if nothing succeeded, the next cycle covers this interval again
             self._since = begun
         result.requests = self._client.requests - requests
-        result.ended_ns = time.time_ns()
+        result.ended_ns = time.monotonic_ns()
         return result
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:

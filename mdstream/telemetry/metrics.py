@@ -137,7 +137,12 @@ def _percentiles(name: str, what: str) -> Iterator[Metric]:
 _LIFE = (
     Gauge("pid", "process id", LIVE, "Process of the feed."),
     Counter("restarts", "processes", LIVE, "Processes started to replace a feed that died."),
-    Gauge("heartbeat_ns", "nanoseconds", LIVE, "When the event loop of the feed last ran, since 1970."),
+    Gauge(
+        "heartbeat_ns",
+        "nanoseconds",
+        LIVE,
+        "When the event loop of the feed last ran, on the monotonic clock of the machine.",
+    ),
 )
 
 _CONNECTION = (

@@ -51,7 +51,8 @@ class MachineSample:
 
 
 _LEAST_S = 0.01
-"""Least time between samples, so that a clock that was set back cannot divide by zero."""
+"""Least time between samples, so that none divides by zero."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Sampler:
@@ -70,7 +71,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self._known = {}
-        self._at = time.time()
+        self._at = time.monotonic()
         self._cores = os.sched_getaffinity(0)
         self._times = psutil.cpu_times(percpu=True)
 
@@ -99,7 +100,7 @@ class Sampler:
 
         Processes that have `ended` took a last sample of themselves; it is returned with its percentage.
         """
-        now = time.time()
+        now = time.monotonic()
         samples = [self._complete(sample, now) for sample in ended]
         gone = {sample.pid for sample in ended}
         self._known = {pid: known for pid, known in self._known.items() if pid in roles}
@@ -141,7 +142,18 @@ class Sampler:
 
     def _new(self, pid: int) -> tuple[psutil.Process, float, float]:
         process = psutil.Process(pid)
-        return process, 0.0, min(process.create_time(), self._at)
+        return process, 0.0, min(_start_time(pid), self._at)
+
+
+def _start_time(pid: int) -> float:
+    """Return when a process started, on the monotonic clock; now if it has ended."""
+    now = time.monotonic()
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return now
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS
+    return now - max(0.0, age)
 
 
 def _folder_bytes(folder: Path) -> int:

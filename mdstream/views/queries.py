@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -16,8 +15,8 @@ _RECENT_BATCHES = 200
 
 
 def elapsed_s(run: Attachment) -> float:
-    """Return seconds since the run started, by this machine's clock."""
-    return time.time() - datetime.fromisoformat(run.info["started"]).timestamp()
+    """Return seconds since the run started, by the monotonic clock of this machine."""
+    return time.monotonic() - float(run.info["started_monotonic"])
 
 
 def streams_now(run: Attachment) -> list[dict[str, Any]]:
@@ -27,8 +26,8 @@ def streams_now(run: Attachment) -> list[dict[str, Any]]:
     """
     frame = run.frame("telemetry.streams")
     query = (
-        frame.lazy()
-        .filter(pl.col("ts") > pl.col("ts").max() - pl.duration(seconds=_RATE_OVER_S + 1))
+        frame.tail((_RATE_OVER_S + 1) * frame["stream"].n_unique())
+        .lazy()
         .with_columns(pl.col("stream", "state").cast(pl.String))
         .group_by("stream", maintain_order=True)
         .agg(
@@ -45,7 +44,7 @@ def streams_now(run: Attachment) -> list[dict[str, Any]]:
 def cores_now(run: Attachment) -> list[float]:
     """Return how busy each core was in the last second, in percent."""
     frame = run.frame("telemetry.cores")
-    last = frame.filter(pl.col("ts") == pl.col("ts").max()).sort("core")
+    last = frame.filter(pl.col("ts") == pl.col("ts").last()).sort("core")
     return last["busy_percent"].to_list()
 
 

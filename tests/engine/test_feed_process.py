@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from mdstream.clock import MOST_GAP_S
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
@@ -21,6 +22,7 @@ from mdstream.telemetry.schema import EVENTS, SYMBOLS
 from mdstream.telemetry.state import FeedState
 from mdstream.telemetry.writer import TelemetryWriter
 from tests.engine.feeds import DRAIN, UP, Step, play
+from tests.running import until
 
 CONNECTED = ("send", "event", RunEvent(EventKind.CONNECTED, "streaming"))
 LOST = ("send", "event", RunEvent(EventKind.LOST, "connection lost"))
@@ -160,12 +162,39 @@ def test_a_code_that_was_announced_counts_where_the_fork_server_cannot_know_it(c
 def test_a_feed_without_heartbeat_is_killed_and_restarted(case: Case) -> None:
     case.start(*UP, ("hang",))
     case.until_stage(Stage.CONNECTING)
-    case.feed.check(60.0, 60.0)
+    case.feed.check(60.0, 0.2)
     assert case.feed.stage is Stage.CONNECTING
-    case.state["heartbeat_ns"] -= 61_000_000_000
-    case.feed.check(60.0, 60.0)
+    until(lambda: case.feed.check(60.0, 0.2) or case.feed._exit_reason)
     case.until_stage(Stage.RESTARTING)
-    assert "hung: no heartbeat for 61 s" in case.rows.texts[-1]
+    assert "hung: no heartbeat for 0 s" in case.rows.texts[-1]
+
+
+@pytest.mark.cases("M1")
+def test_time_in_which_the_supervisor_was_stopped_too_is_not_held_against_a_feed(case: Case) -> None:
+    case.start(*UP, ("hang",))
+    case.until_stage(Stage.CONNECTING)
+    case.feed.check(1.0, 1.0)
+    time.sleep(MOST_GAP_S + 0.1)  # neither of the two runs
+    case.feed.check(1.0, 1.0)
+    assert case.feed._exit_reason == ""
+    until(lambda: case.feed.check(1.0, 1.0) or case.feed._exit_reason)  # now only the feed does not
+    case.until_stage(Stage.RESTARTING)
+
+
+@pytest.mark.cases("M1")
+@pytest.mark.parametrize("step_s", [7_200, -7_200])
+def test_a_heartbeat_of_another_clock_is_a_heartbeat(
+    case: Case, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    case.start(*UP, ("hang",))
+    case.until_stage(Stage.CONNECTING)
+    wall = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall() + step_s * 1_000_000_000)
+    for beat in range(6):
+        case.state["heartbeat_ns"] = beat + 1
+        case.feed.check(60.0, 0.2)
+        time.sleep(0.1)
+    assert case.feed._exit_reason == ""
 
 
 def test_a_feed_that_does_not_come_up_is_killed_and_restarted(case: Case) -> None:

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import uvloop
 
+from mdstream.clock import Moment, Span
 from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.feed import pipeline
 from mdstream.frames.chunk import Chunk
@@ -510,7 +511,7 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
 
             first.committer.frames["quotes"].append = killed  # type: ignore[method-assign]
             with pytest.raises(KeyboardInterrupt):
-                first.committer.commit(ticket.slab, receipt, 0)
+                first.committer.commit(ticket.slab, receipt, Span.at(Moment.now()))
             first.committer.frames["quotes"].append = real  # type: ignore[method-assign]
             assert first.state["sequence"] == committed
 

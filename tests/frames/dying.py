@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from mdstream.clock import Moment, Span
 from mdstream.feed import bars, batch_log, books, codes, commit, latest
 from mdstream.feed.commit import Committer
 from mdstream.frames import bar_builder, chunk, dictionary, head, keyed_frame, layout, share, writer
@@ -113,7 +114,7 @@ def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
             slab.append(payload, kind, recv_ns)
         slab.seal()
         receipt = job.run(Ticket(str(run), plan.stream, str(slab.path), sequence))
-        committer.commit(slab, receipt, 0)
+        committer.commit(slab, receipt, Span.at(Moment.now()))
         decoded.append((slab, receipt))
     return decoded
 
@@ -129,7 +130,7 @@ def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, 
     try:
         committer = _make_committer(plan, order.run)
         for slab, receipt in decoded[:-1]:
-            committer.commit(slab, receipt, 0)
+            committer.commit(slab, receipt, Span.at(Moment.now()))
         slab, receipt = decoded[-1]
         path = slabs_path(order.run) / slab.path.name
         shutil.copyfile(slab.path, path)
@@ -138,9 +139,9 @@ def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, 
         pipe.recv()
         if order.step is None:
             find = _find_storing_steps if order.storing else _find_all_steps
-            pipe.send(find(order.run, lambda: committer.commit(slab, receipt, 0)))
+            pipe.send(find(order.run, lambda: committer.commit(slab, receipt, Span.at(Moment.now()))))
             os._exit(0)
-        _step_through(lambda: committer.commit(slab, receipt, 0), _die_at(order.step))
+        _step_through(lambda: committer.commit(slab, receipt, Span.at(Moment.now())), _die_at(order.step))
         os.kill(os.getpid(), signal.SIGKILL)  # the commit has no such step: die after it
     except BaseException:
         traceback.print_exc()

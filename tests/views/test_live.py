@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -32,8 +32,7 @@ def make_row(channel: Channel, **values: Any) -> dict[str, Any]:
 @pytest.fixture
 def run() -> Iterator[Attachment]:
     with RunDirectory() as directory:
-        started = datetime.now(UTC) - timedelta(seconds=100)
-        directory.describe(started=started.isoformat())
+        directory.describe(started_monotonic=time.monotonic() - 100)
         writer = TelemetryWriter(directory.path)
         for second in range(10):
             ts = second * SECOND

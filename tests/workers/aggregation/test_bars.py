@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mdstream.clock import Moment, Span
 from mdstream.feed.commit import Committer
 from mdstream.frames.rundir import RunDirectory, frame_path, slabs_path, state_path
 from mdstream.frames.writer import Limits
@@ -62,7 +63,7 @@ class Bench:
             Ticket(str(self.run), self.stream, str(self.slab.path), sequence, kernels=kernels)
         )
         assert not any(receipt.rejected)
-        self.committer.commit(self.slab, receipt, 0)
+        self.committer.commit(self.slab, receipt, Span.at(Moment.now()))
 
     def rows(self, name: str) -> list[Row]:
         _, frame = FrameReader(frame_path(self.run, f"{self.stream}.{name}")).read()
@@ -409,7 +410,7 @@ def test_a_batch_that_is_given_up_leaves_its_bars_incomplete() -> None:
         made.batch([trade(0, 0), trade(0, 60), trade(0, 120)])
         made.slab.begin(made.state["sequence"] + 1)
         made.slab.append(b"poison", PayloadKind.JSON, START + 121 * SECOND)
-        made.committer.quarantine(made.slab, made.state["sequence"] + 1, "poison")
+        made.committer.quarantine(made.slab, made.state["sequence"] + 1, "poison", Span.at(Moment.now()))
         made.batch([trade(0, s) for s in (125, 180, 240, 300)])
         complete = {minute: whole for _, minute, _, _, whole in summarize(made.rows("bars_1m"))}
         assert complete == {0: False, 1: True, 2: False, 3: True, 4: True}

@@ -1,0 +1,108 @@
+"""The two clocks. Everything that waits or measures uses the monotonic one; the wall clock is for data.
+
+    monotonic   waits, deadlines, heartbeats, latencies: it never jumps, and all processes share it
+    wall        receive times, times of events, names: anybody may set it at any moment
+
+A process may also be stopped for any time: a frozen container, a suspended machine, a debugger. Time in
+which the watcher did not run says nothing about what it watches, so `Awake` and `timeout` do not count it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+MOST_GAP_S = 2.0
+"""A longer gap between two looks at a clock means that the process was stopped in between."""
+_LOOK_S = 0.5
+_STEP_NS = 100_000_000
+"""Clocks that drift apart by more than this while a batch is filled do so because one of them was set."""
+
+
+class Moment(NamedTuple):
+    """One moment by both clocks, in nanoseconds."""
+
+    wall: int
+    monotonic: int
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(time.time_ns(), time.monotonic_ns())
+
+    def wall_at(self, monotonic: int) -> int:
+        """Return the wall-clock time of another moment, as if nobody had set the clock in between."""
+        return self.wall + monotonic - self.monotonic
+
+
+class Span(NamedTuple):
+    """The time in which the payloads of a batch were received, until it was submitted."""
+
+    begun: Moment
+    submitted: Moment
+
+    @classmethod
+    def at(cls, moment: Moment) -> Span:
+        return cls(moment, moment)
+
+    def ages(self, received: npt.NDArray[np.int64], now: int) -> npt.NDArray[np.int64]:
+        """Return the ages in ns, at `now` (monotonic), of payloads with these receive times, in order.
+
+        If the wall clock was set within the span, the greatest jump in the receive times shows where.
+        """
+        begun, submitted = self
+        step = submitted.wall - begun.wall_at(submitted.monotonic)
+        if abs(step) > _STEP_NS and len(received):
+            times = np.concatenate(([begun.wall], received, [submitted.wall]))
+            jump = int(np.argmax(np.diff(times) * np.sign(step)))
+            received = received + np.where(np.arange(len(received)) < jump, step, 0)
+        return submitted.wall_at(now) - received
+
+
+class Awake:
+    """Measures the time in which this process ran. Call `now` more often than every `MOST_GAP_S`."""
+
+    # Written by `now`.
+    _seconds: float
+    _looked_at: float
+
+    def __init__(self, read: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._seconds, self._looked_at = 0.0, read()
+
+    def now(self) -> float:
+        """Return the seconds that have passed, without gaps in which the process did not run."""
+        before, self._looked_at = self._looked_at, self._read()
+        gap = self._looked_at - before
+        if gap <= MOST_GAP_S:
+            self._seconds += gap
+        return self._seconds
+
+
+class timeout:  # noqa: N801 - used like `asyncio.timeout`
+    """Raise `TimeoutError` in the task once the process has run for `seconds` inside of the context."""
+
+    def __init__(self, seconds: float) -> None:
+        self._awake = Awake()
+        self._seconds = seconds
+        self._limit = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._limit.__aenter__()
+        self._timer = self._loop.call_later(min(_LOOK_S, self._seconds), self._look)
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(*error)
+
+    def _look(self) -> None:
+        left = self._seconds - self._awake.now()
+        if left <= 0:
+            self._limit.reschedule(self._loop.time())
+        else:
+            self._timer = self._loop.call_later(min(_LOOK_S, left), self._look)

@@ -278,7 +278,8 @@ class FeedConfig(Struct, frozen=True):
     workers: int
     journal: str
     rejects: str
-    log_level: str
+    drain_timeout_s: float
+    log: LogConfig
 
 
 class _Settings(Struct, frozen=True):
@@ -419,7 +420,8 @@ class _Settings(Struct, frozen=True):
             workers=self.workers_per_stream(),
             journal=self.journal,
             rejects=self.rejects,
-            log_level=self.log.level,
+            drain_timeout_s=self.drain_timeout_s,
+            log=self.log,
         )
 
     def connection(self, name: str) -> Connection:

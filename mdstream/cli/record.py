@@ -37,6 +37,7 @@ def record(
     between. `mdstream run --record` starts a recorder by itself. Read the tables with `mdstream.scan`, or
     with any program that reads Delta tables.
     """
+    from mdstream.feed.salvage import commit_leftovers
     from mdstream.pool import ipc_names
     from mdstream.recording.recorder import Recorder, check_store
 
@@ -60,7 +61,7 @@ def record(
             printed_at = time.monotonic()
             print(f"{state.rows:,} rows of {len(state.frames)} frames in {state.store}/live", flush=True)
 
-    recorder = Recorder(found, store, show_progress)
+    recorder = Recorder(found, store, show_progress, commit_leftovers)
     state = asyncio.run(_until_stopped(recorder))
     if not quiet:
         how = "complete, the run has ended" if state.finished else "stopped; the run continues"

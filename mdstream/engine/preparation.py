@@ -20,7 +20,9 @@ import msgspec
 from mdstream.config import Config, HandoffConfig, StoreConfig, usable_cores
 from mdstream.engine import memory
 from mdstream.engine.feed_policy import explain_exit
-from mdstream.errors import ConfigError
+from mdstream.errors import ConfigError, NoRunError
+from mdstream.feed import recovery
+from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
 from mdstream.pool.pool import COMPILING, SINGLE_THREADED, compile_kernels, do_without_kernels
 from mdstream.recording.recorder import check_store
@@ -58,6 +60,8 @@ def describe_run(config: Config, simulated: bool) -> dict[str, Any]:
         "workers": config.workers_per_stream(),
         "urls": list(config.urls()),
         "simulated": simulated,
+        "journal": config.journal,
+        "rejects": config.rejects and str(Path(config.rejects).absolute()),
     }
     return facts | ({"store": config.store.path} if config.record else {})
 
@@ -142,6 +146,18 @@ def _without_kernels(handoff: HandoffConfig, why: str) -> HandoffConfig:
     )
     do_without_kernels()
     return msgspec.structs.replace(handoff, kernels=False)
+
+
+def journal_dead_runs(root: Path | None) -> None:
+    """Write what dead runs had received to their journals, before their folders are removed."""
+    for run in rundir.find_removable(root):
+        try:
+            if payloads := recovery.journal_leftovers(run):
+                log.warning(
+                    "%s: %d received payloads of the dead run are now in its journal", run.name, payloads
+                )
+        except (NoRunError, OSError) as error:
+            log.warning("%s: what it had received is not in its journal: %s", run.name, error)
 
 
 def prepare_environment() -> None:

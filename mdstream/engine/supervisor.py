@@ -153,6 +153,7 @@ class Supervisor:
         logs.set_up(self.config.log.level, self._write_log)
         preparation.prepare_environment()
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
+        preparation.journal_dead_runs(root)
         for dead in rundir.reap(root):
             log.info("removed the leftovers of the dead run %s", dead.name)
         for dead in start_for_dead_runs(root, self.config.store):

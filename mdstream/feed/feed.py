@@ -233,12 +233,7 @@ class Feed:
 
     async def _drain(self) -> None:
         """Commit all received payloads, then close the frames."""
-        drained = asyncio.ensure_future(self._pipeline.drain())
-        await asyncio.wait([drained, self._pipeline.failed], return_when=asyncio.FIRST_COMPLETED)
-        if self._pipeline.failed.done():
-            drained.cancel()
-            self._pipeline.failed.result()
-        await self._pipeline.close()
+        await self._pipeline.drain_or_fail()
         await self._close_frames()
         self._report_symbols()
 

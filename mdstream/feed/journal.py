@@ -1,4 +1,4 @@
-"""The journal of one feed: batches written as they are committed, segments compressed by the workers.
+"""The journal of one feed: batches written as they are sealed, segments compressed by the workers.
 
 batch ─► JournalWriter ─► segment ─► full, or the stream ends ─► a worker compresses it
 """

@@ -11,7 +11,8 @@
 3. Results are committed in the order of the stream, whichever worker is done first. Then the slab is free.
 4. If shared memory has no room for a slab or for rows, idle slabs are removed, and batches without room
    wait and are retried. The stream fails when that has lasted `FULL_S`.
-5. A batch that breaks its worker twice is quarantined: it is kept with the rejects.
+5. A sealed batch goes to the journal at once, so that it survives whatever happens to the workers.
+6. A batch that breaks its worker twice is quarantined: it is kept with the rejects.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class Pipeline:
     """Batches that wait for a worker."""
     _working: deque[_Batch]
     """Batches that workers have."""
+    _unwritten: deque[_Batch]
+    """Sealed batches that are not in the journal yet."""
     _next_sequence: int
     _is_gap_due: bool
     """Whether the connection was lost, and no batch has a gap marker for it yet."""
@@ -117,6 +120,7 @@ class Pipeline:
         self._filling = None
         self._sealed = deque()
         self._working = deque()
+        self._unwritten = deque()
         self._next_sequence = state["sequence"] + 1
         self._is_gap_due = self._dispatch_due = False
         self._received = _Received(state["payloads_received"], state["bytes_received"])
@@ -146,8 +150,7 @@ class Pipeline:
         self._received = _Received(state["payloads_received"], state["bytes_received"])
         self._slabs.adopt(left.pending, left.free)
         for slab in left.pending:
-            slab.seal()
-            self._sealed.append(_Batch(slab, slab.sequence))
+            self._append_sealed(_Batch(slab, slab.sequence))
             self._next_sequence = slab.sequence + 1
             self._is_idle.clear()
         self._is_gap_due = True  # what the server sent into the dead feed's socket is gone
@@ -211,6 +214,15 @@ class Pipeline:
         self._seal()
         self._dispatch()
         await self._is_idle.wait()
+
+    async def drain_or_fail(self) -> None:
+        """Drain, and close. Raises the error that the stream fails with."""
+        drained = asyncio.ensure_future(self.drain())
+        await asyncio.wait([drained, self.failed], return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            drained.cancel()
+            self.failed.result()
+        await self.close()
 
     async def close(self) -> None:
         """Remove the slabs, and end the journal. No payload may follow."""
@@ -277,8 +289,19 @@ class Pipeline:
     def _seal(self) -> None:
         batch, self._filling = self._filling, None
         if batch is not None:
-            batch.slab.seal()
-            self._sealed.append(batch)
+            self._append_sealed(batch)
+
+    def _append_sealed(self, batch: _Batch) -> None:
+        batch.slab.seal()
+        self._sealed.append(batch)
+        if self._journal is not None:
+            self._unwritten.append(batch)
+
+    def _write_journal(self) -> None:
+        """Write the sealed batches, long before they are committed if the workers lag."""
+        while self._journal is not None and self._unwritten:
+            batch = self._unwritten.popleft()
+            self._journal.write(batch.slab, batch.sequence)
 
     # -- to the workers: at most pool.size + 1 tickets out
 
@@ -287,6 +310,8 @@ class Pipeline:
             batch = self._sealed.popleft()
             self._working.append(batch)
             self._submit(batch)
+        if self._unwritten:  # after the tickets: the workers need not wait for the disk
+            asyncio.get_running_loop().call_soon(self._write_journal)
 
     def _submit(self, batch: _Batch) -> None:
         batch.span = Span(batch.span.begun, Moment.now())
@@ -346,8 +371,7 @@ class Pipeline:
         result = batch.result
         if isinstance(result, SharedMemoryError | NoWorkersError):
             raise result  # the batch is not at fault: it stays in its slab
-        if self._journal is not None:
-            self._journal.write(batch.slab, batch.sequence)
+        self._write_journal()
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.span)
             self._answer(batch, result)

@@ -21,9 +21,9 @@ from mdstream import children
 from mdstream.errors import Exit, MdstreamError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.feed import HEARTBEAT_S, Feed
-from mdstream.frames.rundir import state_path
+from mdstream.frames.rundir import lock_feed, state_path
 from mdstream.handoff.space import NO_ROOM
-from mdstream.log import Outbox, set_up_child
+from mdstream.log import Outbox, line_writer, set_up, set_up_child
 from mdstream.pool import forkserver
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
 from mdstream.streams import STREAMS
@@ -41,9 +41,9 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     os.environ.update(SINGLE_THREADED)
     if assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)
-    _die_with_parent()
     outbox = Outbox(pipe)
-    set_up_child(outbox, assignment.stream, assignment.config.log_level)
+    set_up_child(outbox, assignment.stream, assignment.config.log.level)
+    _watch_parent(assignment)
     code, used = Exit.OK, list[ProcessSample]()
     try:
         uvloop.run(serve(assignment, outbox, pipe, used))
@@ -74,6 +74,7 @@ async def serve(
     """Serve one stream until the supervisor sends `drain`. Raises the error that the stream fails with.
     Appends the workers' samples at the end to `used`.
     """
+    lock_feed(assignment.run, assignment.stream)
     state = FeedState(state_path(assignment.run, assignment.stream), write=True)
     state["pid"] = os.getpid()
     config = assignment.config
@@ -112,12 +113,21 @@ async def _beat(state: FeedState) -> None:
         await asyncio.sleep(HEARTBEAT_S)
 
 
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
+def _watch_parent(assignment: Assignment) -> None:
+    """Watch the supervisor. If it dies, the feed drains; if that takes too long, end the process.
+
+    The end of the pipe makes the feed drain (`Feed`). What it received is then in frames and journal, and a
+    recorder stores it.
+    """
+    parent, config = multiprocessing.parent_process(), assignment.config
 
     def watch() -> None:
         assert parent is not None
         parent.join()
+        set_up(config.log.level, line_writer(config.log.json), assignment.stream)
+        log.warning("the supervisor died; committing what was received, then ending")
+        time.sleep(config.drain_timeout_s)
+        log.error("not drained within %.0f s", config.drain_timeout_s)
         os._exit(Exit.ORPHANED)
 
     if parent is not None:

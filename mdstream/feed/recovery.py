@@ -10,7 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from mdstream.errors import NoRunError
+from mdstream.frames.rundir import read_description, slabs_path, state_path
 from mdstream.handoff.slab import RESULT_SUFFIX, Slab, SlabState
+from mdstream.store.journal import JournalWriter, journal_path
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 
@@ -56,3 +59,20 @@ def settle(state: FeedState, pending: list[Slab]) -> None:
     state["payloads_received"] = done["payloads_committed"] + sum(map(len, streamed))
     state["bytes_received"] = done["bytes_committed"] + sum(int(t["length"].sum()) for t in streamed)
     state["fetch_payloads_received"] = done["fetch_payloads_committed"] + sum(map(len, bodies))
+
+
+def journal_leftovers(run: Path) -> int:
+    """Write what the killed feeds of a dead run left to its journal, if it has one; return the payloads."""
+    facts, payloads = read_description(run), 0
+    for stream in facts.get("streams", ()) if facts.get("journal") else ():
+        try:
+            left = find(slabs_path(run), stream, FeedState(state_path(run, stream)))
+        except (FileNotFoundError, NoRunError):  # killed before it started, or of another version
+            continue
+        if left.pending:
+            writer = JournalWriter(journal_path(facts["journal"], facts["run"], stream))
+            for slab in left.pending:
+                writer.write(slab, slab.sequence)
+            writer.close()
+            payloads += left.payloads
+    return payloads

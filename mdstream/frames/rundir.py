@@ -9,6 +9,7 @@
         slabs/                   payloads on their way to the workers
         feeds/<stream>.state     counters of a feed
         feeds/<stream>.requests  times of its REST requests
+        feeds/<stream>.lock      locked by the feed: it may still commit after the supervisor has died
 
 The kernel releases a lock when its owner ends, for whatever reason, and a reused process id does not hold
 it. So a folder whose `owner.lock` is free belongs to a dead run.
@@ -63,6 +64,10 @@ def slabs_path(run: Path) -> Path:
 
 def state_path(run: Path, stream: str) -> Path:
     return run / "feeds" / f"{stream}.state"
+
+
+def feed_lock_path(run: Path, stream: str) -> Path:
+    return run / "feeds" / f"{stream}.lock"
 
 
 def requests_path(run: Path, stream: str) -> Path:
@@ -124,6 +129,15 @@ def _describe(folder: Path, facts: dict[str, Any]) -> None:
     new.rename(folder / "run.json")
 
 
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the contents of `run.json`. Raises `NoRunError` if it cannot be read."""
+    try:
+        facts: dict[str, Any] = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise NoRunError(f"{path / 'run.json'} cannot be read: {error}") from error
+    return facts
+
+
 def is_alive(path: Path) -> bool:
     """Whether the engine of the run in the folder `path` still runs."""
     return _is_locked(path / "owner.lock")
@@ -167,13 +181,8 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
 
 
 def reap(root: Path | None = None) -> list[Path]:
-    """Remove the folders of dead runs, unless they are not recorded yet; return the removed ones."""
-    kept = find_unrecorded(root)
-    dead = [
-        path
-        for path in list_runs(root)
-        if not is_alive(path) and path not in kept and not has_recorder(path)
-    ]
+    """Remove the folders of dead runs that nobody needs; return the removed ones."""
+    dead = find_removable(root)
     for path in dead:
         remove(path)
     for path in (root or default_root()).glob("." + _prefix() + "*"):
@@ -184,15 +193,38 @@ def reap(root: Path | None = None) -> list[Path]:
     return dead
 
 
+def find_removable(root: Path | None = None) -> list[Path]:
+    """Return the dead runs without a process that works on them, and without rows to be recorded."""
+    unrecorded = find_unrecorded(root)
+    return [
+        path
+        for path in list_runs(root)
+        if not (is_alive(path) or path in unrecorded or has_feeds(path) or has_recorder(path))
+    ]
+
+
 def find_unrecorded(root: Path | None = None) -> dict[Path, str]:
     """Return the dead runs whose recording is not finished, with the path of their store."""
     found = {}
     for path in list_runs(root):
-        with contextlib.suppress(OSError, ValueError):
-            store = json.loads((path / "run.json").read_text()).get("store")
+        with contextlib.suppress(NoRunError):
+            store = read_description(path).get("store")
             if store and not is_alive(path):
                 found[path] = str(store)
     return found
+
+
+def lock_feed(run: Path, stream: str) -> int:
+    """Mark this process as the feed of `stream` until it ends; return the descriptor of the lock."""
+    path = feed_lock_path(run, stream)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def has_feeds(path: Path) -> bool:
+    """Whether a feed of the run in the folder `path` still commits, even if the engine is dead."""
+    return any(_is_locked(lock) for lock in (path / "feeds").glob("*.lock"))
 
 
 def has_recorder(path: Path) -> bool:

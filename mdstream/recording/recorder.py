@@ -14,11 +14,10 @@ The recorder only reads the frames: the engine neither waits for it nor notices 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,10 @@ _REBUILD_S = 60.0
 
 
 class Recorder:
-    """Records one run. `on_change` is called with the state whenever it has changed."""
+    """Records one run. `on_change` is called with the state whenever it has changed.
+
+    `commit_leftovers` commits what the feeds had received, when everything else was killed at once.
+    """
 
     # Written while the run is recorded. Maps are by name of a frame.
     state: RecorderState
@@ -82,12 +84,17 @@ class Recorder:
     _stop: bool
 
     def __init__(
-        self, run: Path, store: StoreConfig, on_change: Callable[[RecorderState], None] = lambda state: None
+        self,
+        run: Path,
+        store: StoreConfig,
+        on_change: Callable[[RecorderState], None] = lambda state: None,
+        commit_leftovers: Callable[[Path], Awaitable[None]] | None = None,
     ) -> None:
         self.state = RecorderState(store.path, os.getpid())
         self._run = run
         self._store = store
         self._on_change = on_change
+        self._commit_leftovers = commit_leftovers
         self._options = storage_options(store.path)
         self._heads, self._due, self._tasks = {}, {}, {}
         self._uncompacted, self._troubles, self._failures = {}, {}, {}
@@ -126,6 +133,9 @@ class Recorder:
             if self._failure is not None:
                 raise self._failure
             over, stop = self._is_over(), self._stop  # before looking for rows
+            if over and self._commit_leftovers is not None and not self._read_run().get("ended"):
+                await self._commit_leftovers(self._run)
+                self._commit_leftovers = None
             if stop and self._stops_at is None:
                 self._stops_at = {}
             if over:  # all remaining rows are recorded, and no more come
@@ -272,14 +282,13 @@ class Recorder:
     # -- the run
 
     def _read_run(self) -> dict[str, Any]:
-        description: dict[str, Any] = json.loads((self._run / "run.json").read_text())
-        return description
+        return rundir.read_description(self._run)
 
     def _is_over(self) -> bool:
         """Return whether no more rows will come: the run has ended, or its engine and feeds are dead."""
         if self._read_run().get("ended"):
             return True
-        if rundir.is_alive(self._run):
+        if rundir.is_alive(self._run) or rundir.has_feeds(self._run):
             self._dead_since = 0.0
             return False
         self._dead_since = self._dead_since or time.monotonic()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import uvloop
 
 from mdstream.errors import ConfigError
-from mdstream.handoff.slab import Slab
+from mdstream.feed import recovery
+from mdstream.frames.rundir import slabs_path
+from mdstream.handoff.slab import Slab, SlabState
 from mdstream.store import journal
 from mdstream.store.journal import JournalEntry, JournalWriter, read_entries
 from mdstream.streams.spec import PayloadKind
@@ -207,6 +211,35 @@ def test_a_feed_journals_each_payload_before_it_is_in_a_frame(tmp_path: Path, wo
     assert {e[0] for e in found if e[1] is PayloadKind.SNAPSHOTS} == {
         each[0] for each in everything if each[1] is PayloadKind.SNAPSHOTS
     }
+
+
+@pytest.mark.cases("M2")
+def test_a_sealed_batch_is_in_the_journal_while_workers_lag(tmp_path: Path) -> None:
+    everything = payloads("stocks", 3_000, 3)
+
+    async def go() -> None:
+        async with rig("stocks", 1, tmp_path, slab_kb=16) as r:
+            journal = JournalWriter(tmp_path / "j")
+            r = Rig(r.run, "stocks", r.pool, tmp_path, r.pipeline._config, journal=journal)
+            [worker] = r.pool.pids
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                for payload, kind, recv_ns in everything:
+                    if not r.pipeline.offer(payload, kind, recv_ns):
+                        break
+                await asyncio.sleep(0.1)
+                left = recovery.find(slabs_path(r.run), "stocks", r.state)
+                sealed = [slab for slab in left.pending if slab.state is SlabState.SEALED]
+                assert len(sealed) > 3
+                assert r.state["sequence"] == 0, "none is committed"
+                assert len(read_payloads(tmp_path / "j")) == sum(slab.entries for slab in sealed)
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            await r.drain()
+
+    uvloop.run(go())
+    found = read_payloads(tmp_path / "j")
+    assert found == [payload for payload, _, _ in everything[: len(found)]]
 
 
 @pytest.mark.parametrize("stream", ["stocks", "options"])

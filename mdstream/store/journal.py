@@ -4,9 +4,9 @@
 
     magic · sequence · entries · bytes │ entries: offset, length, kind, compression, recv_ns │ payloads
 
-A batch is written as soon as it is sealed, so the journal has every payload that a worker may decode. If the
-feed is killed in between, the batch is committed again and may be in the journal twice: readers take each
-sequence once. A kill may cut off the last record of a segment; readers ignore that record. Finished
+A batch is written as soon as it is sealed, so the journal has every payload that a worker may decode. If
+the feed is killed in between, the batch is committed again and may be in the journal twice: readers take
+each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Finished
 segments are compressed.
 """
 

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from mdstream._version import __version__
 from mdstream.cli.output import discard_output, open_standard_streams
 from mdstream.errors import ConfigError, Exit, MdstreamError
+from mdstream.resources import is_too_many_files, too_many_files
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,11 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
         except MdstreamError as error:
             print(f"mdstream: {error}", file=sys.stderr)
             raise typer.Exit(int(error.exit_code)) from error
+        except OSError as error:
+            if not is_too_many_files(error):
+                raise
+            print(f"mdstream: {too_many_files()}", file=sys.stderr)
+            raise typer.Exit(int(Exit.CONFIG)) from error
         except KeyboardInterrupt:
             print("mdstream: interrupted", file=sys.stderr)
             raise typer.Exit(int(Exit.INTERRUPTED)) from None

@@ -9,6 +9,7 @@ frames keep less.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,20 +23,24 @@ _DIVIDED = 0.85
 """The part that is divided; the rest is for heads, dictionaries, telemetry, and large results."""
 _SLAB_SHARE = 0.3
 _LEAST_SLAB_KB = 16
+_STREAM_FILES = 64
+_RUN_FILES = 64
 _LEAST_FRAMES = 2_000_000
 """Bytes below which a stream's frames hold almost nothing."""
 
 
 class Room(NamedTuple):
-    """Free bytes of a file system, and its size."""
+    """Free bytes of a file system, its size, and how many more files it can hold."""
 
     free: int
     size: int
+    files: int = sys.maxsize
 
     @classmethod
     def at(cls, path: Path) -> Room:
         stat = os.statvfs(path)
-        return cls(stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
+        files = stat.f_favail if stat.f_files else sys.maxsize  # some file systems have no limit
+        return cls(stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize, files)
 
 
 class Demand(NamedTuple):
@@ -73,11 +78,18 @@ def least_bytes(demand: Demand) -> int:
     return int(demand.streams * (slabs + _LEAST_FRAMES) / _DIVIDED)
 
 
+def least_files(demand: Demand) -> int:
+    """Return the files and folders that a run needs at least: those of each stream, and of telemetry."""
+    return _RUN_FILES + demand.streams * (_STREAM_FILES + max(1, demand.workers))
+
+
 def require_room(demand: Demand, root: Path) -> Room:
     """Return the space at `root`. Raises `NoSpaceError` if a run cannot start with it."""
     room = Room.at(root)
     if room.free < least_bytes(demand):
         raise NoSpaceError(str(root), least_bytes(demand), room.free)
+    if room.files < least_files(demand):
+        raise NoSpaceError(str(root), least_bytes(demand), room.free, is_out_of_inodes=True)
     return room
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from mdstream import resources
 from mdstream.config import Config, HandoffConfig, StoreConfig, usable_cores
 from mdstream.engine import memory
 from mdstream.engine.feed_policy import explain_exit
@@ -34,9 +35,12 @@ log = logging.getLogger(__name__)
 def prepare_settings(config: Config, directory: RunDirectory) -> Config:
     """Return the settings fitted to the shared memory of this machine, with checked paths.
 
-    Raises `NoSpaceError`, `ConfigError` and `StoreError` for what no run can start with.
+    Raises `SharedMemoryError`, `ConfigError` and `StoreError` for what no run can start with.
     """
     replace = msgspec.structs.replace
+    resources.allow_files(resources.RUN_FILES)
+    if config.workers_per_stream() or config.record:
+        resources.check_semaphores()
     demand = memory.Demand(len(config.streams), config.workers_per_stream(), config.handoff, config.frames)
     if why := too_many_workers(demand.workers, demand.streams):
         log.warning("%s; unset `workers` to divide the cores among the streams", why)

@@ -12,20 +12,23 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 from mdstream import children
-from mdstream.errors import Exit, MdstreamError
+from mdstream.errors import Exit, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.feed import HEARTBEAT_S, Feed
+from mdstream.feed.pipeline import FULL_S
 from mdstream.frames.rundir import lock_feed, state_path
 from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, line_writer, set_up, set_up_child
 from mdstream.pool import forkserver
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
+from mdstream.resources import is_too_many_files, too_many_files
 from mdstream.streams import STREAMS
 from mdstream.telemetry.sampler import ProcessSample, Sampler
 from mdstream.telemetry.state import FeedState
@@ -33,6 +36,8 @@ from mdstream.telemetry.state import FeedState
 log = logging.getLogger(__name__)
 
 _EXIT_WAIT_S = 3.0
+
+T = TypeVar("T")
 
 
 def main(assignment: Assignment, pipe: Connection) -> None:
@@ -54,6 +59,9 @@ def main(assignment: Assignment, pipe: Connection) -> None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             outbox.put("failed", f"no room left: {error}")
             code = Exit.SHARED_MEMORY
+        elif is_too_many_files(error):
+            outbox.put("failed", str(too_many_files()))
+            code = Exit.STREAM_FAILED
         else:
             log.exception("the feed failed")
             outbox.put("crashed", f"{type(error).__name__}: {error}")
@@ -74,7 +82,7 @@ async def serve(
     """Serve one stream until the supervisor sends `drain`. Raises the error that the stream fails with.
     Appends the workers' samples at the end to `used`.
     """
-    lock_feed(assignment.run, assignment.stream)
+    await _wait_for_room(lambda: lock_feed(assignment.run, assignment.stream))
     state = FeedState(state_path(assignment.run, assignment.stream), write=True)
     state["pid"] = os.getpid()
     config = assignment.config
@@ -89,12 +97,28 @@ async def serve(
     beat = asyncio.create_task(_beat(state))
     try:
         await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)
-        await Feed(assignment, outbox, pipe, state, pool).run()
+        feed = await _wait_for_room(lambda: Feed(assignment, outbox, pipe, state, pool))
+        await feed.run()
     finally:
         beat.cancel()
         state["connected"] = 0
         used += Sampler().sample_processes(dict.fromkeys(workers, ("worker", assignment.stream)))
         await pool.close()
+
+
+async def _wait_for_room(make: Callable[[], T]) -> T:
+    """Return `make()`. While shared memory has no room for its files, try again, at most for `FULL_S`."""
+    started, reported = time.monotonic(), False
+    while True:
+        try:
+            return make()
+        except NoSpaceError as error:
+            if time.monotonic() - started > FULL_S:
+                raise
+            if not reported:
+                log.warning("%s; waiting up to %.0f s for room", error, FULL_S)
+                reported = True
+        await asyncio.sleep(HEARTBEAT_S)
 
 
 def _log_unawaited_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.errors import NoRunError, SharedMemoryError
+from mdstream.handoff.space import NO_ROOM, no_space, room_for
 from mdstream.shared_places import is_private
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -97,7 +98,11 @@ class RunDirectory:
             hidden.rename(self.path)
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
-            raise SharedMemoryError(f"cannot create a run under {root}: {error.strerror}") from error
+            if error.errno in NO_ROOM:
+                raise no_space(hidden, 4096) from error
+            raise SharedMemoryError(
+                f"cannot create a run under {root}: {error.strerror}. Set frames.directory to another"
+            ) from error
 
     def describe(self, **facts: Any) -> None:
         """Write `facts` to `run.json`."""
@@ -123,10 +128,17 @@ class RunDirectory:
 
 
 def _describe(folder: Path, facts: dict[str, Any]) -> None:
-    """Write `run.json` atomically: readers find the previous or the new contents."""
-    new = folder / "run.json.new"
-    new.write_text(json.dumps(facts, indent=2) + "\n")
+    """Write `run.json` atomically: readers find the previous or the new contents.
+
+    The file for the next contents exists in advance: a full file system must not keep a run from ending.
+    """
+    data, new = json.dumps(facts, indent=2).encode() + b"\n", folder / "run.json.new"
+    with open(os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+        file.write(data)
+        file.truncate()
     new.rename(folder / "run.json")
+    with contextlib.suppress(OSError):
+        new.write_bytes(data)
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -215,9 +227,13 @@ def find_unrecorded(root: Path | None = None) -> dict[Path, str]:
 
 
 def lock_feed(run: Path, stream: str) -> int:
-    """Mark this process as the feed of `stream` until it ends; return the descriptor of the lock."""
+    """Mark this process as the feed of `stream` until it ends; return the descriptor of the lock.
+
+    Raises `NoSpaceError` if there is no room for the file.
+    """
     path = feed_lock_path(run, stream)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with room_for(path, 1):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 

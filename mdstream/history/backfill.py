@@ -26,10 +26,12 @@ import msgspec
 from mdstream.config import HistoryConfig
 from mdstream.errors import (
     BadRequestError,
+    ConfigError,
     CredentialsError,
     EndlessAnswerError,
     MdstreamError,
     NoWorkersError,
+    SharedMemoryError,
     StoreError,
     UnusableAnswerError,
     first_error,
@@ -43,6 +45,7 @@ from mdstream.history.plan import add_work
 from mdstream.history.repair import Day, fetch_days, find_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
+from mdstream.resources import is_too_many_files, too_many_files
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
@@ -162,6 +165,8 @@ class Backfill:
         except OSError as error:
             if error.errno in _NO_SPACE:
                 raise StoreError(f"store: no room in {self._store}; free some space") from error
+            if is_too_many_files(error):
+                raise too_many_files() from error
             raise
         finally:
             self.status.seconds = time.monotonic() - start
@@ -300,7 +305,7 @@ class Backfill:
                     raise
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
-            except (NoWorkersError, StoreError, OSError):
+            except (ConfigError, NoWorkersError, SharedMemoryError, StoreError, OSError):
                 raise
             except MdstreamError as error:
                 if self._client.is_given_up:

@@ -65,14 +65,16 @@ class Crew:
         self._broken = None
         others = set(multiprocessing.active_children())
         with children.starting(), children.without_script():
-            self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
+            executor = None
             try:
+                executor = self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
                 for _ in range(size):
-                    task = asyncio.wrap_future(self._executor.submit(serve))
+                    task = asyncio.wrap_future(executor.submit(serve))
                     task.add_done_callback(self._on_task_end)
-            except BaseException:  # a process died before it had read what it needs
+            except BaseException:  # no room for semaphores, or a process died while it started
                 self._end.close()
-                self._executor.shutdown(wait=False, cancel_futures=True)
+                if executor is not None:
+                    executor.shutdown(wait=False, cancel_futures=True)
                 raise
             finally:
                 theirs.close()  # the processes have copies; without them that side is closed

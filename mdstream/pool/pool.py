@@ -29,12 +29,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from mdstream import children, clock
+from mdstream import children, clock, resources
 from mdstream.config import usable_cores
 from mdstream.errors import ConfigError, NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
+from mdstream.handoff.space import NO_ROOM
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
@@ -57,6 +58,8 @@ _END_WAIT_S = 5.0
 _START_ATTEMPTS = 3
 _START_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+_ROOM_S = 30.0
+"""How long the start of a pool waits for room in shared memory."""
 _LOAD_S = 60.0
 """A fork server that needs longer to load its modules counts as hung."""
 
@@ -200,7 +203,7 @@ class WorkerPool:
             if self._is_forked:
                 self._context = forkserver.take(*forkserver_modules())
                 self._has_forkserver = True
-            await asyncio.gather(self._start_crew(), *ready)
+            await asyncio.gather(self._first_crew(), *ready)
         else:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
 
@@ -295,6 +298,27 @@ class WorkerPool:
 
     # -- the crew
 
+    async def _first_crew(self) -> None:
+        """Start the first crew. If there is no room for its semaphores, wait `_ROOM_S` for some.
+
+        Raises `SharedMemoryError` if there can be no semaphores, and `ConfigError` if too few files may be
+        open.
+        """
+        started, reported = time.monotonic(), False
+        while True:
+            try:
+                return await self._start_crew()
+            except OSError as error:
+                if resources.is_too_many_files(error):
+                    raise resources.too_many_files() from error
+                if error.errno not in NO_ROOM or time.monotonic() - started > _ROOM_S:
+                    resources.check_semaphores()
+                    raise
+                if not reported:
+                    log.warning("%s; waiting up to %.0f s", resources.no_semaphores(error), _ROOM_S)
+                    reported = True
+            await asyncio.sleep(_START_PAUSE_S)
+
     async def _new_crew(self) -> None:
         """Start a crew and wait until it is ready."""
         start = self._boot.start if self._kernels else self._boot.start_plain
@@ -354,7 +378,10 @@ class WorkerPool:
                     await asyncio.to_thread(forkserver.wait_until_loaded, self._context, _LOAD_S)
                 await self._new_crew()
             except (BrokenExecutor, EOFError, OSError) as error:
-                # The last two: the fork server is dying, and the next attempt starts a new one.
+                # A connection ends, or a file with it, if the fork server is dying: the next attempt starts
+                # a new one. Any other error of the system is the caller's at the first start.
+                if not replaces and isinstance(error, OSError) and not isinstance(error, ConnectionError):
+                    raise
                 log.warning("a worker died while it started: %r", error)
                 waited = time.monotonic() - started
                 if attempts >= _START_ATTEMPTS and waited >= self._rebuild_s:

@@ -4,7 +4,8 @@
     ├── ConfigError              a setting, flag, file or argument is wrong            exit 2
     ├── CredentialsError         the service refuses this key or plan; never retried   exit 3
     ├── SharedMemoryError        shared memory cannot hold what is asked of it         exit 4
-    │   └── NoSpaceError         the file system behind the frames is full
+    │   ├── NoSpaceError         the file system behind the frames is full
+    │   └── RunRemovedError      somebody removed the folder of a run that goes on
     ├── StoreError               the store on disk cannot be read or written           exit 1
     │   └── NoStoreError         the store has no such table
     ├── NoRunError               no running engine was found                           exit 6
@@ -42,7 +43,7 @@ class Exit(IntEnum):
 
     OK = 0
     STREAM_FAILED = 1
-    """At least one stream failed, or some rows are not recorded yet. The report says which, and why."""
+    """A stream failed, rows are not recorded yet, or the journal lacks payloads. The report says which."""
     CONFIG = 2
     CREDENTIALS = 3
     SHARED_MEMORY = 4
@@ -119,6 +120,22 @@ class NoSpaceError(SharedMemoryError):
     def __reduce__(self) -> tuple[type[NoSpaceError], tuple[str, int, int, bool]]:
         """Pickle it by its attributes: workers raise it too."""
         return type(self), (self.path, self.needed, self.free, self.is_out_of_inodes)
+
+
+class RunRemovedError(SharedMemoryError):
+    """The folder of a run, or a part of it, was removed while the run went on."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} was removed while the run went on, and no reader can open its frames any more. If "
+            "systemd did that at logout (RemoveIPC): run `loginctl enable-linger`, set RemoveIPC=no in "
+            "/etc/systemd/logind.conf, or set frames.directory to a folder outside of /dev/shm"
+        )
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[RunRemovedError], tuple[str]]:
+        """Pickle it by its attribute: workers raise it too."""
+        return type(self), (self.path,)
 
 
 class StoreError(MdstreamError):

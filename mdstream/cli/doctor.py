@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pwd
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdstream.cli.flags import ConfigFile
+from mdstream.cli.logind import removes_shared_memory
 from mdstream.cli.output import output_console
 from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
 from mdstream.errors import Exit
@@ -89,6 +92,21 @@ def _machine(config: Config) -> Iterator[Finding]:
         yield Finding("note", "shared memory", found, "no /dev/shm: frames are on disk, which is slower")
     else:
         yield Finding("ok", "shared memory", found)
+    if root.is_relative_to(SHARED_MEMORY) and removes_shared_memory(_user_name(), os.getuid()):
+        yield Finding(
+            "note",
+            "end of the login session",
+            "systemd removes this user's files in /dev/shm then (RemoveIPC), running engines included",
+            "loginctl enable-linger, or RemoveIPC=no in /etc/systemd/logind.conf",
+        )
+
+
+def _user_name() -> str:
+    """Return this user's name; empty if the system has none, as in a container."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
 
 
 def _kernels(handoff: HandoffConfig) -> Finding:
@@ -111,7 +129,14 @@ def _kernels(handoff: HandoffConfig) -> Finding:
 
 
 def _runs(frames: FramesConfig) -> Iterator[Finding]:
-    from mdstream.frames.rundir import find_unrecorded, has_recorder, is_alive, list_runs
+    from mdstream.frames.rundir import (
+        find_removable,
+        find_unrecorded,
+        has_feeds,
+        has_recorder,
+        is_alive,
+        list_runs,
+    )
 
     root = Path(frames.directory) if frames.directory else None
     found, to_record = list_runs(root), find_unrecorded(root)
@@ -119,17 +144,22 @@ def _runs(frames: FramesConfig) -> Iterator[Finding]:
         yield Finding("ok", "running engines", ", ".join(path.name for path in alive))
     for path, store in to_record.items():
         what = "dead run, recording incomplete"
-        if has_recorder(path):
+        if has_feeds(path):
+            yield Finding("ok", what, f"{path.name}: its feeds still commit what they have received")
+        elif has_recorder(path):
             yield Finding("ok", what, f"{path.name}: a recorder is storing the rest in {store}")
         else:
-            fix = f"mdstream record --run {path} --store {store}"
+            fix = f"mdstream record --run {shlex.quote(str(path))} --store {shlex.quote(store)}"
             yield Finding("note", what, path.name, f"the next run records the rest; or: {fix}")
-    if dead := [path for path in found if path not in alive and path not in to_record]:
+    for path in found:
+        if path not in alive and path not in to_record and (has_feeds(path) or has_recorder(path)):
+            yield Finding("ok", "dead run", f"{path.name}: its processes still work on what it received")
+    if dead := find_removable(root):
         yield Finding(
             "note",
             "leftovers of dead runs",
             ", ".join(path.name for path in dead),
-            "the next `mdstream run` removes them; or: rm -r " + " ".join(map(str, dead)),
+            "the next `mdstream run` removes them; or: rm -r " + shlex.join(map(str, dead)),
         )
     else:
         yield Finding("ok", "leftovers of dead runs", "none")

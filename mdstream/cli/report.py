@@ -76,6 +76,8 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
             raise ConfigError(f"report: {file} is not a file")
         with _blame(file):
             found = orjson.loads(file.read_bytes())
+            if found["utilization"] is None:
+                raise ConfigError(f"report: {file} has no measurements: {found['removed']}")
             return f"run {found['run']}, started {found['started']}", found["utilization"]
     except OSError as error:
         raise ConfigError(f"report: cannot read {file}: {error.strerror}") from error

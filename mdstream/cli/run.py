@@ -28,6 +28,7 @@ from mdstream.settings import load
 
 if TYPE_CHECKING:
     from mdstream.engine.supervisor import Supervisor
+    from mdstream.views.terminal import LiveView
 
 
 @add_flags(*run_settings())
@@ -43,8 +44,8 @@ def run(
     Keys come from APCA_API_KEY_ID and APCA_API_SECRET_KEY. Without keys and without a server, the engine
     runs on its embedded simulator. Settings: file < MDSTREAM_* environment < flags.
 
-    Exit codes: 0 all well; 1 a stream failed, or recording is incomplete; 2 wrong setting; 3 key or plan
-    refused; 4 shared memory full; 130 stopped by a second Ctrl-C.
+    Exit codes: 0 all well; 1 a stream failed, or recording or journal are incomplete; 2 wrong setting;
+    3 key or plan refused; 4 shared memory full; 130 stopped by a second Ctrl-C.
     """
     flags = {**given, **stream_settings(symbols, feed)}
     with _Stop() as stop:
@@ -73,7 +74,7 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
         if config.simulated:
             console.print(HOW_TO_GO_LIVE, style="yellow", highlight=False)
         with LiveView(console, source) as view:
-            supervisor = Supervisor(config, warning_writer(console), lambda run: view.show(run.path))
+            supervisor = Supervisor(config, warning_writer(console), lambda run: show_live(view, run))
             stop.attach(supervisor)
             code = supervisor.run(finish)
     else:
@@ -96,7 +97,8 @@ def _show(result: dict[str, Any], file: str) -> None:
         console = output_console()
         summary.show(result, console)
         console.print()
-        utilization.show_brief(result["utilization"], console)
+        if result["utilization"] is not None:
+            utilization.show_brief(result["utilization"], console)
         console.print(_hint(file), style="dim", highlight=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone; the exit code is still that of the run
@@ -108,6 +110,12 @@ def _hint(file: str) -> str:
     if file:
         return f"details: mdstream report {file}"
     return "details: run with --report run.json, then mdstream report run.json"
+
+
+def show_live(view: LiveView, run: Supervisor) -> None:
+    """Draw a run, unless somebody has removed its folder: then there is nothing to draw."""
+    if run.removed is None:
+        view.show(run.path)
 
 
 def warning_writer(console: Console) -> Callable[[dict[str, Any]], None]:

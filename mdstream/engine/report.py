@@ -21,33 +21,49 @@ from mdstream.store.rejects import reject_path
 from mdstream.telemetry.metrics import group_values
 
 _EVENTS_KEPT = 200
+_NOTHING_OF_FRAMES: dict[str, Any] = {
+    "frames": {},
+    "cores": {"count": 0, "busy_mean": None, "by_core": []},
+    "processes": [],
+    "utilization": None,
+    "events": [],
+}
+"""What a report has of a run whose frames were removed."""
 
 
 def build(supervisor: Supervisor) -> dict[str, Any]:
     """Return everything about a run that has ended, as plain values."""
-    run = Attachment(supervisor.path)
     rows = supervisor.measurements.streams  # complete even if the frame had no room for its last rows
     streams = {
-        name: _describe_stream(rows[name], record, supervisor) for name, record in supervisor.feeds.items()
+        name: _describe_stream(rows[name], record, supervisor)
+        for name, record in supervisor.feeds.items()
+        if name in rows
     }
-    for name, stream in streams.items():
-        if f"{name}.bars_1m" in run.frames:
-            stream["bars"] |= _compare_bars(run, name)
-    return {
-        "run": run.run,
+    found = {
+        "run": supervisor.run_id,
         "started": datetime.fromtimestamp(supervisor.started.wall / 1e9, UTC).isoformat(),
         "duration_s": (supervisor.ended.monotonic - supervisor.started.monotonic) / 1e9,
         "t_total_s": t_total_s(supervisor),
         "simulated": supervisor.config.simulated,
+        "removed": str(supervisor.removed) if supervisor.removed is not None else None,
         "streams": streams,
+        "recorded": _sum_recording(supervisor),
+        "telemetry_rows_lost": supervisor.measurements.writer.lost,
+        "python": platform.python_version(),
+    }
+    if supervisor.removed is not None:
+        return {**found, **_NOTHING_OF_FRAMES}
+    run = Attachment(supervisor.path)
+    for name, stream in streams.items():
+        if f"{name}.bars_1m" in run.frames:
+            stream["bars"] |= _compare_bars(run, name)
+    return {
+        **found,
         "frames": {name: {"rows": run.rows(name)} for name in run.frames},
         "cores": _sum_cores(run),
         "processes": _sum_processes(run),
         "utilization": utilization.build(run),
-        "recorded": _sum_recording(supervisor),
-        "telemetry_rows_lost": supervisor.measurements.writer.lost,
         "events": _newest_events(run),
-        "python": platform.python_version(),
     }
 
 

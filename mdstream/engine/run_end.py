@@ -64,14 +64,25 @@ def finish_recording(
     return finished
 
 
-def exit_code(feeds: Iterable[FeedProcess], is_recorded: bool) -> Exit:
+def give_up_recording(recorder: RecorderProcess | None) -> None:
+    """End the recorder of a run whose folder was removed: there is nothing left to record."""
+    if recorder is not None:
+        recorder.give_up()
+
+
+def is_journaled(feeds: Iterable[FeedProcess]) -> bool:
+    """Return whether the journal, if there is one, has every payload."""
+    return not any(feed.state["journal_missed"] for feed in feeds)
+
+
+def exit_code(feeds: Iterable[FeedProcess], is_kept: bool) -> Exit:
     """Return the code that a run ends with, unless it was aborted.
 
-    If all failed streams share one unrecoverable code, that is it. Otherwise any failed stream, or an
-    incomplete recording, makes it STREAM_FAILED.
+    If all failed streams share one unrecoverable code, that is it. Otherwise any failed stream makes it
+    STREAM_FAILED, and so does a recording or a journal that is not complete (`is_kept` is False then).
     """
     codes = {feed.exit_code for feed in feeds if feed.stage is Stage.FAILED}
     if not codes:
-        return Exit.OK if is_recorded else Exit.STREAM_FAILED
+        return Exit.OK if is_kept else Exit.STREAM_FAILED
     code = codes.pop()
     return Exit(code) if not codes and code in UNRECOVERABLE else Exit.STREAM_FAILED

@@ -33,7 +33,7 @@ from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
 from mdstream.engine.launcher import Launcher
 from mdstream.engine.measure import Measurements
-from mdstream.errors import Exit
+from mdstream.errors import Exit, RunRemovedError
 from mdstream.feed.assignment import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
@@ -64,6 +64,8 @@ class Supervisor:
     ended: Moment
     draining: bool
     aborted: bool
+    removed: RunRemovedError | None
+    """The error that ended the run, if somebody removed its folder."""
     _fetching: bool
     """Whether the feeds were asked to start fetching."""
 
@@ -99,7 +101,7 @@ class Supervisor:
         self._on_sample = on_sample
         self.started = self.ended = Moment.now()
         self.draining = self.aborted = self._fetching = False
-        self.directory = self.recorder = None
+        self.directory = self.recorder = self.removed = None
         self._measurements = self._events = self._launcher = self._simulator = None
         self.feeds, self._facts, self._inputs = {}, {}, {}
         self._settled, self._is_recorded = set(), True
@@ -166,10 +168,13 @@ class Supervisor:
                 self._loop()
                 self._drain()
                 self.ended = Moment.now()
-                self.directory.describe(**self._facts, ended=True)
-                self._is_recorded = run_end.finish_recording(
-                    self.directory, self.recorder, self.config.drain_timeout_s, lambda: self.aborted
-                )
+                if self._find_removed():
+                    run_end.give_up_recording(self.recorder)
+                else:
+                    self.directory.describe(**self._facts, ended=True)
+                    self._is_recorded = run_end.finish_recording(
+                        self.directory, self.recorder, self.config.drain_timeout_s, lambda: self.aborted
+                    )
                 self._sample()
                 finish(self)
                 if not self.aborted:
@@ -178,7 +183,10 @@ class Supervisor:
                 self._end_children()
         if self.aborted:
             return Exit.INTERRUPTED
-        return run_end.exit_code(self.feeds.values(), self._is_recorded)
+        if self.removed is not None:
+            return self.removed.exit_code
+        feeds = self.feeds.values()
+        return run_end.exit_code(feeds, self._is_recorded and run_end.is_journaled(feeds))
 
     # -- start
 
@@ -265,7 +273,9 @@ class Supervisor:
         return not self.draining
 
     def _check(self) -> None:
-        """Handle hung feeds, feeds that do not start, and restarts that are due."""
+        """Handle a removed folder, hung feeds, feeds that do not start, and restarts that are due."""
+        if self._find_removed():
+            return
         for feed in self.feeds.values():
             feed.check(self.config.start_timeout_s, self.config.hang_timeout_s)
             if feed.stage is Stage.RESTARTING and time.monotonic() >= feed.restart_at:
@@ -277,6 +287,14 @@ class Supervisor:
                 "simulator", EventKind.DIED, "died; restarting it on the same port", Severity.WARNING
             )
             self._simulator.restart()
+
+    def _find_removed(self) -> bool:
+        """Return whether the run's folder was removed. The run ends then: nobody can read its frames."""
+        if self.removed is None and self.directory is not None and self.directory.is_removed:
+            self.removed = RunRemovedError(str(self.path))
+            log.error("%s. Draining", self.removed)
+            self.draining = True
+        return self.removed is not None
 
     def _start_fetching(self) -> None:
         """Once all feeds are up, make them start fetching at once. A later one starts by itself."""
@@ -295,6 +313,7 @@ class Supervisor:
         self._events.report(stream, RunEvent(kind, text, severity))
 
     def _sample(self) -> None:
+        self._find_removed()
         self.measurements.sample(self.feeds.values())
         self._on_sample(self)
 

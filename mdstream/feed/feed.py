@@ -110,7 +110,14 @@ class Feed:
             path = journal_path(folder, assignment.run_id, name)
             journal = FeedJournal(JournalWriter(path, self.state["journal_missed"]), self._pool)
         return Pipeline(
-            assignment.run, name, self._config.handoff, self._pool, self._committer, self._control, journal
+            assignment.run,
+            name,
+            self._config.handoff,
+            self._pool,
+            self._committer,
+            self._control,
+            journal,
+            self._report,
         )
 
     async def run(self) -> None:
@@ -233,7 +240,7 @@ class Feed:
 
     async def _drain(self) -> None:
         """Commit all received payloads, then close the frames."""
-        await self._pipeline.drain_or_fail()
+        await self._pipeline.finish(self._session.put_held())
         await self._close_frames()
         self._report_symbols()
 

@@ -21,9 +21,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, Sh
 from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
+from mdstream.feed.overload import Overload
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.compression import Compression, decompressed_size
 from mdstream.handoff.slab import Slab
@@ -41,6 +43,7 @@ from mdstream.handoff.space import Shortages
 from mdstream.handoff.ticket import BodyContents, Receipt, Ticket
 from mdstream.pool.pool import WorkerPool
 from mdstream.streams.spec import Mark, PayloadKind
+from mdstream.telemetry.events import RunEvent
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +110,7 @@ class Pipeline:
         committer: Committer,
         on_control: Callable[[list[dict[str, Any]]], None],
         journal: FeedJournal | None = None,
+        report: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
         self.failed = asyncio.get_running_loop().create_future()
         self._config = config
@@ -114,6 +118,8 @@ class Pipeline:
         self._committer = committer
         self._on_control = on_control
         self._journal = journal
+        self._report = report
+        self._overload = Overload()
         state, capacity = committer.state, config.slab_kb * 1024
         self._slabs = SlabPool(slabs_path(run), stream, config.slabs, capacity, state["stalls"])
         self._new_ticket = partial(Ticket, str(run), stream, kernels=config.kernels)
@@ -125,6 +131,7 @@ class Pipeline:
         self._is_gap_due = self._dispatch_due = False
         self._received = _Received(state["payloads_received"], state["bytes_received"])
         self._has_room = asyncio.Event()
+        self._has_room.set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._shortages = Shortages()
@@ -215,9 +222,15 @@ class Pipeline:
         self._dispatch()
         await self._is_idle.wait()
 
-    async def drain_or_fail(self) -> None:
-        """Drain, and close. Raises the error that the stream fails with."""
-        drained = asyncio.ensure_future(self.drain())
+    async def finish(self, last: Awaitable[None] | None = None) -> None:
+        """Wait for the `last` payloads, drain, and close. Raises the error that the stream fails with."""
+
+        async def drain() -> None:
+            if last is not None:
+                await last
+            await self.drain()
+
+        drained = asyncio.ensure_future(drain())
         await asyncio.wait([drained, self.failed], return_when=asyncio.FIRST_COMPLETED)
         if self.failed.done():
             drained.cancel()
@@ -236,12 +249,22 @@ class Pipeline:
         self._publish_counts()
         state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
         state["pool_queue"] = self.queued
+        self._check_load()
         self._slabs.trim(time.monotonic())
         state["slabs"] = self._slabs.statistics().existing
         self._committer.flush()
         if self._journal is not None:
-            state["journal_missed"] = self._journal.missed
             self._journal.compress_full()
+
+    def _check_load(self) -> None:
+        """Report that workers lag behind, or have caught up."""
+        now = time.monotonic()
+        waiting = [*islice(self._working, 1), *islice(self._sealed, 1)]
+        lag_s = now - waiting[0].span.begun.monotonic / 1e9 if waiting else 0.0
+        batches = len(self._working) + len(self._sealed)
+        if event := self._overload.check(lag_s, batches, not self._has_room.is_set(), now):
+            log.log(event.severity, "%s", event.text)
+            self._report(event)
 
     # -- the batch being filled
 
@@ -302,6 +325,7 @@ class Pipeline:
         while self._journal is not None and self._unwritten:
             batch = self._unwritten.popleft()
             self._journal.write(batch.slab, batch.sequence)
+            self._committer.state["journal_missed"] = self._journal.missed
 
     # -- to the workers: at most pool.size + 1 tickets out
 

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import uvloop
 
 from mdstream import children
-from mdstream.errors import Exit, MdstreamError, NoSpaceError
+from mdstream.errors import Exit, MdstreamError, NoSpaceError, RunRemovedError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.feed import HEARTBEAT_S, Feed
 from mdstream.feed.pipeline import FULL_S
-from mdstream.frames.rundir import lock_feed, state_path
+from mdstream.frames.rundir import lock_feed, lock_path, state_path
 from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, line_writer, set_up, set_up_child
 from mdstream.pool import forkserver
@@ -56,7 +56,11 @@ def main(assignment: Assignment, pipe: Connection) -> None:
         outbox.put("failed", str(error))  # the supervisor logs it, once
         code = error.exit_code
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if not lock_path(assignment.run).exists():
+            removed = RunRemovedError(str(assignment.run))
+            outbox.put("failed", str(removed))
+            code = removed.exit_code
+        elif isinstance(error, OSError) and error.errno in NO_ROOM:
             outbox.put("failed", f"no room left: {error}")
             code = Exit.SHARED_MEMORY
         elif is_too_many_files(error):

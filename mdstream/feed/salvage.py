@@ -61,7 +61,7 @@ async def _commit(run: Path, stream: str, state: FeedState) -> None:
             journal = FeedJournal(JournalWriter(path, state["journal_missed"]), pool)
         pipeline = Pipeline(run, stream, HandoffConfig(), pool, committer, lambda messages: None, journal)
         pipeline.recover()
-        await pipeline.drain_or_fail()
+        await pipeline.finish()
         committer.close()
     finally:
         await pool.close()

@@ -32,6 +32,7 @@ from mdstream.handoff.space import NO_ROOM, no_space, room_for
 from mdstream.shared_places import is_private
 
 SHARED_MEMORY = Path("/dev/shm")
+_FOLDERS = ("frames", "dictionaries", "slabs", "feeds")
 
 
 def default_root() -> Path:
@@ -49,6 +50,10 @@ def default_root() -> Path:
 
 def _prefix() -> str:
     return f"mdstream-{os.getuid()}-"
+
+
+def lock_path(run: Path) -> Path:
+    return run / "owner.lock"
 
 
 def frame_path(run: Path, name: str) -> Path:
@@ -89,9 +94,9 @@ class RunDirectory:
         hidden = root / f".{_prefix()}{self.run}"
         try:
             hidden.mkdir(mode=0o700)
-            for folder in ("frames", "dictionaries", "slabs", "feeds"):
+            for folder in _FOLDERS:
                 (hidden / folder).mkdir()
-            self._lock = os.open(hidden / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(lock_path(hidden), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             _describe(hidden, {"run": self.run, "pid": os.getpid()})
             # Renamed once it is locked, so that the reaper of another run never finds the lock free.
@@ -107,6 +112,17 @@ class RunDirectory:
     def describe(self, **facts: Any) -> None:
         """Write `facts` to `run.json`."""
         _describe(self.path, {"run": self.run, "pid": os.getpid(), **facts})
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody has removed the folder, or a part of it."""
+        try:
+            ours, found = os.fstat(self._lock), os.stat(lock_path(self.path))
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(ours, found) or not all(
+            (self.path / name).is_dir() for name in _FOLDERS
+        )
 
     def abandon(self) -> None:
         """Leave the folder to the recorder, which still reads it: `close` does not remove it then."""
@@ -152,7 +168,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def is_alive(path: Path) -> bool:
     """Whether the engine of the run in the folder `path` still runs."""
-    return _is_locked(path / "owner.lock")
+    return _is_locked(lock_path(path))
 
 
 def _is_locked(path: Path) -> bool:
@@ -177,7 +193,7 @@ def list_runs(root: Path | None = None) -> list[Path]:
 
 def find(run: str | None = None, root: Path | None = None) -> Path:
     """Return the folder of run `run`, or of the newest running one. Raises `NoRunError`."""
-    if run is not None and (Path(run) / "owner.lock").exists():
+    if run is not None and lock_path(Path(run)).exists():
         if not is_private(Path(run)):
             raise NoRunError(f"{run} is a link, or not this user's alone: it is not read")
         return Path(run)

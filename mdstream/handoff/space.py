@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdstream.errors import NoSpaceError
+from mdstream.errors import NoSpaceError, RunRemovedError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
 """Error numbers of a full file system or a machine without memory."""
@@ -37,9 +37,14 @@ def create_file(path: Path, size: int, flags: int = 0) -> int:
 
 @contextlib.contextmanager
 def room_for(path: Path, size: int) -> Iterator[None]:
-    """Translate errors of a write of `size` bytes at `path` to `NoSpaceError` if there was no room."""
+    """Translate errors of a write of `size` bytes at `path`.
+
+    They become `NoSpaceError` if there was no room, and `RunRemovedError` if its folder is gone.
+    """
     try:
         yield
+    except FileNotFoundError as error:
+        raise RunRemovedError(str(path.parent)) from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise

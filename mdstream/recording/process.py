@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from mdstream.shared_places import open_new
 
 _SETTINGS = StoreConfig.__struct_fields__
 _POLL_S = 0.1
+_GIVE_UP_S = 10.0
 _REPORT_AFTER_S = 3.0
 """How long the end of a run waits for its recorder before it logs that it waits."""
 
@@ -109,6 +111,15 @@ class RecorderProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_s)
         return self.state.finished
+
+    def give_up(self) -> None:
+        """Wait until the recorder of a removed run has noticed that it has nothing to do; else kill it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GIVE_UP_S)
+        for pid in self.pids if self._process.poll() is None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
 
     def _start(self) -> None:
         self._process = start(self._run, self._store)

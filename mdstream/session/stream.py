@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 _SHORT_S = 5.0
 """Connections that are lost within this time of each other are not replaced at once."""
 
+MOST_HELD_BYTES = 32 * 1024 * 1024
+"""Payloads of a stream that are held while all buffers are full. Only then reading pauses, and with it the
+answers to pings, which are behind the data."""
 _NAMED = 5
 """Most refused subscriptions that an event names."""
 
@@ -86,8 +89,9 @@ class StreamSession:
     _lost_at: float
     """When a connection was lost last, on the monotonic clock."""
 
-    # Payloads without room, with their receive times; added by the receiver, removed by `_put_held`.
+    # Payloads without room, with their receive times; added by the receiver, removed by `put_held`.
     _held: deque[tuple[bytes, int]]
+    _held_bytes: int
     _holding: asyncio.Event
 
     # Requests from outside, handled by `_keep_time`.
@@ -122,6 +126,7 @@ class StreamSession:
         self._doubt = Doubt(has_worked)
         self._lost_at = -math.inf
         self._held = deque()
+        self._held_bytes = 0
         self._holding = asyncio.Event()
         self._found_late = []
         self._changed = asyncio.Event()
@@ -209,14 +214,14 @@ class StreamSession:
                 for task in parts:
                     task.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
-            await self._put_held()  # received before the connection was lost
+            await self.put_held()  # received before the connection was lost
             for task in done:
                 task.result()
         finally:
-            self._held.clear()
             self._socket = self._protocol = None
             self.ready.clear()
-            self._sink.mark_gap()
+            if not self._held:  # else the run ends, and these payloads are still to be put
+                self._sink.mark_gap()
 
     def _receiver(self, protocol: StreamProtocol) -> Receive:
         """Return the function that adds a receive time to each payload and offers it to the sink."""
@@ -230,8 +235,9 @@ class StreamSession:
                 return True
             if held or not offer(payload, kind, recv_ns):
                 held.append((payload, recv_ns))
+                self._held_bytes += len(payload)
                 self._holding.set()
-                return False
+                return self._held_bytes < MOST_HELD_BYTES
             silence.last_data = monotonic()
             self._had_data = True
             return True
@@ -254,15 +260,16 @@ class StreamSession:
         """Put held payloads as soon as there is room, then resume reading."""
         while True:
             await self._holding.wait()
-            await self._put_held()
+            await self.put_held()
             socket.resume()
 
-    async def _put_held(self) -> None:
+    async def put_held(self) -> None:
         """Put held payloads in order. This time does not count as silence of the server."""
         while self._held:
             payload, recv_ns = self._held[0]
             await self._sink.put(payload, self._kind, recv_ns)
             self._held.popleft()
+            self._held_bytes -= len(payload)
             self._silence.last_data = time.monotonic()
             self._had_data = True
         self._holding.clear()

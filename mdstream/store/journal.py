@@ -4,6 +4,9 @@
 
     magic · sequence · entries · bytes │ entries: offset, length, kind, compression, recv_ns │ payloads
 
+A gap in the sequence is a hole: batches that could not be written. A record without entries, at the end of
+a journal, names the last of them.
+
 A batch is written as soon as it is sealed, so the journal has every payload that a worker may decode. If
 the feed is killed in between, the batch is committed again and may be in the journal twice: readers take
 each sequence once. A kill may cut off the last record of a segment; readers ignore that record. Finished
@@ -16,7 +19,7 @@ import contextlib
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +49,14 @@ class JournalEntry(NamedTuple):
     payload: bytes
 
 
+class Hole(NamedTuple):
+    """Batches that a journal lacks: its disk was full, or a segment is gone."""
+
+    batches: int
+    after_ns: int
+    """Receive time of the last payload before them; 0 if there is none."""
+
+
 def journal_path(folder: str, run: str, stream: str) -> Path:
     """Return the folder with a stream's segments."""
     return Path(folder) / run / stream
@@ -63,6 +74,8 @@ class JournalWriter:
     """Payloads that could not be written."""
     _last: int
     """Sequence of the last batch that was written."""
+    _last_missed: int
+    """Sequence of the last batch that could not be written."""
     _number: int
     """Number of the segment that is being written, or of the next one."""
     _file: int
@@ -75,7 +88,7 @@ class JournalWriter:
     def __init__(self, folder: Path, missed: int = 0) -> None:
         self.folder = folder
         self.missed = missed
-        self._last = self._size = 0
+        self._last = self._last_missed = self._size = 0
         self._file = -1
         left = _list_segments(folder)
         self._number = _segment_number(left[-1]) + 1 if left else 1
@@ -112,6 +125,7 @@ class JournalWriter:
                     "cannot write the journal in %s, counting missed payloads: %s", self.folder, error
                 )
             self.missed += slab.entries
+            self._last_missed = sequence
             return
         self._last = sequence
         if self._size >= SEGMENT_BYTES:
@@ -124,6 +138,9 @@ class JournalWriter:
 
     def close(self) -> None:
         """End the last segment. No batch may follow."""
+        if self._last_missed > self._last:  # without a later record, nothing would show the hole
+            with contextlib.suppress(OSError):  # the disk is still full; what is missed is counted
+                self._append([_HEAD.pack(_MAGIC, self._last_missed, 0, 0, 0)])
         if self._size:
             self._end_segment()
         elif self._file >= 0:
@@ -173,20 +190,25 @@ class JournalWriter:
         self._number += 1
 
 
-def read_entries(folder: Path) -> Iterator[JournalEntry]:
+def read_entries(
+    folder: Path, on_hole: Callable[[Hole], None] = lambda hole: None
+) -> Iterator[JournalEntry]:
     """Iterate over the payloads of a stream's journal, in the order in which they were received.
 
-    Raises `ConfigError` if there is no journal.
+    `on_hole` is called where batches are missing. Raises `ConfigError` if there is no journal.
     """
     segments = _list_segments(folder)
     if not segments:
         raise ConfigError(f"no journal in {folder}")
-    done = 0
+    done = after_ns = 0
     for path in segments:
         for sequence, table, data in _read_records(path):
             if sequence <= done:
                 continue
+            if missing := sequence - done - bool(len(table)):
+                on_hole(Hole(missing, after_ns))
             done = sequence
+            after_ns = int(table["recv_ns"][-1]) if len(table) else after_ns
             for row in table:
                 start = int(row["offset"])
                 payload = data[start : start + int(row["length"])]

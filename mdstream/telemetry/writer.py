@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from mdstream.errors import NoSpaceError
+from mdstream.errors import NoSpaceError, RunRemovedError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
@@ -46,7 +46,7 @@ class TelemetryWriter:
         """
         try:
             self._write(channel, rows)
-        except NoSpaceError as error:
+        except (NoSpaceError, RunRemovedError) as error:
             if not self.lost:
                 log.warning("telemetry rows are dropped: %s", error)
             self.lost += len(rows)

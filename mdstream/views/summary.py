@@ -64,6 +64,8 @@ def _headline(report: dict[str, Any]) -> str:
 
 def _remarks(report: dict[str, Any]) -> list[Text]:
     remarks = []
+    if report.get("removed"):
+        remarks.append(Text(report["removed"], style="bold red"))
     for name, stream in report["streams"].items():
         if stream["reason"]:
             remarks.append(Text(f"{name} failed: {stream['reason']}", style="bold red"))

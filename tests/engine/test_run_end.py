@@ -71,6 +71,14 @@ def test_a_reason_that_all_failed_streams_share_is_that_of_the_run(
     assert run_end.exit_code(feeds, is_recorded) is code
 
 
+@pytest.mark.cases("M8")
+def test_a_journal_that_lacks_payloads_is_no_success(directory: RunDirectory) -> None:
+    feed = make_feed(Stage.STOPPED, 0, directory.path)
+    assert run_end.is_journaled([feed])
+    feed.state["journal_missed"] = 3
+    assert not run_end.is_journaled([feed])
+
+
 class Recorder:
     """A recorder that finishes or does not finish."""
 

@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from mdstream.config import Config
 from mdstream.errors import CertificateError, ConfigError, CredentialsError
-from mdstream.session import retry
+from mdstream.session import retry, stream
 from mdstream.session.retry import AT_ONCE_S, RECONNECT_GROWTH, RECONNECT_S
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
@@ -523,7 +523,12 @@ def test_a_star_on_option_quotes_is_refused_and_trades_flow() -> None:
     play(prepare, "options")
 
 
-def test_no_room_means_that_reading_pauses_and_nothing_is_lost() -> None:
+@pytest.mark.parametrize("held", [10_000, stream.MOST_HELD_BYTES])
+def test_no_room_means_that_reading_pauses_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(stream, "MOST_HELD_BYTES", held)
+
     async def story(case: Case) -> None:
         case.sink.room = 100
         await case.until(lambda: len(case.sink.payloads) == 100)
@@ -533,6 +538,52 @@ def test_no_room_means_that_reading_pauses_and_nothing_is_lost() -> None:
         await case.until(lambda: len(case.sink.payloads) == 20_000)
 
     play(story, rate=0, messages=20_000)
+
+
+@pytest.mark.cases("M8")
+def test_pings_are_answered_while_nothing_has_room() -> None:
+    async def main() -> None:
+        answered = asyncio.Event()
+
+        async def talk(socket: ServerConnection) -> None:
+            for _ in range(200):
+                await socket.send("[" + " " * 50_000 + "]")
+            await (await socket.ping())
+            answered.set()
+            await socket.wait_closed()
+
+        async with open_session(talk) as (sink, _):
+            sink.room = 0
+            async with asyncio.timeout(HANGING_S):
+                await answered.wait()
+            assert not sink.payloads
+            sink.room = 1 << 60
+            while len(sink.payloads) < 200:
+                await asyncio.sleep(0.01)
+
+    uvloop.run(main())
+
+
+@pytest.mark.cases("M8")
+def test_what_is_held_at_the_end_of_a_run_is_put_when_there_is_room() -> None:
+    async def story(case: Case) -> None:
+        case.sink.room = 100
+        await case.until(lambda: case.session._held_bytes > 100_000)
+
+    left: list[Case] = []
+
+    async def follow(case: Case) -> None:
+        left.append(case)
+        await story(case)
+
+    play(follow, rate=0, messages=20_000)
+    [case] = left
+    held, gaps = len(case.session._held), case.sink.gaps
+    assert gaps == 0, "no gap is noted before the payloads that are held"
+    case.sink.room = 1 << 60
+    asyncio.run(case.session.put_held())
+    assert len(case.sink.payloads) == 100 + held > 1_000
+    assert case.session._held_bytes == 0
 
 
 def test_a_stall_of_ours_is_not_taken_for_a_mute_server() -> None:

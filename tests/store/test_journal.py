@@ -15,6 +15,7 @@ from mdstream.errors import ConfigError
 from mdstream.feed import recovery
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.slab import Slab, SlabState
+from mdstream.simulator.replay.recorded_payloads import RecordedPayloads
 from mdstream.store import journal
 from mdstream.store.journal import JournalEntry, JournalWriter, read_entries
 from mdstream.streams.spec import PayloadKind
@@ -123,6 +124,53 @@ def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
     writer.close()
     writer.close()
     assert read_payloads(tmp_path / "j") == [f"[{s},{i}]".encode() for s in (1, 4) for i in range(3)]
+
+
+def find_holes(folder: Path) -> list[tuple[int, int]]:
+    holes: list[tuple[int, int]] = []
+    list(read_entries(folder, holes.append))
+    return [tuple(hole) for hole in holes]
+
+
+@pytest.mark.cases("M8")
+@pytest.mark.parametrize("missed", [{1}, {3}, {2, 3}, {5}, {1, 3, 5}, {4, 5}, set()], ids=str)
+def test_a_journal_says_where_it_has_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missed: set[int]
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    writer, last, want = JournalWriter(tmp_path / "j"), 0, list[tuple[int, int]]()
+    for sequence in range(1, 6):
+        with monkeypatch.context() as full:
+            if sequence in missed:
+                full.setattr(os, "writev", refuse)
+            writer.write(fill_slab(tmp_path, sequence), sequence)
+        if sequence in missed:
+            before, count = (0, 0) if not want or want[-1][1] != last else want.pop()[::-1]
+            want.append((count + 1 if before == last else 1, last))
+        else:
+            last = sequence * 100 + 2
+    writer.close()
+    assert writer.missed == 3 * len(missed)
+    assert find_holes(tmp_path / "j") == want
+    assert sum(batches for batches, _ in want) == len(missed)
+    assert read_payloads(tmp_path / "j") == [
+        f"[{s},{i}]".encode() for s in range(1, 6) if s not in missed for i in range(3)
+    ]
+
+
+@pytest.mark.cases("M8")
+def test_a_replay_says_what_its_journal_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = JournalWriter(tmp_path / "stocks")
+    for sequence in (1, 2, 5):
+        writer.write(fill_slab(tmp_path, sequence), sequence)
+    writer.close()
+    replay = RecordedPayloads(tmp_path, ["stocks"])
+    for _ in range(2):
+        assert sum(map(len, replay.slices("stocks", {}))) == 9
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "stocks: the journal lacks 2 batches after 1970-01-01T00:00:00" in message
 
 
 def test_a_record_that_cannot_be_taken_back_ends_its_segment(

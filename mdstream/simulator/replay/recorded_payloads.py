@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mdstream.errors import ConfigError
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.generator import Message
 from mdstream.simulator.source import RecordedPayload
-from mdstream.store.journal import read_entries
+from mdstream.store.journal import Hole, read_entries
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
+
+log = logging.getLogger(__name__)
 
 _A_SLICE = 10_000
 _ENCODINGS = {PayloadKind.JSON: ENCODINGS["json"], PayloadKind.MSGPACK: ENCODINGS["msgpack"]}
@@ -22,6 +27,7 @@ class RecordedPayloads:
 
     def __init__(self, run: Path, streams: Sequence[str]) -> None:
         self._run = run
+        self._holes = set[tuple[str, Hole]]()
         self.streams = [name for name in streams if list((run / name).glob("*.mdj*"))]
         if not self.streams:
             known = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
@@ -53,9 +59,25 @@ class RecordedPayloads:
         return []
 
     def _entries(self, stream: str) -> Iterator[tuple[int, RecordedPayload]]:
-        for entry in read_entries(self._run / stream):
+        for entry in read_entries(self._run / stream, partial(self._report_hole, stream)):
             if (encoding := _ENCODINGS.get(entry.kind)) is not None:
                 yield entry.recv_ns, RecordedPayload(encoding.frame(entry.payload))
+
+    def _report_hole(self, stream: str, hole: Hole) -> None:
+        """Log a hole, once however often the journal is read."""
+        if (stream, hole) in self._holes:
+            return
+        self._holes.add((stream, hole))
+        after = (
+            datetime.fromtimestamp(hole.after_ns / 1e9, UTC).isoformat() if hole.after_ns else "its start"
+        )
+        log.warning(
+            "%s: the journal lacks %d batches after %s, which could not be written or were removed; the "
+            "replay leaves them out",
+            stream,
+            hole.batches,
+            after,
+        )
 
 
 def newest_run(folder: Path) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Required, Unpack
@@ -14,6 +15,7 @@ from mdstream.history.executor import PagePool
 from mdstream.history.plan import check
 from mdstream.history.request import BackfillRequest, HistoryOptions, make_request
 from mdstream.history.universe import resolve_symbols
+from mdstream.pool import ipc_names
 from mdstream.settings import load
 from mdstream.store.query import When
 
@@ -50,6 +52,7 @@ async def backfill_async(
     Raises `ConfigError`, `CredentialsError`, `StoreError`, and `NetworkError` if no server answers from the
     start.
     """
+    ipc_names.reap()
     config = load(flags=settings, source="settings").history
     request = await resolve(dataset, symbols, start, end, config, options)
     check(request, Path(store), config.data)
@@ -59,8 +62,37 @@ async def backfill_async(
 def backfill(
     dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Unpack[BackfillOptions]
 ) -> Status:
-    """Run `backfill_async` from a program without an event loop."""
-    return asyncio.run(backfill_async(dataset, symbols, start, end, **options))
+    """Run `backfill_async`, and wait for it.
+
+    If an event loop runs already, as in a notebook, the backfill runs in a thread of its own, which also
+    calls `progress`. That loop stops meanwhile: a coroutine should await `backfill_async` instead.
+    """
+    work = backfill_async(dataset, symbols, start, end, **options)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    return _run_in_thread(work)
+
+
+def _run_in_thread(work: Coroutine[Any, Any, Status]) -> Status:
+    """Run `work` in an event loop in another thread, and wait for it. Ctrl-C cancels it."""
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Status]]] = Future()
+
+    async def run() -> Status:
+        task = asyncio.ensure_future(work)
+        running.set_result((asyncio.get_running_loop(), task))
+        return await task
+
+    with ThreadPoolExecutor(1, "backfill") as thread:
+        result = thread.submit(asyncio.run, run())
+        try:
+            return result.result()
+        except BaseException:
+            if not result.done():
+                loop, task = running.result()
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def resolve(

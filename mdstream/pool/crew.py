@@ -24,6 +24,7 @@ from typing import Any
 
 from mdstream import children
 from mdstream.handoff import packets
+from mdstream.pool import ipc_names
 
 
 class Crew:
@@ -64,7 +65,7 @@ class Crew:
         self._ready = self._loop.create_future()
         self._broken = None
         others = set(multiprocessing.active_children())
-        with children.starting(), children.without_script():
+        with children.starting(), children.without_script(), ipc_names.claimed():
             executor = None
             try:
                 executor = self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))

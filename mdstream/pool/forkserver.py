@@ -24,6 +24,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from mdstream import children
+from mdstream.pool import ipc_names
 
 _END_WAIT_S = 2.0
 
@@ -40,7 +41,8 @@ _server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
 def begin(*modules: str) -> None:
     """Start the server so that it loads `modules`, for a user that will `take` it soon."""
     multiprocessing.forkserver.set_forkserver_preload(list(modules))
-    multiprocessing.forkserver.ensure_running()
+    with ipc_names.claimed():
+        multiprocessing.forkserver.ensure_running()
 
 
 def take(*modules: str) -> BaseContext:
@@ -110,7 +112,7 @@ def wait_until_loaded(context: BaseContext, seconds: float) -> None:
     If that takes longer than `seconds`, the server is killed, and this raises `EOFError`.
     """
     process = context.Process(target=_end_at_once)  # type: ignore[attr-defined]
-    with killed_after(seconds), children.starting(), children.without_script():
+    with killed_after(seconds), children.starting(), children.without_script(), ipc_names.claimed():
         process.start()
     process.join()
 

@@ -3,9 +3,9 @@
     /dev/shm/sem.mdstream-<uid>-<pid>-*   semaphores of pools
     <temporary>/mdstream-ipc-<uid>-<pid>  sockets of fork servers
 
-Python removes both when a process ends, but not when a whole process group is killed. So the process at the
-top (supervisor, recorder, backfill) puts its process id into these names, and the next one that starts
-removes those whose process no longer exists.
+Python removes both when a process ends, but not when a whole process group is killed. So the process at
+the top (supervisor, recorder, backfill, or the program that calls one) puts its process id into these
+names, and the next one that starts removes those whose process no longer exists.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 _SEMAPHORES = Path("/dev/shm")
 _FOLDER = "mdstream-ipc"
+_DEFAULT_PREFIX = "/mp"
+"""The prefix of semaphores that Python uses by default."""
 
 _LONGEST = 107 - len("/listener-12345678")
 """Longest folder: the address of a socket has at most 107 bytes with the name that Python adds."""
@@ -31,17 +35,43 @@ def claim() -> None:
     Only for our own processes: it changes `multiprocessing` for the whole process.
     """
     reap()
+    _name(_config())
+
+
+@contextlib.contextmanager
+def claimed() -> Iterator[None]:
+    """Put this process's id into names that are made inside, unless the process has names of its own.
+
+    For pools in a process of the user, whose other uses of `multiprocessing` keep their names.
+    """
+    config = _config()
+    before = {name: config.get(name) for name in ("semprefix", "tempdir")}
+    if before["semprefix"] == _DEFAULT_PREFIX:
+        _name(config)
+    try:
+        yield
+    finally:
+        config.update(before)
+
+
+def _config() -> dict[str, Any]:
+    """Return what `multiprocessing` knows of this process, and passes on to its children."""
+    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    return config
+
+
+def _name(config: dict[str, Any]) -> None:
     owner = f"{os.getuid()}-{os.getpid()}"
-    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     config["semprefix"] = f"/mdstream-{owner}"
     sockets = f"{tempfile.gettempdir()}/{_FOLDER}-{owner}"
     if len(os.fsencode(sockets)) > _LONGEST:
         return  # then `multiprocessing` uses its own folder, whose name is shorter
     with contextlib.suppress(OSError):
-        os.mkdir(sockets, mode=0o700)
+        if not os.path.isdir(sockets):
+            os.mkdir(sockets, mode=0o700)
+            # After all other finalizers, as for the folder of `multiprocessing`.
+            Finalize(None, shutil.rmtree, args=(sockets, True), exitpriority=-100)
         config["tempdir"] = sockets
-        # After all other finalizers, as for the folder of `multiprocessing`.
-        Finalize(None, shutil.rmtree, args=(sockets, True), exitpriority=-100)
 
 
 def reap() -> None:

@@ -131,6 +131,7 @@ def write_site(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.cases("M9")
 def test_what_a_process_of_the_engine_prints_is_only_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ if "mdstream.engine.host" in sys.orig_argv:
 """
 
 
+@pytest.mark.cases("M9")
 def test_the_end_of_a_start_that_failed_is_not_taken_for_that_of_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from mdstream.pool import ipc_names
 from tests.running import until
 
@@ -28,16 +30,25 @@ if __name__ == "__main__":
 """
 
 
+USERS = OWNER.replace("ipc_names.claim()", "ipc_names.reap()")
+"""A program of a user with a pool, as one that calls `mdstream.backfill`."""
+
+
+def find_nameless() -> set[Path]:
+    """Return the files that `multiprocessing` names by chance."""
+    return {*Path("/dev/shm").glob("sem.mp-*"), *Path(tempfile.gettempdir()).glob("pymp-*")}
+
+
 def find_files(pid: int) -> list[Path]:
     """Return the semaphores and sockets of a process, found by its id in their names."""
     sockets = Path(tempfile.gettempdir()).glob(f"mdstream-ipc-*-{pid}")
     return [*sockets, *Path("/dev/shm").glob(f"sem.mdstream-*-{pid}-*")]
 
 
-def start_process(**environment: str) -> subprocess.Popen[bytes]:
+def start_process(owner: str = OWNER, **environment: str) -> subprocess.Popen[bytes]:
     """Start a process with a ready pool. It ends when its standard input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER],
+        [sys.executable, "-c", owner],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -49,12 +60,35 @@ def start_process(**environment: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_what_a_killed_family_left_is_removed_by_the_next_to_start() -> None:
-    with start_process() as process:
+@pytest.mark.cases("N9")
+@pytest.mark.parametrize("owner", [OWNER, USERS], ids=["ours", "a user's"])
+def test_what_a_killed_family_left_is_removed_by_the_next_to_start(owner: str) -> None:
+    before = find_nameless()
+    with start_process(owner) as process:
         os.killpg(process.pid, signal.SIGKILL)
     assert find_files(process.pid)
     ipc_names.reap()
     assert not find_files(process.pid)
+    assert find_nameless() <= before, "no other file is left"
+
+
+@pytest.mark.cases("N9")
+def test_a_pool_leaves_the_names_of_its_users_other_processes_alone() -> None:
+    code = """
+import multiprocessing, os
+from mdstream.pool import ipc_names
+config = multiprocessing.current_process()._config
+before = dict(config)
+with ipc_names.claimed():
+    assert config["semprefix"].startswith("/mdstream-"), config
+    assert "mdstream-ipc-" in config["tempdir"], config
+assert config["semprefix"] == before["semprefix"] == "/mp", config
+assert config.get("tempdir") is None, config
+config["semprefix"] = "/own"
+with ipc_names.claimed():
+    assert config["semprefix"] == "/own", config
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_a_living_process_uses_is_left_alone_and_goes_with_it() -> None:

@@ -101,6 +101,7 @@ def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
     assert len(read_payloads(tmp_path / "j")) == 6
 
 
+@pytest.mark.cases("M9")
 def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ def run_in(shell: str, *command: str, **env: str) -> tuple[int, list[str]]:
     )
     if done.returncode == 32:
         pytest.skip(f"a tmpfs cannot be mounted: {done.stderr}")
-    return done.returncode, done.stderr.splitlines()
+    return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
 SHM = {"MDSTREAM_FRAMES__DIRECTORY": "/dev/shm"}
@@ -57,6 +57,21 @@ def test_a_run_that_cannot_start_says_why_in_one_sentence(shell: str, code: int,
     assert returned == code
     assert sentence in lines[-1]
     assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.cases("M4")
+@pytest.mark.parametrize(
+    ("shell", "what"),
+    [
+        ("mount -t tmpfs -o size=200m,ro tmpfs /dev/shm", "semaphores"),
+        ("mount -t tmpfs -o size=200m,nr_inodes=60 tmpfs /dev/shm", "larger nr_inodes"),
+        ("ulimit -n 64", "open files"),
+    ],
+)
+def test_doctor_finds_what_keeps_a_run_from_starting(shell: str, what: str) -> None:
+    returned, lines = run_in(shell, "doctor", "--offline", **SHM)
+    assert returned == Exit.STREAM_FAILED
+    assert [line for line in lines if line.startswith(" bad") and what in " ".join(lines)]
 
 
 @pytest.mark.cases("M4")

@@ -20,7 +20,7 @@ from mdstream.cli.flags import ConfigFile
 from mdstream.cli.logind import removes_shared_memory
 from mdstream.cli.output import output_console
 from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
-from mdstream.errors import Exit
+from mdstream.errors import ConfigError, Exit, SharedMemoryError
 from mdstream.settings import load
 from mdstream.streams import STREAMS
 from mdstream.venues.alpaca.endpoints import DATA_URL, STREAM_URL
@@ -75,6 +75,7 @@ def _machine(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("ok", "cores", found)
     yield _kernels(config.handoff)
+    yield from _limits()
     root = Path(config.frames.directory) if config.frames.directory else default_root()
     if not root.is_dir() or not os.access(root, os.W_OK):
         yield Finding("bad", "shared memory", f"cannot write {root}", "set frames.directory")
@@ -86,6 +87,9 @@ def _machine(config: Config) -> Iterator[Finding]:
     enlarge = "enlarge it (Docker: --shm-size=1g)"
     if room.free < memory.least_bytes(demand):
         yield Finding("bad", "shared memory", found, enlarge + ", or run fewer streams")
+    elif room.files < (least := memory.least_files(demand)):
+        found = f"{root}: room for {room.files:,} more files, and a run needs {least:,}"
+        yield Finding("bad", "shared memory", found, "mount it with a larger nr_inodes")
     elif memory.is_cramped(demand, fitted):
         yield Finding("note", "shared memory", f"{found}; {memory.describe(fitted)}", enlarge)
     elif root != SHARED_MEMORY and not config.frames.directory:
@@ -99,6 +103,20 @@ def _machine(config: Config) -> Iterator[Finding]:
             "systemd removes this user's files in /dev/shm then (RemoveIPC), running engines included",
             "loginctl enable-linger, or RemoveIPC=no in /etc/systemd/logind.conf",
         )
+
+
+def _limits() -> Iterator[Finding]:
+    """Check what the system allows a process, if that is too little."""
+    from mdstream import resources
+
+    try:
+        resources.allow_files(resources.RUN_FILES)
+    except ConfigError as error:
+        yield Finding("bad", "open files", str(error), "ulimit -n 1024")
+    try:
+        resources.check_semaphores()
+    except SharedMemoryError as error:
+        yield Finding("bad", "semaphores", str(error), "mount -o remount,rw /dev/shm")
 
 
 def _user_name() -> str:

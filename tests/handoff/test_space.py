@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mdstream.errors import NoSpaceError
+from mdstream.errors import NoSpaceError, RunRemovedError
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import Head
 from mdstream.handoff.slab import Slab
@@ -60,7 +60,14 @@ def test_a_file_that_finds_no_bytes_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_other_errors_are_not_a_lack_of_room(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        create_file(tmp_path / "file" / "file", 10)
+
+
+@pytest.mark.cases("M5")
+def test_a_folder_that_is_gone_is_a_removed_run(tmp_path: Path) -> None:
+    with pytest.raises(RunRemovedError, match="RemoveIPC"):
         create_file(tmp_path / "missing" / "file", 10)
 
 

@@ -13,11 +13,13 @@ if TYPE_CHECKING:  # for type checkers, which do not run `__getattr__`; a test c
     from mdstream.errors import NoRunError as NoRunError
     from mdstream.errors import NoStoreError as NoStoreError
     from mdstream.errors import StoreError as StoreError
+    from mdstream.errors import UnknownNameError as UnknownNameError
     from mdstream.history.api import backfill as backfill
     from mdstream.history.api import backfill_async as backfill_async
     from mdstream.reading.attach import Attachment as Attachment
     from mdstream.reading.attach import attach as attach
     from mdstream.reading.tail import Tail as Tail
+    from mdstream.reading.tail import Tails as Tails
     from mdstream.store.catalogue import scan as scan
 
 _MODULES = {
@@ -30,10 +32,11 @@ _MODULES = {
         "NoRunError",
         "NoStoreError",
         "StoreError",
+        "UnknownNameError",
     ),
     "mdstream.history.api": ("backfill", "backfill_async"),
     "mdstream.reading.attach": ("Attachment", "attach"),
-    "mdstream.reading.tail": ("Tail",),
+    "mdstream.reading.tail": ("Tail", "Tails"),
     "mdstream.store.catalogue": ("scan",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -2,6 +2,7 @@
 
     MdstreamError
     ├── ConfigError              a setting, flag, file or argument is wrong            exit 2
+    │   └── UnknownNameError     nothing has this name; the error says what has
     ├── CredentialsError         the service refuses this key or plan; never retried   exit 3
     ├── SharedMemoryError        shared memory cannot hold what is asked of it         exit 4
     │   ├── NoSpaceError         the file system behind the frames is full
@@ -33,9 +34,11 @@ errors below are raised on the way there. The code that reads the bytes always c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from mdstream.masking import mask
+from mdstream.nearest import find_nearest, suggest
 
 
 class Exit(IntEnum):
@@ -79,6 +82,22 @@ class ConfigError(MdstreamError):
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
         self.code = code
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """Nothing has this name: no frame, symbol, stream or dataset. `nearest` has known names like it."""
+
+    def __init__(self, message: str, nearest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.nearest = list(nearest)
+
+    __str__ = Exception.__str__  # KeyError would show quotes around the sentence
+
+    @classmethod
+    def among(cls, known: Iterable[str], name: str, problem: str) -> UnknownNameError:
+        """Return the error for `name`, which is not one of `known`: the problem, and what may be meant."""
+        every = list(known)
+        return cls(f"{problem}; {suggest(name, every)}", find_nearest(name, every))
 
 
 class CredentialsError(MdstreamError):

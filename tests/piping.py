@@ -98,7 +98,7 @@ async def rig(
         get_fork_context()
     pool = WorkerPool(workers, timeout_s)
     with RunDirectory(root) as directory:
-        directory.describe()
+        directory.describe(streams=[stream])
         await pool.start()
         try:
             yield Rig(directory.path, stream, pool, rejects, HandoffConfig(**handoff))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mdstream
 
 SECTIONS = {
-    "Read a running engine": ("attach", "Attachment", "Tail"),
+    "Read a running engine": ("attach", "Attachment", "Tail", "Tails"),
     "Fetch and scan history": ("scan", "backfill", "backfill_async"),
     "Run an engine": ("Engine",),
     "Errors": ("MdstreamError", "ConfigError", "NoRunError", "LagError", "StoreError", "NoStoreError"),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdstream.cli.flags import Directory
-from mdstream.errors import ConfigError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,10 +34,7 @@ def tail(
         for name in attachment.frames:
             print(f"{attachment.rows(name):>12,}  {name}")
         return
-    try:
-        following = attachment.tail(frame, from_start=from_start)
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    following = attachment.tail(frame, from_start=from_start)
     left, header = rows or sys.maxsize, True
     try:
         for batch in following:

@@ -11,17 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Unpack, overload
 
 import msgspec
 import polars as pl
 
 from mdstream.config import Config
 from mdstream.engine.host_process import HostProcess
-from mdstream.errors import ConfigError, CredentialsError, Exit, MdstreamError, SharedMemoryError
+from mdstream.errors import (
+    ConfigError,
+    CredentialsError,
+    Exit,
+    MdstreamError,
+    SharedMemoryError,
+    UnknownNameError,
+)
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since
-from mdstream.reading.tail import Tail
+from mdstream.reading.tail import Tail, TailArguments, Tails
 from mdstream.settings import check, load
 from mdstream.streams import STREAMS
 
@@ -44,6 +51,8 @@ _REPORT_S = 5.0
 
 class Engine:
     """A running engine. `config` is a `Config`, a mapping of settings, or the path of a TOML file.
+
+    After its end, its frames can still be read, until it starts again or the object is gone.
 
     Environment variables apply as for the command, unless a `Config` is given. Logs go to standard error,
     or to `log` if given (a file opened for writing).
@@ -70,12 +79,22 @@ class Engine:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.stop()
 
+    def __repr__(self) -> str:
+        if self._attachment is None:
+            return f"<mdstream Engine, not started: {', '.join(self.config.streams)}>"
+        state = f"run {self.run}" if self._attachment.alive else f"ended, run {self.run}"
+        return f"<mdstream Engine, {state}: {', '.join(self.config.streams)}>"
+
+    def _repr_html_(self) -> str | None:
+        """Return a table of the frames, for notebooks; None before the start."""
+        return None if self._attachment is None else self._attachment._repr_html_()
+
     def start(self) -> None:
         """Start the engine; return when every feed's process is up. Raises the error that prevents it."""
         if self._host is not None:
             raise MdstreamError("the engine is already started: call stop() first")
         self._attachment = self.report = self.exit_code = None
-        host = HostProcess(self._log)
+        host = HostProcess(self._log, self._keep_frames)
         try:
             host.send(config=msgspec.to_builtins(self.config))
             answer = host.wait_for(("started", "failed"), self.config.start_timeout_s + _COMPILE_S)
@@ -100,6 +119,11 @@ class Engine:
         self.exit_code = host.exit_code
         self._host = None
         return self.report
+
+    def _keep_frames(self) -> None:
+        """Open all frames just before the engine removes them. The host's listener calls this."""
+        if self._attachment is not None:
+            self._attachment.keep()
 
     @property
     def run(self) -> str:
@@ -128,8 +152,14 @@ class Engine:
         """Return the last trade and quote of each symbol; see `Attachment.latest`."""
         return self.attachment.latest(stream, **how)
 
-    def tail(self, name: str, **how: Any) -> Tail:
-        """Follow frame `name`; see `Attachment.tail`."""
+    @overload
+    def tail(self, name: str, **how: Unpack[TailArguments]) -> Tail: ...
+
+    @overload
+    def tail(self, name: list[str] | tuple[str, ...], **how: Unpack[TailArguments]) -> Tails: ...
+
+    def tail(self, name: str | list[str] | tuple[str, ...], **how: Unpack[TailArguments]) -> Tail | Tails:
+        """Follow one frame or several; see `Attachment.tail`."""
         return self.attachment.tail(name, **how)
 
     def sql(self, query: str) -> pl.DataFrame:
@@ -143,6 +173,7 @@ class Engine:
     def subscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
         """Add symbols to a running stream, on `channels` (default: all that the stream follows)."""
         self._change_subscription("subscribe", stream, symbols, channels)
+        self.attachment.expect(stream, symbols)
 
     def unsubscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
         """Remove symbols from a running stream."""
@@ -156,15 +187,15 @@ class Engine:
         self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]
     ) -> None:
         if stream not in self.config.streams:
-            raise ConfigError(f"{command}: stream {stream!r} is not one of this engine's streams")
+            problem = f"{command}: stream {stream!r} is not one of this engine's streams"
+            raise UnknownNameError.among(self.config.streams, stream, problem)
         if isinstance(symbols, str) or isinstance(channels, str):
             raise ConfigError(f"{command}: symbols and channels must be lists of names, not a single text")
         offered = STREAMS[stream].subscriptions
         for channel in channels:
             if channel not in offered:
-                raise ConfigError(
-                    f"{command}: {stream} has no channel {channel!r}; choose from " + ", ".join(offered)
-                )
+                problem = f"{command}: {stream} has no channel {channel!r}"
+                raise UnknownNameError.among(offered, channel, problem)
         if self._host is None:
             raise MdstreamError("the engine is not running: use `with Engine(...)`, or call start()")
         self._host.send(command=command, stream=stream, channels=list(channels), symbols=list(symbols))

@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
+import time
 from typing import Any
 
 from mdstream import children
@@ -22,6 +24,9 @@ from mdstream.errors import Exit, MdstreamError
 from mdstream.log import line_writer
 from mdstream.pool import ipc_names
 from mdstream.settings import from_mapping
+
+_KEEP_S = 5.0
+"""How long the frames of a run that has ended wait for a reader that wants to keep them."""
 
 
 def main() -> int:
@@ -47,12 +52,17 @@ def main() -> int:
             reported = True
             _send(out, "started", run=supervisor.run_id, path=str(supervisor.path))
 
+    def finish(supervisor: Supervisor) -> None:
+        _send(out, "report", report=report.build(supervisor))
+        commands.wait_until_kept()
+
     supervisor = Supervisor(config, line_writer(config.log.json), on_sample)
-    supervisor.watch(sys.stdin.fileno(), lambda: _handle_lines(supervisor, lines.read()))
+    commands = _Commands(supervisor, lines)
+    supervisor.watch(sys.stdin.fileno(), lambda: commands.handle(lines.read()))
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
-    _handle_lines(supervisor, first[1:])
+    commands.handle(first[1:])
     try:
-        return int(supervisor.run(lambda run: _send(out, "report", report=report.build(run))))
+        return int(supervisor.run(finish))
     except MdstreamError as error:
         _send(out, "failed", reason=str(error), code=int(error.exit_code))
         return int(error.exit_code)
@@ -82,18 +92,43 @@ class _Lines:
         return lines
 
 
-def _handle_lines(supervisor: Supervisor, lines: list[bytes] | None) -> None:
-    if lines is None:
-        supervisor.unwatch(sys.stdin.fileno())
-        supervisor.stop()
-        return
-    for line in lines:
-        message = json.loads(line)
-        match message["command"]:
-            case "stop":
+class _Commands:
+    """Handles what the process at the other end of standard input wants."""
+
+    # Written by `handle`.
+    _is_kept: bool
+    """Whether the other end has opened all frames that it wants to keep, or is gone."""
+
+    def __init__(self, supervisor: Supervisor, lines: _Lines) -> None:
+        self._supervisor = supervisor
+        self._lines = lines
+        self._is_kept = False
+
+    def handle(self, lines: list[bytes] | None) -> None:
+        """Handle lines of input; None is its end."""
+        supervisor = self._supervisor
+        if lines is None:
+            self._is_kept = True
+            supervisor.unwatch(sys.stdin.fileno())
+            if not supervisor.draining:  # a second stop would abort the drain
                 supervisor.stop()
-            case "subscribe" | "unsubscribe" as command:
-                supervisor.command(message["stream"], command, message["channels"], message["symbols"])
+            return
+        for line in lines:
+            message = json.loads(line)
+            match message["command"]:
+                case "stop":
+                    supervisor.stop()
+                case "kept":
+                    self._is_kept = True
+                case "subscribe" | "unsubscribe" as command:
+                    supervisor.command(message["stream"], command, message["channels"], message["symbols"])
+
+    def wait_until_kept(self) -> None:
+        """Wait until the other end has opened the frames of the run, which are removed next."""
+        deadline = time.monotonic() + _KEEP_S
+        while not self._is_kept and (left := deadline - time.monotonic()) > 0:
+            if select.select([sys.stdin.fileno()], [], [], left)[0]:
+                self.handle(self._lines.read())
 
 
 if __name__ == "__main__":

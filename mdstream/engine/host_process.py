@@ -3,6 +3,9 @@
     Engine ──── commands, a JSON object per line (stdin) ────► host: the supervisor
            ◄─── messages, a JSON object per line (own pipe) ──
 
+The host ends its run only when the listener has answered its report with `kept`, or has died: before that,
+the run's frames exist.
+
 Only the host writes to the pipe, so that whatever a process of the engine prints is just output. Each start
 creates a new object, so late messages of a former host cannot be mistaken for those of the new one.
 """
@@ -11,25 +14,32 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from mdstream import children
-from mdstream.errors import Exit
+from mdstream.errors import Exit, MdstreamError
+
+log = logging.getLogger(__name__)
 
 
 class HostProcess:
-    """One host process, from its start to its end. Its output goes to `log` (None: standard error)."""
+    """One host process, from its start to its end. Its output goes to `log` (None: standard error).
+
+    `keep` is called at the end of the run, while its frames exist.
+    """
 
     # Written by the listening thread, read by `wait_for`; both hold `_arrived`.
     _messages: list[dict[str, Any]]
     _closed: bool
     """Whether the host has closed its pipe: no more messages come."""
 
-    def __init__(self, log: IO[str] | None) -> None:
+    def __init__(self, log: IO[str] | None, keep: Callable[[], None]) -> None:
+        self._keep = keep
         self._messages, self._closed = [], False
         self._arrived = threading.Condition()
         ours, theirs = os.pipe()
@@ -83,21 +93,37 @@ class HostProcess:
         return True
 
     def stop(self, timeout: float) -> None:
-        """Close the host's input, so that the run drains and ends; kill it after `timeout` seconds."""
+        """Make the run drain and end; kill the host after `timeout` seconds."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            if self._message(["started"]):
+                self.send(command="stop")
+            else:
+                self._process.stdin.close()
         if not self.wait(timeout):
             self._process.kill()
             self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def _end_reading(self) -> None:
+        """Keep the frames, and let the host remove them."""
+        try:
+            self._keep()
+        except MdstreamError as error:  # the run's folder was removed
+            log.warning("the frames cannot be read any more: %s", error)
+        self.send(command="kept")
 
     def _listen(self, pipe: IO[str]) -> None:
         with pipe:
             for line in pipe:
                 if not line.endswith("\n"):
                     break  # the host was killed while it wrote
+                message = json.loads(line)
+                if message["kind"] == "report":
+                    self._end_reading()
                 with self._arrived:
-                    self._messages.append(json.loads(line))
+                    self._messages.append(message)
                     self._arrived.notify_all()
         with self._arrived:
             self._closed = True

@@ -61,6 +61,7 @@ def describe_run(config: Config, simulated: bool) -> dict[str, Any]:
         "started_monotonic": time.monotonic(),
         "streams": list(config.streams),
         "feeds": {name: config.stream(name).feed for name in config.streams},
+        "symbols": {name: list(config.stream(name).symbols) for name in config.streams},
         "workers": config.workers_per_stream(),
         "urls": list(config.urls()),
         "simulated": simulated,

@@ -139,6 +139,11 @@ class Supervisor:
     def command(self, stream: str, *command: Any) -> None:
         """Send a command to one feed: `subscribe` or `unsubscribe`, channels, symbols."""
         self.feeds[stream].command(*command)
+        name, _, symbols = command
+        if name == "subscribe" and self.directory is not None:  # readers distinguish them from unknown ones
+            known = self._facts["symbols"]
+            known[stream] = list(dict.fromkeys([*known[stream], *symbols]))
+            self.directory.describe(**self._facts)
 
     def stop(self) -> None:
         """Drain and end the run; a second call ends it at once. Safe in a signal handler."""

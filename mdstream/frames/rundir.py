@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,7 +30,10 @@ from typing import Any
 
 from mdstream.errors import NoRunError, SharedMemoryError
 from mdstream.handoff.space import NO_ROOM, no_space, room_for
+from mdstream.nearest import suggest
 from mdstream.shared_places import is_private
+
+log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 _FOLDERS = ("frames", "dictionaries", "slabs", "feeds")
@@ -192,7 +196,10 @@ def list_runs(root: Path | None = None) -> list[Path]:
 
 
 def find(run: str | None = None, root: Path | None = None) -> Path:
-    """Return the folder of run `run`, or of the newest running one. Raises `NoRunError`."""
+    """Return the folder of run `run`, or of the newest running one. Raises `NoRunError`.
+
+    If several run and none is named, a warning says which one it is.
+    """
     if run is not None and lock_path(Path(run)).exists():
         if not is_private(Path(run)):
             raise NoRunError(f"{run} is a link, or not this user's alone: it is not read")
@@ -203,8 +210,16 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
         where = root or default_root()
         if candidates and run is not None:
             raise NoRunError(f"run {run} under {where} is dead: its engine has ended")
+        running = [path.name.removeprefix(_prefix()) for path in list_runs(root) if is_alive(path)]
+        if run and running:
+            raise NoRunError(f"no run {run} under {where}; {suggest(run, running)}")
         named = f"run {run}" if run else "running engine"
         raise NoRunError(f"no {named} under {where}: start one with `mdstream run`")
+    if run is None and len(alive) > 1:
+        *others, newest = (path.name.removeprefix(_prefix()) for path in alive)
+        log.warning(
+            "%d engines run; this is the newest, run %s. Others: %s", len(alive), newest, ", ".join(others)
+        )
     return alive[-1]
 
 

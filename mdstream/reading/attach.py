@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import threading
@@ -12,18 +11,18 @@ from collections.abc import Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import polars as pl
 import polars.selectors as cs
 
-from mdstream.errors import ConfigError, NoRunError
+from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
-from mdstream.reading.narrow import Since, filter_rows
+from mdstream.reading.narrow import Since, filter_rows, list_symbols
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
-from mdstream.reading.tail import Tail, TailOptions, label_rows
+from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
 from mdstream.streams import STREAMS
 from mdstream.telemetry.state import FeedState, read_stream
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_FRAME_WAIT_S = 10.0
-"""How long `wait_for` waits for a frame that does not exist yet."""
 _QUOTED = re.compile(r"""('(?:[^']|'')*')|"(\w+)"\."(\w+)\"""")
 _CODED = cs.categorical()
 
@@ -45,8 +42,9 @@ def attach(run: str | None = None, directory: str | Path | None = None) -> Attac
         run = mdstream.attach()
         run.frame("stocks.trades")
 
-    `run` is the name of a run or the path of its folder; by default, the newest one that runs. `directory`
-    is the folder of runs if the engine has the setting `frames.directory`.
+    `run` is the name of a run or the path of its folder; by default, the newest one that runs. If several
+    run, a warning says which one was taken. `directory` is the folder of runs if the engine has the setting
+    `frames.directory`.
 
     Raises `NoRunError` if no such engine runs.
     """
@@ -58,16 +56,18 @@ class Attachment:
 
     It maps the shared memory of the run read-only. The engine never waits for a reader, however slow.
 
-    Errors that all methods have in common: `KeyError` for a frame that does not exist, `ConfigError` for an
-    argument that cannot be used, `NoRunError` once the run has ended and its frames are gone.
+    Errors that all methods have in common: `UnknownNameError` (a `KeyError`) with the nearest known names
+    for a frame that the run does not have and for a symbol that it does not follow, `ConfigError` for an
+    argument that cannot be used. A frame that the run has not created yet is empty.
+
+    Once the run has ended, frames that were opened before can still be read, as far as they were opened.
+    For all others `NoRunError` is raised.
     """
 
     path: Path
     """Folder of the run."""
     run: str
     """Name of the run."""
-    info: dict[str, Any]
-    """Contents of the run's `run.json`: settings and processes, for people."""
     _open: OpenFrames
     # Written by `metrics`, under `lock`.
     _states: dict[str, FeedState]
@@ -75,13 +75,20 @@ class Attachment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info = json.loads((path / "run.json").read_text())
-        self.run = self.info["run"]
-        self._open = OpenFrames(path, self.run)
+        self._open = OpenFrames(path)
+        self.run = self._open.run
         self._states = {}
 
     def __repr__(self) -> str:
-        return f"<mdstream run {self.run}: {', '.join(self.frames)}>"
+        state = "" if self.alive else " (ended)"
+        return f"<mdstream run {self.run}{state}: {', '.join(self.frames) or 'no frames yet'}>"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Contents of the run's `run.json`: settings and processes, for people."""
+        if "started" not in self._open.facts.info:
+            self._open.facts.refresh()
+        return self._open.facts.info
 
     @property
     def alive(self) -> bool:
@@ -119,22 +126,34 @@ class Attachment:
 
         `symbols` keeps the rows of these symbols; of articles, those that name one of them. `since` keeps
         the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a
-        timedelta before now, or nanoseconds since 1970. The time is `ts`, of articles `created_at`. Both
-        return a copy.
+        timedelta before now (also as text: `5m`, `90s`, `1h30m`), or nanoseconds since 1970. The time is
+        `ts`, of articles `created_at`. Both return a copy.
 
         Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
         (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
         """
+        frame = self._read(name)
+        self._check_symbols(name, symbols)
+        return filter_rows(frame, symbols, since)
+
+    def _read(self, name: str) -> pl.DataFrame:
+        """Return all rows of a frame or view as they are now."""
         if (found := self._open.view(name)) is not None:
             source, view = found
-            return filter_rows(view.make(self.frame(source)), symbols, since)
+            return view.make(self._read(source))
         with self.lock:
             if (keyed := self._open.keyed(name)) is not None:
-                frame = keyed.read()
-            else:
-                pieces = [label_rows(reader, reader.read()[1]) for reader in self.parts(name)]
-                frame = pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
-        return filter_rows(frame, symbols, since)
+                return keyed.read()
+            pieces = [label_rows(reader, _read_part(reader)) for reader in self.parts(name)]
+            if not pieces:
+                return self._open.read_empty(name)
+            return pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
+
+    def _check_symbols(self, name: str, symbols: str | Sequence[str] | None) -> None:
+        """Raise `UnknownNameError` if the stream of frame `name` does not know one of `symbols`."""
+        if symbols is not None:
+            with self.lock:
+                self._open.facts.check_symbols(name.partition(".")[0], list_symbols(symbols))
 
     def latest(self, stream: str, *, symbols: str | Sequence[str] | None = None) -> pl.DataFrame:
         """Return the last trade and quote of each symbol of `stream`, a row for each symbol.
@@ -153,32 +172,38 @@ class Attachment:
 
         All rows are from one moment. Prices and sizes are Float64, null where a side has fewer levels.
         `bid_levels` and `ask_levels` count the levels that the engine keeps, at most 1,000 of a side.
-        `complete` is false until the service has sent the whole book. Empty for a symbol without a book.
+        `complete` is false until the service has sent the whole book. Empty for a followed symbol that has
+        no book yet.
 
-        Raises `KeyError` if no stream of the run has order books.
+        Raises `UnknownNameError` for a symbol that no stream with order books follows, and `KeyError` if no
+        stream of the run has order books.
         """
-        names = [name for name in self.frames if name.endswith(".books")]
+        names = [name for name in self._open.facts.declared_frames if name.endswith(".books")]
         if not names:
             raise KeyError(f"no frame of order books in run {self.run}")
-        found = [self.frame(name, symbols=symbol) for name in names]
-        return next((frame for frame in found if frame.height), found[0])
+        with self.lock:
+            stream = self._open.facts.choose_stream([name.partition(".")[0] for name in names], symbol)
+        return self.frame(f"{stream}.books", symbols=symbol)
 
-    def chain(self, root: str, *, expiry: date | None = None) -> pl.DataFrame:
-        """Return the option chain of a root, a row for each contract; of one expiry or of all.
+    def chain(self, underlying: str, *, expiry: date | None = None) -> pl.DataFrame:
+        """Return the option chain of an underlying, a row for each contract; of one expiry or of all.
 
             run.chain("AAPL", expiry=date(2026, 12, 18))
 
-        `root` is what option symbols begin with, mostly the underlying's symbol. Columns: `strike` and
+        `underlying` is its symbol (`BRK.B`) or what its contracts begin with (`BRKB`). Contracts that were
+        adjusted after a split or merger have a root of their own, such as `AAPL1`. Columns: `strike` and
         prices (Float64), `expiry` (Date), `right` ("call" or "put"), bid, ask, mid, last, implied
         volatility and Greeks, and the times of the last quote, trade and Greeks. Quotes and trades come
         from the stream, Greeks from the last snapshot. Sorted by expiry, strike and right.
 
-        Raises `KeyError` if the run has no options.
+        Raises `UnknownNameError` for an underlying that the run neither follows nor has contracts of, and
+        `KeyError` if the run has no options.
         """
-        for name in self.frames:
-            if name.endswith(".chains"):
-                found = self.frame(name).filter(pl.col("root") == root)
-                return found if expiry is None else found.filter(pl.col("expiry") == expiry)
+        for name in self._open.facts.declared_chains:
+            with self.lock:
+                root = self._open.facts.resolve_root(name.partition(".")[0], underlying)
+            found = self.frame(name).filter(pl.col("root") == root)
+            return found if expiry is None else found.filter(pl.col("expiry") == expiry)
         raise KeyError(f"no option chains in run {self.run}")
 
     def bars(
@@ -202,12 +227,14 @@ class Attachment:
         `volume`, `trade_count`, `vwap_volume`, `revised`, `complete` and `recv_ts`. Bars of what is traded
         also have their number, `bar`; in these, `ts` and `end` are the times of the first and last trade.
 
-        Raises `ConfigError` for a stream without trades, and for another length.
+        Raises `UnknownNameError` for a stream without trades, and `ConfigError` for another length.
         """
         length = BarLength.parse(every)
+        self._check_symbols(f"{stream}.bars", symbols)
         rules = STREAMS[stream].bar_rules if stream in list(STREAMS) else None
         if rules is None:
-            raise ConfigError(f"bars: {stream!r} is not a stream with trades")
+            having = [name for name in self._open.facts.streams if STREAMS[name].bar_rules]
+            raise UnknownNameError.among(having, stream, f"bars: {stream!r} is not a stream with trades")
         # All symbols: a gap in the data of one may be a gap in the data of all.
         source = self.frame(f"{stream}.{length.source}")
         if length.is_time:
@@ -228,7 +255,8 @@ class Attachment:
                 for path in (self.path / "feeds").glob("*.state"):
                     if path.stem not in self._states:
                         self._states[path.stem] = FeedState(path)
-                self._open.check_run()
+                if not self.path.exists():
+                    raise NoRunError(f"run {self.run} has ended")
                 return {name: read_stream(self.path, name, self._states[name]) for name in self._states}
         except FileNotFoundError:
             raise NoRunError(f"run {self.run} has ended") from None
@@ -265,9 +293,15 @@ class Attachment:
         plain = {name: frame.with_columns(_CODED.cast(pl.String)) for name, frame in frames.items()}
         return pl.SQLContext(plain, eager=True).execute(query)
 
+    @overload
+    def tail(self, name: str, **how: Unpack[TailArguments]) -> Tail: ...
+
+    @overload
+    def tail(self, name: list[str] | tuple[str, ...], **how: Unpack[TailArguments]) -> Tails: ...
+
     def tail(
         self,
-        name: str,
+        name: str | list[str] | tuple[str, ...],
         *,
         symbols: str | Sequence[str] | None = None,
         from_start: bool = False,
@@ -275,11 +309,16 @@ class Attachment:
         max_rows: int = 0,
         max_lag: int = 0,
         on_lag: Literal["drop", "raise"] = "drop",
-    ) -> Tail:
+    ) -> Tail | Tails:
         """Return an iterator over the new rows of a frame, for `for` or `async for`.
 
             for new in run.tail("stocks.trades", symbols="AAPL"):
                 print(new["price"].mean())
+
+        Of several frames, each step yields the name of a frame and its new rows:
+
+            for name, new in run.tail(["stocks.trades", "crypto.trades"]):
+                print(name, new.height)
 
         Each step yields a DataFrame of at least one row. Without new rows it looks again after `poll_s`
         seconds. It ends when the engine ends.
@@ -293,15 +332,26 @@ class Attachment:
 
         Raises `ConfigError` for views and keyed frames, which have no new rows.
         """
+        options = TailOptions(from_start, poll_s, max_rows, max_lag, on_lag)
+        if isinstance(name, str):
+            return self._follow(name, symbols, options)
+        names = list(dict.fromkeys(name))
+        if not names:
+            raise ConfigError("tail: name at least one frame")
+        return Tails({each: self._follow(each, symbols, options) for each in names}, poll_s)
+
+    def _follow(self, name: str, symbols: str | Sequence[str] | None, options: TailOptions) -> Tail:
         if (found := self._open.view(name)) is not None:
             raise ConfigError(f"{name} is a view of {found[0]}: follow that")
         with self.lock:
-            if self._open.keyed(name) is not None:
+            if self._open.is_keyed(name):
                 raise ConfigError(
                     f"{name} is a keyed frame: its rows change in place, so no tail can follow it"
                 )
+            self.parts(name)  # an unknown frame is reported before an unknown symbol
+        self._check_symbols(name, symbols)
         select = None if symbols is None else partial(filter_rows, symbols=symbols)
-        return Tail(self, name, TailOptions(from_start, poll_s, max_rows, max_lag, on_lag), select)
+        return Tail(self, name, options, select)
 
     def wait_for(
         self,
@@ -315,24 +365,14 @@ class Attachment:
 
             run.wait_for("stocks.trades", pl.col("price") > 200, symbols="AAPL", timeout=60)
 
-        Returns at least one row. Without `where`, any new row will do. It also waits up to 10 s for a
-        frame that does not exist yet.
+        Returns at least one row. Without `where`, any new row will do.
 
         Raises `TimeoutError` after `timeout` seconds, and `NoRunError` if the engine ends before.
         """
-        started = time.monotonic()
-        deadline = math.inf if timeout is None else started + timeout
-        tail: Tail | None = None
-        absent = False
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        tail = self.tail(name, symbols=symbols)
         while time.monotonic() < deadline:
-            if tail is None:
-                try:
-                    tail = self.tail(name, symbols=symbols, from_start=absent)
-                except KeyError:
-                    absent = True  # all rows that it will have are new
-                    if time.monotonic() - started > _FRAME_WAIT_S:
-                        raise
-            new = tail.poll() if tail is not None else None
+            new = tail.poll()
             if new is not None and where is not None:
                 new = new.filter(where)
             if new is not None and new.height:
@@ -386,9 +426,29 @@ class Attachment:
         """To be held while `parts` is called and its readers are used."""
         return self._open.lock
 
+    def keep(self) -> None:
+        """Open all frames, so that they can be read after the end of the run, as far as they are now.
+
+        Their memory is free again when this object and all DataFrames from it are gone.
+        """
+        self._open.keep()
+
+    def expect(self, stream: str, symbols: Sequence[str]) -> None:
+        """Note that symbols of a stream were subscribed just now, so that they are not unknown."""
+        with self.lock:
+            self._open.facts.add_symbols(stream, symbols)
+
     def parts(self, name: str) -> list[FrameReader]:
         """Return the low-level readers of a frame: one for each feed that writes a part of it.
 
         Most programs want `frame` or `tail`.
         """
         return self._open.parts(name)
+
+
+def _read_part(reader: FrameReader) -> pl.DataFrame:
+    """Return all rows of a part of a frame; after the end of the run, those that were mapped."""
+    try:
+        return reader.read()[1]
+    except NoRunError:
+        return reader.read_mapped()

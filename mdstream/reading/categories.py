@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ class Categories:
         """All texts at this moment, by code."""
         self._reader.refresh()
         return self._reader.texts
+
+    @property
+    def codes(self) -> Mapping[str, int]:
+        """The dictionary's code of each text at this moment."""
+        self._reader.refresh()
+        return self._reader.codes
 
     def refresh(self) -> None:
         """Add the dictionary's new texts to Polars' categories."""

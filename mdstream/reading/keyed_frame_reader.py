@@ -15,7 +15,7 @@ from mdstream.errors import NoRunError
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.layout import arrow_schema, columns_of, levels_in
 from mdstream.reading.categories import StreamCategories
-from mdstream.reading.reader import open_frame, to_polars
+from mdstream.reading.reader import empty_frame, open_frame, to_polars
 from mdstream.streams.spec import Column
 from mdstream.streams.storage import DTYPE
 
@@ -31,6 +31,8 @@ class KeyedFrameReader:
     """The chunk that is mapped."""
     _number: int
     """Its number; -1 if none is mapped."""
+    _mapped: int
+    """Its rows when it was last read."""
 
     def __init__(self, folder: Path, categories: StreamCategories) -> None:
         self.head, schema = open_frame(folder)
@@ -38,12 +40,18 @@ class KeyedFrameReader:
         self._columns = columns_of(schema)
         self._levels = levels_in(schema)
         self._number = -1
+        self._mapped = 0
         self._chunk = None
 
     @property
     def rows(self) -> int:
         """Rows that exist, including those of symbols without data."""
         return self.head.rows
+
+    def map(self) -> None:
+        """Map all rows, so that they can be read after the end of the run."""
+        self._map_chunk()
+        self._categories.refresh(arrow_schema(self._columns))
 
     def read(self) -> pl.DataFrame:
         """Return a copy of all rows that have data, without their versions; books with a row per level."""
@@ -92,11 +100,20 @@ class KeyedFrameReader:
                     path = self.head.chunk_path(number)
                     self._chunk = Chunk(path, self._columns, 0, entry.capacity, write=False)
                 except FileNotFoundError:
-                    if not self.head.folder.exists():
+                    if self.head.folder.exists():
+                        continue  # the writer replaced it meanwhile
+                    if self._chunk is None:
                         raise NoRunError(f"{self.head.folder.name}: its run has ended") from None
-                    continue  # the writer replaced it meanwhile
+                    return self._mapped, self._chunk  # what was mapped before the run ended
                 self._number = number
+            self._mapped = rows
             return rows, self._chunk
+
+
+def empty_keyed_frame(schema: pa.Schema, categories: StreamCategories) -> pl.DataFrame:
+    """Return a DataFrame without rows that has the columns that readers of `schema` get."""
+    frame = empty_frame(pa.schema(list(schema)[:-1]), categories)
+    return _split_levels(frame, levels_in(schema)) if levels_in(schema) else frame
 
 
 def _batch(columns: Sequence[Column], values: Any, masks: Any) -> pa.RecordBatch:

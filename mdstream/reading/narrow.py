@@ -7,10 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from mdstream.durations import EXAMPLES, parse_duration
 from mdstream.errors import ConfigError
 
 Since = datetime | timedelta | int | str
-"""A datetime with its time zone (also as ISO 8601 text), a time span before now, or ns since 1970 UTC."""
+"""A datetime with its time zone (also as ISO 8601 text), a duration before now (also as text, `5m`), or ns
+since 1970 UTC.
+"""
 
 _TIMES = ("ts", "created_at", "recv_ts")
 """Columns that hold the time of a row; the first one that a frame has counts."""
@@ -24,12 +27,17 @@ def filter_rows(
     Raises `ConfigError` for a value of another type, and for a frame without such a column.
     """
     if symbols is not None:
-        if not isinstance(symbols, Sequence) or not all(isinstance(s, str) for s in symbols):
-            raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of symbols")
-        frame = frame.filter(_has_symbol(frame, [symbols] if isinstance(symbols, str) else list(symbols)))
+        frame = frame.filter(_has_symbol(frame, list_symbols(symbols)))
     if since is not None:
         frame = frame.filter(pl.col(_time_column(frame)).to_physical() >= to_nanoseconds(since))
     return frame
+
+
+def list_symbols(symbols: str | Sequence[str]) -> list[str]:
+    """Return `symbols` as a list. Raises `ConfigError` if they are not texts."""
+    if not isinstance(symbols, Sequence) or not all(isinstance(s, str) for s in symbols):
+        raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of symbols")
+    return [symbols] if isinstance(symbols, str) else list(symbols)
 
 
 def _has_symbol(frame: pl.DataFrame, symbols: list[str]) -> pl.Expr:
@@ -50,13 +58,22 @@ def _time_column(frame: pl.DataFrame) -> str:
     raise ConfigError("since: this frame has no column with times")
 
 
+def _parse(text: str) -> datetime | timedelta:
+    if (before_now := parse_duration(text)) is not None:
+        return before_now
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"since: {text!r} is neither a duration before now ({EXAMPLES}) nor a time "
+            "(2026-01-05T14:30:00Z)"
+        ) from None
+
+
 def to_nanoseconds(since: Since) -> int:
     """Return a moment as nanoseconds since 1970 UTC. Raises `ConfigError` if it cannot be one."""
     if isinstance(since, str):
-        try:
-            since = datetime.fromisoformat(since)
-        except ValueError as error:
-            raise ConfigError(f"since: {error}") from error
+        since = _parse(since)
     if isinstance(since, timedelta):
         try:
             since = datetime.now(UTC) - since

@@ -8,6 +8,7 @@ statuses) are converted, which copies them.
 from __future__ import annotations
 
 import itertools
+import logging
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,8 @@ from mdstream.frames.head import ChunkEntry, Head
 from mdstream.frames.layout import dictionary_of, find_buffers, kind_of, read_schema
 from mdstream.reading.categories import StreamCategories
 from mdstream.streams.spec import VARIABLE, Kind
+
+log = logging.getLogger(__name__)
 
 
 def open_frame(folder: Path) -> tuple[Head, pa.Schema]:
@@ -66,6 +69,37 @@ class FrameReader:
         Rows that retention has dropped are left out, so the first may be later than `start`.
         """
         first, entries, rows = self._map_chunks()
+        return self._read_chunks(entries, first, rows, start, stop)
+
+    def map(self) -> None:
+        """Map all rows that are published, so that they can be read after the end of the run."""
+        self._map_chunks()
+        self.categories.refresh(self._schema)
+
+    def read_mapped(self) -> pl.DataFrame:
+        """Return the rows that are mapped, the newest in one piece. For a run whose files are gone."""
+        entries: list[ChunkEntry] = []
+        rows = 0
+        for number in range(self.head.first, self.head.end):
+            if number in self._chunks:
+                entries.append(self.head.entry(number))
+                is_last = number + 1 == self.head.end
+                rows = self.head.rows if is_last else self.head.entry(number + 1).start_row
+            elif entries:
+                break
+        if rows < self.head.rows:
+            log.warning(
+                "%s: the run has ended; this has the first %d of its %d rows, as far as they were opened",
+                self.name,
+                rows,
+                self.head.rows,
+            )
+        return self._read_chunks(entries, entries[0].start_row if entries else rows, rows)[1]
+
+    def _read_chunks(
+        self, entries: list[ChunkEntry], first: int, rows: int, start: int = 0, stop: int | None = None
+    ) -> tuple[int, pl.DataFrame]:
+        """Return rows of mapped chunks, which begin with row `first` and end before row `rows`."""
         stop = rows if stop is None else min(stop, rows)
         begin = min(max(start, first), stop)
         pieces = []
@@ -81,7 +115,7 @@ class FrameReader:
                     self._sealed[entry.number] = self._read_chunk(entry, 0, end - entry.start_row)
                 pieces.append(self._sealed[entry.number].slice(low, high - low))
         if not pieces:
-            return begin, self._empty()
+            return begin, empty_frame(self._schema, self.categories)
         return begin, pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
 
     def _map_chunks(self) -> tuple[int, list[ChunkEntry], int]:
@@ -115,12 +149,6 @@ class FrameReader:
         # The entry may be older than the row count, and lack a null that came in between: read it again.
         nulls = self.head.entry(entry.number).nulls
         return self._chunks[entry.number].read(start, stop, nulls)
-
-    def _empty(self) -> pl.DataFrame:
-        """Return a DataFrame without rows that has the frame's columns."""
-        self.categories.refresh(self._schema)
-        arrays = [pa.nulls(0, field.type) for field in self._schema]
-        return to_polars(pa.RecordBatch.from_arrays(arrays, schema=self._schema), self.categories)
 
 
 class _Chunk:
@@ -196,10 +224,17 @@ class _Chunk:
         return pa.Array.from_buffers(field.type, rows, buffers, null_count=null_count, children=children)
 
 
+def empty_frame(schema: pa.Schema, categories: StreamCategories) -> pl.DataFrame:
+    """Return a DataFrame without rows that has the columns of `schema`."""
+    categories.refresh(schema)
+    arrays = [pa.nulls(0, field.type) for field in schema]
+    return to_polars(pa.RecordBatch.from_arrays(arrays, schema=schema), categories)
+
+
 def to_polars(batch: pa.RecordBatch, categories: StreamCategories) -> pl.DataFrame:
     """Return a record batch as readers see it: codes become the texts that they mean.
 
-    Here and in `_empty` nothing calls `pa.array`, which imports pandas where it is installed (0.3 s).
+    Here and in `empty_frame` nothing calls `pa.array`, which imports pandas where it is installed (0.3 s).
     """
     columns = []
     for field, array in zip(batch.schema, batch.columns, strict=True):

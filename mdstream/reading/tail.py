@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypedDict
 
 import polars as pl
 
@@ -28,7 +28,25 @@ class FollowedRun(Protocol):
         """Guards the readers and all they have mapped."""
 
     def parts(self, name: str) -> list[FrameReader]:
-        """Return the readers of a frame. Raises `KeyError` or `NoRunError` if there is no such frame."""
+        """Return the readers of a frame that exist.
+
+        Raises `KeyError` or `NoRunError` if there is no such frame and will be none.
+        """
+
+
+_ABSENT_S = 0.01
+"""How often a tail looks for a frame that does not exist yet."""
+
+
+class TailArguments(TypedDict, total=False):
+    """The arguments of `Attachment.tail`, which describes them."""
+
+    symbols: str | Sequence[str] | None
+    from_start: bool
+    poll_s: float
+    max_rows: int
+    max_lag: int
+    on_lag: Literal["drop", "raise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +106,7 @@ class Tail:
             parts = run.parts(name)
             start = options.from_start
             self._next = {part: part.first_row if start else part.rows for part in parts}
-        self._has_parts = any("@" in part.name for part in parts)
+        self._has_all = len(parts) == 1 and "@" not in parts[0].name
         self._searched_at = self._checked_at = time.monotonic()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
@@ -96,7 +114,7 @@ class Tail:
             new = self.poll()
             if new is not None:
                 yield new
-            elif self._has_ended():
+            elif self.has_ended():
                 return
             else:
                 time.sleep(self._options.poll_s)
@@ -106,7 +124,7 @@ class Tail:
             new = self.poll()
             if new is not None:
                 yield new
-            elif self._has_ended():
+            elif self.has_ended():
                 return
             else:
                 await asyncio.sleep(self._options.poll_s)
@@ -143,25 +161,70 @@ class Tail:
         return frame
 
     def _find_new_parts(self) -> None:
-        """Add the parts of feeds that have started, now and then."""
+        """Now and then, add parts that feeds have created; a frame that does not exist yet has none."""
         now = time.monotonic()
-        if self._has_parts and now - self._searched_at >= self._CHECK_S:
+        if not self._has_all and now - self._searched_at >= (self._CHECK_S if self._next else _ABSENT_S):
             self._searched_at = now
             # If the run has ended, the mapped parts can still be read.
             with contextlib.suppress(NoRunError, KeyError), self._run.lock:
                 for part in self._run.parts(self._name):
                     self._next.setdefault(part, 0)
+                    self._has_all = "@" not in part.name
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
+        """Return whether all rows were read and no more will come."""
         if any(part.rows > row for part, row in self._next.items()):
             return False
-        if all(part.head.closed for part in self._next):
+        if self._next and all(part.head.closed for part in self._next):
             return True
         now = time.monotonic()
         if now - self._checked_at < self._CHECK_S:
             return False
         self._checked_at = now
         return not self._run.alive
+
+
+class Tails:
+    """An iterator over the new rows of several frames; `Attachment.tail` returns it for a list of names.
+
+    Each step yields the name of a frame and a DataFrame of its new rows. It ends when the engine ends.
+    """
+
+    def __init__(self, tails: Mapping[str, Tail], poll_s: float) -> None:
+        self._tails = tails
+        self._poll_s = poll_s
+
+    @property
+    def missed(self) -> int:
+        """Rows that were dropped before they were read, of all frames."""
+        return sum(tail.missed for tail in self._tails.values())
+
+    def __iter__(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        while True:
+            new = self.poll()
+            yield from new.items()
+            if not new:
+                if self._has_ended():
+                    return
+                time.sleep(self._poll_s)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, pl.DataFrame]]:
+        while True:
+            new = self.poll()
+            for item in new.items():
+                yield item
+            if not new:
+                if self._has_ended():
+                    return
+                await asyncio.sleep(self._poll_s)
+
+    def poll(self) -> dict[str, pl.DataFrame]:
+        """Return the rows that are new since the last call, by frame, without waiting."""
+        found = {name: tail.poll() for name, tail in self._tails.items()}
+        return {name: new for name, new in found.items() if new is not None}
+
+    def _has_ended(self) -> bool:
+        return all(tail.has_ended() for tail in self._tails.values())
 
 
 def label_rows(reader: FrameReader, frame: pl.DataFrame) -> pl.DataFrame:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
@@ -38,18 +37,12 @@ def list_views(spec: StreamSpec) -> Iterator[tuple[str, View]]:
 _VIEWS = {f"{spec.name}.{name}": view for spec in STREAMS.values() for name, view in list_views(spec)}
 
 
-def find_view(frames: Path, name: str) -> tuple[str, View] | None:
-    """Return the full name of the frame behind view `name`, and the view.
-
-    None if there is no such view, or its frame is not in the folder `frames`.
-    """
+def find_view(name: str) -> tuple[str, View] | None:
+    """Return the full name of the frame behind view `name`, and the view; None if it is not a view."""
     view = _VIEWS.get(name)
-    if view is None:
-        return None
-    source = f"{name.partition('.')[0]}.{view.source}"
-    return (source, view) if (frames / source / "head").exists() else None
+    return None if view is None else (f"{name.partition('.')[0]}.{view.source}", view)
 
 
-def find_views(frames: Path) -> set[str]:
-    """Return the names of the views whose frames are in the folder `frames`."""
-    return {name for name in _VIEWS if find_view(frames, name) is not None}
+def list_views_of(frames: Collection[str]) -> set[str]:
+    """Return the names of the views whose frames are among `frames`."""
+    return {name for name, view in _VIEWS.items() if f"{name.partition('.')[0]}.{view.source}" in frames}

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mdstream.durations import parse_duration
 from mdstream.errors import ConfigError
 
 ENV_PREFIX = "MDSTREAM_"
@@ -95,6 +96,9 @@ class Setting:
             value = [item.strip() for item in value.split(",") if item.strip()]
         if self.kind == "text" and self.choices and isinstance(value, str):
             value = next((choice for choice in self.choices if choice == value.lower()), value)
+        if self.kind == "number" and self.unit == "s" and isinstance(value, str):
+            duration = parse_duration(value)
+            value = value if duration is None else duration.total_seconds()
         try:
             found = msgspec.convert(value, self.type, strict=False)
         except msgspec.ValidationError:

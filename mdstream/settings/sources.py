@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import stat
@@ -15,6 +14,7 @@ import msgspec
 
 from mdstream.config import ANY_KEY, Config, is_loopback
 from mdstream.errors import ConfigError
+from mdstream.nearest import suggest
 from mdstream.settings.description import settings_by_name
 from mdstream.settings.rules import COMMAND_LINE, find_problems
 from mdstream.settings.setting import ENV_PREFIX, Setting, describe
@@ -163,9 +163,7 @@ def _unknown(name: str, settings: Mapping[str, Setting]) -> str:
     )
     if key in known:
         return f"{name} is a section: set one of its settings, such as {name}.{_first(name, settings)}"
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "choose from " + ", ".join(known)
-    return f"unknown setting {name}; {hint}"
+    return f"unknown setting {name}; {suggest(key, known)}"
 
 
 def _first(section: str, settings: Mapping[str, Setting]) -> str:

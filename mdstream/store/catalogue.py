@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdstream.errors import ConfigError, NoStoreError, StoreError
+from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
 from mdstream.store.amendments import drop_amended, drop_marked, is_marked, read_amendments
+from mdstream.store.known_symbols import check_symbols
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
 from mdstream.store.rejects import scan_kept
@@ -71,8 +72,9 @@ def scan(
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
-    Raises `ConfigError` for an unknown dataset or argument, `NoStoreError` if there is no such table, and
-    `StoreError` if it cannot be read.
+    Raises `UnknownNameError` for a symbol that has no row in the table and was never requested, and for an
+    unknown dataset. Raises `ConfigError` for another wrong argument, `NoStoreError` if there is no such
+    table, and `StoreError` if it cannot be read.
     """
     import polars as pl
 
@@ -100,6 +102,9 @@ def scan(
             f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
             "mdstream run --record"
         )
+    if symbols is not None:
+        existing = [table for table, _ in tables if table is not None]
+        check_symbols(str(store), dataset, as_list(symbols), existing)
     if channel.revised_by:
         return _keep_last_revisions(parts, channel, symbols)
     if symbols is not None:
@@ -175,9 +180,7 @@ def _find_channel(dataset: str) -> tuple[Channel, History | None]:
     if name in channels:
         return channels[name], None
     known = [f"{s.name}.{c.name}" for s in STREAMS.values() for c in s.channels]
-    raise ConfigError(
-        f"{dataset!r} is not a dataset; choose one of {', '.join(dict.fromkeys((*datasets(), *known)))}"
-    )
+    raise UnknownNameError.among([*datasets(), *known], dataset, f"{dataset!r} is not a dataset")
 
 
 def _open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
@@ -318,9 +321,6 @@ def _keep_last_revisions(
 
 def _matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
     """Return an expression that is true if a symbol is one of `wanted` or matches a pattern among them."""
-    for name in wanted:
-        if "," in name:
-            raise ConfigError(f"{name!r} is not a symbol: pass several symbols as a list")
     matches = symbol.is_in([name for name in wanted if not is_pattern(name)])
     for pattern in filter(is_pattern, wanted):
         # Python writes a second `*` as an atomic group, which the patterns of Polars neither have nor need.

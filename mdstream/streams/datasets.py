@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.errors import ConfigError
+from mdstream.errors import UnknownNameError
 from mdstream.streams import STREAMS
 from mdstream.streams.rest_spec import History
 
@@ -19,10 +19,10 @@ def resolve_dataset(name: str) -> str:
 
 
 def history_of(dataset: str) -> History:
-    """Return how a dataset is fetched. Raises `ConfigError` if there is no such dataset."""
+    """Return how a dataset is fetched. Raises `UnknownNameError` if there is no such dataset."""
     stream, _, channel = resolve_dataset(dataset).partition(".")
     if spec := STREAMS.get(stream):
         for history in spec.history:
             if history.channel == channel:
                 return history
-    raise ConfigError(f"no history of {dataset!r}; there is history of {', '.join(datasets())}")
+    raise UnknownNameError.among(datasets(), dataset, f"no history of {dataset!r}")

@@ -49,8 +49,22 @@ def is_contract(symbol: str) -> bool:
 
 
 def underlying_of(contract: str) -> str:
-    """Return the root of a contract's name."""
+    """Return the root of a contract's name, which is mostly the symbol of its underlying."""
     return contract[:-15]
+
+
+def root_of(underlying: str) -> str:
+    """Return the root of an underlying's contracts: its symbol without punctuation (`BRKB` of `BRK.B`)."""
+    return "".join(filter(str.isalnum, underlying))
+
+
+def is_root_of(root: str, underlying: str) -> bool:
+    """Return whether contracts with this root are of `underlying`.
+
+    After a split or merger, the OCC gives adjusted contracts a root with a digit at its end: `XOM2`.
+    """
+    plain = root_of(underlying)
+    return root == plain or (root[:-1] == plain and root[-1:].isdigit())
 
 
 def nearest(contracts: Sequence[str], count: int) -> list[str]:
@@ -96,6 +110,8 @@ OPTIONS = StreamSpec(
         member="option_contracts",
         is_contract=is_contract,
         underlying_of=underlying_of,
+        root_of=root_of,
+        is_root_of=is_root_of,
         nearest=nearest,
         example="AAPL261218C00230000",
     ),

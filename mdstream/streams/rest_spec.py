@@ -34,8 +34,10 @@ class Chain:
 
     `path` is the path of the chain of one `{symbol}`. `listing` is the path of the account API's list of
     contracts, which has expired ones too, in the member `member`. `is_contract` distinguishes a contract
-    from an underlying, `underlying_of` returns the underlying of a contract, and `nearest` picks a number
-    of contracts that trade most. `example` is a contract.
+    from an underlying, `underlying_of` returns the root of a contract's name, and `nearest` picks a number
+    of contracts that trade most. `root_of` returns the root of an underlying's plain contracts, and
+    `is_root_of` says whether contracts with a root are of an underlying, adjusted ones included. `example`
+    is a contract.
     """
 
     path: str
@@ -43,6 +45,8 @@ class Chain:
     member: str
     is_contract: Callable[[str], bool]
     underlying_of: Callable[[str], str]
+    root_of: Callable[[str], str]
+    is_root_of: Callable[[str, str], bool]
     nearest: Callable[[Sequence[str], int], list[str]]
     example: str
 

@@ -14,7 +14,7 @@ import pytest
 
 import mdstream
 from mdstream.engine import api
-from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError
+from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError, UnknownNameError
 from mdstream.frames.rundir import list_runs
 from tests.running import HANGING_S, engine, settings, simulator, until
 
@@ -94,6 +94,32 @@ def test_an_engine_runs_once_at_a_time_and_may_run_again(tmp_path: Path) -> None
                 names.add(again.run)
             assert again.exit_code == 0
         assert len(names) == 2
+
+
+@pytest.mark.cases("N10")
+def test_after_its_end_the_frames_of_an_engine_can_still_be_read(tmp_path: Path) -> None:
+    with simulator("--rate", "500") as sim:
+        running = mdstream.Engine(settings(sim, tmp_path, streams=["crypto"], duration=3))
+        assert repr(running) == "<mdstream Engine, not started: crypto>"
+        assert running._repr_html_() is None
+        with running:
+            assert running.frame("crypto.trades", symbols=["BTC/USD"]).columns
+            with pytest.raises(UnknownNameError, match="did you mean 'BTC/USD'"):
+                running.frame("crypto.trades", symbols=["BTCUSD"])
+            running.subscribe("crypto", ["DOGE/USD"])
+            assert running.frame("crypto.bars", symbols="DOGE/USD").columns[0] == "symbol"
+            assert repr(running) == f"<mdstream Engine, run {running.run}: crypto>"
+            assert running.wait(HANGING_S), "it ends by itself"
+    assert running.report is not None
+    for name, frame in running.report["frames"].items():
+        if frame["rows"] and not name.startswith("telemetry."):
+            assert running.attachment.rows(name) == frame["rows"], name
+            assert running.frame(name).height > 0
+    assert running.frame("crypto.trades").height == running.report["frames"]["crypto.trades"]["rows"]
+    assert running.frame("crypto.latest").height >= 5
+    assert running.frame("telemetry.streams").height > 0
+    assert repr(running).startswith("<mdstream Engine, ended, run ")
+    assert "ended" in (running._repr_html_() or "")
 
 
 INTERRUPTED = """

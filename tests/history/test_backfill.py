@@ -305,7 +305,7 @@ def test_other_programs_read_the_store(sim: RunningSimulator, tmp_path: Path) ->
 def test_without_a_store_or_with_a_wrong_name_it_is_reported(tmp_path: Path) -> None:
     with pytest.raises(mdstream.NoStoreError, match=r"mdstream backfill stocks\.trades"):
         mdstream.scan("stocks.trades", tmp_path)
-    with pytest.raises(ConfigError, match=r"stocks\.foo' is not a dataset"):
+    with pytest.raises(ConfigError, match=r"'stocks\.foo'"):
         mdstream.scan("stocks.foo", tmp_path)
 
 

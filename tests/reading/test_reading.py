@@ -160,9 +160,7 @@ def test_sql_takes_symbols_for_texts(market: Market, directory: RunDirectory) ->
     )
     assert get_prices(market.run.sql(query)) == [0, 3]
     directory.close()
-    for ask in (lambda: market.run.sql(query), market.run.duckdb):
-        with pytest.raises(NoRunError, match="has ended"):
-            ask()
+    assert get_prices(market.run.sql(query)) == [0, 3], "what was opened can still be looked at"
 
 
 def test_threads_may_share_an_attachment(directory: RunDirectory) -> None:
@@ -210,7 +208,7 @@ def test_threads_may_share_an_attachment(directory: RunDirectory) -> None:
 
 @pytest.mark.parametrize("name", ["../stocks.trades", "stocks", "stocks.*", "", "stocks.trades/"])
 def test_what_is_not_a_name_of_a_frame_is_not_a_frame(market: Market, name: str) -> None:
-    with pytest.raises(KeyError, match=r"there are stocks.trades"):
+    with pytest.raises(KeyError, match=r"stocks\.trades"):
         market.run.frame(name)
 
 
@@ -280,22 +278,18 @@ def test_rows_of_a_frame_that_is_yet_to_come_can_be_waited_for(directory: RunDir
     assert get_prices(found) == [0, 1, 2]
 
 
-def test_a_frame_that_never_comes_is_reported(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdstream.reading.attach._FRAME_WAIT_S", 0.1)
-    with pytest.raises(KeyError, match=r"no frame 'stocks.trade'.*there are stocks.trades"):
+def test_a_frame_that_never_comes_is_reported(market: Market) -> None:
+    with pytest.raises(KeyError, match=r"no frame 'stocks.trade'.*did you mean 'stocks.trades'"):
         market.run.wait_for("stocks.trade")
 
 
-def test_waiting_ends_with_its_time_or_with_the_run(
-    market: Market, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mdstream.reading.attach._FRAME_WAIT_S", 2 * HANGING_S)
+def test_waiting_ends_with_its_time_or_with_the_run(market: Market, directory: RunDirectory) -> None:
     market.trade(5)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"stocks.trades had no such row within 0.2 s"):
         market.run.wait_for("stocks.trades", timeout=0.2)
     with pytest.raises(TimeoutError, match=r"within 0.2 s"):
-        market.run.wait_for("stocks.nothing", timeout=0.2)
+        market.run.wait_for("stocks.quotes", timeout=0.2)
     assert time.monotonic() - started < HANGING_S
     directory.close()
     with pytest.raises(NoRunError, match="ended"):

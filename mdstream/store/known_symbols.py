@@ -1,0 +1,89 @@
+"""Which symbols a dataset of a store knows: those that have rows, and those that were requested."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdstream.errors import ConfigError, UnknownNameError
+from mdstream.store.query import is_pattern
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+LEDGER = Path("_mdstream", "ledger.sqlite")
+"""Path of the ledger of requests in a local store."""
+
+_EVERYTHING = "*"
+"""Symbol of requests for the rows of all symbols."""
+
+
+def check_symbols(store: str, dataset: str, wanted: Sequence[str], tables: Sequence[DeltaTable]) -> None:
+    """Raise `UnknownNameError` for a symbol that was never requested and has no row in any table.
+
+    Patterns may match nothing.
+    """
+    for name in wanted:
+        if "," in name:
+            raise ConfigError(f"{name!r} is not a symbol: pass several symbols as a list")
+    missing = {symbol for symbol in wanted if not is_pattern(symbol)}
+    if missing:
+        missing -= (requested := _find_requested(store, dataset, missing))
+        if _EVERYTHING in requested:
+            return
+    for table in tables if missing else ():
+        missing -= _bounds_of_files(table)
+    for table in tables if missing else ():
+        missing -= _find_rows(table, sorted(missing))
+    for symbol in wanted:
+        if symbol in missing:
+            known = sorted(set().union(*map(_list_symbols, tables)))
+            problem = f"symbols: {symbol!r} has no row in {dataset} of {store}, and was not requested"
+            raise UnknownNameError.among(known, symbol, problem)
+
+
+def _find_requested(store: str, dataset: str, symbols: set[str]) -> set[str]:
+    """Return those of `symbols` that a backfill has requested; with `*` if it has requested everything."""
+    path = Path(store) / LEDGER
+    if not path.exists():  # recorded only, or an object store
+        return set()
+    # In a read-only folder nobody writes, and SQLite cannot create its files.
+    mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as database:
+        find = "SELECT 1 FROM shard WHERE dataset = ? AND symbol = ? LIMIT 1"
+        asked = (*symbols, _EVERYTHING)
+        try:
+            return {each for each in asked if database.execute(find, (dataset, each)).fetchone()}
+        except sqlite3.DatabaseError:  # a backfill says that it is damaged; a scan needs only the rows
+            return set()
+
+
+def _bounds_of_files(table: DeltaTable) -> set[str]:
+    """Return the first and last symbol of each file, which the log of the table has."""
+    actions: Any = table.get_add_actions(flatten=True)
+    names = [name for name in ("min.symbol", "max.symbol") if name in actions.schema.names]
+    return {str(value) for name in names for value in actions[name].to_pylist() if value is not None}
+
+
+def _find_rows(table: DeltaTable, symbols: Sequence[str]) -> set[str]:
+    """Return those of `symbols` that have a row. Only parts of files that may have them are read."""
+    import polars as pl
+
+    rows = pl.scan_delta(table)
+    if "symbol" not in rows.collect_schema().names():
+        return _list_symbols(table).intersection(symbols)
+    asked = [rows.filter(pl.col("symbol") == name).select("symbol").head(1) for name in symbols]
+    return {frame.item() for frame in pl.collect_all(asked) if frame.height}
+
+
+def _list_symbols(table: DeltaTable) -> set[str]:
+    import polars as pl
+
+    rows = pl.scan_delta(table)
+    if "symbol" not in rows.collect_schema().names():
+        rows = rows.select(pl.col("symbols").explode().alias("symbol"))
+    return set(rows.select("symbol").unique().drop_nulls().collect()["symbol"])

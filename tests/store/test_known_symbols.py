@@ -1,0 +1,95 @@
+"""A scan for symbols that a store knows nothing about is an error that names the nearest known ones."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import orjson
+import pytest
+
+import mdstream
+from mdstream.errors import UnknownNameError
+from mdstream.store.known_symbols import LEDGER
+from mdstream.streams.spec import PayloadKind
+from tests.running import simulator
+from tests.store.test_catalogue import record
+
+pytestmark = pytest.mark.cases("N10")
+HOUR = ("2026-01-05T15:00:00Z", "2026-01-05T15:10:00Z")
+TRADE = {"T": "t", "x": "V", "p": 1.5, "s": 1, "c": ["@"], "i": 1, "z": "C", "t": "2026-01-05T15:00:00Z"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fetched trades of AAPL and MSFT, requested but absent ones of NONE, and recorded ones of others."""
+    folder = tmp_path_factory.mktemp("store")
+    settings = {"backfill": {"workers": 0}, "credentials": {"key_id": "k", "secret_key": "s"}}
+    with simulator("--rate", "1") as sim:
+        for dataset, symbols in (("stocks.trades", ["AAPL", "MSFT"]), ("news", ["*"])):
+            mdstream.backfill(
+                dataset, symbols, *HOUR, store=folder, settings=settings | {"data_url": sim.data_url}
+            )
+    with sqlite3.connect(folder / LEDGER) as ledger:
+        ledger.execute(
+            "INSERT INTO shard (dataset, variant, symbol, first, past, state) "
+            "VALUES ('stocks.trades', 'iex', 'NONE', 0, 1, 'stored')"
+        )
+    ledger.close()
+    payloads = [
+        (orjson.dumps([TRADE | {"S": symbol}]), PayloadKind.JSON, 1) for symbol in ("A", "GME", "KO", "XOM")
+    ]
+    record(folder, payloads, folder / "rejects")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nearest"),
+    [("AAPLE", "AAPL"), (["AAPL", "MFST"], "MSFT"), ("gme", "GME"), ("KOO", "KO"), ("MSF", "MSFT")],
+)
+def test_an_unknown_symbol_is_an_error_that_names_the_nearest(
+    store: Path, wanted: str | list[str], nearest: str
+) -> None:
+    with pytest.raises(UnknownNameError, match=f"{nearest!r}") as raised:
+        mdstream.scan("stocks.trades", store, symbols=wanted)
+    assert nearest in raised.value.nearest
+
+
+def test_a_symbol_that_is_like_none_is_an_error_that_lists_some(store: Path) -> None:
+    with pytest.raises(UnknownNameError, match="choose from A, AAPL, GME, KO, MSFT, XOM"):
+        mdstream.scan("stocks.trades", store, symbols="ZZZ9")
+
+
+@pytest.mark.parametrize("wanted", ["AAPL", "MSFT", "GME", "KO", "A", "XOM", ["A", "KO", "A*"]])
+def test_a_symbol_with_rows_is_known(store: Path, wanted: str | list[str]) -> None:
+    assert mdstream.scan("stocks.trades", store, symbols=wanted).collect().height > 0
+
+
+@pytest.mark.parametrize("wanted", ["NONE", "ZZ*", ["AAPL", "ZZ?"]])
+def test_what_was_requested_without_rows_and_what_a_pattern_does_not_match_is_empty(
+    store: Path, wanted: str | list[str]
+) -> None:
+    found = mdstream.scan("stocks.trades", store, symbols=wanted).collect()
+    assert set(found["symbol"]) <= {"AAPL"}
+
+
+def test_articles_that_were_requested_for_all_symbols_may_name_none(store: Path) -> None:
+    assert mdstream.scan("news", store, symbols="ZZZZ").collect().height == 0
+
+
+def test_a_damaged_ledger_does_not_keep_a_scan_from_its_rows(tmp_path: Path) -> None:
+    record(tmp_path, [(orjson.dumps([TRADE | {"S": "GME"}]), PayloadKind.JSON, 1)], tmp_path / "rejects")
+    (tmp_path / LEDGER).parent.mkdir()
+    (tmp_path / LEDGER).write_bytes(b"garbage" * 1000)
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect(tmp_path / LEDGER).execute("SELECT 1 FROM shard")
+    assert mdstream.scan("stocks.trades", tmp_path, symbols="GME").collect().height == 1
+    with pytest.raises(UnknownNameError):
+        mdstream.scan("stocks.trades", tmp_path, symbols="GMEE")
+
+
+def test_an_unknown_dataset_is_an_error_that_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"did you mean 'stocks\.trades'"):
+        mdstream.scan("stock.trades", tmp_path)
+    with pytest.raises(UnknownNameError, match=r"did you mean 'stocks\.trades'"):
+        mdstream.backfill("stocks.trade", "AAPL", *HOUR, store=tmp_path)

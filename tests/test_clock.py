@@ -43,6 +43,7 @@ DATA = {
     "mdstream/store/migration.py": "the time of a commit",
     "mdstream/store/table.py": "the time of a commit",
     "workers/kernels/kept.py": "ages of files, whose times are of the wall clock",
+    "mdstream/views/market.py": "ages of prices, whose times are of the wall clock",
 }
 """File → the data that it reads the wall clock for."""
 

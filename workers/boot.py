@@ -81,6 +81,13 @@ def is_compiled() -> bool:
     return is_complete()
 
 
+def count_compiled() -> tuple[int, int]:
+    """Return how many kernels are on disk, and how many there are."""
+    from workers.kernels.kept import count
+
+    return count()
+
+
 def run(ticket: Ticket) -> Receipt:
     """Call `workers.job.run`; the feed can pickle this function without loading the decoders."""
     from workers import job

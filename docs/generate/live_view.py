@@ -19,7 +19,7 @@ import mdstream
 from mdstream.reading.attach import Attachment
 from mdstream.views.terminal import draw
 
-WIDTH = 112
+WIDTH, HEIGHT = 112, 32
 RATE = 1000.0
 """Messages a second of each stream."""
 _TITLE = "mdstream run"
@@ -54,7 +54,9 @@ def picture(view: RenderableType) -> str:
 
 def _console() -> Console:
     file = io.StringIO()
-    return Console(record=True, width=WIDTH, file=file, force_terminal=True, color_system="truecolor")
+    return Console(
+        record=True, width=WIDTH, height=HEIGHT, file=file, force_terminal=True, color_system="truecolor"
+    )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ class _Output(Console):
 
 
 def output_console() -> Console:
-    """Return a console on standard output; 120 columns wide if it is not a terminal."""
-    return _Output(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    """Return a console on standard output; 80 columns wide (or `COLUMNS`) if it is not a terminal."""
+    return _Output(file=sys.stdout, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80)
 
 
 def discard_output() -> None:

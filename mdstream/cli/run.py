@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from mdstream.cli.flags import (
     ConfigFile,
@@ -71,12 +72,14 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     ipc_names.claim()
     source = "simulator, made-up data" if config.simulated else config.urls()[0]
     if console.is_terminal and not plain and not config.log.json:
-        if config.simulated:
-            console.print(HOW_TO_GO_LIVE, style="yellow", highlight=False)
         with LiveView(console, source) as view:
-            supervisor = Supervisor(config, warning_writer(console), lambda run: show_live(view, run))
+            supervisor = Supervisor(
+                config, warning_writer(view.note), lambda run: show_live(view, run), view.report
+            )
             stop.attach(supervisor)
             code = supervisor.run(finish)
+        if config.simulated:
+            console.print(HOW_TO_GO_LIVE, style="yellow", highlight=False)
     else:
         supervisor = Supervisor(config, line_writer(config.log.json))
         stop.attach(supervisor)
@@ -95,11 +98,9 @@ def _show(result: dict[str, Any], file: str) -> None:
         report.write(result, file)
     try:
         console = output_console()
-        summary.show(result, console)
-        console.print()
-        if result["utilization"] is not None:
-            utilization.show_brief(result["utilization"], console)
-        console.print(_hint(file), style="dim", highlight=False)
+        hint = Text(_hint(file), style="dim")
+        used = result["utilization"]
+        summary.show(result, console, ["", *(utilization.draw_brief(used) if used else ()), hint])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone; the exit code is still that of the run
         discard_output()
@@ -118,12 +119,12 @@ def show_live(view: LiveView, run: Supervisor) -> None:
         view.show(run.path)
 
 
-def warning_writer(console: Console) -> Callable[[dict[str, Any]], None]:
-    """Return a writer of log records that prints warnings and errors above a live view."""
+def warning_writer(note: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """Return a writer of log records that passes warnings and errors to `note`, as lines."""
 
     def write(record: dict[str, Any]) -> None:
         if record["level"] in ("warning", "error", "critical"):
-            console.print(text_line(record), style="yellow", markup=False, highlight=False)
+            note(text_line(record))
 
     return write
 

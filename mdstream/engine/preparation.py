@@ -25,11 +25,20 @@ from mdstream.errors import ConfigError, NoRunError
 from mdstream.feed import recovery
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
-from mdstream.pool.pool import COMPILING, SINGLE_THREADED, compile_kernels, do_without_kernels
+from mdstream.pool.pool import (
+    COMPILING,
+    SINGLE_THREADED,
+    compile_kernels,
+    compiled_kernels,
+    do_without_kernels,
+)
 from mdstream.recording.recorder import check_store
 from mdstream.store.rejects import find_obstacle
 
 log = logging.getLogger(__name__)
+
+_PROGRESS_S = 15.0
+"""Seconds between log lines about the compilation."""
 
 
 def prepare_settings(config: Config, directory: RunDirectory) -> Config:
@@ -119,10 +128,13 @@ def prepare_journal(folder: str) -> str:
     return path
 
 
-def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> HandoffConfig:
+def prepare_decoders(
+    handoff: HandoffConfig, wait: Callable[[float], bool], report: Callable[[str], None]
+) -> HandoffConfig:
     """Compile the decoders; return settings without them if that fails.
 
-    `wait` waits for some seconds and returns whether the run is still wanted.
+    `wait` waits for some seconds and returns whether the run is still wanted. `report` is called with the
+    progress.
     """
     try:
         compiling = compile_kernels()
@@ -131,9 +143,15 @@ def prepare_decoders(handoff: HandoffConfig, wait: Callable[[float], bool]) -> H
     if compiling is None:
         return handoff
     log.info(COMPILING)
-    wanted = True
+    wanted, said_at = True, time.monotonic()
     while compiling.poll() is None and wanted:
-        wanted = wait(0.1)
+        done, total = compiled_kernels()
+        progress = f"{done} of {total} done"
+        report(f"{COMPILING}; {progress}")
+        if time.monotonic() - said_at > _PROGRESS_S:
+            log.info("still compiling: %s", progress)
+            said_at = time.monotonic()
+        wanted = wait(0.2)
     if compiling.poll() is None:
         compiling.kill()
     _, output = compiling.communicate()

@@ -56,7 +56,7 @@ class Supervisor:
     """Runs one engine from start to report. Blocks in `run`; `stop` may be called from a signal handler.
 
     `write_log` gets every log record of every process. `on_sample` is called after the telemetry of each
-    second, and once all feeds are up.
+    second, and once all feeds are up. Before that, `on_progress` is called with what the engine does.
     """
 
     # The progress of the run: written by `run`, and by `stop` from a signal handler.
@@ -95,10 +95,12 @@ class Supervisor:
         config: Config,
         write_log: Callable[[dict[str, Any]], None],
         on_sample: Callable[[Supervisor], None] = lambda supervisor: None,
+        on_progress: Callable[[str], None] = lambda doing: None,
     ) -> None:
         self.config = self._effective = config
         self._write_log = write_log
         self._on_sample = on_sample
+        self._on_progress = on_progress
         self.started = self.ended = Moment.now()
         self.draining = self.aborted = self._fetching = False
         self.directory = self.recorder = self.removed = None
@@ -196,10 +198,13 @@ class Supervisor:
     # -- start
 
     def _start(self, directory: RunDirectory) -> None:
-        handoff = preparation.prepare_decoders(self._effective.handoff, self._wait_while_wanted)
+        handoff = preparation.prepare_decoders(
+            self._effective.handoff, self._wait_while_wanted, self._on_progress
+        )
         self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
         self._launcher = Launcher(self.config.start_timeout_s)
         if self.config.simulated:
+            self._on_progress("starting the simulator")
             self._simulator = EmbeddedSimulator(
                 self.config.simulator, self.config.streams, self.config.start_timeout_s
             )
@@ -216,6 +221,7 @@ class Supervisor:
         if self.config.record:
             self.recorder = RecorderProcess(self.path, self._effective.store, self._report_recorder)
         self.started = Moment.now()
+        self._on_progress(f"starting {', '.join(self.config.streams)}")
         for name in self.config.streams:
             state = FeedState.create(state_path(self.path, name))
             symbols = self.config.stream(name).symbols

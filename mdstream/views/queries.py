@@ -15,8 +15,11 @@ _RECENT_BATCHES = 200
 
 
 def elapsed_s(run: Attachment) -> float:
-    """Return seconds since the run started, by the monotonic clock of this machine."""
-    return time.monotonic() - float(run.info["started_monotonic"])
+    """Return seconds since the run started, by the monotonic clock of this machine; 0 before its processes
+    start.
+    """
+    started = run.info.get("started_monotonic")
+    return time.monotonic() - float(started) if started is not None else 0.0
 
 
 def streams_now(run: Attachment) -> list[dict[str, Any]]:
@@ -39,6 +42,17 @@ def streams_now(run: Attachment) -> list[dict[str, Any]]:
         )
     )
     return query.collect().to_dicts()
+
+
+def rates_over_time(run: Attachment, seconds: int) -> dict[str, list[float]]:
+    """Return the messages of each of the last `seconds` (or fewer, if the run is young), by stream."""
+    frame = run.frame("telemetry.streams")
+    ts = pl.col("ts")
+    recent = frame.lazy().filter(ts > ts.max() - pl.duration(seconds=seconds + 1)).collect()
+    return {
+        str(stream): rows["messages"].diff().drop_nulls().clip(0).cast(pl.Float64).to_list()
+        for (stream,), rows in recent.group_by("stream", maintain_order=True)
+    }
 
 
 def cores_now(run: Attachment) -> list[float]:

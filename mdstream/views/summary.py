@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from mdstream.telemetry.metrics import find_losses
@@ -14,12 +16,16 @@ _REASONS_SHOWN = 5
 _SYMBOLS_SHOWN = 4
 
 
-def show(report: dict[str, Any], console: Console) -> None:
-    """Print the report: one row per stream, then warnings and remarks."""
-    console.print(_draw(report, console))
+def show(report: dict[str, Any], console: Console, details: Sequence[RenderableType] = ()) -> None:
+    """Print the report: one row per stream, `details`, and at the end what matters most.
+
+    That is what was lost or failed, and then one line about the whole run.
+    """
+    console.print(_table(report, console))
+    console.print(*details, *_remarks(report), _headline(report), sep="\n", highlight=False)
 
 
-def _draw(report: dict[str, Any], console: Console) -> RenderableType:
+def _table(report: dict[str, Any], console: Console) -> Table:
     streams = list(report["streams"].values())
 
     def counts(name: str) -> list[RenderableType]:
@@ -28,11 +34,11 @@ def _draw(report: dict[str, Any], console: Console) -> RenderableType:
     def latencies(name: str) -> list[RenderableType]:
         return [_number(stream["latency"][name]) for stream in streams]
 
-    symbols = [f"{s['symbols_ok']}/{len(s['symbols_failed'])}" for s in streams]
+    symbols = [_symbols(s["symbols_ok"], len(s["symbols_failed"])) for s in streams]
     fields = [
         Field("stream", list(report["streams"]), justify="left"),
         Field("state", [_state(stream["state"]) for stream in streams], justify="left"),
-        Field("symbols\nok/failed", symbols, 1),
+        Field("symbols", symbols, 1),
         Field("messages", counts("messages")),
         Field("committed", counts("committed")),
         Field("rejected", counts("rejected")),
@@ -43,23 +49,35 @@ def _draw(report: dict[str, Any], console: Console) -> RenderableType:
         Field("reconnects", counts("reconnects"), 5),
         Field("restarts", counts("restarts"), 6),
     ]
-    table = fit(fields, console.width, console)
-    return Group(Text(_headline(report), style="bold"), table, *_remarks(report))
+    return fit(fields, console.width, console)
+
+
+def _symbols(served: int, failed: int) -> str:
+    return f"{served:,}, {failed:,} failed" if failed else f"{served:,}"
 
 
 def _state(state: str) -> Text:
     return Text(state, style="bold red" if state == "failed" else "green")
 
 
-def _headline(report: dict[str, Any]) -> str:
-    cores = report["cores"]
-    parts = [f"run {report['run']}: {report['duration_s']:.1f} s"]
+def _headline(report: dict[str, Any]) -> Text:
+    """Return one line about the whole run."""
+    cores, streams = report["cores"], report["streams"]
+    total, committed = (sum(s[name] for s in streams.values()) for name in ("messages", "committed"))
+    failed = [name for name, stream in streams.items() if stream["state"] == "failed"]
+    parts = [
+        f"run {report['run']}: {report['duration_s']:.1f} s",
+        f"{total:,} messages, {'all' if committed == total else f'{committed:,}'} committed",
+    ]
+    if failed:
+        parts.insert(1, f"{', '.join(failed)} failed")
     if report["t_total_s"] is not None:
         parts.append(f"first fetch of all streams in {report['t_total_s']:.3f} s")
     if cores["busy_mean"] is not None:
         count = "1 core" if cores["count"] == 1 else f"{cores['count']} cores"
-        parts.append(f"{count} busy {cores['busy_mean']:.0f}% of the time")
-    return ", ".join(parts)
+        parts.append(f"{count} busy {cores['busy_mean']:.0f}%")
+    whole = not failed and committed == total
+    return Text("; ".join(parts), style="bold" if whole else "bold red" if failed else "bold yellow")
 
 
 def _remarks(report: dict[str, Any]) -> list[Text]:

@@ -22,9 +22,9 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(draw(found, console))
 
 
-def show_brief(found: dict[str, Any], console: Console) -> None:
-    """Print what limited the run, and how busy its cores were over time."""
-    console.print(_overview(found, console))
+def draw_brief(found: dict[str, Any]) -> list[Text]:
+    """Return what limited the run, and how busy its cores were, as a few lines."""
+    return [Text(found["limit"]), *([Text(_cores_line(found))] if found["cores"]["count"] else [])]
 
 
 def draw(found: dict[str, Any], console: Console) -> RenderableType:

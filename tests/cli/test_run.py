@@ -11,17 +11,22 @@ from pathlib import Path
 from rich.console import Console
 
 from mdstream.cli.run import warning_writer
+from mdstream.views.terminal import LiveView
 from tests.docs.documents import ROOT
 from tests.running import HANGING_S
 
 
-def test_above_the_live_view_is_what_needs_attention() -> None:
+def test_what_needs_attention_is_noted_beside_the_live_view_and_printed_after_it() -> None:
     out = io.StringIO()
-    write = warning_writer(Console(file=out, width=100))
+    view = LiveView(Console(file=out, width=100, force_terminal=False), "a simulator")
+    write = warning_writer(view.note)
     record = {"ts": "2026-01-05T10:00:00.000", "stream": "stocks"}
     write({**record, "level": "info", "message": "a simulator somewhere"})
     write({**record, "level": "warning", "message": "connection [lost]"})
-    assert out.getvalue().split() == ["10:00:00.000", "WARNING", "stocks", "connection", "[lost]"]
+    assert not out.getvalue()
+    with view:
+        pass
+    assert out.getvalue().split()[-5:] == ["10:00:00.000", "WARNING", "stocks", "connection", "[lost]"]
 
 
 def test_a_current_folder_that_was_removed_is_one_clear_line(tmp_path: Path) -> None:

@@ -155,10 +155,20 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
         for name in [n for n in os.environ if n.startswith("APCA_")]:
             del os.environ[name]
         os.execv(sys.executable, [*MDSTREAM, "run", "--streams", "stocks,crypto"])
-    headings = ("stream", "state", "pid", "symbols", "msg/s", "p50 ms", "p99 ms", "rows", "workers")
+    headings = (
+        "stream",
+        "state",
+        "symbols",
+        "messages/s",
+        "rate over time",
+        "p50 ms",
+        "p99 ms",
+        "last price",
+    )
     patterns = [
         *map(re.escape, headings),
-        r"stocks\s+streaming\s+\d+\s+10/0\s",
+        r"stocks\s+streaming\s+10\s",
+        r"crypto\s+BTC/USD\s+[\d,.]+\s",
         r"cores \d\.\d of \d+ busy",
         "fetched 5 symbols",
     ]
@@ -176,6 +186,8 @@ def test_a_terminal_shows_the_live_view(tmp_path: Path) -> None:
     os.close(descriptor)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+    *_, last = text.strip().splitlines()
+    assert re.search(r"run \d.*messages, all committed", last), "what matters comes last"
     for pattern in (*patterns, "first fetch of all streams"):
         assert re.search(pattern, text), pattern
 

@@ -98,6 +98,13 @@ def is_complete() -> bool:
     return False
 
 
+def count() -> tuple[int, int]:
+    """Return how many kernels are on disk, and how many these sources have."""
+    total = sum(path.read_text().count("\n@kernel") for path in _KERNELS.glob("*.py"))
+    done = 0 if CACHE is None else sum(1 for _ in CACHE.rglob("*.nbi"))
+    return min(done, total), total
+
+
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Hold the lock of this folder: no other process compiles into it meanwhile.

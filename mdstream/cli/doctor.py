@@ -48,11 +48,11 @@ def doctor(
     if not offline:
         findings += asyncio.run(_endpoints(settings))
     table = Table("", box=None, padding=(0, 1))
-    for title in ("what", "found", "how to fix"):
+    for title in ("what", "found → how to fix it"):
         table.add_column(title, overflow="fold")  # a cut address or path would be of no use
     for finding in findings:
         mark = Text(finding.verdict, style=_MARKS[finding.verdict])
-        table.add_row(mark, finding.what, finding.found, finding.fix)
+        table.add_row(mark, finding.what, " → ".join(filter(None, (finding.found, finding.fix))))
     output_console().print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(int(Exit.STREAM_FAILED))

@@ -57,6 +57,10 @@ class Dictionaries:
         """Return the text of a column's code."""
         return self._writers[column.dictionary].texts[code]
 
+    def codes(self, dictionary: str) -> Mapping[str, int]:
+        """Return the code of each text of a dictionary."""
+        return self._writers[dictionary].codes
+
     def texts(self, dictionary: str) -> Sequence[str]:
         """Return all texts of a dictionary, by code."""
         return self._writers[dictionary].texts

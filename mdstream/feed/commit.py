@@ -20,7 +20,7 @@ import contextlib
 import logging
 import mmap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import REJECTS, PayloadKind, StreamSpec
+from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.state import LENGTHS, FeedState
 
@@ -105,6 +105,11 @@ class Committer:
             self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
         self._untracked_before = state["updates_untracked"]
         self._log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
+
+    @property
+    def received(self) -> Collection[str]:
+        """All symbols that messages and bodies were committed of."""
+        return self._dictionaries.codes(SYMBOLS).keys()
 
     # -- a batch, in the order of the steps above
 

@@ -31,7 +31,7 @@ from mdstream.frames.writer import Limits
 from mdstream.log import Outbox
 from mdstream.pool.pool import WorkerPool
 from mdstream.session.budget import Budget
-from mdstream.session.fetch import Cycle, Fetcher
+from mdstream.session.fetch import NO_DATA, Cycle, Fetcher
 from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
@@ -61,6 +61,10 @@ class Feed:
     """The last complete cycle over all symbols."""
     _client: RestClient | None
     _fetcher: Fetcher | None
+    _absent: set[str]
+    """Symbols that REST has no data for, and that no message has named yet."""
+    _received_before: int
+    """How many symbols had arrived when `_absent` was found."""
     # Set by commands of the supervisor, and by SIGTERM.
     _may_fetch: asyncio.Event
     """Fetching may start."""
@@ -82,6 +86,7 @@ class Feed:
         self._may_fetch = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched = self._client = self._fetcher = None
+        self._absent, self._received_before = set(), 0
         self._before = {name: state[name] for name in _CARRIED_ON}
         self._subscriptions = Subscriptions()
         self._committer = self._make_committer()
@@ -298,6 +303,8 @@ class Feed:
     async def _keep_gauges(self) -> None:
         while True:
             self._publish_gauges()
+            if self._absent and len(self._committer.received) > self._received_before:
+                self._report_symbols()
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _keep_time(self) -> None:
@@ -355,11 +362,26 @@ class Feed:
         if (fetched := self._fetched or self._first_cycle()) is not None:
             ok |= fetched.ok
             failed |= {s: why for s, why in fetched.failed.items() if s in self._symbols}
+        self._absent = {symbol for symbol, why in failed.items() if why == NO_DATA}
+        arrived = self._find_arrived()
+        self._absent -= arrived
+        ok |= arrived
+        failed = {symbol: why for symbol, why in failed.items() if symbol not in arrived}
         ok = ok.intersection(self._symbols) - failed.keys()
         self.state["symbols_ok"] = len(ok)
         self.state["symbols_failed"] = len(failed)
         refusal = next(iter(self._subscriptions.refused.values()), "")
         self._outbox.put("symbols", (sorted(ok), failed, refusal))
+
+    def _find_arrived(self) -> set[str]:
+        """Return the symbols that REST has no data for although messages of them arrive, as in a replay."""
+        received, chain = self._committer.received, self.spec.chain
+        self._received_before = len(received)
+        arrived = self._absent.intersection(received)
+        if chain is not None and self._absent:
+            roots = set(map(chain.underlying_of, filter(chain.is_contract, received)))
+            arrived |= {s for s in self._absent if any(chain.is_root_of(root, s) for root in roots)}
+        return arrived
 
     def _first_cycle(self) -> Cycle | None:
         """Return the results of an unfinished first cycle if requests fail; otherwise None."""

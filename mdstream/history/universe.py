@@ -35,7 +35,7 @@ from mdstream.venues.alpaca.parameters import LIMIT
 
 _FOREVER = "2100-01-01"
 """Later than any expiry: without a limit, the service lists only contracts until the next weekend."""
-_UNDERLYING = re.compile(r"[A-Z]{1,6}")
+_UNDERLYING = re.compile(r"[A-Z]{1,6}(?:\.[A-Z]{1,2}(?![A-Z]))?")
 
 
 async def resolve_symbols(
@@ -43,9 +43,10 @@ async def resolve_symbols(
 ) -> list[str]:
     """Replace each pattern in `symbols` by the symbols that it matches, in order.
 
-    Contracts are looked up by underlying, so their pattern begins with one: `AAPL*`, `AAPL2612*C*`. It
-    matches contracts that expire on `start` or later. Other patterns match assets of `status`: `active`
-    ones, `inactive` ones (delisted), or `all`. `*` stays if one request can return all symbols.
+    Contracts are looked up by underlying, so their pattern begins with one: `AAPL*`, `AAPL2612*C*`,
+    `BRK.B2612*` (or `BRKB2612*`, as contracts are named). It matches contracts that expire on `start` or
+    later. Other patterns match assets of `status`: `active` ones, `inactive` ones (delisted), or `all`. `*`
+    stays if one request can return all symbols.
     Raises `ConfigError` if a pattern matches nothing or cannot be looked up, and what `RestClient.get`
     raises.
     """
@@ -68,13 +69,10 @@ async def resolve_symbols(
         )
     async with RestClient(config.fetch, config.trading, Budget(FREE_PLAN, learns=True)) as client:
         if spec.chain:
-            roots = dict.fromkeys(map(_parse_underlying, patterns))
+            underlyings = dict.fromkeys(map(_parse_underlying, patterns))
             since = to_utc(parse_time(start, "start")).date()
-            lookups = [
-                _list_contracts(client, spec.chain, root, each, since)
-                for root in roots
-                for each in STATUSES
-            ]
+            lookups = [_list_chain(client, spec.chain, underlying, since) for underlying in underlyings]
+            symbols = [_name_contracts(spec.chain, s) if is_pattern(s) else s for s in symbols]
         else:
             wanted = STATUSES if status == "all" else (status,)
             lookups = [_list_assets(client, kind, each) for kind in spec.asset_classes for each in wanted]
@@ -100,6 +98,21 @@ def _parse_underlying(pattern: str) -> str:
     if found := _UNDERLYING.match(pattern):
         return found[0]
     raise ConfigError(f"{pattern!r}: a pattern of contracts must begin with an underlying, as AAPL*")
+
+
+def _name_contracts(chain: Chain, pattern: str) -> str:
+    """Return a pattern as contracts are named: `BRKB2612*` for `BRK.B2612*`."""
+    underlying = _parse_underlying(pattern)
+    return chain.root_of(underlying) + pattern[len(underlying) :]
+
+
+async def _list_chain(client: RestClient, chain: Chain, name: str, since: date) -> list[str]:
+    """Return the contracts of the first underlying that `name` may mean and that has some."""
+    for underlying in chain.spellings_of(name):
+        lists = [_list_contracts(client, chain, underlying, status, since) for status in STATUSES]
+        if found := [symbol for symbols in await asyncio.gather(*lists) for symbol in symbols]:
+            return found
+    return []
 
 
 async def _list_assets(client: RestClient, kind: str, status: str) -> list[str]:

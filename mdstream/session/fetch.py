@@ -37,7 +37,8 @@ from mdstream.venues.alpaca import limits
 
 log = logging.getLogger(__name__)
 
-_NO_DATA = "the service has no data for it"
+NO_DATA = "the service has no data for it"
+"""Reason of a symbol that REST answers without."""
 _UNUSABLE = "unusable answer"
 
 Commit = Callable[[bytes, PayloadKind, int, Compression], Awaitable[BodyContents]]
@@ -217,7 +218,7 @@ def _reason_for_nothing(symbol: str, found: set[str], refused: dict[str, str]) -
     if refused and not found:
         name, reason = next(iter(refused.items()))
         return f"{_UNUSABLE}: {name[:40]!r}: {reason}" if name else f"{_UNUSABLE}: {reason}"
-    return _NO_DATA
+    return NO_DATA
 
 
 def _without_culprit(symbols: list[str], reason: str) -> list[list[str]]:

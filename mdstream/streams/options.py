@@ -67,27 +67,38 @@ def is_root_of(root: str, underlying: str) -> bool:
     return root == plain or (root[:-1] == plain and root[-1:].isdigit())
 
 
+def spellings_of(name: str) -> tuple[str, ...]:
+    """Return the underlyings that a root or symbol may mean: `BRKB` is the root of `BRK.B`."""
+    has_class = len(name) > 1 and name.isalpha()
+    return (name, f"{name[:-1]}.{name[-1]}") if has_class else (name,)
+
+
 def nearest(contracts: Sequence[str], count: int) -> list[str]:
     """Return the `count` contracts that are likely to trade most: the next expiries first, then the middle
     strikes, because exchanges list strikes around the price.
+
+    Adjusted contracts have strikes of their own, and trade little. They come after all plain ones.
     """
-
-    def strike(contract: str) -> int:
-        return int(contract[-8:])
-
-    def expiry(contract: str) -> str:
-        return contract[-15:-9]
-
-    strikes: dict[str, list[int]] = {}
+    ladders: dict[tuple[str, str], list[int]] = {}
     for contract in contracts:
-        strikes.setdefault(expiry(contract), []).append(strike(contract))
-    middle = {date: sorted(listed)[len(listed) // 2] for date, listed in strikes.items()}
+        ladders.setdefault((underlying_of(contract), _expiry(contract)), []).append(_strike(contract))
+    middle = {ladder: sorted(strikes)[len(strikes) // 2] for ladder, strikes in ladders.items()}
+    plain = {root[:-1] for root, _ in ladders if root[-1:].isdigit()}.intersection(r for r, _ in ladders)
 
-    def rank(contract: str) -> tuple[str, int, str]:
-        date = expiry(contract)
-        return date, abs(strike(contract) - middle[date]), contract
+    def rank(contract: str) -> tuple[bool, str, int, str]:
+        root, expiry = underlying_of(contract), _expiry(contract)
+        is_adjusted = root[-1:].isdigit() and root[:-1] in plain
+        return is_adjusted, expiry, abs(_strike(contract) - middle[root, expiry]), contract
 
     return sorted(contracts, key=rank)[:count]
+
+
+def _strike(contract: str) -> int:
+    return int(contract[-8:])
+
+
+def _expiry(contract: str) -> str:
+    return contract[-15:-9]
 
 
 OPTIONS = StreamSpec(
@@ -112,6 +123,7 @@ OPTIONS = StreamSpec(
         underlying_of=underlying_of,
         root_of=root_of,
         is_root_of=is_root_of,
+        spellings_of=spellings_of,
         nearest=nearest,
         example="AAPL261218C00230000",
     ),

@@ -36,8 +36,8 @@ class Chain:
     contracts, which has expired ones too, in the member `member`. `is_contract` distinguishes a contract
     from an underlying, `underlying_of` returns the root of a contract's name, and `nearest` picks a number
     of contracts that trade most. `root_of` returns the root of an underlying's plain contracts, and
-    `is_root_of` says whether contracts with a root are of an underlying, adjusted ones included. `example`
-    is a contract.
+    `is_root_of` says whether contracts with a root are of an underlying, adjusted ones included.
+    `spellings_of` returns the underlyings that a root or symbol may mean. `example` is a contract.
     """
 
     path: str
@@ -47,6 +47,7 @@ class Chain:
     underlying_of: Callable[[str], str]
     root_of: Callable[[str], str]
     is_root_of: Callable[[str, str], bool]
+    spellings_of: Callable[[str], tuple[str, ...]]
     nearest: Callable[[Sequence[str], int], list[str]]
     example: str
 

@@ -74,6 +74,31 @@ def test_a_pattern_matches_delisted_assets_if_they_are_asked_for(status: str, ex
     assert found == expected
 
 
+@pytest.mark.cases("S10")
+def test_contracts_of_a_share_class_are_found_by_its_symbol_and_by_their_root(
+    sim: RunningSimulator,
+) -> None:
+    found = resolve(sim, "options.bars", "BRK.B2612*")
+    assert found
+    assert all(name.startswith("BRKB2612") for name in found)
+    assert resolve(sim, "options.bars", "BRK.B*C*") == [
+        name for name in resolve(sim, "options.bars", "BRK.B*") if name[-9] == "C"
+    ]
+
+
+@pytest.mark.cases("S10")
+@pytest.mark.parametrize("pattern", ["BRK.B2612*", "BRKB2612*", "BRKB*"])
+def test_the_service_is_asked_for_the_underlying_of_a_root(pattern: str) -> None:
+    def answer(path: str, query: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+        is_there = query["underlying_symbols"] == "BRK.B" and query["status"] == "active"
+        return {"option_contracts": [{"symbol": "BRKB261218C00500000"}] if is_there else []}
+
+    with serve(answer) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS})
+        found = asyncio.run(resolve_symbols("options.bars", [pattern], "2026-01-05", config.history))
+    assert found == ["BRKB261218C00500000"]
+
+
 def test_more_contracts_than_a_page_holds_are_all_found(
     sim: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

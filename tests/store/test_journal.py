@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import uvloop
 
@@ -291,6 +292,7 @@ def test_a_sealed_batch_is_in_the_journal_while_workers_lag(tmp_path: Path) -> N
     assert found == [payload for payload, _, _ in everything[: len(found)]]
 
 
+@pytest.mark.cases("N8")
 @pytest.mark.parametrize("stream", ["stocks", "options"])
 def test_a_replayed_journal_makes_the_same_frames_every_time(tmp_path: Path, stream: str) -> None:
     everything = payloads(stream, 3_000, 3)
@@ -336,4 +338,9 @@ def test_a_replayed_journal_makes_the_same_frames_every_time(tmp_path: Path, str
                     both = run.frame(name).drop("recv_ts"), frame.drop("recv_ts")
                     assert both[0]["ts"].to_list() == both[1]["ts"].to_list(), "rows have the same order"
             assert at_work.report is not None
-            assert at_work.report["streams"][stream]["state"] == "stopped"
+            told = at_work.report["streams"][stream]
+            assert told["state"] == "stopped"
+            sent = set(recorded[quotes]["symbol"].cast(pl.String))
+            assert sent
+            assert not sent & told["symbols_failed"].keys(), "symbols that brought messages are served"
+            assert told["symbols_ok"] == len(set(traffic.SYMBOLS[stream]) & sent)

@@ -22,5 +22,5 @@ def test_a_stream_with_one_dataset_goes_by_its_own_name() -> None:
 
 @pytest.mark.parametrize("name", ["stocks", "stocks.statuses", "options.quotes", "fx.trades", ""])
 def test_what_has_no_history_is_refused_with_what_has(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"stocks\.trades, stocks\.quotes"):
+    with pytest.raises(ConfigError, match=r"did you mean|choose from"):
         history_of(name)

@@ -16,6 +16,7 @@ from mdstream.simulator.markets.declaration import Market, Route
 from mdstream.simulator.markets.stocks import PRICES, STOCKS
 from mdstream.simulator.past_records import SECOND, Past, Record
 from mdstream.simulator.rest_query import Query, page_token
+from mdstream.streams.options import root_of
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
 from mdstream.venues.alpaca.limits import CHAIN_PAGE, CONTRACTS_PAGE, OPTION_SYMBOLS
@@ -107,7 +108,7 @@ def chain(underlying: str) -> list[str]:
         expiry = (_FIRST_EXPIRY + timedelta(weeks=week)).strftime("%y%m%d")
         for i in range(-_STRIKES // 2, _STRIKES // 2):
             strike = max(1, middle + i * step)
-            found |= {f"{underlying}{expiry}{right}{strike * 1000:08d}" for right in "CP"}
+            found |= {f"{root_of(underlying)}{expiry}{right}{strike * 1000:08d}" for right in "CP"}
     return sorted(found)
 
 
@@ -132,9 +133,13 @@ def contracts(
     Without a last day, that is a week from now.
     """
     past = last or (datetime.now(UTC).date() + timedelta(days=7)).isoformat()
-    names = [name for each in underlyings if each for name in chain(each)]
-    listed = names if status == "active" else [n for name in names for n in _expired_contracts(name)]
-    found = [_contract(name, status) for name in sorted(listed)]
+    found = []
+    for underlying in filter(None, underlyings):
+        listed = chain(underlying)
+        if status != "active":
+            listed = [expired for name in listed for expired in _expired_contracts(name)]
+        found += [_contract(name, underlying, status) for name in listed]
+    found.sort(key=lambda each: str(each["symbol"]))
     return [each for each in found if first <= each["expiration_date"] <= past]
 
 
@@ -147,8 +152,7 @@ def _expired_contracts(contract: str) -> list[str]:
     ]
 
 
-def _contract(symbol: str, status: str) -> dict[str, Any]:
-    root = symbol[:-15]
+def _contract(symbol: str, underlying: str, status: str) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(_NAMESPACE, symbol)),
         "symbol": symbol,
@@ -156,9 +160,9 @@ def _contract(symbol: str, status: str) -> dict[str, Any]:
         "status": status,
         "tradable": status == "active",
         "expiration_date": _expiry(symbol).isoformat(),
-        "root_symbol": root,
-        "underlying_symbol": root,
-        "underlying_asset_id": str(uuid.uuid5(_NAMESPACE, root)),
+        "root_symbol": symbol[:-15],
+        "underlying_symbol": underlying,
+        "underlying_asset_id": str(uuid.uuid5(_NAMESPACE, underlying)),
         "type": "call" if symbol[-9] == "C" else "put",
         "style": "american",
         "strike_price": str(int(symbol[-8:]) / 1000),

@@ -114,7 +114,7 @@ class StoredRange:
             for channel in channels:
                 rows = self._rows(stream, channel, None, self._first, self.past)
                 symbols = rows.select("symbol").unique().collect()["symbol"]
-                found.update(s for s in symbols if chain.underlying_of(s) == underlying)
+                found.update(s for s in symbols if chain.is_root_of(chain.underlying_of(s), underlying))
         return sorted(found)
 
     def _span(

@@ -16,6 +16,7 @@ import multiprocessing.process
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from types import ModuleType
@@ -38,6 +39,10 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, "-P", *arguments]
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while a process starts: what is changed for it belongs to the whole process, not to a thread."""
+
+
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
     """Protect a process that is started inside, and its children, from the terminal and the current folder.
@@ -45,7 +50,7 @@ def starting() -> Iterator[None]:
     A signal that is blocked here stays blocked in the child until it calls `ignore_terminal`. In this
     process it is only delayed until the start is done.
     """
-    with importing_safely():
+    with _ONE_AT_A_TIME, importing_safely():
         # Python starts it with the first child, and unblocks Ctrl-C when it does.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
@@ -62,34 +67,36 @@ def without_script() -> Iterator[None]:
     It does not import from the script's folder either. Its functions are in modules of this package, and a
     script without `if __name__ == "__main__"` would run again in each process.
     """
-    path = _without_first()
-    if not _has_root(path):
-        path.append(_ROOT)
-    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-    before, sys.path = sys.path, path
-    try:
-        yield
-    finally:
-        sys.path = before
-        sys.modules["__main__"] = main
+    with _ONE_AT_A_TIME:
+        path = _without_first()
+        if not _has_root(path):
+            path.append(_ROOT)
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        before, sys.path = sys.path, path
+        try:
+            yield
+        finally:
+            sys.path = before
+            sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
 def importing_safely() -> Iterator[None]:
     """Keep a process that is started inside, and its children, from importing from the current folder."""
-    changed = {"PYTHONSAFEPATH": "1"}
-    if not _has_root(_without_first()):
-        changed["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _ROOT]))
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with _ONE_AT_A_TIME:
+        changed = {"PYTHONSAFEPATH": "1"}
+        if not _has_root(_without_first()):
+            changed["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _ROOT]))
+        before = {name: os.environ.get(name) for name in changed}
+        os.environ.update(changed)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def _without_first() -> list[str]:

@@ -1,23 +1,26 @@
-"""Functions that fill a store: `mdstream.backfill`, and `backfill_async` for an event loop."""
+"""Functions that fill a store: `mdstream.backfill`, and `backfill_async` for an event loop.
+
+Both may be called in a program with a loop, such as a notebook. The work loads many modules and starts
+processes, which would block that loop for seconds, so it has a loop of its own, in a thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Required, Unpack
+from typing import TYPE_CHECKING, Any, Required, Unpack
 
-from mdstream.config import HistoryConfig
-from mdstream.history.backfill import Backfill, Status
-from mdstream.history.executor import PagePool
-from mdstream.history.plan import check
+from mdstream.history.own_loop import run_apart, run_blocking
 from mdstream.history.request import BackfillRequest, HistoryOptions, make_request
-from mdstream.history.universe import resolve_symbols
-from mdstream.pool import ipc_names
-from mdstream.settings import load
 from mdstream.store.query import When
+
+if TYPE_CHECKING:  # these take long to import
+    from mdstream.config import HistoryConfig
+    from mdstream.history.backfill import Status
 
 
 class BackfillOptions(HistoryOptions, total=False):
@@ -28,7 +31,7 @@ class BackfillOptions(HistoryOptions, total=False):
     settings: Mapping[str, Any] | None
     """Settings as in the file, which win over the environment: `data_url`, `backfill`, `fetch`, ..."""
     progress: Callable[[Status], None]
-    """Called whenever the status has changed."""
+    """Called whenever the status has changed; in a program with an event loop, on another thread."""
 
 
 async def backfill_async(
@@ -48,51 +51,55 @@ async def backfill_async(
     none. `options` are `HistoryOptions`. Keys come from the environment. `Status.failed` has the reason for
     each symbol that is incomplete.
 
+    It has a loop of its own, in a thread, and does not block the caller's. `progress` is called in the
+    caller's loop.
+
     A backfill that was interrupted or killed resumes when it is called again with the same arguments.
     Raises `ConfigError`, `CredentialsError`, `StoreError`, and `NetworkError` if no server answers from the
     start.
     """
-    ipc_names.reap()
-    config = load(flags=settings, source="settings").history
-    request = await resolve(dataset, symbols, start, end, config, options)
-    check(request, Path(store), config.data)
-    return await Backfill(request, Path(store), config, PagePool(config.workers), progress).run()
+    loop = asyncio.get_running_loop()
+
+    def pass_on(status: Status) -> None:
+        with contextlib.suppress(RuntimeError):  # the caller's loop was closed: nobody wants to know
+            loop.call_soon_threadsafe(progress, copy.copy(status))
+
+    return await run_apart(
+        lambda: _backfill(dataset, symbols, start, end, store, settings, pass_on, options)
+    )
 
 
 def backfill(
     dataset: str, symbols: str | Sequence[str], start: When, end: When, **options: Unpack[BackfillOptions]
 ) -> Status:
-    """Run `backfill_async`, and wait for it.
-
-    If an event loop runs already, as in a notebook, the backfill runs in a thread of its own, which also
-    calls `progress`. That loop stops meanwhile: a coroutine should await `backfill_async` instead.
-    """
-    work = backfill_async(dataset, symbols, start, end, **options)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    return _run_in_thread(work)
+    """Fetch as `backfill_async` does, and return when it has ended. Works in notebooks, too."""
+    given: Any = dict(options)
+    store, settings = given.pop("store"), given.pop("settings", None)
+    progress = given.pop("progress", lambda status: None)
+    return run_blocking(lambda: _backfill(dataset, symbols, start, end, store, settings, progress, given))
 
 
-def _run_in_thread(work: Coroutine[Any, Any, Status]) -> Status:
-    """Run `work` in an event loop in another thread, and wait for it. Ctrl-C cancels it."""
-    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Status]]] = Future()
+async def _backfill(
+    dataset: str,
+    symbols: str | Sequence[str],
+    start: When,
+    end: When,
+    store: str | Path,
+    settings: Mapping[str, Any] | None,
+    progress: Callable[[Status], None],
+    options: HistoryOptions,
+) -> Status:
+    from mdstream.history.backfill import Backfill
+    from mdstream.history.executor import PagePool
+    from mdstream.history.plan import check
+    from mdstream.pool import ipc_names
+    from mdstream.settings import load
 
-    async def run() -> Status:
-        task = asyncio.ensure_future(work)
-        running.set_result((asyncio.get_running_loop(), task))
-        return await task
-
-    with ThreadPoolExecutor(1, "backfill") as thread:
-        result = thread.submit(asyncio.run, run())
-        try:
-            return result.result()
-        except BaseException:
-            if not result.done():
-                loop, task = running.result()
-                loop.call_soon_threadsafe(task.cancel)
-            raise
+    ipc_names.reap()
+    config = load(flags=settings, source="settings").history
+    request = await resolve(dataset, symbols, start, end, config, options)
+    check(request, Path(store), config.data)
+    return await Backfill(request, Path(store), config, PagePool(config.workers), progress).run()
 
 
 async def resolve(
@@ -107,5 +114,7 @@ async def resolve(
 
     Raises what `resolve_symbols` and `make_request` raise.
     """
+    from mdstream.history.universe import resolve_symbols
+
     names = await resolve_symbols(dataset, symbols, start, config, options.get("status") or "active")
     return make_request(dataset, names, start, end, now=datetime.now(UTC), **options)

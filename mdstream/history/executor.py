@@ -25,6 +25,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
+from mdstream.config import usable_cores
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.pool.pool import COMPILING, WorkerPool, compile_kernels, do_without_kernels, one_a_core
 
@@ -69,6 +70,12 @@ class PagePool:
 
     def __init__(self, workers: int) -> None:
         self._workers = one_a_core(workers)
+        if self._workers > (cores := usable_cores()):
+            log.warning(
+                "%d workers are more than the %d cores can run; unset backfill.workers to have one a core",
+                self._workers,
+                cores,
+            )
         self.most_jobs = _JOBS_PER_WORKER * max(1, self._workers)
         self._slots = asyncio.Semaphore(self.most_jobs)
 

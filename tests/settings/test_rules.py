@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from mdstream.config import usable_cores
+from mdstream.engine.preparation import too_many_workers
 from mdstream.errors import ConfigError
+from mdstream.history.executor import PagePool
 from mdstream.settings import load
 
 
@@ -33,3 +36,31 @@ def test_a_budget_has_a_request_for_each_stream() -> None:
     ):
         load(environ=environ)
     assert load(environ=environ, flags={"streams": ["news"]}).fetch.budget_per_minute == 3
+
+
+@pytest.mark.cases("N7")
+@pytest.mark.parametrize(
+    ("flags", "reported"),
+    [
+        ({"streams": "stocks", "crypto.symbols": "BTC/USD"}, "crypto is not one of the streams"),
+        ({"streams": "stocks", "crypto.feed": "us"}, "crypto is not one of the streams"),
+        ({"perps.symbols": "BTC-PERP"}, "perps is not one of the streams"),
+        ({"stocks.symbols": "aapl"}, "symbols are in capitals, as AAPL"),
+        ({"options.symbols": "aapl"}, "symbols are in capitals, as AAPL"),
+        ({"news.symbols": "MSFT,tsla"}, "symbols are in capitals, as TSLA"),
+    ],
+)
+def test_a_flag_that_would_have_no_effect_is_an_error(flags: dict[str, str], reported: str) -> None:
+    with pytest.raises(ConfigError, match=reported):
+        load(environ={}, flags=flags)
+
+
+@pytest.mark.cases("N7")
+def test_more_workers_than_cores_are_reported_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    cores = usable_cores()
+    assert f"more than the {cores} cores can run" in too_many_workers(cores + 1, 1)
+    assert not too_many_workers(cores, 1)
+    PagePool(cores)
+    assert not caplog.text
+    PagePool(cores + 1)
+    assert f"{cores + 1} workers are more than the {cores} cores can run" in caplog.text

@@ -143,10 +143,15 @@ class Engine:
         return self.attachment.frames
 
     def frame(
-        self, name: str, *, symbols: str | Sequence[str] | None = None, since: Since | None = None
+        self,
+        name: str,
+        *,
+        symbols: str | Sequence[str] | None = None,
+        since: Since | None = None,
+        session: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Return frame `name` as it is now; see `Attachment.frame`."""
-        return self.attachment.frame(name, symbols=symbols, since=since)
+        return self.attachment.frame(name, symbols=symbols, since=since, session=session)
 
     def latest(self, stream: str, **how: Any) -> pl.DataFrame:
         """Return the last trade and quote of each symbol; see `Attachment.latest`."""

@@ -19,7 +19,7 @@ import polars.selectors as cs
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
-from mdstream.reading.narrow import Since, filter_rows, list_symbols
+from mdstream.reading.narrow import Since, filter_rows, keep_sessions, list_symbols
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
@@ -113,7 +113,12 @@ class Attachment:
             return sum(reader.rows for reader in self.parts(name))
 
     def frame(
-        self, name: str, *, symbols: str | Sequence[str] | None = None, since: Since | None = None
+        self,
+        name: str,
+        *,
+        symbols: str | Sequence[str] | None = None,
+        since: Since | None = None,
+        session: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Return a frame as it is now, as a zero-copy DataFrame.
 
@@ -127,14 +132,21 @@ class Attachment:
         `symbols` keeps the rows of these symbols; of articles, those that name one of them. `since` keeps
         the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a
         timedelta before now (also as text: `5m`, `90s`, `1h30m`), or nanoseconds since 1970. The time is
-        `ts`, of articles `created_at`. Both return a copy.
+        `ts`, of articles `created_at`. `session` keeps the rows of sessions of the data feed: `regular`,
+        `pre`, `post`, `overnight`, or a list of these. Each returns a copy.
 
         Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
         (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
         """
         frame = self._read(name)
         self._check_symbols(name, symbols)
-        return filter_rows(frame, symbols, since)
+        return self._keep_sessions(name, filter_rows(frame, symbols, since), session)
+
+    def _keep_sessions(
+        self, name: str, frame: pl.DataFrame, session: str | Sequence[str] | None
+    ) -> pl.DataFrame:
+        feeds: dict[str, str] = self.info.get("feeds", {})
+        return keep_sessions(frame, session, feeds.get(name.partition(".")[0], ""))
 
     def _read(self, name: str) -> pl.DataFrame:
         """Return all rows of a frame or view as they are now."""
@@ -213,6 +225,7 @@ class Attachment:
         *,
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
+        session: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now, a row for each, sorted by symbol and time.
 
@@ -227,6 +240,9 @@ class Attachment:
         `volume`, `trade_count`, `vwap_volume`, `revised`, `complete` and `recv_ts`. Bars of what is traded
         also have their number, `bar`; in these, `ts` and `end` are the times of the first and last trade.
 
+        `session` builds them from what is in these sessions alone: of the hour from 9:00 in New York,
+        `regular` is the half from 9:30.
+
         Raises `UnknownNameError` for a stream without trades, and `ConfigError` for another length.
         """
         length = BarLength.parse(every)
@@ -236,7 +252,7 @@ class Attachment:
             having = [name for name in self._open.facts.streams if STREAMS[name].bar_rules]
             raise UnknownNameError.among(having, stream, f"bars: {stream!r} is not a stream with trades")
         # All symbols: a gap in the data of one may be a gap in the data of all.
-        source = self.frame(f"{stream}.{length.source}")
+        source = self.frame(f"{stream}.{length.source}", session=session)
         if length.is_time:
             return filter_rows(merge_bars(source, length), symbols, since)
         return filter_rows(build_bars(filter_rows(source, symbols), rules, length), None, since)

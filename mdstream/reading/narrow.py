@@ -9,6 +9,7 @@ import polars as pl
 
 from mdstream.durations import EXAMPLES, parse_duration
 from mdstream.errors import ConfigError
+from mdstream.venues.alpaca import sessions
 
 Since = datetime | timedelta | int | str
 """A datetime with its time zone (also as ISO 8601 text), a duration before now (also as text, `5m`), or ns
@@ -31,6 +32,17 @@ def filter_rows(
     if since is not None:
         frame = frame.filter(pl.col(_time_column(frame)).to_physical() >= to_nanoseconds(since))
     return frame
+
+
+def keep_sessions(frame: pl.DataFrame, names: str | Sequence[str] | None, feed: str) -> pl.DataFrame:
+    """Return the rows whose time is in one of these sessions of a data feed; None keeps all.
+
+    Raises `UnknownNameError` for another session, and `ConfigError` for a frame without a time.
+    """
+    if names is None:
+        return frame
+    wanted = sessions.read_sessions(names)
+    return frame.filter(sessions.classify(frame[_time_column(frame)], feed).is_in(wanted).fill_null(False))
 
 
 def list_symbols(symbols: str | Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, STORED_APART, Channel
+from mdstream.venues.alpaca import sessions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,6 +42,7 @@ def scan(
     timeframe: str = "",
     adjustment: str = "",
     amended: bool = False,
+    session: str | Sequence[str] | None = None,
 ) -> pl.LazyFrame:
     """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
@@ -68,6 +70,9 @@ def scan(
     `start` is inclusive, `end` exclusive; a date as `end` includes that day. `symbols` may be patterns of
     `*`, `?` and `[…]`. Bars of all timeframes and adjustments are returned unless one is given. `store` is
     a folder or an object store, as s3://bucket/prefix.
+
+    `session` keeps the rows of sessions of the market in New York: `regular`, `pre`, `post`, `overnight`,
+    or a list of these. A bar counts by its start. A market that never closes is always `regular`.
 
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
@@ -106,14 +111,31 @@ def scan(
         existing = [table for table, _ in tables if table is not None]
         check_symbols(str(store), dataset, as_list(symbols), existing)
     if channel.revised_by:
-        return _keep_last_revisions(parts, channel, symbols)
+        revised = _keep_last_revisions(parts, channel, symbols)
+        return _keep_sessions(revised, dataset, channel, session)
     if symbols is not None:
         is_wanted = _matches(pl.col("symbol"), as_list(symbols))
         parts = [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
     if "timeframe" in channel.identity:
-        return _join_times(_keep_last_updates(parts, channel))
-    rows = _merge_sources(parts, channel, dataset, None if amended else f"{store}/live", options)
-    return _join_times(rows)
+        rows = _keep_last_updates(parts, channel)
+    else:
+        rows = _merge_sources(parts, channel, dataset, None if amended else f"{store}/live", options)
+    return _keep_sessions(_join_times(rows), dataset, channel, session)
+
+
+def _keep_sessions(
+    rows: pl.LazyFrame, dataset: str, channel: Channel, session: str | Sequence[str] | None
+) -> pl.LazyFrame:
+    """Return the rows whose time is in one of these sessions; None keeps all."""
+    if session is None:
+        return rows
+    import polars as pl
+
+    wanted = sessions.read_sessions(session)
+    if STREAMS[dataset.partition(".")[0]].always_open:
+        return rows if sessions.Session.REGULAR in wanted else rows.filter(pl.lit(False))
+    found = pl.col(channel.time).map_batches(sessions.classify, pl.String, is_elementwise=True)
+    return rows.filter(found.is_in(wanted).fill_null(False))
 
 
 @dataclass(frozen=True, slots=True)

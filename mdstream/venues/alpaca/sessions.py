@@ -16,13 +16,14 @@ All times are ns since 1970 UTC.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
+from mdstream.errors import UnknownNameError
 from mdstream.venues.alpaca.trading_days import HALF, is_trading_day, list_trading_days
 
 if TYPE_CHECKING:
@@ -166,6 +167,17 @@ def is_lively(feed: str, at: int) -> bool:
         return True
     hours = HOURS[feed]
     return session_at(feed, at - hours.delay_ns) is hours.liveliest
+
+
+def read_sessions(names: str | Sequence[str]) -> list[str]:
+    """Return the names of sessions. Raises `UnknownNameError` for another one."""
+    wanted = [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in set(Session):
+            raise UnknownNameError.among(
+                [each.value for each in Session], name, f"session: {name!r} is not a session"
+            )
+    return wanted
 
 
 def classify(times: pl.Series, feed: str = "") -> pl.Series:

@@ -27,6 +27,8 @@ _TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 """The folder that contains this package. If it is not installed, a child lacks this folder in its path."""
 
+_PACKAGE = __name__.partition(".")[0]
+
 
 def ignore_terminal() -> None:
     """Ignore Ctrl-C and the closing of the terminal. For a child: its parent decides how it ends."""
@@ -69,8 +71,8 @@ def without_script() -> Iterator[None]:
     """
     with _ONE_AT_A_TIME:
         path = _without_first()
-        if not _has_root(path):
-            path.append(_ROOT)
+        if not _has_this(path):
+            path = _with_root(path)
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         before, sys.path = sys.path, path
         try:
@@ -85,8 +87,9 @@ def importing_safely() -> Iterator[None]:
     """Keep a process that is started inside, and its children, from importing from the current folder."""
     with _ONE_AT_A_TIME:
         changed = {"PYTHONSAFEPATH": "1"}
-        if not _has_root(_without_first()):
-            changed["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _ROOT]))
+        if not _has_this(_without_first()):
+            before_ours = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+            changed["PYTHONPATH"] = os.pathsep.join(_with_root(list(before_ours)))
         before = {name: os.environ.get(name) for name in changed}
         os.environ.update(changed)
         try:
@@ -115,5 +118,21 @@ def _without_first() -> list[str]:
     return path
 
 
-def _has_root(path: list[str]) -> bool:
-    return _ROOT in map(os.path.realpath, path)
+def _has_this(path: list[str]) -> bool:
+    """Return whether an import from `path` finds this very package, and not another copy of it."""
+    found = next(filter(_has_package, path), None)
+    return found is not None and os.path.realpath(found) == _ROOT
+
+
+def _with_root(path: list[str]) -> list[str]:
+    """Return `path` with the folder of this package: behind all else, but before another copy of it.
+
+    There may be two: `python -m mdstream` in a clone, beside an installed version. All processes of a run
+    must have the same.
+    """
+    place = next((index for index, entry in enumerate(path) if _has_package(entry)), len(path))
+    return [*path[:place], _ROOT, *path[place:]]
+
+
+def _has_package(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, _PACKAGE, "__init__.py"))

@@ -67,9 +67,10 @@ class HostProcess:
 
     def send(self, **message: Any) -> None:
         """Send a command. A host that is ending ignores it; its messages say why it ends."""
+        line = json.dumps(message) + "\n"
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message) + "\n")
+        with contextlib.suppress(BrokenPipeError, ValueError):  # `stop` closes it, on another thread
+            self._process.stdin.write(line)
             self._process.stdin.flush()
 
     def wait_for(self, kinds: Sequence[str], timeout: float) -> dict[str, Any] | None:

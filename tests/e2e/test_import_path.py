@@ -149,6 +149,36 @@ def test_a_package_that_is_not_installed_is_found_behind_all_else(
     assert os.environ["PYTHONPATH"] == "/mine"
 
 
+@pytest.mark.cases("N6")
+def test_all_processes_have_the_same_package_as_the_one_that_starts_them(tmp_path: Path) -> None:
+    """As with `python -m mdstream` in a clone, beside an installed version: two copies, two caches."""
+    spoil(tmp_path / "installed", "mdstream/__init__.py", "workers/__init__.py")
+    show = "import mdstream, workers; print(mdstream.__file__, workers.__file__)"
+    code = (
+        "import multiprocessing, subprocess, sys\n"
+        "import mdstream\n"
+        "from mdstream import children\n"
+        "with children.starting(), children.without_script():\n"
+        f"    subprocess.run(children.python('-c', {show!r}), check=True)\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=children.ignore_terminal)\n"
+        "    process.start()\n"
+        "process.join()\n"
+        "assert process.exitcode == 0\n"
+    )
+    root = Path(mdstream.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=ENV | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(root / name / "__init__.py") for name in ("mdstream", "workers")]
+
+
 def test_every_start_of_a_process_goes_through_one_module() -> None:
     package = Path(mdstream.__file__).parent
     files = [*package.rglob("*.py"), *package.with_name("workers").rglob("*.py")]

@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import resource
 
+from mdstream import children
 from mdstream.errors import ConfigError, SharedMemoryError
 
 RUN_FILES = 256
@@ -54,7 +55,8 @@ def too_many_files() -> ConfigError:
 def check_semaphores() -> None:
     """Raise `SharedMemoryError` if no semaphore can be created, which every pool of processes needs."""
     try:
-        multiprocessing.get_context("spawn").Lock()
+        with children.starting():  # the first semaphore starts Python's resource tracker, a child
+            multiprocessing.get_context("spawn").Lock()
     except OSError as error:
         raise no_semaphores(error) from error
 

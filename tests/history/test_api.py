@@ -17,7 +17,7 @@ from tests.running import HANGING_S, simulator
 
 INTERRUPTED = """
 import asyncio, os, signal, threading
-from mdstream.history.api import _run_in_thread
+from mdstream.history.own_loop import run_blocking
 cancelled = []
 async def work():
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -27,7 +27,7 @@ async def work():
         cancelled.append(True)
         raise
 async def cell():
-    _run_in_thread(work())
+    run_blocking(work)
 try:
     asyncio.new_event_loop().run_until_complete(cell())  # as a notebook does
 except KeyboardInterrupt:

@@ -64,7 +64,7 @@ def paint(found: dict[str, Any], title: str) -> bytes:
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise ConfigError("pictures need matplotlib: pip install 'mdstream-engine[report]'") from error
+        raise ConfigError("pictures need matplotlib: pip install matplotlib") from error
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

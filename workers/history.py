@@ -200,7 +200,7 @@ def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         for field in schema:
             if field.name not in table.column_names:  # an earlier version staged it
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-        waiting.append(table.select(schema.names))
+        waiting.append(table.select(schema.names).cast(schema))  # it staged sizes as whole numbers, too
         if sum(table.num_rows for table in waiting) >= _ROWS_A_GROUP:
             yield pa.concat_tables(waiting).unify_dictionaries()
             waiting = []

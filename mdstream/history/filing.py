@@ -162,7 +162,13 @@ class Filing:
                 tuple(bundle),
                 str(self._table.folder / path),
             )
-            files.append(NewFile(path, group.partition, await executor.join(ticket)))
+            try:
+                files.append(NewFile(path, group.partition, await executor.join(ticket)))
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"store: {self._table.folder} cannot be written: {error.filename} was removed meanwhile; "
+                    "run the same again to fetch the lost rows"
+                ) from error
         rows = sum(file.receipt.rows for file in files)
         repeated = sum(file.receipt.repeated for file in files)
         if rows + repeated != group.rows:

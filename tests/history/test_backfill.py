@@ -72,7 +72,9 @@ def expected_trades(symbols: list[str], start: str, end: str) -> pl.DataFrame:
         for symbol in sorted(symbols)
         for record in records("stocks", "trades", symbol, first, past)
     ]
-    return pl.DataFrame(rows).with_columns(pl.col("ts").cast(pl.Datetime("ns", "UTC")))
+    return pl.DataFrame(rows).with_columns(
+        pl.col("ts").cast(pl.Datetime("ns", "UTC")), pl.col("size").cast(pl.Float64)
+    )
 
 
 def scan_store(store: Path, dataset: str = "stocks.trades", **given: Any) -> pl.DataFrame:

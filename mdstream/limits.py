@@ -1,19 +1,44 @@
-"""Limits on what comes from outside. What exceeds one is refused with a clear error, and is not kept.
+"""Limits on what comes from outside. `docs/operations.md` shows them all.
 
-The settings have the others: `handoff.max_payload_mb`, and the deadlines of `fetch`. `docs/operations.md`
-lists all limits, and says what happens beyond each.
+They protect memory and time: no server, however broken, makes a process grow or hang without end. The
+settings have two more: `handoff.max_payload_mb`, and the deadlines of `fetch`. Each description is what is
+limited, and after a semicolon what happens beyond.
 """
 
 from __future__ import annotations
 
 MOST_FRAGMENTS = 1_000_000
-"""Fragments (WebSocket frames) of one payload. Its bytes have a limit too, but a fragment may be empty."""
+"""Fragments of a payload (`websockets` has a lower limit); the connection is replaced."""
 
 LARGEST_BODY = 64 * 1024 * 1024
-"""Bytes of a REST answer as received. A page of 10,000 rows has about 2 MB."""
+"""Bytes of a REST answer as received; the rest is not read, and the attempt has failed."""
 
-LARGEST_ERROR_BODY = 1024 * 1024
-"""Bytes of a REST answer that reports an error, once decompressed."""
+LARGEST_UNPACKED = 256 * 1024 * 1024
+"""Bytes of a REST answer once decompressed; it is one reject, and a shard of a backfill fails."""
 
-LARGEST_LISTING = 256 * 1024 * 1024
-"""Bytes of a list of assets or contracts, once decompressed."""
+LARGEST_ERROR = 1024 * 1024
+"""Bytes of a REST answer that is an error, once decompressed; the attempt has failed."""
+
+MOST_PAGES = 100_000
+"""Pages of one request of a backfill; its symbol is given up for the run."""
+
+MOST_STATE_PAGES = 100
+"""Pages of one request for snapshots or a chain; the request has failed."""
+
+MOST_EMPTY_PAGES = 20
+"""Empty pages of one request in a row; its symbol is given up for the run."""
+
+MOST_UNUSABLE = 3
+"""Attempts at a page that cannot be read; the request has failed."""
+
+LONGEST_TEXT = 1024
+"""Characters of a symbol, an exchange or a list of conditions; the message is a reject."""
+
+MOST_SYMBOLS = 1 << 22
+"""Symbols of a stream in one run; messages with further ones are rejects."""
+
+MOST_TEXTS = 1 << 14
+"""Texts of each other dictionary of a stream in one run; messages with further ones are rejects."""
+
+MOST_LOG_LINES = 50
+"""Log lines a minute of each place in the code; further ones are counted, and the number is logged."""

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import orjson
 
+from mdstream.limits import MOST_LOG_LINES
 from mdstream.masking import mask
 
 QUEUED = 10_000
@@ -82,7 +83,6 @@ class Repeats:
     A hostile or broken server can cause any number of them.
     """
 
-    MOST = 50
     WITHIN_S = 60.0
 
     # Written by `note`: kind → begin of its period, lines shown, lines left out.
@@ -99,9 +99,9 @@ class Repeats:
             if left_out:
                 text = f" ({left_out:,} more lines of this kind were left out)"
             begin, shown, left_out = at, 0, 0
-        is_shown = shown < self.MOST
+        is_shown = shown < MOST_LOG_LINES
         self._kinds[logger, line] = (begin, shown + is_shown, left_out + (not is_shown))
-        if shown == self.MOST - 1:
+        if shown == MOST_LOG_LINES - 1:
             text += f" (more lines of this kind are left out for {self.WITHIN_S - (at - begin):.0f} s)"
         return text if is_shown else None
 

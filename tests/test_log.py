@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mdstream import log
+from mdstream.limits import MOST_LOG_LINES
 
 
 class Disk(io.StringIO):
@@ -82,7 +83,7 @@ def test_lines_of_a_kind_are_limited_and_those_left_out_are_counted() -> None:
         for i in range(10)
         if (note := repeats.note("a", 1, second)) is not None
     ]
-    assert len(shown) == repeats.MOST
+    assert len(shown) == MOST_LOG_LINES
     assert shown[-1] == " (more lines of this kind are left out for 56 s)"
     assert repeats.note("a", 2, 50.0) == "", "another kind"
     assert repeats.note("a", 1, 60.0) == " (450 more lines of this kind were left out)"

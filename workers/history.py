@@ -19,13 +19,14 @@ from mdstream.handoff.columns import ColumnData, ResultArea
 from mdstream.handoff.compression import decompress
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.ticket import Reject
+from mdstream.limits import LARGEST_UNPACKED
 from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, stored_columns, stored_schema, why_too_large
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, RECV_TS, SYMBOL, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import UNKEPT
 from workers.decoding.decoder import Decoder
-from workers.decoding.payloads import MOST_DECOMPRESSED, Payloads
+from workers.decoding.payloads import Payloads
 from workers.decoding.salvage import BOM
 
 _AREA_BYTES = 8 * 1024 * 1024
@@ -61,7 +62,7 @@ class PageDecoder:
     def stage(self, ticket: PageTicket) -> PageReceipt:
         """Write the page's rows to its staged file."""
         try:
-            data = decompress(ticket.body, ticket.compression, MOST_DECOMPRESSED)
+            data = decompress(ticket.body, ticket.compression, LARGEST_UNPACKED)
         except DecompressionError as error:
             return PageReceipt(0, "", str(error), (), 0)
         payloads = Payloads.of([(data, ticket.kind, ticket.recv_ns)])

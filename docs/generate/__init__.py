@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.generate import api, commands, exit_codes, frames, metrics, refusals, settings
+from docs.generate import api, commands, exit_codes, frames, limits, metrics, refusals, settings
 
 GENERATORS: dict[str, Callable[[], str]] = {
     "api": api.render,
     "commands": commands.render,
     "exit-codes": exit_codes.render,
     "frames": frames.render,
+    "limits": limits.render,
     "metrics": metrics.render,
     "refusals": refusals.render,
     "settings": settings.render,

@@ -166,7 +166,7 @@ class Filing:
                 files.append(NewFile(path, group.partition, await executor.join(ticket)))
             except FileNotFoundError as error:
                 raise StoreError(
-                    f"store: {self._table.folder} cannot be written: {error.filename} was removed meanwhile; "
+                    f"store: {self._table.folder} cannot be written: {error.filename} was removed; "
                     "run the same again to fetch the lost rows"
                 ) from error
         rows = sum(file.receipt.rows for file in files)

@@ -22,6 +22,7 @@ import orjson
 from mdstream.errors import DecompressionError, ServerError
 from mdstream.handoff.compression import decompress
 from mdstream.history.request import DAY_NS, EVERYTHING, BackfillRequest, Shard, last_complete
+from mdstream.limits import LARGEST_UNPACKED
 from mdstream.session.pages import Client, history_request, pages
 from mdstream.session.rest import Body
 from mdstream.store.query import to_ns, to_utc
@@ -34,7 +35,6 @@ from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns
 log = logging.getLogger(__name__)
 
 _DAILY = "1Day"
-_MOST_DECOMPRESSED = 64 * 1024 * 1024
 
 
 class Day(NamedTuple):
@@ -92,7 +92,7 @@ async def _fetch_symbol(
 ) -> list[Day]:
     async def read(body: Body) -> _Page:
         try:
-            answer = orjson.loads(decompress(body.data, body.compression, _MOST_DECOMPRESSED))
+            answer = orjson.loads(decompress(body.data, body.compression, LARGEST_UNPACKED))
             return _Page((answer["bars"] or {}).get(symbol) or [], page_token_in(answer))
         except (
             DecompressionError,

@@ -20,7 +20,7 @@ from mdstream.config import HistoryConfig
 from mdstream.errors import ConfigError, DecompressionError, UnusableAnswerError
 from mdstream.handoff.compression import decompress
 from mdstream.history.request import EVERYTHING
-from mdstream.limits import LARGEST_LISTING
+from mdstream.limits import LARGEST_UNPACKED
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
@@ -154,7 +154,7 @@ async def _list_contracts(
 
 def _parse_json(body: Body, path: str) -> Any:
     try:
-        return orjson.loads(decompress(body.data, body.compression, LARGEST_LISTING))
+        return orjson.loads(decompress(body.data, body.compression, LARGEST_UNPACKED))
     except (DecompressionError, orjson.JSONDecodeError) as error:
         raise UnusableAnswerError(f"unusable answer of {path}: {error}") from error
 

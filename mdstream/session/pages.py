@@ -25,6 +25,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from mdstream.errors import BadRequestError, EndlessAnswerError, UnusableAnswerError
+from mdstream.limits import MOST_EMPTY_PAGES, MOST_PAGES, MOST_STATE_PAGES, MOST_UNUSABLE
 from mdstream.session.rest import Body
 from mdstream.session.retry import backoff
 from mdstream.streams.rest_spec import Chain, Fetch, History
@@ -32,15 +33,6 @@ from mdstream.venues.alpaca import parameters
 from mdstream.venues.alpaca.limits import CHAIN_PAGE
 
 log = logging.getLogger(__name__)
-
-MOST_PAGES = 100_000
-"""Most pages of one request: a billion rows of history."""
-MOST_STATE_PAGES = 100
-"""Most pages of one request for the state of symbols."""
-MOST_EMPTY_PAGES = 20
-"""Most empty pages in a row: a page may be short, or empty, before the last."""
-MOST_UNUSABLE = 3
-"""How often a page is requested that `read` cannot use, before that is an error."""
 
 
 class Client(Protocol):

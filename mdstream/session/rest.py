@@ -33,7 +33,7 @@ from mdstream.errors import (
     ServerError,
 )
 from mdstream.handoff.compression import Compression, decompress, decompressed_start
-from mdstream.limits import LARGEST_BODY, LARGEST_ERROR_BODY
+from mdstream.limits import LARGEST_BODY, LARGEST_ERROR
 from mdstream.session.budget import Budget
 from mdstream.session.concurrency import Concurrency
 from mdstream.session.retry import Doubt, backoff, requested_pause
@@ -232,7 +232,7 @@ class RestClient:
                     self.trouble = ""
                     self._doubt.succeed()
                     return Body(data, recv_ns, compression)
-                data = decompress(data, compression, LARGEST_ERROR_BODY)
+                data = decompress(data, compression, LARGEST_ERROR)
                 raise self._error_of(response.status, data, response.headers)
         except DecompressionError as error:
             raise NetworkError(f"the answer of {self._base} cannot be read: {error}") from error
@@ -286,7 +286,7 @@ def _is_data(data: bytes, compression: Compression) -> bool:
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Read the body of an answer. Raises `DecompressionError` if it is too long; the rest is not read."""
-    most = LARGEST_BODY if response.status == 200 else LARGEST_ERROR_BODY
+    most = LARGEST_BODY if response.status == 200 else LARGEST_ERROR
     pieces, size = [], 0
     async for piece in response.content.iter_any():
         pieces.append(piece)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mdstream.limits import MOST_SYMBOLS, MOST_TEXTS
 from mdstream.streams.spec import Kind
 
 DTYPE: dict[Kind, np.dtype[Any]] = {
@@ -33,9 +34,9 @@ PROVISIONAL: dict[Kind, int] = {
 """First provisional code: a worker uses these for texts without a code."""
 
 DICTIONARY_LIMIT: dict[Kind, int] = {
-    Kind.SYMBOL: 1 << 22,
-    Kind.SYMBOLS: 1 << 22,
-    Kind.CODE: 1 << 14,
-    Kind.CONDITIONS: 1 << 14,
+    Kind.SYMBOL: MOST_SYMBOLS,
+    Kind.SYMBOLS: MOST_SYMBOLS,
+    Kind.CODE: MOST_TEXTS,
+    Kind.CONDITIONS: MOST_TEXTS,
 }
 """Most texts of a dictionary. When it is full, messages with new texts are rejected."""

@@ -12,10 +12,9 @@ import uvloop
 
 from mdstream.errors import BadRequestError, EndlessAnswerError, ServerError, UnusableAnswerError
 from mdstream.handoff.compression import Compression, decompress
+from mdstream.limits import MOST_EMPTY_PAGES, MOST_UNUSABLE
 from mdstream.session.budget import Budget
 from mdstream.session.pages import (
-    MOST_EMPTY_PAGES,
-    MOST_UNUSABLE,
     PageRequest,
     chain_request,
     history_request,

@@ -524,7 +524,7 @@ def test_every_row_of_the_table_ends_a_request_as_it_says() -> None:
 
 
 @pytest.mark.cases("M7")
-@pytest.mark.parametrize(("status", "limit"), [(200, "LARGEST_BODY"), (400, "LARGEST_ERROR_BODY")])
+@pytest.mark.parametrize(("status", "limit"), [(200, "LARGEST_BODY"), (400, "LARGEST_ERROR")])
 def test_a_body_without_end_is_refused_and_not_kept(
     monkeypatch: pytest.MonkeyPatch, status: int, limit: str
 ) -> None:

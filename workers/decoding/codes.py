@@ -15,12 +15,10 @@ import numpy as np
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
+from mdstream.limits import LONGEST_TEXT
 from mdstream.streams.spec import Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, DTYPE, PROVISIONAL
 from workers.decoding.columns import Coded, Position, present
-
-LONGEST_TEXT = 1024
-"""Longest symbol, exchange or list of conditions, in characters."""
 
 Place = tuple[int, int, int]
 """The place of a row: its payload, its message, and its row within that message."""

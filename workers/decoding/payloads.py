@@ -13,11 +13,9 @@ import numpy.typing as npt
 from mdstream.errors import DecompressionError
 from mdstream.handoff.compression import Compression, decompress
 from mdstream.handoff.slab import Slab
+from mdstream.limits import LARGEST_UNPACKED
 from mdstream.streams.spec import PayloadKind
 from workers.kernels.words import SPARE
-
-MOST_DECOMPRESSED = 256 * 1024 * 1024
-"""Largest decompressed payload in bytes; the service's pages have some 2 MB."""
 
 
 class Piece(NamedTuple):
@@ -96,5 +94,5 @@ class Payloads:
 def _unpack(slab: Slab, index: int, entry: Any) -> tuple[bytes | memoryview, PayloadKind, int]:
     data: bytes | memoryview = slab.payload(index)
     with contextlib.suppress(DecompressionError):
-        data = decompress(data, Compression(int(entry["compression"])), MOST_DECOMPRESSED)
+        data = decompress(data, Compression(int(entry["compression"])), LARGEST_UNPACKED)
     return data, PayloadKind(int(entry["kind"])), int(entry["recv_ns"])

@@ -26,7 +26,7 @@ def trade(stream: str, m: Message) -> Row:
     row["exchange"] = m["x"]
     if stream == "options":
         return {**row, "conditions": m["c"]}
-    return {**row, "conditions": conditions(m["c"]), "tape": m["z"], "id": m["i"]}
+    return {**row, "conditions": conditions(m["c"]), "tape": m["z"], "id": m["i"], "update": m.get("u")}
 
 
 def quote(stream: str, m: Message) -> Row:

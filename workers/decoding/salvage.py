@@ -29,6 +29,7 @@ _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 _TOKEN = re.compile(_TEXT + rb'"?|[\[\]{},]', re.DOTALL)
 _KEY = re.compile(rb"\s*(" + _TEXT + rb'")\s*:', re.DOTALL)
 _NEXT_MESSAGE = re.compile(rb',(?=\s*\{\s*"T"\s*:)')
+_CUT = "the payload ends within its messages"
 _NOTHING = re.compile(rb"\{\s*\}")
 _SPACE = b" \t\n\r"
 _OPENER = {0x5D: 0x5B, 0x7D: 0x7B}
@@ -78,9 +79,9 @@ def keep_bytes(data: bytes) -> Any:
 
 
 def json_messages(payload: bytes, leaf: Leaf = parse_json) -> list[Any] | None:
-    """Return the messages of a payload, read by `leaf`; None if it is not an array, or was cut.
+    """Return the messages of a payload, read by `leaf`; None if it is not an array.
 
-    Whatever follows the array is `Unreadable` (or its bytes).
+    Whatever follows the array is `Unreadable` (or its bytes), and so is the rest of a payload that was cut.
     """
     rest = payload.removeprefix(BOM).strip(_SPACE)
     if not rest.startswith(b"["):
@@ -90,9 +91,10 @@ def json_messages(payload: bytes, leaf: Leaf = parse_json) -> list[Any] | None:
         items, end = split_json(rest)
         if end < 0:  # cut, or it has a quote too many
             items[-1:] = _NEXT_MESSAGE.split(items[-1].removesuffix(b"]"))
-            if not rest.endswith(b"]") or type(parse_json(items[-1])) is not dict:
-                return None
-            return found + list(map(leaf, _repair(items)))
+            is_whole = rest.endswith(b"]") and type(parse_json(items[-1])) is dict
+            tail = b"" if is_whole or type(parse_json(items[-1])) is dict else items.pop()
+            found += map(leaf, _repair(items))
+            return found if is_whole else [*found, _unreadable(tail, _CUT, leaf)]
         found += map(leaf, _repair(items))
         rest = rest[end:].strip(_SPACE)
         if rest.startswith(b",") and rest.endswith(b"]"):  # a bracket too many has closed the array
@@ -119,7 +121,7 @@ def _repair(items: list[bytes]) -> list[bytes]:
 
 
 def msgpack_messages(payload: bytes, leaf: Leaf = parse_msgpack) -> list[Any] | None:
-    """Return the messages of a payload as `json_messages` does; None if it is not an array, or was cut.
+    """Return the messages of a payload as `json_messages` does; None if it is not an array.
 
     Nothing says where the next message begins after one that cannot be followed: the rest is `Unreadable`.
     """
@@ -137,7 +139,7 @@ def msgpack_messages(payload: bytes, leaf: Leaf = parse_msgpack) -> list[Any] | 
             unpacker.skip()
         except msgpack.OutOfData:
             control = read_short_map(payload[start:])
-            return None if control is None else [*found, control]
+            return [*found, _unreadable(payload[start:], _CUT, leaf) if control is None else control]
         except MSGPACK_ERRORS as error:
             why = f"not msgpack: {str(error) or type(error).__name__}"
             return [*found, _unreadable(payload[start:], why, leaf)]

@@ -206,7 +206,7 @@ _INTEGERS = frozenset({int})
 def _floats(column: Column, values: list[Any]) -> ColumnData:
     numbers = np.array(_checked_numbers(values, _NUMBERS), np.float64)
     if not np.isfinite(numbers).all():
-        raise UnfitError(f"{column.key}: expected a finite number, got {numbers[~np.isfinite(numbers)][0]}")
+        raise UnfitError(f"expected a finite number, got {numbers[~np.isfinite(numbers)][0]}")
     return ColumnData(numbers, present(values))
 
 

@@ -209,7 +209,7 @@ def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
                 )
             )
             expected = {
-                "stocks.trades": "symbol ts price size exchange conditions tape id recv_ts",
+                "stocks.trades": "symbol ts price size exchange conditions tape id update recv_ts",
                 "stocks.quotes": "symbol ts bid_price bid_size bid_exchange ask_price ask_size ask_exchange conditions tape recv_ts",
                 "stocks.bars": "symbol ts open high low close volume trade_count vwap kind recv_ts",
                 "stocks.bars_1m": "symbol ts open high low close volume trade_count vwap vwap_volume revised complete recv_ts",

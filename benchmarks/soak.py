@@ -38,10 +38,10 @@ import psutil
 import mdstream
 from benchmarks import soak_plot, soak_verdict
 from benchmarks.harness import describe_machine
-from mdstream import children
 from mdstream.config import Config
 from mdstream.errors import NoRunError
 from mdstream.simulator.markets import MARKETS
+from mdstream.system import children
 from mdstream.telemetry.histogram import BUCKETS, percentile_ms
 
 PER_PAYLOAD = 20

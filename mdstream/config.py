@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mdstream.masking import hide
 from mdstream.streams import STREAMS
+from mdstream.text.masking import hide
 from mdstream.venues.alpaca import endpoints
 from mdstream.venues.alpaca.limits import FREE_PLAN
 

@@ -37,8 +37,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
-from mdstream.masking import mask
-from mdstream.nearest import find_nearest, suggest
+from mdstream.text.masking import mask
+from mdstream.text.nearest import find_nearest, suggest
 
 
 class Exit(IntEnum):

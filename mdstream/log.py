@@ -20,7 +20,7 @@ from typing import IO, Any
 import orjson
 
 from mdstream.limits import MOST_LOG_LINES
-from mdstream.masking import mask
+from mdstream.text.masking import mask
 
 QUEUED = 10_000
 """Messages that may wait for the supervisor before log records are dropped."""

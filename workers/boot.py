@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdstream import children
 from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
 from mdstream.frames.frame_columns import FrameColumns
@@ -21,6 +20,7 @@ from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, P
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
+from mdstream.system import children
 from workers import UNKEPT
 
 PRELOAD = "workers.preload"

@@ -12,11 +12,11 @@ from typing import Any
 import msgpack
 import orjson
 
-from mdstream import children
 from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
+from mdstream.system import children
 from mdstream.venues.alpaca.bodies import TYPE
 from workers.aggregation import bars
 from workers.aggregation.aggregate import Effects, make_partials

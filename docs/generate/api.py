@@ -8,7 +8,15 @@ SECTIONS = {
     "Read a running engine": ("attach", "Attachment", "Tail", "Tails"),
     "Fetch and scan history": ("scan", "backfill", "backfill_async"),
     "Run an engine": ("Engine",),
-    "Errors": ("MdstreamError", "ConfigError", "NoRunError", "LagError", "StoreError", "NoStoreError"),
+    "Errors": (
+        "MdstreamError",
+        "ConfigError",
+        "UnknownNameError",
+        "NoRunError",
+        "LagError",
+        "StoreError",
+        "NoStoreError",
+    ),
 }
 """Every exported name but `__version__`, by section."""
 

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from mdstream._version import __version__
 from mdstream.cli.output import discard_output, open_standard_streams
 from mdstream.errors import ConfigError, Exit, MdstreamError
-from mdstream.resources import is_too_many_files, too_many_files
+from mdstream.system.resources import is_too_many_files, too_many_files
 
 P = ParamSpec("P")
 R = TypeVar("R")

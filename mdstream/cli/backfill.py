@@ -132,7 +132,7 @@ def _start_loading(workers: int) -> None:
     """Load workers while this process prepares the request; they end with it if it fails."""
     from mdstream.pool import ipc_names
     from mdstream.pool.pool import load_early, one_a_core
-    from mdstream.resources import BACKFILL_FILES, allow_files
+    from mdstream.system.resources import BACKFILL_FILES, allow_files
 
     ipc_names.claim()
     allow_files(BACKFILL_FILES)

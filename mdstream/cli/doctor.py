@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mdstream.cli.flags import ConfigFile
-from mdstream.cli.logind import removes_shared_memory
 from mdstream.cli.output import output_console
 from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
 from mdstream.errors import ConfigError, Exit, SharedMemoryError
 from mdstream.settings import load
 from mdstream.streams import STREAMS
+from mdstream.system.logind import removes_shared_memory
 from mdstream.venues.alpaca.endpoints import DATA_URL, STREAM_URL
 
 _MARKS = {"ok": "green", "note": "yellow", "bad": "bold red"}
@@ -107,7 +107,7 @@ def _machine(config: Config) -> Iterator[Finding]:
 
 def _limits() -> Iterator[Finding]:
     """Check what the system allows a process, if that is too little."""
-    from mdstream import resources
+    from mdstream.system import resources
 
     try:
         resources.allow_files(resources.RUN_FILES)

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from mdstream import children
 from mdstream.config import Credentials, SimulatorConfig
 from mdstream.errors import MdstreamError
 from mdstream.simulator.simulator_settings import SimulatorSettings
+from mdstream.system import children
 
 HOW_TO_GO_LIVE = (
     "no keys set: running on the embedded simulator with made-up data. For live data, set "

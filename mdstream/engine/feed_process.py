@@ -22,7 +22,6 @@ from typing import Any
 
 import psutil
 
-from mdstream import children, clock
 from mdstream.engine import feed_policy
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_state import FeedEvent, Stage, follow
@@ -30,6 +29,7 @@ from mdstream.errors import Exit
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.entry import run_feed
 from mdstream.pool import forkserver
+from mdstream.system import children, clock
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.sampler import ProcessSample
 from mdstream.telemetry.state import FeedState

@@ -17,13 +17,13 @@ import sys
 import time
 from typing import Any
 
-from mdstream import children
 from mdstream.engine import report
 from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import Exit, MdstreamError
 from mdstream.log import line_writer
 from mdstream.pool import ipc_names
 from mdstream.settings import from_mapping
+from mdstream.system import children
 
 _KEEP_S = 5.0
 """How long the frames of a run that has ended wait for a reader that wants to keep them."""

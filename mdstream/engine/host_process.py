@@ -21,8 +21,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
-from mdstream import children
 from mdstream.errors import Exit, MdstreamError
+from mdstream.system import children
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 
-from mdstream import children
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.feed.assignment import Assignment
 from mdstream.pool import forkserver
 from mdstream.pool.pool import forkserver_modules
+from mdstream.system import children
 
 log = logging.getLogger(__name__)
 

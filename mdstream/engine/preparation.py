@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from mdstream import resources
 from mdstream.config import Config, HandoffConfig, StoreConfig, usable_cores
 from mdstream.engine import memory
 from mdstream.engine.feed_policy import explain_exit
@@ -34,6 +33,7 @@ from mdstream.pool.pool import (
 )
 from mdstream.recording.recorder import check_store
 from mdstream.store.rejects import find_obstacle
+from mdstream.system import resources
 
 log = logging.getLogger(__name__)
 

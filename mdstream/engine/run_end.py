@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mdstream.clock import Awake
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
 from mdstream.errors import UNRECOVERABLE, Exit
@@ -15,6 +14,7 @@ from mdstream.feed import recovery
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, slabs_path
 from mdstream.recording.process import RecorderProcess
+from mdstream.system.clock import Awake
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ from typing import Any
 import msgspec
 
 from mdstream import log as logs
-from mdstream.clock import Awake, Moment
 from mdstream.config import Config
 from mdstream.engine import preparation, run_end
 from mdstream.engine.embedded import HOW_TO_GO_LIVE, EmbeddedSimulator
@@ -38,6 +37,7 @@ from mdstream.feed.assignment import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.recording.process import RecorderProcess, start_for_dead_runs
+from mdstream.system.clock import Awake, Moment
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
 

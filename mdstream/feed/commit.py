@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mdstream.clock import Span
 from mdstream.errors import DecompressionError, NoSpaceError
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
@@ -45,6 +44,7 @@ from mdstream.handoff.ticket import Part, Receipt
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
+from mdstream.system.clock import Span
 from mdstream.telemetry.histogram import bucket_of
 from mdstream.telemetry.state import LENGTHS, FeedState
 

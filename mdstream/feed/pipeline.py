@@ -28,7 +28,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mdstream.clock import Moment, Span
 from mdstream.config import HandoffConfig
 from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, SharedMemoryError
 from mdstream.feed import recovery
@@ -43,6 +42,7 @@ from mdstream.handoff.space import Shortages
 from mdstream.handoff.ticket import BodyContents, Receipt, Ticket
 from mdstream.pool.pool import WorkerPool
 from mdstream.streams.spec import Mark, PayloadKind
+from mdstream.system.clock import Moment, Span
 from mdstream.telemetry.events import RunEvent
 
 log = logging.getLogger(__name__)

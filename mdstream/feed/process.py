@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from mdstream import children
 from mdstream.errors import Exit, MdstreamError, NoSpaceError, RunRemovedError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.feed import HEARTBEAT_S, Feed
@@ -28,8 +27,9 @@ from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, line_writer, set_up, set_up_child
 from mdstream.pool import forkserver
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
-from mdstream.resources import is_too_many_files, too_many_files
 from mdstream.streams import STREAMS
+from mdstream.system import children
+from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.telemetry.sampler import ProcessSample, Sampler
 from mdstream.telemetry.state import FeedState
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from mdstream.errors import NoRunError, SharedMemoryError
 from mdstream.handoff.space import NO_ROOM, no_space, room_for
-from mdstream.nearest import suggest
-from mdstream.shared_places import is_private
+from mdstream.system.shared_places import is_private
+from mdstream.text.nearest import suggest
 
 log = logging.getLogger(__name__)
 

@@ -45,12 +45,12 @@ from mdstream.history.plan import add_work
 from mdstream.history.repair import Day, fetch_days, find_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
-from mdstream.resources import is_too_many_files, too_many_files
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import to_utc
 from mdstream.store.rejects import RejectFile
+from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.venues.alpaca.limits import RECENT_NS
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
 from mdstream.venues.alpaca.refusals import Kind, Place, find_rule

@@ -22,9 +22,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from typing import Any
 
-from mdstream import children
 from mdstream.handoff import packets
 from mdstream.pool import ipc_names
+from mdstream.system import children
 
 
 class Crew:

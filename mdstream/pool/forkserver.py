@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection, arbitrary_address  # type: ig
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from mdstream import children
 from mdstream.pool import ipc_names
+from mdstream.system import children
 
 _END_WAIT_S = 2.0
 

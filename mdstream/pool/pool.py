@@ -29,7 +29,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from mdstream import children, clock, resources
 from mdstream.config import usable_cores
 from mdstream.errors import ConfigError, NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
@@ -40,6 +39,7 @@ from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 from mdstream.pool.suspects import Turns
+from mdstream.system import children, clock, resources
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from mdstream.durations import EXAMPLES, parse_duration
 from mdstream.errors import ConfigError
+from mdstream.text.durations import EXAMPLES, parse_duration
 from mdstream.venues.alpaca import sessions
 
 Since = datetime | timedelta | int | str

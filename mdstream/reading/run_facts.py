@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from mdstream.errors import UnknownNameError
 from mdstream.frames.layout import arrow_schema
-from mdstream.nearest import differ_in_form
 from mdstream.streams import STREAMS
 from mdstream.streams.books import BOOK_DEPTH, book_channel, books_frame_channel
 from mdstream.streams.spec import StreamSpec
 from mdstream.telemetry import schema as telemetry
+from mdstream.text.nearest import differ_in_form
 
 _TELEMETRY = (
     telemetry.STREAMS,

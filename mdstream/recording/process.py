@@ -17,14 +17,14 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from mdstream import children
-from mdstream.clock import Awake
 from mdstream.config import StoreConfig
 from mdstream.frames import rundir
 from mdstream.recording import recorder_state
 from mdstream.recording.recorder_state import RecorderState
 from mdstream.session.retry import HEALTHY_S, backoff
-from mdstream.shared_places import open_new
+from mdstream.system import children
+from mdstream.system.clock import Awake
+from mdstream.system.shared_places import open_new
 
 _SETTINGS = StoreConfig.__struct_fields__
 _POLL_S = 0.1

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from mdstream.durations import parse_duration
 from mdstream.errors import ConfigError
+from mdstream.text.durations import parse_duration
 
 ENV_PREFIX = "MDSTREAM_"
 

@@ -14,11 +14,11 @@ import msgspec
 
 from mdstream.config import ANY_KEY, Config, is_loopback
 from mdstream.errors import ConfigError
-from mdstream.nearest import suggest
 from mdstream.settings.description import settings_by_name
 from mdstream.settings.rules import COMMAND_LINE, find_problems
 from mdstream.settings.setting import ENV_PREFIX, Setting, describe
 from mdstream.streams import STREAMS
+from mdstream.text.nearest import suggest
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from mdstream import children
 from mdstream.errors import AddressInUseError, ConfigError, Exit, MdstreamError
 from mdstream.simulator.connection import StreamConnection
 from mdstream.simulator.faults import Faults
@@ -31,6 +30,7 @@ from mdstream.simulator.rest_service import RestService
 from mdstream.simulator.sender import Sent, Shared
 from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.simulator.source import MarketSource
+from mdstream.system import children
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
-from mdstream.masking import mask
+from mdstream.text.masking import mask
 from mdstream.venues.alpaca import auth, bodies
 from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
 from mdstream.wire.codec import Codec

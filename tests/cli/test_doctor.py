@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mdstream.cli.doctor import Finding, _machine, _runs
-from mdstream.cli.logind import removes_shared_memory
 from mdstream.config import FramesConfig
 from mdstream.frames.rundir import reap
 from mdstream.settings import from_mapping
+from mdstream.system.logind import removes_shared_memory
 
 
 def make_dead_run(root: Path, name: str, **facts: str) -> Path:

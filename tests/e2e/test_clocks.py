@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 import mdstream
-from mdstream.clock import MOST_GAP_S
 from mdstream.errors import Exit
+from mdstream.system.clock import MOST_GAP_S
 from tests.engine.test_api import write_site
 from tests.running import settings, simulator, until
 

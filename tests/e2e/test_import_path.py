@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import mdstream
-from mdstream import children
 from mdstream.pool import pool
+from mdstream.system import children
 from tests.running import RunningSimulator, simulator
 
 ENV = {name: text for name, text in os.environ.items() if not name.startswith("APCA_")}
@@ -157,7 +157,7 @@ def test_all_processes_have_the_same_package_as_the_one_that_starts_them(tmp_pat
     code = (
         "import multiprocessing, subprocess, sys\n"
         "import mdstream\n"
-        "from mdstream import children\n"
+        "from mdstream.system import children\n"
         "with children.starting(), children.without_script():\n"
         f"    subprocess.run(children.python('-c', {show!r}), check=True)\n"
         "    process = multiprocessing.get_context('spawn').Process(target=children.ignore_terminal)\n"

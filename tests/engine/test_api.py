@@ -227,7 +227,7 @@ def test_frames_have_the_promised_columns(tmp_path: Path) -> None:
                     frame.schema[c] == utc for c in frame.columns if c in ("ts", "recv_ts", "created_at")
                 )
             quotes = run.frame("stocks.quotes").schema
-            assert (quotes["bid_price"], quotes["bid_size"]) == (pl.Float64, pl.Int64)
+            assert (quotes["bid_price"], quotes["bid_size"]) == (pl.Float64, pl.Float64)
             assert run.frame("crypto.trades").schema["size"] == pl.Float64
             assert run.frame("stocks.trades").schema["id"] == pl.UInt64
             assert {"telemetry.batches", "telemetry.processes", "telemetry.streams"} <= set(run.frames)

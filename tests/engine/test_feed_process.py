@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from mdstream.clock import MOST_GAP_S
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.feed_state import Stage
 from mdstream.errors import Exit
 from mdstream.pool import forkserver
 from mdstream.streams.spec import Channel
+from mdstream.system.clock import MOST_GAP_S
 from mdstream.telemetry.events import EventKind, RunEvent
 from mdstream.telemetry.schema import EVENTS, SYMBOLS
 from mdstream.telemetry.state import FeedState

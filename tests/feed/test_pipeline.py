@@ -16,7 +16,6 @@ import polars as pl
 import pytest
 import uvloop
 
-from mdstream.clock import Moment, Span
 from mdstream.errors import NoSpaceError, WorkerError
 from mdstream.feed import pipeline
 from mdstream.frames.chunk import Chunk
@@ -28,6 +27,7 @@ from mdstream.simulator.markets import MARKETS
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Kind, PayloadKind
 from mdstream.streams.storage import DICTIONARY_LIMIT
+from mdstream.system.clock import Moment, Span
 from tests import traffic
 from tests.piping import Payload, Rig, fingerprint, rig
 from tests.running import HANGING_S, as_rows, fill, tmpfs

@@ -19,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from mdstream.clock import Moment, Span
 from mdstream.feed import bars, batch_log, books, codes, commit, latest
 from mdstream.feed.commit import Committer
 from mdstream.frames import bar_builder, chunk, dictionary, head, keyed_frame, layout, share, writer
@@ -30,6 +29,7 @@ from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
+from mdstream.system.clock import Moment, Span
 from mdstream.telemetry import state as telemetry_state
 from mdstream.telemetry.state import FeedState
 from tests.piping import Payload

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import mdstream
-from mdstream import children
 from mdstream.errors import ConfigError
 from mdstream.history.own_loop import run_apart, run_blocking
+from mdstream.system import children
 from tests.running import HANGING_S, RunningSimulator, simulator
 
 pytestmark = pytest.mark.cases("N2", "M9")

@@ -16,9 +16,9 @@ from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
-from mdstream.nearest import find_nearest, suggest
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams import STREAMS
+from mdstream.text.nearest import find_nearest, suggest
 from tests.reading.test_reading import NAMES, START, Market, get_prices
 
 pytestmark = pytest.mark.cases("N10")

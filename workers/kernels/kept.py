@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdstream.shared_places import is_out_of_reach, is_private
+from mdstream.system.shared_places import is_out_of_reach, is_private
 from workers import UNKEPT
 
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdstream.clock import Moment, Span
 from mdstream.feed.commit import Committer
 from mdstream.frames.rundir import RunDirectory, frame_path, slabs_path, state_path
 from mdstream.frames.writer import Limits
@@ -24,6 +23,7 @@ from mdstream.simulator.encode import rfc3339
 from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import BAR_INTERVALS, Mark, PayloadKind
+from mdstream.system.clock import Moment, Span
 from mdstream.telemetry.state import FeedState
 from tests.fuzzing import examples
 from tests.workers.aggregation.bar_model import MINUTE, SECOND, Model, Row

@@ -24,7 +24,7 @@ from types import ModuleType
 _TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """Ctrl-C, and the closing of the terminal."""
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 """The folder that contains this package. If it is not installed, a child lacks this folder in its path."""
 
 _PACKAGE = __name__.partition(".")[0]

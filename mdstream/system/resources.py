@@ -11,8 +11,8 @@ import errno
 import multiprocessing
 import resource
 
-from mdstream import children
 from mdstream.errors import ConfigError, SharedMemoryError
+from mdstream.system import children
 
 RUN_FILES = 256
 """Files that a process of a run may need to have open; a feed of stocks had 91 on 2026-11-30."""

@@ -17,7 +17,7 @@ from mdstream.errors import NoRunError
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
 from mdstream.recording import process
-from mdstream.shared_places import is_out_of_reach, is_private, open_new
+from mdstream.system.shared_places import is_out_of_reach, is_private, open_new
 from tests.running import HANGING_S
 
 OTHER_USER = 65534

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream import clock
-from mdstream.clock import MOST_GAP_S, Awake, Moment, Span
+from mdstream.system import clock
+from mdstream.system.clock import MOST_GAP_S, Awake, Moment, Span
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SECOND = 1_000_000_000
 
 DATA = {
-    "mdstream/clock.py": "the only place that reads both clocks",
+    "mdstream/system/clock.py": "the only place that reads both clocks",
     "mdstream/engine/event_log.py": "times of events",
     "mdstream/engine/measure.py": "times of samples",
     "mdstream/engine/preparation.py": "the start of the run, for people",
@@ -28,7 +28,10 @@ DATA = {
     "mdstream/feed/pipeline.py": "receive times of marks",
     "mdstream/frames/rundir.py": "names of runs; ages of files, whose times are of the wall clock",
     "mdstream/history/api.py": "the end of a range that may be requested",
+    "mdstream/history/backfill.py": "the last minutes that a plan does not have; ages of empty shards",
     "mdstream/history/filing.py": "names of files",
+    "mdstream/history/ledger.py": "the times of requests, which are stored",
+    "mdstream/history/plan.py": "ages of empty shards",
     "mdstream/reading/narrow.py": "rows since a time",
     "mdstream/session/budget.py": "a time that the service names",
     "mdstream/session/fetch.py": "a time in a request",
@@ -89,6 +92,7 @@ def test_no_difference_of_two_readings_of_the_wall_clock_is_taken() -> None:
     """A difference with a reading measures or waits, unless the other side is a time from outside."""
     outside = {
         ("mdstream/frames/rundir.py", "st_mtime"),
+        ("mdstream/history/backfill.py", "RECENT_NS"),
         ("mdstream/session/budget.py", "reset"),
         ("workers/kernels/kept.py", "UNUSED_DAYS"),
     }

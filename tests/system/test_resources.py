@@ -101,9 +101,7 @@ def test_a_backfill_that_cannot_start_says_why_in_one_sentence(tmp_path: Path) -
 
 @pytest.mark.cases("M4")
 def test_a_low_limit_that_may_be_raised_is_raised(tmp_path: Path) -> None:
-    code = (
-        "from mdstream import resources as r; r.allow_files(256); print(r.resource.getrlimit(7)[0] > 256)"
-    )
+    code = "from mdstream.system import resources as r; r.allow_files(256); print(r.resource.getrlimit(7)[0] > 256)"
     done = subprocess.run(
         ["sh", "-c", 'ulimit -S -n 64 && exec "$@"', "sh", sys.executable, "-c", code],
         capture_output=True,

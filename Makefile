@@ -26,7 +26,7 @@ MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict > $(VENV)/
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test test-slow test-loaded test-nautilus fuzz check docs fmt bench bench-quick report soak lock clean
+.PHONY: help run simulate test test-slow test-loaded test-nautilus fuzz check docs fmt bench bench-quick report soak chaos lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | \
@@ -92,6 +92,9 @@ report: $(DEV_STAMP)  ## Run the engine for a while and show where the CPU time 
 
 soak: $(BENCH_STAMP)  ## Hold a load and see whether memory and descriptors stay flat (MINUTES=30 RATE=50000)
 	@exec $(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(or $(RATE),50000) --out $(OUT) $(ARGS)
+
+chaos: $(DEV_STAMP)  ## Kill, freeze and set the clock of an engine at random, then compare store and journal (SEEDS="1 2 3" ROUND_S=60)
+	@$(BIN)/python -m pytest -m "slow or not slow" tests/e2e/test_chaos.py -s $(ARGS)
 
 lock: $(DEV_STAMP)  ## Pin the newest versions that setup.cfg allows
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
 from mdstream.store.amendments import drop_amended, drop_marked, is_marked, read_amendments
@@ -43,6 +43,7 @@ def scan(
     adjustment: str = "",
     amended: bool = False,
     session: str | Sequence[str] | None = None,
+    unknown: Literal["error", "empty"] = "error",
 ) -> pl.LazyFrame:
     """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
 
@@ -77,9 +78,11 @@ def scan(
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
-    Raises `UnknownNameError` for a symbol that has no row in the table and was never requested, and for an
-    unknown dataset. Raises `ConfigError` for another wrong argument, `NoStoreError` if there is no such
-    table, and `StoreError` if it cannot be read.
+    A symbol that has no row in the table and was never requested is an error; with `unknown="empty"` it has
+    no rows.
+
+    Raises `UnknownNameError` for such a symbol and for an unknown dataset, `ConfigError` for another wrong
+    argument, `NoStoreError` if there is no such table, and `StoreError` if it cannot be read.
     """
     import polars as pl
 
@@ -107,7 +110,7 @@ def scan(
             f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
             "mdstream run --record"
         )
-    if symbols is not None:
+    if symbols is not None and unknown == "error":
         existing = [table for table, _ in tables if table is not None]
         check_symbols(str(store), dataset, as_list(symbols), existing)
     if channel.revised_by:
@@ -332,7 +335,7 @@ def _keep_last_revisions(
     """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
 
-    frame = _join_times(_concat([part.rows for part in parts]))
+    frame = _join_times(_concat([part.rows for part in parts])).drop(RUN, strict=False)
     frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
     frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:

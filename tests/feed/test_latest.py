@@ -34,7 +34,7 @@ def make_model(stream: str, count: int) -> State:
         for row in traffic.rows(stream, count)[channel]:
             known = state.setdefault(row["symbol"], {})
             if row["ts"] >= known.get(f"{name}_ts", 0):
-                known.update({f"{name}_{k}": v for k, v in row.items() if k != "symbol"})
+                known.update({f"{name}_{k}": v for k, v in row.items() if k not in ("symbol", "update")})
     return state
 
 

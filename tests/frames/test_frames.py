@@ -554,7 +554,7 @@ def test_parts_of_a_frame_show_as_one_with_their_stream(run: RunDirectory) -> No
 
 def test_unknown_frames_are_distinguished_from_ended_runs(run: RunDirectory) -> None:
     FrameWriter(frame_path(run.path, "test.rows"), COLUMNS, ROOMY)
-    with pytest.raises(KeyError, match=r"no frame 'test.nothing' .*there are test.rows"):
+    with pytest.raises(KeyError, match=r"no frame 'test.nothing' in run .*choose from test.rows"):
         attach(run.run).frame("test.nothing")
 
 

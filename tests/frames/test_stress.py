@@ -166,7 +166,7 @@ def write(run: Path, shared: Shared) -> None:
         turn += 1
         most = min(SYMBOLS, 50 + turn)  # the table grows from time to time
         rows = chance.permutation(most)[: chance.integers(1, 300)]
-        table.update(rows, make_update(turn, rows), 1)
+        table.update(rows, make_update(turn, rows), (1, 1))
     frame.close()
     table.close()
 

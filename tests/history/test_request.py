@@ -104,7 +104,7 @@ def test_times_are_formatted_to_the_nanosecond(ns: int) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dataset": "stocks.bananas"}, "there is history of stocks.trades, stocks.quotes"),
+        ({"dataset": "stocks.bananas"}, "no history of 'stocks.bananas'; did you mean 'stocks.bars'"),
         ({"start": "yesterday"}, "'yesterday' is not a date or time; write 2026-01-05"),
         ({"start": "2026-02-01"}, "is not before end"),
         ({"start": "1500-01-05"}, "start: 1500-01-05 is before 1970"),

@@ -50,9 +50,12 @@ def replay_server(store: Path) -> Any:
         yield running
 
 
+_LEFT_OUT = ("recv_ts", "kind", "feed", "date", "year", "timeframe", "adjustment", "images", "update")
+
+
 def make_comparable(frame: pl.DataFrame) -> pl.DataFrame:
     """Return sorted rows without columns that a replay cannot restore, such as the receive time."""
-    left = frame.drop("recv_ts", "kind", "feed", "date", "year", "timeframe", "adjustment", strict=False)
+    left = frame.drop(_LEFT_OUT, strict=False)
     plain = left.with_columns(pl.col(pl.Categorical).cast(pl.String), pl.col(pl.UInt64).cast(pl.Int64))
     plain = plain.with_columns(pl.col(pl.List(pl.String)).list.join("\0"))
     return plain.sort(plain.columns)
@@ -64,7 +67,7 @@ def test_the_engine_makes_the_same_frames_of_a_replay(
 ) -> None:
     names = [f"{stream}.{c.name}" for c in STREAMS[stream].channels if c.types]
     stored = {
-        name: make_comparable(mdstream.scan(name, store).collect())
+        name: make_comparable(mdstream.scan(name, store, amended=True).collect())
         for name in names
         if (store / "live" / name).exists()
     }
@@ -94,7 +97,7 @@ def test_alpaca_py_gets_all_of_it(store: Path, replay_server: RunningSimulator) 
     pytest.importorskip("alpaca", reason="needs alpaca-py")
     listener = Listener("stocks", replay_server, raw=True)
     wanted = sum(
-        mdstream.scan(f"stocks.{name}", store).select(pl.len()).collect().item()
+        mdstream.scan(f"stocks.{name}", store, amended=True).select(pl.len()).collect().item()
         for name in ("trades", "quotes", "bars", "statuses", "corrections", "cancels")
         if (store / "live" / f"stocks.{name}").exists()
     )
@@ -119,7 +122,7 @@ def test_a_range_and_symbols_are_served_and_no_more(store: Path) -> None:
 
 
 def test_time_goes_as_it_did_or_faster(store: Path) -> None:
-    trades = mdstream.scan("stocks.trades", store).collect()["ts"].sort()
+    trades = mdstream.scan("stocks.trades", store, amended=True).collect()["ts"].sort()
     span = (trades[-1] - trades[0]).total_seconds()
     speed = span / 1.5
     with server("replay", str(store), "--streams", "stocks", "--speed", str(speed)) as running:

@@ -140,4 +140,4 @@ def test_losses_are_sentences_and_none_where_nothing_is_lost() -> None:
     assert find_losses(dict.fromkeys(losses, 0)) == []
     sentences = find_losses(dict.fromkeys(losses, 1234))
     assert len(sentences) == len(losses)
-    assert "1,234 rejected payloads that could not be kept on disk" in sentences
+    assert "1,234 rejected messages that could not be kept on disk" in sentences

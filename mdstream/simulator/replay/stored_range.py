@@ -139,7 +139,7 @@ class StoredRange:
         past: int | None,
     ) -> pl.LazyFrame:
         dataset = f"{stream}.{channel.name}"
-        rows = scan(dataset, self._store, symbols=symbols, feed=self._feed, amended=True)
+        rows = scan(dataset, self._store, symbols=symbols, feed=self._feed, amended=True, unknown="empty")
         time = pl.col(channel.time)
         if first is not None:
             rows = rows.filter(time >= _when(first))

@@ -9,12 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
+import uvloop
 
+from mdstream.streams import STREAMS
+from mdstream.streams.spec import PayloadKind
 from tests.commands import now, run_of, started, stopped, streaming
+from tests.feed.test_pipeline import payloads
+from tests.piping import rig
 from tests.running import HANGING_S, until
 from workers import UNKEPT
 from workers.kernels import kept
+from workers.warm import warm
 
 SHOW = "from workers.kernels import kept; print(kept.CACHE)"
 
@@ -157,3 +164,32 @@ def test_what_was_damaged_on_disk_is_compiled_anew(tmp_path: Path) -> None:
     warm()
     assert is_complete() == "True"
     assert code.stat().st_size > 1000 or not code.exists()
+
+
+def count_signatures() -> dict[str, int]:
+    """Return the number of argument types that each kernel is compiled for."""
+    modules = (m for name, m in sys.modules.items() if name.startswith("workers.kernels."))
+    kernels = ((k, v) for m in modules for k, v in vars(m).items() if hasattr(v, "signatures"))
+    return {f"{value.py_func.__module__}.{name}": len(value.signatures) for name, value in kernels}
+
+
+def test_the_first_compilation_covers_all_that_work_needs(tmp_path: Path) -> None:
+    """A kernel that work compiles later changes what is stored, and the next start would compile all again."""
+    warm()
+    before = count_signatures()
+
+    async def go(stream: str) -> None:
+        async with rig(stream, 0, tmp_path) as r:
+            await r.feed(payloads(stream, 3_000, 7))
+            if stream == "stocks":
+                cancel = {"T": "x", "S": "AAPL", "i": 1, "x": "D", "p": 1.5, "s": 10, "a": "C", "z": "C"}
+                at = "2026-01-05T14:30:00.000000001Z"
+                await r.feed(
+                    [(orjson.dumps([{**cancel, "t": at}]), PayloadKind.JSON, 1_767_623_400_000_000_000)]
+                )
+            await r.drain()
+
+    for stream in STREAMS:
+        uvloop.run(go(stream))
+    assert sum(before.values()) > 10
+    assert {n: c for n, c in count_signatures().items() if c != before.get(n) and c} == {}

@@ -259,7 +259,7 @@ def warm() -> None:
     series.build(series.stale(), partials)
     series.finish()
     texts, numbers = np.zeros(0, np.uint32), np.zeros(0, np.uint64)
-    places, prices, sizes = np.zeros(0, np.uint16), np.zeros(0, np.float64), np.zeros(0, np.int64)
+    places, prices, sizes = np.zeros(0, np.uint16), np.zeros(0, np.float64), np.zeros(0, np.float64)
     for array in (texts, numbers, places, prices, sizes):
         array.setflags(write=False)  # as in a frame's columns
     kernels.find(texts, places, numbers, prices, sizes, 0, 0, 0, np.uint64(0), 0.0, 0.0)

@@ -220,14 +220,14 @@ class Feed:
         text = f"fetched {len(cycle.ok)} symbols in {cycle.duration_s:.3f} s, {cycle.requests} requests"
         if cycle.failed:
             text += f"; {len(cycle.failed)} symbols failed"
-        log.info("%s", text)
+        severity = Severity.WARNING if cycle.failed else Severity.INFO
+        log.log(severity, "%s", text)
         fields = {
             "ok": len(cycle.ok),
             "failed": len(cycle.failed),
             "requests": cycle.requests,
             "t_stream_s": cycle.duration_s,
         }
-        severity = Severity.WARNING if cycle.failed else Severity.INFO
         self._report(RunEvent(EventKind.FETCHED, text, severity, fields))
         self._outbox.put("cycle", (self.state["fetch_cycles"], cycle.started_ns, cycle.ended_ns))
         self._report_symbols()

@@ -315,7 +315,7 @@ class StreamSession:
                 self._socket.send(message)
 
     def _report(self, event: RunEvent) -> None:
-        log.info("%s", event.text)
+        log.log(event.severity, "%s", event.text)
         self._on_event(event)
 
 

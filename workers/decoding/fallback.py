@@ -23,10 +23,19 @@ import orjson
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
-from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.streams.spec import STATE, Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
 from workers.decoding.codes import BatchCodes, places_of
-from workers.decoding.columns import Coded, ColumnMaker, Message, Rows, flatten, list_of, type_name
+from workers.decoding.columns import (
+    Coded,
+    ColumnMaker,
+    Message,
+    Position,
+    Rows,
+    flatten,
+    list_of,
+    type_name,
+)
 from workers.decoding.payloads import Payloads, Piece
 from workers.decoding.salvage import (
     MSGPACK_ERRORS,
@@ -220,7 +229,9 @@ class FallbackDecoder:
                 messages = found.setdefault(piece.payload, {-1: whole})
                 messages |= enumerate(self._raw_messages(piece, whole), piece.message)
         return [
-            reject._replace(data=found[reject.payload].get(reject.message, found[reject.payload][-1]))
+            reject
+            if reject.data
+            else reject._replace(data=found[reject.payload].get(reject.message, found[reject.payload][-1]))
             for reject in rejects
         ]
 
@@ -260,7 +271,10 @@ class FallbackDecoder:
         good = Rows()
         for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
             try:
-                flat = flatten(channel, Rows([record], [position], [recv_ns]))
+                whole = record
+                if channel.name == STATE:
+                    whole = self._keep_parts(channel, record, position, out)
+                flat = flatten(channel, Rows([whole], [position], [recv_ns]))
                 _, coded = self._maker.columns(channel, flat)
                 codes.admit(channel, coded, places_of(flat.positions))
             except UnfitError as error:
@@ -270,6 +284,27 @@ class FallbackDecoder:
                 good.positions += flat.positions
                 good.recv_ns += flat.recv_ns
         return good
+
+    def _keep_parts(self, channel: Channel, record: Message, position: Position, out: Decoded) -> Message:
+        """Return a snapshot without the parts that do not fit; as it is if no part fits.
+
+        Each part that does not fit is a reject, and counts as a message of its own.
+        """
+        symbol = {SYMBOL: record.get(SYMBOL)}
+        kept, bad = dict(symbol), []
+        for key, part in record.items():
+            try:
+                self._maker.columns(channel, Rows([{**symbol, key: part}], [position], [0]))
+                kept[key] = part
+            except UnfitError as error:
+                bad.append((orjson.dumps({key: part}), str(error)))
+        if len(kept) == 1:
+            return record
+        payload = position[0]
+        for data, why in bad:
+            out.rejects.append(Reject(payload, out.counts[payload], why, data))
+            out.counts[payload] += 1
+        return kept
 
 
 def _page_token(body: Message) -> str:

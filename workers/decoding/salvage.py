@@ -30,6 +30,8 @@ _TOKEN = re.compile(_TEXT + rb'"?|[\[\]{},]', re.DOTALL)
 _KEY = re.compile(rb"\s*(" + _TEXT + rb'")\s*:', re.DOTALL)
 _NEXT_MESSAGE = re.compile(rb',(?=\s*\{\s*"T"\s*:)')
 _CUT = "the payload ends within its messages"
+_NEXT_MAP = re.compile(rb"[\x80-\x8f]\xa1T[\xa1-\xbf]")
+"""The start of a message in msgpack: a map whose first key is `T`, with a text."""
 _NOTHING = re.compile(rb"\{\s*\}")
 _SPACE = b" \t\n\r"
 _OPENER = {0x5D: 0x5B, 0x7D: 0x7B}
@@ -123,7 +125,7 @@ def _repair(items: list[bytes]) -> list[bytes]:
 def msgpack_messages(payload: bytes, leaf: Leaf = parse_msgpack) -> list[Any] | None:
     """Return the messages of a payload as `json_messages` does; None if it is not an array.
 
-    Nothing says where the next message begins after one that cannot be followed: the rest is `Unreadable`.
+    After a message that cannot be followed, the next one begins where bytes look like its start.
     """
     unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(payload)))
     unpacker.feed(payload)
@@ -133,21 +135,39 @@ def msgpack_messages(payload: bytes, leaf: Leaf = parse_msgpack) -> list[Any] | 
         return None
     found: list[Any] = []
     end = unpacker.tell()
-    for _ in range(count):
+    while len(found) < count and end < len(payload):
         start = end
-        try:
-            unpacker.skip()
-        except msgpack.OutOfData:
-            control = read_short_map(payload[start:])
-            return [*found, _unreadable(payload[start:], _CUT, leaf) if control is None else control]
-        except MSGPACK_ERRORS as error:
-            why = f"not msgpack: {str(error) or type(error).__name__}"
-            return [*found, _unreadable(payload[start:], why, leaf)]
-        end = unpacker.tell()
-        found.append(leaf(payload[start:end]))
+        size, why = _measure(payload[start:])
+        following = _NEXT_MAP.search(payload, start + 1)
+        end = start + size if size else following.start() if following else len(payload)
+        if size:
+            found.append(leaf(payload[start:end]))
+        elif end == len(payload) and (control := read_short_map(payload[start:])) is not None:
+            found.append(control)
+        else:
+            found.append(_unreadable(payload[start:end], why, leaf))
+    if len(found) < count and type(found[-1] if found else None) is not Unreadable:
+        found.append(_unreadable(b"", _CUT, leaf))
     if end < len(payload):
         found.append(_unreadable(payload[end:], "bytes after the end of the messages", leaf))
     return found
+
+
+def _measure(data: bytes) -> tuple[int, str]:
+    """Return the size of the first value, or 0 and why it cannot be followed."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(data)))
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except msgpack.OutOfData:
+        return 0, _CUT
+    except MSGPACK_ERRORS as error:
+        return 0, f"not msgpack: {str(error) or type(error).__name__}"
+    size = unpacker.tell()
+    value = parse_msgpack(data[:size])
+    if type(value) is Unreadable and _NEXT_MAP.search(data, 1, size):
+        return 0, value.reason  # its header claims too much, so that it contains the next message
+    return size, ""
 
 
 def _unreadable(data: bytes, reason: str, leaf: Leaf) -> Any:

@@ -21,6 +21,7 @@ from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
 from tests import expected
 from tests.decoding import RECV_NS, Dictionaries, decode, rows
 from tests.fuzzing import examples
+from tests.workers.decoding.pair import Pair
 from workers.decoding.fallback import FallbackDecoder
 from workers.decoding.payloads import Payloads
 
@@ -568,3 +569,36 @@ def test_a_short_acknowledgement_behind_data_is_passed_on() -> None:
     decoded = decode("stocks", b"\x92" + trade + short, kind=PayloadKind.MSGPACK)
     assert decoded.control == [{"T": "subscription", "trades": ["AAPL"], "quotes": []}]
     assert (decoded.counts, decoded.rejects, len(rows("stocks", decoded)["trades"])) == ([1], [], 1)
+
+
+@pytest.mark.cases("V6", "V7")
+@pytest.mark.parametrize(
+    ("part", "bad", "reason"),
+    [
+        ("latestQuote", {"t": "0001-01-02T00:00:00Z", "bp": 1}, "latestQuote.t: "),
+        ("dailyBar", {"t": "1970-01-01", "o": "x"}, "dailyBar."),
+        ("minuteBar", 5, "minuteBar"),
+        ("prevDailyBar", {"t": "2026-01-05T14:30:00Z", "n": 1.5}, "prevDailyBar.n: "),
+    ],
+)
+def test_a_bad_part_of_a_snapshot_costs_no_other_part(part: str, bad: Any, reason: str) -> None:
+    trade = {"t": "2026-01-05T14:30:00Z", "x": "D", "p": 1.5, "s": 0.5, "i": 1, "c": ["@"], "z": "C"}
+    body = json.dumps({"A": {"latestTrade": trade, part: bad}, "B": {"latestTrade": trade}}).encode()
+    Pair("stocks").decode([body], PayloadKind.SNAPSHOTS)
+    decoded = decode("stocks", body, kind=PayloadKind.SNAPSHOTS)
+    assert [row["trade_price"] for row in rows("stocks", decoded)["snapshots"]] == [1.5, 1.5]
+    [reject] = decoded.rejects
+    assert reject.reason.startswith(reason)
+    assert json.loads(reject.data) == {part: bad}
+    assert decoded.counts == [3], "the part counts as a message"
+    assert decoded.bodies[0].symbols == {"A", "B"}
+
+
+@pytest.mark.cases("V7")
+def test_a_message_of_msgpack_that_claims_too_much_costs_no_other() -> None:
+    at = msgpack.Timestamp(1_767_623_400, 0)
+    good = msgpack.packb({**TRADE, "t": at})
+    for bad in (bytes([good[0] + 1]) + good[1:], b"\x83\xa1T\xa1t\xa1S\xc1"):
+        decoded = decode("stocks", b"\x93" + good + bad + good, kind=PayloadKind.MSGPACK)
+        assert (decoded.counts, len(decoded.rejects)) == ([3], 1), bad
+        assert len(rows("stocks", decoded)["trades"]) == 2

@@ -151,12 +151,15 @@ def _show_summary(request: BackfillRequest, status: Status) -> None:
     rate = status.rows / max(status.seconds, 0.001)
     if status.shards or status.failed:
         print(
-            f"{request.dataset}: {status.rows:,} rows in {format_seconds(status.seconds)} "
-            f"({rate:,.0f} rows/s), {status.requests:,} requests, {status.bytes / 1e6:,.1f} MB"
+            f"{request.dataset}: {_count(status.rows, 'row')} in {format_seconds(status.seconds)} "
+            f"({rate:,.0f} rows/s), {_count(status.requests, 'request')}, {status.bytes / 1e6:,.1f} MB"
         )
-        waiting = status.rows - status.stored
-        text = f"; {waiting:,} more are fetched, and the next run stores them" if waiting > 0 else ""
-        print(f"  {status.stored:,} rows stored in {_count(status.files, 'file')}{text}")
+        text = f"{_count(status.stored, 'row')} stored in {_count(status.files, 'file')}"
+        if status.repeated:
+            text += f"; {_count(status.repeated, 'row')} left out that came again"
+        if (waiting := status.rows - status.stored - status.repeated) > 0:
+            text += f"; {_count(waiting, 'row')} fetched only, for the next run to store"
+        print(f"  {text}")
     if request.is_closed(request.first, request.past):
         print(f"{request.dataset}: {request.feed} has no session in this range")
     elif status.already:
@@ -168,7 +171,7 @@ def _show_summary(request: BackfillRequest, status: Status) -> None:
     if status.short:
         print(f"  {_count(status.short, 'day')} with fewer rows than the service's daily bars say")
     if status.rejected:
-        print(f"  {status.rejected:,} records were rejected and kept in _mdstream/rejects of the store")
+        print(f"  {_count(status.rejected, 'record')} rejected and kept in _mdstream/rejects of the store")
     for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:
         print(f"  {symbol}: {why}", file=sys.stderr)
     if len(status.failed) > _LONGEST_LIST:

@@ -81,6 +81,8 @@ class Status:
     """Rows fetched in this run."""
     stored: int = 0
     """Rows stored in this run, including those that an earlier run had fetched."""
+    repeated: int = 0
+    """Rows that repeat another one and were left out."""
     rejected: int = 0
     requests: int = 0
     bytes: int = 0
@@ -172,8 +174,9 @@ class Backfill:
             self.status.seconds = time.monotonic() - start
         return self.status
 
-    def _count_stored(self, rows: int, files: int) -> None:
+    def _count_stored(self, rows: int, repeated: int, files: int) -> None:
         self.status.stored += rows
+        self.status.repeated += repeated
         self.status.files += files
         self._on_change(self.status)
 

@@ -44,7 +44,10 @@ class _Group:
 
 
 class Filing:
-    """Writes the files of one request. `on_commit` is called with the rows and files of each commit."""
+    """Writes the files of one request. `on_commit` is called with each commit's counts.
+
+    These are: rows stored, rows left out because they repeat another one, and files.
+    """
 
     # Written while shards are added and files are written.
     _ready: dict[tuple[str, ...], _Group]
@@ -59,7 +62,7 @@ class Filing:
         store: Path,
         ledger: Ledger,
         staging: Staging,
-        on_commit: Callable[[int, int], None],
+        on_commit: Callable[[int, int, int], None],
     ) -> None:
         self._request = request
         self._ledger = ledger
@@ -174,10 +177,12 @@ class Filing:
         if rows + repeated != group.rows:
             raise StoreError(f"store: {rows + repeated} rows are staged, but {group.rows} were fetched")
         if repeated:
-            log.warning("%s: left out %d rows that the service sent twice", self._request.dataset, repeated)
+            log.warning(
+                "%s: rows that the service sent again, left out: %d", self._request.dataset, repeated
+            )
         await self._commit(number, files, group)
         await asyncio.to_thread(self._staging.drop, *group.shards)
-        self._on_commit(rows, len(files))
+        self._on_commit(rows, repeated, len(files))
 
     async def _commit(self, number: int, files: Sequence[NewFile], group: _Group) -> None:
         async with self._commits:

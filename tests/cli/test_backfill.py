@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from typer.testing import CliRunner
 
 import mdstream
 from mdstream.cli.app import app
+from mdstream.cli.backfill_view import show_end
 from mdstream.config import HistoryConfig
 from mdstream.history.backfill import Backfill, Status
+from mdstream.history.request import make_request
 from mdstream.pool import ipc_names
 
 RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")
+NOW = datetime(2026, 2, 1, tzinfo=UTC)
 CLEAN = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
 FILE = "[backfill]\nconcurrency = 11\nworkers = 1\nbudget_per_minute = 3\n[fetch]\nbudget_per_minute = 9\n"
 
@@ -123,3 +127,29 @@ def test_what_is_fetched_again_and_as_of_which_day_are_flags(tmp_path: Path) -> 
 def test_a_closed_day_is_reported_as_such(tmp_path: Path) -> None:
     done = command(tmp_path, "--dry-run", "--start", "2026-01-03", "--end", "2026-01-04")
     assert "nothing to fetch, iex has no session in this range" in done.stdout
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize(
+    ("rows", "stored", "repeated", "line"),
+    [
+        (3, 2, 1, "2 rows stored in 1 file; 1 row left out that came again"),
+        (3, 1, 2, "1 row stored in 1 file; 2 rows left out that came again"),
+        (
+            5,
+            2,
+            2,
+            "2 rows stored in 1 file; 2 rows left out that came again; "
+            "1 row fetched only, for the next run to store",
+        ),
+        (2, 2, 0, "2 rows stored in 1 file"),
+        (0, 2, 1, "2 rows stored in 1 file; 1 row left out that came again"),
+    ],
+)
+def test_rows_that_came_again_do_not_wait_for_the_next_run(
+    capsys: pytest.CaptureFixture[str], rows: int, stored: int, repeated: int, line: str
+) -> None:
+    request = make_request("stocks.bars", ["AAPL"], "2026-01-05", "2026-01-05T15:02Z", now=NOW)
+    status = Status(shards=1, rows=rows, stored=stored, repeated=repeated, files=1)
+    show_end(request, status, False, None, as_json=False)
+    assert capsys.readouterr().out.splitlines()[1].strip() == line

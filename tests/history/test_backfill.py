@@ -122,7 +122,7 @@ def test_repeated_rows_and_rows_of_other_symbols_are_stored_once(tmp_path: Path)
                 store=tmp_path,
                 settings=values,
             )
-            assert (status.complete, status.stored) == (True, 2)
+            assert (status.complete, status.stored, status.repeated) == (True, 2, 1)
         server.shutdown()
     table = pl.read_delta(str(tmp_path / "stocks.bars"))
     assert sorted(table["symbol"]) == ["AAPL", "AAPL", "MSFT", "MSFT"]

@@ -21,7 +21,7 @@ class Meaning(NamedTuple):
 
 MEANINGS: dict[str, Meaning] = {
     "trades.update": Meaning(
-        "Set in history if the trade was amended: canceled, incorrect (replaced) or corrected."
+        "Set in history if the trade is not valid: canceled, incorrect (replaced), corrected, or else."
     ),
     # times
     "ts": Meaning("Time of the event, as the service gives it."),

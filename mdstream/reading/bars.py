@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mdstream.errors import ConfigError
+from mdstream.streams.marks import is_marked
 from mdstream.streams.spec import BarRules, split_conditions
 
 _TIME = re.compile(r"(\d+)\s*(s|m|h|d)")
@@ -107,9 +108,7 @@ def build_bars(trades: pl.DataFrame, rules: BarRules, length: BarLength) -> pl.D
     """
     known = pl.col("price").is_not_null() & pl.col("size").is_not_null()
     if rules.mark in trades.columns:
-        trades = trades.filter(
-            ~pl.col(rules.mark).cast(pl.String).is_in(list(rules.amended)).fill_null(value=False)
-        )
+        trades = trades.filter(~is_marked(rules))
     counting = _add_effects(trades, rules).filter(pl.col("_volume") & known)
     size = pl.col("size").cast(pl.Float64)
     amounts = {"trades": known.cast(pl.Float64), "volume": size, "dollars": size * pl.col("price")}

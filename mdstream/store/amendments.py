@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mdstream.store.schema import NS_SUFFIX
 from mdstream.store.sources import list_identity_columns
+from mdstream.streams.marks import is_marked
 from mdstream.streams.spec import BarRules, Channel
 
 if TYPE_CHECKING:
@@ -23,13 +24,6 @@ _ID_COLUMNS = 3
 """The first matching columns, which identify a trade where ids do not repeat: symbol, exchange, id."""
 _DAY_NS = 86_400_000_000_000
 _AT, _TRADED = "_at", "_traded"
-
-
-def is_marked(rules: BarRules) -> pl.Expr:
-    """Return an expression that is true for trades with a mark that says they do not count."""
-    import polars as pl
-
-    return pl.col(rules.mark).is_in(list(rules.amended)).fill_null(value=False)
 
 
 def list_matching_columns(channel: Channel) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
-from mdstream.store.amendments import drop_amended, drop_marked, is_marked, read_amendments
+from mdstream.store.amendments import drop_amended, drop_marked, read_amendments
 from mdstream.store.known_symbols import check_symbols
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
@@ -19,6 +19,7 @@ from mdstream.store.schema import NS_SUFFIX, RUN, find_widened, polars_schema
 from mdstream.store.sources import Part, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
+from mdstream.streams.marks import is_marked
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, STORED_APART, Channel
 from mdstream.venues.alpaca import sessions

@@ -265,7 +265,7 @@ class BarRules:
     `trades` names the channel of trades. `midpoints` names the channel of quotes whose midpoints set prices
     too, as for crypto; such a bar needs no trade. `corrections` and `cancels` name the channels that amend
     trades; the identity of trades then begins with symbol, time, exchange and id. `mark` names the column
-    of trades that says that one was amended later. With a value among `amended`, it counts in no bar.
+    of trades that says that one was amended later. With any text in it, the trade counts in no bar.
     """
 
     volume_only: Mapping[str, str] = field(default_factory=dict)
@@ -277,7 +277,6 @@ class BarRules:
     corrections: str = ""
     cancels: str = ""
     mark: str = ""
-    amended: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[str, str, str, str]:

@@ -15,7 +15,6 @@ from mdstream.streams.column_sets import (
 )
 from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
-from mdstream.venues.alpaca.bodies import AMENDED
 
 _TRADE = (
     SYMBOL,
@@ -30,7 +29,9 @@ _TRADE = (
 )
 
 _UPDATE = Column("update", Kind.CODE, "u", dictionary="trade_updates")
-"""Only history has it: whether a trade was cancelled or corrected later (`bodies.AMENDED`)."""
+"""Only history has it, of trades that are not valid. Known marks: `canceled`; `incorrect` (replaced by a
+correction); `corrected` (itself the correction of an earlier trade). A trade without a mark is valid.
+"""
 
 _TRADE_IDENTITY = ("symbol", "ts", "exchange", "id", "price", "size")
 """On exchange D an id is unique only within a reporting facility, which the service does not send. Two
@@ -114,7 +115,6 @@ _BAR_RULES = BarRules(
     corrections="corrections",
     cancels="cancels",
     mark=_UPDATE.name,
-    amended=AMENDED,
 )
 
 STOCKS = StreamSpec(

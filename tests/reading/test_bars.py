@@ -149,7 +149,7 @@ def test_odd_lots_count_in_volume_only_and_a_bar_of_them_is_none() -> None:
 @pytest.mark.cases("V3")
 def test_bars_of_what_is_traded_leave_marked_trades_out() -> None:
     trades = make_trades([(n, float(n + 1), 10, "@") for n in range(5)])
-    marks = pl.Series("update", [None, "canceled", "corrected", "incorrect", "another"])
+    marks = pl.Series("update", [None, "canceled", "CORRECTED", "another", ""])
     bars = build_bars(trades.with_columns(marks), STOCKS, BarLength.parse("2 trades"))
     assert bars.select("open", "close", "trade_count").rows() == [(1.0, 5.0, 2)]
 

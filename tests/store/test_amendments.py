@@ -92,13 +92,20 @@ def write_history(store: Path, mark: str | None, feed: str = "sip", second: int 
 
 
 @pytest.mark.cases("V3")
-@pytest.mark.parametrize("mark", ["canceled", "corrected", "incorrect"])
+@pytest.mark.parametrize("mark", ["canceled", "corrected", "incorrect", "Canceled", "busted"])
 def test_a_trade_that_history_marks_is_left_out_unless_asked_for(tmp_path: Path, mark: str) -> None:
     write_history(tmp_path, mark)
     write_history(tmp_path, None, second=6)
     assert mdstream.scan("stocks.trades", tmp_path).collect()["ts"].dt.second().to_list() == [6]
     every = mdstream.scan("stocks.trades", tmp_path, amended=True).sort("ts").collect()
     assert every["update"].to_list() == [mark, None]
+
+
+@pytest.mark.cases("V3")
+@pytest.mark.parametrize("mark", [None, "", " "])
+def test_a_trade_without_a_mark_is_valid(tmp_path: Path, mark: str | None) -> None:
+    write_history(tmp_path, mark)
+    assert mdstream.scan("stocks.trades", tmp_path).collect().height == 1
 
 
 @pytest.mark.cases("V3")

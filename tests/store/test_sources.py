@@ -59,6 +59,8 @@ def make_rows(channel: Channel, source: Source) -> pl.DataFrame:
                 value = "AAPL"
             elif column.kind in (Kind.CODE, Kind.CONDITIONS):
                 value = str(number) if number else None  # null equals null
+            if column.name == "update":
+                value = None  # a text in it would say that the trade is not valid
             if column.kind is Kind.TIME:
                 at = (
                     (DAY + second) * 10**6 if column.name != RECV_TS.name else DAY * 10**6 + next(_received)

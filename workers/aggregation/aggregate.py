@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from mdstream.frames.bar_builder import TextOf
 from mdstream.handoff.columns import PARTIAL, ColumnData
+from mdstream.streams.marks import is_mark
 from mdstream.streams.spec import BarRules, Channel, Mark, PayloadKind, StreamSpec, split_conditions
 from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
@@ -87,7 +88,7 @@ class Effects:
         column, data = channel.column(self._rules.mark), columns[channel.at[self._rules.mark]]
         marked = np.arange(len(data.values)) if data.mask is None else np.flatnonzero(data.mask)
         codes = data.values[marked]
-        amended = [c for c in np.unique(codes).tolist() if text(column, c) in self._rules.amended]
+        amended = [c for c in np.unique(codes).tolist() if is_mark(text(column, c))]
         return marked[np.isin(codes, amended)]
 
     def of_codes(self, channel: Channel, conditions: int | None, tape: int | None, text: TextOf) -> Effect:

@@ -32,11 +32,6 @@ def is_control(message: Mapping[str, object]) -> bool:
 
 # -- bodies of REST
 
-AMENDED = ("canceled", "incorrect", "corrected")
-"""Marks (`u`) of historical trades: cancelled; replaced by a correction; or itself the correction of an
-earlier trade. A trade without a mark is valid.
-"""
-
 NEXT_PAGE_TOKEN = "next_page_token"
 """In a body: the token of the next page; null, or missing, in the last. See `page_token_in`."""
 ONE_SYMBOL = "symbol"

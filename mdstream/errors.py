@@ -185,12 +185,19 @@ class ServerError(MdstreamError):
     """The service answered with a failure, or broke its protocol.
 
     `code` is the error code of the stream or the HTTP status, if there is one. `retry_after` is the pause
-    in seconds that the service asks for.
+    in seconds that the service asks for. `final_in` is when the refusal stops to count as temporary, in
+    seconds, if it does.
     """
 
-    def __init__(self, message: str, code: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        code: int | None = None,
+        retry_after: float | None = None,
+        final_in: float | None = None,
+    ) -> None:
         super().__init__(message)
-        self.code, self.retry_after = code, retry_after
+        self.code, self.retry_after, self.final_in = code, retry_after, final_in
 
 
 class BadRequestError(ServerError):
@@ -202,7 +209,7 @@ class UnusableAnswerError(ServerError):
 
 
 class EndlessAnswerError(ServerError):
-    """An answer in pages repeats itself, or has pages without records and without an end."""
+    """An answer in pages repeats itself, has no end, or has a token that is too long."""
 
 
 class NetworkError(MdstreamError):

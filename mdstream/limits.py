@@ -28,6 +28,9 @@ MOST_STATE_PAGES = 100
 MOST_EMPTY_PAGES = 20
 """Empty pages of one request in a row; its symbol is given up for the run."""
 
+LONGEST_TOKEN = 4096
+"""Characters of a page token; the request has failed, and a backfill gives its symbol up for the run."""
+
 MOST_UNUSABLE = 3
 """Attempts at a page that cannot be read; the request has failed."""
 

@@ -9,9 +9,9 @@ only the decoder of a body knows its token. A caller that keeps the token of the
 there (`PageRequest.token`), in another process or after days. If the service no longer knows the token, it
 refuses the request, and `is_stale_token` is true.
 
-An endless answer fails with an `EndlessAnswerError`: after a repeated token, after `PageRequest.most_pages`
-pages, or after `MOST_EMPTY_PAGES` empty pages in a row. An answer that `read` cannot use is requested
-again.
+An endless answer fails with an `EndlessAnswerError`: after a repeated token, a token that is too
+long (`LONGEST_TOKEN`), `PageRequest.most_pages` pages, or `MOST_EMPTY_PAGES` empty pages in a row. An
+answer that `read` cannot use is requested again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from mdstream.errors import BadRequestError, EndlessAnswerError, UnusableAnswerError
-from mdstream.limits import MOST_EMPTY_PAGES, MOST_PAGES, MOST_STATE_PAGES, MOST_UNUSABLE
+from mdstream.limits import LONGEST_TOKEN, MOST_EMPTY_PAGES, MOST_PAGES, MOST_STATE_PAGES, MOST_UNUSABLE
 from mdstream.session.rest import Body
 from mdstream.session.retry import backoff
 from mdstream.streams.rest_spec import Chain, Fetch, History
@@ -112,6 +112,8 @@ def why_endless(token: str, seen: Collection[str], empty: int, most_pages: int) 
     `seen` has the tokens of all pages so far, including the first; `empty` is the number of empty pages in
     a row.
     """
+    if len(token) > LONGEST_TOKEN:
+        return f"page token of {len(token):,} characters"
     if token in seen:
         return f"page token {token[:40]!r} came twice"
     if len(seen) >= most_pages:

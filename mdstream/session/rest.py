@@ -185,6 +185,8 @@ class RestClient:
             self._quiet_until = time.monotonic() + _QUIET_S
             waits_s = self.budget.waits_s
             hope = f"no requests for {waits_s:.0f} s" if waits_s > 1 else "retrying"
+            if isinstance(error, ServerError) and error.final_in is not None:
+                hope = f"final in {error.final_in:.0f} s; {hope}"
             log.warning("REST: %s; %s", error, hope)
 
     def _is_temporary(self, error: Exception) -> bool:
@@ -269,9 +271,7 @@ class RestClient:
             if status == THROTTLED or (status == 200 and _THROTTLED_TEXT in text.lower()):
                 # All requests wait, not only this one: the quota is for the account.
                 self.budget.hold(pause if pause is not None else 1.0)
-            if left < math.inf:
-                message = f"{message}; final in {left:.0f} s"
-            return ServerError(message, status, pause)
+            return ServerError(message, status, pause, left if left < math.inf else None)
         return (
             CredentialsError(message, status)
             if rule.exit == Exit.CREDENTIALS

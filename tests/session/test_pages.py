@@ -12,7 +12,7 @@ import uvloop
 
 from mdstream.errors import BadRequestError, EndlessAnswerError, ServerError, UnusableAnswerError
 from mdstream.handoff.compression import Compression, decompress
-from mdstream.limits import MOST_EMPTY_PAGES, MOST_UNUSABLE
+from mdstream.limits import LONGEST_TOKEN, MOST_EMPTY_PAGES, MOST_UNUSABLE
 from mdstream.session.budget import Budget
 from mdstream.session.pages import (
     PageRequest,
@@ -138,6 +138,14 @@ def test_an_answer_without_end_is_given_up_at_its_bound() -> None:
 
 
 @pytest.mark.cases("S13")
+def test_a_token_that_is_too_long_is_not_sent_on() -> None:
+    server = Server({"": make_page([1], "x" * 9000)})
+    with pytest.raises(EndlessAnswerError, match="page token of 9,000 characters"):
+        asyncio.run(read_all(server))
+    assert len(server.asked) == 1
+
+
+@pytest.mark.cases("S13")
 def test_pages_without_a_record_are_given_up_sooner() -> None:
     server = Endless([])
     with pytest.raises(EndlessAnswerError, match="20 pages in a row without a record, and no end"):
@@ -176,6 +184,8 @@ def test_a_page_that_cannot_be_read_is_requested_again_and_then_an_error(unusabl
         ("c", {"", "b"}, 0, ""),
         ("b", {"", "b"}, 0, "page token 'b' came twice"),
         ("x" * 99, {"", "x" * 99}, 0, f"page token '{'x' * 40}' came twice"),
+        ("x" * LONGEST_TOKEN, {""}, 0, ""),
+        ("x" * (LONGEST_TOKEN + 1), {""}, 0, "page token of 4,097 characters"),
         ("d", {"", "b", "c"}, 0, "an answer of over 3 pages"),
         ("c", {"", "b"}, MOST_EMPTY_PAGES - 1, ""),
         (

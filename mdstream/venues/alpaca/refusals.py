@@ -144,6 +144,7 @@ _FAILED, _CONFIG, _KEY = 1, 2, 3
 
 _LATER = frozenset({408, 425, THROTTLED})
 _REFUSED = frozenset({401, 403})
+_TOO_LONG = frozenset({414, 431})
 _FRONT_END = frozenset({Shape.HTML})
 _CHECK_KEY = f"check {KEY_VARIABLE} and {SECRET_VARIABLE}"
 
@@ -200,6 +201,7 @@ RULES: tuple[Rule, ...] = (
     _rest({200}, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _NO_DATA, _ANY - {Shape.DATA}),
     _rest(range(201, 300), Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _NO_DATA),
     _rest(range(300, 400), Kind.REQUEST, Kind.DOUBTFUL, _FAILED, _MOVED + "data_url"),
+    _rest(_TOO_LONG, Kind.REQUEST, Kind.REQUEST, _FAILED, _SHOWN),
     _rest(_LATER, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _SHOWN),
     _rest({403, 422}, Kind.PLAN_LATER, Kind.PLAN_LATER, _FAILED, _SHOWN, words=_RECENT),
     _rest({403, 422}, Kind.PLAN, Kind.PLAN, _FAILED, _SHOWN, words="subscription"),

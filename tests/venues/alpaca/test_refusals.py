@@ -86,6 +86,8 @@ PLAN = b'{"message":"subscription does not permit querying OPRA data"}'
         ((204, 206), b"", T, T, 1),
         ((301, 302), b"", R, D, 1),
         ((400, 404, 410, 414, 422), b'{"message":"invalid symbol: b@d"}', R, R, 1),
+        ((414, 431), b"Request-URI Too Large", R, R, 1),
+        ((414, 431), HTML, R, R, 1),
         ((400, 404, 410), b"404: Not Found", R, D, 1),
         ((400, 404, 410), HTML, D, D, 1),
         ((401, 403), FORBIDDEN, F, D, 3),

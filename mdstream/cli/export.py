@@ -47,7 +47,8 @@ def export(
     Memory is bounded except for sorting. The file appears complete, or not at all.
 
     With --nautilus, trades, quotes and bars become a NautilusTrader catalogue of ticks, bars and
-    instruments, with a file for each symbol and day (bars: year). NautilusTrader need not be installed.
+    instruments, with a file for each symbol and day (bars: year). NautilusTrader need not be installed. If
+    it can represent none of the rows, the exit code is 1.
     """
     from mdstream.store import export as exports
     from mdstream.store.catalogue import scan
@@ -71,7 +72,10 @@ def export(
         found = exports.export_catalogue(dataset, rows, to, venue, force)
         print(f"{found.rows:,} rows of {found.symbols:,} symbols in {found.files:,} files in {to}")
         if found.left_out:
-            print(f"  left out: {found.left_out:,} rows that NautilusTrader cannot represent")
+            rows_left = f"{found.left_out:,} {'row' if found.left_out == 1 else 'rows'}"
+            print(f"  left out: {rows_left} that NautilusTrader cannot represent")
+        if found.left_out and not found.rows:
+            raise typer.Exit(1)
         return
     count = exports.export_file(rows, to, force)
     print(f"{count:,} rows in {to}")

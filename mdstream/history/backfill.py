@@ -332,7 +332,9 @@ class Backfill:
             self._until = until
             self.status.until = f"{to_utc(until):%Y-%m-%dT%H:%M:%SZ}"
             log.warning(
-                "the plan excludes the last %d minutes: fetching up to %s; the next run continues there",
+                "the plan excludes the last %d minutes (%d to be safe): fetching up to %s; the next run "
+                "continues there",
+                RECENT_NS // 60_000_000_000 - 1,
                 RECENT_NS // 60_000_000_000,
                 self.status.until,
             )

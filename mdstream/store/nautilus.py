@@ -40,6 +40,11 @@ _DECIMALS = {"equity": (4, 0), "option_contract": (2, 0), "currency_pair": (9, 9
 """Decimals of prices and sizes. Ticks, bars and instruments have the same, because a backtest compares
 them. Prices that need more get more, up to `_SCALE`, and so do sizes of currency pairs.
 """
+_WHOLE = {
+    "equity": "a fractional size (NautilusTrader's Equity has whole shares only)",
+    "option_contract": "a fractional size (NautilusTrader's OptionContract has whole contracts only)",
+}
+"""Why rows are left out whose instrument has no decimals of sizes."""
 _LARGEST_PRICE, _LARGEST_SIZE = 17_014_118_346_046.0, 34_028_236_692_093.0
 """NautilusTrader's limits, `PRICE_MAX` and `QUANTITY_MAX`."""
 _ROUNDING = 2.0**-51
@@ -174,8 +179,9 @@ def _why_left_out(kind: str, series: _Series, instrument: str, rows: pl.LazyFram
     prices, sizes = list(series.prices.values()), list(series.sizes.values())
     floats = [name for name in series.needed if kinds[name].is_float()]
     decimals = _SCALE if instrument == "currency_pair" else _DECIMALS[instrument][1]
-    inexact = [_is_whole(name, _SCALE) for name in prices if name in floats]
-    inexact += [_is_whole(name, decimals) for name in sizes if name in floats]
+    exact_prices = [_is_whole(name, _SCALE) for name in prices if name in floats]
+    exact_sizes = [_is_whole(name, decimals) for name in sizes if name in floats]
+    too_many = "a price or size with too many decimals"
     largest = {**dict.fromkeys(prices, _LARGEST_PRICE), **dict.fromkeys(sizes, _LARGEST_SIZE)}
     checks = [
         ("no price or no size", pl.any_horizontal(pl.col(series.needed).is_null())),
@@ -184,7 +190,8 @@ def _why_left_out(kind: str, series: _Series, instrument: str, rows: pl.LazyFram
         ("a time before 1970", pl.col("ts").dt.epoch("ns") < 0),
         ("a symbol that names no instrument", ~_names_instrument(instrument)),
         ("a number that is too large", pl.any_horizontal(pl.col(n).abs() > m for n, m in largest.items())),
-        ("a price or size with too many decimals", ~pl.all_horizontal(True, *inexact)),
+        (too_many, ~pl.all_horizontal(True, *exact_prices)),
+        (_WHOLE.get(instrument, too_many), ~pl.all_horizontal(True, *exact_sizes)),
     ]
     why = pl.lit(None, pl.String)
     for reason, is_so in reversed(checks):

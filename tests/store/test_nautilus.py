@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -26,9 +27,11 @@ from mdstream.cli.app import app
 from mdstream.errors import ConfigError
 from mdstream.store import nautilus
 from mdstream.store.query import parse_time
+from mdstream.streams import STREAMS
 from tests.history.test_backfill import fill
 from tests.history.truth import records
 from tests.running import simulator
+from tests.store.test_sources import Source, make_rows
 
 NS = 1_767_600_000_000_000_001
 PYTHON = os.environ.get("NAUTILUS_PYTHON", "")
@@ -264,7 +267,7 @@ UNFIT = [
     ({"price": [1e25, 187.25]}, "a number that is too large"),
     ({"price": [float("nan"), 187.25]}, "a number that is not finite"),
     ({"size": [10**18, 100]}, "a number that is too large"),
-    ({"size": [0.4213, 100.0]}, "a price or size with too many decimals"),
+    ({"size": [0.4213, 100.0]}, "a fractional size (NautilusTrader's Equity has whole shares only)"),
     ({"size": [0, 100]}, "no size"),
     ({"price": [None, 187.25]}, "no price or no size"),
 ]
@@ -280,6 +283,17 @@ def test_a_row_that_the_library_cannot_represent_is_left_out_with_its_reason(
     assert f"stocks.trades: 1 rows are left out: {reason}" in caplog.text
     [table] = read_tables(tmp_path, "trade_tick").values()
     assert (decode_numbers(table["price"]), decode_numbers(table["size"])) == ([Decimal("187.25")], [100])
+
+
+@pytest.mark.cases("V8")
+def test_an_export_of_which_nothing_is_left_is_no_success(tmp_path: Path) -> None:
+    rows = make_rows(STREAMS["stocks"].by_name["trades"], Source(False, "sip", None, [(5, 1)]))
+    rows = rows.with_columns(pl.lit(0.5).alias("size"))
+    store, catalog = tmp_path / "store", tmp_path / "catalog"
+    write_deltalake(store / "stocks.trades", rows.to_arrow(), partition_by=["feed", "date"])
+    flags = ["export", "stocks.trades", "--store", str(store), "--to", str(catalog), "--nautilus"]
+    done = CliRunner().invoke(app, flags)
+    assert (done.exit_code, "left out: 1 row that" in done.output) == (1, True)
 
 
 @pytest.mark.cases("V8")

@@ -98,9 +98,9 @@ def _show(result: dict[str, Any], file: str) -> None:
         report.write(result, file)
     try:
         console = output_console()
-        hint = Text(_hint(file), style="dim")
+        hint = () if result["removed"] else (Text(_hint(file), style="dim"),)
         used = result["utilization"]
-        summary.show(result, console, ["", *(utilization.draw_brief(used) if used else ()), hint])
+        summary.show(result, console, ["", *(utilization.draw_brief(used) if used else ()), *hint])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone; the exit code is still that of the run
         discard_output()

@@ -29,6 +29,15 @@ _NOTHING_OF_FRAMES: dict[str, Any] = {
     "events": [],
 }
 """What a report has of a run whose frames were removed."""
+_NOTHING_OF_RECORDER: dict[str, Any] = {
+    "rows": None,
+    "missed": None,
+    "unstorable": None,
+    "commits": None,
+    "trouble": "the folder of the run was removed",
+    "frames": {},
+}
+"""The same of its recorder."""
 
 
 def build(supervisor: Supervisor) -> dict[str, Any]:
@@ -81,6 +90,8 @@ def _sum_recording(supervisor: Supervisor) -> dict[str, Any] | None:
     if supervisor.recorder is None:
         return None
     state = supervisor.recorder.state
+    if supervisor.removed is not None:  # the recorder's numbers went with the folder
+        return {"store": state.store, "whole": False, **_NOTHING_OF_RECORDER}
     return {
         "store": state.store,
         "whole": state.finished,

@@ -42,7 +42,7 @@ def finish_recording(
 ) -> bool:
     """Wait until all of an ended run is recorded, by `recorder` or by a recorder that a user started.
 
-    Return whether it is. If it is not, the run's folder stays when `directory` closes.
+    Return whether it is. If not, the run's folder, unless removed, stays when `directory` closes.
     """
     if recorder is not None:
         finished = recorder.finish(timeout_s, is_aborted)
@@ -51,7 +51,7 @@ def finish_recording(
         while rundir.has_recorder(directory.path) and not is_aborted() and awake.now() < timeout_s:
             time.sleep(_POLL_S)
         finished = not rundir.has_recorder(directory.path)
-    if not finished:
+    if not finished and not directory.is_removed:
         directory.abandon()
         at_work = f" Recorder pid {recorder.pid} continues." if recorder else ""
         log.warning(

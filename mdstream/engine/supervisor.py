@@ -175,13 +175,16 @@ class Supervisor:
                 self._loop()
                 self._drain()
                 self.ended = Moment.now()
-                if self._find_removed():
-                    run_end.give_up_recording(self.recorder)
-                else:
+                if not self._find_removed():
                     self.directory.describe(**self._facts, ended=True)
                     self._is_recorded = run_end.finish_recording(
-                        self.directory, self.recorder, self.config.drain_timeout_s, lambda: self.aborted
+                        self.directory,
+                        self.recorder,
+                        self.config.drain_timeout_s,
+                        lambda: self.aborted or self._find_removed(),
                     )
+                if self.removed is not None:
+                    run_end.give_up_recording(self.recorder)
                 self._sample()
                 finish(self)
                 if not self.aborted:

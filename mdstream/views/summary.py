@@ -108,7 +108,10 @@ def _remarks(report: dict[str, Any]) -> list[Text]:
 
 
 def _recording_text(recorded: dict[str, Any]) -> Text:
-    """Return what came into the store."""
+    """Return what came into the store, as far as it is known."""
+    if recorded["rows"] is None:
+        text = f"recorded until then: see {recorded['store']}/live; what was not yet recorded is lost"
+        return Text(text, style="bold red")
     frames = sum(rows > 0 for rows in recorded["frames"].values())
     text = f"recorded: {recorded['rows']:,} rows of {frames} frames in {recorded['store']}/live"
     if recorded["missed"]:

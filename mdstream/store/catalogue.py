@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
 from mdstream.store.amendments import drop_amended, drop_marked, read_amendments
-from mdstream.store.known_symbols import check_symbols
+from mdstream.store.known_names import check_kinds, check_symbols
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
 from mdstream.store.rejects import scan_kept
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _END = re.compile(r"\\[zZ]$")
 """End of the patterns of `fnmatch`, which Polars does not understand."""
+
+
+_RECORDED_BARS = {"timeframe": ("1Min", "1Day"), "adjustment": ("raw",)}
+"""What recorded bars have in the partition columns that only history stores."""
 
 
 def scan(
@@ -79,10 +83,10 @@ def scan(
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
-    A symbol that has no row in the table and was never requested is an error; with `unknown="empty"` it has
-    no rows.
+    A symbol, feed, timeframe or adjustment that the table does not have, and that was never requested, is
+    an error; with `unknown="empty"` it has no rows.
 
-    Raises `UnknownNameError` for such a symbol and for an unknown dataset, `ConfigError` for another wrong
+    Raises `UnknownNameError` for such a name and for an unknown dataset, `ConfigError` for another wrong
     argument, `NoStoreError` if there is no such table, and `StoreError` if it cannot be read.
     """
     import polars as pl
@@ -93,13 +97,17 @@ def scan(
     wanted = _Wanted(
         dataset, (start, end), {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
     )
+    _check_span(start, end)
     if channel is REJECTS and symbols is not None:
         raise ConfigError(f"{dataset} has no symbols; filter its column bytes")
     tables = [
         (_open_table(f"{store}/{dataset}", options) if history else None, False),
         (_open_table(f"{store}/live/{dataset}", options), True),
     ]
+    existing = [table for table, _ in tables if table is not None]
     if channel is REJECTS and (rejects := _scan_rejects(store, tables[1][0], wanted)) is not None:
+        if unknown == "error":
+            check_kinds(str(store), dataset, wanted.kinds, existing, {})
         return rejects
     parts = [
         _select(table, channel, history, wanted, is_recorded)
@@ -111,8 +119,10 @@ def scan(
             f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
             "mdstream run --record"
         )
+    if unknown == "error":
+        recorded = _RECORDED_BARS if history and history.bars and tables[1][0] else {}
+        check_kinds(str(store), dataset, wanted.kinds, existing, recorded)
     if symbols is not None and unknown == "error":
-        existing = [table for table, _ in tables if table is not None]
         check_symbols(str(store), dataset, as_list(symbols), existing)
     if channel.revised_by:
         revised = _keep_last_revisions(parts, channel, symbols)
@@ -125,6 +135,14 @@ def scan(
     else:
         rows = _merge_sources(parts, channel, dataset, None if amended else f"{store}/live", options)
     return _keep_sessions(_join_times(rows), dataset, channel, session)
+
+
+def _check_span(start: When | None, end: When | None) -> None:
+    """Raise `ConfigError` if there is no time from `start` to `end`."""
+    if start is None or end is None:
+        return
+    if parse_time(start, "start") >= parse_time(end, "end", whole_day=True):
+        raise ConfigError(f"start {start} is not before end {end}")
 
 
 def _keep_sessions(
@@ -175,13 +193,8 @@ def _merge_sources(
         for name in (rules.corrections, rules.cancels)
     }
     amending = [
-        (
-            read_amendments(
-                _add_missing_columns(pl.scan_delta(table), stream.by_name[name], True), channel
-            ),
-            table,
-        )
-        for name, table in tables.items()
+        (read_amendments(_add_missing_columns(_scan_widened(table, kind), kind, True), channel), table)
+        for kind, table in ((stream.by_name[name], table) for name, table in tables.items())
         if table is not None
     ]
     if not amending:
@@ -227,9 +240,7 @@ def _select(
     """Return the rows of a table that are wanted, with the columns of the dataset, and their sources."""
     import polars as pl
 
-    rows = pl.scan_delta(table)
-    whole = [name for name, kind in rows.collect_schema().items() if kind.is_integer()]
-    rows = rows.with_columns(pl.col(find_widened(channel, whole)).cast(pl.Float64))
+    rows = _scan_widened(table, channel)
     if is_recorded and history is not None:
         rows = _as_history(rows, history)
     rows = _add_missing_columns(rows, channel, is_recorded)
@@ -237,6 +248,15 @@ def _select(
     if feed := wanted.kinds["feed"]:
         sources = sources.filter(pl.col("feed") == feed)
     return Part(_filter_wanted(rows, channel, wanted), sources, is_recorded)
+
+
+def _scan_widened(table: DeltaTable, channel: Channel) -> pl.LazyFrame:
+    """Return the rows of a table; numbers that version 0.2 stored as whole ones have the type of today."""
+    import polars as pl
+
+    rows = pl.scan_delta(table)
+    whole = [name for name, kind in rows.collect_schema().items() if kind.is_integer()]
+    return rows.with_columns(pl.col(find_widened(channel, whole)).cast(pl.Float64))
 
 
 def _filter_wanted(rows: pl.LazyFrame, channel: Channel, wanted: _Wanted) -> pl.LazyFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import orjson
 import pytest
 
 import mdstream
-from mdstream.errors import UnknownNameError
-from mdstream.store.known_symbols import LEDGER
+from mdstream.errors import ConfigError, UnknownNameError
+from mdstream.store.known_names import LEDGER
 from mdstream.streams.spec import PayloadKind
 from tests.running import simulator
 from tests.store.test_catalogue import record
@@ -93,3 +94,52 @@ def test_an_unknown_dataset_is_an_error_that_names_the_nearest(tmp_path: Path) -
         mdstream.scan("stock.trades", tmp_path)
     with pytest.raises(UnknownNameError, match=r"did you mean 'stocks\.trades'"):
         mdstream.backfill("stocks.trade", "AAPL", *HOUR, store=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with fetched bars of one feed, and recorded trades with corrections, of version 0.2."""
+    source = Path(__file__).parents[1] / "data" / "0.2.0" / "store"
+    return shutil.copytree(source, tmp_path_factory.mktemp("kept") / "store")
+
+
+@pytest.mark.parametrize(
+    ("kind", "nearest"),
+    [
+        ({"feed": "iexx"}, "iex"),
+        ({"feed": "sipp"}, None),
+        ({"timeframe": "1min"}, "1Min"),
+        ({"timeframe": "1hour"}, None),
+        ({"adjustment": "rw"}, "raw"),
+        ({"adjustment": "spilt"}, None),
+    ],
+)
+def test_a_feed_timeframe_or_adjustment_that_a_store_lacks_names_what_it_has(
+    kept: Path, kind: dict[str, str], nearest: str | None
+) -> None:
+    (name,) = kind
+    has = {"feed": "iex", "timeframe": "1Min", "adjustment": "raw"}[name]
+    with pytest.raises(UnknownNameError, match=f"{name}: .*{has}") as raised:
+        mdstream.scan("stocks.bars", kept, **kind)  # type: ignore[arg-type]
+    assert nearest is None or nearest in raised.value.nearest
+    assert mdstream.scan("stocks.bars", kept, **kind, unknown="empty").collect().height == 0  # type: ignore[arg-type]
+
+
+def test_a_feed_that_is_only_recorded_or_was_requested_is_known(store: Path, kept: Path) -> None:
+    with pytest.raises(UnknownNameError, match="sipp"):
+        mdstream.scan("stocks.trades", store, feed="sipp")
+    with sqlite3.connect(store / LEDGER) as ledger:
+        ledger.execute(
+            "INSERT INTO shard (dataset, variant, symbol, first, past, state) "
+            "VALUES ('stocks.trades', 'otc', 'NONE', 0, 1, 'stored')"
+        )
+    ledger.close()
+    assert mdstream.scan("stocks.trades", store, feed="otc").collect().height == 0
+    assert mdstream.scan("stocks.trades", kept, feed="iex").collect().height
+
+
+@pytest.mark.parametrize("dataset", ["stocks.trades", "stocks.bars"])
+def test_a_start_later_than_the_end_is_an_error(kept: Path, dataset: str) -> None:
+    with pytest.raises(ConfigError, match="start 2026-01-06 is not before end 2026-01-05"):
+        mdstream.scan(dataset, kept, start="2026-01-06", end="2026-01-05")
+    mdstream.scan(dataset, kept, start="2026-01-05", end="2026-01-05").collect()  # the whole day

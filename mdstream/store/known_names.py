@@ -1,11 +1,11 @@
-"""Which symbols a dataset of a store knows: those that have rows, and those that were requested."""
+"""Which names a dataset of a store knows (symbols, feeds, …): those that have rows or were requested."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,20 +46,52 @@ def check_symbols(store: str, dataset: str, wanted: Sequence[str], tables: Seque
             raise UnknownNameError.among(known, symbol, problem)
 
 
+def check_kinds(
+    store: str,
+    dataset: str,
+    wanted: Mapping[str, str],
+    tables: Sequence[DeltaTable],
+    recorded: Mapping[str, Sequence[str]],
+) -> None:
+    """Raise `UnknownNameError` for a value of a partition column that no table has and nobody requested.
+
+    `recorded` has the values of columns that recorded tables are not partitioned by. Tables without files
+    know nothing, and any value may be asked of them.
+    """
+    for name, value in wanted.items():
+        if not value:
+            continue
+        partitions = [each for table in tables for each in table.partitions()]
+        known = {each[name] for each in partitions if each.get(name)}.union(recorded.get(name, ()))
+        if known and value not in known and value not in _find_requested_kinds(store, dataset):
+            problem = f"{name}: {value!r} has no row in {dataset} of {store}, and was not requested"
+            raise UnknownNameError.among(sorted(known), value, problem)
+
+
 def _find_requested(store: str, dataset: str, symbols: set[str]) -> set[str]:
     """Return those of `symbols` that a backfill has requested; with `*` if it has requested everything."""
+    find = "SELECT 1 FROM shard WHERE dataset = ? AND symbol = ? LIMIT 1"
+    return {each for each in (*symbols, _EVERYTHING) if _query_ledger(store, find, dataset, each)}
+
+
+def _find_requested_kinds(store: str, dataset: str) -> set[str]:
+    """Return the feeds, timeframes and adjustments that backfills have requested."""
+    rows = _query_ledger(store, "SELECT DISTINCT variant FROM shard WHERE dataset = ?", dataset)
+    return {kind for (variant,) in rows for kind in variant.split("/")}
+
+
+def _query_ledger(store: str, query: str, *values: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query to the ledger; none if there is no ledger, or it is damaged."""
     path = Path(store) / LEDGER
     if not path.exists():  # recorded only, or an object store
-        return set()
+        return []
     # In a read-only folder nobody writes, and SQLite cannot create its files.
     mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as database:
-        find = "SELECT 1 FROM shard WHERE dataset = ? AND symbol = ? LIMIT 1"
-        asked = (*symbols, _EVERYTHING)
         try:
-            return {each for each in asked if database.execute(find, (dataset, each)).fetchone()}
+            return database.execute(query, values).fetchall()
         except sqlite3.DatabaseError:  # a backfill says that it is damaged; a scan needs only the rows
-            return set()
+            return []
 
 
 def _bounds_of_files(table: DeltaTable) -> set[str]:

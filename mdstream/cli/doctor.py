@@ -93,7 +93,8 @@ def _machine(config: Config) -> Iterator[Finding]:
     elif memory.is_cramped(demand, fitted):
         yield Finding("note", "shared memory", f"{found}; {memory.describe(fitted)}", enlarge)
     elif root != SHARED_MEMORY and not config.frames.directory:
-        yield Finding("note", "shared memory", found, "no /dev/shm: frames are on disk, which is slower")
+        why = f"{SHARED_MEMORY} cannot be written" if SHARED_MEMORY.is_dir() else f"no {SHARED_MEMORY}"
+        yield Finding("note", "shared memory", found, f"{why}: frames are on disk, which is slower")
     else:
         yield Finding("ok", "shared memory", found)
     if root.is_relative_to(SHARED_MEMORY) and removes_shared_memory(_user_name(), os.getuid()):

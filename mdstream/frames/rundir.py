@@ -43,7 +43,7 @@ def default_root() -> Path:
     """Return the folder of all runs.
 
     It is `MDSTREAM_FRAMES__DIRECTORY`, so that readers look where engines write; otherwise `/dev/shm`, or
-    the folder for temporary files if there is no `/dev/shm`.
+    the folder for temporary files if there is no `/dev/shm`, or it cannot be written.
     """
     if directory := os.environ.get("MDSTREAM_FRAMES__DIRECTORY"):
         return Path(directory)

@@ -110,3 +110,19 @@ def test_a_logout_that_removes_shared_memory_is_found(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert removes_shared_memory("ann", uid, tmp_path) is removes
+
+
+@pytest.mark.parametrize(("is_there", "said"), [(True, "cannot be written"), (False, "no ")])
+def test_frames_on_disk_have_the_reason_that_is_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, said: str
+) -> None:
+    folder = tmp_path / "shm"
+    if is_there:
+        folder.mkdir()
+    monkeypatch.setattr("mdstream.frames.rundir.SHARED_MEMORY", folder)
+    real = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != folder and real(path, mode))
+    [found] = [each for each in _machine(from_mapping({})) if each.what == "shared memory"]
+    assert found.verdict == "note"
+    assert said in found.fix
+    assert ("no " in found.fix) is not is_there

@@ -294,7 +294,11 @@ class _Settings(Struct, frozen=True):
     duration: Annotated[
         float,
         setting(
-            "Duration of the run; 0: until stopped.", unit="s", ge=0, flag="--duration", metavar="SECONDS"
+            "Duration of the run, also as 5m, 90s or 1h30m; 0: until stopped.",
+            unit="s",
+            ge=0,
+            flag="--duration",
+            metavar="SECONDS",
         ),
     ] = 0.0
     workers: Annotated[

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from mdstream.errors import ConfigError
-from mdstream.text.durations import parse_duration
+from mdstream.text.durations import EXAMPLES, parse_duration
 
 ENV_PREFIX = "MDSTREAM_"
 
@@ -146,7 +146,10 @@ class Setting:
             return f"{value!r} is not one of {', '.join(self.choices)}"
         if self.kind == "yes or no":
             return f"{value!r} is neither true nor false"
-        return f"{value!r} is not a {self.kind}" + (f" ({self.limits})" if self.limits else "")
+        kind = self.kind
+        if kind == "number" and self.unit == "s":
+            kind = f"number of seconds or a duration such as {EXAMPLES}"
+        return f"{value!r} is not a {kind}" + (f" ({self.limits})" if self.limits else "")
 
 
 def _number(value: Any) -> float | None:

@@ -113,6 +113,10 @@ def test_channels_keep_their_names_in_the_environment() -> None:
         ({"stocks": {"mute_after_s": {"barrs": 5}}}, "stocks.mute_after_s: 'barrs' is not one of"),
         ({"fetch": {"budget_per_minute": 2_000_000}}, "above the maximum of 1000000"),
         ({"duration": float("inf")}, "duration: inf must be finite"),
+        (
+            {"duration": "5x"},
+            "duration: '5x' is not a number of seconds or a duration such as 5m, 90s or 1h30m",
+        ),
     ],
 )
 def test_settings_beyond_reason_are_refused(values: dict[str, Any], said: str) -> None:

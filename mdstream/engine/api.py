@@ -10,6 +10,7 @@ The supervisor runs in a process of its own. Nothing here blocks it, and no scri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import IO, Any, Unpack, overload
 
@@ -27,7 +28,7 @@ from mdstream.errors import (
     UnknownNameError,
 )
 from mdstream.reading.attach import Attachment
-from mdstream.reading.narrow import Since
+from mdstream.reading.narrow import Since, to_seconds
 from mdstream.reading.tail import Tail, TailArguments, Tails
 from mdstream.settings import check, load
 from mdstream.streams import STREAMS
@@ -157,6 +158,30 @@ class Engine:
         """Return the last trade and quote of each symbol; see `Attachment.latest`."""
         return self.attachment.latest(stream, **how)
 
+    def book(self, symbol: str) -> pl.DataFrame:
+        """Return the best levels of a symbol's order book; see `Attachment.book`."""
+        return self.attachment.book(symbol)
+
+    def chain(self, underlying: str, *, expiry: date | None = None) -> pl.DataFrame:
+        """Return the option chain of an underlying; see `Attachment.chain`."""
+        return self.attachment.chain(underlying, expiry=expiry)
+
+    def bars(
+        self,
+        stream: str,
+        every: str = "1m",
+        *,
+        symbols: str | Sequence[str] | None = None,
+        since: Since | None = None,
+        session: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Return the bars of a stream as they are now; see `Attachment.bars`."""
+        return self.attachment.bars(stream, every, symbols=symbols, since=since, session=session)
+
+    def compare_bars(self, stream: str) -> pl.DataFrame:
+        """Return the service's minute bars beside those built here; see `Attachment.compare_bars`."""
+        return self.attachment.compare_bars(stream)
+
     @overload
     def tail(self, name: str, **how: Unpack[TailArguments]) -> Tail: ...
 
@@ -184,9 +209,13 @@ class Engine:
         """Remove symbols from a running stream."""
         self._change_subscription("unsubscribe", stream, symbols, channels)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the engine ends (`duration` reached, or no stream left); return whether it has."""
-        return self._host is None or self._host.wait(timeout)
+    def wait(self, timeout: float | timedelta | str | None = None) -> bool:
+        """Wait until the engine ends (`duration` reached, or no stream left); return whether it has.
+
+        `timeout` is in seconds, a timedelta, or text as `5m`.
+        """
+        seconds = None if timeout is None else to_seconds(timeout, "timeout")
+        return self._host is None or self._host.wait(seconds)
 
     def _change_subscription(
         self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]

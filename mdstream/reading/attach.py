@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -19,11 +19,12 @@ import polars.selectors as cs
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
-from mdstream.reading.narrow import Since, filter_rows, keep_sessions, list_symbols
+from mdstream.reading.narrow import Since, filter_rows, keep_sessions, list_symbols, to_seconds
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
 from mdstream.streams import STREAMS
+from mdstream.streams.books import book_channel
 from mdstream.telemetry.state import FeedState, read_stream
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 
 _QUOTED = re.compile(r"""('(?:[^']|'')*')|"(\w+)"\."(\w+)\"""")
+_NO_RELATION = re.compile(r"relation '(.+?)' was not found")
+"""What Polars says of a table that a query names and nothing has."""
 _CODED = cs.categorical()
 
 
@@ -130,8 +133,9 @@ class Attachment:
         `Datetime("ns", "UTC")`, prices Float64, symbols and codes Categorical.
 
         `symbols` keeps the rows of these symbols; of articles, those that name one of them. `since` keeps
-        the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a
-        timedelta before now (also as text: `5m`, `90s`, `1h30m`), or nanoseconds since 1970. The time is
+        the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a date
+        (its midnight in UTC), a timedelta before now (also as text: `5m`, `90s`, `1h30m`), or nanoseconds
+        since 1970, if not before 2000. The time is
         `ts`, of articles `created_at`. `session` keeps the rows of sessions of the data feed: `regular`,
         `pre`, `post`, `overnight`, or a list of these. Each returns a copy.
 
@@ -187,12 +191,13 @@ class Attachment:
         `complete` is false until the service has sent the whole book. Empty for a followed symbol that has
         no book yet.
 
-        Raises `UnknownNameError` for a symbol that no stream with order books follows, and `KeyError` if no
-        stream of the run has order books.
+        Raises `UnknownNameError` for a symbol that no stream with order books follows, and if no stream of
+        the run has order books.
         """
         names = [name for name in self._open.facts.declared_frames if name.endswith(".books")]
         if not names:
-            raise KeyError(f"no frame of order books in run {self.run}")
+            having = [spec.name for spec in STREAMS.values() if book_channel(spec)]
+            raise self._no_stream("book", "order books", having)
         with self.lock:
             stream = self._open.facts.choose_stream([name.partition(".")[0] for name in names], symbol)
         return self.frame(f"{stream}.books", symbols=symbol)
@@ -209,14 +214,23 @@ class Attachment:
         from the stream, Greeks from the last snapshot. Sorted by expiry, strike and right.
 
         Raises `UnknownNameError` for an underlying that the run neither follows nor has contracts of, and
-        `KeyError` if the run has no options.
+        if the run has no options.
         """
         for name in self._open.facts.declared_chains:
             with self.lock:
                 root = self._open.facts.resolve_root(name.partition(".")[0], underlying)
             found = self.frame(name).filter(pl.col("root") == root)
             return found if expiry is None else found.filter(pl.col("expiry") == expiry)
-        raise KeyError(f"no option chains in run {self.run}")
+        raise self._no_stream("chain", "option chains", [s.name for s in STREAMS.values() if s.chain])
+
+    def _no_stream(self, call: str, what: str, having: list[str]) -> UnknownNameError:
+        """Return the error of a run none of whose streams has `what`; the streams `having` it do."""
+        runs = ", ".join(self._open.facts.streams) or "no stream"
+        return UnknownNameError(
+            f"{call}: no {what} in run {self.run}, which has {runs}; "
+            f"add {' or '.join(having)} to its streams",
+            having,
+        )
 
     def bars(
         self,
@@ -299,15 +313,22 @@ class Attachment:
 
             run.sql("select symbol, avg(price) from stocks.trades group by symbol")
 
-        Symbols and codes are texts in the query and in the answer. Raises `polars.exceptions` for invalid
-        SQL and for names that are not frames.
+        Symbols and codes are texts in the query and in the answer. Raises `UnknownNameError` for a name
+        that is not a frame, and `polars.exceptions` for invalid SQL.
         """
         query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # literals stay as they are
         self._open.check_run()
-        frames = {name: self.lazy(name) for name in self.frames if name.lower() in query.lower()}
+        known = self._open.known
+        frames = {name: self.lazy(name) for name in known if name.lower() in query.lower()}
         # As texts: SQL cannot search categories, nor join those of two streams.
         plain = {name: frame.with_columns(_CODED.cast(pl.String)) for name, frame in frames.items()}
-        return pl.SQLContext(plain, eager=True).execute(query)
+        try:
+            return pl.SQLContext(plain, eager=True).execute(query)
+        except pl.exceptions.SQLInterfaceError as error:
+            if (missing := _NO_RELATION.search(str(error))) is None:
+                raise
+            problem = f"sql: no frame {missing[1]!r} in run {self.run}"
+            raise UnknownNameError.among(known, missing[1], problem) from error
 
     @overload
     def tail(self, name: str, **how: Unpack[TailArguments]) -> Tail: ...
@@ -325,6 +346,7 @@ class Attachment:
         max_rows: int = 0,
         max_lag: int = 0,
         on_lag: Literal["drop", "raise"] = "drop",
+        since: None = None,
     ) -> Tail | Tails:
         """Return an iterator over the new rows of a frame, for `for` or `async for`.
 
@@ -346,8 +368,13 @@ class Attachment:
         with `on_lag="raise"` it raises `LagError`. With 0, it may be behind by all rows that the frame
         keeps. The engine never waits for a reader.
 
-        Raises `ConfigError` for views and keyed frames, which have no new rows.
+        Raises `ConfigError` for views and keyed frames, which have no new rows, and for a `since`.
         """
+        if since is not None:
+            raise ConfigError(
+                "tail: since is not an option, a tail begins with the next row (from_start: with the "
+                "oldest); read earlier rows with frame(..., since=...)"
+            )
         options = TailOptions(from_start, poll_s, max_rows, max_lag, on_lag)
         if isinstance(name, str):
             return self._follow(name, symbols, options)
@@ -375,7 +402,7 @@ class Attachment:
         where: pl.Expr | None = None,
         *,
         symbols: str | Sequence[str] | None = None,
-        timeout: float | None = None,
+        timeout: float | timedelta | str | None = None,
     ) -> pl.DataFrame:
         """Wait for new rows of a frame; return the first ones for which `where` holds.
 
@@ -383,9 +410,11 @@ class Attachment:
 
         Returns at least one row. Without `where`, any new row will do.
 
-        Raises `TimeoutError` after `timeout` seconds, and `NoRunError` if the engine ends before.
+        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`), and `NoRunError` if
+        the engine ends before.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        seconds = math.inf if timeout is None else to_seconds(timeout, "timeout")
+        deadline = time.monotonic() + seconds
         tail = self.tail(name, symbols=symbols)
         while time.monotonic() < deadline:
             new = tail.poll()
@@ -396,7 +425,7 @@ class Attachment:
             if not self.alive:
                 raise NoRunError(f"run {self.run} ended before {name} had such a row")
             time.sleep(0.005)
-        raise TimeoutError(f"{name} had no such row within {timeout:g} s")
+        raise TimeoutError(f"{name} had no such row within {seconds:g} s")
 
     def arrow(self, name: str) -> pa.Table:
         """Return a frame as a pyarrow table, without a copy of numbers and times."""

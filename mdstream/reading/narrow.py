@@ -1,9 +1,11 @@
-"""Some rows of a frame: those of some symbols, those since a time."""
+"""Some rows of a frame: those of some symbols, those since a time. Times and durations of readers."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 
@@ -11,10 +13,13 @@ from mdstream.errors import ConfigError
 from mdstream.text.durations import EXAMPLES, parse_duration
 from mdstream.venues.alpaca import sessions
 
-Since = datetime | timedelta | int | str
-"""A datetime with its time zone (also as ISO 8601 text), a duration before now (also as text, `5m`), or ns
-since 1970 UTC.
+Since = date | timedelta | int | str
+"""A datetime with its time zone or a date in UTC (also as ISO 8601 text), a duration before now (also as
+text, `5m`), or ns since 1970 UTC.
 """
+
+_LEAST_NS = 946_684_800 * 10**9
+"""Start of 2000. A smaller number is a mistake, such as seconds or milliseconds."""
 
 _TIMES = ("ts", "created_at", "recv_ts")
 """Columns that hold the time of a row; the first one that a frame has counts."""
@@ -70,15 +75,17 @@ def _time_column(frame: pl.DataFrame) -> str:
     raise ConfigError("since: this frame has no column with times")
 
 
-def _parse(text: str) -> datetime | timedelta:
+def _parse(text: str) -> date | timedelta:
     if (before_now := parse_duration(text)) is not None:
         return before_now
+    with contextlib.suppress(ValueError):
+        return date.fromisoformat(text)
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
             f"since: {text!r} is neither a duration before now ({EXAMPLES}) nor a time "
-            "(2026-01-05T14:30:00Z)"
+            "(2026-01-05 or 2026-01-05T14:30:00Z)"
         ) from None
 
 
@@ -91,6 +98,8 @@ def to_nanoseconds(since: Since) -> int:
             since = datetime.now(UTC) - since
         except OverflowError as error:
             raise ConfigError(f"since: {since} ago is before the first possible date") from error
+    if isinstance(since, date) and not isinstance(since, datetime):
+        since = datetime.combine(since, time(), UTC)
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise ConfigError(f"since: {since} has no time zone; datetime.now(UTC) has one")
@@ -98,4 +107,29 @@ def to_nanoseconds(since: Since) -> int:
         return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
     if not isinstance(since, int) or isinstance(since, bool):
         raise ConfigError(f"since: {since!r} is not a time: give a datetime, a timedelta or nanoseconds")
+    if since < _LEAST_NS:
+        raise ConfigError(
+            f"since: {since} as nanoseconds since 1970 is before 2000; a duration before now is a "
+            f"timedelta or text ({EXAMPLES}), and a time a datetime"
+        )
     return since
+
+
+def to_seconds(value: float | timedelta | str, name: str) -> float:
+    """Return a duration (seconds, also as text; a timedelta; text such as `5m`) in seconds.
+
+    `name` is used in errors. Raises `ConfigError`.
+    """
+    found: object = value
+    if isinstance(value, str):
+        found = parse_duration(value)
+        if found is None:
+            try:
+                found = float(value)
+            except ValueError:
+                raise ConfigError(f"{name}: {value!r} is not a duration; write {EXAMPLES}") from None
+    if isinstance(found, timedelta):
+        found = found.total_seconds()
+    if not isinstance(found, int | float) or isinstance(found, bool) or math.isnan(found):
+        raise ConfigError(f"{name}: {value!r} is not a duration; give seconds, a timedelta, or {EXAMPLES}")
+    return float(found)

@@ -78,6 +78,12 @@ class OpenFrames:
         schema = self.facts.schema(name) if not self._folders(name) else None
         return schema is not None and is_keyed(schema)
 
+    @property
+    def known(self) -> list[str]:
+        """Names of all frames and views, those that the run has not created yet among them."""
+        declared = self.facts.declared_frames
+        return list(dict.fromkeys([*self.names, *declared, *list_views_of(declared)]))
+
     def parts(self, name: str) -> list[FrameReader]:
         """Return the readers of a frame that exist: one for each feed that writes a part of it.
 
@@ -93,9 +99,7 @@ class OpenFrames:
                 return opened
             self._check_exists()
             if self.facts.schema(name) is None:
-                declared = self.facts.declared_frames
-                known = [*self.names, *declared, *list_views_of(declared)]
-                raise UnknownNameError.among(known, name, f"no frame {name!r} in run {self.run}")
+                raise UnknownNameError.among(self.known, name, f"no frame {name!r} in run {self.run}")
         for folder in folders:
             if folder.name not in self._readers:
                 self._readers[folder.name] = FrameReader(folder, self._categories_of(name))

@@ -47,6 +47,7 @@ class TailArguments(TypedDict, total=False):
     max_rows: int
     max_lag: int
     on_lag: Literal["drop", "raise"]
+    since: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def scan(
 
 
 def _check_span(start: When | None, end: When | None) -> None:
-    """Raise `ConfigError` if there is no time from `start` to `end`."""
+    """Raise `ConfigError` if `start` is not before `end`."""
     if start is None or end is None:
         return
     if parse_time(start, "start") >= parse_time(end, "end", whole_day=True):

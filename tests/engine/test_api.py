@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import mdstream
 from mdstream.engine import api
 from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError, UnknownNameError
 from mdstream.frames.rundir import list_runs
+from mdstream.reading.attach import Attachment
 from tests.running import HANGING_S, engine, settings, simulator, until
 
 SCRIPT = """
@@ -304,3 +306,12 @@ def test_the_supervisor_loads_neither_feed_nor_simulator() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGING_S)
+
+
+@pytest.mark.parametrize("name", ["frame", "book", "chain", "bars", "compare_bars"])
+def test_an_engine_reads_as_an_attachment_does(name: str) -> None:
+    assert list(inspect.signature(getattr(mdstream.Engine, name)).parameters) == list(
+        inspect.signature(getattr(Attachment, name)).parameters
+    )
+    with pytest.raises(MdstreamError, match="not started"):
+        getattr(mdstream.Engine({"streams": ["crypto"]}), name)("crypto")

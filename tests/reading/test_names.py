@@ -113,6 +113,19 @@ def test_what_is_like_nothing_is_an_error_too(market: Market, look: Any) -> None
         look(market.run)
 
 
+def test_books_and_chains_of_a_run_without_them_are_names_that_are_unknown(directory: RunDirectory) -> None:
+    directory.describe(streams=["stocks"], symbols={"stocks": ["AAPL"]})
+    run = Market(directory, Limits(64_000_000, 4_000_000)).run
+    with pytest.raises(UnknownNameError, match=r"no order books in run .*has stocks; add crypto"):
+        run.book("BTC/USD")
+    with pytest.raises(UnknownNameError, match=r"no option chains in run .*has stocks; add options"):
+        run.chain("AAPL")
+
+
+def test_sql_over_a_frame_that_is_yet_to_come_has_no_rows(market: Market) -> None:
+    assert market.run.sql("select symbol from crypto.trades").rows() == []
+
+
 def test_an_underlying_among_the_symbols_of_contracts_is_explained(market: Market) -> None:
     with pytest.raises(UnknownNameError, match=r"'AAPL' .* is an underlying.*chain\('AAPL'\)"):
         market.run.frame("options.trades", symbols="AAPL")

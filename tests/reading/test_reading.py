@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from mdstream.errors import ConfigError, LagError, NoRunError
+from mdstream.errors import ConfigError, LagError, NoRunError, UnknownNameError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
@@ -96,6 +96,14 @@ def test_rows_since_a_moment(market: Market, since: Any) -> None:
     assert get_prices(market.run.frame("stocks.trades", since=since, symbols="MSFT")) == [7]
 
 
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_date_is_its_midnight_in_utc(market: Market, days: int) -> None:
+    market.trade(10)
+    day = datetime.fromtimestamp(START / 1e9, UTC).date() + timedelta(days=days)
+    for since in (day, day.isoformat()):
+        assert market.run.frame("stocks.trades", since=since).height == (0 if days else 10)
+
+
 def test_rows_since_so_long_ago(market: Market) -> None:
     market.trade(10)
     assert market.run.frame("stocks.trades", since=timedelta(hours=1)).height == 0
@@ -110,6 +118,8 @@ def test_rows_since_so_long_ago(market: Market) -> None:
         ("2024-01-01T00:00:00", "has no time zone"),
         ("yesterday", "yesterday"),
         (1.5, "give a datetime, a timedelta or nanoseconds"),
+        (5, "since: 5 as nanoseconds since 1970 is before 2000; .*timedelta or text"),
+        (1_764_460_800, "before 2000"),
     ],
 )
 def test_a_moment_that_could_be_another_is_refused(market: Market, since: Any, said: str) -> None:
@@ -141,8 +151,11 @@ def test_sql_over_frames_by_their_names(market: Market) -> None:
     query = "select symbol, sum(price) as total from stocks.trades group by symbol order by total"
     answer = market.run.sql(query).with_columns(pl.col("symbol").cast(pl.String))
     assert answer.rows() == [("MSFT", 12.0), ("IBM", 15.0), ("AAPL", 18.0)]
-    with pytest.raises(pl.exceptions.SQLInterfaceError):
-        market.run.sql("select * from stocks.nothing")
+    with pytest.raises(UnknownNameError, match=r"no frame 'stocks\.trade' .*'stocks\.trades'") as raised:
+        market.run.sql("select * from stocks.trade")
+    assert raised.value.nearest[0] == "stocks.trades"
+    with pytest.raises(pl.exceptions.PolarsError):
+        market.run.sql("select nothing from stocks.trades")
     assert market.run.lazy("stocks.trades").select(pl.col("price").max()).collect().item() == 9
 
 
@@ -261,6 +274,11 @@ def test_a_tail_cannot_follow_by_less_than_nothing(market: Market, name: str) ->
         market.run.tail("stocks.trades", **{name: -1})  # type: ignore[arg-type]
 
 
+def test_a_tail_since_a_time_says_how_to_read_earlier_rows(market: Market) -> None:
+    with pytest.raises(ConfigError, match=r"from_start.*frame\(\.\.\., since="):
+        market.run.tail("stocks.trades", since="5m")  # type: ignore[arg-type]
+
+
 def test_a_row_that_is_yet_to_come_can_be_waited_for(market: Market) -> None:
     market.trade(5)
     later = threading.Timer(0.2, market.trade, (10,))
@@ -289,7 +307,11 @@ def test_waiting_ends_with_its_time_or_with_the_run(market: Market, directory: R
     with pytest.raises(TimeoutError, match=r"stocks.trades had no such row within 0.2 s"):
         market.run.wait_for("stocks.trades", timeout=0.2)
     with pytest.raises(TimeoutError, match=r"within 0.2 s"):
-        market.run.wait_for("stocks.quotes", timeout=0.2)
+        market.run.wait_for("stocks.quotes", timeout="200ms")
+    with pytest.raises(TimeoutError, match=r"within 0.2 s"):
+        market.run.wait_for("stocks.quotes", timeout=timedelta(seconds=0.2))
+    with pytest.raises(ConfigError, match=r"timeout: '5x' is not a duration; write 5m, 90s"):
+        market.run.wait_for("stocks.quotes", timeout="5x")
     assert time.monotonic() - started < HANGING_S
     directory.close()
     with pytest.raises(NoRunError, match="ended"):

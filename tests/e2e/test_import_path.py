@@ -21,6 +21,9 @@ LAUNCHER = "import sys\nfrom mdstream.cli import main\nsys.exit(main())\n"
 """What an installed `mdstream` command runs: Python puts the command's folder first."""
 
 
+pytestmark = pytest.mark.cases("N5")
+
+
 @pytest.fixture(scope="module")
 def sim() -> Iterator[RunningSimulator]:
     with simulator("--rate", "100") as running:

@@ -60,6 +60,8 @@ _CONNECT_SHARE = 0.5
 _THROTTLED_TEXT = "too many requests"
 """What a body says that throttles with the status of a success."""
 
+_GIVE_UP_SLACK_S = 0.01
+
 _QUIET_S = 10.0
 """Seconds between two log lines about failed requests."""
 
@@ -173,10 +175,24 @@ class RestClient:
         """Wait for a place among the running requests, then for the budget."""
         await self.concurrency.acquire()
         try:
-            await self.budget.take()
+            await self._take_budget()
         except BaseException:
             self.concurrency.release()
             raise
+
+    async def _take_budget(self) -> None:
+        """Wait for the budget. Raises `NetworkError` if the server is given up meanwhile."""
+        left_s = self._first_contact_s - self._silent_s
+        if self._was_answered or self._answered_at is None or math.isinf(left_s):
+            await self.budget.take()
+            return
+        try:
+            async with asyncio.timeout(max(0.0, left_s) + _GIVE_UP_SLACK_S):
+                await self.budget.take()
+        except TimeoutError:
+            if self.is_given_up:
+                raise NetworkError(self.trouble) from None
+            await self.budget.take()
 
     def _complain(self, error: Exception) -> None:
         """Log that requests fail: one line for many that fail together."""

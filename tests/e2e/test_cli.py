@@ -536,7 +536,10 @@ def test_doctor_calls_bad_what_a_run_would_fail_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("run", "--duration", "abc"), "command line: duration: 'abc' is not a number (0 or more)"),
+        (
+            ("run", "--duration", "abc"),
+            "command line: duration: 'abc' is not a number of seconds or a duration",
+        ),
         (("run", "--bogus"), "No such option: --bogus"),
         (("--bogus",), "No such option: --bogus"),
         (("nothing",), "No such command 'nothing'"),

@@ -129,7 +129,7 @@ def test_ctrl_c_in_a_notebook_cell_cancels_the_work_and_is_raised() -> None:
     cleaned: list[bool] = []
 
     async def work() -> None:
-        threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             await asyncio.sleep(HANGING_S)
             cleaned.append(False)

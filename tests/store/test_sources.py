@@ -96,7 +96,7 @@ def model(sources: Sequence[Source], is_per_feed: bool) -> Counter[tuple[Any, ..
 
 
 def found(store: Path, dataset: str, is_per_feed: bool, **given: Any) -> Counter[tuple[Any, ...]]:
-    rows = mdstream.scan(dataset, store, **given).collect()
+    rows = mdstream.scan(dataset, store, unknown="empty", **given).collect()
     second = ((pl.col("ts").dt.epoch("ns") - 7) // 10**9 - DAY).alias("second")
     number = pl.col("price" if "price" in rows.columns else "bid_price").cast(pl.Int64)
     feed = pl.col("feed") if is_per_feed else pl.lit("")

@@ -338,9 +338,9 @@ def test_a_replayed_journal_makes_the_same_frames_every_time(tmp_path: Path, str
                     both = run.frame(name).drop("recv_ts"), frame.drop("recv_ts")
                     assert both[0]["ts"].to_list() == both[1]["ts"].to_list(), "rows have the same order"
             assert at_work.report is not None
-            told = at_work.report["streams"][stream]
-            assert told["state"] == "stopped"
+            reported = at_work.report["streams"][stream]
+            assert reported["state"] == "stopped"
             sent = set(recorded[quotes]["symbol"].cast(pl.String))
             assert sent
-            assert not sent & told["symbols_failed"].keys(), "symbols that brought messages are served"
-            assert told["symbols_ok"] == len(set(traffic.SYMBOLS[stream]) & sent)
+            assert not sent & reported["symbols_failed"].keys(), "symbols that brought messages are served"
+            assert reported["symbols_ok"] == len(set(traffic.SYMBOLS[stream]) & sent)

@@ -107,15 +107,32 @@ class _Batch:
                 return
             if self.refused >= _MOST_REJECTED:
                 raise
-            self._commit(rows.clear(), self._first + start)  # raises if the fault is not in the row
-            reason = f"row {self._first + start}: {_summarize(error)}"
-            self._reject(rows, {self._first + start: reason}, " refused")
-            self._commit(rows.clear(), self._first + stop)
-            self._note([reason])
+            if reason := self._try_alone(rows, start):
+                self._reject(rows, {self._first + start: reason}, " refused")
+                self._commit(rows.clear(), self._first + stop)
+                self._note([reason])
+            else:
+                self.stored += 1
         else:
             self._note(list(reasons.values()))
             self.stored += len(rows) - len(reasons)
         self.past = self._first + stop
+
+    def _try_alone(self, row: pl.DataFrame, index: int) -> str:
+        """Store a row that was refused once more. Return why the table refuses it; empty if it is stored.
+
+        The table takes a commit without rows just before. Otherwise the table is at fault, which raises an
+        error: a fault that ended after the first attempt is none of the row.
+        """
+        self._commit(row.clear(), self._first + index)
+        try:
+            self._commit(row, self._first + index + 1)
+        except BaseException as error:
+            if not _is_of_library(error) or _has_no_room(error):
+                raise
+            _tables.pop(self._ticket.table, None)
+            return f"row {self._first + index}: {_summarize(error)}"
+        return ""
 
     def _note(self, reasons: list[str]) -> None:
         self.refused += len(reasons)

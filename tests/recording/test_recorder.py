@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -24,9 +25,10 @@ import uvloop
 from deltalake import DeltaTable
 
 from mdstream.config import StoreConfig
-from mdstream.errors import ConfigError, NoWorkersError
+from mdstream.errors import ConfigError, NoWorkersError, StoreError
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
+from mdstream.handoff.record_ticket import RecordTicket
 from mdstream.pool import ipc_names
 from mdstream.pool.pool import WorkerPool
 from mdstream.reading.attach import Attachment
@@ -39,6 +41,7 @@ from tests.feed.test_pipeline import payloads
 from tests.piping import Payload, Rig, rig
 from tests.recording.stored import list_recorded_frames, read_frames, read_store
 from tests.running import HANGING_S, until
+from workers import recording
 
 
 def make_store_config(path: Path, **settings: Any) -> StoreConfig:
@@ -231,6 +234,44 @@ def test_rows_wait_while_the_store_is_at_fault(tmp_path: Path, monkeypatch: pyte
     uvloop.run(go())
     assert read_store(tmp_path / "store", "stocks.trades").height == 20
     assert not (live / "stocks.rejects").exists()
+
+
+@pytest.mark.cases("V1")
+def test_a_fault_of_the_store_that_ends_at_any_step_is_none_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorder halves the rows to find the one that is refused: there is none, whenever the fault ends."""
+    commit = recording._append
+    left = 0
+
+    def fail_at_first(*args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError("Input/output error")
+        commit(*args)
+
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            await r.feed([make_trade(number, number) for number in range(3)])
+            await r.drain()
+            monkeypatch.setattr(recording, "_append", fail_at_first)
+            for faults in range(10):
+                nonlocal left
+                left = faults
+                table = str(tmp_path / f"store{faults}" / "live" / "stocks.trades")
+                past = stored = 0
+                while past < 3:
+                    ticket = RecordTicket(
+                        str(r.run), "stocks.trades", past, 3, past, table, "sip", {}, True
+                    )
+                    with contextlib.suppress(StoreError):
+                        receipt = recording.record(ticket)
+                        assert receipt.unstorable == 0, receipt.reasons
+                        past, stored = receipt.past, stored + receipt.rows
+                assert stored == read_store(tmp_path / f"store{faults}", "stocks.trades").height == 3
+
+    uvloop.run(go())
 
 
 def test_a_ticket_without_any_row_to_store_is_done_all_the_same(tmp_path: Path) -> None:

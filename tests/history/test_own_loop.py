@@ -139,8 +139,13 @@ def test_ctrl_c_in_a_notebook_cell_cancels_the_work_and_is_raised() -> None:
     async def cell() -> None:
         run_blocking(work)
 
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(cell())
+    # Whoever starts the tests in the background may have them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(cell())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert cleaned == [True]
 
 

@@ -182,6 +182,11 @@ class Channel:
         return self.columns[self.at[name]]
 
     @property
+    def has_parts(self) -> bool:
+        """Whether a message consists of parts, such as the last trade and quote, that are of use alone."""
+        return any("." in column.key for column in self.columns)
+
+    @property
     def time(self) -> str:
         """The column with the time of the event, or, if that is optional, the time of receipt."""
         times = [c for c in self.columns if c.kind is Kind.TIME]

@@ -23,7 +23,7 @@ import orjson
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
-from mdstream.streams.spec import STATE, Channel, PayloadKind, StreamSpec
+from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
 from workers.decoding.codes import BatchCodes, places_of
 from workers.decoding.columns import (
@@ -215,6 +215,7 @@ class FallbackDecoder:
             for record in value if type(value) is list else [value] if value else []:
                 if type(record) is dict:
                     record[SYMBOL] = symbol
+                    record.pop(TYPE, None)  # only messages of streams have a type
                 records.append(record)
                 symbols.append(symbol)
         return _Body(channel, records, symbols, page_token)
@@ -271,10 +272,8 @@ class FallbackDecoder:
         good = Rows()
         for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
             try:
-                whole = record
-                if channel.name == STATE:
-                    whole = self._keep_parts(channel, record, position, out)
-                flat = flatten(channel, Rows([whole], [position], [recv_ns]))
+                kept = self._keep_parts(channel, record, position, out) if channel.has_parts else record
+                flat = flatten(channel, Rows([kept], [position], [recv_ns]))
                 _, coded = self._maker.columns(channel, flat)
                 codes.admit(channel, coded, places_of(flat.positions))
             except UnfitError as error:

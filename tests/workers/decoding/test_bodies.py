@@ -168,7 +168,7 @@ def test_bodies_with_flipped_bytes_decode_identically(
     some = make_records(stream, kind, 3)
     single = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
     by_symbol = {"AAPL": some[0] if single else some[:2], "MSFT": some[-1] if single else some[2:]}
-    whole = make_page(kind, by_symbol, "abc")
+    whole = make_page(kind, by_symbol, "abc", stream)
     if kind is PayloadKind.SNAPSHOTS and data.draw(st.booleans()):
         whole = orjson.dumps(by_symbol)
     bent = bytearray(whole)
@@ -178,6 +178,19 @@ def test_bodies_with_flipped_bytes_decode_identically(
         )
     pair = Pair(stream)
     pair.decode([whole, bytes(bent), whole], kind)
+
+
+@pytest.mark.parametrize(("stream", "kind"), KINDS)
+def test_a_record_of_a_body_has_neither_type_nor_symbol_of_its_own(stream: str, kind: PayloadKind) -> None:
+    record = make_records(stream, kind, 1)[0]
+    one = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
+    pair = Pair(stream)
+    for odd in [{}, *({key: value} for key in "TS" for value in ("b", "d", "x", 5, None, []))]:
+        whole = {**odd, **record}
+        page = make_page(kind, {"AAPL": whole if one else [whole]}, stream=stream)
+        decoded = pair.decode([page], kind)
+        assert (decoded.counts, decoded.rejects) == ([1], [])
+        assert decoded.bodies[0].symbols == {"AAPL"}
 
 
 NAMES = [

@@ -594,6 +594,21 @@ def test_a_bad_part_of_a_snapshot_costs_no_other_part(part: str, bad: Any, reaso
     assert decoded.bodies[0].symbols == {"A", "B"}
 
 
+@pytest.mark.cases("V6", "V7")
+@pytest.mark.parametrize("bad", [{"t": " 026-01-05T14:30:00Z"}, {"fr": "x"}, {"ft": 5}, {"x": 1}])
+def test_a_snapshot_without_parts_is_one_message(bad: dict[str, Any]) -> None:
+    """A value that does not fit costs that message, and neither its neighbours nor those of other payloads."""
+    good = {"t": "2026-01-05T14:30:00Z", "x": "PERP", "fr": 0.5, "ft": "2026-01-05T16:00:00Z"}
+    clean = json.dumps({"A": good, "B": good}).encode()
+    bodies = [clean, json.dumps({"A": {**good, **bad}, "B": good}).encode(), clean]
+    decoded = Pair("perps").decode(bodies, PayloadKind.SNAPSHOTS)
+    assert decoded.counts == [2, 2, 2]
+    [reject] = decoded.rejects
+    assert (reject.payload, reject.message) == (1, 0)
+    assert json.loads(reject.data) == {**good, **bad}
+    assert [found.symbols for _, found in sorted(decoded.bodies.items())] == [{"A", "B"}, {"B"}, {"A", "B"}]
+
+
 @pytest.mark.cases("V7")
 def test_a_message_of_msgpack_that_claims_too_much_costs_no_other() -> None:
     at = msgpack.Timestamp(1_767_623_400, 0)

@@ -290,17 +290,18 @@ class FallbackDecoder:
         Each part that does not fit is a reject, and counts as a message of its own.
         """
         symbol = {SYMBOL: record.get(SYMBOL)}
-        kept, bad = dict(symbol), []
+        kept, bad = dict(symbol), dict[str, str]()
         for key, part in record.items():
             try:
                 self._maker.columns(channel, Rows([{**symbol, key: part}], [position], [0]))
                 kept[key] = part
             except UnfitError as error:
-                bad.append((orjson.dumps({key: part}), str(error)))
+                bad[key] = part.reason if type(part) is Unreadable else str(error)
         if len(kept) == 1:
             return record
         payload = position[0]
-        for data, why in bad:
+        for key, why in bad.items():
+            data = orjson.dumps({key: record[key]}, lambda part: orjson.Fragment(part.data))
             out.rejects.append(Reject(payload, out.counts[payload], why, data))
             out.counts[payload] += 1
         return kept

@@ -595,6 +595,22 @@ def test_a_bad_part_of_a_snapshot_costs_no_other_part(part: str, bad: Any, reaso
 
 
 @pytest.mark.cases("V6", "V7")
+@pytest.mark.parametrize("bad", [b"01", b"tru", b"{", b'"\x00"', b""])
+@pytest.mark.parametrize("symbol", [b"A", b""])
+def test_an_unreadable_part_of_a_snapshot_costs_no_other_part(bad: bytes, symbol: bytes) -> None:
+    trade = b'{"t":"2026-01-05T14:30:00Z","x":"D","p":1.5,"s":0.5,"i":1,"c":["@"],"z":"C"}'
+    body = b'{"symbol":"%b","latestQuote":%b,"latestTrade":%b}' % (symbol, bad, trade)
+    decoded = Pair("stocks").decode([body], PayloadKind.SNAPSHOTS)
+    if symbol and bad != b"{":  # an object that does not end takes what follows it along
+        [reject] = decode("stocks", body, kind=PayloadKind.SNAPSHOTS).rejects
+        assert reject.data == b'{"latestQuote":%b}' % bad
+        assert reject.reason.startswith("not JSON: ")
+        assert decoded.bodies[0].symbols == {"A"}
+    else:
+        assert decoded.rejects
+
+
+@pytest.mark.cases("V6", "V7")
 @pytest.mark.parametrize("bad", [{"t": " 026-01-05T14:30:00Z"}, {"fr": "x"}, {"ft": 5}, {"x": 1}])
 def test_a_snapshot_without_parts_is_one_message(bad: dict[str, Any]) -> None:
     """A value that does not fit costs that message, and neither its neighbours nor those of other payloads."""

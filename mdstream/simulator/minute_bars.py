@@ -21,6 +21,9 @@ _NEW_YORK = 5 * 60 * MINUTE
 _Trade = tuple[Any, str, float, float, bool, bool]
 """Id, exchange, price, size, whether it counts in prices and in volume: a tuple is fast."""
 
+_Key = tuple[str, int]
+"""Symbol, and begin of the minute in ns since 1970."""
+
 
 @dataclass(slots=True)
 class _Bar:
@@ -49,23 +52,26 @@ class _Bar:
             self.worth += price * size
 
     @classmethod
-    def of(cls, trades: Sequence[_Trade]) -> _Bar:
+    def of(cls, trades: Sequence[_Trade | None]) -> _Bar:
         bar = cls()
         for trade in trades:
-            bar.add(trade)
+            if trade is not None:
+                bar.add(trade)
         return bar
 
 
 class BarServer:
     """Adds bars to the messages of one subscription, in place of a market's made-up bars."""
 
-    _bars: dict[tuple[str, int], _Bar]
-    """Symbol and minute → bar, for the last minutes."""
-    _trades: dict[tuple[str, int], list[_Trade]]
-    """Symbol and minute → trades, if these can be amended."""
-    _served: set[tuple[str, int]]
+    _bars: dict[_Key, _Bar]
+    """Symbol and minute → bar, for the last minutes, if trades cannot be amended."""
+    _trades: dict[_Key, list[_Trade | None]]
+    """Symbol and minute → trades, if these can be amended; None for a cancelled one."""
+    _places: dict[tuple[str, Any, str], tuple[_Key, int]]
+    """Symbol, id and exchange of a trade → where it is in `_trades`."""
+    _served: set[_Key]
     """The bars that were sent."""
-    _amended: set[tuple[str, int]]
+    _amended: set[_Key]
     """The bars that have changed since."""
     _days: dict[str, Message]
     """Symbol → bar of the day."""
@@ -80,6 +86,7 @@ class BarServer:
         self._counts = {}
         self._bars = {}
         self._trades = {}
+        self._places = {}
         self._served = set()
         self._amended = set()
         self._days = {}
@@ -139,9 +146,13 @@ class BarServer:
             message["s"],
             *self._effect(message.get("c", ()), message.get("z", "")),
         )
-        self._bar_of(message, at).add(trade)
         if self._rules.corrections:
-            self._trades.setdefault((message["S"], at - at % MINUTE), []).append(trade)
+            key = message["S"], at - at % MINUTE
+            trades = self._trades.setdefault(key, [])
+            self._places[message["S"], trade[0], trade[1]] = key, len(trades)
+            trades.append(trade)
+        else:
+            self._bar_of(message, at).add(trade)
 
     def _effect(self, conditions: Sequence[str], tape: str) -> tuple[bool, bool]:
         key = (*conditions, tape)
@@ -152,28 +163,27 @@ class BarServer:
     def _correct(self, message: Message, at: int) -> None:
         effect = self._effect(message["cc"], message["z"])
         corrected = message["ci"], message["x"], message["cp"], message["cs"], *effect
-        self._replace(message["S"], (message["oi"], message["x"]), [corrected])
+        self._replace((message["S"], message["oi"], message["x"]), corrected)
 
     def _cancel(self, message: Message, at: int) -> None:
-        self._replace(message["S"], (message["i"], message["x"]), [])
+        self._replace((message["S"], message["i"], message["x"]), None)
 
-    def _replace(self, symbol: str, meant: tuple[Any, str], by: list[_Trade]) -> None:
-        """Replace the trade with this id and exchange, if it is kept."""
-        for key, trades in self._trades.items():
-            if key[0] != symbol:
-                continue
-            for place in range(len(trades) - 1, -1, -1):
-                if trades[place][:2] == meant:
-                    trades[place : place + 1] = by
-                    self._bars[key] = _Bar.of(trades)
-                    self._amended.add(key)
-                    return
+    def _replace(self, meant: tuple[str, Any, str], by: _Trade | None) -> None:
+        """Replace the trade with this symbol, id and exchange, if it is kept."""
+        place = self._places.pop(meant, None)
+        if place is None:
+            return
+        key, index = place
+        self._trades[key][index] = by
+        self._amended.add(key)
+        if by is not None:
+            self._places[meant[0], by[0], by[1]] = place
 
     def _over(self, at: int) -> Iterator[Message]:
         """Yield the bars due at the end of half a minute: those of past minutes, or amended ones."""
         begin = at - at % MINUTE
         if begin > self._now - self._now % MINUTE:
-            for key in sorted(key for key in self._bars if key[1] < begin):
+            for key in sorted(key for key in (*self._bars, *self._trades) if key[1] < begin):
                 if key not in self._served and (bar := self._message("b", *key)) is not None:
                     self._served.add(key)
                     yield from self._if_wanted(bar)
@@ -181,6 +191,7 @@ class BarServer:
             kept = begin - _REMEMBERED
             self._bars = {key: bar for key, bar in self._bars.items() if key[1] >= kept}
             self._trades = {key: trades for key, trades in self._trades.items() if key[1] >= kept}
+            self._places = {of: place for of, place in self._places.items() if place[0][1] >= kept}
             self._served = {key for key in self._served if key[1] >= kept}
         else:
             amended, self._amended = self._amended, set()
@@ -194,7 +205,8 @@ class BarServer:
 
     def _message(self, wire_type: str, symbol: str, begin: int) -> Message | None:
         """Return a minute's bar; None if it has no price or no volume."""
-        bar = self._bars[symbol, begin]
+        trades = self._trades.get((symbol, begin))
+        bar = self._bars[symbol, begin] if trades is None else _Bar.of(trades)
         if not bar.prices or not (bar.volume or self._rules.midpoints):
             return None
         opened, high, low, close = bar.prices

@@ -22,6 +22,7 @@ _TICK_S = 0.005
 _BUFFERED = 1 << 20
 _MOST_PREPARED = 8
 _MOST_DUE = 2_000
+"""Most messages at once, so that a sender that is late leaves the others their turn."""
 
 
 @dataclass(slots=True)
@@ -186,9 +187,11 @@ class Sender:
     async def _at_rate(self, messages: Iterator[Message]) -> None:
         settings = self._settings
         rate = settings.rate * self._market.share
+        most = max(_MOST_DUE, settings.messages_per_payload)
         started, done = time.monotonic(), 0
         while not settings.messages or done < settings.messages:
-            due = int((time.monotonic() - started) * rate) - done
+            late = int((time.monotonic() - started) * rate) - done
+            due = min(late, most)
             if settings.messages:
                 due = min(due, settings.messages - done)
             due -= due % settings.messages_per_payload if done + due != settings.messages else 0
@@ -200,7 +203,7 @@ class Sender:
             if self._transport().get_write_buffer_size() > settings.slow_client_mb << 20:
                 await self._close_with(407)
                 return
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(0 if late > most else _TICK_S)
 
     async def _flat_out(self, subscribed: traffic.Subscription) -> None:
         settings, prepared = self._settings, self._shared.prepared

@@ -436,7 +436,7 @@ def test_a_shared_memory_that_is_full_for_a_moment_loses_nothing(tmp_path: Path)
             with keeping_full(folder):
                 logged(process, "waiting up to 30 s for room")
                 time.sleep(1.0)
-            until(lambda: now(run)["messages"].min() > 10_000)
+            until(lambda: now(run)["messages"].min() > 10_000, lambda: str(now(run)))
             _, err = stopped(process)
             assert process.returncode == 0, err
     assert "Traceback" not in err

@@ -17,12 +17,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
-from mdstream.errors import DecompressionError, ServerError
-from mdstream.handoff.compression import decompress
+from mdstream.errors import ServerError, UnusableAnswerError
 from mdstream.history.request import DAY_NS, EVERYTHING, BackfillRequest, Shard, last_complete
-from mdstream.limits import LARGEST_UNPACKED
 from mdstream.session.pages import Client, history_request, pages
 from mdstream.session.rest import Body
 from mdstream.store.query import to_ns, to_utc
@@ -91,18 +87,11 @@ async def _fetch_symbol(
     client: Client, request: BackfillRequest, symbol: str, bars: Any, past: int
 ) -> list[Day]:
     async def read(body: Body) -> _Page:
+        answer = body.parse(f"the daily bars of {symbol}")
         try:
-            answer = orjson.loads(decompress(body.data, body.compression, LARGEST_UNPACKED))
             return _Page((answer["bars"] or {}).get(symbol) or [], page_token_in(answer))
-        except (
-            DecompressionError,
-            orjson.JSONDecodeError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise ServerError(f"unusable daily bars of {symbol}: {error}") from error
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise UnusableAnswerError(f"unusable daily bars of {symbol}: {error!r}") from error
 
     more = {TIMEFRAME: _DAILY, ASOF: request.asof}
     if bars.adjusted:

@@ -14,13 +14,9 @@ from datetime import date
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-import orjson
-
 from mdstream.config import HistoryConfig
-from mdstream.errors import ConfigError, DecompressionError, UnusableAnswerError
-from mdstream.handoff.compression import decompress
+from mdstream.errors import ConfigError, UnusableAnswerError
 from mdstream.history.request import EVERYTHING
-from mdstream.limits import LARGEST_UNPACKED
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
@@ -117,7 +113,7 @@ async def _list_chain(client: RestClient, chain: Chain, name: str, since: date) 
 
 async def _list_assets(client: RestClient, kind: str, status: str) -> list[str]:
     body = await client.get(ASSETS_PATH, {"status": status, "asset_class": kind})
-    return _read_symbols(_parse_json(body, ASSETS_PATH), ASSETS_PATH)
+    return _read_symbols(body.parse(ASSETS_PATH), ASSETS_PATH)
 
 
 class _ListingPage(NamedTuple):
@@ -143,20 +139,13 @@ async def _list_contracts(
     }
 
     async def read(body: Body) -> _ListingPage:
-        answer = _parse_json(body, chain.listing)
+        answer = body.parse(chain.listing)
         if not isinstance(answer, dict):
             answer = {}
         return _ListingPage(_read_symbols(answer.get(chain.member), chain.listing), page_token_in(answer))
 
     request = PageRequest(chain.listing, query)
     return [symbol async for page in pages(client, request, read) for symbol in page.symbols]
-
-
-def _parse_json(body: Body, path: str) -> Any:
-    try:
-        return orjson.loads(decompress(body.data, body.compression, LARGEST_UNPACKED))
-    except (DecompressionError, orjson.JSONDecodeError) as error:
-        raise UnusableAnswerError(f"unusable answer of {path}: {error}") from error
 
 
 def _read_symbols(records: Any, path: str) -> list[str]:

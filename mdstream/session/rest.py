@@ -17,8 +17,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import aiohttp
+import orjson
 
 from mdstream.config import Endpoint, FetchConfig, is_loopback
 from mdstream.errors import (
@@ -31,9 +33,10 @@ from mdstream.errors import (
     MdstreamError,
     NetworkError,
     ServerError,
+    UnusableAnswerError,
 )
 from mdstream.handoff.compression import Compression, decompress, decompressed_start
-from mdstream.limits import LARGEST_BODY, LARGEST_ERROR
+from mdstream.limits import LARGEST_BODY, LARGEST_ERROR, LARGEST_UNPACKED
 from mdstream.session.budget import Budget
 from mdstream.session.concurrency import Concurrency
 from mdstream.session.retry import Doubt, backoff, requested_pause
@@ -73,6 +76,13 @@ class Body:
     data: bytes
     recv_ns: int
     compression: Compression
+
+    def parse(self, what: str) -> Any:
+        """Return the JSON of a small body. Raises `UnusableAnswerError` for `what` if it is not JSON."""
+        try:
+            return orjson.loads(decompress(self.data, self.compression, LARGEST_UNPACKED))
+        except (DecompressionError, orjson.JSONDecodeError) as error:
+            raise UnusableAnswerError(f"unusable answer of {what}: {error}") from error
 
 
 class RestClient:

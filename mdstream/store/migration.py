@@ -22,7 +22,7 @@ import pyarrow as pa
 from mdstream.store.schema import find_widened, format_time
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, Schema
     from deltalake.transaction import AddAction
     from pyarrow.fs import FileSystem
 
@@ -53,6 +53,13 @@ def migrate(table: DeltaTable, channel: Channel) -> int:
     table.create_write_transaction(actions, "overwrite", Schema.from_arrow(widened), partition_by)
     table.update_incremental()
     return len(actions)
+
+
+def add_new_columns(table: DeltaTable, schema: Schema) -> None:
+    """Add the columns of `schema` that a table lacks; rows that are there have null in them."""
+    known = {field.name for field in table.schema().fields}
+    if new := [field for field in schema.fields if field.name not in known]:
+        table.alter.add_columns(new)
 
 
 def _write_again(files: FileSystem, file: dict[str, Any], columns: Iterable[str]) -> AddAction:

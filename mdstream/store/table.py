@@ -24,7 +24,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinReceipt
-from mdstream.store.migration import migrate
+from mdstream.store.migration import add_new_columns, migrate
 from mdstream.store.objects import summarize_error
 from mdstream.store.schema import NS_SUFFIX, format_time, stored_schema
 from mdstream.streams.spec import Channel
@@ -95,7 +95,7 @@ class StoreTable:
                 table = DeltaTable(folder)
                 if count := migrate(table, self._channel):
                     log.info("store: %s: wrote %d files again: sizes are fractions now", folder, count)
-                self._add_new_columns(table)
+                add_new_columns(table, self._schema)
                 table.create_write_transaction(
                     actions, "append", self._schema, self._by, commit_properties=properties
                 )
@@ -105,12 +105,6 @@ class StoreTable:
                 )
         except DeltaError as error:
             raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
-
-    def _add_new_columns(self, table: DeltaTable) -> None:
-        """Add the columns that an earlier version did not have; rows that are there have null in them."""
-        known = {field.name for field in table.schema().fields}
-        if new := [field for field in self._schema.fields if field.name not in known]:
-            table.alter.add_columns(new)
 
     def delete(self, partition: Mapping[str, str], shards: Sequence[tuple[str, int, int]]) -> None:
         """Remove the rows of a partition that belong to `shards`: symbol, begin and end in ns since 1970.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from mdstream.errors import ConfigError
+from mdstream.streams.bar_rules import BarRules, split_conditions
 from mdstream.streams.marks import is_marked
-from mdstream.streams.spec import BarRules, split_conditions
 
 _TIME = re.compile(r"(\d+)\s*(s|m|h|d)")
 _TRADED = re.compile(r"(\d+(?:\.\d+)?)\s*(trades|volume|dollars)")

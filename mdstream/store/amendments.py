@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from mdstream.store.schema import NS_SUFFIX
 from mdstream.store.sources import list_identity_columns
+from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.marks import is_marked
-from mdstream.streams.spec import BarRules, Channel
+from mdstream.streams.spec import Channel
 
 if TYPE_CHECKING:
     import polars as pl

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
+from mdstream.errors import ConfigError, NoStoreError, UnknownNameError
 from mdstream.store.amendments import drop_amended, drop_marked, read_amendments
+from mdstream.store.dataset_tables import (
+    Wanted,
+    add_missing_columns,
+    filter_wanted,
+    list_sources,
+    open_table,
+    partition_of,
+    scan_widened,
+    select,
+)
 from mdstream.store.known_names import check_kinds, check_symbols
-from mdstream.store.objects import storage_options, summarize_error
+from mdstream.store.objects import storage_options
 from mdstream.store.query import When, as_list, is_pattern, parse_time
 from mdstream.store.rejects import scan_kept
-from mdstream.store.schema import NS_SUFFIX, RUN, find_widened, polars_schema
+from mdstream.store.schema import NS_SUFFIX, RUN
 from mdstream.store.sources import Part, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.marks import is_marked
 from mdstream.streams.rest_spec import History
-from mdstream.streams.spec import RECV_TS, REJECTS, STORED_APART, Channel
+from mdstream.streams.spec import RECV_TS, REJECTS, Channel
 from mdstream.venues.alpaca import sessions
 
 if TYPE_CHECKING:
@@ -94,15 +104,13 @@ def scan(
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
     options = storage_options(str(store))
-    wanted = _Wanted(
-        dataset, (start, end), {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
-    )
+    wanted = Wanted(dataset, (start, end), {"feed": feed, "timeframe": timeframe, "adjustment": adjustment})
     _check_span(start, end)
     if channel is REJECTS and symbols is not None:
         raise ConfigError(f"{dataset} has no symbols; filter its column bytes")
     tables = [
-        (_open_table(f"{store}/{dataset}", options) if history else None, False),
-        (_open_table(f"{store}/live/{dataset}", options), True),
+        (open_table(f"{store}/{dataset}", options) if history else None, False),
+        (open_table(f"{store}/live/{dataset}", options), True),
     ]
     existing = [table for table, _ in tables if table is not None]
     if channel is REJECTS and (rejects := _scan_rejects(store, tables[1][0], wanted)) is not None:
@@ -110,7 +118,7 @@ def scan(
             check_kinds(str(store), dataset, wanted.kinds, existing, {})
         return rejects
     parts = [
-        _select(table, channel, history, wanted, is_recorded)
+        select(table, channel, history, wanted, is_recorded)
         for table, is_recorded in tables
         if table is not None
     ]
@@ -160,15 +168,6 @@ def _keep_sessions(
     return rows.filter(found.is_in(wanted).fill_null(False))
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What to read of a dataset: a span of time, and values of partition columns (empty: all)."""
-
-    dataset: str
-    span: tuple[When | None, When | None]
-    kinds: Mapping[str, str]
-
-
 def _merge_sources(
     parts: Sequence[Part], channel: Channel, dataset: str, live: str | None, options: dict[str, str]
 ) -> pl.LazyFrame:
@@ -178,7 +177,7 @@ def _merge_sources(
     """
     import polars as pl
 
-    day = _partition_of(parts[0].rows)
+    day = partition_of(parts[0].rows)
     apart, together = merge(parts, channel, day)
     stream = STREAMS[dataset.partition(".")[0]]
     rules = stream.bar_rules
@@ -189,18 +188,18 @@ def _merge_sources(
         every = [part.rows for part in parts]
         rows = pl.concat([rows, drop_marked(together, every, channel, rules)])
     tables = {
-        name: _open_table(f"{live}/{stream.name}.{name}", options)
+        name: open_table(f"{live}/{stream.name}.{name}", options)
         for name in (rules.corrections, rules.cancels)
     }
     amending = [
-        (read_amendments(_add_missing_columns(_scan_widened(table, kind), kind, True), channel), table)
+        (read_amendments(add_missing_columns(scan_widened(table, kind), kind, True), channel), table)
         for kind, table in ((stream.by_name[name], table) for name, table in tables.items())
         if table is not None
     ]
     if not amending:
         return rows
     days = (
-        pl.concat([_list_sources(table, day, True)["day"] for _, table in amending]).unique().str.to_date()
+        pl.concat([list_sources(table, day, True)["day"] for _, table in amending]).unique().str.to_date()
     )
     near = pl.concat([days, days.dt.offset_by("-1d")]).unique()
     is_near = pl.col(day).is_in(near.implode())
@@ -222,61 +221,7 @@ def _find_channel(dataset: str) -> tuple[Channel, History | None]:
     raise UnknownNameError.among([*datasets(), *known], dataset, f"{dataset!r} is not a dataset")
 
 
-def _open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
-    try:
-        if not DeltaTable.is_deltatable(uri, options or None):
-            return None
-        return DeltaTable(uri, storage_options=options or None)
-    except (OSError, DeltaError) as error:
-        raise StoreError(f"store: {uri} cannot be read: {summarize_error(error)}") from error
-
-
-def _select(
-    table: DeltaTable, channel: Channel, history: History | None, wanted: _Wanted, is_recorded: bool
-) -> Part:
-    """Return the rows of a table that are wanted, with the columns of the dataset, and their sources."""
-    import polars as pl
-
-    rows = _scan_widened(table, channel)
-    if is_recorded and history is not None:
-        rows = _as_history(rows, history)
-    rows = _add_missing_columns(rows, channel, is_recorded)
-    sources = _list_sources(table, _partition_of(rows), is_recorded)
-    if feed := wanted.kinds["feed"]:
-        sources = sources.filter(pl.col("feed") == feed)
-    return Part(_filter_wanted(rows, channel, wanted), sources, is_recorded)
-
-
-def _scan_widened(table: DeltaTable, channel: Channel) -> pl.LazyFrame:
-    """Return the rows of a table; numbers that version 0.2 stored as whole ones have the type of today."""
-    import polars as pl
-
-    rows = pl.scan_delta(table)
-    whole = [name for name, kind in rows.collect_schema().items() if kind.is_integer()]
-    return rows.with_columns(pl.col(find_widened(channel, whole)).cast(pl.Float64))
-
-
-def _filter_wanted(rows: pl.LazyFrame, channel: Channel, wanted: _Wanted) -> pl.LazyFrame:
-    import polars as pl
-
-    names = rows.collect_schema().names()
-    day = _partition_of(rows)
-    for name, kind in wanted.kinds.items():
-        if kind and name not in names:
-            raise ConfigError(f"{wanted.dataset} has no {name}")
-        if kind:
-            rows = rows.filter(pl.col(name) == kind)
-    for value, bound, whole_day in ((wanted.span[0], "start", False), (wanted.span[1], "end", True)):
-        if value is not None:
-            at_ns = parse_time(value, bound, whole_day)
-            rows = rows.filter(*_time_conditions(channel.time, at_ns, bound, day))
-    return rows
-
-
-def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: _Wanted) -> pl.LazyFrame | None:
+def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: Wanted) -> pl.LazyFrame | None:
     """Return the rejects of runs and of history; None if there are none."""
     import polars as pl
 
@@ -286,68 +231,8 @@ def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: _Wante
     if not parts:
         return None
     names = parts[0].collect_schema().names()
-    rows = [_filter_wanted(part, REJECTS, wanted).select(names) for part in parts]
+    rows = [filter_wanted(part, REJECTS, wanted).select(names) for part in parts]
     return _join_times(pl.concat(rows, how="vertical_relaxed"))
-
-
-def _partition_of(rows: pl.LazyFrame) -> str:
-    """Return the partition column with the time of rows."""
-    return "date" if "date" in rows.collect_schema() else "year"
-
-
-def _list_sources(table: DeltaTable, day: str, is_recorded: bool) -> pl.DataFrame:
-    """Return the feed, day and source of each file; the source is null if there are several or unknown."""
-    import polars as pl
-
-    files = pl.DataFrame(table.get_add_actions(flatten=True))
-    feed = pl.col("partition.feed").alias("feed")
-    if not is_recorded:
-        days = pl.col(f"partition.{day}").cast(pl.String).alias("day")
-        return files.select(feed, days, pl.format("history of {}", "partition.feed").alias("source"))
-    when = pl.col("partition.date").cast(pl.String).alias("day")
-    if day == "year":
-        when = when.str.slice(0, 4)
-    run: pl.Expr = pl.lit(None, pl.String)
-    if f"min.{RUN}" in files.columns:
-        first, last = pl.col(f"min.{RUN}"), pl.col(f"max.{RUN}")
-        is_one = (first == last) & (pl.col(f"null_count.{RUN}") == 0)
-        run = pl.when(is_one).then(first)
-    return files.select(feed, when, run.cast(pl.String).alias("source"))
-
-
-def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
-    """Return recorded rows with the partition columns of history."""
-    import polars as pl
-
-    if history.bars:
-        kind = pl.col("kind")
-        frame = pl.when(kind == "daily").then(pl.lit("1Day")).otherwise(pl.lit("1Min"))
-        live = live.with_columns(frame.alias("timeframe")).drop("kind")
-        if history.adjusted:
-            live = live.with_columns(pl.lit("raw").alias("adjustment"))
-    if history.partition == "year":
-        live = live.with_columns(pl.col("date").dt.year().alias("year")).drop("date")
-    return live
-
-
-def _add_missing_columns(rows: pl.LazyFrame, channel: Channel, is_recorded: bool) -> pl.LazyFrame:
-    """Return rows in the order of the declared columns; those that the table does not have yet are null.
-
-    A table of an earlier version lacks columns until something is added to it, and recorded rows lack those
-    that only history has (images of articles).
-    """
-    import polars as pl
-
-    have = rows.collect_schema().names()
-    kinds: dict[str, pl.DataType] = {
-        **({RUN: pl.String()} if is_recorded else {}),
-        **polars_schema(channel),
-    }
-    apart = [name for name in (*STORED_APART, "date", "year") if name in have]
-    columns = [
-        pl.col(name) if name in have else pl.lit(None, kind).alias(name) for name, kind in kinds.items()
-    ]
-    return rows.select(*apart, *columns)
 
 
 def _keep_last_revisions(
@@ -392,21 +277,6 @@ def _concat(parts: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
 
     names = [name for name in parts[0].collect_schema().names() if name != RUN]
     return pl.concat([part.select(names) for part in parts], how="vertical_relaxed")
-
-
-def _time_conditions(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:
-    """Return conditions on the partition, on the microsecond, and on the nanoseconds beyond it."""
-    import polars as pl
-
-    micro, beyond = divmod(at_ns, 1000)
-    when = pl.lit(micro).cast(pl.Datetime("us", "UTC"))
-    day = when.dt.date() if partition == "date" else when.dt.year()
-    exact = pl.col(time), pl.col(time + NS_SUFFIX)
-    if bound == "start":
-        inside = (exact[0] > when) | ((exact[0] == when) & (exact[1] >= beyond))
-        return [pl.col(partition) >= day, exact[0] >= when, inside]
-    inside = (exact[0] < when) | ((exact[0] == when) & (exact[1] < beyond))
-    return [pl.col(partition) <= day, exact[0] <= when, inside]
 
 
 def _join_times(frame: pl.LazyFrame) -> pl.LazyFrame:

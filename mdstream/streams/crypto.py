@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import QUOTE_IDENTITY, TS, bars_channel, last, quote_side, snapshot
 from mdstream.streams.rest_spec import Fetch, History
-from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 TRADE = (
     SYMBOL,

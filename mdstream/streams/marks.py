@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mdstream.streams.spec import BarRules
+from mdstream.streams.bar_rules import BarRules
 
 if TYPE_CHECKING:
     import polars as pl

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import TS, bars_channel, conditions, exchange, last, quote_side, snapshot
 from mdstream.streams.rest_spec import Chain, Fetch, History
-from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
 from mdstream.venues.alpaca.limits import OPTION_SYMBOLS
 

@@ -7,10 +7,11 @@ as in the Go client.
 
 from __future__ import annotations
 
+from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import TS, exchange, last
 from mdstream.streams.crypto import COIN_CHANNELS, QUOTE, TRADE
 from mdstream.streams.rest_spec import Fetch, History
-from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 _PRICING = (
     SYMBOL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import (
     QUOTE_IDENTITY,
     TAPE,
@@ -14,7 +15,7 @@ from mdstream.streams.column_sets import (
     snapshot,
 )
 from mdstream.streams.rest_spec import Fetch, History
-from mdstream.streams.spec import RECV_TS, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 _TRADE = (
     SYMBOL,

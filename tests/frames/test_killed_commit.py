@@ -25,7 +25,8 @@ from mdstream.pool.pool import WorkerPool
 from mdstream.reading import keyed_frame_reader
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import BAR_INTERVALS, PayloadKind
+from mdstream.streams.bar_rules import BAR_INTERVALS
+from mdstream.streams.spec import PayloadKind
 from tests import expected, piping
 from tests.docs import documents
 from tests.forking import get_fork_context

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import RECV_TS, STORED_APART, SYMBOL, BarRules, Channel, Column, Kind, StreamSpec
+from mdstream.streams.bar_rules import BarRules
+from mdstream.streams.spec import RECV_TS, STORED_APART, SYMBOL, Channel, Column, Kind, StreamSpec
 
 SPECS = pytest.mark.parametrize("spec", STREAMS.values(), ids=lambda spec: spec.name)
 TS = Column("ts", Kind.TIME, "t", required=True)

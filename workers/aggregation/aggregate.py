@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from mdstream.frames.bar_builder import TextOf
 from mdstream.handoff.columns import PARTIAL, ColumnData
+from mdstream.streams.bar_rules import BarRules, split_conditions
 from mdstream.streams.marks import is_mark
-from mdstream.streams.spec import BarRules, Channel, Mark, PayloadKind, StreamSpec, split_conditions
+from mdstream.streams.spec import Channel, Mark, PayloadKind, StreamSpec
 from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
 from workers.kernels import partials

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from mdstream.frames.chunk import ColumnView
 from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff.columns import ColumnData
-from mdstream.streams.spec import BAR_INTERVALS, Channel, Kind
+from mdstream.streams.bar_rules import BAR_INTERVALS
+from mdstream.streams.spec import Channel, Kind
 from workers.kernels import bar_table as kernels
 from workers.kernels.partials import SECOND
 

@@ -17,7 +17,8 @@ import orjson
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import Array, ColumnData
-from mdstream.streams.spec import CODED, Channel, Column, Kind, join_conditions
+from mdstream.streams.bar_rules import join_conditions
+from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DTYPE
 from mdstream.venues.alpaca.bodies import is_zero_time
 from workers.decoding.timestamps import Timestamps

@@ -9,7 +9,8 @@ import orjson
 
 from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import Message
-from mdstream.streams.spec import Channel, Column, Kind, split_conditions
+from mdstream.streams.bar_rules import split_conditions
+from mdstream.streams.spec import Channel, Column, Kind
 
 Row = Mapping[str, Any]
 

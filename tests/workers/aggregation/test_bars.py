@@ -22,7 +22,8 @@ from mdstream.reading.reader import FrameReader
 from mdstream.simulator.encode import rfc3339
 from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import BAR_INTERVALS, Mark, PayloadKind
+from mdstream.streams.bar_rules import BAR_INTERVALS
+from mdstream.streams.spec import Mark, PayloadKind
 from mdstream.system.clock import Moment, Span
 from mdstream.telemetry.state import FeedState
 from tests.fuzzing import examples

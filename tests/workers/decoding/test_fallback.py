@@ -17,7 +17,8 @@ from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.traffic import generate
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import PayloadKind, join_conditions, split_conditions
+from mdstream.streams.bar_rules import join_conditions, split_conditions
+from mdstream.streams.spec import PayloadKind
 from tests import expected
 from tests.decoding import RECV_NS, Dictionaries, decode, rows
 from tests.fuzzing import examples

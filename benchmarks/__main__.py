@@ -15,7 +15,7 @@ from types import ModuleType
 
 from benchmarks.harness import Plan, Record, describe_machine, findings
 from benchmarks.subjects import SubjectError, exit_on_closed_pipe, exit_on_sigterm
-from mdstream.pool.pool import COMPILING, compile_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels
 
 NAMES = {
     "fetch": "T_total: all streams and symbols at once, and one after another",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mdstream.pool.pool import compile_kernels
+from mdstream.pool.worker_code import compile_kernels
 from tests.forking import end_fork_server
 from tests.fuzzing import examples
 from tests.leftovers import Place, Session

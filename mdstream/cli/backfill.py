@@ -21,8 +21,9 @@ from mdstream.streams.datasets import datasets
 
 if TYPE_CHECKING:
     from mdstream.config import HistoryConfig
-    from mdstream.history.backfill import Backfill, Status
+    from mdstream.history.backfill import Backfill
     from mdstream.history.request import BackfillRequest
+    from mdstream.history.status import Status
 
 _OPTIONS = describe(HistoryOptions)
 _SETTINGS = select("backfill.concurrency", "backfill.workers", "data_url")

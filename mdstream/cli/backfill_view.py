@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from mdstream.errors import MdstreamError
 
 if TYPE_CHECKING:
-    from mdstream.history.backfill import Backfill, Status
+    from mdstream.history.backfill import Backfill
     from mdstream.history.plan import Estimate
     from mdstream.history.request import BackfillRequest
+    from mdstream.history.status import Status
 
 _LONGEST_LIST = 20
 _LINE_EVERY_S = 10.0

@@ -129,7 +129,7 @@ def _user_name() -> str:
 
 
 def _kernels(handoff: HandoffConfig) -> Finding:
-    from mdstream.pool.pool import COMPILING, are_kernels_compiled
+    from mdstream.pool.worker_code import COMPILING, are_kernels_compiled
 
     what = "compiled decoders"
     if not handoff.kernels:

@@ -24,13 +24,8 @@ from mdstream.errors import ConfigError, NoRunError
 from mdstream.feed import recovery
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
-from mdstream.pool.pool import (
-    COMPILING,
-    SINGLE_THREADED,
-    compile_kernels,
-    compiled_kernels,
-    do_without_kernels,
-)
+from mdstream.pool.pool import SINGLE_THREADED
+from mdstream.pool.worker_code import COMPILING, compile_kernels, compiled_kernels, do_without_kernels
 from mdstream.recording.recorder import check_store
 from mdstream.store.rejects import find_obstacle
 from mdstream.system import resources

@@ -13,6 +13,8 @@
    wait and are retried. The stream fails when that has lasted `FULL_S`.
 5. A sealed batch goes to the journal at once, so that it survives whatever happens to the workers.
 6. A batch that breaks its worker twice is quarantined: it is kept with the rejects.
+
+The file is long because all states of a batch, from its filling to its commit, are changed here alone.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from mdstream.store.query import When
 
 if TYPE_CHECKING:  # these take long to import
     from mdstream.config import HistoryConfig
-    from mdstream.history.backfill import Status
+    from mdstream.history.status import Status
 
 
 class BackfillOptions(HistoryOptions, total=False):

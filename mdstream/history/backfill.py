@@ -16,8 +16,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -42,9 +41,10 @@ from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
 from mdstream.history.plan import add_work
-from mdstream.history.repair import Day, fetch_days, find_short_days
+from mdstream.history.repair import Day, fetch_days, find_short_days, log_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
+from mdstream.history.status import Status
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
@@ -62,48 +62,7 @@ _FIRST_CONTACT_S = 10.0
 _ATTEMPTS = 100
 _MOST_RESTARTS = 3
 """How often a shard is fetched from the start because the service no longer knows its page token."""
-_MOST_NAMED = 20
-"""Most short days that a repair names."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-
-
-@dataclass(slots=True)
-class Status:
-    """Progress of a backfill."""
-
-    shards: int = 0
-    """Shards of this request that earlier runs have not stored."""
-    fetched: int = 0
-    done: float = 0.0
-    """Shards fetched. A partly fetched shard counts by the time that its last row has reached."""
-    pages: int = 0
-    rows: int = 0
-    """Rows fetched in this run."""
-    stored: int = 0
-    """Rows stored in this run, including those that an earlier run had fetched."""
-    repeated: int = 0
-    """Rows that repeat another one and were left out."""
-    rejected: int = 0
-    requests: int = 0
-    bytes: int = 0
-    """Bytes of the pages as received."""
-    files: int = 0
-    already: int = 0
-    """Symbols that were complete before this run."""
-    empty: int = 0
-    """Shards without rows although the market was open. Later runs ask for them again for some days."""
-    short: int = 0
-    """Days that have fewer rows than the service's daily bars say; known after a repair only."""
-    until: str = ""
-    """The time up to which the plan let this run fetch, if it refused later data; the next run goes on."""
-    seconds: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)
-    """Symbol → reason why it is incomplete."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether all requested rows are in the store that the plan allows to be fetched now."""
-        return not self.failed and self.fetched == self.shards
 
 
 class Backfill:
@@ -243,7 +202,8 @@ class Backfill:
             await self._fetch_shards_at_once(waiting)
         if short:
             short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
-            self._report_short_days(short)
+            self.status.short = len(short)
+            log_short_days(short)
 
     def _make_client(self) -> RestClient:
         # A network may be away for the whole deadline of a request, however many attempts that takes.
@@ -258,18 +218,6 @@ class Backfill:
                 return await fetch_days(client, self._request, time.time_ns() - RECENT_NS)
             finally:
                 self.status.requests += client.requests
-
-    def _report_short_days(self, short: Sequence[tuple[Day, int]]) -> None:
-        """Log the days that are short even now."""
-        self.status.short = len(short)
-        for day, have in short[:_MOST_NAMED]:
-            log.warning(
-                "%s %s: %s of %s trades by the service's daily bar",
-                day.symbol,
-                f"{to_utc(day.first):%Y-%m-%d}",
-                f"{have:,}",
-                f"{day.trades:,}",
-            )
 
     async def _fetch_shards_at_once(self, waiting: deque[Progress]) -> None:
         """Fetch all waiting shards, and write the files."""
@@ -368,7 +316,7 @@ class Backfill:
                 async for receipt in pages(self._client, self._page_request(progress), stage):
                     self._ledger.add_page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
                     self._count_page(receipt)
-                    fraction = max(done, _fraction(progress, receipt))
+                    fraction = max(done, progress.fraction(receipt.last_ns))
                     status.done, done = status.done + fraction - done, fraction
                     self._on_change(status)
             except BadRequestError as error:
@@ -450,11 +398,3 @@ class Backfill:
         self.status.pages += 1
         self.status.rows += receipt.rows
         self.status.rejected += len(receipt.rejects)
-
-
-def _fraction(progress: Progress, receipt: PageReceipt) -> float:
-    """Return the fetched fraction of a shard, by the time that its last row has reached."""
-    if progress.fetched:
-        return 1.0
-    shard = progress.shard
-    return min(1.0, (receipt.last_ns - shard.first) / (shard.past - shard.first))

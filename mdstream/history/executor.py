@@ -27,7 +27,8 @@ from typing import Protocol
 
 from mdstream.config import usable_cores
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
-from mdstream.pool.pool import COMPILING, WorkerPool, compile_kernels, do_without_kernels, one_a_core
+from mdstream.pool.pool import WorkerPool, one_a_core
+from mdstream.pool.worker_code import COMPILING, compile_kernels, do_without_kernels
 
 log = logging.getLogger(__name__)
 

@@ -74,6 +74,12 @@ class Progress:
     """Rows that the table has of the shard from when it was fetched before; `UNKNOWN`: perhaps some."""
     fetched: bool = False
 
+    def fraction(self, last_ns: int) -> float:
+        """Return the fetched fraction of the shard, by the time that its last row has reached."""
+        if self.fetched:
+            return 1.0
+        return min(1.0, (last_ns - self.shard.first) / (self.shard.past - self.shard.first))
+
 
 class KnownShard(NamedTuple):
     """A shard that the ledger has."""

@@ -31,6 +31,8 @@ from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns
 log = logging.getLogger(__name__)
 
 _DAILY = "1Day"
+_MOST_NAMED = 20
+"""Most short days that the log names."""
 
 
 class Day(NamedTuple):
@@ -72,6 +74,18 @@ def find_short_days(request: BackfillRequest, store: Path, days: Sequence[Day]) 
         if have < (day.trades if is_counted else 1):
             found.append((day, have))
     return found
+
+
+def log_short_days(short: Sequence[tuple[Day, int]]) -> None:
+    """Log the days that are short even now."""
+    for day, have in short[:_MOST_NAMED]:
+        log.warning(
+            "%s %s: %s of %s trades by the service's daily bar",
+            day.symbol,
+            f"{to_utc(day.first):%Y-%m-%d}",
+            f"{have:,}",
+            f"{day.trades:,}",
+        )
 
 
 class _Page(NamedTuple):

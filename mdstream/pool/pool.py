@@ -1,4 +1,4 @@
-"""A pool of workers. Only this module imports `workers`.
+"""A pool of workers.
 
     ticket ─► crew of processes ─► receipt
                  │ a worker died, or hung
@@ -19,18 +19,16 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from mdstream.config import usable_cores
-from mdstream.errors import ConfigError, NoWorkersError, PoisonedBatchError
+from mdstream.errors import NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
@@ -39,6 +37,7 @@ from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 from mdstream.pool.suspects import Turns
+from mdstream.pool.worker_code import are_kernels_compiled, load_boot
 from mdstream.system import children, clock, resources
 
 log = logging.getLogger(__name__)
@@ -67,60 +66,6 @@ LOST = (BrokenExecutor, TimeoutError)
 """Errors for a worker that died, and for one that hangs."""
 
 
-def _workers() -> ModuleType:
-    """Import the `workers` package. Raises `ConfigError` if another one is found."""
-    with children.without_script():  # a script may have a `workers.py` beside it
-        import workers
-
-    if getattr(workers, "OWNER", None) != "mdstream":
-        raise ConfigError(
-            f"`import workers` finds {workers.__file__ or workers.__path__}, which is not "
-            "mdstream's: rename that file or folder, or remove its folder from PYTHONPATH"
-        )
-    return workers
-
-
-def are_kernels_compiled() -> bool:
-    """Return whether the disk has compiled kernels. Raises OSError if they cannot be stored."""
-    return bool(_boot().is_compiled())
-
-
-def _boot() -> ModuleType:
-    _workers()
-    from workers import boot
-
-    return boot
-
-
-COMPILING = "compiling the decoders for this machine, once: about a minute"
-"""Log line before compiling. With an empty cache it took 33 s of CPU time on a vCPU of 2026 (AMD EPYC), and
-60 to 90 s on busy machines.
-"""
-
-
-def compiled_kernels() -> tuple[int, int]:
-    """Return how many kernels are on disk, and how many there are."""
-    done, total = _boot().count_compiled()
-    return int(done), int(total)
-
-
-def compile_kernels() -> subprocess.Popen[str] | None:
-    """Start a process that compiles the workers' kernels; return None if they are compiled already.
-
-    If they cannot be stored on disk, this raises OSError, or the process ends with a code other than 0 and
-    the reason on its standard error.
-    """
-    if are_kernels_compiled():
-        return None
-    with children.starting():
-        return subprocess.Popen(children.python("-m", "workers.warm"), stderr=subprocess.PIPE, text=True)
-
-
-def do_without_kernels() -> None:
-    """Make all workers that start from now on use only the fallback decoder."""
-    os.environ[_workers().UNKEPT] = "1"
-
-
 def one_a_core(wanted: int) -> int:
     """Return the number of workers for a setting if the pool has all cores: -1 is one for each core."""
     return wanted if wanted >= 0 else usable_cores()
@@ -128,7 +73,7 @@ def one_a_core(wanted: int) -> int:
 
 def forkserver_modules(*modules: str) -> tuple[str, ...]:
     """Return what a fork server loads for processes that need `modules`, and for their workers."""
-    return (*modules, _boot().PRELOAD)
+    return (*modules, load_boot().PRELOAD)
 
 
 def load_early(size: int) -> None:
@@ -174,7 +119,7 @@ class WorkerPool:
         self.size = size
         self.rebuilds = 0
         self.pids = []
-        self._boot = _boot()
+        self._boot = load_boot()
         self._timeout_s = timeout_s
         self._kernels = kernels
         self._on_start = on_start

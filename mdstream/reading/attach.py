@@ -1,4 +1,7 @@
-"""The readers' entry: attach to a running engine, read its frames, follow new rows."""
+"""The readers' entry: attach to a running engine, read its frames, follow new rows.
+
+The docstrings are the reference of all that readers can do, which makes this file long.
+"""
 
 from __future__ import annotations
 

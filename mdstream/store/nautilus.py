@@ -20,16 +20,15 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mdstream.errors import ConfigError
+from mdstream.store.nautilus_files import Symbol, folder_name, write, write_instrument
 from mdstream.streams import STREAMS
 
 log = logging.getLogger(__name__)
@@ -97,15 +96,6 @@ _SERIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Symbol:
-    """A symbol, and the decimals of its prices and sizes."""
-
-    name: str
-    price: int
-    size: int
-
-
 def check(dataset: str) -> None:
     """Raise `ConfigError` if a dataset cannot be exported."""
     _, _, channel = dataset.partition(".")
@@ -146,7 +136,7 @@ def export(
     symbols = _find_decimals(rows.filter(present), series, instrument)
     _check_folders(symbols)
     folders = {
-        name: catalog / "data" / kind / _folder_name(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
+        name: catalog / "data" / kind / folder_name(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
         for name in symbols
     }
     taken = [str(folder) for folder in folders.values() if folder.exists()]
@@ -159,10 +149,10 @@ def export(
         (name,) = frame["symbol"].unique()
         symbol = symbols[name]
         table = _to_table(frame, kind, series, symbol, f"{name}.{venue}", labels)
-        _write(table, folders[name])
+        write(table, folders[name])
         files, written = files + 1, written + table.num_rows
     for symbol in symbols.values():
-        _write_instrument(catalog, instrument, symbol, venue, force)
+        write_instrument(catalog, instrument, symbol, venue, force)
     left_out = rows.select(why.alias("why")).filter(pl.col("why").is_not_null())
     counts = left_out.group_by("why").len().sort("why").collect(engine="streaming")
     for reason, count in counts.iter_rows():
@@ -207,14 +197,14 @@ def _names_instrument(instrument: str) -> pl.Expr:
     return named
 
 
-def _find_decimals(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, _Symbol]:
+def _find_decimals(rows: pl.LazyFrame, series: _Series, instrument: str) -> dict[str, Symbol]:
     """Return every symbol with the usual decimals, or more if its prices or sizes need them."""
     price, size = _DECIMALS[instrument]
     prices = _count_decimals(rows, list(series.prices.values()), price)
     sizes = dict.fromkeys(prices, size)
     if instrument == "currency_pair":
         sizes = _count_decimals(rows, list(series.sizes.values()), size)
-    return {name: _Symbol(name, prices[name], sizes[name]) for name in prices}
+    return {name: Symbol(name, prices[name], sizes[name]) for name in prices}
 
 
 def _count_decimals(rows: pl.LazyFrame, columns: Sequence[str], least: int) -> dict[str, int]:
@@ -243,11 +233,11 @@ def _is_whole(name: str, decimals: int) -> pl.Expr:
     return (value - value.round()).abs() <= _ROUNDING * value.abs()
 
 
-def _check_folders(symbols: Mapping[str, _Symbol]) -> None:
+def _check_folders(symbols: Mapping[str, Symbol]) -> None:
     """Raise `ConfigError` if two symbols would have the same folder."""
     names: dict[str, str] = {}
     for name in symbols:
-        other = names.setdefault(_folder_name(name), name)
+        other = names.setdefault(folder_name(name), name)
         if other != name:
             raise ConfigError(f"{other} and {name} have the same folder in a catalogue: export one of them")
 
@@ -308,7 +298,7 @@ def _to_table(
     frame: pl.DataFrame,
     kind: str,
     series: _Series,
-    symbol: _Symbol,
+    symbol: Symbol,
     instrument_id: str,
     labels: tuple[str, str] | None,
 ) -> pa.Table:
@@ -356,101 +346,3 @@ def _to_integers(values: pl.Series, decimals: int) -> pa.Array:
     factor = pa.scalar(10**more, pa.decimal128(more + 1, 0))
     wide = pc.multiply(whole, factor)  # decimal128: 128 bits, little-endian
     return pa.Array.from_buffers(_FIXED, len(wide), [None, wide.buffers()[1]], offset=wide.offset)
-
-
-# -- files
-
-
-def _folder_name(identifier: str) -> str:
-    return identifier.replace("/", "")
-
-
-def _write(table: pa.Table, folder: Path) -> None:
-    """Write a file: it is complete or does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    first, last = (_format_time(table["ts_init"][at].as_py()) for at in (0, -1))
-    path = folder / f"{first}_{last}.parquet"
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.rename(path)
-
-
-def _format_time(ns: int) -> str:
-    second, beyond = divmod(ns, 1_000_000_000)
-    when = pl.Series([second * 1_000_000]).cast(pl.Datetime("us"))[0]
-    return f"{when:%Y-%m-%dT%H-%M-%S}-{beyond:09d}Z"
-
-
-def _write_instrument(catalog: Path, kind: str, symbol: _Symbol, venue: str, force: bool) -> None:
-    """Write the definition that a backtest needs. Keep an existing one if its decimals suffice."""
-    folder = catalog / "data" / kind / _folder_name(f"{symbol.name}.{venue}")
-    for file in folder.glob("*.parquet"):
-        if not force and pq.read_table(file)["price_precision"][0].as_py() >= symbol.price:
-            return
-    shutil.rmtree(folder, ignore_errors=True)
-    increment = _format_increment(symbol.price)
-    values: dict[str, Any] = {
-        "id": f"{symbol.name}.{venue}",
-        "raw_symbol": symbol.name,
-        "price_precision": symbol.price,
-        "price_increment": increment,
-        "margin_init": "0",
-        "margin_maint": "0",
-        "maker_fee": "0",
-        "taker_fee": "0",
-        "info": b"null",
-        "ts_event": 0,
-        "ts_init": 0,
-    }
-    if kind == "equity":
-        values |= {"currency": "USD", "lot_size": "1", "isin": None}
-    elif kind == "currency_pair":
-        base, _, quote = symbol.name.partition("/")
-        values |= {
-            "base_currency": base,
-            "quote_currency": quote,
-            "size_precision": symbol.size,
-            "size_increment": _format_increment(symbol.size),
-            "multiplier": "1",
-            "lot_size": None,
-            **dict.fromkeys(
-                f"{edge}_{what}" for what in ("quantity", "notional", "price") for edge in ("max", "min")
-            ),
-        }
-    else:
-        root, expiry, right, strike = _parse_contract(symbol.name)
-        values |= {
-            "underlying": root,
-            "asset_class": "EQUITY",
-            "exchange": None,
-            "option_kind": "CALL" if right == "C" else "PUT",
-            "strike_price": f"{strike:.3f}",
-            "currency": "USD",
-            "activation_ns": 0,
-            "expiration_ns": expiry,
-            "size_precision": 0,
-            "size_increment": "1",
-            "multiplier": "100",
-            "lot_size": "1",
-        }
-    names = {"equity": "Equity", "currency_pair": "CurrencyPair", "option_contract": "OptionContract"}
-    schema = pa.schema([pa.field(n, _field_type(n)) for n in values], {"class": names[kind]})
-    _write(pa.Table.from_pylist([values], schema), folder)
-
-
-def _parse_contract(name: str) -> tuple[str, int, str, float]:
-    """Return root, end of the last day in ns since 1970 UTC, right and strike of a contract."""
-    day = datetime.strptime(name[-15:-9], "%y%m%d").replace(tzinfo=UTC) + timedelta(days=1)
-    return name[:-15], int(day.timestamp()) * 1_000_000_000, name[-9], int(name[-8:]) / 1000
-
-
-def _field_type(name: str) -> pa.DataType:
-    if name.endswith("_precision"):
-        return pa.uint8()
-    if name.startswith("ts_") or name.endswith("_ns"):
-        return pa.uint64()
-    return pa.binary() if name == "info" else pa.string()
-
-
-def _format_increment(decimals: int) -> str:
-    return f"{10.0**-decimals:.{decimals}f}"

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
@@ -27,6 +27,7 @@ from mdstream.venues.alpaca import auth, bodies
 from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final
+from mdstream.wire.happenings import Happening, Note, Ready, Refused, Waiting
 from mdstream.wire.state import Event, State, follow
 from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
 
@@ -40,31 +41,6 @@ each channel by itself, or twice."""
 
 _AUTH_RETRY_S = (0.5, 1.0, 2.0, 3.0, 5.0)
 """Pauses before authenticating again on the same socket while another connection has the place."""
-
-
-class Ready(NamedTuple):
-    """Authenticated; all requests are acknowledged or refused."""
-
-
-class Refused(NamedTuple):
-    """Subscriptions that the server refuses. Repeated refusals are not reported again."""
-
-    refusals: tuple[Refusal, ...]
-
-
-class Waiting(NamedTuple):
-    """The server cannot authenticate us now; the session tries again on the same connection."""
-
-    reason: str
-
-
-class Note(NamedTuple):
-    """A text to log, with no effect on the session."""
-
-    text: str
-
-
-Happening = Ready | Refused | Waiting | Note
 
 
 @dataclass(slots=True)

@@ -14,8 +14,9 @@ import mdstream
 from mdstream.cli.app import app
 from mdstream.cli.backfill_view import show_end
 from mdstream.config import HistoryConfig
-from mdstream.history.backfill import Backfill, Status
+from mdstream.history.backfill import Backfill
 from mdstream.history.request import make_request
+from mdstream.history.status import Status
 from mdstream.pool import ipc_names
 
 RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")

@@ -12,7 +12,7 @@ import pytest
 
 import mdstream
 from mdstream.errors import ConfigError
-from mdstream.history.backfill import Status
+from mdstream.history.status import Status
 from tests.running import HANGING_S, simulator
 
 INTERRUPTED = """

@@ -12,7 +12,8 @@ from mdstream import log
 from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, MdstreamError, ServerError
 from mdstream.wire.codec import CODECS
-from mdstream.wire.protocol import Note, StreamProtocol
+from mdstream.wire.happenings import Note
+from mdstream.wire.protocol import StreamProtocol
 from mdstream.wire.subscription import Subscriptions
 
 KEYS = Credentials(key_id="PKTESTKEYOFMASKING01", secret_key="secretOfMaskingSecretOfMasking0123456789")

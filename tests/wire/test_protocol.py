@@ -11,16 +11,8 @@ import pytest
 from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, ServerError
 from mdstream.wire.codec import CODECS
-from mdstream.wire.protocol import (
-    ANSWER_WAIT_S,
-    HEADER_AUTH_WAIT_S,
-    SETTLE_S,
-    Note,
-    Ready,
-    Refused,
-    StreamProtocol,
-    Waiting,
-)
+from mdstream.wire.happenings import Note, Ready, Refused, Waiting
+from mdstream.wire.protocol import ANSWER_WAIT_S, HEADER_AUTH_WAIT_S, SETTLE_S, StreamProtocol
 from mdstream.wire.state import State
 from mdstream.wire.subscription import AGAIN_S, AGAIN_SOON_S, Subscriptions
 

@@ -1,0 +1,44 @@
+"""What a backfill reports while it runs, and at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Status:
+    """Progress of a backfill."""
+
+    shards: int = 0
+    """Shards of this request that earlier runs have not stored."""
+    fetched: int = 0
+    done: float = 0.0
+    """Shards fetched. A partly fetched shard counts by the time that its last row has reached."""
+    pages: int = 0
+    rows: int = 0
+    """Rows fetched in this run."""
+    stored: int = 0
+    """Rows stored in this run, including those that an earlier run had fetched."""
+    repeated: int = 0
+    """Rows that repeat another one and were left out."""
+    rejected: int = 0
+    requests: int = 0
+    bytes: int = 0
+    """Bytes of the pages as received."""
+    files: int = 0
+    already: int = 0
+    """Symbols that were complete before this run."""
+    empty: int = 0
+    """Shards without rows although the market was open. Later runs ask for them again for some days."""
+    short: int = 0
+    """Days that have fewer rows than the service's daily bars say; known after a repair only."""
+    until: str = ""
+    """The time up to which the plan let this run fetch, if it refused later data; the next run goes on."""
+    seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Symbol → reason why it is incomplete."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all requested rows are in the store that the plan allows to be fetched now."""
+        return not self.failed and self.fetched == self.shards

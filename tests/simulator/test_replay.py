@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             await r.feed(payloads(stream, COUNT, 3))
             await r.drain()
             mark_ended(r.run)
-            await Recorder(r.run, StoreConfig(str(folder / "store"))).run()
+            await Recorder(r.run, StoreConfig(str(folder / "store"), workers=0)).run()
 
     for stream in STREAMS:
         uvloop.run(record(stream))

@@ -45,7 +45,7 @@ def record(store: Path, payloads: list[Payload], rejects: Path, stream: str = "s
             await r.drain()
             assert r.state.committed()["rejected"] == 0
             mark_ended(r.run)
-            await Recorder(r.run, StoreConfig(str(store))).run()
+            await Recorder(r.run, StoreConfig(str(store), workers=0)).run()
 
     uvloop.run(go())
 

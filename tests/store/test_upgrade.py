@@ -114,7 +114,7 @@ def test_a_store_of_0_2_0_is_recorded_into(store: Path, tmp_path: Path, stream: 
             await r.feed([(orjson.dumps([each]), kind, recv_ns + i) for i, each in enumerate(messages)])
             await r.drain()
             mark_ended(r.run)
-            state = await Recorder(r.run, StoreConfig(str(store))).run()
+            state = await Recorder(r.run, StoreConfig(str(store), workers=0)).run()
             assert (state.trouble, state.unstorable, state.missed) == ("", 0, 0)
 
     uvloop.run(go())
@@ -209,7 +209,7 @@ def test_a_fraction_is_recorded_into_a_table_of_0_2_0(store: Path, tmp_path: Pat
             await r.feed([(payload, PayloadKind.JSON, 1_796_068_800_000_000_007)])
             await r.drain()
             mark_ended(r.run)
-            await Recorder(r.run, StoreConfig(str(store))).run()
+            await Recorder(r.run, StoreConfig(str(store), workers=0)).run()
 
     uvloop.run(go())
     sizes = scan_all("stocks.trades", store, symbols="AAPL", start="2026-11-30T20:00")["size"]

@@ -4,19 +4,23 @@
     a recorded cancel or correction ─► its trade ─────┴─► left out, with the same rows of all other sources
 
 An amendment names its trade by all of the channel's identity except the time. It means the last such trade
-of the 24 hours before it. Where it has no price or size, the rest must suffice.
+of the 24 hours before it that no earlier amendment has taken. Where it has no price or size, the rest must
+suffice. So of equal trades, as many are left out as there are marks or amendments: each source counts its
+own, and the source with most of them counts for all.
 """
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mdstream.store.schema import NS_SUFFIX
+from mdstream.store.schema import NS_SUFFIX, RUN
 from mdstream.store.sources import list_identity_columns
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.marks import is_marked
-from mdstream.streams.spec import Channel
+from mdstream.streams.spec import RECV_TS, Channel
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 _ID_COLUMNS = 3
 """The first matching columns, which identify a trade where ids do not repeat: symbol, exchange, id."""
 _DAY_NS = 86_400_000_000_000
-_AT, _TRADED = "_at", "_traded"
+_AT, _TRADED, _COUNT, _FEED, _RUN = "_at", "_traded", "_count", "_feed", "_run"
 
 
 def list_matching_columns(channel: Channel) -> list[str]:
@@ -41,7 +45,9 @@ def read_amendments(rows: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
         pl.col(f"original_{name}" if f"original_{name}" in names else name).alias(name)
         for name in list_matching_columns(channel)
     ]
-    return rows.select(*originals, _time_ns("ts").alias(_AT))
+    kept = rows.select(*originals, _time_ns("ts").alias(_AT), *_name_source(names))
+    columns = [*list_matching_columns(channel), _AT]
+    return _count_most(kept).select(pl.col(columns).repeat_by(_COUNT)).explode(columns)
 
 
 def drop_marked(
@@ -50,29 +56,84 @@ def drop_marked(
     """Return the merged `rows` without trades that any source among `every` has marked."""
     import polars as pl
 
-    keys = list_identity_columns(channel, rows.collect_schema().names())
+    names = rows.collect_schema().names()
+    keys = list_identity_columns(channel, names)
     marked = pl.concat(
-        [source.filter(is_marked(rules)).select(keys) for source in every], how="vertical_relaxed"
+        [
+            source.filter(is_marked(rules)).select(*keys, *_name_source(source.collect_schema().names()))
+            for source in every
+        ],
+        how="vertical_relaxed",
     )
-    return rows.join(marked.unique(), on=keys, how="anti", nulls_equal=True)
+    counts = _count_most(marked)
+    others = rows.join(counts, on=keys, how="anti", nulls_equal=True)
+    same = rows.join(counts, on=keys, how="inner", nulls_equal=True).sort(
+        is_marked(rules), descending=True, maintain_order=True
+    )
+    left = same.filter(pl.int_range(pl.len()).over(keys) >= pl.col(_COUNT))
+    return pl.concat([others, left.select(names)])
 
 
 def drop_amended(rows: pl.LazyFrame, amendments: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
     """Return `rows` without the trades that `amendments` name."""
     import polars as pl
 
-    keys = list_identity_columns(channel, rows.collect_schema().names())
+    names = rows.collect_schema().names()
     matching = list_matching_columns(channel)
-    trades = rows.select(*keys, _time_ns(channel.time).alias(_TRADED))
-    is_whole = pl.all_horizontal(pl.col(matching[_ID_COLUMNS:]).is_not_null())
-    found = [
-        trades.join(amendments.filter(which).select(*by, _AT), on=by, how="inner")
-        .filter(pl.col(_TRADED).is_between(pl.col(_AT) - _DAY_NS, pl.col(_AT)))
-        .filter(pl.col(_TRADED) == pl.col(_TRADED).max().over(*by, _AT))
-        .select(keys)
-        for which, by in ((is_whole, matching), (~is_whole, matching[:_ID_COLUMNS]))
-    ]
-    return rows.join(pl.concat(found).unique(), on=keys, how="anti", nulls_equal=True)
+    number = matching[:_ID_COLUMNS]
+    known = amendments.select(number).unique()
+    others = rows.join(known, on=number, how="anti")
+    same = rows.join(known, on=number, how="semi").with_columns(_time_ns(channel.time).alias(_TRADED))
+    left = pl.concat([same, amendments], how="diagonal_relaxed").map_batches(
+        functools.partial(_leave_out, matching=matching),
+        predicate_pushdown=False,
+        projection_pushdown=False,
+        slice_pushdown=False,
+    )
+    return pl.concat([others, left.select(names)])
+
+
+def _leave_out(found: pl.DataFrame, matching: Sequence[str]) -> pl.DataFrame:
+    """Return the trades among `found`, without those that the amendments among it name.
+
+    Trades have null in `_AT`, amendments in `_TRADED`.
+    """
+    import polars as pl
+
+    trades = found.filter(pl.col(_AT).is_null()).sort(_TRADED, maintain_order=True)
+    by_number: dict[tuple[object, ...], list[tuple[int, int, tuple[object, ...]]]] = defaultdict(list)
+    for row, (at, *values) in enumerate(trades.select(_TRADED, *matching).iter_rows()):
+        by_number[tuple(values[:_ID_COLUMNS])].append((at, row, tuple(values[_ID_COLUMNS:])))
+    taken = set[int]()
+    amendments = found.filter(pl.col(_AT).is_not_null()).sort(_AT, maintain_order=True)
+    for at, *values in amendments.select(_AT, *matching).iter_rows():
+        rest = tuple(values[_ID_COLUMNS:])
+        for traded, row, found_rest in reversed(by_number[tuple(values[:_ID_COLUMNS])]):
+            is_meant = None in rest or found_rest == rest
+            if is_meant and row not in taken and at - _DAY_NS <= traded <= at:
+                taken.add(row)
+                break
+    return trades.filter(~pl.int_range(pl.len()).is_in(list(taken)))
+
+
+def _name_source(names: Sequence[str]) -> list[pl.Expr]:
+    """Return the feed and run of rows; the time of receipt stands for the run that rows of 0.2.0 lack."""
+    import polars as pl
+
+    run = pl.lit("", pl.String)
+    if RUN in names:
+        run = pl.coalesce(pl.col(RUN), _time_ns(RECV_TS.name).cast(pl.String))
+    return [pl.col("feed").alias(_FEED), run.alias(_RUN)]
+
+
+def _count_most(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Return each different row without its source, and how often the source that has most of it has it."""
+    import polars as pl
+
+    names = rows.collect_schema().names()
+    counts = rows.group_by(names).agg(pl.len().alias(_COUNT))
+    keys = [name for name in names if name not in (_FEED, _RUN)]
+    return counts.group_by(keys).agg(pl.col(_COUNT).max())
 
 
 def _time_ns(name: str) -> pl.Expr:

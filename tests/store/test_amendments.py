@@ -79,8 +79,28 @@ def test_an_amendment_means_the_last_of_several_trades_and_counts_for_all_source
     assert rows["ts"].dt.second().to_list() == [0]
 
 
-def write_history(store: Path, mark: str | None, feed: str = "sip", second: int = 5) -> None:
-    rows = make_rows(STREAMS["stocks"].by_name["trades"], Source(False, feed, None, [(second, 1)]))
+@pytest.mark.cases("I2", "I3")
+@pytest.mark.parametrize("amendment", [CANCEL, {**CANCEL, "p": None, "s": None}, CORRECTION])
+@pytest.mark.parametrize(("trades", "amendments"), [(3, 1), (2, 2), (3, 2), (1, 2), (2, 3)])
+def test_each_amendment_takes_one_of_equal_trades_from_scan_and_from_bars(
+    tmp_path: Path, amendment: dict[str, Any], trades: int, amendments: int
+) -> None:
+    store, left = tmp_path / "store", max(0, trades - amendments)
+    later = [at(TRADE, second, i=9, p=300.0) for second in (2, 6)]  # they publish the bar of the others
+    messages = [*[at(TRADE, 0)] * trades, later[0], *[at(amendment, 4)] * amendments, later[1]]
+    for _ in range(2):  # two runs that record the same are no more than one
+        record_messages(store, tmp_path, *messages)
+    assert prices(store) == [100.0] * left + [300.0, 300.0]
+    bars = mdstream.scan("stocks.bars_1s", store).filter(pl.col("ts").dt.second() == 0).sort("recv_ts")
+    corrected = min(trades, amendments) if amendment is CORRECTION else 0
+    counts = bars.collect()["trade_count"].to_list() or [0]  # a bar without trades may never be published
+    assert counts[-1] == left + corrected
+
+
+def write_history(
+    store: Path, mark: str | None, feed: str = "sip", second: int = 5, count: int = 1
+) -> None:
+    rows = make_rows(STREAMS["stocks"].by_name["trades"], Source(False, feed, None, [(second, 1)] * count))
     rows = rows.with_columns(pl.lit(mark, pl.String).alias("update"))
     write_deltalake(
         store / "stocks.trades",
@@ -118,6 +138,17 @@ def test_the_mark_of_one_source_takes_out_the_trade_of_all(tmp_path: Path, other
         write_history(tmp_path, None, "boats" if "first" in other else "test")
         write_history(tmp_path, None, second=6)
     assert mdstream.scan("stocks.trades", tmp_path).collect()["ts"].dt.second().to_list() == [6]
+
+
+@pytest.mark.cases("I3", "V3")
+@pytest.mark.parametrize("others", [0, 2, 3])
+def test_a_mark_takes_one_of_equal_trades(tmp_path: Path, others: int) -> None:
+    write_history(tmp_path, "canceled")
+    write_history(tmp_path, None, count=2)
+    write(tmp_path, "stocks.trades", [Source(True, "iex", "a", [(5, 1)] * others)])
+    rows = mdstream.scan("stocks.trades", tmp_path).collect()
+    assert rows.height == 2
+    assert mdstream.scan("stocks.trades", tmp_path, amended=True).collect().height == 3
 
 
 @pytest.mark.cases("V3")

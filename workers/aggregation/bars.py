@@ -170,6 +170,7 @@ class Bars:
 
         `wanted` has the values of `_matching_columns`, as earlier corrections left them. Price and size
         have to match too, because ids repeat. If the amendment lacks one, it means the latest of the id.
+        Of equal trades, it means the latest that is not amended yet.
         """
         number = wanted[:_ID_COLUMNS]
         if None in number:
@@ -178,18 +179,26 @@ class Bars:
         symbol, exchange, trade_id = number
         price, size = (math.nan if value is None else float(value) for value in wanted[_ID_COLUMNS:])
         corrected = self._corrected.get(tuple(wanted if is_exact else number))
+        amended: tuple[int, int] | None = None
         for start, rows, views in self._trades.newest_first(stop):
+            times = views["ts"].values
             if corrected is not None:
-                row = corrected - start
-            else:
-                columns = [views[name].values for name in self._matching_columns]
-                given: list[Any] = [*columns, rows, symbol, exchange, np.uint64(trade_id), price, size]
+                if corrected >= start:
+                    return corrected, int(times[corrected - start])
+                continue
+            columns = [views[name].values for name in self._matching_columns]
+            row = rows
+            while row >= 0:
+                given: list[Any] = [*columns, row, symbol, exchange, np.uint64(trade_id), price, size]
                 row = kernels.find(*given)
                 if row < -1 and not is_exact:
                     row = -2 - row
-            if row >= 0:
-                return start + row, int(views["ts"].values[row])
-        return None
+                if row < 0:
+                    break
+                if start + row not in self._amended:
+                    return start + row, int(times[row])
+                amended = amended or (start + row, int(times[row]))
+        return amended
 
     def _effect(self, conditions: int | None, tape: int | None) -> int:
         trades = self._spec.by_name[self._rules.trades]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mdstream
-from mdstream.pool import pool
+from mdstream.pool import worker_code
 from mdstream.system import children
 from tests.running import RunningSimulator, simulator
 
@@ -117,9 +117,9 @@ def test_a_backfill_of_a_script(tmp_path: Path, current: Path, sim: RunningSimul
 
 
 def test_the_process_that_compiles_kernels(current: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "are_kernels_compiled", lambda: False)
+    monkeypatch.setattr(worker_code, "are_kernels_compiled", lambda: False)
     monkeypatch.chdir(current)
-    compiling = pool.compile_kernels()
+    compiling = worker_code.compile_kernels()
     assert compiling is not None
     _, errors = compiling.communicate(timeout=150)
     assert compiling.returncode == 0, errors

@@ -96,7 +96,9 @@ def failure_at_end(service: Service) -> str:
         return f"no connection for the last {service.trouble_s:.0f} s: {trouble}"
     if service.failed and not service.ok and not service.has_rows:
         symbol, reason = min(service.failed.items())
-        return f"none of its symbols is served ({symbol}: {reason})"
+        all_refused = service.refused and not service.subscribed
+        refusal = f"; subscriptions are refused: {service.refusal}" if all_refused else ""
+        return f"none of its symbols is served ({symbol}: {reason}){refusal}"
     if service.lost:
         return f"{service.lost} subscriptions that were served are refused: {service.refusal}"
     if service.refused and not service.subscribed:

@@ -82,6 +82,10 @@ def judge(**facts: Any) -> str:
             {"ok": 0, "has_rows": False, "failed": {"B": "bad", "A": "worse"}},
             "none of its symbols is served (A: worse)",
         ),
+        (
+            {"ok": 0, "has_rows": False, "failed": {"A": "no data"}, "refused": 2, "refusal": "no plan"},
+            "none of its symbols is served (A: no data); subscriptions are refused: no plan",
+        ),
         ({"ok": 0, "has_rows": False}, ""),
         # A plan that does not include all symbols is no failure, unless it did before.
         ({"subscribed": 30, "refused": 20, "refusal": "too many"}, ""),

@@ -14,6 +14,7 @@
     ├── AddressInUseError        another program listens on the port                   exit 5
     ├── ServerError              the service failed or broke its protocol; retried
     │   ├── BadRequestError      the service refuses this very request; not retried
+    │   │   └── PlanError        the plan does not include the requested data         exit 3
     │   ├── UnusableAnswerError  the answer is JSON, but not what was requested; requested again
     │   └── EndlessAnswerError   an answer in pages does not end; not retried
     ├── NetworkError             no connection, or it was lost; retried
@@ -202,6 +203,12 @@ class ServerError(MdstreamError):
 
 class BadRequestError(ServerError):
     """The service refuses this request. Sending it again is useless."""
+
+
+class PlanError(BadRequestError):
+    """The account's plan does not include the requested data."""
+
+    exit_code = Exit.CREDENTIALS
 
 
 class UnusableAnswerError(ServerError):

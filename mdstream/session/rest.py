@@ -32,6 +32,7 @@ from mdstream.errors import (
     LateError,
     MdstreamError,
     NetworkError,
+    PlanError,
     ServerError,
     UnusableAnswerError,
 )
@@ -45,6 +46,7 @@ from mdstream.venues.alpaca import auth
 from mdstream.venues.alpaca.refusals import (
     THROTTLED,
     TIMED_OUT,
+    Kind,
     Place,
     Shape,
     find_rule,
@@ -298,6 +300,8 @@ class RestClient:
                 # All requests wait, not only this one: the quota is for the account.
                 self.budget.hold(pause if pause is not None else 1.0)
             return ServerError(message, status, pause, left if left < math.inf else None)
+        if rule.before is Kind.PLAN:
+            return PlanError(message, status)
         return (
             CredentialsError(message, status)
             if rule.exit == Exit.CREDENTIALS

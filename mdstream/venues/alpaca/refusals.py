@@ -167,6 +167,8 @@ _NO_DATA = "HTTP {code}, but no data: {text}"
 _NO_STREAM = "HTTP {code} instead of a connection"
 _MOVED = "HTTP {code}: redirected to {where}; if that is the server, set "
 _RECENT = "does not permit querying recent"
+_OTHER_FEED = "choose another data feed with --feed"
+_SIGN = f"sign it, or {_OTHER_FEED}"
 
 RULES: tuple[Rule, ...] = (
     # -- error messages of the stream
@@ -179,7 +181,7 @@ RULES: tuple[Rule, ...] = (
     _stream(406, Kind.OCCUPIED),
     _stream(407, Kind.TEMPORARY),
     _final(408, "this API is not enabled for the account"),
-    _final(409, "the plan does not include this feed; choose another with --feed"),
+    _final(409, f"the plan does not include this feed; {_OTHER_FEED}"),
     _stream(410, Kind.CHANNEL, Kind.AGAIN),
     _final(411, "the key may not read market data"),
     _final(412, 'this stream is served in msgpack only; set codec = "msgpack"'),
@@ -204,7 +206,10 @@ RULES: tuple[Rule, ...] = (
     _rest(_TOO_LONG, Kind.REQUEST, Kind.REQUEST, _FAILED, _SHOWN),
     _rest(_LATER, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _SHOWN),
     _rest({403, 422}, Kind.PLAN_LATER, Kind.PLAN_LATER, _FAILED, _SHOWN, words=_RECENT),
-    _rest({403, 422}, Kind.PLAN, Kind.PLAN, _FAILED, _SHOWN, words="subscription"),
+    _rest({403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}; {_OTHER_FEED}", words="subscription"),
+    _rest(
+        {403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", words="agreement"
+    ),
     _rest(_REFUSED, Kind.DOUBTFUL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}", _FRONT_END),
     _rest(_REFUSED, Kind.FINAL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}"),
     _rest(range(400, 500), Kind.DOUBTFUL, Kind.DOUBTFUL, _FAILED, _SHOWN, _FRONT_END),

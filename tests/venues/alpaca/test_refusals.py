@@ -72,6 +72,7 @@ HTML = b"<html><body>403 Forbidden</body></html>"
 FORBIDDEN = b'{"message":"forbidden."}'
 RECENT = b'{"code":42210000,"message":"subscription does not permit querying recent SIP data"}'
 PLAN = b'{"message":"subscription does not permit querying OPRA data"}'
+AGREEMENT = b'{"message":"OPRA agreement is not signed"}'
 
 
 @pytest.mark.cases("S1", "S5", "S6")
@@ -94,7 +95,8 @@ PLAN = b'{"message":"subscription does not permit querying OPRA data"}'
         ((401, 403), b"", F, D, 3),
         ((401, 403), HTML, D, D, 3),
         ((403, 422), RECENT, Kind.PLAN_LATER, Kind.PLAN_LATER, 1),
-        ((403, 422), PLAN, Kind.PLAN, Kind.PLAN, 1),
+        ((403, 422), PLAN, Kind.PLAN, Kind.PLAN, 3),
+        ((403, 422), AGREEMENT, Kind.PLAN, Kind.PLAN, 3),
         ((408, 425, 429), b'{"message":"too many requests."}', T, T, 1),
         ((408, 425, 429), HTML, T, T, 1),
         ((500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 530), HTML, T, T, 1),

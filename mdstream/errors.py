@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
-from mdstream.text.masking import mask
+from mdstream.text.masking import clean
 from mdstream.text.nearest import find_nearest, suggest
 
 
@@ -69,7 +69,7 @@ class MdstreamError(Exception):
     exit_code: Exit = Exit.STREAM_FAILED
 
     def __str__(self) -> str:
-        return mask(super().__str__())
+        return clean(super().__str__())
 
 
 class ConfigError(MdstreamError):

@@ -20,7 +20,7 @@ from typing import IO, Any
 import orjson
 
 from mdstream.limits import MOST_LOG_LINES
-from mdstream.text.masking import mask
+from mdstream.text.masking import clean, mask
 
 QUEUED = 10_000
 """Messages that may wait for the supervisor before log records are dropped."""
@@ -114,7 +114,7 @@ def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
         "stream": stream or getattr(record, "stream", ""),
         "logger": record.name,
         "pid": record.process,
-        "message": mask(record.getMessage()),
+        "message": clean(record.getMessage()),
     }
     if record.exc_info:
         out["exception"] = mask(logging.Formatter().formatException(record.exc_info))

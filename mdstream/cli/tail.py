@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdstream.cli.flags import Directory
+from mdstream.text.masking import clean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,6 +45,8 @@ def tail(
                 sys.stdout.write(new.write_ndjson())
             else:
                 flat = new.with_columns(_join_lists(new))
+                if sys.stdout.isatty():
+                    flat = flat.with_columns(_escape_texts(flat))
                 sys.stdout.write(flat.write_csv(include_header=header, separator="\t"))
             sys.stdout.flush()
             header = False
@@ -64,3 +67,11 @@ def _join_lists(frame: pl.DataFrame) -> list[pl.Expr]:
 
     lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
     return [pl.col(name).cast(pl.List(pl.String)).list.join(",") for name in lists]
+
+
+def _escape_texts(frame: pl.DataFrame) -> list[pl.Expr]:
+    """Return the columns of text without what a terminal would obey."""
+    import polars as pl
+    import polars.selectors as cs
+
+    return [cs.by_dtype(pl.String, pl.Categorical).cast(pl.String).map_elements(clean, pl.String)]

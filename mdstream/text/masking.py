@@ -1,6 +1,7 @@
-"""The account's keys, hidden wherever text of others is shown: in log lines, errors and events.
+"""Text of others, made fit to be shown in log lines, errors, events and tables.
 
 A server may repeat a key in its message. Each process knows the keys that it has, and shows none of them.
+A text may also hold what a terminal obeys, or a line break behind which it forges a line of the log.
 """
 
 from __future__ import annotations
@@ -23,3 +24,11 @@ def mask(text: str) -> str:
         if key in text:
             text = text.replace(key, "•••")
     return text
+
+
+def clean(text: str) -> str:
+    """Return `text` masked and in one line: characters that are not printable are escaped, as in Python."""
+    text = mask(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -22,7 +22,7 @@ from typing import Any
 
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
-from mdstream.text.masking import mask
+from mdstream.text.masking import clean
 from mdstream.venues.alpaca import auth, bodies
 from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
 from mdstream.wire.codec import Codec
@@ -115,9 +115,9 @@ class StreamProtocol:
         for message in messages:
             kind = message.get(bodies.TYPE)
             if kind == bodies.SUCCESS:
-                happened += self._succeed(mask(str(message.get("msg"))), now)
+                happened += self._succeed(clean(str(message.get("msg"))), now)
             elif kind == bodies.ERROR:
-                happened += self._fail(message.get("code"), mask(str(message.get("msg", ""))), now)
+                happened += self._fail(message.get("code"), clean(str(message.get("msg", ""))), now)
             elif kind == bodies.SUBSCRIPTION:
                 happened += self._acknowledge(message, now)
         return happened

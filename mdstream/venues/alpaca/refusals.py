@@ -207,9 +207,7 @@ RULES: tuple[Rule, ...] = (
     _rest(_LATER, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _SHOWN),
     _rest({403, 422}, Kind.PLAN_LATER, Kind.PLAN_LATER, _FAILED, _SHOWN, words=_RECENT),
     _rest({403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}; {_OTHER_FEED}", words="subscription"),
-    _rest(
-        {403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", words="agreement"
-    ),
+    _rest({403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", words="agreement"),
     _rest(_REFUSED, Kind.DOUBTFUL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}", _FRONT_END),
     _rest(_REFUSED, Kind.FINAL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}"),
     _rest(range(400, 500), Kind.DOUBTFUL, Kind.DOUBTFUL, _FAILED, _SHOWN, _FRONT_END),

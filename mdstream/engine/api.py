@@ -10,7 +10,7 @@ The supervisor runs in a process of its own. Nothing here blocks it, and no scri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, timedelta, tzinfo
 from pathlib import Path
 from typing import IO, Any, Unpack, overload
 
@@ -150,9 +150,10 @@ class Engine:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
+        tz: str | tzinfo | None = None,
     ) -> pl.DataFrame:
         """Return frame `name` as it is now; see `Attachment.frame`."""
-        return self.attachment.frame(name, symbols=symbols, since=since, session=session)
+        return self.attachment.frame(name, symbols=symbols, since=since, session=session, tz=tz)
 
     def latest(self, stream: str, **how: Any) -> pl.DataFrame:
         """Return the last trade and quote of each symbol; see `Attachment.latest`."""
@@ -162,7 +163,7 @@ class Engine:
         """Return the best levels of a symbol's order book; see `Attachment.book`."""
         return self.attachment.book(symbol)
 
-    def chain(self, underlying: str, *, expiry: date | None = None) -> pl.DataFrame:
+    def chain(self, underlying: str, *, expiry: date | str | None = None) -> pl.DataFrame:
         """Return the option chain of an underlying; see `Attachment.chain`."""
         return self.attachment.chain(underlying, expiry=expiry)
 
@@ -174,9 +175,10 @@ class Engine:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
+        tz: str | tzinfo | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now; see `Attachment.bars`."""
-        return self.attachment.bars(stream, every, symbols=symbols, since=since, session=session)
+        return self.attachment.bars(stream, every, symbols=symbols, since=since, session=session, tz=tz)
 
     def compare_bars(self, stream: str) -> pl.DataFrame:
         """Return the service's minute bars beside those built here; see `Attachment.compare_bars`."""
@@ -243,5 +245,6 @@ def _load_config(config: Config | Mapping[str, Any] | str | Path | None) -> Conf
             return load()
         case str() | Path():
             return load(config)
-        case _:
+        case Mapping():
             return load(flags=config, source="settings")
+    raise ConfigError(f"Engine: {config!r} is neither settings (a dict) nor the path of a settings file")

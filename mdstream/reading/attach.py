@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -22,10 +22,12 @@ import polars.selectors as cs
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
+from mdstream.reading.chains import keep_expiry
 from mdstream.reading.narrow import Since, filter_rows, keep_sessions, list_symbols, to_seconds
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
+from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.telemetry.state import FeedState, read_stream
@@ -125,6 +127,7 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
+        tz: str | tzinfo | None = None,
     ) -> pl.DataFrame:
         """Return a frame as it is now, as a zero-copy DataFrame.
 
@@ -142,12 +145,16 @@ class Attachment:
         `ts`, of articles `created_at`. `session` keeps the rows of sessions of the data feed: `regular`,
         `pre`, `post`, `overnight`, or a list of these. Each returns a copy.
 
+        `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York".
+
         Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
         (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
         """
+        zone = None if tz is None else read_zone(tz)
         frame = self._read(name)
         self._check_symbols(name, symbols)
-        return self._keep_sessions(name, filter_rows(frame, symbols, since), session)
+        kept = self._keep_sessions(name, filter_rows(frame, symbols, since, zone), session)
+        return show_in_zone(kept, zone)
 
     def _keep_sessions(
         self, name: str, frame: pl.DataFrame, session: str | Sequence[str] | None
@@ -174,15 +181,17 @@ class Attachment:
             with self.lock:
                 self._open.facts.check_symbols(name.partition(".")[0], list_symbols(symbols))
 
-    def latest(self, stream: str, *, symbols: str | Sequence[str] | None = None) -> pl.DataFrame:
+    def latest(
+        self, stream: str, *, symbols: str | Sequence[str] | None = None, tz: str | tzinfo | None = None
+    ) -> pl.DataFrame:
         """Return the last trade and quote of each symbol of `stream`, a row for each symbol.
 
             run.latest("stocks", symbols="AAPL")
 
         Columns are those of trades and quotes with the prefix `trade_` or `quote_`. Each row is a copy of
-        one moment. For `news`, it returns the last revision of each article instead.
+        one moment. For `news`, it returns the last revision of each article instead. `tz` as for `frame`.
         """
-        return self.frame(f"{stream}.latest", symbols=symbols)
+        return self.frame(f"{stream}.latest", symbols=symbols, tz=tz)
 
     def book(self, symbol: str) -> pl.DataFrame:
         """Return the ten best levels of a symbol's order book, a row for each, the best (`level` 1) first.
@@ -205,7 +214,7 @@ class Attachment:
             stream = self._open.facts.choose_stream([name.partition(".")[0] for name in names], symbol)
         return self.frame(f"{stream}.books", symbols=symbol)
 
-    def chain(self, underlying: str, *, expiry: date | None = None) -> pl.DataFrame:
+    def chain(self, underlying: str, *, expiry: date | str | None = None) -> pl.DataFrame:
         """Return the option chain of an underlying, a row for each contract; of one expiry or of all.
 
             run.chain("AAPL", expiry=date(2026, 12, 18))
@@ -216,14 +225,14 @@ class Attachment:
         volatility and Greeks, and the times of the last quote, trade and Greeks. Quotes and trades come
         from the stream, Greeks from the last snapshot. Sorted by expiry, strike and right.
 
-        Raises `UnknownNameError` for an underlying that the run neither follows nor has contracts of, and
-        if the run has no options.
+        `expiry` is a date, also as text. Raises `UnknownNameError` for an underlying that the run neither
+        follows nor has contracts of, for an expiry of none of its contracts, and if the run has no options.
         """
         for name in self._open.facts.declared_chains:
             with self.lock:
                 root = self._open.facts.resolve_root(name.partition(".")[0], underlying)
             found = self.frame(name).filter(pl.col("root") == root)
-            return found if expiry is None else found.filter(pl.col("expiry") == expiry)
+            return found if expiry is None else keep_expiry(found, underlying, expiry)
         raise self._no_stream("chain", "option chains", [s.name for s in STREAMS.values() if s.chain])
 
     def _no_stream(self, call: str, what: str, having: list[str]) -> UnknownNameError:
@@ -243,6 +252,7 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
+        tz: str | tzinfo | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now, a row for each, sorted by symbol and time.
 
@@ -258,10 +268,11 @@ class Attachment:
         also have their number, `bar`; in these, `ts` and `end` are the times of the first and last trade.
 
         `session` builds them from what is in these sessions alone: of the hour from 9:00 in New York,
-        `regular` is the half from 9:30.
+        `regular` is the half from 9:30. `tz` as for `frame`.
 
         Raises `UnknownNameError` for a stream without trades, and `ConfigError` for another length.
         """
+        zone = None if tz is None else read_zone(tz)
         length = BarLength.parse(every)
         self._check_symbols(f"{stream}.bars", symbols)
         rules = STREAMS[stream].bar_rules if stream in list(STREAMS) else None
@@ -271,8 +282,10 @@ class Attachment:
         # All symbols: a gap in the data of one may be a gap in the data of all.
         source = self.frame(f"{stream}.{length.source}", session=session)
         if length.is_time:
-            return filter_rows(merge_bars(source, length), symbols, since)
-        return filter_rows(build_bars(filter_rows(source, symbols), rules, length), None, since)
+            bars = filter_rows(merge_bars(source, length), symbols, since, zone)
+        else:
+            bars = filter_rows(build_bars(filter_rows(source, symbols), rules, length), None, since, zone)
+        return show_in_zone(bars, zone)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Return the engine's metrics at this moment: stream → name → value.
@@ -416,6 +429,8 @@ class Attachment:
         Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`), and `NoRunError` if
         the engine ends before.
         """
+        if not isinstance(name, str):
+            raise ConfigError("wait_for: name one frame; follow several with tail([...])")
         seconds = math.inf if timeout is None else to_seconds(timeout, "timeout")
         deadline = time.monotonic() + seconds
         tail = self.tail(name, symbols=symbols)

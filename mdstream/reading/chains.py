@@ -7,7 +7,11 @@ whatever the root's length.
 
 from __future__ import annotations
 
+from datetime import date, datetime
+
 import polars as pl
+
+from mdstream.errors import ConfigError, UnknownNameError
 
 _GREEKS = ("implied_volatility", "delta", "gamma", "theta", "vega", "rho")
 
@@ -50,3 +54,23 @@ def build_chains(latest: pl.DataFrame) -> pl.DataFrame:
         "trade_ts",
         "greeks_recv_ts",
     ).sort("root", "expiry", "strike", "right")
+
+
+def keep_expiry(chain: pl.DataFrame, underlying: str, expiry: date | str) -> pl.DataFrame:
+    """Return the contracts of a chain that expire on a date, which may be text.
+
+    Raises `ConfigError` for what is not a date, and `UnknownNameError` if contracts expire only on others.
+    """
+    day = expiry
+    if isinstance(day, str):
+        try:
+            day = date.fromisoformat(day)
+        except ValueError:
+            raise ConfigError(f"expiry: {expiry!r} is not a date, such as 2026-12-18") from None
+    if not isinstance(day, date) or isinstance(day, datetime):
+        raise ConfigError(f"expiry: {expiry!r} is not a date, such as 2026-12-18")
+    known = chain["expiry"].unique().sort()
+    if len(known) and day not in known:
+        problem = f"chain: no contract of {underlying} that the run knows expires on {day}"
+        raise UnknownNameError.among([str(each) for each in known], str(day), problem)
+    return chain.filter(pl.col("expiry") == day)

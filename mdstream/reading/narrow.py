@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 import polars as pl
 
 from mdstream.errors import ConfigError
+from mdstream.reading.zones import EXAMPLE
 from mdstream.text.durations import EXAMPLES, parse_duration
 from mdstream.venues.alpaca import sessions
 
@@ -26,16 +27,20 @@ _TIMES = ("ts", "created_at", "recv_ts")
 
 
 def filter_rows(
-    frame: pl.DataFrame, symbols: str | Sequence[str] | None = None, since: Since | None = None
+    frame: pl.DataFrame,
+    symbols: str | Sequence[str] | None = None,
+    since: Since | None = None,
+    zone: tzinfo | None = None,
 ) -> pl.DataFrame:
     """Return the rows of `symbols` whose time is not before `since`; None keeps all.
 
-    Raises `ConfigError` for a value of another type, and for a frame without such a column.
+    `zone` is that of a `since` without one. Raises `ConfigError` for a value of another type, and for a
+    frame without such a column.
     """
     if symbols is not None:
         frame = frame.filter(_has_symbol(frame, list_symbols(symbols)))
     if since is not None:
-        frame = frame.filter(pl.col(_time_column(frame)).to_physical() >= to_nanoseconds(since))
+        frame = frame.filter(pl.col(_time_column(frame)).to_physical() >= to_nanoseconds(since, zone))
     return frame
 
 
@@ -89,8 +94,11 @@ def _parse(text: str) -> date | timedelta:
         ) from None
 
 
-def to_nanoseconds(since: Since) -> int:
-    """Return a moment as nanoseconds since 1970 UTC. Raises `ConfigError` if it cannot be one."""
+def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
+    """Return a moment as nanoseconds since 1970 UTC. Raises `ConfigError` if it cannot be one.
+
+    A date is its midnight in `zone` (default: UTC). A time without a zone of its own needs a `zone`.
+    """
     if isinstance(since, str):
         since = _parse(since)
     if isinstance(since, timedelta):
@@ -99,10 +107,13 @@ def to_nanoseconds(since: Since) -> int:
         except OverflowError as error:
             raise ConfigError(f"since: {since} ago is before the first possible date") from error
     if isinstance(since, date) and not isinstance(since, datetime):
-        since = datetime.combine(since, time(), UTC)
+        since = datetime.combine(since, time(), zone or UTC)
     if isinstance(since, datetime):
-        if since.tzinfo is None:
-            raise ConfigError(f"since: {since} has no time zone; datetime.now(UTC) has one")
+        if since.tzinfo is None and zone is None:
+            raise ConfigError(
+                f"since: {since} has no time zone; datetime.now(UTC) has one, or give one: tz={EXAMPLE!r}"
+            )
+        since = since.replace(tzinfo=since.tzinfo or zone)
         whole = since.astimezone(UTC).replace(microsecond=0)
         return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
     if not isinstance(since, int) or isinstance(since, bool):

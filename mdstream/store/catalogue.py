@@ -6,10 +6,12 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, UnknownNameError
+from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.store.amendments import drop_amended, drop_marked, read_amendments
 from mdstream.store.dataset_tables import (
     Wanted,
@@ -58,6 +60,7 @@ def scan(
     adjustment: str = "",
     amended: bool = False,
     session: str | Sequence[str] | None = None,
+    tz: str | tzinfo = "UTC",
     unknown: Literal["error", "empty"] = "error",
 ) -> pl.LazyFrame:
     """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
@@ -90,6 +93,9 @@ def scan(
     `session` keeps the rows of sessions of the market in New York: `regular`, `pre`, `post`, `overnight`,
     or a list of these. A bar counts by its start. A market that never closes is always `regular`.
 
+    `tz` is the zone of the times that are returned, and of a `start` and `end` that name none, such as
+    "America/New_York". A date begins at midnight there.
+
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
@@ -104,8 +110,10 @@ def scan(
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
     options = storage_options(str(store))
-    wanted = Wanted(dataset, (start, end), {"feed": feed, "timeframe": timeframe, "adjustment": adjustment})
-    _check_span(start, end)
+    zone = read_zone(tz)
+    kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
+    wanted = Wanted(dataset, (start, end), kinds, zone)
+    _check_span(start, end, zone)
     if channel is REJECTS and symbols is not None:
         raise ConfigError(f"{dataset} has no symbols; filter its column bytes")
     tables = [
@@ -116,7 +124,7 @@ def scan(
     if channel is REJECTS and (rejects := _scan_rejects(store, tables[1][0], wanted)) is not None:
         if unknown == "error":
             check_kinds(str(store), dataset, wanted.kinds, existing, {})
-        return rejects
+        return show_in_zone(rejects, zone)
     parts = [
         select(table, channel, history, wanted, is_recorded)
         for table, is_recorded in tables
@@ -134,7 +142,7 @@ def scan(
         check_symbols(str(store), dataset, as_list(symbols), existing)
     if channel.revised_by:
         revised = _keep_last_revisions(parts, channel, symbols)
-        return _keep_sessions(revised, dataset, channel, session)
+        return show_in_zone(_keep_sessions(revised, dataset, channel, session), zone)
     if symbols is not None:
         is_wanted = _matches(pl.col("symbol"), as_list(symbols))
         parts = [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
@@ -142,14 +150,14 @@ def scan(
         rows = _keep_last_updates(parts, channel)
     else:
         rows = _merge_sources(parts, channel, dataset, None if amended else f"{store}/live", options)
-    return _keep_sessions(_join_times(rows), dataset, channel, session)
+    return show_in_zone(_keep_sessions(_join_times(rows), dataset, channel, session), zone)
 
 
-def _check_span(start: When | None, end: When | None) -> None:
+def _check_span(start: When | None, end: When | None, zone: tzinfo) -> None:
     """Raise `ConfigError` if `start` is not before `end`."""
     if start is None or end is None:
         return
-    if parse_time(start, "start") >= parse_time(end, "end", whole_day=True):
+    if parse_time(start, "start", zone=zone) >= parse_time(end, "end", whole_day=True, zone=zone):
         raise ConfigError(f"start {start} is not before end {end}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, StoreError
@@ -26,6 +27,8 @@ class Wanted:
     dataset: str
     span: tuple[When | None, When | None]
     kinds: Mapping[str, str]
+    zone: tzinfo = UTC
+    """The zone of bounds without one."""
 
 
 def open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
@@ -79,7 +82,7 @@ def filter_wanted(rows: pl.LazyFrame, channel: Channel, wanted: Wanted) -> pl.La
             rows = rows.filter(pl.col(name) == kind)
     for value, bound, whole_day in ((wanted.span[0], "start", False), (wanted.span[1], "end", True)):
         if value is not None:
-            at_ns = parse_time(value, bound, whole_day)
+            at_ns = parse_time(value, bound, whole_day, wanted.zone)
             rows = rows.filter(*_time_conditions(channel.time, at_ns, bound, day))
     return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from mdstream.errors import ConfigError
 
@@ -25,11 +25,11 @@ def is_pattern(symbol: str) -> bool:
     return any(sign in symbol for sign in "*?[")
 
 
-def parse_time(value: When, name: str, whole_day: bool = False) -> int:
+def parse_time(value: When, name: str, whole_day: bool = False, zone: tzinfo = UTC) -> int:
     """Return a date or time as nanoseconds since 1970 UTC, at most the start of 2262.
 
-    A time without a zone is UTC. With `whole_day`, a date means its end. `name` is used in errors. Raises
-    `ConfigError`.
+    A date, or a time without a zone, is in `zone`. With `whole_day`, a date means its end. `name` is used
+    in errors. Raises `ConfigError`.
     """
     if isinstance(value, str):
         value = _parse_text(value, name)
@@ -38,9 +38,9 @@ def parse_time(value: When, name: str, whole_day: bool = False) -> int:
     if value.year > _LAST_YEAR:
         return to_ns(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC))
     if isinstance(value, datetime):
-        return to_ns(value if value.tzinfo else value.replace(tzinfo=UTC))
-    day = datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return to_ns(day + timedelta(days=int(whole_day)))
+        return to_ns(value if value.tzinfo else value.replace(tzinfo=zone))
+    day = value + timedelta(days=int(whole_day))
+    return to_ns(datetime(day.year, day.month, day.day, tzinfo=zone))
 
 
 def _parse_text(value: str, name: str) -> date | datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import uvloop
 
+from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.spec import PayloadKind
 from tests.piping import rig
@@ -76,6 +77,21 @@ def test_a_chain_has_a_row_a_contract_in_order(tmp_path: Path) -> None:
         assert set(chain["root"]) == {"AAPL"}
         assert run.chain("AAPL", expiry=date(2026, 12, 4)).height == 4
         assert run.chain("MSFT").height == 0
+
+    check_chain(tmp_path, look)
+
+
+@pytest.mark.cases("N10")
+def test_an_expiry_is_a_date_also_as_text_and_one_without_contracts_is_an_error(tmp_path: Path) -> None:
+    def look(run: Attachment) -> None:
+        assert run.chain("AAPL", expiry="2026-12-04").equals(run.chain("AAPL", expiry=date(2026, 12, 4)))
+        with pytest.raises(UnknownNameError, match="expires on 2026-12-05; did you mean '2026-12-04' or"):
+            run.chain("AAPL", expiry=date(2026, 12, 5))
+        for wrong in ("12/18", "", 20261218, datetime(2026, 12, 4)):
+            with pytest.raises(ConfigError, match="is not a date, such as 2026-12-18"):
+                run.chain("AAPL", expiry=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"name one frame; follow several with tail\(\[...\]\)"):
+            run.wait_for(["options.trades", "options.quotes"])  # type: ignore[arg-type]
 
     check_chain(tmp_path, look)
 

@@ -78,27 +78,30 @@ class PageDecoder:
         member = self.spec.member_of(ticket.kind)
         if not found.symbols and not rejects and member not in orjson.loads(data.removeprefix(BOM)):
             return PageReceipt(0, "", f"it has no {member}", rejects, 0)
-        columns, rows, last_ns, unrequested = decoded.columns.get(ticket.channel), 0, 0, 0
+        columns, rows, last_ns = decoded.columns.get(ticket.channel), 0, 0
+        other_symbols = other_times = 0
         if columns is not None:
             channel = self.spec.by_name[ticket.channel]
             times = _event_times(channel, columns)
-            inside = (times >= ticket.span[0]) & (times < ticket.span[1])
+            kept = np.ones(len(times), np.bool_)
             if refused := _find_refused(channel, columns):
                 messages = decoded.order_of(channel.name) & 0xFFFFFFFF
                 found_late = [Reject(0, int(messages[row]), why) for row, why in refused.items()]
                 rejects = *rejects, *self._decoder.add_bytes(found_late, payloads)
-                inside[list(refused)] = False
+                kept[list(refused)] = False
             table = self._table(channel, columns, decoded.new)
-            table = table if inside.all() else table.filter(pa.array(inside))
             if ticket.symbols and not found.symbols <= {*ticket.symbols}:
-                every = table.num_rows
                 wanted = pa.array(ticket.symbols, pa.string())
-                table = table.filter(compute.is_in(table[SYMBOL.name].cast(pa.string()), wanted))
-                unrequested = every - table.num_rows
+                is_wanted = compute.is_in(table[SYMBOL.name].cast(pa.string()), wanted).to_numpy()
+                other_symbols = int((kept & ~is_wanted).sum())
+                kept &= is_wanted
+            other_times = int((kept & ~_is_within(times, ticket.queried)).sum())
+            kept &= _is_within(times, ticket.span)
+            table = table if kept.all() else table.filter(pa.array(kept))
             rows, last_ns = table.num_rows, int(times[-1])
             if rows:
                 _write(table, Path(ticket.path))
-        return PageReceipt(rows, found.page_token, "", rejects, last_ns, unrequested)
+        return PageReceipt(rows, found.page_token, "", rejects, last_ns, other_symbols, other_times)
 
     def _codes_of(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
@@ -245,6 +248,11 @@ def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
     at = next(i for i, column in enumerate(channel.columns) if column.kind is Kind.TIME)
     times: npt.NDArray[np.int64] = columns[at].values
     return times
+
+
+def _is_within(times: npt.NDArray[np.int64], span: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return whether each time is in the half-open `span`."""
+    return (times >= span[0]) & (times < span[1])
 
 
 def _find_refused(channel: Channel, columns: Any) -> dict[int, str]:

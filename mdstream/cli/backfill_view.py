@@ -171,6 +171,8 @@ def _show_summary(request: BackfillRequest, status: Status) -> None:
         print(f"  {_count(status.empty, 'shard')} without rows although the market was open")
     if status.short:
         print(f"  {_count(status.short, 'day')} with fewer rows than the service's daily bars say")
+    if status.unrequested:
+        print(f"  {status.unrequested}")
     if status.rejected:
         print(f"  {_count(status.rejected, 'record')} rejected and kept in _mdstream/rejects of the store")
     for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:

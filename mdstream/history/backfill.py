@@ -131,6 +131,8 @@ class Backfill:
             raise
         finally:
             self.status.seconds = time.monotonic() - start
+            if self.status.unrequested:
+                log.warning("%s: %s", self._request.dataset, self.status.unrequested)
         return self.status
 
     def _count_stored(self, rows: int, repeated: int, files: int) -> None:
@@ -366,13 +368,12 @@ class Backfill:
             body.recv_ns,
             str(self._staging.path(progress, progress.pages)),
             request.row_span(progress.shard),
+            request.queried_span(progress.shard),
             () if request.history.rows or symbol == EVERYTHING else (symbol,),
         )
         receipt = await self._executor.stage(ticket)
         if receipt.fault:
             raise UnusableAnswerError(f"unusable page: {receipt.fault}")
-        if receipt.unrequested:
-            log.warning("%s: left out %d rows of symbols not requested", symbol, receipt.unrequested)
         if receipt.rejects:
             page = f"{request.dataset}, {progress.shard.symbol}, page {progress.pages + 1}"
             self._rejects.keep(
@@ -398,3 +399,5 @@ class Backfill:
         self.status.pages += 1
         self.status.rows += receipt.rows
         self.status.rejected += len(receipt.rejects)
+        self.status.other_symbols += receipt.other_symbols
+        self.status.other_times += receipt.other_times

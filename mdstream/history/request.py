@@ -164,11 +164,24 @@ class BackfillRequest:
         return -(-past // length) * length if is_on_the_hour else past + length
 
     def row_span(self, shard: Shard) -> tuple[int, int]:
-        """Return the time range of the rows that belong to a shard.
+        """Return the time range of the rows that belong to a shard; a bar has the time of its start.
 
-        For bars: those that begin in it. For other rows: all that the service returns for it.
+        Rows with revisions (articles) are an exception: all that the service returns for a shard belong to
+        it. The service sorts articles by their last update, and does not say by which time it selects them;
+        the time of a row is that of its first publication, which may be years earlier. An article of
+        several shards is not doubled, because `scan` returns the last revision of each id.
         """
-        return (shard.first, shard.past) if self.timeframe else (0, _FOREVER_NS)
+        return (0, _FOREVER_NS) if self.channel.revised_by else (shard.first, shard.past)
+
+    def queried_span(self, shard: Shard) -> tuple[int, int]:
+        """Return the time range of the rows that the service may return for a shard.
+
+        For bars it is wider than `row_span`: a query that ends, or begins, within a bar may return it.
+        """
+        first, past = self.row_span(shard)
+        if not self.timeframe:
+            return first, past
+        return first - length_ns(self.timeframe) + 1, self.query_end(past)
 
     def shards(self) -> Iterator[Shard]:
         """Iterate over all shards: urgent symbols first, then by time, in the order of the symbols.

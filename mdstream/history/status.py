@@ -21,6 +21,10 @@ class Status:
     """Rows stored in this run, including those that an earlier run had fetched."""
     repeated: int = 0
     """Rows that repeat another one and were left out."""
+    other_symbols: int = 0
+    """Rows of symbols that were not requested; they were left out."""
+    other_times: int = 0
+    """Rows whose time was not requested; they were left out."""
     rejected: int = 0
     requests: int = 0
     bytes: int = 0
@@ -37,6 +41,13 @@ class Status:
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""
+
+    @property
+    def unrequested(self) -> str:
+        """How many rows were left out because they were not requested, in words; empty if none were."""
+        kinds = {"of other symbols": self.other_symbols, "outside the requested time": self.other_times}
+        parts = [f"{number:,} {what}" for what, number in kinds.items() if number]
+        return f"rows left out that were not requested: {', '.join(parts)}" if parts else ""
 
     @property
     def complete(self) -> bool:

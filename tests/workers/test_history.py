@@ -29,9 +29,12 @@ def stage(
     stream: str = "stocks",
     channel: str = "trades",
     span: tuple[int, int] = (0, 2**63 - 1),
+    queried: tuple[int, int] | None = None,
 ) -> PageReceipt:
     data = body if isinstance(body, bytes) else gzip.compress(orjson.dumps(body))
-    ticket = PageTicket(stream, channel, kind, data, Compression.GZIP, BASE, str(path), span)
+    ticket = PageTicket(
+        stream, channel, kind, data, Compression.GZIP, BASE, str(path), span, queried or span
+    )
     return history.stage(ticket)
 
 
@@ -110,9 +113,13 @@ def test_rows_of_another_shard_are_left_to_it(tmp_path: Path) -> None:
     ]
     body = {"trades": {"A": records}, "next_page_token": None}
     path = tmp_path / "x.arrow"
-    assert stage(body, path, span=(BASE + 4, BASE + 9)).rows == 0
+    outside = stage(body, path, span=(BASE + 4, BASE + 9))
+    assert (outside.rows, outside.other_times) == (0, 4)
     assert not path.exists()
-    assert stage(body, path, span=(BASE + 1, BASE + 3)).rows == 2
+    wider = stage(body, path, span=(BASE + 1, BASE + 2), queried=(BASE, BASE + 3))
+    assert (wider.rows, wider.other_times) == (1, 1)
+    inside = stage(body, path, span=(BASE + 1, BASE + 3))
+    assert (inside.rows, inside.other_times) == (2, 2)
     history.join(JoinTicket("stocks", "trades", (str(path),), str(tmp_path / "x.parquet")))
     assert read_file(tmp_path / "x.parquet")["id"].to_list() == [1, 2]
 
@@ -198,12 +205,15 @@ def test_rows_of_symbols_that_were_not_requested_are_left_out(tmp_path: Path) ->
         BASE,
         str(tmp_path / "x.arrow"),
         (0, 2**63 - 1),
+        (0, 2**63 - 1),
         ("AAPL",),
     )
     receipt = history.stage(ticket)
-    assert (receipt.rows, receipt.unrequested) == (1, 2)
+    assert (receipt.rows, receipt.other_symbols) == (1, 2)
     other = history.stage(ticket._replace(symbols=("SPY",), path=str(tmp_path / "y.arrow")))
-    assert (other.rows, other.unrequested) == (0, 3)
+    assert (other.rows, other.other_symbols) == (0, 3)
+    late = history.stage(ticket._replace(span=(BASE, BASE + 1), queried=(BASE, BASE + 1)))
+    assert (late.rows, late.other_symbols, late.other_times) == (0, 2, 1), "each row counts once"
 
 
 @pytest.mark.cases("V3")

@@ -74,3 +74,5 @@ class JoinReceipt(NamedTuple):
     """The greatest symbol and time."""
     repeated: int = 0
     """Rows that repeat another one; they are left out."""
+    differing: int = 0
+    """Those of them that have other values than the first (`Channel.one_per`)."""

@@ -185,6 +185,58 @@ def test_rows_with_one_time_or_one_id_that_differ_are_all_stored(tmp_path: Path)
     assert (rows.height, repeated) == (len(differing), 0)
 
 
+def bar_at(minute: int, price: float) -> dict[str, Any]:
+    prices = dict.fromkeys(("o", "h", "l", "c", "vw"), price)
+    return {"t": format_time(BASE + minute * 60 * 10**9), **prices, "v": 1, "n": 1}
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize("rows_a_group", [1, 100_000])
+@pytest.mark.parametrize("stream", ["stocks", "crypto"])
+@pytest.mark.parametrize("without", [{"i": None}, {}])
+def test_equal_trades_without_an_id_are_all_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, without: Any, rows_a_group: int
+) -> None:
+    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    bare = {name: value for name, value in A.items() if name != "i"} | without
+    rows, repeated = join_pages(tmp_path, [[A, bare, bare], [bare, A]], stream=stream)
+    assert (rows.height, repeated) == (4, 1)
+    assert rows["id"].null_count() == 3
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize("rows_a_group", [1, 100_000])
+@pytest.mark.parametrize("stream", ["stocks", "crypto", "options"])
+@pytest.mark.parametrize(
+    ("pages", "prices", "differing"),
+    [
+        ([[bar_at(0, 1), bar_at(0, 2), bar_at(1, 3)]], [1, 3], 1),
+        ([[bar_at(0, 1)], [bar_at(0, 2), bar_at(1, 3)]], [1, 3], 1),
+        ([[bar_at(0, 1), bar_at(0, 1)], [bar_at(0, 1)]], [1], 0),
+        ([[bar_at(0, 1), bar_at(1, 3), bar_at(0, 2)]], [1, 3], 1),
+    ],
+)
+def test_there_is_one_bar_of_each_start(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: str,
+    pages: list[Any],
+    prices: list[float],
+    differing: int,
+    rows_a_group: int,
+) -> None:
+    """The first one is kept."""
+    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    paths = []
+    for number, records in enumerate(pages):
+        paths.append(str(tmp_path / f"{number}.arrow"))
+        stage({"bars": {"A": records}}, Path(paths[-1]), PayloadKind.BARS, stream, "bars")
+    joined = history.join(JoinTicket(stream, "bars", tuple(paths), str(tmp_path / "x.parquet")))
+    assert read_file(tmp_path / "x.parquet")["close"].to_list() == prices
+    assert joined.rows + joined.repeated == sum(map(len, pages))
+    assert joined.differing == differing
+
+
 @pytest.mark.cases("I3", "I4")
 def test_what_has_no_identity_of_its_own_is_stored_as_often_as_pages_have_it(tmp_path: Path) -> None:
     """Options have no id: equal prints of a sweep are different trades."""

@@ -166,7 +166,7 @@ def _show_summary(request: BackfillRequest, status: Status) -> None:
     elif status.already:
         print(f"  {status.already} of {_count(len(request.symbols), 'symbol')} already in the store")
     if status.until:
-        print(f"  fetched up to {status.until}: the plan excludes later data; run the same again later")
+        print(f"  data after {status.until} is not fetched: the plan excludes it; run the same again later")
     if status.empty:
         print(f"  {_count(status.empty, 'shard')} without rows although the market was open")
     if status.short:

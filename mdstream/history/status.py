@@ -37,7 +37,8 @@ class Status:
     short: int = 0
     """Days that have fewer rows than the service's daily bars say; known after a repair only."""
     until: str = ""
-    """The time up to which the plan let this run fetch, if it refused later data; the next run goes on."""
+    """The time up to which all symbols are fetched that the service did not refuse, if the plan excludes
+    later data; the next run goes on."""
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""

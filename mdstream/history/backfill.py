@@ -324,12 +324,14 @@ class Backfill:
         if progress.rows:
             self._filing.add(progress)
         elif progress.replaces > 0:
-            log.warning(
-                "%s: the service has no rows of %s any more; the stored ones stay",
-                progress.shard.symbol,
-                f"{to_utc(progress.shard.first):%Y-%m-%d}",
+            day, rejected = f"{to_utc(progress.shard.first):%Y-%m-%d}", progress.rejected
+            why = (
+                f"{rejected:,} records of {day} were rejected, and no row is left"
+                if rejected
+                else f"the service has no rows of {day} any more"
             )
-        else:
+            log.warning("%s: %s; the stored ones stay", progress.shard.symbol, why)
+        elif not progress.rejected:
             status.empty += 1
 
     def _page_request(self, progress: Progress) -> PageRequest:

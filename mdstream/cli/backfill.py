@@ -79,8 +79,9 @@ def backfill(
 
     Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
 
-    Exit codes: 0 all is in the store; 1 some symbols are incomplete; 2 wrong setting; 3 key or plan
-    refused; 130 interrupted.
+    Exit codes: 0 all that the service has is in the store; 1 incomplete: symbols failed, records were
+    rejected in this run, or days are short after --repair (the last line says which); 2 wrong setting; 3
+    key or plan refused; 130 interrupted.
     """
     with _errors_as_json(as_json):
         arguments = Arguments(

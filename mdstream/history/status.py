@@ -53,4 +53,22 @@ class Status:
     @property
     def complete(self) -> bool:
         """Whether all requested rows are in the store that the plan allows to be fetched now."""
-        return not self.failed and self.fetched == self.shards
+        return not self.why_incomplete
+
+    @property
+    def why_incomplete(self) -> str:
+        """What this run found to be missing, in words; empty if nothing is."""
+        counts = (
+            (len(self.failed), "symbol", "failed"),
+            (self.rejected, "record", "rejected"),
+            (self.short, "day", "with fewer rows than the service's daily bars say"),
+        )
+        parts = [f"{count_of(number, noun)} {what}" for number, noun, what in counts if number]
+        if not parts and self.fetched != self.shards:
+            parts = [f"{count_of(self.shards - self.fetched, 'shard')} not fetched"]
+        return ", ".join(parts)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

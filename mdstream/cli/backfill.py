@@ -59,8 +59,8 @@ def backfill(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Symbols, or patterns such as 'A*'. For options: contracts, as 'AAPL2612*C*'. "
-            "Optional for news.",
+            help="Symbols, or patterns such as 'A*'. For options: contracts, as 'AAPL2612*C*'; a pattern "
+            "begins with a whole underlying, so that 'GOOG*' has no GOOGL. Optional for news.",
         ),
     ] = None,
     symbols_file: Annotated[

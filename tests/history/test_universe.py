@@ -99,6 +99,50 @@ def test_the_service_is_asked_for_the_underlying_of_a_root(pattern: str) -> None
     assert found == ["BRKB261218C00500000"]
 
 
+LISTED = {"GOOG": "GOOG261218C00200000", "GOOGL": "GOOGL261218C00200000", "BRK.B": "BRKB261218C00500000"}
+
+
+def list_contracts(path: str, query: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    name = LISTED.get(query["underlying_symbols"]) if query["status"] == "active" else None
+    return {"option_contracts": [{"symbol": name}] if name else []}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found", "said"),
+    [
+        (["GOOG*"], ["GOOG"], "GOOG* as GOOG;"),
+        (["GOOG*", "GOOGL?61218*"], ["GOOG", "GOOGL"], "GOOG* as GOOG, GOOGL?61218* as GOOGL;"),
+        (["BRKB*"], ["BRK.B"], "BRKB* as BRKB or BRK.B;"),
+        (["GOOG2612*", "BRK.B2612*"], ["GOOG", "BRK.B"], None),
+    ],
+)
+def test_the_log_says_what_an_open_pattern_of_contracts_was_looked_up_as(
+    patterns: list[str], found: list[str], said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(list_contracts) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        names = asyncio.run(resolve_symbols("options.bars", patterns, "2026-01-05", config))
+    assert names == [LISTED[name] for name in found]
+    lines = [each.getMessage() for each in caplog.records if "by whole underlying" in each.getMessage()]
+    assert len(lines) == (said is not None)
+    assert all(f"looked up {said}" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "asked"),
+    [(["BRK*"], "BRK or BR.K"), (["GOOG*", "T*"], "T"), (["GOOG27*"], "GOOG"), (["BR.K1*"], "BR.K")],
+)
+def test_a_pattern_without_a_contract_names_the_underlyings_that_were_asked(
+    patterns: list[str], asked: str
+) -> None:
+    with serve(list_contracts) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        with pytest.raises(
+            ConfigError, match=rf"matches no contract of {asked}; a pattern begins with a whole"
+        ):
+            asyncio.run(resolve_symbols("options.bars", patterns, "2026-01-05", config))
+
+
 def test_more_contracts_than_a_page_holds_are_all_found(
     sim: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

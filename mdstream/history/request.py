@@ -317,6 +317,11 @@ def _drop_asof(variant: str) -> str:
     return variant.partition(f"/{_ASOF}")[0]
 
 
+def is_symbol(name: str) -> bool:
+    """Return whether a name can be a symbol: in capitals, no spaces around it, no list, no pattern."""
+    return bool(name) and name == name.strip().upper() and "," not in name and "*" not in name
+
+
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(as_list(symbols)))
     if history.everything and (not names or EVERYTHING in names):
@@ -324,9 +329,9 @@ def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence
     if not names:
         raise ConfigError("no symbol is given")
     for symbol in names:
-        if not symbol or symbol != symbol.strip() or "," in symbol or "*" in symbol:
+        if not is_symbol(symbol.upper()):
             raise ConfigError(f"{symbol!r} is not a symbol")
-        if symbol != symbol.upper():
+        if not is_symbol(symbol):
             raise ConfigError(f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}")
         if stream.chain and not stream.chain.is_contract(symbol):
             raise ConfigError(f"{symbol!r} is not a contract; one looks like {stream.chain.example}")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mdstream.config import HistoryConfig
 from mdstream.errors import ConfigError, UnusableAnswerError
-from mdstream.history.request import EVERYTHING
+from mdstream.history.request import EVERYTHING, is_symbol
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
@@ -72,17 +72,21 @@ async def resolve_symbols(
             since = to_utc(parse_time(start, "start")).date()
             asked = await _list_chains(client, spec.chain, patterns, since)
             _report_open_patterns({pattern: asked[_parse_underlying(pattern)] for pattern in patterns})
-            known = [name for listing in asked.values() for name in listing.symbols]
+            known = _drop_malformed(
+                name if spec.chain.is_contract(name) else ""
+                for listing in asked.values()
+                for name in listing.symbols
+            )
             underlyings = {
                 _name_contracts(spec.chain, pattern): asked[_parse_underlying(pattern)].underlyings
                 for pattern in patterns
             }
             symbols = [_name_contracts(spec.chain, s) if is_pattern(s) else s for s in symbols]
-            return expand_patterns(symbols, sorted(set(known)), underlyings)
+            return expand_patterns(symbols, sorted(known), underlyings)
         wanted = STATUSES if status == "all" else (status,)
         lookups = [_list_assets(client, kind, each) for kind in spec.asset_classes for each in wanted]
         found = await asyncio.gather(*lookups)
-    return expand_patterns(symbols, sorted({name for names in found for name in names}))
+    return expand_patterns(symbols, sorted(_drop_malformed(name for names in found for name in names)))
 
 
 def expand_patterns(
@@ -155,12 +159,14 @@ async def _list_chains(
 async def _list_chain(client: RestClient, chain: Chain, name: str, since: date) -> _Listing:
     """Return the contracts of the first underlying that `name` may mean and that has some."""
     asked: list[str] = []
+    found: list[str] = []
     for underlying in chain.spellings_of(name):
         asked.append(underlying)
         lists = [_list_contracts(client, chain, underlying, status, since) for status in STATUSES]
-        if found := [symbol for symbols in await asyncio.gather(*lists) for symbol in symbols]:
-            return _Listing(asked, found)
-    return _Listing(asked, [])
+        found += [symbol for symbols in await asyncio.gather(*lists) for symbol in symbols]
+        if any(found):
+            break
+    return _Listing(asked, found)
 
 
 async def _list_assets(client: RestClient, kind: str, status: str) -> list[str]:
@@ -201,9 +207,16 @@ async def _list_contracts(
 
 
 def _read_symbols(records: Any, path: str) -> list[str]:
-    try:
-        return [str(record["symbol"]) for record in records]
-    except (TypeError, KeyError) as error:
-        raise UnusableAnswerError(
-            f"unusable answer of {path}: not a list of records with a symbol"
-        ) from error
+    """Return the symbol of each record; an empty text for a record that has none."""
+    if not isinstance(records, list):
+        raise UnusableAnswerError(f"unusable answer of {path}: not a list of records with a symbol")
+    found = [record.get("symbol") if isinstance(record, dict) else None for record in records]
+    return [name if isinstance(name, str) and is_symbol(name) else "" for name in found]
+
+
+def _drop_malformed(names: Iterable[str]) -> set[str]:
+    """Return the symbols without the empty ones of malformed records, which are counted in the log."""
+    every = list(names)
+    if malformed := every.count(""):
+        log.warning("records without a usable symbol in the list of the service, skipped: %d", malformed)
+    return set(filter(None, every))

@@ -32,11 +32,9 @@ class RecentLimit:
     # Written by `widen`.
     until: int | None
     """Later data is not requested (ns since 1970)."""
-    _margin_ns: int
 
     def __init__(self) -> None:
         self.until = None
-        self._margin_ns = 0
 
     def excludes(self, end: int) -> bool:
         """Return whether a query that ends at `end` (exclusive) is not to be sent."""
@@ -49,13 +47,13 @@ class RecentLimit:
         """
         if self.excludes(end):
             return True
-        margin = 2 * self._margin_ns or RECENT_NS
+        margin = RECENT_NS
         while margin < DAY_NS and end <= now - margin + 1:
             margin *= 2
         margin = min(margin, DAY_NS)
-        if self._margin_ns == DAY_NS or end <= now - margin + 1:
+        if end <= now - margin + 1:
             return False
-        self._margin_ns, self.until = margin, now - margin
+        self.until = now - margin
         log.warning(
             "the plan excludes the last %d minutes or so: fetching up to %s; the next run continues there",
             margin // _MINUTE_NS,

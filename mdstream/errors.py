@@ -47,7 +47,9 @@ class Exit(IntEnum):
 
     OK = 0
     STREAM_FAILED = 1
-    """A stream failed, rows are not recorded yet, or the journal lacks payloads. The report says which."""
+    """A stream failed, rows are not recorded yet, or the journal lacks payloads: the report says which. Or
+    a backfill is incomplete: its last line says why.
+    """
     CONFIG = 2
     CREDENTIALS = 3
     SHARED_MEMORY = 4

@@ -78,27 +78,30 @@ class PageDecoder:
         member = self.spec.member_of(ticket.kind)
         if not found.symbols and not rejects and member not in orjson.loads(data.removeprefix(BOM)):
             return PageReceipt(0, "", f"it has no {member}", rejects, 0)
-        columns, rows, last_ns, unrequested = decoded.columns.get(ticket.channel), 0, 0, 0
+        columns, rows, last_ns = decoded.columns.get(ticket.channel), 0, 0
+        other_symbols = other_times = 0
         if columns is not None:
             channel = self.spec.by_name[ticket.channel]
             times = _event_times(channel, columns)
-            inside = (times >= ticket.span[0]) & (times < ticket.span[1])
+            kept = np.ones(len(times), np.bool_)
             if refused := _find_refused(channel, columns):
                 messages = decoded.order_of(channel.name) & 0xFFFFFFFF
                 found_late = [Reject(0, int(messages[row]), why) for row, why in refused.items()]
                 rejects = *rejects, *self._decoder.add_bytes(found_late, payloads)
-                inside[list(refused)] = False
+                kept[list(refused)] = False
             table = self._table(channel, columns, decoded.new)
-            table = table if inside.all() else table.filter(pa.array(inside))
             if ticket.symbols and not found.symbols <= {*ticket.symbols}:
-                every = table.num_rows
                 wanted = pa.array(ticket.symbols, pa.string())
-                table = table.filter(compute.is_in(table[SYMBOL.name].cast(pa.string()), wanted))
-                unrequested = every - table.num_rows
+                is_wanted = compute.is_in(table[SYMBOL.name].cast(pa.string()), wanted).to_numpy()
+                other_symbols = int((kept & ~is_wanted).sum())
+                kept &= is_wanted
+            other_times = int((kept & ~_is_within(times, ticket.queried)).sum())
+            kept &= _is_within(times, ticket.span)
+            table = table if kept.all() else table.filter(pa.array(kept))
             rows, last_ns = table.num_rows, int(times[-1])
             if rows:
                 _write(table, Path(ticket.path))
-        return PageReceipt(rows, found.page_token, "", rejects, last_ns, unrequested)
+        return PageReceipt(rows, found.page_token, "", rejects, last_ns, other_symbols, other_times)
 
     def _codes_of(self, name: str) -> dict[str, int]:
         return self._codes.setdefault(name, {})
@@ -163,7 +166,7 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     ]
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
-    rows = repeated = 0
+    rows = repeated = differing = 0
     tail = schema.empty_table()
     with pq.ParquetWriter(
         into,
@@ -176,9 +179,10 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     ) as writer:
         for staged in _groups(ticket.paths, schema):
             group = staged
-            if channel.is_unique:
-                group, tail = _drop_repeats(staged, tail, channel)
+            if channel.numbered_by or channel.one_per:
+                group, tail, differs = _drop_repeats(staged, tail, channel)
                 repeated += staged.num_rows - group.num_rows
+                differing += differs
             if not group.num_rows:
                 continue
             writer.write_table(group, row_group_size=group.num_rows)
@@ -190,7 +194,7 @@ def join(ticket: JoinTicket) -> JoinReceipt:
                 last[column.name] = max(last.get(column.name, most), most)
     _settle(into)
     pa.default_memory_pool().release_unused()
-    return JoinReceipt(rows, into.stat().st_size, first, last, repeated)
+    return JoinReceipt(rows, into.stat().st_size, first, last, repeated, differing)
 
 
 def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -209,11 +213,12 @@ def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).unify_dictionaries()
 
 
-def _drop_repeats(group: pa.Table, tail: pa.Table, channel: Channel) -> tuple[pa.Table, pa.Table]:
+def _drop_repeats(group: pa.Table, tail: pa.Table, channel: Channel) -> tuple[pa.Table, pa.Table, int]:
     """Return a group's rows without those that it, or the previous group's `tail`, has already.
 
-    The second table is the new tail: the rows of the last time. Equal rows have equal times, so only such
-    rows are compared, unless the times of a symbol are out of order.
+    The second table is the new tail: the rows of the last time. The number is that of the rows that were
+    dropped although they differ (`Channel.one_per`). Equal rows have equal times, so only such rows are
+    compared, unless the times of a symbol are out of order.
     """
     import polars as pl
 
@@ -230,14 +235,22 @@ def _drop_repeats(group: pa.Table, tail: pa.Table, channel: Channel) -> tuple[pa
         same = steps == 0
         suspects = np.flatnonzero(np.append(same, False) | np.append(False, same))
     kept = np.ones(len(times), np.bool_)
+    differs = np.zeros(len(times), np.bool_)
     if len(suspects):
         found = pl.from_arrow(whole.select(keys).take(pa.array(suspects)))
         assert isinstance(found, pl.DataFrame)
-        kept[suspects] = found.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+        is_new = pl.struct(pl.all()).is_first_distinct()
+        if channel.one_per:
+            is_first = pl.struct(*channel.one_per, channel.time + NS_SUFFIX).is_first_distinct()
+        else:
+            is_first = is_new | pl.col(channel.numbered_by).is_null()
+        kept[suspects] = found.select(is_first).to_series().to_numpy()
+        differs[suspects] = found.select(is_new & ~is_first).to_series().to_numpy()
     last = whole.filter(pa.array(times == times[-1])) if len(times) else tail
+    before = len(times) - group.num_rows
     if not kept.all():
-        group = group.filter(pa.array(kept[len(times) - group.num_rows :]))
-    return group, last
+        group = group.filter(pa.array(kept[before:]))
+    return group, last, int(differs[before:].sum())
 
 
 def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
@@ -245,6 +258,11 @@ def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:
     at = next(i for i, column in enumerate(channel.columns) if column.kind is Kind.TIME)
     times: npt.NDArray[np.int64] = columns[at].values
     return times
+
+
+def _is_within(times: npt.NDArray[np.int64], span: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return whether each time is in the half-open `span`."""
+    return (times >= span[0]) & (times < span[1])
 
 
 def _find_refused(channel: Channel, columns: Any) -> dict[int, str]:

@@ -59,8 +59,8 @@ def backfill(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Symbols, or patterns such as 'A*'. For options: contracts, as 'AAPL2612*C*'. "
-            "Optional for news.",
+            help="Symbols, or patterns such as 'A*'. For options: contracts, as 'AAPL2612*C*'; a pattern "
+            "begins with a whole underlying, so that 'GOOG*' has no GOOGL. Optional for news.",
         ),
     ] = None,
     symbols_file: Annotated[
@@ -79,8 +79,9 @@ def backfill(
 
     Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
 
-    Exit codes: 0 all is in the store; 1 some symbols are incomplete; 2 wrong setting; 3 key or plan
-    refused; 130 interrupted.
+    Exit codes: 0 all that the service has is in the store; 1 incomplete: symbols failed, records were
+    rejected in this run, or days are short after --repair (the last line says which); 2 wrong setting; 3
+    key or plan refused; 130 interrupted.
     """
     with _errors_as_json(as_json):
         arguments = Arguments(

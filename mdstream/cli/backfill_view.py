@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mdstream.errors import MdstreamError
+from mdstream.history.status import count_of
 
 if TYPE_CHECKING:
     from mdstream.history.backfill import Backfill
@@ -111,7 +112,7 @@ def describe_estimate(request: BackfillRequest, found: Estimate, store: Path, pe
         return f"{request.dataset}: nothing to fetch, {request.feed} has no session in this range"
     if not found.shards:
         return f"{request.dataset}: nothing to fetch, all of it is in {store}"
-    requests = _count(found.requests, "request")
+    requests = count_of(found.requests, "request")
     if found.seconds:
         requests += f", {format_seconds(found.seconds)} at {per_minute} requests/min"
     if found.rows is None:
@@ -122,10 +123,10 @@ def describe_estimate(request: BackfillRequest, found: Estimate, store: Path, pe
     else:
         text = f"about {found.rows:,} rows in {requests}. Estimated from the rows that the store has."
     begun = f" ({found.begun:,} of them in part)" if found.begun else ""
-    symbols = _count(len(request.symbols), "symbol")
+    symbols = count_of(len(request.symbols), "symbol")
     return (
         f"{request.dataset}: {found.already} of {symbols} already in the store; "
-        f"{_count(found.shards, 'shard')} to fetch{begun}: {text}"
+        f"{count_of(found.shards, 'shard')} to fetch{begun}: {text}"
     )
 
 
@@ -137,6 +138,8 @@ def show_end(
         print(json.dumps(_as_values(status, interrupted, failed)))
     else:
         _show_summary(request, status)
+    if status.why_incomplete and not (as_json or interrupted or failed):
+        print(f"  incomplete (exit code 1): {status.why_incomplete}", file=sys.stderr)
     if interrupted or (failed and status.pages):
         what = "interrupted" if interrupted else "the fetched pages are kept"
         print(f"  {what}: run the same command again to resume", file=sys.stderr)
@@ -144,7 +147,12 @@ def show_end(
 
 def _as_values(status: Status, interrupted: bool, failed: MdstreamError | None) -> dict[str, Any]:
     complete = status.complete and not interrupted and not failed
-    end = {"complete": complete, "interrupted": interrupted, "error": str(failed or "") or None}
+    end = {
+        "complete": complete,
+        "incomplete": status.why_incomplete or None,
+        "interrupted": interrupted,
+        "error": str(failed or "") or None,
+    }
     return {**msgspec.to_builtins(status), "done": round(status.done, 3), **end}
 
 
@@ -152,35 +160,35 @@ def _show_summary(request: BackfillRequest, status: Status) -> None:
     rate = status.rows / max(status.seconds, 0.001)
     if status.shards or status.failed:
         print(
-            f"{request.dataset}: {_count(status.rows, 'row')} in {format_seconds(status.seconds)} "
-            f"({rate:,.0f} rows/s), {_count(status.requests, 'request')}, {status.bytes / 1e6:,.1f} MB"
+            f"{request.dataset}: {count_of(status.rows, 'row')} in {format_seconds(status.seconds)} "
+            f"({rate:,.0f} rows/s), {count_of(status.requests, 'request')}, {status.bytes / 1e6:,.1f} MB"
         )
-        text = f"{_count(status.stored, 'row')} stored in {_count(status.files, 'file')}"
+        text = f"{count_of(status.stored, 'row')} stored in {count_of(status.files, 'file')}"
         if status.repeated:
-            text += f"; {_count(status.repeated, 'row')} left out that came again"
+            text += f"; {count_of(status.repeated, 'row')} left out that came again"
         if (waiting := status.rows - status.stored - status.repeated) > 0:
-            text += f"; {_count(waiting, 'row')} fetched only, for the next run to store"
+            text += f"; {count_of(waiting, 'row')} fetched only, for the next run to store"
         print(f"  {text}")
     if request.is_closed(request.first, request.past):
         print(f"{request.dataset}: {request.feed} has no session in this range")
     elif status.already:
-        print(f"  {status.already} of {_count(len(request.symbols), 'symbol')} already in the store")
+        print(f"  {status.already} of {count_of(len(request.symbols), 'symbol')} already in the store")
     if status.until:
-        print(f"  fetched up to {status.until}: the plan excludes later data; run the same again later")
+        print(f"  data after {status.until} is not fetched: the plan excludes it; run the same again later")
     if status.empty:
-        print(f"  {_count(status.empty, 'shard')} without rows although the market was open")
+        print(f"  {count_of(status.empty, 'shard')} without rows although the market was open")
     if status.short:
-        print(f"  {_count(status.short, 'day')} with fewer rows than the service's daily bars say")
+        print(f"  {count_of(status.short, 'day')} with fewer rows than the service's daily bars say")
+    if status.unrequested:
+        print(f"  {status.unrequested}")
     if status.rejected:
-        print(f"  {_count(status.rejected, 'record')} rejected and kept in _mdstream/rejects of the store")
+        print(
+            f"  {count_of(status.rejected, 'record')} rejected and kept in _mdstream/rejects of the store"
+        )
     for symbol, why in list(status.failed.items())[:_LONGEST_LIST]:
         print(f"  {symbol}: {why}", file=sys.stderr)
     if len(status.failed) > _LONGEST_LIST:
         print(f"  and {len(status.failed) - _LONGEST_LIST} more symbols", file=sys.stderr)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_seconds(seconds: float) -> str:

@@ -26,6 +26,8 @@ class PageTicket(NamedTuple):
     path: str
     span: tuple[int, int]
     """The rows to keep: times from the first to the second (exclusive), ns since 1970."""
+    queried: tuple[int, int]
+    """The times that were requested: rows outside of `span`, but in here, are left out without a count."""
     symbols: tuple[str, ...] = ()
     """The requested symbols: rows of others are left to requests of theirs. Empty: all."""
 
@@ -41,8 +43,10 @@ class PageReceipt(NamedTuple):
     """Records that cannot become rows."""
     last_ns: int
     """Time of the last row; 0 if there is none."""
-    unrequested: int = 0
+    other_symbols: int = 0
     """Rows of symbols that were not requested; they are left out."""
+    other_times: int = 0
+    """Rows of requested symbols whose time was not requested; they are left out."""
 
     @property
     def is_empty(self) -> bool:
@@ -70,3 +74,5 @@ class JoinReceipt(NamedTuple):
     """The greatest symbol and time."""
     repeated: int = 0
     """Rows that repeat another one; they are left out."""
+    differing: int = 0
+    """Those of them that have other values than the first (`Channel.one_per`)."""

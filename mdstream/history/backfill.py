@@ -41,6 +41,7 @@ from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
 from mdstream.history.plan import add_work
+from mdstream.history.recent import RecentLimit, format_limit, is_about_recent_data
 from mdstream.history.repair import Day, fetch_days, find_short_days, log_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
@@ -53,7 +54,6 @@ from mdstream.store.rejects import RejectFile
 from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.venues.alpaca.limits import RECENT_NS
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
-from mdstream.venues.alpaca.refusals import Kind, Place, find_rule
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,9 @@ class Backfill:
     status: Status
     _refused: set[str]
     """Symbols that the service has refused."""
-    _until: int | None
-    """Later data is not requested (ns since 1970), because the plan excludes it; None while it does not."""
+    _recent: RecentLimit
+    _shortened: dict[int, int]
+    """Up to when the shards are requested that the limit has cut, by id; ns since 1970."""
 
     # Set once by `run`.
     _requests_before: int
@@ -102,7 +103,8 @@ class Backfill:
         self._budget = Budget(config.budget_per_minute, learns=config.learns_budget)
         self._on_change = on_change
         self._refused = set()
-        self._until = None
+        self._recent = RecentLimit()
+        self._shortened = {}
         self._folder = store / "_mdstream"
         self._staging = Staging(self._folder / "staging")
         self._rejects = RejectFile(self._folder / "rejects" / f"{request.dataset}.jsonl")
@@ -131,6 +133,8 @@ class Backfill:
             raise
         finally:
             self.status.seconds = time.monotonic() - start
+            if self.status.unrequested:
+                log.warning("%s: %s", self._request.dataset, self.status.unrequested)
         return self.status
 
     def _count_stored(self, rows: int, repeated: int, files: int) -> None:
@@ -248,8 +252,11 @@ class Backfill:
             try:
                 if self._shorten(progress):
                     await self._fetch(progress)
+                    if progress.id in self._shortened:
+                        self._count_until(self._shortened[progress.id])
             except (BadRequestError, EndlessAnswerError, CredentialsError) as error:
-                if self._is_recent(error, progress):
+                end = self._request.query_end(progress.shard.past)
+                if is_about_recent_data(error, error.code) and self._recent.widen(end, time.time_ns()):
                     waiting.appendleft(progress)
                     continue
                 if isinstance(error, CredentialsError):
@@ -265,47 +272,30 @@ class Backfill:
             self._on_change(self.status)
             await self._filing.start_full(self._executor, files)
 
-    def _is_recent(
-        self, error: BadRequestError | EndlessAnswerError | CredentialsError, progress: Progress
-    ) -> bool:
-        """Return whether the plan excludes the end of a shard. Then only earlier data is requested."""
-        until = time.time_ns() - RECENT_NS
-        end = self._request.query_end(progress.shard.past)
-        rule = find_rule(Place.REST, error.code or 0, text=str(error))
-        if rule is None or rule.before is not Kind.PLAN_LATER:
-            return False
-        if self._until is not None and end <= self._until + 1:
-            return False
-        if self._until is None:
-            self._until = until
-            self.status.until = f"{to_utc(until):%Y-%m-%dT%H:%M:%SZ}"
-            log.warning(
-                "the plan excludes the last %d minutes (%d to be safe): fetching up to %s; the next run "
-                "continues there",
-                RECENT_NS // 60_000_000_000 - 1,
-                RECENT_NS // 60_000_000_000,
-                self.status.until,
-            )
-        return True
-
     def _shorten(self, progress: Progress) -> bool:
         """Cut off what the plan excludes, for the next run. Return whether anything is left.
 
         A shard of which there are stored rows stays whole, and waits for the next run.
         """
-        if self._until is None or self._request.query_end(progress.shard.past) <= self._until + 1:
+        until = self._recent.until
+        if until is None or not self._recent.excludes(self._request.query_end(progress.shard.past)):
             return True
-        if progress.replaces:
-            self.status.shards -= 1
-            return False
-        past = last_complete(self._until, self._request.timeframe)
-        if progress.pages:
-            self._restart(progress)
-        self._ledger.shorten(progress, past)
-        if past > progress.shard.first:
-            return True
+        past = last_complete(until, self._request.timeframe)
+        if not progress.replaces:
+            if progress.pages:
+                self._restart(progress)
+            self._ledger.shorten(progress, past)
+            if past > progress.shard.first:
+                self._shortened[progress.id] = until
+                return True
         self.status.shards -= 1
+        self._count_until(until)
         return False
+
+    def _count_until(self, until: int) -> None:
+        """Note that the data up to `until` is fetched, and later data is left to the next run."""
+        text = format_limit(until)
+        self.status.until = min(self.status.until or text, text)
 
     async def _fetch(self, progress: Progress) -> None:
         """Fetch the missing pages of a shard."""
@@ -334,12 +324,14 @@ class Backfill:
         if progress.rows:
             self._filing.add(progress)
         elif progress.replaces > 0:
-            log.warning(
-                "%s: the service has no rows of %s any more; the stored ones stay",
-                progress.shard.symbol,
-                f"{to_utc(progress.shard.first):%Y-%m-%d}",
+            day, rejected = f"{to_utc(progress.shard.first):%Y-%m-%d}", progress.rejected
+            why = (
+                f"{rejected:,} records of {day} were rejected, and no row is left"
+                if rejected
+                else f"the service has no rows of {day} any more"
             )
-        else:
+            log.warning("%s: %s; the stored ones stay", progress.shard.symbol, why)
+        elif not progress.rejected:
             status.empty += 1
 
     def _page_request(self, progress: Progress) -> PageRequest:
@@ -366,13 +358,12 @@ class Backfill:
             body.recv_ns,
             str(self._staging.path(progress, progress.pages)),
             request.row_span(progress.shard),
+            request.queried_span(progress.shard),
             () if request.history.rows or symbol == EVERYTHING else (symbol,),
         )
         receipt = await self._executor.stage(ticket)
         if receipt.fault:
             raise UnusableAnswerError(f"unusable page: {receipt.fault}")
-        if receipt.unrequested:
-            log.warning("%s: left out %d rows of symbols not requested", symbol, receipt.unrequested)
         if receipt.rejects:
             page = f"{request.dataset}, {progress.shard.symbol}, page {progress.pages + 1}"
             self._rejects.keep(
@@ -398,3 +389,5 @@ class Backfill:
         self.status.pages += 1
         self.status.rows += receipt.rows
         self.status.rejected += len(receipt.rejects)
+        self.status.other_symbols += receipt.other_symbols
+        self.status.other_times += receipt.other_times

@@ -180,6 +180,12 @@ class Filing:
             log.warning(
                 "%s: rows that the service sent again, left out: %d", self._request.dataset, repeated
             )
+        if differing := sum(file.receipt.differing for file in files):
+            log.warning(
+                "%s: repeated rows whose values differ from the first, which is kept: %d",
+                self._request.dataset,
+                differing,
+            )
         await self._commit(number, files, group)
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, repeated, len(files))

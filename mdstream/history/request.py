@@ -164,11 +164,24 @@ class BackfillRequest:
         return -(-past // length) * length if is_on_the_hour else past + length
 
     def row_span(self, shard: Shard) -> tuple[int, int]:
-        """Return the time range of the rows that belong to a shard.
+        """Return the time range of the rows that belong to a shard; a bar has the time of its start.
 
-        For bars: those that begin in it. For other rows: all that the service returns for it.
+        Rows with revisions (articles) are an exception: all that the service returns for a shard belong to
+        it. The service sorts articles by their last update, and does not say by which time it selects them;
+        the time of a row is that of its first publication, which may be years earlier. An article of
+        several shards is not doubled, because `scan` returns the last revision of each id.
         """
-        return (shard.first, shard.past) if self.timeframe else (0, _FOREVER_NS)
+        return (0, _FOREVER_NS) if self.channel.revised_by else (shard.first, shard.past)
+
+    def queried_span(self, shard: Shard) -> tuple[int, int]:
+        """Return the time range of the rows that the service may return for a shard.
+
+        For bars it is wider than `row_span`: a query that ends, or begins, within a bar may return it.
+        """
+        first, past = self.row_span(shard)
+        if not self.timeframe:
+            return first, past
+        return first - length_ns(self.timeframe) + 1, self.query_end(past)
 
     def shards(self) -> Iterator[Shard]:
         """Iterate over all shards: urgent symbols first, then by time, in the order of the symbols.
@@ -304,6 +317,11 @@ def _drop_asof(variant: str) -> str:
     return variant.partition(f"/{_ASOF}")[0]
 
 
+def is_symbol(name: str) -> bool:
+    """Return whether a name can be a symbol: in capitals, no spaces around it, no list, no pattern."""
+    return bool(name) and name == name.strip().upper() and "," not in name and "*" not in name
+
+
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(as_list(symbols)))
     if history.everything and (not names or EVERYTHING in names):
@@ -311,9 +329,9 @@ def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence
     if not names:
         raise ConfigError("no symbol is given")
     for symbol in names:
-        if not symbol or symbol != symbol.strip() or "," in symbol or "*" in symbol:
+        if not is_symbol(symbol.upper()):
             raise ConfigError(f"{symbol!r} is not a symbol")
-        if symbol != symbol.upper():
+        if not is_symbol(symbol):
             raise ConfigError(f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}")
         if stream.chain and not stream.chain.is_contract(symbol):
             raise ConfigError(f"{symbol!r} is not a contract; one looks like {stream.chain.example}")

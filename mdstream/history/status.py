@@ -21,6 +21,10 @@ class Status:
     """Rows stored in this run, including those that an earlier run had fetched."""
     repeated: int = 0
     """Rows that repeat another one and were left out."""
+    other_symbols: int = 0
+    """Rows of symbols that were not requested; they were left out."""
+    other_times: int = 0
+    """Rows whose time was not requested; they were left out."""
     rejected: int = 0
     requests: int = 0
     bytes: int = 0
@@ -33,12 +37,38 @@ class Status:
     short: int = 0
     """Days that have fewer rows than the service's daily bars say; known after a repair only."""
     until: str = ""
-    """The time up to which the plan let this run fetch, if it refused later data; the next run goes on."""
+    """The time up to which all symbols are fetched that the service did not refuse, if the plan excludes
+    later data; the next run goes on."""
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""
 
     @property
+    def unrequested(self) -> str:
+        """How many rows were left out because they were not requested, in words; empty if none were."""
+        kinds = {"of other symbols": self.other_symbols, "outside the requested time": self.other_times}
+        parts = [f"{number:,} {what}" for what, number in kinds.items() if number]
+        return f"rows left out that were not requested: {', '.join(parts)}" if parts else ""
+
+    @property
     def complete(self) -> bool:
         """Whether all requested rows are in the store that the plan allows to be fetched now."""
-        return not self.failed and self.fetched == self.shards
+        return not self.why_incomplete
+
+    @property
+    def why_incomplete(self) -> str:
+        """What this run found to be missing, in words; empty if nothing is."""
+        counts = (
+            (len(self.failed), "symbol", "failed"),
+            (self.rejected, "record", "rejected"),
+            (self.short, "day", "with fewer rows than the service's daily bars say"),
+        )
+        parts = [f"{count_of(number, noun)} {what}" for number, noun, what in counts if number]
+        if not parts and self.fetched != self.shards:
+            parts = [f"{count_of(self.shards - self.fetched, 'shard')} not fetched"]
+        return ", ".join(parts)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -83,23 +83,27 @@ def filter_wanted(rows: pl.LazyFrame, channel: Channel, wanted: Wanted) -> pl.La
     for value, bound, whole_day in ((wanted.span[0], "start", False), (wanted.span[1], "end", True)):
         if value is not None:
             at_ns = parse_time(value, bound, whole_day, wanted.zone)
-            rows = rows.filter(*_time_conditions(channel.time, at_ns, bound, day))
+            rows = rows.filter(*_time_conditions(channel, at_ns, bound, day))
     return rows
 
 
-def _time_conditions(time: str, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:
-    """Return conditions on the partition, on the microsecond, and on the nanoseconds beyond it."""
+def _time_conditions(channel: Channel, at_ns: int, bound: str, partition: str) -> list[pl.Expr]:
+    """Return conditions on the partition, on the microsecond, and on the nanoseconds beyond it.
+
+    A row with revisions may be in the partition of its last one, which is later than its time.
+    """
     import polars as pl
 
     micro, beyond = divmod(at_ns, 1000)
     when = pl.lit(micro).cast(pl.Datetime("us", "UTC"))
     day = when.dt.date() if partition == "date" else when.dt.year()
-    exact = pl.col(time), pl.col(time + NS_SUFFIX)
+    exact = pl.col(channel.time), pl.col(channel.time + NS_SUFFIX)
     if bound == "start":
         inside = (exact[0] > when) | ((exact[0] == when) & (exact[1] >= beyond))
         return [pl.col(partition) >= day, exact[0] >= when, inside]
     inside = (exact[0] < when) | ((exact[0] == when) & (exact[1] < beyond))
-    return [pl.col(partition) <= day, exact[0] <= when, inside]
+    filed = [] if channel.revised_by else [pl.col(partition) <= day]
+    return [*filed, exact[0] <= when, inside]
 
 
 def partition_of(rows: pl.LazyFrame) -> str:

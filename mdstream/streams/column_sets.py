@@ -50,7 +50,7 @@ BARS = (
 def bars_channel(types: tuple[str, ...] = (), subscriptions: tuple[str, ...] = ()) -> Channel:
     """Return the channel of the service's bars. Each data feed has its own; an update is the same bar."""
     identity = ("feed", "timeframe", "adjustment", "symbol", "ts")
-    return Channel("bars", BARS, types, subscriptions, identity=identity, is_unique=True)
+    return Channel("bars", BARS, types, subscriptions, identity=identity, one_per=identity[-2:])
 
 
 QUOTE_IDENTITY = ("symbol", "ts", "bid_price", "bid_size", "ask_price", "ask_size")

@@ -36,7 +36,9 @@ _BOOK = (
 )
 
 COIN_CHANNELS = (
-    Channel("trades", TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY, is_unique=True),
+    Channel(
+        "trades", TRADE, ("t",), ("trades",), is_timely=True, identity=_TRADE_IDENTITY, numbered_by="id"
+    ),
     Channel("quotes", QUOTE, ("q",), ("quotes",), is_timely=True, identity=("feed", *QUOTE_IDENTITY)),
     bars_channel(("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),
     Channel("orderbooks", _BOOK, ("o",), ("orderbooks",), levels={"b": "bid", "a": "ask"}),

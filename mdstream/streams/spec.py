@@ -154,8 +154,11 @@ class Channel:
     Two rows of different sources with equal `identity` are one event. Two equal rows of one source are two
     events, and nothing merges them. A source is a run, the history of a data feed, or rows fetched to fill
     a gap. `identity` may name `STORED_APART` columns too; without `feed`, all data feeds have the same
-    rows. Default: `feed` and all columns but `recv_ts`. With `is_unique`, the service gives each event of a
-    feed another identity, so that two equal rows in pages of history are one row that is repeated.
+    rows. Default: `feed` and all columns but `recv_ts`.
+
+    Pages of history may repeat rows. With `numbered_by`, the service gives each event of a feed a number in
+    that column, so that two equal rows with a number are one; rows without a number are all kept. With
+    `one_per`, a feed has one row for each value of these columns, and the first one counts.
     """
 
     name: str
@@ -166,7 +169,8 @@ class Channel:
     is_timely: bool = False
     revised_by: str = ""
     identity: tuple[str, ...] = ()
-    is_unique: bool = False
+    numbered_by: str = ""
+    one_per: tuple[str, ...] = ()
     at: Mapping[str, int] = field(init=False, compare=False, repr=False)
     """The index of each column, by its name."""
 

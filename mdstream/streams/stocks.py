@@ -128,7 +128,7 @@ STOCKS = StreamSpec(
             ("trades",),
             is_timely=True,
             identity=_TRADE_IDENTITY,
-            is_unique=True,
+            numbered_by="id",
         ),
         Channel("quotes", _QUOTE, ("q",), ("quotes",), is_timely=True, identity=_QUOTE_IDENTITY),
         bars_channel(("b", "u", "d"), ("bars", "updatedBars", "dailyBars")),

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mdstream.errors import ConfigError, CredentialsError
-from mdstream.history.universe import expand_patterns, is_pattern, resolve_symbols
+from mdstream.errors import ConfigError, CredentialsError, UnusableAnswerError
+from mdstream.history.universe import _read_symbols, expand_patterns, is_pattern, resolve_symbols
 from mdstream.settings import from_mapping
 from mdstream.simulator.markets import MARKETS
 from mdstream.venues.alpaca.endpoints import LIVE_TRADING_URL, PAPER_TRADING_URL
@@ -97,6 +97,102 @@ def test_the_service_is_asked_for_the_underlying_of_a_root(pattern: str) -> None
         config = from_mapping({"data_url": service.url, "credentials": KEYS})
         found = asyncio.run(resolve_symbols("options.bars", [pattern], "2026-01-05", config.history))
     assert found == ["BRKB261218C00500000"]
+
+
+LISTED = {"GOOG": "GOOG261218C00200000", "GOOGL": "GOOGL261218C00200000", "BRK.B": "BRKB261218C00500000"}
+
+
+def list_contracts(path: str, query: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    name = LISTED.get(query["underlying_symbols"]) if query["status"] == "active" else None
+    return {"option_contracts": [{"symbol": name}] if name else []}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found", "said"),
+    [
+        (["GOOG*"], ["GOOG"], "GOOG* as GOOG;"),
+        (["GOOG*", "GOOGL?61218*"], ["GOOG", "GOOGL"], "GOOG* as GOOG, GOOGL?61218* as GOOGL;"),
+        (["BRKB*"], ["BRK.B"], "BRKB* as BRKB or BRK.B;"),
+        (["GOOG2612*", "BRK.B2612*"], ["GOOG", "BRK.B"], None),
+    ],
+)
+def test_the_log_says_what_an_open_pattern_of_contracts_was_looked_up_as(
+    patterns: list[str], found: list[str], said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(list_contracts) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        names = asyncio.run(resolve_symbols("options.bars", patterns, "2026-01-05", config))
+    assert names == [LISTED[name] for name in found]
+    lines = [each.getMessage() for each in caplog.records if "by whole underlying" in each.getMessage()]
+    assert len(lines) == (said is not None)
+    assert all(f"looked up {said}" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "asked"),
+    [(["BRK*"], "BRK or BR.K"), (["GOOG*", "T*"], "T"), (["GOOG27*"], "GOOG"), (["BR.K1*"], "BR.K")],
+)
+def test_a_pattern_without_a_contract_names_the_underlyings_that_were_asked(
+    patterns: list[str], asked: str
+) -> None:
+    with serve(list_contracts) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        with pytest.raises(
+            ConfigError, match=rf"matches no contract of {asked}; a pattern begins with a whole"
+        ):
+            asyncio.run(resolve_symbols("options.bars", patterns, "2026-01-05", config))
+
+
+MALFORMED = [5, None, "AAPL", [], {}, {"symbol": None}, {"symbol": 5}, {"symbol": ""}, {"symbol": "A,B"}]
+
+
+@pytest.mark.cases("V2")
+@pytest.mark.parametrize("items", [[item] for item in MALFORMED] + [MALFORMED])
+@pytest.mark.parametrize("dataset", ["stocks.trades", "options.bars"])
+def test_malformed_items_of_a_list_are_skipped_and_counted_once(
+    dataset: str, items: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = LISTED["GOOG"]
+
+    def answer(path: str, query: dict[str, str]) -> Any:
+        records = [*items, {"symbol": name}] if query["status"] == "active" else []
+        return {"option_contracts": records} if path.endswith("contracts") else records
+
+    with serve(answer) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        found = asyncio.run(resolve_symbols(dataset, ["GOOG2*"], "2026-01-05", config))
+    assert found == [name]
+    lines = [each.getMessage() for each in caplog.records if "usable symbol" in each.getMessage()]
+    assert lines == [f"records without a usable symbol in the list of the service, skipped: {len(items)}"]
+
+
+def test_malformed_contracts_of_one_spelling_do_not_hide_those_of_the_other() -> None:
+    def answer(path: str, query: dict[str, str]) -> Any:
+        return (
+            {"option_contracts": [5]}
+            if query["underlying_symbols"] == "BRKB"
+            else list_contracts(path, query)
+        )
+
+    with serve(answer) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        found = asyncio.run(resolve_symbols("options.bars", ["BRKB*"], "2026-01-05", config))
+    assert found == [LISTED["BRK.B"]]
+
+
+def test_a_list_of_contracts_may_have_names_that_are_none(caplog: pytest.LogCaptureFixture) -> None:
+    records = [{"symbol": "GOOG2X"}, {"symbol": LISTED["GOOG"]}]
+    with serve(lambda path, query: {"option_contracts": records}) as service:
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        found = asyncio.run(resolve_symbols("options.bars", ["GOOG2*"], "2026-01-05", config))
+    assert found == [LISTED["GOOG"]]
+    assert "skipped: 2" in caplog.text, "one of active contracts, one of expired ones"
+
+
+@pytest.mark.parametrize("body", [None, 5, "x", {"message": "no"}])
+def test_an_answer_that_is_no_list_is_unusable(body: Any) -> None:
+    with pytest.raises(UnusableAnswerError, match="not a list of records"):
+        _read_symbols(body, "/v2/assets")
 
 
 def test_more_contracts_than_a_page_holds_are_all_found(

@@ -29,9 +29,12 @@ def stage(
     stream: str = "stocks",
     channel: str = "trades",
     span: tuple[int, int] = (0, 2**63 - 1),
+    queried: tuple[int, int] | None = None,
 ) -> PageReceipt:
     data = body if isinstance(body, bytes) else gzip.compress(orjson.dumps(body))
-    ticket = PageTicket(stream, channel, kind, data, Compression.GZIP, BASE, str(path), span)
+    ticket = PageTicket(
+        stream, channel, kind, data, Compression.GZIP, BASE, str(path), span, queried or span
+    )
     return history.stage(ticket)
 
 
@@ -110,9 +113,13 @@ def test_rows_of_another_shard_are_left_to_it(tmp_path: Path) -> None:
     ]
     body = {"trades": {"A": records}, "next_page_token": None}
     path = tmp_path / "x.arrow"
-    assert stage(body, path, span=(BASE + 4, BASE + 9)).rows == 0
+    outside = stage(body, path, span=(BASE + 4, BASE + 9))
+    assert (outside.rows, outside.other_times) == (0, 4)
     assert not path.exists()
-    assert stage(body, path, span=(BASE + 1, BASE + 3)).rows == 2
+    wider = stage(body, path, span=(BASE + 1, BASE + 2), queried=(BASE, BASE + 3))
+    assert (wider.rows, wider.other_times) == (1, 1)
+    inside = stage(body, path, span=(BASE + 1, BASE + 3))
+    assert (inside.rows, inside.other_times) == (2, 2)
     history.join(JoinTicket("stocks", "trades", (str(path),), str(tmp_path / "x.parquet")))
     assert read_file(tmp_path / "x.parquet")["id"].to_list() == [1, 2]
 
@@ -178,6 +185,58 @@ def test_rows_with_one_time_or_one_id_that_differ_are_all_stored(tmp_path: Path)
     assert (rows.height, repeated) == (len(differing), 0)
 
 
+def bar_at(minute: int, price: float) -> dict[str, Any]:
+    prices = dict.fromkeys(("o", "h", "l", "c", "vw"), price)
+    return {"t": format_time(BASE + minute * 60 * 10**9), **prices, "v": 1, "n": 1}
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize("rows_a_group", [1, 100_000])
+@pytest.mark.parametrize("stream", ["stocks", "crypto"])
+@pytest.mark.parametrize("without", [{"i": None}, {}])
+def test_equal_trades_without_an_id_are_all_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, without: Any, rows_a_group: int
+) -> None:
+    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    bare = {name: value for name, value in A.items() if name != "i"} | without
+    rows, repeated = join_pages(tmp_path, [[A, bare, bare], [bare, A]], stream=stream)
+    assert (rows.height, repeated) == (4, 1)
+    assert rows["id"].null_count() == 3
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize("rows_a_group", [1, 100_000])
+@pytest.mark.parametrize("stream", ["stocks", "crypto", "options"])
+@pytest.mark.parametrize(
+    ("pages", "prices", "differing"),
+    [
+        ([[bar_at(0, 1), bar_at(0, 2), bar_at(1, 3)]], [1, 3], 1),
+        ([[bar_at(0, 1)], [bar_at(0, 2), bar_at(1, 3)]], [1, 3], 1),
+        ([[bar_at(0, 1), bar_at(0, 1)], [bar_at(0, 1)]], [1], 0),
+        ([[bar_at(0, 1), bar_at(1, 3), bar_at(0, 2)]], [1, 3], 1),
+    ],
+)
+def test_there_is_one_bar_of_each_start(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: str,
+    pages: list[Any],
+    prices: list[float],
+    differing: int,
+    rows_a_group: int,
+) -> None:
+    """The first one is kept."""
+    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    paths = []
+    for number, records in enumerate(pages):
+        paths.append(str(tmp_path / f"{number}.arrow"))
+        stage({"bars": {"A": records}}, Path(paths[-1]), PayloadKind.BARS, stream, "bars")
+    joined = history.join(JoinTicket(stream, "bars", tuple(paths), str(tmp_path / "x.parquet")))
+    assert read_file(tmp_path / "x.parquet")["close"].to_list() == prices
+    assert joined.rows + joined.repeated == sum(map(len, pages))
+    assert joined.differing == differing
+
+
 @pytest.mark.cases("I3", "I4")
 def test_what_has_no_identity_of_its_own_is_stored_as_often_as_pages_have_it(tmp_path: Path) -> None:
     """Options have no id: equal prints of a sweep are different trades."""
@@ -198,12 +257,15 @@ def test_rows_of_symbols_that_were_not_requested_are_left_out(tmp_path: Path) ->
         BASE,
         str(tmp_path / "x.arrow"),
         (0, 2**63 - 1),
+        (0, 2**63 - 1),
         ("AAPL",),
     )
     receipt = history.stage(ticket)
-    assert (receipt.rows, receipt.unrequested) == (1, 2)
+    assert (receipt.rows, receipt.other_symbols) == (1, 2)
     other = history.stage(ticket._replace(symbols=("SPY",), path=str(tmp_path / "y.arrow")))
-    assert (other.rows, other.unrequested) == (0, 3)
+    assert (other.rows, other.other_symbols) == (0, 3)
+    late = history.stage(ticket._replace(span=(BASE, BASE + 1), queried=(BASE, BASE + 1)))
+    assert (late.rows, late.other_symbols, late.other_times) == (0, 2, 1), "each row counts once"
 
 
 @pytest.mark.cases("V3")

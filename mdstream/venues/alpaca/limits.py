@@ -57,7 +57,8 @@ CONTRACTS_PAGE = 10_000
 # -- requests
 
 RECENT_NS = 16 * 60 * 1_000_000_000
-"""What the free plan excludes of the SIPs: the last 15 minutes; one more, because clocks differ."""
+"""What the free plan excludes of the SIPs: the last 15 minutes; one more, because clocks differ. If that is
+refused, too, more is left out, up to a day."""
 OPTION_SYMBOLS = 100
 """Most contracts in a request. For other symbols only the length of the URL is limited."""
 QUERY_BYTES = 6_000

@@ -30,6 +30,7 @@ from mdstream.errors import (
     EndlessAnswerError,
     MdstreamError,
     NoWorkersError,
+    PlanError,
     SharedMemoryError,
     StoreError,
     UnusableAnswerError,
@@ -261,6 +262,8 @@ class Backfill:
                     continue
                 if isinstance(error, CredentialsError):
                     raise
+                if isinstance(error, PlanError) and not self.status.pages:
+                    raise  # not about this symbol: no other one was answered
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
             except (ConfigError, NoWorkersError, SharedMemoryError, StoreError, OSError):

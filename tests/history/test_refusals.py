@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import mdstream
+from mdstream.errors import PlanError
 from tests.running import HANGING_S
 
 Answer = tuple[int, str]
@@ -93,6 +94,35 @@ def test_single_answers_of_front_ends_cost_no_symbol(tmp_path: Path) -> None:
     assert status.complete, status.failed
     assert status.rows == status.stored == len(symbols)
     assert status.requests == len(symbols) + len(others)
+
+
+@pytest.mark.cases("S1")
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("subscription does not permit querying SIP data", "choose another data feed with --feed"),
+        ("OPRA agreement is not signed", "sign it, or choose another data feed with --feed"),
+    ],
+)
+def test_a_plan_without_the_data_ends_it_and_blames_no_symbol(
+    tmp_path: Path, text: str, advice: str
+) -> None:
+    refusal = (403, json.dumps({"message": text}))
+    with (
+        serve_answers(lambda number, query: refusal) as url,
+        pytest.raises(PlanError, match=advice) as error,
+    ):
+        fill(url, tmp_path, [f"S{number}" for number in range(8)])
+    assert error.value.exit_code == 3
+
+
+@pytest.mark.cases("S1")
+def test_a_plan_without_the_data_of_one_symbol_costs_no_other(tmp_path: Path) -> None:
+    refusal = (403, '{"message":"subscription does not permit querying OTC data"}')
+    with serve_answers(lambda number, query: refusal if query["symbols"] == "S7" else page(query)) as url:
+        status = fill(url, tmp_path, [f"S{number}" for number in range(8)])
+    assert set(status.failed) == {"S7"}
+    assert status.stored == 7
 
 
 @pytest.mark.cases("S13")

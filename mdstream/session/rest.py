@@ -59,6 +59,9 @@ log = logging.getLogger(__name__)
 _START_BYTES = 4096
 """How much of an answer is looked at, decompressed, to recognise an error with the status of a success."""
 
+_MOST_SHOWN = 120
+"""Characters of why an answer cannot be read."""
+
 _CONNECT_SHARE = 0.5
 """How much of the timeout of an attempt the connection may take."""
 
@@ -276,8 +279,11 @@ class RestClient:
             self._note_time_out(number)
             raise LateError(f"no answer from {self._base} within {self._config.timeout_s:g} s") from error
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-            why = " ".join(str(error).split())
-            raise NetworkError(f"the answer of {self._base} cannot be read: {why}") from error
+            # The rest of aiohttp's text has a status that the server did not send, and the URL.
+            text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+            why = text.partition(": <")[0]
+            short = " ".join(why.split())[:_MOST_SHOWN] or type(error).__name__
+            raise NetworkError(f"the answer of {self._base} cannot be read: {short}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NetworkError(f"cannot reach {self._base}: {_reason(error)}") from error
 

@@ -223,6 +223,41 @@ def test_malformed_headers_are_no_reason_to_fail() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00" * 200,
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(50_000)) + b"\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_an_answer_that_is_not_http_is_reported_shortly_and_with_no_status(raw: bytes) -> None:
+    """The server sent no 400, and its URL with all parameters is of no use."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(raw)
+            await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, make_client(url, Budget(10), attempts=1) as rest:
+            with pytest.raises(NetworkError) as error:
+                await rest.get("/v2/stocks/bars", {"symbols": "AAPL", "limit": "10000"})
+        text = str(error.value)
+        assert text.startswith(f"the answer of {url} cannot be read: ")
+        assert "400" not in text
+        assert "limit" not in text
+        assert len(text) < 220
+
+    asyncio.run(main())
+
+
 def test_bodies_stay_packed_as_they_came() -> None:
     body = orjson.dumps({"AAPL": {"x": "y" * 5000}})
 

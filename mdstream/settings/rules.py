@@ -11,8 +11,12 @@ from mdstream.config import Config
 from mdstream.settings.description import value_of
 from mdstream.settings.setting import Setting
 from mdstream.streams import STREAMS
+from mdstream.streams.rest_spec import Chain
 
 COMMAND_LINE = "command line"
+
+_LONGEST_UNDERLYING = 12
+"""Characters; a longer name can only be a contract."""
 
 Problem = tuple[str, str]
 """The name of a setting, and what is wrong with it."""
@@ -43,15 +47,17 @@ def _streams(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:
             f"{config.fetch.budget_per_minute} is below {len(config.streams)}, one request for each stream",
         )
     for name in STREAMS:
-        yield from _symbols(f"{name}.symbols", getattr(config, name).symbols)
+        yield from _symbols(f"{name}.symbols", getattr(config, name).symbols, STREAMS[name].chain)
     for name, origin in origins.items():
         section = name.partition(".")[0]
         if origin == COMMAND_LINE and section in STREAMS and section not in config.streams:
             yield name, f"{section} is not one of the streams of this run ({', '.join(config.streams)})"
 
 
-def _symbols(name: str, symbols: tuple[str, ...]) -> Iterator[Problem]:
+def _symbols(name: str, symbols: tuple[str, ...], chain: Chain | None) -> Iterator[Problem]:
     for symbol in symbols:
+        if chain and len(symbol) > _LONGEST_UNDERLYING and not chain.is_contract(symbol):
+            yield name, f"{symbol!r} is neither an underlying nor a contract, such as {chain.example}"
         if not symbol or symbol != symbol.strip() or "," in symbol:
             yield name, f"{symbol!r} is not a symbol"
         if symbol != symbol.upper():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from datetime import date
 
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import TS, bars_channel, conditions, exchange, last, quote_side, snapshot
@@ -41,12 +43,16 @@ _GREEKS = (
 def is_contract(symbol: str) -> bool:
     """Return whether `symbol` is an OCC contract (`AAPL240426C00162500`) and not an underlying.
 
-    The last 15 characters are fixed: YYMMDD, C or P, the strike times 1000 in 8 digits. The root precedes
-    them.
+    The last 15 characters are fixed: the expiry date (YYMMDD), C or P, the strike times 1000 in 8 digits.
+    The root precedes them.
     """
     root, tail = symbol[:-15], symbol[-15:]
     digits = tail[:6] + tail[7:]
-    return bool(root) and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()
+    if not (root and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()):
+        return False
+    with contextlib.suppress(ValueError):
+        return bool(date(2000 + int(tail[:2]), int(tail[2:4]), int(tail[4:6])))
+    return False
 
 
 def underlying_of(contract: str) -> str:

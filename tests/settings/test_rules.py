@@ -29,6 +29,13 @@ def test_symbols_in_small_letters_are_refused(stream: str) -> None:
         load(environ={}, flags={stream: {"symbols": ["MSFT", "aapl"]}})
 
 
+@pytest.mark.cases("N7")
+@pytest.mark.parametrize("symbol", ["AAPL261399C00100000", "AAPL261218X00100000", "AAPL26121800100000"])
+def test_what_can_only_be_a_contract_has_to_be_one(symbol: str) -> None:
+    with pytest.raises(ConfigError, match="is neither an underlying nor a contract, such as"):
+        load(environ={}, flags={"options": {"symbols": [symbol]}})
+
+
 def test_a_budget_has_a_request_for_each_stream() -> None:
     environ = {"MDSTREAM_FETCH__BUDGET_PER_MINUTE": "3"}
     with pytest.raises(

@@ -17,6 +17,10 @@ from mdstream.streams.options import is_contract, is_root_of, nearest, root_of, 
         ("AAPL", False),
         ("240426C00162500", False),
         ("AAPL240426X00162500", False),
+        ("AAPL261399C00100000", False),  # no such month
+        ("AAPL260230C00100000", False),  # no such day
+        ("AAPL240229C00100000", True),
+        ("AAPL250229C00100000", False),
         ("", False),
     ],
 )

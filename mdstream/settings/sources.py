@@ -106,13 +106,22 @@ def _read(path: Path) -> dict[str, Any]:
     """Return the settings in a file. Logs a warning if other users can read the keys in it."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        if values.get("credentials") and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            log.warning("%s has keys, and other users can read it: chmod 600 %s", path, path)
+        if values.get("credentials"):
+            _warn_of_readers(path)
         return values
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Log a warning if a file with keys can be read by others: by its mode, or because another one owns it."""
+    found = path.stat()
+    if found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s has keys, and other users can read it: chmod 600 %s", path, path)
+    if found.st_uid not in (0, os.getuid()):
+        log.warning("%s has keys, and belongs to another user: chown %s %s", path, os.getuid(), path)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:

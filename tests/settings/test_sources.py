@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,16 @@ def test_a_file_with_keys_that_others_can_read_is_reported(
     load(path, {})
     wanted = f"{path} has keys, and other users can read it: chmod 600 {path}"
     assert [r.getMessage() for r in caplog.records] == ([wanted] if is_reported else [])
+
+
+@pytest.mark.cases("U3")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_a_file_with_keys_that_belongs_to_another_user_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n")
+    path.chmod(0o600)
+    os.chown(path, 65534, 65534)
+    load(path, {})
+    assert f"{path} has keys, and belongs to another user: chown 0 {path}" in caplog.text

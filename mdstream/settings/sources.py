@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _warn_of_readers(path: Path) -> None:
-    """Log a warning if a file with keys can be read by others: by its mode, or because another one owns it."""
+    """Log a warning if others can read a file with keys: by its mode, or because another user owns it."""
     found = path.stat()
     if found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("%s has keys, and other users can read it: chmod 600 %s", path, path)

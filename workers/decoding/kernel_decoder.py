@@ -24,7 +24,7 @@ from mdstream.streams.storage import DTYPE
 from workers.decoding import learn_json, learn_msgpack
 from workers.decoding.bodies import BodyMatcher
 from workers.decoding.codes import Place
-from workers.decoding.columns import ColumnMaker
+from workers.decoding.columns import ColumnMaker, find_lacking
 from workers.decoding.layouts import Table, tables_of
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
@@ -144,6 +144,9 @@ class KernelDecoder:
         self._parse = parse
         self._texts = TextTable(parse)
         self._plans = [self._plan(table) for table in self._tables.values()]
+        self._essentials = [
+            sum(1 << index for index in table.channel.essentials) for table in self._tables.values()
+        ]
         self._shapes = [Shape(table.channel) for table in self._tables.values()]
         self._make_room(0)
 
@@ -224,6 +227,9 @@ class KernelDecoder:
                 bad.update(payload[leftover].tolist())
             elif not missing:
                 made.complete(index)
+        if made.nulls & self._essentials[table.index]:
+            for _, lacking in find_lacking(table.channel, lambda index: made[index].mask):
+                bad.update(payload[lacking].tolist())
         return part
 
     def _leftovers(

@@ -88,7 +88,7 @@ class ColumnMaker:
             if column.required and data.mask is not None:
                 raise UnfitError(f"{column.key}: missing")
             columns.append(data)
-        for column, _ in find_lacking(channel, _masks_of(columns, coded)):
+        for column, _ in find_lacking(channel, masks_of(columns, coded)):
             raise UnfitError(f"{column.key}: missing")
         return columns, coded
 
@@ -124,13 +124,22 @@ def find_lacking(channel: Channel, mask_of: MaskOf) -> Iterator[tuple[Column, Ar
             yield channel.columns[index], np.flatnonzero(absent)
 
 
+def find_empty(channel: Channel, mask_of: MaskOf) -> Array:
+    """Return the rows of snapshots that have no value: all their parts are absent. They are not rows."""
+    columns = (
+        [i for i, column in enumerate(channel.columns) if column.nullable] if channel.has_parts else []
+    )
+    has_value = _any_value(columns, mask_of) if columns else True
+    return np.flatnonzero(~has_value) if has_value is not True else np.empty(0, np.int64)
+
+
 def _any_value(columns: Sequence[int], mask_of: MaskOf) -> Any:
     """Return which rows have a value in any of `columns`."""
     masks = [mask_of(index) for index in columns]
     return True if any(mask is None for mask in masks) else np.logical_or.reduce(masks)
 
 
-def _masks_of(columns: Sequence[ColumnData], coded: Coded) -> MaskOf:
+def masks_of(columns: Sequence[ColumnData], coded: Coded) -> MaskOf:
     """Return the masks of columns, whose coded ones are still empty."""
     texts = dict(coded)
     return lambda index: present(texts[index]) if index in texts else columns[index].mask

@@ -26,7 +26,17 @@ from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import CONTROL, SYMBOL, TYPE
 from workers.decoding.codes import BatchCodes, places_of
-from workers.decoding.columns import Coded, ColumnMaker, Message, Position, Rows, flatten, type_name
+from workers.decoding.columns import (
+    Coded,
+    ColumnMaker,
+    Message,
+    Position,
+    Rows,
+    find_empty,
+    flatten,
+    masks_of,
+    type_name,
+)
 from workers.decoding.payloads import Payloads, Piece
 from workers.decoding.records import Body, BodyCutter, make_contents, parse_body
 from workers.decoding.salvage import MSGPACK_ERRORS, Unreadable, json_messages, keep_bytes, msgpack_messages
@@ -51,6 +61,8 @@ class Decoded:
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[int, BodyContents] = field(default_factory=dict)
     """REST payload → its contents."""
+    empty: set[Position] = field(default_factory=set)
+    """Messages that make neither a row nor a reject: snapshots whose parts are all absent."""
     fell_back: int = 0
     """Payloads that kernels started and left to the fallback decoder."""
     fault: str = ""
@@ -109,7 +121,9 @@ class FallbackDecoder:
         for name, columns in out.columns.items():
             out.columns[name] = codes.assign(self._spec.by_name[name], columns, coded[name], out.new)
         for payload, body in bodies.items():
-            out.bodies[payload] = make_contents(body, [r for r in out.rejects if r.payload == payload])
+            without = {message for at, message in out.empty if at == payload}
+            rejects = [reject for reject in out.rejects if reject.payload == payload]
+            out.bodies[payload] = make_contents(body, rejects, without)
         if out.rejects:
             out.rejects = self.add_bytes(out.rejects, given)
         return out
@@ -180,6 +194,8 @@ class FallbackDecoder:
         try:
             flat = flatten(channel, rows)
             columns, coded = self._maker.columns(channel, flat)
+            if len(find_empty(channel, masks_of(columns, coded))):
+                raise UnfitError("a snapshot without a part")
             codes.admit(channel, coded, places_of(flat.positions))
         except UnfitError:
             flat = self._sift(channel, rows, out, codes)
@@ -190,13 +206,16 @@ class FallbackDecoder:
         return coded
 
     def _sift(self, channel: Channel, rows: Rows, out: Decoded, codes: BatchCodes) -> Rows:
-        """Convert messages one by one: reject those that do not fit, keep the rest."""
+        """Convert messages one by one: reject those that do not fit, leave out empty ones."""
         good = Rows()
         for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
             try:
                 kept = self._keep_parts(channel, record, position, out) if channel.has_parts else record
                 flat = flatten(channel, Rows([kept], [position], [recv_ns]))
-                _, coded = self._maker.columns(channel, flat)
+                columns, coded = self._maker.columns(channel, flat)
+                if len(find_empty(channel, masks_of(columns, coded))):
+                    out.empty.add(position)
+                    continue
                 codes.admit(channel, coded, places_of(flat.positions))
             except UnfitError as error:
                 out.rejects.append(Reject(*position, str(error)))
@@ -207,7 +226,7 @@ class FallbackDecoder:
         return good
 
     def _keep_parts(self, channel: Channel, record: Message, position: Position, out: Decoded) -> Message:
-        """Return a snapshot without the parts that do not fit; as it is if no part fits.
+        """Return a snapshot without the parts that do not fit; as it is if none that fits has a value.
 
         Each part that does not fit is a reject, and counts as a message of its own.
         """
@@ -215,8 +234,9 @@ class FallbackDecoder:
         kept, bad = dict(symbol), dict[str, str]()
         for key, part in record.items():
             try:
-                self._maker.columns(channel, Rows([{**symbol, key: part}], [position], [0]))
-                kept[key] = part
+                found = self._maker.columns(channel, Rows([{**symbol, key: part}], [position], [0]))
+                if not len(find_empty(channel, masks_of(*found))):
+                    kept[key] = part
             except UnfitError as error:
                 bad[key] = part.reason if type(part) is Unreadable else str(error)
         if len(kept) == 1:

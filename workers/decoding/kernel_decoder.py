@@ -24,7 +24,7 @@ from mdstream.streams.storage import DTYPE
 from workers.decoding import learn_json, learn_msgpack
 from workers.decoding.bodies import BodyMatcher
 from workers.decoding.codes import Place
-from workers.decoding.columns import ColumnMaker, find_lacking
+from workers.decoding.columns import ColumnMaker, find_empty, find_lacking
 from workers.decoding.layouts import Table, tables_of
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
@@ -230,6 +230,7 @@ class KernelDecoder:
         if made.nulls & self._essentials[table.index]:
             for _, lacking in find_lacking(table.channel, lambda index: made[index].mask):
                 bad.update(payload[lacking].tolist())
+            bad.update(payload[find_empty(table.channel, lambda index: made[index].mask)].tolist())
         return part
 
     def _leftovers(

@@ -9,7 +9,7 @@ they are its own whatever stands between the records: null, empty ones, numbers,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -113,17 +113,20 @@ def _page_token(body: Message) -> str:
         raise UnfitError(str(error)) from error
 
 
-def make_contents(body: Body, rejects: Sequence[Reject]) -> BodyContents:
-    """Return the contents of a body; the records in `rejects` have no rows, unless only a part is there."""
+def make_contents(body: Body, rejects: Sequence[Reject], empty: Collection[int] = ()) -> BodyContents:
+    """Return the contents of a body. The records in `rejects` have no rows, unless only a part is there;
+    neither have the `empty` ones.
+    """
     records = Counter(body.symbols)
     rejects = [reject for reject in rejects if not reject.part and reject.message < len(body.symbols)]
     records.subtract(body.symbols[r.message] for r in rejects)
+    records.subtract(body.symbols[message] for message in empty)
     refused: dict[str, str] = {}
     for reject in rejects:
         symbol = body.symbols[reject.message]
         if not records[symbol]:
             refused.setdefault(symbol, reject.reason)
-    return BodyContents(frozenset(records) - refused.keys(), refused, body.page_token)
+    return BodyContents(frozenset(+records), refused, body.page_token)
 
 
 # -- the bytes of records

@@ -123,3 +123,45 @@ def test_a_side_of_a_quote_and_the_level_of_an_empty_reset_may_be_absent() -> No
     assert Pair("stocks").decode([orjson.dumps([quote])], PayloadKind.JSON).rejects == []
     reset = {"T": "o", "S": "A", "t": TIME, "b": [], "a": [], "r": True}
     assert Pair("crypto").decode([orjson.dumps([reset])], PayloadKind.JSON).rejects == []
+
+
+NOTHING = [
+    {"unknown": 1},
+    dict.fromkeys(PARTS),
+    {part: {} for part in PARTS},
+    {part: {"t": "0001-01-01T00:00:00Z", "p": 0, "s": 0} for part in PARTS},
+    {"latestTrade": {"t": None, "p": None}, "latestQuote": None},
+]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+@pytest.mark.parametrize("stream", ["stocks", "options", "crypto"])
+def test_a_snapshot_whose_parts_are_all_absent_is_neither_a_row_nor_a_reject(
+    stream: str, nothing: Any
+) -> None:
+    pair = Pair(stream)
+    body = orjson.dumps({"A": PARTS, "B": nothing, "C": PARTS})
+    for _ in range(2):
+        decoded = pair.decode([body, orjson.dumps({"B": nothing})], PayloadKind.SNAPSHOTS)
+        assert decoded.rejects == []
+        assert (decoded.bodies[0].symbols, decoded.bodies[0].refused) == ({"A", "C"}, {})
+        assert decoded.bodies[1].is_empty
+        assert len(decoded.columns["snapshots"][0].values) == 2
+        assert decoded.counts == [3, 1]
+        assert "B" not in pair.kernels.known("symbols")
+
+
+@pytest.mark.parametrize("rest", [{}, {"unknown": 1}, {"minuteBar": None}, {"latestQuote": {}}])
+def test_a_snapshot_whose_parts_are_absent_or_rejected_is_one_reject(rest: dict[str, Any]) -> None:
+    bad = {"latestTrade": {**TRADE, "p": "bad"}, **rest}
+    pair = Pair("stocks")
+    for _ in range(2):
+        body = orjson.dumps({"A": PARTS, "B": bad})
+        decoded = pair.decode([body], PayloadKind.SNAPSHOTS)
+        why = "latestTrade.p: expected a number, got text"
+        assert [(r.reason, r.data) for r in decoded.rejects] == [(why, orjson.dumps(bad))]
+        assert (decoded.bodies[0].symbols, decoded.bodies[0].refused) == ({"A"}, {"B": why})
+        single = orjson.dumps({"symbol": "B", **bad})
+        decoded = pair.decode([single], PayloadKind.SNAPSHOTS)
+        assert [(r.reason, r.data, r.place) for r in decoded.rejects] == [(why, single, "whole body")]
+        assert decoded.columns == {}

@@ -259,13 +259,11 @@ def _reject_columns(decoded: Decoded, payloads: Payloads) -> Sequence[ColumnData
     return make_columns(
         [
             reject_row(
-                PayloadKind(int(payloads.kinds[payload])),
-                message,
-                reason,
-                data,
-                int(payloads.recv_ns[payload]),
+                PayloadKind(int(payloads.kinds[reject.payload])),
+                reject,
+                int(payloads.recv_ns[reject.payload]),
             )
-            for payload, message, reason, data in sorted(decoded.rejects)
+            for reject in sorted(decoded.rejects)
         ]
     )
 

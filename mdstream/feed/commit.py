@@ -40,7 +40,7 @@ from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, Shape, rea
 from mdstream.handoff.compression import Compression, decompress
 from mdstream.handoff.rejects import RejectRow, make_columns, read_rows, reject_row
 from mdstream.handoff.slab import Slab
-from mdstream.handoff.ticket import Part, Receipt
+from mdstream.handoff.ticket import Part, Receipt, Reject
 from mdstream.store.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
@@ -307,4 +307,4 @@ def _reject_payload(slab: Slab, index: int, reason: str) -> RejectRow:
     entry, data = slab.table[index], bytes(slab.payload(index))
     with contextlib.suppress(DecompressionError):
         data = bytes(decompress(data, Compression(int(entry["compression"])), LIMIT_BYTES))
-    return reject_row(PayloadKind(int(entry["kind"])), -1, reason, data, int(entry["recv_ns"]))
+    return reject_row(PayloadKind(int(entry["kind"])), Reject(0, -1, reason, data), int(entry["recv_ns"]))

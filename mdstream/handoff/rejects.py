@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mdstream.handoff.columns import ColumnData
+from mdstream.handoff.ticket import Reject
 from mdstream.streams.spec import PayloadKind
 
 
@@ -25,14 +26,20 @@ class RejectRow(NamedTuple):
     recv_ns: int
 
 
-def reject_row(kind: PayloadKind, message: int, reason: str, data: bytes, recv_ns: int) -> RejectRow:
-    """Return the row of a message of a payload; `message` is -1 for all of it.
+def reject_row(kind: PayloadKind, reject: Reject, recv_ns: int) -> RejectRow:
+    """Return the row of a message of a payload, or of all of it.
 
     Its receive time says which payload it was in. Rows do not depend on how payloads were batched.
     """
+    return RejectRow(kind.name.lower(), place_of(kind, reject), reject.reason, reject.data, recv_ns)
+
+
+def place_of(kind: PayloadKind, reject: Reject) -> str:
+    """Return where a reject is in its payload: `message 3`, `record trades.AAPL[2]`, `whole payload`."""
     whole, part = ("payload", "message") if kind.from_stream else ("body", "record")
-    place = f"whole {whole}" if message < 0 else f"{part} {message + 1}"
-    return RejectRow(kind.name.lower(), place, reason, data, recv_ns)
+    if reject.message < 0:
+        return f"whole {whole}"
+    return reject.place or f"{part} {reject.message + 1}"
 
 
 def make_columns(rows: Sequence[RejectRow]) -> list[ColumnData]:

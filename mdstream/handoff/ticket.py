@@ -48,6 +48,10 @@ class Reject(NamedTuple):
     reason: str
     data: bytes = b""
     """Its bytes, as received."""
+    part: str = ""
+    """The member of the message at fault, if the others make a row, as with snapshots."""
+    place: str = ""
+    """Where it is in a REST body, such as `record snapshots.AAPL.latestTrade`; empty if unknown."""
 
 
 class BodyContents(NamedTuple):

@@ -37,7 +37,7 @@ from mdstream.errors import (
     first_error,
 )
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
-from mdstream.handoff.rejects import RejectRow
+from mdstream.handoff.rejects import RejectRow, place_of
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import LEDGER, Ledger, Progress
@@ -373,7 +373,7 @@ class Backfill:
                 [
                     RejectRow(
                         kind.name.lower(),
-                        f"{page}, record {each.message + 1}",
+                        f"{page}, {place_of(kind, each)}",
                         each.reason,
                         each.data,
                         body.recv_ns,

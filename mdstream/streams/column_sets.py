@@ -29,16 +29,19 @@ def quote_side(side: str, letter: str) -> tuple[Column, Column]:
     )
 
 
+PRICE = Column("price", Kind.FLOAT, "p", essential=True)
+SIZE = Column("size", Kind.FLOAT, "s", essential=True)
+
 BAR_KINDS = {"b": "minute", "u": "updated", "d": "daily"}
 
 BARS = (
     SYMBOL,
     TS,
-    Column("open", Kind.FLOAT, "o"),
-    Column("high", Kind.FLOAT, "h"),
-    Column("low", Kind.FLOAT, "l"),
-    Column("close", Kind.FLOAT, "c"),
-    Column("volume", Kind.FLOAT, "v"),
+    Column("open", Kind.FLOAT, "o", essential=True),
+    Column("high", Kind.FLOAT, "h", essential=True),
+    Column("low", Kind.FLOAT, "l", essential=True),
+    Column("close", Kind.FLOAT, "c", essential=True),
+    Column("volume", Kind.FLOAT, "v", essential=True),
     Column("trade_count", Kind.INT, "n"),
     Column("vwap", Kind.FLOAT, "vw"),
     Column("kind", Kind.CODE, bodies.TYPE, values=BAR_KINDS, dictionary="bar_kinds"),
@@ -58,13 +61,17 @@ QUOTE_IDENTITY = ("symbol", "ts", "bid_price", "bid_size", "ask_price", "ask_siz
 
 
 def nest(prefix: str, key: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    """Return columns for sub-object `key`, with a prefix in their names; none is required."""
+    """Return columns for sub-object `key`, with a prefix in their names.
+
+    None is required, because the sub-object may be absent. What a row requires is essential to it.
+    """
     return tuple(
         replace(
             column,
             name=f"{prefix}_{column.name}",
             key=f"{key}.{column.key}",
             required=False,
+            essential=column.required or column.essential,
             side_of=column.side_of and f"{prefix}_{column.side_of}",
         )
         for column in columns
@@ -91,6 +98,7 @@ def last(name: str, channel: str, columns: tuple[Column, ...]) -> Aspect:
             column,
             name=f"{name}_{column.name}",
             required=False,
+            essential=False,
             side_of=column.side_of and f"{name}_{column.side_of}",
         )
         for column in columns

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from mdstream.streams.bar_rules import BarRules
-from mdstream.streams.column_sets import QUOTE_IDENTITY, TS, bars_channel, last, quote_side, snapshot
+from mdstream.streams.column_sets import (
+    PRICE,
+    QUOTE_IDENTITY,
+    SIZE,
+    TS,
+    bars_channel,
+    last,
+    quote_side,
+    snapshot,
+)
 from mdstream.streams.rest_spec import Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 TRADE = (
     SYMBOL,
     TS,
-    Column("price", Kind.FLOAT, "p"),
-    Column("size", Kind.FLOAT, "s"),
+    PRICE,
+    SIZE,
     Column("id", Kind.INT, "i"),
     Column("taker_side", Kind.CODE, "tks", dictionary="taker_sides"),
     RECV_TS,
@@ -29,8 +38,8 @@ _BOOK = (
     SYMBOL,
     TS,
     Column("side", Kind.CODE, "side", dictionary="book_sides"),
-    Column("price", Kind.FLOAT, "p"),
-    Column("size", Kind.FLOAT, "s"),
+    PRICE,
+    SIZE,
     Column("reset", Kind.BOOL, "r", default=False),
     RECV_TS,
 )

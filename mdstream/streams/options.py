@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from datetime import date
 
 from mdstream.streams.bar_rules import BarRules
-from mdstream.streams.column_sets import TS, bars_channel, conditions, exchange, last, quote_side, snapshot
+from mdstream.streams.column_sets import (
+    PRICE,
+    SIZE,
+    TS,
+    bars_channel,
+    conditions,
+    exchange,
+    last,
+    quote_side,
+    snapshot,
+)
 from mdstream.streams.rest_spec import Chain, Fetch, History
 from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
@@ -16,8 +26,8 @@ from mdstream.venues.alpaca.limits import OPTION_SYMBOLS
 _TRADE = (
     SYMBOL,
     TS,
-    Column("price", Kind.FLOAT, "p"),
-    Column("size", Kind.FLOAT, "s"),
+    PRICE,
+    SIZE,
     exchange("exchange", "x"),
     conditions(Kind.CODE, "trade_conditions"),
     RECV_TS,

@@ -100,6 +100,10 @@ class Column:
     an empty `key`, `recv_ts`. A row without a `required` key is rejected; any other missing key is null, or
     `default` if that is given.
 
+    A row without an `essential` value says nothing, and is rejected too (`Channel.essentials`). But the
+    column may have nulls: of a snapshot, a part may be absent as a whole, and so may the level of a reset
+    book; tables of earlier versions have rows without such values.
+
     `absent_at_zero` marks the price of a quote side: 0 means that the side is absent. Columns that name it
     in `side_of` are then null too if they are 0 or blank. `values` translates wire values to names.
     `dictionary` names the dictionary of a coded column.
@@ -109,6 +113,7 @@ class Column:
     kind: Kind
     key: str = ""
     required: bool = False
+    essential: bool = False
     default: bool | None = None
     absent_at_zero: bool = False
     side_of: str = ""
@@ -134,6 +139,9 @@ MOST_AHEAD_NS = 60_000_000_000
 nor keeps later rows out of the last values.
 """
 
+
+LEVEL_KEYS = frozenset({"side", "p", "s"})
+"""The keys of a level of an order book."""
 
 STORED_APART = ("feed", "timeframe", "adjustment")
 """Columns that the store's tables have in addition to those of the channel."""
@@ -173,12 +181,30 @@ class Channel:
     one_per: tuple[str, ...] = ()
     at: Mapping[str, int] = field(init=False, compare=False, repr=False)
     """The index of each column, by its name."""
+    essentials: Mapping[int, tuple[int, ...]] = field(init=False, compare=False, repr=False)
+    """The index of each essential column → the columns of its part of a snapshot, or of its level. It must
+    have a value if one of these has; if there are none, in every row.
+    """
 
     def __post_init__(self) -> None:
         places = {column.name: index for index, column in enumerate(self.columns)}
         object.__setattr__(self, "at", places)
+        parts = [self._part_of(column) for column in self.columns]
+        essentials = {
+            index: tuple(i for i, part in enumerate(parts) if part and part == parts[index])
+            for index, column in enumerate(self.columns)
+            if column.essential
+        }
+        object.__setattr__(self, "essentials", essentials)
         everything = ("feed", *(name for name in places if name != RECV_TS.name))
         object.__setattr__(self, "identity", self.identity or everything)
+
+    def _part_of(self, column: Column) -> str:
+        """Return the part of a message that a column is of; empty if it is of the message itself."""
+        if self.levels is not None and column.key in LEVEL_KEYS:
+            return "level"
+        head, dot, _ = column.key.partition(".")
+        return head if dot else ""
 
     def column(self, name: str) -> Column:
         """Return the column called `name`."""

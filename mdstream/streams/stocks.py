@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import (
+    PRICE,
     QUOTE_IDENTITY,
+    SIZE,
     TAPE,
     TS,
     bars_channel,
@@ -20,8 +22,8 @@ from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, Stream
 _TRADE = (
     SYMBOL,
     TS,
-    Column("price", Kind.FLOAT, "p"),
-    Column("size", Kind.FLOAT, "s"),
+    PRICE,
+    SIZE,
     exchange("exchange", "x"),
     conditions(Kind.CONDITIONS, "trade_conditions"),
     TAPE,

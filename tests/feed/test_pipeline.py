@@ -367,7 +367,9 @@ def test_slabs_that_are_idle_are_given_back(tmp_path: Path, monkeypatch: pytest.
 def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) -> None:
     async def go() -> None:
         async with rig("stocks", 1, tmp_path) as r:
-            body = orjson.dumps({"AAPL": {"latestTrade": {"p": 1, "t": "2024-01-01T00:00:00Z"}}, "B": None})
+            body = orjson.dumps(
+                {"AAPL": {"latestTrade": {"p": 1, "s": 2, "t": "2024-01-01T00:00:00Z"}}, "B": None}
+            )
             found = await r.pipeline.put_body(body, PayloadKind.SNAPSHOTS, RECV_NS)
             assert found.symbols == {"AAPL"}
             assert not found.refused

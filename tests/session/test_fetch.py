@@ -383,7 +383,13 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
         ("stocks", b'{"AAPL": 5}', "unusable answer: expected an object, got int"),
         ("stocks", b'{"AAPL": {"latestTrade": 5}}', "unusable answer: latestTrade: expected"),
         ("stocks", b'{"message": "ok"}', "unusable answer: 'message': expected an object, got text"),
-        ("stocks", b'{"MSFT": {}, "X": {"latestTrade": {"p": 1}}}', "the service has no data"),
+        (
+            "stocks",
+            b'{"MSFT": {}, "X": {"latestTrade": {"p": 1, "s": 1, "t": "2026-01-05T14:30:00Z"}}}',
+            "the service has no data",
+        ),
+        ("stocks", b'{"AAPL": {"latestTrade": null, "dailyBar": {}}}', "the service has no data for it"),
+        ("stocks", b'{"AAPL": {"latestTrade": {"s": 1}}}', "unusable answer: latestTrade.t: missing"),
         ("news", b'{"news": [{"id": "malformed"}]}', "unusable answer: "),
     ],
 )

@@ -22,6 +22,7 @@ def test_nested_columns_are_prefixed_optional_and_keep_their_sides() -> None:
         ("quote_bid_exchange", "latestQuote.bx"),
     ]
     assert not any(column.required for column in columns)
+    assert [c.name for c in columns if c.essential] == ["quote_ts"], "what a quote requires"
     assert [c.side_of for c in columns] == ["", "", "quote_bid_price", "quote_bid_price"]
 
 
@@ -37,4 +38,4 @@ def test_bars_of_all_kinds_are_one_channel() -> None:
     assert kind.key == "T"
     assert kind.values is not None
     assert set(channel.types) <= set(kind.values)
-    assert channel.column("volume") == Column("volume", Kind.FLOAT, "v")
+    assert channel.column("volume") == Column("volume", Kind.FLOAT, "v", essential=True)

@@ -51,7 +51,7 @@ def read_file(path: Path) -> pl.DataFrame:
 TRADE = st.fixed_dictionaries(
     {
         "t": st.integers(0, 10**15).map(lambda ns: format_time(BASE + ns)),
-        "p": st.one_of(st.none(), st.floats(0, 1e6, allow_subnormal=False)),
+        "p": st.floats(0, 1e6, allow_subnormal=False),
         "s": st.integers(0, 2**53),
         "x": st.sampled_from(["V", "D", "é", ""]),
         "c": st.lists(st.sampled_from(["@", "F", "I", "MX"]), max_size=3),

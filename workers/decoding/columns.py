@@ -6,7 +6,7 @@ the reason; the decoder then finds the malformed messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
@@ -88,6 +88,8 @@ class ColumnMaker:
             if column.required and data.mask is not None:
                 raise UnfitError(f"{column.key}: missing")
             columns.append(data)
+        for column, _ in find_lacking(channel, masks_of(columns, coded)):
+            raise UnfitError(f"{column.key}: missing")
         return columns, coded
 
     def value(self, column: Column, value: Any) -> ColumnData:
@@ -103,6 +105,44 @@ class ColumnMaker:
         if mask is None:
             return ColumnData(np.array([nanoseconds(v) for v in values], np.int64))
         return ColumnData(np.array([0 if v is None else nanoseconds(v) for v in values], np.int64), mask)
+
+
+MaskOf = Callable[[int], Any]
+"""Returns the mask of a column by its index: bool, true where it has a value; None if it has no null."""
+
+
+def find_lacking(channel: Channel, mask_of: MaskOf) -> Iterator[tuple[Column, Array]]:
+    """Yield each essential column that lacks values, and the rows that lack it."""
+    for index, part in channel.essentials.items():
+        mask = mask_of(index)
+        if mask is None:
+            continue
+        absent = ~mask
+        if part:
+            absent &= _any_value(part, mask_of)
+        if absent.any():
+            yield channel.columns[index], np.flatnonzero(absent)
+
+
+def find_empty(channel: Channel, mask_of: MaskOf) -> Array:
+    """Return the rows of snapshots that have no value: all their parts are absent. They are not rows."""
+    columns = (
+        [i for i, column in enumerate(channel.columns) if column.nullable] if channel.has_parts else []
+    )
+    has_value = _any_value(columns, mask_of) if columns else True
+    return np.flatnonzero(~has_value) if has_value is not True else np.empty(0, np.int64)
+
+
+def _any_value(columns: Sequence[int], mask_of: MaskOf) -> Any:
+    """Return which rows have a value in any of `columns`."""
+    masks = [mask_of(index) for index in columns]
+    return True if any(mask is None for mask in masks) else np.logical_or.reduce(masks)
+
+
+def masks_of(columns: Sequence[ColumnData], coded: Coded) -> MaskOf:
+    """Return the masks of columns, whose coded ones are still empty."""
+    texts = dict(coded)
+    return lambda index: present(texts[index]) if index in texts else columns[index].mask
 
 
 def type_name(value: Any) -> str:

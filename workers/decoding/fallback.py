@@ -5,15 +5,15 @@
 It is complete and strict rather than fast. It knows every message type of every stream, and the kernels
 must give equal results. The messages of a channel are converted together. Only if one does not fit, they
 are converted one by one, so that exactly the malformed ones are rejected, each with its reason and bytes.
-Of a payload that cannot be parsed, the messages that can be are kept (`salvage.py`).
+Of a payload that cannot be parsed, the messages that can be are kept (`salvage.py`). `records.py` divides
+bodies of REST into records.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -24,7 +24,7 @@ from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
-from mdstream.venues.alpaca.bodies import CONTROL, NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
+from mdstream.venues.alpaca.bodies import CONTROL, SYMBOL, TYPE
 from workers.decoding.codes import BatchCodes, places_of
 from workers.decoding.columns import (
     Coded,
@@ -32,19 +32,14 @@ from workers.decoding.columns import (
     Message,
     Position,
     Rows,
+    find_empty,
     flatten,
-    list_of,
+    masks_of,
     type_name,
 )
 from workers.decoding.payloads import Payloads, Piece
-from workers.decoding.salvage import (
-    MSGPACK_ERRORS,
-    Unreadable,
-    json_messages,
-    keep_bytes,
-    msgpack_messages,
-    read_body,
-)
+from workers.decoding.records import Body, BodyCutter, make_contents, parse_body
+from workers.decoding.salvage import MSGPACK_ERRORS, Unreadable, json_messages, keep_bytes, msgpack_messages
 
 _MAPS = (0xDE, 0xDF)
 """First bytes of large maps in msgpack."""
@@ -66,6 +61,8 @@ class Decoded:
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[int, BodyContents] = field(default_factory=dict)
     """REST payload → its contents."""
+    empty: set[Position] = field(default_factory=set)
+    """Messages that make neither a row nor a reject: snapshots whose parts are all absent."""
     fell_back: int = 0
     """Payloads that kernels started and left to the fallback decoder."""
     fault: str = ""
@@ -79,17 +76,6 @@ class Decoded:
             payload, message = np.array(self.rows[name].positions, np.int64).reshape(-1, 2).T
         order: npt.NDArray[np.int64] = payload.astype(np.int64) << 32 | message
         return order
-
-
-class _Body(NamedTuple):
-    """A REST body's records, and the symbol of each; no symbols if records name their own."""
-
-    channel: Channel
-    records: list[Any]
-    symbols: list[str]
-    page_token: str
-    rest: bytes = b""
-    """Bytes after its end."""
 
 
 class FallbackDecoder:
@@ -115,7 +101,7 @@ class FallbackDecoder:
         kernels decoded.
         """
         out = Decoded(counts=counts)
-        bodies: dict[int, _Body] = {}
+        bodies: dict[int, Body] = {}
         given = [piece for piece in pieces if piece.kind is not PayloadKind.MARK]
         for piece in given:
             try:
@@ -123,7 +109,7 @@ class FallbackDecoder:
                     parsed = _parse_messages(piece.data, piece.kind)
                     counts[piece.payload] += self._split_stream(parsed, piece, out)
                 else:
-                    body = bodies[piece.payload] = self._parse_body(piece)
+                    body = bodies[piece.payload] = parse_body(piece, self._spec)
                     counts[piece.payload] += self._split_rest(body, piece, out)
             except UnfitError as error:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
@@ -135,7 +121,9 @@ class FallbackDecoder:
         for name, columns in out.columns.items():
             out.columns[name] = codes.assign(self._spec.by_name[name], columns, coded[name], out.new)
         for payload, body in bodies.items():
-            out.bodies[payload] = _make_found(body, [r for r in out.rejects if r.payload == payload])
+            without = {message for at, message in out.empty if at == payload}
+            rejects = [reject for reject in out.rejects if reject.payload == payload]
+            out.bodies[payload] = make_contents(body, rejects, without)
         if out.rejects:
             out.rejects = self.add_bytes(out.rejects, given)
         return out
@@ -161,7 +149,7 @@ class FallbackDecoder:
                 out.rejects.append(Reject(piece.payload, index, _why_unknown(message)))
         return len(parsed) - control
 
-    def _split_rest(self, body: _Body, piece: Piece, out: Decoded) -> int:
+    def _split_rest(self, body: Body, piece: Piece, out: Decoded) -> int:
         payload = piece.payload
         rows = out.rows.setdefault(body.channel.name, Rows())
         for index, record in enumerate(body.records):
@@ -172,83 +160,31 @@ class FallbackDecoder:
             rows.positions.append((payload, index))
             rows.recv_ns.append(piece.recv_ns)
         if body.rest:
-            out.rejects.append(Reject(payload, len(body.records), "bytes after the end of the body"))
+            why, place = "bytes after the end of the body", "end of the body"
+            out.rejects.append(Reject(payload, len(body.records), why, body.rest, place=place))
         return len(body.records) + bool(body.rest)
 
-    def _parse_body(self, piece: Piece) -> _Body:
-        """Parse and split a REST body. Raises `UnfitError` if it cannot be used."""
-        try:
-            return self._body(orjson.loads(piece.data), piece.kind)
-        except orjson.JSONDecodeError as error:
-            found = read_body(bytes(piece.data), self._spec.member_of(piece.kind))
-            if found is None:
-                raise UnfitError(f"not JSON: {error}") from error
-            return self._body(found[0], piece.kind)._replace(rest=found[1])
-
-    def _body(self, body: Any, kind: PayloadKind) -> _Body:
-        """Split a REST body. Raises `UnfitError` if it is not a body of `kind`."""
-        if type(body) is not dict:
-            raise UnfitError(f"expected an object, got {type_name(body)}")
-        page_token = _page_token(body)
-        name, channel = self._spec.member_of(kind), self._spec.channel_of(kind)
-        if channel is None:
-            raise UnfitError(f"{self._spec.name} has no {name}")
-        if kind is PayloadKind.LISTED:
-            if name not in body:
-                raise UnfitError(f"{name}: missing")
-            records = list_of(body.get(name), name)
-            return _Body(channel, records, [""] * len(records), page_token)
-        content = body.get(name, body.get(name[:-1]))
-        if ONE_SYMBOL in body:
-            if type(body[ONE_SYMBOL]) is not str:
-                raise UnfitError(f"{ONE_SYMBOL}: expected text, got {type_name(body[ONE_SYMBOL])}")
-            single = body if kind is PayloadKind.SNAPSHOTS and content is None else content
-            content = {body[ONE_SYMBOL]: single}
-        elif content is None and kind is PayloadKind.SNAPSHOTS:
-            content = body
-        if content is None:
-            content = {}
-        if type(content) is not dict:
-            raise UnfitError(f"{name}: expected an object by symbol, got {type_name(content)}")
-        records, symbols = [], list[str]()
-        for symbol, value in content.items():
-            for record in value if type(value) is list else [value] if value else []:
-                if type(record) is dict:
-                    record[SYMBOL] = symbol
-                    record.pop(TYPE, None)  # only messages of streams have a type
-                records.append(record)
-                symbols.append(symbol)
-        return _Body(channel, records, symbols, page_token)
-
     def add_bytes(self, rejects: Sequence[Reject], pieces: Sequence[Piece]) -> list[Reject]:
-        """Return rejects with their bytes."""
-        found: dict[int, dict[int, bytes]] = {}
+        """Return rejects with their bytes, and those of bodies with their places."""
         wanted = {reject.payload for reject in rejects}
+        messages: dict[int, dict[int, bytes]] = {}
+        bodies: dict[int, BodyCutter] = {}
         for piece in pieces:
-            if piece.payload in wanted:
-                whole = bytes(piece.data)
-                messages = found.setdefault(piece.payload, {-1: whole})
-                messages |= enumerate(self._raw_messages(piece, whole), piece.message)
-        return [
-            reject
-            if reject.data
-            else reject._replace(data=found[reject.payload].get(reject.message, found[reject.payload][-1]))
-            for reject in rejects
-        ]
+            if piece.payload not in wanted:
+                continue
+            if piece.kind.from_stream:
+                found = messages.setdefault(piece.payload, {-1: bytes(piece.data)})
+                found |= enumerate(_raw_messages(piece), piece.message)
+            else:
+                bodies[piece.payload] = BodyCutter(piece, self._spec)
 
-    def _raw_messages(self, piece: Piece, whole: bytes) -> Sequence[bytes]:
-        """Return the bytes of each message of a piece; an empty list if it cannot be split."""
-        if piece.kind.from_stream:
-            split = msgpack_messages if piece.kind is PayloadKind.MSGPACK else json_messages
-            return split(whole, keep_bytes) or []
-        found = read_body(whole, self._spec.member_of(piece.kind), keep_bytes)
-        if found is None:
-            return []
-        try:
-            records = self._body(found[0], piece.kind).records
-        except UnfitError:
-            return []
-        return [record if type(record) is bytes else whole for record in records] + [found[1]]
+        def complete(reject: Reject) -> Reject:
+            if reject.payload in bodies:
+                return bodies[reject.payload].complete(reject)
+            found = messages[reject.payload]
+            return reject._replace(data=found.get(reject.message, found[-1]))
+
+        return list(map(complete, rejects))
 
     # -- 2. messages to columns
 
@@ -258,6 +194,8 @@ class FallbackDecoder:
         try:
             flat = flatten(channel, rows)
             columns, coded = self._maker.columns(channel, flat)
+            if len(find_empty(channel, masks_of(columns, coded))):
+                raise UnfitError("a snapshot without a part")
             codes.admit(channel, coded, places_of(flat.positions))
         except UnfitError:
             flat = self._sift(channel, rows, out, codes)
@@ -268,13 +206,16 @@ class FallbackDecoder:
         return coded
 
     def _sift(self, channel: Channel, rows: Rows, out: Decoded, codes: BatchCodes) -> Rows:
-        """Convert messages one by one: reject those that do not fit, keep the rest."""
+        """Convert messages one by one: reject those that do not fit, leave out empty ones."""
         good = Rows()
         for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
             try:
                 kept = self._keep_parts(channel, record, position, out) if channel.has_parts else record
                 flat = flatten(channel, Rows([kept], [position], [recv_ns]))
-                _, coded = self._maker.columns(channel, flat)
+                columns, coded = self._maker.columns(channel, flat)
+                if len(find_empty(channel, masks_of(columns, coded))):
+                    out.empty.add(position)
+                    continue
                 codes.admit(channel, coded, places_of(flat.positions))
             except UnfitError as error:
                 out.rejects.append(Reject(*position, str(error)))
@@ -285,7 +226,7 @@ class FallbackDecoder:
         return good
 
     def _keep_parts(self, channel: Channel, record: Message, position: Position, out: Decoded) -> Message:
-        """Return a snapshot without the parts that do not fit; as it is if no part fits.
+        """Return a snapshot without the parts that do not fit; as it is if none that fits has a value.
 
         Each part that does not fit is a reject, and counts as a message of its own.
         """
@@ -293,41 +234,18 @@ class FallbackDecoder:
         kept, bad = dict(symbol), dict[str, str]()
         for key, part in record.items():
             try:
-                self._maker.columns(channel, Rows([{**symbol, key: part}], [position], [0]))
-                kept[key] = part
+                found = self._maker.columns(channel, Rows([{**symbol, key: part}], [position], [0]))
+                if not len(find_empty(channel, masks_of(*found))):
+                    kept[key] = part
             except UnfitError as error:
                 bad[key] = part.reason if type(part) is Unreadable else str(error)
         if len(kept) == 1:
             return record
-        payload = position[0]
+        payload, message = position
         for key, why in bad.items():
-            data = orjson.dumps({key: record[key]}, lambda part: orjson.Fragment(part.data))
-            out.rejects.append(Reject(payload, out.counts[payload], why, data))
+            out.rejects.append(Reject(payload, message, why, part=key))
             out.counts[payload] += 1
         return kept
-
-
-def _page_token(body: Message) -> str:
-    token = body.get(NEXT_PAGE_TOKEN)
-    if type(token) is Unreadable:
-        raise UnfitError(f"{NEXT_PAGE_TOKEN}: {token.reason}")
-    try:
-        return page_token_in(body)
-    except ValueError as error:
-        raise UnfitError(str(error)) from error
-
-
-def _make_found(body: _Body, rejects: Sequence[Reject]) -> BodyContents:
-    """Return the contents of a body; the messages in `rejects` have no rows."""
-    records = Counter(body.symbols)
-    rejects = [reject for reject in rejects if reject.message < len(body.symbols)]
-    records.subtract(body.symbols[r.message] for r in rejects)
-    refused: dict[str, str] = {}
-    for reject in rejects:
-        symbol = body.symbols[reject.message]
-        if not records[symbol]:
-            refused.setdefault(symbol, reject.reason)
-    return BodyContents(frozenset(records) - refused.keys(), refused, body.page_token)
 
 
 def _parse_messages(payload: memoryview | bytes, kind: PayloadKind) -> Any:
@@ -346,6 +264,12 @@ def _parse_messages(payload: memoryview | bytes, kind: PayloadKind) -> Any:
     if found is None or (len(found) == 1 and type(found[0]) is Unreadable):
         raise why from cause
     return found
+
+
+def _raw_messages(piece: Piece) -> list[bytes]:
+    """Return the bytes of each message of a payload; an empty list if it cannot be split."""
+    split = msgpack_messages if piece.kind is PayloadKind.MSGPACK else json_messages
+    return split(bytes(piece.data), keep_bytes) or []
 
 
 def _unreadable(payload: bytes) -> int:

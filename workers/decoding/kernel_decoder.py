@@ -19,12 +19,12 @@ import orjson
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData, Columns, ResultArea, Shape
-from mdstream.streams.spec import CODED, Column, Kind, PayloadKind, StreamSpec
+from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, StreamSpec
 from mdstream.streams.storage import DTYPE
 from workers.decoding import learn_json, learn_msgpack
 from workers.decoding.bodies import BodyMatcher
 from workers.decoding.codes import Place
-from workers.decoding.columns import ColumnMaker
+from workers.decoding.columns import ColumnMaker, find_empty, find_lacking
 from workers.decoding.layouts import Table, tables_of
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
@@ -118,6 +118,12 @@ def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
     return channel is not None and kind is not PayloadKind.LISTED and bool(tables_of([channel]))
 
 
+def _checked_columns(channel: Channel) -> int:
+    """Return a bit for each column whose nulls may mean that a row lacks a value, or is empty."""
+    nullable = (index for index, column in enumerate(channel.columns) if column.nullable)
+    return sum(1 << index for index in {*channel.essentials, *(nullable if channel.has_parts else ())})
+
+
 class KernelDecoder:
     """Kernels for one kind of payload of one stream."""
 
@@ -144,6 +150,7 @@ class KernelDecoder:
         self._parse = parse
         self._texts = TextTable(parse)
         self._plans = [self._plan(table) for table in self._tables.values()]
+        self._checked = [_checked_columns(table.channel) for table in self._tables.values()]
         self._shapes = [Shape(table.channel) for table in self._tables.values()]
         self._make_room(0)
 
@@ -224,6 +231,10 @@ class KernelDecoder:
                 bad.update(payload[leftover].tolist())
             elif not missing:
                 made.complete(index)
+        if made.nulls & self._checked[table.index]:
+            for _, lacking in find_lacking(table.channel, lambda index: made[index].mask):
+                bad.update(payload[lacking].tolist())
+            bad.update(payload[find_empty(table.channel, lambda index: made[index].mask)].tolist())
         return part
 
     def _leftovers(

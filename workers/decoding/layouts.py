@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.errors import UnlearnableError
-from mdstream.streams.spec import VARIABLE, Channel, Kind, StreamSpec
+from mdstream.streams.spec import LEVEL_KEYS, VARIABLE, Channel, Kind, StreamSpec
 from mdstream.venues.alpaca.bodies import TYPE
 from workers.kernels import ops
 
@@ -57,7 +57,7 @@ class Table:
 
     def wanted(self) -> dict[str, Kind]:
         """Return the keys of a message that columns need, without those of a book's levels."""
-        of_levels = {"p", "s", "side"} if self.sides else set[str]()
+        of_levels = LEVEL_KEYS if self.sides else frozenset[str]()
         return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
 
     def heads(self) -> frozenset[str]:
@@ -165,7 +165,7 @@ class Layouts:
         gaps = [
             (b"", ops.MISSING, slot, 0)
             for key, slot in table.slots.items()
-            if slot not in taken and not (table.sides and key in ("p", "s", "side"))
+            if slot not in taken and not (table.sides and key in LEVEL_KEYS)
         ]
         # Missing columns are before the end, because only the end decides that a message fits.
         steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]

@@ -32,7 +32,6 @@ _NEXT_MESSAGE = re.compile(rb',(?=\s*\{\s*"T"\s*:)')
 _CUT = "the payload ends within its messages"
 _NEXT_MAP = re.compile(rb"[\x80-\x8f]\xa1T[\xa1-\xbf]")
 """The start of a message in msgpack: a map whose first key is `T`, with a text."""
-_NOTHING = re.compile(rb"\{\s*\}")
 _SPACE = b" \t\n\r"
 _OPENER = {0x5D: 0x5B, 0x7D: 0x7B}
 """Closing bracket → the bracket that it closes."""
@@ -53,7 +52,7 @@ class Items(NamedTuple):
 
 
 Leaf = Callable[[bytes], Any]
-"""Returns what takes the place of the bytes of a record."""
+"""Returns what takes the place of the bytes of a message."""
 
 
 def parse_json(data: bytes) -> Any:
@@ -85,7 +84,7 @@ def json_messages(payload: bytes, leaf: Leaf = parse_json) -> list[Any] | None:
 
     Whatever follows the array is `Unreadable` (or its bytes), and so is the rest of a payload that was cut.
     """
-    rest = payload.removeprefix(BOM).strip(_SPACE)
+    rest = _trim(payload)
     if not rest.startswith(b"["):
         return None
     found: list[Any] = []
@@ -177,44 +176,51 @@ def _unreadable(data: bytes, reason: str, leaf: Leaf) -> Any:
 # -- REST bodies
 
 
-def read_body(data: bytes, member: str, leaf: Leaf = parse_json) -> tuple[dict[str, Any], bytes] | None:
-    """Return a body whose records `leaf` has read, and the bytes that follow it.
+def read_body(data: bytes, member: str) -> tuple[dict[str, Any], bytes] | None:
+    """Return a body whose records were parsed one by one, and the bytes that follow it.
 
     None if it is not an object, or does not end: then a part of unknown size is missing. `member` holds the
     records; if no member has this name, each member may be the record of a symbol.
     """
-    rest = data.removeprefix(BOM).strip(_SPACE)
+    rest = _trim(data)
     members = _members(rest)
     if members is None:
         return None
     body, end = members
     one_symbol = ONE_SYMBOL in body
-    is_bare = not body.keys() & {member, member[:-1]}
-    out: dict[str, Any] = {}
-    for name, raw in body.items():
-        if name in (member, member[:-1]):
-            out[name] = _records(raw, leaf) if one_symbol else _by_symbol(raw, leaf)
-        elif is_bare and raw.startswith(b"{"):
-            out[name] = leaf(raw)
-        else:
-            out[name] = parse_json(raw)
+    out = {
+        name: _by_symbol(raw) if name in (member, member[:-1]) and not one_symbol else _records(raw)
+        for name, raw in body.items()
+    }
     return out, rest[end:].strip(_SPACE)
 
 
-def _by_symbol(raw: bytes, leaf: Leaf) -> Any:
+def split_value(data: bytes) -> dict[str | int, bytes]:
+    """Return the members of an object by name, or the items of a list by index, as bytes."""
+    data = _trim(data)
+    if data.startswith(b"["):
+        return dict(enumerate(split_json(data).items))
+    members = _members(data)
+    return dict(members[0].items()) if members else {}
+
+
+def _trim(data: bytes) -> bytes:
+    return data.removeprefix(BOM).strip(_SPACE)
+
+
+def _by_symbol(raw: bytes) -> Any:
     members = _members(raw) if raw.startswith(b"{") else None
     if members is None:
-        return _records(raw, leaf)
-    return {name: _records(value, leaf) for name, value in members[0].items()}
+        return _records(raw)
+    return {name: _records(value) for name, value in members[0].items()}
 
 
-def _records(raw: bytes, leaf: Leaf) -> Any:
+def _records(raw: bytes) -> Any:
     if raw.startswith(b"["):
         items, end = split_json(raw)
         if end == len(raw):
-            return [leaf(item) for item in items]
-    is_record = raw.startswith(b"{") and not _NOTHING.fullmatch(raw)
-    return leaf(raw) if is_record else parse_json(raw)
+            return [parse_json(item) for item in items]
+    return parse_json(raw)
 
 
 def _members(data: bytes) -> tuple[dict[str, bytes], int] | None:

@@ -43,6 +43,7 @@ def channels(draw: st.DrawFn, wire_type: str) -> Channel:
                 kind,
                 key,
                 required=draw(st.booleans()),
+                essential=draw(st.booleans()),
                 default=False if kind is Kind.BOOL and draw(st.booleans()) else None,
                 dictionary=f"texts_{kind.value}" if coded else "",
             )

@@ -180,7 +180,7 @@ def test_what_fuzzing_found(codec: str, payload: bytes) -> None:
     pair.decode([make_small("stocks", codec, 2), payload, make_small("stocks", codec, 2)], KINDS[codec])
 
 
-TRADE = b'{"T":"t","S":"A","p":%s,"t":"2024-03-12T10:38:50Z"%s}'
+TRADE = b'{"T":"t","S":"A","p":%s,"s":2,"t":"2024-03-12T10:38:50Z"%s}'
 
 
 def json_trade(price: bytes = b"1.5", more: bytes = b"") -> bytes:
@@ -353,7 +353,7 @@ def test_which_new_texts_find_a_place_in_a_dictionary_goes_by_their_order() -> N
         stop = min(start + 1000, limit - 1)
         pair.decode([trade(f"X{i}") for i in range(start, stop)], PayloadKind.JSON)
     # The fallback decoder decodes this one.
-    unusual = trade("NEW1", b'"x"').replace(b'"x","t"', b'1,"odd":{"a":1},"t"')
+    unusual = trade("NEW1", b'"x"').replace(b'"x","s"', b'1,"odd":{"a":1},"s"')
     decoded = pair.decode([trade("X1"), unusual, trade("NEW2"), trade("X2")], PayloadKind.JSON)
     assert decoded.new["exchanges"] == ("NEW1",)
     assert [r.payload for r in decoded.rejects] == [2]

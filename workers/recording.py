@@ -208,7 +208,8 @@ def _received(rows: pl.DataFrame) -> list[int]:
 
 
 def find_recorded(ticket: RecordTicket) -> int:
-    """Return the row after the last one of the frame that is in the table."""
+    """Return the row after the last one of the frame that is in the table; it is opened anew."""
+    _tables.pop(ticket.table, None)
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from mdstream.config import StoreConfig
-from mdstream.errors import MdstreamError, NoRunError, NoWorkersError, StoreError
+from mdstream.errors import MdstreamError, NoRunError, NoWorkersError
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.handoff.record_ticket import CompactTicket, RecordTicket
 from mdstream.pool.pool import WorkerPool
 from mdstream.recording.recorder_state import Recorded, RecorderLock, RecorderState, write
-from mdstream.store.objects import check_object_store, storage_options
+from mdstream.store.objects import storage_options
 
 log = logging.getLogger(__name__)
 
@@ -375,18 +375,3 @@ def _is_recorded(folder: Path) -> bool:
     if folder.name.startswith("telemetry.") or not (folder / "head").exists():
         return False
     return not is_keyed(read_schema(folder))
-
-
-def check_store(path: str) -> None:
-    """Raise `StoreError` if `path` cannot hold a store, so that a run fails before it starts."""
-    if "://" in path:
-        check_object_store(path)
-        return
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".mdstream-writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(f"store: cannot write in {path}: {error.strerror}") from error

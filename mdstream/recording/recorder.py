@@ -49,6 +49,9 @@ DIVIDE_AFTER = 2
 _AGAIN_S = 2.0
 """Least time until a failed commit is repeated."""
 
+SAY_S = 60.0
+"""Least time between two reasons why recording does not proceed, while it does not."""
+
 CHECK_S = 60.0
 """Seconds after which a table without new rows is looked at: it may have been removed."""
 
@@ -80,6 +83,8 @@ class Recorder:
     """Attempts to store its next rows that failed."""
     _troubles: dict[str, str]
     """What keeps it from being recorded; the oldest first."""
+    _said_at: float
+    """When such a reason was published last, on the monotonic clock."""
     _failure: BaseException | None
     """An unexpected error of a task; it ends the recorder."""
     _dead_since: float
@@ -107,7 +112,7 @@ class Recorder:
         self._uncompacted, self._troubles, self._failures = {}, {}, {}
         self._failure = None
         self._stops_at = None
-        self._dead_since = 0.0
+        self._dead_since = self._said_at = 0.0
         self._stop = False
 
     def stop(self) -> None:
@@ -347,14 +352,19 @@ class Recorder:
         return time.monotonic() - self._dead_since >= _SETTLE_S
 
     def _set_trouble(self, name: str, text: str) -> None:
-        """Note why a frame is not recorded; empty if it is. Log and publish the oldest such reason."""
+        """Note why a frame is not recorded; empty if it is. Log and publish the oldest such reason.
+
+        Frames that fail together have reasons of their own: these follow each other once a minute at most.
+        """
         if text:
             self._troubles[name] = text
         else:
             self._troubles.pop(name, None)
         oldest = next(iter(self._troubles.values()), "")
-        if oldest != self.state.trouble:
-            self.state.trouble = oldest
+        now = time.monotonic()
+        due = not oldest or not self.state.trouble or now - self._said_at >= SAY_S
+        if oldest != self.state.trouble and due:
+            self.state.trouble, self._said_at = oldest, now
             log.warning("%s", oldest or "recording resumed")
 
     def _publish(self) -> None:

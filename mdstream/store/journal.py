@@ -4,8 +4,8 @@
 
     magic · sequence · entries · bytes │ entries: offset, length, kind, compression, recv_ns │ payloads
 
-A gap in the sequence is a hole: batches that could not be written. A record without entries, at the end of
-a journal, names the last of them.
+A gap in the sequence is a hole: batches that were not written, or are lost. A record without entries, at
+the end of a journal, names the last of them.
 
 A batch is written as soon as it is sealed, so the journal has every payload that a worker may decode. If
 the feed is killed in between, the batch is committed again and may be in the journal twice: readers take

@@ -10,6 +10,7 @@ So each row is stored somewhere, and none is tried for ever.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordT
 from mdstream.handoff.rejects import RejectRow
 from mdstream.reading.reader import FrameReader
 from mdstream.store.migration import migrate
-from mdstream.store.objects import summarize_error
+from mdstream.store.objects import find_errno, summarize_error
 from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, RUN, polars_schema, why_too_large
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, RECV_TS, REJECTS, Channel, Kind
@@ -97,7 +98,7 @@ class _Batch:
             self._reject(rows.filter(too_large), reasons, "")
             self._commit(rows.filter(~too_large), self._first + stop)
         except BaseException as error:
-            if not self._ticket.divide or not _is_of_library(error) or _has_no_room(error):
+            if not self._ticket.divide or not _is_of_library(error) or _is_of_disk(error):
                 raise
             _tables.pop(self._ticket.table, None)
             if len(rows) > 1:
@@ -128,7 +129,7 @@ class _Batch:
         try:
             self._commit(row, self._first + index + 1)
         except BaseException as error:
-            if not _is_of_library(error) or _has_no_room(error):
+            if not _is_of_library(error) or _is_of_disk(error):
                 raise
             _tables.pop(self._ticket.table, None)
             return f"row {self._first + index}: {_summarize(error)}"
@@ -208,7 +209,8 @@ def _received(rows: pl.DataFrame) -> list[int]:
 
 
 def find_recorded(ticket: RecordTicket) -> int:
-    """Return the row after the last one of the frame that is in the table."""
+    """Return the row after the last one of the frame that is in the table; it is opened anew."""
+    _tables.pop(ticket.table, None)
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)
@@ -330,6 +332,11 @@ def _is_of_library(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
+def _is_of_disk(error: BaseException) -> bool:
+    """Return whether the disk is at fault: then no row is."""
+    return bool(find_errno(error)) or _has_no_room(error)
+
+
 def _has_no_room(error: BaseException) -> bool:
     text = summarize_error(error)
     return "No space left" in text or "Quota exceeded" in text
@@ -344,4 +351,6 @@ def _why(table: str, error: BaseException) -> str:
     text = summarize_error(error)
     if _has_no_room(error):
         return f"store: no room at {table}; recording resumes when there is some"
+    if "://" not in table and (number := find_errno(error)):
+        return f"store: {table}: {os.strerror(number)}. Recording resumes when it can be written"
     return f"store: {table}: {text[:300]}"

@@ -39,7 +39,8 @@ def record(
     """
     from mdstream.feed.salvage import commit_leftovers
     from mdstream.pool import ipc_names
-    from mdstream.recording.recorder import Recorder, check_store
+    from mdstream.recording.recorder import Recorder
+    from mdstream.store.folders import check_store
 
     settings = load(config, flags=given)
     root = directory or settings.frames.directory

@@ -26,7 +26,7 @@ from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
 from mdstream.pool.pool import SINGLE_THREADED
 from mdstream.pool.worker_code import COMPILING, compile_kernels, compiled_kernels, do_without_kernels
-from mdstream.recording.recorder import check_store
+from mdstream.store.folders import check_folder, check_store
 from mdstream.store.rejects import find_obstacle
 from mdstream.system import resources
 
@@ -109,7 +109,7 @@ def check_rejects(folder: str, run_id: str) -> None:
 
 
 def prepare_store(store: StoreConfig) -> StoreConfig:
-    """Return `store` with an absolute path. Raises `StoreError` if it cannot be written."""
+    """Return `store` with an absolute path. Raises an error if it cannot be written."""
     if "://" not in store.path:
         store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
     check_store(store.path)
@@ -117,9 +117,9 @@ def prepare_store(store: StoreConfig) -> StoreConfig:
 
 
 def prepare_journal(folder: str) -> str:
-    """Return the absolute path of `folder`. Raises `StoreError` if it cannot be written."""
+    """Return the absolute path of `folder`. Raises `ConfigError` if it cannot be written."""
     path = str(Path(folder).absolute())
-    check_store(path)
+    check_folder("journal", path)
     return path
 
 

@@ -17,6 +17,7 @@ from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import ConfigError
 from mdstream.reading.attach import Attachment
+from mdstream.store.folders import why_unwritable
 from mdstream.store.rejects import reject_path
 from mdstream.telemetry.metrics import group_values
 
@@ -177,8 +178,12 @@ def check_path(path: str | Path) -> None:
         raise ConfigError(f"report: no folder {path.parent}")
     if path.is_dir():
         raise ConfigError(f"report: {path} is a folder; name a file in it")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(f"report: {path} cannot be written")
+    if path.exists():
+        why = "" if os.access(path, os.W_OK) else f"{path} cannot be written"
+    else:
+        why = why_unwritable(path.parent)
+    if why:
+        raise ConfigError(f"report: {why}")
 
 
 def write(report: dict[str, Any], path: str | Path) -> None:

@@ -113,7 +113,8 @@ class Feed:
         assignment, name, journal = self._assignment, self.spec.name, None
         if folder := self._config.journal:
             path = journal_path(folder, assignment.run_id, name)
-            journal = FeedJournal(JournalWriter(path, self.state["journal_missed"]), self._pool)
+            writer = JournalWriter(path, self.state["journal_missed"])
+            journal = FeedJournal(writer, self._pool, self._report)
         return Pipeline(
             assignment.run,
             name,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from mdstream.errors import WorkerError
 from mdstream.handoff.slab import Slab
 from mdstream.pool.pool import WorkerPool
-from mdstream.store.journal import JournalWriter
+from mdstream.store.journal import JournalWriter, has_segment, segment_number
+from mdstream.telemetry.events import EventKind, RunEvent, Severity
 
 log = logging.getLogger(__name__)
 
@@ -21,27 +23,38 @@ CLOSE_S = 5.0
 
 
 class FeedJournal:
-    """Writes a stream's journal, and has its finished segments compressed."""
+    """Writes a stream's journal, and has its finished segments compressed.
+
+    `report` is called with an event for each loss of what was written.
+    """
 
     # Written only here: running compressions.
     _compressing: set[asyncio.Task[None]]
 
-    def __init__(self, writer: JournalWriter, pool: WorkerPool) -> None:
+    def __init__(
+        self,
+        writer: JournalWriter,
+        pool: WorkerPool,
+        report: Callable[[RunEvent], None] = lambda event: None,
+    ) -> None:
         self._writer = writer
         self._pool = pool
+        self._report = report
         self._compressing = set()
 
     @property
     def missed(self) -> int:
-        """Payloads that could not be written."""
+        """Payloads that could not be written, or are lost."""
         return self._writer.missed
 
     def write(self, slab: Slab, sequence: int) -> None:
         """Write a batch."""
         self._writer.write(slab, sequence)
 
-    def compress_full(self) -> None:
-        """Start to compress full segments."""
+    def heartbeat(self) -> None:
+        """Look for lost segments, and start to compress full ones; call it a few times a second."""
+        if loss := self._writer.find_loss():
+            self._report_loss(loss)
         for path in self._writer.take_full():
             task = asyncio.get_running_loop().create_task(self._compress(path))
             self._compressing.add(task)
@@ -49,8 +62,9 @@ class FeedJournal:
 
     async def close(self) -> None:
         """End the journal, and wait until all of it is compressed, `CLOSE_S` at most."""
+        self.heartbeat()
         self._writer.close()
-        self.compress_full()
+        self.heartbeat()
         if self._compressing:
             _, left = await asyncio.wait(self._compressing, timeout=CLOSE_S)
             for task in left:
@@ -61,7 +75,19 @@ class FeedJournal:
         try:
             await self._pool.compress(segment)
         except (OSError, WorkerError) as error:
+            lost = 0 if has_segment(segment) else self._writer.forget(segment_number(segment))
+            if lost:
+                self._report_loss(
+                    f"{segment} was removed before it was compressed, and the {lost:,} payloads in it are "
+                    "missing from the journal"
+                )
+                return
             log.warning("%s stays uncompressed: %s", segment, error)
         except asyncio.CancelledError:
             log.warning("%s stays uncompressed: the stream ended", segment)
             raise
+
+    def _report_loss(self, loss: str) -> None:
+        text = f"journal: {loss}. The run will end with exit code 1"
+        log.error("%s", text)
+        self._report(RunEvent(EventKind.JOURNAL, text, Severity.ERROR, {"missed": self.missed}))

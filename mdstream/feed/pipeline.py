@@ -244,6 +244,7 @@ class Pipeline:
         self._slabs.close()
         if self._journal is not None:
             await self._journal.close()
+            self._committer.state["journal_missed"] = self._journal.missed
 
     def heartbeat(self) -> None:
         """Publish gauges and telemetry; call it a few times a second."""
@@ -256,7 +257,8 @@ class Pipeline:
         state["slabs"] = self._slabs.statistics().existing
         self._committer.flush()
         if self._journal is not None:
-            self._journal.compress_full()
+            self._journal.heartbeat()
+            state["journal_missed"] = self._journal.missed
 
     def _check_load(self) -> None:
         """Report that workers lag behind, or have caught up."""

@@ -25,7 +25,7 @@ from mdstream.feed.pipeline import FULL_S
 from mdstream.frames.rundir import lock_feed, lock_path, state_path
 from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, line_writer, set_up, set_up_child
-from mdstream.pool import forkserver
+from mdstream.pool import forkserver, ipc_names
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
 from mdstream.streams import STREAMS
 from mdstream.system import children
@@ -43,6 +43,7 @@ T = TypeVar("T")
 def main(assignment: Assignment, pipe: Connection) -> None:
     """Run the feed's process, and end it with an `Exit` code; send the reason over `pipe` if not OK."""
     children.ignore_terminal()  # the supervisor handles Ctrl-C
+    ipc_names.allow_lost_tracker()
     os.environ.update(SINGLE_THREADED)
     if assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)

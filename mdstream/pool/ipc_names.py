@@ -15,7 +15,8 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,25 @@ def claim() -> None:
     """
     reap()
     _name(_config())
+    allow_lost_tracker()
+
+
+def allow_lost_tracker() -> None:
+    """Let this process remove semaphores without errors when its resource tracker has been killed.
+
+    Python starts another tracker then, which does not know the semaphores, and prints a traceback for each
+    that is removed. So a semaphore is registered before it is unregistered; to do so twice changes nothing.
+    Only for our own processes, like `claim`. A tracker that is killed between the two prints one traceback.
+    """
+    resource_tracker.unregister = _unregister_any
+
+
+_unregister = resource_tracker.unregister
+
+
+def _unregister_any(name: Sized, rtype: str) -> None:
+    resource_tracker.register(name, rtype)
+    _unregister(name, rtype)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@
 
 1. The table of a frame holds how far the frame is recorded, so that a restarted recorder knows it.
 2. Rows of one frame are stored in their order, one ticket at a time. Frames share the workers.
-3. When the run has ended, or its engine is dead, the rest is recorded. A dead run's folder is then removed.
+3. Tables without new rows are looked at once a minute, and all at the end. What was removed is recorded
+   again as far as the frames still have it.
+4. When the run has ended, or its engine is dead, the rest is recorded. A dead run's folder is then removed.
 
 The recorder only reads the frames: the engine neither waits for it nor notices if it dies.
 """
@@ -17,20 +19,20 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mdstream.config import StoreConfig
-from mdstream.errors import MdstreamError, NoRunError, NoWorkersError, StoreError
+from mdstream.errors import MdstreamError, NoRunError, NoWorkersError
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.handoff.record_ticket import CompactTicket, RecordTicket
 from mdstream.pool.pool import WorkerPool
 from mdstream.recording.recorder_state import Recorded, RecorderLock, RecorderState, write
-from mdstream.store.objects import check_object_store, storage_options
+from mdstream.store.objects import storage_options
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,12 @@ DIVIDE_AFTER = 2
 
 _AGAIN_S = 2.0
 """Least time until a failed commit is repeated."""
+
+SAY_S = 60.0
+"""Least time between two reasons why recording does not proceed, while it does not."""
+
+CHECK_S = 60.0
+"""Seconds after which a table without new rows is looked at: it may have been removed."""
 
 _SETTLE_S = 2.0
 """How long the feeds of a killed engine may take to end."""
@@ -66,13 +74,17 @@ class Recorder:
     _heads: dict[str, Head]
     _due: dict[str, float]
     """When its next rows are due, on the monotonic clock."""
-    _tasks: dict[str, asyncio.Task[None]]
+    _check_at: dict[str, float]
+    """When to look whether its table is still there, on the monotonic clock."""
+    _tasks: dict[str, asyncio.Task[Any]]
     _uncompacted: dict[str, int]
     """Commits since its table was compacted."""
     _failures: dict[str, int]
     """Attempts to store its next rows that failed."""
     _troubles: dict[str, str]
     """What keeps it from being recorded; the oldest first."""
+    _said_at: float
+    """When such a reason was published last, on the monotonic clock."""
     _failure: BaseException | None
     """An unexpected error of a task; it ends the recorder."""
     _dead_since: float
@@ -96,11 +108,11 @@ class Recorder:
         self._on_change = on_change
         self._commit_leftovers = commit_leftovers
         self._options = storage_options(store.path)
-        self._heads, self._due, self._tasks = {}, {}, {}
+        self._heads, self._due, self._tasks, self._check_at = {}, {}, {}, {}
         self._uncompacted, self._troubles, self._failures = {}, {}, {}
         self._failure = None
         self._stops_at = None
-        self._dead_since = 0.0
+        self._dead_since = self._said_at = 0.0
         self._stop = False
 
     def stop(self) -> None:
@@ -141,7 +153,8 @@ class Recorder:
             if over:  # all remaining rows are recorded, and no more come
                 self._stops_at = None
             self._start_due(pool, hurry=over or stop)
-            if (over or stop) and not self._tasks and not self._has_unrecorded_rows():
+            is_done = (over or stop) and not self._tasks and not self._has_unrecorded_rows()
+            if is_done and await self._check_all(pool):
                 break
             if stop and self._troubles:  # waiting would not help
                 over = False
@@ -169,14 +182,18 @@ class Recorder:
             if name in self._tasks or (now < self._due[name] and not soon):
                 continue
             known = self.state.frames.get(name)
+            job: Callable[[WorkerPool, str], Coroutine[Any, Any, Any]] = self._record_frame
             if known is not None and self._rows_to_record(name) <= known.past:
-                continue
+                if now < self._check_at[name]:
+                    continue
+                job = self._check_frame
             self._due[name] = now + self._store.every_s
-            task = asyncio.ensure_future(self._record_frame(pool, name))
+            self._check_at[name] = now + CHECK_S
+            task = asyncio.ensure_future(job(pool, name))
             self._tasks[name] = task
             task.add_done_callback(partial(self._finish_task, name))
 
-    def _finish_task(self, name: str, task: asyncio.Task[None]) -> None:
+    def _finish_task(self, name: str, task: asyncio.Task[Any]) -> None:
         del self._tasks[name]
         if not task.cancelled():
             self._failure = self._failure or task.exception()
@@ -202,20 +219,18 @@ class Recorder:
             if known is None:
                 stored = await pool.find_recorded(self._ticket(name, Recorded(), 0))
                 # A recorder that starts late begins with the oldest row that is kept.
-                known = Recorded(stored or self._heads[name].first_row, stored)
+                begin = 0 if stored else self._heads[name].first_row
+                known = Recorded(stored or begin, stored, begin=begin)
                 self.state.frames[name] = known
             while (rows := self._rows_to_record(name)) > known.past:
                 ticket = self._ticket(name, known, min(rows, known.past + MOST_ROWS))
                 receipt = await pool.record(ticket)
                 if receipt.past < ticket.first:
-                    log.warning(
-                        "%s was removed or replaced: recording again the rows that the frame still has",
-                        ticket.table,
-                    )
-                    known.past = receipt.past or self._heads[name].first_row
-                    known.table_past = receipt.past
+                    self._record_again(name, known, receipt.past)
                     continue
-                known.past = known.table_past = receipt.past
+                known.past = receipt.past
+                if receipt.rows or receipt.unstorable:  # otherwise nothing was committed
+                    known.table_past = receipt.past
                 known.rows += receipt.rows
                 known.missed += receipt.missed
                 known.unstorable += receipt.unstorable
@@ -246,8 +261,50 @@ class Recorder:
             raise  # the recorder ends; its supervisor may start another one
         except MdstreamError as error:
             self._failures[name] = self._failures.get(name, 0) + 1
-            self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
-            self._set_trouble(name, str(error))
+            self._postpone(name, error)
+
+    async def _check_all(self, pool: WorkerPool) -> bool:
+        """Return whether every table has what was recorded in it."""
+        for name in list(self.state.frames):
+            if not await self._check_frame(pool, name):
+                return False
+        return True
+
+    async def _check_frame(self, pool: WorkerPool, name: str) -> bool:
+        """Return whether a table has what was recorded in it. If not, its frame is recorded again."""
+        known = self.state.frames[name]
+        if not known.table_past:
+            return True
+        try:
+            found = await pool.find_recorded(self._ticket(name, known, known.past))
+        except NoWorkersError:
+            raise
+        except MdstreamError as error:
+            self._postpone(name, error)
+            return False
+        self._set_trouble(name, "")
+        if found >= known.table_past:
+            return True
+        self._record_again(name, known, found)
+        return False
+
+    def _record_again(self, name: str, known: Recorded, found: int) -> None:
+        """Go back to row `found`, up to which a removed or replaced table has the rows; 0: it has none."""
+        table = _table_uri(self._store.path, name)
+        log.warning("%s was removed or replaced: recording again the rows that are still kept", table)
+        known.table_past = found
+        if found:  # an earlier state of the table, such as a backup
+            known.past = found
+            return
+        known.past = max(known.begin, self._heads[name].first_row)
+        known.missed, known.unstorable = known.past - known.begin, 0
+        if known.missed:
+            log.error("%s: %d rows are lost: the frame no longer has them", name, known.missed)
+
+    def _postpone(self, name: str, error: MdstreamError) -> None:
+        """Note why a frame cannot be recorded or checked, and try again later."""
+        self._due[name] = time.monotonic() + max(_AGAIN_S, self._store.every_s)
+        self._set_trouble(name, str(error))
 
     def _ticket(self, name: str, known: Recorded, past: int) -> RecordTicket:
         feed = self._read_run().get("feeds", {}).get(name.partition(".")[0], "")
@@ -295,14 +352,19 @@ class Recorder:
         return time.monotonic() - self._dead_since >= _SETTLE_S
 
     def _set_trouble(self, name: str, text: str) -> None:
-        """Note why a frame is not recorded; empty if it is. Log and publish the oldest such reason."""
+        """Note why a frame is not recorded; empty if it is. Log and publish the oldest such reason.
+
+        Frames that fail together have reasons of their own: these follow each other once a minute at most.
+        """
         if text:
             self._troubles[name] = text
         else:
             self._troubles.pop(name, None)
         oldest = next(iter(self._troubles.values()), "")
-        if oldest != self.state.trouble:
-            self.state.trouble = oldest
+        now = time.monotonic()
+        due = not oldest or not self.state.trouble or now - self._said_at >= SAY_S
+        if oldest != self.state.trouble and due:
+            self.state.trouble, self._said_at = oldest, now
             log.warning("%s", oldest or "recording resumed")
 
     def _publish(self) -> None:
@@ -323,18 +385,3 @@ def _is_recorded(folder: Path) -> bool:
     if folder.name.startswith("telemetry.") or not (folder / "head").exists():
         return False
     return not is_keyed(read_schema(folder))
-
-
-def check_store(path: str) -> None:
-    """Raise `StoreError` if `path` cannot hold a store, so that a run fails before it starts."""
-    if "://" in path:
-        check_object_store(path)
-        return
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".mdstream-writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(f"store: cannot write in {path}: {error.strerror}") from error

@@ -21,15 +21,17 @@ class Recorded(msgspec.Struct):
     rows: int = 0
     """Rows that this process stored."""
     missed: int = 0
-    """Rows that the frame dropped before they were read."""
+    """Rows that the frame dropped before they were read, or after a table with them was removed."""
     unstorable: int = 0
     """Rows that are in `<stream>.rejects` instead, because the table refuses them."""
     commits: int = 0
+    begin: int = 0
+    """Number of the first row to record: a late recorder begins with the oldest that is kept."""
 
     @property
     def stored(self) -> int:
         """Rows in the table."""
-        return self.past - self.missed - self.unstorable
+        return self.past - self.begin - self.missed - self.unstorable
 
 
 class RecorderState(msgspec.Struct):

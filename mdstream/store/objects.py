@@ -1,4 +1,4 @@
-"""Object stores: their options, a check, and readable errors."""
+"""Object stores: their options, a check, and readable errors, also of folders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mdstream.errors import StoreError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ANSWER = re.compile(r"<Code>([^<]*)</Code>\s*(?:<Message>([^<]*)</Message>)?")
+_SYSTEM = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
 
 _SOON = {"max_retries": "2", "retry_timeout": "10s", "connect_timeout": "5s", "timeout": "10s"}
 
@@ -20,6 +21,12 @@ def summarize_error(error: BaseException) -> str:
         return ": ".join(filter(None, found.groups()))
     parts = [" ".join(part.split()) for part in text.split("↳")]
     return ": ".join(dict.fromkeys((parts[0], parts[-1])))
+
+
+def find_errno(error: BaseException) -> int:
+    """Return the number of the system's error behind an error of a table; 0 if there is none."""
+    found = _SYSTEM.search(str(error))
+    return int(found[1] or found[2]) if found else 0
 
 
 def check_object_store(store: str) -> None:

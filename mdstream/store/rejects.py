@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mdstream.handoff.rejects import RejectRow
+from mdstream.store.folders import why_unwritable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,7 +38,7 @@ def find_obstacle(folder: str, run_id: str) -> str:
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         return f"{existing} is not a folder"
-    return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
+    return why_unwritable(existing)
 
 
 def scan_kept(store: str | Path, stream: str) -> pl.LazyFrame | None:

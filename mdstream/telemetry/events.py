@@ -39,6 +39,8 @@ class EventKind(StrEnum):
     """A fetch cycle has ended."""
     RECORDING = "recording"
     """Recording waits, has trouble, or has resumed."""
+    JOURNAL = "journal"
+    """The journal has lost payloads that were written."""
     RESOURCES = "resources"
     """Something was dropped for lack of room or time."""
 

@@ -241,7 +241,7 @@ _LOSSES = (
     Loss("levels_dropped", "levels", LIVE, "Order-book levels dropped beyond the best 1,000 of a side."),
     Loss("updates_untracked", "updates", LIVE, "Updates of symbols for which a keyed frame has no room."),
     Loss("rejects_lost", "messages", LIVE, "Rejected messages that could not be kept on disk."),
-    Loss("journal_missed", "payloads", LIVE, "Payloads that could not be written to the journal."),
+    Loss("journal_missed", "payloads", LIVE, "Payloads that the journal lacks: not written, or removed."),
     Loss("batch_rows_lost", "rows", LIVE, "Rows of telemetry.batches for which memory had no room."),
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mdstream.pool import ipc_names
-from tests.running import until
+from tests.running import HANGING_S, until
 
 OWNER = """
 import asyncio, sys, uvloop
@@ -108,3 +108,27 @@ def test_a_temporary_folder_with_a_long_name_is_no_obstacle(tmp_path: Path) -> N
         pass
     assert process.returncode == 0
     assert not list(folder.iterdir())
+
+
+TRACKER_KILLED = OWNER.replace(
+    """    await pool.close()
+""",
+    """    from multiprocessing import resource_tracker
+    import os, signal
+    os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+    await pool.close()
+""",
+)
+
+
+def test_semaphores_are_removed_without_a_traceback_after_their_tracker_was_killed() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore:resource_tracker:UserWarning", "-c", TRACKER_KILLED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, errors = process.communicate("\n", HANGING_S)
+    assert (process.returncode, out, errors) == (0, "ready\n", "")
+    assert not list(Path("/dev/shm").glob(f"sem.mdstream-{os.getuid()}-{process.pid}-*"))

@@ -18,7 +18,8 @@ import mdstream
 from mdstream.config import StoreConfig
 from mdstream.errors import NoStoreError, StoreError
 from mdstream.reading.attach import Attachment
-from mdstream.recording.recorder import Recorder, check_store
+from mdstream.recording.recorder import Recorder
+from mdstream.store.folders import check_store
 from mdstream.store.objects import storage_options, summarize_error
 from tests.feed.test_pipeline import payloads
 from tests.piping import rig

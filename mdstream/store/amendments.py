@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mdstream.store.schema import NS_SUFFIX, RUN
-from mdstream.store.sources import list_identity_columns
+from mdstream.store.sources import Merged, list_identity_columns
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.marks import is_marked
 from mdstream.streams.spec import RECV_TS, Channel
@@ -51,12 +51,15 @@ def read_amendments(rows: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
 
 
 def drop_marked(
-    rows: pl.LazyFrame, every: Sequence[pl.LazyFrame], channel: Channel, rules: BarRules
+    merged: Merged, every: Sequence[pl.LazyFrame], channel: Channel, rules: BarRules
 ) -> pl.LazyFrame:
-    """Return the merged `rows` without trades that any source among `every` has marked."""
+    """Return merged rows without trades that any source among `every` has marked."""
     import polars as pl
 
-    names = rows.collect_schema().names()
+    apart = merged.apart.filter(~is_marked(rules))
+    if merged.single is None or merged.several is None:
+        return apart
+    names = apart.collect_schema().names()
     keys = list_identity_columns(channel, names)
     marked = pl.concat(
         [
@@ -66,31 +69,26 @@ def drop_marked(
         how="vertical_relaxed",
     )
     counts = _count_most(marked)
-    others = rows.join(counts, on=keys, how="anti", nulls_equal=True)
-    same = rows.join(counts, on=keys, how="inner", nulls_equal=True).sort(
-        is_marked(rules), descending=True, maintain_order=True
-    )
-    left = same.filter(pl.int_range(pl.len()).over(keys) >= pl.col(_COUNT))
-    return pl.concat([others, left.select(names)])
+    single = merged.single.join(counts, on=keys, how="anti", nulls_equal=True)
+    several = merged.several.join(counts, on=keys, how="left", nulls_equal=True)
+    first = several.sort(is_marked(rules), descending=True, maintain_order=True)
+    left = first.filter(pl.int_range(pl.len()).over(keys) >= pl.col(_COUNT).fill_null(0))
+    return pl.concat([apart, single, left.select(names)])
 
 
 def drop_amended(rows: pl.LazyFrame, amendments: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Return `rows` without the trades that `amendments` name."""
+    """Return `rows` without the trades that `amendments` name. It reads all rows at once: pass few."""
     import polars as pl
 
     names = rows.collect_schema().names()
-    matching = list_matching_columns(channel)
-    number = matching[:_ID_COLUMNS]
-    known = amendments.select(number).unique()
-    others = rows.join(known, on=number, how="anti")
-    same = rows.join(known, on=number, how="semi").with_columns(_time_ns(channel.time).alias(_TRADED))
-    left = pl.concat([same, amendments], how="diagonal_relaxed").map_batches(
-        functools.partial(_leave_out, matching=matching),
+    trades = rows.with_columns(_time_ns(channel.time).alias(_TRADED))
+    left = pl.concat([trades, amendments], how="diagonal_relaxed").map_batches(
+        functools.partial(_leave_out, matching=list_matching_columns(channel)),
         predicate_pushdown=False,
         projection_pushdown=False,
         slice_pushdown=False,
     )
-    return pl.concat([others, left.select(names)])
+    return left.select(names)
 
 
 def _leave_out(found: pl.DataFrame, matching: Sequence[str]) -> pl.DataFrame:

@@ -17,7 +17,6 @@ from mdstream.store.dataset_tables import (
     Wanted,
     add_missing_columns,
     filter_wanted,
-    list_sources,
     open_table,
     partition_of,
     scan_widened,
@@ -30,10 +29,10 @@ from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, RUN
 from mdstream.store.sources import Part, list_identity_columns, merge
 from mdstream.streams import STREAMS
+from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
-from mdstream.streams.marks import is_marked
 from mdstream.streams.rest_spec import History
-from mdstream.streams.spec import RECV_TS, REJECTS, Channel
+from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
 from mdstream.venues.alpaca import sessions
 
 if TYPE_CHECKING:
@@ -186,33 +185,39 @@ def _merge_sources(
     import polars as pl
 
     day = partition_of(parts[0].rows)
-    apart, together = merge(parts, channel, day)
     stream = STREAMS[dataset.partition(".")[0]]
     rules = stream.bar_rules
     if live is None or rules is None or not rules.mark or channel.name != rules.trades:
-        return apart if together is None else pl.concat([apart, together])
-    rows = apart.filter(~is_marked(rules))
-    if together is not None:
-        every = [part.rows for part in parts]
-        rows = pl.concat([rows, drop_marked(together, every, channel, rules)])
-    tables = {
-        name: open_table(f"{live}/{stream.name}.{name}", options)
-        for name in (rules.corrections, rules.cancels)
-    }
-    amending = [
-        (read_amendments(add_missing_columns(scan_widened(table, kind), kind, True), channel), table)
-        for kind, table in ((stream.by_name[name], table) for name, table in tables.items())
-        if table is not None
-    ]
-    if not amending:
-        return rows
-    days = (
-        pl.concat([list_sources(table, day, True)["day"] for _, table in amending]).unique().str.to_date()
-    )
-    near = pl.concat([days, days.dt.offset_by("-1d")]).unique()
-    is_near = pl.col(day).is_in(near.implode())
-    amendments = pl.concat([each for each, _ in amending], how="vertical_relaxed")
-    return pl.concat([rows.filter(~is_near), drop_amended(rows.filter(is_near), amendments, channel)])
+        return merge(parts, channel, day).rows
+
+    def keep_valid(some: Sequence[Part]) -> pl.LazyFrame:
+        return drop_marked(merge(some, channel, day), [part.rows for part in some], channel, rules)
+
+    amendments = _read_amendments(stream, rules, live, options)
+    if amendments is None:
+        return keep_valid(parts)
+    # The few trades with an id that is amended are read apart: the others need no further join.
+    is_named = pl.col("id").is_in(amendments.select(pl.col("id").unique()).collect()["id"].implode())
+    is_named = is_named.fill_null(False)
+    others = [replace(part, rows=part.rows.filter(~is_named)) for part in parts]
+    named = [replace(part, rows=part.rows.filter(is_named)) for part in parts]
+    return pl.concat([keep_valid(others), drop_amended(keep_valid(named), amendments, channel)])
+
+
+def _read_amendments(
+    stream: StreamSpec, rules: BarRules, live: str, options: dict[str, str]
+) -> pl.LazyFrame | None:
+    """Return the recorded cancels and corrections of trades; None if there is no table of them."""
+    import polars as pl
+
+    found = []
+    for name in (rules.corrections, rules.cancels):
+        table = open_table(f"{live}/{stream.name}.{name}", options)
+        if table is not None:
+            kind = stream.by_name[name]
+            rows = add_missing_columns(scan_widened(table, kind), kind, True)
+            found.append(read_amendments(rows, stream.by_name[rules.trades]))
+    return pl.concat(found, how="vertical_relaxed") if found else None
 
 
 def _find_channel(dataset: str) -> tuple[Channel, History | None]:

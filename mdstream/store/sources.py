@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mdstream.store.schema import NS_SUFFIX, RUN
 from mdstream.streams.spec import RECV_TS, Channel
@@ -44,8 +44,26 @@ def list_identity_columns(channel: Channel, names: Sequence[str]) -> list[str]:
     return [n for name in channel.identity for n in (name, name + NS_SUFFIX) if n in names]
 
 
-def merge(parts: Sequence[Part], channel: Channel, day: str) -> tuple[pl.LazyFrame, pl.LazyFrame | None]:
-    """Return the rows of days with one source, and those of other days, merged; None if there are none.
+class Merged(NamedTuple):
+    """The rows of a dataset, each event as often as the source that has it most often."""
+
+    apart: pl.LazyFrame
+    """Those of days with one source."""
+    single: pl.LazyFrame | None
+    """Those of other days that no source has twice; None if there are no such days."""
+    several: pl.LazyFrame | None
+    """The others."""
+
+    @property
+    def rows(self) -> pl.LazyFrame:
+        """All of them."""
+        import polars as pl
+
+        return pl.concat([each for each in self if each is not None])
+
+
+def merge(parts: Sequence[Part], channel: Channel, day: str) -> Merged:
+    """Return the rows of all sources, merged.
 
     `day` is the partition column with the day or year. Columns are those of the first part.
     """
@@ -55,17 +73,16 @@ def merge(parts: Sequence[Part], channel: Channel, day: str) -> tuple[pl.LazyFra
     every = [part.rows for part in parts]
     met = find_shared_days(parts, channel)
     if met is not None and not len(met):
-        return _concat(every, names), None
+        return Merged(_concat(every, names), None, None)
     numbered = [part.rows.with_columns(_number_source(part).alias(_SOURCE)) for part in parts]
     if met is None:
-        return _concat(every, names).limit(0), _take_most(
-            _concat(numbered, [*names, _SOURCE]), channel, day
-        )
+        together = _concat(numbered, [*names, _SOURCE])
+        return Merged(_concat(every, names).limit(0), *_take_most(together, channel, day))
     days = met.str.to_date() if day == "date" else met.cast(pl.Int32)
     shared = pl.col(day).is_in(days.implode())
     together = _concat([rows.filter(shared) for rows in numbered], [*names, _SOURCE])
     apart = _concat([rows.filter(~shared) for rows in every], names)
-    return apart, _take_most(together, channel, day)
+    return Merged(apart, *_take_most(together, channel, day))
 
 
 def find_shared_days(parts: Sequence[Part], channel: Channel) -> pl.Series | None:
@@ -94,8 +111,8 @@ def _number_source(part: Part) -> pl.Expr:
     return pl.when(pl.col(RUN).is_null()).then(-received - 1).otherwise(run)
 
 
-def _take_most(rows: pl.LazyFrame, channel: Channel, day: str) -> pl.LazyFrame:
-    """Return each event as often as the source that has it most often."""
+def _take_most(rows: pl.LazyFrame, channel: Channel, day: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Return each event as often as the source that has it most often: single ones, and the others."""
     import polars as pl
 
     names = rows.collect_schema().names()
@@ -111,7 +128,7 @@ def _take_most(rows: pl.LazyFrame, channel: Channel, day: str) -> pl.LazyFrame:
     several = several.with_columns(pl.int_range(pl.len()).over(of_source).alias(_NUMBER))
     several = several.unique([*keys, _NUMBER], keep="first", maintain_order=True).drop(_NUMBER)
     single = single.unique(keys, keep="first", maintain_order=True)
-    return pl.concat([single, several]).drop(_SOURCE)
+    return single.drop(_SOURCE), several.drop(_SOURCE)
 
 
 def _concat(parts: Sequence[pl.LazyFrame], names: Sequence[str]) -> pl.LazyFrame:

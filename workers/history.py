@@ -167,7 +167,7 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
     rows = repeated = differing = 0
-    tail = schema.empty_table()
+    newest: dict[str, int] = {}
     with pq.ParquetWriter(
         into,
         schema,
@@ -177,10 +177,12 @@ def join(ticket: JoinTicket) -> JoinReceipt:
         use_dictionary=[f.name for f in schema if f.name not in numbers],
         column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
     ) as writer:
-        for staged in _groups(ticket.paths, schema):
+        for staged, begin in _groups(ticket.paths, schema):
             group = staged
             if channel.numbered_by or channel.one_per:
-                group, tail, differs = _drop_repeats(staged, tail, channel)
+                again = _find_overlap(staged, newest, channel)
+                earlier = _read_since(ticket.paths[: begin if again else 0], schema, channel, again)
+                group, differs = _drop_repeats(staged, earlier, channel)
                 repeated += staged.num_rows - group.num_rows
                 differing += differs
             if not group.num_rows:
@@ -197,34 +199,75 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     return JoinReceipt(rows, into.stat().st_size, first, last, repeated, differing)
 
 
-def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield the rows of staged files in row groups, with the columns of `schema`."""
+def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[tuple[pa.Table, int]]:
+    """Yield the rows of staged files in row groups, with the columns of `schema`.
+
+    With each comes the number of files before those that it is made of.
+    """
     waiting: list[pa.Table] = []
-    for path in paths:
+    begin = 0
+    for number, path in enumerate(paths, 1):
         table = pa.ipc.open_file(pa.memory_map(path)).read_all()
         for field in schema:
             if field.name not in table.column_names:  # an earlier version staged it
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         waiting.append(table.select(schema.names).cast(schema))  # it staged sizes as whole numbers, too
         if sum(table.num_rows for table in waiting) >= _ROWS_A_GROUP:
-            yield pa.concat_tables(waiting).unify_dictionaries()
-            waiting = []
+            yield pa.concat_tables(waiting).unify_dictionaries(), begin
+            waiting, begin = [], number
     if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries()
+        yield pa.concat_tables(waiting).unify_dictionaries(), begin
 
 
-def _drop_repeats(group: pa.Table, tail: pa.Table, channel: Channel) -> tuple[pa.Table, pa.Table, int]:
-    """Return a group's rows without those that it, or the previous group's `tail`, has already.
+def _find_overlap(group: pa.Table, newest: dict[str, int], channel: Channel) -> dict[str, int]:
+    """Return the symbols whose times in a group begin no later than the `newest` of earlier groups ended.
 
-    The second table is the new tail: the rows of the last time. The number is that of the rows that were
-    dropped although they differ (`Channel.one_per`). Equal rows have equal times, so only such rows are
-    compared, unless the times of a symbol are out of order.
+    Pages may repeat those before them. The value is the first of these times, in microseconds since 1970.
+    `newest` is brought up to date.
+    """
+    import polars as pl
+
+    found = pl.from_arrow(group.select([SYMBOL.name, channel.time]))
+    assert isinstance(found, pl.DataFrame)
+    time = pl.col(channel.time).dt.epoch("us")
+    spans = found.group_by(pl.col(SYMBOL.name).cast(pl.String)).agg(
+        time.min().alias("a"), time.max().alias("z")
+    )
+    again = {}
+    for symbol, least, most in spans.iter_rows():
+        if least <= newest.get(symbol, least - 1):
+            again[symbol] = least
+        newest[symbol] = max(most, newest.get(symbol, most))
+    return again
+
+
+def _read_since(
+    paths: Sequence[str], schema: pa.Schema, channel: Channel, since: dict[str, int]
+) -> pa.Table:
+    """Return the staged rows of symbols from a time on, in microseconds since 1970."""
+    found = [schema.empty_table()]
+    for group, _ in _groups(paths, schema):
+        times = group[channel.time].cast(pa.int64())
+        for symbol, first in since.items():
+            is_wanted = compute.and_(
+                compute.equal(group[SYMBOL.name].cast(pa.string()), symbol),
+                compute.greater_equal(times, first),
+            )
+            found.append(group.filter(is_wanted))
+    return pa.concat_tables(found).unify_dictionaries()
+
+
+def _drop_repeats(group: pa.Table, earlier: pa.Table, channel: Channel) -> tuple[pa.Table, int]:
+    """Return a group's rows without those that it, or `earlier` rows of its symbols, have already.
+
+    The number is that of the rows that were dropped although they differ (`Channel.one_per`). Equal rows
+    have equal times, so only such rows are compared, unless the times of a symbol are out of order.
     """
     import polars as pl
 
     names = group.column_names
     keys = [name for name in names if name not in (RECV_TS.name, RECV_TS.name + NS_SUFFIX)]
-    whole = pa.concat_tables([tail, group]).unify_dictionaries() if tail.num_rows else group
+    whole = pa.concat_tables([earlier, group]).unify_dictionaries() if earlier.num_rows else group
     times = whole[channel.time].cast(pa.int64()).to_numpy() * 1000
     times += whole[channel.time + NS_SUFFIX].to_numpy()
     steps = np.diff(times)
@@ -246,11 +289,10 @@ def _drop_repeats(group: pa.Table, tail: pa.Table, channel: Channel) -> tuple[pa
             is_first = is_new | pl.col(channel.numbered_by).is_null()
         kept[suspects] = found.select(is_first).to_series().to_numpy()
         differs[suspects] = found.select(is_new & ~is_first).to_series().to_numpy()
-    last = whole.filter(pa.array(times == times[-1])) if len(times) else tail
     before = len(times) - group.num_rows
     if not kept.all():
         group = group.filter(pa.array(kept[before:]))
-    return group, last, int(differs[before:].sum())
+    return group, int(differs[before:].sum())
 
 
 def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:

@@ -359,3 +359,36 @@ def test_a_page_without_a_readable_token_is_fetched_again(tmp_path: Path) -> Non
     body = b'{"trades":{"A":[' + RECORD + b']},"next_page_token":"\xff"}'
     assert stage(gzip.compress(body), tmp_path / "x.arrow").fault.startswith("next_page_token: not JSON")
     assert not (tmp_path / "x.arrow").exists()
+
+
+PIECES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=8)
+
+
+@pytest.mark.cases("I4")
+@settings(deadline=None, max_examples=examples(40))
+@given(first=PIECES, second=PIECES, size=st.integers(1, 30))
+def test_pages_that_repeat_earlier_ones_bring_no_row_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[tuple[int, int]],
+    second: list[tuple[int, int]],
+    size: int,
+) -> None:
+    """Each page is a piece of the same trades, also one that an earlier page or row group had."""
+    folder, paths, names = tmp_path_factory.mktemp("pages"), [], set()
+    for symbol, pieces in (("A", first), ("B", second)):
+        for number, (begin, count) in enumerate(pieces):
+            numbers = range(begin, begin + count)
+            records = [
+                {"t": format_time(BASE + n // 2 * 300), "p": 1.5, "s": n, "x": "V", "i": n} for n in numbers
+            ]
+            path = folder / f"{symbol}{number}.arrow"
+            stage({"trades": {symbol: records}, "next_page_token": None}, path)
+            names |= {(symbol, n) for n in numbers}
+            paths.append(str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "_ROWS_A_GROUP", size)
+        joined = history.join(JoinTicket("stocks", "trades", tuple(paths), str(folder / "x.parquet")))
+    frame = read_file(folder / "x.parquet")
+    assert sorted(frame.select("symbol", "id").rows()) == sorted(names)
+    assert joined.rows == len(names)
+    assert joined.repeated == sum(count for _, count in (*first, *second)) - len(names)

@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 _FIRST_CONTACT_S = 10.0
 """How long the server may take to answer at first. Later on, a lost network is waited for."""
 _ATTEMPTS = 100
+_FEW = 8
+"""If the plan excludes so many symbols, and none is answered, it excludes all."""
 _MOST_RESTARTS = 3
 """How often a shard is fetched from the start because the service no longer knows its page token."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -262,10 +264,12 @@ class Backfill:
                     continue
                 if isinstance(error, CredentialsError):
                     raise
-                if isinstance(error, PlanError) and not self.status.pages:
-                    raise  # not about this symbol: no other one was answered
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
+                has_none = not (self.status.already or self._client.has_worked)
+                is_general = len(self._refused) >= min(_FEW, len(self._request.symbols))
+                if isinstance(error, PlanError) and has_none and is_general:
+                    raise
             except (ConfigError, NoWorkersError, SharedMemoryError, StoreError, OSError):
                 raise
             except MdstreamError as error:

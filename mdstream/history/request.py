@@ -318,8 +318,8 @@ def _drop_asof(variant: str) -> str:
 
 
 def is_symbol(name: str) -> bool:
-    """Return whether a name can be a symbol: in capitals, no spaces around it, no list, no pattern."""
-    return bool(name) and name == name.strip().upper() and "," not in name and "*" not in name
+    """Return whether a name can be a symbol: in capitals, no spaces in it, no list, no pattern."""
+    return name == name.upper() and name.split() == [name] and "," not in name and "*" not in name
 
 
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:

@@ -228,6 +228,11 @@ class RestClient:
         return not isinstance(error, BadRequestError)
 
     @property
+    def has_worked(self) -> bool:
+        """Whether the service has ever answered with data."""
+        return self._doubt.has_worked
+
+    @property
     def is_given_up(self) -> bool:
         """Whether the server has not answered since the first attempt, and is no longer waited for."""
         longest = self._first_contact_s

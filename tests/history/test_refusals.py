@@ -117,12 +117,16 @@ def test_a_plan_without_the_data_ends_it_and_blames_no_symbol(
 
 
 @pytest.mark.cases("S1")
-def test_a_plan_without_the_data_of_one_symbol_costs_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", ["S0", "S7"])
+def test_a_plan_without_the_data_of_one_symbol_costs_no_other(tmp_path: Path, refused: str) -> None:
     refusal = (403, '{"message":"subscription does not permit querying OTC data"}')
-    with serve_answers(lambda number, query: refusal if query["symbols"] == "S7" else page(query)) as url:
-        status = fill(url, tmp_path, [f"S{number}" for number in range(8)])
-    assert set(status.failed) == {"S7"}
-    assert status.stored == 7
+    with serve_answers(
+        lambda number, query: refusal if query["symbols"] == refused else page(query)
+    ) as url:
+        for stored in (7, 0):
+            status = fill(url, tmp_path, [f"S{number}" for number in range(8)])
+            assert set(status.failed) == {refused}
+            assert status.stored == stored
 
 
 @pytest.mark.cases("S13")

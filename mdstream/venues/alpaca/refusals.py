@@ -145,7 +145,9 @@ _FAILED, _CONFIG, _KEY = 1, 2, 3
 _LATER = frozenset({408, 425, THROTTLED})
 _REFUSED = frozenset({401, 403})
 _TOO_LONG = frozenset({414, 431})
+_PLAN = frozenset({402, 403, 409, 422})
 _FRONT_END = frozenset({Shape.HTML})
+_SERVICE = frozenset(Shape) - _FRONT_END
 _CHECK_KEY = f"check {KEY_VARIABLE} and {SECRET_VARIABLE}"
 
 
@@ -205,9 +207,9 @@ RULES: tuple[Rule, ...] = (
     _rest(range(300, 400), Kind.REQUEST, Kind.DOUBTFUL, _FAILED, _MOVED + "data_url"),
     _rest(_TOO_LONG, Kind.REQUEST, Kind.REQUEST, _FAILED, _SHOWN),
     _rest(_LATER, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _SHOWN),
-    _rest({403, 422}, Kind.PLAN_LATER, Kind.PLAN_LATER, _FAILED, _SHOWN, words=_RECENT),
-    _rest({403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}; {_OTHER_FEED}", words="subscription"),
-    _rest({403, 422}, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", words="agreement"),
+    _rest(_PLAN, Kind.PLAN_LATER, Kind.PLAN_LATER, _FAILED, _SHOWN, _SERVICE, _RECENT),
+    _rest(_PLAN, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}; {_OTHER_FEED}", _SERVICE, "subscription"),
+    _rest(_PLAN, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", _SERVICE, "agreement"),
     _rest(_REFUSED, Kind.DOUBTFUL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}", _FRONT_END),
     _rest(_REFUSED, Kind.FINAL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}"),
     _rest(range(400, 500), Kind.DOUBTFUL, Kind.DOUBTFUL, _FAILED, _SHOWN, _FRONT_END),

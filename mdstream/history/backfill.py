@@ -221,10 +221,10 @@ class Backfill:
     async def _fetch_days(self) -> list[Day]:
         """Return the days of this request, and their trades by the service's own count."""
         async with self._make_client() as client:
-            try:
-                return await fetch_days(client, self._request, time.time_ns() - RECENT_NS)
-            finally:
-                self.status.requests += client.requests
+            found = await fetch_days(client, self._request, time.time_ns() - RECENT_NS)
+        self.status.requests += client.requests
+        days, self.status.uncounted = found
+        return days
 
     async def _fetch_shards_at_once(self, waiting: deque[Progress]) -> None:
         """Fetch all waiting shards, and write the files."""

@@ -48,20 +48,21 @@ class Day(NamedTuple):
         return Shard(self.symbol, self.first, self.past)
 
 
-async def fetch_days(client: Client, request: BackfillRequest, until: int) -> list[Day]:
+async def fetch_days(client: Client, request: BackfillRequest, until: int) -> tuple[list[Day], int]:
     """Return each day of the request with trades, by the service's daily bars that are over at `until`.
 
-    Without daily bars, or if they are what is requested, there are none.
+    Without daily bars, or if they are what is requested, there are none. The number is that of the symbols
+    that have daily bars which cannot be read or fetched.
     """
     bars = next((each for each in request.spec.history if each.bars), None)
     past = min(request.past, last_complete(until, _DAILY))
     is_longer = request.timeframe and length_ns(request.timeframe) >= DAY_NS
     if bars is None or is_longer or past <= request.first or EVERYTHING in request.symbols:
-        return []
+        return [], 0
     found = await asyncio.gather(
         *(_fetch_symbol(client, request, symbol, bars, past) for symbol in request.symbols)
     )
-    return [day for days in found for day in days]
+    return [day for days, _ in found for day in days], sum(not is_all for _, is_all in found)
 
 
 def find_short_days(request: BackfillRequest, store: Path, days: Sequence[Day]) -> list[tuple[Day, int]]:
@@ -99,7 +100,9 @@ class _Page(NamedTuple):
 
 async def _fetch_symbol(
     client: Client, request: BackfillRequest, symbol: str, bars: Any, past: int
-) -> list[Day]:
+) -> tuple[list[Day], bool]:
+    """Return the days of a symbol, and whether these are all: a bar that cannot be read costs its day."""
+
     async def read(body: Body) -> _Page:
         answer = body.parse(f"the daily bars of {symbol}")
         try:
@@ -111,18 +114,22 @@ async def _fetch_symbol(
     if bars.adjusted:
         more[ADJUSTMENT] = ADJUSTMENTS[0]
     query = history_request(bars, request.feed, (symbol,), (request.first, past), more)
-    found = []
+    found, unreadable = [], ""
     try:
         async for page in pages(client, query, read):
             for bar in page.bars:
-                first, trades = to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])
+                try:
+                    first, trades = to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])
+                except (KeyError, ValueError, TypeError, OverflowError) as error:
+                    unreadable = f"unusable daily bars: {error!r}"
+                    continue
                 is_whole = _is_whole(request, first)
                 found.append(Day(symbol, first, first + DAY_NS, trades if is_whole else min(1, trades)))
-    except (KeyError, ValueError, TypeError) as error:
-        log.warning("%s: its days cannot be counted: unusable daily bars: %r", symbol, error)
     except ServerError as error:
-        log.warning("%s: its days cannot be counted: %s", symbol, error)
-    return [day for day in found if day.trades]
+        unreadable = str(error)
+    if unreadable:
+        log.warning("%s: some of its days cannot be counted: %s", symbol, unreadable)
+    return [day for day in found if day.trades], not unreadable
 
 
 def _is_whole(request: BackfillRequest, first: int) -> bool:

@@ -36,6 +36,8 @@ class Status:
     """Shards without rows although the market was open. Later runs ask for them again for some days."""
     short: int = 0
     """Days that have fewer rows than the service's daily bars say; known after a repair only."""
+    uncounted: int = 0
+    """Symbols whose daily bars a repair could not fetch or read, so that some days are not compared."""
     until: str = ""
     """The time up to which all symbols are fetched that the service did not refuse, if the plan excludes
     later data; the next run goes on."""
@@ -62,6 +64,7 @@ class Status:
             (len(self.failed), "symbol", "failed"),
             (self.rejected, "record", "rejected"),
             (self.short, "day", "with fewer rows than the service's daily bars say"),
+            (self.uncounted, "symbol", "with days that a repair could not count"),
         )
         parts = [f"{count_of(number, noun)} {what}" for number, noun, what in counts if number]
         if not parts and self.fetched != self.shards:

@@ -431,6 +431,8 @@ class Attachment:
         """
         if not isinstance(name, str):
             raise ConfigError("wait_for: name one frame; follow several with tail([...])")
+        if where is not None and not isinstance(where, pl.Expr):
+            raise ConfigError(f"wait_for: {where!r} is not an expression, such as pl.col('price') > 200")
         seconds = math.inf if timeout is None else to_seconds(timeout, "timeout")
         deadline = time.monotonic() + seconds
         tail = self.tail(name, symbols=symbols)

@@ -114,7 +114,10 @@ def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
                 f"since: {since} has no time zone; datetime.now(UTC) has one, or give one: tz={EXAMPLE!r}"
             )
         since = since.replace(tzinfo=since.tzinfo or zone)
-        whole = since.astimezone(UTC).replace(microsecond=0)
+        try:
+            whole = since.astimezone(UTC).replace(microsecond=0)
+        except OverflowError as error:
+            raise ConfigError(f"since: {since} is not within the years 1 to 9999 in UTC") from error
         return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
     if not isinstance(since, int) or isinstance(since, bool):
         raise ConfigError(f"since: {since!r} is not a time: give a datetime, a timedelta or nanoseconds")

@@ -96,3 +96,13 @@ def test_scan_takes_and_returns_times_in_a_zone(tmp_path: Path) -> None:
     assert seconds(start="2026-01-05", tz=ZONE) == [86_405]
     assert seconds(start="2026-01-05", tz="Asia/Tokyo") == [5, 3_605, 86_405]
     assert seconds(start="2026-01-05T01:00:00Z", tz=ZONE) == [3_605, 86_405], "its own zone counts"
+
+
+@pytest.mark.cases("N10")
+def test_wrong_values_are_no_errors_of_python(run: Attachment) -> None:
+    with pytest.raises(ConfigError, match="session: 5 is neither a session nor a list of sessions"):
+        run.frame("stocks.trades", session=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="is not within the years"):
+        run.frame("stocks.trades", since="9999-12-31T23:00", tz=ZONE)
+    with pytest.raises(ConfigError, match="'price>0' is not an expression, such as"):
+        run.wait_for("stocks.trades", "price>0")  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
-from mdstream.errors import UnknownNameError
+from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.venues.alpaca.trading_days import HALF, is_trading_day, list_trading_days
 
 if TYPE_CHECKING:
@@ -170,7 +170,9 @@ def is_lively(feed: str, at: int) -> bool:
 
 
 def read_sessions(names: str | Sequence[str]) -> list[str]:
-    """Return the names of sessions. Raises `UnknownNameError` for another one."""
+    """Return the names of sessions. Raises `UnknownNameError` for another one, and `ConfigError`."""
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"session: {names!r} is neither a session nor a list of sessions")
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in set(Session):

@@ -27,6 +27,7 @@ import pytest
 
 import mdstream
 from mdstream.frames.rundir import list_runs
+from mdstream.pool import ipc_names
 from mdstream.store.journal import read_entries
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
@@ -168,6 +169,7 @@ def test_what_is_received_is_stored_once_whatever_is_killed_frozen_or_set(
                 before = until(lambda stream=stream: rows(f"{stream}.trades"))
                 until(lambda stream=stream, before=before: rows(f"{stream}.trades") > before)
         until(lambda: not list_runs(tmp_path / "runs"), "every run is recorded, and its folder removed")
+    ipc_names.reap()  # what the last kill left, as the next start does
     print(f"seed {seed}: {dict(victim.hits)}")
     for stream in STREAMS:
         received, stored = (

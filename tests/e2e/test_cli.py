@@ -231,6 +231,8 @@ def test_ctrl_c_while_everything_starts_is_a_clean_end(after_s: float) -> None:
     time.sleep(after_s)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=HANGING_S)
+    if err.startswith("Could not import runpy module"):
+        pytest.skip("the machine was so busy that Python had not begun to load the program")
     assert "Traceback" not in err
     assert "failed:" not in err
     # Killed by the signal: Python itself was not up yet. A shell shows 130 for it, too.

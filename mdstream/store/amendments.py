@@ -77,7 +77,7 @@ def drop_marked(
 
 
 def drop_amended(rows: pl.LazyFrame, amendments: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Return `rows` without the trades that `amendments` name. It reads all rows at once: pass few."""
+    """Return `rows` without the trades that `amendments` name. It reads all of `rows` at once."""
     import polars as pl
 
     names = rows.collect_schema().names()
@@ -98,12 +98,15 @@ def _leave_out(found: pl.DataFrame, matching: Sequence[str]) -> pl.DataFrame:
     """
     import polars as pl
 
-    trades = found.filter(pl.col(_AT).is_null()).sort(_TRADED, maintain_order=True)
+    amendments = found.filter(pl.col(_AT).is_not_null()).sort(_AT, maintain_order=True)
+    every, number = found.filter(pl.col(_AT).is_null()), list(matching[:_ID_COLUMNS])
+    # Ids repeat from symbol to symbol: few of these trades are named.
+    others = every.join(amendments, on=number, how="anti")
+    trades = every.join(amendments, on=number, how="semi").sort(_TRADED, maintain_order=True)
     by_number: dict[tuple[object, ...], list[tuple[int, int, tuple[object, ...]]]] = defaultdict(list)
     for row, (at, *values) in enumerate(trades.select(_TRADED, *matching).iter_rows()):
         by_number[tuple(values[:_ID_COLUMNS])].append((at, row, tuple(values[_ID_COLUMNS:])))
     taken = set[int]()
-    amendments = found.filter(pl.col(_AT).is_not_null()).sort(_AT, maintain_order=True)
     for at, *values in amendments.select(_AT, *matching).iter_rows():
         rest = tuple(values[_ID_COLUMNS:])
         for traded, row, found_rest in reversed(by_number[tuple(values[:_ID_COLUMNS])]):
@@ -111,7 +114,7 @@ def _leave_out(found: pl.DataFrame, matching: Sequence[str]) -> pl.DataFrame:
             if is_meant and row not in taken and at - _DAY_NS <= traded <= at:
                 taken.add(row)
                 break
-    return trades.filter(~pl.int_range(pl.len()).is_in(list(taken)))
+    return pl.concat([others, trades.filter(~pl.int_range(pl.len()).is_in(list(taken)))])
 
 
 def _name_source(names: Sequence[str]) -> list[pl.Expr]:

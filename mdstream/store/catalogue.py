@@ -10,7 +10,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mdstream.errors import ConfigError, NoStoreError, UnknownNameError
+from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
 from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.store.amendments import drop_amended, drop_marked, read_amendments
 from mdstream.store.dataset_tables import (
@@ -23,7 +23,7 @@ from mdstream.store.dataset_tables import (
     select,
 )
 from mdstream.store.known_names import check_kinds, check_symbols
-from mdstream.store.objects import storage_options
+from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, as_list, is_pattern, parse_time
 from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, RUN
@@ -197,8 +197,11 @@ def _merge_sources(
     if amendments is None:
         return keep_valid(parts)
     # The few trades with an id that is amended are read apart: the others need no further join.
-    is_named = pl.col("id").is_in(amendments.select(pl.col("id").unique()).collect()["id"].implode())
-    is_named = is_named.fill_null(False)
+    try:
+        ids = amendments.select(pl.col("id").unique()).collect()["id"]
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"store: {live} cannot be read: {summarize_error(error)}") from error
+    is_named = pl.col("id").is_in(ids.implode()).fill_null(False)
     others = [replace(part, rows=part.rows.filter(~is_named)) for part in parts]
     named = [replace(part, rows=part.rows.filter(is_named)) for part in parts]
     return pl.concat([keep_valid(others), drop_amended(keep_valid(named), amendments, channel)])

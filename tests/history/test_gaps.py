@@ -326,9 +326,9 @@ def test_a_day_of_which_a_part_is_requested_is_not_short_because_of_the_rest(tmp
 
 
 @pytest.mark.cases("S2")
-@pytest.mark.parametrize("odd", [{"n": None}, {"t": None}, {"t": "x"}, {"n": "many"}, "missing"])
+@pytest.mark.parametrize("malformed", [{"n": None}, {"t": None}, {"t": "x"}, {"n": "many"}, "missing"])
 def test_a_daily_bar_that_cannot_be_read_costs_its_day_alone_and_shows_in_the_exit_code(
-    tmp_path: Path, odd: Any, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, malformed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     days = {"2026-01-05": [], "2026-01-06": [trade("2026-01-06T15:00:00Z", 1)]}
     trades = answer_trades(days)
@@ -336,16 +336,16 @@ def test_a_daily_bar_that_cannot_be_read_costs_its_day_alone_and_shows_in_the_ex
     def answer(path: str, query: Query) -> Any:
         if not path.endswith("/bars"):
             return trades(path, query)
-        if odd == "missing":
+        if malformed == "missing":
             raise Refusal(404, '{"message":"not found"}')
-        rows = [{**bar("2026-01-05T05:00:00Z"), **odd}, bar("2026-01-06T05:00:00Z", count=2)]
+        rows = [{**bar("2026-01-05T05:00:00Z"), **malformed}, bar("2026-01-06T05:00:00Z", count=2)]
         return {"bars": {query["symbols"]: rows}, "next_page_token": None}
 
     span = ("2026-01-05", "2026-01-06")
     with serve(answer) as service:
         fill(service, tmp_path, "stocks.trades", "AAPL", *span)
         done = fill(service, tmp_path, "stocks.trades", "AAPL", *span, repair=True)
-    assert (done.short, done.uncounted) == (int(odd != "missing"), 1)
+    assert (done.short, done.uncounted) == (int(malformed != "missing"), 1)
     assert not done.complete
     assert "1 symbol with days that a repair could not count" in done.why_incomplete
     assert "AAPL: some of its days cannot be counted: " in caplog.text

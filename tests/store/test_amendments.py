@@ -11,6 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 import mdstream
+from mdstream.errors import StoreError
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests.store.test_catalogue import record
@@ -95,6 +96,14 @@ def test_each_amendment_takes_one_of_equal_trades_from_scan_and_from_bars(
     corrected = min(trades, amendments) if amendment is CORRECTION else 0
     counts = bars.collect()["trade_count"].to_list() or [0]  # a bar without trades may never be published
     assert counts[-1] == left + corrected
+
+
+def test_amendments_that_cannot_be_read_are_an_error_of_the_store(tmp_path: Path) -> None:
+    record_messages(tmp_path / "store", tmp_path, *TRADES, at(CANCEL, 4))
+    for file in (tmp_path / "store" / "live" / "stocks.cancels").rglob("*.parquet"):
+        file.unlink()
+    with pytest.raises(StoreError, match=r"store: .*live cannot be read: "):
+        mdstream.scan("stocks.trades", tmp_path / "store")
 
 
 def write_history(

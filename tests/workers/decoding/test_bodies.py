@@ -185,8 +185,8 @@ def test_a_record_of_a_body_has_neither_type_nor_symbol_of_its_own(stream: str, 
     record = make_records(stream, kind, 1)[0]
     one = kind in (PayloadKind.SNAPSHOTS, PayloadKind.ORDERBOOKS)
     pair = Pair(stream)
-    for odd in [{}, *({key: value} for key in "TS" for value in ("b", "d", "x", 5, None, []))]:
-        whole = {**odd, **record}
+    for own in [{}, *({key: value} for key in "TS" for value in ("b", "d", "x", 5, None, []))]:
+        whole = {**own, **record}
         page = make_page(kind, {"AAPL": whole if one else [whole]}, stream=stream)
         decoded = pair.decode([page], kind)
         assert (decoded.counts, decoded.rejects) == ([1], [])

@@ -18,6 +18,7 @@ from benchmarks.subjects import SubjectError, exit_on_closed_pipe, exit_on_sigte
 from mdstream.pool.worker_code import COMPILING, compile_kernels
 
 NAMES = {
+    "ordinary": "10 to 2,000 messages/s, one message a payload: CPU time of the engine and of alpaca-py",
     "fetch": "T_total: all streams and symbols at once, and one after another",
     "decode": "payloads to columns on one core: the kernels and other readers",
     "pages": "pages of history to tables on one core: the kernels, other readers and alpaca-py",

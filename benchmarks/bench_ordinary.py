@@ -107,9 +107,11 @@ def engine(url: str, traffic: str, inline: bool, stretch_s: float) -> dict[str, 
 
             _wait_for(received)
             found = _measure(processes, received, stretch_s)
-            latency = sum(state.histograms["latency"].astype("int64") for state in states)
+            latency: Any = sum(state.histograms["latency"].astype("int64") for state in states)
         assert running.report is not None
-        lost = sum(s["messages"] - s["committed"] + s["in_flight"] for s in running.report["streams"].values())
+        lost = sum(
+            s["messages"] - s["committed"] + s["in_flight"] for s in running.report["streams"].values()
+        )
     from mdstream.telemetry.histogram import percentile_ms
 
     quantiles = {f"p{share}_ms": percentile_ms(latency, share / 100) or 0.0 for share in (50, 99)}
@@ -224,7 +226,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
                     f"{ours['lost']:.0f}",
                 )
             )
-    headings = ("messages/s of each stream", "% of a core", "p50 ms", "p99 ms", "processes", "PSS, MB", "lost")
+    headings = (
+        "messages/s of each stream",
+        "% of a core",
+        "p50 ms",
+        "p99 ms",
+        "processes",
+        "PSS, MB",
+        "lost",
+    )
     return [
         Table("CPU µs per message, one message a payload", ("messages/s of each stream", *subjects), rows),
         Table("The engine at these rates", headings, sizes),
@@ -242,7 +252,9 @@ def findings(records: Sequence[Record]) -> list[str]:
         }
         if cost.get(SUBJECTS[0]) and cost.get("alpaca-py-raw"):
             share = cost[SUBJECTS[0]] / cost["alpaca-py-raw"]
-            sentences.append(f"At {rate:,}/s the engine takes {share:.2f} times the CPU time of alpaca-py-raw.")
+            sentences.append(
+                f"At {rate:,}/s the engine takes {share:.2f} times the CPU time of alpaca-py-raw."
+            )
     return sentences
 
 

@@ -122,6 +122,7 @@ class Line:
             Limits(64_000_000, 16_000_000),
             RejectFile(run.path / "rejects"),
             pool.make_bars,
+            pool.make_direct,
         )
         config = HandoffConfig(slab_kb=slab_kb)
         self.pipeline = Pipeline(run.path, stream, config, pool, self.committer, lambda _: None)

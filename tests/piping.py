@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,13 @@ class Rig:
         self.controls: list[dict[str, Any]] = []
         self.rejects = rejects / f"{stream}.jsonl"
         self.committer = Committer(
-            run, STREAMS[stream], self.state, limits, RejectFile(self.rejects), pool.make_bars
+            run,
+            STREAMS[stream],
+            self.state,
+            limits,
+            RejectFile(self.rejects),
+            pool.make_bars,
+            partial(pool.make_direct, kernels=handoff.kernels),
         )
         kept = FeedJournal(journal, pool) if journal is not None else None
         self.pipeline = Pipeline(run, stream, handoff, pool, self.committer, self._control, kept)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
+from mdstream.frames.direct_path import DirectPath, Targets
 from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff import packets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
@@ -156,6 +157,15 @@ def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf
     from workers.aggregation.bars import Bars
 
     return Bars(spec, frames, text)
+
+
+def make_direct(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> DirectPath | None:
+    """Return the `workers.direct.Direct` of a feed that decodes its batches itself."""
+    if os.environ.get(UNKEPT):
+        return None
+    from workers import direct
+
+    return direct.make(run, spec, targets, kernels)
 
 
 def serve() -> None:

@@ -49,6 +49,7 @@ from workers.aggregation.books import net_rows
 from workers.aggregation.latest import newest_rows
 from workers.decoding.decoder import Decoder
 from workers.decoding.fallback import Decoded
+from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.payloads import Payloads
 
 _MAX_MAPPED = 128
@@ -98,7 +99,7 @@ class _Result(NamedTuple):
         return _ResultExtents(tuple(parts), books, dict(zip(self.newest, extents, strict=True)), partials)
 
 
-class _Context:
+class Context:
     """State that a worker keeps between the tickets of one stream of one run."""
 
     def __init__(self, run: str, stream: str, kernels: bool = True) -> None:
@@ -142,22 +143,31 @@ class _Context:
             return new[column.dictionary][code - base]
         return self._dictionaries[column.dictionary].texts[code]
 
+    def stream_decoder(self) -> tuple[PayloadKind, KernelDecoder] | None:
+        """Return the kernels that decode payloads of the stream; None before they met one."""
+        return self.decoder.stream_decoder()
+
     def _codes_of(self, dictionary: str) -> Mapping[str, int]:
         return self._dictionaries[dictionary].codes
 
 
-_contexts: dict[tuple[str, str, bool], _Context] = {}
+_contexts: dict[tuple[str, str, bool], Context] = {}
+
+
+def context_of(run: str, stream: str, kernels: bool) -> Context:
+    """Return what this process has learned of a stream."""
+    key = run, stream, kernels
+    if key not in _contexts:
+        for other in [other for other in _contexts if other[0] != run]:
+            del _contexts[other]
+        _contexts[key] = Context(*key)
+    return _contexts[key]
 
 
 def run(ticket: Ticket) -> Receipt:
     """Decode and aggregate the batch of `ticket`."""
     start_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
-    key = (ticket.run, ticket.stream, ticket.kernels)
-    if key not in _contexts:
-        for other in [other for other in _contexts if other[0] != ticket.run]:
-            del _contexts[other]
-        _contexts[key] = _Context(*key)
-    context = _contexts[key]
+    context = context_of(ticket.run, ticket.stream, ticket.kernels)
     context.refresh()
     slab = context.slab(ticket.slab)
     entries = slab.entries
@@ -204,7 +214,7 @@ def rebuild_partials(run: str, stream: str, rows: Mapping[str, int]) -> bytes:
     spec = STREAMS[stream]
     if (rules := spec.bar_rules) is None:
         return b""
-    context = _Context(run, stream)
+    context = Context(run, stream)
     context.refresh()
     trades = spec.by_name[rules.trades]
     columns = _read_first_rows(run, stream, trades, rows[trades.name])
@@ -231,14 +241,14 @@ def _read_first_rows(run: str, stream: str, channel: Channel, rows: int) -> list
     ]
 
 
-def _fold_partials(context: _Context, decoded: Decoded, payloads: Payloads) -> npt.NDArray[np.void]:
+def _fold_partials(context: Context, decoded: Decoded, payloads: Payloads) -> npt.NDArray[np.void]:
     if (rules := context.spec.bar_rules) is None or context.effects is None:
         return np.empty(0, PARTIAL)
     text = partial(context.text, new=decoded.new)
     return make_partials(context.spec, rules, decoded, payloads, context.effects, text)
 
 
-def _build_result(context: _Context, decoded: Decoded, payloads: Payloads) -> _Result:
+def _build_result(context: Context, decoded: Decoded, payloads: Payloads) -> _Result:
     by_name, columns = context.spec.by_name, decoded.columns
     partials = _fold_partials(context, decoded, payloads)
     books = context.books
@@ -286,7 +296,7 @@ def _write(slab: Slab, area: ResultArea, result: _Result) -> tuple[str, _ResultE
     return str(path), places
 
 
-def _delays(context: _Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
+def _delays(context: Context, decoded: Decoded) -> tuple[tuple[int, int], ...]:
     """Return the ages of the batch's events when they were received, as a sparse histogram."""
     ages: list[Any] = []
     for name, columns in decoded.columns.items():

@@ -18,6 +18,7 @@ from mdstream.streams.books import book_channel
 from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from mdstream.system import children
 from mdstream.venues.alpaca.bodies import TYPE
+from workers import direct
 from workers.aggregation import bars
 from workers.aggregation.aggregate import Effects, make_partials
 from workers.aggregation.books import net_rows
@@ -63,6 +64,7 @@ def warm() -> None:
             if books is not None and books.name in decoded.columns:
                 net_rows(books, decoded.columns[books.name])
     bars.warm()
+    direct.warm()
     kept.mark_used()
 
 

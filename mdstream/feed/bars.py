@@ -76,24 +76,29 @@ class BarFrames:
         sequence: int,
         partials: npt.NDArray[np.void],
         codes: Codes,
-        rows: Mapping[str, Sequence[ColumnData]],
+        rows: Mapping[str, int],
+        amendments: Amendments,
     ) -> None:
-        """Join the partials of batch `sequence`, whose `rows` are in their frames, and publish due bars.
+        """Join the partials of batch `sequence`, and publish due bars.
 
-        Raises `NoSpaceError`; call it again with the same batch then.
+        Its rows are in their frames; `rows` has the number in each channel. Raises `NoSpaceError`; call it
+        again with the same batch then.
         """
         if self._joined != sequence:
             if SYMBOLS in codes:
                 base = PROVISIONAL[Kind.SYMBOL]
                 partials["symbol"] = replace_provisional(partials["symbol"], codes[SYMBOLS], base)
             trades = self._rules.trades
-            before = self._frames[trades].rows - (len(rows[trades][0].values) if trades in rows else 0)
-            amendments: Amendments = {kind: rows[name] for kind, name in self._amending if name in rows}
+            before = self._frames[trades].rows - rows.get(trades, 0)
             self._rows = self._builder.join(partials, before, amendments)
             self._joined = sequence
             self._state["bars_late_trades"] = self._late_before + self._builder.late
             self._state["bars_unmatched"] = self._unmatched_before + self._builder.unmatched
         self._publish(self._rows, sequence)
+
+    def find_amendments(self, rows: Mapping[str, Sequence[ColumnData]]) -> Amendments:
+        """Return the corrections and cancels among a batch's rows."""
+        return {kind: rows[name] for kind, name in self._amending if name in rows}
 
     def mark_lost_batch(self, recv_ns: int) -> None:
         """Note that a batch is missing from the stream here."""

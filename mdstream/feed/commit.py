@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from mdstream.feed.books import Books
 from mdstream.feed.codes import Codes, Dictionaries, resolve_codes
 from mdstream.feed.latest import Latest
 from mdstream.frames.bar_builder import MakeBars
+from mdstream.frames.direct_path import DirectPath, MakeDirectPath, Targets
 from mdstream.frames.rundir import frame_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
@@ -69,6 +71,8 @@ class Committer:
     _books: Books | None
     _bars: BarFrames | None
     _log: BatchLog
+    _direct: DirectPath | None
+    """The way of usual batches, if the feed decodes them itself."""
     # On disk.
     rejects: RejectFile
 
@@ -80,6 +84,7 @@ class Committer:
         limits: Limits,
         rejects: RejectFile,
         make_bars: MakeBars,
+        make_direct: MakeDirectPath,
     ) -> None:
         self.state = state
         self.rejects = rejects
@@ -103,6 +108,20 @@ class Committer:
             self._books = Books(folder("books"), levels, share, state["levels_dropped"])
         if spec.bar_rules is not None:
             self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
+        self._direct = make_direct(
+            run,
+            spec,
+            Targets(
+                self.frames,
+                self._latest.frame if self._latest is not None else None,
+                self._latest.aspects if self._latest is not None else {},
+                state.histograms["latency"],
+                state.histograms["feed_delay"],
+            ),
+        )
+        rules = spec.bar_rules
+        sources = zip(LENGTHS, rules.sources, strict=True) if rules is not None else ()
+        self._lengths = [(counter, name) for counter, name in sources if name]
         self._untracked_before = state["updates_untracked"]
         self._log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
 
@@ -137,11 +156,38 @@ class Committer:
         offset, count = receipt.partials
         if self._bars is not None and count:
             partials = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
-            self._bars.join(receipt.sequence, partials, codes, rows)
+            counts = {name: len(columns[0].values) for name, columns in rows.items()}
+            amendments = self._bars.find_amendments(rows)
+            self._bars.join(receipt.sequence, partials, codes, counts, amendments)
         if rejects is not None:
             self._keep_rejects(receipt.sequence, rejects)
         self._count(slab, receipt, span)
         self.discard(receipt)
+
+    def commit_directly(self, slab: Slab, sequence: int, span: Span) -> bool:
+        """Decode and commit a batch that no worker has, in the order of the steps above.
+
+        Return False, and nothing has happened, if it must take the usual way. Raises `NoSpaceError` as
+        `commit`; then, too, it must.
+        """
+        direct = self._direct
+        if direct is None or not span.is_steady:
+            return False
+        start, cpu = time.monotonic_ns(), time.thread_time_ns()
+        if (batch := direct.decode(slab)) is None:
+            return False
+        for channel, rows, nulls in batch.rows:
+            self.frames[channel].publish_written(rows, nulls, sequence)
+        if self._bars is not None and len(batch.partials):
+            counts = {channel: rows for channel, rows, _ in batch.rows}
+            self._bars.join(sequence, batch.partials, {}, counts, {})
+        direct.settle(span.submitted.wall_at(time.monotonic_ns()))
+        end = time.monotonic_ns()
+        receipt = Receipt(
+            sequence, os.getpid(), start, end, time.thread_time_ns() - cpu, messages=(batch.messages, 0)
+        )
+        self._add_counts(receipt, slab, span, (slab.count, batch.bytes, 0), end)
+        return True
 
     def discard(self, receipt: Receipt) -> None:
         """Remove the result file, if the result did not fit into its slab."""
@@ -246,54 +292,69 @@ class Committer:
             )
 
     def _count(self, slab: Slab, receipt: Receipt, span: Span, quarantined: int = 0) -> None:
-        rejected = receipt.rejected
         table = slab.table[: slab.entries]
         kinds = table["kind"]
         from_stream = kinds <= PayloadKind.MSGPACK
         streamed = table if from_stream.all() else table[from_stream]
-        now, submitted = time.monotonic_ns(), span.submitted
+        now = time.monotonic_ns()
         age = bucket_of(span.ages(streamed["recv_ns"], now))
         histograms = self.state.histograms
         np.add.at(histograms["latency"], age, streamed["messages"].astype(np.uint64))
         for bucket, messages in receipt.delays:
             histograms["feed_delay"][bucket] += np.uint64(messages)
-        payloads, size = len(streamed), int(streamed["length"].sum())
-        marks = int(np.count_nonzero(kinds == PayloadKind.MARK)) if payloads < len(table) else 0
-        rules = self._spec.bar_rules
-        sources = zip(LENGTHS, rules.sources if rules else (), strict=False)
-        lengths = {counter: self.frames[name].rows for counter, name in sources if name}
+        marks = int(np.count_nonzero(kinds == PayloadKind.MARK)) if len(streamed) < len(table) else 0
+        fetched = len(table) - len(streamed) - marks
+        counted = len(streamed), int(streamed["length"].sum()), fetched
+        self._add_counts(receipt, slab, span, counted, now, quarantined)
+        if self._direct is not None:
+            self._direct.forget()
+
+    def _add_counts(
+        self,
+        receipt: Receipt,
+        slab: Slab,
+        span: Span,
+        counted: tuple[int, int, int],
+        now: int,
+        quarantined: int = 0,
+    ) -> None:
+        """Change all counters; `counted` are the stream's payloads and bytes, and fetched payloads."""
+        payloads, size, fetched = counted
+        messages, rejected, submitted = receipt.messages, receipt.rejected, span.submitted
+        lengths = {counter: self.frames[name].rows for counter, name in self._lengths}
         self.state.commit(
             receipt.sequence,
             payloads_committed=payloads,
             bytes_committed=size,
-            committed=receipt.messages[0] - rejected[0],
+            committed=messages[0] - rejected[0],
             rejected=rejected[0],
-            fetch_payloads_committed=len(table) - payloads - marks,
-            fetch_committed=receipt.messages[1] - rejected[1],
+            fetch_payloads_committed=fetched,
+            fetch_committed=messages[1] - rejected[1],
             fetch_rejected=rejected[1],
             quarantined=quarantined,
             batches=1,
             **lengths,
         )
-        if len(table) > marks:
-            self._log.add(
-                (
-                    receipt.sequence,
-                    receipt.worker,
-                    len(table) - marks,
-                    slab.used,
-                    sum(receipt.messages),
-                    sum(receipt.rejected),
-                    receipt.fell_back,
-                    int(table["recv_ns"][0]),
-                    int(table["recv_ns"][-1]),
-                    *(
-                        submitted.wall_at(t)
-                        for t in (submitted.monotonic, receipt.start_ns, receipt.end_ns, now)
-                    ),
-                    receipt.cpu_ns,
-                )
+        if not payloads + fetched:
+            return
+        self._log.add(
+            (
+                receipt.sequence,
+                receipt.worker,
+                payloads + fetched,
+                slab.used,
+                sum(messages),
+                sum(rejected),
+                receipt.fell_back,
+                slab.received(0),
+                slab.received(slab.count - 1),
+                *(
+                    submitted.wall_at(t)
+                    for t in (submitted.monotonic, receipt.start_ns, receipt.end_ns, now)
+                ),
+                receipt.cpu_ns,
             )
+        )
 
 
 def _open_result_file(path: str) -> ResultArea:

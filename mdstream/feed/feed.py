@@ -18,6 +18,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -107,7 +108,11 @@ class Feed:
         )
         path = reject_path(self._config.rejects, assignment.run_id, self.spec.name)
         rejects = RejectFile(path, lost=self.state["rejects_lost"])
-        return Committer(assignment.run, self.spec, self.state, limits, rejects, self._pool.make_bars)
+        pool = self._pool
+        make_direct = partial(pool.make_direct, kernels=self._config.handoff.kernels)
+        return Committer(
+            assignment.run, self.spec, self.state, limits, rejects, pool.make_bars, make_direct
+        )
 
     def _make_pipeline(self) -> Pipeline:
         assignment, name, journal = self._assignment, self.spec.name, None

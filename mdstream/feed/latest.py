@@ -30,8 +30,8 @@ class Latest:
     def __init__(self, folder: Path, spec: StreamSpec, share: Share) -> None:
         channel = spec.latest_channel
         at = channel.at
-        self._frame = KeyedFrameWriter(folder, channel.columns, share)
-        self._aspects: dict[str, list[_AspectSource]] = {}
+        self.frame = KeyedFrameWriter(folder, channel.columns, share)
+        self.aspects: dict[str, list[_AspectSource]] = {}
         for aspect in spec.latest:
             for name in filter(None, (aspect.channel, STATE)):
                 if not (sources := aspect.sources(spec.by_name[name])):
@@ -39,19 +39,19 @@ class Latest:
                 places = [at[column.name] for column in aspect.columns]
                 moved = list(zip(places, sources, strict=True))
                 order = (at[aspect.time], at[aspect.recv]) if aspect.time else None
-                self._aspects.setdefault(name, []).append((moved, order))
+                self.aspects.setdefault(name, []).append((moved, order))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
         """Take the rows `newest` of a channel, at most one for each symbol. Raises `NoSpaceError`."""
         rows = columns[0].values[newest].astype(np.int64)
-        for moved, order in self._aspects[channel.name]:
+        for moved, order in self.aspects[channel.name]:
             data = [(to, take_rows(columns[source], newest)) for to, source in moved]
-            self._frame.update(rows, data, order)
+            self.frame.update(rows, data, order)
 
     @property
     def untracked(self) -> int:
         """Updates of symbols for which the keyed frame has no room."""
-        return self._frame.untracked
+        return self.frame.untracked
 
     def close(self) -> None:
-        self._frame.close()
+        self.frame.close()

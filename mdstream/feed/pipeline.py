@@ -64,6 +64,8 @@ class _Batch:
     sequence: int
     span: Span = field(default_factory=lambda: Span.at(Moment.now()))
     waiting: dict[int, asyncio.Future[BodyContents]] = field(default_factory=dict)
+    is_recovered: bool = False
+    """Whether a killed predecessor left it, and may have committed a part of it."""
     result: Receipt | Exception | None = None
     task: asyncio.Task[None] | None = None
 
@@ -159,7 +161,7 @@ class Pipeline:
         self._received = _Received(state["payloads_received"], state["bytes_received"])
         self._slabs.adopt(left.pending, left.free)
         for slab in left.pending:
-            self._append_sealed(_Batch(slab, slab.sequence))
+            self._append_sealed(_Batch(slab, slab.sequence, is_recovered=True))
             self._next_sequence = slab.sequence + 1
             self._is_idle.clear()
         self._is_gap_due = True  # what the server sent into the dead feed's socket is gone
@@ -336,10 +338,32 @@ class Pipeline:
     def _dispatch(self) -> None:
         while self._sealed and len(self._working) <= self._pool.size:
             batch = self._sealed.popleft()
-            self._working.append(batch)
-            self._submit(batch)
+            if self._pool.size or self._working or not self._commit_directly(batch):
+                self._working.append(batch)
+                self._submit(batch)
         if self._unwritten:  # after the tickets: the workers need not wait for the disk
             asyncio.get_running_loop().call_soon(self._write_journal)
+
+    def _commit_directly(self, batch: _Batch) -> bool:
+        """Decode and commit a usual batch here and now; return False if it must take the usual way."""
+        if batch.waiting or batch.is_recovered or self.failed.done():
+            return False
+        batch.span = Span(batch.span.begun, Moment.now())
+        self._write_journal()
+        try:
+            if not self._committer.commit_directly(batch.slab, batch.sequence, batch.span):
+                return False
+        except NoSpaceError:
+            return False  # the usual way waits for room, and skips what is done
+        except Exception as error:
+            self._fail(error)
+            return False
+        self._slabs.release(batch.slab)
+        self._has_room.set()
+        if not self._sealed and self._filling is None:
+            self._publish_counts()
+            self._is_idle.set()
+        return True
 
     def _submit(self, batch: _Batch) -> None:
         batch.span = Span(batch.span.begun, Moment.now())

@@ -52,7 +52,7 @@ async def _commit(run: Path, stream: str, state: FeedState) -> None:
     await pool.start(bars=spec.bar_rules is not None)
     try:
         limits = Limits(_NO_LIMIT, _CHUNK_BYTES, _NO_LIMIT)
-        committer = Committer(run, spec, state, limits, rejects, pool.make_bars)
+        committer = Committer(run, spec, state, limits, rejects, pool.make_bars, pool.make_direct)
         if spec.bar_rules is not None:
             rows = committer.committed_rows
             committer.restore_bars(await pool.rebuild_partials(str(run), stream, rows))

@@ -47,6 +47,8 @@ class Chunk:
         self._mapping = mmap.mmap(self._file, 0, access=access)
         if not write:
             self._close()
+        self.bytes: Bytes = np.frombuffer(self._mapping, np.uint8)
+        """The whole file."""
         base = pa.py_buffer(memoryview(self._mapping))
         self.views = [
             ColumnView(self._mapping, column, buffers, rows)
@@ -131,6 +133,7 @@ class ColumnView:
         dtype = DTYPE[column.kind]
         self.packed = column.kind is Kind.BOOL
         self.offset = buffers.values
+        self.validity_offset = buffers.validity
         self.heap: npt.NDArray[Any] | None = None
         self.validity: Bytes = array(
             np.uint8, (rows + 8) // 8 if buffers.validity >= 0 else 0, max(buffers.validity, 0)

@@ -47,30 +47,30 @@ class KeyedFrameWriter:
     """In shared memory, for readers; so is the chunk."""
     untracked: int
     """Updates of symbols for which there is no room."""
-    _chunk: Chunk | None
-    _present: npt.NDArray[np.bool_]
+    chunk: Chunk | None
+    present: npt.NDArray[np.bool_]
     """By column and row: True if the value is known to be present."""
 
     def __init__(self, folder: Path, columns: Sequence[Column], share: Share, levels: int = 0) -> None:
         self.columns = tuple(columns)
         self.untracked = 0
         self.head = Head.open_or_create(folder, serialize_schema(columns, keyed="yes", levels=str(levels)))
-        self._chunk = None
-        self._present = np.zeros((len(self.columns), 0), np.bool_)
+        self.chunk = None
+        self.present = np.zeros((len(self.columns), 0), np.bool_)
         for path in folder.glob("*.arrow"):
             if self.head.end == 0 or path != self.head.chunk_path(self.head.end - 1):
                 path.unlink()  # one that was replaced, or was not finished
         if self.head.end:
             entry = self.head.entry(self.head.end - 1)
-            self._chunk = self._open(entry.number, entry.capacity)
-            self._present = np.zeros((len(self.columns), entry.capacity), np.bool_)
+            self.chunk = self._open(entry.number, entry.capacity)
+            self.present = np.zeros((len(self.columns), entry.capacity), np.bool_)
         share.join(self)
 
     # -- as a member of the share
 
     @property
     def bytes(self) -> int:
-        return self._chunk.path.stat().st_size if self._chunk is not None else 0
+        return self.chunk.path.stat().st_size if self.chunk is not None else 0
 
     @property
     def can_drop(self) -> bool:
@@ -98,8 +98,8 @@ class KeyedFrameWriter:
             self.update(*_select(fits, rows, data), newer)
             return
         self._grow(count)
-        assert self._chunk is not None
-        views = self._chunk.views
+        assert self.chunk is not None
+        views = self.chunk.views
         if newer is not None:
             late = self._find_late(rows, data, newer)
             if late.any():
@@ -123,9 +123,9 @@ class KeyedFrameWriter:
 
     def _find_late(self, rows: Rows, data: Data, newer: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Return which rows have a later time than the new one, or get null as their time."""
-        assert self._chunk is not None
+        assert self.chunk is not None
         time, received = (next(item for index, item in data if index == column) for column in newer)
-        views = [self._chunk.views[column] for column in newer]
+        views = [self.chunk.views[column] for column in newer]
         late: npt.NDArray[np.bool_] = time.values < views[0].values[rows]
         ahead = time.values - received.values > MOST_AHEAD_NS
         if late.any() or ahead.any():
@@ -138,18 +138,18 @@ class KeyedFrameWriter:
 
     def _mark(self, rows: Rows, data: Data) -> None:
         """Set which values are present. In the usual case all are, and were before: this is fast."""
-        assert self._chunk is not None
+        assert self.chunk is not None
         masks = {index: item.mask for index, item in data if item.mask is not None and not item.mask.all()}
         places = np.array([index for index, _ in data])
-        were_present = self._present[places[:, None], rows].all(axis=1)
+        were_present = self.present[places[:, None], rows].all(axis=1)
         for index in {*masks, *places[~were_present].tolist()}:
             if self.columns[index].nullable:
-                self._chunk.views[index].mark(rows, masks.get(index))
-            self._present[index, rows] = masks.get(index, True)
+                self.chunk.views[index].mark(rows, masks.get(index))
+            self.present[index, rows] = masks.get(index, True)
 
     def _grow(self, rows: int) -> None:
         """Make room for `rows` rows."""
-        old, capacity = self._chunk, self._chunk.rows if self._chunk is not None else 0
+        old, capacity = self.chunk, self.chunk.rows if self.chunk is not None else 0
         if rows <= capacity:
             return
         capacity = max(capacity, _START_ROWS)
@@ -174,8 +174,8 @@ class KeyedFrameWriter:
         if old is not None:
             self.head.retire_first()
             old.path.unlink(missing_ok=True)
-        self._chunk = new
-        self._present = np.zeros((len(self.columns), capacity), np.bool_)
+        self.chunk = new
+        self.present = np.zeros((len(self.columns), capacity), np.bool_)
 
     def _open(self, number: int, capacity: int) -> Chunk:
         return Chunk(self.head.chunk_path(number), self.columns, 0, capacity)

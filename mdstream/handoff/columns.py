@@ -119,6 +119,8 @@ class Layout(NamedTuple):
 
     places: list[_Place]
     size: int
+    targets: npt.NDArray[np.int64]
+    """Offsets of values and mask for each column, -1 where it has none: the same for kernels."""
 
 
 def lay_out(channel: Channel, rows: int, heaps: Sequence[int]) -> Layout:
@@ -135,7 +137,8 @@ def lay_out(channel: Channel, rows: int, heaps: Sequence[int]) -> Layout:
             mask = offset
             offset = _align(offset + rows)
         places.append(_Place(values, heap, mask))
-    return Layout(places, offset)
+    targets = np.array([(place.values, place.mask) for place in places], np.int64).reshape(-1)
+    return Layout(places, offset, targets)
 
 
 class Shape:
@@ -182,7 +185,7 @@ class Columns(Sequence[ColumnData]):
         self.rows = rows
         self.start = start
         self.nulls = shape.nullable
-        self._places = shape.layout(rows).places
+        self._places, _, self.targets = shape.layout(rows)
         self._views = {}
 
     def __len__(self) -> int:
@@ -236,7 +239,7 @@ class ResultArea:
         rows = len(data[0].values)
         nulls = sum(1 << i for i, item in enumerate(data) if item.mask is not None)
         heaps = tuple(len(item.heap) for item in data if item.heap is not None)
-        places, size = lay_out(channel, rows, heaps)
+        places, size, _ = lay_out(channel, rows, heaps)
         start = self.used
         if start + size > len(self.memory):
             return None

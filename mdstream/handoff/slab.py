@@ -159,6 +159,11 @@ class Slab:
         """The area for results."""
         return ResultArea(self.view[self.result_offset :])
 
+    @cached_property
+    def address(self) -> int:
+        """Where the slab is in this process's memory."""
+        return int(np.frombuffer(self._mapping, np.uint8).ctypes.data)
+
     @property
     def data(self) -> memoryview:
         """The payloads, back to back, as received."""
@@ -235,6 +240,11 @@ class Slab:
         entry = self.table[index]
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]
+
+    def received(self, index: int) -> int:
+        """Return the receive time of a payload (ns)."""
+        received: int = _ENTRY.unpack_from(self._mapping, HEADER_BYTES + index * _ENTRY.size)[5]
+        return received
 
     @property
     def result_path(self) -> Path:

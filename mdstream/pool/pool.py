@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from mdstream.config import usable_cores
 from mdstream.errors import NoWorkersError, PoisonedBatchError
 from mdstream.frames.bar_builder import MakeBars
+from mdstream.frames.direct_path import DirectPath, Targets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.handoff.space import NO_ROOM
@@ -38,6 +39,7 @@ from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 from mdstream.pool.suspects import Turns
 from mdstream.pool.worker_code import are_kernels_compiled, load_boot
+from mdstream.streams.spec import StreamSpec
 from mdstream.system import children, clock, resources
 
 log = logging.getLogger(__name__)
@@ -143,6 +145,15 @@ class WorkerPool:
         """The function that returns a builder of bars, for a feed."""
         make: MakeBars = self._boot.make_bars
         return make
+
+    def make_direct(
+        self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool = True
+    ) -> DirectPath | None:
+        """Return the direct path of a stream; None if workers decode, or there is none."""
+        if self.size:
+            return None
+        made: DirectPath | None = self._boot.make_direct(run, spec, targets, kernels)
+        return made
 
     async def start(self, bars: bool = True) -> None:
         """Start the processes, and wait until each is ready, and this one can make `bars` if requested.

@@ -49,6 +49,12 @@ class Span(NamedTuple):
     def at(cls, moment: Moment) -> Span:
         return cls(moment, moment)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether nobody set the wall clock within the span."""
+        begun, submitted = self
+        return abs(submitted.wall - begun.wall_at(submitted.monotonic)) <= _STEP_NS
+
     def ages(self, received: npt.NDArray[np.int64], now: int) -> npt.NDArray[np.int64]:
         """Return the ages in ns, at `now` (monotonic), of payloads with these receive times, in order.
 

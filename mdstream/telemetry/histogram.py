@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 BUCKETS = 1024
 _PER_OCTAVE = 16
-_BELOW = 52 - 4
+BELOW_BITS = 52 - 4
 """Bits of a float after the four that select the bucket within an octave."""
-_BIAS = 1023
+BIAS = 1023 * _PER_OCTAVE
+"""What the upper bits of a float of 1.0 are."""
 
 Counts = npt.NDArray[np.uint64]
 
@@ -22,7 +23,7 @@ def bucket_of(nanoseconds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the bucket of each duration; bucket 0 if below 1 ns (clocks that disagree)."""
     # The upper 12 bits of a float are its exponent; the next ones follow its leading one.
     bits = np.maximum(nanoseconds, 1).astype(np.float64).view(np.int64)
-    return np.asarray((bits >> _BELOW) - _BIAS * _PER_OCTAVE, np.int64)
+    return np.asarray((bits >> BELOW_BITS) - BIAS, np.int64)
 
 
 def upper_ns(bucket: int) -> float:

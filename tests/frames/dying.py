@@ -122,7 +122,9 @@ def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
 def _make_committer(plan: Plan, run: Path) -> Committer:
     state = FeedState.create(state_path(run, plan.stream))
     rejects = RejectFile(plan.rejects)
-    return Committer(run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars)
+    return Committer(
+        run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars, lambda *_: None
+    )
 
 
 def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, pipe: Connection) -> None:

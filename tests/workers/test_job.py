@@ -13,7 +13,7 @@ from workers import job
 def test_slabs_that_the_feed_has_given_back_are_not_kept_mapped() -> None:
     with RunDirectory() as run:
         slabs = [Slab.create(slabs_path(run.path) / f"stocks-{i}", 4096) for i in range(3)]
-        context = job._Context(str(run.path), "stocks")
+        context = job.Context(str(run.path), "stocks")
         for slab in slabs[:2]:
             context.slab(str(slab.path))
         slabs[0].unlink()

@@ -27,8 +27,8 @@ from mdstream.streams.spec import Channel, Mark, PayloadKind, StreamSpec
 from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
 from workers.kernels import partials
+from workers.kernels.partials import TAPES, UNKNOWN
 
-_UNKNOWN = 255
 _MOST = 1 << 10
 """Number of codes of conditions for which effects are cached."""
 
@@ -51,7 +51,7 @@ class Effects:
 
     def __init__(self, rules: BarRules) -> None:
         self._rules = rules
-        self._known: npt.NDArray[np.uint8] = np.full((_MOST, 16), _UNKNOWN, np.uint8)
+        self.known: npt.NDArray[np.uint8] = np.full((_MOST, TAPES), UNKNOWN, np.uint8)
 
     def of(self, conditions: Any, tape: str | None) -> Effect:
         """Return the effect of a trade with `conditions` (a list, or one text) on `tape`."""
@@ -68,11 +68,11 @@ class Effects:
             return np.full(rows, Effect.ALL, np.uint8)
         conditions = _codes_plus_one(columns[at["conditions"]])
         tapes = _codes_plus_one(columns[at["tape"]]) if "tape" in at else np.zeros(rows, np.int64)
-        known = self._known
+        known = self.known
         usual = (conditions < known.shape[0]) & (tapes < known.shape[1])
-        effects = np.full(rows, _UNKNOWN, np.uint8)
+        effects = np.full(rows, UNKNOWN, np.uint8)
         effects[usual] = known[conditions[usual], tapes[usual]]
-        unknown = np.flatnonzero(effects == _UNKNOWN)
+        unknown = np.flatnonzero(effects == UNKNOWN)
         for pair in set(zip(conditions[unknown].tolist(), tapes[unknown].tolist(), strict=True)):
             effect = self._effect(channel, pair, text)
             if pair[0] < known.shape[0] and pair[1] < known.shape[1]:

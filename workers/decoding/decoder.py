@@ -80,6 +80,13 @@ class Decoder:
         alone.fell_back, alone.fault = len(payloads), fault
         return alone
 
+    def stream_decoder(self) -> tuple[PayloadKind, KernelDecoder] | None:
+        """Return the kernels that decode payloads of the stream, and their kind; None before the first."""
+        for kind, decoder in self._kernel_decoders.items():
+            if kind.from_stream:
+                return kind, decoder
+        return None
+
     def add_bytes(self, rejects: Sequence[Reject], payloads: Payloads) -> list[Reject]:
         """Return rejects, found after decoding, with their bytes."""
         return self._fallback.add_bytes(rejects, [payloads.piece(i) for i in range(len(payloads))])

@@ -20,7 +20,6 @@ import orjson
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData, Columns, ResultArea, Shape
 from mdstream.streams.spec import CODED, Channel, Column, Kind, PayloadKind, StreamSpec
-from mdstream.streams.storage import DTYPE
 from workers.decoding import learn_json, learn_msgpack
 from workers.decoding.bodies import BodyMatcher
 from workers.decoding.codes import Place
@@ -149,7 +148,7 @@ class KernelDecoder:
         self._maker = ColumnMaker()
         self._parse = parse
         self._texts = TextTable(parse)
-        self._plans = [self._plan(table) for table in self._tables.values()]
+        self.plans = [self._plan(table) for table in self._tables.values()]
         self._checked = [_checked_columns(table.channel) for table in self._tables.values()]
         self._shapes = [Shape(table.channel) for table in self._tables.values()]
         self._make_room(0)
@@ -168,14 +167,37 @@ class KernelDecoder:
             elif column.kind in CODED:
                 option = self._texts.owner(column)
             side = names.index(column.side_of) if column.side_of else -1
-            width = DTYPE[column.kind].itemsize
-            plan[index] = kind, table.base + index, width, column.nullable, option, side
+            plan[index] = kind, table.base + index, option, side
         return plan
+
+    @property
+    def tables(self) -> list[Table]:
+        """The channels, by number."""
+        return list(self._tables.values())
+
+    @property
+    def known_layouts(self) -> int:
+        return self._matcher.known_layouts
+
+    @property
+    def room(self) -> int:
+        """Rows that spans have room for."""
+        return int(self._matcher.spans.shape[1])
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays that kernels read, flat, with the codes of all texts that have one by now.
+
+        They are replaced as they grow, in `decode` alone.
+        """
+        texts = self._texts
+        texts.refresh(self._known)
+        of_texts = ("keys", "slots", "starts", "sizes", "owners", "pool", "codes", "blanks")
+        return self._matcher.arrays() | {name: getattr(texts, name) for name in of_texts}
 
     def _make_room(self, rows: int) -> None:
         """Make arrays for leftover values of columns, valid until the next channel."""
-        most = max(map(len, self._plans), default=0)
-        self._scratch: npt.NDArray[np.uint8] = np.empty(2 * most * rows, np.uint8)
+        most = max(map(len, self.plans), default=0)
+        self._scratch: npt.NDArray[np.uint8] = np.empty(plans.SCRATCH_ARRAYS * most * rows, np.uint8)
         self._leftover: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
         self._numbers: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
         self._room = rows
@@ -217,7 +239,7 @@ class KernelDecoder:
             assert made is not None
         payload = matcher.row_payload[table.index, :rows]
         part = ChannelRows(made, [], payload, matcher.row_message[table.index, :rows])
-        plan = self._plans[table.index].copy()
+        plan = self.plans[table.index].copy()
         counts = np.zeros((columns, plans.COUNTS_WIDTH), np.int64)
         if rows > self._room:
             self._make_room(2 * rows)
@@ -279,6 +301,7 @@ class KernelDecoder:
             plan.reshape(-1),
             made.area.bytes,
             made.start,
+            made.targets,
             self._scratch,
             texts.keys,
             texts.slots,

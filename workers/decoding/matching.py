@@ -89,6 +89,25 @@ class Matcher:
         self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
         self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
 
+    @property
+    def known_layouts(self) -> int:
+        return self._layouts.known
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays that the kernel uses, flat. `_make_room` replaces the last three."""
+        layouts, (_, window) = self._layouts, self._by_keys or (None, np.zeros(0, np.int64))
+        return {
+            "words": layouts.words,
+            "steps": layouts.steps.reshape(-1),
+            "items": layouts.items.reshape(-1),
+            "layouts": layouts.layouts.reshape(-1),
+            "entries": layouts.entries,
+            "window": window,
+            "spans": self.spans.reshape(-1),
+            "row_payload": self.row_payload.reshape(-1),
+            "row_message": self.row_message.reshape(-1),
+        }
+
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
         """Match the payloads whose verdict is `GOOD`; those that cannot be followed fall back."""
         rows = np.zeros(len(self._tables), np.int64)

@@ -1,15 +1,16 @@
-"""Pass 2: all columns of a channel at once, from spans to values in the result area.
+"""Pass 2: all columns of a channel at once, from spans to values.
 
-A plan describes each column in `PLAN_WIDTH` numbers. `counts` reports what a column leaves over, in
-`COUNTS_WIDTH` numbers per column. `leftover` and `numbers` have `rows` entries per column: rows for the
-fallback decoder from the front, texts without a code from the back.
+A plan describes each column in `PLAN_WIDTH` numbers. `targets` has two numbers for each: the byte of `area`
+where its values begin, and the one where its mask begins; `IN_SCRATCH` if they go to `scratch`. `counts`
+reports what a column leaves over, in `COUNTS_WIDTH` numbers per column. `leftover` and `numbers` have
+`rows` entries per column: rows for the fallback decoder from the front, texts without a code from the back.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from workers.kernels.compiling import called, inlined
+from workers.kernels.compiling import called
 from workers.kernels.sides import blank_prices, blank_sizes
 from workers.kernels.texts import look_up
 from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_uint32, as_uint64
@@ -18,20 +19,19 @@ from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_
 KIND = 0
 SLOT = 1
 """Row of the column's spans."""
-WIDTH = 2
-"""Bytes per value."""
-MASKED = 3
-"""Whether a mask follows the values."""
-OPTION = 4
+OPTION = 2
 """FLOAT: whether it is the price of a quote side. BOOL: the default of missing values. Codes: the owner of
 the texts.
 """
-SIDE = 5
+SIDE = 3
 """The price column that decides whether this side of a quote is present; negative if there is none."""
-PLAN_WIDTH = 6
+PLAN_WIDTH = 4
 
-ALIGNMENT = 8
-"""Alignment of values and masks in bytes (`mdstream.handoff.columns`)."""
+TARGETS_WIDTH = 2
+IN_SCRATCH = -1
+"""A target: the values or the mask go to `scratch`."""
+SCRATCH_ARRAYS = 3
+"""Arrays in `scratch`, each of `rows` bytes per column: absent quote sides, masks, booleans."""
 
 # Kinds.
 FLOAT = 0
@@ -54,11 +54,6 @@ ZEROS = 3
 COUNTS_WIDTH = 4
 
 
-@inlined
-def _align(size: int) -> int:
-    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-
-
 def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
     """Return pass 2 for one codec; the arguments are the functions that read its values."""
 
@@ -74,6 +69,7 @@ def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
         columns: int,
         area: Any,
         start: int,
+        targets: Any,
         scratch: Any,
         keys: Any,
         slots: Any,
@@ -88,11 +84,9 @@ def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
         numbers: Any,
         counts: Any,
     ) -> None:
-        """Convert all columns; the first begins at byte `start`, each is followed by its mask if it has
-        one.
+        """Convert all columns. `targets` count from byte `start` of `area`.
 
-        `scratch` (uint8) holds two arrays of `rows` per column: the absent quote sides, and the masks that
-        have no place of their own.
+        `scratch` (uint8) holds `SCRATCH_ARRAYS` arrays, each of `rows` bytes per column.
         """
         for column in range(columns):
             task = column * PLAN_WIDTH
@@ -100,12 +94,11 @@ def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
             first = plan[task + SLOT] * room
             option = plan[task + OPTION]
             at = column * rows
-            target = start
-            start += _align(rows * plan[task + WIDTH])
+            target = start + targets[column * TARGETS_WIDTH]
             valid = as_uint8(scratch, (columns + column) * rows)
-            if plan[task + MASKED]:
-                valid = as_uint8(area, start)
-                start += _align(rows)
+            mask_at = targets[column * TARGETS_WIDTH + 1]
+            if mask_at >= 0:
+                valid = as_uint8(area, start + mask_at)
             if kind == GIVEN:
                 continue
             side = plan[task + SIDE]
@@ -131,7 +124,9 @@ def make_convert(floats: Any, integers: Any, booleans: Any, times: Any) -> Any:
                 if side >= 0:
                     missing += blank_sizes(rows, natural, valid, scratch, side)
             elif kind == BOOL:
-                flags = as_uint8(area, target)
+                flags = as_uint8(scratch, (2 * columns + column) * rows)
+                if targets[column * TARGETS_WIDTH] >= 0:
+                    flags = as_uint8(area, target)
                 left, missing = booleans(buffer, spans, first, rows, flags, valid, leftover, at, option)
             elif kind == TIME:
                 moments = as_int64(area, target)

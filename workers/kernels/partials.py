@@ -20,6 +20,11 @@ TICK = 5
 CORRECTION = 6
 CANCEL = 7
 
+TAPES = 16
+"""Codes of tapes, plus one, for which the effects of trades are cached."""
+UNKNOWN = 255
+"""In the cache of effects: not known yet."""
+
 SECOND = 1_000_000_000
 
 _TRADES, _AHEAD, _GAP = int(PartialKind.TRADES), int(PartialKind.AHEAD), int(PartialKind.GAP)

@@ -409,7 +409,7 @@ def times(
     return left, missing
 
 
-_convert = make_convert(floats, integers, booleans, times)
+convert_raw = make_convert(floats, integers, booleans, times)
 
 
 @kernel
@@ -423,6 +423,7 @@ def convert(
     plan: Any,
     area: Any,
     start: int,
+    targets: Any,
     scratch: Any,
     keys: Any,
     slots: Any,
@@ -437,7 +438,7 @@ def convert(
     counts: Any,
 ) -> None:
     """Convert all columns of one channel; see `workers.kernels.columns`."""
-    _convert(
+    convert_raw(
         raw(buffer),
         raw(spans),
         room,
@@ -448,6 +449,7 @@ def convert(
         len(plan) // PLAN_WIDTH,
         raw(area),
         start,
+        raw(targets),
         raw(scratch),
         raw(keys),
         raw(slots),

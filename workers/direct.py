@@ -1,0 +1,263 @@
+"""The direct path of one stream: usual batches go from their slab to the ends of frames in one call.
+
+Runs in the feed, although it is in workers/, because it uses compiled kernels. It reads the layouts and
+texts that the usual way (`workers.job`) has learned in this process, and learns nothing itself. After each
+batch that took the usual way, it looks up again where all arrays and chunks are (`_bind`).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mdstream.frames.chunk import Chunk
+from mdstream.frames.direct_path import DirectBatch, Targets, WrittenRows
+from mdstream.handoff.columns import PARTIAL
+from mdstream.handoff.slab import Slab
+from mdstream.streams.books import book_channel
+from mdstream.streams.spec import Kind, PayloadKind, StreamSpec
+from workers import job
+from workers.decoding.layouts import Table
+from workers.kernels import book, direct, direct_latest
+from workers.kernels import columns as plans
+
+log = logging.getLogger(__name__)
+
+_KERNELS = {PayloadKind.JSON: direct.decode_json, PayloadKind.MSGPACK: direct.decode_msgpack}
+
+_TRADE = ("symbol", "ts", "price", "size", "recv_ts", "conditions", "tape")
+_QUOTE = ("symbol", "ts", "bid_price", "ask_price", "recv_ts")
+
+
+class Direct:
+    """The `DirectPath` of one stream."""
+
+    # The mutable state: whether the book is up to date, and its kernel; the arrays that it names; whether
+    # the kernels have failed. Kernels write the book and the arrays of `_own`.
+
+    def __init__(self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> None:
+        self._spec = spec
+        self._targets = targets
+        self._context = job.context_of(str(run), spec.name, kernels)
+        self._book: npt.NDArray[np.int64] = np.zeros(book.WORDS, np.int64)
+        self._words = memoryview(self._book)  # type: ignore[arg-type]
+        self._own: dict[str, Any] = {}
+        self._bound: dict[str, Any] = {}
+        self._tables: list[Table] = []
+        self._decode: Any = None
+        self._has_failed = False
+        self._partials = np.zeros(2 * direct.MOST_ROWS, PARTIAL)
+        self._slab_words = book.ARRAYS["buffer"][0]
+
+    def decode(self, slab: Slab) -> DirectBatch | None:
+        if self._has_failed or not 0 < slab.count <= direct.MOST_PAYLOADS:
+            return None
+        words = self._words
+        try:
+            if self._decode is None and not self._bind():
+                return None
+            words[self._slab_words], words[self._slab_words + 1] = slab.address, len(slab.view)
+            words[book.PAYLOADS] = slab.count
+            if self._decode(self._book, self._partials) != direct.REGULAR:
+                return None
+        except Exception:  # an error in our code must not lose a batch
+            log.exception("the direct path failed; this stream does without it")
+            self._has_failed = True
+            return None
+        channels, width = self._channel_words, direct.CHANNEL_WIDTH
+        rows = [
+            WrittenRows(table.channel.name, count, channels[number * width + direct.NULLS])
+            for number, table in enumerate(self._tables)
+            if (count := self._row_counts[number])
+        ]
+        partials = self._partials[: words[book.PARTIALS]]
+        return DirectBatch(rows, partials, words[book.BYTES], words[book.MESSAGES])
+
+    def settle(self, age_ns: int) -> None:
+        self._words[book.AGE] = age_ns
+        direct_latest.settle(self._book)
+        latest, needed = self._targets.latest, self._words[book.LATEST_ROWS]
+        if latest is not None and needed > latest.head.rows:
+            latest.head.publish(needed, 0)
+
+    def forget(self) -> None:
+        self._decode = None
+
+    # -- the book
+
+    def _bind(self) -> bool:
+        """Write the book; return False if there is nothing to decode with yet."""
+        found = self._context.stream_decoder()
+        if found is None:
+            return False
+        kind, decoder = found
+        self._context.refresh()
+        self._bound = decoder.arrays() | {
+            "latency": self._targets.latency,
+            "delay": self._targets.feed_delay,
+        }
+        if self._tables != decoder.tables:
+            self._tables = decoder.tables
+            self._own = self._make_arrays()
+            self._row_counts = memoryview(self._own["rows"])
+            self._channel_words = memoryview(self._own["channels"])
+        self._bound |= self._own
+        self._own["plans"][:] = np.concatenate(decoder.plans).reshape(-1)
+        self._bind_frames()
+        self._bind_latest()
+        self._bind_bars()
+        for name, array in self._bound.items():
+            self._write(name, array)
+        self._book[book.KNOWN], self._book[book.ROOM] = decoder.known_layouts, decoder.room
+        self._decode = _KERNELS[kind]
+        return True
+
+    def _write(self, name: str, array: Any) -> None:
+        word, item = book.ARRAYS[name]
+        assert array.dtype in (item, np.bool_), name
+        assert array.flags.c_contiguous, name
+        self._book[word], self._book[word + 1] = array.ctypes.data, array.size
+
+    def _make_arrays(self) -> dict[str, Any]:
+        """Make the arrays that only the direct path uses."""
+        columns = sum(len(table.channel.columns) for table in self._tables)
+        widest = max(len(table.channel.columns) for table in self._tables)
+        most, payloads, channels = direct.MOST_ROWS, direct.MOST_PAYLOADS, len(self._tables)
+        lengths = {
+            **dict.fromkeys(("offsets", "lengths", "received", "verdicts", "messages"), payloads),
+            **dict.fromkeys(("rows", "before"), channels),
+            "at": 16,
+            "channels": channels * direct.CHANNEL_WIDTH,
+            "columns": columns * direct.COLUMN_WIDTH,
+            "plans": columns * plans.PLAN_WIDTH,
+            "counts": columns * plans.COUNTS_WIDTH,
+            "targets": columns * plans.TARGETS_WIDTH,
+            "scratch": columns * plans.SCRATCH_ARRAYS * most,
+            **dict.fromkeys(("leftover", "numbers"), widest * most),
+            **dict.fromkeys(("symbols", "times", "prices", "volumes", "kinds", "receipts"), 2 * most),
+            **dict.fromkeys(("places", "whose"), 8 * most),
+            "newest": most,
+            "trade": len(_TRADE) + 1,
+            "quote": len(_TRADE) + 1,
+        }
+        return {name: np.zeros(length, book.ARRAYS[name][1]) for name, length in lengths.items()}
+
+    def _bind_frames(self) -> None:
+        """Write where the rows of each channel go."""
+        channels = self._own["channels"].reshape(-1, direct.CHANNEL_WIDTH)
+        columns = self._own["columns"].reshape(-1, direct.COLUMN_WIDTH)
+        books = book_channel(self._spec)
+        for number, table in enumerate(self._tables):
+            channel = table.channel
+            frame = self._targets.frames.get(channel.name)  # None for a channel of history alone
+            chunk, at = frame.end_of_rows() if frame is not None else (None, 0)
+            time = channel.at[channel.time] if channel.is_timely else -1
+            by = self._context.times.get(channel.name) if channel.name in self._targets.moves else None
+            channels[number] = (
+                *(
+                    (chunk.bytes.ctypes.data, len(chunk.bytes), at, chunk.rows - at)
+                    if chunk
+                    else (0, 0, 0, 0)
+                ),
+                table.base,
+                len(channel.columns),
+                books is not None and channel.name == books.name,
+                0,
+                channel.at[by] if by else -1,
+                channel.at["recv_ts"],
+                time,
+            )
+            if chunk is None:
+                continue
+            needed = {i for i, c in enumerate(channel.columns) if not c.nullable or channel.has_parts}
+            needed |= set(channel.essentials)
+            for index, view in enumerate(chunk.views):
+                columns[table.base + index] = (
+                    view.offset,
+                    view.validity_offset if len(view.validity) else -1,
+                    0 if view.packed else view.values.itemsize,
+                    index in needed and not view.packed,
+                )
+
+    def _bind_latest(self) -> None:
+        """Write where the last values of each channel go."""
+        latest = self._targets.latest
+        chunk = latest.chunk if latest is not None else None
+        numbers = {table.channel.name: number for number, table in enumerate(self._tables)}
+        aspects, moves = list[tuple[int, ...]](), list[tuple[int, ...]]()
+        for name, each in self._targets.moves.items():
+            if chunk is None or name not in numbers:
+                continue
+            for moved, order in each:
+                sources = dict(moved)
+                time, receipt = order or (-1, -1)
+                aspects.append(
+                    (
+                        numbers[name],
+                        len(moves),
+                        len(moved),
+                        sources.get(time, -1),
+                        sources.get(receipt, -1),
+                        *((chunk.views[time].offset, chunk.views[receipt].offset) if order else (0, 0)),
+                        _bits(chunk, time) if order else -1,
+                    )
+                )
+                moves += [
+                    (
+                        source,
+                        chunk.views[to].offset,
+                        _bits(chunk, to),
+                        chunk.views[to].values.itemsize,
+                        to * chunk.rows,
+                    )
+                    for to, source in moved
+                ]
+        self._bound["aspects"] = np.array(aspects, np.int64).reshape(-1)
+        self._bound["moves"] = np.array(moves, np.int64).reshape(-1)
+        self._bound["latest"] = chunk.bytes if chunk else np.zeros(0, np.uint8)
+        present = latest.present if latest is not None else np.zeros(0, np.bool_)
+        self._bound["present"] = present.reshape(-1)
+        self._book[book.ASPECTS] = len(aspects)
+        self._book[book.LATEST_ROOM] = chunk.rows if chunk else 0
+        self._book[book.VERSIONS] = chunk.views[-1].offset if chunk else 0
+
+    def _bind_bars(self) -> None:
+        """Write which channels bars are made of, and where what they need is."""
+        numbers = {table.channel.name: number for number, table in enumerate(self._tables)}
+        rules = self._spec.bar_rules
+        sources = rules.sources if rules is not None else ("", "", "", "")
+        words = slice(book.TRADES, book.CANCELS + 1)
+        self._book[words] = [numbers.get(name, -1) for name in sources]
+        effects = self._context.effects
+        self._bound["effects"] = effects.known.reshape(-1) if effects is not None else np.zeros(0, np.uint8)
+        if rules is not None:
+            names = (*_TRADE, rules.mark)
+            self._own["trade"][:] = [self._spec.by_name[rules.trades].at.get(name, -1) for name in names]
+        if rules is not None and rules.midpoints:
+            at = self._spec.by_name[rules.midpoints].at
+            self._own["quote"][: len(_QUOTE)] = [at[name] for name in _QUOTE]
+
+
+def _bits(chunk: Chunk, index: int) -> int:
+    """Return where the null bits of a column begin; -1 if it has none."""
+    view = chunk.views[index]
+    return view.validity_offset if len(view.validity) else -1
+
+
+def warm() -> None:
+    """Load or compile the kernels, by a batch without payloads."""
+    nothing: npt.NDArray[np.int64] = np.zeros(book.WORDS, np.int64)
+    for decode in _KERNELS.values():
+        decode(nothing, np.zeros(1, PARTIAL))
+    direct_latest.settle(nothing)
+
+
+def make(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> Direct | None:
+    """Return the direct path of a stream; None without kernels, or if last values have bits."""
+    latest = targets.latest
+    packed = latest is not None and any(column.kind is Kind.BOOL for column in latest.columns)
+    return Direct(run, spec, targets, kernels) if kernels and not packed else None

@@ -1,0 +1,152 @@
+"""The book of the direct path: one array of numbers that tells its kernels where everything is.
+
+Passing some fifty arrays to a kernel costs more than a small batch takes. So their addresses are written
+once into an array, the book: two words for each, its address and its number of items. `workers.direct`
+writes them, again whenever an array may have moved, and keeps the arrays alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+
+from workers.kernels.compiling import inlined
+
+ARRAYS: dict[str, tuple[int, Any]] = {}
+"""Name of an array → its first word in the book, and the type of its items."""
+
+
+def _pointer_to(item: Any) -> Any:
+    """Make an intrinsic that returns an address as a pointer to items."""
+
+    @intrinsic
+    def pointer(context: Any, address: Any) -> Any:
+        signature = types.CPointer(item)(types.int64)  # type: ignore[attr-defined]
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return signature, generate
+
+    return pointer
+
+
+def _array(name: str, item: Any) -> Callable[[Any], Any]:
+    """Add an array to the book; return the helper by which kernels get it from a book."""
+    word = 2 * len(ARRAYS)
+    ARRAYS[name] = word, item
+    pointer = _pointer_to(numba.from_dtype(np.dtype(item)))
+
+    @inlined
+    def array(book: Any) -> Any:
+        return numba.carray(pointer(book[word]), (book[word + 1],))
+
+    return array
+
+
+# What a matcher reads and writes (`decoding.matching`, `decoding.layouts`).
+words = _array("words", np.uint64)
+steps = _array("steps", np.int64)
+items = _array("items", np.int64)
+layouts = _array("layouts", np.int64)
+entries = _array("entries", np.int64)
+window = _array("window", np.int64)
+spans = _array("spans", np.uint64)
+row_payload = _array("row_payload", np.int32)
+row_message = _array("row_message", np.int32)
+
+# Texts and their codes (`decoding.texts`).
+keys = _array("keys", np.uint64)
+slots = _array("slots", np.int32)
+starts = _array("starts", np.int64)
+sizes = _array("sizes", np.int64)
+owners = _array("owners", np.int64)
+pool = _array("pool", np.uint8)
+codes = _array("codes", np.int64)
+blanks = _array("blanks", np.uint8)
+
+# The slab, and what is known of each payload in it.
+buffer = _array("buffer", np.uint8)
+offsets = _array("offsets", np.int64)
+lengths = _array("lengths", np.int64)
+received = _array("received", np.int64)
+verdicts = _array("verdicts", np.uint8)
+messages = _array("messages", np.uint32)
+at = _array("at", np.int64)
+
+# Channels and their columns (`kernels.direct`, `kernels.columns`).
+rows = _array("rows", np.int64)
+before = _array("before", np.int64)
+channels = _array("channels", np.int64)
+columns = _array("columns", np.int64)
+plans = _array("plans", np.int64)
+counts = _array("counts", np.int64)
+targets = _array("targets", np.int64)
+scratch = _array("scratch", np.uint8)
+leftover = _array("leftover", np.int64)
+numbers = _array("numbers", np.int64)
+
+# Bars: the effects of trades by their codes, the columns of trades and of quotes, the events of a batch.
+effects = _array("effects", np.uint8)
+trade = _array("trade", np.int64)
+quote = _array("quote", np.int64)
+symbols = _array("symbols", np.uint32)
+times = _array("times", np.int64)
+prices = _array("prices", np.float64)
+volumes = _array("volumes", np.float64)
+kinds = _array("kinds", np.uint8)
+receipts = _array("receipts", np.int64)
+
+# Hash tables from symbols to numbers, and the newest rows of a batch.
+places = _array("places", np.int64)
+whose = _array("whose", np.int64)
+newest = _array("newest", np.int64)
+
+# Last values of symbols (`kernels.direct_latest`).
+aspects = _array("aspects", np.int64)
+moves = _array("moves", np.int64)
+latest = _array("latest", np.uint8)
+present = _array("present", np.uint8)
+
+# Histograms.
+latency = _array("latency", np.uint64)
+delay = _array("delay", np.uint64)
+
+_FIRST = 2 * len(ARRAYS)
+KNOWN, ROOM, PAYLOADS, BYTES, MESSAGES, PARTIALS, AGE = range(_FIRST, _FIRST + 7)
+"""Known layouts; rows that spans have room for; payloads of the batch, and, as results, their bytes and
+messages, and the partials. The age of a payload is `AGE` less its receive time.
+"""
+TRADES, MIDPOINTS, CORRECTIONS, CANCELS = range(_FIRST + 7, _FIRST + 11)
+"""Channels that bars are made of, by number; -1 if there is none."""
+ASPECTS, LATEST_ROOM, LATEST_ROWS, VERSIONS = range(_FIRST + 11, _FIRST + 15)
+"""Number of aspects; rows of the keyed frame, and, as a result, the rows that it needs; the byte in it at
+which the versions of rows begin.
+"""
+WORDS = _FIRST + 15
+"""Words of a book."""
+
+_as_bytes = _pointer_to(types.uint8)
+
+
+@inlined
+def bytes_at(address: int, count: int) -> Any:
+    """Return `count` bytes at an address as an array."""
+    return numba.carray(_as_bytes(address), (count,))
+
+
+@intrinsic
+def fence(context: Any) -> Any:
+    """Keep the stores before it ahead of the stores after it: LLVM and processors reorder plain stores."""
+    signature = types.void()
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return signature, generate

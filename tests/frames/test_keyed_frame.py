@@ -120,9 +120,9 @@ def test_a_row_that_its_writer_died_in_is_left_out_until_it_is_written_again(
     monkeypatch.setattr(keyed_frame_reader, "_TORN_TIMEOUT_S", 0.1)
     table, reader = make_writer(run), attach(run.run)
     update(table, [1, 2], [1, 1], [1.0, 1.0])
-    assert table._chunk is not None
-    table._chunk.views[-1].values[1] |= np.uint64(1)  # a killed writer leaves the row like this
-    table._chunk.views[2].values[1] = 666.0
+    assert table.chunk is not None
+    table.chunk.views[-1].values[1] |= np.uint64(1)  # a killed writer leaves the row like this
+    table.chunk.views[2].values[1] = 666.0
     assert list(read_rows(reader)) == ["S2"]
     update(make_writer(run), [1], [1], [5.0])
     assert read_rows(reader)["S1"][1] == 5.0

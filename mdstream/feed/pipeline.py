@@ -244,7 +244,7 @@ class Pipeline:
         self._slabs.close()
         if self._journal is not None:
             await self._journal.close()
-            self._committer.state["journal_missed"] = self._journal.missed
+            self._journal.publish(self._committer.state)
 
     def heartbeat(self) -> None:
         """Publish gauges and telemetry; call it a few times a second."""
@@ -258,7 +258,7 @@ class Pipeline:
         self._committer.flush()
         if self._journal is not None:
             self._journal.heartbeat()
-            state["journal_missed"] = self._journal.missed
+            self._journal.publish(state)
 
     def _check_load(self) -> None:
         """Report that workers lag behind, or have caught up."""
@@ -326,10 +326,12 @@ class Pipeline:
 
     def _write_journal(self) -> None:
         """Write the sealed batches, long before they are committed if the workers lag."""
-        while self._journal is not None and self._unwritten:
+        if self._journal is None or not self._unwritten:
+            return
+        while self._unwritten:
             batch = self._unwritten.popleft()
             self._journal.write(batch.slab, batch.sequence)
-            self._committer.state["journal_missed"] = self._journal.missed
+        self._journal.publish(self._committer.state)
 
     # -- to the workers: at most pool.size + 1 tickets out
 

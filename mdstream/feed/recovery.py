@@ -13,7 +13,8 @@ from typing import NamedTuple
 from mdstream.errors import NoRunError
 from mdstream.frames.rundir import read_description, slabs_path, state_path
 from mdstream.handoff.slab import RESULT_SUFFIX, Slab, SlabState
-from mdstream.store.journal import JournalWriter, journal_path
+from mdstream.store.journal import journal_path
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 

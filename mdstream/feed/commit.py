@@ -130,10 +130,8 @@ class Committer:
         for name, columns in rows.items():
             self.frames[name].append(columns, receipt.sequence)
         self._update_latest(area, receipt, rows)
-        if self._books is not None and receipt.books is not None:
-            levels = self._read(area, receipt.books, codes)
-            self._books.update(levels, dict(enumerate(self._dictionaries.texts(self._books.sides))))
-            self.state["levels_dropped"] = self._books.dropped
+        if self._books is not None:
+            self._update_books(self._books, area, receipt, codes)
         offset, count = receipt.partials
         if self._bars is not None and count:
             partials = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
@@ -162,6 +160,9 @@ class Committer:
             self._keep_rejects(sequence, make_columns(rejects))
         if self._bars is not None:
             self._bars.mark_lost_batch(time.time_ns())
+        if self._books is not None:
+            self._books.lose()
+            self._books.retract()
         self._count(slab, receipt, span, quarantined=1)
 
     # -- bars
@@ -224,6 +225,19 @@ class Committer:
             assert self._latest is not None, "only streams with last values have newest rows"
             newest = np.frombuffer(area.memory, np.int64, count, offset)
             self._latest.update(self._spec.by_name[name], rows[name], newest)
+
+    def _update_books(self, books: Books, area: ResultArea, receipt: Receipt, codes: Codes) -> None:
+        lost: set[int] = set()
+        if (losses := receipt.book_losses) is not None:
+            known = self._dictionaries.codes(SYMBOLS)  # without a code, there is no book
+            lost = {known[symbol] for symbol in losses.symbols if symbol in known}
+            books.lose(None if losses.every else lost)
+        if receipt.books is not None:
+            levels = self._read(area, receipt.books, codes)
+            books.update(levels, dict(enumerate(self._dictionaries.texts(books.sides))), lost)
+            self.state["levels_dropped"] = books.dropped
+        if losses is not None:
+            books.retract()
 
     def _keep_rejects(self, sequence: int, rejects: Sequence[ColumnData]) -> None:
         """Keep the rejects of a batch on disk and in their frame; a repeated commit skips them.

@@ -149,7 +149,7 @@ class Committer:
     def quarantine(self, slab: Slab, sequence: int, reason: str, span: Span) -> None:
         """Keep all payloads of a batch with the rejects, and count each as one rejected message."""
         kinds = slab.table["kind"][: slab.entries]
-        is_payload = kinds != PayloadKind.MARK
+        is_payload = kinds < PayloadKind.MARK
         slab.table["messages"][: slab.entries] = is_payload
         rejects = [_reject_payload(slab, index, reason) for index in np.flatnonzero(is_payload).tolist()]
         from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
@@ -272,7 +272,7 @@ class Committer:
         for bucket, messages in receipt.delays:
             histograms["feed_delay"][bucket] += np.uint64(messages)
         payloads, size = len(streamed), int(streamed["length"].sum())
-        marks = int(np.count_nonzero(kinds == PayloadKind.MARK)) if payloads < len(table) else 0
+        marks = int(np.count_nonzero(kinds >= PayloadKind.MARK)) if payloads < len(table) else 0
         rules = self._spec.bar_rules
         sources = zip(LENGTHS, rules.sources if rules else (), strict=False)
         lengths = {counter: self.frames[name].rows for counter, name in sources if name}

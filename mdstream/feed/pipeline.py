@@ -23,12 +23,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from mdstream.config import HandoffConfig
 from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, SharedMemoryError
@@ -186,18 +188,31 @@ class Pipeline:
             await self._wait_for_room()
 
     async def put_body(
-        self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression = Compression.PLAIN
+        self,
+        body: bytes,
+        kind: PayloadKind,
+        recv_ns: int,
+        compression: Compression = Compression.PLAIN,
+        requested: Collection[str] = (),
     ) -> BodyContents:
-        """Take a REST body; return its contents once its rows are in the frames."""
+        """Take a REST body; return its contents once its rows are in the frames.
+
+        `requested` are the symbols that it was requested for; records of others are rejected. Without them,
+        all records count.
+        """
         decompressed = decompressed_size(body, compression)
+        names = orjson.dumps(sorted(requested)) if requested else b""
+        length = len(names) + len(body)
         while True:
             batch = self._filling
-            if batch is None or not batch.slab.fits(len(body), decompressed):
-                batch = self._begin(len(body))
+            if batch is None or not batch.slab.fits(length, decompressed, 1 + bool(names)):
+                batch = self._begin(length)
             if batch is not None:
                 break
             await self._wait_for_room()
         future: asyncio.Future[BodyContents] = asyncio.get_running_loop().create_future()
+        if names:
+            batch.slab.append(names, PayloadKind.REQUESTED, recv_ns)
         index = batch.slab.append(body, kind, recv_ns, compression, decompressed)
         batch.waiting[index] = future
         self._committer.state["fetch_payloads_received"] += 1

@@ -54,7 +54,7 @@ def settle(state: FeedState, pending: list[Slab]) -> None:
     tables = [slab.table[: slab.entries] for slab in pending]
     streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]
     bodies = [
-        table[(table["kind"] > PayloadKind.MSGPACK) & (table["kind"] != PayloadKind.MARK)]
+        table[(table["kind"] > PayloadKind.MSGPACK) & (table["kind"] < PayloadKind.MARK)]
         for table in tables
     ]
     state["payloads_received"] = done["payloads_committed"] + sum(map(len, streamed))

@@ -23,7 +23,6 @@ import orjson
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
-from mdstream.streams.books import book_channel
 from mdstream.streams.spec import LEVEL_KEYS, Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import CONTROL, SYMBOL, TYPE
 from workers.decoding.codes import BatchCodes, places_of
@@ -38,8 +37,10 @@ from workers.decoding.columns import (
     masks_of,
     type_name,
 )
+from workers.decoding.lost_books import books_in, books_of
 from workers.decoding.payloads import Payloads, Piece
 from workers.decoding.records import Body, BodyCutter, make_contents, parse_body
+from workers.decoding.requested import NOT_REQUESTED, Requested
 from workers.decoding.salvage import MSGPACK_ERRORS, Unreadable, json_messages, keep_bytes, msgpack_messages
 
 _MAPS = (0xDE, 0xDF)
@@ -114,7 +115,13 @@ class FallbackDecoder:
         """
         out = Decoded(counts=counts)
         bodies: dict[int, Body] = {}
-        given = [piece for piece in pieces if piece.kind is not PayloadKind.MARK]
+        pieces = list(pieces)
+        given = [piece for piece in pieces if piece.kind < PayloadKind.MARK]
+        requests = {
+            piece.payload + 1: Requested(piece.data, self._spec.chain)
+            for piece in pieces
+            if piece.kind is PayloadKind.REQUESTED
+        }
         for piece in given:
             try:
                 if piece.kind.from_stream:
@@ -122,11 +129,11 @@ class FallbackDecoder:
                     counts[piece.payload] += self._split_stream(parsed, piece, out)
                 else:
                     body = bodies[piece.payload] = parse_body(piece, self._spec)
-                    counts[piece.payload] += self._split_rest(body, piece, out)
+                    counts[piece.payload] += self._split_rest(body, piece, requests, out)
             except UnfitError as error:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
                 counts[piece.payload] += 1
-                for symbol in _books_in(piece, self._spec):
+                for symbol in books_in(piece, self._spec):
                     out.lose_levels((piece.payload, -1), symbol)
                 if not piece.kind.from_stream:
                     out.bodies[piece.payload] = BodyContents(frozenset(), {}, "", str(error))
@@ -161,16 +168,19 @@ class FallbackDecoder:
                 control += 1
             else:
                 out.rejects.append(Reject(piece.payload, index, _why_unknown(message)))
-                for symbol in _books_of(message, self._spec):
+                for symbol in books_of(message, self._spec):
                     out.lose_levels((piece.payload, index), symbol)
         return len(parsed) - control
 
-    def _split_rest(self, body: Body, piece: Piece, out: Decoded) -> int:
+    def _split_rest(self, body: Body, piece: Piece, requests: Mapping[int, Requested], out: Decoded) -> int:
         payload = piece.payload
+        request = requests.get(payload)
+        others = request.find_others(body.symbols) if request is not None else ()
         rows = out.rows.setdefault(body.channel.name, Rows())
         for index, record in enumerate(body.records):
-            if type(record) is not dict:
-                out.rejects.append(Reject(payload, index, _why_unknown(record)))
+            if type(record) is not dict or body.symbols[index] in others:
+                why = NOT_REQUESTED if type(record) is dict else _why_unknown(record)
+                out.rejects.append(Reject(payload, index, why))
                 continue
             rows.records.append(record)
             rows.positions.append((payload, index))
@@ -354,32 +364,6 @@ def _unreadable(payload: bytes) -> int:
     except (ValueError, TypeError, IndexError, msgpack.UnpackException):
         pass
     return int(at)
-
-
-def _books_of(message: Any, spec: StreamSpec) -> Collection[str]:
-    """Return the symbols whose books a rejected message may be of; an empty one stands for all books."""
-    books = book_channel(spec)
-    if books is None:
-        return ()
-    if type(message) is Unreadable:
-        types, symbols = message.texts(TYPE), message.texts(SYMBOL)
-    elif type(message) is dict:
-        types, symbols = (
-            [value] if type(value := message.get(key)) is str else [] for key in (TYPE, SYMBOL)
-        )
-    else:
-        types = symbols = []
-    if types and not set(types).intersection(books.types):
-        return ()
-    return symbols or [""]
-
-
-def _books_in(piece: Piece, spec: StreamSpec) -> Collection[str]:
-    """Return the same for a rejected payload."""
-    if not piece.kind.from_stream:
-        return ()
-    found = json_messages(bytes(piece.data)) if piece.kind is PayloadKind.JSON else None
-    return {symbol for message in found or [None] for symbol in _books_of(message, spec)}
 
 
 def _why_unknown(message: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import orjson
@@ -178,7 +179,11 @@ def test_books_equal_a_plain_dict_wherever_batches_are_cut(
     is_drained = data.draw(st.booleans())
 
     async def go() -> None:
-        async with rig("crypto", 0, Path("/nowhere")) as r:
+        with TemporaryDirectory() as rejects:
+            await check(Path(rejects))
+
+    async def check(rejects: Path) -> None:
+        async with rig("crypto", 0, rejects) as r:
             run = attach(str(r.run))
             for start, stop in zip([0, *cuts], [*cuts, len(items)], strict=True):
                 for payload in split_at_gaps(items[start:stop]):

@@ -20,7 +20,7 @@ from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, state_path
 from mdstream.frames.writer import Limits
 from mdstream.pool.pool import WorkerPool
-from mdstream.store.journal import JournalWriter
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.store.rejects import RejectFile
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind

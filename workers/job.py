@@ -31,10 +31,10 @@ from mdstream.handoff.columns import PARTIAL, ColumnData, ResultArea, array_byte
 from mdstream.handoff.rejects import make_columns, reject_row
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.space import create_file
-from mdstream.handoff.ticket import Extent, Part, Receipt, Ticket
+from mdstream.handoff.ticket import BookLosses, Extent, Part, Receipt, Ticket
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
-from mdstream.streams.spec import REJECTS, STATE, Channel, Column, PayloadKind
+from mdstream.streams.spec import REJECTS, STATE, SYMBOL, Channel, Column, PayloadKind
 from mdstream.streams.storage import DTYPE, PROVISIONAL
 from mdstream.telemetry.histogram import bucket_of
 from workers.aggregation.aggregate import (
@@ -45,7 +45,7 @@ from workers.aggregation.aggregate import (
     in_order,
     make_partials,
 )
-from workers.aggregation.books import net_rows
+from workers.aggregation.books import find_losses, net_rows
 from workers.aggregation.latest import newest_rows
 from workers.decoding.decoder import Decoder
 from workers.decoding.fallback import Decoded
@@ -58,7 +58,7 @@ ChannelColumns = list[tuple[Channel, Sequence[ColumnData]]]
 
 
 class _ResultExtents(NamedTuple):
-    """Places of a result's parts, as fields of a receipt."""
+    """Places of a result's parts, as fields of a receipt, in their order."""
 
     parts: tuple[Part, ...]
     books: Part | None
@@ -194,6 +194,7 @@ def run(ticket: Ticket) -> Receipt:
         time.thread_time_ns() - cpu_ns,
         result_file,
         *places,
+        _book_losses(context, decoded, payloads),
         decoded.new,
         (int(messages[from_stream].sum()), int(messages[~from_stream].sum())),
         (sum(rejected), len(rejected) - sum(rejected)),
@@ -254,7 +255,9 @@ def _build_result(context: Context, decoded: Decoded, payloads: Payloads) -> _Re
     books = context.books
     return _Result(
         [(by_name[name], columns[name]) for name in columns],
-        [(books, net_rows(books, columns[books.name]))] if books and books.name in columns else [],
+        [(books, net_rows(books, columns[books.name], decoded.order_of(books.name)))]
+        if books and books.name in columns
+        else [],
         {
             name: newest_rows(by_name[name], columns[name], time)
             for name, time in context.times.items()
@@ -262,6 +265,16 @@ def _build_result(context: Context, decoded: Decoded, payloads: Payloads) -> _Re
         },
         partials,
     )
+
+
+def _book_losses(context: Context, decoded: Decoded, payloads: Payloads) -> BookLosses | None:
+    if (books := context.books) is None:
+        return None
+
+    def symbol_of(code: int) -> str:
+        return context.text(SYMBOL, code, decoded.new)
+
+    return find_losses(books, decoded, payloads, symbol_of)
 
 
 def _reject_columns(decoded: Decoded, payloads: Payloads) -> Sequence[ColumnData]:

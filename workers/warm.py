@@ -62,7 +62,7 @@ def warm() -> None:
                 newest_rows(spec.by_name[rules.trades], decoded.columns[rules.trades], "ts")
             books = book_channel(spec)
             if books is not None and books.name in decoded.columns:
-                net_rows(books, decoded.columns[books.name])
+                net_rows(books, decoded.columns[books.name], decoded.order_of(books.name))
     bars.warm()
     direct.warm()
     kept.mark_used()

@@ -116,7 +116,7 @@ MEANINGS: dict[str, Meaning] = {
     "bid_levels": Meaning("Bid levels that are known (at most 1,000 are kept)."),
     "ask_levels": Meaning("Ask levels that are known (at most 1,000 are kept)."),
     "books.ts": Meaning("Time of the last change."),
-    "books.complete": Meaning("Whether the book began with a reset."),
+    "books.complete": Meaning("Whether the book has every change since its last reset."),
     # perpetuals
     "perps.size": Meaning("Size of the trade.", "base currency"),
     "perps.price": Meaning("Price of the trade.", "quote currency"),

@@ -4,13 +4,13 @@ All levels of all symbols are in one array, sorted by symbol, side, and price, b
 each batch to its net changes (`workers.aggregation.books`), so a batch costs a few searches in that array,
 however many messages it has. The best levels go to a keyed frame with one row for each symbol.
 
-A book is complete after its first reset, which the service sends after each subscription. Beyond
+The service sends a reset after each subscription; `streams.books` says when a book is complete. Beyond
 `MOST_LEVELS` of a side the worst levels are dropped, and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from mdstream.streams.books import BOOK_DEPTH, books_frame_channel
 from mdstream.streams.spec import Channel
 
 MOST_LEVELS = 1000
+
+_COMPLETE = books_frame_channel().at["complete"]
 
 Keys = npt.NDArray[np.complex128]
 """Symbol · 2 + side as the real part, the price (negative for bids) as the imaginary part: numpy sorts
@@ -41,7 +43,7 @@ class Books:
     _sizes: npt.NDArray[np.float64]
     """Their sizes."""
     _complete: set[int]
-    """Symbols that have had a reset."""
+    """Symbols whose book has every change since its last reset."""
 
     def __init__(self, folder: Path, channel: Channel, share: Share, dropped: int = 0) -> None:
         self.dropped = dropped
@@ -53,14 +55,36 @@ class Books:
         self._sizes = np.empty(0)
         self._complete = set()
 
-    def update(self, columns: Sequence[ColumnData], sides: Mapping[int, str]) -> None:
-        """Apply a batch's net changes (`aggregation.books`); `sides` has code → name of a side."""
+    def lose(self, symbols: Collection[int] | None = None) -> None:
+        """Note that the books of these symbols (None: all) are incomplete until they are reset.
+
+        `retract` shows it, after the update of the same batch, so that readers see one state or the other.
+        """
+        if symbols is None:
+            self._complete.clear()
+        else:
+            self._complete.difference_update(symbols)
+
+    def retract(self) -> None:
+        """Show that books are incomplete that lost something; those of a killed feed are, too."""
+        shown = self._frame.find(_COMPLETE, 1)
+        rows = shown[~np.isin(shown, list(self._complete))]
+        self._frame.update(rows, [(_COMPLETE, ColumnData(np.zeros(len(rows), np.int64)))])
+
+    def update(
+        self, columns: Sequence[ColumnData], sides: Mapping[int, str], lost: Collection[int] = ()
+    ) -> None:
+        """Apply a batch's net changes (`aggregation.books`); `sides` has code → name of a side.
+
+        The books of `lost` symbols are incomplete afterwards, even if they were reset.
+        """
         symbol, side, price, size, reset, ts, recv = (
             columns[self._at[name]]
             for name in ("symbol", "side", "price", "size", "reset", "ts", "recv_ts")
         )
         symbols = symbol.values.astype(np.int64)
         self._clear(np.unique(symbols[reset.values]))
+        self.lose(lost)
         there = price.values == price.values
         if price.mask is not None:
             there &= price.mask

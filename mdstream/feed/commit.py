@@ -149,10 +149,8 @@ class Committer:
         for name, columns in rows.items():
             self.frames[name].append(columns, receipt.sequence)
         self._update_latest(area, receipt, rows)
-        if self._books is not None and receipt.books is not None:
-            levels = self._read(area, receipt.books, codes)
-            self._books.update(levels, dict(enumerate(self._dictionaries.texts(self._books.sides))))
-            self.state["levels_dropped"] = self._books.dropped
+        if self._books is not None:
+            self._update_books(self._books, area, receipt, codes)
         offset, count = receipt.partials
         if self._bars is not None and count:
             partials = np.frombuffer(area.memory, PARTIAL, count, offset).copy()
@@ -197,7 +195,7 @@ class Committer:
     def quarantine(self, slab: Slab, sequence: int, reason: str, span: Span) -> None:
         """Keep all payloads of a batch with the rejects, and count each as one rejected message."""
         kinds = slab.table["kind"][: slab.entries]
-        is_payload = kinds != PayloadKind.MARK
+        is_payload = kinds < PayloadKind.MARK
         slab.table["messages"][: slab.entries] = is_payload
         rejects = [_reject_payload(slab, index, reason) for index in np.flatnonzero(is_payload).tolist()]
         from_stream = int((kinds <= PayloadKind.MSGPACK).sum())
@@ -208,6 +206,9 @@ class Committer:
             self._keep_rejects(sequence, make_columns(rejects))
         if self._bars is not None:
             self._bars.mark_lost_batch(time.time_ns())
+        if self._books is not None:
+            self._books.lose()
+            self._books.retract()
         self._count(slab, receipt, span, quarantined=1)
 
     # -- bars
@@ -271,6 +272,19 @@ class Committer:
             newest = np.frombuffer(area.memory, np.int64, count, offset)
             self._latest.update(self._spec.by_name[name], rows[name], newest)
 
+    def _update_books(self, books: Books, area: ResultArea, receipt: Receipt, codes: Codes) -> None:
+        lost: set[int] = set()
+        if (losses := receipt.book_losses) is not None:
+            known = self._dictionaries.codes(SYMBOLS)  # without a code, there is no book
+            lost = {known[symbol] for symbol in losses.symbols if symbol in known}
+            books.lose(None if losses.every else lost)
+        if receipt.books is not None:
+            levels = self._read(area, receipt.books, codes)
+            books.update(levels, dict(enumerate(self._dictionaries.texts(books.sides))), lost)
+            self.state["levels_dropped"] = books.dropped
+        if losses is not None:
+            books.retract()
+
     def _keep_rejects(self, sequence: int, rejects: Sequence[ColumnData]) -> None:
         """Keep the rejects of a batch on disk and in their frame; a repeated commit skips them.
 
@@ -302,7 +316,7 @@ class Committer:
         np.add.at(histograms["latency"], age, streamed["messages"].astype(np.uint64))
         for bucket, messages in receipt.delays:
             histograms["feed_delay"][bucket] += np.uint64(messages)
-        marks = int(np.count_nonzero(kinds == PayloadKind.MARK)) if len(streamed) < len(table) else 0
+        marks = int(np.count_nonzero(kinds >= PayloadKind.MARK)) if len(streamed) < len(table) else 0
         fetched = len(table) - len(streamed) - marks
         counted = len(streamed), int(streamed["length"].sum()), fetched
         self._add_counts(receipt, slab, span, counted, now, quarantined)

@@ -25,7 +25,7 @@ from typing import Any
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.commit import Committer
-from mdstream.feed.journal import FeedJournal
+from mdstream.feed.journal import FeedJournal, read_progress
 from mdstream.feed.pipeline import Pipeline
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
@@ -36,7 +36,8 @@ from mdstream.session.fetch import NO_DATA, Cycle, Fetcher
 from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
-from mdstream.store.journal import JournalWriter, journal_path
+from mdstream.store.journal import journal_path
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.store.rejects import RejectFile, reject_path
 from mdstream.streams import STREAMS
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
@@ -118,7 +119,7 @@ class Feed:
         assignment, name, journal = self._assignment, self.spec.name, None
         if folder := self._config.journal:
             path = journal_path(folder, assignment.run_id, name)
-            writer = JournalWriter(path, self.state["journal_missed"])
+            writer = JournalWriter(path, read_progress(self.state))
             journal = FeedJournal(writer, self._pool, self._report)
         return Pipeline(
             assignment.run,

@@ -13,13 +13,22 @@ from pathlib import Path
 from mdstream.errors import WorkerError
 from mdstream.handoff.slab import Slab
 from mdstream.pool.pool import WorkerPool
-from mdstream.store.journal import JournalWriter, has_segment, segment_number
+from mdstream.store.journal import has_segment, segment_number
+from mdstream.store.journal_writer import JournalWriter, Progress
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
+from mdstream.telemetry.state import FeedState
 
 log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
 """How long the end of a stream waits for its segments to be compressed."""
+_WORDS = ("journal_missed", "journal_sequence", "journal_payloads", "journal_in_segment")
+"""The words of a feed's state with its `Progress`."""
+
+
+def read_progress(state: FeedState) -> Progress:
+    """Return what the journal must have, as the last feed of the stream left it."""
+    return Progress(*(state[word] for word in _WORDS))
 
 
 class FeedJournal:
@@ -46,6 +55,11 @@ class FeedJournal:
     def missed(self) -> int:
         """Payloads that could not be written, or are lost."""
         return self._writer.missed
+
+    def publish(self, state: FeedState) -> None:
+        """Note in the feed's state what the journal has, for a successor."""
+        for word, value in zip(_WORDS, self._writer.progress, strict=True):
+            state[word] = value
 
     def write(self, slab: Slab, sequence: int) -> None:
         """Write a batch."""

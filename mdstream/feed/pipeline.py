@@ -23,12 +23,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from mdstream.config import HandoffConfig
 from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, SharedMemoryError
@@ -188,18 +190,31 @@ class Pipeline:
             await self._wait_for_room()
 
     async def put_body(
-        self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression = Compression.PLAIN
+        self,
+        body: bytes,
+        kind: PayloadKind,
+        recv_ns: int,
+        compression: Compression = Compression.PLAIN,
+        requested: Collection[str] = (),
     ) -> BodyContents:
-        """Take a REST body; return its contents once its rows are in the frames."""
+        """Take a REST body; return its contents once its rows are in the frames.
+
+        `requested` are the symbols that it was requested for; records of others are rejected. Without them,
+        all records count.
+        """
         decompressed = decompressed_size(body, compression)
+        names = orjson.dumps(sorted(requested)) if requested else b""
+        length = len(names) + len(body)
         while True:
             batch = self._filling
-            if batch is None or not batch.slab.fits(len(body), decompressed):
-                batch = self._begin(len(body))
+            if batch is None or not batch.slab.fits(length, decompressed, 1 + bool(names)):
+                batch = self._begin(length)
             if batch is not None:
                 break
             await self._wait_for_room()
         future: asyncio.Future[BodyContents] = asyncio.get_running_loop().create_future()
+        if names:
+            batch.slab.append(names, PayloadKind.REQUESTED, recv_ns)
         index = batch.slab.append(body, kind, recv_ns, compression, decompressed)
         batch.waiting[index] = future
         self._committer.state["fetch_payloads_received"] += 1
@@ -246,7 +261,7 @@ class Pipeline:
         self._slabs.close()
         if self._journal is not None:
             await self._journal.close()
-            self._committer.state["journal_missed"] = self._journal.missed
+            self._journal.publish(self._committer.state)
 
     def heartbeat(self) -> None:
         """Publish gauges and telemetry; call it a few times a second."""
@@ -260,7 +275,7 @@ class Pipeline:
         self._committer.flush()
         if self._journal is not None:
             self._journal.heartbeat()
-            state["journal_missed"] = self._journal.missed
+            self._journal.publish(state)
 
     def _check_load(self) -> None:
         """Report that workers lag behind, or have caught up."""
@@ -328,10 +343,12 @@ class Pipeline:
 
     def _write_journal(self) -> None:
         """Write the sealed batches, long before they are committed if the workers lag."""
-        while self._journal is not None and self._unwritten:
+        if self._journal is None or not self._unwritten:
+            return
+        while self._unwritten:
             batch = self._unwritten.popleft()
             self._journal.write(batch.slab, batch.sequence)
-            self._committer.state["journal_missed"] = self._journal.missed
+        self._journal.publish(self._committer.state)
 
     # -- to the workers: at most pool.size + 1 tickets out
 

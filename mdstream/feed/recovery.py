@@ -13,7 +13,8 @@ from typing import NamedTuple
 from mdstream.errors import NoRunError
 from mdstream.frames.rundir import read_description, slabs_path, state_path
 from mdstream.handoff.slab import RESULT_SUFFIX, Slab, SlabState
-from mdstream.store.journal import JournalWriter, journal_path
+from mdstream.store.journal import journal_path
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 
@@ -53,7 +54,7 @@ def settle(state: FeedState, pending: list[Slab]) -> None:
     tables = [slab.table[: slab.entries] for slab in pending]
     streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]
     bodies = [
-        table[(table["kind"] > PayloadKind.MSGPACK) & (table["kind"] != PayloadKind.MARK)]
+        table[(table["kind"] > PayloadKind.MSGPACK) & (table["kind"] < PayloadKind.MARK)]
         for table in tables
     ]
     state["payloads_received"] = done["payloads_committed"] + sum(map(len, streamed))

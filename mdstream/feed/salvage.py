@@ -13,12 +13,13 @@ from mdstream.config import HandoffConfig
 from mdstream.errors import MdstreamError
 from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
-from mdstream.feed.journal import FeedJournal
+from mdstream.feed.journal import FeedJournal, read_progress
 from mdstream.feed.pipeline import Pipeline
 from mdstream.frames.rundir import read_description, slabs_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.pool.pool import WorkerPool
-from mdstream.store.journal import JournalWriter, journal_path
+from mdstream.store.journal import journal_path
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.store.rejects import RejectFile, reject_path
 from mdstream.streams import STREAMS
 from mdstream.telemetry.state import FeedState
@@ -58,7 +59,7 @@ async def _commit(run: Path, stream: str, state: FeedState) -> None:
             committer.restore_bars(await pool.rebuild_partials(str(run), stream, rows))
         if folder := facts.get("journal"):
             path = journal_path(folder, facts["run"], stream)
-            journal = FeedJournal(JournalWriter(path, state["journal_missed"]), pool)
+            journal = FeedJournal(JournalWriter(path, read_progress(state)), pool)
         pipeline = Pipeline(run, stream, HandoffConfig(), pool, committer, lambda messages: None, journal)
         pipeline.recover()
         await pipeline.finish()

@@ -177,9 +177,9 @@ class Slab:
         self._words[3] = sequence
         self._words[4] = SlabState.FILLING
 
-    def fits(self, length: int, decompressed: int = 0) -> bool:
-        """Return whether a payload of `length` bytes fits, and the results of `decompressed` bytes."""
-        if self.used + length > self.capacity or self.count >= self._max_entries:
+    def fits(self, length: int, decompressed: int = 0, entries: int = 1) -> bool:
+        """Return whether `entries` payloads of `length` bytes fit, and results of `decompressed` bytes."""
+        if self.used + length > self.capacity or self.count + entries > self._max_entries:
             return False
         return not (self.count and decompressed) or self._decompressed + decompressed <= self.capacity
 

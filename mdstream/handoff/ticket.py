@@ -71,6 +71,15 @@ class BodyContents(NamedTuple):
         return not self.symbols and not self.refused
 
 
+class BookLosses(NamedTuple):
+    """Order books that are no longer complete after a batch (`streams.books` has the rule)."""
+
+    every: bool
+    """Whether all books were incomplete at some moment. Those that were reset later are complete again."""
+    symbols: tuple[str, ...]
+    """Symbols whose book lacks something at the end of the batch, although it may have been reset there."""
+
+
 class Receipt(NamedTuple):
     """Result of a `Ticket`. The defaults are those of a batch without a result."""
 
@@ -91,6 +100,7 @@ class Receipt(NamedTuple):
     """Channel → numbers (int64) of the rows that are the newest of their symbol."""
     partials: Extent = Extent(0, 0)
     """The partials (rows of `handoff.columns.PARTIAL`)."""
+    book_losses: BookLosses | None = None
     new: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Dictionary → texts without a code; `streams.storage.PROVISIONAL` + i stands for the i-th."""
     messages: tuple[int, int] = (0, 0)

@@ -15,10 +15,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from mdstream.config import StreamConfig
 from mdstream.errors import (
@@ -41,8 +42,8 @@ NO_DATA = "the service has no data for it"
 """Reason of a symbol that REST answers without."""
 _UNUSABLE = "unusable answer"
 
-Commit = Callable[[bytes, PayloadKind, int, Compression], Awaitable[BodyContents]]
-"""Hands a body to the pipeline; returns when its rows are in the frames."""
+Commit = Callable[[bytes, PayloadKind, int, Compression, Collection[str]], Awaitable[BodyContents]]
+"""Hands a body and the symbols of its request to the pipeline; returns when its rows are in the frames."""
 
 
 @dataclass(slots=True)
@@ -135,7 +136,8 @@ class Fetcher:
         only_first = bool(fetch.since_parameter) and not since
         try:
             request = state_request(fetch, self._stream.feed, symbols, since)
-            found, refused = await self._fetch(request, only_first)
+            # Records of a list have symbols of their own, and more than those requested.
+            found, refused = await self._fetch(request, () if fetch.listed else symbols, only_first)
         except SharedMemoryError:
             raise
         except BadRequestError as error:
@@ -161,7 +163,7 @@ class Fetcher:
         assert chain is not None, "else no symbol is an underlying"
         request = chain_request(chain, self._spec.fetch, self._stream.feed, underlying)
         try:
-            found, refused = await self._fetch(request)
+            found, refused = await self._fetch(request, [underlying])
         except SharedMemoryError:
             raise
         except MdstreamError as error:
@@ -179,7 +181,7 @@ class Fetcher:
         self._succeed(underlying, result)
 
     async def _fetch(
-        self, request: PageRequest, only_first: bool = False
+        self, request: PageRequest, requested: Collection[str], only_first: bool = False
     ) -> tuple[set[str], dict[str, str]]:
         """Fetch all pages of a request and commit each as it arrives.
 
@@ -187,7 +189,7 @@ class Fetcher:
         """
         symbols: set[str] = set()
         refused: dict[str, str] = {}
-        async with aclosing(pages(self._client, request, self._hand_on)) as answers:
+        async with aclosing(pages(self._client, request, partial(self._hand_on, requested))) as answers:
             async for found in answers:
                 symbols |= found.symbols
                 refused |= found.refused
@@ -195,8 +197,9 @@ class Fetcher:
                     break
         return symbols, refused
 
-    async def _hand_on(self, body: Body) -> BodyContents:
-        found = await self._commit(body.data, self._spec.state_kind, body.recv_ns, body.compression)
+    async def _hand_on(self, requested: Collection[str], body: Body) -> BodyContents:
+        kind = self._spec.state_kind
+        found = await self._commit(body.data, kind, body.recv_ns, body.compression, requested)
         if found.fault:
             raise UnusableAnswerError(f"{_UNUSABLE}: {found.fault}")
         return found

@@ -1,4 +1,14 @@
-"""The columns of `<stream>.books`: the best levels of each symbol."""
+"""The columns of `<stream>.books`: the best levels of each symbol, and whether the book is complete.
+
+A book is complete if it has every change since its last reset. So it is complete from a reset until a
+change of it is lost, or may be:
+
+- a message or level of it is rejected; the other levels of the message count;
+- a message is rejected that does not say its type or symbol, or a whole payload: it may be of any book;
+- the connection was lost, or a batch is quarantined: there may be changes of any book in it.
+
+This does not depend on how payloads are batched.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ class PayloadKind(IntEnum):
     LISTED = 7
     """A list of records, each with its own symbols."""
     MARK = 8
-    """A marker that the feed inserts between payloads (`Mark`)."""
+    """A marker that the feed inserts between payloads (`Mark`); it and the next one are not received."""
+    REQUESTED = 9
+    """The symbols that the next payload, a body, was requested for: a JSON array, from the feed."""
 
     @property
     def from_stream(self) -> bool:

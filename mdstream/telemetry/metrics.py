@@ -242,6 +242,9 @@ _LOSSES = (
     Loss("updates_untracked", "updates", LIVE, "Updates of symbols for which a keyed frame has no room."),
     Loss("rejects_lost", "messages", LIVE, "Rejected messages that could not be kept on disk."),
     Loss("journal_missed", "payloads", LIVE, "Payloads that the journal lacks: not written, or removed."),
+    Word("journal_sequence", "batches", LIVE, "Sequence number of the last batch in the journal."),
+    Word("journal_payloads", "payloads", LIVE, "Payloads in the journal, marks too."),
+    Word("journal_in_segment", "payloads", LIVE, "Those of them that are in its last segment."),
     Loss("batch_rows_lost", "rows", LIVE, "Rows of telemetry.batches for which memory had no room."),
 )
 

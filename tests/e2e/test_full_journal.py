@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -30,14 +33,32 @@ def find_losses(run: Attachment) -> list[str]:
     return events.filter(pl.col("kind") == "journal")["text"].to_list()
 
 
-def test_a_run_whose_journal_is_removed_says_so_and_does_not_end_with_0(tmp_path: Path) -> None:
+def remove(journal: Path, _: int) -> None:
+    shutil.rmtree(journal)
+
+
+def cut(journal: Path, _: int) -> None:
+    [segment] = journal.rglob("*.mdj")
+    os.truncate(segment, 0)
+
+
+def kill_and_remove(journal: Path, feed: int) -> None:
+    """Leave the successor of the feed nothing of its journal."""
+    os.kill(feed, signal.SIGKILL)
+    shutil.rmtree(journal)
+
+
+@pytest.mark.parametrize("lose", [remove, cut, kill_and_remove])
+def test_a_run_whose_journal_is_lost_says_so_and_does_not_end_with_0(
+    tmp_path: Path, lose: Callable[[Path, int], None]
+) -> None:
     journal = tmp_path / "journal"
     with simulator("--rate", "500") as sim:
         values = settings(sim, tmp_path, streams=["crypto"], workers=1, journal=str(journal))
         with engine(values) as running:
             until(lambda: list(journal.rglob("*.mdj")))
             until(lambda: running.attachment.metrics()["crypto"]["payloads"] > 10)
-            shutil.rmtree(journal)
+            lose(journal, running.attachment.metrics()["crypto"]["pid"])
             until(lambda: running.attachment.metrics()["crypto"]["journal_missed"] > 5)
             until(lambda: list(journal.rglob("*.mdj")))
             [text, *_] = until(lambda: find_losses(running.attachment))

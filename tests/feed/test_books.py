@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
@@ -12,18 +14,49 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdstream.errors import PoisonedBatchError
 from mdstream.feed import books
+from mdstream.handoff.ticket import Receipt
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.books import BOOK_DEPTH
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.fuzzing import examples
 from tests.piping import rig
+from tests.workers.decoding.pair import Pair
 
 RECV_NS = 1_700_000_000_000_000_000
 SIDES = {"b": "bid", "a": "ask"}
 
 Message = dict[str, Any]
+
+
+class Fault(NamedTuple):
+    """Bytes in the place of a message that are rejected, and the books that lack something then."""
+
+    data: bytes
+    of: set[str] | None
+    """None: all."""
+
+
+FAULTS = {
+    "gap": Fault(b"", None),
+    "text": Fault(b'"text"', None),
+    "no type": Fault(b'{"S":"X"}', {"X"}),
+    "no symbol": Fault(b'{"T":"o","t":"2024-01-01T00:00:00Z","b":[{"p":1,"s":1}],"a":[]}', None),
+    "no time": Fault(b'{"T":"o","S":"X","b":[{"p":1,"s":1}],"a":[]}', {"X"}),
+    "not JSON": Fault(b'{"T":"o","S":"X","t":"2024-01-01T00:00:00Z","b":[{"p":NaN,"s":1}],"a":[]}', {"X"}),
+    "not JSON, no symbol": Fault(b'{"T":"o","b":[{"p":NaN}]}', None),
+    "of no book": Fault(b'{"T":"t","S":"X","p":NaN}', set()),
+    "of another type": Fault(b'{"T":"z","S":"X"}', set()),
+    "a trade": Fault(b'{"T":"t","S":"X"}', set()),
+}
+
+
+def fits(level: Any) -> bool:
+    return type(level) is dict and type(level.get("p")) is float and type(level.get("s")) in (int, float)
+
+
 Book = dict[str, dict[float, float]]
 
 
@@ -39,16 +72,30 @@ class Model:
         symbol = message["S"]
         if not (message["b"] or message["a"] or message.get("r")):
             return  # an empty update
+        good = {key: [level for level in message[key] if fits(level)] for key in SIDES}
+        bad = sum(len(message[key]) for key in SIDES) - sum(map(len, good.values()))
+        if bad:
+            self.complete.discard(symbol)
+            if not any(good.values()):
+                return  # rejected as a whole
         book = self.books.setdefault(symbol, {"bid": {}, "ask": {}})
         if message.get("r"):
-            self.complete.add(symbol)
             book["bid"], book["ask"] = {}, {}
+            if not bad:
+                self.complete.add(symbol)
         for key, side in SIDES.items():
-            for level in message[key]:
+            for level in good[key]:
                 book[side][level["p"]] = level["s"]
                 if level["s"] == 0:
                     del book[side][level["p"]]
         self.ts[symbol] = int(message["t"])
+
+    def lose(self, what: str) -> None:
+        """Lose a message of the kind `what`."""
+        if FAULTS[what].of is None:
+            self.complete.clear()
+        else:
+            self.complete -= FAULTS[what].of
 
     def best(self, symbol: str) -> dict[str, list[tuple[float, float]]]:
         book = self.books[symbol]
@@ -93,36 +140,132 @@ def encode(messages: list[Message]) -> bytes:
 
 START = 1_704_067_200_000_000_000  # 2024-01-01
 PRICE = st.sampled_from([1.0, 2.0, 2.5, 3.0, 4.0, 71_859.53, 0.000012])
-LEVELS = st.lists(st.fixed_dictionaries({"p": PRICE, "s": st.sampled_from([0, 1.0, 2.5])}), max_size=4)
+LEVEL = st.fixed_dictionaries({"p": PRICE, "s": st.sampled_from([0, 1.0, 2.5])})
+BAD_LEVEL = st.sampled_from([{"p": 1.0}, {"s": 2.5}, {"p": "1", "s": 1.0}, {"p": None, "s": 0}, {}, 5, []])
 MESSAGE = st.fixed_dictionaries(
-    {"S": st.sampled_from(["BTC/USD", "ETH/USD", "X"]), "b": LEVELS, "a": LEVELS},
+    {
+        "S": st.sampled_from(["BTC/USD", "ETH/USD", "X"]),
+        "b": st.lists(LEVEL, max_size=4),
+        "a": st.lists(LEVEL | BAD_LEVEL, max_size=4) | st.lists(LEVEL, max_size=4),
+        "t": st.integers(0, 3).map(lambda t: t * 1000),
+    },
     optional={"r": st.just(True)},
 )
 
 
-@given(st.lists(MESSAGE, max_size=40), st.data())
+def join(items: list[Message | str]) -> bytes:
+    parts = [FAULTS[item].data if isinstance(item, str) else encode([item])[1:-1] for item in items]
+    return b"[" + b",".join(parts) + b"]"
+
+
+def split_at_gaps(items: list[Message | str]) -> Iterator[list[Message | str]]:
+    """Yield payloads. A gap is between two of them, and ends its payload."""
+    payload: list[Message | str] = []
+    for item in items:
+        payload.append(item)
+        if item == "gap":
+            yield payload
+            payload = []
+    yield payload
+
+
+@given(st.lists(MESSAGE | st.sampled_from([*FAULTS]), max_size=40), st.data())
 @settings(max_examples=examples(60), deadline=None)
 def test_books_equal_a_plain_dict_wherever_batches_are_cut(
-    messages: list[Message], data: st.DataObject
+    items: list[Message | str], data: st.DataObject
 ) -> None:
     model = Model()
-    for number, message in enumerate(messages):
-        message["t"] = number * 1000
-    cuts = data.draw(st.lists(st.integers(0, len(messages)), max_size=5).map(sorted))
+    cuts = data.draw(st.lists(st.integers(0, len(items)), max_size=5).map(sorted))
+    is_drained = data.draw(st.booleans())
 
     async def go() -> None:
-        async with rig("crypto", 0, Path("/nowhere")) as r:
+        with TemporaryDirectory() as rejects:
+            await check(Path(rejects))
+
+    async def check(rejects: Path) -> None:
+        async with rig("crypto", 0, rejects) as r:
             run = attach(str(r.run))
-            for start, stop in zip([0, *cuts], [*cuts, len(messages)], strict=True):
-                if start < stop:
-                    await r.feed([(encode(messages[start:stop]), PayloadKind.JSON, RECV_NS)])
+            for start, stop in zip([0, *cuts], [*cuts, len(items)], strict=True):
+                for payload in split_at_gaps(items[start:stop]):
+                    if sent := [item for item in payload if item != "gap"]:
+                        await r.feed([(join(sent), PayloadKind.JSON, RECV_NS)])
+                    if len(sent) < len(payload):
+                        r.pipeline.mark_gap()
+                if is_drained:
                     await r.pipeline.drain()
-                for message in messages[start:stop]:
-                    model.take({**message, "t": START + message["t"]})
-                assert_equal(run, model)
+                for item in items[start:stop]:
+                    if isinstance(item, str):
+                        model.lose(item)
+                    else:
+                        model.take({**item, "t": START + item["t"]})
+                if is_drained and "gap" not in items[:stop][-1:]:  # it is marked with the next payload
+                    assert_equal(run, model)
+            await r.feed([(b"[]", PayloadKind.JSON, RECV_NS)])
             await r.drain()
+            assert_equal(run, model)
 
     uvloop.run(go())
+
+
+@pytest.mark.parametrize(
+    ("payload", "symbols"),
+    [
+        (b'[{"T":"o","S":"X","b":[{"p":NaN}]}]', {"X"}),
+        (b'[{"T":"t","S":"X","p":NaN}]', set()),
+        (b'[{"T":"o","S":"X","b":[NaN],{"T":"t","S":"Y"}]', {"X"}),
+        (b'[{"T":"q","S":"X","x":[NaN],{"S":"Y","T":"o"}]', {"X", "Y"}),
+        (b'[{"T":"o","S":"X","b":[', {""}),
+        (b'[{"T":"t","S":"X"},{"T":"t","S":"Y","p":', {""}),
+        (b'[{"T":"o","S":"\xff"}]', {""}),
+        (b'{"T":"o","S":"X"}', {""}),
+        (b"5", {""}),
+        (b"", {""}),
+    ],
+)
+def test_a_payload_that_cannot_be_parsed_names_the_books_that_it_may_be_of(
+    payload: bytes, symbols: set[str]
+) -> None:
+    decoded = Pair("crypto").decode([payload], PayloadKind.JSON)
+    assert {symbol for _, symbol in decoded.lost_levels} == symbols
+    assert Pair("stocks").decode([payload], PayloadKind.JSON).lost_levels == []
+
+
+def test_a_message_with_many_bad_levels_is_one_reject() -> None:
+    levels: list[Any] = [{"p": 1.0, "s": 1.0}] * 100
+    few, many = ([*levels, *[5] * count] for count in (64, 65))
+    message = {"S": "X", "t": 0, "a": levels}
+    decoded = Pair("crypto").decode([encode([{**message, "b": b}]) for b in (few, many)], PayloadKind.JSON)
+    assert [(r.payload, r.part, r.reason) for r in decoded.rejects] == [
+        (0, "b", "b: expected an object, got int"),
+        (1, "", "b: expected an object, got int"),
+    ]
+    assert len(decoded.columns["orderbooks"][0].values) == 200
+    assert decoded.lost_levels == [(0, "X"), (1 << 32, "X")]
+
+
+def test_after_a_quarantined_batch_no_book_is_complete(tmp_path: Path) -> None:
+    messages = [{"S": s, "b": [{"p": 1.0, "s": 2.0}], "a": [], "r": True, "t": 5} for s in ("X", "Y")]
+
+    async def go() -> None:
+        async with rig("crypto", 0, tmp_path) as r:
+            run = attach(str(r.run))
+            await r.feed([(encode(messages), PayloadKind.JSON, RECV_NS)])
+            await r.pipeline.drain()
+            assert run.frame("crypto.books")["complete"].to_list() == [True, True]
+            r.pool.run = refuse
+            await r.feed([(encode(messages), PayloadKind.JSON, RECV_NS)])
+            await r.pipeline.drain()
+            assert run.frame("crypto.books")["complete"].to_list() == [False, False]
+            del r.pool.run
+            await r.feed([(encode(messages[1:]), PayloadKind.JSON, RECV_NS)])
+            await r.drain()
+            assert run.frame("crypto.books")["complete"].to_list() == [False, True]
+
+    uvloop.run(go())
+
+
+async def refuse(_: Any) -> Receipt:
+    raise PoisonedBatchError("it killed two workers")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

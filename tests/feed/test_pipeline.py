@@ -380,6 +380,40 @@ def test_a_rest_body_is_answered_when_its_rows_are_in_the_frame(tmp_path: Path) 
     uvloop.run(go())
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_records_that_were_not_requested_are_rejects(tmp_path: Path, workers: int) -> None:
+    def snapshots(*symbols: str) -> bytes:
+        trade = {"p": 1, "s": 2, "t": "2024-01-01T00:00:00Z"}
+        return orjson.dumps({symbol: {"latestTrade": trade} for symbol in symbols})
+
+    async def go() -> None:
+        async with rig("stocks", workers, tmp_path, slab_kb=1) as r:
+            requested = [["A"], ["B"], ["A", "B"], []]
+            bodies = [snapshots("A"), snapshots("A", "B"), snapshots("A", "B", "C"), snapshots("D")]
+            found = await asyncio.gather(
+                *(
+                    r.pipeline.put_body(body, PayloadKind.SNAPSHOTS, RECV_NS, requested=names)
+                    for body, names in zip(bodies, requested, strict=True)
+                )
+            )
+            assert [each.symbols for each in found] == [{"A"}, {"B"}, {"A", "B"}, {"D"}]
+            assert [each.refused.keys() for each in found] == [set(), {"A"}, {"C"}, set()]
+            symbols = attach(str(r.run)).frame("stocks.snapshots")["symbol"].cast(pl.String).to_list()
+            assert symbols == ["A", "B", "A", "B", "D"]
+            counts = r.state.committed()
+            assert (counts["fetch_committed"], counts["fetch_rejected"]) == (5, 2)
+            assert counts["fetch_payloads_committed"] == 4, "the symbols of a request are no payload"
+            kept = [json.loads(line) for line in r.rejects.read_text().splitlines()]
+            assert [(each["place"], each["reason"]) for each in kept] == [
+                ("record A", "its symbol was not requested"),
+                ("record C", "its symbol was not requested"),
+            ]
+            assert json.loads(kept[1]["bytes"]) == json.loads(snapshots("C"))["C"]
+            await r.drain()
+
+    uvloop.run(go())
+
+
 @pytest.mark.parametrize("body", [b"<html>busy</html>", b"[1, 2]", b'{"AAPL": {"latest'])
 def test_a_rest_body_that_is_of_no_use_says_why(tmp_path: Path, body: bytes) -> None:
     async def go() -> None:

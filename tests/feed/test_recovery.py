@@ -11,7 +11,8 @@ import pytest
 from mdstream.engine.preparation import journal_dead_runs
 from mdstream.frames.rundir import RunDirectory, slabs_path, state_path
 from mdstream.handoff.slab import Slab
-from mdstream.store.journal import JournalWriter, journal_path, read_entries
+from mdstream.store.journal import journal_path, read_entries
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
 

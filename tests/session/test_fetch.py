@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import orjson
@@ -26,6 +26,8 @@ from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind
 from tests.decoding import decode
 from tests.running import HANGING_S
+from workers.decoding.fallback import FallbackDecoder
+from workers.decoding.payloads import Payloads
 
 SYMBOLS = {
     "stocks": ["AAPL", "MSFT", "IBM"],
@@ -75,12 +77,21 @@ class Case:
         )
 
     async def commit(
-        self, body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+        self,
+        body: bytes,
+        kind: PayloadKind,
+        recv_ns: int,
+        compression: Compression,
+        requested: Collection[str],
     ) -> BodyContents:
         """Return the contents of a body as the pipeline does, from the real decoder."""
         body = decompress(body, compression, 1 << 24)
         self.bodies.append(body)
-        return decode(self.stream, body, kind=kind).bodies[0]
+        if not requested:
+            return decode(self.stream, body, kind=kind).bodies[0]
+        names = orjson.dumps([*requested])
+        payloads = Payloads.of([(names, PayloadKind.REQUESTED, 0), (body, kind, 0)])
+        return FallbackDecoder(STREAMS[self.stream], lambda name: {}).decode(payloads).bodies[1]
 
 
 def play(
@@ -238,7 +249,7 @@ def test_a_refused_key_fails_every_symbol_and_is_not_retried() -> None:
 def test_symbols_that_the_service_leaves_out_have_failed() -> None:
     async def story(case: Case) -> None:
         async def commit(
-            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression, requested: Any
         ) -> BodyContents:
             found = orjson.loads(body)
             return BodyContents(frozenset(found) - {"MSFT"}, {}, "")
@@ -325,7 +336,7 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
 def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
     async def story(case: Case) -> None:
         async def commit(
-            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression, requested: Any
         ) -> BodyContents:
             return BodyContents(frozenset({"X"}), {}, "again")
 
@@ -340,6 +351,23 @@ def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None
     play(story, "options")
 
 
+def test_each_body_comes_with_the_symbols_of_its_request() -> None:
+    trade = b'{"latestTrade": {"p": 1, "s": 1, "t": "2026-01-05T14:30:00Z"}}'
+    answers = {"AAPL": b'{"AAPL": %b, "X": %b}' % (trade, trade), "MSFT": b'{"X": %b}' % trade}
+
+    async def story(case: Case) -> None:
+        async def get(path: str, params: Any) -> Any:
+            data = answers[params["symbols"]]
+            return type("Body", (), {"data": data, "recv_ns": 0, "compression": Compression.PLAIN})
+
+        case.client.get = get  # type: ignore[method-assign, assignment]
+        cycle = await case.fetcher.cycle([*answers])
+        assert cycle.ok == {"AAPL"}
+        assert cycle.failed == {"MSFT": "unusable answer: 'X': its symbol was not requested"}
+
+    play(story)
+
+
 def test_a_chain_of_malformed_names_fails_alone() -> None:
     async def story(case: Case) -> None:
         found = {"SPY": {"SPY261218P00590000", "SPY1", "SPY26121\u00b2P00590000"}, "BRK": {"BRK"}}
@@ -352,7 +380,7 @@ def test_a_chain_of_malformed_names_fails_alone() -> None:
             )
 
         async def commit(
-            body: Any, kind: PayloadKind, recv_ns: int, compression: Compression
+            body: Any, kind: PayloadKind, recv_ns: int, compression: Compression, requested: Any
         ) -> BodyContents:
             return BodyContents(frozenset(found[body]), {}, "")
 
@@ -386,7 +414,7 @@ def test_what_waits_for_its_turn_has_not_begun_to_time_out() -> None:
         (
             "stocks",
             b'{"MSFT": {}, "X": {"latestTrade": {"p": 1, "s": 1, "t": "2026-01-05T14:30:00Z"}}}',
-            "the service has no data",
+            "unusable answer: 'X': its symbol was not requested",
         ),
         ("stocks", b'{"AAPL": {"latestTrade": null, "dailyBar": {}}}', "the service has no data for it"),
         ("stocks", b'{"AAPL": {"latestTrade": {"s": 1}}}', "unusable answer: latestTrade.t: missing"),
@@ -416,7 +444,7 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
             return type("Body", (), {"data": b"", "recv_ns": 0, "compression": Compression.PLAIN})
 
         async def commit(
-            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression, requested: Any
         ) -> BodyContents:
             nonlocal count
             count += 1
@@ -433,7 +461,7 @@ def test_pages_without_end_and_underlyings_that_look_like_paths() -> None:
 def test_no_room_is_no_symbols_fault() -> None:
     async def story(case: Case) -> None:
         async def commit(
-            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression, requested: Any
         ) -> BodyContents:
             raise NoSpaceError("/dev/shm", 1, 0)
 
@@ -447,7 +475,7 @@ def test_no_room_is_no_symbols_fault() -> None:
 def test_no_room_is_one_plain_error_from_a_bisected_group_too() -> None:
     async def story(case: Case) -> None:
         async def commit(
-            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression
+            body: bytes, kind: PayloadKind, recv_ns: int, compression: Compression, requested: Any
         ) -> BodyContents:
             raise NoSpaceError("/dev/shm", 1, 0)
 

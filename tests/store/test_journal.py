@@ -17,8 +17,9 @@ from mdstream.feed import recovery
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.slab import Slab, SlabState
 from mdstream.simulator.replay.recorded_payloads import RecordedPayloads
-from mdstream.store import journal
-from mdstream.store.journal import JournalEntry, JournalWriter, read_entries
+from mdstream.store import journal, journal_writer
+from mdstream.store.journal import JournalEntry, read_entries
+from mdstream.store.journal_writer import JournalWriter
 from mdstream.streams.spec import PayloadKind
 from tests import traffic
 from tests.feed.test_pipeline import make_mixed_payloads, payloads
@@ -70,7 +71,7 @@ def test_a_record_cut_short_by_a_kill_is_none_and_the_next_writer_goes_on(tmp_pa
 def test_full_segments_are_compressed_and_read_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 300)
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 300)
     writer = JournalWriter(tmp_path / "j")
     for sequence in range(1, 8):
         writer.write(fill_slab(tmp_path, sequence), sequence)
@@ -106,7 +107,7 @@ def test_a_disk_that_is_full_is_counted_and_spoils_nothing(
 def test_a_segment_that_cannot_be_opened_is_counted_and_writing_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 100)
     writer = JournalWriter(tmp_path / "j")
     writer.write(fill_slab(tmp_path, 1), 1)
     slabs = [fill_slab(tmp_path, sequence) for sequence in (2, 3, 4)]
@@ -200,7 +201,7 @@ def test_a_record_that_cannot_be_taken_back_ends_its_segment(
 def test_a_successor_goes_on_behind_a_segment_that_is_full_or_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 100)
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 100)
     folder = tmp_path / "j"
     JournalWriter(folder).write(fill_slab(tmp_path, 1), 1)
     second = JournalWriter(folder)  # another process may compress the first segment now
@@ -216,7 +217,7 @@ def test_a_successor_goes_on_behind_a_segment_that_is_full_or_damaged(
 def test_at_the_end_of_a_stream_every_segment_is_compressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 20_000)
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 20_000)
 
     async def go() -> None:
         async with rig("stocks", workers, tmp_path) as r:

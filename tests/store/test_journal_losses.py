@@ -1,4 +1,4 @@
-"""A journal whose files are removed during the run is begun anew, and what is lost is counted."""
+"""A journal whose files are removed or cut is begun anew, and what is lost is counted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 import uvloop
 
 from mdstream.feed.journal import FeedJournal
+from mdstream.handoff.slab import Slab
 from mdstream.pool.pool import WorkerPool
-from mdstream.store import journal
-from mdstream.store.journal import JournalWriter
+from mdstream.store import journal, journal_writer
+from mdstream.store.journal_writer import JournalWriter, Progress
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from tests.store.test_journal import fill_slab, find_holes, read_payloads
 
@@ -24,6 +25,10 @@ from tests.store.test_journal import fill_slab, find_holes, read_payloads
 def write(writer: JournalWriter, tmp_path: Path, *sequences: int) -> None:
     for sequence in sequences:
         writer.write(fill_slab(tmp_path, sequence), sequence)
+
+
+def write_again(writer: JournalWriter, tmp_path: Path, sequence: int) -> None:
+    writer.write(Slab.open(tmp_path / f"slab-{sequence}"), sequence)
 
 
 def expect(*sequences: int) -> list[bytes]:
@@ -47,13 +52,30 @@ def replace_segment(folder: Path) -> None:
     (folder / "000001.mdj").write_bytes(b"foreign")
 
 
+def cut_segment(folder: Path) -> None:
+    os.truncate(folder / "000001.mdj", 0)
+
+
+def cut_segment_within_its_first_record(folder: Path) -> None:
+    os.truncate(folder / "000001.mdj", 50)
+
+
 def replace_folder(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
 
 
 @pytest.mark.parametrize(
-    "remove", [remove_folder, remove_root, remove_segment, replace_segment, replace_folder]
+    "remove",
+    [
+        remove_folder,
+        remove_root,
+        remove_segment,
+        replace_segment,
+        replace_folder,
+        cut_segment,
+        cut_segment_within_its_first_record,
+    ],
 )
 def test_a_lost_segment_is_counted_and_a_new_one_begun(
     tmp_path: Path, remove: Callable[[Path], None]
@@ -78,6 +100,116 @@ def test_a_lost_segment_is_counted_and_a_new_one_begun(
     assert find_holes(folder) == [(2, 0)]
 
 
+@pytest.mark.parametrize("is_found_first_by_a_batch", [False, True])
+def test_a_cut_segment_keeps_its_whole_records(tmp_path: Path, is_found_first_by_a_batch: bool) -> None:
+    folder = tmp_path / "j"
+    writer = JournalWriter(folder)
+    write(writer, tmp_path, 1)
+    size = (folder / "000001.mdj").stat().st_size
+    write(writer, tmp_path, 2, 3)
+    os.truncate(folder / "000001.mdj", size + 30)
+    if is_found_first_by_a_batch:
+        write(writer, tmp_path, 4)
+    loss = writer.find_loss()
+    assert "000001.mdj was cut" in loss
+    assert "6 payloads" in loss
+    assert writer.find_loss() == "", "reported once"
+    if not is_found_first_by_a_batch:
+        write(writer, tmp_path, 4)
+    writer.close()
+    assert writer.missed == 6
+    for path in writer.take_full():
+        journal.compress(path)
+    assert read_payloads(folder) == expect(1, 4)
+    assert find_holes(folder) == [(2, 102)]
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        remove_folder,
+        remove_root,
+        remove_segment,
+        replace_folder,
+        cut_segment,
+        cut_segment_within_its_first_record,
+    ],
+)
+def test_a_successor_finds_what_was_lost_while_no_feed_wrote(
+    tmp_path: Path, remove: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "root" / "j"
+    dead = JournalWriter(folder, Progress(missed=1))
+    write(dead, tmp_path, 1, 2)
+    remove(folder)
+    successor = JournalWriter(folder, dead.progress)
+    loss = successor.find_loss()
+    assert str(folder) in loss
+    assert "6 payloads" in loss
+    assert successor.find_loss() == "", "reported once"
+    write(successor, tmp_path, 3)
+    assert successor.missed == 1 + 6
+    third = JournalWriter(folder, successor.progress)
+    assert third.find_loss() == "", "counted once"
+    third.close()
+    assert read_payloads(folder) == expect(3)
+    assert find_holes(folder) == [(2, 0)]
+
+
+def test_a_batch_that_the_successor_writes_again_is_not_lost(tmp_path: Path) -> None:
+    dead = JournalWriter(tmp_path / "j")
+    write(dead, tmp_path, 1, 2)
+    shutil.rmtree(tmp_path / "j")
+    successor = JournalWriter(tmp_path / "j", dead.progress)
+    write_again(successor, tmp_path, 2)
+    assert "3 payloads" in successor.find_loss()
+    assert read_payloads(tmp_path / "j") == expect(2)
+
+
+def test_a_successor_that_dies_before_it_looks_passes_the_loss_on(tmp_path: Path) -> None:
+    dead = JournalWriter(tmp_path / "j")
+    write(dead, tmp_path, 1, 2)
+    shutil.rmtree(tmp_path / "j")
+    second = JournalWriter(tmp_path / "j", dead.progress)
+    third = JournalWriter(tmp_path / "j", second.progress)
+    assert "6 payloads" in third.find_loss()
+    third.close()
+    assert find_holes(tmp_path / "j") == [(2, 0)]
+
+
+def test_the_finished_segments_of_a_predecessor_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 300)
+    folder = tmp_path / "j"
+    dead = JournalWriter(folder)
+    write(dead, tmp_path, 1, 2, 3, 4, 5)
+    for path in dead.take_full():
+        journal.compress(path)
+    second = JournalWriter(folder, dead.progress)
+    assert second.find_loss() == ""
+    write(second, tmp_path, 6)
+    shutil.rmtree(folder)
+    second.find_loss()
+    assert second.missed == 18
+
+
+def test_a_successor_of_a_feed_that_found_no_room_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    dead = JournalWriter(tmp_path / "j")
+    write(dead, tmp_path, 1)
+    with monkeypatch.context() as full:
+        full.setattr(os, "writev", fail)
+        write(dead, tmp_path, 2)
+    successor = JournalWriter(tmp_path / "j", dead.progress)
+    assert successor.find_loss() == ""
+    assert successor.missed == 3
+
+
 def test_a_loss_that_no_batch_follows_is_a_hole_too(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path / "j")
     write(writer, tmp_path, 1, 2)
@@ -90,7 +222,7 @@ def test_a_loss_that_no_batch_follows_is_a_hole_too(tmp_path: Path) -> None:
 def test_a_folder_without_its_segments_loses_the_finished_ones_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 300)
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 300)
     folder = tmp_path / "j"
     writer = JournalWriter(folder)
     write(writer, tmp_path, 1, 2, 3, 4, 5)
@@ -102,7 +234,7 @@ def test_a_folder_without_its_segments_loses_the_finished_ones_too(
 
 
 def test_a_finished_segment_may_be_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 300)
+    monkeypatch.setattr(journal_writer, "SEGMENT_BYTES", 300)
     writer = JournalWriter(tmp_path / "j")
     write(writer, tmp_path, 1, 2, 3, 4)
     [full, *_] = writer.take_full()
@@ -130,7 +262,7 @@ def test_a_copy_in_the_place_of_the_folder_is_kept(tmp_path: Path) -> None:
 def test_a_resumed_segment_counts_with_the_payloads_of_its_predecessor(tmp_path: Path) -> None:
     folder = tmp_path / "j"
     write(JournalWriter(folder), tmp_path, 1, 2)
-    successor = JournalWriter(folder, missed=1)
+    successor = JournalWriter(folder, Progress(missed=1))
     write(successor, tmp_path, 3)
     shutil.rmtree(folder)
     assert successor.find_loss()

@@ -14,6 +14,7 @@ from workers.decoding import learn_json
 from workers.decoding.layouts import Table
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
+from workers.decoding.requested import Requested
 from workers.kernels import match_bodies, ops, values_json
 
 _START_KEYS = 1024
@@ -33,6 +34,7 @@ class BodyMatcher(Matcher):
             by_keys=True,
         )
         super().__init__(spec, {table.channel.name: table}, codec)
+        self._chain = spec.chain
         name = spec.member_of(kind)
         self._table = table
         self._names = _pack_names(name, name[:-1], ONE_SYMBOL, NEXT_PAGE_TOKEN)
@@ -42,16 +44,23 @@ class BodyMatcher(Matcher):
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
         """Match bodies like `Matcher.match`; `Matched.bodies` has the contents of each body."""
+        requests = self._find_requests(payloads)
         while True:
             found = super().match(payloads, verdicts)
-            symbols, twice = self._symbols(payloads)
-            if not twice:
+            symbols, unusual = self._symbols(payloads)
+            unusual |= {p for p, request in requests.items() if request.find_others(symbols.get(p, ()))}
+            if not unusual:
                 break
-            verdicts[list(twice)] = ops.FELL_BACK  # the fallback decoder decides which one counts
+            verdicts[list(unusual)] = ops.FELL_BACK  # the fallback decoder decides which records count
         for payload in np.flatnonzero(verdicts == ops.GOOD).tolist():
             token = clean_page_token(payloads.cut(self._tokens[payload])[1:-1].decode())
             found.bodies[payload] = BodyContents(frozenset(symbols.get(payload, ())), {}, token)
         return found
+
+    def _find_requests(self, payloads: Payloads) -> dict[int, Requested]:
+        """Return payload → the symbols that it was requested for."""
+        found = np.flatnonzero(payloads.kinds == PayloadKind.REQUESTED).tolist()
+        return {at + 1: Requested(payloads.view(at), self._chain) for at in found}
 
     def _symbols(self, payloads: Payloads) -> tuple[dict[int, list[str]], set[int]]:
         """Return payload → symbols with a record, and the payloads with a repeated symbol."""

@@ -11,7 +11,7 @@ bodies of REST into records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ import orjson
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import ColumnData
 from mdstream.handoff.ticket import BodyContents, Reject
-from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.streams.spec import LEVEL_KEYS, Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import CONTROL, SYMBOL, TYPE
 from workers.decoding.codes import BatchCodes, places_of
 from workers.decoding.columns import (
@@ -37,12 +37,16 @@ from workers.decoding.columns import (
     masks_of,
     type_name,
 )
+from workers.decoding.lost_books import books_in, books_of
 from workers.decoding.payloads import Payloads, Piece
 from workers.decoding.records import Body, BodyCutter, make_contents, parse_body
+from workers.decoding.requested import NOT_REQUESTED, Requested
 from workers.decoding.salvage import MSGPACK_ERRORS, Unreadable, json_messages, keep_bytes, msgpack_messages
 
 _MAPS = (0xDE, 0xDF)
 """First bytes of large maps in msgpack."""
+_MOST_BAD_LEVELS = 64
+"""Most levels that a message of a book may lose; beyond that, it is a reject as a whole."""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,10 @@ class Decoded:
     new: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[int, BodyContents] = field(default_factory=dict)
     """REST payload → its contents."""
+    lost_levels: list[tuple[int, str]] = field(default_factory=list)
+    """Levels of order books that are in no row: the place of their message (as in `order_of`), and the
+    symbol; empty if they may be of any book.
+    """
     empty: set[Position] = field(default_factory=set)
     """Messages that make neither a row nor a reject: snapshots whose parts are all absent."""
     fell_back: int = 0
@@ -76,6 +84,11 @@ class Decoded:
             payload, message = np.array(self.rows[name].positions, np.int64).reshape(-1, 2).T
         order: npt.NDArray[np.int64] = payload.astype(np.int64) << 32 | message
         return order
+
+    def lose_levels(self, position: Position, symbol: Any) -> None:
+        """Note that a message, or a part of one, is in no row; `symbol` is what it says."""
+        payload, message = position
+        self.lost_levels.append((payload << 32 | max(0, message), symbol if type(symbol) is str else ""))
 
 
 class FallbackDecoder:
@@ -102,7 +115,13 @@ class FallbackDecoder:
         """
         out = Decoded(counts=counts)
         bodies: dict[int, Body] = {}
-        given = [piece for piece in pieces if piece.kind is not PayloadKind.MARK]
+        pieces = list(pieces)
+        given = [piece for piece in pieces if piece.kind < PayloadKind.MARK]
+        requests = {
+            piece.payload + 1: Requested(piece.data, self._spec.chain)
+            for piece in pieces
+            if piece.kind is PayloadKind.REQUESTED
+        }
         for piece in given:
             try:
                 if piece.kind.from_stream:
@@ -110,10 +129,12 @@ class FallbackDecoder:
                     counts[piece.payload] += self._split_stream(parsed, piece, out)
                 else:
                     body = bodies[piece.payload] = parse_body(piece, self._spec)
-                    counts[piece.payload] += self._split_rest(body, piece, out)
+                    counts[piece.payload] += self._split_rest(body, piece, requests, out)
             except UnfitError as error:
                 out.rejects.append(Reject(piece.payload, -1, str(error)))
                 counts[piece.payload] += 1
+                for symbol in books_in(piece, self._spec):
+                    out.lose_levels((piece.payload, -1), symbol)
                 if not piece.kind.from_stream:
                     out.bodies[piece.payload] = BodyContents(frozenset(), {}, "", str(error))
         coded = {name: self._columns(name, out, codes) for name in list(out.rows)}
@@ -147,14 +168,19 @@ class FallbackDecoder:
                 control += 1
             else:
                 out.rejects.append(Reject(piece.payload, index, _why_unknown(message)))
+                for symbol in books_of(message, self._spec):
+                    out.lose_levels((piece.payload, index), symbol)
         return len(parsed) - control
 
-    def _split_rest(self, body: Body, piece: Piece, out: Decoded) -> int:
+    def _split_rest(self, body: Body, piece: Piece, requests: Mapping[int, Requested], out: Decoded) -> int:
         payload = piece.payload
+        request = requests.get(payload)
+        others = request.find_others(body.symbols) if request is not None else ()
         rows = out.rows.setdefault(body.channel.name, Rows())
         for index, record in enumerate(body.records):
-            if type(record) is not dict:
-                out.rejects.append(Reject(payload, index, _why_unknown(record)))
+            if type(record) is not dict or body.symbols[index] in others:
+                why = NOT_REQUESTED if type(record) is dict else _why_unknown(record)
+                out.rejects.append(Reject(payload, index, why))
                 continue
             rows.records.append(record)
             rows.positions.append((payload, index))
@@ -210,7 +236,7 @@ class FallbackDecoder:
         good = Rows()
         for record, position, recv_ns in zip(rows.records, rows.positions, rows.recv_ns, strict=True):
             try:
-                kept = self._keep_parts(channel, record, position, out) if channel.has_parts else record
+                kept = self._keep_fitting(channel, record, position, out)
                 flat = flatten(channel, Rows([kept], [position], [recv_ns]))
                 columns, coded = self._maker.columns(channel, flat)
                 if len(find_empty(channel, masks_of(columns, coded))):
@@ -219,11 +245,57 @@ class FallbackDecoder:
                 codes.admit(channel, coded, places_of(flat.positions))
             except UnfitError as error:
                 out.rejects.append(Reject(*position, str(error)))
+                if channel.levels is not None:
+                    out.lose_levels(position, record.get(SYMBOL))
             else:
                 good.records += flat.records
                 good.positions += flat.positions
                 good.recv_ns += flat.recv_ns
         return good
+
+    def _keep_fitting(self, channel: Channel, record: Message, position: Position, out: Decoded) -> Message:
+        """Return a record without the parts or levels that do not fit, which are rejects."""
+        if channel.has_parts:
+            return self._keep_parts(channel, record, position, out)
+        if channel.levels is not None:
+            return self._keep_levels(channel, channel.levels, record, position, out)
+        return record
+
+    def _keep_levels(
+        self, channel: Channel, sides: Collection[str], record: Message, position: Position, out: Decoded
+    ) -> Message:
+        """Return a message of a book without the levels that do not fit; as it is if none fits.
+
+        Each side with such levels is a reject, and counts as a message of its own. Raises `UnfitError` if
+        the message itself does not fit, or more than `_MOST_BAD_LEVELS` of its levels.
+        """
+        bad: list[tuple[str, str]] = []
+
+        def keep_fitting(side: str, levels: Any) -> list[Any]:
+            try:
+                alone = {**record, **dict.fromkeys(sides), side: levels}
+                self._maker.columns(channel, flatten(channel, Rows([alone], [position], [0])))
+            except UnfitError as error:
+                if type(levels) is list and len(levels) > 1:
+                    middle = len(levels) // 2
+                    return keep_fitting(side, levels[:middle]) + keep_fitting(side, levels[middle:])
+                bad.append((side, str(error)))
+                if len(bad) > _MOST_BAD_LEVELS:
+                    raise UnfitError(bad[0][1]) from error
+                return []
+            return levels or []
+
+        without_level = {**record, **dict.fromkeys(LEVEL_KEYS)}
+        self._maker.columns(channel, Rows([without_level], [position], [0]))
+        kept = {side: keep_fitting(side, record.get(side)) for side in sides}
+        if not bad or not any(kept.values()):
+            return record
+        payload, message = position
+        for side, why in dict(reversed(bad)).items():
+            out.rejects.append(Reject(payload, message, why, part=side))
+            out.counts[payload] += 1
+        out.lose_levels(position, record.get(SYMBOL))
+        return {**record, **kept}
 
     def _keep_parts(self, channel: Channel, record: Message, position: Position, out: Decoded) -> Message:
         """Return a snapshot without the parts that do not fit; as it is if none that fits has a value.

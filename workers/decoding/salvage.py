@@ -43,6 +43,17 @@ class Unreadable(NamedTuple):
     data: bytes
     reason: str
 
+    def texts(self, key: str) -> list[str]:
+        """Return the texts of a key of messages in JSON; an empty list if one of them is unclear.
+
+        There may be several messages in it. If it was cut, others may have followed.
+        """
+        if self.reason == _CUT:
+            return []
+        pattern = rb'"' + key.encode() + rb'"\s*:\s*(' + _TEXT + rb'")'
+        found = [parse_json(text) for text in re.findall(pattern, self.data, re.DOTALL)]
+        return found if all(type(text) is str for text in found) else []
+
 
 class Items(NamedTuple):
     """The items of an array or object as bytes, and the offset after its end; -1 if it does not end."""

@@ -22,7 +22,7 @@ def net(
     symbols: Any,
     sides: Any,
     prices: Any,
-    times: Any,
+    places: Any,
     resets: Any,
     valid: Any,
     books: Any,
@@ -36,10 +36,10 @@ def net(
     """Select the rows that still count after all of a batch into `out`, in order; return their number.
 
     For each symbol these are the rows since its last reset, and for each level the last row. A symbol that
-    was reset to an empty book keeps the first row of the reset. A reset is a run of consecutive rows of one
-    symbol that are marked and have the same time. Rows without a level are not `valid`.
+    was reset to an empty book keeps the first row of the reset. A reset is one message: its rows are marked
+    and have the same place. Rows without a level are not `valid`.
 
-    `symbols`, `sides`, `prices` (as words), `times`, `resets`, `valid`: one entry per row. `books` and
+    `symbols`, `sides`, `prices` (as words), `places`, `resets`, `valid`: one entry per row. `books` and
     `levels` are int64 scratch arrays whose size is a power of two above twice the rows: hash tables from
     symbols, and from levels, to a row. The state of a symbol is kept at its first row: `firsts` has the
     first row of its last reset (negative: none), `lasts` its last row, `left` the number of its rows that
@@ -60,7 +60,7 @@ def net(
             left[book] = 0
         elif resets[row]:
             before = lasts[book]
-            if not resets[before] or times[before] != times[row]:
+            if places[before] != places[row]:
                 firsts[book] = row
         lasts[book] = row
         out[row] = book

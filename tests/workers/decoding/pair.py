@@ -46,6 +46,7 @@ def assert_same(ours: Decoded, theirs: Decoded) -> None:
     assert ours.control == theirs.control
     assert ours.new == theirs.new
     assert ours.bodies == theirs.bodies
+    assert sorted(ours.lost_levels) == sorted(theirs.lost_levels)
     assert set(ours.columns) == set(theirs.columns)
     for name, columns in ours.columns.items():
         for index, (one, other) in enumerate(zip(columns, theirs.columns[name], strict=True)):

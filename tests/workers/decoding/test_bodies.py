@@ -149,6 +149,43 @@ def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> No
     assert pair.fell_back == 1
 
 
+PUT, CALL, OTHER = "SPY261218P00590000", "SPXW261218C06000000", "AAPL261218C00200000"
+
+
+@pytest.mark.parametrize(
+    ("stream", "requested", "records", "kept"),
+    [
+        ("stocks", ["A"], ["A", "B"], ["A"]),
+        ("stocks", ["A", "B"], ["B", "A"], ["B", "A"]),
+        ("stocks", ["A", "B"], ["C"], []),
+        ("crypto", ["BTC/USD"], ["BTC/USD", "ETH/USD"], ["BTC/USD"]),
+        ("options", [PUT], [PUT, CALL], [PUT]),
+        ("options", ["SPX"], [PUT, CALL, "SPX", "X", OTHER], [PUT, CALL, OTHER]),
+    ],
+)
+@pytest.mark.parametrize("form", ["bare", "by symbol"])
+def test_a_record_that_was_not_requested_is_a_reject(
+    stream: str, requested: list[str], records: list[str], kept: list[str], form: str
+) -> None:
+    trade = {"p": 1, "s": 2, "t": "2024-01-01T00:00:00Z"}
+    every = {symbol: {"latestTrade": trade} for symbol in records}
+    body = orjson.dumps(every if form == "bare" else {"snapshots": every, "next_page_token": None})
+    names = orjson.dumps(requested)
+    pair = Pair(stream)
+    whole = (body, PayloadKind.SNAPSHOTS)
+    for _ in range(2):
+        decoded = pair.decode_mixed([whole, (names, PayloadKind.REQUESTED), whole, whole])
+        others = [symbol for symbol in records if symbol not in kept]
+        assert {reject.reason for reject in decoded.rejects} <= {"its symbol was not requested"}
+        assert [(r.payload, r.place.rpartition(".")[2].split()[-1]) for r in decoded.rejects] == [
+            (2, symbol) for symbol in others
+        ]
+        assert decoded.counts == [len(records), 0, len(records), len(records)]
+        assert decoded.bodies[2].symbols == set(kept)
+        assert decoded.bodies[3].symbols == set(records)
+        assert len(decoded.columns["snapshots"][0].values) == 2 * len(records) + len(kept)
+
+
 @pytest.mark.parametrize(("stream", "kind"), [KINDS[0], KINDS[5], KINDS[7], KINDS[9]], ids=lambda v: str(v))
 def test_bodies_cut_at_every_byte_are_the_same_rejects(stream: str, kind: PayloadKind) -> None:
     some = make_records(stream, kind, 2)

@@ -32,7 +32,7 @@ STREAM_MESSAGES = [
 
 
 def without(record: dict[str, Any], key: str, how: str) -> dict[str, Any]:
-    """Return a record, or the last level of a book, without a value."""
+    """Return a record without a value, or a book of which the last level is without it."""
     if "b" in record:
         return {**record, "a": [without(record["a"][0], key, how)]}
     return {**record, key: None} if how == "null" else {k: v for k, v in record.items() if k != key}
@@ -60,7 +60,10 @@ def test_a_message_without_an_essential_value_is_a_reject(
             (1, 1, f"{key}: missing"),
             (2, 0, f"{key}: missing"),
         ]
-        assert len(decoded.columns[name][0].values) == 3 * each
+        of_bad = each - 1  # the other levels of its book
+        assert len(decoded.columns[name][0].values) == 3 * each + 2 * of_bad
+        assert decoded.counts == [1, 3 + of_bad, 1 + of_bad]
+        assert decoded.lost_levels == ([(1 << 32 | 1, "A"), (2 << 32, "A")] if wire_type == "o" else [])
 
 
 @pytest.mark.parametrize("key", "ps")

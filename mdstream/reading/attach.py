@@ -30,6 +30,7 @@ from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label
 from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
+from mdstream.system.paths import require_path
 from mdstream.telemetry.state import FeedState, read_stream
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def attach(run: str | None = None, directory: str | Path | None = None) -> Attac
     run, a warning says which one was taken. `directory` is the folder of runs if the engine has the setting
     `frames.directory`.
 
-    Raises `NoRunError` if no such engine runs.
+    Raises `NoRunError` if no such engine runs, and `ConfigError` for an empty name or path.
     """
-    return Attachment(rundir.find(run, Path(directory) if directory else None))
+    root = None if directory is None else Path(require_path("directory", directory))
+    return Attachment(rundir.find(run, root))
 
 
 class Attachment:

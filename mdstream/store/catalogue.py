@@ -33,6 +33,7 @@ from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
+from mdstream.system.paths import require_path
 from mdstream.venues.alpaca import sessions
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def scan(
 
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
+    require_path("store", store)
     options = storage_options(str(store))
     zone = read_zone(tz)
     kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}

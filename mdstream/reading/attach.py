@@ -399,7 +399,7 @@ class Attachment:
         names = list(dict.fromkeys(name))
         if not names:
             raise ConfigError("tail: name at least one frame")
-        return Tails({each: self._follow(each, symbols, options) for each in names}, poll_s)
+        return Tails({each: self._follow(each, symbols, options) for each in names}, options.poll_s)
 
     def _follow(self, name: str, symbols: str | Sequence[str] | None, options: TailOptions) -> Tail:
         if (found := self._open.view(name)) is not None:
@@ -428,8 +428,8 @@ class Attachment:
 
         Returns at least one row. Without `where`, any new row will do.
 
-        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`), and `NoRunError` if
-        the engine ends before.
+        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`; None: never), and
+        `NoRunError` if the engine ends before.
         """
         if not isinstance(name, str):
             raise ConfigError("wait_for: name one frame; follow several with tail([...])")

@@ -53,7 +53,6 @@ from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import to_utc
 from mdstream.store.rejects import RejectFile
 from mdstream.system.resources import is_too_many_files, too_many_files
-from mdstream.venues.alpaca.limits import RECENT_NS
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
 
 log = logging.getLogger(__name__)
@@ -208,6 +207,8 @@ class Backfill:
         if waiting or not self._filing.is_empty:
             await self._fetch_shards_at_once(waiting)
         if short:
+            served = self._recent.served_until(time.time_ns())  # by now, more may be excluded
+            days = [day for day in days if day.past <= served]
             short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
             self.status.short = len(short)
             log_short_days(short)
@@ -221,7 +222,7 @@ class Backfill:
     async def _fetch_days(self) -> list[Day]:
         """Return the days of this request, and their trades by the service's own count."""
         async with self._make_client() as client:
-            found = await fetch_days(client, self._request, time.time_ns() - RECENT_NS)
+            found = await fetch_days(client, self._request, self._recent.served_until(time.time_ns()))
         self.status.requests += client.requests
         days, self.status.uncounted = found
         return days
@@ -393,8 +394,4 @@ class Backfill:
 
     def _count_page(self, receipt: PageReceipt) -> None:
         self._count_requests()
-        self.status.pages += 1
-        self.status.rows += receipt.rows
-        self.status.rejected += len(receipt.rejects)
-        self.status.other_symbols += receipt.other_symbols
-        self.status.other_times += receipt.other_times
+        self.status.count_page(receipt)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mdstream.handoff.page_ticket import PageReceipt
+
 
 @dataclass(slots=True)
 class Status:
@@ -44,6 +46,14 @@ class Status:
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""
+
+    def count_page(self, receipt: PageReceipt) -> None:
+        """Count a page and its rows."""
+        self.pages += 1
+        self.rows += receipt.rows
+        self.rejected += len(receipt.rejects)
+        self.other_symbols += receipt.other_symbols
+        self.other_times += receipt.other_times
 
     @property
     def unrequested(self) -> str:

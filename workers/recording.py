@@ -51,10 +51,10 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     name = transaction(ticket.run, ticket.frame)
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
-        done, stored = _read_version(table, name), _read_lost(table, name)
+        done = _read_version(table, name)
         if done >= ticket.past or done < ticket.table_past:
-            return RecordReceipt(done, 0, stored)
-        lost = stored if done > ticket.first else ticket.lost
+            return RecordReceipt(done, 0, _read_lost(table, name))
+        lost = _read_lost(table, name) if done > ticket.first else ticket.lost
         wanted = max(done, ticket.first)
         first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
         lost = lost._replace(missed=lost.missed + first - wanted)
@@ -230,7 +230,8 @@ def find_recorded(ticket: RecordTicket) -> RecordReceipt:
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)
-        return RecordReceipt(_read_version(table, name), 0, _read_lost(table, name))
+        done = _read_version(table, name)
+        return RecordReceipt(done, 0, ticket.lost if done == ticket.table_past else _read_lost(table, name))
 
 
 def compact(ticket: CompactTicket) -> int:
@@ -259,6 +260,9 @@ def _read_version(table: DeltaTable | None, name: str) -> int:
 
 
 def _read_lost(table: DeltaTable | None, name: str) -> Lost:
+    """Return what a table lacks, as its last commit of the frame says. It may take a look at all commits:
+    not for each ticket.
+    """
     return Lost(**{kind: _read_version(table, f"{name} {kind}") for kind in Lost._fields})
 
 

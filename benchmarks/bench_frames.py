@@ -8,7 +8,7 @@
 
 Every subject is a separate process, and all take turns; the tables show medians, with best and worst.
 The rows are messages of the seeded simulator, decoded by our decoder (`frames_rows`). The alternatives
-are in `frames_peers`; the benchmark names those that are not installed and skips them.
+are listed in `frames_peers`; the benchmark names those that are not installed and skips them.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def peers(plan: Plan, turns: int) -> list[Record]:
 
 
 def _measure_reads(plan: Plan, subjects: dict[str, Subject], turns: int) -> list[Record]:
-    from benchmarks.frames_peers import BATCH, ROWS
+    from benchmarks.frames_sides import BATCH, ROWS
 
     def measure(case: Case) -> dict[str, float]:
         found = subjects[case.subject].ask()
@@ -263,7 +263,8 @@ def _measure_reads(plan: Plan, subjects: dict[str, Subject], turns: int) -> list
 
 
 def _measure_tails(plan: Plan, subjects: dict[str, Subject]) -> list[Record]:
-    from benchmarks.frames_peers import COMMIT, SKIPPED
+    from benchmarks.frames_peers import SKIPPED
+    from benchmarks.frames_sides import COMMIT
 
     def measure(case: Case) -> dict[str, float]:
         rate = case.params["commits_per_s"]

@@ -27,8 +27,8 @@ def setting(
 ) -> msgspec.Meta:
     """Declare the meaning of a setting and its limits: at least `ge`, at most `le`.
 
-    `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `example`, `flag`,
-    `metavar`, `variable`, `secret`.
+    `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `is_path`,
+    `example`, `flag`, `metavar`, `variable`, `secret`.
     """
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
@@ -172,7 +172,7 @@ class HandoffConfig(Struct, frozen=True):
 class FramesConfig(Struct, frozen=True):
     """The frames in shared memory, and how many rows they keep."""
 
-    directory: Annotated[str, setting("Folder of the runs; empty: /dev/shm.")] = ""
+    directory: Annotated[str, setting("Folder of the runs; empty: /dev/shm.", is_path=True)] = ""
     retention_mb: Annotated[
         int, setting("Size of each frame; beyond it, the oldest rows are dropped.", unit="MB", ge=1)
     ] = 256
@@ -208,7 +208,11 @@ class StoreConfig(Struct, frozen=True):
     path: Annotated[
         str,
         setting(
-            "Folder, or s3://bucket/prefix.", example='"s3://bucket/prefix"', flag="--store", metavar="DIR"
+            "Folder, or s3://bucket/prefix.",
+            is_path=True,
+            example='"s3://bucket/prefix"',
+            flag="--store",
+            metavar="DIR",
         ),
     ] = "store"
     every_s: Annotated[float, setting("Interval between commits of rows.", unit="s", ge=0.1)] = 5.0
@@ -315,6 +319,7 @@ class _Settings(Struct, frozen=True):
         str,
         setting(
             "File for the JSON report at the end of the run; empty: none.",
+            is_path=True,
             example='"run.json"',
             flag="--report",
             metavar="FILE.json",
@@ -348,7 +353,9 @@ class _Settings(Struct, frozen=True):
             schemes=("http", "https"),
         ),
     ] = ""
-    ca_file: Annotated[str, setting("PEM bundle to trust instead of the system's authorities.")] = ""
+    ca_file: Annotated[
+        str, setting("PEM bundle to trust instead of the system's authorities; empty: these.", is_path=True)
+    ] = ""
     auth: Annotated[
         Literal["message", "headers"],
         setting("How to authenticate on the stream; headers fall back to a message."),
@@ -368,12 +375,13 @@ class _Settings(Struct, frozen=True):
         str,
         setting(
             "Folder for the journal, the raw bytes of every payload; empty: no journal.",
+            is_path=True,
             flag="--journal",
             metavar="DIR",
         ),
     ] = ""
     rejects: Annotated[
-        str, setting("Folder for rejected payloads; empty: ~/.local/state/mdstream/RUN.")
+        str, setting("Folder for rejected payloads; empty: ~/.local/state/mdstream/RUN.", is_path=True)
     ] = ""
     start_timeout_s: Annotated[
         float,

@@ -124,7 +124,7 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     return recording.record(ticket)
 
 
-def find_recorded(ticket: RecordTicket) -> int:
+def find_recorded(ticket: RecordTicket) -> RecordReceipt:
     """Call `workers.recording.find_recorded`."""
     from workers import recording
 

@@ -167,7 +167,8 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
     rows = repeated = differing = 0
-    newest: dict[str, int] = {}
+    compares = bool(channel.numbered_by or channel.one_per)
+    newest = _find_newest(ticket.before, channel) if compares else {}
     with pq.ParquetWriter(
         into,
         schema,
@@ -179,9 +180,10 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     ) as writer:
         for staged, begin in _groups(ticket.paths, schema):
             group = staged
-            if channel.numbered_by or channel.one_per:
+            if compares:
                 again = _find_overlap(staged, newest, channel)
-                earlier = _read_since(ticket.paths[: begin if again else 0], schema, channel, again)
+                paths = (*ticket.before, *ticket.paths[:begin]) if again else ()
+                earlier = _read_same_times(paths, staged, channel, again)
                 group, differs = _drop_repeats(staged, earlier, channel)
                 repeated += staged.num_rows - group.num_rows
                 differing += differs
@@ -219,6 +221,14 @@ def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[tuple[pa.Table,
         yield pa.concat_tables(waiting).unify_dictionaries(), begin
 
 
+def _find_newest(paths: Sequence[str], channel: Channel) -> dict[str, int]:
+    """Return the time of the newest row of each symbol in staged files, in microseconds since 1970."""
+    newest: dict[str, int] = {}
+    for path in paths:
+        _find_overlap(pa.ipc.open_file(pa.memory_map(path)).read_all(), newest, channel)
+    return newest
+
+
 def _find_overlap(group: pa.Table, newest: dict[str, int], channel: Channel) -> dict[str, int]:
     """Return the symbols whose times in a group begin no later than the `newest` of earlier groups ended.
 
@@ -241,19 +251,23 @@ def _find_overlap(group: pa.Table, newest: dict[str, int], channel: Channel) -> 
     return again
 
 
-def _read_since(
-    paths: Sequence[str], schema: pa.Schema, channel: Channel, since: dict[str, int]
+def _read_same_times(
+    paths: Sequence[str], group: pa.Table, channel: Channel, since: dict[str, int]
 ) -> pa.Table:
-    """Return the staged rows of symbols from a time on, in microseconds since 1970."""
-    found = [schema.empty_table()]
-    for group, _ in _groups(paths, schema):
-        times = group[channel.time].cast(pa.int64())
+    """Return the staged rows that may be in `group` too: of symbols from a time on (microseconds since
+    1970), those whose time a row of `group` has. Others need no memory.
+    """
+    found = [group.schema.empty_table()]
+    wanted = group[channel.time].combine_chunks().unique()
+    for earlier, _ in _groups(paths, group.schema):
+        has_time = compute.is_in(earlier[channel.time], wanted)
+        times = earlier[channel.time].cast(pa.int64())
         for symbol, first in since.items():
             is_wanted = compute.and_(
-                compute.equal(group[SYMBOL.name].cast(pa.string()), symbol),
+                compute.equal(earlier[SYMBOL.name].cast(pa.string()), symbol),
                 compute.greater_equal(times, first),
             )
-            found.append(group.filter(is_wanted))
+            found.append(earlier.filter(compute.and_(is_wanted, has_time)))
     return pa.concat_tables(found).unify_dictionaries()
 
 

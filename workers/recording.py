@@ -2,6 +2,8 @@
 
 A commit has its files and the number after the last recorded row of the frame (a Delta transaction
 identifier); the table has both or neither. So a ticket that is repeated after a kill adds only the rest.
+A commit also has how many rows before that number the table lacks, and why, each kind that there is with an
+identifier of its own. So a recorder that starts again knows them.
 
 A row that the table refuses goes to the dataset `<stream>.rejects` first, and then its number to the table.
 So each row is stored somewhere, and none is tried for ever.
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdstream.errors import StoreError
 from mdstream.frames.rundir import frame_path
-from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
+from mdstream.handoff.record_ticket import CompactTicket, Lost, RecordReceipt, RecordTicket
 from mdstream.handoff.rejects import RejectRow
 from mdstream.reading.reader import FrameReader
 from mdstream.store.migration import migrate
@@ -49,18 +51,20 @@ def record(ticket: RecordTicket) -> RecordReceipt:
     name = transaction(ticket.run, ticket.frame)
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
-        done = (table.transaction_version(name) if table else None) or 0
+        done = _read_version(table, name)
         if done >= ticket.past or done < ticket.table_past:
-            return RecordReceipt(done, 0, 0)
+            return RecordReceipt(done, 0, _read_lost(table, name))
+        lost = _read_lost(table, name) if done > ticket.first else ticket.lost
         wanted = max(done, ticket.first)
         first, rows = _reader(ticket.run, ticket.frame).read(wanted, ticket.past)
+        lost = lost._replace(missed=lost.missed + first - wanted)
         if not rows.height:
-            return RecordReceipt(first, 0, first - wanted)
+            return RecordReceipt(first, 0, lost)
         if table is not None:
             migrate(table, channel_of(ticket.frame))
-        batch = _Batch(ticket, first, rows)
+        batch = _Batch(ticket, first, rows, lost)
         batch.store()
-    return RecordReceipt(batch.past, batch.stored, first - wanted, batch.refused, tuple(batch.reasons))
+    return RecordReceipt(batch.past, batch.stored, batch.lost, tuple(batch.reasons))
 
 
 class _Batch:
@@ -71,15 +75,18 @@ class _Batch:
     """Number of the row after the last one that is stored or became a reject."""
     stored: int
     refused: int
+    lost: Lost
+    """What the table lacks of the rows before `past`."""
     reasons: list[str]
     """Reasons of the first refused rows."""
 
-    def __init__(self, ticket: RecordTicket, first: int, rows: pl.DataFrame) -> None:
+    def __init__(self, ticket: RecordTicket, first: int, rows: pl.DataFrame, lost: Lost) -> None:
         self._ticket = ticket
         self._channel = channel_of(ticket.frame)
         self._first = first
         self._rows = rows
         self.past, self.stored, self.refused, self.reasons = first, 0, 0, []
+        self.lost = lost
 
     def store(self) -> None:
         """Store all rows, or as many as possible. Raises an error if none could be stored."""
@@ -96,7 +103,7 @@ class _Batch:
         too_large, reasons = _find_too_large(rows, self._channel, self._first + start)
         try:
             self._reject(rows.filter(too_large), reasons, "")
-            self._commit(rows.filter(~too_large), self._first + stop)
+            self._commit(rows.filter(~too_large), self._first + stop, len(reasons))
         except BaseException as error:
             if not self._ticket.divide or not _is_of_library(error) or _is_of_disk(error):
                 raise
@@ -110,7 +117,7 @@ class _Batch:
                 raise
             if reason := self._try_alone(rows, start):
                 self._reject(rows, {self._first + start: reason}, " refused")
-                self._commit(rows.clear(), self._first + stop)
+                self._commit(rows.clear(), self._first + stop, 1)
                 self._note([reason])
             else:
                 self.stored += 1
@@ -137,12 +144,19 @@ class _Batch:
 
     def _note(self, reasons: list[str]) -> None:
         self.refused += len(reasons)
+        self.lost = self._lost_with(len(reasons))
         self.reasons += reasons[: _MOST_REASONS - len(self.reasons)]
 
-    def _commit(self, rows: pl.DataFrame, past: int) -> None:
+    def _lost_with(self, refused: int) -> Lost:
+        return self.lost._replace(unstorable=self.lost.unstorable + refused)
+
+    def _commit(self, rows: pl.DataFrame, past: int, refused: int = 0) -> None:
+        """Store rows, and that all before `past` are stored, but what is lost and `refused` more."""
         ticket = self._ticket
         stored = _to_arrow(rows, self._channel, ticket.feed, Path(ticket.run).name)
-        _append(ticket.table, ticket.options, stored, transaction(ticket.run, ticket.frame), past)
+        name, lost = transaction(ticket.run, ticket.frame), self._lost_with(refused)
+        numbers = {f"{name} {kind}": count for kind, count in lost._asdict().items() if count}
+        _append(ticket.table, ticket.options, stored, {name: past, **numbers})
 
     def _reject(self, rows: pl.DataFrame, reasons: dict[int, str], suffix: str) -> None:
         """Add rows to the dataset of rejects, unless an earlier attempt did.
@@ -155,7 +169,7 @@ class _Batch:
         table = f"{ticket.table.rpartition('/')[0]}/{stream}.{REJECTS.name}"
         name = transaction(ticket.run, ticket.frame) + suffix
         found = _open(table, ticket.options)
-        done = (found.transaction_version(name) if found else None) or 0
+        done = _read_version(found, name)
         rejects = [
             RejectRow("row", f"{ticket.frame}, row {number}", reason, data, recv_ns)
             for (number, reason), data, recv_ns in zip(
@@ -165,11 +179,11 @@ class _Batch:
         ]
         if rejects:
             stored = _to_arrow(_rejects_frame(rejects), REJECTS, ticket.feed, Path(ticket.run).name)
-            _append(table, ticket.options, stored, name, max(reasons) + 1)
+            _append(table, ticket.options, stored, {name: max(reasons) + 1})
 
 
-def _append(uri: str, options: dict[str, str], rows: Any, name: str, past: int) -> None:
-    """Commit rows to a table, and that transaction `name` has reached `past`."""
+def _append(uri: str, options: dict[str, str], rows: Any, versions: dict[str, int]) -> None:
+    """Commit rows to a table, and the versions that transactions have reached, by name."""
     from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
     write_deltalake(
@@ -180,7 +194,9 @@ def _append(uri: str, options: dict[str, str], rows: Any, name: str, past: int) 
         partition_by=list(PARTITION),
         storage_options=options or None,
         writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
-        commit_properties=CommitProperties(app_transactions=[Transaction(name, past)]),
+        commit_properties=CommitProperties(
+            app_transactions=[Transaction(name, version) for name, version in versions.items()]
+        ),
     )
 
 
@@ -208,13 +224,14 @@ def _received(rows: pl.DataFrame) -> list[int]:
     return rows[RECV_TS.name].dt.epoch("ns").to_list()
 
 
-def find_recorded(ticket: RecordTicket) -> int:
-    """Return the row after the last one of the frame that is in the table; it is opened anew."""
+def find_recorded(ticket: RecordTicket) -> RecordReceipt:
+    """Return how far the frame is recorded in the table, which is opened anew."""
     _tables.pop(ticket.table, None)
     with _translate_errors(ticket.table):
         table = _open(ticket.table, ticket.options)
         name = transaction(ticket.run, ticket.frame)
-        return (table.transaction_version(name) if table else None) or 0
+        done = _read_version(table, name)
+        return RecordReceipt(done, 0, ticket.lost if done == ticket.table_past else _read_lost(table, name))
 
 
 def compact(ticket: CompactTicket) -> int:
@@ -235,6 +252,18 @@ def compact(ticket: CompactTicket) -> int:
 def transaction(run: str, frame: str) -> str:
     """Return the transaction identifier for a frame of a run."""
     return f"{Path(run).name}/{frame}"
+
+
+def _read_version(table: DeltaTable | None, name: str) -> int:
+    """Return the version that a transaction has reached in a table; 0 if there is none."""
+    return (table.transaction_version(name) if table else None) or 0
+
+
+def _read_lost(table: DeltaTable | None, name: str) -> Lost:
+    """Return what a table lacks, as its last commit of the frame says. It may take a look at all commits:
+    not for each ticket.
+    """
+    return Lost(**{kind: _read_version(table, f"{name} {kind}") for kind in Lost._fields})
 
 
 def channel_of(frame: str) -> Channel:

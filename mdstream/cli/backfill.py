@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from mdstream.cli import backfill_view as view
-from mdstream.cli.flags import ConfigFile, Given, add_flags, select, split_names
+from mdstream.cli.flags import ConfigFile, Given, add_flags, parse_path, select, split_names
 from mdstream.errors import ConfigError, Exit, MdstreamError
 from mdstream.history.request import HistoryOptions
 from mdstream.settings import describe, load
@@ -53,7 +53,10 @@ def backfill(
         str, typer.Option(metavar="TIME", help="End of the range (exclusive); a date includes that day.")
     ],
     store: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the store; created if it does not exist.")
+        Path,
+        typer.Option(
+            metavar="DIR", parser=parse_path, help="Folder of the store; created if it does not exist."
+        ),
     ],
     symbols: Annotated[
         str | None,
@@ -64,7 +67,10 @@ def backfill(
         ),
     ] = None,
     symbols_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="More symbols: one per line; # starts a comment.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=parse_path, help="More symbols: one per line; # starts a comment."
+        ),
     ] = None,
     config: ConfigFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print an estimate; fetch nothing.")] = False,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mdstream.errors import MdstreamError
-from mdstream.history.status import count_of
+from mdstream.history.status import Activity, count_of
 
 if TYPE_CHECKING:
     from mdstream.history.backfill import Backfill
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _LONGEST_LIST = 20
 _LINE_EVERY_S = 10.0
-_WAITING = "waiting {:.0f} s for the request budget"
 
 
 class ProgressBar:
@@ -58,41 +57,38 @@ class ProgressBar:
     def update(self, status: Status) -> None:
         """Draw the bar again."""
         seconds = time.monotonic() - self._started
-        text = describe_progress(status, seconds, self._waits_s)
-        self._bar.update(self._task, total=max(1, status.shards), completed=status.done, text=text)
+        text = describe_progress(status, seconds, self._activity)
+        self._bar.update(self._task, total=status.shards or None, completed=status.done, text=text)
 
     async def refresh(self) -> None:
         """Update the bar while no page arrives; if there is no terminal, print lines."""
         printed_at = time.monotonic()
         while True:
             await asyncio.sleep(min(1.0, _LINE_EVERY_S))
-            if self.work is None or not self.work.status.shards:
+            if self.work is None or not self._activity.requests:
                 continue
             status = self.work.status
             self.update(status)
             if not sys.stderr.isatty() and time.monotonic() - printed_at >= _LINE_EVERY_S:
                 printed_at = time.monotonic()
-                waits = f", {_WAITING.format(self._waits_s)}" if self._waits_s > 1 else ""
                 print(
                     f"{self._dataset}: {status.done:,.1f} of {status.shards:,} shards, "
-                    f"{status.rows:,} rows, {status.requests:,} requests{waits}",
+                    f"{status.rows:,} rows, {self._activity}",
                     file=sys.stderr,
                 )
 
     @property
-    def _waits_s(self) -> float:
-        return self.work.waits_s if self.work else 0.0
+    def _activity(self) -> Activity:
+        return self.work.activity if self.work else Activity(0)
 
 
-def describe_progress(status: Status, seconds: float, waits_s: float) -> str:
+def describe_progress(status: Status, seconds: float, activity: Activity) -> str:
     """Return the progress of a backfill after `seconds`, as one line with markup."""
     rate = status.rows / max(seconds, 0.1)
-    text = f"{status.rows:,} rows, {status.requests:,} requests, {rate:,.0f} rows/s"
+    text = f"{count_of(status.rows, 'row')}, {rate:,.0f} rows/s, {activity}"
     if 0.01 * status.shards < status.done < status.shards:
         left = seconds / status.done * (status.shards - status.done)
         text += f", {format_seconds(left)} left"
-    if waits_s > 1:
-        text += f", {_WAITING.format(waits_s)}"
     if status.failed:
         text += f", [red]{len(status.failed)} failed[/]"
     return text

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mdstream.cli.flags import split_names
+from mdstream.cli.flags import parse_path, split_names
 
 
 def export(
@@ -16,7 +16,9 @@ def export(
     to: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="FILE.csv, FILE.csv.gz or FILE.parquet; with --nautilus, a folder."
+            metavar="FILE",
+            parser=parse_path,
+            help="FILE.csv, FILE.csv.gz or FILE.parquet; with --nautilus, a folder.",
         ),
     ],
     store: Annotated[str, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix.")],

@@ -13,19 +13,35 @@ import typer
 from mdstream.errors import ConfigError
 from mdstream.settings import Setting, describe_settings
 from mdstream.streams import STREAMS
+from mdstream.system.paths import why_unusable
 
 R = TypeVar("R")
 
 Given = Mapping[str, Any]
 """The settings on the command line, by their dotted names."""
 
+
+def parse_path(text: str) -> Path:
+    """Return the path in a flag or argument. An empty one is a usage error."""
+    if why := why_unusable(text):
+        raise typer.BadParameter(why)
+    return Path(text)
+
+
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE.toml", help="File of settings; `mdstream settings` prints one."),
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        parser=parse_path,
+        help="File of settings; `mdstream settings` prints one.",
+    ),
 ]
 Directory = Annotated[
-    str | None,
-    typer.Option(metavar="DIR", help="Folder of the runs, if the engine has frames.directory set."),
+    Path | None,
+    typer.Option(
+        metavar="DIR", parser=parse_path, help="Folder of the runs, if the engine has frames.directory set."
+    ),
 ]
 StreamSymbols = Annotated[
     list[str] | None,

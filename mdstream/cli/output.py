@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import NoReturn
 
@@ -16,9 +17,20 @@ class _Output(Console):
         raise BrokenPipeError
 
 
+_COLUMNS = 80
+"""Width of output that goes to a file or pipe."""
+
+
+def output_width() -> int:
+    """Return the columns of standard output: those of the terminal, else `COLUMNS`, else 80."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return shutil.get_terminal_size((_COLUMNS, 24)).columns
+    return _COLUMNS
+
+
 def output_console() -> Console:
-    """Return a console on standard output; 80 columns wide (or `COLUMNS`) if it is not a terminal."""
-    return _Output(file=sys.stdout, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80)
+    """Return a console on standard output, as wide as `output_width` says."""
+    return _Output(file=sys.stdout, width=output_width())
 
 
 def discard_output() -> None:

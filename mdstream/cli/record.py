@@ -16,6 +16,7 @@ import typer
 from mdstream.cli.flags import ConfigFile, Directory, Given, add_flags, select
 from mdstream.errors import ConfigError, Exit, NoRunError
 from mdstream.settings import load
+from mdstream.system.paths import require_path
 
 _INTERVAL_S = 5.0
 
@@ -43,8 +44,8 @@ def record(
     from mdstream.store.folders import check_store
 
     settings = load(config, flags=given)
-    root = directory or settings.frames.directory
-    found = _find(run, Path(root) if root else None)
+    frames = settings.frames.directory
+    found = _find(run, directory or (Path(frames) if frames else None))
     store = settings.store
     if "://" not in store.path:
         store = msgspec.structs.replace(store, path=str(Path(store.path).absolute()))
@@ -91,7 +92,7 @@ def _find(run: str | None, root: Path | None) -> Path:
 
     if run is None:
         return rundir.find(None, root)
-    if (Path(run) / "owner.lock").exists():
+    if (Path(require_path("--run", run)) / "owner.lock").exists():
         return Path(run)
     for path in rundir.list_runs(root):
         if path.name == run or path.name.endswith(f"-{run}"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from mdstream.cli.flags import Given, add_flags
+from mdstream.cli.flags import Given, add_flags, parse_path
 from mdstream.errors import ConfigError
 from mdstream.settings import describe, fill
 from mdstream.settings.rules import COMMAND_LINE
@@ -32,6 +32,7 @@ def replay(
         Path | None,
         typer.Option(
             metavar="DIR",
+            parser=parse_path,
             help="Replay a raw journal instead, byte for byte: that of a run, or the newest in a folder.",
         ),
     ] = None,

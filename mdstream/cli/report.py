@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from mdstream.cli.flags import Directory
+from mdstream.cli.flags import Directory, parse_path
 from mdstream.cli.output import output_console
 from mdstream.errors import ConfigError
 
@@ -18,7 +18,11 @@ from mdstream.errors import ConfigError
 def report(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN.json", help="Report of a run that has ended (from run --report)."),
+        typer.Argument(
+            metavar="RUN.json",
+            parser=parse_path,
+            help="Report of a run that has ended (from run --report).",
+        ),
     ] = None,
     live: Annotated[bool, typer.Option("--live", help="Report on the running engine, until now.")] = False,
     run: Annotated[str | None, typer.Option(help="Run for --live. Default: the newest.")] = None,
@@ -26,7 +30,9 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Also write a page (.html) or a picture (.png). Needs the extra `report`."
+            metavar="FILE",
+            parser=parse_path,
+            help="Also write a page (.html) or a picture (.png). Needs the extra `report`.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
@@ -60,7 +66,7 @@ def _show(title: str, found: dict[str, Any], out: Path | None, as_json: bool) ->
             print(f"written to {out}")
 
 
-def _measure(run: str | None, directory: str | None) -> tuple[str, dict[str, Any]]:
+def _measure(run: str | None, directory: Path | None) -> tuple[str, dict[str, Any]]:
     from mdstream import utilization
     from mdstream.reading.attach import attach
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -18,16 +18,19 @@ from mdstream.cli.flags import (
     run_settings,
     stream_settings,
 )
+from mdstream.cli.output import output_width
 from mdstream.config import Config
 from mdstream.settings import Setting, describe_settings, load_with_origins
 from mdstream.settings.description import value_of
 
-_WIDTH = 100
-_HEAD = """\
-# The settings of mdstream in effect. Keep the lines that you change in a file, and start with
-#     mdstream run --config mdstream.toml
-# The environment wins over the file ({example}), flags win over both.
-"""
+_WIDEST = 100
+"""Columns that are used of a wider terminal: longer lines are hard to read."""
+_INDENT = "    "
+_HEAD = (
+    "The settings of mdstream in effect. Keep the lines that you change in a file, and start with",
+    "    mdstream run --config mdstream.toml",
+    "The environment (MDSTREAM_FETCH__INTERVAL_S=30) wins over the file, and flags win over both.",
+)
 
 
 @add_flags(*run_settings())
@@ -46,16 +49,16 @@ def settings(
     shown.
     """
     effective, origins = load_with_origins(config, flags={**given, **stream_settings(symbols, feed)})
-    print(as_toml(effective, origins, changed), end="")
+    print(as_toml(effective, origins, changed, min(output_width(), _WIDEST)), end="")
 
 
-def as_toml(config: Config, origins: Mapping[str, str], changed: bool = False) -> str:
-    """Return the settings of `config` as a TOML file with comments.
+def as_toml(config: Config, origins: Mapping[str, str], changed: bool = False, width: int = _WIDEST) -> str:
+    """Return the settings of `config` as a TOML file with comments, in lines of `width` columns.
 
     `origins` names the source of each setting that is not a default, by its dotted name. With `changed`,
-    only these are included.
+    only these are included. A line is longer only if a single text is, such as a path.
     """
-    lines = [_HEAD.format(example="MDSTREAM_FETCH__INTERVAL_S=30")]
+    lines = [*(line for text in _HEAD for line in _comment(text, width)), ""]
     section = ""
     for each in describe_settings():
         came_from = _origin(each, origins)
@@ -64,21 +67,52 @@ def as_toml(config: Config, origins: Mapping[str, str], changed: bool = False) -
         if each.section != section:
             section = each.section
             lines += [f"# [{section}]" if each.secret else f"[{section}]", ""]
-        lines += [*_entry(each, value_of(config, each.name), came_from), ""]
+        lines += [*_entry(each, value_of(config, each.name), came_from, width), ""]
     return "\n".join(lines)
 
 
-def _entry(each: Setting, value: Any, came_from: str) -> Iterator[str]:
+def _entry(each: Setting, value: Any, came_from: str, width: int) -> Iterator[str]:
     """Yield the lines of one setting."""
-    yield from textwrap.wrap(each.help, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    yield from _comment(each.help, width)
     if each.example and not value:
-        yield f"# Example: {each.key} = {each.example}"
+        yield from _comment(f"Example: {each.key} = {each.example}", width)
     source = f"{came_from}; default: {_text(each.default)}" if came_from else "default"
     if each.secret:
         state = f"set, not shown ({came_from})" if value else f"not set (variable {each.variable})"
-        yield f"# {each.key}: {state}"
+        yield from _comment(f"{each.key}: {state}", width)
+    elif len(line := f"{each.key} = {_text(value)}  # {source}") <= width:
+        yield line
     else:
-        yield f"{each.key} = {_text(value)}  # {source}"
+        yield from _comment(f"Source: {source}", width)
+        yield from _assignment(each.key, value, width)
+
+
+def _comment(text: str, width: int) -> list[str]:
+    """Return a text as lines of comments; a word is never divided."""
+    lines = textwrap.wrap(text, max(1, width - 2), break_long_words=False, break_on_hyphens=False)
+    return [f"# {line}" for line in lines]
+
+
+def _assignment(key: str, value: Any, width: int) -> Iterator[str]:
+    """Yield the lines that set a value; a list may have several."""
+    line = f"{key} = {_text(value)}"
+    if len(line) <= width or not isinstance(value, list | tuple):
+        yield line
+        return
+    yield f"{key} = ["
+    yield from _fill([f"{_text(item)}," for item in value], width)
+    yield "]"
+
+
+def _fill(items: Sequence[str], width: int) -> Iterator[str]:
+    """Yield indented lines of as many items as fit; an item is never divided."""
+    line = _INDENT
+    for item in items:
+        if line != _INDENT and len(line) + 1 + len(item) > width:
+            yield line
+            line = _INDENT
+        line += item if line == _INDENT else f" {item}"
+    yield line
 
 
 def _origin(each: Setting, origins: Mapping[str, str]) -> str:

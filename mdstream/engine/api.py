@@ -214,7 +214,7 @@ class Engine:
     def wait(self, timeout: float | timedelta | str | None = None) -> bool:
         """Wait until the engine ends (`duration` reached, or no stream left); return whether it has.
 
-        `timeout` is in seconds, a timedelta, or text as `5m`.
+        `timeout` is in seconds, a timedelta, or text as `5m`; None: no limit.
         """
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
         return self._host is None or self._host.wait(seconds)

@@ -30,6 +30,7 @@ from typing import Any
 
 from mdstream.errors import NoRunError, SharedMemoryError
 from mdstream.handoff.space import NO_ROOM, no_space, room_for
+from mdstream.system.paths import require_path
 from mdstream.system.shared_places import is_private
 from mdstream.text.nearest import suggest
 
@@ -200,7 +201,7 @@ def find(run: str | None = None, root: Path | None = None) -> Path:
 
     If several run and none is named, a warning says which one it is.
     """
-    if run is not None and lock_path(Path(run)).exists():
+    if run is not None and lock_path(Path(require_path("run", run))).exists():
         if not is_private(Path(run)):
             raise NoRunError(f"{run} is a link, or not this user's alone: it is not read")
         return Path(run)

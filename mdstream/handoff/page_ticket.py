@@ -61,6 +61,9 @@ class JoinTicket(NamedTuple):
     channel: str
     paths: tuple[str, ...]
     into: str
+    before: tuple[str, ...] = ()
+    """The staged files before them of the first symbol, which are in other files of the store: `paths` may
+    repeat rows of these."""
 
 
 class JoinReceipt(NamedTuple):

@@ -8,6 +8,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class Lost(NamedTuple):
+    """Rows of a frame, of those before a number, that its table does not have."""
+
+    begin: int = 0
+    """Number of the first row to record: a late recorder begins with the oldest that is kept."""
+    missed: int = 0
+    """Rows that the frame had dropped before they were read."""
+    unstorable: int = 0
+    """Rows that are in `<stream>.rejects` instead, because the table refuses them."""
+
+
 class RecordTicket(NamedTuple):
     """Asks to store rows `first` to `past` of a frame in the Delta table at `table`.
 
@@ -25,10 +36,12 @@ class RecordTicket(NamedTuple):
     feed: str
     options: dict[str, str]
     divide: bool = False
+    lost: Lost = Lost()
+    """What the table lacks of the rows before `first`."""
 
 
 class RecordReceipt(NamedTuple):
-    """Result of a `RecordTicket`."""
+    """Result of a `RecordTicket`, or how far a table is recorded."""
 
     past: int
     """Number of the row after the last one in the table.
@@ -37,12 +50,10 @@ class RecordReceipt(NamedTuple):
     """
     rows: int
     """Rows that this ticket stored; none if an earlier attempt did."""
-    missed: int
-    """Rows that the frame had dropped before they were read."""
-    unstorable: int = 0
-    """Rows that are in `<stream>.rejects` instead, because the table refuses them."""
+    lost: Lost
+    """What the table lacks of the rows before `past`: a commit keeps it in the table."""
     reasons: tuple[str, ...] = ()
-    """Row and reason of the first few of them."""
+    """Row and reason of the first few that this ticket could not store."""
 
 
 class CompactTicket(NamedTuple):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Required, Unpack
 from mdstream.history.own_loop import run_apart, run_blocking
 from mdstream.history.request import BackfillRequest, HistoryOptions, make_request
 from mdstream.store.query import When
+from mdstream.system.paths import require_path
 
 if TYPE_CHECKING:  # these take long to import
     from mdstream.config import HistoryConfig
@@ -95,6 +96,7 @@ async def _backfill(
     from mdstream.pool import ipc_names
     from mdstream.settings import load
 
+    require_path("store", store)
     ipc_names.reap()
     config = load(flags=settings, source="settings").history
     request = await resolve(dataset, symbols, start, end, config, options)

@@ -46,14 +46,13 @@ from mdstream.history.recent import RecentLimit, format_limit, is_about_recent_d
 from mdstream.history.repair import Day, fetch_days, find_short_days, log_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
-from mdstream.history.status import Status
+from mdstream.history.status import Activity, Status
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import to_utc
 from mdstream.store.rejects import RejectFile
 from mdstream.system.resources import is_too_many_files, too_many_files
-from mdstream.venues.alpaca.limits import RECENT_NS
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
 
 log = logging.getLogger(__name__)
@@ -83,12 +82,14 @@ class Backfill:
     _shortened: dict[int, int]
     """Up to when the shards are requested that the limit has cut, by id; ns since 1970."""
 
-    # Set once by `run`.
+    # Written as the two kinds of requests begin: for daily bars, for shards.
+    _client: RestClient
     _requests_before: int
-    """Requests that were sent before the first shard was requested."""
+    """Requests that an earlier client has sent."""
+
+    # Set once by `run`.
     _ledger: Ledger
     _filing: Filing
-    _client: RestClient
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class Backfill:
         self._refused = set()
         self._recent = RecentLimit()
         self._shortened = {}
+        self._client, self._requests_before = self._make_client(), 0
         self._folder = store / "_mdstream"
         self._staging = Staging(self._folder / "staging")
         self._rejects = RejectFile(self._folder / "rejects" / f"{request.dataset}.jsonl")
@@ -208,6 +210,8 @@ class Backfill:
         if waiting or not self._filing.is_empty:
             await self._fetch_shards_at_once(waiting)
         if short:
+            served = self._recent.served_until(time.time_ns())  # by now, more may be excluded
+            days = [day for day in days if day.past <= served]
             short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
             self.status.short = len(short)
             log_short_days(short)
@@ -220,16 +224,16 @@ class Backfill:
 
     async def _fetch_days(self) -> list[Day]:
         """Return the days of this request, and their trades by the service's own count."""
-        async with self._make_client() as client:
-            found = await fetch_days(client, self._request, time.time_ns() - RECENT_NS)
-        self.status.requests += client.requests
+        async with self._client as client:
+            found = await fetch_days(client, self._request, self._recent.served_until(time.time_ns()))
+        self._count_requests()
         days, self.status.uncounted = found
         return days
 
     async def _fetch_shards_at_once(self, waiting: deque[Progress]) -> None:
         """Fetch all waiting shards, and write the files."""
-        client, self._requests_before = self._make_client(), self.status.requests
-        async with self._executor, client as self._client:
+        self._client, self._requests_before = self._make_client(), self.status.requests
+        async with self._executor, self._client:
             try:
                 # A file that cannot be written ends the fetching too.
                 async with asyncio.TaskGroup() as files:
@@ -241,9 +245,11 @@ class Backfill:
                 raise first_error(errors) from None
 
     @property
-    def waits_s(self) -> float:
-        """Seconds until the budget allows the next request."""
-        return self._budget.waits_s
+    def activity(self) -> Activity:
+        """What goes on at this moment."""
+        client = self._client
+        sent = self._requests_before + client.requests
+        return Activity(sent, self._budget.waits_s, client.retries, client.retries_in_s)
 
     async def _fetch_shards(self, waiting: deque[Progress], files: asyncio.TaskGroup) -> None:
         """Fetch shards until none is waiting."""
@@ -312,7 +318,8 @@ class Backfill:
             try:
                 async for receipt in pages(self._client, self._page_request(progress), stage):
                     self._ledger.add_page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
-                    self._count_page(receipt)
+                    self._count_requests()
+                    status.count_page(receipt)
                     fraction = max(done, progress.fraction(receipt.last_ns))
                     status.done, done = status.done + fraction - done, fraction
                     self._on_change(status)
@@ -389,12 +396,4 @@ class Backfill:
         return receipt
 
     def _count_requests(self) -> None:
-        self.status.requests = self._requests_before + self._client.requests
-
-    def _count_page(self, receipt: PageReceipt) -> None:
-        self._count_requests()
-        self.status.pages += 1
-        self.status.rows += receipt.rows
-        self.status.rejected += len(receipt.rejects)
-        self.status.other_symbols += receipt.other_symbols
-        self.status.other_times += receipt.other_times
+        self.status.requests = self.activity.requests

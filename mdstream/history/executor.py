@@ -2,10 +2,10 @@
 
 An executor on other machines (a cluster, Ray) has to provide:
 
-- The same files. Tickets name files in the store's folder: `PageTicket.path`, `JoinTicket.paths` and
-  `into`. Workers elsewhere have that folder at the same path (a shared file system), or the executor copies
-  staged files back before `stage` returns, and out before `join`. `history.staging` counts the rows of
-  staged files on the next run, and `history.filing` removes them.
+- The same files. Tickets name files in the store's folder: `PageTicket.path`, `JoinTicket.paths`, `before`
+  and `into`. Workers elsewhere have that folder at the same path (a shared file system), or the executor
+  copies staged files back before `stage` returns, and out before `join`. `history.staging` counts the rows
+  of staged files on the next run, and `history.filing` removes them.
 - Complete files. A staged file exists with all its rows or not at all (written, then renamed). The Parquet
   file of a join is on disk (fsync) before `join` returns, because its commit follows at once.
 - Self-contained tickets. A page is in its ticket, compressed as received; a receipt is small. Both can be

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinTicket
@@ -149,7 +150,11 @@ class Filing:
     async def _write(self, group: _Group, executor: PageExecutor) -> None:
         """Write the files of a group, and commit them."""
         group.shards.sort(key=lambda progress: (progress.shard.symbol, progress.shard.first))
-        staged = [str(path) for shard in group.shards for path in self._staging.files(shard)]
+        staged = [
+            _Staged(str(path), progress.shard.symbol)
+            for progress in group.shards
+            for path in self._staging.files(progress)
+        ]
         bundles = list(_bundle(staged))
         stamp = f"{time.time_ns():x}"
         paths = [
@@ -162,8 +167,9 @@ class Filing:
             ticket = JoinTicket(
                 self._request.spec.name,
                 self._request.channel.name,
-                tuple(bundle),
+                bundle.paths,
                 str(self._table.folder / path),
+                bundle.before,
             )
             try:
                 files.append(NewFile(path, group.partition, await executor.join(ticket)))
@@ -186,6 +192,9 @@ class Filing:
                 self._request.dataset,
                 differing,
             )
+        for empty in [file for file in files if not file.receipt.rows]:  # all its rows are in earlier ones
+            (self._table.folder / empty.path).unlink(missing_ok=True)
+            files.remove(empty)
         await self._commit(number, files, group)
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, repeated, len(files))
@@ -208,8 +217,24 @@ class Filing:
             self._commit_failed = False
 
 
-def _bundle(paths: Sequence[str]) -> Iterable[list[str]]:
-    """Split staged files into bundles, each for one full file."""
+class _Staged(NamedTuple):
+    """A staged file, and the symbol of its shard."""
+
+    path: str
+    symbol: str
+
+
+class _Bundle(NamedTuple):
+    """Staged files that become one file, and those before them of the same symbol as the first of them."""
+
+    paths: tuple[str, ...]
+    before: tuple[str, ...]
+
+
+def _bundle(staged: Sequence[_Staged]) -> Iterator[_Bundle]:
+    """Split staged files, sorted by symbol, into bundles, each for one full file."""
     size = ROWS_PER_FILE // _ROWS_PER_PAGE
-    for start in range(0, len(paths), size):
-        yield list(paths[start : start + size])
+    for start in range(0, len(staged), size):
+        symbol = staged[start].symbol
+        before = tuple(path for path, other in staged[:start] if other == symbol)
+        yield _Bundle(tuple(path for path, _ in staged[start : start + size]), before)

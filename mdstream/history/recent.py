@@ -2,7 +2,8 @@
 
     refused ─► 16 minutes before now ─► refused ─► 32 minutes ─► ... ─► a day ─► refused: final
 
-The service documents 15 minutes. More may be excluded, and the clock of this machine may be fast.
+The service documents 15 minutes. More may be excluded, and the clock of this machine may be fast. A repair
+compares only days that were over before the same limit.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class RecentLimit:
 
     def __init__(self) -> None:
         self.until = None
+
+    def served_until(self, now: int) -> int:
+        """Return up to when any plan may be expected to have data: before now, and before the limit."""
+        documented = now - RECENT_NS
+        return documented if self.until is None else min(self.until, documented)
 
     def excludes(self, end: int) -> bool:
         """Return whether a query that ends at `end` (exclusive) is not to be sent."""

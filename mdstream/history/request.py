@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from fnmatch import fnmatchcase
 from typing import Annotated, NamedTuple, TypedDict, Unpack
 
 from mdstream.config import setting
-from mdstream.errors import ConfigError
+from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.store.query import When, as_list, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.text.patterns import find_matching
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.parameters import NO_MAPPING
 from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
@@ -257,12 +257,9 @@ def make_request(
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
     names = _check_symbols(stream, history, symbols)
-    matches = {
-        pattern: [name for name in names if fnmatchcase(name, pattern)]
-        for pattern in as_list(options.get("priority", ()))
-    }
+    matches = {pattern: find_matching(pattern, names) for pattern in as_list(options.get("priority", ()))}
     if unknown := [pattern for pattern, found in matches.items() if not found]:
-        raise ConfigError(f"priority {unknown[0]!r} is not among the symbols")
+        raise UnknownNameError.among(names, unknown[0], f"priority {unknown[0]!r} is not among the symbols")
     before = frozenset(name for found in matches.values() for name in found)
     past = min(past, complete_until)
     asof = _check_asof(dataset, history, options.get("asof", ""))

@@ -3,6 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mdstream.handoff.page_ticket import PageReceipt
+
+
+class Activity(NamedTuple):
+    """What a backfill does at a moment: between two pages, this is all that changes."""
+
+    requests: int
+    """Requests sent so far, each attempt counted."""
+    waits_s: float = 0.0
+    """Seconds until the budget allows the next one."""
+    retries: int = 0
+    """Requests that failed, and wait to be sent again."""
+    retries_in_s: float = 0.0
+    """Seconds until the first of them is."""
+
+    def __str__(self) -> str:
+        text = count_of(self.requests, "request")
+        if self.retries:
+            text += f", {self.retries:,} to be sent again in {self.retries_in_s:.0f} s"
+        if self.waits_s > 1:
+            text += f", waiting {self.waits_s:.0f} s for the request budget"
+        return text
 
 
 @dataclass(slots=True)
@@ -44,6 +68,14 @@ class Status:
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""
+
+    def count_page(self, receipt: PageReceipt) -> None:
+        """Count a page and its rows."""
+        self.pages += 1
+        self.rows += receipt.rows
+        self.rejected += len(receipt.rejects)
+        self.other_symbols += receipt.other_symbols
+        self.other_times += receipt.other_times
 
     @property
     def unrequested(self) -> str:

@@ -13,19 +13,19 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from mdstream.config import HistoryConfig
-from mdstream.errors import ConfigError, UnusableAnswerError
+from mdstream.errors import ConfigError, UnknownNameError, UnusableAnswerError
 from mdstream.history.request import EVERYTHING, is_symbol
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
-from mdstream.store.query import When, as_list, is_pattern, parse_time, to_utc
+from mdstream.store.query import When, as_list, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
+from mdstream.text.patterns import find_matching, is_pattern
 from mdstream.venues.alpaca.bodies import page_token_in
 from mdstream.venues.alpaca.endpoints import ASSETS_PATH, STATUSES
 from mdstream.venues.alpaca.limits import CONTRACTS_PAGE, FREE_PLAN
@@ -47,8 +47,8 @@ async def resolve_symbols(
     `BRK.B2612*` (or `BRKB2612*`, as contracts are named). It matches contracts that expire on `start` or
     later. Other patterns match assets of `status`: `active` ones, `inactive` ones (delisted), or `all`. `*`
     stays if one request can return all symbols.
-    Raises `ConfigError` if a pattern matches nothing or cannot be looked up, and what `RestClient.get`
-    raises.
+    Raises `UnknownNameError` if a pattern matches nothing, `ConfigError` if it cannot be looked up, and
+    what `RestClient.get` raises.
     """
     if status not in (*STATUSES, "all"):
         raise ConfigError(f"status {status!r} is not one of {', '.join((*STATUSES, 'all'))}")
@@ -92,7 +92,7 @@ async def resolve_symbols(
 def expand_patterns(
     symbols: Iterable[str], known: Sequence[str], underlyings: Mapping[str, Sequence[str]] | None = None
 ) -> list[str]:
-    """Replace patterns by their matches in `known`. Raises `ConfigError` if one has none.
+    """Replace patterns by their matches in `known`. Raises `UnknownNameError` if one has none.
 
     `underlyings` has those that were looked up for each pattern of contracts.
     """
@@ -101,15 +101,16 @@ def expand_patterns(
         if not is_pattern(symbol):
             names[symbol] = None
             continue
-        matching = [name for name in known if fnmatchcase(name, symbol)]
+        matching = find_matching(symbol, known)
         if not matching:
+            problem = f"{symbol!r} matches none of the {len(known):,} symbols of the service"
             if underlyings:
                 asked = " or ".join(underlyings[symbol])
-                raise ConfigError(
-                    f"{symbol!r} matches no contract of {asked}; a pattern begins with a whole underlying, "
-                    "because the service lists contracts so"
+                problem = (
+                    f"{symbol!r} matches no contract of {asked} (a pattern begins with a whole underlying, "
+                    "because the service lists contracts so)"
                 )
-            raise ConfigError(f"{symbol!r} matches none of the {len(known):,} symbols of the service")
+            raise UnknownNameError.among(known, symbol, problem)
         names |= dict.fromkeys(matching)
     return list(names)
 

@@ -190,8 +190,8 @@ class WorkerPool:
         """Add rows of a frame to its table in a worker; raises as `run`, and `StoreError`."""
         return await self._do(self._boot.record, ticket, f"rows of {ticket.frame}")
 
-    async def find_recorded(self, ticket: RecordTicket) -> int:
-        """Return the number after a frame's last recorded row, from a worker; raises as `record`."""
+    async def find_recorded(self, ticket: RecordTicket) -> RecordReceipt:
+        """Return how far a frame is recorded in its table, from a worker; raises as `record`."""
         return await self._do(self._boot.find_recorded, ticket, f"rows of {ticket.frame}")
 
     async def compact(self, ticket: CompactTicket) -> int:

@@ -30,6 +30,7 @@ from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label
 from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
+from mdstream.system.paths import require_path
 from mdstream.telemetry.state import FeedState, read_stream
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def attach(run: str | None = None, directory: str | Path | None = None) -> Attac
     run, a warning says which one was taken. `directory` is the folder of runs if the engine has the setting
     `frames.directory`.
 
-    Raises `NoRunError` if no such engine runs.
+    Raises `NoRunError` if no such engine runs, and `ConfigError` for an empty name or path.
     """
-    return Attachment(rundir.find(run, Path(directory) if directory else None))
+    root = None if directory is None else Path(require_path("directory", directory))
+    return Attachment(rundir.find(run, root))
 
 
 class Attachment:
@@ -397,7 +399,7 @@ class Attachment:
         names = list(dict.fromkeys(name))
         if not names:
             raise ConfigError("tail: name at least one frame")
-        return Tails({each: self._follow(each, symbols, options) for each in names}, poll_s)
+        return Tails({each: self._follow(each, symbols, options) for each in names}, options.poll_s)
 
     def _follow(self, name: str, symbols: str | Sequence[str] | None, options: TailOptions) -> Tail:
         if (found := self._open.view(name)) is not None:
@@ -426,8 +428,8 @@ class Attachment:
 
         Returns at least one row. Without `where`, any new row will do.
 
-        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`), and `NoRunError` if
-        the engine ends before.
+        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`; None: never), and
+        `NoRunError` if the engine ends before.
         """
         if not isinstance(name, str):
             raise ConfigError("wait_for: name one frame; follow several with tail([...])")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import SupportsFloat
 
 import polars as pl
 
@@ -21,6 +23,9 @@ text, `5m`), or ns since 1970 UTC.
 
 _LEAST_NS = 946_684_800 * 10**9
 """Start of 2000. A smaller number is a mistake, such as seconds or milliseconds."""
+
+_LONGEST_S = int(threading.TIMEOUT_MAX)
+"""About 292 years."""
 
 _TIMES = ("ts", "created_at", "recv_ts")
 """Columns that hold the time of a row; the first one that a frame has counts."""
@@ -102,6 +107,7 @@ def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
     if isinstance(since, str):
         since = _parse(since)
     if isinstance(since, timedelta):
+        to_seconds(since, "since")
         try:
             since = datetime.now(UTC) - since
         except OverflowError as error:
@@ -132,7 +138,8 @@ def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
 def to_seconds(value: float | timedelta | str, name: str) -> float:
     """Return a duration (seconds, also as text; a timedelta; text such as `5m`) in seconds.
 
-    `name` is used in errors. Raises `ConfigError`.
+    This is the rule for all timeouts and durations that readers take: finite, not negative, and no longer
+    than a thread can wait. `name` is used in errors. Raises `ConfigError`.
     """
     found: object = value
     if isinstance(value, str):
@@ -144,6 +151,11 @@ def to_seconds(value: float | timedelta | str, name: str) -> float:
                 raise ConfigError(f"{name}: {value!r} is not a duration; write {EXAMPLES}") from None
     if isinstance(found, timedelta):
         found = found.total_seconds()
-    if not isinstance(found, int | float) or isinstance(found, bool) or math.isnan(found):
+    if isinstance(found, bool) or not isinstance(found, SupportsFloat) or math.isnan(found):
         raise ConfigError(f"{name}: {value!r} is not a duration; give seconds, a timedelta, or {EXAMPLES}")
-    return float(found)
+    seconds = float(found)
+    if seconds < 0:
+        raise ConfigError(f"{name}: {value!r} is negative; give 0 or more seconds")
+    if seconds > _LONGEST_S:
+        raise ConfigError(f"{name}: {value!r} is too long; give at most {_LONGEST_S:,} seconds")
+    return seconds

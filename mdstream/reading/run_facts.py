@@ -17,6 +17,7 @@ from mdstream.streams.books import BOOK_DEPTH, book_channel, books_frame_channel
 from mdstream.streams.spec import StreamSpec
 from mdstream.telemetry import schema as telemetry
 from mdstream.text.nearest import differ_in_form
+from mdstream.text.patterns import is_pattern
 
 _TELEMETRY = (
     telemetry.STREAMS,
@@ -96,7 +97,10 @@ class RunFacts:
         self._added.setdefault(stream, set()).update(symbols)
 
     def check_symbols(self, stream: str, symbols: Iterable[str]) -> None:
-        """Raise `UnknownNameError` for a symbol that `stream` neither follows nor has received."""
+        """Raise `UnknownNameError` for a symbol that `stream` neither follows nor has received.
+
+        So is a pattern, whatever the stream follows: rows are compared with whole symbols.
+        """
         if stream not in STREAMS:
             return
         received = self._received(stream)
@@ -104,6 +108,13 @@ class RunFacts:
             if symbol in received or (stream, symbol) in self._may_come:
                 continue
             followed = self._followed(stream)
+            if is_pattern(symbol):
+                raise UnknownNameError.among(
+                    received if followed is None else [*received, *(followed - {"*"})],
+                    symbol,
+                    f"symbols: {symbol!r} is a pattern, and a frame takes whole symbols (a store takes "
+                    "patterns)",
+                )
             if followed is not None and not _is_expected(STREAMS[stream], symbol, followed, received):
                 raise UnknownNameError.among(
                     [*received, *followed],

@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol, SupportsIndex, TypedDict
 
 import polars as pl
 
 from mdstream.errors import ConfigError, LagError, NoRunError
+from mdstream.reading.narrow import to_seconds
 from mdstream.reading.reader import FrameReader
 
 
@@ -63,9 +64,13 @@ class TailOptions:
     def __post_init__(self) -> None:
         if self.on_lag not in ("drop", "raise"):
             raise ConfigError(f"on_lag: {self.on_lag!r} must be drop or raise")
-        for name in ("poll_s", "max_rows", "max_lag"):
-            if not (value := getattr(self, name)) >= 0:
-                raise ConfigError(f"{name}: {value} is below 0")
+        object.__setattr__(self, "poll_s", to_seconds(self.poll_s, "poll_s"))  # the class is frozen
+        for name in ("max_rows", "max_lag"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+                raise ConfigError(f"{name}: {value!r} is not a number of rows")
+            if int(value) < 0:
+                raise ConfigError(f"{name}: {value!r} is negative; give 0 or more rows")
 
 
 class Tail:

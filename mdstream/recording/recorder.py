@@ -4,7 +4,8 @@
           ▲ every half second                  every few seconds, or as soon as a chunk is full   │
           └───────────────────────────────────────────────────────────────────────────────────────┘
 
-1. The table of a frame holds how far the frame is recorded, so that a restarted recorder knows it.
+1. The table of a frame holds how far the frame is recorded, and how many rows are missed. So a restarted
+   recorder knows both. Of a frame without a table it knows where an earlier recorder began.
 2. Rows of one frame are stored in their order, one ticket at a time. Frames share the workers.
 3. Tables without new rows are looked at once a minute, and all at the end. What was removed is recorded
    again as far as the frames still have it.
@@ -29,9 +30,16 @@ from mdstream.errors import MdstreamError, NoRunError, NoWorkersError
 from mdstream.frames import rundir
 from mdstream.frames.head import Head
 from mdstream.frames.layout import is_keyed, read_schema
-from mdstream.handoff.record_ticket import CompactTicket, RecordTicket
+from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
 from mdstream.pool.pool import WorkerPool
-from mdstream.recording.recorder_state import Recorded, RecorderLock, RecorderState, write
+from mdstream.recording.recorder_state import (
+    Recorded,
+    RecorderLock,
+    RecorderState,
+    read_frames,
+    resume,
+    write,
+)
 from mdstream.store.objects import storage_options
 
 log = logging.getLogger(__name__)
@@ -92,6 +100,10 @@ class Recorder:
     _stops_at: dict[str, int] | None
     """Rows that the frame had at the stop: later ones are not recorded. None if there was no stop."""
 
+    # Written by `run`, once.
+    _earlier: dict[str, Recorded]
+    """What an earlier recorder of this run has noted for this store."""
+
     # Written by `stop`.
     _stop: bool
 
@@ -109,7 +121,7 @@ class Recorder:
         self._commit_leftovers = commit_leftovers
         self._options = storage_options(store.path)
         self._heads, self._due, self._tasks, self._check_at = {}, {}, {}, {}
-        self._uncompacted, self._troubles, self._failures = {}, {}, {}
+        self._uncompacted, self._troubles, self._failures, self._earlier = {}, {}, {}, {}
         self._failure = None
         self._stops_at = None
         self._dead_since = self._said_at = 0.0
@@ -127,6 +139,7 @@ class Recorder:
         if not self._run.exists():
             raise NoRunError(f"no run at {self._run}")
         with RecorderLock(self._run):
+            self._earlier = read_frames(self._run, self._store.path)
             pool = WorkerPool(self._store.workers, _TASK_TIMEOUT_S, kernels=False, rebuild_s=_REBUILD_S)
             await pool.start(bars=False)
             try:
@@ -217,37 +230,35 @@ class Recorder:
         try:
             known = self.state.frames.get(name)
             if known is None:
-                stored = await pool.find_recorded(self._ticket(name, Recorded(), 0))
-                # A recorder that starts late begins with the oldest row that is kept.
-                begin = 0 if stored else self._heads[name].first_row
-                known = Recorded(stored or begin, stored, begin=begin)
+                found = await pool.find_recorded(self._ticket(name, Recorded(), 0))
+                known = resume(found, self._earlier.get(name), self._heads[name].first_row)
                 self.state.frames[name] = known
             while (rows := self._rows_to_record(name)) > known.past:
                 ticket = self._ticket(name, known, min(rows, known.past + MOST_ROWS))
                 receipt = await pool.record(ticket)
                 if receipt.past < ticket.first:
-                    self._record_again(name, known, receipt.past)
+                    self._record_again(name, known, receipt)
                     continue
-                known.past = receipt.past
-                if receipt.rows or receipt.unstorable:  # otherwise nothing was committed
+                missed = receipt.lost.missed - known.missed
+                unstorable = receipt.lost.unstorable - known.unstorable
+                known.past, known.lost = receipt.past, receipt.lost
+                if receipt.rows or unstorable:  # otherwise nothing was committed
                     known.table_past = receipt.past
                 known.rows += receipt.rows
-                known.missed += receipt.missed
-                known.unstorable += receipt.unstorable
                 known.commits += receipt.rows > 0
                 self._uncompacted[name] = self._uncompacted.get(name, 0) + (receipt.rows > 0)
-                if receipt.missed:
+                if missed:
                     log.error(
                         "%s: %d rows were dropped before they were recorded: increase "
                         "frames.retention_mb to keep rows longer",
                         name,
-                        receipt.missed,
+                        missed,
                     )
-                if receipt.unstorable:
+                if unstorable:
                     log.warning(
                         "%s: %d rows cannot be stored and were left out: %s. They are kept in %s.rejects",
                         name,
-                        receipt.unstorable,
+                        unstorable,
                         "; ".join(receipt.reasons),
                         name.partition(".")[0],
                     )
@@ -283,18 +294,18 @@ class Recorder:
             self._postpone(name, error)
             return False
         self._set_trouble(name, "")
-        if found >= known.table_past:
+        if found.past >= known.table_past:
             return True
         self._record_again(name, known, found)
         return False
 
-    def _record_again(self, name: str, known: Recorded, found: int) -> None:
-        """Go back to row `found`, up to which a removed or replaced table has the rows; 0: it has none."""
+    def _record_again(self, name: str, known: Recorded, found: RecordReceipt) -> None:
+        """Go back to where a removed or replaced table ends; it may have no rows at all."""
         table = _table_uri(self._store.path, name)
         log.warning("%s was removed or replaced: recording again the rows that are still kept", table)
-        known.table_past = found
-        if found:  # an earlier state of the table, such as a backup
-            known.past = found
+        known.table_past = found.past
+        if found.past:  # an earlier state of the table, such as a backup
+            known.past, known.lost = found.past, found.lost
             return
         known.past = max(known.begin, self._heads[name].first_row)
         known.missed, known.unstorable = known.past - known.begin, 0
@@ -318,6 +329,7 @@ class Recorder:
             feed,
             self._options,
             self._failures.get(name, 0) >= DIVIDE_AFTER,
+            known.lost,
         )
 
     # -- tables
@@ -369,7 +381,7 @@ class Recorder:
 
     def _publish(self) -> None:
         try:
-            write(self._run, self.state)
+            write(self._run, self.state, self._earlier)
         except OSError as error:  # shared memory is full; only observers miss the state
             log.debug("recorder.json: %s", error)
         self._on_change(self.state)

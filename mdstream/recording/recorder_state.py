@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from mdstream.errors import ConfigError
+from mdstream.handoff.record_ticket import Lost, RecordReceipt
 
 
 class Recorded(msgspec.Struct):
@@ -25,8 +27,18 @@ class Recorded(msgspec.Struct):
     unstorable: int = 0
     """Rows that are in `<stream>.rejects` instead, because the table refuses them."""
     commits: int = 0
+    """Commits of this recorder, and of earlier ones of the run."""
     begin: int = 0
     """Number of the first row to record: a late recorder begins with the oldest that is kept."""
+
+    @property
+    def lost(self) -> Lost:
+        """What the table lacks of the rows before `past`."""
+        return Lost(self.begin, self.missed, self.unstorable)
+
+    @lost.setter
+    def lost(self, lost: Lost) -> None:
+        self.begin, self.missed, self.unstorable = lost
 
     @property
     def stored(self) -> int:
@@ -71,10 +83,34 @@ def read(run: Path) -> RecorderState | None:
         return None
 
 
-def write(run: Path, state: RecorderState) -> None:
-    """Write the state. A reader finds the previous state or the new one, never a mixture."""
+def read_frames(run: Path, store: str) -> dict[str, Recorded]:
+    """Return how far earlier recorders of a run have recorded its frames in `store`."""
+    state = read(run)
+    return state.frames if state is not None and state.store == store else {}
+
+
+def resume(found: RecordReceipt, earlier: Recorded | None, first_row: int) -> Recorded:
+    """Return where to continue a frame whose table is recorded as `found` says.
+
+    A recorder that starts late begins with `first_row`, the oldest that is kept. If an `earlier` one has
+    begun without a commit, the rows are missed that are no longer kept.
+    """
+    begin = first_row if earlier is None else earlier.begin
+    known = Recorded(found.past or begin, found.past, begin=begin)
+    if found.past:
+        known.lost = found.lost
+    known.commits = 0 if earlier is None else earlier.commits
+    return known
+
+
+def write(run: Path, state: RecorderState, earlier: Mapping[str, Recorded]) -> None:
+    """Write the state, with what `earlier` recorders noted of frames that it does not have yet.
+
+    A reader finds the previous state or the new one, never a mixture.
+    """
+    whole = msgspec.structs.replace(state, frames={**earlier, **state.frames})
     new = run / "recorder.json.new"
-    new.write_bytes(msgspec.json.encode(state))
+    new.write_bytes(msgspec.json.encode(whole))
     new.rename(run / "recorder.json")
 
 

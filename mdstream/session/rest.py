@@ -114,6 +114,10 @@ class RestClient:
     _was_answered: bool
     _doubt: Doubt
 
+    # Written by `_pause`.
+    _retries_at: list[float]
+    """When the requests that failed will be sent again, on the monotonic clock."""
+
     # Written by `_complain`.
     _quiet_until: float
 
@@ -138,6 +142,7 @@ class RestClient:
         self._answered_at = None
         self._was_reached = self._was_answered = False
         self._doubt = Doubt()
+        self._retries_at = []
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> RestClient:
@@ -183,8 +188,17 @@ class RestClient:
                     raise
             finally:
                 self.concurrency.release()
-            await asyncio.sleep(pause)
+            await self._pause(pause)
         raise AssertionError("the loop above returns or raises")
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the same request is sent again."""
+        at = time.monotonic() + seconds
+        self._retries_at.append(at)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._retries_at.remove(at)
 
     async def _wait_turn(self) -> None:
         """Wait for a place among the running requests, then for the budget."""
@@ -231,6 +245,16 @@ class RestClient:
     def has_worked(self) -> bool:
         """Whether the service has ever answered with data."""
         return self._doubt.has_worked
+
+    @property
+    def retries(self) -> int:
+        """How many requests have failed, and wait to be sent again."""
+        return len(self._retries_at)
+
+    @property
+    def retries_in_s(self) -> float:
+        """Seconds until the first of them is sent again; 0 if there is none."""
+        return max(0.0, min(self._retries_at, default=0.0) - time.monotonic())
 
     @property
     def is_given_up(self) -> bool:

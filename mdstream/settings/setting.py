@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from mdstream.errors import ConfigError
+from mdstream.system.paths import require_path
 from mdstream.text.durations import EXAMPLES, parse_duration
 
 ENV_PREFIX = "MDSTREAM_"
@@ -53,6 +54,8 @@ class Setting:
     """The only allowed texts: the value, the items of a list, or the names in a table."""
     schemes: tuple[str, ...] = ()
     """Allowed schemes of an address."""
+    is_path: bool = False
+    """Whether it names a file or folder. It may be empty only if that is its default, with a meaning."""
     example: str = ""
     """An example of a value, in TOML."""
     flag: str = ""
@@ -105,6 +108,8 @@ class Setting:
             raise ConfigError(f"{self.name}: {self._problem(value)}") from None
         if isinstance(found, float) and not math.isfinite(found):
             raise ConfigError(f"{self.name}: {self._problem(value)}")
+        if self.is_path and (found or self.default):
+            require_path(self.name, found)
         for text in found if self.kind == "list" else [found]:
             if self.choices and text not in self.choices:
                 raise ConfigError(f"{self.name}: {text!r} is not one of {', '.join(self.choices)}")

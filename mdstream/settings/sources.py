@@ -18,6 +18,7 @@ from mdstream.settings.description import settings_by_name
 from mdstream.settings.rules import COMMAND_LINE, find_problems
 from mdstream.settings.setting import ENV_PREFIX, Setting, describe
 from mdstream.streams import STREAMS
+from mdstream.system.paths import require_path
 from mdstream.text.nearest import suggest
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def load_with_origins(
     """Load as `load` does; also return the source of each setting that is not a default, by dotted name."""
     environ = os.environ if environ is None else environ
     return _merge(
-        (str(path), _read(Path(path)) if path else {}),
+        (str(path), {} if path is None else _read(Path(require_path("settings file", path)))),
         (_ENVIRONMENT, _from_environment(environ)),
         (source, flags or {}),
     )

@@ -56,6 +56,7 @@ class SimulatorSettings(Struct, frozen=True):
         str,
         setting(
             f"Recorded day of {_WITH_TICKS} to serve instead of a made-up market.",
+            is_path=True,
             metavar="FILE.csv.gz",
             flag="--ticks",
         ),
@@ -70,11 +71,19 @@ class SimulatorSettings(Struct, frozen=True):
     ] = 1.0
     sent_log: Annotated[
         str,
-        setting("File for every message that is sent, as JSON lines.", metavar="FILE", flag="--sent-log"),
+        setting(
+            "File for every message that is sent, as JSON lines.",
+            is_path=True,
+            metavar="FILE",
+            flag="--sent-log",
+        ),
     ] = ""
     tls_certificate: Annotated[
-        str, setting("PEM file; serve wss and https.", metavar="FILE", flag="--tls-certificate")
+        str,
+        setting("PEM file; serve wss and https.", is_path=True, metavar="FILE", flag="--tls-certificate"),
     ] = ""
-    tls_key: Annotated[str, setting("PEM key of the certificate.", metavar="FILE", flag="--tls-key")] = ""
+    tls_key: Annotated[
+        str, setting("PEM key of the certificate.", is_path=True, metavar="FILE", flag="--tls-key")
+    ] = ""
     credentials: Credentials = Credentials()
     """If set, any other key is refused; otherwise any key is accepted, but a key is required."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import tzinfo
@@ -24,7 +22,7 @@ from mdstream.store.dataset_tables import (
 )
 from mdstream.store.known_names import check_kinds, check_symbols
 from mdstream.store.objects import storage_options, summarize_error
-from mdstream.store.query import When, as_list, is_pattern, parse_time
+from mdstream.store.query import When, as_list, matches, parse_time
 from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, RUN
 from mdstream.store.sources import Part, list_identity_columns, merge
@@ -33,15 +31,12 @@ from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
+from mdstream.system.paths import require_path
 from mdstream.venues.alpaca import sessions
 
 if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
-
-_END = re.compile(r"\\[zZ]$")
-"""End of the patterns of `fnmatch`, which Polars does not understand."""
-
 
 _RECORDED_BARS = {"timeframe": ("1Min", "1Day"), "adjustment": ("raw",)}
 """What recorded bars have in the partition columns that only history stores."""
@@ -99,7 +94,7 @@ def scan(
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
     A symbol, feed, timeframe or adjustment that the table does not have, and that was never requested, is
-    an error; with `unknown="empty"` it has no rows.
+    an error, and so is a pattern that matches none; with `unknown="empty"` it has no rows.
 
     Raises `UnknownNameError` for such a name and for an unknown dataset, `ConfigError` for another wrong
     argument, `NoStoreError` if there is no such table, and `StoreError` if it cannot be read.
@@ -108,6 +103,7 @@ def scan(
 
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
+    require_path("store", store)
     options = storage_options(str(store))
     zone = read_zone(tz)
     kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
@@ -143,7 +139,7 @@ def scan(
         revised = _keep_last_revisions(parts, channel, symbols)
         return show_in_zone(_keep_sessions(revised, dataset, channel, session), zone)
     if symbols is not None:
-        is_wanted = _matches(pl.col("symbol"), as_list(symbols))
+        is_wanted = matches(pl.col("symbol"), as_list(symbols))
         parts = [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
     if "timeframe" in channel.identity:
         rows = _keep_last_updates(parts, channel)
@@ -262,18 +258,8 @@ def _keep_last_revisions(
     frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:
         return frame
-    is_wanted = _matches(pl.element(), as_list(symbols))
+    is_wanted = matches(pl.element(), as_list(symbols))
     return frame.filter(pl.col("symbols").list.eval(is_wanted).list.any())
-
-
-def _matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
-    """Return an expression that is true if a symbol is one of `wanted` or matches a pattern among them."""
-    matches = symbol.is_in([name for name in wanted if not is_pattern(name)])
-    for pattern in filter(is_pattern, wanted):
-        # Python writes a second `*` as an atomic group, which the patterns of Polars neither have nor need.
-        translated = fnmatch.translate(pattern).replace("(?>", "(?:")
-        matches |= symbol.str.contains(_END.sub("$", f"^{translated}"))
-    return matches
 
 
 def _keep_last_updates(parts: Sequence[Part], channel: Channel) -> pl.LazyFrame:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdstream.errors import ConfigError, UnknownNameError
-from mdstream.store.query import is_pattern
+from mdstream.store.query import matches
+from mdstream.text.patterns import find_matching, is_pattern
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -19,30 +20,33 @@ LEDGER = Path("_mdstream", "ledger.sqlite")
 """Path of the ledger of requests in a local store."""
 
 _EVERYTHING = "*"
-"""Symbol of requests for the rows of all symbols."""
+"""Symbol of requests for the rows of all symbols; as a pattern, it is never unknown."""
 
 
 def check_symbols(store: str, dataset: str, wanted: Sequence[str], tables: Sequence[DeltaTable]) -> None:
     """Raise `UnknownNameError` for a symbol that was never requested and has no row in any table.
 
-    Patterns may match nothing.
+    A pattern is unknown if no such symbol matches it.
     """
     for name in wanted:
         if "," in name:
             raise ConfigError(f"{name!r} is not a symbol: pass several symbols as a list")
-    missing = {symbol for symbol in wanted if not is_pattern(symbol)}
+    missing = {*wanted} - {_EVERYTHING}
     if missing:
-        missing -= (requested := _find_requested(store, dataset, missing))
+        requested = _find_requested(store, dataset, missing)
         if _EVERYTHING in requested:
             return
+        missing -= _find_named(missing, requested)
     for table in tables if missing else ():
-        missing -= _bounds_of_files(table)
+        missing -= _find_named(missing, _bounds_of_files(table))
     for table in tables if missing else ():
         missing -= _find_rows(table, sorted(missing))
     for symbol in wanted:
         if symbol in missing:
             known = sorted(set().union(*map(_list_symbols, tables)))
             problem = f"symbols: {symbol!r} has no row in {dataset} of {store}, and was not requested"
+            if is_pattern(symbol):
+                problem = f"symbols: {symbol!r} matches no symbol in {dataset} of {store}"
             raise UnknownNameError.among(known, symbol, problem)
 
 
@@ -69,9 +73,21 @@ def check_kinds(
 
 
 def _find_requested(store: str, dataset: str, symbols: set[str]) -> set[str]:
-    """Return those of `symbols` that a backfill has requested; with `*` if it has requested everything."""
+    """Return those of `symbols` that a backfill has requested; with `*` if it has requested everything.
+
+    If there are patterns, these are all symbols that it has requested.
+    """
+    if any(map(is_pattern, symbols)):
+        rows = _query_ledger(store, "SELECT DISTINCT symbol FROM shard WHERE dataset = ?", dataset)
+        return {symbol for (symbol,) in rows}
     find = "SELECT 1 FROM shard WHERE dataset = ? AND symbol = ? LIMIT 1"
     return {each for each in (*symbols, _EVERYTHING) if _query_ledger(store, find, dataset, each)}
+
+
+def _find_named(wanted: set[str], symbols: set[str]) -> set[str]:
+    """Return those of `wanted` that are among `symbols`, or are patterns that match one of them."""
+    found = wanted & symbols
+    return found | {each for each in wanted - found if is_pattern(each) and find_matching(each, symbols)}
 
 
 def _find_requested_kinds(store: str, dataset: str) -> set[str]:
@@ -107,9 +123,9 @@ def _find_rows(table: DeltaTable, symbols: Sequence[str]) -> set[str]:
 
     rows = pl.scan_delta(table)
     if "symbol" not in rows.collect_schema().names():
-        return _list_symbols(table).intersection(symbols)
-    asked = [rows.filter(pl.col("symbol") == name).select("symbol").head(1) for name in symbols]
-    return {frame.item() for frame in pl.collect_all(asked) if frame.height}
+        return _find_named(set(symbols), _list_symbols(table))
+    asked = [rows.filter(matches(pl.col("symbol"), [name])).select("symbol").head(1) for name in symbols]
+    return {name for name, frame in zip(symbols, pl.collect_all(asked), strict=True) if frame.height}
 
 
 def _list_symbols(table: DeltaTable) -> set[str]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError
+from mdstream.text.patterns import is_pattern
+
+if TYPE_CHECKING:
+    import polars as pl
 
 When = str | date | datetime
 """A date or a time; text is in ISO 8601."""
+
+_END = re.compile(r"\\[zZ]$")
+"""End of the patterns of `fnmatch`, which Polars does not understand."""
 
 _LAST_YEAR = 2261
 """Last full year whose nanoseconds fit into 64 bits."""
@@ -20,9 +30,14 @@ def as_list(symbols: str | Sequence[str]) -> list[str]:
     return [symbols] if isinstance(symbols, str) else list(symbols)
 
 
-def is_pattern(symbol: str) -> bool:
-    """Return whether a symbol has wildcards: `*`, `?` or `[…]`."""
-    return any(sign in symbol for sign in "*?[")
+def matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
+    """Return an expression that is true if a symbol is one of `wanted` or matches a pattern among them."""
+    found = symbol.is_in([name for name in wanted if not is_pattern(name)])
+    for pattern in filter(is_pattern, wanted):
+        # Python writes a second `*` as an atomic group, which the patterns of Polars neither have nor need.
+        translated = fnmatch.translate(pattern).replace("(?>", "(?:")
+        found |= symbol.str.contains(_END.sub("$", f"^{translated}"))
+    return found
 
 
 def parse_time(value: When, name: str, whole_day: bool = False, zone: tzinfo = UTC) -> int:

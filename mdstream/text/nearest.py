@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mdstream.text.patterns import find_matching, is_pattern, stem_of
+
 _MOST_NEAR = 3
 _MOST_LISTED = 8
 _MOST_COMPARED = 20_000
@@ -14,11 +16,19 @@ def find_nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return the few names of `known` that `name` may stand for, the most likely first.
 
     First come names that differ in case or punctuation alone (`BTCUSD`), then similar ones, then those that
-    begin with it.
+    begin with it. Of a pattern, names that it matches come first, then those nearest to its stem.
     """
+    every = list(dict.fromkeys(known))
+    if not is_pattern(name):
+        return _find_similar(name, every)
+    stem = stem_of(name)
+    near = _find_similar(stem, every) or _share_beginning(stem, every)
+    return list(dict.fromkeys([*find_matching(name, every), *near]))[:_MOST_NEAR]
+
+
+def _find_similar(name: str, every: list[str]) -> list[str]:
     import difflib
 
-    every = list(dict.fromkeys(known))
     plain = _plain(name)
     if len(every) > _MOST_COMPARED:
         every = [each for each in every if _plain(each)[:1] == plain[:1]][:_MOST_COMPARED]
@@ -27,6 +37,14 @@ def find_nearest(name: str, known: Iterable[str]) -> list[str]:
     similar = difflib.get_close_matches(name.upper(), by_upper, _MOST_NEAR)
     begins = sorted(each for each in every if plain and _plain(each).startswith(plain))
     return list(dict.fromkeys([*same, *(by_upper[each] for each in similar), *begins]))[:_MOST_NEAR]
+
+
+def _share_beginning(stem: str, every: list[str]) -> list[str]:
+    """Return names with the longest common beginning with `stem`, of two characters at least."""
+    for length in range(len(stem), 1, -1):
+        if found := [each for each in every if each.startswith(stem[:length])]:
+            return found[:_MOST_NEAR]
+    return []
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,14 @@ from typer.testing import CliRunner
 
 import mdstream
 from mdstream.cli.app import app
-from mdstream.cli.backfill_view import show_end
+from mdstream.cli.backfill_view import describe_progress, show_end
 from mdstream.config import HistoryConfig
 from mdstream.history.backfill import Backfill
 from mdstream.history.request import make_request
-from mdstream.history.status import Status
+from mdstream.history.status import Activity, Status
 from mdstream.pool import ipc_names
+from tests.history.service import Query, Refusal, serve
+from tests.running import HANGING_S
 
 RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
@@ -154,3 +160,38 @@ def test_rows_that_came_again_do_not_wait_for_the_next_run(
     status = Status(shards=1, rows=rows, stored=stored, repeated=repeated, files=1)
     show_end(request, status, False, None, as_json=False)
     assert capsys.readouterr().out.splitlines()[1].strip() == line
+
+
+def test_while_requests_fail_the_progress_shows_tries_and_when_the_next_one_is(tmp_path: Path) -> None:
+    tries = 0
+
+    def answer(path: str, query: Query) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 4:
+            raise Refusal(503, '{"message": "busy"}')
+        return {"trades": {query["symbols"]: []}, "next_page_token": None}
+
+    code = "import mdstream.cli.backfill_view as b; b._LINE_EVERY_S = 0.1\nfrom mdstream.cli import main; main()"
+    arguments = ["backfill", "stocks.trades", "--symbols", "AAPL", *RANGE, "--store", str(tmp_path / "s")]
+    with serve(answer) as service:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments, "--data-url", service.url, "--workers", "0"],
+            env={**os.environ, **CLEAN},
+            capture_output=True,
+            text=True,
+            timeout=HANGING_S,
+            check=False,
+        )
+    lines = [line for line in done.stderr.splitlines() if " shards, " in line]
+    assert lines, done.stderr
+    assert not [line for line in lines if " 0 requests" in line]
+    assert [line for line in lines if re.search(r" [2-4] requests, 1 to be sent again in \d s$", line)]
+
+
+def test_a_progress_bar_says_what_goes_on_between_two_pages() -> None:
+    status, activity = Status(shards=4), Activity(7, 12.4, 3, 2.6)
+    assert describe_progress(status, 5.0, activity) == (
+        "0 rows, 0 rows/s, 7 requests, 3 to be sent again in 3 s, waiting 12 s for the request budget"
+    )
+    assert describe_progress(status, 5.0, Activity(1)) == "0 rows, 0 rows/s, 1 request"

@@ -41,16 +41,21 @@ def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
     file = tmp_path / "m.toml"
     file.write_text("workers = 3\nduration = 1\n[stocks]\nmute_after_s = { quotes = 5 }\n")
     flags = ("--duration", "7", "--symbols", "stocks=AAPL")
-    text = show("--config", str(file), *flags, MDSTREAM_FETCH__ATTEMPTS="9", MDSTREAM_DURATION="2")
+    text = show(
+        "--config", str(file), *flags, MDSTREAM_FETCH__ATTEMPTS="9", MDSTREAM_DURATION="2", COLUMNS="300"
+    )
     for line in (
-        f"workers = 3  # {file}; default: -1",
         "duration = 7.0  # command line, --duration; default: 0.0",
         "attempts = 9  # environment, MDSTREAM_FETCH__ATTEMPTS; default: 5",
         "timeout_s = 10.0  # default",
-        f"mute_after_s = {{quotes = 5.0}}  # {file}; default: {{}}",
     ):
         assert f"\n{line}\n" in text
-    assert 'symbols = ["AAPL"]  # command line, --symbols; default: ["AAPL", "MSFT", "NVDA"' in text
+    shown = " ".join(text.replace("\n# ", "\n").split())
+    for value, default in (("workers = 3", "-1"), ("mute_after_s = {quotes = 5.0}", "{}")):
+        source = f"{file}; default: {default}"  # beside the value, or above it if the path is long
+        assert f"{value} # {source}" in shown or f"Source: {source} {value}" in shown
+    assert 'Source: command line, --symbols; default: ["AAPL", "MSFT", "NVDA"' in shown
+    assert '"QQQ"] symbols = ["AAPL"]' in shown
 
 
 def test_only_what_was_changed_is_shown_if_so_wanted() -> None:
@@ -80,3 +85,16 @@ def test_what_is_wrong_is_refused_as_a_run_would() -> None:
     done = CliRunner().invoke(app, ["settings", "--workers", "1000"])
     assert done.exit_code == 2
     assert "command line: workers: 1000 is above the maximum of 256" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [({}, 80), ({"COLUMNS": "60"}, 60), ({"COLUMNS": "200"}, 100)]
+)
+def test_lines_fit_the_columns_of_the_output(columns: dict[str, str], width: int, tmp_path: Path) -> None:
+    symbols = [f"S{number}" for number in range(200)]
+    text = show("--symbols", f"stocks={','.join(symbols)}", **columns)
+    assert tomllib.loads(text)["stocks"]["symbols"] == symbols
+    wide = [line for line in text.splitlines() if len(line) > width]
+    assert not [line for line in wide if " " in line.removeprefix("# ")], "only a single word may be longer"
+    if width >= 80:
+        assert not wide

@@ -13,7 +13,7 @@ from mdstream.cli.backfill_view import show_end
 from mdstream.history.recent import RecentLimit
 from mdstream.history.request import DAY_NS, make_request
 from mdstream.venues.alpaca.limits import RECENT_NS
-from tests.history.service import Query, Refusal, fill, serve, trade
+from tests.history.service import Query, Refusal, bar, fill, serve, trade
 from tests.history.test_gaps import FORBIDDEN
 
 NOW = 1_780_000_000 * 10**9
@@ -97,3 +97,32 @@ def test_if_all_is_refused_nothing_is_said_to_be_fetched(tmp_path: Path) -> None
         assert len(service.requests) < 30
     assert set(done.failed) == {"BTC/USD", "ETH/USD"}
     assert done.until == ""
+
+
+@pytest.mark.cases("S1", "S2")
+def test_a_repair_compares_no_day_that_the_limit_has_cut(tmp_path: Path) -> None:
+    """The day was over 20 minutes ago, and the service excludes 25: its last minutes are not there yet."""
+    now = datetime.now(UTC)
+    first = now - timedelta(days=1, minutes=20)
+    trades = excluding(25)
+
+    def answer(path: str, query: Query) -> Any:
+        if "bars" in path:
+            return {"bars": {query["symbols"]: [bar(first.isoformat(), count=9)]}, "next_page_token": None}
+        return trades(path, query)
+
+    with serve(answer) as service:
+        start = first - timedelta(hours=6)
+        done = fill(service, tmp_path, "crypto.trades", "BTC/USD", start, now, repair=True)  # type: ignore[arg-type]
+    assert done.until, "the limit was found"
+    assert (done.short, done.why_incomplete) == (0, "")
+
+
+@pytest.mark.cases("S1")
+def test_data_is_expected_before_the_documented_limit_and_the_one_that_was_found() -> None:
+    limit = RecentLimit()
+    assert limit.served_until(NOW) == NOW - RECENT_NS
+    limit.widen(NOW - 20 * MINUTE_NS, NOW)
+    assert limit.served_until(NOW) == limit.until == NOW - 2 * RECENT_NS
+    later = NOW + 2 * DAY_NS
+    assert limit.served_until(later) == limit.until, "the end of what was fetched"

@@ -1,12 +1,15 @@
-"""What the log says of rows that pages repeat."""
+"""Rows that pages repeat are stored once, also across files, and the log says so."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.history.service import bar, fill, serve
+import mdstream
+from mdstream.history import filing
+from tests.history.service import Query, bar, fill, serve, trade
 
 TIME = "2026-01-05T15:00:00Z"
 
@@ -21,3 +24,44 @@ def test_bars_that_differ_from_the_first_of_their_start_are_reported(
         done = fill(service, tmp_path, "stocks.bars", "AAPL", TIME, "2026-01-05T15:01:00Z")
     assert (done.stored, done.repeated) == (1, 1)
     assert ("whose values differ from the first, which is kept: 1" in caplog.text) is is_said
+
+
+@pytest.mark.cases("I4")
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [[1], [2], [3], [1, 4]],
+        [[1], [2], [2], [3], [1], [2, 3, 4]],
+        [[1, 2], [3], [1], [2]],  # the second file has no row of its own
+        [[1], [2], [3], [4]],
+    ],
+)
+@pytest.mark.parametrize("dataset", ["stocks.trades", "stocks.bars"])
+def test_rows_of_two_files_are_compared(
+    pages: list[list[int]],
+    dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Pages of one shard become several files: here two pages each."""
+    monkeypatch.setattr(filing, "_ROWS_PER_PAGE", filing.ROWS_PER_FILE // 2)
+    channel = dataset.partition(".")[2]
+
+    def answer(path: str, query: Query) -> Any:
+        number, symbol = int(query.get("page_token", "0")), query["symbols"]
+        more = str(number + 1) if number + 1 < len(pages) else None
+        make = trade if channel == "trades" else lambda time, minute: bar(time)
+        records = [make(f"2026-01-05T15:0{minute}:00Z", minute) for minute in pages[number]]
+        return {channel: {symbol: records}, "next_page_token": more}
+
+    symbols = ["AAPL", "MSFT"]
+    with serve(answer) as service:
+        done = fill(service, tmp_path, dataset, symbols, "2026-01-05T15:00:00Z", "2026-01-05T16:00:00Z")
+    every = [minute for page in pages for minute in page]
+    assert done.repeated == 2 * (len(every) - len(set(every)))
+    rows = mdstream.scan(dataset, tmp_path).collect()
+    found = sorted(zip(rows["symbol"].to_list(), rows["ts"].dt.minute().to_list(), strict=True))
+    assert found == sorted((symbol, minute) for symbol in symbols for minute in set(every))
+    assert len(list((tmp_path / dataset).rglob("*.parquet"))) == done.files
+    assert ("rows that the service sent again" in caplog.text) is (done.repeated > 0)

@@ -138,7 +138,7 @@ def test_a_pattern_without_a_contract_names_the_underlyings_that_were_asked(
     with serve(list_contracts) as service:
         config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
         with pytest.raises(
-            ConfigError, match=rf"matches no contract of {asked}; a pattern begins with a whole"
+            ConfigError, match=rf"matches no contract of {asked} .a pattern begins with a whole"
         ):
             asyncio.run(resolve_symbols("options.bars", patterns, "2026-01-05", config))
 

@@ -52,6 +52,10 @@ def market(directory: RunDirectory) -> Market:
         ("BRKB", ["BRK.A", "BRK.B"], ["BRK.B", "BRK.A"]),
         ("stocks.trade", ["stocks.trades", "stocks.quotes"], ["stocks.trades", "stocks.quotes"]),
         ("AAPL", ["AAPL261218C00230000"], ["AAPL261218C00230000"]),
+        ("GOOG*", ["MSFT", "GOOGL", "GOOG"], ["GOOGL", "GOOG"]),
+        ("GOOGX*", ["MSFT", "GOOGL"], ["GOOGL"]),
+        ("AAPL2701*C*", ["IBM261218C00230000", "AAPL261218C00230000"], ["AAPL261218C00230000"]),
+        ("*Q", ["AAPL"], []),
         ("ZZZZ", ["AAPL"], []),
         ("", ["AAPL"], []),
     ],
@@ -64,7 +68,7 @@ def test_the_nearest_names_differ_least(name: str, known: list[str], nearest: li
 def test_without_a_near_name_some_known_ones_are_listed() -> None:
     assert suggest("x", []) == "there are none"
     assert suggest("??", ["A", "B"]) == "choose from A, B"
-    assert suggest("??", [f"S{i}" for i in range(1008)]).endswith("S7 and 1,000 more")
+    assert suggest("!?", [f"S{i}" for i in range(1008)]).endswith("S7 and 1,000 more")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,10 @@ def test_without_a_near_name_some_known_ones_are_listed() -> None:
         (lambda run: run.bars("stocks", "5m", symbols="TSL"), "TSLA"),
         (lambda run: run.bars("stock", "5m"), "stocks"),
         (lambda run: run.bars("stocks", "100 trades", symbols="TSL"), "TSLA"),
+        (lambda run: run.frame("stocks.trades", symbols="AAP*"), "AAPL"),
+        (lambda run: run.frame("stocks.quotes", symbols=["AAPL", "MSF?"]), "MSFT"),
+        (lambda run: run.bars("stocks", "5m", symbols="[IT]BM"), "IBM"),
+        (lambda run: run.tail("stocks.trades", symbols="TSL*"), "TSLA"),
         (lambda run: run.tail("stocks.trades", symbols="MSTF"), "MSFT"),
         (lambda run: run.tail("stocks.trade"), "stocks.trades"),
         (lambda run: run.tail(["stocks.trades", "crypto.trade"]), "crypto.trades"),
@@ -311,3 +319,8 @@ def test_with_several_runs_it_is_said_which_one_was_taken(
 def test_a_run_shows_its_name_in_a_terminal(market: Market, directory: RunDirectory) -> None:
     assert repr(market.run) == f"<mdstream run {directory.run}: stocks.trades>"
     assert repr(Attachment(directory.path)).startswith("<mdstream run")
+
+
+def test_a_pattern_is_no_symbol_even_if_all_symbols_are_followed(market: Market) -> None:
+    with pytest.raises(UnknownNameError, match=r"'GOO\*' is a pattern, and a frame takes whole symbols"):
+        market.run.frame("news.articles", symbols="GOO*")

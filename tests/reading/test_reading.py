@@ -270,7 +270,7 @@ def test_a_tail_that_lags_says_so_if_it_is_to(market: Market) -> None:
 
 @pytest.mark.parametrize("name", ["max_rows", "max_lag", "poll_s"])
 def test_a_tail_cannot_follow_by_less_than_nothing(market: Market, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: -1 is below 0"):
+    with pytest.raises(ConfigError, match=f"{name}: -1 is negative; give 0 or more"):
         market.run.tail("stocks.trades", **{name: -1})  # type: ignore[arg-type]
 
 

@@ -267,7 +267,7 @@ def test_a_fault_of_the_store_that_ends_at_any_step_is_none_of_a_row(
                     )
                     with contextlib.suppress(StoreError):
                         receipt = recording.record(ticket)
-                        assert receipt.unstorable == 0, receipt.reasons
+                        assert receipt.lost.unstorable == 0, receipt.reasons
                         past, stored = receipt.past, stored + receipt.rows
                 assert stored == read_store(tmp_path / f"store{faults}", "stocks.trades").height == 3
 

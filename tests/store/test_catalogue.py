@@ -15,8 +15,7 @@ import mdstream
 from mdstream.config import StoreConfig
 from mdstream.recording.recorder import Recorder
 from mdstream.simulator.encode import rfc3339
-from mdstream.store import catalogue
-from mdstream.store.query import parse_time
+from mdstream.store.query import matches, parse_time
 from mdstream.streams.spec import PayloadKind
 from tests.history.truth import records
 from tests.piping import Payload, rig
@@ -79,7 +78,7 @@ def test_history_and_recorded_rows_are_one_table(tmp_path: Path) -> None:
             parse_time("2026-01-05T15:03:00Z", "") <= row["t"] < parse_time("2026-01-05T15:07:00Z", "")
             for row in expected
         )
-        assert not mdstream.scan(dataset, store, symbols=["MSFT*"]).collect().height
+        assert not mdstream.scan(dataset, store, symbols=["MSFT*"], unknown="empty").collect().height
 
 
 def test_what_two_feeds_have_is_there_once(tmp_path: Path) -> None:
@@ -197,5 +196,5 @@ def test_of_an_article_the_last_version_counts_from_any_source(tmp_path: Path) -
 )
 def test_symbol_patterns_may_have_several_wildcards(pattern: str, fits: list[str]) -> None:
     symbols = pl.Series("symbol", ["AAPL261204C00180000", "AAPL261204P00180000", "SPY261204C00600000"])
-    frame = symbols.to_frame().filter(catalogue._matches(pl.col("symbol"), [pattern]))
+    frame = symbols.to_frame().filter(matches(pl.col("symbol"), [pattern]))
     assert frame["symbol"].to_list() == fits

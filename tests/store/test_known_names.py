@@ -66,16 +66,36 @@ def test_a_symbol_with_rows_is_known(store: Path, wanted: str | list[str]) -> No
     assert mdstream.scan("stocks.trades", store, symbols=wanted).collect().height > 0
 
 
-@pytest.mark.parametrize("wanted", ["NONE", "ZZ*", ["AAPL", "ZZ?"]])
-def test_what_was_requested_without_rows_and_what_a_pattern_does_not_match_is_empty(
-    store: Path, wanted: str | list[str]
+@pytest.mark.parametrize(
+    ("wanted", "nearest"),
+    [
+        ("MSFTX*", "'MSFT'"),
+        (["AAPL", "GM?"], ""),
+        ("GMEE?", "'GME'"),
+        ("AAPL[XY]", "'AAPL'"),
+        ("*Q", "choose from A, AAPL, GME"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest(
+    store: Path, wanted: str | list[str], nearest: str
 ) -> None:
+    if not nearest:
+        assert mdstream.scan("stocks.trades", store, symbols=wanted).collect().height > 0
+        return
+    with pytest.raises(UnknownNameError, match=r"matches no symbol in stocks\.trades of ") as raised:
+        mdstream.scan("stocks.trades", store, symbols=wanted)
+    assert nearest in str(raised.value)
+    assert mdstream.scan("stocks.trades", store, symbols=wanted, unknown="empty").collect().height == 0
+
+
+@pytest.mark.parametrize("wanted", ["NONE", "NON*", ["AAPL", "N?NE"]])
+def test_what_was_requested_without_rows_is_empty(store: Path, wanted: str | list[str]) -> None:
     found = mdstream.scan("stocks.trades", store, symbols=wanted).collect()
     assert set(found["symbol"]) <= {"AAPL"}
 
 
 def test_articles_that_were_requested_for_all_symbols_may_name_none(store: Path) -> None:
-    assert mdstream.scan("news", store, symbols="ZZZZ").collect().height == 0
+    assert mdstream.scan("news", store, symbols=["ZZZZ", "ZZ*"]).collect().height == 0
 
 
 def test_a_damaged_ledger_does_not_keep_a_scan_from_its_rows(tmp_path: Path) -> None:

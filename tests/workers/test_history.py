@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -366,14 +367,15 @@ PIECES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1,
 
 @pytest.mark.cases("I4")
 @settings(deadline=None, max_examples=examples(40))
-@given(first=PIECES, second=PIECES, size=st.integers(1, 30))
+@given(first=PIECES, second=PIECES, size=st.integers(1, 30), files=st.sets(st.integers(1, 15), max_size=4))
 def test_pages_that_repeat_earlier_ones_bring_no_row_twice(
     tmp_path_factory: pytest.TempPathFactory,
     first: list[tuple[int, int]],
     second: list[tuple[int, int]],
     size: int,
+    files: set[int],
 ) -> None:
-    """Each page is a piece of the same trades, also one that an earlier page or row group had."""
+    """Each page is a piece of the same trades, also one that an earlier page, row group or file had."""
     folder, paths, names = tmp_path_factory.mktemp("pages"), [], set()
     for symbol, pieces in (("A", first), ("B", second)):
         for number, (begin, count) in enumerate(pieces):
@@ -385,10 +387,18 @@ def test_pages_that_repeat_earlier_ones_bring_no_row_twice(
             stage({"trades": {symbol: records}, "next_page_token": None}, path)
             names |= {(symbol, n) for n in numbers}
             paths.append(str(path))
+    cuts = sorted({0, *(min(cut, len(paths)) for cut in files), len(paths)})
+    rows, joined = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "_ROWS_A_GROUP", size)
-        joined = history.join(JoinTicket("stocks", "trades", tuple(paths), str(folder / "x.parquet")))
-    frame = read_file(folder / "x.parquet")
-    assert sorted(frame.select("symbol", "id").rows()) == sorted(names)
-    assert joined.rows == len(names)
-    assert joined.repeated == sum(count for _, count in (*first, *second)) - len(names)
+        for begin, end in itertools.pairwise(cuts):
+            symbol = Path(paths[begin]).name[0]
+            before = tuple(path for path in paths[:begin] if Path(path).name[0] == symbol)
+            into = folder / f"{begin}.parquet"
+            ticket = JoinTicket("stocks", "trades", tuple(paths[begin:end]), str(into), before)
+            joined.append(history.join(ticket))
+            rows += read_file(into).select("symbol", "id").rows()
+    assert sorted(rows) == sorted(names)
+    assert sum(each.rows for each in joined) == len(names)
+    repeated = sum(count for _, count in (*first, *second)) - len(names)
+    assert sum(each.repeated for each in joined) == repeated

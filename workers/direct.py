@@ -24,6 +24,7 @@ from workers import job
 from workers.decoding.layouts import Table
 from workers.kernels import book, direct, direct_latest
 from workers.kernels import columns as plans
+from workers.kernels import direct_layout as layout
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,11 @@ class Direct:
         self._tables: list[Table] = []
         self._decode: Any = None
         self._has_failed = False
-        self._partials = np.zeros(2 * direct.MOST_ROWS, PARTIAL)
+        self._partials = np.zeros(2 * layout.MOST_ROWS, PARTIAL)
         self._slab_words = book.ARRAYS["buffer"][0]
 
     def decode(self, slab: Slab) -> DirectBatch | None:
-        if self._has_failed or not 0 < slab.count <= direct.MOST_PAYLOADS:
+        if self._has_failed or not 0 < slab.count <= layout.MOST_PAYLOADS:
             return None
         words = self._words
         try:
@@ -68,9 +69,9 @@ class Direct:
             log.exception("the direct path failed; this stream does without it")
             self._has_failed = True
             return None
-        channels, width = self._channel_words, direct.CHANNEL_WIDTH
+        channels, width = self._channel_words, layout.CHANNEL_WIDTH
         rows = [
-            WrittenRows(table.channel.name, count, channels[number * width + direct.NULLS])
+            WrittenRows(table.channel.name, count, channels[number * width + layout.NULLS])
             for number, table in enumerate(self._tables)
             if (count := self._row_counts[number])
         ]
@@ -126,13 +127,13 @@ class Direct:
         """Make the arrays that only the direct path uses."""
         columns = sum(len(table.channel.columns) for table in self._tables)
         widest = max(len(table.channel.columns) for table in self._tables)
-        most, payloads, channels = direct.MOST_ROWS, direct.MOST_PAYLOADS, len(self._tables)
+        most, payloads, channels = layout.MOST_ROWS, layout.MOST_PAYLOADS, len(self._tables)
         lengths = {
             **dict.fromkeys(("offsets", "lengths", "received", "verdicts", "messages"), payloads),
             **dict.fromkeys(("rows", "before"), channels),
             "at": 16,
-            "channels": channels * direct.CHANNEL_WIDTH,
-            "columns": columns * direct.COLUMN_WIDTH,
+            "channels": channels * layout.CHANNEL_WIDTH,
+            "columns": columns * layout.COLUMN_WIDTH,
             "plans": columns * plans.PLAN_WIDTH,
             "counts": columns * plans.COUNTS_WIDTH,
             "targets": columns * plans.TARGETS_WIDTH,
@@ -148,8 +149,8 @@ class Direct:
 
     def _bind_frames(self) -> None:
         """Write where the rows of each channel go."""
-        channels = self._own["channels"].reshape(-1, direct.CHANNEL_WIDTH)
-        columns = self._own["columns"].reshape(-1, direct.COLUMN_WIDTH)
+        channels = self._own["channels"].reshape(-1, layout.CHANNEL_WIDTH)
+        columns = self._own["columns"].reshape(-1, layout.COLUMN_WIDTH)
         books = book_channel(self._spec)
         for number, table in enumerate(self._tables):
             channel = table.channel

@@ -119,9 +119,9 @@ class KeyedFrameWriter:
 
     def find(self, index: int, value: int) -> Rows:
         """Return the rows that have `value` in the column with this index."""
-        if self._chunk is None:
+        if self.chunk is None:
             return np.empty(0, np.int64)
-        return np.flatnonzero(self._chunk.views[index].values == value)
+        return np.flatnonzero(self.chunk.views[index].values == value)
 
     def close(self) -> None:
         """Close the frame: it gets no more updates."""

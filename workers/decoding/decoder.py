@@ -24,7 +24,8 @@ from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position
 from workers.decoding.fallback import Decoded, FallbackDecoder
-from workers.decoding.kernel_decoder import ChannelRows, KernelDecoder, Known, has_kernels
+from workers.decoding.kernel_decoder import KernelDecoder, Known, has_kernels
+from workers.decoding.kernel_rows import ChannelRows
 from workers.decoding.matching import keep_skipped
 from workers.decoding.payloads import Payloads, Piece
 from workers.kernels import ops

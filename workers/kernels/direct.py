@@ -21,49 +21,34 @@ from mdstream.handoff.slab import ENTRY, HEADER_BYTES
 from mdstream.streams.spec import PayloadKind
 from workers.kernels import book as b
 from workers.kernels import columns as plans
-from workers.kernels import keys, match_json, match_msgpack, ops, partials, values_json, values_msgpack
+from workers.kernels import keys, match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels.columns import COUNTS_WIDTH, PLAN_WIDTH, SCRATCH_ARRAYS, TARGETS_WIDTH
-from workers.kernels.compiling import called, inlined, kernel
-from workers.kernels.partials import TAPES, UNKNOWN
-from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_uint32, as_uint64, raw
+from workers.kernels.compiling import called, kernel
+from workers.kernels.direct_bars import fold
+from workers.kernels.direct_layout import (
+    ADDRESS,
+    AT,
+    BASE,
+    CHANNEL_WIDTH,
+    COLUMN_WIDTH,
+    COLUMNS,
+    IS_BOOK,
+    LEFT,
+    MOST_ROWS,
+    NEEDED,
+    NEWEST_BY,
+    NULLS,
+    SIZE,
+    VALIDITY,
+    VALUES,
+    WIDTH,
+    mask_of,
+    values_at,
+)
+from workers.kernels.words import as_int64, as_uint8, as_uint16, as_uint32, raw
 
 IRREGULAR = -1
 REGULAR = 0
-
-MOST_ROWS = 512
-"""Most rows of one channel in a batch; larger batches gain little here."""
-MOST_PAYLOADS = 256
-
-# Words of a channel.
-ADDRESS, SIZE = 0, 1
-"""The chunk that is being filled: its address, and its bytes."""
-AT, LEFT = 2, 3
-"""Its next row, and its rows that are left."""
-BASE, COLUMNS = 4, 5
-"""The channel's first column in the arrays of all columns, and how many it has."""
-IS_BOOK = 6
-NULLS = 7
-"""Result: a bit for each column with a null."""
-NEWEST_BY = 8
-"""The column whose greatest value is a symbol's newest row; -1 if the channel has no last values."""
-RECEIVED = 9
-"""The column of receive times."""
-EVENT_TIME = 10
-"""The column whose distance from the receive time is the delay of a row; -1 if there is none."""
-CHANNEL_WIDTH = 11
-
-# Words of a column.
-VALUES, VALIDITY = 0, 1
-"""Bytes of the chunk where its values and its null bits begin; -1 if it has no null bits."""
-WIDTH = 2
-"""Bytes of a value; 0 if values are bits."""
-NEEDED = 3
-"""Whether a row without this value is irregular."""
-COLUMN_WIDTH = 4
-
-# Columns of trades and quotes that bars need; -1 if there is none.
-SYMBOL, TIME, PRICE, VOLUME, RECEIPT, CONDITIONS, TAPE, MARK = range(8)
-BID, ASK = 2, 3
 
 _OFFSET, _LENGTH, _KIND, _COMPRESSION, _RECEIVED, _MESSAGES = (
     ENTRY.fields[name][1]  # type: ignore[index]
@@ -181,161 +166,6 @@ def _make_decode(convert: Any) -> Any:
     return decode
 
 
-@inlined
-def mask_of(book: Any, number: int, column: int) -> Any:
-    """Return the mask of a column of a channel, by its number in the channel."""
-    channels = b.channels(book)
-    word = number * CHANNEL_WIDTH
-    count = b.rows(book)[number]
-    place = channels[word + BASE] * SCRATCH_ARRAYS * MOST_ROWS
-    place += (channels[word + COLUMNS] + column) * count
-    return b.scratch(book)[place : place + count]
-
-
-@inlined
-def missing_in(book: Any, number: int, column: int) -> int:
-    """Return how many rows of the batch lack a value in a column of a channel."""
-    base = b.channels(book)[number * CHANNEL_WIDTH + BASE]
-    return b.counts(book)[(base + column) * COUNTS_WIDTH + plans.MISSING]
-
-
-@inlined
-def values_at(book: Any, number: int, column: int) -> tuple[Any, int]:
-    """Return the chunk of a channel, and the byte where the batch's values of a column begin."""
-    channels, columns = b.channels(book), b.columns(book)
-    word = number * CHANNEL_WIDTH
-    place = (channels[word + BASE] + column) * COLUMN_WIDTH
-    start = columns[place + VALUES] + channels[word + AT] * columns[place + WIDTH]
-    return raw(b.bytes_at(channels[word + ADDRESS], channels[word + SIZE])), start
-
-
-# -- bars
-
-
-@called
-def _add_trade(book: Any, row: int, event: int) -> bool:
-    """Add a trade to the events; return whether its effect is known."""
-    number = book[b.TRADES]
-    trade = b.trade(book)
-    area, symbols = values_at(book, number, trade[SYMBOL])
-    _, times = values_at(book, number, trade[TIME])
-    _, prices = values_at(book, number, trade[PRICE])
-    _, volumes = values_at(book, number, trade[VOLUME])
-    _, receipts = values_at(book, number, trade[RECEIPT])
-    effect = np.int64(partials.ALL)
-    if trade[CONDITIONS] >= 0:
-        conditions, tape = np.int64(0), np.int64(0)
-        if not missing_in(book, number, trade[CONDITIONS]) or mask_of(book, number, trade[CONDITIONS])[row]:
-            _, place = values_at(book, number, trade[CONDITIONS])
-            conditions = np.int64(as_uint16(area, place)[row]) + 1
-        if trade[TAPE] >= 0 and (
-            not missing_in(book, number, trade[TAPE]) or mask_of(book, number, trade[TAPE])[row]
-        ):
-            _, place = values_at(book, number, trade[TAPE])
-            tape = np.int64(as_uint16(area, place)[row]) + 1
-        effects = b.effects(book)
-        if tape >= TAPES or conditions * TAPES + tape >= len(effects):
-            return False
-        effect = np.int64(effects[conditions * TAPES + tape])
-        if effect == UNKNOWN:
-            return False
-    if trade[MARK] >= 0:
-        lacking = missing_in(book, number, trade[MARK])
-        if lacking == 0 or mask_of(book, number, trade[MARK])[row]:
-            return False
-    for column in (trade[PRICE], trade[VOLUME]):
-        if missing_in(book, number, column) and not mask_of(book, number, column)[row]:
-            effect = np.int64(partials.NOTHING)
-    b.symbols(book)[event] = as_uint32(area, symbols)[row]
-    b.times(book)[event] = as_int64(area, times)[row]
-    b.prices(book)[event] = as_float64(area, prices)[row]
-    kind = b.plans(book)[(_base(book, number) + trade[VOLUME]) * PLAN_WIDTH + plans.KIND]
-    if kind == plans.FLOAT:
-        b.volumes(book)[event] = as_float64(area, volumes)[row]
-    elif kind == plans.INT:
-        b.volumes(book)[event] = np.float64(as_int64(area, volumes)[row])
-    else:
-        b.volumes(book)[event] = np.float64(as_uint64(area, volumes)[row])
-    b.kinds(book)[event] = effect
-    b.receipts(book)[event] = as_int64(area, receipts)[row]
-    return True
-
-
-@called
-def _add_quote(book: Any, row: int, event: int) -> None:
-    """Add the midpoint of a quote to the events."""
-    number = book[b.MIDPOINTS]
-    quote = b.quote(book)
-    area, symbols = values_at(book, number, quote[SYMBOL])
-    _, times = values_at(book, number, quote[TIME])
-    _, bids = values_at(book, number, quote[BID])
-    _, asks = values_at(book, number, quote[ASK])
-    _, receipts = values_at(book, number, quote[RECEIPT])
-    effect = np.int64(partials.MIDPOINT)
-    for column in (quote[BID], quote[ASK]):
-        if missing_in(book, number, column) and not mask_of(book, number, column)[row]:
-            effect = np.int64(partials.NOTHING)
-    b.symbols(book)[event] = as_uint32(area, symbols)[row]
-    b.times(book)[event] = as_int64(area, times)[row]
-    b.prices(book)[event] = (as_float64(area, bids)[row] + as_float64(area, asks)[row]) / 2
-    b.volumes(book)[event] = 0.0
-    b.kinds(book)[event] = effect
-    b.receipts(book)[event] = as_int64(area, receipts)[row]
-
-
-@inlined
-def _base(book: Any, number: int) -> int:
-    return b.channels(book)[number * CHANNEL_WIDTH + BASE]
-
-
-@inlined
-def _order(book: Any, number: int, row: int) -> int:
-    """Return a number by which rows of all channels are in the order of receipt."""
-    place = number * book[b.ROOM] + row
-    return np.int64(b.row_payload(book)[place]) << 32 | np.int64(b.row_message(book)[place])
-
-
-@called
-def _fold(book: Any, out: Any) -> bool:
-    """Fold trades and midpoints to partials in `out`; return whether all are usual."""
-    rows = b.rows(book)
-    book[b.PARTIALS] = 0
-    trades = rows[book[b.TRADES]] if book[b.TRADES] >= 0 else np.int64(0)
-    quotes = rows[book[b.MIDPOINTS]] if book[b.MIDPOINTS] >= 0 else np.int64(0)
-    count = trades + quotes
-    if count == 0:
-        return True
-    trade, quote = 0, 0
-    while trade + quote < count:
-        if quote == quotes or (
-            trade < trades and _order(book, book[b.TRADES], trade) < _order(book, book[b.MIDPOINTS], quote)
-        ):
-            if not _add_trade(book, trade, trade + quote):
-                return False
-            trade += 1
-        else:
-            _add_quote(book, quote, trade + quote)
-            quote += 1
-    room = 16
-    while room <= 2 * count:
-        room *= 2
-    book[b.PARTIALS] = partials.fold(
-        b.symbols(book)[:count],
-        b.times(book)[:count],
-        b.prices(book)[:count],
-        b.volumes(book)[:count],
-        b.kinds(book)[:count],
-        b.receipts(book)[:count],
-        b.places(book)[:room],
-        b.whose(book)[:room],
-        out,
-    )
-    return True
-
-
-# -- the end
-
-
 @called
 def _has_room(book: Any) -> bool:
     """Return whether the keyed frame has a row for every symbol; note how many rows it needs."""
@@ -391,7 +221,7 @@ def _write_bits(book: Any) -> None:
 @called
 def _finish(book: Any, out: Any) -> int:
     """Make the batch ready to be published, if everything in it is usual."""
-    if not _has_room(book) or not _fold(book, out):
+    if not _has_room(book) or not fold(book, out):
         return IRREGULAR
     _write_bits(book)
     return REGULAR

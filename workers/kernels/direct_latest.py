@@ -14,7 +14,7 @@ from mdstream.streams.spec import MOST_AHEAD_NS
 from mdstream.telemetry.histogram import BELOW_BITS, BIAS
 from workers.kernels import book as b
 from workers.kernels.compiling import called, inlined, kernel
-from workers.kernels.direct import (
+from workers.kernels.direct_layout import (
     ADDRESS,
     AT,
     CHANNEL_WIDTH,

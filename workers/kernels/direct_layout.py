@@ -1,0 +1,70 @@
+"""Channels and columns of the direct path: words of the book's arrays, and what kernels find with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.kernels import book as b
+from workers.kernels import columns as plans
+from workers.kernels.columns import COUNTS_WIDTH, SCRATCH_ARRAYS
+from workers.kernels.compiling import inlined
+from workers.kernels.words import raw
+
+MOST_ROWS = 512
+"""Most rows of one channel in a batch; larger batches gain little here."""
+MOST_PAYLOADS = 256
+
+# Words of a channel.
+ADDRESS, SIZE = 0, 1
+"""The chunk that is being filled: its address, and its bytes."""
+AT, LEFT = 2, 3
+"""Its next row, and its rows that are left."""
+BASE, COLUMNS = 4, 5
+"""The channel's first column in the arrays of all columns, and how many it has."""
+IS_BOOK = 6
+NULLS = 7
+"""Result: a bit for each column with a null."""
+NEWEST_BY = 8
+"""The column whose greatest value is a symbol's newest row; -1 if the channel has no last values."""
+RECEIVED = 9
+"""The column of receive times."""
+EVENT_TIME = 10
+"""The column whose distance from the receive time is the delay of a row; -1 if there is none."""
+CHANNEL_WIDTH = 11
+
+# Words of a column.
+VALUES, VALIDITY = 0, 1
+"""Bytes of the chunk where its values and its null bits begin; -1 if it has no null bits."""
+WIDTH = 2
+"""Bytes of a value; 0 if values are bits."""
+NEEDED = 3
+"""Whether a row without this value is irregular."""
+COLUMN_WIDTH = 4
+
+
+@inlined
+def mask_of(book: Any, number: int, column: int) -> Any:
+    """Return the mask of a column of a channel, by its number in the channel."""
+    channels = b.channels(book)
+    word = number * CHANNEL_WIDTH
+    count = b.rows(book)[number]
+    place = channels[word + BASE] * SCRATCH_ARRAYS * MOST_ROWS
+    place += (channels[word + COLUMNS] + column) * count
+    return b.scratch(book)[place : place + count]
+
+
+@inlined
+def missing_in(book: Any, number: int, column: int) -> int:
+    """Return how many rows of the batch lack a value in a column of a channel."""
+    base = b.channels(book)[number * CHANNEL_WIDTH + BASE]
+    return b.counts(book)[(base + column) * COUNTS_WIDTH + plans.MISSING]
+
+
+@inlined
+def values_at(book: Any, number: int, column: int) -> tuple[Any, int]:
+    """Return the chunk of a channel, and the byte where the batch's values of a column begin."""
+    channels, columns = b.channels(book), b.columns(book)
+    word = number * CHANNEL_WIDTH
+    place = (channels[word + BASE] + column) * COLUMN_WIDTH
+    start = columns[place + VALUES] + channels[word + AT] * columns[place + WIDTH]
+    return raw(b.bytes_at(channels[word + ADDRESS], channels[word + SIZE])), start

@@ -8,6 +8,7 @@ batch that took the usual way, it looks up again where all arrays and chunks are
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,27 @@ from mdstream.handoff.slab import Slab
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Kind, PayloadKind, StreamSpec
 from workers import job
+from workers.aggregation.bars import Bars
+from workers.aggregation.interval_bars import EVERY, KEPT
+from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.layouts import Table
-from workers.kernels import book, direct, direct_latest
+from workers.kernels import book, direct, direct_bars, direct_count, direct_latest
 from workers.kernels import columns as plans
 from workers.kernels import direct_layout as layout
+from workers.kernels.bar_table import BAR, ROW
 
 log = logging.getLogger(__name__)
 
 _KERNELS = {PayloadKind.JSON: direct.decode_json, PayloadKind.MSGPACK: direct.decode_msgpack}
 
+_SERIES = {
+    "bars": BAR,
+    "bar_slots": np.int32,
+    "changed_bars": np.int32,
+    "gaps": np.int64,
+    "bar_heads": np.int64,
+    "bar_rows": ROW,
+}
 _TRADE = ("symbol", "ts", "price", "size", "recv_ts", "conditions", "tape")
 _QUOTE = ("symbol", "ts", "bid_price", "ask_price", "recv_ts")
 
@@ -48,7 +61,9 @@ class Direct:
         self._words = memoryview(self._book)  # type: ignore[arg-type]
         self._own: dict[str, Any] = {}
         self._bound: dict[str, Any] = {}
+        self._decoder: KernelDecoder | None = None
         self._tables: list[Table] = []
+        self._chunks: dict[str, Chunk | None] = {}
         self._decode: Any = None
         self._has_failed = False
         self._partials = np.zeros(2 * layout.MOST_ROWS, PARTIAL)
@@ -75,15 +90,27 @@ class Direct:
             for number, table in enumerate(self._tables)
             if (count := self._row_counts[number])
         ]
-        partials = self._partials[: words[book.PARTIALS]]
-        return DirectBatch(rows, partials, words[book.BYTES], words[book.MESSAGES])
+        return DirectBatch(rows, words[book.MESSAGES])
 
-    def settle(self, age_ns: int) -> None:
-        self._words[book.AGE] = age_ns
-        direct_latest.settle(self._book)
+    def settle(self, before: int) -> bool:
+        has_work = direct_latest.settle(self._book, self._partials)
         latest, needed = self._targets.latest, self._words[book.LATEST_ROWS]
         if latest is not None and needed > latest.head.rows:
             latest.head.publish(needed, 0)
+        if not has_work:
+            return False
+        partials = self._partials[: self._words[book.PARTIALS]]
+        firsts = self._words[book.JOINED : book.JOINED + 2].tolist()
+        if any(first < len(partials) for first in firsts):
+            assert self._targets.bars is not None, "only builders of bars stop"
+            self._targets.bars.resume(partials, firsts, before)
+            self.forget()
+        return True
+
+    def count(self, sequence: int, age_ns: int) -> None:
+        words = self._words
+        words[book.SEQUENCE], words[book.AGE] = sequence, age_ns
+        direct_count.count(self._book)
 
     def forget(self) -> None:
         self._decode = None
@@ -91,37 +118,51 @@ class Direct:
     # -- the book
 
     def _bind(self) -> bool:
-        """Write the book; return False if there is nothing to decode with yet."""
+        """Bring the book up to date; return False if there is nothing to decode with yet."""
         found = self._context.stream_decoder()
         if found is None:
             return False
         kind, decoder = found
         self._context.refresh()
-        self._bound = decoder.arrays() | {
-            "latency": self._targets.latency,
-            "delay": self._targets.feed_delay,
-        }
-        if self._tables != decoder.tables:
-            self._tables = decoder.tables
-            self._own = self._make_arrays()
-            self._row_counts = memoryview(self._own["rows"])
-            self._channel_words = memoryview(self._own["channels"])
-        self._bound |= self._own
-        self._own["plans"][:] = np.concatenate(decoder.plans).reshape(-1)
+        if decoder is not self._decoder:
+            self._bind_decoder(decoder)
+        self._write(decoder.arrays())
         self._bind_frames()
         self._bind_latest()
-        self._bind_bars()
-        for name, array in self._bound.items():
-            self._write(name, array)
+        self._bind_series()
         self._book[book.KNOWN], self._book[book.ROOM] = decoder.known_layouts, decoder.room
         self._decode = _KERNELS[kind]
         return True
 
-    def _write(self, name: str, array: Any) -> None:
-        word, item = book.ARRAYS[name]
-        assert array.dtype in (item, np.bool_), name
-        assert array.flags.c_contiguous, name
-        self._book[word], self._book[word + 1] = array.ctypes.data, array.size
+    def _bind_decoder(self, decoder: KernelDecoder) -> None:
+        """Write what stays where it is as long as the decoder does."""
+        self._decoder, self._tables = decoder, decoder.tables
+        self._own = self._make_arrays()
+        self._own["plans"][:] = np.concatenate(decoder.plans).reshape(-1)
+        self._row_counts = memoryview(self._own["rows"])
+        self._channel_words = memoryview(self._own["channels"])
+        self._chunks = {}
+        self._bind_bars()
+        self._bind_counters()
+        self._write(self._own)
+        self._write(
+            {
+                "latency": self._targets.latency,
+                "delay": self._targets.feed_delay,
+                "intervals": self._make_intervals(),
+            }
+        )
+
+    def _write(self, arrays: Mapping[str, Any]) -> None:
+        """Write the addresses of arrays that are not those in the book, and keep the arrays alive."""
+        for name, array in arrays.items():
+            if self._bound.get(name) is array:
+                continue
+            word, item = book.ARRAYS[name]
+            assert array.dtype in (item, np.bool_), name
+            assert array.flags.c_contiguous, name
+            self._bound[name] = array
+            self._words[word], self._words[word + 1] = array.ctypes.data, array.size
 
     def _make_arrays(self) -> dict[str, Any]:
         """Make the arrays that only the direct path uses."""
@@ -156,6 +197,11 @@ class Direct:
             channel = table.channel
             frame = self._targets.frames.get(channel.name)  # None for a channel of history alone
             chunk, at = frame.end_of_rows() if frame is not None else (None, 0)
+            if channel.name in self._chunks and self._chunks[channel.name] is chunk:
+                if chunk is not None:
+                    channels[number, layout.AT], channels[number, layout.LEFT] = at, chunk.rows - at
+                continue
+            self._chunks[channel.name] = chunk
             time = channel.at[channel.time] if channel.is_timely else -1
             by = self._context.times.get(channel.name) if channel.name in self._targets.moves else None
             channels[number] = (
@@ -171,6 +217,7 @@ class Direct:
                 channel.at[by] if by else -1,
                 channel.at["recv_ts"],
                 time,
+                chunk.start_row if chunk else 0,
             )
             if chunk is None:
                 continue
@@ -184,10 +231,41 @@ class Direct:
                     index in needed and not view.packed,
                 )
 
+    def _bind_counters(self) -> None:
+        """Write which counters there are."""
+        counters = self._targets.counters
+        numbers = {table.channel.name: number for number, table in enumerate(self._tables)}
+        places = [counters.copies, counters.size, counters.sequence]
+        places += [counters.payloads, counters.bytes, counters.messages, counters.batches]
+        places += [counters.late, counters.late_before]
+        for place, channel in counters.lengths:
+            places += [place, numbers[channel]]
+        self._write({"state": counters.words, "counters": np.array(places, np.int64)})
+
+    def _bind_series(self) -> None:
+        """Write where the bars are."""
+        builder = self._targets.bars
+        if not isinstance(builder, Bars):
+            return
+        for number, each in enumerate(builder.intervals):
+            arrays = each.bars, each.table, each.changed, each.flat_gaps, each.head, each.rows
+            self._write({f"{n}{number}": a for n, a in zip(_SERIES, arrays, strict=True)})
+
+    def _make_intervals(self) -> npt.NDArray[np.int64]:
+        """Return the words of the bars of each length."""
+        words: npt.NDArray[np.int64] = np.zeros((2, direct_bars.INTERVAL_WIDTH), np.int64)
+        if isinstance(self._targets.bars, Bars):
+            for number, each in enumerate(self._targets.bars.intervals):
+                words[number] = each.interval, EVERY[each.interval], KEPT[each.interval], each.midpoints
+        return words.reshape(-1)
+
     def _bind_latest(self) -> None:
         """Write where the last values of each channel go."""
         latest = self._targets.latest
         chunk = latest.chunk if latest is not None else None
+        if "latest" in self._chunks and self._chunks["latest"] is chunk:
+            return
+        self._chunks["latest"] = chunk
         numbers = {table.channel.name: number for number, table in enumerate(self._tables)}
         aspects, moves = list[tuple[int, ...]](), list[tuple[int, ...]]()
         for name, each in self._targets.moves.items():
@@ -217,11 +295,15 @@ class Direct:
                     )
                     for to, source in moved
                 ]
-        self._bound["aspects"] = np.array(aspects, np.int64).reshape(-1)
-        self._bound["moves"] = np.array(moves, np.int64).reshape(-1)
-        self._bound["latest"] = chunk.bytes if chunk else np.zeros(0, np.uint8)
         present = latest.present if latest is not None else np.zeros(0, np.bool_)
-        self._bound["present"] = present.reshape(-1)
+        self._write(
+            {
+                "aspects": np.array(aspects, np.int64).reshape(-1),
+                "moves": np.array(moves, np.int64).reshape(-1),
+                "latest": chunk.bytes if chunk else np.zeros(0, np.uint8),
+                "present": present.reshape(-1),
+            }
+        )
         self._book[book.ASPECTS] = len(aspects)
         self._book[book.LATEST_ROOM] = chunk.rows if chunk else 0
         self._book[book.VERSIONS] = chunk.views[-1].offset if chunk else 0
@@ -234,7 +316,8 @@ class Direct:
         words = slice(book.TRADES, book.CANCELS + 1)
         self._book[words] = [numbers.get(name, -1) for name in sources]
         effects = self._context.effects
-        self._bound["effects"] = effects.known.reshape(-1) if effects is not None else np.zeros(0, np.uint8)
+        known = effects.known.reshape(-1) if effects is not None else np.zeros(0, np.uint8)
+        self._write({"effects": known})
         if rules is not None:
             names = (*_TRADE, rules.mark)
             self._own["trade"][:] = [self._spec.by_name[rules.trades].at.get(name, -1) for name in names]
@@ -254,7 +337,8 @@ def warm() -> None:
     nothing: npt.NDArray[np.int64] = np.zeros(book.WORDS, np.int64)
     for decode in _KERNELS.values():
         decode(nothing, np.zeros(1, PARTIAL))
-    direct_latest.settle(nothing)
+    direct_latest.settle(nothing, np.zeros(1, PARTIAL))
+    direct_count.count(nothing)
 
 
 def make(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> Direct | None:

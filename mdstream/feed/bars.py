@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mdstream.feed.codes import Codes, replace_provisional
 from mdstream.frames.bar_builder import Amendments, BarBuilder, MakeBars, Published, TextOf
+from mdstream.frames.direct_path import WrittenRows
 from mdstream.frames.frame_columns import FrameColumns
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
@@ -43,9 +44,9 @@ class BarFrames:
         self._rules = rules = spec.bar_rules
         self._frames = frames
         self._state = state
-        self._late_before, self._unmatched_before = state["bars_late_trades"], state["bars_unmatched"]
+        self.late_before, self._unmatched_before = state["bars_late_trades"], state["bars_unmatched"]
         names = (rules.trades, *(channel.name for channel in spec.built_bars))
-        self._builder: BarBuilder = make(spec, {name: FrameColumns(frames[name]) for name in names}, text)
+        self.builder: BarBuilder = make(spec, {name: FrameColumns(frames[name]) for name in names}, text)
         self._amending = [
             (kind, name)
             for kind, name in (
@@ -61,7 +62,7 @@ class BarFrames:
     @property
     def is_open(self) -> bool:
         """Whether there are open bars, which may need the clock to close."""
-        return self._builder.is_open
+        return self.builder.is_open
 
     def restore(self, partials: bytes, rows: Mapping[str, int]) -> None:
         """Restore the open bars of a killed predecessor.
@@ -69,7 +70,7 @@ class BarFrames:
         `rows` has the number of committed rows of each frame that bars are made of.
         """
         amendments = {kind: _read_rows(self._frames[name], rows[name]) for kind, name in self._amending}
-        self._builder.restore(np.frombuffer(partials, PARTIAL).copy(), rows[self._rules.trades], amendments)
+        self.builder.restore(np.frombuffer(partials, PARTIAL).copy(), rows[self._rules.trades], amendments)
 
     def join(
         self,
@@ -90,10 +91,23 @@ class BarFrames:
                 partials["symbol"] = replace_provisional(partials["symbol"], codes[SYMBOLS], base)
             trades = self._rules.trades
             before = self._frames[trades].rows - rows.get(trades, 0)
-            self._rows = self._builder.join(partials, before, amendments)
+            self._rows = self.builder.join(partials, before, amendments)
             self._joined = sequence
-            self._state["bars_late_trades"] = self._late_before + self._builder.late
-            self._state["bars_unmatched"] = self._unmatched_before + self._builder.unmatched
+            self._state["bars_late_trades"] = self.late_before + self.builder.late
+            self._state["bars_unmatched"] = self._unmatched_before + self.builder.unmatched
+        self._publish(self._rows, sequence)
+
+    def rows_before(self, rows: Sequence[WrittenRows]) -> int:
+        """Return the number of the first trade of a batch whose rows are published."""
+        trades = self._rules.trades
+        return self._frames[trades].rows - sum(count for name, count, _ in rows if name == trades)
+
+    def publish_joined(self, sequence: int) -> None:
+        """Publish the bars that are due after batch `sequence`, whose partials were joined elsewhere.
+
+        Raises `NoSpaceError`; call `join` with the same batch then.
+        """
+        self._rows, self._joined = self.builder.drain(), sequence
         self._publish(self._rows, sequence)
 
     def find_amendments(self, rows: Mapping[str, Sequence[ColumnData]]) -> Amendments:
@@ -102,11 +116,11 @@ class BarFrames:
 
     def mark_lost_batch(self, recv_ns: int) -> None:
         """Note that a batch is missing from the stream here."""
-        self._builder.mark_lost_batch(recv_ns)
+        self.builder.mark_lost_batch(recv_ns)
 
     def finish(self) -> None:
         """Publish the open bars at the end of the stream. Raises `NoSpaceError`; call it again then."""
-        self._last_rows = self._last_rows or self._builder.finish()
+        self._last_rows = self._last_rows or self.builder.finish()
         self._publish(self._last_rows, 0)
         self._last_rows = {}
 

@@ -34,7 +34,7 @@ from mdstream.feed.books import Books
 from mdstream.feed.codes import Codes, Dictionaries, resolve_codes
 from mdstream.feed.latest import Latest
 from mdstream.frames.bar_builder import MakeBars
-from mdstream.frames.direct_path import DirectPath, MakeDirectPath, Targets
+from mdstream.frames.direct_path import Counters, DirectPath, MakeDirectPath, Targets
 from mdstream.frames.rundir import frame_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
@@ -48,7 +48,7 @@ from mdstream.streams.books import book_channel
 from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
 from mdstream.system.clock import Span
 from mdstream.telemetry.histogram import bucket_of
-from mdstream.telemetry.state import LENGTHS, FeedState
+from mdstream.telemetry.state import COMMITTED, COPIES, LENGTHS, FeedState
 
 log = logging.getLogger(__name__)
 
@@ -108,22 +108,40 @@ class Committer:
             self._books = Books(folder("books"), levels, share, state["levels_dropped"])
         if spec.bar_rules is not None:
             self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
-        self._direct = make_direct(
-            run,
-            spec,
-            Targets(
-                self.frames,
-                self._latest.frame if self._latest is not None else None,
-                self._latest.aspects if self._latest is not None else {},
-                state.histograms["latency"],
-                state.histograms["feed_delay"],
-            ),
-        )
         rules = spec.bar_rules
         sources = zip(LENGTHS, rules.sources, strict=True) if rules is not None else ()
         self._lengths = [(counter, name) for counter, name in sources if name]
+        self._pid = os.getpid()
+        self._direct = make_direct(run, spec, self._targets())
         self._untracked_before = state["updates_untracked"]
         self._log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
+
+    def _targets(self) -> Targets:
+        """Return what the direct path writes to."""
+        state, latest, bars = self.state, self._latest, self._bars
+        place_of, word_of = state.place_of, state.word_of
+        counters = Counters(
+            state.words,
+            COPIES,
+            len(COMMITTED),
+            word_of("sequence"),
+            place_of("payloads_committed"),
+            place_of("bytes_committed"),
+            place_of("committed"),
+            place_of("batches"),
+            word_of("bars_late_trades"),
+            bars.late_before if bars is not None else 0,
+            tuple((place_of(counter), channel) for counter, channel in self._lengths),
+        )
+        return Targets(
+            self.frames,
+            latest.frame if latest is not None else None,
+            latest.aspects if latest is not None else {},
+            bars.builder if bars is not None else None,
+            counters,
+            state.histograms["latency"],
+            state.histograms["feed_delay"],
+        )
 
     @property
     def received(self) -> Collection[str]:
@@ -176,15 +194,30 @@ class Committer:
             return False
         for channel, rows, nulls in batch.rows:
             self.frames[channel].publish_written(rows, nulls, sequence)
-        if self._bars is not None and len(batch.partials):
-            counts = {channel: rows for channel, rows, _ in batch.rows}
-            self._bars.join(sequence, batch.partials, {}, counts, {})
-        direct.settle(span.submitted.wall_at(time.monotonic_ns()))
-        end = time.monotonic_ns()
-        receipt = Receipt(
-            sequence, os.getpid(), start, end, time.thread_time_ns() - cpu, messages=(batch.messages, 0)
+        trades = self._bars.rows_before(batch.rows) if self._bars is not None else 0
+        if direct.settle(trades) and self._bars is not None:
+            self._bars.publish_joined(sequence)
+        now, submitted = time.monotonic_ns(), span.submitted
+        direct.count(sequence, submitted.wall_at(now))
+        to_wall = submitted.wall - submitted.monotonic
+        self._log.add(
+            (
+                sequence,
+                self._pid,
+                slab.count,
+                slab.used,
+                batch.messages,
+                0,
+                0,
+                slab.received(0),
+                slab.received(slab.count - 1),
+                submitted.wall,
+                start + to_wall,
+                now + to_wall,
+                now + to_wall,
+                time.thread_time_ns() - cpu,
+            )
         )
-        self._add_counts(receipt, slab, span, (slab.count, batch.bytes, 0), end)
         return True
 
     def discard(self, receipt: Receipt) -> None:
@@ -314,61 +347,45 @@ class Committer:
         age = bucket_of(span.ages(streamed["recv_ns"], now))
         histograms = self.state.histograms
         np.add.at(histograms["latency"], age, streamed["messages"].astype(np.uint64))
-        for bucket, messages in receipt.delays:
-            histograms["feed_delay"][bucket] += np.uint64(messages)
-        marks = int(np.count_nonzero(kinds >= PayloadKind.MARK)) if len(streamed) < len(table) else 0
-        fetched = len(table) - len(streamed) - marks
-        counted = len(streamed), int(streamed["length"].sum()), fetched
-        self._add_counts(receipt, slab, span, counted, now, quarantined)
-        if self._direct is not None:
-            self._direct.forget()
-
-    def _add_counts(
-        self,
-        receipt: Receipt,
-        slab: Slab,
-        span: Span,
-        counted: tuple[int, int, int],
-        now: int,
-        quarantined: int = 0,
-    ) -> None:
-        """Change all counters; `counted` are the stream's payloads and bytes, and fetched payloads."""
-        payloads, size, fetched = counted
+        for bucket, count in receipt.delays:
+            histograms["feed_delay"][bucket] += np.uint64(count)
+        payloads, size = len(streamed), int(streamed["length"].sum())
+        marks = int(np.count_nonzero(kinds >= PayloadKind.MARK)) if payloads < len(table) else 0
         messages, rejected, submitted = receipt.messages, receipt.rejected, span.submitted
-        lengths = {counter: self.frames[name].rows for counter, name in self._lengths}
         self.state.commit(
             receipt.sequence,
             payloads_committed=payloads,
             bytes_committed=size,
             committed=messages[0] - rejected[0],
             rejected=rejected[0],
-            fetch_payloads_committed=fetched,
+            fetch_payloads_committed=len(table) - payloads - marks,
             fetch_committed=messages[1] - rejected[1],
             fetch_rejected=rejected[1],
             quarantined=quarantined,
             batches=1,
-            **lengths,
+            **{counter: self.frames[name].rows for counter, name in self._lengths},
         )
-        if not payloads + fetched:
-            return
-        self._log.add(
-            (
-                receipt.sequence,
-                receipt.worker,
-                payloads + fetched,
-                slab.used,
-                sum(messages),
-                sum(rejected),
-                receipt.fell_back,
-                slab.received(0),
-                slab.received(slab.count - 1),
-                *(
-                    submitted.wall_at(t)
-                    for t in (submitted.monotonic, receipt.start_ns, receipt.end_ns, now)
-                ),
-                receipt.cpu_ns,
+        if self._direct is not None:
+            self._direct.forget()
+        if len(table) > marks:
+            self._log.add(
+                (
+                    receipt.sequence,
+                    receipt.worker,
+                    len(table) - marks,
+                    slab.used,
+                    sum(messages),
+                    sum(rejected),
+                    receipt.fell_back,
+                    int(table["recv_ns"][0]),
+                    int(table["recv_ns"][-1]),
+                    *(
+                        submitted.wall_at(t)
+                        for t in (submitted.monotonic, receipt.start_ns, receipt.end_ns, now)
+                    ),
+                    receipt.cpu_ns,
+                )
             )
-        )
 
 
 def _open_result_file(path: str) -> ResultArea:

@@ -43,6 +43,12 @@ class BarBuilder(Protocol):
         `before` is the number of the batch's first row in the trades frame.
         """
 
+    def resume(self, partials: npt.NDArray[np.void], firsts: Sequence[int], before: int) -> None:
+        """Join the rest of partials to the bars of each length, from a number for each length on."""
+
+    def drain(self) -> Published:
+        """Return the rows of bars to publish that partials joined elsewhere have made."""
+
     def mark_lost_batch(self, recv_ns: int) -> None:
         """Note that a batch is missing from the stream here, at `recv_ns`."""
 

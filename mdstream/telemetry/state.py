@@ -37,8 +37,9 @@ HISTOGRAMS = tuple(m.name for m in STREAM if m.source is Source.BUCKETS)
 _LIVE = {name: index for index, name in enumerate(LIVE, 1)}
 _COMMITTED = {name: index for index, name in enumerate(COMMITTED)}
 _FIRST_LENGTH = len(COMMITTED) - len(LENGTHS)
-_COPIES = 1 + len(LIVE)
-_HISTOGRAMS = _COPIES + 2 * len(COMMITTED)
+COPIES = 1 + len(LIVE)
+"""The first word of the two copies."""
+_HISTOGRAMS = COPIES + 2 * len(COMMITTED)
 _WORDS = _HISTOGRAMS + len(HISTOGRAMS) * BUCKETS
 _LAYOUT = zlib.crc32(" ".join((*LIVE, *COMMITTED, *HISTOGRAMS, str(BUCKETS))).encode())
 
@@ -62,8 +63,20 @@ class FeedState:
             raise NoRunError(
                 f"{path}: written by another version of mdstream, with other metrics; use the same version"
             )
-        counts = np.frombuffer(mapping, np.uint64, offset=8 * _HISTOGRAMS)
+        self.words: Counts = np.frombuffer(mapping, np.uint64)
+        """All words, for kernels."""
+        counts = self.words[_HISTOGRAMS:]
         self.histograms = dict(zip(HISTOGRAMS, np.split(counts, len(HISTOGRAMS)), strict=True))
+
+    @staticmethod
+    def word_of(name: str) -> int:
+        """Return the word of a live metric."""
+        return _LIVE[name]
+
+    @staticmethod
+    def place_of(name: str) -> int:
+        """Return the place of a counter in each copy. The copies have `len(COMMITTED)` words each."""
+        return _COMMITTED[name]
 
     @staticmethod
     def create(path: Path) -> FeedState:
@@ -86,7 +99,7 @@ class FeedState:
         """Return the counters as of the last commit, all from the same moment."""
         while True:
             sequence = self["sequence"]
-            start = _COPIES + sequence % 2 * len(COMMITTED)
+            start = COPIES + sequence % 2 * len(COMMITTED)
             values = self._words[start : start + len(COMMITTED)].tolist()
             if self["sequence"] == sequence:
                 return dict(zip(COMMITTED, values, strict=True))
@@ -97,7 +110,7 @@ class FeedState:
         At every call, messages received = committed + rejected + in flight.
         """
         values: dict[str, Any] = self.committed()
-        values |= dict(zip(LIVE, self._words[1:_COPIES].tolist(), strict=True))
+        values |= dict(zip(LIVE, self._words[1:COPIES].tolist(), strict=True))
         values |= {name: counts.copy() for name, counts in self.histograms.items()}
         for metric in STREAM:
             if not isinstance(metric.source, Source):
@@ -111,12 +124,12 @@ class FeedState:
 
     def commit(self, sequence: int, **added: int) -> None:
         """Count batch `sequence`: add to counters, set lengths. Exactly once, or not at all."""
-        current = _COPIES + self["sequence"] % 2 * len(COMMITTED)
+        current = COPIES + self["sequence"] % 2 * len(COMMITTED)
         values = self._words[current : current + len(COMMITTED)].tolist()
         for name, value in added.items():
             index = _COMMITTED[name]
             values[index] = value if index >= _FIRST_LENGTH else values[index] + value
-        start = _COPIES + sequence % 2 * len(COMMITTED)
+        start = COPIES + sequence % 2 * len(COMMITTED)
         for index, value in enumerate(values, start):
             self._words[index] = value
         self["sequence"] = sequence

@@ -52,7 +52,7 @@ class _Amended:
 class Bars:
     """The `BarBuilder` of one stream."""
 
-    # Mutable state: `_intervals` and their bars; `_amended`, row → value of an amended trade;
+    # Mutable state: `intervals` and their bars; `_amended`, row → value of an amended trade;
     # `_corrected`, matching values → row of a trade that a correction has changed; `unmatched`, a counter.
 
     def __init__(self, spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> None:
@@ -64,7 +64,7 @@ class Bars:
         self._rules = spec.bar_rules
         self._effects = Effects(spec.bar_rules)
         midpoints = bool(spec.bar_rules.midpoints)
-        self._intervals = [IntervalBars(c, frames[c.name], midpoints) for c in spec.built_bars]
+        self.intervals = [IntervalBars(c, frames[c.name], midpoints) for c in spec.built_bars]
         self._amended: dict[int, _Amended] = {}
         self._corrected: dict[tuple[Any, ...], int] = {}
         trades = spec.by_name[spec.bar_rules.trades]
@@ -73,11 +73,11 @@ class Bars:
 
     @property
     def is_open(self) -> bool:
-        return any(series.head[kernels.CHANGED] for series in self._intervals)
+        return any(series.head[kernels.CHANGED] for series in self.intervals)
 
     @property
     def late(self) -> int:
-        return int(self._intervals[-1].head[kernels.LATE])
+        return int(self.intervals[-1].head[kernels.LATE])
 
     def join(self, partials: Array, before: int, amendments: Amendments) -> Published:
         first = 0
@@ -86,13 +86,13 @@ class Bars:
             self._amend(partials[at], before, amendments)
             first = at + 1
         self._join(partials[first:], before)
-        return self._drain()
+        return self.drain()
 
     def finish(self) -> Published:
-        for series in self._intervals:
+        for series in self.intervals:
             self._build(series, self._trades.rows, sys.maxsize)
             series.finish()
-        return self._drain()
+        return self.drain()
 
     def restore(self, partials: Array, trades: int, amendments: Amendments) -> None:
         self._join(partials, 0)
@@ -103,25 +103,28 @@ class Bars:
         ]
         for kind, values in sorted(found, key=lambda each: each[1]["recv_ts"]):
             self._apply(kind, values, trades)
-        for series in self._intervals:
+        for series in self.intervals:
             while len(series.stale()):  # rebuild all first: only then compare them with published rows
                 self._build(series, trades)
             series.see_published()
-        self._drain()
+        self.drain()
 
     def mark_lost_batch(self, recv_ns: int) -> None:
         gap = np.zeros(1, PARTIAL)
         gap["kind"], gap["begun"] = PartialKind.GAP, recv_ns
         self._join(gap, self._trades.rows)
 
-    def _drain(self) -> Published:
+    def drain(self) -> Published:
         return {
-            series.channel.name: series.drain() for series in self._intervals if series.head[kernels.OUT]
+            series.channel.name: series.drain() for series in self.intervals if series.head[kernels.OUT]
         }
 
     def _join(self, partials: Array, before: int) -> None:
-        for series in self._intervals:
-            first = series.join(partials, 0)
+        self.resume(partials, [0] * len(self.intervals), before)
+
+    def resume(self, partials: Array, firsts: Sequence[int], before: int) -> None:
+        for series, start in zip(self.intervals, firsts, strict=False):
+            first = series.join(partials, start)
             while first < len(partials):
                 self._build(series, before + int(series.head[kernels.AT]))
                 first = series.join(partials, first)
@@ -162,7 +165,7 @@ class Bars:
                 self._amended[row] = _Amended(price, float(size), effect)
             now = tuple(values.get(f"corrected_{n}", values.get(n)) for n in self._matching_columns)
             self._corrected[now] = self._corrected[now[:_ID_COLUMNS]] = row
-        for series in self._intervals:
+        for series in self.intervals:
             series.touch(values["symbol"], ts, values["recv_ts"])
 
     def _find(self, wanted: Sequence[Any], stop: int) -> tuple[int, int] | None:

@@ -20,9 +20,9 @@ from workers.kernels import bar_table as kernels
 from workers.kernels.partials import SECOND
 
 MINUTE = 60 * SECOND
-_KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
+KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
 """Bar length → how late a trade may be and still revise the bar."""
-_EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
+EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
 """Bar length → how often bars that are over and have changed are published."""
 _START = 1024
 
@@ -64,7 +64,7 @@ class IntervalBars:
 
     # Mutable state, all changed through the kernels: `_bars` that can still change, in no order,
     # and `_index` of their slots; `_changed`, the slots of changed bars; `head` (`kernels.bar_table`);
-    # `_rows` to be published.
+    # `rows` to be published.
 
     def __init__(self, channel: Channel, frame: FrameColumns | None, midpoints: bool) -> None:
         self.channel = channel
@@ -74,9 +74,10 @@ class IntervalBars:
         self.head: npt.NDArray[np.int64] = np.zeros(kernels.HEAD_WORDS, np.int64)
         self.head[[kernels.CLOCK, kernels.SEEN]] = kernels.NEVER
         self.head[kernels.GAP_OPEN] = 1  # the time before the stream is unknown
-        self._gaps: npt.NDArray[np.int64] = np.zeros((kernels.GAPS, 2), np.int64)
-        self._gaps[0] = kernels.NEVER, -kernels.NEVER
-        self._rows: Array = np.zeros(_START, kernels.ROW)
+        self.gaps: npt.NDArray[np.int64] = np.zeros((kernels.GAPS, 2), np.int64)
+        self.gaps[0] = kernels.NEVER, -kernels.NEVER
+        self.flat_gaps = self.gaps.reshape(-1)
+        self.rows: Array = np.zeros(_START, kernels.ROW)
         self._make_room(np.zeros(0, kernels.BAR), _START)
 
     def join(self, partials: Array, first: int) -> int:
@@ -86,15 +87,15 @@ class IntervalBars:
                 partials,
                 first,
                 self.interval,
-                _EVERY[self.interval],
-                _KEPT[self.interval],
+                EVERY[self.interval],
+                KEPT[self.interval],
                 self.midpoints,
                 self.bars,
                 self.table,
                 self.changed,
-                self._gaps,
+                self.gaps,
                 self.head,
-                self._rows,
+                self.rows,
             )
             why = self.head[kernels.WHY]
             if why == kernels.FULL:
@@ -109,15 +110,13 @@ class IntervalBars:
         if self.head[kernels.COUNT] >= len(self.bars):
             self._forget()
         start = ts - ts % self.interval
-        slot = kernels.touch(
-            symbol, start, recv, self.bars, self.table, self.changed, self._gaps, self.head
-        )
+        slot = kernels.touch(symbol, start, recv, self.bars, self.table, self.changed, self.gaps, self.head)
         if slot >= 0 and self._was_published(symbol, start):
             self.bars["flags"][slot] |= kernels.PUBLISHED
 
     def _was_published(self, symbol: int, start: int) -> bool:
         """Return whether a bar that is no longer kept was published."""
-        rows = self._rows[: self.head[kernels.OUT]]
+        rows = self.rows[: self.head[kernels.OUT]]
         if np.any((rows["symbol"] == symbol) & (rows["ts"] == start)):
             return True
         return self._frame is not None and any(
@@ -175,7 +174,7 @@ class IntervalBars:
 
     def drain(self) -> list[ColumnData]:
         """Return the rows to publish, in order, and remove them."""
-        rows = self._rows[: self.head[kernels.OUT]]
+        rows = self.rows[: self.head[kernels.OUT]]
         self.head[kernels.OUT] = 0
         rows = rows[np.lexsort((rows["symbol"], rows["ts"], rows["turn"]))]
         priced = rows["open"] == rows["open"]
@@ -191,21 +190,21 @@ class IntervalBars:
     def finish(self) -> None:
         """Publish all bars; bars whose time is not over are incomplete."""
         self._make_rows()
-        kernels.close(self.interval, self.midpoints, self.bars, self.changed, self.head, self._rows)
+        kernels.close(self.interval, self.midpoints, self.bars, self.changed, self.head, self.rows)
 
     def _make_rows(self) -> None:
         """Make room for all bars that can be published now."""
         needed = int(self.head[kernels.OUT] + self.head[kernels.CHANGED])
-        if needed > len(self._rows):
+        if needed > len(self.rows):
             rows = np.zeros(2 * needed, kernels.ROW)
-            rows[: len(self._rows)] = self._rows
-            self._rows = rows
+            rows[: len(self.rows)] = self.rows
+            self.rows = rows
 
     def _forget(self) -> None:
         """Drop the bars that can no longer change; if these are few, make more room."""
         head, count = self.head, int(self.head[kernels.COUNT])
         bars = self.bars[:count]
-        late = bars["second"] + self.interval <= head[kernels.CLOCK] - _KEPT[self.interval]
+        late = bars["second"] + self.interval <= head[kernels.CLOCK] - KEPT[self.interval]
         kept = bars[~late | (bars["flags"] & kernels.DIRTY != 0)]
         room = len(self.bars)
         self._make_room(kept, 2 * room if 2 * len(kept) > room else room)

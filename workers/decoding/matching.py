@@ -88,15 +88,8 @@ class Matcher:
         self.spans: npt.NDArray[np.uint64] = np.empty((slots, rows), np.uint64)
         self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
         self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
-
-    @property
-    def known_layouts(self) -> int:
-        return self._layouts.known
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that the kernel uses, flat. `_make_room` replaces the last three."""
         layouts, (_, window) = self._layouts, self._by_keys or (None, np.zeros(0, np.int64))
-        return {
+        self._arrays: dict[str, npt.NDArray[Any]] = {
             "words": layouts.words,
             "steps": layouts.steps.reshape(-1),
             "items": layouts.items.reshape(-1),
@@ -107,6 +100,14 @@ class Matcher:
             "row_payload": self.row_payload.reshape(-1),
             "row_message": self.row_message.reshape(-1),
         }
+
+    @property
+    def known_layouts(self) -> int:
+        return self._layouts.known
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays that the kernel uses, flat; `_make_room` replaces some of them."""
+        return self._arrays
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
         """Match the payloads whose verdict is `GOOD`; those that cannot be followed fall back."""

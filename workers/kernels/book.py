@@ -15,6 +15,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
+from workers.kernels.bar_table import BAR, ROW
 from workers.kernels.compiling import inlined
 
 ARRAYS: dict[str, tuple[int, Any]] = {}
@@ -102,6 +103,15 @@ volumes = _array("volumes", np.float64)
 kinds = _array("kinds", np.uint8)
 receipts = _array("receipts", np.int64)
 
+# Bars of up to two lengths (`kernels.bar_table`): words of each (`kernels.direct_bars`), and its arrays.
+intervals = _array("intervals", np.int64)
+bars = tuple(_array(f"bars{n}", BAR) for n in range(2))
+bar_slots = tuple(_array(f"bar_slots{n}", np.int32) for n in range(2))
+changed_bars = tuple(_array(f"changed_bars{n}", np.int32) for n in range(2))
+gaps = tuple(_array(f"gaps{n}", np.int64) for n in range(2))
+bar_heads = tuple(_array(f"bar_heads{n}", np.int64) for n in range(2))
+bar_rows = tuple(_array(f"bar_rows{n}", ROW) for n in range(2))
+
 # Hash tables from symbols to numbers, and the newest rows of a batch.
 places = _array("places", np.int64)
 whose = _array("whose", np.int64)
@@ -113,22 +123,25 @@ moves = _array("moves", np.int64)
 latest = _array("latest", np.uint8)
 present = _array("present", np.uint8)
 
-# Histograms.
+# Counters and histograms (`telemetry.state`).
+state = _array("state", np.uint64)
+counters = _array("counters", np.int64)
 latency = _array("latency", np.uint64)
 delay = _array("delay", np.uint64)
 
 _FIRST = 2 * len(ARRAYS)
-KNOWN, ROOM, PAYLOADS, BYTES, MESSAGES, PARTIALS, AGE = range(_FIRST, _FIRST + 7)
+KNOWN, ROOM, PAYLOADS, BYTES, MESSAGES, PARTIALS, AGE, SEQUENCE, JOINED = range(_FIRST, _FIRST + 9)
 """Known layouts; rows that spans have room for; payloads of the batch, and, as results, their bytes and
-messages, and the partials. The age of a payload is `AGE` less its receive time.
+messages, and the partials. The age of a payload is `AGE` less its receive time. The batch's sequence.
+As results: the partials that were joined to the bars of each length, two words.
 """
-TRADES, MIDPOINTS, CORRECTIONS, CANCELS = range(_FIRST + 7, _FIRST + 11)
+TRADES, MIDPOINTS, CORRECTIONS, CANCELS = range(_FIRST + 10, _FIRST + 14)
 """Channels that bars are made of, by number; -1 if there is none."""
-ASPECTS, LATEST_ROOM, LATEST_ROWS, VERSIONS = range(_FIRST + 11, _FIRST + 15)
+ASPECTS, LATEST_ROOM, LATEST_ROWS, VERSIONS = range(_FIRST + 14, _FIRST + 18)
 """Number of aspects; rows of the keyed frame, and, as a result, the rows that it needs; the byte in it at
 which the versions of rows begin.
 """
-WORDS = _FIRST + 15
+WORDS = _FIRST + 18
 """Words of a book."""
 
 _as_bytes = _pointer_to(types.uint8)

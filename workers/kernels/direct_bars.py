@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from workers.kernels import bar_table, partials
 from workers.kernels import book as b
 from workers.kernels import columns as plans
-from workers.kernels import partials
 from workers.kernels.columns import PLAN_WIDTH
 from workers.kernels.compiling import called, inlined
 from workers.kernels.direct_layout import BASE, CHANNEL_WIDTH, mask_of, missing_in, values_at
@@ -142,3 +142,50 @@ def fold(book: Any, out: Any) -> bool:
         out,
     )
     return True
+
+
+# Words of the bars of one length, in `book.intervals`.
+INTERVAL, EVERY, HORIZON, MIDPOINTS = range(4)
+INTERVAL_WIDTH = 4
+
+
+def _make_join(number: int) -> Any:
+    """Return the kernel that joins partials to the bars of one length."""
+    bars, slots, changed = b.bars[number], b.bar_slots[number], b.changed_bars[number]
+    gaps, heads, rows = b.gaps[number], b.bar_heads[number], b.bar_rows[number]
+    first, joined = number * INTERVAL_WIDTH, b.JOINED + number
+
+    @called
+    def join(book: Any, partials: Any) -> bool:
+        """Join the partials; return whether the builder has something to do now (`aggregation.bars`)."""
+        head, words, count = heads(book), b.intervals(book), book[b.PARTIALS]
+        book[joined] = count
+        if not len(head) or not count:
+            return False
+        book[joined] = bar_table.join(
+            partials[:count],
+            0,
+            words[first + INTERVAL],
+            words[first + EVERY],
+            words[first + HORIZON],
+            words[first + MIDPOINTS] != 0,
+            bars(book),
+            slots(book),
+            changed(book),
+            gaps(book).reshape((-1, 2)),
+            head,
+            rows(book),
+        )
+        return head[bar_table.OUT] != 0 or book[joined] != count
+
+    return join
+
+
+_join_0, _join_1 = _make_join(0), _make_join(1)
+
+
+@called
+def join(book: Any, partials: Any) -> bool:
+    """Join the partials to the bars of all lengths; return whether the builder has something to do now."""
+    first = _join_0(book, partials)
+    return _join_1(book, partials) or first

@@ -1,4 +1,4 @@
-"""The end of the direct path: the last values of symbols, and the histograms, once rows are published.
+"""The direct path once rows are published: the last values of symbols, and bars.
 
 A row of the keyed frame is written between two changes of its version (`frames.keyed_frame`). The rule
 which rows are too late is that of `KeyedFrameWriter.update`.
@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 
 from mdstream.streams.spec import MOST_AHEAD_NS
-from mdstream.telemetry.histogram import BELOW_BITS, BIAS
 from workers.kernels import book as b
-from workers.kernels.compiling import called, inlined, kernel
+from workers.kernels.compiling import called, kernel
+from workers.kernels.direct_bars import join
 from workers.kernels.direct_layout import (
     ADDRESS,
-    AT,
     CHANNEL_WIDTH,
-    EVENT_TIME,
-    LEFT,
     NEWEST_BY,
     RECEIVED,
     mask_of,
@@ -48,12 +45,6 @@ BYTES = 3
 PRESENT = 4
 """Where `KeyedFrameWriter` notes which of its values are present."""
 MOVE_WIDTH = 5
-
-
-@inlined
-def _bucket(nanoseconds: int) -> int:
-    """Return the bucket of a duration, as `telemetry.histogram.bucket_of`."""
-    return (np.float64(max(nanoseconds, 1)).view(np.int64) >> BELOW_BITS) - BIAS
 
 
 @called
@@ -145,32 +136,14 @@ def _update_latest(book: Any, number: int) -> None:
                 _move(book, first, row, symbol)
 
 
-@called
-def _count_delays(book: Any, number: int) -> None:
-    """Add the delays of a channel's rows to their histogram."""
-    channels, delays = b.channels(book), b.delay(book)
-    word = number * CHANNEL_WIDTH
-    area, time = values_at(book, number, channels[word + EVENT_TIME])
-    _, receipt = values_at(book, number, channels[word + RECEIVED])
-    times, receipts = as_int64(area, time), as_int64(area, receipt)
-    for row in range(b.rows(book)[number]):
-        delays[_bucket(receipts[row] - times[row])] += np.uint64(1)
-
-
 @kernel
-def settle(book: Any) -> None:
-    """Update last values and histograms with the batch that was decoded, whose rows are published."""
+def settle(book: Any, partials: Any) -> bool:
+    """Update last values and bars with the batch that was decoded, whose rows are published.
+
+    Return whether the builder of bars has something to do now.
+    """
     channels, rows = b.channels(book), b.rows(book)
     for number in range(len(rows)):
-        word = number * CHANNEL_WIDTH
-        if not rows[number]:
-            continue
-        if channels[word + NEWEST_BY] >= 0:
+        if rows[number] and channels[number * CHANNEL_WIDTH + NEWEST_BY] >= 0:
             _update_latest(book, number)
-        if channels[word + EVENT_TIME] >= 0:
-            _count_delays(book, number)
-        channels[word + AT] += rows[number]
-        channels[word + LEFT] -= rows[number]
-    ages, received, messages = b.latency(book), b.received(book), b.messages(book)
-    for payload in range(book[b.PAYLOADS]):
-        ages[_bucket(book[b.AGE] - received[payload])] += np.uint64(messages[payload])
+    return join(book, partials)

@@ -30,7 +30,9 @@ RECEIVED = 9
 """The column of receive times."""
 EVENT_TIME = 10
 """The column whose distance from the receive time is the delay of a row; -1 if there is none."""
-CHANNEL_WIDTH = 11
+START = 11
+"""The chunk's first row in the frame."""
+CHANNEL_WIDTH = 12
 
 # Words of a column.
 VALUES, VALIDITY = 0, 1

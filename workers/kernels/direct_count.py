@@ -1,0 +1,84 @@
+"""The end of the direct path: all counters of a batch, which change at once (`telemetry.state`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mdstream.telemetry.histogram import BELOW_BITS, BIAS
+from workers.kernels import bar_table
+from workers.kernels import book as b
+from workers.kernels.compiling import called, inlined, kernel
+from workers.kernels.direct_layout import AT, CHANNEL_WIDTH, EVENT_TIME, LEFT, RECEIVED, START, values_at
+from workers.kernels.words import as_int64
+
+# Words of `book.counters`.
+COPIES, COMMITTED = 0, 1
+"""The first word of the two copies, and the words of each."""
+SEQUENCE = 2
+"""The word that selects the copy."""
+PAYLOADS, BYTES, MESSAGES, BATCHES = 3, 4, 5, 6
+"""Places of counters in a copy."""
+LATE, LATE_BEFORE = 7, 8
+"""The word of the trades that came too late for any bar, and their number before this process."""
+LENGTHS = 9
+"""From here on: pairs of a place in a copy and the number of the channel whose rows it has."""
+
+
+_longest_bars = b.bar_heads[-1]
+
+
+@inlined
+def _bucket(nanoseconds: int) -> int:
+    """Return the bucket of a duration, as `telemetry.histogram.bucket_of`."""
+    return (np.float64(max(nanoseconds, 1)).view(np.int64) >> BELOW_BITS) - BIAS
+
+
+@called
+def _count_delays(book: Any, number: int) -> None:
+    """Add the delays of a channel's rows to their histogram."""
+    channels, delays = b.channels(book), b.delay(book)
+    word = number * CHANNEL_WIDTH
+    area, time = values_at(book, number, channels[word + EVENT_TIME])
+    _, receipt = values_at(book, number, channels[word + RECEIVED])
+    times, receipts = as_int64(area, time), as_int64(area, receipt)
+    for row in range(b.rows(book)[number]):
+        delays[_bucket(receipts[row] - times[row])] += np.uint64(1)
+
+
+@kernel
+def count(book: Any) -> None:
+    """Count the batch as committed, and move on to the rows after it."""
+    if not book[b.PAYLOADS]:
+        return
+    channels, rows = b.channels(book), b.rows(book)
+    for number in range(len(rows)):
+        word = number * CHANNEL_WIDTH
+        if rows[number]:
+            if channels[word + EVENT_TIME] >= 0:
+                _count_delays(book, number)
+            channels[word + AT] += rows[number]
+            channels[word + LEFT] -= rows[number]
+    ages, received, messages = b.latency(book), b.received(book), b.messages(book)
+    for payload in range(book[b.PAYLOADS]):
+        ages[_bucket(book[b.AGE] - received[payload])] += np.uint64(messages[payload])
+
+    words, counters = b.state(book), b.counters(book)
+    longest = _longest_bars(book)
+    if len(longest):
+        words[counters[LATE]] = np.uint64(counters[LATE_BEFORE] + longest[bar_table.LATE])
+    size, sequence = counters[COMMITTED], book[b.SEQUENCE]
+    before = counters[COPIES] + np.int64(words[counters[SEQUENCE]] & np.uint64(1)) * size
+    after = counters[COPIES] + (sequence & 1) * size
+    for place in range(size):
+        words[after + place] = words[before + place]
+    words[after + counters[PAYLOADS]] += np.uint64(book[b.PAYLOADS])
+    words[after + counters[BYTES]] += np.uint64(book[b.BYTES])
+    words[after + counters[MESSAGES]] += np.uint64(book[b.MESSAGES])
+    words[after + counters[BATCHES]] += np.uint64(1)
+    for pair in range(LENGTHS, len(counters), 2):
+        word = counters[pair + 1] * CHANNEL_WIDTH
+        words[after + counters[pair]] = np.uint64(channels[word + START] + channels[word + AT])
+    b.fence()
+    words[counters[SEQUENCE]] = np.uint64(sequence)

@@ -73,12 +73,12 @@ def _entry(each: Setting, value: Any, came_from: str) -> Iterator[str]:
     yield from textwrap.wrap(each.help, _WIDTH, initial_indent="# ", subsequent_indent="# ")
     if each.example and not value:
         yield f"# Example: {each.key} = {each.example}"
-    source = f"{came_from}; default: {_text(each.default)}" if came_from else "default"
+    source = f"{came_from}; default: {_text(each.write(each.default))}" if came_from else "default"
     if each.secret:
         state = f"set, not shown ({came_from})" if value else f"not set (variable {each.variable})"
         yield f"# {each.key}: {state}"
     else:
-        yield f"{each.key} = {_text(value)}  # {source}"
+        yield f"{each.key} = {_text(each.write(value))}  # {source}"
 
 
 def _origin(each: Setting, origins: Mapping[str, str]) -> str:

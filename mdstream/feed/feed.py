@@ -26,6 +26,7 @@ from mdstream.feed.assignment import Assignment
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.pipeline import Pipeline
+from mdstream.feed.scaler import Scaler
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
 from mdstream.log import Outbox
@@ -91,6 +92,7 @@ class Feed:
         self._subscriptions = Subscriptions()
         self._committer = self._make_committer()
         self._pipeline = self._make_pipeline()
+        self._scaler = Scaler(pool, self._pipeline, state, self._report) if config.adapts else None
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
             self._subscriptions,
@@ -304,6 +306,8 @@ class Feed:
     async def _keep_gauges(self) -> None:
         while True:
             self._publish_gauges()
+            if self._scaler is not None:
+                self._scaler.heartbeat()
             if self._absent and len(self._committer.received) > self._received_before:
                 self._report_symbols()
             await asyncio.sleep(HEARTBEAT_S)

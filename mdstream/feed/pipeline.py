@@ -36,6 +36,7 @@ from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.overload import Overload
+from mdstream.feed.scaling import Work
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.compression import Compression, decompressed_size
 from mdstream.handoff.slab import Slab
@@ -94,6 +95,8 @@ class Pipeline:
     _is_gap_due: bool
     """Whether the connection was lost, and no batch has a gap marker for it yet."""
     _received: _Received
+    _decoded: Work
+    """What was decoded since the process began, wherever."""
     # Wake-ups and idle state:
     _dispatch_due: bool
     """Whether a call of `_seal_and_dispatch` is scheduled."""
@@ -132,6 +135,7 @@ class Pipeline:
         self._next_sequence = state["sequence"] + 1
         self._is_gap_due = self._dispatch_due = False
         self._received = _Received(state["payloads_received"], state["bytes_received"])
+        self._decoded = Work()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_idle = asyncio.Event()
@@ -148,6 +152,17 @@ class Pipeline:
         """Whether payloads that were received a while ago are not in the frames yet."""
         working, now = self._working, time.monotonic_ns()
         return bool(self._sealed or (working and now - working[0].span.submitted.monotonic > _LATE_NS))
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest batch that is not committed, without the one that is being filled."""
+        waiting = [*islice(self._working, 1), *islice(self._sealed, 1)]
+        return time.monotonic() - waiting[0].span.begun.monotonic / 1e9 if waiting else 0.0
+
+    @property
+    def decoded(self) -> Work:
+        """What was decoded since the process began, in this process or in workers."""
+        return self._decoded
 
     # -- payloads in
 
@@ -263,10 +278,8 @@ class Pipeline:
     def _check_load(self) -> None:
         """Report that workers lag behind, or have caught up."""
         now = time.monotonic()
-        waiting = [*islice(self._working, 1), *islice(self._sealed, 1)]
-        lag_s = now - waiting[0].span.begun.monotonic / 1e9 if waiting else 0.0
         batches = len(self._working) + len(self._sealed)
-        if event := self._overload.check(lag_s, batches, not self._has_room.is_set(), now):
+        if event := self._overload.check(self.lag_s, batches, not self._has_room.is_set(), now):
             log.log(event.severity, "%s", event.text)
             self._report(event)
 
@@ -402,6 +415,7 @@ class Pipeline:
         self._write_journal()
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.span)
+            self._decoded.add(result.cpu_ns)
             self._answer(batch, result)
         else:
             self._quarantine(batch, result)

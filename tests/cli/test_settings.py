@@ -43,7 +43,7 @@ def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
     flags = ("--duration", "7", "--symbols", "stocks=AAPL")
     text = show("--config", str(file), *flags, MDSTREAM_FETCH__ATTEMPTS="9", MDSTREAM_DURATION="2")
     for line in (
-        f"workers = 3  # {file}; default: -1",
+        f'workers = 3  # {file}; default: "auto"',
         "duration = 7.0  # command line, --duration; default: 0.0",
         "attempts = 9  # environment, MDSTREAM_FETCH__ATTEMPTS; default: 5",
         "timeout_s = 10.0  # default",

@@ -59,6 +59,7 @@ def run_with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
     async def go() -> Any:
         crew = Crew(size, boot.start, boot.serve, get_fork_context())
         try:
+            await crew.start()
             await crew.ready()
             return await asyncio.wait_for(use(crew), HANGING_S)
         finally:

@@ -32,7 +32,7 @@ def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> Non
 
     async def go() -> None:
         one, other = (
-            WorkerPool(2, 60.0, on_start=lambda pids, pid: reported.append((pids, pid))) for _ in "ab"
+            WorkerPool(2, 60.0, on_change=lambda pids, pid: reported.append((pids, pid))) for _ in "ab"
         )
         await asyncio.gather(one.start(bars=False), other.start(bars=False))
         (pids, common), (others, again) = reported

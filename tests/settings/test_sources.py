@@ -43,7 +43,7 @@ def test_file_yields_to_environment_and_environment_to_flags(tmp_path: Path) -> 
         (
             {"MDSTREAM_WORKERS": "many"},
             {},
-            "environment: workers: 'many' is not a whole number (-1 to 256)",
+            "environment: workers: 'many' is not a whole number (auto, or 0 to 256)",
         ),
         ({}, {"streams": []}, "streams: name at least one of stocks, options, crypto, news"),
         ({}, {"streams": ["stocks", "stocks"]}, "streams: a stream is listed twice"),

@@ -265,7 +265,7 @@ class Pipeline:
         """Publish gauges and telemetry; call it a few times a second."""
         state = self._committer.state
         self._publish_counts()
-        state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
+        state["pool_busy"] = min(self._pool.busy, self._pool.size)
         state["pool_queue"] = self.queued
         self._check_load()
         self._slabs.trim(time.monotonic())

@@ -23,7 +23,12 @@ import math
 from dataclasses import dataclass
 
 HANDOFF_S = 150e-6
-"""CPU time that a hand-off costs the feed: ticket, packet, receipt, wake-ups."""
+"""CPU time that a hand-off costs the feed: ticket, packet, receipt, wake-ups.
+
+Measured as the CPU time of a feed per batch with one worker, less that of one without workers but for its
+decoding: 80 µs for batches of 3 messages, 190 for 17, 250 for 170, 380 for 1,000 (2 cores, 2026-11-30).
+Decoding these took 0.4 to 1.2 ms with cold caches, 3.2 ms for full slabs.
+"""
 _BUSY = 0.35
 """Part of a core of which a worker relieves its feed at least. Receiving and committing cost the feed about
 as much again as decoding, so it still has a third of its core left when the first worker starts.

@@ -1,26 +1,27 @@
 """Decide how many workers a feed needs, by what its batches cost. Pure; `feed.scaler` acts.
 
-    CPU time of decoding, per heartbeat ─► too much for a second ──────────────► more workers
-                                        └► would fit in fewer for 15 seconds ──► fewer
+    CPU time of decoding, per heartbeat ─┬► too much, or batches wait, for a second ─► more workers
+    age of the oldest waiting batch ─────┴► would fit in fewer for 15 seconds ───────► fewer
 
 The measure is CPU time of decoding, in cores, wherever it was spent. It means the same inline and in
-workers, so a change of the number does not change it much. A core that is taken by other processes shows,
-too: a feed or worker that has to wait for its core uses less CPU time, so that it gets no more processes to
-share the core with.
+workers, so a change of the number does not change it much. On a machine that is full, a feed or a worker
+gets less of it. Then only batches that wait are a reason for one more process to share the cores with.
 
-1. The first worker is due when decoding in it would relieve the feed of `_BUSY` of a core. A batch that a
-   worker decodes still costs the feed its hand-off. So batches count only as far as they cost more than
-   that: thousands of single messages a second stay inline, because handing them off is as much work.
+1. The first worker is due when decoding in it would relieve the feed of `_BUSY` of a core, or of `_IDLE`
+   while batches wait. A batch that a worker decodes still costs the feed its hand-off. So batches count
+   only as far as they cost more than that: thousands of single messages a second stay inline, because
+   handing them off is as much work.
 2. More are due when those that run decode most of their time, or when batches wait although all work. Their
    number grows by half, so that a few changes reach a large one.
-3. Fewer are due when the load of each of the last seconds fits in them with room to spare. The thresholds
-   down are well below those up, so that a steady load changes nothing.
+3. Fewer are due when the load of each of the last seconds fits in them with room to spare, and no batch has
+   waited. The thresholds down are well below those up, so that a steady load changes nothing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 HANDOFF_S = 150e-6
 """CPU time that a hand-off costs the feed: ticket, packet, receipt, wake-ups.
@@ -36,11 +37,11 @@ as much again as decoding, so it still has a third of its core left when the fir
 _FULL = 0.8
 """Part of their time that workers decode when more are due."""
 _LATE_S = 0.1
-"""Age of the oldest waiting batch from which batches count as queued."""
+"""Age of the oldest batch from which batches count as waiting. Decoding a full slab takes some 5 ms."""
 _PRESSED = 4
 """Heartbeats in a row, one second, that make more workers due: a burst of REST bodies is shorter."""
 _IDLE = 0.15
-"""Part of a core from which a feed needs no worker."""
+"""Part of a core that is not worth a worker."""
 _EASY = 0.5
 """Part of their time that fewer workers would decode at most."""
 CALM_S = 15.0
@@ -73,6 +74,11 @@ class Load:
     queued: int = 0
 
     @property
+    def is_late(self) -> bool:
+        """Whether batches wait."""
+        return self.lag_s >= _LATE_S
+
+    @property
     def relief(self) -> float:
         """What a worker would take off the feed, in cores."""
         return self.decoding - self.batches_per_s * HANDOFF_S
@@ -90,8 +96,8 @@ class Scaling:
     """The policy for one feed with at most `most` workers."""
 
     # Written only here.
-    _pressed: list[float]
-    """`decoding` of the last heartbeats in a row that asked for more workers."""
+    _pressed: list[Load]
+    """The last heartbeats in a row that asked for more workers."""
     _calm_since: float | None
     """When the load began to fit in fewer workers, on the monotonic clock; None if it does not."""
     _needed: int
@@ -110,12 +116,15 @@ class Scaling:
 
     def decide(self, load: Load, workers: int, now: float) -> Change | None:
         """Return the change that is due at a heartbeat with `workers` workers; None if it is none."""
-        if workers < self._most and _is_pressed(load, workers):
-            self._pressed.append(load.decoding)
-            if len(self._pressed) >= _PRESSED:
-                return self._grow(workers)
-        else:
+        if _is_pressed(load, workers):
+            self._calm_since = None
+            self._pressed.append(load)
+            if len(self._pressed) < _PRESSED:
+                return None
+            change = self._grow(workers)
             self._pressed.clear()
+            return change if workers < self._most else None
+        self._pressed.clear()
         needed = _count_needed(load)
         if needed >= workers:
             self._calm_since = None
@@ -127,10 +136,13 @@ class Scaling:
         return self._shrink() if now - self._calm_since >= CALM_S else None
 
     def _grow(self, workers: int) -> Change:
-        mean = sum(self._pressed) / len(self._pressed)
-        if not workers:
-            return Change(1, f"decoding took {mean:.0%} of the feed's time")
         wanted = min(self._most, workers + max(1, workers // 2))
+        mean = sum(load.decoding for load in self._pressed) / len(self._pressed)
+        if not all(map(partial(_is_full, workers=workers), self._pressed)):
+            waited = min(load.lag_s for load in self._pressed)
+            return Change(wanted, f"batches waited for {waited:.1f} s or more")
+        if not workers:
+            return Change(wanted, f"decoding took {mean:.0%} of the feed's time")
         return Change(wanted, f"{describe(workers)} decoded {mean / workers:.0%} of the time")
 
     def _shrink(self) -> Change:
@@ -146,10 +158,14 @@ def describe(workers: int) -> str:
 
 def _is_pressed(load: Load, workers: int) -> bool:
     """Return whether more workers would help."""
-    if not workers:
-        return load.relief >= _BUSY
-    is_late = load.queued > 0 and load.lag_s >= _LATE_S
-    return load.decoding >= _FULL * workers or is_late
+    if _is_full(load, workers):
+        return True
+    return load.is_late and (load.queued > 0 if workers else load.relief >= _IDLE)
+
+
+def _is_full(load: Load, workers: int) -> bool:
+    """Return whether those who decode do so most of their time, or a feed too much of its."""
+    return load.decoding >= _FULL * workers if workers else load.relief >= _BUSY
 
 
 def _count_needed(load: Load) -> int:

@@ -60,7 +60,9 @@ def test_a_steady_load_changes_nothing_after_its_worker() -> None:
         (Load(decoding=0.9), 1, Change(2, "1 worker decoded 90% of the time")),
         (Load(decoding=3.6), 4, Change(6, "4 workers decoded 90% of the time")),
         (Load(decoding=5.4), 6, Change(8, "6 workers decoded 90% of the time")),
-        (Load(decoding=1.0, queued=2, lag_s=0.2), 2, Change(3, "2 workers decoded 50% of the time")),
+        (Load(decoding=0.2, queued=9, lag_s=0.54), 0, Change(1, "batches waited for 0.5 s or more")),
+        (Load(decoding=0.1, queued=9, lag_s=0.54), 0, None),
+        (Load(decoding=1.0, queued=2, lag_s=0.2), 2, Change(3, "batches waited for 0.2 s or more")),
         (Load(decoding=1.0, queued=2, lag_s=0.02), 2, None),
         (Load(decoding=8.0, queued=2, lag_s=2.0), 8, None),
         (Load(decoding=0.7), 1, None),
@@ -83,6 +85,10 @@ def test_as_many_stay_as_the_busiest_moment_of_the_while_needed() -> None:
     loads = [*for_seconds(5, Load(0.2)), *for_seconds(1, Load(0.9)), *for_seconds(10, Load(0.2))]
     [(at, change)] = follow(loads, workers=6)
     assert (at, change.workers) == (CALM_S, 2)
+
+
+def test_batches_that_wait_keep_the_workers_of_a_machine_that_is_full() -> None:
+    assert follow(for_seconds(60, Load(decoding=0.1, queued=2, lag_s=0.5)), workers=2, most=2) == []
 
 
 def test_a_busy_moment_now_and_then_keeps_the_worker() -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -98,6 +99,9 @@ class Crew:
             try:
                 executor = ProcessPoolExecutor(self.size, self._context, self._initializer, (self._theirs,))
                 tasks = [executor.submit(self._serve) for _ in range(self.size)]
+                # The executor watches the processes that it has when it gets a task, before it starts one
+                # for it. Without another task, it would not notice the death of the last process.
+                executor.submit(os.getpid)
             except BaseException:  # no room for semaphores, or a process died while it started
                 if executor is not None:
                     executor.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,7 @@ The measure is CPU time of decoding, in cores, wherever it was spent. It means t
 workers, so a change of the number does not change it much. On a machine that is full, a feed or a worker
 gets less of it. Then only batches that wait are a reason for one more process to share the cores with.
 
-1. The first worker is due when decoding in it would relieve the feed of `_BUSY` of a core, or of `_IDLE`
+1. The first worker is due when decoding in it would relieve the feed of `_BUSY` of a core, or of `_SOME`
    while batches wait. A batch that a worker decodes still costs the feed its hand-off. So batches count
    only as far as they cost more than that: thousands of single messages a second stay inline, because
    handing them off is as much work.
@@ -38,6 +38,10 @@ _FULL = 0.8
 """Part of their time that workers decode when more are due."""
 _LATE_S = 0.1
 """Age of the oldest batch from which batches count as waiting. Decoding a full slab takes some 5 ms."""
+_SOME = 0.05
+"""Part of a core that is worth a worker while batches wait. Four feeds that share one core, and are behind,
+decode about 0.1 of it each.
+"""
 _PRESSED = 4
 """Heartbeats in a row, one second, that make more workers due: a burst of REST bodies is shorter."""
 _IDLE = 0.15
@@ -160,7 +164,7 @@ def _is_pressed(load: Load, workers: int) -> bool:
     """Return whether more workers would help."""
     if _is_full(load, workers):
         return True
-    return load.is_late and (load.queued > 0 if workers else load.relief >= _IDLE)
+    return load.is_late and (load.queued > 0 if workers else load.relief >= _SOME)
 
 
 def _is_full(load: Load, workers: int) -> bool:

@@ -165,6 +165,7 @@ def _crew(fill_slab: Callable[[], str]) -> Iterator[Submit]:
 
     async def start() -> Crew:
         crew = Crew(1, boot.start, boot.serve, multiprocessing.get_context("spawn"))
+        await crew.start()
         await crew.ready()
         return crew
 

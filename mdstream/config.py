@@ -18,6 +18,9 @@ from mdstream.text.masking import hide
 from mdstream.venues.alpaca import endpoints
 from mdstream.venues.alpaca.limits import FREE_PLAN
 
+AUTO = -1
+"""The value of a number that is written `auto`."""
+
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """The container's limit: microseconds of CPU time per period, and the period."""
 
@@ -28,7 +31,7 @@ def setting(
     """Declare the meaning of a setting and its limits: at least `ge`, at most `le`.
 
     `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `is_path`,
-    `example`, `flag`, `metavar`, `variable`, `secret`.
+    `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`.
     """
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
@@ -127,12 +130,13 @@ class BackfillConfig(Struct, frozen=True):
     workers: Annotated[
         int,
         setting(
-            "Worker processes that decode; 0: decode in the main process; -1: one per core.",
-            ge=-1,
+            "Worker processes that decode; 0: decode in the main process; auto: one per core.",
+            ge=AUTO,
             le=256,
             flag="--workers",
+            is_automatic=True,
         ),
-    ] = -1
+    ] = AUTO
     budget_per_minute: Annotated[
         int,
         setting(
@@ -280,6 +284,9 @@ class FeedConfig(Struct, frozen=True):
     handoff: HandoffConfig
     frames: FramesConfig
     workers: int
+    """Number of workers, or the most if it adapts."""
+    adapts: bool
+    """Whether the number follows the load, from none."""
     journal: str
     rejects: str
     drain_timeout_s: float
@@ -308,13 +315,14 @@ class _Settings(Struct, frozen=True):
     workers: Annotated[
         int,
         setting(
-            "Worker processes of each stream; 0: decode in the feed; -1: the cores divided among the "
-            "streams, less one for the feed.",
-            ge=-1,
+            "Worker processes of each stream; auto: none while its feed can decode alone, more as the load "
+            "rises, at most the cores divided among the streams, less one for the feed.",
+            ge=AUTO,
             le=256,
             flag="--workers",
+            is_automatic=True,
         ),
-    ] = -1
+    ] = AUTO
     report: Annotated[
         str,
         setting(
@@ -430,6 +438,7 @@ class _Settings(Struct, frozen=True):
             handoff=self.handoff,
             frames=self.frames,
             workers=self.workers_per_stream(),
+            adapts=self.workers == AUTO,
             journal=self.journal,
             rejects=self.rejects,
             drain_timeout_s=self.drain_timeout_s,
@@ -472,8 +481,10 @@ class _Settings(Struct, frozen=True):
         return not self.credentials and not self.stream_url and not self.data_url
 
     def workers_per_stream(self) -> int:
-        """Return the workers of each feed: its share of the cores, less one for the feed itself."""
-        if self.workers >= 0:
+        """Return the workers of each feed, or the most if their number adapts: its share of the cores, less
+        one for the feed itself.
+        """
+        if self.workers != AUTO:
             return self.workers
         return max(1, usable_cores() // len(self.streams) - 1)
 

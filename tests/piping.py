@@ -96,14 +96,18 @@ async def rig(
     timeout_s: float = HANGING_S,
     root: Path | None = None,
     forks: bool = True,
+    most: int = 0,
     **handoff: Any,
 ) -> Any:
-    """Open a rig with `workers` workers. Without `forks`, each worker is a new interpreter."""
+    """Open a rig with `workers` workers, which `Rig.pool.resize` may change up to `most`.
+
+    Without `forks`, each worker is a new interpreter.
+    """
     if not forks:
         end_fork_server()
-    elif workers:
+    elif workers or most:
         get_fork_context()
-    pool = WorkerPool(workers, timeout_s)
+    pool = WorkerPool(workers, timeout_s, most=most)
     with RunDirectory(root) as directory:
         directory.describe(streams=[stream])
         await pool.start()

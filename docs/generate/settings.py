@@ -29,7 +29,12 @@ def _row(setting: Setting) -> tuple[str, ...]:
     if not setting.description:
         raise ValueError(f"setting {setting.name} has no description")
     names = filter(None, (setting.variable, setting.flag))
-    return code(setting.key), _default(setting.default), plain(setting.help), ", ".join(map(code, names))
+    return (
+        code(setting.key),
+        _default(setting.write(setting.default)),
+        plain(setting.help),
+        ", ".join(map(code, names)),
+    )
 
 
 def _default(value: Any) -> str:

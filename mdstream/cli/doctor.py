@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mdstream.cli.flags import ConfigFile
 from mdstream.cli.output import output_console
-from mdstream.config import ANY_KEY, Config, FramesConfig, HandoffConfig, usable_cores
+from mdstream.config import ANY_KEY, AUTO, Config, FramesConfig, HandoffConfig, usable_cores
 from mdstream.errors import ConfigError, Exit, SharedMemoryError
 from mdstream.settings import load
 from mdstream.streams import STREAMS
@@ -67,7 +67,8 @@ def _machine(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "Python", version)  # an older one cannot import this module
     cores = usable_cores()
     workers = config.workers_per_stream()
-    found = f"{cores}; workers for each stream: {workers}"
+    limit = "at most " if config.workers == AUTO else ""
+    found = f"{cores}; workers for each stream: {limit}{workers}"
     if cores == 1:
         yield Finding("note", "cores", found, "a second core lets streams run in parallel")
     elif why := too_many_workers(workers, len(config.streams)):

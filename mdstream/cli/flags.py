@@ -97,7 +97,7 @@ def _parameter(name: str, each: Setting) -> inspect.Parameter:
         option = typer.Option(f"{each.flag}/--no-{each.flag.removeprefix('--')}", help=each.help)
         annotation: Any = Annotated[bool | None, option]
     else:
-        default = f" Default: {each.default}." if each.kind != "list" and each.default else ""
+        default = f" Default: {each.write(each.default)}." if each.kind != "list" and each.default else ""
         option = typer.Option(each.flag, metavar=_metavar(each), help=each.help + default)
         annotation = Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -76,15 +76,15 @@ def _entry(each: Setting, value: Any, came_from: str, width: int) -> Iterator[st
     yield from _comment(each.help, width)
     if each.example and not value:
         yield from _comment(f"Example: {each.key} = {each.example}", width)
-    source = f"{came_from}; default: {_text(each.default)}" if came_from else "default"
+    source = f"{came_from}; default: {_text(each.write(each.default))}" if came_from else "default"
     if each.secret:
         state = f"set, not shown ({came_from})" if value else f"not set (variable {each.variable})"
         yield from _comment(f"{each.key}: {state}", width)
-    elif len(line := f"{each.key} = {_text(value)}  # {source}") <= width:
+    elif len(line := f"{each.key} = {_text(each.write(value))}  # {source}") <= width:
         yield line
     else:
         yield from _comment(f"Source: {source}", width)
-        yield from _assignment(each.key, value, width)
+        yield from _assignment(each.key, each.write(value), width)
 
 
 def _comment(text: str, width: int) -> list[str]:

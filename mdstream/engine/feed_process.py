@@ -265,6 +265,14 @@ class FeedProcess:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
         self.process.kill()
+        self._kill_workers()
+
+    def _kill_workers(self) -> None:
+        """Kill workers that are not below the process but beside it: from the supervisor's fork server."""
+        for pid in self.workers:
+            with contextlib.suppress(psutil.Error):
+                if (worker := psutil.Process(pid)).ppid() == forkserver.pid():
+                    worker.kill()
 
     def handle_exit(self) -> None:
         """Handle the end of the process: the service has stopped or failed, or needs another process.
@@ -292,6 +300,8 @@ class FeedProcess:
         if process.exitcode is None:
             forkserver.kill()
             process.join(_CODE_TIMEOUT_S)
+        self._kill_workers()  # they end by themselves, but must not meet the next process
+        self.workers, self.forkserver_pid = (), None
         self._close_pipe()
         if self.sentinel is not None:
             os.close(self.sentinel)

@@ -180,18 +180,18 @@ class Committer:
         self._count(slab, receipt, span)
         self.discard(receipt)
 
-    def commit_directly(self, slab: Slab, sequence: int, span: Span) -> bool:
+    def commit_directly(self, slab: Slab, sequence: int, span: Span) -> int | None:
         """Decode and commit a batch that no worker has, in the order of the steps above.
 
-        Return False, and nothing has happened, if it must take the usual way. Raises `NoSpaceError` as
-        `commit`; then, too, it must.
+        Return the CPU time (ns). Return None, and nothing has happened, if it must take the usual way.
+        Raises `NoSpaceError` as `commit`; then, too, it must.
         """
         direct = self._direct
         if direct is None or not span.is_steady:
-            return False
+            return None
         start, cpu = time.monotonic_ns(), time.thread_time_ns()
         if (batch := direct.decode(slab)) is None:
-            return False
+            return None
         for channel, rows, nulls in batch.rows:
             self.frames[channel].publish_written(rows, nulls, sequence)
         trades = self._bars.rows_before(batch.rows) if self._bars is not None else 0
@@ -199,7 +199,7 @@ class Committer:
             self._bars.publish_joined(sequence)
         now, submitted = time.monotonic_ns(), span.submitted
         direct.count(sequence, submitted.wall_at(now))
-        to_wall = submitted.wall - submitted.monotonic
+        to_wall, cpu = submitted.wall - submitted.monotonic, time.thread_time_ns() - cpu
         self._log.add(
             (
                 sequence,
@@ -215,10 +215,10 @@ class Committer:
                 start + to_wall,
                 now + to_wall,
                 now + to_wall,
-                time.thread_time_ns() - cpu,
+                cpu,
             )
         )
-        return True
+        return cpu
 
     def discard(self, receipt: Receipt) -> None:
         """Remove the result file, if the result did not fit into its slab."""

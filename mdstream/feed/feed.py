@@ -27,6 +27,8 @@ from mdstream.feed.assignment import Assignment
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal, read_progress
 from mdstream.feed.pipeline import Pipeline
+from mdstream.feed.scaler import Scaler
+from mdstream.frames.direct_path import MakeDirectPath, no_direct_path
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
 from mdstream.log import Outbox
@@ -93,6 +95,7 @@ class Feed:
         self._subscriptions = Subscriptions()
         self._committer = self._make_committer()
         self._pipeline = self._make_pipeline()
+        self._scaler = Scaler(pool, self._pipeline, state, self._report) if config.adapts else None
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
             self._subscriptions,
@@ -109,11 +112,11 @@ class Feed:
         )
         path = reject_path(self._config.rejects, assignment.run_id, self.spec.name)
         rejects = RejectFile(path, lost=self.state["rejects_lost"])
-        pool = self._pool
-        make_direct = partial(pool.make_direct, kernels=self._config.handoff.kernels)
-        return Committer(
-            assignment.run, self.spec, self.state, limits, rejects, pool.make_bars, make_direct
-        )
+        make_direct: MakeDirectPath = partial(self._pool.make_direct, kernels=self._config.handoff.kernels)
+        if self._config.workers and not self._config.adapts:
+            make_direct = no_direct_path
+        make_bars = self._pool.make_bars
+        return Committer(assignment.run, self.spec, self.state, limits, rejects, make_bars, make_direct)
 
     def _make_pipeline(self) -> Pipeline:
         assignment, name, journal = self._assignment, self.spec.name, None
@@ -310,6 +313,8 @@ class Feed:
     async def _keep_gauges(self) -> None:
         while True:
             self._publish_gauges()
+            if self._scaler is not None:
+                self._scaler.heartbeat()
             if self._absent and len(self._committer.received) > self._received_before:
                 self._report_symbols()
             await asyncio.sleep(HEARTBEAT_S)

@@ -38,6 +38,7 @@ from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.overload import Overload
+from mdstream.feed.scaling import Work
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.compression import Compression, decompressed_size
 from mdstream.handoff.slab import Slab
@@ -64,7 +65,7 @@ class _Batch:
 
     slab: Slab
     sequence: int
-    span: Span = field(default_factory=lambda: Span.at(Moment.now()))
+    span: Span
     waiting: dict[int, asyncio.Future[BodyContents]] = field(default_factory=dict)
     is_recovered: bool = False
     """Whether a killed predecessor left it, and may have committed a part of it."""
@@ -98,6 +99,8 @@ class Pipeline:
     _is_gap_due: bool
     """Whether the connection was lost, and no batch has a gap marker for it yet."""
     _received: _Received
+    _decoded: Work
+    """What was decoded since the process began, wherever."""
     # Wake-ups and idle state:
     _dispatch_due: bool
     """Whether a call of `_seal_and_dispatch` is scheduled."""
@@ -118,7 +121,8 @@ class Pipeline:
         journal: FeedJournal | None = None,
         report: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
-        self.failed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.failed = self._loop.create_future()
         self._config = config
         self._pool = pool
         self._committer = committer
@@ -136,6 +140,7 @@ class Pipeline:
         self._next_sequence = state["sequence"] + 1
         self._is_gap_due = self._dispatch_due = False
         self._received = _Received(state["payloads_received"], state["bytes_received"])
+        self._decoded = Work()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_idle = asyncio.Event()
@@ -153,6 +158,17 @@ class Pipeline:
         working, now = self._working, time.monotonic_ns()
         return bool(self._sealed or (working and now - working[0].span.submitted.monotonic > _LATE_NS))
 
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest batch that is not committed, without the one that is being filled."""
+        waiting = [*islice(self._working, 1), *islice(self._sealed, 1)]
+        return time.monotonic() - waiting[0].span.begun.monotonic / 1e9 if waiting else 0.0
+
+    @property
+    def decoded(self) -> Work:
+        """What was decoded since the process began, in this process or in workers."""
+        return self._decoded
+
     # -- payloads in
 
     def recover(self) -> int:
@@ -163,7 +179,7 @@ class Pipeline:
         self._received = _Received(state["payloads_received"], state["bytes_received"])
         self._slabs.adopt(left.pending, left.free)
         for slab in left.pending:
-            self._append_sealed(_Batch(slab, slab.sequence, is_recovered=True))
+            self._append_sealed(_Batch(slab, slab.sequence, Span.at(Moment.now()), is_recovered=True))
             self._next_sequence = slab.sequence + 1
             self._is_idle.clear()
         self._is_gap_due = True  # what the server sent into the dead feed's socket is gone
@@ -267,7 +283,7 @@ class Pipeline:
         """Publish gauges and telemetry; call it a few times a second."""
         state = self._committer.state
         self._publish_counts()
-        state["pool_busy"] = min(self._pool.busy, max(1, self._pool.size))
+        state["pool_busy"] = min(self._pool.busy, self._pool.size)
         state["pool_queue"] = self.queued
         self._check_load()
         self._slabs.trim(time.monotonic())
@@ -280,10 +296,8 @@ class Pipeline:
     def _check_load(self) -> None:
         """Report that workers lag behind, or have caught up."""
         now = time.monotonic()
-        waiting = [*islice(self._working, 1), *islice(self._sealed, 1)]
-        lag_s = now - waiting[0].span.begun.monotonic / 1e9 if waiting else 0.0
         batches = len(self._working) + len(self._sealed)
-        if event := self._overload.check(lag_s, batches, not self._has_room.is_set(), now):
+        if event := self._overload.check(self.lag_s, batches, not self._has_room.is_set(), now):
             log.log(event.severity, "%s", event.text)
             self._report(event)
 
@@ -303,7 +317,7 @@ class Pipeline:
             return None
         self._shortages.end("slab")
         slab.begin(self._next_sequence)
-        batch = self._filling = _Batch(slab, self._next_sequence)
+        batch = self._filling = _Batch(slab, self._next_sequence, Span.at(Moment.now()))
         self._next_sequence += 1
         self._is_idle.clear()
         if self._is_gap_due:
@@ -318,11 +332,10 @@ class Pipeline:
     def _dispatch_soon(self) -> None:
         """Dispatch once all payloads that arrived together are in the slab."""
         self._dispatch_due = True
-        loop = asyncio.get_running_loop()
         if self._config.linger_ms:
-            loop.call_later(self._config.linger_ms / 1000, self._seal_and_dispatch)
+            self._loop.call_later(self._config.linger_ms / 1000, self._seal_and_dispatch)
         else:
-            loop.call_soon(self._seal_and_dispatch)
+            self._loop.call_soon(self._seal_and_dispatch)
 
     def _seal_and_dispatch(self) -> None:
         self._dispatch_due = False
@@ -368,13 +381,15 @@ class Pipeline:
         batch.span = Span(batch.span.begun, Moment.now())
         self._write_journal()
         try:
-            if not self._committer.commit_directly(batch.slab, batch.sequence, batch.span):
-                return False
+            cpu_ns = self._committer.commit_directly(batch.slab, batch.sequence, batch.span)
         except NoSpaceError:
             return False  # the usual way waits for room, and skips what is done
         except Exception as error:
             self._fail(error)
             return False
+        if cpu_ns is None:
+            return False
+        self._decoded.add(cpu_ns)
         self._slabs.release(batch.slab)
         self._has_room.set()
         if not self._sealed and self._filling is None:
@@ -443,6 +458,7 @@ class Pipeline:
         self._write_journal()
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.span)
+            self._decoded.add(result.cpu_ns)
             self._answer(batch, result)
         else:
             self._quarantine(batch, result)

@@ -45,7 +45,9 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     children.ignore_terminal()  # the supervisor handles Ctrl-C
     ipc_names.allow_lost_tracker()
     os.environ.update(SINGLE_THREADED)
-    if assignment.config.workers:
+    if assignment.config.adapts:
+        forkserver.share()
+    elif assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)
     outbox = Outbox(pipe)
     set_up_child(outbox, assignment.stream, assignment.config.log.level)
@@ -98,7 +100,9 @@ async def serve(
         workers[:] = pids
         outbox.put("workers", (pids, forkserver_pid))
 
-    pool = WorkerPool(config.workers, config.handoff.ticket_timeout_s, on_start=report_workers)
+    # Whatever killed a predecessor may be in a batch that it left: that one must meet a worker first.
+    size = min(assignment.generation, 1) if config.adapts else config.workers
+    pool = WorkerPool(size, config.handoff.ticket_timeout_s, on_change=report_workers, most=config.workers)
     beat = asyncio.create_task(_beat(state))
     try:
         await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)

@@ -15,6 +15,7 @@ from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal, read_progress
 from mdstream.feed.pipeline import Pipeline
+from mdstream.frames.direct_path import no_direct_path
 from mdstream.frames.rundir import read_description, slabs_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.pool.pool import WorkerPool
@@ -53,7 +54,7 @@ async def _commit(run: Path, stream: str, state: FeedState) -> None:
     await pool.start(bars=spec.bar_rules is not None)
     try:
         limits = Limits(_NO_LIMIT, _CHUNK_BYTES, _NO_LIMIT)
-        committer = Committer(run, spec, state, limits, rejects, pool.make_bars, pool.make_direct)
+        committer = Committer(run, spec, state, limits, rejects, pool.make_bars, no_direct_path)
         if spec.bar_rules is not None:
             rows = committer.committed_rows
             committer.restore_bars(await pool.rebuild_partials(str(run), stream, rows))

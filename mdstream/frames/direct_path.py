@@ -101,3 +101,8 @@ class Targets:
 
 MakeDirectPath = Callable[[Path, StreamSpec, Targets], DirectPath | None]
 """Returns the direct path of a stream in a run; None if it has none."""
+
+
+def no_direct_path(run: Path, spec: StreamSpec, targets: Targets) -> DirectPath | None:
+    """Return None: workers decode all batches."""
+    return None

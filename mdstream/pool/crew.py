@@ -4,7 +4,8 @@
 
 A `ProcessPoolExecutor` starts and watches the processes. With its `submit`, two more threads would take the
 GIL for every ticket, and the loop would stop for a third of a millisecond. So each process gets one endless
-task, `serve`, and each ticket is a packet (`handoff.packets`), which costs some 20 µs.
+task, `serve`, and each ticket is a packet (`handoff.packets`), which costs some 20 µs. A thread starts the
+processes, so that the loop goes on meanwhile.
 
 When a process dies, the executor and all its tasks break, and every running ticket fails with
 `BrokenExecutor`, as with `submit`.
@@ -15,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as Process
 from typing import Any
@@ -30,6 +32,8 @@ from mdstream.system import children
 class Crew:
     """`size` processes; each calls `initializer(end)`, and then `serve()`, which never returns.
 
+    `start` starts them, `ready` waits for them, `hang_up` ends them.
+
     `context` starts them; it must not fork this process, which would copy a running loop. `serve` sends
     `(packets.READY, True, pid)`, and then, for each `(number, function, arguments)`, `(number, True,
     result)` or `(number, False, exception)`.
@@ -37,12 +41,13 @@ class Crew:
 
     # Written only by the crew, in the owner's loop.
     processes: set[Process]
+    _executor: ProcessPoolExecutor | None
     _waiting: dict[int, asyncio.Future[Any]]
     """Number of a ticket → the caller's future."""
     _unsent: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]]
     """Tickets for which the socket had no room; at most one for each caller."""
-    _pids: list[int]
-    """Ready processes."""
+    pids: list[int]
+    """Process ids of those that are ready."""
     _ready: asyncio.Future[None]
     """Done when all are ready, or with the error that broke the crew."""
     _broken: BaseException | None
@@ -56,36 +61,75 @@ class Crew:
         context: BaseContext,
     ) -> None:
         self.size = size
+        self._initializer, self._serve, self._context = initializer, serve, context
         self._loop = asyncio.get_running_loop()
-        self._end, theirs = packets.make_pair()
+        self._end, self._theirs = packets.make_pair()
         self._numbers = itertools.count(packets.READY + 1)
+        self.processes = set()
+        self._executor = None
         self._waiting = {}
         self._unsent = deque()
-        self._pids = []
+        self.pids = []
         self._ready = self._loop.create_future()
         self._broken = None
-        others = set(multiprocessing.active_children())
+
+    async def start(self) -> None:
+        """Start the processes. Raises OSError if there is no room for semaphores, or if one cannot start.
+
+        A call that is cancelled ends only when they have started, so that `processes` has all of them.
+        """
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start_processes))
+        try:
+            tasks = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            if not starting.cancelled() and starting.exception() is None:
+                self._watch(starting.result())
+            raise
+        except BaseException:
+            self._end.close()
+            raise
+        self._watch(tasks)
+
+    def _start_processes(self) -> list[Future[None]]:
+        """Start the processes, in a thread; return their endless tasks."""
         with children.starting(), children.without_script(), ipc_names.claimed():
+            others = set(multiprocessing.active_children())
             executor = None
             try:
-                executor = self._executor = ProcessPoolExecutor(size, context, initializer, (theirs,))
-                for _ in range(size):
-                    task = asyncio.wrap_future(executor.submit(serve))
-                    task.add_done_callback(self._on_task_end)
+                executor = ProcessPoolExecutor(self.size, self._context, self._initializer, (self._theirs,))
+                tasks = [executor.submit(self._serve) for _ in range(self.size)]
+                # The executor watches the processes that it has when it gets a task, before it starts one
+                # for it. Without another task, it would not notice the death of the last process.
+                executor.submit(os.getpid)
             except BaseException:  # no room for semaphores, or a process died while it started
-                self._end.close()
                 if executor is not None:
                     executor.shutdown(wait=False, cancel_futures=True)
                 raise
             finally:
-                theirs.close()  # the processes have copies; without them that side is closed
-        self.processes = set(multiprocessing.active_children()) - others
+                self._theirs.close()  # the processes have copies; without them that side is closed
+            self.processes = set(multiprocessing.active_children()) - others
+        self._executor = executor
+        return tasks
+
+    def _watch(self, tasks: list[Future[None]]) -> None:
+        """Listen to the processes; if `hang_up` was called before they had started, end them."""
+        if self._end.is_closed:
+            self._shut_down()
+            return
+        for task in tasks:
+            asyncio.wrap_future(task).add_done_callback(self._on_task_end)
         self._loop.add_reader(self._end.bell, self._take)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no caller waits for a ticket."""
+        return not self._waiting
 
     async def ready(self) -> list[int]:
         """Wait until every process is ready; return their ids. Raises `BrokenExecutor` if one dies."""
         await self._ready
-        return sorted(self._pids)
+        return sorted(self.pids)
 
     async def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call `function` in one of the processes. Raises its exceptions, and `BrokenExecutor`."""
@@ -107,7 +151,11 @@ class Crew:
             return
         self._break(EOFError("hung up"))
         self._end.close(self.size)
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     # -- packets
 
@@ -136,8 +184,8 @@ class Crew:
                 self._break(error)
                 return
             if number == packets.READY:
-                self._pids.append(result)
-                if len(self._pids) == self.size and not self._ready.done():
+                self.pids.append(result)
+                if len(self.pids) == self.size and not self._ready.done():
                     self._ready.set_result(None)
                 continue
             future = self._waiting.get(number)

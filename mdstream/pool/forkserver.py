@@ -3,8 +3,10 @@
 It loads modules once, and waits. Each process of its owner starts at once as a copy of it, and shares its
 memory. Its users are counted: it ends with the last of them, not with this process.
 
-The feeds of an engine are forked from one such process. First of all a feed forks a fork server of its own
-(`copy_here`), so that its workers are its descendants and end with it.
+The feeds of an engine are forked from one such process. A feed with a fixed number of workers first forks a
+fork server of its own (`copy_here`), so that its workers are its descendants. A feed that may never need
+any asks the process that it was forked from itself (`share`): then a worker is a sibling of its feed, and
+costs nothing before it is needed. Either way a worker watches its feed and ends with it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ _END_WAIT_S = 2.0
 
 _users = 0
 """Number of users of this process's server; written by `take` and `leave`."""
+
+_shared_pid: int | None = None
+"""The process that this one was forked from, if it forks this one's children too; written by `share`."""
 
 _CAN_COPY = sys.version_info < (3, 14)
 """Later servers need a key: there a feed starts its fork server as any other process does."""
@@ -77,6 +82,35 @@ def copy_here(unneeded: Connection) -> None:
     _server._forkserver_pid = pid
 
 
+def share() -> None:
+    """Let the process that this one was forked from fork this one's children too.
+
+    When it has ended, a fork server of this process's own replaces it, as if there had been none. No-op
+    unless this process came from a fork server.
+    """
+    global _shared_pid  # noqa: PLW0603
+    if _CAN_COPY and getattr(_server, "_forkserver_alive_fd", None) is not None:
+        _shared_pid = os.getppid()
+        _server.ensure_running = _ensure_shared
+
+
+def _ensure_shared() -> None:
+    """Leave a shared fork server that has ended, and start another one."""
+    global _shared_pid  # noqa: PLW0603
+    if is_running():
+        return
+    _shared_pid = None
+    os.close(_server._forkserver_alive_fd)
+    _server._forkserver_address = _server._forkserver_alive_fd = None
+    del _server.ensure_running
+    _server.ensure_running()
+
+
+def is_running() -> bool:
+    """Return whether a process of this one's can be forked at once."""
+    return pid() is not None or (_shared_pid is not None and os.getppid() == _shared_pid)
+
+
 def _serve(listener: int, alive: int, others: tuple[int, ...], unneeded: Connection) -> None:
     """Serve until all processes with the other end of `alive` have ended. Never returns."""
     code = 1
@@ -94,14 +128,14 @@ def _serve(listener: int, alive: int, others: tuple[int, ...], unneeded: Connect
 
 
 def pid() -> int | None:
-    """Return the server's process id; None if it does not run, or the id is unknown."""
+    """Return the id of this process's own server; None if it does not run, or the id is unknown."""
     found: int | None = getattr(_server, "_forkserver_pid", None)
     return found
 
 
 def kill() -> None:
     """Kill the server: if it hangs, it does not report how its children ended."""
-    if (hung := pid()) is not None:
+    if is_running() and (hung := pid() or _shared_pid) is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(hung, signal.SIGKILL)
 

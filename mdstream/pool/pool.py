@@ -11,6 +11,11 @@
 3. A ticket that runs longer than the deadline counts as having killed its worker.
 4. If no crew can start, not even a first one, the pool ends: every ticket fails at once with
    `NoWorkersError`.
+5. `resize` changes the number of workers: it starts a crew of the new size beside the present one, and then
+   gives it all tickets. The former crew finishes its own. Without a crew, tickets run in the owner's
+   process, but never one that is a suspect.
+
+The file is long because crews start, break and change in one place, where no ticket gets lost between them.
 """
 
 from __future__ import annotations
@@ -61,6 +66,8 @@ _START_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _ROOM_S = 30.0
 """How long the start of a pool waits for room in shared memory."""
+_IDLE_S = 0.05
+"""How often a replaced crew is asked whether its tickets are done."""
 _LOAD_S = 60.0
 """A fork server that needs longer to load its modules counts as hung."""
 
@@ -89,13 +96,15 @@ def load_early(size: int) -> None:
 class WorkerPool:
     """Runs tickets on `size` processes, or in the calling process if `size` is 0.
 
-    Without `kernels` workers do not load the compiled decoders. `on_start` is called with the process ids
-    of each new crew and of its fork server, if there is one. A crew that cannot be replaced within
-    `rebuild_s` and a few attempts ends the pool: every ticket then fails at once with `NoWorkersError`. An
-    owner that no other process restarts should allow more time.
+    `resize` may change `size`, up to `most`. Without `kernels` workers do not load the compiled decoders.
+    `on_change` is called with the ids of all processes whenever they change, and with that of their fork
+    server, if it is the pool's own. A crew that cannot be replaced within `rebuild_s` and a few attempts
+    ends the pool: every ticket then fails at once with `NoWorkersError`. An owner that no other process
+    restarts should allow more time.
     """
 
     # Written only by the pool.
+    size: int
     pids: list[int]
     """Process ids of the crew."""
     rebuilds: int
@@ -103,6 +112,12 @@ class WorkerPool:
     _crew: Crew | None
     _generation: int
     """Number of crews so far."""
+    _former: dict[int, Crew]
+    """Replaced crews that have not ended yet, by their generation."""
+    _retiring: set[asyncio.Task[None]]
+    """The tasks that end them."""
+    _resizing: asyncio.Task[Any] | None
+    """The task that calls `resize`."""
     _rebuilding: asyncio.Task[None] | None
     """The last replacement. There is one at a time; cancelling a ticket does not cancel it."""
     _ended_by: str
@@ -115,23 +130,26 @@ class WorkerPool:
         size: int,
         timeout_s: float,
         kernels: bool = True,
-        on_start: Callable[[list[int], int | None], None] = lambda pids, forkserver_pid: None,
+        on_change: Callable[[list[int], int | None], None] = lambda pids, forkserver_pid: None,
         rebuild_s: float = 0.0,
+        most: int = 0,
     ) -> None:
         self.size = size
+        self.most = max(size, most)
         self.rebuilds = 0
         self.pids = []
         self._boot = load_boot()
         self._timeout_s = timeout_s
         self._kernels = kernels
-        self._on_start = on_start
+        self._on_change = on_change
         self._rebuild_s = rebuild_s
         # A single worker is spawned, unless a fork server runs already.
-        self._is_forked = kernels and (size > 1 or forkserver.pid() is not None)
+        self._is_forked = kernels and (self.most > 1 or forkserver.is_running())
         self._has_forkserver = False
         self._context = multiprocessing.get_context("spawn")
         self._turns = Turns()
-        self._crew = self._rebuilding = None
+        self._crew = self._rebuilding = self._resizing = None
+        self._former, self._retiring = {}, set()
         self._generation = 0
         self._ended_by = ""
 
@@ -149,9 +167,7 @@ class WorkerPool:
     def make_direct(
         self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool = True
     ) -> DirectPath | None:
-        """Return the direct path of a stream; None if workers decode, or there is none."""
-        if self.size:
-            return None
+        """Return the direct path of a stream, for an owner that decodes; None if there is none."""
         made: DirectPath | None = self._boot.make_direct(run, spec, targets, kernels)
         return made
 
@@ -162,14 +178,78 @@ class WorkerPool:
         does not help.
         """
         ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
-        if self.size:
+        if self.most:
             os.environ.update(SINGLE_THREADED)
-            if self._is_forked:
-                self._context = forkserver.take(*forkserver_modules())
-                self._has_forkserver = True
+        if self.most and self._is_forked:
+            self._context = forkserver.take(*forkserver_modules())
+            self._has_forkserver = True
+        if self.size:
             await asyncio.gather(self._first_crew(), *ready)
         else:
             await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
+
+    async def resize(self, size: int) -> None:
+        """Give tickets to `size` workers from now on; 0: run them in this process. One call at a time.
+
+        Until the workers are ready, tickets go where they went before. If they cannot start, nothing
+        changes, and this raises `BrokenExecutor`, `EOFError`, `OSError` or `NoWorkersError`.
+        """
+        self._resizing = asyncio.current_task()
+        try:
+            crew = await self._start_beside(size) if size else None
+            try:
+                while not self._may_change(size):
+                    await self._turns.change()
+            except BaseException:
+                if crew is not None:
+                    await self._end(crew)
+                raise
+            self._change_crew(crew)
+        finally:
+            self._resizing = None
+
+    def _change_crew(self, crew: Crew | None) -> None:
+        """Make `crew` the one that gets tickets, and end the former one once it has no more."""
+        former, generation = self._crew, self._generation
+        self._crew, self.size = crew, crew.size if crew is not None else 0
+        self._generation += 1
+        self.pids = crew.pids if crew is not None else []
+        if former is not None:
+            self._former[generation] = former
+            retiring = asyncio.get_running_loop().create_task(self._retire(generation))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+        self._report()
+
+    def _may_change(self, size: int) -> bool:
+        """Return whether no ticket hinders a change of crews, and of a suspect none remains without one."""
+        if self._rebuilding is not None and not self._rebuilding.done():
+            return False
+        return bool(size) or self._turns.are_over
+
+    async def _start_beside(self, size: int) -> Crew:
+        """Return a crew of `size` that is ready, beside the present one."""
+        crew = self._make_crew(size)
+        try:
+            with forkserver.killed_after(_LOAD_S):
+                await crew.start()
+            self._report(crew)
+            async with clock.timeout(_LOAD_S):
+                await crew.ready()
+        except BaseException:
+            await self._end(crew)
+            self._report()
+            raise
+        return crew
+
+    async def _retire(self, generation: int) -> None:
+        """End a replaced crew once its tickets are done."""
+        crew = self._former[generation]
+        while not crew.is_idle:
+            await asyncio.sleep(_IDLE_S)
+        await self._end(crew, _END_WAIT_S)
+        self._former.pop(generation, None)
+        self._report()
 
     async def run(self, ticket: Ticket) -> Receipt:
         """Run `ticket` in a worker.
@@ -213,6 +293,8 @@ class WorkerPool:
         await turns.enter()
         try:
             generation = await self._find_crew()
+            if not self.size:  # since this ticket waited
+                return job(ticket)
             receipt: R = await self._submit(job, ticket)
             return receipt
         except LOST as error:
@@ -249,13 +331,14 @@ class WorkerPool:
     async def close(self) -> None:
         """End the processes: idle ones at once, others after their ticket, or by force."""
         self._ended_by = "the pool is closed"
-        if self._rebuilding is not None:
-            self._rebuilding.cancel()
-            await asyncio.gather(self._rebuilding, return_exceptions=True)
+        changes = [task for task in (self._rebuilding, self._resizing, *self._retiring) if task is not None]
+        for task in changes:
+            task.cancel()
+        await asyncio.gather(*changes, return_exceptions=True)
         crew, self._crew = self._crew, None
-        if crew is not None:
-            crew.hang_up()
-            await asyncio.to_thread(_end_processes, crew.processes, _END_WAIT_S)
+        for each in filter(None, (crew, *self._former.values())):
+            await self._end(each, _END_WAIT_S)
+        self._former.clear()
         if self._has_forkserver:
             self._has_forkserver = False
             await asyncio.to_thread(forkserver.leave)
@@ -285,12 +368,21 @@ class WorkerPool:
 
     async def _new_crew(self) -> None:
         """Start a crew and wait until it is ready."""
-        start = self._boot.start if self._kernels else self._boot.start_plain
-        self._crew = Crew(self.size, start, self._boot.serve, self._context)
+        self._crew = self._make_crew(self.size)
         self._generation += 1
-        pids = [process.pid for process in self._crew.processes if process.pid is not None]
-        self._on_start(pids, forkserver.pid() if self._is_forked else None)
+        await self._crew.start()
+        self._report()
         self.pids = await self._crew.ready()
+
+    def _make_crew(self, size: int) -> Crew:
+        start = self._boot.start if self._kernels else self._boot.start_plain
+        return Crew(size, start, self._boot.serve, self._context)
+
+    def _report(self, *others: Crew) -> None:
+        """Report the processes of all crews, and of `others`."""
+        crews = filter(None, (self._crew, *self._former.values(), *others))
+        pids = [p.pid for crew in crews for p in crew.processes if p.pid is not None]
+        self._on_change(pids, forkserver.pid() if self._is_forked else None)
 
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._ended_by or self._crew is None:
@@ -303,6 +395,8 @@ class WorkerPool:
 
         Raises `NoWorkersError` if that fails, or the pool is closed.
         """
+        if (former := self._former.get(broken)) is not None:  # a hung worker may still write
+            await self._end(former)
         done = self._rebuilding is None or self._rebuilding.done()
         if self._generation == broken and done and not self._ended_by:
             self._rebuilding = asyncio.get_running_loop().create_task(self._replace_crew())
@@ -358,8 +452,11 @@ class WorkerPool:
 
     async def _end_crew(self) -> None:
         if self._crew is not None:
-            self._crew.hang_up()
-            await asyncio.to_thread(_end_processes, self._crew.processes, 0.0)
+            await self._end(self._crew)
+
+    async def _end(self, crew: Crew, timeout_s: float = 0.0) -> None:
+        crew.hang_up()
+        await asyncio.to_thread(_end_processes, crew.processes, timeout_s)
 
 
 def _what(error: BaseException) -> str:

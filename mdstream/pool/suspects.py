@@ -28,7 +28,7 @@ class Turns:
     async def enter(self) -> None:
         """Wait until there are no suspects, and start to run."""
         while self._suspects:
-            await self._change()
+            await self.change()
         self.busy += 1
 
     def accuse(self) -> None:
@@ -38,7 +38,7 @@ class Turns:
     async def enter_alone(self) -> None:
         """Wait until no ticket runs, and start to run."""
         while self.busy:
-            await self._change()
+            await self.change()
         self.busy += 1
 
     def leave(self) -> None:
@@ -51,7 +51,13 @@ class Turns:
         self._suspects -= 1
         self._wake()
 
-    async def _change(self) -> None:
+    @property
+    def are_over(self) -> bool:
+        """Whether no ticket runs, and no suspect waits to run."""
+        return not self.busy and not self._suspects
+
+    async def change(self) -> None:
+        """Wait until a ticket stops running, or is no longer a suspect."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         await future

@@ -15,11 +15,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from mdstream.config import AUTO
 from mdstream.errors import ConfigError
 from mdstream.system.paths import require_path
 from mdstream.text.durations import EXAMPLES, parse_duration
 
 ENV_PREFIX = "MDSTREAM_"
+
+_AUTOMATIC = "auto"
 
 _KINDS: dict[Any, str] = {
     bool: "yes or no",
@@ -65,6 +68,8 @@ class Setting:
     """Environment variable."""
     secret: bool = False
     """Whether the value is never shown."""
+    is_automatic: bool = False
+    """Whether a number may be `auto`, whose value is `AUTO`, one below the least."""
 
     @property
     def section(self) -> str:
@@ -82,7 +87,8 @@ class Setting:
         if self.choices:
             return ("any of " if self.kind in ("list", "table") else "") + ", ".join(self.choices)
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:.12g}"
+            numbers = f"{self._least_number:g} to {self.most:.12g}"
+            return f"{_AUTOMATIC}, or {numbers}" if self.is_automatic else numbers
         if self.least is not None:
             return f"{self.least:g} or more"
         return ""
@@ -93,12 +99,24 @@ class Setting:
         limits = "; ".join(filter(None, (self.unit, self.limits)))
         return self.description + (f" ({limits})" if limits else "")
 
+    @property
+    def _least_number(self) -> float:
+        """The least allowed number that is not `AUTO`."""
+        assert self.least is not None
+        return self.least + self.is_automatic
+
+    def write(self, value: Any) -> Any:
+        """Return a value of the setting as people write it: `auto` in place of its number."""
+        return _AUTOMATIC if self.is_automatic and value == AUTO else value
+
     def read(self, value: Any) -> Any:
         """Return `value` as the setting's type. Raises `ConfigError` with the allowed values."""
         if self.kind == "list" and isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
         if self.kind == "text" and self.choices and isinstance(value, str):
             value = next((choice for choice in self.choices if choice == value.lower()), value)
+        if self.is_automatic and isinstance(value, str) and value.strip().lower() == _AUTOMATIC:
+            return AUTO
         if self.kind == "number" and self.unit == "s" and isinstance(value, str):
             duration = parse_duration(value)
             value = value if duration is None else duration.total_seconds()
@@ -140,7 +158,7 @@ class Setting:
             if number is not None and not math.isfinite(number):
                 return f"{value} must be finite"
             if number is not None and self.least is not None and number < self.least:
-                return f"{value} is below the minimum of {self.least:g}"
+                return f"{value} is below the minimum of {self._least_number:g}"
             if number is not None and self.most is not None and number > self.most:
                 return f"{value} is above the maximum of {self.most:.12g}"
         if self.kind == "list":

@@ -41,6 +41,8 @@ class EventKind(StrEnum):
     """Recording waits, has trouble, or has resumed."""
     JOURNAL = "journal"
     """The journal has lost payloads that were written."""
+    WORKERS = "workers"
+    """A stream has more workers, or fewer, because its load has changed."""
     RESOURCES = "resources"
     """Something was dropped for lack of room or time."""
 

@@ -23,10 +23,7 @@ def describe_limit(found: Values) -> str:
     if name := _find_full(streams, "workers_busy"):
         return _describe_workers(name, streams[name])
     if name := _find_full(streams, "feed_busy"):
-        return (
-            f"The feed of {name} limits this run: its single process was busy "
-            f"{streams[name]['feed_busy']:.0f}% of the time. More workers would not help."
-        )
+        return _describe_feed(name, streams[name])
     if flow["simulator_busy"] >= _FULL:
         return (
             "The simulator limits this run: its single process was busy "
@@ -72,7 +69,23 @@ def _describe_workers(name: str, stream: Values) -> str:
     text = (
         f"The workers of {name} limit this run: {count} decoded {stream['workers_busy']:.0f}% of the time"
     )
+    gain = _describe_gain(stream)
+    return f"{text}. One more{gain}" if gain else f"{text}."
+
+
+def _describe_feed(name: str, stream: Values) -> str:
+    text = (
+        f"The feed of {name} limits this run: its single process was busy "
+        f"{stream['feed_busy']:.0f}% of the time"
+    )
+    if stream["workers"]:
+        return f"{text}. More workers would not help."
+    gain = _describe_gain(stream)
+    return f"{text}, without workers. One{gain}" if gain else f"{text}, without workers."
+
+
+def _describe_gain(stream: Values) -> str:
+    """Return what one more worker would bring; empty if that is unknown."""
     if (estimate := stream.get("model")) is None:
-        return text + "."
-    gain = 100 * (estimate["one_more_per_s"] / estimate["now_per_s"] - 1)
-    return f"{text}. One more would add about {gain:.0f}%."
+        return ""
+    return f" would add about {100 * (estimate['one_more_per_s'] / estimate['now_per_s'] - 1):.0f}%."

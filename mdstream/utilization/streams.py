@@ -44,7 +44,10 @@ def describe_streams(run: Attachment, processes: pl.DataFrame) -> dict[str, Valu
 
 
 def _stream(batches: pl.DataFrame, samples: pl.DataFrame, processes: pl.DataFrame, cores: int) -> Values:
-    """Return where the batches of a stream waited, what a message cost, and what that allows."""
+    """Return where the batches of a stream waited, what a message cost, and what that allows.
+
+    `workers` is the most that the stream had at a time. Their number may follow the load.
+    """
     messages = int(batches["messages"].sum())
     spans = batches.select(
         pl.col("messages"),
@@ -76,7 +79,8 @@ def _costs(
 ) -> Values:
     """Return what a message cost, from the second after the first messages until the run ends.
 
-    This leaves out the start and end of processes. If there is no model, `no_model` says why.
+    This leaves out the start and end of processes. `workers_busy` is the percentage of the time in which
+    there were workers. If there is no model, `no_model` says why.
     """
     short = {"no_model": "messages arrived for too short a time"}
     flowing = samples.filter((pl.col("messages") > 0) & ~pl.col("state").cast(pl.String).is_in(ENDING))
@@ -93,8 +97,8 @@ def _costs(
         "messages_per_s": shorten(messages / wall_s),
         "feed_busy": shorten(100 * cpu_s.get("feed", 0.0) / wall_s),
     }
-    if workers:
-        found["workers_busy"] = shorten(100 * cpu_s.get("worker", 0.0) / wall_s / workers)
+    if existed := flowing["pool_size"][2:].mean():
+        found["workers_busy"] = shorten(100 * cpu_s.get("worker", 0.0) / wall_s / existed)
     if not messages:
         return found | short
     if messages < _LEAST_MEASURABLE:
@@ -104,9 +108,11 @@ def _costs(
     found["feed_ns"] = shorten(feed)
     if workers:
         found["worker_ns"] = shorten(worker)
-    else:  # the feed decodes: a worker could take over as much of its cost
-        worker = min(feed, int(done["cpu_ns"].sum()) / messages)
-        feed -= worker
+    # A worker could take over what the feed decoded itself.
+    feeds = processes.filter(pl.col("role").cast(pl.String) == "feed")["pid"].unique().to_list()
+    inline = done.filter(pl.col("worker").is_in(feeds))["cpu_ns"].sum()
+    taken = min(feed, int(inline) / messages)
+    feed, worker = feed - taken, worker + taken
     if messages < _LEAST_MESSAGES or not (feed and worker):
         return found | {"no_model": "too few messages arrived"}
     if messages < _LEAST_BATCH * done.height:

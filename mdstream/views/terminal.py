@@ -186,7 +186,8 @@ def _machine_line(run: Attachment, rows: list[dict[str, Any]]) -> Text:
     if cores := queries.cores_now(run):
         line.append(f" cores {sum(cores) / 100:.1f} of {len(cores)} busy ")
         line.append("".join(_LEVELS[min(7, int(value / 12.5))] for value in cores), style="cyan")
-    line.append(f"  workers {busy} of {size} busy, batches waiting: {queue}")
+    workers = f"workers {busy} of {size} busy" if size else "no workers: feeds decode"
+    line.append(f"  {workers}, batches waiting: {queue}")
     if (per_batch := queries.messages_per_batch(run)) is not None:
         line.append(f", {per_batch:,.1f} messages per batch", style="dim")
     line.no_wrap, line.overflow = True, "ellipsis"

@@ -51,7 +51,9 @@ def test_more_workers_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch) -> N
     assert cores.verdict == "note"
     assert "99 workers for each of 4 streams, more than the 2 cores can run" in cores.found
     [cores] = [each for each in _machine(from_mapping({"workers": 2})) if each.what == "cores"]
-    assert cores.verdict == "ok"
+    assert (cores.verdict, cores.found) == ("ok", "2; workers for each stream: 2")
+    [cores] = [each for each in _machine(from_mapping({"workers": "auto"})) if each.what == "cores"]
+    assert cores.found == "2; workers for each stream: at most 1"
 
 
 @pytest.mark.cases("M10")

@@ -51,7 +51,7 @@ def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
     ):
         assert f"\n{line}\n" in text
     shown = " ".join(text.replace("\n# ", "\n").split())
-    for value, default in (("workers = 3", "-1"), ("mute_after_s = {quotes = 5.0}", "{}")):
+    for value, default in (("workers = 3", '"auto"'), ("mute_after_s = {quotes = 5.0}", "{}")):
         source = f"{file}; default: {default}"  # beside the value, or above it if the path is long
         assert f"{value} # {source}" in shown or f"Source: {source} {value}" in shown
     assert 'Source: command line, --symbols; default: ["AAPL", "MSFT", "NVDA"' in shown

@@ -338,7 +338,7 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
         ),
         (["run", "--report", "/"], 2, "report: / is a folder; name a file in it"),
         (["run", "--report", "/nowhere/r.json"], 2, "report: no folder /nowhere"),
-        (["run", "--workers", "-5"], 2, "command line: workers: -5 is below the minimum of -1"),
+        (["run", "--workers", "-5"], 2, "command line: workers: -5 is below the minimum of 0"),
         (["simulate", "--fault", "oops"], 2, "fault 'oops': expected [STREAM:]KIND"),
         (["simulate", "--ticks", "/nowhere.csv"], 2, "command line: ticks: no file '/nowhere.csv'"),
         (["simulate", "--port", "99999"], 2, "command line: port: 99999 is above the maximum of 65535"),

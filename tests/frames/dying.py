@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from mdstream.feed import bars, batch_log, books, codes, commit, latest
 from mdstream.feed.commit import Committer
 from mdstream.frames import bar_builder, chunk, dictionary, head, keyed_frame, layout, share, writer
+from mdstream.frames.direct_path import no_direct_path
 from mdstream.frames.rundir import RunDirectory, slabs_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff import space
@@ -122,9 +123,7 @@ def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
 def _make_committer(plan: Plan, run: Path) -> Committer:
     state = FeedState.create(state_path(run, plan.stream))
     rejects = RejectFile(plan.rejects)
-    return Committer(
-        run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars, lambda *_: None
-    )
+    return Committer(run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars, no_direct_path)
 
 
 def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, pipe: Connection) -> None:

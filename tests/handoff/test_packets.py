@@ -59,6 +59,7 @@ def run_with_crew(size: int, use: Callable[[Crew], Awaitable[Any]]) -> Any:
     async def go() -> Any:
         crew = Crew(size, boot.start, boot.serve, get_fork_context())
         try:
+            await crew.start()
             await crew.ready()
             return await asyncio.wait_for(use(crew), HANGING_S)
         finally:
@@ -157,3 +158,15 @@ def test_hanging_up_fails_who_waits_and_ends_all() -> None:
             await waits
 
     run_with_crew(2, use)
+
+
+@pytest.mark.parametrize("victim", range(3))
+def test_the_death_of_each_process_of_an_idle_crew_is_noticed(victim: int) -> None:
+    async def use(crew: Crew) -> None:
+        os.kill((await crew.ready())[victim], signal.SIGKILL)
+        with pytest.raises(BrokenExecutor):
+            while True:
+                await crew.do(os.getpid)
+                await asyncio.sleep(0.01)
+
+    run_with_crew(3, use)

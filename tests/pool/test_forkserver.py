@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -17,7 +19,7 @@ import uvloop
 from mdstream.errors import WorkerError
 from mdstream.pool import forkserver, ipc_names
 from mdstream.pool.pool import WorkerPool, forkserver_modules
-from tests.forking import end_fork_server
+from tests.forking import end_fork_server, get_fork_context
 from tests.running import HANGING_S, until
 
 
@@ -32,7 +34,7 @@ def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> Non
 
     async def go() -> None:
         one, other = (
-            WorkerPool(2, 60.0, on_start=lambda pids, pid: reported.append((pids, pid))) for _ in "ab"
+            WorkerPool(2, 60.0, on_change=lambda pids, pid: reported.append((pids, pid))) for _ in "ab"
         )
         await asyncio.gather(one.start(bars=False), other.start(bars=False))
         (pids, common), (others, again) = reported
@@ -126,4 +128,79 @@ def test_workers_forked_from_a_fork_server_die_with_their_feed() -> None:
         assert len(children) >= 4
         feed.kill()
     until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children))
+    ipc_names.reap()
+
+
+def adapt(pipe: Connection) -> None:
+    """Be a feed without workers, forked from a fork server, that gets two of them late."""
+    ipc_names.claim()
+    forkserver.share()
+
+    async def go() -> None:
+        pool = WorkerPool(0, 60.0, most=2, on_change=lambda pids, server: pipe.send((pids, server)))
+        await pool.start(bars=False)
+        while (size := await asyncio.to_thread(pipe.recv)) is not None:
+            await pool.resize(size)
+            pipe.send("done")
+        await pool.close()
+
+    uvloop.run(go())
+
+
+def start_adapting() -> tuple[BaseProcess, Connection]:
+    context = get_fork_context()
+    ours, theirs = context.Pipe()
+    feed = context.Process(target=adapt, args=(theirs,))  # type: ignore[attr-defined]
+    feed.start()
+    theirs.close()
+    return feed, ours
+
+
+def resize(pipe: Connection, size: int) -> tuple[list[int], int | None]:
+    """Let the feed get `size` workers; return the ids of its processes, and that of its own server."""
+    pipe.send(size)
+    processes: tuple[list[int], int | None] = [], None
+    while (message := pipe.recv()) != "done":
+        processes = message
+    return processes
+
+
+def test_a_feed_without_workers_gets_them_from_the_process_that_it_was_forked_from() -> None:
+    feed, pipe = start_adapting()
+    assert feed.pid is not None
+    assert psutil.Process(feed.pid).children() == [], "nothing runs before it is needed"
+    pids, server = resize(pipe, 2)
+    assert server is None, "it has no fork server of its own"
+    assert {psutil.Process(pid).ppid() for pid in pids} == {forkserver.pid()}
+    resize(pipe, 0)
+    until(lambda: not any(map(psutil.pid_exists, pids)))
+    pipe.send(None)
+    feed.join(HANGING_S)
+    assert feed.exitcode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_beside_their_feed_end_with_it(number: int) -> None:
+    feed, pipe = start_adapting()
+    pids, _ = resize(pipe, 2)
+    assert feed.pid is not None
+    os.kill(feed.pid, number)
+    until(lambda: not any(map(psutil.pid_exists, pids)))
+    feed.join(HANGING_S)
+    ipc_names.reap()
+
+
+def test_a_feed_whose_fork_server_was_killed_starts_its_own() -> None:
+    feed, pipe = start_adapting()
+    first, _ = resize(pipe, 1)
+    shared = forkserver.pid()
+    assert shared is not None
+    os.kill(shared, signal.SIGKILL)
+    until(lambda: psutil.Process(feed.pid).ppid() != shared)
+    pids, server = resize(pipe, 2)
+    assert server not in (None, shared)
+    assert {psutil.Process(pid).ppid() for pid in pids if pid not in first} == {server}
+    pipe.send(None)
+    feed.join(HANGING_S)
+    until(lambda: not any(map(psutil.pid_exists, [*first, *pids])))
     ipc_names.reap()

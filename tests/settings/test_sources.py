@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mdstream.config import AUTO
 from mdstream.errors import ConfigError
 from mdstream.settings import from_mapping, load
 
@@ -43,7 +45,7 @@ def test_file_yields_to_environment_and_environment_to_flags(tmp_path: Path) -> 
         (
             {"MDSTREAM_WORKERS": "many"},
             {},
-            "environment: workers: 'many' is not a whole number (-1 to 256)",
+            "environment: workers: 'many' is not a whole number (auto, or 0 to 256)",
         ),
         ({}, {"streams": []}, "streams: name at least one of stocks, options, crypto, news"),
         ({}, {"streams": ["stocks", "stocks"]}, "streams: a stream is listed twice"),
@@ -94,6 +96,23 @@ def test_what_is_wrong_is_said_with_its_place(
     with pytest.raises(ConfigError) as caught:
         load(environ=environ, flags=flags)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["auto", "AUTO", "-1", -1])
+def test_the_number_of_workers_may_be_auto(tmp_path: Path, value: str | int) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f"workers = {json.dumps(value)}\n")
+    for config in (
+        load(path, environ={}),
+        load(environ={"MDSTREAM_WORKERS": str(value)}),
+        load(environ={}, flags={"workers": value}),
+        load(environ={}),
+    ):
+        assert config.workers == AUTO
+        assert config.feed("stocks").adapts
+    assert not load(path, environ={}, flags={"workers": 0}).feed("stocks").adapts
+    with pytest.raises(ConfigError, match="duration: 'auto' is not a number of seconds"):
+        load(environ={}, flags={"duration": "auto"})
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:

@@ -82,7 +82,11 @@ def test_full_cores_come_first_and_the_simulators_share_is_reported() -> None:
             {"workers": 1, "workers_busy": 95.0, "model": {"now_per_s": 1.0, "one_more_per_s": 1.6}},
             "One more would add about 60%",
         ),
-        ({"workers": 0, "feed_busy": 99.0}, "The feed of stocks limits this run"),
+        ({"workers": 0, "feed_busy": 99.0}, "was busy 99% of the time, without workers."),
+        (
+            {"workers": 0, "feed_busy": 99.0, "model": {"now_per_s": 1.0, "one_more_per_s": 1.4}},
+            "was busy 99% of the time, without workers. One would add about 40%.",
+        ),
         ({"workers": 2, "workers_busy": 20.0, "feed_busy": 99.0}, "More workers would not help"),
     ],
 )
@@ -207,6 +211,7 @@ def test_a_streams_rate_is_that_of_the_time_before_it_drains() -> None:
             "ts": seconds,
             "messages": [0, 500, 1500, 2500, 3500, 3600],
             "state": ["connecting", *["streaming"] * 4, "stopped"],
+            "pool_size": [0, 1, 1, 1, 1, 1],
         }
     )
     processes = pl.DataFrame(
@@ -218,8 +223,42 @@ def test_a_streams_rate_is_that_of_the_time_before_it_drains() -> None:
             "cpu_system_s": [0.0] * 6,
         }
     )
-    batches = pl.DataFrame({"end_ts": seconds[2:3], "cpu_ns": [0], "messages": [3000]})
+    batches = pl.DataFrame({"end_ts": seconds[2:3], "cpu_ns": [0], "messages": [3000], "worker": [8]})
     costs = _costs(batches, samples, processes, 1, 2)
     assert costs["messages_per_s"] == 1000.0
     assert costs["feed_busy"] == pytest.approx(20.0)
     assert costs["feed_ns"] == pytest.approx(200_000)
+
+
+def test_workers_that_came_and_went_are_busy_in_the_time_they_were_there() -> None:
+    seconds = [datetime(2026, 1, 5, 12, 0, s, tzinfo=UTC) for s in range(6)]
+    samples = pl.DataFrame(
+        {
+            "ts": seconds,
+            "messages": [0, 10_000, 20_000, 30_000, 40_000, 50_000],
+            "state": ["streaming"] * 6,
+            "pool_size": [0, 0, 0, 1, 1, 0],
+        }
+    )
+    processes = pl.DataFrame(
+        {
+            "ts": seconds * 2,
+            "role": ["feed"] * 6 + ["worker"] * 6,
+            "pid": [7] * 6 + [8] * 6,
+            "cpu_user_s": [0.0, 0.5, 1.0, 1.5, 1.75, 2.0, *[0.0] * 4, 0.6, 0.6],
+            "cpu_system_s": [0.0] * 12,
+        }
+    )
+    batches = pl.DataFrame(
+        {
+            "end_ts": seconds[2:4],
+            "cpu_ns": [600_000_000, 500_000_000],
+            "messages": [20_000, 20_000],
+            "worker": [7, 8],
+        }
+    )
+    costs = _costs(batches, samples, processes, 1, 2)
+    assert costs["workers_busy"] == pytest.approx(100 * 0.6 / 2)
+    model = costs["model"]
+    feed_s, decoding_s = 1.0 - 0.6, 0.6 + 0.6
+    assert model["decode_share"] == pytest.approx(decoding_s / (feed_s + decoding_s), abs=1e-3)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdstream.feed.commit import Committer
+from mdstream.frames.direct_path import no_direct_path
 from mdstream.frames.rundir import RunDirectory, frame_path, slabs_path, state_path
 from mdstream.frames.writer import Limits
 from mdstream.handoff.slab import Slab
@@ -47,7 +48,7 @@ class Bench:
         limits = Limits(retention, 4_000_000)
         rejects = RejectFile(run / "rejects.jsonl")
         self.committer = Committer(
-            run, STREAMS[stream], self.state, limits, rejects, boot.make_bars, lambda *_: None
+            run, STREAMS[stream], self.state, limits, rejects, boot.make_bars, no_direct_path
         )
         name = f"{stream}-{next(_numbers)}"
         self.slab = Slab.create(slabs_path(run) / name, 1 << 20)

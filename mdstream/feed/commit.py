@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -28,13 +27,14 @@ from pathlib import Path
 import numpy as np
 
 from mdstream.errors import DecompressionError, NoSpaceError
+from mdstream.feed.accounts import Accounts
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
 from mdstream.feed.books import Books
 from mdstream.feed.codes import Codes, Dictionaries, resolve_codes
 from mdstream.feed.latest import Latest
 from mdstream.frames.bar_builder import MakeBars
-from mdstream.frames.direct_path import Counters, DirectPath, MakeDirectPath, Targets
+from mdstream.frames.direct_path import DirectPath, MakeDirectPath, Targets
 from mdstream.frames.rundir import frame_path
 from mdstream.frames.share import Share
 from mdstream.frames.writer import FrameWriter, Limits
@@ -47,8 +47,7 @@ from mdstream.store.rejects import LIMIT_BYTES, RejectFile
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
 from mdstream.system.clock import Span
-from mdstream.telemetry.histogram import bucket_of
-from mdstream.telemetry.state import COMMITTED, COPIES, LENGTHS, FeedState
+from mdstream.telemetry.state import LENGTHS, FeedState
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Committer:
     _latest: Latest | None
     _books: Books | None
     _bars: BarFrames | None
-    _log: BatchLog
+    _accounts: Accounts
     _direct: DirectPath | None
     """The way of usual batches, if the feed decodes them itself."""
     # On disk.
@@ -108,40 +107,22 @@ class Committer:
             self._books = Books(folder("books"), levels, share, state["levels_dropped"])
         if spec.bar_rules is not None:
             self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
-        rules = spec.bar_rules
-        sources = zip(LENGTHS, rules.sources, strict=True) if rules is not None else ()
-        self._lengths = [(counter, name) for counter, name in sources if name]
-        self._pid = os.getpid()
-        self._direct = make_direct(run, spec, self._targets())
+        log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
+        self._accounts = Accounts(spec, state, self.frames, log)
+        self._direct = make_direct(
+            run,
+            spec,
+            Targets(
+                self.frames,
+                self._latest.frame if self._latest is not None else None,
+                self._latest.aspects if self._latest is not None else {},
+                self._bars.builder if self._bars is not None else None,
+                self._accounts.counters(self._bars),
+                state.histograms["latency"],
+                state.histograms["feed_delay"],
+            ),
+        )
         self._untracked_before = state["updates_untracked"]
-        self._log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
-
-    def _targets(self) -> Targets:
-        """Return what the direct path writes to."""
-        state, latest, bars = self.state, self._latest, self._bars
-        place_of, word_of = state.place_of, state.word_of
-        counters = Counters(
-            state.words,
-            COPIES,
-            len(COMMITTED),
-            word_of("sequence"),
-            place_of("payloads_committed"),
-            place_of("bytes_committed"),
-            place_of("committed"),
-            place_of("batches"),
-            word_of("bars_late_trades"),
-            bars.late_before if bars is not None else 0,
-            tuple((place_of(counter), channel) for counter, channel in self._lengths),
-        )
-        return Targets(
-            self.frames,
-            latest.frame if latest is not None else None,
-            latest.aspects if latest is not None else {},
-            bars.builder if bars is not None else None,
-            counters,
-            state.histograms["latency"],
-            state.histograms["feed_delay"],
-        )
 
     @property
     def received(self) -> Collection[str]:
@@ -197,27 +178,9 @@ class Committer:
         trades = self._bars.rows_before(batch.rows) if self._bars is not None else 0
         if direct.settle(trades) and self._bars is not None:
             self._bars.publish_joined(sequence)
-        now, submitted = time.monotonic_ns(), span.submitted
-        direct.count(sequence, submitted.wall_at(now))
-        to_wall, cpu = submitted.wall - submitted.monotonic, time.thread_time_ns() - cpu
-        self._log.add(
-            (
-                sequence,
-                self._pid,
-                slab.count,
-                slab.used,
-                batch.messages,
-                0,
-                0,
-                slab.received(0),
-                slab.received(slab.count - 1),
-                submitted.wall,
-                start + to_wall,
-                now + to_wall,
-                now + to_wall,
-                cpu,
-            )
-        )
+        now, cpu = time.monotonic_ns(), time.thread_time_ns() - cpu
+        direct.count(sequence, span.submitted.wall_at(now))
+        self._accounts.note(slab, sequence, batch.messages, span, (start, now, cpu))
         return cpu
 
     def discard(self, receipt: Receipt) -> None:
@@ -276,7 +239,7 @@ class Committer:
         untracked = sum(frame.untracked for frame in (self._latest, self._books) if frame is not None)
         self.state["updates_untracked"] = self._untracked_before + untracked
         self.state["rejects_lost"] = self.rejects.lost
-        self._log.flush()
+        self._accounts.log.flush()
 
     def close(self) -> None:
         """Publish the open bars and close every frame, at the regular end of the stream.
@@ -286,11 +249,16 @@ class Committer:
         if self._bars is not None:
             self._bars.finish()
         self.flush()
-        for frame in (*self.frames.values(), self._log, self._latest, self._books):
+        for frame in (*self.frames.values(), self._accounts.log, self._latest, self._books):
             if frame is not None:
                 frame.close()
 
     # -- the steps
+
+    def _count(self, slab: Slab, receipt: Receipt, span: Span, quarantined: int = 0) -> None:
+        self._accounts.count(slab, receipt, span, quarantined)
+        if self._direct is not None:
+            self._direct.forget()
 
     def _read(self, area: ResultArea, part: Part, codes: Codes) -> list[ColumnData]:
         """Return the columns of a part, with provisional codes replaced."""
@@ -336,55 +304,6 @@ class Committer:
                 len(rejects[0].values),
                 self.rejects.path,
                 error,
-            )
-
-    def _count(self, slab: Slab, receipt: Receipt, span: Span, quarantined: int = 0) -> None:
-        table = slab.table[: slab.entries]
-        kinds = table["kind"]
-        from_stream = kinds <= PayloadKind.MSGPACK
-        streamed = table if from_stream.all() else table[from_stream]
-        now = time.monotonic_ns()
-        age = bucket_of(span.ages(streamed["recv_ns"], now))
-        histograms = self.state.histograms
-        np.add.at(histograms["latency"], age, streamed["messages"].astype(np.uint64))
-        for bucket, count in receipt.delays:
-            histograms["feed_delay"][bucket] += np.uint64(count)
-        payloads, size = len(streamed), int(streamed["length"].sum())
-        marks = int(np.count_nonzero(kinds >= PayloadKind.MARK)) if payloads < len(table) else 0
-        messages, rejected, submitted = receipt.messages, receipt.rejected, span.submitted
-        self.state.commit(
-            receipt.sequence,
-            payloads_committed=payloads,
-            bytes_committed=size,
-            committed=messages[0] - rejected[0],
-            rejected=rejected[0],
-            fetch_payloads_committed=len(table) - payloads - marks,
-            fetch_committed=messages[1] - rejected[1],
-            fetch_rejected=rejected[1],
-            quarantined=quarantined,
-            batches=1,
-            **{counter: self.frames[name].rows for counter, name in self._lengths},
-        )
-        if self._direct is not None:
-            self._direct.forget()
-        if len(table) > marks:
-            self._log.add(
-                (
-                    receipt.sequence,
-                    receipt.worker,
-                    len(table) - marks,
-                    slab.used,
-                    sum(messages),
-                    sum(rejected),
-                    receipt.fell_back,
-                    int(table["recv_ns"][0]),
-                    int(table["recv_ns"][-1]),
-                    *(
-                        submitted.wall_at(t)
-                        for t in (submitted.monotonic, receipt.start_ns, receipt.end_ns, now)
-                    ),
-                    receipt.cpu_ns,
-                )
             )
 
 

@@ -18,19 +18,15 @@ import logging
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
-from mdstream.feed.commit import Committer
-from mdstream.feed.journal import FeedJournal, read_progress
+from mdstream.feed.parts import make_committer, make_journal
 from mdstream.feed.pipeline import Pipeline
 from mdstream.feed.scaler import Scaler
-from mdstream.frames.direct_path import MakeDirectPath, no_direct_path
 from mdstream.frames.rundir import requests_path
-from mdstream.frames.writer import Limits
 from mdstream.log import Outbox
 from mdstream.pool.pool import WorkerPool
 from mdstream.session.budget import Budget
@@ -38,9 +34,6 @@ from mdstream.session.fetch import NO_DATA, Cycle, Fetcher
 from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
-from mdstream.store.journal import journal_path
-from mdstream.store.journal_writer import JournalWriter
-from mdstream.store.rejects import RejectFile, reject_path
 from mdstream.streams import STREAMS
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
@@ -93,8 +86,18 @@ class Feed:
         self._absent, self._received_before = set(), 0
         self._before = {name: state[name] for name in _CARRIED_ON}
         self._subscriptions = Subscriptions()
-        self._committer = self._make_committer()
-        self._pipeline = self._make_pipeline()
+        self._committer = make_committer(assignment, state, pool)
+        journal = make_journal(assignment, state, pool, self._report)
+        self._pipeline = Pipeline(
+            assignment.run,
+            self.spec.name,
+            config.handoff,
+            pool,
+            self._committer,
+            self._control,
+            journal,
+            self._report,
+        )
         self._scaler = Scaler(pool, self._pipeline, state, self._report) if config.adapts else None
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
@@ -103,36 +106,6 @@ class Feed:
             self._report,
             self._count_rows,
             has_worked=self._before["established"] > 0,
-        )
-
-    def _make_committer(self) -> Committer:
-        assignment, frames = self._assignment, self._config.frames
-        limits = Limits(
-            frames.retention_mb * 1_000_000, frames.chunk_mb * 1_000_000, frames.stream_mb * 1_000_000
-        )
-        path = reject_path(self._config.rejects, assignment.run_id, self.spec.name)
-        rejects = RejectFile(path, lost=self.state["rejects_lost"])
-        make_direct: MakeDirectPath = partial(self._pool.make_direct, kernels=self._config.handoff.kernels)
-        if self._config.workers and not self._config.adapts:
-            make_direct = no_direct_path
-        make_bars = self._pool.make_bars
-        return Committer(assignment.run, self.spec, self.state, limits, rejects, make_bars, make_direct)
-
-    def _make_pipeline(self) -> Pipeline:
-        assignment, name, journal = self._assignment, self.spec.name, None
-        if folder := self._config.journal:
-            path = journal_path(folder, assignment.run_id, name)
-            writer = JournalWriter(path, read_progress(self.state))
-            journal = FeedJournal(writer, self._pool, self._report)
-        return Pipeline(
-            assignment.run,
-            name,
-            self._config.handoff,
-            self._pool,
-            self._committer,
-            self._control,
-            journal,
-            self._report,
         )
 
     async def run(self) -> None:

@@ -16,24 +16,26 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.chunk import Chunk
-from mdstream.frames.direct_path import DirectBatch, Targets, WrittenRows
+from mdstream.frames.direct_path import DirectBatch, Targets
+from mdstream.frames.head import Head
 from mdstream.handoff.columns import PARTIAL
 from mdstream.handoff.slab import Slab
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import Kind, PayloadKind, StreamSpec
+from mdstream.system.clock import Moment
 from workers import job
 from workers.aggregation.bars import Bars
 from workers.aggregation.interval_bars import EVERY, KEPT
 from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.layouts import Table
-from workers.kernels import book, direct, direct_bars, direct_count, direct_latest
+from workers.kernels import book, direct, direct_bars, direct_count
 from workers.kernels import columns as plans
 from workers.kernels import direct_layout as layout
 from workers.kernels.bar_table import BAR, ROW
 
 log = logging.getLogger(__name__)
 
-_KERNELS = {PayloadKind.JSON: direct.decode_json, PayloadKind.MSGPACK: direct.decode_msgpack}
+_KERNELS = {PayloadKind.JSON: direct.commit_json, PayloadKind.MSGPACK: direct.commit_msgpack}
 
 _SERIES = {
     "bars": BAR,
@@ -64,56 +66,44 @@ class Direct:
         self._decoder: KernelDecoder | None = None
         self._tables: list[Table] = []
         self._chunks: dict[str, Chunk | None] = {}
-        self._decode: Any = None
+        self._commit: Any = None
         self._has_failed = False
         self._partials = np.zeros(2 * layout.MOST_ROWS, PARTIAL)
         self._slab_words = book.ARRAYS["buffer"][0]
 
-    def decode(self, slab: Slab) -> DirectBatch | None:
+    def commit(self, slab: Slab, sequence: int, submitted: Moment) -> DirectBatch | None:
         if self._has_failed or not 0 < slab.count <= layout.MOST_PAYLOADS:
             return None
         words = self._words
         try:
-            if self._decode is None and not self._bind():
+            if self._commit is None and not self._bind():
                 return None
             words[self._slab_words], words[self._slab_words + 1] = slab.address, len(slab.view)
-            words[book.PAYLOADS] = slab.count
-            if self._decode(self._book, self._partials) != direct.REGULAR:
-                return None
+            words[book.PAYLOADS], words[book.SEQUENCE] = slab.count, sequence
+            words[book.TO_WALL] = submitted.wall - submitted.monotonic
+            outcome = self._commit(self._book, self._partials)
         except Exception:  # an error in our code must not lose a batch
             log.exception("the direct path failed; this stream does without it")
             self._has_failed = True
             return None
-        channels, width = self._channel_words, layout.CHANNEL_WIDTH
-        rows = [
-            WrittenRows(table.channel.name, count, channels[number * width + layout.NULLS])
-            for number, table in enumerate(self._tables)
-            if (count := self._row_counts[number])
-        ]
-        return DirectBatch(rows, words[book.MESSAGES])
+        if outcome == direct.IRREGULAR:
+            return None
+        if outcome == direct.BARS:
+            self._finish_bars(sequence)
+        return DirectBatch(words[book.MESSAGES], words[book.START], words[book.END])
 
-    def settle(self, before: int) -> bool:
-        has_work = direct_latest.settle(self._book, self._partials)
-        latest, needed = self._targets.latest, self._words[book.LATEST_ROWS]
-        if latest is not None and needed > latest.head.rows:
-            latest.head.publish(needed, 0)
-        if not has_work:
-            return False
+    def _finish_bars(self, sequence: int) -> None:
+        """Have the builder finish the bars of the batch, then count it."""
         partials = self._partials[: self._words[book.PARTIALS]]
         firsts = self._words[book.JOINED : book.JOINED + 2].tolist()
-        if any(first < len(partials) for first in firsts):
-            assert self._targets.bars is not None, "only builders of bars stop"
-            self._targets.bars.resume(partials, firsts, before)
-            self.forget()
-        return True
-
-    def count(self, sequence: int, age_ns: int) -> None:
-        words = self._words
-        words[book.SEQUENCE], words[book.AGE] = sequence, age_ns
+        trades = self._words[book.TRADES]
+        self._targets.finish_bars(sequence, partials, firsts, int(self._own["rows"][trades]))
         direct_count.count(self._book)
+        if any(first < len(partials) for first in firsts):
+            self.forget()  # the builder may have moved its bars
 
     def forget(self) -> None:
-        self._decode = None
+        self._commit = None
 
     # -- the book
 
@@ -131,7 +121,7 @@ class Direct:
         self._bind_latest()
         self._bind_series()
         self._book[book.KNOWN], self._book[book.ROOM] = decoder.known_layouts, decoder.room
-        self._decode = _KERNELS[kind]
+        self._commit = _KERNELS[kind]
         return True
 
     def _bind_decoder(self, decoder: KernelDecoder) -> None:
@@ -139,8 +129,6 @@ class Direct:
         self._decoder, self._tables = decoder, decoder.tables
         self._own = self._make_arrays()
         self._own["plans"][:] = np.concatenate(decoder.plans).reshape(-1)
-        self._row_counts = memoryview(self._own["rows"])
-        self._channel_words = memoryview(self._own["channels"])
         self._chunks = {}
         self._bind_bars()
         self._bind_counters()
@@ -173,6 +161,7 @@ class Direct:
             **dict.fromkeys(("offsets", "lengths", "received", "verdicts", "messages"), payloads),
             **dict.fromkeys(("rows", "before"), channels),
             "at": 16,
+            "clock": 2,
             "channels": channels * layout.CHANNEL_WIDTH,
             "columns": columns * layout.COLUMN_WIDTH,
             "plans": columns * plans.PLAN_WIDTH,
@@ -196,7 +185,7 @@ class Direct:
         for number, table in enumerate(self._tables):
             channel = table.channel
             frame = self._targets.frames.get(channel.name)  # None for a channel of history alone
-            chunk, at = frame.end_of_rows() if frame is not None else (None, 0)
+            chunk, which, at = frame.end_of_rows() if frame is not None else (None, 0, 0)
             if channel.name in self._chunks and self._chunks[channel.name] is chunk:
                 if chunk is not None:
                     channels[number, layout.AT], channels[number, layout.LEFT] = at, chunk.rows - at
@@ -218,6 +207,8 @@ class Direct:
                 channel.at["recv_ts"],
                 time,
                 chunk.start_row if chunk else 0,
+                frame.head.array.ctypes.data if frame is not None else 0,
+                Head.nulls_word(which) if chunk else 0,
             )
             if chunk is None:
                 continue
@@ -302,6 +293,7 @@ class Direct:
                 "moves": np.array(moves, np.int64).reshape(-1),
                 "latest": chunk.bytes if chunk else np.zeros(0, np.uint8),
                 "present": present.reshape(-1),
+                "latest_head": latest.head.array if latest is not None else np.zeros(0, np.uint64),
             }
         )
         self._book[book.ASPECTS] = len(aspects)
@@ -335,9 +327,8 @@ def _bits(chunk: Chunk, index: int) -> int:
 def warm() -> None:
     """Load or compile the kernels, by a batch without payloads."""
     nothing: npt.NDArray[np.int64] = np.zeros(book.WORDS, np.int64)
-    for decode in _KERNELS.values():
-        decode(nothing, np.zeros(1, PARTIAL))
-    direct_latest.settle(nothing, np.zeros(1, PARTIAL))
+    for commit in _KERNELS.values():
+        commit(nothing, np.zeros(1, PARTIAL))
     direct_count.count(nothing)
 
 

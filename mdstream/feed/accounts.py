@@ -10,7 +10,7 @@ import numpy as np
 
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
-from mdstream.frames.direct_path import Counters
+from mdstream.frames.direct_path import Counters, DirectBatch
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Receipt
@@ -99,14 +99,9 @@ class Accounts:
                 )
             )
 
-    def note(
-        self, slab: Slab, sequence: int, messages: int, span: Span, times: tuple[int, int, int]
-    ) -> None:
-        """Add the row of a batch that the direct path has counted.
-
-        `times` are its start and end (ns, monotonic), and its CPU time.
-        """
-        (start, end, cpu), submitted = times, span.submitted
+    def note(self, slab: Slab, sequence: int, batch: DirectBatch, span: Span, cpu: int) -> None:
+        """Add the row of a batch that the direct path has counted; `cpu` is its CPU time (ns)."""
+        (messages, start, end), submitted = batch, span.submitted
         to_wall = submitted.wall - submitted.monotonic
         self.log.add(
             (

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from mdstream.feed.codes import Codes, replace_provisional
 from mdstream.frames.bar_builder import Amendments, BarBuilder, MakeBars, Published, TextOf
-from mdstream.frames.direct_path import WrittenRows
 from mdstream.frames.frame_columns import FrameColumns
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
@@ -97,16 +96,16 @@ class BarFrames:
             self._state["bars_unmatched"] = self._unmatched_before + self.builder.unmatched
         self._publish(self._rows, sequence)
 
-    def rows_before(self, rows: Sequence[WrittenRows]) -> int:
-        """Return the number of the first trade of a batch whose rows are published."""
-        trades = self._rules.trades
-        return self._frames[trades].rows - sum(count for name, count, _ in rows if name == trades)
+    def finish_joined(
+        self, sequence: int, partials: npt.NDArray[np.void], firsts: Sequence[int], trades: int
+    ) -> None:
+        """Join the rest of batch `sequence`, which has `trades` trades, and publish due bars.
 
-    def publish_joined(self, sequence: int) -> None:
-        """Publish the bars that are due after batch `sequence`, whose partials were joined elsewhere.
-
-        Raises `NoSpaceError`; call `join` with the same batch then.
+        Of its partials, `firsts` were joined elsewhere to the bars of each length. Raises `NoSpaceError`;
+        call `join` with the same batch then.
         """
+        if any(first < len(partials) for first in firsts):
+            self.builder.resume(partials, firsts, self._frames[self._rules.trades].rows - trades)
         self._rows, self._joined = self.builder.drain(), sequence
         self._publish(self._rows, sequence)
 

@@ -23,6 +23,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -117,6 +118,7 @@ class Committer:
                 self._latest.frame if self._latest is not None else None,
                 self._latest.aspects if self._latest is not None else {},
                 self._bars.builder if self._bars is not None else None,
+                self._bars.finish_joined if self._bars is not None else _no_bars,
                 self._accounts.counters(self._bars),
                 state.histograms["latency"],
                 state.histograms["feed_delay"],
@@ -170,17 +172,11 @@ class Committer:
         direct = self._direct
         if direct is None or not span.is_steady:
             return None
-        start, cpu = time.monotonic_ns(), time.thread_time_ns()
-        if (batch := direct.decode(slab)) is None:
+        cpu = time.thread_time_ns()
+        if (batch := direct.commit(slab, sequence, span.submitted)) is None:
             return None
-        for channel, rows, nulls in batch.rows:
-            self.frames[channel].publish_written(rows, nulls, sequence)
-        trades = self._bars.rows_before(batch.rows) if self._bars is not None else 0
-        if direct.settle(trades) and self._bars is not None:
-            self._bars.publish_joined(sequence)
-        now, cpu = time.monotonic_ns(), time.thread_time_ns() - cpu
-        direct.count(sequence, span.submitted.wall_at(now))
-        self._accounts.note(slab, sequence, batch.messages, span, (start, now, cpu))
+        cpu = time.thread_time_ns() - cpu
+        self._accounts.note(slab, sequence, batch, span, cpu)
         return cpu
 
     def discard(self, receipt: Receipt) -> None:
@@ -305,6 +301,10 @@ class Committer:
                 self.rejects.path,
                 error,
             )
+
+
+def _no_bars(sequence: int, partials: Any, firsts: Sequence[int], trades: int) -> None:
+    raise AssertionError("this stream has no bars")
 
 
 def _open_result_file(path: str) -> ResultArea:

@@ -1,6 +1,4 @@
-"""The interface of the direct path, which decodes usual batches straight to the ends of frames
-(`workers.direct`).
-"""
+"""The interface of the direct path, which commits usual batches in one call (`workers.direct`)."""
 
 from __future__ import annotations
 
@@ -17,41 +15,27 @@ from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import StreamSpec
-
-
-class WrittenRows(NamedTuple):
-    """Rows of a channel that are behind the last published row of its frame."""
-
-    channel: str
-    rows: int
-    nulls: int
-    """A bit for each column that has a null."""
+from mdstream.system.clock import Moment
 
 
 class DirectBatch(NamedTuple):
-    """What a batch holds that was decoded directly."""
+    """A batch that was committed directly."""
 
-    rows: Sequence[WrittenRows]
     messages: int
+    start_ns: int
+    """When it began, and when it was committed, on the monotonic clock."""
+    end_ns: int
 
 
 class DirectPath(Protocol):
-    """Decodes batches of one stream. Used only in the feed's process, between other commits."""
+    """Commits batches of one stream. Used only in the feed's process, between other commits."""
 
-    def decode(self, slab: Slab) -> DirectBatch | None:
-        """Write a batch's rows behind the last rows of their frames.
+    def commit(self, slab: Slab, sequence: int, submitted: Moment) -> DirectBatch | None:
+        """Decode a batch and commit it, in the order of `feed.commit`.
 
-        Return None, and nothing has happened, if anything in the batch is unusual.
+        Return None, and nothing has happened, if anything in it is unusual. Raises `NoSpaceError` if bars
+        find no room; then the batch does not count as committed.
         """
-
-    def settle(self, before: int) -> bool:
-        """Update last values and bars with that batch, once its rows are published.
-
-        `before` is the number of its first row in the trades frame. Return whether bars may be due.
-        """
-
-    def count(self, sequence: int, age_ns: int) -> None:
-        """Count that batch as committed. The age of a payload is `age_ns` less its receive time."""
 
     def forget(self) -> None:
         """Look anew where everything is: a batch was committed in another way."""
@@ -81,6 +65,12 @@ class Counters(NamedTuple):
     """Place in a copy, and the channel whose rows it has."""
 
 
+FinishBars = Callable[[int, npt.NDArray[np.void], Sequence[int], int], None]
+"""Finishes the bars of a batch, and publishes those that are due: its sequence, its partials, how many of
+them were joined to the bars of each length, and its number of trades.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
     """What the direct path writes to."""
@@ -93,6 +83,7 @@ class Targets:
     columns of `latest` with time and receipt, if the aspect has a time.
     """
     bars: BarBuilder | None
+    finish_bars: FinishBars
     counters: Counters
     latency: npt.NDArray[np.uint64]
     feed_delay: npt.NDArray[np.uint64]

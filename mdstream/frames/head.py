@@ -21,6 +21,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from mdstream.handoff.space import create_file, room_for
 
 RING = 1024
@@ -28,9 +31,10 @@ RING = 1024
 
 _WORDS = 16
 _ENTRY_WORDS = 4
-_BYTES = 8 * (_WORDS + _ENTRY_WORDS * RING)
+WORDS = _WORDS + _ENTRY_WORDS * RING
+_BYTES = 8 * WORDS
 _MAGIC = 0x3130_6461_6568_646D  # "mdhead01"
-_ROWS, _FIRST, _END, _PENDING, _APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
+ROWS, _FIRST, _END, PENDING, APPLIED, _CLOSED = 1, 2, 3, 4, 5, 6
 
 
 class ChunkEntry(NamedTuple):
@@ -54,7 +58,10 @@ class Head:
         descriptor = os.open(folder / "head", flags | os.O_CLOEXEC)
         try:
             access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
-            self._words = memoryview(mmap.mmap(descriptor, _BYTES, access=access)).cast("Q")
+            mapping = mmap.mmap(descriptor, _BYTES, access=access)
+            self._words = memoryview(mapping).cast("Q")
+            self.array: npt.NDArray[np.uint64] = np.frombuffer(mapping, np.uint64)
+            """All words, for kernels."""
         finally:
             os.close(descriptor)
         if self._words[0] != _MAGIC:
@@ -94,7 +101,7 @@ class Head:
     @property
     def rows(self) -> int:
         """Rows ever published, and so the number of the next row."""
-        return self._words[_ROWS]
+        return self._words[ROWS]
 
     @property
     def end(self) -> int:
@@ -136,22 +143,27 @@ class Head:
         """Remove the entry of a chunk that a killed writer made for rows it never published."""
         self._words[_END] -= 1
 
+    @staticmethod
+    def nulls_word(number: int) -> int:
+        """Return the word of a chunk's columns with nulls."""
+        return _place(number) + 2
+
     def note_nulls(self, number: int, nulls: int) -> None:
         """Add columns with nulls to a chunk's entry."""
-        at = _place(number) + 2
+        at = self.nulls_word(number)
         if nulls & ~self._words[at]:
             self._words[at] |= nulls
 
     def publish(self, rows: int, sequence: int) -> None:
         """Make all rows below `rows` visible, as the result of batch `sequence`."""
-        self._words[_PENDING] = rows
-        self._words[_APPLIED] = sequence
-        self._words[_ROWS] = rows
+        self._words[PENDING] = rows
+        self._words[APPLIED] = sequence
+        self._words[ROWS] = rows
 
     def has(self, sequence: int) -> bool:
         """Whether batch `sequence` is already in the frame."""
         words = self._words
-        return words[_APPLIED] >= sequence and words[_PENDING] == words[_ROWS]
+        return words[APPLIED] >= sequence and words[PENDING] == words[ROWS]
 
     def close(self, closed: bool = True) -> None:
         self._words[_CLOSED] = closed

@@ -106,15 +106,10 @@ class FrameWriter:
             total += room
         self.head.publish(total, sequence)
 
-    def end_of_rows(self) -> tuple[Chunk | None, int]:
-        """Return the chunk that is being filled, if there is one, and its next row."""
+    def end_of_rows(self) -> tuple[Chunk | None, int, int]:
+        """Return the chunk that is being filled, if there is one, its number, and its next row."""
         chunk = self._chunk
-        return chunk, self.head.rows - chunk.start_row if chunk else 0
-
-    def publish_written(self, count: int, nulls: int, sequence: int) -> None:
-        """Publish rows written at `end_of_rows`; `nulls` has a bit for each column with a null."""
-        self.head.note_nulls(self._number, nulls)
-        self.head.publish(self.head.rows + count, sequence)
+        return chunk, self._number, self.head.rows - chunk.start_row if chunk else 0
 
     def close(self) -> None:
         """Close the frame: its last chunk becomes a complete Arrow file, and tails end."""

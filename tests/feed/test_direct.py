@@ -24,8 +24,8 @@ class Watched:
         self.taken = self.left = 0
         r.committer._direct = self
 
-    def decode(self, slab: Any) -> Any:
-        batch = self._direct.decode(slab)
+    def commit(self, *batch_of: Any) -> Any:
+        batch = self._direct.commit(*batch_of)
         self.taken += batch is not None
         self.left += batch is None
         return batch

@@ -16,7 +16,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from workers.kernels.bar_table import BAR, ROW
-from workers.kernels.compiling import inlined
+from workers.kernels.compiling import called, inlined
+from workers.kernels.words import address_of
 
 ARRAYS: dict[str, tuple[int, Any]] = {}
 """Name of an array → its first word in the book, and the type of its items."""
@@ -122,18 +123,20 @@ aspects = _array("aspects", np.int64)
 moves = _array("moves", np.int64)
 latest = _array("latest", np.uint8)
 present = _array("present", np.uint8)
+latest_head = _array("latest_head", np.uint64)
 
 # Counters and histograms (`telemetry.state`).
 state = _array("state", np.uint64)
+clock = _array("clock", np.int64)
 counters = _array("counters", np.int64)
 latency = _array("latency", np.uint64)
 delay = _array("delay", np.uint64)
 
 _FIRST = 2 * len(ARRAYS)
-KNOWN, ROOM, PAYLOADS, BYTES, MESSAGES, PARTIALS, AGE, SEQUENCE, JOINED = range(_FIRST, _FIRST + 9)
+KNOWN, ROOM, PAYLOADS, BYTES, MESSAGES, PARTIALS, TO_WALL, SEQUENCE, JOINED = range(_FIRST, _FIRST + 9)
 """Known layouts; rows that spans have room for; payloads of the batch, and, as results, their bytes and
-messages, and the partials. The age of a payload is `AGE` less its receive time. The batch's sequence.
-As results: the partials that were joined to the bars of each length, two words.
+messages, and the partials; what the wall clock is ahead of the monotonic one; the batch's sequence; as a
+result, how many partials were joined to the bars of each length (two words).
 """
 TRADES, MIDPOINTS, CORRECTIONS, CANCELS = range(_FIRST + 10, _FIRST + 14)
 """Channels that bars are made of, by number; -1 if there is none."""
@@ -141,7 +144,9 @@ ASPECTS, LATEST_ROOM, LATEST_ROWS, VERSIONS = range(_FIRST + 14, _FIRST + 18)
 """Number of aspects; rows of the keyed frame, and, as a result, the rows that it needs; the byte in it at
 which the versions of rows begin.
 """
-WORDS = _FIRST + 18
+START, END = range(_FIRST + 18, _FIRST + 20)
+"""Results: when the batch began, and when it was committed, on the monotonic clock (ns)."""
+WORDS = _FIRST + 20
 """Words of a book."""
 
 _as_bytes = _pointer_to(types.uint8)
@@ -155,11 +160,26 @@ def bytes_at(address: int, count: int) -> Any:
 
 @intrinsic
 def fence(context: Any) -> Any:
-    """Keep the stores before it ahead of the stores after it: LLVM and processors reorder plain stores."""
+    """Keep the stores before it ahead of those after it, which LLVM and some processors reorder."""
     signature = types.void()
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.fence("seq_cst")
+        builder.fence("release")
         return context.get_dummy_value()
 
     return signature, generate
+
+
+_clock_gettime: Any = types.ExternalFunction(
+    "clock_gettime",
+    types.int32(types.int32, types.CPointer(types.int64)),  # type: ignore[attr-defined]
+)
+_MONOTONIC = 1
+
+
+@called
+def monotonic_ns(book: Any) -> int:
+    """Return the time of the monotonic clock (ns)."""
+    found = clock(book)
+    _clock_gettime(np.int32(_MONOTONIC), address_of(found))
+    return found[0] * 1_000_000_000 + found[1]

@@ -1,7 +1,8 @@
-"""The direct path: payloads of a slab to rows at the ends of their frames, in one call.
+"""The direct path: payloads of a slab to committed rows, in one call.
 
-    slab ─► match ─► spans ─► values at the ends of frames ─► checks ─► null bits, partials
-                                   (no reader sees them yet)
+    slab ─► match ─► spans ─► values at the ends of frames ─► checks ─► null bits, partials ─┐
+                                   (no reader sees them yet)                                 │
+                    counters ◄─ bars ◄─ last values ◄─ rows are published, frame by frame ◄──┘
 
 It handles batches in which everything is usual: payloads of the stream in known layouts, texts that have
 codes, values in their usual form, room in every chunk. If anything is not, it returns `IRREGULAR` and the
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mdstream.frames import head as head_words
 from mdstream.handoff.slab import ENTRY, HEADER_BYTES
 from mdstream.streams.spec import PayloadKind
 from workers.kernels import book as b
@@ -24,7 +26,9 @@ from workers.kernels import columns as plans
 from workers.kernels import keys, match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels.columns import COUNTS_WIDTH, PLAN_WIDTH, SCRATCH_ARRAYS, TARGETS_WIDTH
 from workers.kernels.compiling import called, kernel
-from workers.kernels.direct_bars import fold
+from workers.kernels.direct_bars import fold, join
+from workers.kernels.direct_count import count_batch
+from workers.kernels.direct_latest import update_latest
 from workers.kernels.direct_layout import (
     ADDRESS,
     AT,
@@ -32,29 +36,35 @@ from workers.kernels.direct_layout import (
     CHANNEL_WIDTH,
     COLUMN_WIDTH,
     COLUMNS,
+    HEAD,
     IS_BOOK,
     LEFT,
     MOST_ROWS,
     NEEDED,
     NEWEST_BY,
     NULLS,
+    NULLS_WORD,
     SIZE,
+    START,
     VALIDITY,
     VALUES,
     WIDTH,
     mask_of,
     values_at,
 )
-from workers.kernels.words import as_int64, as_uint8, as_uint16, as_uint32, raw
+from workers.kernels.words import as_int64, as_uint8, as_uint16, as_uint32, as_uint64, raw
 
 IRREGULAR = -1
-REGULAR = 0
+COMMITTED = 0
+BARS = 1
+"""Committed but for its bars, which the builder must finish before `direct_count.count`."""
 
 _OFFSET, _LENGTH, _KIND, _COMPRESSION, _RECEIVED, _MESSAGES = (
     ENTRY.fields[name][1]  # type: ignore[index]
     for name in ("offset", "length", "kind", "compression", "recv_ns", "messages")
 )
 _ENTRY_BYTES = ENTRY.itemsize
+_HEAD_BYTES = 8 * head_words.WORDS
 _JSON, _MSGPACK = int(PayloadKind.JSON), int(PayloadKind.MSGPACK)
 
 
@@ -64,6 +74,7 @@ def _begin(book: Any, kind: int) -> bool:
     slab = raw(b.buffer(book))
     offsets, lengths, received = raw(b.offsets(book)), raw(b.lengths(book)), raw(b.received(book))
     verdicts, messages = raw(b.verdicts(book)), raw(b.messages(book))
+    book[b.START] = b.monotonic_ns(book)
     total = 0
     for payload in range(book[b.PAYLOADS]):
         entry = HEADER_BYTES + payload * _ENTRY_BYTES
@@ -219,12 +230,35 @@ def _write_bits(book: Any) -> None:
 
 
 @called
+def _publish(book: Any) -> None:
+    """Publish the rows of all channels, as `Head.publish`: a reader never sees a row before its values."""
+    channels, rows, sequence = b.channels(book), b.rows(book), np.uint64(book[b.SEQUENCE])
+    b.fence()
+    for number in range(len(rows)):
+        word = number * CHANNEL_WIDTH
+        if not rows[number]:
+            continue
+        head = as_uint64(raw(b.bytes_at(channels[word + HEAD], _HEAD_BYTES)), 0)
+        head[channels[word + NULLS_WORD]] |= np.uint64(channels[word + NULLS])
+        total = np.uint64(channels[word + START] + channels[word + AT] + rows[number])
+        head[head_words.PENDING] = total
+        head[head_words.APPLIED] = sequence
+        b.fence()
+        head[head_words.ROWS] = total
+
+
+@called
 def _finish(book: Any, out: Any) -> int:
-    """Make the batch ready to be published, if everything in it is usual."""
+    """Commit the batch if everything in it is usual."""
     if not _has_room(book) or not fold(book, out):
         return IRREGULAR
     _write_bits(book)
-    return REGULAR
+    _publish(book)
+    update_latest(book)
+    if join(book, out):
+        return BARS
+    count_batch(book)
+    return COMMITTED
 
 
 _decode_json = _make_decode(values_json.convert_raw)
@@ -232,8 +266,8 @@ _decode_msgpack = _make_decode(values_msgpack.convert_raw)
 
 
 @kernel
-def decode_json(book: Any, out: Any) -> int:
-    """Decode a batch of JSON; `out` takes its partials. Return `REGULAR` or `IRREGULAR`."""
+def commit_json(book: Any, out: Any) -> int:
+    """Commit a batch of JSON; `out` takes its partials. Return `COMMITTED`, `BARS` or `IRREGULAR`."""
     if not book[b.PAYLOADS] or not _begin(book, _JSON):
         return IRREGULAR
     payloads = book[b.PAYLOADS]
@@ -267,8 +301,8 @@ def decode_json(book: Any, out: Any) -> int:
 
 
 @kernel
-def decode_msgpack(book: Any, out: Any) -> int:
-    """Decode a batch of msgpack, as `decode_json`."""
+def commit_msgpack(book: Any, out: Any) -> int:
+    """Commit a batch of msgpack, as `commit_json`."""
     if not book[b.PAYLOADS] or not _begin(book, _MSGPACK):
         return IRREGULAR
     payloads = book[b.PAYLOADS]

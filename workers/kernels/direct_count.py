@@ -47,11 +47,9 @@ def _count_delays(book: Any, number: int) -> None:
         delays[_bucket(receipts[row] - times[row])] += np.uint64(1)
 
 
-@kernel
-def count(book: Any) -> None:
+@called
+def count_batch(book: Any) -> None:
     """Count the batch as committed, and move on to the rows after it."""
-    if not book[b.PAYLOADS]:
-        return
     channels, rows = b.channels(book), b.rows(book)
     for number in range(len(rows)):
         word = number * CHANNEL_WIDTH
@@ -60,9 +58,11 @@ def count(book: Any) -> None:
                 _count_delays(book, number)
             channels[word + AT] += rows[number]
             channels[word + LEFT] -= rows[number]
+    book[b.END] = b.monotonic_ns(book)
+    now = book[b.END] + book[b.TO_WALL]
     ages, received, messages = b.latency(book), b.received(book), b.messages(book)
     for payload in range(book[b.PAYLOADS]):
-        ages[_bucket(book[b.AGE] - received[payload])] += np.uint64(messages[payload])
+        ages[_bucket(now - received[payload])] += np.uint64(messages[payload])
 
     words, counters = b.state(book), b.counters(book)
     longest = _longest_bars(book)
@@ -82,3 +82,10 @@ def count(book: Any) -> None:
         words[after + counters[pair]] = np.uint64(channels[word + START] + channels[word + AT])
     b.fence()
     words[counters[SEQUENCE]] = np.uint64(sequence)
+
+
+@kernel
+def count(book: Any) -> None:
+    """Count a batch whose bars the builder has finished."""
+    if book[b.PAYLOADS]:
+        count_batch(book)

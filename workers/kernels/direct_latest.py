@@ -1,4 +1,4 @@
-"""The direct path once rows are published: the last values of symbols, and bars.
+"""The direct path once rows are published: the last values of symbols.
 
 A row of the keyed frame is written between two changes of its version (`frames.keyed_frame`). The rule
 which rows are too late is that of `KeyedFrameWriter.update`.
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from mdstream.frames.head import APPLIED, PENDING, ROWS
 from mdstream.streams.spec import MOST_AHEAD_NS
 from workers.kernels import book as b
-from workers.kernels.compiling import called, kernel
-from workers.kernels.direct_bars import join
+from workers.kernels.compiling import called
 from workers.kernels.direct_layout import (
     ADDRESS,
     CHANNEL_WIDTH,
@@ -102,7 +102,7 @@ def _move(book: Any, aspect: int, row: int, symbol: int) -> None:
 
 
 @called
-def _update_latest(book: Any, number: int) -> None:
+def _update_channel(book: Any, number: int) -> None:
     """Write the newest rows of a channel to the keyed frame."""
     channels, aspects, count = b.channels(book), b.aspects(book), b.rows(book)[number]
     word = number * CHANNEL_WIDTH
@@ -136,14 +136,17 @@ def _update_latest(book: Any, number: int) -> None:
                 _move(book, first, row, symbol)
 
 
-@kernel
-def settle(book: Any, partials: Any) -> bool:
-    """Update last values and bars with the batch that was decoded, whose rows are published.
-
-    Return whether the builder of bars has something to do now.
-    """
+@called
+def update_latest(book: Any) -> None:
+    """Update the last values with the batch, whose rows are published."""
     channels, rows = b.channels(book), b.rows(book)
     for number in range(len(rows)):
         if rows[number] and channels[number * CHANNEL_WIDTH + NEWEST_BY] >= 0:
-            _update_latest(book, number)
-    return join(book, partials)
+            _update_channel(book, number)
+    head, needed = b.latest_head(book), np.uint64(book[b.LATEST_ROWS])
+    if len(head) and needed > head[ROWS]:
+        b.fence()
+        head[PENDING] = needed
+        head[APPLIED] = np.uint64(0)
+        b.fence()
+        head[ROWS] = needed

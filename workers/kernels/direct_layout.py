@@ -32,7 +32,9 @@ EVENT_TIME = 10
 """The column whose distance from the receive time is the delay of a row; -1 if there is none."""
 START = 11
 """The chunk's first row in the frame."""
-CHANNEL_WIDTH = 12
+HEAD, NULLS_WORD = 12, 13
+"""The address of the frame's head, and its word of the chunk's columns with nulls (`frames.head`)."""
+CHANNEL_WIDTH = 14
 
 # Words of a column.
 VALUES, VALIDITY = 0, 1

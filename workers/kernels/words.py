@@ -21,7 +21,7 @@ HIGH = np.uint64(0x8080808080808080)
 
 
 @intrinsic
-def _raw(context: Any, array: Any) -> Any:
+def address_of(context: Any, array: Any) -> Any:
     """Return the address of an array's items."""
     signature = types.CPointer(array.dtype)(array)  # type: ignore[attr-defined]
 
@@ -163,19 +163,19 @@ if BOUNDS_CHECKED:
         """Load the little-endian word at byte `index`; both ends are checked."""
         if index < 0 or index + 8 > len(buffer):
             raise IndexError("a word beyond the buffer")
-        return _load64(_raw(buffer), index)
+        return _load64(address_of(buffer), index)
 
     @numba.njit(boundscheck=True)
     def pairs64(buffer: Any, index: Any, first: Any, second: Any) -> Any:
         """Like `_pairs64`, both ends checked."""
         if index < 0 or index + 65 > len(buffer):
             raise IndexError("a block beyond the buffer")
-        return _pairs64(_raw(buffer), index, first, second)
+        return _pairs64(address_of(buffer), index, first, second)
 
 else:
     # Arrays are reference-counted, so passing one to a helper costs more than the helper's work. A pointer
     # is indexed the same way, without a count, a check, or Python's negative indices.
-    raw, load64, pairs64 = _raw, _load64, _pairs64
+    raw, load64, pairs64 = address_of, _load64, _pairs64
 
 
 def eight_of(byte: int) -> np.uint64:

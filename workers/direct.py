@@ -68,7 +68,7 @@ class Direct:
         self._chunks: dict[str, Chunk | None] = {}
         self._commit: Any = None
         self._has_failed = False
-        self._partials = np.zeros(2 * layout.MOST_ROWS, PARTIAL)
+        self._partials = np.zeros(2 * layout.MOST_ROWS + layout.MOST_PAYLOADS, PARTIAL)
         self._slab_words = book.ARRAYS["buffer"][0]
 
     def commit(self, slab: Slab, sequence: int, submitted: Moment) -> DirectBatch | None:
@@ -90,7 +90,8 @@ class Direct:
             return None
         if outcome == direct.BARS:
             self._finish_bars(sequence)
-        return DirectBatch(words[book.MESSAGES], words[book.START], words[book.END])
+        payloads = slab.count - words[book.TICKS]
+        return DirectBatch(payloads, words[book.MESSAGES], words[book.START], words[book.END])
 
     def _finish_bars(self, sequence: int) -> None:
         """Have the builder finish the bars of the batch, then count it."""
@@ -157,8 +158,9 @@ class Direct:
         columns = sum(len(table.channel.columns) for table in self._tables)
         widest = max(len(table.channel.columns) for table in self._tables)
         most, payloads, channels = layout.MOST_ROWS, layout.MOST_PAYLOADS, len(self._tables)
+        events = 2 * most + payloads
         lengths = {
-            **dict.fromkeys(("offsets", "lengths", "received", "verdicts", "messages"), payloads),
+            **dict.fromkeys(("offsets", "lengths", "received", "verdicts", "messages", "ticks"), payloads),
             **dict.fromkeys(("rows", "before"), channels),
             "at": 16,
             "clock": 2,
@@ -169,7 +171,7 @@ class Direct:
             "targets": columns * plans.TARGETS_WIDTH,
             "scratch": columns * plans.SCRATCH_ARRAYS * most,
             **dict.fromkeys(("leftover", "numbers"), widest * most),
-            **dict.fromkeys(("symbols", "times", "prices", "volumes", "kinds", "receipts"), 2 * most),
+            **dict.fromkeys(("symbols", "times", "prices", "volumes", "kinds", "receipts"), events),
             **dict.fromkeys(("places", "whose"), 8 * most),
             "newest": most,
             "trade": len(_TRADE) + 1,

@@ -101,13 +101,15 @@ class Accounts:
 
     def note(self, slab: Slab, sequence: int, batch: DirectBatch, span: Span, cpu: int) -> None:
         """Add the row of a batch that the direct path has counted; `cpu` is its CPU time (ns)."""
-        (messages, start, end), submitted = batch, span.submitted
+        if not batch.payloads:
+            return
+        (payloads, messages, start, end), submitted = batch, span.submitted
         to_wall = submitted.wall - submitted.monotonic
         self.log.add(
             (
                 sequence,
                 self._pid,
-                slab.count,
+                payloads,
                 slab.used,
                 messages,
                 0,

@@ -21,6 +21,7 @@ from mdstream.system.clock import Moment
 class DirectBatch(NamedTuple):
     """A batch that was committed directly."""
 
+    payloads: int
     messages: int
     start_ns: int
     """When it began, and when it was committed, on the monotonic clock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import uvloop
 
 from mdstream.streams import STREAMS
+from mdstream.streams.spec import Mark, PayloadKind
 from tests.feed.test_pipeline import payloads
 from tests.piping import Payload, Rig, fingerprint, rig
 
@@ -35,10 +37,23 @@ class Watched:
 
 
 async def run_one_by_one(r: Rig, wanted: list[Payload]) -> None:
-    """Feed payloads so that each is a batch."""
-    for payload in wanted:
+    """Feed payloads so that each is a batch, with ticks between and among them."""
+    for number, payload in enumerate(wanted):
+        if number % 7 == 0:
+            put_tick(r, payload[2])
+            await asyncio.sleep(0)
+        if number % 11 == 0:
+            put_tick(r, payload[2])
         await r.feed([payload])
     await r.drain()
+
+
+def put_tick(r: Rig, recv_ns: int) -> None:
+    """Put a tick as `Pipeline.mark_tick`, at a given time."""
+    batch = r.pipeline._filling or r.pipeline._begin(len(Mark.TICK))
+    assert batch is not None
+    batch.slab.append(Mark.TICK.value, PayloadKind.MARK, recv_ns)
+    r.pipeline._dispatch_soon()
 
 
 @pytest.mark.parametrize("per", [1, 3])

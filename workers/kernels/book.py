@@ -80,6 +80,7 @@ received = _array("received", np.int64)
 verdicts = _array("verdicts", np.uint8)
 messages = _array("messages", np.uint32)
 at = _array("at", np.int64)
+ticks = _array("ticks", np.int64)
 
 # Channels and their columns (`kernels.direct`, `kernels.columns`).
 rows = _array("rows", np.int64)
@@ -144,9 +145,11 @@ ASPECTS, LATEST_ROOM, LATEST_ROWS, VERSIONS = range(_FIRST + 14, _FIRST + 18)
 """Number of aspects; rows of the keyed frame, and, as a result, the rows that it needs; the byte in it at
 which the versions of rows begin.
 """
-START, END = range(_FIRST + 18, _FIRST + 20)
-"""Results: when the batch began, and when it was committed, on the monotonic clock (ns)."""
-WORDS = _FIRST + 20
+START, END, TICKS = range(_FIRST + 18, _FIRST + 21)
+"""Results: when the batch began, and when it was committed, on the monotonic clock (ns); how many of its
+payloads are ticks.
+"""
+WORDS = _FIRST + 21
 """Words of a book."""
 
 _as_bytes = _pointer_to(types.uint8)

@@ -20,7 +20,7 @@ import numpy as np
 
 from mdstream.frames import head as head_words
 from mdstream.handoff.slab import ENTRY, HEADER_BYTES
-from mdstream.streams.spec import PayloadKind
+from mdstream.streams.spec import Mark, PayloadKind
 from workers.kernels import book as b
 from workers.kernels import columns as plans
 from workers.kernels import keys, match_json, match_msgpack, ops, values_json, values_msgpack
@@ -65,28 +65,35 @@ _OFFSET, _LENGTH, _KIND, _COMPRESSION, _RECEIVED, _MESSAGES = (
 )
 _ENTRY_BYTES = ENTRY.itemsize
 _HEAD_BYTES = 8 * head_words.WORDS
-_JSON, _MSGPACK = int(PayloadKind.JSON), int(PayloadKind.MSGPACK)
+_JSON, _MSGPACK, _MARK = int(PayloadKind.JSON), int(PayloadKind.MSGPACK), int(PayloadKind.MARK)
+_TICK = int.from_bytes(Mark.TICK.value, "little")
 
 
 @called
 def _begin(book: Any, kind: int) -> bool:
-    """Read the table of the slab; return whether all payloads are plain ones of `kind`."""
+    """Read the table of the slab; return whether all payloads are plain ones of `kind`, or ticks."""
     slab = raw(b.buffer(book))
     offsets, lengths, received = raw(b.offsets(book)), raw(b.lengths(book)), raw(b.received(book))
     verdicts, messages = raw(b.verdicts(book)), raw(b.messages(book))
     book[b.START] = b.monotonic_ns(book)
-    total = 0
+    total, ticks = 0, 0
     for payload in range(book[b.PAYLOADS]):
         entry = HEADER_BYTES + payload * _ENTRY_BYTES
-        if as_uint16(slab, entry + _KIND)[0] != kind or as_uint16(slab, entry + _COMPRESSION)[0] != 0:
-            return False
+        its_kind = as_uint16(slab, entry + _KIND)[0]
         offsets[payload] = as_int64(slab, entry + _OFFSET)[0]
         lengths[payload] = as_uint32(slab, entry + _LENGTH)[0]
         received[payload] = as_int64(slab, entry + _RECEIVED)[0]
         verdicts[payload] = ops.GOOD
         messages[payload] = 0
-        total += lengths[payload]
-    book[b.BYTES] = total
+        if its_kind == kind and as_uint16(slab, entry + _COMPRESSION)[0] == 0:
+            total += lengths[payload]
+        elif its_kind == _MARK and lengths[payload] == 4 and as_uint32(slab, offsets[payload])[0] == _TICK:
+            verdicts[payload] = ops.OTHER
+            b.ticks(book)[ticks] = payload
+            ticks += 1
+        else:
+            return False
+    book[b.BYTES], book[b.TICKS] = total, ticks
     b.rows(book)[:] = 0
     b.before(book)[:] = 0
     at = b.at(book)
@@ -100,7 +107,7 @@ def _are_matched(book: Any) -> bool:
     """Return whether every payload was followed to its end, and all rows find room."""
     verdicts, channels = b.verdicts(book), b.channels(book)
     for payload in range(book[b.PAYLOADS]):
-        if verdicts[payload] != ops.GOOD:
+        if verdicts[payload] == ops.FELL_BACK:
             return False
     rows = b.rows(book)
     for number in range(len(rows)):

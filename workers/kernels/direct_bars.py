@@ -21,6 +21,7 @@ from workers.kernels.words import as_float64, as_int64, as_uint16, as_uint32, as
 # Columns of trades and quotes that bars need; -1 if there is none.
 SYMBOL, TIME, PRICE, VOLUME, RECEIPT, CONDITIONS, TAPE, MARK = range(8)
 BID, ASK = 2, 3
+_LAST = np.int64((1 << 63) - 1)
 
 
 @called
@@ -94,6 +95,16 @@ def _add_quote(book: Any, row: int, event: int) -> None:
     b.receipts(book)[event] = as_int64(area, receipts)[row]
 
 
+@called
+def _add_tick(book: Any, payload: int, event: int) -> None:
+    """Add a tick to the events."""
+    received = b.received(book)[payload]
+    b.symbols(book)[event] = 0
+    b.times(book)[event] = b.receipts(book)[event] = received
+    b.prices(book)[event] = b.volumes(book)[event] = 0.0
+    b.kinds(book)[event] = partials.TICK
+
+
 @inlined
 def _base(book: Any, number: int) -> int:
     return b.channels(book)[number * CHANNEL_WIDTH + BASE]
@@ -108,25 +119,30 @@ def _order(book: Any, number: int, row: int) -> int:
 
 @called
 def fold(book: Any, out: Any) -> bool:
-    """Fold trades and midpoints to partials in `out`; return whether all are usual."""
+    """Fold trades, midpoints and ticks to partials in `out`; return whether all are usual."""
     rows = b.rows(book)
     book[b.PARTIALS] = 0
     trades = rows[book[b.TRADES]] if book[b.TRADES] >= 0 else np.int64(0)
     quotes = rows[book[b.MIDPOINTS]] if book[b.MIDPOINTS] >= 0 else np.int64(0)
-    count = trades + quotes
+    ticks = book[b.TICKS]
+    count = trades + quotes + ticks
     if count == 0:
         return True
-    trade, quote = 0, 0
-    while trade + quote < count:
-        if quote == quotes or (
-            trade < trades and _order(book, book[b.TRADES], trade) < _order(book, book[b.MIDPOINTS], quote)
-        ):
-            if not _add_trade(book, trade, trade + quote):
+    trade, quote, tick = 0, 0, 0
+    for event in range(count):
+        next_trade = _order(book, book[b.TRADES], trade) if trade < trades else _LAST
+        next_quote = _order(book, book[b.MIDPOINTS], quote) if quote < quotes else _LAST
+        next_tick = b.ticks(book)[tick] << 32 if tick < ticks else _LAST
+        if next_trade < next_quote and next_trade < next_tick:
+            if not _add_trade(book, trade, event):
                 return False
             trade += 1
-        else:
-            _add_quote(book, quote, trade + quote)
+        elif next_quote < next_tick:
+            _add_quote(book, quote, event)
             quote += 1
+        else:
+            _add_tick(book, b.ticks(book)[tick], event)
+            tick += 1
     room = 16
     while room <= 2 * count:
         room *= 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mdstream.telemetry.histogram import BELOW_BITS, BIAS
-from workers.kernels import bar_table
+from workers.kernels import bar_table, ops
 from workers.kernels import book as b
 from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.direct_layout import AT, CHANNEL_WIDTH, EVENT_TIME, LEFT, RECEIVED, START, values_at
@@ -61,7 +61,10 @@ def count_batch(book: Any) -> None:
     book[b.END] = b.monotonic_ns(book)
     now = book[b.END] + book[b.TO_WALL]
     ages, received, messages = b.latency(book), b.received(book), b.messages(book)
+    verdicts = b.verdicts(book)
     for payload in range(book[b.PAYLOADS]):
+        if verdicts[payload] != ops.GOOD:
+            continue
         ages[_bucket(now - received[payload])] += np.uint64(messages[payload])
 
     words, counters = b.state(book), b.counters(book)
@@ -73,7 +76,7 @@ def count_batch(book: Any) -> None:
     after = counters[COPIES] + (sequence & 1) * size
     for place in range(size):
         words[after + place] = words[before + place]
-    words[after + counters[PAYLOADS]] += np.uint64(book[b.PAYLOADS])
+    words[after + counters[PAYLOADS]] += np.uint64(book[b.PAYLOADS] - book[b.TICKS])
     words[after + counters[BYTES]] += np.uint64(book[b.BYTES])
     words[after + counters[MESSAGES]] += np.uint64(book[b.MESSAGES])
     words[after + counters[BATCHES]] += np.uint64(1)

@@ -14,6 +14,7 @@ arrives; the pipeline, with all its batches; the open bars and the frames (commi
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import signal
 import time
@@ -42,6 +43,8 @@ from mdstream.wire.subscription import Subscriptions
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
+_QUIET_TURNS = 4
+"""While nothing happens, gauges are published at every fourth heartbeat."""
 _TICK_S = 1.0
 _CARRIED_ON = ("established", "reconnects", "control", "fetch_requests", "pool_rebuilds")
 """Counters that the parts of a feed start at 0; the feed adds its predecessors' counts."""
@@ -62,6 +65,8 @@ class Feed:
     """Symbols that REST has no data for, and that no message has named yet."""
     _received_before: int
     """How many symbols had arrived when `_absent` was found."""
+    _quiet: tuple[Any, ...]
+    """What stays as it is while nothing happens."""
     # Set by commands of the supervisor, and by SIGTERM.
     _may_fetch: asyncio.Event
     """Fetching may start."""
@@ -83,7 +88,7 @@ class Feed:
         self._may_fetch = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched = self._client = self._fetcher = None
-        self._absent, self._received_before = set(), 0
+        self._absent, self._received_before, self._quiet = set(), 0, ()
         self._before = {name: state[name] for name in _CARRIED_ON}
         self._subscriptions = Subscriptions()
         self._committer = make_committer(assignment, state, pool)
@@ -284,7 +289,12 @@ class Feed:
         self._session.change()
 
     async def _keep_gauges(self) -> None:
-        while True:
+        for turn in itertools.count():
+            busy = self._pipeline.has_work, self._pipeline.received, self._session.progress
+            if busy == self._quiet and turn % _QUIET_TURNS:
+                await asyncio.sleep(HEARTBEAT_S)
+                continue
+            self._quiet = False, *busy[1:]
             self._publish_gauges()
             if self._scaler is not None:
                 self._scaler.heartbeat()

@@ -148,6 +148,16 @@ class Pipeline:
         self._shortages = Shortages()
 
     @property
+    def received(self) -> int:
+        """Payloads that were received from the stream."""
+        return self._received.payloads
+
+    @property
+    def has_work(self) -> bool:
+        """Whether payloads wait to be committed."""
+        return bool(self._working or self._sealed or self._filling)
+
+    @property
     def queued(self) -> int:
         """Batches that wait for a worker."""
         return len(self._sealed) + max(0, len(self._working) - max(1, self._pool.size))

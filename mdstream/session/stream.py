@@ -174,6 +174,11 @@ class StreamSession:
         rule = None if error.code is None else find_rule(place, error.code)
         return self._doubt.seconds_left(rule, time.monotonic()) if rule else 0.0
 
+    @property
+    def progress(self) -> tuple[Any, ...]:
+        """What changes whenever the state of the connection does."""
+        return self.ready.is_set(), self.established, self.reconnects, self.control_messages
+
     def change(self) -> None:
         """Send the server a change of `subscriptions.wanted`."""
         self._changed.set()

@@ -52,6 +52,8 @@ class MachineSample:
 
 _LEAST_S = 0.01
 """Least time between samples, so that none divides by zero."""
+_FOLDER_S = 5.0
+"""How often the files of a run are measured: looking at each costs more than the rest of a sample."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -68,12 +70,15 @@ class Sampler:
     """The time of the previous sample of processes."""
     _times: list[Any]
     """The times of all cores in the previous sample."""
+    _folder: tuple[float, int]
+    """When the files of the run were measured, and their bytes."""
 
     def __init__(self) -> None:
         self._known = {}
         self._at = time.monotonic()
         self._cores = os.sched_getaffinity(0)
         self._times = psutil.cpu_times(percpu=True)
+        self._folder = float("-inf"), 0
 
     def sample_cores(self) -> list[CoreSample]:
         """Return a sample of each core that this run may use."""
@@ -86,11 +91,16 @@ class Sampler:
         ]
 
     def sample_machine(self, run: Path) -> MachineSample:
-        """Return a sample of the machine, and of the shared memory that the run in folder `run` uses."""
+        """Return a sample of the machine, and of the shared memory that the run in folder `run` uses.
+
+        That memory is measured every `_FOLDER_S`.
+        """
+        if (now := time.monotonic()) - self._folder[0] >= _FOLDER_S:
+            self._folder = now, _folder_bytes(run)
         memory, net = psutil.virtual_memory(), psutil.net_io_counters()
         switches = psutil.cpu_stats().ctx_switches
         return MachineSample(
-            memory.total - memory.available, _folder_bytes(run), net.bytes_sent, net.bytes_recv, switches
+            memory.total - memory.available, self._folder[1], net.bytes_sent, net.bytes_recv, switches
         )
 
     def sample_processes(

@@ -53,6 +53,8 @@ class FeedState:
     # The mutable state, all of it in shared memory: the words, and the buckets of each histogram.
     _words: memoryview
     histograms: dict[str, Counts]
+    # The heads of the stream's frames that a reader has met, by name.
+    _heads: dict[str, Head]
 
     def __init__(self, path: Path, write: bool = False) -> None:
         with path.open("r+b" if write else "rb") as file:
@@ -63,6 +65,7 @@ class FeedState:
             raise NoRunError(
                 f"{path}: written by another version of mdstream, with other metrics; use the same version"
             )
+        self._heads = {}
         self.words: Counts = np.frombuffer(mapping, np.uint64)
         """All words, for kernels."""
         counts = self.words[_HISTOGRAMS:]
@@ -117,6 +120,13 @@ class FeedState:
                 values[metric.name] = metric.source(values)
         return values
 
+    def count_rows(self, run: Path, stream: str) -> int:
+        """Return the rows of all frames of `stream` in the run in folder `run`."""
+        for folder in (run / "frames").glob(f"{stream}.*"):
+            if folder.name not in self._heads and (folder / "head").exists():
+                self._heads[folder.name] = Head(folder, write=False)
+        return sum(head.rows for head in self._heads.values())
+
     # -- written by one process at a time
 
     def __setitem__(self, name: str, value: int) -> None:
@@ -141,6 +151,5 @@ def read_stream(run: Path, stream: str, state: FeedState) -> dict[str, Any]:
     Values are numbers; a histogram is an array of counts by bucket. A percentile without messages is None.
     """
     values = state.values()
-    frames = (folder for folder in (run / "frames").glob(f"{stream}.*") if (folder / "head").exists())
-    values["rows"] = sum(Head(folder, write=False).rows for folder in frames)
+    values["rows"] = state.count_rows(run, stream)
     return {metric.name: values[metric.name] for metric in STREAM if not metric.is_internal}

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
+from mdstream.config import HandoffConfig
+from mdstream.frames.chunk import Chunk
+from mdstream.frames.head import Head
+from mdstream.frames.rundir import RunDirectory, frame_path, state_path
+from mdstream.pool.pool import WorkerPool
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import Mark, PayloadKind
+from mdstream.telemetry.state import FeedState
 from tests.feed.test_pipeline import payloads
+from tests.forking import get_fork_context
 from tests.piping import Payload, Rig, fingerprint, rig
+from tests.running import HANGING_S, until
 
 COUNT = 3000
+KILLED_COUNT = 4000
+KILLS = 6
+WATCHED_S = 3.0
 
 
 class Watched:
@@ -79,3 +92,92 @@ def test_it_equals_the_usual_way_byte_for_byte(tmp_path: Path, stream: str, per:
             return fingerprint(r.run, stream), counts
 
     assert uvloop.run(go(True)) == uvloop.run(go(False))
+
+
+def write_until_killed(run: Path, stream: str, rejects: Path) -> None:
+    """Commit payloads one by one, in a process of its own, until somebody kills it."""
+
+    async def go() -> None:
+        pool = WorkerPool(0, HANGING_S)
+        await pool.start()
+        r = Rig(run, stream, pool, rejects, HandoffConfig())
+        for payload in payloads(stream, KILLED_COUNT, 1):
+            await r.feed([payload])
+        await asyncio.Event().wait()
+
+    uvloop.run(go())
+
+
+@pytest.mark.parametrize("stream", ["stocks", "options"])
+def test_a_kill_at_any_moment_is_repaired(tmp_path: Path, stream: str) -> None:
+    """Kill a writer at random moments. Its successor commits what is left; nothing is lost or doubled."""
+    delays = random.Random(7)
+
+    async def continue_run(run: Path) -> tuple[int, dict[str, str]]:
+        pool = WorkerPool(0, HANGING_S)
+        await pool.start()
+        r = Rig(run, stream, pool, tmp_path, HandoffConfig())
+        r.pipeline.recover()
+        await r.drain()
+        return r.state.values()["committed"], rows_of(run, stream)
+
+    async def run_undisturbed(count: int) -> dict[str, str]:
+        async with rig(stream, 0, tmp_path) as r:
+            await r.feed(payloads(stream, KILLED_COUNT, 1)[:count])
+            await r.drain()
+            return rows_of(r.run, stream)
+
+    for _ in range(KILLS):
+        with RunDirectory(None) as directory:
+            run = directory.path
+            writer = get_fork_context().Process(  # type: ignore[attr-defined]
+                target=write_until_killed, args=(run, stream, tmp_path)
+            )
+            writer.start()
+            until(lambda run=run: is_writing(run, stream), "a commit")
+            time.sleep(delays.uniform(0.0, 0.05))
+            writer.kill()
+            writer.join()
+            committed, recovered = uvloop.run(continue_run(run))
+        assert committed
+        assert recovered == uvloop.run(run_undisturbed(committed))
+
+
+def rows_of(run: Path, stream: str) -> dict[str, str]:
+    """Return the digests of a stream's rows and last values, without bars, which end with a gap."""
+    return {name: digest for name, digest in fingerprint(run, stream).items() if ".bars_1" not in name}
+
+
+def is_writing(run: Path, stream: str) -> bool:
+    """Return whether a commit is counted."""
+    path = state_path(run, stream)
+    return path.exists() and FeedState(path)["sequence"] > 0
+
+
+def test_a_reader_never_sees_a_row_before_its_values(tmp_path: Path) -> None:
+    """Look at the last row of a frame while another process publishes rows on the direct path."""
+    with RunDirectory(None) as directory:
+        run = directory.path
+        writer = get_fork_context().Process(  # type: ignore[attr-defined]
+            target=write_until_killed, args=(run, "stocks", tmp_path)
+        )
+        writer.start()
+        until(lambda: is_writing(run, "stocks"), "a commit")
+        columns = STREAMS["stocks"].by_name["quotes"].at
+        head, seen, chunks = Head(frame_path(run, "stocks.quotes"), write=False), 0, dict[int, Chunk]()
+        deadline = time.monotonic() + WATCHED_S
+        while time.monotonic() < deadline and seen < 1000:
+            rows = head.rows
+            if not rows or (entry := head.entry(head.end - 1)).start_row >= rows:
+                continue
+            if entry.number not in chunks:
+                wanted = STREAMS["stocks"].by_name["quotes"].columns
+                path = head.chunk_path(entry.number)
+                chunks[entry.number] = Chunk(path, wanted, entry.start_row, entry.capacity, write=False)
+            views, row = chunks[entry.number].views, rows - 1 - entry.start_row
+            if row < entry.capacity:
+                assert all(views[columns[name]].values[row] for name in ("ts", "recv_ts")), row
+                seen += 1
+        writer.kill()
+        writer.join()
+    assert seen

@@ -96,7 +96,7 @@ def test_each_word_is_counted_somewhere() -> None:
     text = "".join(
         p.read_text() for room in ("feed", "engine") for p in (ROOT / "mdstream" / room).glob("*.py")
     )
-    assert [name for name in LIVE if f'state["{name}"]' not in text and name != "sequence"] == []
+    assert [name for name in LIVE if f'"{name}"' not in text and name != "sequence"] == []
     counted = set(COMMITTED) - set(LENGTHS)
     assert [name for name in counted if not re.search(rf"\b{name}=", text)] == []
 

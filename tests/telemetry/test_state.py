@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mdstream.errors import NoRunError
-from mdstream.telemetry.state import _COPIES, COMMITTED, FeedState
+from mdstream.telemetry.state import COMMITTED, COPIES, FeedState
 
 
 def test_a_batch_counts_once_and_all_at_once(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_commit_cut_short_has_not_happened(tmp_path: Path) -> None:
     words = state._words
     before = state.committed()
     # All stores except the last one, which is the sequence number.
-    start = _COPIES + 2 % 2 * len(COMMITTED)
+    start = COPIES + 2 % 2 * len(COMMITTED)
     for i in range(len(COMMITTED)):
         words[start + i] = 999
     assert state.committed() == before

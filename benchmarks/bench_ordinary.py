@@ -7,7 +7,7 @@
 
 The result is the CPU time (user and system) of all processes of the subject over `STRETCH_S` seconds, after
 `WARM_S` seconds, divided by the messages that it received in that time. The simulator is a process of its
-own, whose time is not counted. It sends each stream at the given rate, to all subjects alike. Idle, its
+own, whose time is not counted. It sends each stream at the given rate, to every subject. Idle, its
 streams are subscribed and silent.
 """
 

@@ -1,4 +1,4 @@
-"""The book of the direct path: one array of numbers that tells its kernels where everything is.
+"""The book of the direct path: one array with the addresses of all others.
 
 Passing some fifty arrays to a kernel costs more than a small batch takes. So their addresses are written
 once into an array, the book: two words for each, its address and its number of items. `workers.direct`

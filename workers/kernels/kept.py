@@ -1,7 +1,8 @@
 """Where the kernels' machine code is stored, and whether it is complete. Loads no compiler.
 
-Numba's own check sees only the file that defines a kernel, not the files that it calls into. So the
-folder's name holds a digest of all of them.
+The folder's name is a digest of everything that the machine code depends on: the text of all sources, the
+versions, the CPU. It has neither paths nor times of files, so a new installation of the same version finds
+the code of the old one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import errno
 import fcntl
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -28,17 +31,26 @@ BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
 """Whether every array access is checked (slow; for fuzzing)."""
 
 _KERNELS = Path(__file__).parent
+_IMPORTED = re.compile(rb"^from (mdstream\.[\w.]+) import", re.MULTILINE)
 
 
 def _digest() -> str:
-    """Return a digest of everything that the machine code depends on and Numba's own key leaves out."""
-    numba = importlib.metadata.version("numba")
-    versions = f"{sys.version} {numba} {_processor()} {BOUNDS_CHECKED}"
-    digest = hashlib.sha256(versions.encode())
-    for path in sorted(_KERNELS.glob("*.py")):
-        # Numba takes a file with another path or time for another file.
-        digest.update(f"{path.resolve()} {path.stat().st_mtime_ns}".encode() + path.read_bytes())
+    """Return a digest of everything that the machine code depends on."""
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    digest = hashlib.sha256(f"{sys.version} {versions} {_processor()} {BOUNDS_CHECKED}".encode())
+    for name, text in sorted(find_sources().items()):
+        digest.update(f"{name} {len(text)} ".encode() + text)
     return digest.hexdigest()[:16]
+
+
+def find_sources() -> dict[str, bytes]:
+    """Return the sources of the kernels, and of the modules whose constants they have, by name."""
+    sources = {path.name: path.read_bytes() for path in _KERNELS.glob("*.py")}
+    package = Path(inspect.getfile(is_private)).parents[1]
+    for module in {name.decode() for text in sources.values() for name in _IMPORTED.findall(text)}:
+        path = package.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        sources[module] = path.read_bytes()
+    return sources
 
 
 def _processor() -> str:

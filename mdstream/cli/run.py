@@ -116,7 +116,7 @@ def _hint(file: str) -> str:
 def show_live(view: LiveView, run: Supervisor) -> None:
     """Draw a run, unless somebody has removed its folder: then there is nothing to draw."""
     if run.removed is None:
-        view.show(run.path)
+        view.show(run.path, run.compiling)
 
 
 def warning_writer(note: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:

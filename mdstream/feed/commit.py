@@ -23,6 +23,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,8 @@ class Committer:
             self._books = Books(folder("books"), levels, share, state["levels_dropped"])
         if spec.bar_rules is not None:
             self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
-        self._direct = make_direct(
+        self._make_direct = partial(
+            make_direct,
             run,
             spec,
             Targets(
@@ -119,11 +121,16 @@ class Committer:
                 state.histograms["feed_delay"],
             ),
         )
+        self._direct = self._make_direct()
         rules = spec.bar_rules
         sources = zip(LENGTHS, rules.sources, strict=True) if rules is not None else ()
         self._lengths = [(counter, name) for counter, name in sources if name]
         self._untracked_before = state["updates_untracked"]
         self._log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
+
+    def use_kernels(self) -> None:
+        """Take the direct path from the next batch on, if there is one: kernels are loaded by now."""
+        self._direct = self._make_direct()
 
     @property
     def received(self) -> Collection[str]:

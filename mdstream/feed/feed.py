@@ -9,6 +9,8 @@
 Start: resume the batches of a killed predecessor, start the workers, connect. Fetch on the supervisor's
 command, together with all other streams. Stop in this order: session and fetcher, so that no new data
 arrives; the pipeline, with all its batches; the open bars and the frames (committer); the workers.
+
+The file is long because it wires all parts, and answers the supervisor for all of them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal, read_progress
+from mdstream.feed.kernel_switch import KernelSwitch
 from mdstream.feed.pipeline import Pipeline
 from mdstream.frames.rundir import requests_path
 from mdstream.frames.writer import Limits
@@ -93,6 +96,7 @@ class Feed:
         self._subscriptions = Subscriptions()
         self._committer = self._make_committer()
         self._pipeline = self._make_pipeline()
+        self._kernel_switch = KernelSwitch(pool, self._pipeline, self._report)
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
             self._subscriptions,
@@ -198,7 +202,7 @@ class Feed:
             self._publish_gauges()
             for task in waiting:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.gather(*waiting, self._kernel_switch.end(), return_exceptions=True)
 
     async def _fetch_forever(self) -> None:
         """Fetch all symbols at the start, and then at each interval."""
@@ -281,6 +285,8 @@ class Feed:
         match name:
             case "fetch":
                 self._may_fetch.set()
+            case "kernels":
+                self._kernel_switch.begin()
             case "drain":
                 self._stop.set()
             case "subscribe" | "unsubscribe":

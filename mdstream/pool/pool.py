@@ -11,6 +11,8 @@
 3. A ticket that runs longer than the deadline counts as having killed its worker.
 4. If no crew can start, not even a first one, the pool ends: every ticket fails at once with
    `NoWorkersError`.
+
+The file is long because everything that replaces a crew is here: two replacements must not meet.
 """
 
 from __future__ import annotations
@@ -100,6 +102,8 @@ class WorkerPool:
     """Process ids of the crew."""
     rebuilds: int
     """Number of crews that replaced others."""
+    has_kernels: bool
+    """Whether compiled kernels are loaded: in the workers, and in this process if it makes bars."""
     _crew: Crew | None
     _generation: int
     """Number of crews so far."""
@@ -121,6 +125,7 @@ class WorkerPool:
         self.size = size
         self.rebuilds = 0
         self.pids = []
+        self.has_kernels = False
         self._boot = load_boot()
         self._timeout_s = timeout_s
         self._kernels = kernels
@@ -150,7 +155,7 @@ class WorkerPool:
         self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool = True
     ) -> DirectPath | None:
         """Return the direct path of a stream; None if workers decode, or there is none."""
-        if self.size:
+        if self.size or not self.has_kernels:
             return None
         made: DirectPath | None = self._boot.make_direct(run, spec, targets, kernels)
         return made
@@ -158,18 +163,31 @@ class WorkerPool:
     async def start(self, bars: bool = True) -> None:
         """Start the processes, and wait until each is ready, and this one can make `bars` if requested.
 
+        If the kernels are not compiled yet, `has_kernels` stays False, and all do without.
+
         Processes that die as they start are started again, as later on. Raises `NoWorkersError` if that
         does not help.
         """
-        ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
+        if bars or not self.size:
+            # Before the workers start, so that they have kernels if this process has.
+            self.has_kernels = await asyncio.to_thread(self._boot.load_kernels)
         if self.size:
             os.environ.update(SINGLE_THREADED)
             if self._is_forked:
                 self._context = forkserver.take(*forkserver_modules())
                 self._has_forkserver = True
-            await asyncio.gather(self._first_crew(), *ready)
-        else:
-            await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
+            await self._first_crew()
+
+    async def use_kernels(self) -> bool:
+        """Load the kernels, now that they are compiled; return whether they are loaded.
+
+        Meanwhile the present crew goes on. The new one replaces it between two tickets.
+        """
+        if not self.has_kernels and await asyncio.to_thread(self._boot.load_kernels):
+            if self.size:
+                await self._renew_crew()
+            self.has_kernels = True
+        return self.has_kernels
 
     async def run(self, ticket: Ticket) -> Receipt:
         """Run `ticket` in a worker.
@@ -292,6 +310,31 @@ class WorkerPool:
         self._on_start(pids, forkserver.pid() if self._is_forked else None)
         self.pids = await self._crew.ready()
 
+    async def _renew_crew(self) -> None:
+        """Start a crew beside the present one, wait until no ticket runs, and let it take over.
+
+        If the present crew breaks meanwhile, its replacement is as new, and this one is not needed.
+        """
+        generation = self._generation
+        crew = Crew(self.size, self._boot.start, self._boot.serve, self._context)
+        try:
+            pids = await crew.ready()
+            self._turns.accuse()  # so that no ticket enters
+            try:
+                await self._turns.enter_alone()
+                if self._generation == generation and not self._is_rebuilding and not self._ended_by:
+                    self._crew, crew = crew, self._crew or crew
+                    self._generation += 1
+                    self.pids = pids
+                    self._on_start(pids, forkserver.pid() if self._is_forked else None)
+                self._turns.leave()
+            finally:
+                self._turns.clear()
+            await self._find_crew()
+        finally:
+            crew.hang_up()
+            await asyncio.to_thread(_end_processes, crew.processes, _END_WAIT_S)
+
     async def _submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._ended_by or self._crew is None:
             raise NoWorkersError(self._ended_by or "the pool has not started")
@@ -303,17 +346,20 @@ class WorkerPool:
 
         Raises `NoWorkersError` if that fails, or the pool is closed.
         """
-        done = self._rebuilding is None or self._rebuilding.done()
-        if self._generation == broken and done and not self._ended_by:
+        if self._generation == broken and not self._is_rebuilding and not self._ended_by:
             self._rebuilding = asyncio.get_running_loop().create_task(self._replace_crew())
         await self._find_crew()
+
+    @property
+    def _is_rebuilding(self) -> bool:
+        return self._rebuilding is not None and not self._rebuilding.done()
 
     async def _find_crew(self) -> int:
         """Wait for a running replacement; return the crew's generation.
 
         Raises `NoWorkersError` if the replacement failed.
         """
-        if (rebuilding := self._rebuilding) is not None and not rebuilding.done():
+        if (rebuilding := self._rebuilding) is not None and self._is_rebuilding:
             await asyncio.wait([rebuilding])  # a ticket that is cancelled here does not cancel it
             if rebuilding.cancelled():
                 raise NoWorkersError(self._ended_by)

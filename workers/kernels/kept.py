@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdstream.system.shared_places import is_out_of_reach, is_private
-from workers import UNKEPT
 
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
 """Whether every array access is checked (slow; for fuzzing)."""
@@ -85,7 +84,15 @@ def _cache_folder() -> Path:
     raise OSError(f"{base} cannot be written, or is not this user's alone")
 
 
-CACHE = None if os.environ.get(UNKEPT) else _cache_folder()
+def _find_folder() -> tuple[Path | None, OSError | None]:
+    """Return the folder, or the error that says why there is none."""
+    try:
+        return _cache_folder(), None
+    except OSError as error:
+        return None, error
+
+
+CACHE, _OBSTACLE = _find_folder()
 
 _COMPLETE = "complete"
 """A file that exists once all kernels of these sources are on disk. It holds their digests; its time is
@@ -101,7 +108,8 @@ def is_complete() -> bool:
     Raises OSError if they are not and there is no room for them.
     """
     if CACHE is None:
-        return False
+        assert _OBSTACLE is not None
+        raise _OBSTACLE
     if (digests := _read_digests()) and digests == _digests(CACHE):
         return True
     stat = os.statvfs(CACHE)
@@ -124,7 +132,9 @@ def alone() -> Iterator[None]:
     Raises OSError before anything is compiled if a file of `_ROOM_BYTES` cannot be written: a full disk, a
     quota, a limit on the size of files.
     """
-    assert CACHE is not None
+    if CACHE is None:
+        assert _OBSTACLE is not None
+        raise _OBSTACLE
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.posix_fallocate(lock.fileno(), 0, _ROOM_BYTES)

@@ -7,7 +7,6 @@ outputs   folders for rejects, store and journal; an unusable one is refused bef
 from __future__ import annotations
 
 import logging
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,6 @@ from mdstream.errors import ConfigError, NoRunError
 from mdstream.feed import recovery
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
-from mdstream.pool.pool import SINGLE_THREADED
 from mdstream.store.folders import check_folder, check_store
 from mdstream.store.rejects import find_obstacle
 from mdstream.system import resources
@@ -126,13 +124,3 @@ def journal_dead_runs(root: Path | None) -> None:
                 )
         except (NoRunError, OSError) as error:
             log.warning("%s: what it had received is not in its journal: %s", run.name, error)
-
-
-def prepare_environment() -> None:
-    """Set the environment that all children inherit."""
-    os.environ.update(SINGLE_THREADED)
-    # Python's resource tracker warns of the semaphores of killed feeds as it removes them.
-    quiet = "ignore:resource_tracker:UserWarning"
-    before = os.environ.get("PYTHONWARNINGS", "")
-    if quiet not in before:
-        os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet

@@ -38,6 +38,7 @@ from mdstream.errors import Exit, RunRemovedError
 from mdstream.feed.assignment import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
+from mdstream.pool import early
 from mdstream.recording.process import RecorderProcess, start_for_dead_runs
 from mdstream.system.clock import Awake, Moment
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
@@ -169,7 +170,7 @@ class Supervisor:
         `finish` is called at the end, while the frames still exist: the place for a report.
         """
         logs.set_up(self.config.log.level, self._write_log)
-        preparation.prepare_environment()
+        early.prepare_environment()
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
         preparation.journal_dead_runs(root)
         for dead in rundir.reap(root):

@@ -37,8 +37,8 @@ class KernelSwitch:
         try:
             if not await self._pool.use_kernels():
                 raise OSError("they are not on disk")
-        except Exception:
-            log.exception("the compiled decoders cannot be loaded; the fallback decoder goes on")
+        except Exception as error:
+            log.error("the compiled decoders cannot be loaded, so the fallback decoder goes on: %r", error)
             return
         self._pipeline.use_kernels()
         self._report(RunEvent(EventKind.KERNELS, "compiled decoders in use"))

@@ -40,9 +40,9 @@ from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 from mdstream.pool.suspects import Turns
-from mdstream.pool.worker_code import are_kernels_compiled, load_boot
+from mdstream.pool.worker_code import load_boot
 from mdstream.streams.spec import StreamSpec
-from mdstream.system import children, clock, resources
+from mdstream.system import clock, resources
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,6 @@ def one_a_core(wanted: int) -> int:
 def forkserver_modules(*modules: str) -> tuple[str, ...]:
     """Return what a fork server loads for processes that need `modules`, and for their workers."""
     return (*modules, load_boot().PRELOAD)
-
-
-def load_early(size: int) -> None:
-    """Start the fork server for a pool of `size`, so that it loads before the pool starts."""
-    if size > 1 and are_kernels_compiled():
-        os.environ.update(SINGLE_THREADED)
-        with children.starting():
-            forkserver.begin(*forkserver_modules())
 
 
 class WorkerPool:

@@ -5,8 +5,3 @@ Another package on the path may also be called `workers`. `mdstream.pool.pool`, 
 """
 
 OWNER = "mdstream"
-
-UNKEPT = "_MDSTREAM_KERNELS_UNKEPT"
-"""Set in the environment of processes that cannot store compiled kernels on disk. They use the fallback
-decoder, and each compiles for itself the few kernels that it needs.
-"""

@@ -22,12 +22,13 @@ from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordT
 from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.streams.spec import StreamSpec
 from mdstream.system import children
-from workers import UNKEPT
 
 PRELOAD = "workers.preload"
 """Module that a pool's fork server loads for the workers that are forked from it."""
 
 _is_prepared = False
+_has_kernels = False
+"""Whether this process, or the one that it was forked from, has loaded the kernels."""
 
 _end: packets.End
 """The workers' side of the connection to the feed."""
@@ -42,12 +43,12 @@ def start(end: packets.End) -> None:
 def prepare() -> None:
     """Load the modules and kernels of workers, once, for this process and those forked from it."""
     global _is_prepared  # noqa: PLW0603
-    if _is_prepared:
+    if _is_prepared and _has_kernels:
         return
     _is_prepared = True
     import workers.job  # noqa: F401
 
-    warm()
+    load_kernels()
 
     # A batch creates and drops some 100,000 objects without cycles. Rare collections save a third of the
     # decoding time. Frozen objects are not written to, so their memory stays shared.
@@ -66,13 +67,31 @@ def start_plain(end: packets.End) -> None:
         threading.Thread(target=_die_with, args=(parent,), name="parent-watch", daemon=True).start()
 
 
-def warm() -> None:
-    """Load the kernels from disk, or compile them."""
-    if os.environ.get(UNKEPT):
-        return
+def load_kernels() -> bool:
+    """Load the kernels if all are on disk; return whether this process has them.
+
+    Without them it is in Python mode, and decodes with the fallback decoder.
+    """
+    global _has_kernels  # noqa: PLW0603
+    if _has_kernels:
+        return True
+    from workers import python_mode
+    from workers.kernels.kept import is_complete
+
+    try:
+        is_stored = is_complete()
+    except OSError:  # nobody can store them; the owner of the run says so
+        is_stored = False
+    if not is_stored:
+        python_mode.enter()
+        return False
     from workers.warm import warm
 
-    warm()
+    with python_mode.loading():
+        warm()
+    python_mode.leave()
+    _has_kernels = True
+    return True
 
 
 def is_compiled() -> bool:
@@ -145,13 +164,6 @@ def compress(segment: Path) -> None:
     journal.compress(segment)
 
 
-def prepare_bars() -> None:
-    """Prepare `make_bars`; it takes a moment, or seconds if kernels cannot be stored."""
-    from workers.aggregation import bars
-
-    bars.warm()
-
-
 def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> BarBuilder:
     """Return the `workers.aggregation.bars.Bars` of a feed."""
     from workers.aggregation.bars import Bars
@@ -161,8 +173,6 @@ def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf
 
 def make_direct(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> DirectPath | None:
     """Return the `workers.direct.Direct` of a feed that decodes its batches itself."""
-    if os.environ.get(UNKEPT):
-        return None
     from workers import direct
 
     return direct.make(run, spec, targets, kernels)

@@ -24,7 +24,7 @@ from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, stored_columns, stored
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import CODED, RECV_TS, SYMBOL, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
-from workers import UNKEPT
+from workers import python_mode
 from workers.decoding.decoder import Decoder
 from workers.decoding.payloads import Payloads
 from workers.decoding.salvage import BOM
@@ -46,7 +46,7 @@ class PageDecoder:
     def __init__(self, stream: str) -> None:
         self.spec = STREAMS[stream]
         self._codes: dict[str, dict[str, int]] = {}
-        self._decoder = Decoder(self.spec, self._codes_of, kernels=not os.environ.get(UNKEPT))
+        self._decoder = Decoder(self.spec, self._codes_of, kernels=not python_mode.is_on())
         self._area = memoryview(bytearray(_AREA_BYTES))
 
     @property

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 from typing import Any
 
 import msgpack
 import orjson
 
+from mdstream.errors import Exit
 from mdstream.handoff.columns import ResultArea
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
@@ -80,8 +83,13 @@ def _sample(channel: Channel) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compile kernels that are missing on disk, or damaged, for this user's later processes."""
+    """Compile kernels that are missing on disk, or damaged, for this user's later processes.
+
+    With the argument `beside`, do it beside a run: at low priority, and end when the parent ends.
+    """
     children.ignore_terminal()
+    if "beside" in sys.argv:
+        _make_way()
     try:
         with kept.alone():
             if kept.is_damaged():
@@ -91,15 +99,33 @@ def main() -> None:
             except OSError:
                 raise
             except Exception:
-                if sys.argv[1:]:
+                if "again" in sys.argv:
                     raise
                 kept.discard()
-                os.execv(sys.executable, children.python("-m", "workers.warm", "again"))
+                os.execv(sys.executable, children.python("-m", "workers.warm", "again", *sys.argv[1:]))
             kept.complete()
             kept.drop_unused()
     except OSError as error:
         why = error.strerror or error
         sys.exit(f"they cannot be stored in {kept.CACHE}: {why}")
+
+
+def _make_way() -> None:
+    """Let all other processes go first, and end with the one that has the other end of the input.
+
+    This still gets a tenth of a busy core. With less (nice 19, `SCHED_IDLE`), streams that keep all cores
+    busy, because they have no kernels, would not have any for an hour.
+    """
+    os.nice(10)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+    def watch() -> None:
+        while os.read(0, 1):  # not `sys.stdin`, whose lock would be held at the exit
+            pass
+        os._exit(Exit.ORPHANED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 if __name__ == "__main__":

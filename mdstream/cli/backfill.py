@@ -139,13 +139,14 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
 def _start_loading(workers: int) -> None:
     """Load workers while this process prepares the request; they end with it if it fails."""
     from mdstream.pool import ipc_names
-    from mdstream.pool.pool import load_early, one_a_core
+    from mdstream.pool.early import load_for_workers
+    from mdstream.pool.pool import one_a_core
     from mdstream.system.resources import BACKFILL_FILES, allow_files
 
     ipc_names.claim()
     allow_files(BACKFILL_FILES)
     with contextlib.suppress(OSError):  # reported when the pool is started
-        load_early(one_a_core(workers))
+        load_for_workers(one_a_core(workers))
 
 
 def _run(request: BackfillRequest, store: Path, config: HistoryConfig, as_json: bool) -> Exit:

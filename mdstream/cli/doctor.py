@@ -145,7 +145,7 @@ def _kernels(handoff: HandoffConfig) -> Finding:
             f"cannot be stored, so the fallback decoder is used: {error}",
             "free disk space, or set NUMBA_CACHE_DIR to another folder",
         )
-    return Finding("ok", what, f"not compiled yet; the first run starts with {COMPILING}")
+    return Finding("ok", what, f"not compiled yet; {COMPILING}, beside the first run")
 
 
 def _runs(frames: FramesConfig) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -55,10 +56,14 @@ def run(
 
 def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     # The engine's parts take long to import; a wrong flag should be reported at once.
+    from mdstream.pool import early, ipc_names
+
+    ipc_names.claim()
+    with contextlib.suppress(OSError):  # reported when the feeds are started
+        early.load_for_feeds()
     from mdstream.engine import report
     from mdstream.engine.embedded import HOW_TO_GO_LIVE
     from mdstream.engine.supervisor import Supervisor
-    from mdstream.pool import ipc_names
     from mdstream.views.terminal import LiveView
 
     console = Console(stderr=True)
@@ -69,7 +74,6 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
 
     if config.report:
         report.check_path(config.report)
-    ipc_names.claim()
     source = "simulator, made-up data" if config.simulated else config.urls()[0]
     if console.is_terminal and not plain and not config.log.json:
         with LiveView(console, source) as view:
@@ -116,7 +120,7 @@ def _hint(file: str) -> str:
 def show_live(view: LiveView, run: Supervisor) -> None:
     """Draw a run, unless somebody has removed its folder: then there is nothing to draw."""
     if run.removed is None:
-        view.show(run.path)
+        view.show(run.path, run.compiling)
 
 
 def warning_writer(note: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:

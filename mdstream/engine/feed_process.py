@@ -83,6 +83,8 @@ class FeedProcess:
     """Symbol → why it is not served."""
     cycles: dict[int, tuple[int, int]]
     """Fetch cycle → (start, end) in ns."""
+    has_kernels: bool
+    """Whether the process has switched to the compiled kernels, as it was asked to."""
     workers: Sequence[int]
     forkserver_pid: int | None
     up_since: float | None
@@ -130,6 +132,7 @@ class FeedProcess:
         self._beat = (0, 0.0)
         self._exit_reason, self._reported_code = "", None
         self.ok, self.failed, self.cycles = (), {}, {}
+        self.has_kernels = False
         self.workers, self.forkserver_pid = (), None
         self.up_since = None
         self._trouble, self._trouble_since, self._refusal = "", 0.0, ""
@@ -141,6 +144,7 @@ class FeedProcess:
     def start(self, context: BaseContext, assignment: Assignment) -> None:
         """Start a process for the stream. Raises OSError or EOFError if `context` cannot."""
         self.generation = assignment.generation
+        self.has_kernels = False
         self._exit_reason, self._reported_code = "", None
         self._established = self.state["established"]
         self.state["restarts"] = self.generation
@@ -227,6 +231,8 @@ class FeedProcess:
             self._follow(FeedEvent.CONNECTED)
         elif event.kind is EventKind.LOST:
             self._follow(FeedEvent.LOST)
+        elif event.kind is EventKind.KERNELS:
+            self.has_kernels = True
         self._events.record(self.stream, event)
 
     def check(self, start_timeout_s: float, hang_timeout_s: float) -> None:

@@ -7,9 +7,8 @@ import multiprocessing
 
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.feed.assignment import Assignment
-from mdstream.pool import forkserver
+from mdstream.pool import early, forkserver
 from mdstream.pool.pool import forkserver_modules
-from mdstream.system import children
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +18,8 @@ class Launcher:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        needed = forkserver_modules("mdstream.feed.process")
-        with children.starting():
-            forkserver.begin(*needed)
-        self._forked = forkserver.take(*needed)
+        early.load_for_feeds()
+        self._forked = forkserver.take(*forkserver_modules(*early.FEEDS))
         self._spawned = multiprocessing.get_context("spawn")
 
     def start(self, feed: FeedProcess, assignment: Assignment) -> None:

@@ -2,38 +2,29 @@
 
 memory    the free shared memory, divided among the streams
 outputs   folders for rejects, store and journal; an unusable one is refused before the run starts
-decoders  compiled once per machine and version; without them the fallback decoder is used
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mdstream.config import Config, HandoffConfig, StoreConfig, usable_cores
+from mdstream.config import Config, StoreConfig, usable_cores
 from mdstream.engine import memory
-from mdstream.engine.feed_policy import explain_exit
 from mdstream.errors import ConfigError, NoRunError
 from mdstream.feed import recovery
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
-from mdstream.pool.pool import SINGLE_THREADED
-from mdstream.pool.worker_code import COMPILING, compile_kernels, compiled_kernels, do_without_kernels
 from mdstream.store.folders import check_folder, check_store
 from mdstream.store.rejects import find_obstacle
 from mdstream.system import resources
 
 log = logging.getLogger(__name__)
-
-_PROGRESS_S = 15.0
-"""Seconds between log lines about the compilation."""
 
 
 def prepare_settings(config: Config, directory: RunDirectory) -> Config:
@@ -123,49 +114,6 @@ def prepare_journal(folder: str) -> str:
     return path
 
 
-def prepare_decoders(
-    handoff: HandoffConfig, wait: Callable[[float], bool], report: Callable[[str], None]
-) -> HandoffConfig:
-    """Compile the decoders; return settings without them if that fails.
-
-    `wait` waits for some seconds and returns whether the run is still wanted. `report` is called with the
-    progress.
-    """
-    try:
-        compiling = compile_kernels()
-    except OSError as error:
-        return _without_kernels(handoff, f"they cannot be stored on disk: {error.strerror or error}")
-    if compiling is None:
-        return handoff
-    log.info(COMPILING)
-    wanted, said_at = True, time.monotonic()
-    while compiling.poll() is None and wanted:
-        done, total = compiled_kernels()
-        progress = f"{done} of {total} done"
-        report(f"{COMPILING}; {progress}")
-        if time.monotonic() - said_at > _PROGRESS_S:
-            log.info("still compiling: %s", progress)
-            said_at = time.monotonic()
-        wanted = wait(0.2)
-    if compiling.poll() is None:
-        compiling.kill()
-    _, output = compiling.communicate()
-    if compiling.returncode and wanted:
-        ended = explain_exit(compiling.returncode)
-        return _without_kernels(handoff, output.strip().rpartition("\n")[2] or f"the compiler {ended}")
-    return handoff
-
-
-def _without_kernels(handoff: HandoffConfig, why: str) -> HandoffConfig:
-    log.warning(
-        "no compiled decoders: %s. This run uses the fallback decoder, which is much slower. If the disk "
-        "is the reason, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of free space",
-        why,
-    )
-    do_without_kernels()
-    return msgspec.structs.replace(handoff, kernels=False)
-
-
 def journal_dead_runs(root: Path | None) -> None:
     """Write what dead runs had received to their journals, before their folders are removed."""
     for run in rundir.find_removable(root):
@@ -176,13 +124,3 @@ def journal_dead_runs(root: Path | None) -> None:
                 )
         except (NoRunError, OSError) as error:
             log.warning("%s: what it had received is not in its journal: %s", run.name, error)
-
-
-def prepare_environment() -> None:
-    """Set the environment that all children inherit."""
-    os.environ.update(SINGLE_THREADED)
-    # Python's resource tracker warns of the semaphores of killed feeds as it removes them.
-    quiet = "ignore:resource_tracker:UserWarning"
-    before = os.environ.get("PYTHONWARNINGS", "")
-    if quiet not in before:
-        os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet

@@ -2,6 +2,7 @@
 
     start    remove dead runs · run directory · (simulator) · all feeds · "fetch", so that all begin at once
     watch    exit codes, heartbeats, restarts with backoff; trouble of one stream does not touch the others
+             (decoders compiled beside the run: "kernels", and each feed switches to them)
     stop     1 feeds drain: they stop receiving, commit what they have, and close their frames
              2 feeds that do not end in time are killed
              3 recorder · last telemetry · report · simulator · run directory removed
@@ -26,6 +27,7 @@ import msgspec
 from mdstream import log as logs
 from mdstream.config import Config
 from mdstream.engine import preparation, run_end
+from mdstream.engine.compilation import Compilation
 from mdstream.engine.embedded import HOW_TO_GO_LIVE, EmbeddedSimulator
 from mdstream.engine.event_log import EventLog
 from mdstream.engine.feed_process import FeedProcess
@@ -36,6 +38,7 @@ from mdstream.errors import Exit, RunRemovedError
 from mdstream.feed.assignment import Assignment
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory, state_path
+from mdstream.pool import early
 from mdstream.recording.process import RecorderProcess, start_for_dead_runs
 from mdstream.system.clock import Awake, Moment
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
@@ -79,6 +82,7 @@ class Supervisor:
     """What `run.json` says about the run."""
     _measurements: Measurements | None
     _events: EventLog | None
+    _compilation: Compilation | None
     _launcher: Launcher | None
     _simulator: EmbeddedSimulator | None
 
@@ -105,6 +109,7 @@ class Supervisor:
         self.draining = self.aborted = self._fetching = False
         self.directory = self.recorder = self.removed = None
         self._measurements = self._events = self._launcher = self._simulator = None
+        self._compilation = None
         self.feeds, self._facts, self._inputs = {}, {}, {}
         self._settled, self._is_recorded = set(), True
         self._wake_read, self._wake_write = os.pipe()
@@ -125,6 +130,11 @@ class Supervisor:
         """What was measured last, and where it is written."""
         assert self._measurements is not None
         return self._measurements
+
+    @property
+    def compiling(self) -> str:
+        """How far the compilation of the decoders is; empty unless it is running."""
+        return self._compilation.progress if self._compilation is not None else ""
 
     @property
     def is_up(self) -> bool:
@@ -160,7 +170,7 @@ class Supervisor:
         `finish` is called at the end, while the frames still exist: the place for a report.
         """
         logs.set_up(self.config.log.level, self._write_log)
-        preparation.prepare_environment()
+        early.prepare_environment()
         root = Path(self.config.frames.directory) if self.config.frames.directory else None
         preparation.journal_dead_runs(root)
         for dead in rundir.reap(root):
@@ -201,10 +211,6 @@ class Supervisor:
     # -- start
 
     def _start(self, directory: RunDirectory) -> None:
-        handoff = preparation.prepare_decoders(
-            self._effective.handoff, self._wait_while_wanted, self._on_progress
-        )
-        self._effective = msgspec.structs.replace(self._effective, handoff=handoff)
         self._launcher = Launcher(self.config.start_timeout_s)
         if self.config.simulated:
             self._on_progress("starting the simulator")
@@ -281,15 +287,12 @@ class Supervisor:
             elif source in self._inputs:
                 self._inputs[source]()
 
-    def _wait_while_wanted(self, timeout: float) -> bool:
-        """Wait as `_wait` does; return whether the run is still wanted."""
-        self._wait(timeout)
-        return not self.draining
-
     def _check(self) -> None:
         """Handle a removed folder, hung feeds, feeds that do not start, and restarts that are due."""
         if self._find_removed():
             return
+        if self._compilation is not None:
+            self._compilation.check(self.feeds.values())
         for feed in self.feeds.values():
             feed.check(self.config.start_timeout_s, self.config.hang_timeout_s)
             if feed.stage is Stage.RESTARTING and time.monotonic() >= feed.restart_at:
@@ -318,6 +321,18 @@ class Supervisor:
             for feed in self.feeds.values():
                 feed.command("fetch")
             self._on_sample(self)
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile the decoders if that is not done; the feeds run without them until then."""
+        self._compilation = compilation = Compilation()
+        if (sentinel := compilation.sentinel) is not None:
+
+            def finish() -> None:
+                self.unwatch(sentinel)
+                compilation.finish(self.feeds.values())
+
+            self.watch(sentinel, finish)
 
     def _report_recorder(self, text: str, level: int) -> None:
         self._report("recorder", EventKind.RECORDING, text, Severity(level))
@@ -370,6 +385,8 @@ class Supervisor:
             if feed.process is not None:
                 feed.kill("the run has ended")
                 feed.process.join(5.0)
+        if self._compilation is not None:
+            self._compilation.end()
         if self._simulator is not None:
             self._simulator.stop()
         if self._measurements is not None:

@@ -22,6 +22,7 @@ import mmap
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ class Committer:
             self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
         log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
         self._accounts = Accounts(spec, state, self.frames, log)
-        self._direct = make_direct(
+        self._make_direct = partial(
+            make_direct,
             run,
             spec,
             Targets(
@@ -124,7 +126,12 @@ class Committer:
                 state.histograms["feed_delay"],
             ),
         )
+        self._direct = self._make_direct()
         self._untracked_before = state["updates_untracked"]
+
+    def use_kernels(self) -> None:
+        """Take the direct path from the next batch on, if there is one: kernels are loaded by now."""
+        self._direct = self._make_direct()
 
     @property
     def received(self) -> Collection[str]:

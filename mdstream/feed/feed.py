@@ -9,6 +9,8 @@
 Start: resume the batches of a killed predecessor, start the workers, connect. Fetch on the supervisor's
 command, together with all other streams. Stop in this order: session and fetcher, so that no new data
 arrives; the pipeline, with all its batches; the open bars and the frames (committer); the workers.
+
+The file is long because it wires all parts, and answers the supervisor for all of them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
+from mdstream.feed.kernel_switch import KernelSwitch
 from mdstream.feed.parts import make_committer, make_journal
 from mdstream.feed.pipeline import Pipeline
 from mdstream.feed.scaler import Scaler
@@ -104,6 +107,7 @@ class Feed:
             self._report,
         )
         self._scaler = Scaler(pool, self._pipeline, state, self._report) if config.adapts else None
+        self._kernel_switch = KernelSwitch(pool, self._pipeline, self._report)
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
             self._subscriptions,
@@ -179,7 +183,7 @@ class Feed:
             self._publish_gauges()
             for task in waiting:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.gather(*waiting, self._kernel_switch.end(), return_exceptions=True)
 
     async def _fetch_forever(self) -> None:
         """Fetch all symbols at the start, and then at each interval."""
@@ -262,6 +266,8 @@ class Feed:
         match name:
             case "fetch":
                 self._may_fetch.set()
+            case "kernels":
+                self._kernel_switch.begin()
             case "drain":
                 self._stop.set()
             case "subscribe" | "unsubscribe":

@@ -132,7 +132,7 @@ class Pipeline:
         self._overload = Overload()
         state, capacity = committer.state, config.slab_kb * 1024
         self._slabs = SlabPool(slabs_path(run), stream, config.slabs, capacity, state["stalls"])
-        self._new_ticket = partial(Ticket, str(run), stream, kernels=config.kernels)
+        self._new_ticket = partial(Ticket, str(run), stream, kernels=config.kernels and pool.has_kernels)
         self._filling = None
         self._sealed = deque()
         self._working = deque()
@@ -260,6 +260,11 @@ class Pipeline:
             if batch is not None and batch.slab.fits(len(Mark.TICK)):
                 batch.slab.append(Mark.TICK.value, PayloadKind.MARK, time.time_ns())
                 self._dispatch_soon()
+
+    def use_kernels(self) -> None:
+        """Let kernels decode from the next batch on, unless the settings rule them out."""
+        self._new_ticket = partial(self._new_ticket, kernels=self._config.kernels)
+        self._committer.use_kernels()
 
     async def drain(self) -> None:
         """Submit all payloads, and wait until they are committed."""

@@ -27,7 +27,6 @@ from mdstream.handoff.space import NO_ROOM
 from mdstream.log import Outbox, line_writer, set_up, set_up_child
 from mdstream.pool import forkserver, ipc_names
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
-from mdstream.streams import STREAMS
 from mdstream.system import children
 from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.telemetry.sampler import ProcessSample, Sampler
@@ -105,7 +104,7 @@ async def serve(
     pool = WorkerPool(size, config.handoff.ticket_timeout_s, on_change=report_workers, most=config.workers)
     beat = asyncio.create_task(_beat(state))
     try:
-        await pool.start(bars=STREAMS[assignment.stream].bar_rules is not None)
+        await pool.start()
         feed = await _wait_for_room(lambda: Feed(assignment, outbox, pipe, state, pool))
         await feed.run()
     finally:

@@ -28,7 +28,7 @@ from typing import Protocol
 from mdstream.config import usable_cores
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.pool.pool import WorkerPool, one_a_core
-from mdstream.pool.worker_code import COMPILING, compile_kernels, do_without_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels
 
 log = logging.getLogger(__name__)
 
@@ -124,4 +124,3 @@ async def _compile_decoders() -> None:
         why = f"they cannot be stored on disk: {error.strerror or error}"
     if why:
         log.warning("no compiled decoders: %s; using the fallback decoder, which is much slower", why)
-        do_without_kernels()

@@ -43,9 +43,9 @@ from mdstream.handoff.ticket import Receipt, Ticket
 from mdstream.pool import forkserver
 from mdstream.pool.crew import Crew
 from mdstream.pool.suspects import Turns
-from mdstream.pool.worker_code import are_kernels_compiled, load_boot
+from mdstream.pool.worker_code import load_boot
 from mdstream.streams.spec import StreamSpec
-from mdstream.system import children, clock, resources
+from mdstream.system import clock, resources
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +85,6 @@ def forkserver_modules(*modules: str) -> tuple[str, ...]:
     return (*modules, load_boot().PRELOAD)
 
 
-def load_early(size: int) -> None:
-    """Start the fork server for a pool of `size`, so that it loads before the pool starts."""
-    if size > 1 and are_kernels_compiled():
-        os.environ.update(SINGLE_THREADED)
-        with children.starting():
-            forkserver.begin(*forkserver_modules())
-
-
 class WorkerPool:
     """Runs tickets on `size` processes, or in the calling process if `size` is 0.
 
@@ -109,6 +101,8 @@ class WorkerPool:
     """Process ids of the crew."""
     rebuilds: int
     """Number of crews that replaced others."""
+    has_kernels: bool
+    """Whether compiled kernels are loaded: in the workers, and in this process if it makes bars."""
     _crew: Crew | None
     _generation: int
     """Number of crews so far."""
@@ -138,6 +132,7 @@ class WorkerPool:
         self.most = max(size, most)
         self.rebuilds = 0
         self.pids = []
+        self.has_kernels = False
         self._boot = load_boot()
         self._timeout_s = timeout_s
         self._kernels = kernels
@@ -168,32 +163,51 @@ class WorkerPool:
         self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool = True
     ) -> DirectPath | None:
         """Return the direct path of a stream, for an owner that decodes; None if there is none."""
+        if not self.has_kernels:
+            return None
         made: DirectPath | None = self._boot.make_direct(run, spec, targets, kernels)
         return made
 
     async def start(self, bars: bool = True) -> None:
         """Start the processes, and wait until each is ready, and this one can make `bars` if requested.
 
+        If the kernels are not compiled yet, `has_kernels` stays False, and all do without.
+
         Processes that die as they start are started again, as later on. Raises `NoWorkersError` if that
         does not help.
         """
-        ready = [asyncio.to_thread(self._boot.prepare_bars)] if bars else []
+        if bars or not self.size:
+            # Before the workers start, so that they have kernels if this process has.
+            self.has_kernels = await asyncio.to_thread(self._boot.load_kernels)
         if self.most:
             os.environ.update(SINGLE_THREADED)
         if self.most and self._is_forked:
             self._context = forkserver.take(*forkserver_modules())
             self._has_forkserver = True
         if self.size:
-            await asyncio.gather(self._first_crew(), *ready)
-        else:
-            await asyncio.gather(asyncio.to_thread(self._boot.warm), *ready)
+            await self._first_crew()
+
+    async def use_kernels(self) -> bool:
+        """Load the kernels, now that they are compiled; return whether they are loaded.
+
+        Meanwhile the present crew goes on. A new one replaces it as in `resize`.
+        """
+        if not self.has_kernels and await asyncio.to_thread(self._boot.load_kernels):
+            while self._resizing is not None:
+                await asyncio.sleep(_IDLE_S)
+            if self.size:
+                await self.resize(self.size)
+            self.has_kernels = True
+        return self.has_kernels
 
     async def resize(self, size: int) -> None:
-        """Give tickets to `size` workers from now on; 0: run them in this process. One call at a time.
+        """Give tickets to `size` workers from now on; 0: run them in this process. Calls wait for each other.
 
         Until the workers are ready, tickets go where they went before. If they cannot start, nothing
         changes, and this raises `BrokenExecutor`, `EOFError`, `OSError` or `NoWorkersError`.
         """
+        while self._resizing is not None:
+            await asyncio.sleep(_IDLE_S)
         self._resizing = asyncio.current_task()
         try:
             crew = await self._start_beside(size) if size else None
@@ -397,17 +411,20 @@ class WorkerPool:
         """
         if (former := self._former.get(broken)) is not None:  # a hung worker may still write
             await self._end(former)
-        done = self._rebuilding is None or self._rebuilding.done()
-        if self._generation == broken and done and not self._ended_by:
+        if self._generation == broken and not self._is_rebuilding and not self._ended_by:
             self._rebuilding = asyncio.get_running_loop().create_task(self._replace_crew())
         await self._find_crew()
+
+    @property
+    def _is_rebuilding(self) -> bool:
+        return self._rebuilding is not None and not self._rebuilding.done()
 
     async def _find_crew(self) -> int:
         """Wait for a running replacement; return the crew's generation.
 
         Raises `NoWorkersError` if the replacement failed.
         """
-        if (rebuilding := self._rebuilding) is not None and not rebuilding.done():
+        if (rebuilding := self._rebuilding) is not None and self._is_rebuilding:
             await asyncio.wait([rebuilding])  # a ticket that is cancelled here does not cancel it
             if rebuilding.cancelled():
                 raise NoWorkersError(self._ended_by)

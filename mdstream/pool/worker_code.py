@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from types import ModuleType
 
@@ -37,8 +36,8 @@ def load_boot() -> ModuleType:
 
 
 COMPILING = "compiling the decoders for this machine, once: about a minute"
-"""Log line before compiling. With an empty cache it took 33 s of CPU time on a vCPU of 2026 (AMD EPYC), and
-60 to 90 s on busy machines.
+"""Log line of the compilation. It took 44 s of CPU time on a vCPU of 2026 (AMD EPYC), 60 to 90 s on busy
+machines.
 """
 
 
@@ -48,18 +47,16 @@ def compiled_kernels() -> tuple[int, int]:
     return int(done), int(total)
 
 
-def compile_kernels() -> subprocess.Popen[str] | None:
+def compile_kernels(beside: bool = False) -> subprocess.Popen[str] | None:
     """Start a process that compiles the workers' kernels; return None if they are compiled already.
 
-    If they cannot be stored on disk, this raises OSError, or the process ends with a code other than 0 and
-    the reason on its standard error.
+    With `beside`, it gets only CPU time that nobody else wants, and it ends with this process. If they
+    cannot be stored on disk, this raises OSError, or the process ends with a code other than 0 and the
+    reason on its standard error.
     """
     if are_kernels_compiled():
         return None
+    command = children.python("-m", "workers.warm", *(["beside"] if beside else []))
+    stdin = subprocess.PIPE if beside else None
     with children.starting():
-        return subprocess.Popen(children.python("-m", "workers.warm"), stderr=subprocess.PIPE, text=True)
-
-
-def do_without_kernels() -> None:
-    """Make all workers that start from now on use only the fallback decoder."""
-    os.environ[_workers().UNKEPT] = "1"
+        return subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)

@@ -37,6 +37,8 @@ class EventKind(StrEnum):
     """The server does not accept subscriptions."""
     FETCHED = "fetched"
     """A fetch cycle has ended."""
+    KERNELS = "kernels"
+    """A stream uses the compiled decoders now, which were compiled beside it."""
     RECORDING = "recording"
     """Recording waits, has trouble, or has resumed."""
     JOURNAL = "journal"

@@ -95,31 +95,36 @@ class LiveView:
         text.append("Ctrl-C: stop", style="dim")
         self._live.update(text, refresh=True)
 
-    def show(self, run: Path) -> None:
-        """Draw the current state of the frames in run folder `run`."""
+    def show(self, run: Path, doing: str = "") -> None:
+        """Draw the current state of the frames in run folder `run`, and what else the engine does."""
         if self._attachment is None:
             self._attachment = Attachment(run)
-        view = draw(self._attachment, self._headline, self._live.console, list(self._notes))
+        view = draw(self._attachment, self._headline, self._live.console, list(self._notes), doing)
         self._live.update(view, refresh=True)
 
 
 def draw(
-    run: Attachment, headline: str, console: Console, notes: list[str] | None = None
+    run: Attachment, headline: str, console: Console, notes: list[str] | None = None, doing: str = ""
 ) -> RenderableType:
-    """Return the whole view as one renderable that fills `console`: streams, market, machine, events."""
+    """Return the whole view as one renderable that fills `console`: streams, market, machine, events.
+
+    `doing` is what the engine does beside the streams.
+    """
     width, height = console.size
     streams = queries.streams_now(run)
     inner = width - 4
     table = fit(_fields(streams, queries.rates_over_time(run, _SPAN_S), inner), inner, console, expand=True)
     explained = (_LEGEND, _how_to_read(run)) if height >= _ROOMY else ()
     foot = [Text(line, style="dim") for line in explained]
-    used = _FIXED_LINES + len(streams) + sum(len(line.wrap(console, inner)) for line in foot)
+    used = _FIXED_LINES + len(streams) + bool(doing) + sum(len(line.wrap(console, inner)) for line in foot)
     left = max(0, height - used)
     events = max(_LEAST_EVENTS, min(_MOST_EVENTS, left // 3))
     prices = market.read_prices(run, max(0, left - events))
     parts: list[RenderableType] = [table, ""]
     if prices:
         parts.append(fit(market.fields(prices), inner, console, expand=True))
+    if doing:
+        parts.append(Text(f" {doing}", style="yellow", no_wrap=True, overflow="ellipsis"))
     parts += [_machine_line(run, streams), _event_lines(run, events, notes or []), "", *foot]
     return Panel(
         Group(*parts),

@@ -80,9 +80,11 @@ def test_cores_events_and_time_are_those_of_now(run: Attachment) -> None:
     assert queries.messages_per_batch(run) is None
 
 
-def render(run: Attachment, width: int, height: int, notes: list[str] | None = None) -> str:
+def render(
+    run: Attachment, width: int, height: int, notes: list[str] | None = None, doing: str = ""
+) -> str:
     console = Console(file=io.StringIO(), width=width, height=height)
-    console.print(terminal.draw(run, "simulator", console, notes))
+    console.print(terminal.draw(run, "simulator", console, notes, doing))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -138,9 +140,11 @@ def test_the_view_shows_rates_over_time_a_legend_and_how_to_read(priced: Attachm
 
 
 @pytest.mark.cases("N11")
+@pytest.mark.parametrize("doing", ["", "compiling the decoders, once: 5 of 26 done; " * 3])
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (100, 30), (160, 50), (250, 70)])
-def test_the_view_fits_the_terminal(priced: Attachment, width: int, height: int) -> None:
-    lines = render(priced, width, height).splitlines()
+def test_the_view_fits_the_terminal(priced: Attachment, width: int, height: int, doing: str) -> None:
+    lines = render(priced, width, height, doing=doing).splitlines()
+    assert any("5 of 26 done" in line for line in lines) is bool(doing)
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
     assert "last price" in "\n".join(lines)

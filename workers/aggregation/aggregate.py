@@ -28,6 +28,9 @@ from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
 from workers.kernels import partials
 from workers.kernels.partials import TAPES, UNKNOWN
+from workers.python_mode import either_way
+
+_fold = either_way(partials.fold)
 
 _MOST = 1 << 10
 """Number of codes of conditions for which effects are cached."""
@@ -177,7 +180,7 @@ def fold(events: Events) -> npt.NDArray[np.void]:
     room = 1 << max(4, (2 * rows).bit_length())
     scratch = np.empty((2, room), np.int64)
     out = np.empty(rows, PARTIAL)
-    count = partials.fold(
+    count = _fold(
         _plain(events.symbols),
         _plain(events.times),
         _plain(events.prices),

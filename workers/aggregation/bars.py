@@ -30,6 +30,9 @@ from mdstream.streams.spec import Channel, StreamSpec
 from workers.aggregation.aggregate import Effect, Effects, events_of_trades, fold
 from workers.aggregation.interval_bars import IntervalBars
 from workers.kernels import bar_table as kernels
+from workers.python_mode import either_way
+
+_find, _select = either_way(kernels.find), either_way(kernels.select)
 
 _ID_COLUMNS = 3
 """The first columns of a trade's identity: symbol, exchange, id."""
@@ -193,7 +196,7 @@ class Bars:
             row = rows
             while row >= 0:
                 given: list[Any] = [*columns, row, symbol, exchange, np.uint64(trade_id), price, size]
-                row = kernels.find(*given)
+                row = _find(*given)
                 if row < -1 and not is_exact:
                     row = -2 - row
                 if row < 0:
@@ -250,7 +253,7 @@ class Bars:
         for start, rows, views in self._trades.within("ts", *span, stop):
             codes, times = views["symbol"].values, views["ts"].values
             found = np.empty(rows, np.int64)
-            found = found[: kernels.select(codes, times, rows, wanted, *span, found)]
+            found = found[: _select(codes, times, rows, wanted, *span, found)]
             numbers.append(found + start)
             pieces.append(self._trades.take(views, found))
         trades = self._spec.by_name[self._rules.trades]
@@ -274,7 +277,7 @@ def warm() -> None:
     places, prices, sizes = np.zeros(0, np.uint16), np.zeros(0, np.float64), np.zeros(0, np.float64)
     for array in (texts, numbers, places, prices, sizes):
         array.setflags(write=False)  # as in a frame's columns
-    kernels.find(texts, places, numbers, prices, sizes, 0, 0, 0, np.uint64(0), 0.0, 0.0)
+    _find(texts, places, numbers, prices, sizes, 0, 0, 0, np.uint64(0), 0.0, 0.0)
     times = np.zeros(0, np.int64)
     times.setflags(write=False)
-    kernels.select(texts, times, 0, np.zeros(1, np.bool_), 0, 0, np.zeros(0, np.int64))
+    _select(texts, times, 0, np.zeros(1, np.bool_), 0, 0, np.zeros(0, np.int64))

@@ -12,7 +12,10 @@ from mdstream.handoff.ticket import BookLosses
 from mdstream.streams.spec import Channel, Mark, PayloadKind
 from workers.decoding.fallback import Decoded
 from workers.decoding.payloads import Payloads
-from workers.kernels.levels import net
+from workers.kernels import levels
+from workers.python_mode import either_way
+
+_net = either_way(levels.net)
 
 
 def net_rows(
@@ -36,7 +39,7 @@ def net_rows(
     words = np.ascontiguousarray(prices).view(np.uint64)
     resets = columns[at["reset"]].values
     books = np.empty(rows, np.int64)
-    count = net(
+    count = _net(
         symbols,
         sides,
         words,

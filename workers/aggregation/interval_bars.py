@@ -18,6 +18,7 @@ from mdstream.streams.bar_rules import BAR_INTERVALS
 from mdstream.streams.spec import Channel, Kind
 from workers.kernels import bar_table as kernels
 from workers.kernels.partials import SECOND
+from workers.python_mode import either_way
 
 MINUTE = 60 * SECOND
 KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
@@ -25,6 +26,12 @@ KEPT = {SECOND: MINUTE, MINUTE: 60 * MINUTE}
 EVERY = {SECOND: SECOND, MINUTE: MINUTE // 2}
 """Bar length → how often bars that are over and have changed are published."""
 _START = 1024
+
+_join = either_way(kernels.join)
+_touch = either_way(kernels.touch)
+_index = either_way(kernels.index)
+_build = either_way(kernels.build)
+_close = either_way(kernels.close)
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +90,7 @@ class IntervalBars:
     def join(self, partials: Array, first: int) -> int:
         """Join partials from `first` on; return where it stopped because bars must be rebuilt first."""
         while True:
-            first = kernels.join(
+            first = _join(
                 partials,
                 first,
                 self.interval,
@@ -110,7 +117,7 @@ class IntervalBars:
         if self.head[kernels.COUNT] >= len(self.bars):
             self._forget()
         start = ts - ts % self.interval
-        slot = kernels.touch(symbol, start, recv, self.bars, self.table, self.changed, self.gaps, self.head)
+        slot = _touch(symbol, start, recv, self.bars, self.table, self.changed, self.gaps, self.head)
         if slot >= 0 and self._was_published(symbol, start):
             self.bars["flags"][slot] |= kernels.PUBLISHED
 
@@ -139,7 +146,7 @@ class IntervalBars:
                 if not flags & kernels.STALE and row.says(bars[slot]):
                     flags &= ~kernels.DIRTY
             bars["flags"][slot] = flags
-        kernels.index(self.bars, self.table, self.changed, self.head)
+        _index(self.bars, self.table, self.changed, self.head)
 
     def _last_published(self, oldest: int) -> dict[tuple[int, int], _LastRow]:
         """Return the last row of each bar that starts at `oldest` or later, by symbol and start."""
@@ -165,12 +172,12 @@ class IntervalBars:
         empty = slots[self.bars["trades"][slots] == 0]
         self.bars["flags"][empty] &= ~np.uint32(kernels.DIRTY)
         self.head[kernels.TO_BUILD] -= len(slots)
-        kernels.index(self.bars, self.table, self.changed, self.head)
+        _index(self.bars, self.table, self.changed, self.head)
         return len(slots)
 
     def build(self, slots: Array, partials: Array) -> None:
         """Rebuild bars from all partials of their symbols."""
-        kernels.build(self.interval, partials, self.bars, self.table, self.changed, slots, self.head)
+        _build(self.interval, partials, self.bars, self.table, self.changed, slots, self.head)
 
     def drain(self) -> list[ColumnData]:
         """Return the rows to publish, in order, and remove them."""
@@ -190,7 +197,7 @@ class IntervalBars:
     def finish(self) -> None:
         """Publish all bars; bars whose time is not over are incomplete."""
         self._make_rows()
-        kernels.close(self.interval, self.midpoints, self.bars, self.changed, self.head, self.rows)
+        _close(self.interval, self.midpoints, self.bars, self.changed, self.head, self.rows)
 
     def _make_rows(self) -> None:
         """Make room for all bars that can be published now."""
@@ -215,4 +222,4 @@ class IntervalBars:
         self.table: npt.NDArray[np.int32] = np.empty(4 * room, np.int32)
         self.changed: npt.NDArray[np.int32] = np.empty(room, np.int32)
         self.head[kernels.COUNT] = len(kept)
-        kernels.index(self.bars, self.table, self.changed, self.head)
+        _index(self.bars, self.table, self.changed, self.head)

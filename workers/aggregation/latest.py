@@ -10,6 +10,9 @@ import numpy.typing as npt
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.spec import RECV_TS, Channel
 from workers.kernels.newest import newest
+from workers.python_mode import either_way
+
+_newest = either_way(newest)
 
 
 def newest_rows(channel: Channel, columns: Sequence[ColumnData], time: str) -> npt.NDArray[np.int64]:
@@ -18,4 +21,4 @@ def newest_rows(channel: Channel, columns: Sequence[ColumnData], time: str) -> n
     rows = len(symbols)
     places = np.empty(1 << max(4, (2 * rows).bit_length()), np.int64)
     out = np.empty(rows, np.int64)
-    return out[: newest(symbols, times, received, places, out)]
+    return out[: _newest(symbols, times, received, places, out)]

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from mdstream.frames import head as head_words
+from mdstream.frames.head import APPLIED, PENDING, WORDS
+from mdstream.frames.head import ROWS as ROWS_WORD
 from mdstream.handoff.slab import ENTRY, HEADER_BYTES
 from mdstream.streams.spec import Mark, PayloadKind
 from workers.kernels import book as b
@@ -64,7 +65,7 @@ _OFFSET, _LENGTH, _KIND, _COMPRESSION, _RECEIVED, _MESSAGES = (
     for name in ("offset", "length", "kind", "compression", "recv_ns", "messages")
 )
 _ENTRY_BYTES = ENTRY.itemsize
-_HEAD_BYTES = 8 * head_words.WORDS
+_HEAD_BYTES = 8 * WORDS
 _JSON, _MSGPACK, _MARK = int(PayloadKind.JSON), int(PayloadKind.MSGPACK), int(PayloadKind.MARK)
 _TICK = int.from_bytes(Mark.TICK.value, "little")
 
@@ -248,10 +249,10 @@ def _publish(book: Any) -> None:
         head = as_uint64(raw(b.bytes_at(channels[word + HEAD], _HEAD_BYTES)), 0)
         head[channels[word + NULLS_WORD]] |= np.uint64(channels[word + NULLS])
         total = np.uint64(channels[word + START] + channels[word + AT] + rows[number])
-        head[head_words.PENDING] = total
-        head[head_words.APPLIED] = sequence
+        head[PENDING] = total
+        head[APPLIED] = sequence
         b.fence()
-        head[head_words.ROWS] = total
+        head[ROWS_WORD] = total
 
 
 @called

@@ -1,7 +1,8 @@
 """Where the kernels' machine code is stored, and whether it is complete. Loads no compiler.
 
-Numba's own check sees only the file that defines a kernel, not the files that it calls into. So the
-folder's name holds a digest of all of them.
+The folder's name is a digest of everything that the machine code depends on: the text of all sources, the
+versions, the CPU. It has neither paths nor times of files, so a new installation of the same version finds
+the code of the old one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import errno
 import fcntl
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -22,23 +25,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdstream.system.shared_places import is_out_of_reach, is_private
-from workers import UNKEPT
 
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
 """Whether every array access is checked (slow; for fuzzing)."""
 
 _KERNELS = Path(__file__).parent
+_IMPORTED = re.compile(rb"^from (mdstream\.[\w.]+) import", re.MULTILINE)
 
 
 def _digest() -> str:
-    """Return a digest of everything that the machine code depends on and Numba's own key leaves out."""
-    numba = importlib.metadata.version("numba")
-    versions = f"{sys.version} {numba} {_processor()} {BOUNDS_CHECKED}"
-    digest = hashlib.sha256(versions.encode())
-    for path in sorted(_KERNELS.glob("*.py")):
-        # Numba takes a file with another path or time for another file.
-        digest.update(f"{path.resolve()} {path.stat().st_mtime_ns}".encode() + path.read_bytes())
+    """Return a digest of everything that the machine code depends on."""
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    digest = hashlib.sha256(f"{sys.version} {versions} {_processor()} {BOUNDS_CHECKED}".encode())
+    for name, text in sorted(find_sources().items()):
+        digest.update(f"{name} {len(text)} ".encode() + text)
     return digest.hexdigest()[:16]
+
+
+def find_sources() -> dict[str, bytes]:
+    """Return the sources of the kernels, and of the modules whose constants they have, by name."""
+    sources = {path.name: path.read_bytes() for path in _KERNELS.glob("*.py")}
+    package = Path(inspect.getfile(is_private)).parents[1]
+    for module in {name.decode() for text in sources.values() for name in _IMPORTED.findall(text)}:
+        path = package.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        sources[module] = path.read_bytes()
+    return sources
 
 
 def _processor() -> str:
@@ -73,7 +84,15 @@ def _cache_folder() -> Path:
     raise OSError(f"{base} cannot be written, or is not this user's alone")
 
 
-CACHE = None if os.environ.get(UNKEPT) else _cache_folder()
+def _find_folder() -> tuple[Path | None, OSError | None]:
+    """Return the folder, or the error that says why there is none."""
+    try:
+        return _cache_folder(), None
+    except OSError as error:
+        return None, error
+
+
+CACHE, _OBSTACLE = _find_folder()
 
 _COMPLETE = "complete"
 """A file that exists once all kernels of these sources are on disk. It holds their digests; its time is
@@ -89,7 +108,8 @@ def is_complete() -> bool:
     Raises OSError if they are not and there is no room for them.
     """
     if CACHE is None:
-        return False
+        assert _OBSTACLE is not None
+        raise _OBSTACLE
     if (digests := _read_digests()) and digests == _digests(CACHE):
         return True
     stat = os.statvfs(CACHE)
@@ -112,7 +132,9 @@ def alone() -> Iterator[None]:
     Raises OSError before anything is compiled if a file of `_ROOM_BYTES` cannot be written: a full disk, a
     quota, a limit on the size of files.
     """
-    assert CACHE is not None
+    if CACHE is None:
+        assert _OBSTACLE is not None
+        raise _OBSTACLE
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.posix_fallocate(lock.fileno(), 0, _ROOM_BYTES)

@@ -29,13 +29,22 @@ from mdstream.system.clock import Moment, Span
 from mdstream.telemetry.state import FeedState
 from tests.fuzzing import examples
 from tests.workers.aggregation.bar_model import MINUTE, SECOND, Model, Row
-from workers import boot, job
+from workers import boot, job, python_mode
 
 START = 1_700_000_040_000_000_000 - 1_700_000_040_000_000_000 % MINUTE
 
 Event = tuple[str, Row]
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True, scope="module", params=["machine code", "python"])
+def mode(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run all tests with compiled kernels, and with the same kernels as Python functions."""
+    if request.param == "python":
+        python_mode.enter()
+    yield
+    python_mode.leave()
 
 
 class Bench:

@@ -132,8 +132,7 @@ class FeedProcess:
         self._beat = (0, 0.0)
         self._exit_reason, self._reported_code = "", None
         self.ok, self.failed, self.cycles = (), {}, {}
-        self.has_kernels = False
-        self.workers, self.forkserver_pid = (), None
+        self.workers, self.forkserver_pid, self.has_kernels = (), None, False
         self.up_since = None
         self._trouble, self._trouble_since, self._refusal = "", 0.0, ""
         self._commands, self._deaths, self._cause = [], 0, ""

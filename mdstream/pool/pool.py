@@ -201,7 +201,7 @@ class WorkerPool:
         return self.has_kernels
 
     async def resize(self, size: int) -> None:
-        """Give tickets to `size` workers from now on; 0: run them in this process. Calls wait for each other.
+        """Give tickets to `size` workers from now on; 0: run them here. Calls wait for each other.
 
         Until the workers are ready, tickets go where they went before. If they cannot start, nothing
         changes, and this raises `BrokenExecutor`, `EOFError`, `OSError` or `NoWorkersError`.

@@ -20,6 +20,7 @@ from mdstream.history.ledger import KnownShard, Ledger, LedgerView
 from mdstream.history.request import DAY_NS, make_request
 from mdstream.streams.datasets import datasets
 from tests.history.service import Answer, Query, Refusal, bar, fill, serve, trade
+from tests.store.test_amendments import record_messages
 
 FORBIDDEN = '{"message":"subscription does not permit querying recent SIP data"}'
 DAY = "2026-01-05"
@@ -305,6 +306,34 @@ def test_a_repair_fetches_days_with_fewer_trades_than_the_services_daily_bars_co
     assert (done.short, done.requests) == (1, 3)
     assert "AAPL 2026-01-06: 2 of 3 trades by the service's daily bar" in caplog.text
     assert sorted(read(tmp_path)["id"]) == [1, 2, 3, 4, 5, 9]
+
+
+@pytest.mark.cases("S2", "V3")
+@pytest.mark.parametrize("says_so", ["a mark", "a recorded cancel"])
+def test_a_cancelled_trade_does_not_hide_from_a_repair_that_a_valid_one_is_missing(
+    tmp_path: Path, says_so: str
+) -> None:
+    first, cancelled, late = (trade(f"{DAY}T15:00:0{second}Z", second) for second in (1, 2, 3))
+    days = {DAY: [first, {**cancelled, "u": "canceled"} if says_so == "a mark" else cancelled]}
+    trades = answer_trades(days)
+
+    def answer(path: str, query: Query) -> Any:
+        if path.endswith("/bars"):
+            return {"bars": {query["symbols"]: [bar(f"{DAY}T05:00:00Z", count=2)]}, "next_page_token": None}
+        return trades(path, query)
+
+    with serve(answer) as service:
+        fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY)
+        if says_so == "a recorded cancel":
+            cancel = {"T": "x", "S": "AAPL", "i": 2, "x": "V", "p": 10.0, "s": 100, "a": "C", "z": "C"}
+            record_messages(tmp_path, tmp_path, {**cancel, "t": f"{DAY}T15:01:00Z"})
+        days[DAY].append(late)
+        done = fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, repair=True)
+        assert (done.short, done.stored) == (0, 3)
+        service.take()
+        fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, repair=True)
+        assert [path for path, _ in service.take() if path.endswith("trades")] == []
+    assert read(tmp_path)["id"].to_list() == [1, 3]
 
 
 @pytest.mark.cases("S2")

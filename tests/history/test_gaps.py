@@ -448,6 +448,44 @@ def test_an_adjusted_backfill_that_is_resumed_fetches_again_what_is_of_another_d
 
 
 @pytest.mark.cases("S3")
+@pytest.mark.parametrize("is_repair", [False, True])
+@pytest.mark.parametrize("has_rows", [True, False])
+def test_an_adjusted_series_whose_empty_part_has_rows_on_another_day_has_one_scale(
+    tmp_path: Path,
+    is_repair: bool,
+    has_rows: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    price, filled = 100.0, [f"2026-01-{day:02}" for day in (5, 6, 7, 8, 9)]
+
+    def answer(path: str, query: Query) -> Any:
+        rows = [bar(f"{day}T15:00:00Z", price) for day in filled]
+        rows = [row for row in rows if query["start"] <= row["t"] <= query["end"]]
+        return {"bars": {query["symbols"]: rows} if rows else {}, "next_page_token": None}
+
+    def run(**more: Any) -> Any:
+        span = ("2026-01-05", "2026-01-16")
+        return fill(service, tmp_path, "stocks.bars", "AAPL", *span, adjustment="split", **more)
+
+    later = time.time() + 1.5 * 86_400
+    with serve(answer) as service:
+        assert run().empty == 1
+        monkeypatch.setattr("mdstream.history.backfill.time.time", lambda: later)
+        if has_rows:
+            price = 50.0  # a split of 2 for 1
+            filled += [f"2026-01-{day:02}" for day in (12, 13, 14, 15, 16)]
+        done = run(repair=is_repair)
+        assert done.complete
+        assert ("so that all adjusted bars have one scale" in caplog.text) is has_rows
+        if has_rows:
+            assert run().requests == 0
+    bars = read(tmp_path, "stocks.bars", timeframe="1Min")
+    assert bars.height == (10 if has_rows else 5)
+    assert bars["close"].unique().to_list() == [price]
+
+
+@pytest.mark.cases("S3")
 def test_a_raw_series_that_is_extended_is_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -524,6 +524,36 @@ def test_rows_as_of_different_days_are_not_mixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.cases("S11")
+@pytest.mark.parametrize(
+    ("kind", "is_one"), [("trades", True), ("quotes", True), ("bars", False)], ids=lambda each: str(each)
+)
+def test_rows_as_of_different_days_are_mixed_by_no_data_feed_if_all_feeds_are_one_series(
+    kind: str, is_one: bool, tmp_path: Path
+) -> None:
+    quote = {
+        "t": f"{DAY}T15:00:00Z",
+        "bp": 1.0,
+        "bs": 1,
+        "bx": "V",
+        "ap": 2.0,
+        "as": 1,
+        "ax": "V",
+        "z": "C",
+    }
+    rows = {"trades": trade(f"{DAY}T15:00:00Z", 1), "quotes": quote, "bars": bar(f"{DAY}T15:00:00Z")}
+    body = {kind: {"META": [rows[kind]]}, "next_page_token": None}
+    with serve(lambda path, query: body) as service:
+        fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="iex", asof="2021-06-08")
+        if is_one:
+            with pytest.raises(ConfigError, match=r"META as 'iex/asof=2021-06-08'.* use the same asof"):
+                fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="sip")
+        else:
+            assert fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="sip").stored == 1
+        same = fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="otc", asof="2021-06-08")
+        assert same.stored == 1
+
+
+@pytest.mark.cases("S11")
 @pytest.mark.parametrize("asof", ["yesterday", "2022-13-01"])
 def test_a_wrong_day_is_refused(asof: str) -> None:
     now = datetime(2026, 11, 30, tzinfo=UTC)

@@ -202,13 +202,13 @@ def test_an_amendment_takes_its_trade_out_of_a_scan_of_another_feed(tmp_path: Pa
 
 
 @pytest.mark.cases("V3")
-def test_an_export_that_ends_before_the_cancel_leaves_its_trade_out(tmp_path: Path) -> None:
+def test_an_export_that_ends_before_the_cancelled_trade_has_the_one_before(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from mdstream.cli.app import app
 
     store, to = tmp_path / "store", tmp_path / "x.parquet"
     write(store, [Source("sip", "a", [(0, 100, None), (1, 100, None)], [("cancels", 4, 100)])])
-    command = ["export", "stocks.trades", "--store", str(store), "--end", "2026-01-05T14:30:02Z", "--to"]
+    command = ["export", "stocks.trades", "--store", str(store), "--end", "2026-01-05T14:30:00.5Z", "--to"]
     assert CliRunner().invoke(app, [*command, str(to)]).exit_code == 0
     assert pl.read_parquet(to)["ts"].dt.second().to_list() == [0]

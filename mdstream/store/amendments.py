@@ -130,28 +130,38 @@ def _merge_unmarked(
         left.append(_leave_out(merged.several, counts, keys, rules))
     own = find_shared_days(wanted, channel)
     if met is None or own is None:
-        return pl.concat([_leave_out(merged.apart, counts, keys, rules), *left])
+        return pl.concat([_leave_few_out(merged.apart, counts, keys, rules), *left])
     # Days on which only one of the wanted sources has rows, but another data feed has, too.
     elsewhere = met.filter(~met.is_in(own.implode()))
     if not len(elsewhere):
         return pl.concat([merged.apart.filter(~is_marked(rules)), *left])
     shared = is_of_days(elsewhere, day)
-    left.append(_leave_out(merged.apart.filter(shared), counts, keys, rules))
+    left.append(_leave_few_out(merged.apart.filter(shared), counts, keys, rules))
     return pl.concat([merged.apart.filter(~shared & ~is_marked(rules)), *left])
 
 
 def _leave_out(
     rows: pl.LazyFrame, counts: pl.LazyFrame, keys: Sequence[str], rules: BarRules
 ) -> pl.LazyFrame:
-    """Return rows without as many of each as `counts` says, marked ones first."""
+    """Return rows without as many of each as `counts` says, marked ones first. It sorts all of them."""
     import polars as pl
 
     names = rows.collect_schema().names()
+    counted = rows.join(counts, on=keys, how="left", nulls_equal=True)
+    first = counted.sort(is_marked(rules), descending=True, maintain_order=True)
+    left = first.filter(pl.int_range(pl.len()).over(keys) >= pl.col(_COUNT).fill_null(0))
+    return left.select(names)
+
+
+def _leave_few_out(
+    rows: pl.LazyFrame, counts: pl.LazyFrame, keys: Sequence[str], rules: BarRules
+) -> pl.LazyFrame:
+    """Return the same of many rows, of which few are amended."""
+    import polars as pl
+
     others = rows.join(counts, on=keys, how="anti", nulls_equal=True)
-    amended = rows.join(counts, on=keys, how="inner", nulls_equal=True)
-    first = amended.sort(is_marked(rules), descending=True, maintain_order=True)
-    left = first.filter(pl.int_range(pl.len()).over(keys) >= pl.col(_COUNT))
-    return pl.concat([others, left.select(names)])
+    amended = rows.join(counts, on=keys, how="semi", nulls_equal=True)
+    return pl.concat([others, _leave_out(amended, counts, keys, rules)])
 
 
 def _count_marks(parts: Sequence[Part], channel: Channel, rules: BarRules) -> pl.LazyFrame:

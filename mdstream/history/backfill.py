@@ -11,9 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -40,19 +38,19 @@ from mdstream.handoff.page_ticket import PageReceipt, PageTicket
 from mdstream.handoff.rejects import RejectRow, place_of
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
-from mdstream.history.ledger import LEDGER, Ledger, Progress
-from mdstream.history.plan import add_work
+from mdstream.history.ledger import Ledger, Progress
+from mdstream.history.plan import add_work, reopen_outdated
 from mdstream.history.recent import RecentLimit, format_limit, is_about_recent_data
 from mdstream.history.repair import Day, fetch_days, find_short_days, log_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.history.staging import Staging
 from mdstream.history.status import Activity, Status
+from mdstream.history.store_faults import translate_faults
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
 from mdstream.store.query import to_utc
 from mdstream.store.rejects import RejectFile
-from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
 
 log = logging.getLogger(__name__)
@@ -64,7 +62,6 @@ _FEW = 8
 """If the plan excludes so many symbols, and none is answered, it excludes all."""
 _MOST_RESTARTS = 3
 """How often a shard is fetched from the start because the service no longer knows its page token."""
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Backfill:
@@ -118,24 +115,11 @@ class Backfill:
         """Fetch and store the missing rows. Raises `MdstreamError` if the cause is not a single shard."""
         start = time.monotonic()
         try:
-            with Ledger(self._folder) as ledger:
+            with translate_faults(self._store, self._folder), Ledger(self._folder) as ledger:
                 self._ledger = ledger
                 self._filing = Filing(self._request, self._store, ledger, self._staging, self._count_stored)
                 await asyncio.to_thread(self._filing.settle)
                 await self._fetch_all()
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"store: {self._folder / LEDGER} cannot be written: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"store: {self._folder / LEDGER} is damaged: {error}. Restore it, or remove {self._folder} "
-                "and the tables next to it to fetch everything again"
-            ) from error
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise StoreError(f"store: no room in {self._store}; free some space") from error
-            if is_too_many_files(error):
-                raise too_many_files() from error
-            raise
         finally:
             self.status.seconds = time.monotonic() - start
             if self.status.unrequested:
@@ -183,6 +167,14 @@ class Backfill:
             ),
         )
 
+    def _plan_outdated(self) -> list[Progress]:
+        """Return the shards of adjusted series that this run has given another scale in part."""
+        symbols = [symbol for symbol in self._request.symbols if symbol not in self.status.failed]
+        again = reopen_outdated(self._request, self._ledger, time.time(), symbols)
+        to_fetch = [progress for progress in self._find_shards("open") if progress.id in again]
+        self.status.shards += len(to_fetch)
+        return to_fetch
+
     def _find_shards(self, state: str) -> list[Progress]:
         """Return the shards of this request that are in a state, and those that are fetched again."""
         request, symbols = self._request, set(self._request.symbols)
@@ -208,7 +200,10 @@ class Backfill:
         waiting = deque(await asyncio.to_thread(self._plan, [day.shard for day, _ in short]))
         self._on_change(self.status)
         if waiting or not self._filing.is_empty:
-            await self._fetch_shards_at_once(waiting)
+            async with self._executor:
+                await self._fetch_shards_at_once(waiting)
+                if outdated := await asyncio.to_thread(self._plan_outdated):
+                    await self._fetch_shards_at_once(deque(outdated))
         if short:
             served = self._recent.served_until(time.time_ns())  # by now, more may be excluded
             days = [day for day in days if day.past <= served]
@@ -233,7 +228,7 @@ class Backfill:
     async def _fetch_shards_at_once(self, waiting: deque[Progress]) -> None:
         """Fetch all waiting shards, and write the files."""
         self._client, self._requests_before = self._make_client(), self.status.requests
-        async with self._executor, self._client:
+        async with self._client:
             try:
                 # A file that cannot be written ends the fetching too.
                 async with asyncio.TaskGroup() as files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -121,7 +121,7 @@ def find_work(
       may have the rows by now; at a repair, however long ago;
     - it overlaps one of `gaps`, which a repair has found;
     - it is adjusted, and its series is extended, or was requested on another day than the rest of it: a
-      split in between would leave two scales in one series.
+      split in between would leave two scales in one series. (`reopen_outdated` does it after the run.)
 
     `now` is Unix time.
     """
@@ -192,15 +192,35 @@ def add_work(
                 "would be one series; use the same asof, or another store"
             )
     work = find_work(request, _read_known(request, ledger), now, gaps)
-    if work.outdated:
-        log.warning(
-            "%s: %d stored shards are fetched again, so that all adjusted bars have one scale",
-            request.dataset,
-            work.outdated,
-        )
+    _log_outdated(request, work.outdated)
     ledger.reopen(work.again)
     ledger.add(request.dataset, request.variant, work.new)
     return work.again
+
+
+def reopen_outdated(
+    request: BackfillRequest, ledger: Ledger, now: float, symbols: Iterable[str]
+) -> Collection[int]:
+    """Let the shards be fetched again whose scale is not that of rows of today. Return their ids.
+
+    Only the fetched rows say so: an empty shard that was asked again may have stayed empty.
+    """
+    outdated: set[int] = set()
+    for symbol in symbols if request.is_adjusted else ():
+        shards = ledger.shards_of(request.dataset, request.variant, symbol)
+        outdated |= _find_outdated(shards, (), False, now)
+    _log_outdated(request, len(outdated))
+    ledger.reopen(outdated)
+    return outdated
+
+
+def _log_outdated(request: BackfillRequest, shards: int) -> None:
+    if shards:
+        log.warning(
+            "%s: %d stored shards are fetched again, so that all adjusted bars have one scale",
+            request.dataset,
+            shards,
+        )
 
 
 def _read_known(request: BackfillRequest, ledger: LedgerView) -> dict[str, list[KnownShard]]:

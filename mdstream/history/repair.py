@@ -3,9 +3,9 @@
     daily bars of the service ─► trades of each day ─┐
     rows of the store ─► rows of each day ───────────┴─► short days ─► their shards are fetched again
 
-A daily bar counts the trades that update its volume. So a day of trades is short if the store has fewer of
-these. Minute bars and quotes have no such count: their day is short if it has no row at all. So is a day of
-which only a part is requested.
+A daily bar counts the trades that update its volume, without those that were cancelled or corrected later.
+So a day of trades is short if the store has fewer of these. Minute bars and quotes have no such count:
+their day is short if it has no row at all. So is a day of which only a part is requested.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mdstream.errors import ServerError, UnusableAnswerError
 from mdstream.history.request import DAY_NS, EVERYTHING, BackfillRequest, Shard, last_complete
 from mdstream.session.pages import Client, history_request, pages
 from mdstream.session.rest import Body
+from mdstream.store.catalogue import scan_fetched
 from mdstream.store.query import to_ns, to_utc
 from mdstream.streams.bar_rules import split_conditions
 from mdstream.venues.alpaca import sessions
@@ -148,31 +149,17 @@ def _key_of(request: BackfillRequest, at: int) -> date:
 def _count_rows(request: BackfillRequest, store: Path) -> dict[tuple[str, date], int]:
     """Return the number of rows that count in a daily bar, by symbol and day."""
     import polars as pl
-    from deltalake import DeltaTable
 
-    folder = str(store / request.dataset)
-    if not DeltaTable.is_deltatable(folder):
+    kinds = {"feed": request.feed, "timeframe": request.timeframe, "adjustment": request.adjustment}
+    span = to_utc(request.first).date(), (to_utc(request.past) + timedelta(days=1)).date()
+    rows = scan_fetched(request.dataset, store, request.symbols, span, kinds)
+    if rows is None:
         return {}
-    rows = pl.scan_delta(folder)
     columns = rows.collect_schema().names()
-    given = {"feed": request.feed, "timeframe": request.timeframe, "adjustment": request.adjustment}
-    for name, value in given.items():
-        if value:
-            rows = rows.filter(pl.col(name) == value)
-    first, past = to_utc(request.first).date(), (to_utc(request.past) + timedelta(days=1)).date()
-    if "date" in columns:
-        rows = rows.filter(pl.col("date").is_between(first, past))
-    else:
-        rows = rows.filter(pl.col("year").is_between(first.year, past.year))
     zone = str(sessions.NEW_YORK if request.feed in sessions.HOURS else UTC)
     day = pl.col(request.channel.time).dt.convert_time_zone(zone).dt.date().alias("day")
-    kinds = [name for name in ("conditions", "tape") if name in columns]
-    counted = (
-        rows.filter(pl.col("symbol").is_in(list(request.symbols)))
-        .group_by("symbol", day, *kinds)
-        .len()
-        .collect(engine="streaming")
-    )
+    conditions = [name for name in ("conditions", "tape") if name in columns]
+    counted = rows.group_by("symbol", day, *conditions).len().collect(engine="streaming")
     found: dict[tuple[str, date], int] = {}
     for row in counted.iter_rows(named=True):
         if _is_counted(request, row.get("conditions") or "", row.get("tape") or ""):

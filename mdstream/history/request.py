@@ -140,8 +140,13 @@ class BackfillRequest:
         return self.adjustment not in ("", ADJUSTMENTS[0])
 
     def clashes_with(self, variant: str) -> bool:
-        """Return whether rows of `variant` differ from those of this request only in their `asof`."""
-        return variant != self.variant and _drop_asof(variant) == _drop_asof(self.variant)
+        """Return whether rows of `variant` have another `asof`, and are one series with those requested.
+
+        Rows of two data feeds are one series if the channel's identity does not name the feed.
+        """
+        theirs, ours = _split_asof(variant), _split_asof(self.variant)
+        series = [kinds if "feed" in self.channel.identity else kinds[1:] for kinds, _ in (theirs, ours)]
+        return theirs[1] != ours[1] and series[0] == series[1]
 
     def partition(self, first: int) -> dict[str, str]:
         """Return the store's partition of a shard that begins at `first`."""
@@ -310,8 +315,10 @@ def _parse_range(text: str, whole: tuple[int, int]) -> tuple[int, int] | None:
     return first, past
 
 
-def _drop_asof(variant: str) -> str:
-    return variant.partition(f"/{_ASOF}")[0]
+def _split_asof(variant: str) -> tuple[list[str], str]:
+    """Return the feed, timeframe and adjustment of a variant, as far as it has them, and its `asof`."""
+    kinds, _, asof = variant.partition(f"/{_ASOF}")
+    return kinds.split("/"), asof
 
 
 def is_symbol(name: str) -> bool:

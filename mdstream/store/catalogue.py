@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import tzinfo
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
 from mdstream.reading.zones import read_zone, show_in_zone
-from mdstream.store.amendments import drop_amended, drop_marked, read_amendments
+from mdstream.store.amendments import Trades, merge_valid, read_amendments
 from mdstream.store.dataset_tables import (
     Wanted,
     add_missing_columns,
@@ -71,8 +71,8 @@ def scan(
         everything else     feed and all columns
 
     Trades that were cancelled or corrected later are left out, unless `amended` is true. History marks
-    them in the column `update`. Recorded cancels and corrections have an effect on the trades of all
-    sources, but do not set the mark.
+    them in the column `update`. Recorded cancels and corrections do not set the mark. Both have an effect
+    on the trades of all sources, whatever `feed`, `start` and `end` are.
 
     `<stream>.rejects` has what could not become a row, of runs and of history, and nothing is merged.
 
@@ -99,53 +99,78 @@ def scan(
     Raises `UnknownNameError` for such a name and for an unknown dataset, `ConfigError` for another wrong
     argument, `NoStoreError` if there is no such table, and `StoreError` if it cannot be read.
     """
-    import polars as pl
-
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
     require_path("store", store)
-    options = storage_options(str(store))
     zone = read_zone(tz)
     kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
     wanted = Wanted(dataset, (start, end), kinds, zone)
     _check_span(start, end, zone)
     if channel is REJECTS and symbols is not None:
         raise ConfigError(f"{dataset} has no symbols; filter its column bytes")
-    tables = [
-        (open_table(f"{store}/{dataset}", options) if history else None, False),
-        (open_table(f"{store}/live/{dataset}", options), True),
-    ]
-    existing = [table for table, _ in tables if table is not None]
-    if channel is REJECTS and (rejects := _scan_rejects(store, tables[1][0], wanted)) is not None:
+    tables = _Tables.open(str(store), dataset)
+    if channel is REJECTS and (rejects := _scan_rejects(store, tables.recorded, wanted)) is not None:
         if unknown == "error":
-            check_kinds(str(store), dataset, wanted.kinds, existing, {})
+            check_kinds(str(store), dataset, wanted.kinds, tables.existing, {})
         return show_in_zone(rejects, zone)
-    parts = [
-        select(table, channel, history, wanted, is_recorded)
-        for table, is_recorded in tables
-        if table is not None
-    ]
-    if not parts:
+    if not tables.existing:
         raise NoStoreError(
             f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
             "mdstream run --record"
         )
     if unknown == "error":
-        recorded = _RECORDED_BARS if history and history.bars and tables[1][0] else {}
-        check_kinds(str(store), dataset, wanted.kinds, existing, recorded)
+        recorded = _RECORDED_BARS if history and history.bars and tables.recorded else {}
+        check_kinds(str(store), dataset, wanted.kinds, tables.existing, recorded)
     if symbols is not None and unknown == "error":
-        check_symbols(str(store), dataset, as_list(symbols), existing)
+        check_symbols(str(store), dataset, as_list(symbols), tables.existing)
     if channel.revised_by:
-        revised = _keep_last_revisions(parts, channel, symbols)
+        revised = _keep_last_revisions(tables.read(wanted), channel, symbols)
         return show_in_zone(_keep_sessions(revised, dataset, channel, session), zone)
-    if symbols is not None:
-        is_wanted = matches(pl.col("symbol"), as_list(symbols))
-        parts = [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
+    parts = tables.read(wanted, symbols)
     if "timeframe" in channel.identity:
         rows = _keep_last_updates(parts, channel)
+    elif amended:
+        rows = merge(parts, channel, partition_of(parts[0].rows)).rows
     else:
-        rows = _merge_sources(parts, channel, dataset, None if amended else f"{store}/live", options)
+        rows = _merge_valid(parts, tables, wanted, symbols)
     return show_in_zone(_keep_sessions(_join_times(rows), dataset, channel, session), zone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The tables of a dataset, each None if there is none."""
+
+    store: str
+    channel: Channel
+    history: History | None
+    fetched: DeltaTable | None
+    recorded: DeltaTable | None
+
+    @classmethod
+    def open(cls, store: str, dataset: str) -> _Tables:
+        """Open the tables of a dataset. Raises `StoreError`, and `UnknownNameError` for the dataset."""
+        channel, history = _find_channel(dataset)
+        options = storage_options(store)
+        fetched = open_table(f"{store}/{dataset}", options) if history else None
+        return cls(store, channel, history, fetched, open_table(f"{store}/live/{dataset}", options))
+
+    @property
+    def existing(self) -> list[DeltaTable]:
+        return [table for table in (self.fetched, self.recorded) if table is not None]
+
+    def read(self, wanted: Wanted, symbols: str | Sequence[str] | None = None) -> list[Part]:
+        """Return the wanted rows of each table that exists, history first; without symbols, of all."""
+        import polars as pl
+
+        parts = [
+            select(table, self.channel, self.history, wanted, is_recorded)
+            for table, is_recorded in ((self.fetched, False), (self.recorded, True))
+            if table is not None
+        ]
+        if symbols is None:
+            return parts
+        is_wanted = matches(pl.col("symbol"), as_list(symbols))
+        return [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
 
 
 def _check_span(start: When | None, end: When | None, zone: tzinfo) -> None:
@@ -171,52 +196,67 @@ def _keep_sessions(
     return rows.filter(found.is_in(wanted).fill_null(False))
 
 
-def _merge_sources(
-    parts: Sequence[Part], channel: Channel, dataset: str, live: str | None, options: dict[str, str]
+def _merge_valid(
+    parts: Sequence[Part], tables: _Tables, wanted: Wanted, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
-    """Return the rows of all sources, without amended trades if `live` is given.
+    """Return the rows of these parts, merged, without amended trades.
 
-    `live` is the folder of recorded tables.
+    Whether a trade is amended does not depend on the wanted feed and times, so more is read to decide it.
     """
-    import polars as pl
-
-    day = partition_of(parts[0].rows)
-    stream = STREAMS[dataset.partition(".")[0]]
+    channel, day = tables.channel, partition_of(parts[0].rows)
+    stream = STREAMS[wanted.dataset.partition(".")[0]]
     rules = stream.bar_rules
-    if live is None or rules is None or not rules.mark or channel.name != rules.trades:
+    if rules is None or not rules.mark or channel.name != rules.trades:
         return merge(parts, channel, day).rows
-
-    def keep_valid(some: Sequence[Part]) -> pl.LazyFrame:
-        return drop_marked(merge(some, channel, day), [part.rows for part in some], channel, rules)
-
-    amendments = _read_amendments(stream, rules, live, options)
-    if amendments is None:
-        return keep_valid(parts)
-    # The few trades with an id that is amended are read apart: the others need no further join.
-    try:
-        ids = amendments.select(pl.col("id").unique()).collect()["id"]
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"store: {live} cannot be read: {summarize_error(error)}") from error
-    is_named = pl.col("id").is_in(ids.implode()).fill_null(False)
-    others = [replace(part, rows=part.rows.filter(~is_named)) for part in parts]
-    named = [replace(part, rows=part.rows.filter(is_named)) for part in parts]
-    return pl.concat([keep_valid(others), drop_amended(keep_valid(named), amendments, channel)])
+    of_all_feeds = replace(wanted, kinds={**wanted.kinds, "feed": ""})
+    trades = Trades(
+        parts,
+        tables.read(of_all_feeds, symbols),
+        tables.read(replace(of_all_feeds, span=(None, None)), symbols),
+        wanted.bounds,
+    )
+    amendments = _read_amendments(stream, rules, tables.store, symbols)
+    return merge_valid(trades, amendments, channel, rules, day)
 
 
 def _read_amendments(
-    stream: StreamSpec, rules: BarRules, live: str, options: dict[str, str]
-) -> pl.LazyFrame | None:
+    stream: StreamSpec, rules: BarRules, store: str, symbols: str | Sequence[str] | None
+) -> pl.DataFrame | None:
     """Return the recorded cancels and corrections of trades; None if there is no table of them."""
     import polars as pl
 
     found = []
     for name in (rules.corrections, rules.cancels):
-        table = open_table(f"{live}/{stream.name}.{name}", options)
+        table = open_table(f"{store}/live/{stream.name}.{name}", storage_options(store))
         if table is not None:
             kind = stream.by_name[name]
             rows = add_missing_columns(scan_widened(table, kind), kind, True)
+            if symbols is not None:
+                rows = rows.filter(matches(pl.col("symbol"), as_list(symbols)))
             found.append(read_amendments(rows, stream.by_name[rules.trades]))
-    return pl.concat(found, how="vertical_relaxed") if found else None
+    try:
+        return pl.concat(found, how="vertical_relaxed").collect() if found else None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"store: {store}/live cannot be read: {summarize_error(error)}") from error
+
+
+def scan_fetched(
+    dataset: str,
+    store: str | Path,
+    symbols: Sequence[str],
+    span: tuple[date, date],
+    kinds: Mapping[str, str],
+) -> pl.LazyFrame | None:
+    """Return what backfills have stored of a dataset; None if that is nothing.
+
+    Trades that were cancelled or corrected later are left out. `span` has the first day and the last one,
+    `kinds` the values of the partition's columns `feed`, `timeframe` and `adjustment`; empty means all.
+    """
+    tables, wanted = _Tables.open(str(store), dataset), Wanted(dataset, span, kinds)
+    if tables.fetched is None:
+        return None
+    fetched = [part for part in tables.read(wanted, symbols) if not part.is_recorded]
+    return _join_times(_merge_valid(fetched, tables, wanted, symbols))
 
 
 def _find_channel(dataset: str) -> tuple[Channel, History | None]:

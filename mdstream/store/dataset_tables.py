@@ -30,6 +30,15 @@ class Wanted:
     zone: tzinfo = UTC
     """The zone of bounds without one."""
 
+    @property
+    def bounds(self) -> tuple[int | None, int | None]:
+        """The span in ns since 1970: the first time, and the end. Raises `ConfigError`."""
+        start, end = self.span
+        return (
+            None if start is None else parse_time(start, "start", zone=self.zone),
+            None if end is None else parse_time(end, "end", whole_day=True, zone=self.zone),
+        )
+
 
 def open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
     """Return the Delta table at `uri`; None if there is none. Raises `StoreError` if it cannot be read."""
@@ -80,9 +89,8 @@ def filter_wanted(rows: pl.LazyFrame, channel: Channel, wanted: Wanted) -> pl.La
             raise ConfigError(f"{wanted.dataset} has no {name}")
         if kind:
             rows = rows.filter(pl.col(name) == kind)
-    for value, bound, whole_day in ((wanted.span[0], "start", False), (wanted.span[1], "end", True)):
-        if value is not None:
-            at_ns = parse_time(value, bound, whole_day, wanted.zone)
+    for at_ns, bound in zip(wanted.bounds, ("start", "end"), strict=True):
+        if at_ns is not None:
             rows = rows.filter(*_time_conditions(channel, at_ns, bound, day))
     return rows
 

@@ -67,8 +67,6 @@ def merge(parts: Sequence[Part], channel: Channel, day: str) -> Merged:
 
     `day` is the partition column with the day or year. Columns are those of the first part.
     """
-    import polars as pl
-
     names = [name for name in parts[0].rows.collect_schema().names() if name != RUN]
     every = [part.rows for part in parts]
     met = find_shared_days(parts, channel)
@@ -78,8 +76,7 @@ def merge(parts: Sequence[Part], channel: Channel, day: str) -> Merged:
     if met is None:
         together = _concat(numbered, [*names, _SOURCE])
         return Merged(_concat(every, names).limit(0), *_take_most(together, channel, day))
-    days = met.str.to_date() if day == "date" else met.cast(pl.Int32)
-    shared = pl.col(day).is_in(days.implode())
+    shared = is_of_days(met, day)
     together = _concat([rows.filter(shared) for rows in numbered], [*names, _SOURCE])
     apart = _concat([rows.filter(~shared) for rows in every], names)
     return Merged(apart, *_take_most(together, channel, day))
@@ -98,6 +95,14 @@ def find_shared_days(parts: Sequence[Part], channel: Channel) -> pl.Series | Non
     # Only the receipt says the day, so two sources may have the same row on two days.
     is_one = sources["source"].n_unique() <= 1 and not sources["source"].has_nulls()
     return met if is_one else None
+
+
+def is_of_days(days: pl.Series, day: str) -> pl.Expr:
+    """Return whether a row is of one of `days`, which are texts; `day` is the partition column."""
+    import polars as pl
+
+    values = days.str.to_date() if day == "date" else days.cast(pl.Int32)
+    return pl.col(day).is_in(values.implode())
 
 
 def _number_source(part: Part) -> pl.Expr:

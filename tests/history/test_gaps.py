@@ -20,6 +20,7 @@ from mdstream.history.ledger import KnownShard, Ledger, LedgerView
 from mdstream.history.request import DAY_NS, make_request
 from mdstream.streams.datasets import datasets
 from tests.history.service import Answer, Query, Refusal, bar, fill, serve, trade
+from tests.store.test_amendments import record_messages
 
 FORBIDDEN = '{"message":"subscription does not permit querying recent SIP data"}'
 DAY = "2026-01-05"
@@ -307,6 +308,34 @@ def test_a_repair_fetches_days_with_fewer_trades_than_the_services_daily_bars_co
     assert sorted(read(tmp_path)["id"]) == [1, 2, 3, 4, 5, 9]
 
 
+@pytest.mark.cases("S2", "V3")
+@pytest.mark.parametrize("says_so", ["a mark", "a recorded cancel"])
+def test_a_cancelled_trade_does_not_hide_from_a_repair_that_a_valid_one_is_missing(
+    tmp_path: Path, says_so: str
+) -> None:
+    first, cancelled, late = (trade(f"{DAY}T15:00:0{second}Z", second) for second in (1, 2, 3))
+    days = {DAY: [first, {**cancelled, "u": "canceled"} if says_so == "a mark" else cancelled]}
+    trades = answer_trades(days)
+
+    def answer(path: str, query: Query) -> Any:
+        if path.endswith("/bars"):
+            return {"bars": {query["symbols"]: [bar(f"{DAY}T05:00:00Z", count=2)]}, "next_page_token": None}
+        return trades(path, query)
+
+    with serve(answer) as service:
+        fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY)
+        if says_so == "a recorded cancel":
+            cancel = {"T": "x", "S": "AAPL", "i": 2, "x": "V", "p": 10.0, "s": 100, "a": "C", "z": "C"}
+            record_messages(tmp_path, tmp_path, {**cancel, "t": f"{DAY}T15:01:00Z"})
+        days[DAY].append(late)
+        done = fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, repair=True)
+        assert (done.short, done.stored) == (0, 3)
+        service.take()
+        fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, repair=True)
+        assert [path for path, _ in service.take() if path.endswith("trades")] == []
+    assert read(tmp_path)["id"].to_list() == [1, 3]
+
+
 @pytest.mark.cases("S2")
 def test_a_day_of_which_a_part_is_requested_is_not_short_because_of_the_rest(tmp_path: Path) -> None:
     trades = answer_trades({DAY: [trade("2026-01-05T15:00:00Z", 1)]})
@@ -419,6 +448,44 @@ def test_an_adjusted_backfill_that_is_resumed_fetches_again_what_is_of_another_d
 
 
 @pytest.mark.cases("S3")
+@pytest.mark.parametrize("is_repair", [False, True])
+@pytest.mark.parametrize("has_rows", [True, False])
+def test_an_adjusted_series_whose_empty_part_has_rows_on_another_day_has_one_scale(
+    tmp_path: Path,
+    is_repair: bool,
+    has_rows: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    price, filled = 100.0, [f"2026-01-{day:02}" for day in (5, 6, 7, 8, 9)]
+
+    def answer(path: str, query: Query) -> Any:
+        rows = [bar(f"{day}T15:00:00Z", price) for day in filled]
+        rows = [row for row in rows if query["start"] <= row["t"] <= query["end"]]
+        return {"bars": {query["symbols"]: rows} if rows else {}, "next_page_token": None}
+
+    def run(**more: Any) -> Any:
+        span = ("2026-01-05", "2026-01-16")
+        return fill(service, tmp_path, "stocks.bars", "AAPL", *span, adjustment="split", **more)
+
+    later = time.time() + 1.5 * 86_400
+    with serve(answer) as service:
+        assert run().empty == 1
+        monkeypatch.setattr("mdstream.history.backfill.time.time", lambda: later)
+        if has_rows:
+            price = 50.0  # a split of 2 for 1
+            filled += [f"2026-01-{day:02}" for day in (12, 13, 14, 15, 16)]
+        done = run(repair=is_repair)
+        assert done.complete
+        assert ("so that all adjusted bars have one scale" in caplog.text) is has_rows
+        if has_rows:
+            assert run().requests == 0
+    bars = read(tmp_path, "stocks.bars", timeframe="1Min")
+    assert bars.height == (10 if has_rows else 5)
+    assert bars["close"].unique().to_list() == [price]
+
+
+@pytest.mark.cases("S3")
 def test_a_raw_series_that_is_extended_is_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +521,36 @@ def test_rows_as_of_different_days_are_not_mixed(tmp_path: Path) -> None:
             fill(service, tmp_path, "stocks.trades", "META", DAY, DAY, asof="-")
         assert fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, asof="-").stored == 1
         assert fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, asof="-").requests == 0
+
+
+@pytest.mark.cases("S11")
+@pytest.mark.parametrize(
+    ("kind", "is_one"), [("trades", True), ("quotes", True), ("bars", False)], ids=lambda each: str(each)
+)
+def test_rows_as_of_different_days_are_mixed_by_no_data_feed_if_all_feeds_are_one_series(
+    kind: str, is_one: bool, tmp_path: Path
+) -> None:
+    quote = {
+        "t": f"{DAY}T15:00:00Z",
+        "bp": 1.0,
+        "bs": 1,
+        "bx": "V",
+        "ap": 2.0,
+        "as": 1,
+        "ax": "V",
+        "z": "C",
+    }
+    rows = {"trades": trade(f"{DAY}T15:00:00Z", 1), "quotes": quote, "bars": bar(f"{DAY}T15:00:00Z")}
+    body = {kind: {"META": [rows[kind]]}, "next_page_token": None}
+    with serve(lambda path, query: body) as service:
+        fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="iex", asof="2021-06-08")
+        if is_one:
+            with pytest.raises(ConfigError, match=r"META as 'iex/asof=2021-06-08'.* use the same asof"):
+                fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="sip")
+        else:
+            assert fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="sip").stored == 1
+        same = fill(service, tmp_path, f"stocks.{kind}", "META", DAY, DAY, feed="otc", asof="2021-06-08")
+        assert same.stored == 1
 
 
 @pytest.mark.cases("S11")

@@ -50,6 +50,16 @@ def test_a_day_of_rejects_alone_is_not_empty_and_is_asked_again(tmp_path: Path) 
         assert fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY).stored == 2
 
 
+def test_rejects_that_come_again_are_rows_once_and_have_their_feed(tmp_path: Path) -> None:
+    with serve(answer_with([*GOOD, *BAD])) as service:
+        for _ in range(2):
+            done = fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, feed="iex", refetch="all")
+            assert done.rejected == 2
+    assert mdstream.scan("stocks.rejects", tmp_path, feed="iex").collect().height == 2
+    with pytest.raises(mdstream.UnknownNameError, match="feed: 'sip' has no row"):
+        mdstream.scan("stocks.rejects", tmp_path, feed="sip")
+
+
 # -- the end of the command
 
 

@@ -272,6 +272,8 @@ class Backfill:
                     raise
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
+                if isinstance(error, PlanError):
+                    self.status.excluded.add(symbol)
                 has_none = not (self.status.already or self._client.has_worked)
                 is_general = len(self._refused) >= min(_FEW, len(self._request.symbols))
                 if isinstance(error, PlanError) and has_none and is_general:

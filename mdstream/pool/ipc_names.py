@@ -7,9 +7,9 @@ Python removes both when a process ends, but not when a whole process group is k
 the top (supervisor, recorder, backfill, or the program that calls one) puts its process id into these
 names, and the next one that starts removes those whose process no longer exists.
 
-Whoever can write to a socket of a fork server runs code as its user. Other users can create folders among
-temporary files, and can guess process ids. So the name of the folder has a random part, and the folder is
-created, never found.
+Another user who can write to a socket of a fork server can run code as its user. Other users can create
+folders among temporary files, and can guess process ids. So the name of the folder has a random part, and
+the folder is created, never found.
 """
 
 from __future__ import annotations

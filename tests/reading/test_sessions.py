@@ -90,7 +90,7 @@ def test_the_session_of_a_row_follows_from_its_market_whatever_the_feed(
     directory: RunDirectory, feed: str
 ) -> None:
     run = make_run(directory, "options", feed)
-    both = sorted(at("regular") + [6])  # contracts on some funds trade until 16:15
+    both = sorted([*at("regular"), 6])  # contracts on some funds trade until 16:15
     assert run.frame("options.trades", session="regular")["price"].to_list() == both
     assert run.frame("options.trades", session=["pre", "post", "overnight"]).is_empty()
 

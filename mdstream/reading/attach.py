@@ -21,16 +21,10 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
+from mdstream.reading.arguments import list_symbols
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.reading.chains import keep_expiry
-from mdstream.reading.narrow import (
-    FrameArguments,
-    Since,
-    filter_rows,
-    keep_sessions,
-    list_symbols,
-    to_seconds,
-)
+from mdstream.reading.narrow import FrameArguments, Since, filter_rows, keep_sessions, to_seconds
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
@@ -401,7 +395,7 @@ class Attachment:
         options = TailOptions(from_start, poll_s, max_rows, max_lag, on_lag)
         if isinstance(name, str):
             return self._follow(name, symbols, options)
-        names = list(dict.fromkeys(name))
+        names = list(dict.fromkeys(name if isinstance(name, (list, tuple)) else [name]))
         if not names:
             raise ConfigError("tail: name at least one frame")
         return Tails({each: self._follow(each, symbols, options) for each in names}, options.poll_s)

@@ -13,6 +13,7 @@ import polars as pl
 
 from mdstream.errors import ConfigError
 from mdstream.reading import market_sessions
+from mdstream.reading.arguments import list_symbols
 from mdstream.reading.zones import EXAMPLE
 from mdstream.text.durations import EXAMPLES, parse_duration
 
@@ -67,13 +68,6 @@ def keep_sessions(frame: pl.DataFrame, names: str | Sequence[str] | None, name: 
     if names is None:
         return frame
     return market_sessions.keep_sessions(frame.lazy(), name, _time_column(frame), names).collect()
-
-
-def list_symbols(symbols: str | Sequence[str]) -> list[str]:
-    """Return `symbols` as a list. Raises `ConfigError` if they are not texts."""
-    if not isinstance(symbols, Sequence) or not all(isinstance(s, str) for s in symbols):
-        raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of symbols")
-    return [symbols] if isinstance(symbols, str) else list(symbols)
 
 
 def _has_symbol(frame: pl.DataFrame, symbols: list[str]) -> pl.Expr:

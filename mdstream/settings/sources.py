@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _warn_of_others(path: Path, has_keys: bool) -> None:
-    """Log a warning if other users can read the keys in a file, or can change it: by its mode, or as owners.
+    """Log a warning if others can read the keys in a file, or change it: by its mode, or as its owner.
 
     Who can change it can set `data_url`, and so send the keys elsewhere, also those that are not in it. In
     a file without keys, this user's primary group does not count as others.

@@ -128,3 +128,15 @@ def test_a_complete_backfill_ends_with_0_and_no_such_line(tmp_path: Path) -> Non
 def test_a_status_says_why_it_is_incomplete(status: Status, why: str) -> None:
     assert status.why_incomplete == why
     assert status.complete is (not why)
+
+
+def test_the_last_line_names_the_exit_code_of_what_the_plan_excludes(tmp_path: Path) -> None:
+    def answer(path: str, query: Query) -> Any:
+        if query["symbols"] == "MSFT":
+            raise Refusal(403, '{"message":"subscription does not permit querying OPRA data"}')
+        return {"trades": {query["symbols"]: GOOD}, "next_page_token": None}
+
+    with serve(answer) as service:
+        done = run_command(service, tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "  incomplete (exit code 3): 1 symbol failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -105,6 +106,22 @@ _EXAMPLES = {
 """The commands, in the order of the help. The function `x` of `mdstream/cli/x.py` is the command `x`."""
 
 
+class _Command(TyperCommand):
+    """A command whose options do not take another option as their value: the value was forgotten."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse `args`. Raises a usage error for a forgotten value."""
+        takes_value: dict[str, bool] = {}
+        for each in self.get_params(ctx):
+            is_flag = getattr(each, "is_flag", True) or getattr(each, "count", False)
+            names = (*each.opts, *each.secondary_opts)
+            takes_value |= {name: not is_flag for name in names if name.startswith("--")}
+        for name, value in itertools.pairwise(itertools.takewhile("--".__ne__, args)):
+            if takes_value.get(name) and value.partition("=")[0] in takes_value:
+                raise typer.BadParameter(f"its value is missing; {value} follows", param_hint=name)
+        return super().parse_args(ctx, args)
+
+
 class _Commands(Mapping[str, TyperCommand]):
     """The commands by name. Each is imported when it is looked up, so that a run loads no other."""
 
@@ -113,7 +130,7 @@ class _Commands(Mapping[str, TyperCommand]):
             raise KeyError(name)
         function = getattr(importlib.import_module(f"mdstream.cli.{name}"), name)
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name, help=_help(function), epilog=f"Example: {_EXAMPLES[name]}")(
+        alone.command(name, cls=_Command, help=_help(function), epilog=f"Example: {_EXAMPLES[name]}")(
             with_exit_codes(function)
         )
         command = typer.main.get_command(alone)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mdstream.config import HistoryConfig
     from mdstream.history.backfill import Backfill
     from mdstream.history.request import BackfillRequest
-    from mdstream.history.status import Status
 
 _OPTIONS = describe(HistoryOptions)
 _SETTINGS = select("backfill.concurrency", "backfill.workers", "data_url")
@@ -169,7 +168,7 @@ def _run(request: BackfillRequest, store: Path, config: HistoryConfig, as_json: 
     view.show_end(request, work.status, interrupted, failed, as_json)
     if failed:
         raise failed
-    return _exit_code(work.status, interrupted)
+    return Exit.INTERRUPTED if interrupted else work.status.exit_code
 
 
 async def _until_stopped(work: Backfill, bar: view.ProgressBar) -> None:
@@ -182,12 +181,6 @@ async def _until_stopped(work: Backfill, bar: view.ProgressBar) -> None:
         await running
     finally:
         refreshing.cancel()
-
-
-def _exit_code(status: Status, interrupted: bool) -> Exit:
-    if interrupted:
-        return Exit.INTERRUPTED
-    return Exit.OK if status.complete else Exit.STREAM_FAILED
 
 
 def _read_symbols(path: Path | None) -> list[str]:

@@ -135,7 +135,7 @@ def show_end(
     else:
         _show_summary(request, status)
     if status.why_incomplete and not (as_json or interrupted or failed):
-        print(f"  incomplete (exit code 1): {status.why_incomplete}", file=sys.stderr)
+        print(f"  incomplete (exit code {status.exit_code}): {status.why_incomplete}", file=sys.stderr)
     if interrupted or (failed and status.pages):
         what = "interrupted" if interrupted else "the fetched pages are kept"
         print(f"  {what}: run the same command again to resume", file=sys.stderr)

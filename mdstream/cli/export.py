@@ -28,6 +28,10 @@ def export(
     feed: Annotated[str, typer.Option(help="Rows of this feed only.")] = "",
     timeframe: Annotated[str, typer.Option(help="Bars of this timeframe only, as 1Min.")] = "",
     adjustment: Annotated[str, typer.Option(help="Stock bars of this adjustment only, as raw.")] = "",
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Rows of these sessions only: regular, pre, post, overnight."),
+    ] = None,
     amended: Annotated[
         bool, typer.Option("--amended", help="Also trades that were cancelled or corrected later.")
     ] = False,
@@ -69,6 +73,7 @@ def export(
         timeframe=timeframe,
         adjustment=adjustment,
         amended=amended,
+        session=split_names(session) if session else None,
     )
     if nautilus:
         found = exports.export_catalogue(dataset, rows, to, venue, force)

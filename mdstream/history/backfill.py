@@ -35,7 +35,7 @@ from mdstream.errors import (
     first_error,
 )
 from mdstream.handoff.page_ticket import PageReceipt, PageTicket
-from mdstream.handoff.rejects import RejectRow, place_of
+from mdstream.handoff.rejects import reject_row
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import Ledger, Progress
@@ -267,6 +267,8 @@ class Backfill:
                     raise
                 self._refused.add(symbol)
                 self.status.failed[symbol] = str(error)
+                if isinstance(error, PlanError):
+                    self.status.excluded.add(symbol)
                 has_none = not (self.status.already or self._client.has_worked)
                 is_general = len(self._refused) >= min(_FEW, len(self._request.symbols))
                 if isinstance(error, PlanError) and has_none and is_general:
@@ -374,18 +376,13 @@ class Backfill:
         if receipt.fault:
             raise UnusableAnswerError(f"unusable page: {receipt.fault}")
         if receipt.rejects:
-            page = f"{request.dataset}, {progress.shard.symbol}, page {progress.pages + 1}"
+            shard = progress.shard
+            page = f"{request.dataset}, {shard.symbol}, page {progress.pages + 1}"
+            rows = (reject_row(kind, each, body.recv_ns) for each in receipt.rejects)
             self._rejects.keep(
-                [
-                    RejectRow(
-                        kind.name.lower(),
-                        f"{page}, {place_of(kind, each)}",
-                        each.reason,
-                        each.data,
-                        body.recv_ns,
-                    )
-                    for each in receipt.rejects
-                ]
+                [row._replace(place=f"{page}, {row.place}") for row in rows],
+                request.feed,
+                f"{request.variant} {shard.symbol} {to_utc(shard.first).isoformat()}",
             )
         self.status.bytes += len(body.data)
         return receipt

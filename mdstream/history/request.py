@@ -9,7 +9,8 @@ from typing import Annotated, NamedTuple, TypedDict, Unpack
 
 from mdstream.config import setting
 from mdstream.errors import ConfigError, UnknownNameError
-from mdstream.store.query import When, as_list, parse_time, to_ns, to_utc
+from mdstream.reading.arguments import list_symbols
+from mdstream.store.query import When, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
@@ -262,7 +263,9 @@ def make_request(
     if feed not in stream.feeds:
         raise ConfigError(f"feed {feed!r} is not one of {', '.join(stream.feeds)}")
     names = _check_symbols(stream, history, symbols)
-    matches = {pattern: find_matching(pattern, names) for pattern in as_list(options.get("priority", ()))}
+    matches = {
+        pattern: find_matching(pattern, names) for pattern in list_symbols(options.get("priority", ()))
+    }
     if unknown := [pattern for pattern, found in matches.items() if not found]:
         raise UnknownNameError.among(names, unknown[0], f"priority {unknown[0]!r} is not among the symbols")
     before = frozenset(name for found in matches.values() for name in found)
@@ -327,7 +330,7 @@ def is_symbol(name: str) -> bool:
 
 
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(as_list(symbols)))
+    names = tuple(dict.fromkeys(list_symbols(symbols)))
     if history.everything and (not names or EVERYTHING in names):
         return (EVERYTHING,)
     if not names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mdstream.errors import Exit
 from mdstream.handoff.page_ticket import PageReceipt
 
 
@@ -68,6 +69,8 @@ class Status:
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """Symbol → reason why it is incomplete."""
+    excluded: set[str] = field(default_factory=set)
+    """Those of the failed symbols whose data the plan does not include."""
 
     def count_page(self, receipt: PageReceipt) -> None:
         """Count a page and its rows."""
@@ -88,6 +91,14 @@ class Status:
     def complete(self) -> bool:
         """Whether all requested rows are in the store that the plan allows to be fetched now."""
         return not self.why_incomplete
+
+    @property
+    def exit_code(self) -> Exit:
+        """The exit code of the backfill: that of the refusal if the plan excludes all that is missing."""
+        if self.complete:
+            return Exit.OK
+        others = self.failed.keys() - self.excluded or self.rejected or self.short or self.uncounted
+        return Exit.CREDENTIALS if self.failed and not others else Exit.STREAM_FAILED
 
     @property
     def why_incomplete(self) -> str:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from mdstream.config import HistoryConfig
 from mdstream.errors import ConfigError, UnknownNameError, UnusableAnswerError
 from mdstream.history.request import EVERYTHING, is_symbol
+from mdstream.reading.arguments import list_symbols
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
 from mdstream.session.rest import Body, RestClient
-from mdstream.store.query import When, as_list, parse_time, to_utc
+from mdstream.store.query import When, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
@@ -52,7 +53,7 @@ async def resolve_symbols(
     """
     if status not in (*STATUSES, "all"):
         raise ConfigError(f"status {status!r} is not one of {', '.join((*STATUSES, 'all'))}")
-    symbols = as_list(symbols)
+    symbols = list_symbols(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
         return symbols

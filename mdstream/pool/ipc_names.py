@@ -1,11 +1,15 @@
 """Name files that `multiprocessing` keeps outside a run's folder after the process that owns them.
 
-    /dev/shm/sem.mdstream-<uid>-<pid>-*   semaphores of pools
-    <temporary>/mdstream-ipc-<uid>-<pid>  sockets of fork servers
+    /dev/shm/sem.mdstream-<uid>-<pid>-*            semaphores of pools
+    <temporary>/mdstream-ipc-<uid>-<random>-<pid>  sockets of fork servers
 
 Python removes both when a process ends, but not when a whole process group is killed. So the process at
 the top (supervisor, recorder, backfill, or the program that calls one) puts its process id into these
 names, and the next one that starts removes those whose process no longer exists.
+
+Another user who can write to a socket of a fork server can run code as its user. Other users can create
+folders among temporary files, and can guess process ids. So the name of the folder has a random part, and
+the folder is created, never found.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
+
+from mdstream.system.shared_places import is_private
 
 _SEMAPHORES = Path("/dev/shm")
 _FOLDER = "mdstream-ipc"
@@ -81,26 +87,42 @@ def _config() -> dict[str, Any]:
 
 
 def _name(config: dict[str, Any]) -> None:
-    owner = f"{os.getuid()}-{os.getpid()}"
-    config["semprefix"] = f"/mdstream-{owner}"
-    sockets = f"{tempfile.gettempdir()}/{_FOLDER}-{owner}"
-    if len(os.fsencode(sockets)) > _LONGEST:
-        return  # then `multiprocessing` uses its own folder, whose name is shorter
+    config["semprefix"] = f"/mdstream-{os.getuid()}-{os.getpid()}"
+    if folder := _folder():
+        config["tempdir"] = folder
+
+
+def _folder() -> str:
+    """Return this process's folder for sockets, created at the first call; empty if there can be none.
+
+    Then `multiprocessing` uses its own folder, which is private and has a random, shorter name.
+    """
+    known = _folders.get(os.getpid())
+    if known and is_private(Path(known)):
+        return known
     with contextlib.suppress(OSError):
-        if not os.path.isdir(sockets):
-            os.mkdir(sockets, mode=0o700)
-            # After all other finalizers, as for the folder of `multiprocessing`.
-            Finalize(None, shutil.rmtree, args=(sockets, True), exitpriority=-100)
-        config["tempdir"] = sockets
+        made = tempfile.mkdtemp(f"-{os.getpid()}", f"{_FOLDER}-{os.getuid()}-")
+        # After all other finalizers, as for the folder of `multiprocessing`.
+        finalizer = Finalize(None, shutil.rmtree, args=(made, True), exitpriority=-100)
+        if len(os.fsencode(made)) <= _LONGEST:
+            _folders[os.getpid()] = made
+            return made
+        finalizer()
+    return ""
+
+
+_folders: dict[int, str] = {}
+"""The folder of each process: a forked child inherits this, and makes its own. Written by `_folder`."""
 
 
 def reap() -> None:
-    """Remove the files of processes that no longer exist."""
+    """Remove the files of processes that no longer exist, if they are this user's alone."""
     for path in _SEMAPHORES.glob(f"sem.mdstream-{os.getuid()}-*"):
         if _is_dead(path.name.rpartition("-")[0]):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user put it there
+                path.unlink()
     for path in Path(tempfile.gettempdir()).glob(f"{_FOLDER}-{os.getuid()}-*"):
-        if _is_dead(path.name):
+        if _is_dead(path.name) and is_private(path):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -21,9 +21,10 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
+from mdstream.reading.arguments import list_symbols
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.reading.chains import keep_expiry
-from mdstream.reading.narrow import Since, filter_rows, keep_sessions, list_symbols, to_seconds
+from mdstream.reading.narrow import FrameArguments, Since, filter_rows, keep_sessions, to_seconds
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
@@ -144,8 +145,9 @@ class Attachment:
         the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a date
         (its midnight in UTC), a timedelta before now (also as text: `5m`, `90s`, `1h30m`), or nanoseconds
         since 1970, if not before 2000. The time is
-        `ts`, of articles `created_at`. `session` keeps the rows of sessions of the data feed: `regular`,
-        `pre`, `post`, `overnight`, or a list of these. Each returns a copy.
+        `ts`, of articles `created_at`. `session` keeps the rows of sessions of the market, whatever the
+        data feed: `regular`, `pre`, `post`, `overnight`, or a list of these. Daily bars are in none of
+        them. Each returns a copy.
 
         `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York".
 
@@ -155,14 +157,8 @@ class Attachment:
         zone = None if tz is None else read_zone(tz)
         frame = self._read(name)
         self._check_symbols(name, symbols)
-        kept = self._keep_sessions(name, filter_rows(frame, symbols, since, zone), session)
+        kept = keep_sessions(filter_rows(frame, symbols, since, zone), session, name)
         return show_in_zone(kept, zone)
-
-    def _keep_sessions(
-        self, name: str, frame: pl.DataFrame, session: str | Sequence[str] | None
-    ) -> pl.DataFrame:
-        feeds: dict[str, str] = self.info.get("feeds", {})
-        return keep_sessions(frame, session, feeds.get(name.partition(".")[0], ""))
 
     def _read(self, name: str) -> pl.DataFrame:
         """Return all rows of a frame or view as they are now."""
@@ -322,9 +318,12 @@ class Attachment:
             raise ConfigError(f"compare_bars: the service sends no bars of {stream}")
         return compare_bars(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
 
-    def lazy(self, name: str) -> pl.LazyFrame:
-        """Return a frame as it is now, as a LazyFrame: Polars optimises the whole query."""
-        return self.frame(name).lazy()
+    def lazy(self, name: str, **how: Unpack[FrameArguments]) -> pl.LazyFrame:
+        """Return a frame as it is now, as a LazyFrame: Polars optimises the whole query.
+
+        Arguments are those of `frame`.
+        """
+        return self.frame(name, **how).lazy()
 
     def sql(self, query: str) -> pl.DataFrame:
         """Return the answer to a SQL query over frames, by their names, as they are now.
@@ -396,7 +395,7 @@ class Attachment:
         options = TailOptions(from_start, poll_s, max_rows, max_lag, on_lag)
         if isinstance(name, str):
             return self._follow(name, symbols, options)
-        names = list(dict.fromkeys(name))
+        names = list(dict.fromkeys(name if isinstance(name, (list, tuple)) else [name]))
         if not names:
             raise ConfigError("tail: name at least one frame")
         return Tails({each: self._follow(each, symbols, options) for each in names}, options.poll_s)

@@ -7,19 +7,30 @@ import math
 import threading
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from typing import SupportsFloat
+from typing import SupportsFloat, TypedDict
 
 import polars as pl
 
 from mdstream.errors import ConfigError
+from mdstream.reading import market_sessions
+from mdstream.reading.arguments import list_symbols
 from mdstream.reading.zones import EXAMPLE
 from mdstream.text.durations import EXAMPLES, parse_duration
-from mdstream.venues.alpaca import sessions
 
 Since = date | timedelta | int | str
 """A datetime with its time zone or a date in UTC (also as ISO 8601 text), a duration before now (also as
 text, `5m`), or ns since 1970 UTC.
 """
+
+
+class FrameArguments(TypedDict, total=False):
+    """The arguments of `Attachment.frame`, which describes them."""
+
+    symbols: str | Sequence[str] | None
+    since: Since | None
+    session: str | Sequence[str] | None
+    tz: str | tzinfo | None
+
 
 _LEAST_NS = 946_684_800 * 10**9
 """Start of 2000. A smaller number is a mistake, such as seconds or milliseconds."""
@@ -49,22 +60,14 @@ def filter_rows(
     return frame
 
 
-def keep_sessions(frame: pl.DataFrame, names: str | Sequence[str] | None, feed: str) -> pl.DataFrame:
-    """Return the rows whose time is in one of these sessions of a data feed; None keeps all.
+def keep_sessions(frame: pl.DataFrame, names: str | Sequence[str] | None, name: str) -> pl.DataFrame:
+    """Return the rows of the frame `name` that are in one of these sessions of its market; None keeps all.
 
     Raises `UnknownNameError` for another session, and `ConfigError` for a frame without a time.
     """
     if names is None:
         return frame
-    wanted = sessions.read_sessions(names)
-    return frame.filter(sessions.classify(frame[_time_column(frame)], feed).is_in(wanted).fill_null(False))
-
-
-def list_symbols(symbols: str | Sequence[str]) -> list[str]:
-    """Return `symbols` as a list. Raises `ConfigError` if they are not texts."""
-    if not isinstance(symbols, Sequence) or not all(isinstance(s, str) for s in symbols):
-        raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of symbols")
-    return [symbols] if isinstance(symbols, str) else list(symbols)
+    return market_sessions.keep_sessions(frame.lazy(), name, _time_column(frame), names).collect()
 
 
 def _has_symbol(frame: pl.DataFrame, symbols: list[str]) -> pl.Expr:

@@ -16,6 +16,7 @@ from mdstream.reading.keyed_frame_reader import KeyedFrameReader, empty_keyed_fr
 from mdstream.reading.reader import FrameReader, empty_frame
 from mdstream.reading.run_facts import RunFacts
 from mdstream.reading.views import View, find_view, list_views_of
+from mdstream.streams.datasets import require_name
 from mdstream.streams.spec import SYMBOLS
 
 _NAME = re.compile(r"\w+\.\w+")
@@ -56,13 +57,14 @@ class OpenFrames:
 
     def view(self, name: str) -> tuple[str, View] | None:
         """Return the frame that view `name` reads, and the view; None if the run has no such view."""
+        require_name("frame", name)
         found = find_view(name)
         has = found is not None and (found[0] in self._opened or self.facts.schema(found[0]) is not None)
         return found if has else None
 
     def keyed(self, name: str) -> KeyedFrameReader | None:
         """Return the reader of keyed frame `name`; None if it is not one, or does not exist yet."""
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(require_name("frame", name)):
             return None
         if name not in self._keyed_readers:
             folder = self._path / "frames" / name

@@ -327,7 +327,7 @@ class RestClient:
         text = reason_in(data)
         rule = find_rule(Place.REST, status, shape_of(data), text)
         assert rule is not None, "the last row of REST has all statuses"
-        message = rule.say(status, text, headers.get("Location", "nowhere")[:200])
+        message = rule.say(status, text, headers.get("Location", "")[:200])
         left = self._doubt.seconds_left(rule, time.monotonic())
         if left:
             pause = requested_pause(status, headers, time.time())

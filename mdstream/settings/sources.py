@@ -104,11 +104,10 @@ def _with_any_key(config: Config) -> Config:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the settings in a file. Logs a warning if other users can read the keys in it."""
+    """Return the settings in a file. Logs a warning if other users can change it, or read keys in it."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        if values.get("credentials"):
-            _warn_of_readers(path)
+        _warn_of_others(path, bool(values.get("credentials")))
         return values
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
@@ -116,12 +115,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def _warn_of_readers(path: Path) -> None:
-    """Log a warning if others can read a file with keys: by its mode, or because another user owns it."""
+def _warn_of_others(path: Path, has_keys: bool) -> None:
+    """Log a warning if others can read the keys in a file, or change it: by its mode, or as its owner.
+
+    Who can change it can set `data_url`, and so send the keys elsewhere, also those that are not in it. In
+    a file without keys, this user's primary group does not count as others.
+    """
     found = path.stat()
-    if found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning("%s has keys, and other users can read it: chmod 600 %s", path, path)
-    if found.st_uid not in (0, os.getuid()):
+    others = stat.S_IRWXO if not has_keys and found.st_gid == os.getgid() else stat.S_IRWXG | stat.S_IRWXO
+    able = {
+        "read": has_keys and found.st_mode & others & (stat.S_IRGRP | stat.S_IROTH),
+        "change": found.st_mode & others & (stat.S_IWGRP | stat.S_IWOTH),
+    }
+    what = " and ".join(name for name, bits in able.items() if bits)
+    if what and has_keys:
+        log.warning("%s has keys, and other users can %s it: chmod 600 %s", path, what, path)
+    elif what:
+        log.warning(
+            "%s decides where keys are sent, and other users can change it: chmod go-w %s", path, path
+        )
+    if has_keys and found.st_uid not in (0, os.getuid()):
         log.warning("%s has keys, and belongs to another user: chown %s %s", path, os.getuid(), path)
 
 

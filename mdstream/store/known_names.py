@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.store.query import matches
+from mdstream.streams.spec import REJECTS
 from mdstream.text.patterns import find_matching, is_pattern
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def check_kinds(
             continue
         partitions = [each for table in tables for each in table.partitions()]
         known = {each[name] for each in partitions if each.get(name)}.union(recorded.get(name, ()))
+        if dataset.endswith(f".{REJECTS.name}"):  # those of history are in no table
+            known |= _find_requested_kinds(store, dataset)
         if known and value not in known and value not in _find_requested_kinds(store, dataset):
             problem = f"{name}: {value!r} has no row in {dataset} of {store}, and was not requested"
             raise UnknownNameError.among(sorted(known), value, problem)
@@ -92,7 +95,12 @@ def _find_named(wanted: set[str], symbols: set[str]) -> set[str]:
 
 def _find_requested_kinds(store: str, dataset: str) -> set[str]:
     """Return the feeds, timeframes and adjustments that backfills have requested."""
-    rows = _query_ledger(store, "SELECT DISTINCT variant FROM shard WHERE dataset = ?", dataset)
+    stream, _, name = dataset.partition(".")
+    if name == REJECTS.name:  # of all that was fetched of the stream
+        find, value = "SELECT DISTINCT variant FROM shard WHERE dataset GLOB ?", f"{stream}.*"
+    else:
+        find, value = "SELECT DISTINCT variant FROM shard WHERE dataset = ?", dataset
+    rows = _query_ledger(store, find, value)
     return {kind for (variant,) in rows for kind in variant.split("/")}
 
 

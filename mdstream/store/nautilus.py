@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdstream.errors import ConfigError
-from mdstream.store.nautilus_files import Symbol, folder_name, write, write_instrument
+from mdstream.store.nautilus_files import (
+    Symbol,
+    folder_name,
+    has_decimals,
+    replacing,
+    write,
+    write_instrument,
+)
 from mdstream.streams import STREAMS
 
 log = logging.getLogger(__name__)
@@ -119,8 +125,9 @@ def export(
 
     Rows that NautilusTrader cannot represent are left out, counted, and logged with the reason.
 
-    With `force`, replaces what the catalogue has of the same symbols and kind. Otherwise raises
-    `ConfigError` before it writes anything. Memory is bounded, except for one symbol's day.
+    With `force`, replaces what the catalogue has of the same symbols and kind, once all that is new has
+    been written. Otherwise raises `ConfigError` before it writes anything. Memory is bounded, except for
+    one symbol's day.
     """
     check(dataset)
     kind, instrument = _KINDS[dataset.partition(".")[2]], _instrument_class(dataset)
@@ -136,23 +143,24 @@ def export(
     symbols = _find_decimals(rows.filter(present), series, instrument)
     _check_folders(symbols)
     folders = {
-        name: catalog / "data" / kind / folder_name(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}")
+        name: Path("data", kind, folder_name(f"{name}.{venue}{f'-{labels[0]}' if labels else ''}"))
         for name in symbols
     }
-    taken = [str(folder) for folder in folders.values() if folder.exists()]
+    taken = [str(catalog / folder) for folder in folders.values() if (catalog / folder).exists()]
     if taken and not force:
         raise ConfigError(f"{taken[0]} exists; use --force to replace it, and others like it")
-    for folder in taken:
-        shutil.rmtree(folder)
     files = written = 0
-    for frame in _split(rows.filter(present), by):
-        (name,) = frame["symbol"].unique()
-        symbol = symbols[name]
-        table = _to_table(frame, kind, series, symbol, f"{name}.{venue}", labels)
-        write(table, folders[name])
-        files, written = files + 1, written + table.num_rows
-    for symbol in symbols.values():
-        write_instrument(catalog, instrument, symbol, venue, force)
+    with replacing(catalog) as staged:
+        for frame in _split(rows.filter(present), by):
+            (name,) = frame["symbol"].unique()
+            symbol = symbols[name]
+            table = _to_table(frame, kind, series, symbol, f"{name}.{venue}", labels)
+            write(table, staged / folders[name])
+            files, written = files + 1, written + table.num_rows
+        for symbol in symbols.values():
+            folder = Path("data", instrument, folder_name(f"{symbol.name}.{venue}"))
+            if force or not has_decimals(catalog / folder, symbol):
+                write_instrument(staged / folder, instrument, symbol, venue)
     left_out = rows.select(why.alias("why")).filter(pl.col("why").is_not_null())
     counts = left_out.group_by("why").len().sort("why").collect(engine="streaming")
     for reason, count in counts.iter_rows():
@@ -176,6 +184,7 @@ def _why_left_out(kind: str, series: _Series, instrument: str, rows: pl.LazyFram
     checks = [
         ("no price or no size", pl.any_horizontal(pl.col(series.needed).is_null())),
         ("a number that is not finite", ~pl.all_horizontal(True, *(pl.col(n).is_finite() for n in floats))),
+        ("a negative size (NautilusTrader has none)", pl.any_horizontal(pl.col(n) < 0 for n in sizes)),
         ("no size", pl.col("size") <= 0 if kind == "trade_tick" else pl.lit(value=False)),
         ("a time before 1970", pl.col("ts").dt.epoch("ns") < 0),
         ("a symbol that names no instrument", ~_names_instrument(instrument)),

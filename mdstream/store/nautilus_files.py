@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,19 +40,52 @@ def write(table: pa.Table, folder: Path) -> None:
     partial.rename(path)
 
 
+@contextmanager
+def replacing(catalog: Path) -> Iterator[Path]:
+    """Yield an empty folder; at the end, move its folders `data/KIND/NAME` to their places in `catalog`.
+
+    What is in such a place stays until all that is new is complete, and remains after an error.
+    """
+    catalog.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".export-", dir=catalog))
+    new, old = work / "new", work / "old"
+    try:
+        yield new
+        for folder in sorted(new.glob("*/*/*")):
+            place = folder.relative_to(new)
+            _exchange(folder, catalog / place, old / place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(new: Path, place: Path, old: Path) -> None:
+    """Move what is in a place to `old`, and `new` into the place."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        old.parent.mkdir(parents=True, exist_ok=True)
+        place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+
+
 def _format_time(ns: int) -> str:
     second, beyond = divmod(ns, 1_000_000_000)
     when = pl.Series([second * 1_000_000]).cast(pl.Datetime("us"))[0]
     return f"{when:%Y-%m-%dT%H-%M-%S}-{beyond:09d}Z"
 
 
-def write_instrument(catalog: Path, kind: str, symbol: Symbol, venue: str, force: bool) -> None:
-    """Write the definition that a backtest needs. Keep an existing one if its decimals suffice."""
-    folder = catalog / "data" / kind / folder_name(f"{symbol.name}.{venue}")
-    for file in folder.glob("*.parquet"):
-        if not force and pq.read_table(file)["price_precision"][0].as_py() >= symbol.price:
-            return
-    shutil.rmtree(folder, ignore_errors=True)
+def has_decimals(folder: Path, symbol: Symbol) -> bool:
+    """Return whether an instrument's folder has a definition whose decimals suffice."""
+    files = folder.glob("*.parquet")
+    return any(pq.read_table(file)["price_precision"][0].as_py() >= symbol.price for file in files)
+
+
+def write_instrument(folder: Path, kind: str, symbol: Symbol, venue: str) -> None:
+    """Write the definition that a backtest needs."""
     increment = _format_increment(symbol.price)
     values: dict[str, Any] = {
         "id": f"{symbol.name}.{venue}",

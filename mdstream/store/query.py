@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError
+from mdstream.reading.arguments import list_symbols
 from mdstream.text.patterns import is_pattern
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ _LAST_YEAR = 2261
 """Last full year whose nanoseconds fit into 64 bits."""
 
 
-def as_list(symbols: str | Sequence[str]) -> list[str]:
-    """Return symbols as a list; a single string is one symbol."""
-    return [symbols] if isinstance(symbols, str) else list(symbols)
+def as_list(symbols: str | Iterable[str]) -> list[str]:
+    """Return symbols as a list, as `list_symbols` does."""
+    return list_symbols(symbols)
 
 
 def matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
@@ -48,6 +49,10 @@ def parse_time(value: When, name: str, whole_day: bool = False, zone: tzinfo = U
     """
     if isinstance(value, str):
         value = _parse_text(value, name)
+    if not isinstance(value, date):
+        raise ConfigError(
+            f"{name}: {value!r} is not a date or time: give one, or text such as 2026-01-05T14:30:00Z"
+        )
     if value.year < 1970:
         raise ConfigError(f"{name}: {value} is before 1970; give a later time")
     if value.year > _LAST_YEAR:

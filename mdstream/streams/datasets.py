@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.errors import UnknownNameError
+from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.streams import STREAMS
 from mdstream.streams.rest_spec import History
 
@@ -12,8 +12,19 @@ def datasets() -> list[str]:
     return [f"{spec.name}.{history.channel}" for spec in STREAMS.values() for history in spec.history]
 
 
+def require_name(what: str, name: str) -> str:
+    """Return `name`, that of a dataset or frame (`what`). Raises `ConfigError` if it is not a text."""
+    if not isinstance(name, str):
+        raise ConfigError(f"{what}: {name!r} is not a name, such as 'stocks.trades'")
+    return name
+
+
 def resolve_dataset(name: str) -> str:
-    """Return the full name of a dataset. If a stream has only one, its own name will do, as `news`."""
+    """Return the full name of a dataset. If a stream has only one, its own name will do, as `news`.
+
+    Raises `ConfigError` if it is not a text.
+    """
+    require_name("dataset", name)
     every = [each for each in datasets() if each.startswith(f"{name}.")]
     return every[0] if len(every) == 1 else name
 

@@ -107,3 +107,18 @@ def test_each_command_teaches_by_an_example(name: str) -> None:
     assert f"Example: mdstream {name}" in done.stdout
     for parameter in command.params:
         assert parameter.help or parameter.opts == ["--help"], f"{name} {parameter.opts} has no help"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "follows"),
+    [
+        (["backfill", "stocks.trades", "--refetch", "--start", "2026-01-05"], "--refetch", "--start"),
+        (["export", "stocks.trades", "--to", "--store", "x"], "--to", "--store"),
+        (["run", "--duration", "--no-record"], "--duration", "--no-record"),
+        (["export", "stocks.trades", "--force", "--to", "--store=x"], "--to", "--store=x"),
+    ],
+)
+def test_a_forgotten_value_is_not_the_next_option(arguments: list[str], flag: str, follows: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert f"Invalid value for {flag}: its value is missing; {follows} follows" in done.output

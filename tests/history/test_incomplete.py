@@ -50,6 +50,16 @@ def test_a_day_of_rejects_alone_is_not_empty_and_is_asked_again(tmp_path: Path) 
         assert fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY).stored == 2
 
 
+def test_rejects_that_come_again_are_rows_once_and_have_their_feed(tmp_path: Path) -> None:
+    with serve(answer_with([*GOOD, *BAD])) as service:
+        for _ in range(2):
+            done = fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, feed="iex", refetch="all")
+            assert done.rejected == 2
+    assert mdstream.scan("stocks.rejects", tmp_path, feed="iex").collect().height == 2
+    with pytest.raises(mdstream.UnknownNameError, match="feed: 'sip' has no row"):
+        mdstream.scan("stocks.rejects", tmp_path, feed="sip")
+
+
 # -- the end of the command
 
 
@@ -118,3 +128,15 @@ def test_a_complete_backfill_ends_with_0_and_no_such_line(tmp_path: Path) -> Non
 def test_a_status_says_why_it_is_incomplete(status: Status, why: str) -> None:
     assert status.why_incomplete == why
     assert status.complete is (not why)
+
+
+def test_the_last_line_names_the_exit_code_of_what_the_plan_excludes(tmp_path: Path) -> None:
+    def answer(path: str, query: Query) -> Any:
+        if query["symbols"] == "MSFT":
+            raise Refusal(403, '{"message":"subscription does not permit querying OPRA data"}')
+        return {"trades": {query["symbols"]: GOOD}, "next_page_token": None}
+
+    with serve(answer) as service:
+        done = run_command(service, tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "  incomplete (exit code 3): 1 symbol failed"

@@ -15,6 +15,7 @@ import pytest
 
 import mdstream
 from mdstream.errors import PlanError
+from mdstream.history.status import Status
 from tests.running import HANGING_S
 
 Answer = tuple[int, str]
@@ -127,6 +128,17 @@ def test_a_plan_without_the_data_of_one_symbol_costs_no_other(tmp_path: Path, re
             status = fill(url, tmp_path, [f"S{number}" for number in range(8)])
             assert set(status.failed) == {refused}
             assert status.stored == stored
+            assert status.exit_code == 3, "as the table of refusals says"
+
+
+def test_the_exit_code_is_that_of_the_plan_only_if_nothing_else_is_missing() -> None:
+    plan: dict[str, Any] = {"failed": {"A": "x"}, "excluded": {"A"}, "shards": 2, "fetched": 1}
+    assert Status(**plan).exit_code == 3
+    assert Status(**{**plan, "failed": {"A": "x", "B": "y"}}).exit_code == 1
+    for other in ("rejected", "short", "uncounted"):
+        assert Status(**plan, **{other: 1}).exit_code == 1
+    assert Status(shards=1).exit_code == 1
+    assert Status().exit_code == 0
 
 
 @pytest.mark.cases("S13")

@@ -110,6 +110,61 @@ def test_a_temporary_folder_with_a_long_name_is_no_obstacle(tmp_path: Path) -> N
     assert not list(folder.iterdir())
 
 
+PREPARED = """
+import multiprocessing, os, tempfile
+from pathlib import Path
+from mdstream.pool import ipc_names
+trap = Path(os.environ["TRAP"])
+guessed = Path(tempfile.gettempdir(), f"mdstream-ipc-{os.getuid()}-{os.getpid()}")
+if os.environ["KIND"] == "link":
+    guessed.symlink_to(trap)
+else:
+    guessed.mkdir()
+    guessed.chmod(0o777)
+ipc_names.claim()
+used = Path(multiprocessing.current_process()._config["tempdir"])
+assert guessed not in (used, *used.parents), used
+assert guessed.name not in used.name
+found = os.lstat(used)
+assert (found.st_mode & 0o7777, found.st_uid) == (0o700, os.getuid()), found
+with ipc_names.claimed():
+    assert multiprocessing.current_process()._config["tempdir"] == str(used)
+used.rename(used.with_name("moved"))
+used.symlink_to(trap)
+ipc_names.claim()
+again = Path(multiprocessing.current_process()._config["tempdir"])
+assert again != used and again.is_dir(), "the folder was replaced, so another one is made"
+assert not list(trap.iterdir())
+"""
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_sockets_are_never_in_a_folder_that_somebody_else_prepared(kind: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # the name of `tmp_path` is too long for a socket
+        trap = Path(folder, "trap")
+        trap.mkdir()
+        environment = {"TMPDIR": folder, "TRAP": str(trap), "KIND": kind}
+        subprocess.run([sys.executable, "-c", PREPARED], check=True, env=os.environ | environment)
+
+
+def test_a_folder_that_others_can_write_is_not_reaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    owner = f"mdstream-ipc-{os.getuid()}-x-{os.getpid()}"
+    folder, link = tmp_path / owner, tmp_path / owner.replace("-x-", "-y-")
+    folder.mkdir()
+    folder.chmod(0o777)
+    link.symlink_to(folder)
+    ipc_names.reap()
+    assert folder.is_dir()
+    assert link.is_symlink()
+    link.unlink()
+    folder.chmod(0o700)
+    ipc_names.reap()
+    assert not folder.exists()
+
+
 TRACKER_KILLED = OWNER.replace(
     """    await pool.close()
 """,

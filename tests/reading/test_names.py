@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mdstream.errors import NoRunError, UnknownNameError
+from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
@@ -324,3 +324,10 @@ def test_a_run_shows_its_name_in_a_terminal(market: Market, directory: RunDirect
 def test_a_pattern_is_no_symbol_even_if_all_symbols_are_followed(market: Market) -> None:
     with pytest.raises(UnknownNameError, match=r"'GOO\*' is a pattern, and a frame takes whole symbols"):
         market.run.frame("news.articles", symbols="GOO*")
+
+
+@pytest.mark.parametrize("name", [None, 5, b"stocks.trades"])
+def test_a_name_that_is_not_a_text_is_an_error_of_one_sentence(market: Market, name: Any) -> None:
+    for look in (market.run.frame, market.run.lazy, market.run.rows, market.run.tail):
+        with pytest.raises(ConfigError, match=r"frame: .* is not a name, such as 'stocks\.trades'"):
+            look(name)

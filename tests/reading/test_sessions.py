@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.reading.attach import Attachment, attach
+from mdstream.reading.narrow import keep_sessions
 from mdstream.streams.spec import PayloadKind
 from tests.reading.test_reading import TRADES
 from tests.store.test_catalogue import record
@@ -68,11 +69,12 @@ def test_rows_of_a_session(directory: RunDirectory, session: str) -> None:
     assert run.frame("stocks.trades", session=session)["price"].to_list() == at(session)
 
 
-def test_rows_of_several_sessions_and_of_a_feed_that_lacks_one(directory: RunDirectory) -> None:
+def test_rows_of_several_sessions_and_whatever_the_feed(directory: RunDirectory) -> None:
     run = make_run(directory, "stocks", "sip")
     both = run.frame("stocks.trades", session=["pre", "regular"], symbols="A")["price"].to_list()
     assert both == sorted(at("pre") + at("regular"))
-    assert run.frame("stocks.trades", session="overnight").height == 0, "the SIP sends none"
+    assert run.frame("stocks.trades", session="overnight")["price"].to_list() == at("overnight")
+    assert run.lazy("stocks.trades", session="pre").collect()["price"].to_list() == at("pre")
     with pytest.raises(UnknownNameError, match="did you mean 'regular'"):
         run.frame("stocks.trades", session="regulär")
 
@@ -81,6 +83,24 @@ def test_a_market_that_never_closes_is_always_regular(directory: RunDirectory) -
     run = make_run(directory, "crypto", "us")
     assert run.frame("crypto.trades", session="regular").height == len(TIMES)
     assert run.frame("crypto.trades", session="pre").height == 0
+
+
+@pytest.mark.parametrize("feed", ["opra", "indicative", ""])
+def test_the_session_of_a_row_follows_from_its_market_whatever_the_feed(
+    directory: RunDirectory, feed: str
+) -> None:
+    run = make_run(directory, "options", feed)
+    both = sorted([*at("regular"), 6])  # contracts on some funds trade until 16:15
+    assert run.frame("options.trades", session="regular")["price"].to_list() == both
+    assert run.frame("options.trades", session=["pre", "post", "overnight"]).is_empty()
+
+
+def test_a_daily_bar_is_in_no_session() -> None:
+    times = pl.Series("ts", [datetime(2026, 1, 5, 15, tzinfo=UTC)] * 2, pl.Datetime("ns", "UTC"))
+    bars = pl.DataFrame({"ts": times, "kind": pl.Series(["minute", "daily"], dtype=pl.Categorical)})
+    every = ["pre", "regular", "post", "overnight"]
+    assert keep_sessions(bars, every, "stocks.bars")["kind"].to_list() == ["minute"]
+    assert keep_sessions(bars, every, "crypto.bars").height == 2
 
 
 def test_a_scan_of_a_session(tmp_path: Path) -> None:

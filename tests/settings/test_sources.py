@@ -144,25 +144,33 @@ def test_settings_beyond_reason_are_refused(values: dict[str, Any], said: str) -
         from_mapping(values)
 
 
+KEYS = "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n"
+
+
 @pytest.mark.cases("U3")
 @pytest.mark.parametrize(
-    ("mode", "text", "is_reported"),
+    ("mode", "text", "reported"),
     [
-        (0o644, "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n", True),
-        (0o640, "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n", True),
-        (0o600, "[credentials]\nkey_id = 'k'\nsecret_key = 's3cret'\n", False),
-        (0o644, "workers = 1\n", False),
+        (0o644, KEYS, "has keys, and other users can read it: chmod 600"),
+        (0o640, KEYS, "has keys, and other users can read it: chmod 600"),
+        (0o620, KEYS, "has keys, and other users can change it: chmod 600"),
+        (0o602, KEYS, "has keys, and other users can change it: chmod 600"),
+        (0o666, KEYS, "has keys, and other users can read and change it: chmod 600"),
+        (0o600, KEYS, ""),
+        (0o644, "workers = 1\n", ""),
+        (0o664, "workers = 1\n", ""),  # this user's own group
+        (0o646, "workers = 1\n", "decides where keys are sent, and other users can change it: chmod go-w"),
     ],
 )
-def test_a_file_with_keys_that_others_can_read_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, text: str, is_reported: bool
+def test_a_file_that_others_can_change_or_with_keys_that_they_can_read_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, text: str, reported: str
 ) -> None:
     path = tmp_path / "m.toml"
     path.write_text(text)
     path.chmod(mode)
     load(path, {})
-    wanted = f"{path} has keys, and other users can read it: chmod 600 {path}"
-    assert [r.getMessage() for r in caplog.records] == ([wanted] if is_reported else [])
+    wanted = [f"{path} {reported} {path}"] if reported else []
+    assert [r.getMessage() for r in caplog.records] == wanted
 
 
 @pytest.mark.cases("U3")

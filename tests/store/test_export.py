@@ -76,6 +76,21 @@ def test_a_disk_that_takes_no_more_is_reported_in_a_line(store: Path, tmp_path: 
     assert not [path for path in tmp_path.glob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("to", ["out.csv", "out.csv.gz", "out.parquet", "catalog"])
+def test_a_replacement_that_fails_leaves_what_was_there(store: Path, tmp_path: Path, to: str) -> None:
+    def find_files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    flags = ["--nautilus"] if to == "catalog" else []
+    command = [sys.executable, "-m", "mdstream", "export", "stocks.quotes", "--store", str(store)]
+    command += ["--to", str(tmp_path / to), *flags]
+    subprocess.run(command, check=True, capture_output=True)
+    before = find_files()
+    done = subprocess.run([*command, "--force"], capture_output=True, preexec_fn=_limit_file_size)
+    assert done.returncode == 1
+    assert find_files() == before
+
+
 def _limit_file_size() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -163,3 +164,21 @@ def test_a_start_later_than_the_end_is_an_error(kept: Path, dataset: str) -> Non
     with pytest.raises(ConfigError, match="start 2026-01-06 is not before end 2026-01-05"):
         mdstream.scan(dataset, kept, start="2026-01-06", end="2026-01-05")
     mdstream.scan(dataset, kept, start="2026-01-05", end="2026-01-05").collect()  # the whole day
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": None}, "dataset: None is not a name, such as 'stocks.trades'"),
+        ({"start": 0}, "start: 0 is not a date or time"),
+        ({"end": float("nan")}, "end: nan is not a date or time"),
+        ({"symbols": [5]}, r"symbols: \[5\] is neither a symbol nor a list of symbols"),
+        ({"symbols": 5}, "symbols: 5 is neither a symbol nor a list of symbols"),
+        ({"symbols": b"AAPL"}, "symbols: b'AAPL' is neither a symbol"),
+    ],
+)
+def test_an_argument_of_another_type_is_an_error_of_one_sentence(
+    kept: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        mdstream.scan(**{"dataset": "stocks.bars", "store": kept, **arguments})

@@ -138,6 +138,38 @@ def test_what_is_there_is_replaced_only_when_requested(tmp_path: Path) -> None:
     assert decode_numbers(table["size"]) == [3]
 
 
+@pytest.mark.parametrize("failing", ["write", "write_instrument"])
+def test_what_is_there_stays_until_the_new_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def find_files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refuse(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    nautilus.export("stocks.trades", make_trades(size=[1, 2]), tmp_path)
+    before = find_files()
+    with monkeypatch.context() as patch:
+        patch.setattr(nautilus, failing, refuse)
+        with pytest.raises(OSError, match="full"):
+            nautilus.export("stocks.trades", make_trades(size=[3]), tmp_path, force=True)
+    assert find_files() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    nautilus.export("stocks.trades", make_trades(size=[3]), tmp_path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_negative_sizes_of_quotes_and_bars_are_left_out(tmp_path: Path) -> None:
+    sides = {"bid_price": [1.0] * 2, "ask_price": [2.0] * 2, "bid_size": [1, -1], "ask_size": [1, 1]}
+    assert nautilus.export("stocks.quotes", make_trades(**sides), tmp_path) == (1, 1, 1, 1)
+    prices = {name: [1.0] * 2 for name in ("open", "high", "low", "close")}
+    kinds = {"timeframe": ["1Min"] * 2, "adjustment": ["raw"] * 2}
+    assert nautilus.export("stocks.bars", make_trades(**prices, **kinds, volume=[-5, 5]), tmp_path) == (
+        (1, 1, 1, 1)
+    )
+
+
 def test_rows_that_would_be_there_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"more than one feed \(iex, sip\): choose one, for example --feed"
@@ -269,6 +301,7 @@ UNFIT = [
     ({"size": [10**18, 100]}, "a number that is too large"),
     ({"size": [0.4213, 100.0]}, "a fractional size (NautilusTrader's Equity has whole shares only)"),
     ({"size": [0, 100]}, "no size"),
+    ({"size": [-1, 100]}, "a negative size (NautilusTrader has none)"),
     ({"price": [None, 187.25]}, "no price or no size"),
 ]
 

@@ -73,3 +73,52 @@ def test_rejects_of_history_are_rows_of_the_dataset(tmp_path: Path) -> None:
     export_file(scan("stocks.rejects", tmp_path), tmp_path / "x.csv")
     assert "whole payload" not in (tmp_path / "x.csv").read_text()
     assert ",/w==," in (tmp_path / "x.csv").read_text()
+
+
+def make_file(store: Path, rows: list[RejectRow] = ROWS) -> RejectFile:
+    """Return the file of rejects of a backfill of stock trades, with some rows."""
+    rejects = RejectFile(store / "_mdstream" / "rejects" / "stocks.trades.jsonl")
+    rejects.keep(rows, "sip", "sip AAPL 2026-01-05")
+    return rejects
+
+
+@pytest.mark.parametrize("cut", [2, 30, 90])
+def test_a_line_that_was_cut_costs_no_other(
+    tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_file(tmp_path).path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    (left,) = scan("stocks.rejects", tmp_path).collect()["reason"]
+    assert left == ROWS[0].reason
+    assert "lines that were cut: 1" in caplog.text
+    export_file(scan("stocks.rejects", tmp_path), tmp_path / "x.parquet")
+    make_file(tmp_path)  # the next backfill
+    assert path.read_bytes() == whole[:-cut] + b"\n" + whole
+    assert scan("stocks.rejects", tmp_path).collect().height == 3
+    path.write_bytes(whole[:-cut] + whole)  # as version 0.2 added
+    assert scan("stocks.rejects", tmp_path).collect().height == 3
+
+
+@pytest.mark.parametrize("line", [b"{}", b"5", b"null", b"\xff", b"[1]", b'{"place":1,"bytes":5}'])
+def test_a_line_that_is_none_is_left_out(tmp_path: Path, line: bytes) -> None:
+    with make_file(tmp_path).path.open("ab") as file:
+        file.write(line + b"\n")
+    assert scan("stocks.rejects", tmp_path).collect().height == 2
+
+
+def test_rejects_of_history_have_their_feed(tmp_path: Path) -> None:
+    make_file(tmp_path)
+    assert scan("stocks.rejects", tmp_path, feed="sip").collect()["feed"].to_list() == ["sip", "sip"]
+    assert scan("stocks.rejects", tmp_path, feed="iex").collect().is_empty()
+    with pytest.raises(ConfigError, match="has no timeframe"):
+        scan("stocks.rejects", tmp_path, timeframe="1Day")
+
+
+def test_a_reject_of_a_shard_that_is_fetched_again_counts_once(tmp_path: Path) -> None:
+    rejects = make_file(tmp_path, [ROWS[0], ROWS[0]._replace(place="another")])
+    later = [row._replace(recv_ns=row.recv_ns + 10**12) for row in (*ROWS, ROWS[0])]
+    rejects.keep(later, "sip", "sip AAPL 2026-01-05")
+    rejects.keep(later[:1], "sip", "sip AAPL 2026-01-06")
+    found = scan("stocks.rejects", tmp_path).collect()
+    assert sorted(found["place"]) == ["another", *[ROWS[0].place] * 3, ROWS[1].place]

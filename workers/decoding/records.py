@@ -2,12 +2,14 @@
 
     body ─► `split_body` ─► records, each with its symbol and its path ─► `Cutter` ─► the bytes of a record
 
+A body with a symbol more than once is written again before that (`repeated.py`).
 Only `split_body` says what a record is. The bytes of a record are found by its path, never by counting, so
 they are its own whatever stands between the records: null, empty ones, numbers, texts.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, TYPE, page_token_in
 from workers.decoding.columns import Message, list_of, type_name
 from workers.decoding.payloads import Piece
+from workers.decoding.repeated import has_repeated, join_repeated
 from workers.decoding.salvage import Unreadable, read_body, split_value
 
 Path = tuple[str | int, ...]
@@ -36,17 +39,25 @@ class Body(NamedTuple):
     page_token: str
     rest: bytes = b""
     """Bytes after its end."""
+    joined: bytes = b""
+    """The body as it was written again, if names were repeated; paths lead into it."""
 
 
 def parse_body(piece: Piece, spec: StreamSpec) -> Body:
     """Parse and split a REST body. Raises `UnfitError` if it cannot be used."""
+    member = spec.member_of(piece.kind)
     try:
-        return split_body(orjson.loads(piece.data), spec, piece.kind)
+        parsed = orjson.loads(piece.data)
     except orjson.JSONDecodeError as error:
-        found = read_body(bytes(piece.data), spec.member_of(piece.kind))
+        joined = join_repeated(bytes(piece.data), member)
+        found = read_body(joined, member)
         if found is None:
             raise UnfitError(f"not JSON: {error}") from error
-        return split_body(found[0], spec, piece.kind)._replace(rest=found[1])
+        return split_body(found[0], spec, piece.kind)._replace(rest=found[1], joined=joined)
+    if not has_repeated(piece.data, parsed):
+        return split_body(parsed, spec, piece.kind)
+    joined = join_repeated(bytes(piece.data), member)
+    return split_body(orjson.loads(joined), spec, piece.kind)._replace(joined=joined)
 
 
 def split_body(body: Any, spec: StreamSpec, kind: PayloadKind) -> Body:
@@ -138,10 +149,11 @@ class BodyCutter:
     def __init__(self, piece: Piece, spec: StreamSpec) -> None:
         self._body = bytes(piece.data)
         self._split: dict[Path, dict[str | int, bytes]] = {}
-        try:
-            self._paths = parse_body(piece, spec).paths
-        except UnfitError:
-            self._paths = []
+        self._joined = self._body
+        self._paths: list[Path] = []
+        with contextlib.suppress(UnfitError):
+            body = parse_body(piece, spec)
+            self._joined, self._paths = body.joined or self._body, body.paths
 
     def complete(self, reject: Reject) -> Reject:
         """Return a reject with the bytes and the place of its record, or of the part at fault."""
@@ -161,7 +173,7 @@ class BodyCutter:
             return self._body
         above = path[:-1]
         if above not in self._split:
-            self._split[above] = split_value(self._cut(above))
+            self._split[above] = split_value(self._cut(above) if above else self._joined)
         return self._split[above].get(path[-1], self._body)
 
 

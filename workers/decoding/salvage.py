@@ -24,10 +24,10 @@ BOM = b"\xef\xbb\xbf"
 MSGPACK_ERRORS = (ValueError, TypeError, msgpack.UnpackException)
 """Errors of msgpack for bytes that it cannot read, and for maps with unhashable keys."""
 
-_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+'
+TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 """A JSON text without its last quote, which may be missing."""
-_TOKEN = re.compile(_TEXT + rb'"?|[\[\]{},]', re.DOTALL)
-_KEY = re.compile(rb"\s*(" + _TEXT + rb'")\s*:', re.DOTALL)
+_TOKEN = re.compile(TEXT + rb'"?|[\[\]{},]', re.DOTALL)
+_KEY = re.compile(rb"\s*(" + TEXT + rb'")\s*:', re.DOTALL)
 _NEXT_MESSAGE = re.compile(rb',(?=\s*\{\s*"T"\s*:)')
 _CUT = "the payload ends within its messages"
 _NEXT_MAP = re.compile(rb"[\x80-\x8f]\xa1T[\xa1-\xbf]")
@@ -50,7 +50,7 @@ class Unreadable(NamedTuple):
         """
         if self.reason == _CUT:
             return []
-        pattern = rb'"' + key.encode() + rb'"\s*:\s*(' + _TEXT + rb'")'
+        pattern = rb'"' + key.encode() + rb'"\s*:\s*(' + TEXT + rb'")'
         found = [parse_json(text) for text in re.findall(pattern, self.data, re.DOTALL)]
         return found if all(type(text) is str for text in found) else []
 
@@ -60,6 +60,17 @@ class Items(NamedTuple):
 
     items: list[bytes]
     end: int
+
+
+class Member(NamedTuple):
+    """A member of an object: its name, and the bytes of its name and value.
+
+    What is neither a name nor a value has no key, and is its own value.
+    """
+
+    name: str
+    key: bytes
+    value: bytes
 
 
 Leaf = Callable[[bytes], Any]
@@ -95,7 +106,7 @@ def json_messages(payload: bytes, leaf: Leaf = parse_json) -> list[Any] | None:
 
     Whatever follows the array is `Unreadable` (or its bytes), and so is the rest of a payload that was cut.
     """
-    rest = _trim(payload)
+    rest = trim(payload)
     if not rest.startswith(b"["):
         return None
     found: list[Any] = []
@@ -193,7 +204,7 @@ def read_body(data: bytes, member: str) -> tuple[dict[str, Any], bytes] | None:
     None if it is not an object, or does not end: then a part of unknown size is missing. `member` holds the
     records; if no member has this name, each member may be the record of a symbol.
     """
-    rest = _trim(data)
+    rest = trim(data)
     members = _members(rest)
     if members is None:
         return None
@@ -208,14 +219,15 @@ def read_body(data: bytes, member: str) -> tuple[dict[str, Any], bytes] | None:
 
 def split_value(data: bytes) -> dict[str | int, bytes]:
     """Return the members of an object by name, or the items of a list by index, as bytes."""
-    data = _trim(data)
+    data = trim(data)
     if data.startswith(b"["):
         return dict(enumerate(split_json(data).items))
     members = _members(data)
     return dict(members[0].items()) if members else {}
 
 
-def _trim(data: bytes) -> bytes:
+def trim(data: bytes) -> bytes:
+    """Return JSON text without a byte order mark and the space around it."""
     return data.removeprefix(BOM).strip(_SPACE)
 
 
@@ -235,20 +247,26 @@ def _records(raw: bytes) -> Any:
 
 
 def _members(data: bytes) -> tuple[dict[str, bytes], int] | None:
+    """Return the members of an object by name, and the offset after it, as `list_members` does."""
+    found = list_members(data)
+    return None if found is None else ({each.name: each.value for each in found[0]}, found[1])
+
+
+def list_members(data: bytes) -> tuple[list[Member], int] | None:
     """Return the members of an object, and the offset after it; None if it is not one, or does not end."""
     if not data.startswith(b"{"):
         return None
     items, end = split_json(data)
     if end < 0:
         return None
-    members = {}
+    members = []
     for item in items:
         found = _KEY.match(item)
         key = parse_json(found[1]) if found else None
         if found is None or type(key) is not str:
-            members[item.decode(errors="replace")] = item  # neither a name nor a value: unreadable
+            members.append(Member(item.decode(errors="replace"), b"", item))
         else:
-            members[key] = item[found.end() :].strip(_SPACE)
+            members.append(Member(key, found[1], item[found.end() :].strip(_SPACE)))
     return members, end
 
 

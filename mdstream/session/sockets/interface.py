@@ -45,7 +45,7 @@ def refusal_error(url: str, status: int, headers: Mapping[str, str]) -> Exceptio
     """Return the error for an HTTP status instead of a WebSocket."""
     rule = find_rule(Place.UPGRADE, status)
     assert rule is not None, "the last row of the upgrade has all statuses"
-    text = f"{url} answered {rule.say(status, where=headers.get('Location', 'nowhere')[:200])}"
+    text = f"{url} answered {rule.say(status, where=headers.get('Location', '')[:200])}"
     match rule.exit:
         case Exit.CONFIG:
             return ConfigError(text, status)

@@ -90,6 +90,11 @@ class Kind(Enum):
     """Another connection has the account's only place, or a lost one still has it: authenticate again."""
 
 
+_MOVED = "HTTP {code}: redirected to {where}; if that is the server, set "
+_STUCK = "HTTP {code}: a redirect that does not say where to, as if this were not the service; check "
+"""How sentences about redirects begin, with a target and without one; the name of a setting follows."""
+
+
 class Rule(NamedTuple):
     """A row of the table."""
 
@@ -114,6 +119,8 @@ class Rule(NamedTuple):
 
     def say(self, code: int, text: str = "", where: str = "") -> str:
         """Return the sentence for the user."""
+        if self.sentence.startswith(_MOVED) and not where:
+            return _STUCK.format(code=code) + self.sentence.removeprefix(_MOVED)
         return self.sentence.format(code=code, text=text, where=where)
 
 
@@ -167,7 +174,6 @@ _ANY = frozenset(Shape)
 _SHOWN = "HTTP {code}: {text}"
 _NO_DATA = "HTTP {code}, but no data: {text}"
 _NO_STREAM = "HTTP {code} instead of a connection"
-_MOVED = "HTTP {code}: redirected to {where}; if that is the server, set "
 _RECENT = "does not permit querying recent"
 _OTHER_FEED = "choose another data feed with --feed"
 _SIGN = f"sign it, or {_OTHER_FEED}"

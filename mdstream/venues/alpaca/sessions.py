@@ -16,7 +16,7 @@ All times are ns since 1970 UTC.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -182,22 +182,33 @@ def read_sessions(names: str | Sequence[str]) -> list[str]:
     return wanted
 
 
-def classify(times: pl.Series, feed: str = "") -> pl.Series:
-    """Return the session of each of `times`, Datetime in UTC, as a String: `pre`, `regular`, `post`,
-    `overnight`; null while the market is closed, and for null.
+def join_hours(feeds: Iterable[str]) -> Hours:
+    """Return the sessions that any of several data feeds has. Feeds that are always open do not count."""
+    known = [HOURS[feed] for feed in feeds if feed in HOURS]
 
-    With a `feed`, only its sessions count, and one that is always open is `regular` at all times.
+    def find(most: Callable[[list[int]], int], values: Iterable[int | None]) -> int | None:
+        present = [value for value in values if value is not None]
+        return most(present) if present else None
+
+    return Hours(
+        pre=find(min, (each.pre for each in known)),
+        post=find(max, (each.post for each in known)),
+        post_half=find(max, (each.post_half for each in known)),
+        late=max((each.late for each in known), default=timedelta(0)),
+        has_day=any(each.has_day for each in known),
+        has_overnight=any(each.has_overnight for each in known),
+    )
+
+
+def classify(times: pl.Series, hours: Hours = ALL_SESSIONS) -> pl.Series:
+    """Return the session of each of `times`, Datetime in UTC, as a String: `pre`, `regular`, `post`,
+    `overnight`; null while a market of these `hours` is closed, and for null.
     """
     import numpy as np
     import polars as pl
 
     names = [session.value for session in _KINDS]
-    if feed and feed not in HOURS:
-        regular = pl.lit(Session.REGULAR.value, pl.String)
-        return times.to_frame().select(pl.when(times.is_not_null()).then(regular).alias(times.name))[
-            times.name
-        ]
-    starts, ends, kinds = _windows(HOURS[feed] if feed else ALL_SESSIONS)
+    starts, ends, kinds = _windows(hours)
     at = times.dt.epoch("ns").fill_null(-1).to_numpy()
     place = np.searchsorted(starts, at, "right") - 1
     inside = (place >= 0) & (at < ends[place])

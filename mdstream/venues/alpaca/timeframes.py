@@ -41,4 +41,9 @@ def minutes_of(timeframe: str) -> int:
 def length_ns(timeframe: str) -> int:
     """Return the length of the longest bar of a timeframe, in ns."""
     minutes = minutes_of(timeframe)
-    return minutes * _MINUTE_NS + (_CLOCK_CHANGE_NS if minutes >= _UNITS["Day"][0] else 0)
+    return minutes * _MINUTE_NS + (_CLOCK_CHANGE_NS if is_day_or_longer(timeframe) else 0)
+
+
+def is_day_or_longer(timeframe: str) -> bool:
+    """Return whether bars of a timeframe are of a day, a week or months."""
+    return minutes_of(timeframe) >= _UNITS["Day"][0]

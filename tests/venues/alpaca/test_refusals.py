@@ -168,3 +168,17 @@ def test_what_a_front_end_says_first_is_doubted_for_seconds() -> None:
     busy = find_rule(Place.REST, 503)
     assert busy is not None
     assert doubt.seconds_left(busy, 1e9) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("place", "setting"), [(Place.REST, "data_url"), (Place.UPGRADE, "stream_url")], ids=["REST", "stream"]
+)
+@pytest.mark.parametrize("status", [301, 304, 307])
+def test_a_redirect_without_a_target_says_so(place: Place, setting: str, status: int) -> None:
+    rule = find_rule(place, status)
+    assert rule is not None
+    assert rule.say(status, "", "").startswith(f"HTTP {status}: a redirect that does not say where to")
+    assert rule.say(status, "", "").endswith(f"; check {setting}")
+    assert rule.say(status, "", "x.com").endswith(
+        f"redirected to x.com; if that is the server, set {setting}"
+    )

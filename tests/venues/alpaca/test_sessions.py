@@ -78,8 +78,14 @@ def test_a_column_of_times_is_classified() -> None:
     times = pl.Series("ts", [ns(text) for text in texts], pl.Int64).cast(pl.Datetime("ns", "UTC"))
     times = times.extend(pl.Series("ts", [None], times.dtype))
     assert sessions.classify(times).to_list() == ["overnight", "pre", "regular", "post", None, None]
-    assert sessions.classify(times, "iex").to_list() == [None, None, "regular", "post", None, None]
-    assert sessions.classify(times, "us").to_list() == ["regular"] * 5 + [None]
+    assert sessions.classify(times, sessions.HOURS["iex"]).to_list() == [
+        None,
+        None,
+        "regular",
+        "post",
+        None,
+        None,
+    ]
     assert sessions.classify(times.cast(pl.Datetime("us", "UTC"))).to_list()[2] == "regular"
     assert sessions.classify(times.clear()).dtype == pl.String
     assert (
@@ -92,7 +98,13 @@ def test_a_column_is_classified_as_its_times_one_by_one() -> None:
     at = [start + step * number for number in range(6_000)]
     times = pl.Series(at).cast(pl.Datetime("ns", "UTC"))
     for feed in ("sip", "boats", "opra"):
-        assert sessions.classify(times, feed).to_list() == [sessions.session_at(feed, each) for each in at]
+        found = sessions.classify(times, sessions.HOURS[feed])
+        assert found.to_list() == [sessions.session_at(feed, each) for each in at]
+
+
+def test_a_stream_has_the_sessions_of_all_its_feeds() -> None:
+    assert sessions.join_hours(STREAMS["stocks"].feeds) == sessions.ALL_SESSIONS
+    assert sessions.join_hours(STREAMS["options"].feeds) == sessions.HOURS["opra"]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,85 @@ def test_kinds_may_come_mixed_and_rows_keep_the_order_in_which_they_came() -> No
     assert pair.fell_back == 1
 
 
+A, B, C = (b'{"t":"2026-01-05T15:00:0%dZ","p":%d,"s":1,"i":%d}' % (n, n, n) for n in (1, 2, 3))
+REPEATED = {
+    "symbol": b'{"trades":{"AAPL":[%b],"MSFT":[%b],"AAPL":[%b]},"next_page_token":null}' % (A, B, C),
+    "member": b'{"trades":{"AAPL":[%b]},"next_page_token":null,"trades":{"MSFT":[%b],"AAPL":[%b]}}'
+    % (A, B, C),
+    "escaped": b'{"trades":{"AAPL":[%b],"MSFT":[%b],"\\u0041APL":[%b]}}' % (A, B, C),
+    "empty": b'{"trades":{"AAPL":[%b,%b],"AAPL":[],"MSFT":null,"AAPL":null,"MSFT":[%b]}}' % (A, C, B),
+    "null": b'{"trades":{"AAPL":[%b,%b],"MSFT":[%b]},"trades":null}' % (A, C, B),
+    "single": b'{"trades":{"AAPL":%b,"MSFT":%b,"AAPL":%b}}' % (A, B, C),
+    "cut off": b'{"trades":{"AAPL":[%b],"MSFT":[%b],"AAPL":[%b]}} tail' % (A, B, C),
+}
+
+
+@pytest.mark.parametrize("form", REPEATED)
+def test_all_records_of_a_repeated_name_count(form: str) -> None:
+    pair = Pair("stocks")
+    plain = b'{"trades":{"AAPL":[%b],"MSFT":[%b]}}' % (A, B)
+    for _ in range(2):  # the second time, kernels know the layout
+        decoded = pair.decode([plain, REPEATED[form]], PayloadKind.TRADES)
+        assert decoded.bodies[1].symbols == {"AAPL", "MSFT"}
+        prices = next(
+            data.values
+            for column, data in zip(
+                STREAMS["stocks"].by_name["trades"].columns, decoded.columns["trades"], strict=True
+            )
+            if column.name == "price"
+        )
+        assert sorted(prices.tolist()) == [1, 1, 2, 2, 3]
+        assert len(decoded.rejects) == (form == "cut off")
+
+
+def test_a_reject_among_repeated_names_has_its_own_bytes() -> None:
+    bad = b'{"t":"2026-01-05T15:00:02Z","p":"odd","s":1,"i":4}'
+    body = b'{"trades":{"AAPL":[%b],"AAPL":[%b,%b]}}' % (A, bad, C)
+    decoded = Pair("stocks").decode([body], PayloadKind.TRADES)
+    (reject,) = decoded.rejects
+    assert (reject.data, reject.place) == (bad, "record trades.AAPL[1]")
+    assert decoded.counts == [3]
+
+
+def test_a_listed_member_that_is_repeated_has_all_its_records() -> None:
+    article = b'{"id":%d,"headline":"a \\": b","created_at":"2026-01-05T15:00:00Z","symbols":["AAPL"]}'
+    body = b'{"news":[%b],"news":[%b]}' % (article % 1, article % 2)
+    assert Pair("news").decode([body], PayloadKind.LISTED).counts == [2]
+
+
+def test_a_body_with_two_page_tokens_or_two_symbols_is_a_fault() -> None:
+    pair = Pair("stocks")
+    bodies = [
+        b'{"trades":{"AAPL":[%b]},"next_page_token":"x","next_page_token":"y"}' % A,
+        b'{"trades":[%b],"symbol":"AAPL","symbol":"MSFT"}' % A,
+        b'{"trades":{"AAPL":[%b]},"next_page_token":"x","next_page_token":"x"}' % A,
+    ]
+    faults = [
+        contents.fault for _, contents in sorted(pair.decode(bodies, PayloadKind.TRADES).bodies.items())
+    ]
+    assert faults == ["next_page_token: the body has several", "symbol: the body has several", ""]
+
+
+@pytest.mark.parametrize("form", ["bare", "by symbol"])
+def test_both_snapshots_of_a_repeated_symbol_count(form: str) -> None:
+    inside = b'{"AAPL":{"latestTrade":%b},"MSFT":{"latestTrade":%b},"AAPL":{"latestTrade":%b}}' % (A, B, C)
+    body = inside if form == "bare" else b'{"snapshots":%b}' % inside
+    decoded = Pair("stocks").decode([body], PayloadKind.SNAPSHOTS)
+    assert (decoded.counts, decoded.rejects, decoded.bodies[0].symbols) == ([3], [], {"AAPL", "MSFT"})
+
+
+def test_within_a_record_the_last_of_equal_names_counts() -> None:
+    twice = A.replace(b'"p":1', b'"p":7,"p":1')
+    pair = Pair("stocks")
+    for records in ([A, twice], [twice, A]):
+        body = b'{"trades":{"AAPL":[%b,%b]}}' % tuple(records)
+        decoded = pair.decode([body], PayloadKind.TRADES)
+        assert (decoded.counts, decoded.rejects) == ([2], [])
+        live = b"[%b]" % b",".join(b'{"T":"t","S":"AAPL",' + record[1:] for record in records)
+        decoded = pair.decode([live], PayloadKind.JSON)
+        assert (decoded.counts, decoded.rejects) == ([2], [])
+
+
 PUT, CALL, OTHER = "SPY261218P00590000", "SPXW261218C06000000", "AAPL261218C00200000"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
+from mdstream.reading.arguments import list_symbols
 from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.store.amendments import Trades, merge_valid, read_amendments
 from mdstream.store.dataset_tables import (
@@ -22,7 +23,7 @@ from mdstream.store.dataset_tables import (
 )
 from mdstream.store.known_names import check_kinds, check_symbols
 from mdstream.store.objects import storage_options, summarize_error
-from mdstream.store.query import When, as_list, matches, parse_time
+from mdstream.store.query import When, matches, parse_time
 from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, RUN
 from mdstream.store.sources import Part, list_identity_columns, merge
@@ -32,7 +33,6 @@ from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
 from mdstream.system.paths import require_path
-from mdstream.venues.alpaca import sessions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -85,7 +85,8 @@ def scan(
     a folder or an object store, as s3://bucket/prefix.
 
     `session` keeps the rows of sessions of the market in New York: `regular`, `pre`, `post`, `overnight`,
-    or a list of these. A bar counts by its start. A market that never closes is always `regular`.
+    or a list of these. A bar counts by its start; one of a day or longer is in none of them, and to ask
+    for such a `timeframe` is an error. A market that never closes is always `regular`.
 
     `tz` is the zone of the times that are returned, and of a `start` and `end` that name none, such as
     "America/New_York". A date begins at midnight there.
@@ -103,6 +104,8 @@ def scan(
     channel, history = _find_channel(dataset)
     require_path("store", store)
     zone = read_zone(tz)
+    if unknown not in ("error", "empty"):
+        raise ConfigError(f"unknown: {unknown!r} is neither 'error' nor 'empty'")
     kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
     wanted = Wanted(dataset, (start, end), kinds, zone)
     _check_span(start, end, zone)
@@ -112,20 +115,17 @@ def scan(
     if channel is REJECTS and (rejects := _scan_rejects(store, tables.recorded, wanted)) is not None:
         if unknown == "error":
             check_kinds(str(store), dataset, wanted.kinds, tables.existing, {})
-        return show_in_zone(rejects, zone)
+        return show_in_zone(_keep_sessions(rejects, dataset, channel, session, timeframe), zone)
     if not tables.existing:
-        raise NoStoreError(
-            f"no {dataset} in {store}: fetch some with mdstream backfill {dataset}, or record some with "
-            "mdstream run --record"
-        )
+        raise NoStoreError(f"no {dataset} in {store}: {_advise(dataset, channel, history)}")
     if unknown == "error":
         recorded = _RECORDED_BARS if history and history.bars and tables.recorded else {}
         check_kinds(str(store), dataset, wanted.kinds, tables.existing, recorded)
     if symbols is not None and unknown == "error":
-        check_symbols(str(store), dataset, as_list(symbols), tables.existing)
+        check_symbols(str(store), dataset, list_symbols(symbols), tables.existing)
     if channel.revised_by:
         revised = _keep_last_revisions(tables.read(wanted), channel, symbols)
-        return show_in_zone(_keep_sessions(revised, dataset, channel, session), zone)
+        return show_in_zone(_keep_sessions(revised, dataset, channel, session, ""), zone)
     parts = tables.read(wanted, symbols)
     if "timeframe" in channel.identity:
         rows = _keep_last_updates(parts, channel)
@@ -133,7 +133,8 @@ def scan(
         rows = merge(parts, channel, partition_of(parts[0].rows)).rows
     else:
         rows = _merge_valid(parts, tables, wanted, symbols)
-    return show_in_zone(_keep_sessions(_join_times(rows), dataset, channel, session), zone)
+    kept = _keep_sessions(_join_times(rows), dataset, channel, session, timeframe)
+    return show_in_zone(kept, zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,16 @@ class _Tables:
         ]
         if symbols is None:
             return parts
-        is_wanted = matches(pl.col("symbol"), as_list(symbols))
+        is_wanted = matches(pl.col("symbol"), list_symbols(symbols))
         return [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
+
+
+def _advise(dataset: str, channel: Channel, history: History | None) -> str:
+    """Return how a store gets rows of a dataset."""
+    if channel is REJECTS:
+        return "nothing that was fetched or recorded there was rejected"
+    record = "record some with mdstream run --record"
+    return f"fetch some with mdstream backfill {dataset}, or {record}" if history else record
 
 
 def _check_span(start: When | None, end: When | None, zone: tzinfo) -> None:
@@ -182,18 +191,14 @@ def _check_span(start: When | None, end: When | None, zone: tzinfo) -> None:
 
 
 def _keep_sessions(
-    rows: pl.LazyFrame, dataset: str, channel: Channel, session: str | Sequence[str] | None
+    rows: pl.LazyFrame, dataset: str, channel: Channel, session: str | Sequence[str] | None, timeframe: str
 ) -> pl.LazyFrame:
-    """Return the rows whose time is in one of these sessions; None keeps all."""
+    """Return the rows whose time is in one of these sessions of the market; None keeps all."""
     if session is None:
         return rows
-    import polars as pl
+    from mdstream.reading.market_sessions import keep_sessions
 
-    wanted = sessions.read_sessions(session)
-    if STREAMS[dataset.partition(".")[0]].always_open:
-        return rows if sessions.Session.REGULAR in wanted else rows.filter(pl.lit(False))
-    found = pl.col(channel.time).map_batches(sessions.classify, pl.String, is_elementwise=True)
-    return rows.filter(found.is_in(wanted).fill_null(False))
+    return keep_sessions(rows, dataset, channel.time, session, timeframe)
 
 
 def _merge_valid(
@@ -232,7 +237,7 @@ def _read_amendments(
             kind = stream.by_name[name]
             rows = add_missing_columns(scan_widened(table, kind), kind, True)
             if symbols is not None:
-                rows = rows.filter(matches(pl.col("symbol"), as_list(symbols)))
+                rows = rows.filter(matches(pl.col("symbol"), list_symbols(symbols)))
             found.append(read_amendments(rows, stream.by_name[rules.trades]))
     try:
         return pl.concat(found, how="vertical_relaxed").collect() if found else None
@@ -269,7 +274,7 @@ def _find_channel(dataset: str) -> tuple[Channel, History | None]:
             return channels[history.rows or name], history
     if name in channels:
         return channels[name], None
-    known = [f"{s.name}.{c.name}" for s in STREAMS.values() for c in s.channels]
+    known = [f"{spec.name}.{name}" for spec in STREAMS.values() for name in spec.row_channels]
     raise UnknownNameError.among([*datasets(), *known], dataset, f"{dataset!r} is not a dataset")
 
 
@@ -298,7 +303,7 @@ def _keep_last_revisions(
     frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
     if symbols is None:
         return frame
-    is_wanted = matches(pl.element(), as_list(symbols))
+    is_wanted = matches(pl.element(), list_symbols(symbols))
     return frame.filter(pl.col("symbols").list.eval(is_wanted).list.any())
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError
-from mdstream.reading.arguments import list_symbols
 from mdstream.text.patterns import is_pattern
 
 if TYPE_CHECKING:
@@ -24,11 +23,6 @@ _END = re.compile(r"\\[zZ]$")
 
 _LAST_YEAR = 2261
 """Last full year whose nanoseconds fit into 64 bits."""
-
-
-def as_list(symbols: str | Iterable[str]) -> list[str]:
-    """Return symbols as a list, as `list_symbols` does."""
-    return list_symbols(symbols)
 
 
 def matches(symbol: pl.Expr, wanted: Sequence[str]) -> pl.Expr:

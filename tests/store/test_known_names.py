@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 import mdstream
-from mdstream.errors import ConfigError, UnknownNameError
+from mdstream.errors import ConfigError, NoStoreError, UnknownNameError
 from mdstream.store.known_names import LEDGER
 from mdstream.streams.spec import PayloadKind
 from tests.running import simulator
@@ -175,6 +175,8 @@ def test_a_start_later_than_the_end_is_an_error(kept: Path, dataset: str) -> Non
         ({"symbols": [5]}, r"symbols: \[5\] is neither a symbol nor a list of symbols"),
         ({"symbols": 5}, "symbols: 5 is neither a symbol nor a list of symbols"),
         ({"symbols": b"AAPL"}, "symbols: b'AAPL' is neither a symbol"),
+        ({"unknown": "x"}, "unknown: 'x' is neither 'error' nor 'empty'"),
+        ({"dataset": "stocks.reject"}, r"did you mean 'stocks\.rejects'"),
     ],
 )
 def test_an_argument_of_another_type_is_an_error_of_one_sentence(
@@ -182,3 +184,18 @@ def test_an_argument_of_another_type_is_an_error_of_one_sentence(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         mdstream.scan(**{"dataset": "stocks.bars", "store": kept, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "advice"),
+    [
+        ("options.rejects", "nothing that was fetched or recorded there was rejected$"),
+        ("options.trades", "fetch some with mdstream backfill options.trades, or record some"),
+        ("stocks.statuses", "no stocks.statuses in .*: record some with mdstream run --record$"),
+    ],
+)
+def test_a_missing_dataset_is_an_error_that_says_how_to_get_it(
+    tmp_path: Path, dataset: str, advice: str
+) -> None:
+    with pytest.raises(NoStoreError, match=advice):
+        mdstream.scan(dataset, tmp_path)

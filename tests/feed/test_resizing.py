@@ -27,8 +27,12 @@ Disturb = Callable[[Rig], Awaitable[None]]
 
 
 async def feed_until_done(r: Rig, payloads: list[Payload], disturbance: asyncio.Task[None]) -> None:
-    """Feed payloads so slowly that they last until the disturbance is over."""
+    """Feed a part of the payloads before and after each change, and all until the disturbance is over."""
     for start in range(0, len(payloads), 20):
+        while not disturbance.done() and start > len(payloads) * (r.pool._generation + 1) / (
+            len(SIZES) + 1
+        ):
+            await asyncio.sleep(0.01)
         await r.feed(payloads[start : start + 20])
         if not disturbance.done():
             await asyncio.sleep(0.01)

@@ -27,7 +27,7 @@ from workers import job
 from workers.aggregation.bars import Bars
 from workers.aggregation.interval_bars import EVERY, KEPT
 from workers.decoding.kernel_decoder import KernelDecoder
-from workers.decoding.layouts import Table
+from workers.decoding.layouts import Table, tables_of
 from workers.kernels import book, direct, direct_bars, direct_count
 from workers.kernels import columns as plans
 from workers.kernels import direct_layout as layout
@@ -335,7 +335,9 @@ def warm() -> None:
 
 
 def make(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> Direct | None:
-    """Return the direct path of a stream; None without kernels, or if last values have bits."""
+    """Return the direct path of a stream; None without kernels for it, or if last values have bits."""
     latest = targets.latest
     packed = latest is not None and any(column.kind is Kind.BOOL for column in latest.columns)
-    return Direct(run, spec, targets, kernels) if kernels and not packed else None
+    if not kernels or packed or not tables_of(spec.channels):
+        return None
+    return Direct(run, spec, targets, kernels)

@@ -52,6 +52,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
         until(lambda: run.rows("telemetry.cores") > 3 * len(os.sched_getaffinity(0)))
         out, err = stopped(process)
     assert process.returncode == 0, err
+    assert not re.search(r"^\S+ (WARNING|ERROR)", err, re.MULTILINE), err
     assert "run 2" in out
     found = json.loads(report.read_text())
     assert set(found["streams"]) == {"stocks", "options", "crypto", "news"}

@@ -250,6 +250,7 @@ def _publish(book: Any) -> None:
         head[channels[word + NULLS_WORD]] |= np.uint64(channels[word + NULLS])
         total = np.uint64(channels[word + START] + channels[word + AT] + rows[number])
         head[PENDING] = total
+        b.fence()  # the other way round, a kill in between would make the batch look applied
         head[APPLIED] = sequence
         b.fence()
         head[ROWS_WORD] = total

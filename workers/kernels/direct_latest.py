@@ -147,6 +147,7 @@ def update_latest(book: Any) -> None:
     if len(head) and needed > head[ROWS]:
         b.fence()
         head[PENDING] = needed
+        b.fence()
         head[APPLIED] = np.uint64(0)
         b.fence()
         head[ROWS] = needed

@@ -29,6 +29,8 @@ from mdstream.pool import ipc_names
 from mdstream.system import children
 
 _END_WAIT_S = 2.0
+_GUARD = "mdstream.pool.vanished"
+"""Loaded by each server first: it survives a process that was killed while it asked for a child."""
 
 _users = 0
 """Number of users of this process's server; written by `take` and `leave`."""
@@ -45,7 +47,7 @@ _server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
 
 def begin(*modules: str) -> None:
     """Start the server so that it loads `modules`, for a user that will `take` it soon."""
-    multiprocessing.forkserver.set_forkserver_preload(list(modules))
+    multiprocessing.forkserver.set_forkserver_preload([_GUARD, *modules])
     with ipc_names.claimed():
         multiprocessing.forkserver.ensure_running()
 
@@ -54,7 +56,7 @@ def take(*modules: str) -> BaseContext:
     """Return a context whose processes are forked from one with `modules` loaded; `leave` it afterwards."""
     global _users  # noqa: PLW0603
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(modules))
+    context.set_forkserver_preload([_GUARD, *modules])
     _users += 1
     return context
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from multiprocessing.connection import Connection
@@ -48,6 +49,23 @@ def test_workers_are_forked_from_a_process_that_ends_with_the_last_pool() -> Non
         until(lambda: not psutil.pid_exists(common or 0))
 
     uvloop.run(go())
+
+
+def test_a_process_that_was_killed_while_it_asked_for_a_child_does_not_end_the_fork_server() -> None:
+    context = forkserver.take()
+    try:
+        forkserver.wait_until_loaded(context, HANGING_S)
+        pid = forkserver.pid()
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(forkserver._server._forkserver_address)
+        process = context.Process(target=os._exit, args=(7,))  # type: ignore[attr-defined]
+        process.start()
+        process.join(HANGING_S)
+        assert process.exitcode == 7
+        assert forkserver.pid() == pid
+    finally:
+        forkserver.leave()
 
 
 def test_a_fork_server_that_is_killed_is_replaced() -> None:

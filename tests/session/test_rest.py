@@ -251,8 +251,9 @@ def test_an_answer_that_is_not_http_is_reported_shortly_and_with_no_status(raw: 
                 await rest.get("/v2/stocks/bars", {"symbols": "AAPL", "limit": "10000"})
         text = str(error.value)
         assert text.startswith(f"the answer of {url} cannot be read: ")
-        assert "400" not in text
-        assert "limit" not in text
+        reason = text.removeprefix(f"the answer of {url} ")  # the port may hold any digits
+        assert "400" not in reason
+        assert "limit" not in reason
         assert len(text) < 220
 
     asyncio.run(main())

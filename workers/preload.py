@@ -7,6 +7,8 @@ allocator has one, which its fork handlers take care of).
 from __future__ import annotations
 
 import workers.history  # noqa: F401
+from mdstream.system import file_pages
 from workers import boot
 
 boot.prepare()
+file_pages.release()

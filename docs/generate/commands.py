@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -12,8 +11,8 @@ from docs.generate.markdown import code, plain, table
 from mdstream.cli.app import app
 
 _MARKUP = re.compile(r"\\\[")
-_METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "FILE"}
-"""What a flag takes that does not say so itself."""
+_METAVARS = {"str": "TEXT", "int range": "N"}
+"""What a flag takes that does not say so itself, by the name of its type."""
 
 
 def render() -> str:
@@ -50,7 +49,7 @@ def _flag(parameter: Any) -> str:
     names = ", ".join(code(option) for option in (*parameter.opts, *parameter.secondary_opts))
     if parameter.is_flag:
         return names
-    metavar = parameter.metavar or _METAVARS[parameter.type_descriptor.annotation]
+    metavar = parameter.metavar or _METAVARS[parameter.type.name]
     return names + code(metavar).join((" ", " (repeatable)" if parameter.multiple else ""))
 
 

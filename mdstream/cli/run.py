@@ -61,21 +61,24 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
     ipc_names.claim()
     with contextlib.suppress(OSError):  # reported when the feeds are started
         early.load_for_feeds()
-    from mdstream.engine import report
+    from mdstream.engine import report_file
     from mdstream.engine.embedded import HOW_TO_GO_LIVE
     from mdstream.engine.supervisor import Supervisor
-    from mdstream.views.terminal import LiveView
 
     console = Console(stderr=True)
     results: list[dict[str, Any]] = []
 
     def finish(supervisor: Supervisor) -> None:
+        from mdstream.engine import report  # it loads Polars: 25 MB that a run without a view does not need
+
         results.append(report.build(supervisor))
 
     if config.report:
-        report.check_path(config.report)
+        report_file.check_path(config.report)
     source = "simulator, made-up data" if config.simulated else config.urls()[0]
     if console.is_terminal and not plain and not config.log.json:
+        from mdstream.views.terminal import LiveView
+
         with LiveView(console, source) as view:
             supervisor = Supervisor(
                 config, warning_writer(view.note), lambda run: show_live(view, run), view.report
@@ -95,11 +98,11 @@ def _run(config: Config, plain: bool, stop: _Stop) -> Exit:
 
 def _show(result: dict[str, Any], file: str) -> None:
     """Write the report to `file`, if one is named, and print it."""
-    from mdstream.engine import report
+    from mdstream.engine import report_file
     from mdstream.views import summary, utilization
 
     if file:  # first, because printing may fail
-        report.write(result, file)
+        report_file.write(result, file)
     try:
         console = output_console()
         hint = () if result["removed"] else (Text(_hint(file), style="dim"),)

@@ -17,7 +17,6 @@ import sys
 import time
 from typing import Any
 
-from mdstream.engine import report
 from mdstream.engine.supervisor import Supervisor
 from mdstream.errors import Exit, MdstreamError
 from mdstream.log import line_writer
@@ -53,6 +52,8 @@ def main() -> int:
             _send(out, "started", run=supervisor.run_id, path=str(supervisor.path))
 
     def finish(supervisor: Supervisor) -> None:
+        from mdstream.engine import report  # it loads Polars, which the run does not need
+
         _send(out, "report", report=report.build(supervisor))
         commands.wait_until_kept()
 

@@ -1,11 +1,9 @@
-"""The report of a run: queries on its telemetry frames, as plain values and as JSON."""
+"""The report of a run: queries on its telemetry frames, as plain values."""
 
 from __future__ import annotations
 
-import os
 import platform
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,9 +13,7 @@ import polars.selectors as cs
 from mdstream import utilization
 from mdstream.engine.feed_process import FeedProcess
 from mdstream.engine.supervisor import Supervisor
-from mdstream.errors import ConfigError
 from mdstream.reading.attach import Attachment
-from mdstream.store.folders import why_unwritable
 from mdstream.store.rejects import reject_path
 from mdstream.telemetry.metrics import group_values
 
@@ -169,26 +165,3 @@ def _sum_processes(run: Attachment) -> list[dict[str, Any]]:
         .rename({"cpu_user_s": "cpu_s", "rss_bytes": "rss_max_bytes"})
     )
     return by_process.to_dicts()
-
-
-def check_path(path: str | Path) -> None:
-    """Raise `ConfigError` if no report can be written to `path`, before a run rather than after it."""
-    path = Path(path).absolute()
-    if not path.parent.is_dir():
-        raise ConfigError(f"report: no folder {path.parent}")
-    if path.is_dir():
-        raise ConfigError(f"report: {path} is a folder; name a file in it")
-    if path.exists():
-        why = "" if os.access(path, os.W_OK) else f"{path} cannot be written"
-    else:
-        why = why_unwritable(path.parent)
-    if why:
-        raise ConfigError(f"report: {why}")
-
-
-def write(report: dict[str, Any], path: str | Path) -> None:
-    """Write the report as JSON. Raises `ConfigError` if the file cannot be written."""
-    try:
-        Path(path).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
-    except OSError as error:
-        raise ConfigError(f"cannot write the report to {path}: {error.strerror}") from error

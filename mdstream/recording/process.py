@@ -19,6 +19,7 @@ import psutil
 
 from mdstream.config import StoreConfig
 from mdstream.frames import rundir
+from mdstream.pool.early import ARROW_ALLOCATOR
 from mdstream.recording import recorder_state
 from mdstream.recording.recorder_state import RecorderState
 from mdstream.session.retry import HEALTHY_S, backoff
@@ -148,9 +149,14 @@ def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, **settings},
+            env={**_environment(), **settings},
             start_new_session=True,
         )
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment with Arrow's own allocator: a recorder allocates much with it."""
+    return {name: value for name, value in os.environ.items() if name != ARROW_ALLOCATOR}
 
 
 def start_for_dead_runs(root: Path | None, store: StoreConfig) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mdstream.engine import preparation, report
+from mdstream.engine import preparation, report_file
 from mdstream.errors import ConfigError
 from mdstream.store.folders import check_store
 from tests.commands import command
@@ -16,7 +16,7 @@ from tests.commands import command
 CHECKS: dict[str, Callable[[str], Any]] = {
     "store": check_store,
     "journal": preparation.prepare_journal,
-    "report": lambda folder: report.check_path(f"{folder}/report.json"),
+    "report": lambda folder: report_file.check_path(f"{folder}/report.json"),
     "rejects": lambda folder: preparation.check_rejects(folder, "run"),
 }
 

@@ -44,10 +44,13 @@ class Rig:
         handoff: HandoffConfig,
         limits: Limits = LIMITS,
         journal: JournalWriter | None = None,
+        alone: bool = False,
     ) -> None:
         path = state_path(run, stream)
         self.state = FeedState(path, write=True) if path.exists() else FeedState.create(path)
         self.run, self.stream, self.pool = run, stream, pool
+        self.alone = alone
+        """Whether each payload comes alone, as over a quiet connection."""
         self.controls: list[dict[str, Any]] = []
         self.rejects = rejects / f"{stream}.jsonl"
         self.committer = Committer(
@@ -71,7 +74,7 @@ class Rig:
                 task = asyncio.ensure_future(self.pipeline.put_body(payload, kind, recv_ns))
                 await asyncio.sleep(0)
                 task.add_done_callback(lambda t: t.exception())
-            elif not self.pipeline.offer(payload, kind, recv_ns):
+            elif not self.pipeline.offer(payload, kind, recv_ns, self.alone):
                 await self.pipeline.put(payload, kind, recv_ns)
             await asyncio.sleep(0)
 
@@ -97,6 +100,7 @@ async def rig(
     root: Path | None = None,
     forks: bool = True,
     most: int = 0,
+    alone: bool = False,
     **handoff: Any,
 ) -> Any:
     """Open a rig with `workers` workers, which `Rig.pool.resize` may change up to `most`.
@@ -112,7 +116,7 @@ async def rig(
         directory.describe(streams=[stream])
         await pool.start()
         try:
-            yield Rig(directory.path, stream, pool, rejects, HandoffConfig(**handoff))
+            yield Rig(directory.path, stream, pool, rejects, HandoffConfig(**handoff), alone=alone)
         finally:
             await pool.close()
 

@@ -8,6 +8,7 @@ batch that took the usual way, it looks up again where all arrays and chunks are
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.errors import NoSpaceError
 from mdstream.frames.chunk import Chunk
-from mdstream.frames.direct_path import DirectBatch, Targets
+from mdstream.frames.direct_path import HalfDoneError, Targets
 from mdstream.frames.head import Head
 from mdstream.handoff.columns import PARTIAL
 from mdstream.handoff.slab import Slab
@@ -70,28 +72,70 @@ class Direct:
         self._has_failed = False
         self._partials = np.zeros(2 * layout.MOST_ROWS + layout.MOST_PAYLOADS, PARTIAL)
         self._slab_words = book.ARRAYS["buffer"][0]
+        self._slab: Slab | None = None
+        self._kind: PayloadKind | None = None
+        self._book[book.PID] = os.getpid()
 
-    def commit(self, slab: Slab, sequence: int, submitted: Moment) -> DirectBatch | None:
+    def commit(self, slab: Slab, sequence: int, submitted: Moment) -> int | None:
         if self._has_failed or not 0 < slab.count <= layout.MOST_PAYLOADS:
             return None
         words = self._words
+        if self._commit is None and not self._can_bind():
+            return None
+        if slab is not self._slab:
+            self._bind_slab(slab)
+        words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = slab.count, sequence, 0
+        words[book.TO_WALL] = submitted.wall - submitted.monotonic
+        words[book.SUBMITTED] = submitted.wall
         try:
-            if self._commit is None and not self._bind():
-                return None
-            words[self._slab_words], words[self._slab_words + 1] = slab.address, len(slab.view)
-            words[book.PAYLOADS], words[book.SEQUENCE] = slab.count, sequence
-            words[book.TO_WALL] = submitted.wall - submitted.monotonic
-            outcome = self._commit(self._book, self._partials)
-        except Exception:  # an error in our code must not lose a batch
-            log.exception("the direct path failed; this stream does without it")
-            self._has_failed = True
+            outcome = self._commit(self._book, self._partials, b"")
+        except Exception:
+            self._fail()
             return None
         if outcome == direct.IRREGULAR:
             return None
         if outcome == direct.BARS:
             self._finish_bars(sequence)
-        payloads = slab.count - words[book.TICKS]
-        return DirectBatch(payloads, words[book.MESSAGES], words[book.START], words[book.END])
+        return words[book.CPU]
+
+    def commit_alone(
+        self, slab: Slab, sequence: int, payload: bytes, kind: PayloadKind, recv_ns: int
+    ) -> int | None:
+        if self._has_failed or not payload:
+            return None
+        words = self._words
+        if self._commit is None and not self._can_bind():
+            return None
+        if kind is not self._kind:
+            return None
+        if slab is not self._slab:
+            self._bind_slab(slab)
+        words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = 1, sequence, recv_ns
+        try:
+            outcome = self._commit(self._book, self._partials, payload)
+            if outcome == direct.IRREGULAR:
+                return None
+            if outcome == direct.BARS:
+                self._finish_bars(sequence)
+        except NoSpaceError as error:
+            raise HalfDoneError from error
+        except Exception as error:
+            self._fail()
+            raise HalfDoneError from error
+        return words[book.CPU]
+
+    def _can_bind(self) -> bool:
+        """Bring the book up to date; return False if there is nothing to decode with, or that fails."""
+        try:
+            return self._bind()
+        except Exception:
+            self._fail()
+            return False
+
+    def _fail(self) -> None:
+        """Do without the direct path from now on: an error in our code must not lose a batch."""
+        log.exception("the direct path failed; this stream does without it")
+        self._has_failed = True
 
     def _finish_bars(self, sequence: int) -> None:
         """Have the builder finish the bars of the batch, then count it."""
@@ -122,8 +166,14 @@ class Direct:
         self._bind_latest()
         self._bind_series()
         self._book[book.KNOWN], self._book[book.ROOM] = decoder.known_layouts, decoder.room
-        self._commit = _KERNELS[kind]
+        self._kind, self._commit = kind, _KERNELS[kind]
         return True
+
+    def _bind_slab(self, slab: Slab) -> None:
+        """Write where the slab is."""
+        self._slab, words = slab, self._words
+        words[self._slab_words], words[self._slab_words + 1] = slab.address, len(slab.view)
+        words[book.DATA] = slab.data_offset
 
     def _bind_decoder(self, decoder: KernelDecoder) -> None:
         """Write what stays where it is as long as the decoder does."""
@@ -138,6 +188,8 @@ class Direct:
             {
                 "latency": self._targets.latency,
                 "delay": self._targets.feed_delay,
+                "log": self._targets.log.reshape(-1),
+                "logged": self._targets.logged,
                 "intervals": self._make_intervals(),
             }
         )
@@ -230,6 +282,7 @@ class Direct:
         numbers = {table.channel.name: number for number, table in enumerate(self._tables)}
         places = [counters.copies, counters.size, counters.sequence]
         places += [counters.payloads, counters.bytes, counters.messages, counters.batches]
+        places += [counters.payloads_received, counters.bytes_received]
         places += [counters.late, counters.late_before]
         for place, channel in counters.lengths:
             places += [place, numbers[channel]]
@@ -330,7 +383,7 @@ def warm() -> None:
     """Load or compile the kernels, by a batch without payloads."""
     nothing: npt.NDArray[np.int64] = np.zeros(book.WORDS, np.int64)
     for commit in _KERNELS.values():
-        commit(nothing, np.zeros(1, PARTIAL))
+        commit(nothing, np.zeros(1, PARTIAL), b"")
     direct_count.count(nothing)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from mdstream.feed.bars import BarFrames
 from mdstream.feed.batch_log import BatchLog
-from mdstream.frames.direct_path import Counters, DirectBatch
+from mdstream.frames.direct_path import Counters
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Receipt
@@ -32,7 +31,6 @@ class Accounts:
         rules = spec.bar_rules
         sources = zip(LENGTHS, rules.sources, strict=True) if rules is not None else ()
         self._lengths = [(counter, name) for counter, name in sources if name]
-        self._pid = os.getpid()
 
     def counters(self, bars: BarFrames | None) -> Counters:
         """Return where the direct path counts (`count`)."""
@@ -46,6 +44,8 @@ class Accounts:
             place_of("bytes_committed"),
             place_of("committed"),
             place_of("batches"),
+            word_of("payloads_received"),
+            word_of("bytes_received"),
             word_of("bars_late_trades"),
             bars.late_before if bars is not None else 0,
             tuple((place_of(counter), channel) for counter, channel in self._lengths),
@@ -98,28 +98,3 @@ class Accounts:
                     receipt.cpu_ns,
                 )
             )
-
-    def note(self, slab: Slab, sequence: int, batch: DirectBatch, span: Span, cpu: int) -> None:
-        """Add the row of a batch that the direct path has counted; `cpu` is its CPU time (ns)."""
-        if not batch.payloads:
-            return
-        (payloads, messages, start, end), submitted = batch, span.submitted
-        to_wall = submitted.wall - submitted.monotonic
-        self.log.add(
-            (
-                sequence,
-                self._pid,
-                payloads,
-                slab.used,
-                messages,
-                0,
-                0,
-                slab.received(0),
-                slab.received(slab.count - 1),
-                submitted.wall,
-                start + to_wall,
-                end + to_wall,
-                end + to_wall,
-                cpu,
-            )
-        )

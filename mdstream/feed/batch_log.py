@@ -1,4 +1,7 @@
-"""`telemetry.batches` of one stream: one row for each committed batch, written many at a time."""
+"""`telemetry.batches` of one stream: one row for each committed batch, written many at a time.
+
+The kernel of the direct path adds its rows itself (`workers.kernels.direct_count`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mdstream.errors import NoSpaceError
 from mdstream.frames.share import Share
@@ -28,40 +32,51 @@ Row = tuple[int, ...]
 class BatchLog:
     """The writer of `telemetry.batches`."""
 
-    # Written only here: rows that are not in the frame yet, and when some were written last.
-    _waiting: list[Row]
+    # Written here and by the direct path:
+    rows: npt.NDArray[np.int64]
+    """Rows that are not in the frame yet, and room for more."""
+    waiting: npt.NDArray[np.int64]
+    """How many there are, as one item."""
+    # Written only here:
     _written_at: float
+    """When rows were written last, on the monotonic clock."""
 
     def __init__(self, folder: Path, limits: Limits, share: Share, state: FeedState) -> None:
         self._state = state
         self._frame = FrameWriter(folder, BATCHES.columns, limits, share)
-        self._waiting = []
+        self.rows = np.zeros((_MOST_WAITING + _TOGETHER, len(BATCHES.columns)), np.int64)
+        self.waiting = np.zeros(1, np.int64)
         self._written_at = time.monotonic()
 
     def add(self, row: Row) -> None:
         """Add a row; it is in the frame after the next `flush`, or one a second later."""
-        self._waiting.append(row)
-        if len(self._waiting) >= _TOGETHER:
+        if self.waiting[0] == len(self.rows):
+            self._write()
+        self.rows[self.waiting[0]] = row
+        self.waiting[0] += 1
+        if self.waiting[0] >= _TOGETHER:
             self._write()
 
     def flush(self) -> None:
-        """Write the waiting rows if they wait for a second."""
-        if time.monotonic() - self._written_at >= _WAIT_S:
+        """Write the waiting rows if they are many, or wait for a second."""
+        if self.waiting[0] >= _TOGETHER or time.monotonic() - self._written_at >= _WAIT_S:
             self._write()
 
     def _write(self) -> None:
         """Write the waiting rows. If there is no room, they keep waiting, up to a limit."""
         self._written_at = time.monotonic()
-        if not self._waiting:
+        count = int(self.waiting[0])
+        if not count:
             return
-        values = np.array(self._waiting, np.int64)
         try:
-            self._frame.append([ColumnData(column) for column in values.T])
+            self._frame.append([ColumnData(column) for column in self.rows[:count].T])
         except NoSpaceError:
-            self._state["batch_rows_lost"] += max(0, len(self._waiting) - _MOST_WAITING)
-            del self._waiting[:-_MOST_WAITING]
+            if (lost := count - _MOST_WAITING) > 0:
+                self._state["batch_rows_lost"] += lost
+                self.rows[:_MOST_WAITING] = self.rows[lost:count].copy()
+                self.waiting[0] = _MOST_WAITING
         else:
-            self._waiting.clear()
+            self.waiting[0] = 0
 
     def close(self) -> None:
         """Write the waiting rows, and close the frame."""

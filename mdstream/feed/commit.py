@@ -124,6 +124,8 @@ class Committer:
                 self._accounts.counters(self._bars),
                 state.histograms["latency"],
                 state.histograms["feed_delay"],
+                log.rows,
+                log.waiting,
             ),
         )
         self._direct = self._make_direct()
@@ -177,14 +179,14 @@ class Committer:
         Raises `NoSpaceError` as `commit`; then, too, it must.
         """
         direct = self._direct
-        if direct is None or not span.is_steady:
-            return None
-        cpu = time.thread_time_ns()
-        if (batch := direct.commit(slab, sequence, span.submitted)) is None:
-            return None
-        cpu = time.thread_time_ns() - cpu
-        self._accounts.note(slab, sequence, batch, span, cpu)
-        return cpu
+        return direct.commit(slab, sequence, span.submitted) if direct and span.is_steady else None
+
+    def commit_alone(
+        self, slab: Slab, sequence: int, payload: bytes, kind: PayloadKind, recv_ns: int
+    ) -> int | None:
+        """Put a payload into a free slab, and commit it as `commit_directly` does. Raises `HalfDoneError`."""
+        direct = self._direct
+        return direct.commit_alone(slab, sequence, payload, kind, recv_ns) if direct else None
 
     def discard(self, receipt: Receipt) -> None:
         """Remove the result file, if the result did not fit into its slab."""

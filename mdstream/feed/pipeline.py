@@ -39,6 +39,7 @@ from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.overload import Overload
 from mdstream.feed.scaling import Work
+from mdstream.frames.direct_path import HalfDoneError
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.compression import Compression, decompressed_size
 from mdstream.handoff.slab import Slab
@@ -109,6 +110,10 @@ class Pipeline:
     _is_idle: asyncio.Event
     """Set while there are no batches."""
     _shortages: Shortages
+    _joins: bool
+    """Whether each payload goes into a batch: others may join it, or the journal needs it."""
+    _unusual: int
+    """Sequence of the last batch whose first payload could not be committed directly."""
 
     def __init__(
         self,
@@ -146,6 +151,8 @@ class Pipeline:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._shortages = Shortages()
+        self._joins = bool(config.linger_ms) or journal is not None
+        self._unusual = 0
 
     @property
     def received(self) -> int:
@@ -196,9 +203,14 @@ class Pipeline:
         self._dispatch()
         return left.payloads
 
-    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
-        """Take a payload of the stream; return False if there is no room for it now."""
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int, is_last: bool = False) -> bool:
+        """Take a payload of the stream; return False if there is no room for it now.
+
+        `is_last` says that nothing that arrived with it follows.
+        """
         batch = self._filling
+        if batch is None and is_last and self._commit_alone(payload, kind, recv_ns):
+            return True
         if batch is None or not batch.slab.try_append(payload, kind, recv_ns):
             if (batch := self._begin(len(payload))) is None:
                 return False
@@ -209,6 +221,41 @@ class Pipeline:
         if not self._dispatch_due:
             self._dispatch_soon()
         return True
+
+    def _commit_alone(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
+        """Decode and commit a payload while there are no batches; return False if it must be in one."""
+        if not self._is_idle.is_set() or self._pool.size or self._is_gap_due or self._joins:
+            return False
+        if self.failed.done() or (slab := self._slabs.spare(len(payload))) is None:
+            return False
+        sequence, received = self._next_sequence, self._received
+        try:
+            cpu_ns = self._committer.commit_alone(slab, sequence, payload, kind, recv_ns)
+        except HalfDoneError:
+            self._offer_sealed(payload, kind, recv_ns)
+            return True
+        except Exception as error:
+            self._offer_sealed(payload, kind, recv_ns)
+            self._fail(error)
+            return True
+        if cpu_ns is None:
+            self._unusual = sequence
+            return False
+        self._next_sequence = sequence + 1
+        received.payloads += 1
+        received.bytes += len(payload)
+        self._decoded.add(cpu_ns)
+        return True
+
+    def _offer_sealed(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
+        """Take a payload that needs a batch of its own, for which a slab is free."""
+        batch = self._begin(len(payload))
+        assert batch is not None
+        batch.slab.append(payload, kind, recv_ns)
+        self._received.payloads += 1
+        self._received.bytes += len(payload)
+        self._seal()
+        self._dispatch_soon()
 
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload of the stream, waiting for room."""
@@ -391,7 +438,7 @@ class Pipeline:
 
     def _commit_directly(self, batch: _Batch) -> bool:
         """Decode and commit a usual batch here and now; return False if it must take the usual way."""
-        if batch.waiting or batch.is_recovered or self.failed.done():
+        if batch.waiting or batch.is_recovered or batch.sequence == self._unusual or self.failed.done():
             return False
         batch.span = Span(batch.span.begun, Moment.now())
         self._write_journal()

@@ -14,28 +14,31 @@ from mdstream.frames.bar_builder import BarBuilder
 from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
-from mdstream.streams.spec import StreamSpec
+from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.system.clock import Moment
 
 
-class DirectBatch(NamedTuple):
-    """A batch that was committed directly."""
-
-    payloads: int
-    messages: int
-    start_ns: int
-    """When it began, and when it was committed, on the monotonic clock."""
-    end_ns: int
+class HalfDoneError(Exception):
+    """Rows of a payload that came alone may be in frames: commit it again, in a batch of its own."""
 
 
 class DirectPath(Protocol):
     """Commits batches of one stream. Used only in the feed's process, between other commits."""
 
-    def commit(self, slab: Slab, sequence: int, submitted: Moment) -> DirectBatch | None:
-        """Decode a batch and commit it, in the order of `feed.commit`.
+    def commit(self, slab: Slab, sequence: int, submitted: Moment) -> int | None:
+        """Decode a batch and commit it, in the order of `feed.commit`; return the CPU time (ns).
 
         Return None, and nothing has happened, if anything in it is unusual. Raises `NoSpaceError` if bars
         find no room; then the batch does not count as committed.
+        """
+
+    def commit_alone(
+        self, slab: Slab, sequence: int, payload: bytes, kind: PayloadKind, recv_ns: int
+    ) -> int | None:
+        """Put a payload into a free slab, and commit it as a batch; free the slab, and return the CPU time.
+
+        Return None, and nothing has happened, if anything in it is unusual. Raises `HalfDoneError` if the
+        batch is not counted as committed, but may be in frames.
         """
 
     def forget(self) -> None:
@@ -58,6 +61,9 @@ class Counters(NamedTuple):
     bytes: int
     messages: int
     batches: int
+    payloads_received: int
+    """The word of received payloads; the next one is that of their bytes."""
+    bytes_received: int
     late: int
     """The word of the trades that came too late for any bar."""
     late_before: int
@@ -89,6 +95,10 @@ class Targets:
     latency: npt.NDArray[np.uint64]
     feed_delay: npt.NDArray[np.uint64]
     """Counts by bucket (`telemetry.histogram`)."""
+    log: npt.NDArray[np.int64]
+    """Room for rows of `telemetry.batches`."""
+    logged: npt.NDArray[np.int64]
+    """How many of them are taken."""
 
 
 MakeDirectPath = Callable[[Path, StreamSpec, Targets], DirectPath | None]

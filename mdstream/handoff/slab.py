@@ -70,6 +70,8 @@ ENTRY = np.dtype(
 """One payload: place, kind, compression, receive time; a worker adds the number of its messages."""
 
 _HEADER = struct.Struct("=8sQQQQ")  # magic, capacity, entries, sequence, state
+SEQUENCE_AT, STATE_AT = 24, 32
+"""Where sequence and state are in the header."""
 _ENTRY = struct.Struct("=QIHHqI4x")
 _MAGIC = b"mdslab01"
 _PAYLOAD_BYTES_PER_ENTRY = 96

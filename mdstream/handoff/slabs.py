@@ -144,6 +144,10 @@ class SlabPool:
         self._is_stalled = False
         return slab
 
+    def spare(self, length: int) -> Slab | None:
+        """Return a free slab with room for `length` bytes, which stays free; None if there is none."""
+        return self._free[-1] if self._free and length <= self.capacity else None
+
     def release(self, slab: Slab) -> None:
         """Take back a slab whose batch is committed."""
         slab.release()

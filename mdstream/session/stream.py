@@ -53,8 +53,8 @@ _NAMED = 5
 class Sink(Protocol):
     """Destination of payloads: the pipeline."""
 
-    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
-        """Take a payload; return False if there is no room for it now."""
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int, is_last: bool = False) -> bool:
+        """Take a payload, the last one that arrived or not; return False if there is no room for it now."""
 
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload, waiting for room."""
@@ -235,11 +235,11 @@ class StreamSession:
         is_control, now_ns, monotonic = protocol.is_control, time.time_ns, time.monotonic
         silence = self._silence
 
-        def receive(payload: bytes) -> bool:
+        def receive(payload: bytes, is_last: bool) -> bool:
             recv_ns = now_ns()
             if is_control(payload) and self._handle_if_control(payload, protocol):
                 return True
-            if held or not offer(payload, kind, recv_ns):
+            if held or not offer(payload, kind, recv_ns, is_last):
                 held.append((payload, recv_ns))
                 self._held_bytes += len(payload)
                 self._holding.set()

@@ -36,14 +36,19 @@ class Watched:
     def __init__(self, r: Rig) -> None:
         self._direct: Any = r.committer._direct
         assert self._direct is not None
-        self.taken = self.left = 0
+        self.taken = self.left = self.alone = 0
         r.committer._direct = self
 
     def commit(self, *batch_of: Any) -> Any:
-        batch = self._direct.commit(*batch_of)
-        self.taken += batch is not None
-        self.left += batch is None
-        return batch
+        cpu_ns = self._direct.commit(*batch_of)
+        self.taken += cpu_ns is not None
+        self.left += cpu_ns is None
+        return cpu_ns
+
+    def commit_alone(self, *payload_of: Any) -> Any:
+        cpu_ns = self._direct.commit_alone(*payload_of)
+        self.alone += cpu_ns is not None
+        return cpu_ns
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._direct, name)
@@ -69,22 +74,23 @@ def put_tick(r: Rig, recv_ns: int) -> None:
     r.pipeline._dispatch_soon()
 
 
-@pytest.mark.parametrize("per", [1, 3])
+@pytest.mark.parametrize(("per", "alone"), [(1, False), (3, False), (1, True), (3, True)])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_it_equals_the_usual_way_byte_for_byte(
-    tmp_path: Path, stream: str, per: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, stream: str, per: int, alone: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = payloads(stream, COUNT, per)
 
     async def go(direct: bool) -> tuple[dict[str, str], dict[str, Any]]:
-        async with rig(stream, 0, tmp_path) as r:
+        async with rig(stream, 0, tmp_path, alone=alone and direct) as r:
             if not direct:
                 r.committer._direct = None
             watched = Watched(r) if r.committer._direct is not None else None
             assert (watched is not None) == (direct and stream != "news"), "news has long texts only"
             await run_one_by_one(r, wanted)
             if watched is not None:
-                assert watched.taken > 0.4 * len(wanted), watched.left
+                assert watched.taken + watched.alone > 0.4 * len(wanted), watched.left
+                assert (watched.alone > 0.2 * len(wanted)) == alone
             values = r.state.values()
             same = ("messages", "committed", "rejected", "payloads_committed", "bytes_committed")
             counts = {

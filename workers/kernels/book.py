@@ -132,6 +132,8 @@ clock = _array("clock", np.int64)
 counters = _array("counters", np.int64)
 latency = _array("latency", np.uint64)
 delay = _array("delay", np.uint64)
+log = _array("log", np.int64)
+logged = _array("logged", np.int64)
 
 _FIRST = 2 * len(ARRAYS)
 KNOWN, ROOM, PAYLOADS, BYTES, MESSAGES, PARTIALS, TO_WALL, SEQUENCE, JOINED = range(_FIRST, _FIRST + 9)
@@ -149,7 +151,13 @@ START, END, TICKS = range(_FIRST + 18, _FIRST + 21)
 """Results: when the batch began, and when it was committed, on the monotonic clock (ns); how many of its
 payloads are ticks.
 """
-WORDS = _FIRST + 21
+SUBMITTED, CPU, PID = range(_FIRST + 21, _FIRST + 24)
+"""When the batch was submitted, by the wall clock (ns); as a result, the CPU time that it took (ns), before
+that the CPU time at its begin; the id of this process.
+"""
+DATA, ALONE = range(_FIRST + 24, _FIRST + 26)
+"""Where payloads begin in the slab; when a payload that came alone was received (ns), 0 in other batches."""
+WORDS = _FIRST + 26
 """Words of a book."""
 
 _as_bytes = _pointer_to(types.uint8)
@@ -177,12 +185,13 @@ _clock_gettime: Any = types.ExternalFunction(
     "clock_gettime",
     types.int32(types.int32, types.CPointer(types.int64)),  # type: ignore[attr-defined]
 )
-_MONOTONIC = 1
+WALL, MONOTONIC, THREAD_CPU = 0, 1, 3
+"""Numbers of clocks."""
 
 
 @called
-def monotonic_ns(book: Any) -> int:
-    """Return the time of the monotonic clock (ns)."""
+def time_ns(book: Any, which: int) -> int:
+    """Return the time of a clock (ns)."""
     found = clock(book)
-    _clock_gettime(np.int32(_MONOTONIC), address_of(found))
+    _clock_gettime(np.int32(which), address_of(found))
     return found[0] * 1_000_000_000 + found[1]

@@ -20,7 +20,7 @@ import numpy as np
 
 from mdstream.frames.head import APPLIED, PENDING, WORDS
 from mdstream.frames.head import ROWS as ROWS_WORD
-from mdstream.handoff.slab import ENTRY, HEADER_BYTES
+from mdstream.handoff.slab import ENTRY, HEADER_BYTES, SEQUENCE_AT, SlabState
 from mdstream.streams.spec import Mark, PayloadKind
 from workers.kernels import book as b
 from workers.kernels import columns as plans
@@ -28,7 +28,14 @@ from workers.kernels import keys, match_json, match_msgpack, ops, values_json, v
 from workers.kernels.columns import COUNTS_WIDTH, PLAN_WIDTH, SCRATCH_ARRAYS, TARGETS_WIDTH
 from workers.kernels.compiling import called, kernel
 from workers.kernels.direct_bars import fold, join
-from workers.kernels.direct_count import count_batch
+from workers.kernels.direct_count import (
+    BYTES_RECEIVED,
+    FREE,
+    LOG_WIDTH,
+    PAYLOADS_RECEIVED,
+    count_batch,
+    set_state,
+)
 from workers.kernels.direct_latest import update_latest
 from workers.kernels.direct_layout import (
     ADDRESS,
@@ -68,6 +75,38 @@ _ENTRY_BYTES = ENTRY.itemsize
 _HEAD_BYTES = 8 * WORDS
 _JSON, _MSGPACK, _MARK = int(PayloadKind.JSON), int(PayloadKind.MSGPACK), int(PayloadKind.MARK)
 _TICK = int.from_bytes(Mark.TICK.value, "little")
+_ONE_PAYLOAD = int(SlabState.SEALED) | 1 << 8
+
+
+@called
+def _put(book: Any, payload: Any, kind: int) -> None:
+    """Put a payload that came alone into the slab, as `Slab.append` and `Slab.seal`, and count it."""
+    book[b.SUBMITTED] = b.time_ns(book, b.WALL)
+    book[b.TO_WALL] = book[b.SUBMITTED] - book[b.START]
+    slab, start, length = raw(b.buffer(book)), book[b.DATA], len(payload)
+    for at in range(length):
+        slab[start + at] = payload[at]
+    as_int64(slab, HEADER_BYTES + _OFFSET)[0] = start
+    as_uint32(slab, HEADER_BYTES + _LENGTH)[0] = np.uint32(length)
+    as_uint16(slab, HEADER_BYTES + _KIND)[0] = np.uint16(kind)
+    as_uint16(slab, HEADER_BYTES + _COMPRESSION)[0] = np.uint16(0)
+    as_int64(slab, HEADER_BYTES + _RECEIVED)[0] = book[b.ALONE]
+    as_int64(slab, SEQUENCE_AT)[0] = book[b.SEQUENCE]
+    set_state(book, _ONE_PAYLOAD)
+    words, counters = b.state(book), b.counters(book)
+    words[counters[PAYLOADS_RECEIVED]] += np.uint64(1)
+    words[counters[BYTES_RECEIVED]] += np.uint64(length)
+
+
+@called
+def _refuse(book: Any, payload: Any) -> int:
+    """Take a payload that came alone back out of the slab; return `IRREGULAR`."""
+    if book[b.ALONE]:
+        words, counters = b.state(book), b.counters(book)
+        words[counters[PAYLOADS_RECEIVED]] -= np.uint64(1)
+        words[counters[BYTES_RECEIVED]] -= np.uint64(len(payload))
+        set_state(book, FREE)
+    return IRREGULAR
 
 
 @called
@@ -76,7 +115,6 @@ def _begin(book: Any, kind: int) -> bool:
     slab = raw(b.buffer(book))
     offsets, lengths, received = raw(b.offsets(book)), raw(b.lengths(book)), raw(b.received(book))
     verdicts, messages = raw(b.verdicts(book)), raw(b.messages(book))
-    book[b.START] = b.monotonic_ns(book)
     total, ticks = 0, 0
     for payload in range(book[b.PAYLOADS]):
         entry = HEADER_BYTES + payload * _ENTRY_BYTES
@@ -274,11 +312,11 @@ _decode_json = _make_decode(values_json.convert_raw)
 _decode_msgpack = _make_decode(values_msgpack.convert_raw)
 
 
-@kernel
-def commit_json(book: Any, out: Any) -> int:
-    """Commit a batch of JSON; `out` takes its partials. Return `COMMITTED`, `BARS` or `IRREGULAR`."""
-    if not book[b.PAYLOADS] or not _begin(book, _JSON):
-        return IRREGULAR
+@called
+def _follow_json(book: Any) -> bool:
+    """Find the values of all payloads of a slab of JSON, and convert them; return whether all are usual."""
+    if not _begin(book, _JSON):
+        return False
     payloads = book[b.PAYLOADS]
     offsets, lengths, window = b.offsets(book)[:payloads], b.lengths(book)[:payloads], b.window(book)
     window[keys.NEXT] = window[keys.COUNT] = window[keys.CURSOR] = 0
@@ -304,16 +342,14 @@ def commit_json(book: Any, out: Any) -> int:
         b.entries(book),
         window,
     )
-    if why != ops.DONE or not _are_matched(book) or not _decode_json(book):
-        return IRREGULAR
-    return _finish(book, out)
+    return why == ops.DONE and _are_matched(book) and _decode_json(book)
 
 
-@kernel
-def commit_msgpack(book: Any, out: Any) -> int:
-    """Commit a batch of msgpack, as `commit_json`."""
-    if not book[b.PAYLOADS] or not _begin(book, _MSGPACK):
-        return IRREGULAR
+@called
+def _follow_msgpack(book: Any) -> bool:
+    """Find and convert the values of all payloads of a slab of msgpack, as `_follow_json`."""
+    if not _begin(book, _MSGPACK):
+        return False
     payloads = book[b.PAYLOADS]
     why = match_msgpack.match(
         b.buffer(book),
@@ -334,6 +370,36 @@ def commit_msgpack(book: Any, out: Any) -> int:
         b.before(book),
         b.at(book),
     )
-    if why != ops.DONE or not _are_matched(book) or not _decode_msgpack(book):
+    return why == ops.DONE and _are_matched(book) and _decode_msgpack(book)
+
+
+@called
+def _start(book: Any, payload: Any, kind: int) -> bool:
+    """Begin a batch: note the time, and put a payload that came alone into the slab."""
+    if not book[b.PAYLOADS] or (b.logged(book)[0] + 1) * LOG_WIDTH > len(b.log(book)):
+        return False
+    book[b.CPU], book[b.START] = b.time_ns(book, b.THREAD_CPU), b.time_ns(book, b.MONOTONIC)
+    if book[b.ALONE]:
+        _put(book, payload, kind)
+    return True
+
+
+@kernel
+def commit_json(book: Any, out: Any, payload: Any) -> int:
+    """Commit a batch of JSON; `out` takes its partials. Return `COMMITTED`, `BARS` or `IRREGULAR`.
+
+    `payload` is empty, or one that came alone: then it is the batch.
+    """
+    if not _start(book, payload, _JSON):
         return IRREGULAR
-    return _finish(book, out)
+    outcome = _finish(book, out) if _follow_json(book) else IRREGULAR
+    return outcome if outcome != IRREGULAR else _refuse(book, payload)
+
+
+@kernel
+def commit_msgpack(book: Any, out: Any, payload: Any) -> int:
+    """Commit a batch of msgpack, as `commit_json`."""
+    if not _start(book, payload, _MSGPACK):
+        return IRREGULAR
+    outcome = _finish(book, out) if _follow_msgpack(book) else IRREGULAR
+    return outcome if outcome != IRREGULAR else _refuse(book, payload)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from mdstream.handoff.slab import STATE_AT, SlabState
 from mdstream.telemetry.histogram import BELOW_BITS, BIAS
+from mdstream.telemetry.schema import BATCHES as LOGGED
 from workers.kernels import bar_table, ops
 from workers.kernels import book as b
 from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.direct_layout import AT, CHANNEL_WIDTH, EVENT_TIME, LEFT, RECEIVED, START, values_at
-from workers.kernels.words import as_int64
+from workers.kernels.words import as_int64, as_uint64, raw
 
 # Words of `book.counters`.
 COPIES, COMMITTED = 0, 1
@@ -20,11 +22,17 @@ SEQUENCE = 2
 """The word that selects the copy."""
 PAYLOADS, BYTES, MESSAGES, BATCHES = 3, 4, 5, 6
 """Places of counters in a copy."""
-LATE, LATE_BEFORE = 7, 8
+PAYLOADS_RECEIVED, BYTES_RECEIVED = 7, 8
+"""Words of what was received."""
+LATE, LATE_BEFORE = 9, 10
 """The word of the trades that came too late for any bar, and their number before this process."""
-LENGTHS = 9
+LENGTHS = 11
 """From here on: pairs of a place in a copy and the number of the channel whose rows it has."""
 
+
+LOG_WIDTH = len(LOGGED.columns)
+"""Columns of `telemetry.batches`."""
+FREE = int(SlabState.FREE)
 
 _longest_bars = b.bar_heads[-1]
 
@@ -47,6 +55,38 @@ def _count_delays(book: Any, number: int) -> None:
         delays[_bucket(receipts[row] - times[row])] += np.uint64(1)
 
 
+@inlined
+def set_state(book: Any, state: int) -> None:
+    """Write the state of the slab and the number of its payloads, after all stores before it."""
+    b.fence()
+    as_uint64(raw(b.buffer(book)), STATE_AT)[0] = np.uint64(state)
+
+
+@called
+def _log(book: Any) -> None:
+    """Add a row to `telemetry.batches`."""
+    rows, logged, received, lengths = b.log(book), b.logged(book), b.received(book), b.lengths(book)
+    row = logged[0] * LOG_WIDTH
+    used = np.int64(0)
+    for payload in range(book[b.PAYLOADS]):
+        used += lengths[payload]
+    rows[row] = book[b.SEQUENCE]
+    rows[row + 1] = book[b.PID]
+    rows[row + 2] = book[b.PAYLOADS] - book[b.TICKS]
+    rows[row + 3] = used
+    rows[row + 4] = book[b.MESSAGES]
+    rows[row + 5] = 0  # rejected
+    rows[row + 6] = 0  # fell back
+    rows[row + 7] = received[0]
+    rows[row + 8] = received[book[b.PAYLOADS] - 1]
+    rows[row + 9] = book[b.SUBMITTED]
+    rows[row + 10] = book[b.START] + book[b.TO_WALL]
+    rows[row + 11] = book[b.END] + book[b.TO_WALL]
+    rows[row + 12] = book[b.END] + book[b.TO_WALL]
+    rows[row + 13] = book[b.CPU]
+    logged[0] += 1
+
+
 @called
 def count_batch(book: Any) -> None:
     """Count the batch as committed, and move on to the rows after it."""
@@ -58,7 +98,7 @@ def count_batch(book: Any) -> None:
                 _count_delays(book, number)
             channels[word + AT] += rows[number]
             channels[word + LEFT] -= rows[number]
-    book[b.END] = b.monotonic_ns(book)
+    book[b.END] = b.time_ns(book, b.MONOTONIC)
     now = book[b.END] + book[b.TO_WALL]
     ages, received, messages = b.latency(book), b.received(book), b.messages(book)
     verdicts = b.verdicts(book)
@@ -85,6 +125,11 @@ def count_batch(book: Any) -> None:
         words[after + counters[pair]] = np.uint64(channels[word + START] + channels[word + AT])
     b.fence()
     words[counters[SEQUENCE]] = np.uint64(sequence)
+    book[b.CPU] = b.time_ns(book, b.THREAD_CPU) - book[b.CPU]
+    if book[b.PAYLOADS] > book[b.TICKS]:
+        _log(book)
+    if book[b.ALONE]:
+        set_state(book, FREE)
 
 
 @kernel

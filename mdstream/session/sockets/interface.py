@@ -21,8 +21,12 @@ PING_EVERY_S = 30.0
 PING_TIMEOUT_S = 30.0
 """A peer that disappears without closing is noticed within the sum of both."""
 
-Receive = Callable[[bytes], bool]
-"""Takes a payload; False pauses reading until `Socket.resume`. Payloads already read may still follow."""
+Receive = Callable[[bytes, bool], bool]
+"""Takes a payload, and whether it is the last of those that arrived together (False if that is not known).
+
+Returns whether to read on; otherwise reading pauses until `Socket.resume`. Payloads that were already read
+may still follow.
+"""
 
 
 class Socket(Protocol):

@@ -73,7 +73,7 @@ class PicowsSocket(WSListener):
         self._receive = receive
         early, self._early = self._early, []
         for payload in early:
-            self._hand_on(payload)
+            self._hand_on(payload, False)
 
     def send(self, message: bytes | str) -> None:
         assert self._transport is not None
@@ -93,7 +93,7 @@ class PicowsSocket(WSListener):
         if transport is None or transport.is_disconnected:
             return
         transport.underlying_transport.resume_reading()
-        self._receive = lambda payload: True
+        self._receive = lambda payload, is_last: True
         transport.send_close(WSCloseCode.OK)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -118,7 +118,7 @@ class PicowsSocket(WSListener):
             self.on_ws_disconnected(transport)  # after an error picows keeps reading; this is not data
         elif kind in _DATA:
             if frame.fin and not self._fragments:
-                self._hand_on(frame.get_payload_as_bytes())
+                self._hand_on(frame.get_payload_as_bytes(), frame.last_in_buffer)
             else:
                 self._assemble(frame)
 
@@ -140,20 +140,20 @@ class PicowsSocket(WSListener):
             self._end(NetworkError(f"a payload of more than {MOST_FRAGMENTS:,} fragments"))
         elif frame.fin:
             payload, self._partial, self._fragments = bytes(self._partial), bytearray(), 0
-            self._hand_on(payload)
+            self._hand_on(payload, frame.last_in_buffer)
 
-    def _hand_on(self, payload: bytes) -> None:
+    def _hand_on(self, payload: bytes, is_last: bool) -> None:
         if self.lost.done():
             return
         try:
-            has_room = self._receive(payload)
+            has_room = self._receive(payload, is_last)
         except Exception as error:
             self._end(error)
             return
         if not has_room and self._transport is not None:
             self._transport.underlying_transport.pause_reading()
 
-    def _keep(self, payload: bytes) -> bool:
+    def _keep(self, payload: bytes, is_last: bool) -> bool:
         self._early.append(payload)
         return True
 

@@ -65,7 +65,7 @@ class WebsocketsSocket:
         recv = self.connection.recv
         try:
             while True:
-                if not receive(await recv(decode=False)):
+                if not receive(await recv(decode=False), False):
                     await self._resumed.wait()
                     self._resumed.clear()
         except websockets.ConnectionClosed as error:

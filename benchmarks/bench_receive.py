@@ -52,7 +52,7 @@ class Sink:
     def take(self, payload: bytes) -> None:
         self.offer(payload, 0, time.time_ns())
 
-    def offer(self, payload: bytes, kind: int, recv_ns: int) -> bool:
+    def offer(self, payload: bytes, kind: int, recv_ns: int, is_last: bool = False) -> bool:
         slab = self._slab
         if not slab.fits(len(payload)):
             slab.begin(1)

@@ -53,7 +53,7 @@ async def probe_reach(url: str) -> Outcome:
 class _Discard:
     """Discards payloads."""
 
-    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int, is_last: bool = False) -> bool:
         return True
 
     async def put(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:

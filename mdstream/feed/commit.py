@@ -184,7 +184,7 @@ class Committer:
     def commit_alone(
         self, slab: Slab, sequence: int, payload: bytes, kind: PayloadKind, recv_ns: int
     ) -> int | None:
-        """Put a payload into a free slab, and commit it as `commit_directly` does. Raises `HalfDoneError`."""
+        """Put a payload into a free slab, and commit it directly. Raises `HalfDoneError`."""
         direct = self._direct
         return direct.commit_alone(slab, sequence, payload, kind, recv_ns) if direct else None
 

@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 _QUIET_TURNS = 4
+"""A quiet stream publishes its gauges once in so many heartbeats."""
+_FEW_PAYLOADS = 100
+"""A stream with no more payloads since it published its gauges is quiet."""
 """While nothing happens, gauges are published at every fourth heartbeat."""
 _TICK_S = 1.0
 _CARRIED_ON = ("established", "reconnects", "control", "fetch_requests", "pool_rebuilds")
@@ -68,8 +71,8 @@ class Feed:
     """Symbols that REST has no data for, and that no message has named yet."""
     _received_before: int
     """How many symbols had arrived when `_absent` was found."""
-    _quiet: tuple[Any, ...]
-    """What stays as it is while nothing happens."""
+    _published: tuple[int, tuple[Any, ...]]
+    """The received payloads and the progress of the session when gauges were published last."""
     # Set by commands of the supervisor, and by SIGTERM.
     _may_fetch: asyncio.Event
     """Fetching may start."""
@@ -91,7 +94,7 @@ class Feed:
         self._may_fetch = asyncio.Event()
         self._symbols = dict.fromkeys(self._stream.symbols)
         self._fetched = self._client = self._fetcher = None
-        self._absent, self._received_before, self._quiet = set(), 0, ()
+        self._absent, self._received_before, self._published = set(), 0, (0, ())
         self._before = {name: state[name] for name in _CARRIED_ON}
         self._subscriptions = Subscriptions()
         self._committer = make_committer(assignment, state, pool)
@@ -296,17 +299,22 @@ class Feed:
 
     async def _keep_gauges(self) -> None:
         for turn in itertools.count():
-            busy = self._pipeline.has_work, self._pipeline.received, self._session.progress
-            if busy == self._quiet and turn % _QUIET_TURNS:
+            if self._is_quiet() and turn % _QUIET_TURNS:
                 await asyncio.sleep(HEARTBEAT_S)
                 continue
-            self._quiet = False, *busy[1:]
+            self._published = self._pipeline.received, self._session.progress
             self._publish_gauges()
             if self._scaler is not None:
                 self._scaler.heartbeat()
             if self._absent and len(self._committer.received) > self._received_before:
                 self._report_symbols()
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _is_quiet(self) -> bool:
+        """Return whether gauges have hardly changed since they were published."""
+        received, progress = self._published
+        few = self._pipeline.received - received <= _FEW_PAYLOADS
+        return few and not self._pipeline.has_work and self._session.progress == progress
 
     async def _keep_time(self) -> None:
         while True:

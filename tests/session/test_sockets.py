@@ -70,7 +70,7 @@ def test_payloads_come_whole_and_in_order_and_messages_go_out(library: str) -> N
         async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             payloads: asyncio.Queue[bytes] = asyncio.Queue()
 
-            def receive(payload: bytes) -> bool:
+            def receive(payload: bytes, is_last: bool) -> bool:
                 payloads.put_nowait(payload)
                 return True
 
@@ -98,7 +98,7 @@ def test_a_full_receiver_pauses_reading_until_it_resumes(library: str) -> None:
             taken: list[bytes] = []
             room = 10
 
-            def receive(payload: bytes) -> bool:
+            def receive(payload: bytes, is_last: bool) -> bool:
                 taken.append(payload)
                 return len(taken) < room
 
@@ -130,7 +130,7 @@ def test_a_close_says_its_code_and_reason(library: str, code: int, reason: str, 
 
     async def main() -> None:
         async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
-            socket.start(lambda payload: True)
+            socket.start(lambda payload, is_last: True)
             error = await wait_until_lost(socket)
             assert isinstance(error, NetworkError)
             assert str(error) == message
@@ -148,7 +148,7 @@ def test_a_connection_that_breaks_off_is_a_network_error(library: str) -> None:
     async def main() -> None:
         async with serve_talk(talk) as url, open_socket(make_target(url, library)) as socket:
             payloads: list[bytes] = []
-            socket.start(lambda payload: payloads.append(payload) or True)  # type: ignore[func-returns-value]
+            socket.start(lambda payload, is_last: payloads.append(payload) or True)  # type: ignore[func-returns-value]
             assert isinstance(await wait_until_lost(socket), NetworkError)
             assert payloads == [b"last"]
             socket.send("dropped")  # raises no error
@@ -162,7 +162,7 @@ def test_what_the_receiver_raises_ends_the_connection(library: str) -> None:
         await connection.send("poison")
         await connection.wait_closed()
 
-    def receive(payload: bytes) -> bool:
+    def receive(payload: bytes, is_last: bool) -> bool:
         raise ServerError(f"cannot take {payload!r}")
 
     async def main() -> None:
@@ -232,7 +232,7 @@ def test_leaving_closes_the_connection(library: str) -> None:
     async def main() -> None:
         async with serve_talk(talk) as url:
             async with open_socket(make_target(url, library)) as socket:
-                socket.start(lambda payload: True)
+                socket.start(lambda payload, is_last: True)
             assert await closed.get() == 1000
 
     run(main())
@@ -256,7 +256,7 @@ def test_a_payload_in_many_fragments_is_one_payload(count: int) -> None:
             open_socket(make_target(url, "picows")) as socket,
         ):
             payloads: asyncio.Queue[bytes] = asyncio.Queue()
-            socket.start(lambda payload: payloads.put_nowait(payload) is None)
+            socket.start(lambda payload, is_last: payloads.put_nowait(payload) is None)
             assert await payloads.get() == bytes(97 + i % 26 for i in range(count))
             assert await payloads.get() == b"next"
 
@@ -270,7 +270,7 @@ def test_the_other_library_refuses_so_many_fragments() -> None:
             serve_talk(lambda connection: send_fragments(connection, 40_000)) as url,
             open_socket(make_target(url, "websockets")) as socket,
         ):
-            socket.start(lambda payload: True)
+            socket.start(lambda payload, is_last: True)
             assert "too many fragments" in str(await wait_until_lost(socket))
 
     run(main())
@@ -286,7 +286,7 @@ def test_fragments_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def main() -> None:
         async with serve_talk(talk) as url, open_socket(make_target(url, "picows")) as socket:
-            socket.start(lambda payload: True)
+            socket.start(lambda payload, is_last: True)
             assert "more than 1,000 fragments" in str(await wait_until_lost(socket))
 
     run(main())

@@ -61,7 +61,7 @@ class Sink:
         self.room = 1 << 60
         self.gaps = 0
 
-    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
+    def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int, is_last: bool = False) -> bool:
         assert abs(recv_ns - time.time_ns()) < HANGING_S * 1e9
         if len(self.payloads) >= self.room:
             return False
@@ -621,7 +621,7 @@ def test_data_behind_a_control_message_goes_to_the_workers_with_it() -> None:
         assert socket is not None
         shared = b'[{"T":"success","msg":"hello"},{"T":"t","S":"AAPL","p":1}]'
         before = case.session.control_messages
-        assert case.session._receiver(socket)(shared)
+        assert case.session._receiver(socket)(shared, False)
         assert shared in case.sink.payloads
         assert case.session.control_messages == before, "a worker finds and returns it"
 

@@ -156,7 +156,7 @@ SUBMITTED, CPU, PID = range(_FIRST + 21, _FIRST + 24)
 that the CPU time at its begin; the id of this process.
 """
 DATA, ALONE = range(_FIRST + 24, _FIRST + 26)
-"""Where payloads begin in the slab; when a payload that came alone was received (ns), 0 in other batches."""
+"""Where payloads begin in the slab; when a payload that came alone was received (ns); 0 if none did."""
 WORDS = _FIRST + 26
 """Words of a book."""
 

@@ -43,5 +43,8 @@ MOST_SYMBOLS = 1 << 22
 MOST_TEXTS = 1 << 14
 """Texts of each other dictionary of a stream in one run; messages with further ones are rejects."""
 
+LONGEST_SHOWN = 2000
+"""Characters of a server's text in a log line, an error or an event; the rest is left out."""
+
 MOST_LOG_LINES = 50
 """Log lines a minute of each place in the code; further ones are counted, and the number is logged."""

@@ -1,65 +1,25 @@
 """Log records of all processes, written in one place: by the supervisor.
 
-A feed puts its records into a bounded queue. A thread sends them from there through a pipe to the
-supervisor. A supervisor that does not read may cost records, which are counted, but never time.
+A feed sends its records with its other messages (`system.mailbox`). A supervisor that does not read may
+cost records, which are counted, but never time.
 """
 
 from __future__ import annotations
 
 import logging
 import logging.handlers
-import queue
 import sys
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
-from multiprocessing.connection import Connection
 from typing import IO, Any
 
 import orjson
 
-from mdstream.limits import MOST_LOG_LINES
-from mdstream.text.masking import clean, mask
+from mdstream.limits import LONGEST_SHOWN, MOST_LOG_LINES
+from mdstream.text.masking import clean, mask, shorten
 
-QUEUED = 10_000
-"""Messages that may wait for the supervisor before log records are dropped."""
-
-
-class Outbox:
-    """Sends a child's messages to its supervisor on a thread of its own, so that no sender waits."""
-
-    # Written by `put`, on the sender's thread.
-    dropped: int
-    """Log records that were dropped."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.dropped = 0
-        self._pipe = pipe
-        self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._send, name="outbox", daemon=True)
-        self._thread.start()
-
-    def put(self, kind: str, content: Any) -> None:
-        """Queue one message. While `QUEUED` messages wait, log records are dropped and counted."""
-        if kind == "log" and self._queue.qsize() >= QUEUED:
-            self.dropped += 1
-        else:
-            self._queue.put((kind, content))
-
-    def close(self) -> None:
-        """Send what is queued, then stop."""
-        if self.dropped:
-            self._queue.put(("logs lost", self.dropped))
-        self._queue.put(None)
-        self._thread.join(2.0)
-
-    def _send(self) -> None:
-        while (message := self._queue.get()) is not None:
-            try:
-                self._pipe.send(message)
-            except (OSError, ValueError):
-                return  # the supervisor is dead, and this process will end soon
+_EXCEPTION_LINES = 10
+"""How many of the longest lines an exception may be long."""
 
 
 class _Handler(logging.Handler):
@@ -117,13 +77,9 @@ def as_dict(record: logging.LogRecord, stream: str = "") -> dict[str, Any]:
         "message": clean(record.getMessage()),
     }
     if record.exc_info:
-        out["exception"] = mask(logging.Formatter().formatException(record.exc_info))
+        text = mask(logging.Formatter().formatException(record.exc_info))
+        out["exception"] = shorten(text, _EXCEPTION_LINES * LONGEST_SHOWN)
     return out
-
-
-def set_up_child(outbox: Outbox, stream: str, level: str) -> None:
-    """Send this process's records of `level` and above to the supervisor."""
-    set_up(level, partial(outbox.put, "log"), stream)
 
 
 def set_up(level: str, write: Callable[[dict[str, Any]], None], stream: str = "") -> None:

@@ -30,6 +30,7 @@ from mdstream.feed.assignment import Assignment
 from mdstream.feed.entry import run_feed
 from mdstream.pool import forkserver
 from mdstream.system import children, clock
+from mdstream.system.mailbox import Inbox
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.sampler import ProcessSample
 from mdstream.telemetry.state import FeedState
@@ -63,6 +64,8 @@ class FeedProcess:
     sentinel: int | None
     """A descriptor that becomes readable when the process ends."""
     pipe: Connection | None
+    _inbox: Inbox | None
+    """What the process sends over the pipe."""
     generation: int
     """The number of the process, from 0; -1 before the first."""
     _started: float
@@ -125,7 +128,7 @@ class FeedProcess:
         self.stage = Stage.NEW
         self.failure, self.exit_code = "", 0
         self.restart_at = 0.0
-        self.process = self.sentinel = self.pipe = None
+        self.process = self.sentinel = self.pipe = self._inbox = None
         self.generation = -1
         self._awake = clock.Awake()
         self._started, self._established = 0.0, 0
@@ -160,7 +163,8 @@ class FeedProcess:
             raise
         finally:
             theirs.close()
-        self.process, self.pipe, self._started = process, ours, self._awake.now()
+        self.process, self._started = process, self._awake.now()
+        self.pipe, self._inbox = ours, Inbox(ours)
         assert process.pid is not None
         # The process's own sentinel also becomes readable when its fork server ends.
         try:
@@ -180,8 +184,8 @@ class FeedProcess:
     def receive(self) -> None:
         """Handle all messages that have arrived."""
         try:
-            while self.pipe is not None and self.pipe.poll():
-                self._handle(*self.pipe.recv())
+            for message in self._inbox.receive() if self._inbox is not None else ():
+                self._handle(*message)
         except (EOFError, OSError):
             self._close_pipe()  # the exit code says why
 
@@ -397,4 +401,4 @@ class FeedProcess:
     def _close_pipe(self) -> None:
         if self.pipe is not None:
             self.pipe.close()
-            self.pipe = None
+            self.pipe = self._inbox = None

@@ -16,9 +16,11 @@ The file is long because it wires all parts, and answers the supervisor for all 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
@@ -31,7 +33,6 @@ from mdstream.feed.parts import make_committer, make_journal
 from mdstream.feed.pipeline import Pipeline
 from mdstream.feed.scaler import Scaler
 from mdstream.frames.rundir import requests_path
-from mdstream.log import Outbox
 from mdstream.pool.pool import WorkerPool
 from mdstream.session.budget import Budget
 from mdstream.session.fetch import NO_DATA, Cycle, Fetcher
@@ -39,6 +40,7 @@ from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
 from mdstream.streams import STREAMS
+from mdstream.system.mailbox import Outbox
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
 from mdstream.wire.subscription import Subscriptions
@@ -124,7 +126,7 @@ class Feed:
         """Serve the stream until the supervisor sends `drain`. Raises the error that it fails with."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_reader(self._pipe.fileno(), self._command)
+        threading.Thread(target=self._listen, args=(loop,), name="commands", daemon=True).start()
         self.state["pool_size"] = self._pool.size
         if self._assignment.generation:
             await self._take_over()
@@ -257,15 +259,20 @@ class Feed:
 
     # -- the supervisor's side
 
-    def _command(self) -> None:
-        """Handle one command of the supervisor: a name and arguments."""
-        try:
-            name, *arguments = self._pipe.recv()
-        except (EOFError, OSError):
-            # A closed pipe stays readable: without this the loop would call us forever.
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            self._stop.set()
-            return
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pass on the supervisor's commands; stop once it is gone.
+
+        On a thread: a loop that watches the pipe would make it non-blocking, also for the outbox.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            try:
+                while True:
+                    loop.call_soon_threadsafe(self._command, *self._pipe.recv())
+            except (EOFError, OSError):
+                loop.call_soon_threadsafe(self._stop.set)
+
+    def _command(self, name: str, *arguments: Any) -> None:
+        """Handle one command of the supervisor."""
         match name:
             case "fetch":
                 self._may_fetch.set()

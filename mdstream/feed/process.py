@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -24,10 +25,11 @@ from mdstream.feed.feed import HEARTBEAT_S, Feed
 from mdstream.feed.pipeline import FULL_S
 from mdstream.frames.rundir import lock_feed, lock_path, state_path
 from mdstream.handoff.space import NO_ROOM
-from mdstream.log import Outbox, line_writer, set_up, set_up_child
+from mdstream.log import line_writer, set_up
 from mdstream.pool import forkserver, ipc_names
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
 from mdstream.system import children
+from mdstream.system.mailbox import Outbox
 from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.telemetry.sampler import ProcessSample, Sampler
 from mdstream.telemetry.state import FeedState
@@ -49,7 +51,7 @@ def main(assignment: Assignment, pipe: Connection) -> None:
     elif assignment.config.workers:
         forkserver.copy_here(unneeded=pipe)
     outbox = Outbox(pipe)
-    set_up_child(outbox, assignment.stream, assignment.config.log.level)
+    set_up(assignment.config.log.level, partial(outbox.put, "log"), assignment.stream)
     _watch_parent(assignment)
     code, used = Exit.OK, list[ProcessSample]()
     try:

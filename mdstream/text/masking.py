@@ -6,6 +6,8 @@ A text may also hold what a terminal obeys, or a line break behind which it forg
 
 from __future__ import annotations
 
+from mdstream.limits import LONGEST_SHOWN
+
 _SHORTEST = 8
 """Fewest characters of a key. Shorter ones are not secret, such as those for a simulator."""
 
@@ -26,9 +28,14 @@ def mask(text: str) -> str:
     return text
 
 
+def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
+    """Return at most the first `most` characters of `text`, and how many there were."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def clean(text: str) -> str:
-    """Return `text` masked and in one line: characters that are not printable are escaped, as in Python."""
-    text = mask(text)
+    """Return `text` masked, shortened, and in one line: what is not printable is escaped, as in Python."""
+    text = shorten(mask(text))
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mdstream.system.mailbox import Outbox
+
 Step = tuple[Any, ...]
 """`send` kind content · `expect` command · `set` counter value · `exit` code · `hang`."""
 
@@ -17,14 +19,15 @@ DRAIN: Sequence[Step] = [("expect", "drain"), ("exit", 0)]
 
 def play(script: Sequence[Step], assignment: Any, pipe: Connection) -> None:
     """Follow `script`. Send each received command back as a log record."""
+    outbox = Outbox(pipe)
     for name, *arguments in script:
         match name:
             case "send":
-                pipe.send(tuple(arguments))
+                outbox.put(*arguments)
             case "expect":
                 while True:
                     command = pipe.recv()
-                    pipe.send(("log", {"stream": assignment.stream, "command": list(command)}))
+                    outbox.put("log", {"stream": assignment.stream, "command": list(command)})
                     if command[0] == arguments[0]:
                         break
             case "set":
@@ -34,6 +37,7 @@ def play(script: Sequence[Step], assignment: Any, pipe: Connection) -> None:
                 state = FeedState(state_path(assignment.run, assignment.stream), write=True)
                 state[arguments[0]] = arguments[1]
             case "exit":
+                outbox.close()
                 os._exit(*arguments)
             case "hang":
                 time.sleep(60)

@@ -83,3 +83,14 @@ def test_a_tail_on_a_terminal_shows_no_text_that_it_would_obey(text: str, shown:
 def test_keys_of_simulators_are_not_hidden() -> None:
     Credentials(key_id="any", secret_key="any")
     assert str(ServerError("any of them")) == "any of them"
+
+
+@pytest.mark.parametrize("length", [1999, 2000, 2001, 230_000])
+def test_a_long_text_is_cut_and_its_length_is_said(length: int) -> None:
+    text = "é" * length
+    shown = str(ServerError(text))
+    assert shown == text if length <= 2000 else shown == f"{text[:2000]}… ({length:,} characters)"
+    protocol = StreamProtocol(CODECS["json"], KEYS, Subscriptions(wanted={}), time.monotonic())
+    [note] = protocol.receive_messages([{"T": "error", "code": 999, "msg": text}], 0.0)
+    assert isinstance(note, Note)
+    assert len(note.text) < 2500

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mdstream.frames.rundir import SHARED_MEMORY, default_root
 from mdstream.pool import forkserver
+from tests import warm
 from tests.running import HANGING_S
 
 _MARK = "_MDSTREAM_TEST"
@@ -130,9 +131,10 @@ def processes(mark: str) -> list[str]:
     """Processes whose mark begins with `mark`, as `pid command`; without this one and its helpers."""
     wanted = f"\0{_MARK}={mark}".encode()
     tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    helpers = (os.getpid(), tracker, forkserver.pid(), warm.pid())
     found = []
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal() or int(folder.name) in (os.getpid(), tracker, forkserver.pid()):
+        if not folder.name.isdecimal() or int(folder.name) in helpers:
             continue
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             # One that has ended, and that nobody has waited for, has no environment any more.

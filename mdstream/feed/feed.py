@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterable, Sequence
@@ -121,7 +122,7 @@ class Feed:
         """Serve the stream until the supervisor sends `drain`. Raises the error that it fails with."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_reader(self._pipe.fileno(), self._command)
+        self._watch_commands()
         self.state["pool_size"] = self._pool.size
         if self._assignment.generation:
             await self._take_over()
@@ -253,6 +254,13 @@ class Feed:
                 await asyncio.sleep(HEARTBEAT_S)
 
     # -- the supervisor's side
+
+    def _watch_commands(self) -> None:
+        """Call `_command` whenever the supervisor has sent one."""
+        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._command)
+        # uvloop makes it non-blocking. Then a command that arrives in parts, such as one with thousands of
+        # symbols, would be taken for the end of the supervisor.
+        os.set_blocking(self._pipe.fileno(), True)
 
     def _command(self) -> None:
         """Handle one command of the supervisor: a name and arguments."""

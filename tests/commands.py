@@ -9,41 +9,49 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from mdstream.frames.rundir import list_runs
 from mdstream.reading.attach import Attachment
+from tests import warm
 from tests.running import HANGING_S
 
 MDSTREAM = [sys.executable, "-m", "mdstream"]
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("APCA_")}
 
 
-def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str, env: dict[str, str] | None = None, anew: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end: as a copy of a warm process, or (`anew`) as a new one."""
+    given = {**CLEAN, **(env or {})}
+    if not anew:
+        return warm.run("mdstream", *arguments, env=given, timeout=HANGING_S)
     return subprocess.run(
-        [*MDSTREAM, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=HANGING_S,
-        env={**CLEAN, **(env or {})},
-        check=False,
+        [*MDSTREAM, *arguments], capture_output=True, text=True, timeout=HANGING_S, env=given, check=False
     )
 
 
 @contextlib.contextmanager
-def started(*arguments: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run `mdstream run` in the background."""
-    process = subprocess.Popen(
-        [*MDSTREAM, "run", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**CLEAN, **(env or {})},
-        start_new_session=True,
+def started(
+    *arguments: str, env: dict[str, str] | None = None, anew: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `mdstream run` in the background: as a copy of a warm process, or (`anew`) as a new one."""
+    how: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": {**CLEAN, **(env or {})},
+        "start_new_session": True,
+    }
+    if anew:
         # Under nohup, the tests' processes ignore this signal, and the engine would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+        how["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        process = subprocess.Popen([*MDSTREAM, "run", *arguments], **how)
+    else:
+        process = warm.start("mdstream", "run", *arguments, **how)
     try:
         yield process
     finally:

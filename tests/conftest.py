@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mdstream.pool.worker_code import compile_kernels
+from tests import warm
 from tests.forking import end_fork_server
 from tests.fuzzing import examples
 from tests.leftovers import Place, Session
@@ -66,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """All tests are over, and so are the workers: fail if anything is left."""
     end_fork_server()
+    warm.end()
     stash = session.config.stash
     if _SESSION in stash and (left := stash[_SESSION].left()):
         stash[_LEFT] = left

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mdstream.frames.rundir import SHARED_MEMORY, default_root
 from mdstream.pool import forkserver
+from tests import warm
 from tests.running import HANGING_S
 
 _MARK = "_MDSTREAM_TEST"
@@ -130,16 +131,23 @@ def processes(mark: str) -> list[str]:
     """Processes whose mark begins with `mark`, as `pid command`; without this one and its helpers."""
     wanted = f"\0{_MARK}={mark}".encode()
     tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    helpers = (os.getpid(), tracker, forkserver.pid(), warm.pid())
     found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal() or int(folder.name) in (os.getpid(), tracker, forkserver.pid()):
+    for name in os.listdir("/proc"):
+        if not name.isdecimal() or int(name) in helpers:
             continue
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             # One that has ended, and that nobody has waited for, has no environment any more.
-            if wanted in b"\0" + (folder / "environ").read_bytes():
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(f"{folder.name} {command}")
+            if wanted in b"\0" + _read(f"/proc/{name}/environ"):
+                command = _read(f"/proc/{name}/cmdline").replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"{name} {command}")
     return found
+
+
+def _read(path: str) -> bytes:
+    """Return the bytes of a file, without `pathlib`: this is done for each process, twice in each test."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def _shared_memory() -> set[Path]:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 import mdstream
 from mdstream.reading.attach import Attachment
+from tests import warm
 
 HANGING_S = 120.0
 """After this long, what a test waits for has not come late but never will, on however slow a machine.
@@ -64,8 +64,12 @@ def simulator(
 @contextlib.contextmanager
 def server(command: str, *flags: str, env: dict[str, str] | None = None) -> Iterator[RunningSimulator]:
     """`mdstream simulate` or `mdstream replay`, on a free port."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mdstream", command, "--port", "0", *flags],
+    process = warm.start(
+        "mdstream",
+        command,
+        "--port",
+        "0",
+        *flags,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **(env or {})},
@@ -98,8 +102,13 @@ def settings(sim: RunningSimulator | None, rejects: Path, **more: Any) -> dict[s
 
 @contextlib.contextmanager
 def engine(values: dict[str, Any]) -> Iterator[mdstream.Engine]:
-    with mdstream.Engine(values) as running:
+    running = mdstream.Engine(values)
+    with warm.hosts():
+        running.start()
+    try:
         yield running
+    finally:
+        running.stop()
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str] = "") -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import re
 import shutil
 import subprocess
@@ -20,9 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(ROOT / "mdstream").rglob("*.py"), *(ROOT / "workers").rglob("*.py")])
 
 
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def find_imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -56,7 +63,7 @@ def test_only_the_pool_imports_the_workers() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_file_says_what_it_is_for(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     assert ast.get_docstring(tree), "no docstring"
     assert not re.search(r"(utils|helpers|common|manager|base)\.py$", path.name), (
         "the file name does not say what the file is for"
@@ -81,7 +88,7 @@ def test_no_stream_is_known_by_name_in_shared_code() -> None:
     module = re.compile(rf"mdstream\.(streams|simulator\.markets)\.({names})")
     for path in (f for f in SOURCES if not any(f.is_relative_to(folder) for folder in own)):
         assert not any(map(module.fullmatch, find_imports(path))), path
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parse(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not key.fullmatch(node.value), f"{path}:{node.lineno} names {node.value!r}"
 
@@ -169,7 +176,7 @@ def test_every_error_is_in_the_tree_that_errors_py_draws() -> None:
     for path in SOURCES:
         elsewhere = [
             node.name
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(parse(path))
             if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and path.name != "errors.py"
         ]
         assert not elsewhere, f"{path.name} defines {elsewhere}"
@@ -181,7 +188,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     for path in SOURCES:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parse(path)):
             if isinstance(node, ast.ImportFrom) and node.module:
                 each = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= each & names or {node.module} & names

@@ -29,6 +29,7 @@ import pytest
 import mdstream
 from mdstream.cli.app import app
 from mdstream.settings import load
+from tests import warm
 from tests.docs.documents import PAGES, ROOT, Block, blocks
 from tests.running import HANGING_S, until
 
@@ -114,7 +115,9 @@ class _Shell:
                 if shutil.which("curl"):
                     self._checked(words, given)
             case ["mdstream", "run", *rest]:
-                self._checked(_mdstream("run", *_short(rest)), given)
+                command = _mdstream("run", *_short(rest))
+                done = warm.run(*command[2:], env=_environment(command, given), timeout=HANGING_S)
+                self._check(done, command)
             case ["mdstream", "simulate" | "replay" as name, *rest]:
                 background = rest[-1:] == ["&"]
                 serving = _mdstream(name, *(rest[:-1] if background else rest), "--port", self._port)
@@ -139,6 +142,9 @@ class _Shell:
             text=True,
             timeout=HANGING_S,
         )
+        self._check(done, command)
+
+    def _check(self, done: subprocess.CompletedProcess[str], command: list[str]) -> None:
         assert done.returncode == 0, f"{self._block.place}: {' '.join(command)}\n{done.stdout}{done.stderr}"
 
     def _in_process(self, words: list[str], given: dict[str, str]) -> None:

@@ -44,7 +44,7 @@ def all_gone(processes: list[psutil.Process]) -> None:
 
 def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    with started("--report", str(report)) as process:
+    with started("--report", str(report), anew=True) as process:
         assert "For live data, set APCA_API_KEY_ID and APCA_API_SECRET_KEY" in streaming(process, 4)
         run = run_of(process)
         until(lambda: now(run).select(pl.col("messages", "fetch_cycles").min() > 0).row(0) == (True, True))
@@ -77,7 +77,7 @@ def test_without_keys_it_runs_on_the_simulator_and_says_how_to_go_live(tmp_path:
 
     picture, page = tmp_path / "run.png", tmp_path / "run.html"
     for out in (picture, page):
-        shown = command("report", str(report), "--out", str(out))
+        shown = command("report", str(report), "--out", str(out), anew=out == picture)
         assert shown.returncode == 0, shown.stderr
         assert f"run {found['run']}" in shown.stdout
         assert "core 0" in shown.stdout
@@ -236,7 +236,7 @@ def test_ctrl_c_while_everything_starts_is_a_clean_end(after_s: float) -> None:
 
 
 def test_a_second_ctrl_c_stops_now() -> None:
-    with started("--streams", "stocks") as process:
+    with started("--streams", "stocks", anew=True) as process:
         streaming(process)
         children = family(process)
         [template] = [
@@ -374,6 +374,7 @@ def test_a_bad_key_is_one_clear_line_and_its_own_exit_code(tmp_path: Path) -> No
             "--report",
             str(report),
             env=env,
+            anew=True,
         )
     assert done.returncode == 3
     lines = [line for line in done.stderr.splitlines() if "(402)" in line]
@@ -472,7 +473,7 @@ def test_tail_and_doctor_see_a_running_engine() -> None:
     with started("--streams", "stocks,crypto") as process:
         streaming(process, 2)
         [path] = [p for p in list_runs() if p.name.endswith(str(process.pid))]
-        listed = command("tail")
+        listed = command("tail", anew=True)
         assert re.search(r"\d+  stocks.trades", listed.stdout)
         assert "telemetry.cores" in listed.stdout
         rows = command("tail", "stocks.quotes", "-n", "5", "--json")
@@ -485,7 +486,7 @@ def test_tail_and_doctor_see_a_running_engine() -> None:
         wrong = command("tail", "stocks.nothing")
         assert wrong.returncode == 2
         assert "no frame 'stocks.nothing'" in wrong.stderr
-        said = command("doctor")
+        said = command("doctor", anew=True)
         assert path.name in said.stdout
         assert said.returncode == 0
 
@@ -553,14 +554,14 @@ def test_a_wrong_flag_is_one_line(arguments: tuple[str, ...], said: str) -> None
 
 
 def test_without_a_command_it_helps() -> None:
-    done = command()
+    done = command(anew=True)
     assert done.returncode == 0
     assert "Usage: mdstream" in done.stdout
 
 
 def test_help_teaches() -> None:
     for name in ("run", "simulate", "tail", "doctor"):
-        done = command(name, "--help")
+        done = command(name, "--help", anew=True)
         assert done.returncode == 0
         assert len(done.stdout.splitlines()) > 10
     text = command("run", "--help").stdout

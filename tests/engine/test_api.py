@@ -8,6 +8,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from mdstream.engine import api
 from mdstream.errors import ConfigError, Exit, MdstreamError, NoRunError, UnknownNameError
 from mdstream.frames.rundir import list_runs
 from mdstream.reading.attach import Attachment
+from tests import warm
 from tests.running import HANGING_S, engine, settings, simulator, until
 
 SCRIPT = """
@@ -29,6 +31,13 @@ with mdstream.Engine({"streams": ["crypto"], "rejects": REJECTS}) as engine:
         break
 print(engine.report["streams"]["crypto"]["state"], engine.exit_code)
 """
+
+
+@pytest.fixture(autouse=True)
+def warm_hosts() -> Iterator[None]:
+    """Let engines start warm; that of a script is a new process."""
+    with warm.hosts():
+        yield
 
 
 def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mdstream.history.plan import add_work
 from mdstream.history.request import make_request
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
+from tests import warm
 from tests.history.truth import records
 from tests.running import HANGING_S, RunningSimulator, simulator, until
 
@@ -373,8 +374,6 @@ def test_a_script_needs_no_key_for_a_server_here_and_no_guard(
 
 def command(sim: RunningSimulator, store: Path, *flags: str) -> list[str]:
     return [
-        sys.executable,
-        "-m",
         "mdstream",
         "backfill",
         "stocks.trades",
@@ -402,8 +401,8 @@ def kill_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -
     """Kill the backfill `kills` times at random moments, then let it end; return how many kills hit it."""
     chance, alive = random.Random(seed), 0
     for _ in range(kills):
-        process = subprocess.Popen(
-            command(sim, store), env=ENV, stdout=subprocess.DEVNULL, start_new_session=True
+        process = warm.start(
+            *command(sim, store), env=ENV, stdout=subprocess.DEVNULL, start_new_session=True
         )
         time.sleep(chance.uniform(0.3, 4.0))
         alive += process.poll() is None
@@ -411,7 +410,7 @@ def kill_until_done(sim: RunningSimulator, store: Path, kills: int, seed: int) -
         with contextlib.suppress(ProcessLookupError):
             kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command(sim, store), env=ENV, capture_output=True, text=True, timeout=HANGING_S)
+    done = warm.run(*command(sim, store), env=ENV, timeout=HANGING_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["complete"]
     return alive
@@ -453,8 +452,8 @@ def test_millions_of_rows_are_the_truth_through_faults(sim: RunningSimulator, tm
 
 def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_path: Path) -> None:
     sim.faults("slow=1.5")
-    process = subprocess.Popen(
-        command(sim, tmp_path), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    process = warm.start(
+        *command(sim, tmp_path), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(lambda: list((tmp_path / "_mdstream" / "staging").glob("*")))  # the first page is there
     process.send_signal(signal.SIGINT)
@@ -463,7 +462,7 @@ def test_ctrl_c_stops_it_and_the_next_run_goes_on(sim: RunningSimulator, tmp_pat
     first = json.loads(out)
     assert first["interrupted"]
     sim.faults()
-    done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
+    done = warm.run(*command(sim, tmp_path), env=ENV)
     second = json.loads(done.stdout)
     assert first["pages"] + second["pages"] <= 15 + 1
     compare(tmp_path, ["AAPL", "MSFT", "NVDA"], "2026-01-05T00:00:00Z", "2026-01-05T12:00:00Z")
@@ -473,8 +472,8 @@ def test_two_at_a_time_are_one_too_many(sim: RunningSimulator, tmp_path: Path) -
     from mdstream.history.ledger import Ledger
 
     with Ledger(tmp_path / "_mdstream"):
-        done = subprocess.run(command(sim, tmp_path), env=ENV, capture_output=True, text=True)
-        dry = subprocess.run(command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True)
+        done = warm.run(*command(sim, tmp_path), env=ENV)
+        dry = warm.run(*command(sim, tmp_path, "--dry-run"), env=ENV)
     assert done.returncode == 2
     assert f"process {os.getpid()} is already filling" in done.stderr
     answer = json.loads(done.stdout)
@@ -558,7 +557,7 @@ def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
 
 
 def test_a_wrong_flag_is_reported_in_json_too(sim: RunningSimulator, tmp_path: Path) -> None:
-    done = subprocess.run(command(sim, tmp_path, "--feed", "sap"), env=ENV, capture_output=True, text=True)
+    done = warm.run(*command(sim, tmp_path, "--feed", "sap"), env=ENV)
     assert done.returncode == 2
     answer = json.loads(done.stdout)
     assert not answer["complete"]
@@ -569,7 +568,7 @@ def test_what_is_not_a_ledger_is_reported(sim: RunningSimulator, tmp_path: Path)
     (tmp_path / "_mdstream").mkdir()
     (tmp_path / "_mdstream" / "ledger.sqlite").write_text("not a ledger, but a text " * 99)
     for flags in ([], ["--dry-run"]):
-        done = subprocess.run(command(sim, tmp_path, *flags), env=ENV, capture_output=True, text=True)
+        done = warm.run(*command(sim, tmp_path, *flags), env=ENV)
         assert done.returncode == 1
         assert "file is not a database" in done.stderr
         assert "Traceback" not in done.stderr
@@ -609,9 +608,7 @@ def test_without_a_terminal_a_line_now_and_then_shows_how_far_it_is(
 
 
 def test_a_dry_run_fetches_nothing(sim: RunningSimulator, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(sim, tmp_path / "none", "--dry-run"), env=ENV, capture_output=True, text=True
-    )
+    done = warm.run(*command(sim, tmp_path / "none", "--dry-run"), env=ENV)
     assert done.returncode == 0
     assert json.loads(done.stdout)["shards"] == 3
     assert not (tmp_path / "none").exists()
@@ -626,7 +623,7 @@ def test_several_symbols_in_one_text_are_refused(sim: RunningSimulator, tmp_path
 
 def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path: Path) -> None:
     assert fill(sim, tmp_path, "stocks.trades", ["AAPL"], *HOURS).complete
-    done = subprocess.run(command(sim, tmp_path, "--dry-run"), env=ENV, capture_output=True, text=True)
+    done = warm.run(*command(sim, tmp_path, "--dry-run"), env=ENV)
     found = json.loads(done.stdout)
     assert found["rows"] == pytest.approx(3 * 12 * 3600, rel=0.02), "one trade per second"
     assert (found["shards"], found["requests"]) == (3, 15), "pages of 10,000 rows"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 import mdstream
 from mdstream.history.status import Status
+from tests import warm
 from tests.history.service import Query, Refusal, Service, bar, fill, serve, trade
 
 DAY = "2026-01-05"
@@ -66,9 +66,7 @@ def test_rejects_that_come_again_are_rows_once_and_have_their_feed(tmp_path: Pat
 def run_command(service: Service, store: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     arguments = ["backfill", "stocks.trades", "--symbols", "AAPL,MSFT", "--start", DAY, "--end", DAY]
     place = ["--store", str(store), "--data-url", service.url, "--workers", "0"]
-    return subprocess.run(
-        [sys.executable, "-m", "mdstream", *arguments, *place, *flags], capture_output=True, text=True
-    )
+    return warm.run("mdstream", *arguments, *place, *flags)
 
 
 def answer_some(path: str, query: Query) -> Any:

@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
@@ -37,6 +36,7 @@ from mdstream.recording.recorder import Recorder
 from mdstream.store.catalogue import scan
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.state import FeedState
+from tests import warm
 from tests.feed.test_pipeline import payloads
 from tests.piping import Payload, Rig, rig
 from tests.recording.stored import list_recorded_frames, read_frames, read_store
@@ -325,8 +325,8 @@ def start_recorder(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
         f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name))
         for name in StoreConfig.__struct_fields__
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "mdstream", "record", "--run", str(run), "--quiet"],
+    return warm.start(
+        *("mdstream", "record", "--run", str(run), "--quiet"),
         env={**os.environ, **settings},
         start_new_session=True,
     )
@@ -469,8 +469,6 @@ def test_a_full_disk_is_reported_corrupts_nothing_and_recording_goes_on(
 
 def start_engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [
-        sys.executable,
-        "-m",
         "mdstream",
         "run",
         "--plain",
@@ -491,8 +489,8 @@ def start_engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
         "MDSTREAM_REJECTS": str(tmp_path),
     }
     with (tmp_path / "log").open("ab") as log:
-        return subprocess.Popen(
-            command,
+        return warm.start(
+            *command,
             env={**os.environ, **settings},
             stdout=subprocess.DEVNULL,
             stderr=log,

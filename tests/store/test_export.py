@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 
 import mdstream
+from tests import warm
 from tests.simulator import test_replay
 
 store = test_replay.store
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mdstream", "export", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return warm.run("mdstream", "export", *arguments)
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])

@@ -37,6 +37,9 @@ MOST_UNUSABLE = 3
 LONGEST_TEXT = 1024
 """Characters of a symbol, an exchange or a list of conditions; the message is a reject."""
 
+MOST_LEVELS = 1000
+"""Levels of a side of a live order book; the worst are dropped, and it may be incomplete."""
+
 MOST_SYMBOLS = 1 << 22
 """Symbols of a stream in one run; messages with further ones are rejects."""
 

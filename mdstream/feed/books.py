@@ -5,7 +5,8 @@ each batch to its net changes (`workers.aggregation.books`), so a batch costs a 
 however many messages it has. The best levels go to a keyed frame with one row for each symbol.
 
 The service sends a reset after each subscription; `streams.books` says when a book is complete. Beyond
-`MOST_LEVELS` of a side the worst levels are dropped, and counted.
+`MOST_LEVELS` of a side the worst levels are dropped, and counted. From then on the side is known only up to
+the best of them, its edge, and the book is complete only while its best levels are better than that.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ import numpy.typing as npt
 from mdstream.frames.keyed_frame import KeyedFrameWriter
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData
+from mdstream.limits import MOST_LEVELS
 from mdstream.streams.books import BOOK_DEPTH, books_frame_channel
 from mdstream.streams.spec import Channel
-
-MOST_LEVELS = 1000
 
 _COMPLETE = books_frame_channel().at["complete"]
 
@@ -44,6 +44,8 @@ class Books:
     """Their sizes."""
     _complete: set[int]
     """Symbols whose book has every change since its last reset."""
+    _edges: dict[int, float]
+    """For sides with dropped levels (symbol · 2 + side), the best price of them, as in `_keys`."""
 
     def __init__(self, folder: Path, channel: Channel, share: Share, dropped: int = 0) -> None:
         self.dropped = dropped
@@ -54,6 +56,7 @@ class Books:
         self._keys = np.empty(0, np.complex128)
         self._sizes = np.empty(0)
         self._complete = set()
+        self._edges = {}
 
     def lose(self, symbols: Collection[int] | None = None) -> None:
         """Note that the books of these symbols (None: all) are incomplete until they are reset.
@@ -107,6 +110,9 @@ class Books:
         """Empty the books of `symbols`."""
         if len(symbols):
             self._complete.update(symbols.tolist())
+            for symbol in symbols.tolist() if self._edges else ():
+                for side in (2 * symbol, 2 * symbol + 1):
+                    self._edges.pop(side, None)
             self._keep(~np.isin(self._keys.real.astype(np.int64) // 2, symbols))
 
     def _change(self, keys: Keys, sizes: npt.NDArray[np.float64]) -> None:
@@ -133,14 +139,29 @@ class Books:
         places = np.arange(len(self._keys)) - np.repeat(starts, np.diff(starts, append=len(self._keys)))
         if (beyond := places >= MOST_LEVELS).any():
             self.dropped += int(beyond.sum())
+            for key in self._keys[beyond].tolist():
+                side, price = int(key.real), key.imag
+                self._edges[side] = min(price, self._edges.get(side, price))
             self._keep(~beyond)
 
     def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
         self._keys, self._sizes = self._keys[kept], self._sizes[kept]
 
+    def _is_complete(self, symbol: int) -> bool:
+        """Return whether the shown levels of a symbol are the best ones."""
+        if symbol not in self._complete:
+            return False
+        for side in (2 * symbol, 2 * symbol + 1) if self._edges else ():
+            if (edge := self._edges.get(side)) is not None:
+                worst = np.array([-np.inf, edge])
+                first, last = np.searchsorted(self._keys, _keys(np.full(2, side), worst))
+                if last - first < BOOK_DEPTH:
+                    return False
+        return True
+
     def _publish(self, symbols: npt.NDArray[np.int64], ts: Any, recv: Any) -> None:
         """Write the best levels of `symbols` to the frame."""
-        complete = np.array([s in self._complete for s in symbols.tolist()], np.int64)
+        complete = np.array([self._is_complete(s) for s in symbols.tolist()], np.int64)
         data = [ColumnData(ts), ColumnData(recv), ColumnData(complete)]
         for number, sign in ((0, -1.0), (1, 1.0)):
             start, stop = (

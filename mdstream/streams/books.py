@@ -5,7 +5,8 @@ change of it is lost, or may be:
 
 - a message or level of it is rejected; the other levels of the message count;
 - a message is rejected that does not say its type or symbol, or a whole payload: it may be of any book;
-- the connection was lost, or a batch is quarantined: there may be changes of any book in it.
+- the connection was lost, or a batch is quarantined: there may be changes of any book in it;
+- a side had more than `limits.MOST_LEVELS` levels, and one that was dropped could be among its best now.
 
 This does not depend on how payloads are batched.
 """

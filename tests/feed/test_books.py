@@ -304,6 +304,69 @@ def test_a_side_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     uvloop.run(go())
 
 
+def book_after(messages: list[Message], bound: int, cuts: int) -> pl.DataFrame:
+    """Return the book after `messages` of BTC/USD, `cuts` of them in each payload; no rows if it is empty."""
+
+    async def go(folder: Path) -> pl.DataFrame:
+        async with rig("crypto", 0, folder) as r:
+            for start in range(0, len(messages), cuts):
+                await r.feed([(encode(messages[start : start + cuts]), PayloadKind.JSON, RECV_NS)])
+            await r.drain()
+            return attach(str(r.run)).book("BTC/USD")
+
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(books, "MOST_LEVELS", bound)
+        return uvloop.run(go(Path(folder)))
+
+
+@settings(max_examples=examples(25))
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("ba"), st.integers(1, 60), st.integers(0, 1)), max_size=25),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(BOOK_DEPTH, 30),
+    st.integers(1, 3),
+)
+def test_a_book_that_is_complete_shows_the_best_levels_although_others_were_dropped(
+    changes: list[list[tuple[str, int, int]]], bound: int, cuts: int
+) -> None:
+    model = Model()
+    messages = []
+    for number, levels in enumerate([[], *changes]):
+        message: Message = {"S": "BTC/USD", "t": number, "b": [], "a": []}
+        if not number:
+            message |= {"r": True, "b": [{"p": float(p), "s": 1.0} for p in range(20, 60)]}
+        for side, price, size in levels:
+            message[side].append({"p": float(price), "s": float(size)})
+        messages.append(message)
+        model.take(message)
+    frame = book_after(messages, bound, cuts)
+    if frame["complete"].any():
+        for key, name in SIDES.items():
+            held = model.books["BTC/USD"][name]
+            best = sorted(held, reverse=key == "b")[:BOOK_DEPTH]
+            assert frame[f"{name}_price"].drop_nulls().to_list() == best
+
+
+@pytest.mark.parametrize(("removed", "complete"), [(0, True), (40, True), (41, False), (50, False)])
+def test_a_book_is_incomplete_while_a_dropped_level_could_be_among_its_best(
+    removed: int, complete: bool
+) -> None:
+    reset = {
+        "S": "BTC/USD",
+        "b": [{"p": float(p), "s": 1.0} for p in range(1, 101)],
+        "a": [],
+        "r": True,
+        "t": 0,
+    }
+    change = {"S": "BTC/USD", "b": [{"p": 100.0 - n, "s": 0.0} for n in range(removed)], "a": [], "t": 1}
+    again = {"S": "BTC/USD", "b": [{"p": 5.0, "s": 1.0}], "a": [], "r": True, "t": 2}
+    assert book_after([reset, change], 50, 1)["complete"].any() == complete
+    assert book_after([reset, change, again], 50, 1)["complete"].all()
+
+
 def test_the_frame_of_books_has_a_row_a_level_of_every_symbol(tmp_path: Path) -> None:
     messages = [
         {

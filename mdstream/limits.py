@@ -10,6 +10,12 @@ from __future__ import annotations
 MOST_FRAGMENTS = 1_000_000
 """Fragments of a payload (`websockets` has a lower limit); the connection is replaced."""
 
+LONGEST_HEADER = 8190
+"""Bytes of the status line of a REST answer, or of one of its headers; the attempt has failed."""
+
+MOST_HEADERS = 128
+"""Headers of a REST answer; the attempt has failed."""
+
 LARGEST_BODY = 64 * 1024 * 1024
 """Bytes of a REST answer as received; the rest is not read, and the attempt has failed."""
 
@@ -48,6 +54,9 @@ MOST_TEXTS = 1 << 14
 
 LONGEST_SHOWN = 2000
 """Characters of a server's text in a log line, an error or an event; the rest is left out."""
+
+LARGEST_REJECTS = 256 * 1024 * 1024
+"""Bytes of a stream's file of rejects in one run; further rejects are counted, but not kept."""
 
 MOST_LOG_LINES = 50
 """Log lines a minute of each place in the code; further ones are counted, and the number is logged."""

@@ -45,7 +45,8 @@ from mdstream.handoff.compression import Compression, decompress
 from mdstream.handoff.rejects import RejectRow, make_columns, read_rows, reject_row
 from mdstream.handoff.slab import Slab
 from mdstream.handoff.ticket import Part, Receipt, Reject
-from mdstream.store.rejects import LIMIT_BYTES, RejectFile
+from mdstream.limits import LARGEST_REJECTS
+from mdstream.store.rejects import RejectFile
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
 from mdstream.system.clock import Span
@@ -326,5 +327,5 @@ def _reject_payload(slab: Slab, index: int, reason: str) -> RejectRow:
     """Return a payload as one reject: decompressed, or as it is if it cannot be."""
     entry, data = slab.table[index], bytes(slab.payload(index))
     with contextlib.suppress(DecompressionError):
-        data = bytes(decompress(data, Compression(int(entry["compression"])), LIMIT_BYTES))
+        data = bytes(decompress(data, Compression(int(entry["compression"])), LARGEST_REJECTS))
     return reject_row(PayloadKind(int(entry["kind"])), Reject(0, -1, reason, data), int(entry["recv_ns"]))

@@ -37,7 +37,7 @@ from mdstream.errors import (
     UnusableAnswerError,
 )
 from mdstream.handoff.compression import Compression, decompress, decompressed_start
-from mdstream.limits import LARGEST_BODY, LARGEST_ERROR, LARGEST_UNPACKED
+from mdstream.limits import LARGEST_BODY, LARGEST_ERROR, LARGEST_UNPACKED, LONGEST_HEADER, MOST_HEADERS
 from mdstream.session.budget import Budget
 from mdstream.session.concurrency import Concurrency
 from mdstream.session.retry import Doubt, backoff, requested_pause
@@ -156,6 +156,9 @@ class RestClient:
                 total=self._config.timeout_s, sock_connect=self._config.timeout_s * _CONNECT_SHARE
             ),
             trust_env=not is_loopback(self._base),  # use a proxy if the environment names one
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
+            max_headers=MOST_HEADERS,
         )
         return self
 

@@ -15,6 +15,7 @@ import orjson
 
 from mdstream.errors import StoreError
 from mdstream.handoff.rejects import RejectRow
+from mdstream.limits import LARGEST_REJECTS
 from mdstream.store.folders import why_unwritable
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIMIT_BYTES = 256 * 1024 * 1024
-"""Limit of one stream's file. Beyond it, rejects are counted but not kept."""
 _FIRST = b'{"received":'
 """How a line begins."""
 
@@ -133,7 +132,7 @@ class RejectFile:
     """Descriptor of the open file; -1 before the first reject."""
     _size: int
 
-    def __init__(self, path: Path, limit: int = LIMIT_BYTES, lost: int = 0) -> None:
+    def __init__(self, path: Path, limit: int = LARGEST_REJECTS, lost: int = 0) -> None:
         self.path = path
         self.lost = lost
         self._limit = limit

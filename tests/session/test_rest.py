@@ -13,6 +13,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from mdstream import limits
 from mdstream.errors import BadRequestError, CredentialsError, LateError, NetworkError, ServerError
 from mdstream.handoff.compression import Compression, decompress
 from mdstream.session import budget as budgets
@@ -228,6 +229,8 @@ def test_malformed_headers_are_no_reason_to_fail() -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00" * 200,
         b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(50_000)) + b"\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"y" * (limits.LONGEST_HEADER + 1) + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 " + b"y" * (limits.LONGEST_HEADER + 1) + b"\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",

@@ -47,6 +47,11 @@ _SERIES = {
     "bar_heads": np.int64,
     "bar_rows": ROW,
 }
+_PATIENCE = 3
+"""Unusual batches in a row after which others are left to the usual way without a look."""
+_MOST_LEFT = 32
+"""Most batches in a row that are left so."""
+
 _TRADE = ("symbol", "ts", "price", "size", "recv_ts", "conditions", "tape")
 _QUOTE = ("symbol", "ts", "bid_price", "ask_price", "recv_ts")
 
@@ -70,6 +75,7 @@ class Direct:
         self._chunks: dict[str, Chunk | None] = {}
         self._commit: Any = None
         self._has_failed = False
+        self._refused = self._left = 0
         self._partials = np.zeros(2 * layout.MOST_ROWS + layout.MOST_PAYLOADS, PARTIAL)
         self._slab_words = book.ARRAYS["buffer"][0]
         self._slab: Slab | None = None
@@ -77,7 +83,7 @@ class Direct:
         self._book[book.PID] = os.getpid()
 
     def commit(self, slab: Slab, sequence: int, submitted: Moment) -> int | None:
-        if self._has_failed or not 0 < slab.count <= layout.MOST_PAYLOADS:
+        if self._has_failed or not 0 < slab.count <= layout.MOST_PAYLOADS or self._gives_up():
             return None
         words = self._words
         if self._commit is None and not self._can_bind():
@@ -92,6 +98,7 @@ class Direct:
         except Exception:
             self._fail()
             return None
+        self._note(outcome != direct.IRREGULAR)
         if outcome == direct.IRREGULAR:
             return None
         if outcome == direct.BARS:
@@ -101,7 +108,7 @@ class Direct:
     def commit_alone(
         self, slab: Slab, sequence: int, payload: bytes, kind: PayloadKind, recv_ns: int
     ) -> int | None:
-        if self._has_failed or not payload:
+        if self._has_failed or not payload or self._gives_up():
             return None
         words = self._words
         if self._commit is None and not self._can_bind():
@@ -113,6 +120,7 @@ class Direct:
         words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = 1, sequence, recv_ns
         try:
             outcome = self._commit(self._book, self._partials, payload)
+            self._note(outcome != direct.IRREGULAR)
             if outcome == direct.IRREGULAR:
                 return None
             if outcome == direct.BARS:
@@ -149,6 +157,18 @@ class Direct:
 
     def forget(self) -> None:
         self._commit = None
+
+    def _gives_up(self) -> bool:
+        """Return whether to leave a batch to the usual way at once: many before it were unusual."""
+        self._left -= 1
+        return self._left >= 0
+
+    def _note(self, is_usual: bool) -> None:
+        """Note whether a batch was usual. After some that were not, leave more and more without a look."""
+        self._refused = 0 if is_usual else self._refused + 1
+        self._left = (
+            min(1 << max(0, self._refused - _PATIENCE), _MOST_LEFT) if self._refused >= _PATIENCE else 0
+        )
 
     # -- the book
 

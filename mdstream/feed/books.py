@@ -27,6 +27,8 @@ from mdstream.streams.spec import Channel
 
 _COMPLETE = books_frame_channel().at["complete"]
 
+_SIDES, _EDGES, _DEPTHS = np.arange(2), np.array([-np.inf, np.inf]), np.arange(BOOK_DEPTH)
+
 Keys = npt.NDArray[np.complex128]
 """Symbol · 2 + side as the real part, the price (negative for bids) as the imaginary part: numpy sorts
 complex numbers by real part, then by imaginary part."""
@@ -86,12 +88,16 @@ class Books:
             for name in ("symbol", "side", "price", "size", "reset", "ts", "recv_ts")
         )
         symbols = symbol.values.astype(np.int64)
-        self._clear(np.unique(symbols[reset.values]))
+        if reset.values.any():
+            self._clear(np.unique(symbols[reset.values]))
         self.lose(lost)
         there = price.values == price.values
         if price.mask is not None:
             there &= price.mask
-        asks = np.isin(side.values, [code for code, name in sides.items() if name == "ask"])
+        asks = np.zeros(len(symbols), np.bool_)
+        for code, name in sides.items():
+            if name == "ask":
+                asks |= side.values == code
         keys = _keys(symbols * 2 + asks, np.where(asks, price.values, -price.values))
         self._change(keys[there], size.values[there])
         changed, last = np.unique(symbols[::-1], return_index=True)
@@ -129,12 +135,15 @@ class Books:
             self._sizes = np.insert(self._sizes, at[new], sizes[new])
         if (sizes == 0).any():
             self._keep(self._sizes != 0)
-        self._bound()
+        if len(self._keys) > MOST_LEVELS:
+            first, last = np.searchsorted(
+                self._keys, _keys(np.stack((keys.real, keys.real)), _EDGES[:, None])
+            )
+            if (last - first > MOST_LEVELS).any():
+                self._bound()
 
     def _bound(self) -> None:
         """Drop the worst levels of sides with more than `MOST_LEVELS`."""
-        if len(self._keys) <= MOST_LEVELS:
-            return
         starts = np.flatnonzero(np.diff(self._keys.real, prepend=-1.0))
         places = np.arange(len(self._keys)) - np.repeat(starts, np.diff(starts, append=len(self._keys)))
         if (beyond := places >= MOST_LEVELS).any():
@@ -163,24 +172,30 @@ class Books:
         """Write the best levels of `symbols` to the frame."""
         complete = np.array([self._is_complete(s) for s in symbols.tolist()], np.int64)
         data = [ColumnData(ts), ColumnData(recv), ColumnData(complete)]
-        for number, sign in ((0, -1.0), (1, 1.0)):
-            start, stop = (
-                np.searchsorted(self._keys, _keys(symbols * 2 + number, edge)) for edge in (-np.inf, np.inf)
-            )
-            data.append(ColumnData(stop - start))
+        # By side, edge of the side, and symbol; then by side, symbol and level.
+        sides = np.broadcast_to(symbols * 2 + _SIDES[:, None, None], (2, 2, len(symbols)))
+        edges = np.searchsorted(self._keys, _keys(sides, _EDGES[:, None]))
+        start, stop = edges[:, 0], edges[:, 1]
+        at = start[..., None] + _DEPTHS
+        there = at < stop[..., None]
+        is_full = bool(there.all())
+        if not is_full:
+            at = np.where(there, at, 0)
+        keys, sizes = (
+            (self._keys, self._sizes) if len(self._keys) else (np.zeros(1, np.complex128), np.zeros(1))
+        )
+        prices, sizes = keys.imag[at], sizes[at]
+        prices[0] *= -1.0
+        for side in (0, 1):
+            data.append(ColumnData(stop[side] - start[side]))
             for level in range(BOOK_DEPTH):
-                at = start + level
-                there = at < stop
-                at = np.where(there, at, 0)
-                if len(self._keys):
-                    prices, sizes = sign * self._keys.imag[at], self._sizes[at]
-                else:
-                    prices = sizes = np.zeros(len(symbols))
-                data += [ColumnData(prices, there), ColumnData(sizes, there)]
+                mask = None if is_full else there[side, :, level]
+                data.append(ColumnData(prices[side, :, level], mask))
+                data.append(ColumnData(sizes[side, :, level], mask))
         self._frame.update(symbols, list(enumerate(data, 1)))
 
 
 def _keys(real: npt.NDArray[Any], imag: Any) -> Keys:
-    keys = np.empty(len(real), np.complex128)
+    keys = np.empty(real.shape, np.complex128)
     keys.real, keys.imag = real, imag
     return keys

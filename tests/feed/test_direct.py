@@ -23,6 +23,7 @@ from tests.feed.test_pipeline import payloads
 from tests.forking import get_fork_context
 from tests.piping import Payload, Rig, fingerprint, rig
 from tests.running import HANGING_S, until
+from workers.direct import Direct
 
 COUNT = 3000
 KILLED_COUNT = 4000
@@ -199,3 +200,32 @@ def test_a_reader_never_sees_a_row_before_its_values(tmp_path: Path) -> None:
         writer.kill()
         writer.join()
     assert seen
+
+
+def test_a_stream_of_unusual_batches_is_soon_left_to_the_usual_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at each would cost more than it gains. Usual batches are found again."""
+    books = [payload for payload in payloads("crypto", 3000, 1) if b'"T":"o"' in payload[0]][:300]
+    quotes = [payload for payload in payloads("crypto", 3000, 1) if b'"T":"q"' in payload[0]][:300]
+    looks: list[bool] = []
+    note = Direct._note
+
+    def count(direct: Direct, is_usual: bool) -> None:
+        looks.append(is_usual)
+        note(direct, is_usual)
+
+    monkeypatch.setattr(Direct, "_note", count)
+
+    async def go() -> None:
+        async with rig("crypto", 0, tmp_path, alone=True) as r:
+            await r.feed(quotes[:100])
+            looks.clear()
+            await r.feed(books)
+            assert 3 <= len(looks) < len(books) / 5
+            looks.clear()
+            await r.feed(quotes[100:])
+            assert sum(looks) > 0.7 * len(quotes[100:])
+            await r.drain()
+
+    uvloop.run(go())

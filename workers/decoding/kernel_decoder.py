@@ -70,7 +70,7 @@ _KINDS = {
 def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
     """Return whether kernels know payloads of `kind` in this stream."""
     if kind.from_stream:
-        return True
+        return bool(tables_of(spec.channels))
     channel = spec.channel_of(kind)
     return channel is not None and kind is not PayloadKind.LISTED and bool(tables_of([channel]))
 

@@ -74,6 +74,14 @@ class StreamConfig(Struct, frozen=True):
             flag="--symbols",
         ),
     ] = ()
+    priority: Annotated[
+        tuple[str, ...],
+        setting(
+            "Symbols among them that are subscribed and fetched before the others. An underlying stands "
+            "for its contracts.",
+            example='["AAPL", "MSFT"]',
+        ),
+    ] = ()
     channels: Annotated[tuple[str, ...], setting("Channels to subscribe to.")] = ()
     feed: Annotated[str, setting("Feed of the service.", flag="--feed")] = ""
     codec: Annotated[str, setting("Encoding to ask the stream for.")] = ""

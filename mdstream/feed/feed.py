@@ -94,11 +94,11 @@ class Feed:
         self._pool = pool
         self._stop = asyncio.Event()
         self._may_fetch = asyncio.Event()
-        self._symbols = dict.fromkeys(self._stream.symbols)
+        self._symbols = dict.fromkeys(sorted(self._stream.symbols, key=self._comes_first, reverse=True))
         self._fetched = self._client = self._fetcher = None
         self._absent, self._received_before, self._published = set(), 0, (0, ())
         self._before = {name: state[name] for name in _CARRIED_ON}
-        self._subscriptions = Subscriptions()
+        self._subscriptions = Subscriptions(comes_first=self._comes_first)
         self._committer = make_committer(assignment, state, pool)
         journal = make_journal(assignment, state, pool, self._report)
         self._pipeline = Pipeline(
@@ -160,6 +160,13 @@ class Feed:
         symbols = set(symbols)
         for channel in self._stream.channels:
             self._subscriptions.wanted.setdefault(channel, set()).update(symbols)
+
+    def _comes_first(self, symbol: str) -> bool:
+        """Return whether `symbol`, or the underlying of a contract, has priority."""
+        first, chain = self._stream.priority, self.spec.chain
+        if not first or symbol in first:
+            return bool(first)
+        return chain is not None and chain.is_contract(symbol) and chain.underlying_of(symbol) in first
 
     def _is_streamed(self, symbol: str) -> bool:
         """Return whether `symbol` can be subscribed. An underlying cannot, only its contracts."""

@@ -115,7 +115,11 @@ class Fetcher:
         singles = [s for s in symbols if s not in set(chains)]
         window = min(self._interval_s or limits.WINDOW_S, limits.WINDOW_S)
         allowed = int(self._client.budget.share * window / limits.WINDOW_S) - len(chains)
-        groups = group(singles, allowed, self._spec.fetch.max_symbols)
+        urgent = [s for s in singles if s in self._stream.priority]
+        others = [s for s in singles if s not in self._stream.priority]
+        # Symbols with priority share no request with others, and wait for none.
+        groups = group(urgent, allowed, self._spec.fetch.max_symbols)
+        groups += group(others, allowed - len(groups), self._spec.fetch.max_symbols)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for underlying in chains:

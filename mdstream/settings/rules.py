@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mdstream.config import Config
+from mdstream.config import Config, StreamConfig
 from mdstream.settings.description import value_of
 from mdstream.settings.setting import Setting
 from mdstream.streams import STREAMS
@@ -48,6 +48,7 @@ def _streams(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:
         )
     for name in STREAMS:
         yield from _symbols(f"{name}.symbols", getattr(config, name).symbols, STREAMS[name].chain)
+        yield from _priority(name, config.stream(name), STREAMS[name].chain)
     for name, origin in origins.items():
         section = name.partition(".")[0]
         if origin == COMMAND_LINE and section in STREAMS and section not in config.streams:
@@ -64,6 +65,18 @@ def _symbols(name: str, symbols: tuple[str, ...], chain: Chain | None) -> Iterat
             yield name, f"{symbol!r} is not a symbol: symbols are in capitals, as {symbol.upper()}"
     if "*" in symbols and len(symbols) > 1:
         yield name, "'*' means all symbols; remove the others"
+
+
+def _priority(name: str, stream: StreamConfig, chain: Chain | None) -> Iterator[Problem]:
+    if "*" in stream.symbols and stream.priority:
+        yield f"{name}.priority", "'*' subscribes all symbols at once, so none can be first"
+        return
+    for symbol in stream.priority:
+        of_chain = chain is not None and chain.is_contract(symbol)
+        if not {symbol, *((chain.underlying_of(symbol),) if chain and of_chain else ())} & {
+            *stream.symbols
+        }:
+            yield f"{name}.priority", f"{symbol!r} is not among {name}.symbols"
 
 
 def _address(name: str, url: str, schemes: tuple[str, ...]) -> Iterator[Problem]:

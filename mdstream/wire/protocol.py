@@ -198,7 +198,8 @@ class StreamProtocol:
     def _queue_changes(self) -> None:
         self._queue.clear()
         self._queue.extend(requests("unsubscribe", self.subscriptions.surplus()))
-        self._queue.extend(requests("subscribe", self.subscriptions.missing()))
+        missing = self.subscriptions.missing()
+        self._queue.extend(requests("subscribe", missing, self.subscriptions.comes_first))
 
     def _next_request(self, now: float) -> list[Happening]:
         if not self._queue:

@@ -7,7 +7,7 @@ the parts at fault are isolated; these are refused, the rest is served.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Request:
 
     def symbol_halves(self) -> list[Request]:
         """Return two requests with half of the symbols each; an empty list if there is only one symbol."""
-        symbols = sorted({symbol for _, listed in self.symbols for symbol in listed})
+        symbols = list(dict.fromkeys(symbol for _, listed in self.symbols for symbol in listed))
         if len(symbols) < 2:
             return []
         first = set(symbols[: len(symbols) // 2])
@@ -80,9 +80,12 @@ class Request:
         return [Refusal(c, symbol, reason) for c, symbols in self.symbols for symbol in symbols]
 
 
-def requests(action: str, wanted: Wanted) -> Iterator[Request]:
+def requests(
+    action: str, wanted: Wanted, comes_first: Callable[[str], bool] = lambda symbol: False
+) -> Iterator[Request]:
     """Yield requests for `wanted` below the size limit, with symbols in order."""
     symbols = sorted({symbol for listed in wanted.values() for symbol in listed})
+    symbols.sort(key=comes_first, reverse=True)
     piece: list[str] = []
     size = 0
     for symbol in symbols:
@@ -115,6 +118,8 @@ class Subscriptions:
     """Refused subscriptions that are requested again later."""
     asking: set[Pair] = field(default_factory=set)
     """Refused subscriptions that are requested again now."""
+    comes_first: Callable[[str], bool] = lambda symbol: False
+    """Says which symbols are requested before all others."""
 
     @property
     def count(self) -> int:

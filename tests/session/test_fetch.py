@@ -159,6 +159,31 @@ def test_a_small_budget_makes_groups() -> None:
     play(story, budget=10)
 
 
+@pytest.mark.parametrize("budget", [200, 7])
+def test_symbols_with_priority_are_fetched_before_all_others(budget: int) -> None:
+    """One request after another shows the order; a group has no others in it."""
+    symbols, first = [f"S{i}" for i in range(50)], ["S40", "S3", "S49"]
+    asked: list[list[str]] = []
+
+    async def story(case: Case) -> None:
+        real = case.client.get
+
+        async def get(path: str, params: Any) -> Any:
+            asked.append(params["symbols"].split(","))
+            return await real(path, params)
+
+        case.client.get = get  # type: ignore[method-assign]
+        cycle = await case.fetcher.cycle([*first, *(s for s in symbols if s not in first)])
+        assert cycle.ok == set(symbols)
+        assert cycle.requests == min(budget, len(symbols))
+
+    config = {"fetch": {"concurrency": 1}, "stocks": {"symbols": symbols, "priority": first}}
+    play(story, budget=budget, config=config)
+    in_order = [symbol for group in asked for symbol in group]
+    assert in_order[: len(first)] == first
+    assert all(set(group) <= set(first) or not set(group) & set(first) for group in asked)
+
+
 @pytest.mark.parametrize("budget", [200, 3])
 def test_one_bad_symbol_is_one_failure_with_its_reason(budget: int) -> None:
     async def story(case: Case) -> None:

@@ -514,6 +514,21 @@ def test_a_symbol_limit_refuses_what_is_beyond_it() -> None:
     play(prepare, symbol_limit=5)
 
 
+def test_symbols_with_priority_are_served_where_there_is_a_limit() -> None:
+    first = {"S11", "S7", "S10", "S9", "S8"}
+
+    async def story(case: Case) -> None:
+        await case.until(case.session.ready.is_set)
+        assert case.subscriptions.active["trades"] == first
+
+    def prepare(case: Case) -> Awaitable[None]:
+        case.subscriptions.wanted = {"trades": {f"S{i}" for i in range(12)}}
+        case.subscriptions.comes_first = first.__contains__
+        return story(case)
+
+    play(prepare, symbol_limit=5)
+
+
 def test_a_star_on_option_quotes_is_refused_and_trades_flow() -> None:
     async def story(case: Case) -> None:
         await case.until(case.session.ready.is_set)

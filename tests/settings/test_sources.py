@@ -62,6 +62,21 @@ def test_file_yields_to_environment_and_environment_to_flags(tmp_path: Path) -> 
             "stocks.symbols: '*' means all symbols; remove the others",
         ),
         ({}, {"stocks": {"symbols": [" A"]}}, "stocks.symbols: ' A' is not a symbol"),
+        (
+            {},
+            {"stocks": {"symbols": ["A"], "priority": ["B"]}},
+            "stocks.priority: 'B' is not among stocks.symbols",
+        ),
+        (
+            {},
+            {"stocks": {"symbols": ["*"], "priority": ["A"]}},
+            "stocks.priority: '*' subscribes all symbols at once",
+        ),
+        (
+            {},
+            {"options": {"symbols": ["SPY"], "priority": ["AAPL261218C00230000"]}},
+            "options.priority: 'AAPL261218C00230000' is not among options.symbols",
+        ),
         ({}, {"auth": "magic"}, "auth: 'magic' is not one of message, headers"),
         ({}, {"websocket": "ws"}, "websocket: 'ws' is not one of picows, websockets"),
         ({}, {"start_timeout_s": float("inf")}, "start_timeout_s: inf must be finite"),

@@ -18,6 +18,16 @@ def test_requests_ask_for_exactly_what_is_wanted(wanted: dict[str, frozenset[str
     assert all(len(s) == len(set(s)) for s in asked.values())
 
 
+@given(st.frozensets(st.integers(0, 9999).map("SYMBOL{}".format), max_size=2000), st.integers(0, 9))
+def test_symbols_with_priority_come_before_all_others(symbols: frozenset[str], digit: int) -> None:
+    def comes_first(symbol: str) -> bool:
+        return symbol.endswith(str(digit))
+
+    found = requests("subscribe", {"trades": symbols, "quotes": symbols}, comes_first)
+    asked = [symbol for request in found for symbol in dict(request.symbols)["trades"]]
+    assert asked == sorted(filter(comes_first, symbols)) + sorted(symbols - {*filter(comes_first, symbols)})
+
+
 @given(SYMBOLS.filter(bool))
 def test_cutting_a_request_again_and_again_loses_no_symbol(symbols: frozenset[str]) -> None:
     todo = [Request("subscribe", (("trades", tuple(sorted(symbols))), ("quotes", ("A",))))]

@@ -77,7 +77,7 @@ class StreamConfig(Struct, frozen=True):
     priority: Annotated[
         tuple[str, ...],
         setting(
-            "Symbols among them that are subscribed and fetched before the others. An underlying stands "
+            "Which of the symbols are subscribed and fetched before the others. An underlying stands "
             "for its contracts.",
             example='["AAPL", "MSFT"]',
         ),

@@ -120,17 +120,16 @@ class Direct:
         words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = 1, sequence, recv_ns
         try:
             outcome = self._commit(self._book, self._partials, payload)
-            self._note(outcome != direct.IRREGULAR)
-            if outcome == direct.IRREGULAR:
-                return None
-            if outcome == direct.BARS:
-                self._finish_bars(sequence)
-        except NoSpaceError as error:
-            raise HalfDoneError from error
         except Exception as error:
             self._fail()
             raise HalfDoneError from error
-        return words[book.CPU]
+        if outcome == direct.BARS:
+            try:
+                self._finish_bars(sequence)
+            except NoSpaceError as error:
+                raise HalfDoneError from error
+        self._note(outcome != direct.IRREGULAR)
+        return words[book.CPU] if outcome != direct.IRREGULAR else None
 
     def _can_bind(self) -> bool:
         """Bring the book up to date; return False if there is nothing to decode with, or that fails."""

@@ -248,7 +248,8 @@ class Pipeline:
         return True
 
     def _offer_sealed(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
-        """Take a payload that needs a batch of its own, for which a slab is free."""
+        """Take a payload that needs a batch of its own, and the usual way; a slab is free for it."""
+        self._unusual = self._next_sequence
         batch = self._begin(len(payload))
         assert batch is not None
         batch.slab.append(payload, kind, recv_ns)

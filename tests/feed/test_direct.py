@@ -12,6 +12,8 @@ import pytest
 import uvloop
 
 from mdstream.config import HandoffConfig
+from mdstream.errors import NoSpaceError
+from mdstream.feed.bars import BarFrames
 from mdstream.frames.chunk import Chunk
 from mdstream.frames.head import Head
 from mdstream.frames.rundir import RunDirectory, frame_path, state_path
@@ -24,6 +26,7 @@ from tests.forking import get_fork_context
 from tests.piping import Payload, Rig, fingerprint, rig
 from tests.running import HANGING_S, until
 from workers.direct import Direct
+from workers.kernels import book
 
 COUNT = 3000
 KILLED_COUNT = 4000
@@ -113,13 +116,62 @@ def test_news_have_long_texts_only_and_no_direct_path(tmp_path: Path) -> None:
     uvloop.run(go())
 
 
-def write_until_killed(run: Path, stream: str, rejects: Path) -> None:
+@pytest.mark.parametrize("step", ["decode", "bars"])
+def test_a_payload_that_came_alone_and_is_half_done_is_committed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Its rows may be in frames, but not its bars or its count: it is committed again, in its own batch."""
+    text = '[{"T":"t","S":"AAPL","i":%d,"x":"V","p":%d.5,"s":1,"c":["@"],"z":"C","t":"2026-01-05T14:30:%06.3fZ"}]'
+    begun = 1_767_623_400_000_000_000  # the same moment
+    wanted = [
+        ((text % (n, 100 + n % 7, n / 10)).encode(), PayloadKind.JSON, begun + n * 100_000_000)
+        for n in range(550)
+    ]
+    failures: list[int] = []
+
+    def fail_in_publication(direct: Direct) -> None:
+        real = BarFrames._publish
+
+        def fail_once(self: BarFrames, *given: Any) -> None:
+            if not failures and direct._words[book.ALONE]:
+                failures.append(1)
+                raise NoSpaceError("a frame", 2, 1)
+            real(self, *given)
+
+        monkeypatch.setattr(BarFrames, "_publish", fail_once)
+
+    def fail_in_the_kernel(direct: Direct) -> None:
+        def fail(*given: Any) -> int:
+            failures.append(1)
+            raise RuntimeError("our own")
+
+        direct._commit = fail
+
+    async def go(failing: bool) -> tuple[dict[str, str], int]:
+        async with rig("stocks", 0, tmp_path, alone=True) as r:
+            await r.feed(wanted[:100])
+            if failing:
+                direct: Any = r.committer._direct
+                (fail_in_publication if step == "bars" else fail_in_the_kernel)(direct)
+            for payload in wanted[100:]:
+                before = len(failures)
+                assert r.pipeline.offer(*payload, True)
+                if len(failures) == before:  # otherwise the next one comes at once
+                    await asyncio.sleep(0)
+            await r.drain()
+            return fingerprint(r.run, "stocks"), r.state.values()["committed"]
+
+    assert uvloop.run(go(True)) == uvloop.run(go(False))
+    assert failures
+
+
+def write_until_killed(run: Path, stream: str, rejects: Path, alone: bool) -> None:
     """Commit payloads one by one, in a process of its own, until somebody kills it."""
 
     async def go() -> None:
         pool = WorkerPool(0, HANGING_S)
         await pool.start()
-        r = Rig(run, stream, pool, rejects, HandoffConfig())
+        r = Rig(run, stream, pool, rejects, HandoffConfig(), alone=alone)
         for payload in payloads(stream, KILLED_COUNT, 1):
             await r.feed([payload])
         await asyncio.Event().wait()
@@ -127,8 +179,8 @@ def write_until_killed(run: Path, stream: str, rejects: Path) -> None:
     uvloop.run(go())
 
 
-@pytest.mark.parametrize("stream", ["stocks", "options"])
-def test_a_kill_at_any_moment_is_repaired(tmp_path: Path, stream: str) -> None:
+@pytest.mark.parametrize(("stream", "alone"), [("stocks", False), ("stocks", True), ("options", True)])
+def test_a_kill_at_any_moment_is_repaired(tmp_path: Path, stream: str, alone: bool) -> None:
     """Kill a writer at random moments. Its successor commits what is left; nothing is lost or doubled."""
     delays = random.Random(7)
 
@@ -150,7 +202,7 @@ def test_a_kill_at_any_moment_is_repaired(tmp_path: Path, stream: str) -> None:
         with RunDirectory(None) as directory:
             run = directory.path
             writer = get_fork_context().Process(  # type: ignore[attr-defined]
-                target=write_until_killed, args=(run, stream, tmp_path)
+                target=write_until_killed, args=(run, stream, tmp_path, alone)
             )
             writer.start()
             until(lambda run=run: is_writing(run, stream), "a commit")
@@ -178,7 +230,7 @@ def test_a_reader_never_sees_a_row_before_its_values(tmp_path: Path) -> None:
     with RunDirectory(None) as directory:
         run = directory.path
         writer = get_fork_context().Process(  # type: ignore[attr-defined]
-            target=write_until_killed, args=(run, "stocks", tmp_path)
+            target=write_until_killed, args=(run, "stocks", tmp_path, True)
         )
         writer.start()
         until(lambda: is_writing(run, "stocks"), "a commit")

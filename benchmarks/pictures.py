@@ -213,7 +213,25 @@ def _backfill(plt: Any, records: Sequence[Record]) -> Any:
     return figure
 
 
+def _day(plt: Any, records: Sequence[Record]) -> Any:
+    figure, axes = plt.subplots(3, 1, figsize=(8, 6), sharex=True)
+    seconds = [r["params"]["second"] for r in records]
+    axes[0].plot(seconds, [r["messages_per_s"] for r in records], color=_COLORS[0])
+    axes[0].set_title("messages/s")
+    axes[1].step(seconds, [r["workers"] for r in records], where="post", color=_COLORS[1])
+    axes[1].set_title("workers of both streams")
+    for share, color in ((50, _COLORS[2]), (99, _COLORS[3])):
+        axes[2].plot(seconds, [r[f"p{share}_ms"] for r in records], color=color, label=f"p{share}")
+    axes[2].set_yscale("log")
+    axes[2].set_title("latency, ms")
+    axes[2].set_xlabel("second")
+    axes[2].legend()
+    figure.tight_layout()
+    return figure
+
+
 PICTURES: dict[str, Callable[[Any, Sequence[Record]], Any]] = {
+    "day": _day,
     "fetch": _fetch,
     "decode": _decode,
     "pages": _pages,

@@ -31,6 +31,7 @@ errors below are raised on the way there. The code that reads the bytes always c
     ├── DecompressionError       bytes that cannot be decompressed
     ├── UnfitError               a value that does not fit its column, or a message without a channel
     └── UnlearnableError         a message that kernels cannot follow; the fallback decoder reads it
+    HalfDoneError                a commit stopped before its batch was counted; the pipeline repeats it
 """
 
 from __future__ import annotations
@@ -261,6 +262,10 @@ class UnfitError(DataError):
 
 class UnlearnableError(DataError):
     """Kernels cannot follow the layout of a message, so the fallback decoder reads it."""
+
+
+class HalfDoneError(Exception):
+    """Rows of a payload that came alone may be in frames: commit it again, in a batch of its own."""
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

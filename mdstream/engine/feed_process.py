@@ -6,6 +6,8 @@
 The stage of the service is one value. Every change of it goes through `feed_state.follow`. What an exit
 code, a death or the end of the run means is decided in `feed_policy`. This class holds the current process,
 and what is known from all processes that served the stream.
+
+The file is long because every change of a feed's stage happens in this class.
 """
 
 from __future__ import annotations
@@ -65,7 +67,6 @@ class FeedProcess:
     """A descriptor that becomes readable when the process ends."""
     pipe: Connection | None
     _inbox: Inbox | None
-    """What the process sends over the pipe."""
     generation: int
     """The number of the process, from 0; -1 before the first."""
     _started: float

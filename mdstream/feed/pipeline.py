@@ -33,13 +33,18 @@ from typing import Any
 import orjson
 
 from mdstream.config import HandoffConfig
-from mdstream.errors import NoSpaceError, NoWorkersError, PoisonedBatchError, SharedMemoryError
+from mdstream.errors import (
+    HalfDoneError,
+    NoSpaceError,
+    NoWorkersError,
+    PoisonedBatchError,
+    SharedMemoryError,
+)
 from mdstream.feed import recovery
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.overload import Overload
 from mdstream.feed.scaling import Work
-from mdstream.frames.direct_path import HalfDoneError
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.compression import Compression, decompressed_size
 from mdstream.handoff.slab import Slab

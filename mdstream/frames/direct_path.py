@@ -18,10 +18,6 @@ from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.system.clock import Moment
 
 
-class HalfDoneError(Exception):
-    """Rows of a payload that came alone may be in frames: commit it again, in a batch of its own."""
-
-
 class DirectPath(Protocol):
     """Commits batches of one stream. Used only in the feed's process, between other commits."""
 

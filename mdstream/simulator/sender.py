@@ -15,6 +15,7 @@ from mdstream.simulator.encode import ENCODINGS, Encoding, to_json
 from mdstream.simulator.faults import Faults
 from mdstream.simulator.generator import Message
 from mdstream.simulator.markets import Market
+from mdstream.simulator.pace_of_day import count_due
 from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.simulator.source import MarketSource, RecordedPayload
 
@@ -190,7 +191,7 @@ class Sender:
         most = max(_MOST_DUE, settings.messages_per_payload)
         started, done = time.monotonic(), 0
         while not settings.messages or done < settings.messages:
-            late = int((time.monotonic() - started) * rate) - done
+            late = int(count_due(time.monotonic() - started, rate, settings.day_s)) - done
             due = min(late, most)
             if settings.messages:
                 due = min(due, settings.messages - done)

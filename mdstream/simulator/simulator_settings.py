@@ -34,6 +34,17 @@ class SimulatorSettings(Struct, frozen=True):
             flag="--rate",
         ),
     ] = 1000.0
+    day_s: Annotated[
+        float,
+        setting(
+            "Length of a day in miniature: on each connection the rate rises from 0 to its full value and "
+            "falls to 0 again, day after day; 0: it is always full.",
+            unit="s",
+            ge=0,
+            metavar="SECONDS",
+            flag="--day",
+        ),
+    ] = 0.0
     messages: Annotated[
         int, setting("Messages after which each connection's flow ends; 0: never.", ge=0, flag="--messages")
     ] = 0

@@ -20,22 +20,26 @@ import numpy as np
 
 from mdstream.frames.head import APPLIED, PENDING, WORDS
 from mdstream.frames.head import ROWS as ROWS_WORD
-from mdstream.handoff.slab import ENTRY, HEADER_BYTES, SEQUENCE_AT, SlabState
+from mdstream.handoff.slab import ENTRY, HEADER_BYTES
 from mdstream.streams.spec import Mark, PayloadKind
 from workers.kernels import book as b
 from workers.kernels import columns as plans
 from workers.kernels import keys, match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels.columns import COUNTS_WIDTH, PLAN_WIDTH, SCRATCH_ARRAYS, TARGETS_WIDTH
 from workers.kernels.compiling import called, kernel
-from workers.kernels.direct_bars import fold, join
-from workers.kernels.direct_count import (
-    BYTES_RECEIVED,
-    FREE,
-    LOG_WIDTH,
-    PAYLOADS_RECEIVED,
-    count_batch,
-    set_state,
+from workers.kernels.direct_alone import (
+    ENTRY_COMPRESSION,
+    ENTRY_KIND,
+    ENTRY_LENGTH,
+    ENTRY_MESSAGES,
+    ENTRY_OFFSET,
+    ENTRY_RECEIVED,
+    IRREGULAR,
+    put,
+    refuse,
 )
+from workers.kernels.direct_bars import fold, join
+from workers.kernels.direct_count import LOG_WIDTH, count_batch
 from workers.kernels.direct_latest import update_latest
 from workers.kernels.direct_layout import (
     ADDRESS,
@@ -62,51 +66,14 @@ from workers.kernels.direct_layout import (
 )
 from workers.kernels.words import as_int64, as_uint8, as_uint16, as_uint32, as_uint64, raw
 
-IRREGULAR = -1
 COMMITTED = 0
 BARS = 1
 """Committed but for its bars, which the builder must finish before `direct_count.count`."""
 
-_OFFSET, _LENGTH, _KIND, _COMPRESSION, _RECEIVED, _MESSAGES = (
-    ENTRY.fields[name][1]  # type: ignore[index]
-    for name in ("offset", "length", "kind", "compression", "recv_ns", "messages")
-)
 _ENTRY_BYTES = ENTRY.itemsize
 _HEAD_BYTES = 8 * WORDS
 _JSON, _MSGPACK, _MARK = int(PayloadKind.JSON), int(PayloadKind.MSGPACK), int(PayloadKind.MARK)
 _TICK = int.from_bytes(Mark.TICK.value, "little")
-_ONE_PAYLOAD = int(SlabState.SEALED) | 1 << 8
-
-
-@called
-def _put(book: Any, payload: Any, kind: int) -> None:
-    """Put a payload that came alone into the slab, as `Slab.append` and `Slab.seal`, and count it."""
-    book[b.SUBMITTED] = b.time_ns(book, b.WALL)
-    book[b.TO_WALL] = book[b.SUBMITTED] - book[b.START]
-    slab, start, length = raw(b.buffer(book)), book[b.DATA], len(payload)
-    for at in range(length):
-        slab[start + at] = payload[at]
-    as_int64(slab, HEADER_BYTES + _OFFSET)[0] = start
-    as_uint32(slab, HEADER_BYTES + _LENGTH)[0] = np.uint32(length)
-    as_uint16(slab, HEADER_BYTES + _KIND)[0] = np.uint16(kind)
-    as_uint16(slab, HEADER_BYTES + _COMPRESSION)[0] = np.uint16(0)
-    as_int64(slab, HEADER_BYTES + _RECEIVED)[0] = book[b.ALONE]
-    as_int64(slab, SEQUENCE_AT)[0] = book[b.SEQUENCE]
-    set_state(book, _ONE_PAYLOAD)
-    words, counters = b.state(book), b.counters(book)
-    words[counters[PAYLOADS_RECEIVED]] += np.uint64(1)
-    words[counters[BYTES_RECEIVED]] += np.uint64(length)
-
-
-@called
-def _refuse(book: Any, payload: Any) -> int:
-    """Take a payload that came alone back out of the slab; return `IRREGULAR`."""
-    if book[b.ALONE]:
-        words, counters = b.state(book), b.counters(book)
-        words[counters[PAYLOADS_RECEIVED]] -= np.uint64(1)
-        words[counters[BYTES_RECEIVED]] -= np.uint64(len(payload))
-        set_state(book, FREE)
-    return IRREGULAR
 
 
 @called
@@ -118,13 +85,13 @@ def _begin(book: Any, kind: int) -> bool:
     total, ticks = 0, 0
     for payload in range(book[b.PAYLOADS]):
         entry = HEADER_BYTES + payload * _ENTRY_BYTES
-        its_kind = as_uint16(slab, entry + _KIND)[0]
-        offsets[payload] = as_int64(slab, entry + _OFFSET)[0]
-        lengths[payload] = as_uint32(slab, entry + _LENGTH)[0]
-        received[payload] = as_int64(slab, entry + _RECEIVED)[0]
+        its_kind = as_uint16(slab, entry + ENTRY_KIND)[0]
+        offsets[payload] = as_int64(slab, entry + ENTRY_OFFSET)[0]
+        lengths[payload] = as_uint32(slab, entry + ENTRY_LENGTH)[0]
+        received[payload] = as_int64(slab, entry + ENTRY_RECEIVED)[0]
         verdicts[payload] = ops.GOOD
         messages[payload] = 0
-        if its_kind == kind and as_uint16(slab, entry + _COMPRESSION)[0] == 0:
+        if its_kind == kind and as_uint16(slab, entry + ENTRY_COMPRESSION)[0] == 0:
             total += lengths[payload]
         elif its_kind == _MARK and lengths[payload] == 4 and as_uint32(slab, offsets[payload])[0] == _TICK:
             verdicts[payload] = ops.OTHER
@@ -269,7 +236,7 @@ def _write_bits(book: Any) -> None:
     slab, messages = raw(b.buffer(book)), b.messages(book)
     total = np.int64(0)
     for payload in range(book[b.PAYLOADS]):
-        entry = HEADER_BYTES + payload * _ENTRY_BYTES + _MESSAGES
+        entry = HEADER_BYTES + payload * _ENTRY_BYTES + ENTRY_MESSAGES
         as_uint32(slab, entry)[0] = messages[payload]
         total += messages[payload]
     book[b.MESSAGES] = total
@@ -380,7 +347,7 @@ def _start(book: Any, payload: Any, kind: int) -> bool:
         return False
     book[b.CPU], book[b.START] = b.time_ns(book, b.THREAD_CPU), b.time_ns(book, b.MONOTONIC)
     if book[b.ALONE]:
-        _put(book, payload, kind)
+        put(book, payload, kind)
     return True
 
 
@@ -393,7 +360,7 @@ def commit_json(book: Any, out: Any, payload: Any) -> int:
     if not _start(book, payload, _JSON):
         return IRREGULAR
     outcome = _finish(book, out) if _follow_json(book) else IRREGULAR
-    return outcome if outcome != IRREGULAR else _refuse(book, payload)
+    return outcome if outcome != IRREGULAR else refuse(book, payload)
 
 
 @kernel
@@ -402,4 +369,4 @@ def commit_msgpack(book: Any, out: Any, payload: Any) -> int:
     if not _start(book, payload, _MSGPACK):
         return IRREGULAR
     outcome = _finish(book, out) if _follow_msgpack(book) else IRREGULAR
-    return outcome if outcome != IRREGULAR else _refuse(book, payload)
+    return outcome if outcome != IRREGULAR else refuse(book, payload)

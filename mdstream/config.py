@@ -31,7 +31,7 @@ def setting(
     """Declare the meaning of a setting and its limits: at least `ge`, at most `le`.
 
     `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `is_path`,
-    `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`.
+    `is_store`, `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`.
     """
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
@@ -214,6 +214,7 @@ class StoreConfig(Struct, frozen=True):
         setting(
             "Folder, or s3://bucket/prefix.",
             is_path=True,
+            is_store=True,
             example='"s3://bucket/prefix"',
             flag="--store",
             metavar="DIR",

@@ -98,7 +98,7 @@ def backfill(
             return
         from mdstream.history.plan import check
 
-        check(request, store, found.data)
+        check(request, found.data)
     raise typer.Exit(int(_run(request, store, found, as_json)))
 
 

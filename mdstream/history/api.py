@@ -100,7 +100,7 @@ async def _backfill(
     ipc_names.reap()
     config = load(flags=settings, source="settings").history
     request = await resolve(dataset, symbols, start, end, config, options)
-    check(request, Path(store), config.data)
+    check(request, config.data)
     return await Backfill(request, Path(store), config, PagePool(config.workers), progress).run()
 
 

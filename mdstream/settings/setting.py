@@ -17,7 +17,7 @@ import msgspec
 
 from mdstream.config import AUTO
 from mdstream.errors import ConfigError
-from mdstream.system.paths import require_path
+from mdstream.system.paths import require_path, require_store
 from mdstream.text.durations import EXAMPLES, parse_duration
 
 ENV_PREFIX = "MDSTREAM_"
@@ -59,6 +59,8 @@ class Setting:
     """Allowed schemes of an address."""
     is_path: bool = False
     """Whether it names a file or folder. It may be empty only if that is its default, with a meaning."""
+    is_store: bool = False
+    """Whether a path may also be the address of an object store."""
     example: str = ""
     """An example of a value, in TOML."""
     flag: str = ""
@@ -127,7 +129,7 @@ class Setting:
         if isinstance(found, float) and not math.isfinite(found):
             raise ConfigError(f"{self.name}: {self._problem(value)}")
         if self.is_path and (found or self.default):
-            require_path(self.name, found)
+            (require_store if self.is_store else require_path)(self.name, found)
         for text in found if self.kind == "list" else [found]:
             if self.choices and text not in self.choices:
                 raise ConfigError(f"{self.name}: {text!r} is not one of {', '.join(self.choices)}")

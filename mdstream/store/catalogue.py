@@ -32,7 +32,7 @@ from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
-from mdstream.system.paths import require_path
+from mdstream.system.paths import require_store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,7 +102,7 @@ def scan(
     """
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
-    require_path("store", store)
+    require_store("store", store)
     zone = read_zone(tz)
     if unknown not in ("error", "empty"):
         raise ConfigError(f"unknown: {unknown!r} is neither 'error' nor 'empty'")

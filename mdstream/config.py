@@ -31,7 +31,7 @@ def setting(
     """Declare the meaning of a setting and its limits: at least `ge`, at most `le`.
 
     `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `is_path`,
-    `is_store`, `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`.
+    `is_store`, `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`, `forms`.
     """
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 

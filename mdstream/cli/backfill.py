@@ -111,16 +111,14 @@ def _prepare(
     if loads_workers:
         _start_loading(config.workers)
     from mdstream.history.api import resolve
-    from mdstream.streams.datasets import history_of
 
     dataset, symbols, start, end, _ = arguments
-    history_of(dataset)  # fails for an unknown dataset before any server is asked
     return config, asyncio.run(resolve(dataset, symbols, start, end, config, options))
 
 
 def split_options(given: Given) -> tuple[HistoryOptions, Mapping[str, Any]]:
-    """Return the given flags as options of the request, and settings."""
-    options: Any = {each.name: each.read(given[each.name]) for each in _OPTIONS if each.name in given}
+    """Return the given flags as options of the request, and settings; neither is checked."""
+    options: Any = {each.name: given[each.name] for each in _OPTIONS if each.name in given}
     return options, {name: value for name, value in given.items() if name not in options}
 
 

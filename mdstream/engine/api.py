@@ -30,7 +30,7 @@ from mdstream.errors import (
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since, to_seconds
 from mdstream.reading.tail import Tail, TailArguments, Tails
-from mdstream.settings import check, load
+from mdstream.settings import load_any
 from mdstream.streams import STREAMS
 
 _ERRORS: dict[int, type[MdstreamError]] = {
@@ -69,7 +69,7 @@ class Engine:
     def __init__(
         self, config: Config | Mapping[str, Any] | str | Path | None = None, *, log: IO[str] | None = None
     ) -> None:
-        self.config = _load_config(config)
+        self.config = load_any("Engine", config)
         self._log = log
         self._host = self._attachment = self.report = self.exit_code = None
 
@@ -235,16 +235,3 @@ class Engine:
         if self._host is None:
             raise MdstreamError("the engine is not running: use `with Engine(...)`, or call start()")
         self._host.send(command=command, stream=stream, channels=list(channels), symbols=list(symbols))
-
-
-def _load_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
-    match config:
-        case Config():
-            return check(config)
-        case None:
-            return load()
-        case str() | Path():
-            return load(config)
-        case Mapping():
-            return load(flags=config, source="settings")
-    raise ConfigError(f"Engine: {config!r} is neither settings (a dict) nor the path of a settings file")

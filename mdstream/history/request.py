@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Annotated, NamedTuple, TypedDict, Unpack
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from mdstream.config import setting
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.reading.arguments import list_symbols
+from mdstream.settings import describe
 from mdstream.store.query import When, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
@@ -18,7 +19,7 @@ from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.text.patterns import find_matching
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.parameters import NO_MAPPING
-from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
+from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of, name_timeframe
 
 DAY_NS = 86_400 * 1_000_000_000
 _MINUTE_NS = 60 * 1_000_000_000
@@ -35,13 +36,18 @@ EVERYTHING = "*"
 class HistoryOptions(TypedDict, total=False):
     """Which rows of a dataset to fetch, beside symbols and times; flags of `mdstream backfill`."""
 
-    feed: Annotated[str, setting("Feed, as sip or iex; empty: the stream's own.", flag="--feed")]
+    feed: Annotated[str, setting("Data feed, as sip or iex; empty: the stream's own.", flag="--feed")]
     timeframe: Annotated[
-        str, setting("Length of bars: 1Min (default), 15Min, 1Hour, 1Day, ...", flag="--timeframe")
+        str | timedelta,
+        setting(
+            "Length of bars: 1Min (default), 15Min, 1Hour, 1Day, ...",
+            flag="--timeframe",
+            example="1Hour",
+            forms={timedelta: name_timeframe},
+        ),
     ]
     adjustment: Annotated[
-        str,
-        setting(f"Adjustment of stock bars: {', '.join(ADJUSTMENTS)} (default raw).", flag="--adjustment"),
+        str, setting("Adjustment of stock bars; default: raw.", choices=ADJUSTMENTS, flag="--adjustment")
     ]
     priority: Annotated[
         str | Sequence[str], setting("Symbols to fetch before all others; patterns too.", flag="--priority")
@@ -55,20 +61,24 @@ class HistoryOptions(TypedDict, total=False):
         ),
     ]
     asof: Annotated[
-        str,
+        str | date,
         setting(
             "Day as of which stock symbols are meant: META before 2022-06-09 is FB. "
             "Default: today; - for symbols as they were.",
             flag="--asof",
             metavar="DATE",
+            example="2022-06-08",
+            forms={date: str},
         ),
     ]
     refetch: Annotated[
-        str,
+        str | date,
         setting(
             "Fetch stored data of this range again: a date, FIRST..LAST, or all.",
             flag="--refetch",
             metavar="RANGE",
+            example="2026-01-05..2026-01-09",
+            forms={date: str},
         ),
     ]
     repair: Annotated[
@@ -78,6 +88,21 @@ class HistoryOptions(TypedDict, total=False):
             flag="--repair",
         ),
     ]
+
+
+_DECLARED = {each.name: each for each in describe(HistoryOptions)}
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `HistoryOptions`, each checked by its declaration, as texts, lists and booleans.
+
+    None and an empty text mean the default. Raises `ConfigError`.
+    """
+    return {
+        name: _DECLARED[name].read(value)
+        for name, value in options.items()
+        if value is not None and not (isinstance(value, str) and not value)
+    }
 
 
 class Shard(NamedTuple):
@@ -235,16 +260,11 @@ class BackfillRequest:
 
 
 def make_request(
-    dataset: str,
-    symbols: str | Sequence[str],
-    start: When,
-    end: When,
-    *,
-    now: datetime,
-    **options: Unpack[HistoryOptions],
+    dataset: str, symbols: str | Sequence[str], start: When, end: When, *, now: datetime, **options: Any
 ) -> BackfillRequest:
     """Return a checked request. Raises `ConfigError` if something is wrong.
 
+    `options` are those that `check_options` returns. Without a feed, it is the default of the stream.
     Times without a zone are UTC. A date as `end` includes that day. Incomplete data is left out: the last
     minute before `now`, and bars that have not closed by then. If the service returns the rows of all
     symbols at once, no symbol, or `*` among them, means all.
@@ -357,6 +377,4 @@ def _resolve_bars(dataset: str, history: History, timeframe: str, adjustment: st
         minutes_of(timeframe)
     if history.adjusted:
         adjustment = adjustment or "raw"
-        if adjustment not in ADJUSTMENTS:
-            raise ConfigError(f"adjustment {adjustment!r} is not one of {', '.join(ADJUSTMENTS)}")
     return timeframe, adjustment

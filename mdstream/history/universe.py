@@ -51,8 +51,6 @@ async def resolve_symbols(
     Raises `UnknownNameError` if a pattern matches nothing, `ConfigError` if it cannot be looked up, and
     what `RestClient.get` raises.
     """
-    if status not in (*STATUSES, "all"):
-        raise ConfigError(f"status {status!r} is not one of {', '.join((*STATUSES, 'all'))}")
     symbols = list_symbols(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):

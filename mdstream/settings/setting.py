@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -72,6 +72,8 @@ class Setting:
     """Whether the value is never shown."""
     is_automatic: bool = False
     """Whether a number may be `auto`, whose value is `AUTO`, one below the least."""
+    forms: Mapping[type, Callable[[Any], str]] = field(default_factory=dict)
+    """Other types that a text may have in Python, and how each is written."""
 
     @property
     def section(self) -> str:
@@ -113,6 +115,7 @@ class Setting:
 
     def read(self, value: Any) -> Any:
         """Return `value` as the setting's type. Raises `ConfigError` with the allowed values."""
+        value = next((write(value) for form, write in self.forms.items() if isinstance(value, form)), value)
         if self.kind == "list" and isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
         if self.kind == "text" and self.choices and isinstance(value, str):
@@ -174,7 +177,8 @@ class Setting:
         kind = self.kind
         if kind == "number" and self.unit == "s":
             kind = f"number of seconds or a duration such as {EXAMPLES}"
-        return f"{value!r} is not a {kind}" + (f" ({self.limits})" if self.limits else "")
+        example = f" such as {self.example}" if self.example else ""
+        return f"{value!r} is not a {kind}{example}" + (f" ({self.limits})" if self.limits else "")
 
 
 def _number(value: Any) -> float | None:
@@ -198,14 +202,16 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
         if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
             yield from _settings(annotation, name + ".", choices)
             continue
-        base, meta = _split_annotation(annotation)
+        meta = _split_annotation(annotation)[1]
+        about = dict(meta.extra or {})
+        plain = str if "forms" in about else annotation
+        base = _split_annotation(plain)[0]
         origin = typing.get_origin(base) or base
         limits = _split_annotation(typing.get_args(base)[1])[1] if origin is dict else meta
-        about = dict(meta.extra or {})
         fixed = about.pop("choices", ()) or (typing.get_args(base) if origin is Literal else choices(name))
         yield Setting(
             name=name,
-            type=annotation,
+            type=plain,
             kind=_KINDS[origin],
             default=_default(owner, key),
             description=meta.description or "",

@@ -65,6 +65,24 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     return _merge((_MAPPING, values))[0]
 
 
+def load_any(name: str, given: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    """Return the checked settings that a program gives: a `Config`, a mapping, the path of a file, or none.
+
+    Environment variables apply as in `load`, unless it is a `Config`. `name` is used in errors. Raises
+    `ConfigError`.
+    """
+    match given:
+        case Config():
+            return check(given)
+        case None:
+            return load()
+        case str() | Path():
+            return load(given)
+        case Mapping():
+            return load(flags=given, source="settings")
+    raise ConfigError(f"{name}: {given!r} is neither settings (a dict) nor the path of a settings file")
+
+
 def check(config: Config) -> Config:
     """Return `config` checked, with a key for servers on this machine. Raises `ConfigError`."""
     return from_mapping(msgspec.to_builtins(config))

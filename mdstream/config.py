@@ -273,6 +273,8 @@ class HistoryConfig(Struct, frozen=True):
     budget_per_minute: int
     learns_budget: bool
     """Whether the budget follows the headers of the service."""
+    feeds: dict[str, str]
+    """The data feed of each stream."""
 
 
 class FeedConfig(Struct, frozen=True):
@@ -474,6 +476,7 @@ class _Settings(Struct, frozen=True):
             workers=backfill.workers,
             budget_per_minute=backfill.budget_per_minute or self.fetch.budget_per_minute,
             learns_budget=not backfill.budget_per_minute,
+            feeds={name: self.stream(name).feed for name in STREAMS},
         )
 
     @property

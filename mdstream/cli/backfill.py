@@ -82,7 +82,8 @@ def backfill(
     B). They are looked up among the assets that trade now (--status all: delisted ones too); contracts,
     expired ones too, by their underlying. Days without a session are not requested.
 
-    Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
+    Settings are those of the sections backfill and fetch, and the data feed of the stream, as stocks.feed:
+    file < MDSTREAM_* environment < flags.
 
     Exit codes: 0 all that the service has is in the store; 1 incomplete: symbols failed, records were
     rejected in this run, or days are short after --repair (the last line says which); 2 wrong setting; 3

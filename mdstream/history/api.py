@@ -121,12 +121,13 @@ async def resolve(
 ) -> BackfillRequest:
     """Return the checked request, its patterns replaced by symbols; `options` are `HistoryOptions`.
 
-    Raises what `check_options`, `resolve_symbols` and `make_request` raise.
+    Without one of them, the data feed is that of the settings. Raises what `check_options`,
+    `resolve_symbols` and `make_request` raise.
     """
     from mdstream.history.universe import resolve_symbols
 
     dataset = resolve_dataset(dataset)
     history_of(dataset)  # fails for an unknown dataset before any server is asked
-    given = check_options(options)
+    given = {"feed": config.feeds.get(dataset.partition(".")[0]), **check_options(options)}
     names = await resolve_symbols(dataset, symbols, start, config, given.get("status") or "active")
     return make_request(dataset, names, start, end, now=datetime.now(UTC), **given)

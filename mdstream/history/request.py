@@ -36,7 +36,9 @@ EVERYTHING = "*"
 class HistoryOptions(TypedDict, total=False):
     """Which rows of a dataset to fetch, beside symbols and times; flags of `mdstream backfill`."""
 
-    feed: Annotated[str, setting("Data feed, as sip or iex; empty: the stream's own.", flag="--feed")]
+    feed: Annotated[
+        str, setting("Data feed, as sip or iex; default: that of the stream's settings.", flag="--feed")
+    ]
     timeframe: Annotated[
         str | timedelta,
         setting(

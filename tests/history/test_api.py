@@ -14,6 +14,8 @@ import pytest
 import mdstream
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.history.status import Status
+from mdstream.settings import from_mapping
+from tests.history.service import Query, fill, serve
 from tests.running import HANGING_S, simulator
 
 INTERRUPTED = """
@@ -125,3 +127,46 @@ def test_a_wrong_argument_of_a_backfill_is_an_error_of_one_sentence(
 def test_a_backfill_without_a_store_is_an_error_of_one_sentence() -> None:
     with pytest.raises(ConfigError, match="store: the path is empty"):
         mdstream.backfill("stocks.bars", "AAPL", "2026-01-05", "2026-01-05")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("given", "feed"),
+    [({}, "sip"), ({"feed": None}, "sip"), ({"feed": ""}, "sip"), ({"feed": "iex"}, "iex")],
+)
+def test_a_backfill_takes_the_data_feed_of_the_settings_unless_one_is_given(
+    given: dict[str, Any], feed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDSTREAM_STOCKS__FEED", "sip")
+    monkeypatch.setenv("MDSTREAM_CRYPTO__FEED", "eu-1")
+
+    def answer(path: str, query: Query) -> Any:
+        return {"trades": {}, "next_page_token": None}
+
+    with serve(answer) as service:
+        fill(service, tmp_path, "stocks.trades", "AAPL", "2026-01-05", "2026-01-05", **given)
+        fill(service, tmp_path, "crypto.trades", "BTC/USD", "2026-01-05", "2026-01-05")
+    (_, stocks), (crypto, _) = service.requests
+    assert stocks["feed"] == feed
+    assert "/eu-1/" in crypto
+
+
+def test_settings_of_a_backfill_are_those_of_an_engine(tmp_path: Path) -> None:
+    file = tmp_path / "m.toml"
+
+    def answer(path: str, query: Query) -> Any:
+        return {"trades": {}, "next_page_token": None}
+
+    with serve(answer) as service:
+        plain = {"data_url": service.url, "stocks": {"feed": "sip"}, "backfill": {"workers": 0}}
+        file.write_text(f'data_url = "{service.url}"\n[stocks]\nfeed = "sip"\n[backfill]\nworkers = 0\n')
+        for number, settings in enumerate((plain, file, from_mapping(plain))):
+            mdstream.backfill(
+                "stocks.trades",
+                "AAPL",
+                "2026-01-05",
+                "2026-01-05",
+                store=tmp_path / str(number),
+                settings=settings,
+                progress=None,
+            )
+    assert [query["feed"] for _, query in service.requests] == ["sip"] * 3

@@ -27,6 +27,7 @@ from mdstream.errors import (
     SharedMemoryError,
     UnknownNameError,
 )
+from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since, to_seconds
 from mdstream.reading.tail import Tail, TailArguments, Tails
@@ -70,6 +71,10 @@ class Engine:
         self, config: Config | Mapping[str, Any] | str | Path | None = None, *, log: IO[str] | None = None
     ) -> None:
         self.config = load_any("Engine", config)
+        try:
+            _ = None if log is None else log.fileno()
+        except (AttributeError, OSError):
+            raise ConfigError(f"log: {log!r} is not a file opened for writing") from None
         self._log = log
         self._host = self._attachment = self.report = self.exit_code = None
 
@@ -222,11 +227,13 @@ class Engine:
     def _change_subscription(
         self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]
     ) -> None:
+        require(str, stream=stream)
         if stream not in self.config.streams:
             problem = f"{command}: stream {stream!r} is not one of this engine's streams"
             raise UnknownNameError.among(self.config.streams, stream, problem)
         if isinstance(symbols, str) or isinstance(channels, str):
             raise ConfigError(f"{command}: symbols and channels must be lists of names, not a single text")
+        symbols, channels = list_symbols(symbols), list_names("channels", "channel", channels)
         offered = STREAMS[stream].subscriptions
         for channel in channels:
             if channel not in offered:
@@ -234,4 +241,4 @@ class Engine:
                 raise UnknownNameError.among(offered, channel, problem)
         if self._host is None:
             raise MdstreamError("the engine is not running: use `with Engine(...)`, or call start()")
-        self._host.send(command=command, stream=stream, channels=list(channels), symbols=list(symbols))
+        self._host.send(command=command, stream=stream, channels=channels, symbols=symbols)

@@ -21,7 +21,7 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
-from mdstream.reading.arguments import list_symbols
+from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.reading.chains import keep_expiry
 from mdstream.reading.narrow import FrameArguments, Since, filter_rows, keep_sessions, to_seconds
@@ -189,6 +189,7 @@ class Attachment:
         Columns are those of trades and quotes with the prefix `trade_` or `quote_`. Each row is a copy of
         one moment. For `news`, it returns the last revision of each article instead. `tz` as for `frame`.
         """
+        require(str, stream=stream)
         return self.frame(f"{stream}.latest", symbols=symbols, tz=tz)
 
     def book(self, symbol: str) -> pl.DataFrame:
@@ -204,6 +205,7 @@ class Attachment:
         Raises `UnknownNameError` for a symbol that no stream with order books follows, and if no stream of
         the run has order books.
         """
+        require(str, symbol=symbol)
         names = [name for name in self._open.facts.declared_frames if name.endswith(".books")]
         if not names:
             having = [spec.name for spec in STREAMS.values() if book_channel(spec)]
@@ -226,6 +228,7 @@ class Attachment:
         `expiry` is a date, also as text. Raises `UnknownNameError` for an underlying that the run neither
         follows nor has contracts of, for an expiry of none of its contracts, and if the run has no options.
         """
+        require(str, underlying=underlying)
         for name in self._open.facts.declared_chains:
             with self.lock:
                 root = self._open.facts.resolve_root(name.partition(".")[0], underlying)
@@ -270,6 +273,7 @@ class Attachment:
 
         Raises `UnknownNameError` for a stream without trades, and `ConfigError` for another length.
         """
+        require(str, stream=stream)
         zone = None if tz is None else read_zone(tz)
         length = BarLength.parse(every)
         self._check_symbols(f"{stream}.bars", symbols)
@@ -314,6 +318,7 @@ class Attachment:
 
         Raises `ConfigError` if the service sends no bars of this stream.
         """
+        require(str, stream=stream)
         if f"{stream}.bars" not in self.frames or f"{stream}.bars_1m" not in self.frames:
             raise ConfigError(f"compare_bars: the service sends no bars of {stream}")
         return compare_bars(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
@@ -333,6 +338,7 @@ class Attachment:
         Symbols and codes are texts in the query and in the answer. Raises `UnknownNameError` for a name
         that is not a frame, and `polars.exceptions` for invalid SQL.
         """
+        require(str, query=query)
         query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # literals stay as they are
         self._open.check_run()
         known = self._open.known
@@ -395,7 +401,7 @@ class Attachment:
         options = TailOptions(from_start, poll_s, max_rows, max_lag, on_lag)
         if isinstance(name, str):
             return self._follow(name, symbols, options)
-        names = list(dict.fromkeys(name if isinstance(name, (list, tuple)) else [name]))
+        names = list(dict.fromkeys(list_names("tail", "frame", name)))
         if not names:
             raise ConfigError("tail: name at least one frame")
         return Tails({each: self._follow(each, symbols, options) for each in names}, options.poll_s)

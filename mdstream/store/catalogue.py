@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, tzinfo
+from datetime import date, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
-from mdstream.reading.arguments import list_symbols
+from mdstream.reading.arguments import list_symbols, require
 from mdstream.reading.zones import read_zone, show_in_zone
 from mdstream.store.amendments import Trades, merge_valid, read_amendments
 from mdstream.store.dataset_tables import (
@@ -33,6 +33,7 @@ from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
 from mdstream.system.paths import require_store
+from mdstream.venues.alpaca.timeframes import name_timeframe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,9 +50,9 @@ def scan(
     symbols: str | Sequence[str] | None = None,
     start: When | None = None,
     end: When | None = None,
-    feed: str = "",
-    timeframe: str = "",
-    adjustment: str = "",
+    feed: str | None = None,
+    timeframe: str | timedelta | None = None,
+    adjustment: str | None = None,
     amended: bool = False,
     session: str | Sequence[str] | None = None,
     tz: str | tzinfo = "UTC",
@@ -106,7 +107,10 @@ def scan(
     zone = read_zone(tz)
     if unknown not in ("error", "empty"):
         raise ConfigError(f"unknown: {unknown!r} is neither 'error' nor 'empty'")
-    kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
+    timeframe = name_timeframe(timeframe) if isinstance(timeframe, timedelta) else timeframe or ""
+    kinds = {"feed": feed or "", "timeframe": timeframe, "adjustment": adjustment or ""}
+    require(str, **kinds)
+    require(bool, amended=amended)
     wanted = Wanted(dataset, (start, end), kinds, zone)
     _check_span(start, end, zone)
     if channel is REJECTS and symbols is not None:

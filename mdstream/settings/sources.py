@@ -189,20 +189,23 @@ def _flatten(
             yield name, setting.read(value)
         elif parent is not None:  # an entry of a table
             yield parent.read_entry(name.rpartition(".")[2], value)
-        elif isinstance(value, Mapping) and any(each.startswith(name) for each in settings):
+        elif isinstance(value, Mapping) and any(f"{each}.".startswith(f"{name}.") for each in settings):
             yield from _flatten(value, settings, name + ".")
         else:
             raise ConfigError(_unknown(name, settings))
 
 
 def _unknown(name: str, settings: Mapping[str, Setting]) -> str:
-    """Return the error text for an unknown setting."""
-    section, _, key = name.rpartition(".")
-    prefix = section + "." if section else ""
-    known = dict.fromkeys(
-        each.removeprefix(prefix).partition(".")[0] for each in settings if each.startswith(prefix)
-    )
-    if key in known:
+    """Return the error text for an unknown setting: what is like its first part that is unknown."""
+    prefix = ""
+    for key in name.split("."):
+        known = dict.fromkeys(
+            each.removeprefix(prefix).partition(".")[0] for each in settings if each.startswith(prefix)
+        )
+        if key not in known:
+            break
+        prefix += f"{key}."
+    else:
         return f"{name} is a section: set one of its settings, such as {name}.{_first(name, settings)}"
     return f"unknown setting {name}; {suggest(key, known)}"
 

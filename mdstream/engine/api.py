@@ -10,7 +10,7 @@ The supervisor runs in a process of its own. Nothing here blocks it, and no scri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta, tzinfo
+from datetime import date, timedelta
 from pathlib import Path
 from typing import IO, Any, Unpack, overload
 
@@ -31,6 +31,7 @@ from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since, to_seconds
 from mdstream.reading.tail import Tail, TailArguments, Tails
+from mdstream.reading.zones import Zone
 from mdstream.settings import load_any
 from mdstream.streams import STREAMS
 
@@ -155,7 +156,7 @@ class Engine:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return frame `name` as it is now; see `Attachment.frame`."""
         return self.attachment.frame(name, symbols=symbols, since=since, session=session, tz=tz)
@@ -180,7 +181,7 @@ class Engine:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now; see `Attachment.bars`."""
         return self.attachment.bars(stream, every, symbols=symbols, since=since, session=session, tz=tz)

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from datetime import date, timedelta, tzinfo
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -28,7 +28,7 @@ from mdstream.reading.narrow import FrameArguments, Since, filter_rows, keep_ses
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
-from mdstream.reading.zones import read_zone, show_in_zone
+from mdstream.reading.zones import Zone, read_zone, show_in_zone
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.system.paths import require_path
@@ -130,7 +130,7 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return a frame as it is now, as a zero-copy DataFrame.
 
@@ -149,7 +149,8 @@ class Attachment:
         data feed: `regular`, `pre`, `post`, `overnight`, or a list of these. Daily bars are in none of
         them. Each returns a copy.
 
-        `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York".
+        `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York", a
+        zone of `zoneinfo`, or a fixed offset of whole hours, as `timezone(timedelta(hours=-5))`.
 
         Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
         (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
@@ -180,7 +181,7 @@ class Attachment:
                 self._open.facts.check_symbols(name.partition(".")[0], list_symbols(symbols))
 
     def latest(
-        self, stream: str, *, symbols: str | Sequence[str] | None = None, tz: str | tzinfo | None = None
+        self, stream: str, *, symbols: str | Sequence[str] | None = None, tz: Zone | None = None
     ) -> pl.DataFrame:
         """Return the last trade and quote of each symbol of `stream`, a row for each symbol.
 
@@ -253,7 +254,7 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now, a row for each, sorted by symbol and time.
 

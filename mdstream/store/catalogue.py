@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
 from mdstream.reading.arguments import list_symbols, require
-from mdstream.reading.zones import read_zone, show_in_zone
+from mdstream.reading.zones import Zone, read_zone, show_in_zone
 from mdstream.store.amendments import Trades, merge_valid, read_amendments
 from mdstream.store.dataset_tables import (
     Wanted,
@@ -55,7 +55,7 @@ def scan(
     adjustment: str | None = None,
     amended: bool = False,
     session: str | Sequence[str] | None = None,
-    tz: str | tzinfo = "UTC",
+    tz: Zone = "UTC",
     unknown: Literal["error", "empty"] = "error",
 ) -> pl.LazyFrame:
     """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
@@ -90,7 +90,8 @@ def scan(
     for such a `timeframe` is an error. A market that never closes is always `regular`.
 
     `tz` is the zone of the times that are returned, and of a `start` and `end` that name none, such as
-    "America/New_York". A date begins at midnight there.
+    "America/New_York", a zone of `zoneinfo` or a fixed offset of whole hours. A date begins at midnight
+    there.
 
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.

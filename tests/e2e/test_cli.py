@@ -340,6 +340,8 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
         (["simulate", "--port", "99999"], 2, "command line: port: 99999 is above the maximum of 65535"),
         (["simulate", "--rate", "-1"], 2, "command line: rate: -1 is below the minimum of 0"),
         (["tail", "stocks.trades", "--run", "none"], 6, "no run none under"),
+        (["record", "--run", "none"], 6, "no run none under"),
+        (["report", "--live", "--run", "none"], 6, "no run none under"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(arguments: list[str], code: int, line: str) -> None:

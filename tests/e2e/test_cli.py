@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import itertools
 import json
 import os
 import pty
@@ -484,6 +485,15 @@ def test_tail_and_doctor_see_a_running_engine() -> None:
         table = command("tail", "crypto.trades", "-n", "3", "--from-start").stdout.splitlines()
         assert table[0].split("\t")[:4] == ["symbol", "ts", "price", "size"]
         assert len(table) == 4
+        both = ("stocks.quotes", "crypto.quotes")
+        several = command("tail", *both, "-n", "200", "--json").stdout.splitlines()
+        assert {json.loads(line)["frame"] for line in several} == set(both)
+        lines = [line.split("\t") for line in command("tail", *both, "-n", "200").stdout.splitlines()]
+        shown = [first for first, *_ in lines]
+        assert len(lines) - shown.count("frame") == 200
+        assert {above for above, name in itertools.pairwise(shown) if name == "frame"} <= set(both)
+        for above, name in itertools.pairwise(shown):
+            assert above in (name, "frame") or name == "frame", "a header is above each change of the frame"
         wrong = command("tail", "stocks.nothing")
         assert wrong.returncode == 2
         assert "no frame 'stocks.nothing'" in wrong.stderr

@@ -34,6 +34,7 @@ from mdstream.reading.tail import Tail, TailArguments, Tails
 from mdstream.reading.zones import Zone
 from mdstream.settings import load_any
 from mdstream.streams import STREAMS
+from mdstream.streams.symbols import why_no_symbol
 
 _ERRORS: dict[int, type[MdstreamError]] = {
     Exit.CONFIG: ConfigError,
@@ -235,6 +236,9 @@ class Engine:
         if isinstance(symbols, str) or isinstance(channels, str):
             raise ConfigError(f"{command}: symbols and channels must be lists of names, not a single text")
         symbols, channels = list_symbols(symbols), list_names("channels", "channel", channels)
+        for symbol in symbols:
+            if symbol != "*" and (why := why_no_symbol(symbol)):
+                raise ConfigError(f"{command}: {why}")
         offered = STREAMS[stream].subscriptions
         for channel in channels:
             if channel not in offered:

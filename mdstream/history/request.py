@@ -16,6 +16,7 @@ from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.streams.symbols import why_no_symbol
 from mdstream.text.patterns import find_matching
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.parameters import NO_MAPPING
@@ -346,11 +347,6 @@ def _split_asof(variant: str) -> tuple[list[str], str]:
     return kinds.split("/"), asof
 
 
-def is_symbol(name: str) -> bool:
-    """Return whether a name can be a symbol: in capitals, no spaces in it, no list, no pattern."""
-    return name == name.upper() and name.split() == [name] and "," not in name and "*" not in name
-
-
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(list_symbols(symbols)))
     if history.everything and (not names or EVERYTHING in names):
@@ -358,10 +354,8 @@ def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence
     if not names:
         raise ConfigError("no symbol is given")
     for symbol in names:
-        if not is_symbol(symbol.upper()):
-            raise ConfigError(f"{symbol!r} is not a symbol")
-        if not is_symbol(symbol):
-            raise ConfigError(f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}")
+        if why := why_no_symbol(symbol):
+            raise ConfigError(why)
         if stream.chain and not stream.chain.is_contract(symbol):
             raise ConfigError(f"{symbol!r} is not a contract; one looks like {stream.chain.example}")
     return names

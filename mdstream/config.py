@@ -31,7 +31,7 @@ def setting(
     """Declare the meaning of a setting and its limits: at least `ge`, at most `le`.
 
     `about` are attributes of `mdstream.settings.Setting`: `unit`, `choices`, `schemes`, `is_path`,
-    `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`.
+    `is_store`, `example`, `flag`, `metavar`, `variable`, `secret`, `is_automatic`, `forms`.
     """
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
@@ -222,6 +222,7 @@ class StoreConfig(Struct, frozen=True):
         setting(
             "Folder, or s3://bucket/prefix.",
             is_path=True,
+            is_store=True,
             example='"s3://bucket/prefix"',
             flag="--store",
             metavar="DIR",
@@ -280,6 +281,8 @@ class HistoryConfig(Struct, frozen=True):
     budget_per_minute: int
     learns_budget: bool
     """Whether the budget follows the headers of the service."""
+    feeds: dict[str, str]
+    """The data feed of each stream."""
 
 
 class FeedConfig(Struct, frozen=True):
@@ -481,6 +484,7 @@ class _Settings(Struct, frozen=True):
             workers=backfill.workers,
             budget_per_minute=backfill.budget_per_minute or self.fetch.budget_per_minute,
             learns_budget=not backfill.budget_per_minute,
+            feeds={name: self.stream(name).feed for name in STREAMS},
         )
 
     @property

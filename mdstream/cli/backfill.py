@@ -82,7 +82,8 @@ def backfill(
     B). They are looked up among the assets that trade now (--status all: delisted ones too); contracts,
     expired ones too, by their underlying. Days without a session are not requested.
 
-    Settings are those of the sections backfill and fetch: file < MDSTREAM_* environment < flags.
+    Settings are those of the sections backfill and fetch, and the data feed of the stream, as stocks.feed:
+    file < MDSTREAM_* environment < flags.
 
     Exit codes: 0 all that the service has is in the store; 1 incomplete: symbols failed, records were
     rejected in this run, or days are short after --repair (the last line says which); 2 wrong setting; 3
@@ -98,7 +99,7 @@ def backfill(
             return
         from mdstream.history.plan import check
 
-        check(request, store, found.data)
+        check(request, found.data)
     raise typer.Exit(int(_run(request, store, found, as_json)))
 
 
@@ -111,16 +112,14 @@ def _prepare(
     if loads_workers:
         _start_loading(config.workers)
     from mdstream.history.api import resolve
-    from mdstream.streams.datasets import history_of
 
     dataset, symbols, start, end, _ = arguments
-    history_of(dataset)  # fails for an unknown dataset before any server is asked
     return config, asyncio.run(resolve(dataset, symbols, start, end, config, options))
 
 
 def split_options(given: Given) -> tuple[HistoryOptions, Mapping[str, Any]]:
-    """Return the given flags as options of the request, and settings."""
-    options: Any = {each.name: each.read(given[each.name]) for each in _OPTIONS if each.name in given}
+    """Return the given flags as options of the request, and settings; neither is checked."""
+    options: Any = {each.name: given[each.name] for each in _OPTIONS if each.name in given}
     return options, {name: value for name, value in given.items() if name not in options}
 
 

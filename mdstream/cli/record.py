@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from mdstream.cli.flags import ConfigFile, Directory, Given, add_flags, select
-from mdstream.errors import ConfigError, Exit, NoRunError
+from mdstream.errors import Exit
 from mdstream.settings import load
 from mdstream.system.paths import require_path
 
@@ -97,7 +97,4 @@ def _find(run: str | None, root: Path | None) -> Path:
     for path in rundir.list_runs(root):
         if path.name == run or path.name.endswith(f"-{run}"):
             return path
-    try:
-        return rundir.find(run, root)
-    except NoRunError as error:
-        raise ConfigError(f"--run {run}: {error}") from error
+    return rundir.find(run, root)

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 
 def tail(
-    frame: Annotated[
-        str | None, typer.Argument(help="Frame to follow, as stocks.trades. Without one, list the frames.")
+    frames: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FRAME...",
+            help="Frames to follow, as stocks.trades. Of several, each row begins with the name of its "
+            "frame. Without one, list the frames.",
+        ),
     ] = None,
     run: Annotated[str | None, typer.Option(help="Run to attach to. Default: the newest.")] = None,
     directory: Directory = None,
@@ -26,30 +31,26 @@ def tail(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
-    """Print the rows of a frame as they arrive. Any number of readers may; none disturbs the engine."""
+    """Print the rows of frames as they arrive. Any number of readers may; none disturbs the engine."""
     from mdstream.reading.attach import attach
-    from mdstream.reading.byte_texts import bytes_to_text
 
     attachment = attach(run, directory)
-    if frame is None:
+    if not frames:
         for name in attachment.frames:
             print(f"{attachment.rows(name):>12,}  {name}")
         return
-    following = attachment.tail(frame, from_start=from_start)
-    left, header = rows or sys.maxsize, True
+    following = attachment.tail(list(frames), from_start=from_start)
+    left, header = rows or sys.maxsize, ""
     try:
-        for batch in following:
+        for name, batch in following:
             new = batch.head(left)
-            new = new.with_columns(bytes_to_text(new))
+            labelled = _label(new, name) if len(frames) > 1 else new
             if as_json:
-                sys.stdout.write(new.write_ndjson())
+                sys.stdout.write(_to_json(labelled))
             else:
-                flat = new.with_columns(_join_lists(new))
-                if sys.stdout.isatty():
-                    flat = flat.with_columns(_escape_texts(flat))
-                sys.stdout.write(flat.write_csv(include_header=header, separator="\t"))
+                sys.stdout.write(_to_table(labelled, has_header=name != header))
             sys.stdout.flush()
-            header = False
+            header = name
             left -= new.height
             if left <= 0:
                 return
@@ -59,6 +60,30 @@ def tail(
         pass  # the reader has gone
     if following.missed:
         print(f"mdstream: {following.missed} rows were dropped before they were read", file=sys.stderr)
+
+
+def _label(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return the rows of a frame with its name in front."""
+    import polars as pl
+
+    return frame.select(pl.lit(name).alias("frame"), pl.all())
+
+
+def _to_json(frame: pl.DataFrame) -> str:
+    """Return rows as JSON objects, one in each line."""
+    from mdstream.reading.byte_texts import bytes_to_text
+
+    return frame.with_columns(bytes_to_text(frame)).write_ndjson()
+
+
+def _to_table(frame: pl.DataFrame, has_header: bool) -> str:
+    """Return rows as lines of values between tabs."""
+    from mdstream.reading.byte_texts import bytes_to_text
+
+    flat = frame.with_columns(bytes_to_text(frame)).with_columns(_join_lists(frame))
+    if sys.stdout.isatty():
+        flat = flat.with_columns(_escape_texts(flat))
+    return flat.write_csv(include_header=has_header, separator="\t")
 
 
 def _join_lists(frame: pl.DataFrame) -> list[pl.Expr]:

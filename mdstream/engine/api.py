@@ -10,7 +10,7 @@ The supervisor runs in a process of its own. Nothing here blocks it, and no scri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta, tzinfo
+from datetime import date, timedelta
 from pathlib import Path
 from typing import IO, Any, Unpack, overload
 
@@ -27,11 +27,14 @@ from mdstream.errors import (
     SharedMemoryError,
     UnknownNameError,
 )
+from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.attach import Attachment
 from mdstream.reading.narrow import Since, to_seconds
 from mdstream.reading.tail import Tail, TailArguments, Tails
-from mdstream.settings import check, load
+from mdstream.reading.zones import Zone
+from mdstream.settings import load_any
 from mdstream.streams import STREAMS
+from mdstream.streams.symbols import why_no_symbol
 
 _ERRORS: dict[int, type[MdstreamError]] = {
     Exit.CONFIG: ConfigError,
@@ -69,7 +72,11 @@ class Engine:
     def __init__(
         self, config: Config | Mapping[str, Any] | str | Path | None = None, *, log: IO[str] | None = None
     ) -> None:
-        self.config = _load_config(config)
+        self.config = load_any("Engine", config)
+        try:
+            _ = None if log is None else log.fileno()
+        except (AttributeError, OSError):
+            raise ConfigError(f"log: {log!r} is not a file opened for writing") from None
         self._log = log
         self._host = self._attachment = self.report = self.exit_code = None
 
@@ -150,7 +157,7 @@ class Engine:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return frame `name` as it is now; see `Attachment.frame`."""
         return self.attachment.frame(name, symbols=symbols, since=since, session=session, tz=tz)
@@ -175,7 +182,7 @@ class Engine:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now; see `Attachment.bars`."""
         return self.attachment.bars(stream, every, symbols=symbols, since=since, session=session, tz=tz)
@@ -222,11 +229,16 @@ class Engine:
     def _change_subscription(
         self, command: str, stream: str, symbols: Sequence[str], channels: Sequence[str]
     ) -> None:
+        require(str, stream=stream)
         if stream not in self.config.streams:
             problem = f"{command}: stream {stream!r} is not one of this engine's streams"
             raise UnknownNameError.among(self.config.streams, stream, problem)
         if isinstance(symbols, str) or isinstance(channels, str):
             raise ConfigError(f"{command}: symbols and channels must be lists of names, not a single text")
+        symbols, channels = list_symbols(symbols), list_names("channels", "channel", channels)
+        for symbol in symbols:
+            if symbol != "*" and (why := why_no_symbol(symbol)):
+                raise ConfigError(f"{command}: {why}")
         offered = STREAMS[stream].subscriptions
         for channel in channels:
             if channel not in offered:
@@ -234,17 +246,4 @@ class Engine:
                 raise UnknownNameError.among(offered, channel, problem)
         if self._host is None:
             raise MdstreamError("the engine is not running: use `with Engine(...)`, or call start()")
-        self._host.send(command=command, stream=stream, channels=list(channels), symbols=list(symbols))
-
-
-def _load_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
-    match config:
-        case Config():
-            return check(config)
-        case None:
-            return load()
-        case str() | Path():
-            return load(config)
-        case Mapping():
-            return load(flags=config, source="settings")
-    raise ConfigError(f"Engine: {config!r} is neither settings (a dict) nor the path of a settings file")
+        self._host.send(command=command, stream=stream, channels=channels, symbols=symbols)

@@ -41,13 +41,8 @@ class Estimate(NamedTuple):
     """How long so many requests take at the budget."""
 
 
-def check(request: BackfillRequest, store: Path, data: Endpoint) -> None:
-    """Raise `ConfigError` if a request cannot be fetched into `store`."""
-    if ":/" in str(store):
-        url = str(store).replace(":/", "://", 1)  # `Path` has dropped a slash
-        raise ConfigError(
-            f"store {url!r}: a backfill fills a local folder; object stores are for recording"
-        )
+def check(request: BackfillRequest, data: Endpoint) -> None:
+    """Raise `ConfigError` if there is no server to fetch a request from."""
     if data.lacks_keys and not request.spec.always_open:
         raise ConfigError(
             "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose a server, for example "

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Annotated, NamedTuple, TypedDict, Unpack
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from mdstream.config import setting
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.reading.arguments import list_symbols
+from mdstream.settings import describe
 from mdstream.store.query import When, parse_time, to_ns, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
+from mdstream.streams.symbols import why_no_symbol
 from mdstream.text.patterns import find_matching
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.parameters import NO_MAPPING
-from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of
+from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of, name_timeframe
 
 DAY_NS = 86_400 * 1_000_000_000
 _MINUTE_NS = 60 * 1_000_000_000
@@ -35,13 +37,20 @@ EVERYTHING = "*"
 class HistoryOptions(TypedDict, total=False):
     """Which rows of a dataset to fetch, beside symbols and times; flags of `mdstream backfill`."""
 
-    feed: Annotated[str, setting("Feed, as sip or iex; empty: the stream's own.", flag="--feed")]
+    feed: Annotated[
+        str, setting("Data feed, as sip or iex; default: that of the stream's settings.", flag="--feed")
+    ]
     timeframe: Annotated[
-        str, setting("Length of bars: 1Min (default), 15Min, 1Hour, 1Day, ...", flag="--timeframe")
+        str | timedelta,
+        setting(
+            "Length of bars: 1Min (default), 15Min, 1Hour, 1Day, ...",
+            flag="--timeframe",
+            example="1Hour",
+            forms={timedelta: name_timeframe},
+        ),
     ]
     adjustment: Annotated[
-        str,
-        setting(f"Adjustment of stock bars: {', '.join(ADJUSTMENTS)} (default raw).", flag="--adjustment"),
+        str, setting("Adjustment of stock bars; default: raw.", choices=ADJUSTMENTS, flag="--adjustment")
     ]
     priority: Annotated[
         str | Sequence[str], setting("Symbols to fetch before all others; patterns too.", flag="--priority")
@@ -55,20 +64,24 @@ class HistoryOptions(TypedDict, total=False):
         ),
     ]
     asof: Annotated[
-        str,
+        str | date,
         setting(
             "Day as of which stock symbols are meant: META before 2022-06-09 is FB. "
             "Default: today; - for symbols as they were.",
             flag="--asof",
             metavar="DATE",
+            example="2022-06-08",
+            forms={date: str},
         ),
     ]
     refetch: Annotated[
-        str,
+        str | date,
         setting(
             "Fetch stored data of this range again: a date, FIRST..LAST, or all.",
             flag="--refetch",
             metavar="RANGE",
+            example="2026-01-05..2026-01-09",
+            forms={date: str},
         ),
     ]
     repair: Annotated[
@@ -78,6 +91,21 @@ class HistoryOptions(TypedDict, total=False):
             flag="--repair",
         ),
     ]
+
+
+_DECLARED = {each.name: each for each in describe(HistoryOptions)}
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `HistoryOptions`, each checked by its declaration, as texts, lists and booleans.
+
+    None and an empty text mean the default. Raises `ConfigError`.
+    """
+    return {
+        name: _DECLARED[name].read(value)
+        for name, value in options.items()
+        if value is not None and not (isinstance(value, str) and not value)
+    }
 
 
 class Shard(NamedTuple):
@@ -235,16 +263,11 @@ class BackfillRequest:
 
 
 def make_request(
-    dataset: str,
-    symbols: str | Sequence[str],
-    start: When,
-    end: When,
-    *,
-    now: datetime,
-    **options: Unpack[HistoryOptions],
+    dataset: str, symbols: str | Sequence[str], start: When, end: When, *, now: datetime, **options: Any
 ) -> BackfillRequest:
     """Return a checked request. Raises `ConfigError` if something is wrong.
 
+    `options` are those that `check_options` returns. Without a feed, it is the default of the stream.
     Times without a zone are UTC. A date as `end` includes that day. Incomplete data is left out: the last
     minute before `now`, and bars that have not closed by then. If the service returns the rows of all
     symbols at once, no symbol, or `*` among them, means all.
@@ -324,11 +347,6 @@ def _split_asof(variant: str) -> tuple[list[str], str]:
     return kinds.split("/"), asof
 
 
-def is_symbol(name: str) -> bool:
-    """Return whether a name can be a symbol: in capitals, no spaces in it, no list, no pattern."""
-    return name == name.upper() and name.split() == [name] and "," not in name and "*" not in name
-
-
 def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(list_symbols(symbols)))
     if history.everything and (not names or EVERYTHING in names):
@@ -336,10 +354,8 @@ def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence
     if not names:
         raise ConfigError("no symbol is given")
     for symbol in names:
-        if not is_symbol(symbol.upper()):
-            raise ConfigError(f"{symbol!r} is not a symbol")
-        if not is_symbol(symbol):
-            raise ConfigError(f"{symbol!r} is not a symbol; they are in capitals: {symbol.upper()}")
+        if why := why_no_symbol(symbol):
+            raise ConfigError(why)
         if stream.chain and not stream.chain.is_contract(symbol):
             raise ConfigError(f"{symbol!r} is not a contract; one looks like {stream.chain.example}")
     return names
@@ -357,6 +373,4 @@ def _resolve_bars(dataset: str, history: History, timeframe: str, adjustment: st
         minutes_of(timeframe)
     if history.adjusted:
         adjustment = adjustment or "raw"
-        if adjustment not in ADJUSTMENTS:
-            raise ConfigError(f"adjustment {adjustment!r} is not one of {', '.join(ADJUSTMENTS)}")
     return timeframe, adjustment

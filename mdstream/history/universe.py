@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from mdstream.config import HistoryConfig
 from mdstream.errors import ConfigError, UnknownNameError, UnusableAnswerError
-from mdstream.history.request import EVERYTHING, is_symbol
+from mdstream.history.request import EVERYTHING
 from mdstream.reading.arguments import list_symbols
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, pages
@@ -26,6 +26,7 @@ from mdstream.store.query import When, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import history_of
 from mdstream.streams.rest_spec import Chain
+from mdstream.streams.symbols import why_no_symbol
 from mdstream.text.patterns import find_matching, is_pattern
 from mdstream.venues.alpaca.bodies import page_token_in
 from mdstream.venues.alpaca.endpoints import ASSETS_PATH, STATUSES
@@ -51,8 +52,6 @@ async def resolve_symbols(
     Raises `UnknownNameError` if a pattern matches nothing, `ConfigError` if it cannot be looked up, and
     what `RestClient.get` raises.
     """
-    if status not in (*STATUSES, "all"):
-        raise ConfigError(f"status {status!r} is not one of {', '.join((*STATUSES, 'all'))}")
     symbols = list_symbols(symbols)
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
@@ -213,7 +212,7 @@ def _read_symbols(records: Any, path: str) -> list[str]:
     if not isinstance(records, list):
         raise UnusableAnswerError(f"unusable answer of {path}: not a list of records with a symbol")
     found = [record.get("symbol") if isinstance(record, dict) else None for record in records]
-    return [name if isinstance(name, str) and is_symbol(name) else "" for name in found]
+    return [name if isinstance(name, str) and not why_no_symbol(name) else "" for name in found]
 
 
 def _drop_malformed(names: Iterable[str]) -> set[str]:

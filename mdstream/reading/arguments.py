@@ -1,4 +1,4 @@
-"""Symbols as an argument: of readers, `scan` and backfills."""
+"""Arguments of readers, `scan` and backfills: texts, flags, and lists of names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ from collections.abc import Iterable
 
 from mdstream.errors import ConfigError
 
+_KINDS: dict[type, str] = {str: "a text", bool: "True or False"}
+
+
+def require(kind: type, **given: object) -> None:
+    """Raise `ConfigError` if an argument among `given` is not of a kind: `str` or `bool`."""
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name}: {value!r} is not {_KINDS[kind]}")
+
 
 def list_symbols(symbols: str | Iterable[str]) -> list[str]:
     """Return symbols as a list; a single text is one symbol. Raises `ConfigError` if they are not texts."""
-    if isinstance(symbols, str):
-        return [symbols]
-    found: list[str] = list(symbols) if isinstance(symbols, Iterable) else []
-    if not isinstance(symbols, Iterable) or not all(isinstance(each, str) for each in found):
-        raise ConfigError(f"symbols: {symbols!r} is neither a symbol nor a list of symbols")
+    return list_names("symbols", "symbol", symbols)
+
+
+def list_names(argument: str, what: str, names: str | Iterable[str]) -> list[str]:
+    """Return the names in an argument as a list; a single text is one name (`what`).
+
+    Raises `ConfigError` if they are not texts.
+    """
+    if isinstance(names, str):
+        return [names]
+    found: list[str] = list(names) if isinstance(names, Iterable) else []
+    if not isinstance(names, Iterable) or not all(isinstance(each, str) for each in found):
+        raise ConfigError(f"{argument}: {names!r} is neither a {what} nor a list of {what}s")
     return found

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from datetime import date, timedelta, tzinfo
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -21,14 +21,14 @@ import polars.selectors as cs
 
 from mdstream.errors import ConfigError, NoRunError, UnknownNameError
 from mdstream.frames import rundir
-from mdstream.reading.arguments import list_symbols
+from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.reading.chains import keep_expiry
 from mdstream.reading.narrow import FrameArguments, Since, filter_rows, keep_sessions, to_seconds
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
-from mdstream.reading.zones import read_zone, show_in_zone
+from mdstream.reading.zones import Zone, read_zone, show_in_zone
 from mdstream.streams import STREAMS
 from mdstream.streams.books import book_channel
 from mdstream.system.paths import require_path
@@ -130,7 +130,7 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return a frame as it is now, as a zero-copy DataFrame.
 
@@ -149,7 +149,8 @@ class Attachment:
         data feed: `regular`, `pre`, `post`, `overnight`, or a list of these. Daily bars are in none of
         them. Each returns a copy.
 
-        `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York".
+        `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York", a
+        zone of `zoneinfo`, or a fixed offset of whole hours, as `timezone(timedelta(hours=-5))`.
 
         Keyed frames (`stocks.latest`, `crypto.books`) are copied, each row as it was at one moment. Views
         (`options.chains`, `news.latest`, `news.by_symbol`) are computed, which takes milliseconds.
@@ -180,7 +181,7 @@ class Attachment:
                 self._open.facts.check_symbols(name.partition(".")[0], list_symbols(symbols))
 
     def latest(
-        self, stream: str, *, symbols: str | Sequence[str] | None = None, tz: str | tzinfo | None = None
+        self, stream: str, *, symbols: str | Sequence[str] | None = None, tz: Zone | None = None
     ) -> pl.DataFrame:
         """Return the last trade and quote of each symbol of `stream`, a row for each symbol.
 
@@ -189,6 +190,7 @@ class Attachment:
         Columns are those of trades and quotes with the prefix `trade_` or `quote_`. Each row is a copy of
         one moment. For `news`, it returns the last revision of each article instead. `tz` as for `frame`.
         """
+        require(str, stream=stream)
         return self.frame(f"{stream}.latest", symbols=symbols, tz=tz)
 
     def book(self, symbol: str) -> pl.DataFrame:
@@ -204,6 +206,7 @@ class Attachment:
         Raises `UnknownNameError` for a symbol that no stream with order books follows, and if no stream of
         the run has order books.
         """
+        require(str, symbol=symbol)
         names = [name for name in self._open.facts.declared_frames if name.endswith(".books")]
         if not names:
             having = [spec.name for spec in STREAMS.values() if book_channel(spec)]
@@ -226,6 +229,7 @@ class Attachment:
         `expiry` is a date, also as text. Raises `UnknownNameError` for an underlying that the run neither
         follows nor has contracts of, for an expiry of none of its contracts, and if the run has no options.
         """
+        require(str, underlying=underlying)
         for name in self._open.facts.declared_chains:
             with self.lock:
                 root = self._open.facts.resolve_root(name.partition(".")[0], underlying)
@@ -250,7 +254,7 @@ class Attachment:
         symbols: str | Sequence[str] | None = None,
         since: Since | None = None,
         session: str | Sequence[str] | None = None,
-        tz: str | tzinfo | None = None,
+        tz: Zone | None = None,
     ) -> pl.DataFrame:
         """Return the bars of a stream as they are now, a row for each, sorted by symbol and time.
 
@@ -270,6 +274,7 @@ class Attachment:
 
         Raises `UnknownNameError` for a stream without trades, and `ConfigError` for another length.
         """
+        require(str, stream=stream)
         zone = None if tz is None else read_zone(tz)
         length = BarLength.parse(every)
         self._check_symbols(f"{stream}.bars", symbols)
@@ -314,6 +319,7 @@ class Attachment:
 
         Raises `ConfigError` if the service sends no bars of this stream.
         """
+        require(str, stream=stream)
         if f"{stream}.bars" not in self.frames or f"{stream}.bars_1m" not in self.frames:
             raise ConfigError(f"compare_bars: the service sends no bars of {stream}")
         return compare_bars(self.frame(f"{stream}.bars"), self.frame(f"{stream}.bars_1m"))
@@ -333,6 +339,7 @@ class Attachment:
         Symbols and codes are texts in the query and in the answer. Raises `UnknownNameError` for a name
         that is not a frame, and `polars.exceptions` for invalid SQL.
         """
+        require(str, query=query)
         query = _QUOTED.sub(lambda m: m[1] or f"{m[2]}.{m[3]}", query)  # literals stay as they are
         self._open.check_run()
         known = self._open.known
@@ -395,7 +402,7 @@ class Attachment:
         options = TailOptions(from_start, poll_s, max_rows, max_lag, on_lag)
         if isinstance(name, str):
             return self._follow(name, symbols, options)
-        names = list(dict.fromkeys(name if isinstance(name, (list, tuple)) else [name]))
+        names = list(dict.fromkeys(list_names("tail", "frame", name)))
         if not names:
             raise ConfigError("tail: name at least one frame")
         return Tails({each: self._follow(each, symbols, options) for each in names}, options.poll_s)

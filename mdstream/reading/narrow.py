@@ -14,7 +14,7 @@ import polars as pl
 from mdstream.errors import ConfigError
 from mdstream.reading import market_sessions
 from mdstream.reading.arguments import list_symbols
-from mdstream.reading.zones import EXAMPLE
+from mdstream.reading.zones import EXAMPLE, Zone
 from mdstream.text.durations import EXAMPLES, parse_duration
 
 Since = date | timedelta | int | str
@@ -29,7 +29,7 @@ class FrameArguments(TypedDict, total=False):
     symbols: str | Sequence[str] | None
     since: Since | None
     session: str | Sequence[str] | None
-    tz: str | tzinfo | None
+    tz: Zone | None
 
 
 _LEAST_NS = 946_684_800 * 10**9

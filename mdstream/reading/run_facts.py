@@ -15,6 +15,7 @@ from mdstream.frames.layout import arrow_schema
 from mdstream.streams import STREAMS
 from mdstream.streams.books import BOOK_DEPTH, book_channel, books_frame_channel
 from mdstream.streams.spec import StreamSpec
+from mdstream.streams.symbols import why_no_symbol
 from mdstream.telemetry import schema as telemetry
 from mdstream.text.nearest import differ_in_form
 from mdstream.text.patterns import is_pattern
@@ -122,6 +123,8 @@ class RunFacts:
                     f"symbols: {symbol!r} is not a symbol that {stream} follows in run {self.run}"
                     + _explain_underlying(STREAMS[stream], symbol, followed),
                 )
+            if why := why_no_symbol(symbol):
+                raise UnknownNameError.among(received, symbol, f"symbols: {why}")
             self._may_come.add((stream, symbol))
 
     def choose_stream(self, streams: Sequence[str], symbol: str) -> str:

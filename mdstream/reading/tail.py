@@ -13,6 +13,7 @@ from typing import Literal, Protocol, SupportsIndex, TypedDict
 import polars as pl
 
 from mdstream.errors import ConfigError, LagError, NoRunError
+from mdstream.reading.arguments import require
 from mdstream.reading.narrow import to_seconds
 from mdstream.reading.reader import FrameReader
 
@@ -64,6 +65,7 @@ class TailOptions:
     def __post_init__(self) -> None:
         if self.on_lag not in ("drop", "raise"):
             raise ConfigError(f"on_lag: {self.on_lag!r} must be drop or raise")
+        require(bool, from_start=self.from_start)
         object.__setattr__(self, "poll_s", to_seconds(self.poll_s, "poll_s"))  # the class is frozen
         for name in ("max_rows", "max_lag"):
             value = getattr(self, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, tzinfo
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -15,15 +15,32 @@ if TYPE_CHECKING:
 
 EXAMPLE = "America/New_York"
 
+Zone = str | ZoneInfo | timezone
+"""The name of a time zone, a zone of `zoneinfo`, or a fixed offset of whole hours."""
 
-def read_zone(tz: str | tzinfo) -> ZoneInfo:
-    """Return a time zone by its name or as `zoneinfo` has it. Raises `ConfigError` for anything else."""
-    if isinstance(tz, ZoneInfo):
+
+def read_zone(tz: Zone) -> ZoneInfo:
+    """Return a time zone. Raises `ConfigError` for anything else, and for an offset that has no zone.
+
+    Polars knows zones by their names alone, and offsets of whole hours have one: `Etc/GMT+5` is UTC-5.
+    """
+    if isinstance(tz, ZoneInfo) and tz.key:
         return tz
+    name: object = _name_offset(tz) if isinstance(tz, timezone) else tz
     try:
-        return ZoneInfo("UTC" if tz is UTC else tz)  # type: ignore[arg-type]
+        return ZoneInfo(name)  # type: ignore[arg-type]
     except (OSError, KeyError, ValueError, TypeError):
-        raise ConfigError(f"tz: {tz!r} is not a time zone, such as {EXAMPLE}") from None
+        raise ConfigError(
+            f"tz: {tz!r} is not a time zone, such as {EXAMPLE}, or an offset of whole hours from -12 to +14"
+        ) from None
+
+
+def _name_offset(tz: timezone) -> str:
+    """Return the name of the zone with a fixed offset; empty if none has it."""
+    hours, rest = divmod(tz.utcoffset(None), timedelta(hours=1))
+    if rest:
+        return ""
+    return f"Etc/GMT{-hours:+d}" if hours else "UTC"
 
 
 def show_in_zone(frame: Frame, zone: ZoneInfo | None) -> Frame:

@@ -12,7 +12,7 @@ environment (`APCA_API_KEY_ID`, `APCA_API_SECRET_KEY`) or from the file, never f
 
 from mdstream.settings.description import describe_settings
 from mdstream.settings.setting import Setting, describe
-from mdstream.settings.sources import check, fill, from_mapping, load, load_with_origins
+from mdstream.settings.sources import check, fill, from_mapping, load, load_any, load_with_origins
 
 __all__ = [
     "Setting",
@@ -22,5 +22,6 @@ __all__ = [
     "fill",
     "from_mapping",
     "load",
+    "load_any",
     "load_with_origins",
 ]

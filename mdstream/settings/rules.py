@@ -12,6 +12,7 @@ from mdstream.settings.description import value_of
 from mdstream.settings.setting import Setting
 from mdstream.streams import STREAMS
 from mdstream.streams.rest_spec import Chain
+from mdstream.streams.symbols import why_no_symbol
 
 COMMAND_LINE = "command line"
 
@@ -59,10 +60,8 @@ def _symbols(name: str, symbols: tuple[str, ...], chain: Chain | None) -> Iterat
     for symbol in symbols:
         if chain and len(symbol) > _LONGEST_UNDERLYING and not chain.is_contract(symbol):
             yield name, f"{symbol!r} is neither an underlying nor a contract, such as {chain.example}"
-        if not symbol or symbol != symbol.strip() or "," in symbol:
-            yield name, f"{symbol!r} is not a symbol"
-        if symbol != symbol.upper():
-            yield name, f"{symbol!r} is not a symbol: symbols are in capitals, as {symbol.upper()}"
+        if symbol != "*" and (why := why_no_symbol(symbol)):
+            yield name, why
     if "*" in symbols and len(symbols) > 1:
         yield name, "'*' means all symbols; remove the others"
 

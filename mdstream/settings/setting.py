@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
 from mdstream.config import AUTO
 from mdstream.errors import ConfigError
-from mdstream.system.paths import require_path
+from mdstream.system.paths import require_path, require_store
 from mdstream.text.durations import EXAMPLES, parse_duration
 
 ENV_PREFIX = "MDSTREAM_"
@@ -59,6 +59,8 @@ class Setting:
     """Allowed schemes of an address."""
     is_path: bool = False
     """Whether it names a file or folder. It may be empty only if that is its default, with a meaning."""
+    is_store: bool = False
+    """Whether a path may also be the address of an object store."""
     example: str = ""
     """An example of a value, in TOML."""
     flag: str = ""
@@ -70,6 +72,8 @@ class Setting:
     """Whether the value is never shown."""
     is_automatic: bool = False
     """Whether a number may be `auto`, whose value is `AUTO`, one below the least."""
+    forms: Mapping[type, Callable[[Any], str]] = field(default_factory=dict)
+    """Other types that a text may have in Python, and how each is written."""
 
     @property
     def section(self) -> str:
@@ -111,6 +115,7 @@ class Setting:
 
     def read(self, value: Any) -> Any:
         """Return `value` as the setting's type. Raises `ConfigError` with the allowed values."""
+        value = next((write(value) for form, write in self.forms.items() if isinstance(value, form)), value)
         if self.kind == "list" and isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
         if self.kind == "text" and self.choices and isinstance(value, str):
@@ -127,7 +132,7 @@ class Setting:
         if isinstance(found, float) and not math.isfinite(found):
             raise ConfigError(f"{self.name}: {self._problem(value)}")
         if self.is_path and (found or self.default):
-            require_path(self.name, found)
+            (require_store if self.is_store else require_path)(self.name, found)
         for text in found if self.kind == "list" else [found]:
             if self.choices and text not in self.choices:
                 raise ConfigError(f"{self.name}: {text!r} is not one of {', '.join(self.choices)}")
@@ -172,7 +177,8 @@ class Setting:
         kind = self.kind
         if kind == "number" and self.unit == "s":
             kind = f"number of seconds or a duration such as {EXAMPLES}"
-        return f"{value!r} is not a {kind}" + (f" ({self.limits})" if self.limits else "")
+        example = f" such as {self.example}" if self.example else ""
+        return f"{value!r} is not a {kind}{example}" + (f" ({self.limits})" if self.limits else "")
 
 
 def _number(value: Any) -> float | None:
@@ -196,14 +202,16 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
         if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
             yield from _settings(annotation, name + ".", choices)
             continue
-        base, meta = _split_annotation(annotation)
+        meta = _split_annotation(annotation)[1]
+        about = dict(meta.extra or {})
+        plain = str if "forms" in about else annotation
+        base = _split_annotation(plain)[0]
         origin = typing.get_origin(base) or base
         limits = _split_annotation(typing.get_args(base)[1])[1] if origin is dict else meta
-        about = dict(meta.extra or {})
         fixed = about.pop("choices", ()) or (typing.get_args(base) if origin is Literal else choices(name))
         yield Setting(
             name=name,
-            type=annotation,
+            type=plain,
             kind=_KINDS[origin],
             default=_default(owner, key),
             description=meta.description or "",

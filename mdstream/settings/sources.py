@@ -65,6 +65,24 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     return _merge((_MAPPING, values))[0]
 
 
+def load_any(name: str, given: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    """Return the checked settings that a program gives: a `Config`, a mapping, the path of a file, or none.
+
+    Environment variables apply as in `load`, unless it is a `Config`. `name` is used in errors. Raises
+    `ConfigError`.
+    """
+    match given:
+        case Config():
+            return check(given)
+        case None:
+            return load()
+        case str() | Path():
+            return load(given)
+        case Mapping():
+            return load(flags=given, source="settings")
+    raise ConfigError(f"{name}: {given!r} is neither settings (a dict) nor the path of a settings file")
+
+
 def check(config: Config) -> Config:
     """Return `config` checked, with a key for servers on this machine. Raises `ConfigError`."""
     return from_mapping(msgspec.to_builtins(config))
@@ -171,20 +189,23 @@ def _flatten(
             yield name, setting.read(value)
         elif parent is not None:  # an entry of a table
             yield parent.read_entry(name.rpartition(".")[2], value)
-        elif isinstance(value, Mapping) and any(each.startswith(name) for each in settings):
+        elif isinstance(value, Mapping) and any(f"{each}.".startswith(f"{name}.") for each in settings):
             yield from _flatten(value, settings, name + ".")
         else:
             raise ConfigError(_unknown(name, settings))
 
 
 def _unknown(name: str, settings: Mapping[str, Setting]) -> str:
-    """Return the error text for an unknown setting."""
-    section, _, key = name.rpartition(".")
-    prefix = section + "." if section else ""
-    known = dict.fromkeys(
-        each.removeprefix(prefix).partition(".")[0] for each in settings if each.startswith(prefix)
-    )
-    if key in known:
+    """Return the error text for an unknown setting: what is like its first part that is unknown."""
+    prefix = ""
+    for key in name.split("."):
+        known = dict.fromkeys(
+            each.removeprefix(prefix).partition(".")[0] for each in settings if each.startswith(prefix)
+        )
+        if key not in known:
+            break
+        prefix += f"{key}."
+    else:
         return f"{name} is a section: set one of its settings, such as {name}.{_first(name, settings)}"
     return f"unknown setting {name}; {suggest(key, known)}"
 

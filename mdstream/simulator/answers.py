@@ -94,7 +94,7 @@ def _items(query: Query, series: Series, symbols: list[str]) -> Iterator[tuple[s
         if after and symbol < after[0]:
             continue
         past = query.past(symbol)
-        indexes = range(start // series.step - 1, end // series.step + 1)
+        indexes = series.indexes(start, end)
         if after and symbol == after[0]:
             indexes = (
                 range(indexes.start, min(indexes.stop, after[1]))

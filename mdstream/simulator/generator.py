@@ -20,6 +20,13 @@ Maker = Callable[[str, Time], Message]
 
 MINUTE = 60_000_000_000
 DAY = 24 * 60 * MINUTE
+MIDNIGHT = 5 * 60 * MINUTE
+"""Start of the days of bars in UTC: New York's midnight in winter; that of crypto in summer, too."""
+
+
+def start_of_day(at: int) -> int:
+    """Return when the day of a daily bar begins, in ns since 1970."""
+    return at - (at - MIDNIGHT) % DAY
 
 
 def base_price(symbol: str, known: Mapping[str, float]) -> float:
@@ -132,5 +139,5 @@ class Generator(ABC):
             "v": self.volume(),
             "n": self.random.randint(1, 900),
             "vw": round(sum(prices) / 4, 6),
-            "t": Time(at - at % length),
+            "t": Time(start_of_day(at) if length == DAY else at - at % length),
         }

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdstream.simulator.encode import Time
-from mdstream.simulator.generator import DAY, MINUTE, Message
+from mdstream.simulator.generator import MINUTE, Message, start_of_day
 from mdstream.streams.column_sets import BAR_KINDS
 from mdstream.streams.spec import StreamSpec
 
 _REMEMBERED = 3 * MINUTE
-_NEW_YORK = 5 * 60 * MINUTE
-"""Start of days in UTC: New York's midnight, in winter."""
 
 _Trade = tuple[Any, str, float, float, bool, bool]
 """Id, exchange, price, size, whether it counts in prices and in volume: a tuple is fast."""
@@ -226,7 +224,7 @@ class BarServer:
 
     def _day(self, bar: Message) -> Message:
         """Return the day's bar so far, including a minute that has just ended."""
-        begin = bar["t"] - (bar["t"] - _NEW_YORK) % DAY
+        begin = start_of_day(bar["t"])
         day = self._days.get(bar["S"])
         if day is None or day["t"] != begin:
             day = {**bar, "T": "d", "t": Time(begin)}

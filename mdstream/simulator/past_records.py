@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mdstream.simulator.encode import Time
-from mdstream.simulator.generator import DAY, MINUTE, base_price
+from mdstream.simulator.generator import DAY, MIDNIGHT, MINUTE, base_price, start_of_day
 
 Record = dict[str, Any]
 
@@ -99,22 +99,22 @@ class Past:
 
     def latest(self, now: int) -> dict[str, Callable[[], Record]]:
         """Return kind → function that makes its latest record."""
-        second, day = now // SECOND, now // DAY
+        second, day = now // SECOND, start_of_day(now)
         return {
             "trades": lambda: self.trade(now, second),
             "quotes": lambda: self.quote(now, second),
-            "bars": lambda: self.bar(day * DAY, day),
+            "bars": lambda: self.bar(day, day // DAY),
         }
 
     def snapshot(self, now: int) -> Record:
         """Return the state of the symbol."""
-        second, minute, day = now // SECOND, now // MINUTE, now // DAY
+        second, minute, day = now // SECOND, now // MINUTE, start_of_day(now)
         return {
             "latestTrade": self.trade(now - 150_000_321, second),
             "latestQuote": self.quote(now - 20_000_123, second),
             "minuteBar": self.bar((minute - 1) * MINUTE, minute - 1),
-            "dailyBar": self.bar(day * DAY, day),
-            "prevDailyBar": self.bar((day - 1) * DAY, day - 1),
+            "dailyBar": self.bar(day, day // DAY),
+            "prevDailyBar": self.bar(day - DAY, day // DAY - 1),
         }
 
 
@@ -127,6 +127,12 @@ class Series:
     jitter: bool = True
     composed: bool = False
     """Made of shorter bars."""
+    origin: int = 0
+    """When item 0 begins."""
+
+    def indexes(self, start: int, end: int) -> range:
+        """Return the indexes of items that may be in a time range, and one before."""
+        return range((start - self.origin) // self.step - 1, (end - self.origin) // self.step + 1)
 
     def at(self, past: Past, index: int, end: int = _FOREVER) -> Record:
         """Return item `index`: on a grid of `step`, or less than a step after it with `jitter`.
@@ -135,8 +141,9 @@ class Series:
         service returns; this is the harder case for a client.
         """
         offset = int(past.unit(index, 12) * self.step * 0.9) if self.jitter else 0
-        record = self.make(past, index * self.step + offset, index)
-        over = (index + 1) * self.step
+        begin = self.origin + index * self.step
+        record = self.make(past, begin + offset, index)
+        over = begin + self.step
         return _part(record, over, end) if self.composed and end < over - 1 else record
 
 
@@ -170,4 +177,5 @@ def bar_series(timeframe: str) -> Series | None:
     if unit is None or not count.isdigit() or not 1 <= int(count) <= 59:
         return None
     step = int(count) * unit
-    return Series(step, Past.bar, jitter=False, composed=step not in (MINUTE, DAY))
+    origin = MIDNIGHT if step % DAY == 0 else 0
+    return Series(step, Past.bar, jitter=False, composed=step not in (MINUTE, DAY), origin=origin)

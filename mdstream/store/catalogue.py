@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, tzinfo
+from datetime import date, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameError
-from mdstream.reading.arguments import list_symbols
-from mdstream.reading.zones import read_zone, show_in_zone
+from mdstream.reading.arguments import list_symbols, require
+from mdstream.reading.zones import Zone, read_zone, show_in_zone
 from mdstream.store.amendments import Trades, merge_valid, read_amendments
 from mdstream.store.dataset_tables import (
     Wanted,
@@ -32,7 +32,8 @@ from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
-from mdstream.system.paths import require_path
+from mdstream.system.paths import require_store
+from mdstream.venues.alpaca.timeframes import name_timeframe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,12 +50,12 @@ def scan(
     symbols: str | Sequence[str] | None = None,
     start: When | None = None,
     end: When | None = None,
-    feed: str = "",
-    timeframe: str = "",
-    adjustment: str = "",
+    feed: str | None = None,
+    timeframe: str | timedelta | None = None,
+    adjustment: str | None = None,
     amended: bool = False,
     session: str | Sequence[str] | None = None,
-    tz: str | tzinfo = "UTC",
+    tz: Zone = "UTC",
     unknown: Literal["error", "empty"] = "error",
 ) -> pl.LazyFrame:
     """Return a dataset of a store as a lazy frame: `scan("stocks.trades", "store", symbols=["AAPL"])`.
@@ -89,7 +90,8 @@ def scan(
     for such a `timeframe` is an error. A market that never closes is always `regular`.
 
     `tz` is the zone of the times that are returned, and of a `start` and `end` that name none, such as
-    "America/New_York". A date begins at midnight there.
+    "America/New_York", a zone of `zoneinfo` or a fixed offset of whole hours. A date begins at midnight
+    there.
 
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
@@ -102,11 +104,14 @@ def scan(
     """
     dataset = resolve_dataset(dataset)
     channel, history = _find_channel(dataset)
-    require_path("store", store)
+    require_store("store", store)
     zone = read_zone(tz)
     if unknown not in ("error", "empty"):
         raise ConfigError(f"unknown: {unknown!r} is neither 'error' nor 'empty'")
-    kinds = {"feed": feed, "timeframe": timeframe, "adjustment": adjustment}
+    timeframe = name_timeframe(timeframe) if isinstance(timeframe, timedelta) else timeframe or ""
+    kinds = {"feed": feed or "", "timeframe": timeframe, "adjustment": adjustment or ""}
+    require(str, **kinds)
+    require(bool, amended=amended)
     wanted = Wanted(dataset, (start, end), kinds, zone)
     _check_span(start, end, zone)
     if channel is REJECTS and symbols is not None:

@@ -131,6 +131,26 @@ def test_what_is_fetched_again_and_as_of_which_day_are_flags(tmp_path: Path) -> 
         assert flag.removeprefix("--") in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "environ", "feed"),
+    [
+        ([], {}, "iex"),
+        (["--config", "m.toml"], {}, "otc"),
+        (["--config", "m.toml"], {"MDSTREAM_STOCKS__FEED": "boats"}, "boats"),
+        (["--feed", "sip"], {"MDSTREAM_STOCKS__FEED": "boats"}, "sip"),
+    ],
+)
+def test_without_a_flag_the_data_feed_is_that_of_the_settings(
+    flags: list[str], environ: dict[str, str], feed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.toml").write_text('[stocks]\nfeed = "otc"\n')
+    symbols = ("--symbols", "AAPL", "--start", "2026-01-04", "--end", "2026-01-04")  # a Sunday
+    arguments = ["backfill", "stocks.trades", *symbols, "--store", "s", "--dry-run", *flags]
+    done = CliRunner().invoke(app, arguments, env={**CLEAN, **environ})
+    assert f"{feed} has no session" in done.output
+
+
 def test_a_closed_day_is_reported_as_such(tmp_path: Path) -> None:
     done = command(tmp_path, "--dry-run", "--start", "2026-01-03", "--end", "2026-01-04")
     assert "nothing to fetch, iex has no session in this range" in done.stdout

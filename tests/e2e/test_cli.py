@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import itertools
 import json
 import os
 import pty
@@ -340,6 +341,8 @@ def test_an_engine_ends_with_the_script_that_started_it() -> None:
         (["simulate", "--port", "99999"], 2, "command line: port: 99999 is above the maximum of 65535"),
         (["simulate", "--rate", "-1"], 2, "command line: rate: -1 is below the minimum of 0"),
         (["tail", "stocks.trades", "--run", "none"], 6, "no run none under"),
+        (["record", "--run", "none"], 6, "no run none under"),
+        (["report", "--live", "--run", "none"], 6, "no run none under"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(arguments: list[str], code: int, line: str) -> None:
@@ -483,6 +486,15 @@ def test_tail_and_doctor_see_a_running_engine() -> None:
         table = command("tail", "crypto.trades", "-n", "3", "--from-start").stdout.splitlines()
         assert table[0].split("\t")[:4] == ["symbol", "ts", "price", "size"]
         assert len(table) == 4
+        both = ("stocks.quotes", "crypto.quotes")
+        several = command("tail", *both, "-n", "200", "--json").stdout.splitlines()
+        assert {json.loads(line)["frame"] for line in several} == set(both)
+        lines = [line.split("\t") for line in command("tail", *both, "-n", "200").stdout.splitlines()]
+        shown = [first for first, *_ in lines]
+        assert len(lines) - shown.count("frame") == 200
+        assert {above for above, name in itertools.pairwise(shown) if name == "frame"} <= set(both)
+        for above, name in itertools.pairwise(shown):
+            assert above in (name, "frame") or name == "frame", "a header is above each change of the frame"
         wrong = command("tail", "stocks.nothing")
         assert wrong.returncode == 2
         assert "no frame 'stocks.nothing'" in wrong.stderr

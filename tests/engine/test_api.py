@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import itertools
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -81,6 +83,21 @@ def test_symbols_are_lists_and_no_text(tmp_path: Path) -> None:
                 running.subscribe("crypto", ["DOGE/USD"], ["nonsense"])
             with pytest.raises(ConfigError, match="'news' is not one of"):
                 running.unsubscribe("news", ["AAPL"])
+            wrong: list[tuple[Any, Any, Any, str]] = [
+                (None, ["DOGE/USD"], (), "stream: None is not a text"),
+                ("crypto", None, (), "symbols: None is neither a symbol nor a list of symbols"),
+                ("crypto", b"x", (), "symbols: b'x' is neither a symbol nor"),
+                ("crypto", ["DOGE/USD"], 5, "channels: 5 is neither a channel nor a list of channels"),
+            ]
+            for stream, symbols, channels, message in wrong:
+                with pytest.raises(ConfigError, match=message):
+                    running.subscribe(stream, symbols, channels)
+
+
+@pytest.mark.parametrize("log", [5, "engine.log", io.StringIO()])
+def test_a_log_is_a_file(log: Any) -> None:
+    with pytest.raises(ConfigError, match=r"log: .* is not a file opened for writing"):
+        mdstream.Engine({}, log=log)
 
 
 def test_thousands_of_symbols_are_one_command(tmp_path: Path) -> None:

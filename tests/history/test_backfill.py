@@ -630,6 +630,8 @@ def test_an_estimate_goes_by_what_the_store_has(sim: RunningSimulator, tmp_path:
 
 
 def test_an_object_store_is_refused_with_what_it_is_for(sim: RunningSimulator) -> None:
-    with pytest.raises(ConfigError, match="a backfill fills a local folder"):
+    with pytest.raises(
+        ConfigError, match=r"is an address; name a file or folder of this machine \(only a recorder fills"
+    ):
         fill(sim, Path("s3://bucket/x"), "stocks.trades", ["AAPL"], *HOURS)
     assert not Path("s3:").exists()

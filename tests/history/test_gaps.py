@@ -304,7 +304,7 @@ def test_a_repair_fetches_days_with_fewer_trades_than_the_services_daily_bars_co
         starts = sorted(query["start"][:10] for path, query in service.take() if path.endswith("trades"))
     assert starts == ["2026-01-06", "2026-01-07"]
     assert (done.short, done.requests) == (1, 3)
-    assert "AAPL 2026-01-06: 2 of 3 trades by the service's daily bar" in caplog.text
+    assert "AAPL 2026-01-06: 2 of 3 trades by the service's bars" in caplog.text
     assert sorted(read(tmp_path)["id"]) == [1, 2, 3, 4, 5, 9]
 
 
@@ -342,16 +342,110 @@ def test_a_day_of_which_a_part_is_requested_is_not_short_because_of_the_rest(tmp
 
     def answer(path: str, query: Query) -> Any:
         if path.endswith("/bars"):
-            return {"bars": {"AAPL": [bar("2026-01-05T05:00:00Z", count=9)]}, "next_page_token": None}
+            hours = [
+                bar("2026-01-05T14:00:00Z"),
+                bar("2026-01-05T15:00:00Z"),
+                bar("2026-01-05T16:00:00Z", 8),
+            ]
+            day = [bar("2026-01-05T05:00:00Z", count=9)]
+            bars = hours if query["timeframe"] == "1Hour" else day
+            return {"bars": {"AAPL": bars}, "next_page_token": None}
         return trades(path, query)
 
-    part = ("2026-01-05T14:00:00Z", "2026-01-05T16:00:00Z")
+    part = ("2026-01-05T14:30:00Z", "2026-01-05T16:30:00Z")
     with serve(answer) as service:
         fill(service, tmp_path, "stocks.trades", "AAPL", *part)
         done = fill(service, tmp_path, "stocks.trades", "AAPL", *part, repair=True)
-        assert (done.short, done.requests) == (0, 1)
+        assert (done.short, done.requests) == (0, 2)
         fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY)
         assert fill(service, tmp_path, "stocks.trades", "AAPL", DAY, DAY, repair=True).short == 1
+
+
+def answer_crypto(trades: list[str], begins: int = 5) -> Answer:
+    """Return an answer with trades at these times, and bars that count all of them.
+
+    Days begin at the hour `begins` in UTC.
+    """
+
+    def answer(path: str, query: Query) -> Any:
+        symbol, first, last = query["symbols"], query["start"], query["end"]
+        rows = [trade(time, number) for number, time in enumerate(trades)]
+        what = path.rpartition("/")[2]
+        if what == "bars":
+            starts = [_start_of_bar(time, query["timeframe"], begins) for time in trades]
+            rows = [bar(start, count=starts.count(start)) for start in sorted(set(starts))]
+        found = [row for row in rows if first <= row["t"] <= last]
+        return {what: {symbol: found} if found else {}, "next_page_token": None}
+
+    return answer
+
+
+def _start_of_bar(time: str, timeframe: str, begins: int) -> str:
+    at, shift = datetime.fromisoformat(time), timedelta(hours=begins)
+    day = (at - shift).replace(hour=0, minute=0) + shift
+    start = {"1Min": at, "1Hour": at.replace(minute=0), "1Day": day}[timeframe]
+    return f"{start:%Y-%m-%dT%H:%M:%SZ}"
+
+
+CRYPTO = [
+    "2026-01-01T03:00:00Z",
+    *(f"2026-01-01T06:{minute:02}:00Z" for minute in range(5)),
+    *(f"2026-01-02T02:{minute:02}:00Z" for minute in range(20)),
+    *(f"2026-01-02T12:{minute:02}:00Z" for minute in range(3)),
+    "2026-01-03T04:00:00Z",
+]
+
+
+@pytest.mark.cases("S2")
+@pytest.mark.parametrize("begins", [0, 4, 5])
+@pytest.mark.parametrize("dataset", ["crypto.trades", "crypto.bars"])
+def test_a_day_without_a_gap_is_not_short_wherever_the_services_day_begins(
+    begins: int, dataset: str, tmp_path: Path
+) -> None:
+    span = ("2026-01-01", "2026-01-02")
+    with serve(answer_crypto(CRYPTO, begins)) as service:
+        fill(service, tmp_path, dataset, "BTC/USD", *span)
+        done = fill(service, tmp_path, dataset, "BTC/USD", *span, repair=True)
+    assert (done.short, done.complete, done.stored) == (0, True, 0)
+
+
+@pytest.mark.cases("S2")
+@pytest.mark.parametrize("missing", CRYPTO[:-1:4])
+@pytest.mark.parametrize("begins", [0, 5])
+def test_a_trade_that_is_missing_in_the_range_shows_in_the_services_day(
+    missing: str, begins: int, tmp_path: Path
+) -> None:
+    span = ("2026-01-01", "2026-01-02")
+    have = [time for time in CRYPTO if time != missing]
+    with serve(answer_crypto(have)) as service:
+        fill(service, tmp_path, "crypto.trades", "BTC/USD", *span)
+    with serve(answer_crypto(CRYPTO, begins)) as service:
+        done = fill(service, tmp_path, "crypto.trades", "BTC/USD", *span, repair=True)
+    assert (done.short, done.complete) == (0, True)
+    assert read(tmp_path, "crypto.trades").height == len(CRYPTO) - 1
+
+
+@pytest.mark.cases("S2")
+@pytest.mark.parametrize("day", ["2026-03-08", "2026-11-01"])
+def test_a_day_on_which_the_clocks_change_ends_where_the_next_one_begins(day: str, tmp_path: Path) -> None:
+    before, after = (4, 5) if day == "2026-11-01" else (5, 4)
+    later = f"{datetime.fromisoformat(day) + timedelta(days=1):%Y-%m-%d}"
+    times = [f"{day}T0{before}:30:00Z", f"{later}T0{min(before, after)}:30:00Z", f"{later}T06:00:00Z"]
+
+    def answer(path: str, query: Query) -> Any:
+        if path.endswith("/bars") and query["timeframe"] == "1Day":
+            second = 1 if after < before else 2  # trades of the first day
+            counts = {f"{day}T0{before}:00:00Z": second, f"{later}T0{after}:00:00Z": 3 - second}
+            rows = [bar(start, count=count) for start, count in counts.items()]
+            return {"bars": {"BTC/USD": rows}, "next_page_token": None}
+        return hours(path, query)
+
+    hours = answer_crypto(times)
+    span = (f"{day}T00:00:00Z", f"{later}T12:00:00Z")
+    with serve(answer) as service:
+        fill(service, tmp_path, "crypto.trades", "BTC/USD", *span)
+        done = fill(service, tmp_path, "crypto.trades", "BTC/USD", *span, repair=True)
+    assert (done.short, done.complete) == (0, True)
 
 
 @pytest.mark.cases("S2")

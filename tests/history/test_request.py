@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
 from mdstream.history.ledger import find_missing
-from mdstream.history.request import DAY_NS, BackfillRequest, Shard, make_request
+from mdstream.history.request import DAY_NS, BackfillRequest, Shard, check_options, make_request
 from mdstream.store.query import parse_time
 from mdstream.streams.datasets import datasets
 from mdstream.venues.alpaca.parameters import format_time
+from mdstream.venues.alpaca.timeframes import minutes_of, name_timeframe
 
 NOW = datetime(2026, 11, 24, 18, tzinfo=UTC)
 
@@ -111,12 +112,13 @@ def test_times_are_formatted_to_the_nanosecond(ns: int) -> None:
         ({"start": "2027-02-01", "end": "2027-02-02"}, ": not in the past"),
         ({"symbols": []}, "no symbol"),
         ({"symbols": ["A,B"]}, "'A,B' is not a symbol"),
-        ({"symbols": ["aapl"]}, "they are in capitals: AAPL"),
+        ({"symbols": ["aapl"]}, "symbols are in capitals, as AAPL"),
+        ({"symbols": ["AAPL;MSFT"]}, "'AAPL;MSFT' is not a symbol: none has ';'"),
+        ({"symbols": ["AAPL", ""]}, "the symbol is empty"),
         ({"feed": "sap"}, "is not one of iex, sip"),
         ({"timeframe": "1Min"}, "has no timeframe"),
         ({"dataset": "stocks.bars", "timeframe": "61Min"}, "'61Min' is not a timeframe; write 1Min"),
         ({"dataset": "stocks.bars", "timeframe": "7Month"}, "or Month after 1, 2, 3, 4, 6 or 12"),
-        ({"dataset": "stocks.bars", "adjustment": "some"}, "is not one of raw, split"),
         ({"dataset": "crypto.bars", "adjustment": "raw"}, "has no adjustment"),
         ({"priority": ["TSLA"]}, "priority 'TSLA' is not among the symbols"),
     ],
@@ -124,6 +126,60 @@ def test_times_are_formatted_to_the_nanosecond(ns: int) -> None:
 def test_what_is_wrong_is_reported(given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_test_request(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"adjustment": "some"}, "adjustment: 'some' is not one of raw, split"),
+        ({"status": "al"}, "status: 'al' is not one of active, inactive, all"),
+        ({"repair": "no"}, "repair: 'no' is neither true nor false"),
+        ({"repair": 2}, "repair: 2 is neither true nor false"),
+        ({"refetch": True}, "refetch: True is not a text such as 2026-01-05..2026-01-09"),
+        ({"refetch": ["2026-01-05"]}, "refetch: .* is not a text"),
+        ({"asof": 20220608}, "asof: 20220608 is not a text such as 2022-06-08"),
+        ({"asof": timedelta(days=1)}, "asof: .* is not a text"),
+        ({"feed": date(2026, 1, 5)}, "feed: .* is not a text"),
+        ({"feed": ["sip"]}, "feed: .* is not a text"),
+        ({"timeframe": 5}, "timeframe: 5 is not a text such as 1Hour"),
+        (
+            {"timeframe": timedelta(seconds=90)},
+            "timeframe: no bars of the service have a length of 0:01:30",
+        ),
+        ({"timeframe": timedelta(minutes=-1)}, "timeframe: no bars of the service have a length of -1 day"),
+        ({"priority": 5}, "priority: 5 is not a list of texts"),
+        ({"priority": [5]}, "priority: .* is not a list of texts"),
+    ],
+)
+def test_each_option_is_checked_by_its_declaration(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_options(given)
+
+
+def test_options_have_the_types_that_python_has_for_them() -> None:
+    given = {
+        "timeframe": timedelta(hours=1),
+        "asof": date(2022, 6, 8),
+        "refetch": date(2026, 1, 5),
+        "priority": "A,B",
+        "adjustment": "Split",
+        "repair": "true",
+        "feed": None,
+        "status": "",
+    }
+    assert check_options(given) == {
+        "timeframe": "1Hour",
+        "asof": "2022-06-08",
+        "refetch": "2026-01-05",
+        "priority": ["A", "B"],
+        "adjustment": "split",
+        "repair": True,
+    }
+
+
+@pytest.mark.parametrize("name", ["1Min", "59Min", "1Hour", "23Hour", "1Day", "1Week"])
+def test_a_timeframe_is_named_by_its_length(name: str) -> None:
+    assert name_timeframe(timedelta(minutes=minutes_of(name))) == name
 
 
 def test_options_are_asked_for_by_contract() -> None:

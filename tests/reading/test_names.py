@@ -17,6 +17,7 @@ from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.reading.attach import Attachment, attach
+from mdstream.reading.tail import Tails
 from mdstream.streams import STREAMS
 from mdstream.text.nearest import find_nearest, suggest
 from tests.reading.test_reading import NAMES, START, Market, get_prices
@@ -328,6 +329,35 @@ def test_a_pattern_is_no_symbol_even_if_all_symbols_are_followed(market: Market)
 
 @pytest.mark.parametrize("name", [None, 5, b"stocks.trades"])
 def test_a_name_that_is_not_a_text_is_an_error_of_one_sentence(market: Market, name: Any) -> None:
-    for look in (market.run.frame, market.run.lazy, market.run.rows, market.run.tail):
+    for look in (market.run.frame, market.run.lazy, market.run.rows):
         with pytest.raises(ConfigError, match=r"frame: .* is not a name, such as 'stocks\.trades'"):
             look(name)
+
+
+WRONG = [None, 5, True, b"AAPL", ["AAPL"], {"AAPL"}, {}, timedelta(1)]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_an_argument_that_must_be_a_text_is_an_error_of_one_sentence(market: Market, value: Any) -> None:
+    run = market.run
+    looks = {"symbol": run.book, "underlying": run.chain, "stream": run.bars, "query": run.sql}
+    for name, look in looks.items():
+        with pytest.raises(ConfigError, match=rf"^{name}: .* is not a text$"):
+            look(value)
+    for look in (run.latest, run.compare_bars):
+        with pytest.raises(ConfigError, match=r"^stream: .* is not a text$"):
+            look(value)
+
+
+@pytest.mark.parametrize("value", [5, "no", None, ["x"]])
+def test_a_flag_is_true_or_false(market: Market, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^from_start: .* is not True or False$"):
+        market.run.tail("stocks.trades", from_start=value)
+
+
+def test_a_tail_of_any_collection_of_frames_follows_them(market: Market) -> None:
+    names: Any = {"stocks.trades": 1, "stocks.quotes": 2}.keys()
+    assert isinstance(market.run.tail(names), Tails)
+    for value in ({5}, [None], [["stocks.trades"]], 5):
+        with pytest.raises(ConfigError, match=r"^tail: .* is neither a frame nor a list of frames"):
+            market.run.tail(value)  # type: ignore[call-overload]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -36,7 +36,7 @@ def hours(frame: pl.DataFrame) -> list[int]:
 
 @pytest.mark.parametrize("tz", [ZONE, ZoneInfo(ZONE)])
 def test_a_frame_is_returned_in_a_zone_without_a_change_of_its_moments(
-    run: Attachment, tz: str | tzinfo
+    run: Attachment, tz: str | ZoneInfo
 ) -> None:
     plain, shown = run.frame("stocks.trades"), run.frame("stocks.trades", tz=tz)
     assert shown.schema["ts"] == pl.Datetime("ns", ZONE)
@@ -69,7 +69,26 @@ def test_since_without_any_zone_is_an_error_that_names_the_parameter(run: Attach
         run.frame("stocks.trades", since=datetime(2026, 1, 5, 9, 30))
 
 
-@pytest.mark.parametrize("tz", ["New York", "", "../etc/passwd", 5, timedelta(hours=5)])
+@pytest.mark.parametrize("hours", [-12, -5, 1, 14])
+def test_a_fixed_offset_of_whole_hours_is_a_zone(run: Attachment, hours: int) -> None:
+    zone = timezone(timedelta(hours=hours))
+    shown = run.frame("stocks.trades", tz=zone)
+    assert shown["ts"].to_list() == run.frame("stocks.trades")["ts"].to_list()
+    assert [each.utcoffset() for each in shown["ts"]] == [timedelta(hours=hours)] * shown.height
+    first = datetime.fromisoformat(list(TIMES)[1]).astimezone(zone).replace(tzinfo=None)
+    assert run.frame("stocks.trades", since=first.isoformat(), tz=zone).height == shown.height - 1
+
+
+def test_an_offset_of_zero_is_utc(run: Attachment) -> None:
+    for tz in (UTC, timezone(timedelta(0)), "UTC"):
+        assert run.frame("stocks.trades", tz=tz).schema["ts"] == pl.Datetime("ns", "UTC")
+
+
+HALF = timezone(timedelta(hours=5, minutes=30))
+FAR = timezone(timedelta(hours=-13))
+
+
+@pytest.mark.parametrize("tz", ["New York", "", "../etc/passwd", 5, timedelta(hours=5), HALF, FAR])
 def test_what_is_not_a_zone_is_an_error(run: Attachment, tmp_path: Path, tz: Any) -> None:
     with pytest.raises(ConfigError, match="is not a time zone, such as America/New_York"):
         run.frame("stocks.trades", tz=tz)

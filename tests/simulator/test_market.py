@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from mdstream.simulator.generator import DAY
 from mdstream.simulator.markets import MARKETS
+from mdstream.simulator.past_records import bar_series
 from mdstream.streams import STREAMS
 from tests.decoding import decode, rows
 
@@ -48,6 +50,22 @@ def test_trades_are_amended_once_soon_or_minutes_later() -> None:
     assert len(ages) > 100
     assert min(ages) < 5
     assert max(ages) > 15
+
+
+@pytest.mark.parametrize("timeframe", ["1Day", "1Hour", "1Min"])
+@pytest.mark.parametrize("stream", ["crypto", "stocks"])
+def test_a_daily_bar_begins_at_five_in_utc_and_others_on_their_grid(stream: str, timeframe: str) -> None:
+    past = MARKETS[stream].past(1, "BTC/USD")
+    series = bar_series(timeframe)
+    assert series is not None
+    start, end = 1_767_225_600_000_000_000, 1_767_225_600_000_000_000 + 3 * DAY  # 2026-01-01 to 2026-01-04
+    times = [series.at(past, index)["t"] for index in series.indexes(start, end)]
+    found = [time for time in times if start <= time < end]
+    first = start + (5 * 3600 * 10**9 if timeframe == "1Day" else 0)
+    assert found == list(range(first, end, series.step))
+    assert past.snapshot(start)["dailyBar"]["t"] == start - 19 * 3600 * 10**9
+    made = MARKETS[stream].generator(1, {"dailyBars": ["BTC/USD"]}).messages(lambda: start)
+    assert next(iter(made))["t"] == start - 19 * 3600 * 10**9
 
 
 def test_every_stream_has_a_market() -> None:

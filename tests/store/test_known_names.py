@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,11 @@ def test_a_start_later_than_the_end_is_an_error(kept: Path, dataset: str) -> Non
         ({"symbols": [5]}, r"symbols: \[5\] is neither a symbol nor a list of symbols"),
         ({"symbols": 5}, "symbols: 5 is neither a symbol nor a list of symbols"),
         ({"symbols": b"AAPL"}, "symbols: b'AAPL' is neither a symbol"),
+        ({"feed": ["iex"]}, r"feed: \['iex'\] is not a text"),
+        ({"timeframe": {"1Min"}}, "timeframe: .* is not a text"),
+        ({"timeframe": timedelta(seconds=1)}, "timeframe: no bars of the service have a length of 0:00:01"),
+        ({"adjustment": 5}, "adjustment: 5 is not a text"),
+        ({"amended": "no"}, "amended: 'no' is not True or False"),
         ({"unknown": "x"}, "unknown: 'x' is neither 'error' nor 'empty'"),
         ({"dataset": "stocks.reject"}, r"did you mean 'stocks\.rejects'"),
     ],

@@ -1,4 +1,4 @@
-"""An empty path is refused wherever people give one: Python takes it for the current folder."""
+"""An empty path is refused wherever people give one, and so is an address: Python takes them for folders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from mdstream.settings import Setting, describe, describe_settings, load
 from mdstream.simulator.simulator_settings import SimulatorSettings
 
 EMPTY = "the path is empty"
+ADDRESS = "'s3:/bucket' is an address"
+NO_OBJECT_STORE = "'s3:/bucket' is not the address of an object store; write s3://bucket/prefix"
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 PATHS = [each for each in (*describe_settings(), *describe(SimulatorSettings)) if each.is_path]
 BACKFILL = ["backfill", "crypto.trades", "--symbols", "BTC/USD", "--start", "2026-01-05", "--end"]
@@ -42,6 +44,18 @@ def test_each_setting_that_is_about_a_file_or_folder_is_declared_as_a_path() -> 
     assert found == {each.name for each in PATHS}
 
 
+@pytest.mark.parametrize("each", PATHS, ids=lambda each: each.name)
+def test_a_setting_that_is_a_path_is_no_address_but_that_of_a_store(each: Setting) -> None:
+    with pytest.raises(ConfigError, match=f"{each.name}: {NO_OBJECT_STORE if each.is_store else ADDRESS}"):
+        each.read("s3:/bucket")
+    assert each.read("/tmp/a:b/c") == "/tmp/a:b/c"
+    if each.is_store:
+        assert each.read("s3://bucket/prefix") == "s3://bucket/prefix"
+    else:
+        with pytest.raises(ConfigError, match="is an address"):
+            each.read("s3://bucket/prefix")
+
+
 @pytest.mark.parametrize("path", ["", "  "])
 def test_an_empty_store_in_a_file_of_settings_is_refused(path: str, tmp_path: Path) -> None:
     file = tmp_path / "m.toml"
@@ -62,6 +76,44 @@ def test_functions_refuse_an_empty_path() -> None:
             call()
     with pytest.raises(ConfigError, match=f"^store: {EMPTY}"):
         mdstream.backfill("crypto.trades", "BTC/USD", "2026-01-05", "2026-01-05", store="")
+
+
+@pytest.mark.parametrize("store", ["s3:/bucket", Path("s3://bucket"), "s3://", "S3:/bucket/x"])
+def test_functions_refuse_a_store_that_only_looks_like_an_object_store(store: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^store: .* is not the address of an object store"):
+        mdstream.scan("stocks.trades", store)
+    with pytest.raises(ConfigError, match=r"^store: .* is an address; name a file or folder"):
+        mdstream.backfill("crypto.trades", "BTC/USD", "2026-01-05", "2026-01-05", store=store)
+    with pytest.raises(ConfigError, match=r"store\.path"):
+        mdstream.Engine({"store": {"path": store}, "record": True})
+
+
+@pytest.mark.parametrize("path", [5, None, b"s", ["s"]])
+def test_functions_refuse_what_is_no_path(path: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^store: .* is not a path"):
+        mdstream.scan("stocks.trades", path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["export", "stocks.trades", "--to", "a.csv", "--store", "s3:/bucket"], NO_OBJECT_STORE),
+        ([*BACKFILL, "2026-01-05", "--store", "s3:/bucket"], ADDRESS),
+        (["record", "--store", "s3:/bucket"], NO_OBJECT_STORE),
+        (["replay", "s3:/bucket"], NO_OBJECT_STORE),
+        (["run", "--record", "--store", "s3:/bucket", "--duration", "1"], NO_OBJECT_STORE),
+        (["run", "--journal", "s3:/bucket", "--duration", "1"], ADDRESS),
+        (["settings", "--config", "s3:/bucket"], ADDRESS),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_commands_refuse_an_address_that_would_be_a_folder(
+    arguments: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
+    assert (done.exit_code, problem in done.stderr) == (2, True), done.stderr
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from mdstream.errors import ConfigError
 
@@ -22,6 +23,8 @@ _UNITS = {
 }
 """Unit of a timeframe → its minutes, and the accepted counts."""
 
+_OFFERED = "write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month after 1, 2, 3, 4, 6 or 12"
+
 _TIMEFRAME = re.compile(r"(\d+)(Min|Hour|Day|Week|Month)")
 
 
@@ -32,10 +35,17 @@ def minutes_of(timeframe: str) -> int:
         minutes, offered = _UNITS[found[2]]
         if int(found[1]) in offered:
             return int(found[1]) * minutes
-    raise ConfigError(
-        f"{timeframe!r} is not a timeframe; write 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or Month "
-        "after 1, 2, 3, 4, 6 or 12"
-    )
+    raise ConfigError(f"{timeframe!r} is not a timeframe; {_OFFERED}")
+
+
+def name_timeframe(length: timedelta) -> str:
+    """Return the timeframe whose bars have this length: 1Hour for 60 minutes. Raises `ConfigError`."""
+    for unit in ("Week", "Day", "Hour", "Min"):
+        minutes, offered = _UNITS[unit]
+        count, rest = divmod(length, timedelta(minutes=minutes))
+        if not rest and count in offered:
+            return f"{count}{unit}"
+    raise ConfigError(f"timeframe: no bars of the service have a length of {length}; {_OFFERED}")
 
 
 def length_ns(timeframe: str) -> int:

@@ -47,8 +47,8 @@ def export(
 
     Trades that were cancelled or corrected later are left out, unless --amended is given.
 
-    Rows are sorted by symbol and time. Times are whole nanoseconds; in CSV, lists are joined with a
-    semicolon.
+    Rows are sorted by symbol, time and arrival. Times are whole nanoseconds; in CSV, lists are joined with
+    a semicolon.
 
     Memory is bounded except for sorting. The file appears complete, or not at all.
 
@@ -73,6 +73,7 @@ def export(
         timeframe=timeframe,
         adjustment=adjustment,
         amended=amended,
+        numbered=True,
         session=split_names(session) if session else None,
     )
     if nautilus:

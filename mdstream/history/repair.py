@@ -26,9 +26,10 @@ from mdstream.history.request import DAY_NS, EVERYTHING, BackfillRequest, Shard,
 from mdstream.session.pages import Client, history_request, pages
 from mdstream.session.rest import Body
 from mdstream.store.catalogue import scan_fetched
-from mdstream.store.query import to_ns, to_utc
+from mdstream.store.query import to_utc
 from mdstream.streams.bar_rules import split_conditions
 from mdstream.streams.rest_spec import History
+from mdstream.text.times import to_ns
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.bodies import page_token_in
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME

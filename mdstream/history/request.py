@@ -11,13 +11,14 @@ from mdstream.config import setting
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.reading.arguments import list_symbols
 from mdstream.settings import describe
-from mdstream.store.query import When, parse_time, to_ns, to_utc
+from mdstream.store.query import When, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.streams.symbols import why_no_symbol
 from mdstream.text.patterns import find_matching
+from mdstream.text.times import to_ns
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.parameters import NO_MAPPING
 from mdstream.venues.alpaca.timeframes import ADJUSTMENTS, length_ns, minutes_of, name_timeframe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from mdstream.reading import market_sessions
 from mdstream.reading.arguments import list_symbols
 from mdstream.reading.zones import EXAMPLE, Zone
 from mdstream.text.durations import EXAMPLES, parse_duration
+from mdstream.text.times import TimeText, parse_time_text, to_ns
 
 Since = date | timedelta | int | str
 """A datetime with its time zone or a date in UTC (also as ISO 8601 text), a duration before now (also as
@@ -88,17 +88,15 @@ def _time_column(frame: pl.DataFrame) -> str:
     raise ConfigError("since: this frame has no column with times")
 
 
-def _parse(text: str) -> date | timedelta:
+def _parse(text: str) -> timedelta | TimeText:
     if (before_now := parse_duration(text)) is not None:
         return before_now
-    with contextlib.suppress(ValueError):
-        return date.fromisoformat(text)
     try:
-        return datetime.fromisoformat(text)
+        return parse_time_text(text)
     except ValueError:
         raise ConfigError(
-            f"since: {text!r} is neither a duration before now ({EXAMPLES}) nor a time "
-            "(2026-01-05 or 2026-01-05T14:30:00Z)"
+            f"since: {text!r} is neither a duration before now ({EXAMPLES}) nor a time (2026-01-05 or "
+            "2026-01-05T14:30:00Z, with at most nine digits behind the second)"
         ) from None
 
 
@@ -107,8 +105,8 @@ def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
 
     A date is its midnight in `zone` (default: UTC). A time without a zone of its own needs a `zone`.
     """
-    if isinstance(since, str):
-        since = _parse(since)
+    found = _parse(since) if isinstance(since, str) else since
+    since, beyond = found if isinstance(found, TimeText) else (found, 0)
     if isinstance(since, timedelta):
         to_seconds(since, "since")
         try:
@@ -124,10 +122,9 @@ def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
             )
         since = since.replace(tzinfo=since.tzinfo or zone)
         try:
-            whole = since.astimezone(UTC).replace(microsecond=0)
+            return to_ns(since.astimezone(UTC)) + beyond
         except OverflowError as error:
             raise ConfigError(f"since: {since} is not within the years 1 to 9999 in UTC") from error
-        return int(whole.timestamp()) * 1_000_000_000 + since.microsecond * 1000
     if not isinstance(since, int) or isinstance(since, bool):
         raise ConfigError(f"since: {since!r} is not a time: give a datetime, a timedelta or nanoseconds")
     if since < _LEAST_NS:

@@ -3,16 +3,18 @@
     marks in history (`BarRules.mark`) ──────────┐
     recorded amendments ─► the trades they mean ─┴─► how many of each trade are left out
 
-The rule. Of equal trades there are as many as the source with most of them has, and as many are amended as
-the source with most marks of them says. A recorded cancel or correction names its trade by all of the
-channel's identity except the time; where it has no price or size, the rest must suffice. Of such trades in
-the 24 hours before it, it means
+Of equal trades there are as many as the source with most of them has, and as many are amended as the source
+with most marks of them says. Which trade a recorded cancel or correction means is the rule of
+`streams/amendment_rule.py`, with what only a store knows:
 
-1. the last one that is marked, because history knows which trade it was: this is one amendment, not two;
-2. if none is, the last one that is valid.
+1. If a trade in its reach is marked, it means the last of these, because history knows which trade it was:
+   this is one amendment, not two.
+2. If none is, it means what its own source had received, as the rule says.
+3. If its source has no such trade, for example because its run began later, it means the last valid one in
+   its reach that its source did not receive at all.
 
-No two recorded amendments mean the same copy of a trade, and the earlier one chooses first. Of equal
-amendments, the source with most of them counts for all.
+No two recorded amendments mean the same copy of a trade. Of equal amendments, the source with most of them
+counts for all.
 
 What is asked for changes none of this: the trades of all data feeds and all times decide what an amendment
 means. Only then are as many copies of each trade left out as are amended, from the rows that are wanted.
@@ -22,12 +24,20 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from mdstream.store.schema import NS_SUFFIX, RUN
+from mdstream.store.schema import NS_SUFFIX, ROW, RUN
 from mdstream.store.sources import Part, find_shared_days, is_of_days, list_identity_columns, merge
+from mdstream.streams.amendment_rule import (
+    AFTER_NS,
+    BEFORE_NS,
+    ID_COLUMNS,
+    is_in_reach,
+    list_matching_columns,
+    name_of,
+)
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.marks import is_marked
 from mdstream.streams.spec import RECV_TS, Channel
@@ -35,11 +45,9 @@ from mdstream.streams.spec import RECV_TS, Channel
 if TYPE_CHECKING:
     import polars as pl
 
-_ID_COLUMNS = 3
-"""The first matching columns, which identify a trade where ids do not repeat: symbol, exchange, id."""
-_DAY_NS = 86_400_000_000_000
 _AT, _TRADED, _COUNT, _MARKED = "_at", "_traded", "_count", "_marked"
 _FEED, _RUN, _CHAIN = "_feed", "_run", "_chain"
+_RECEIVED, _ROW, _NOW = "_received", "_row", "_now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +63,27 @@ class Trades:
     """The wanted times: the first, and the end; ns since 1970."""
 
 
-def list_matching_columns(channel: Channel) -> list[str]:
-    """Return the columns by which an amendment names its trade."""
-    return [name for name in channel.identity if name != channel.time]
-
-
 def read_amendments(rows: pl.LazyFrame, channel: Channel) -> pl.LazyFrame:
-    """Return what recorded cancels or corrections name, as matching columns of trades, and their times."""
+    """Return recorded cancels or corrections: what they name, when they were received, and by whom.
+
+    Columns are the matching ones of trades, and with a prefix, a correction's new values of these.
+    """
     import polars as pl
 
-    names = rows.collect_schema().names()
-    originals = [
-        pl.col(f"original_{name}" if f"original_{name}" in names else name).alias(name)
-        for name in list_matching_columns(channel)
-    ]
-    kept = rows.select(*originals, _time_ns("ts").alias(_AT), *_name_source(names))
-    columns = [*list_matching_columns(channel), _AT]
-    return _count_most(kept).select(pl.col(columns).repeat_by(_COUNT)).explode(columns)
+    names, matching = rows.collect_schema().names(), list_matching_columns(channel)
+    originals, now = [], []
+    for name in matching:
+        original, corrected = f"original_{name}", f"corrected_{name}"
+        originals.append(pl.col(original if original in names else name).alias(name))
+        now.append(pl.col(corrected if corrected in names else name).alias(_NOW + name))
+    if not any(f"corrected_{name}" in names for name in matching):
+        now = [pl.lit(None).alias(_NOW + name) for name in matching]
+    kept = rows.select(*originals, *now, _time_ns("ts").alias(_AT), *_name_receipt(names))
+    same, source = [*matching, _AT], [_FEED, _RUN]
+    most = kept.group_by([*same, *source]).agg(pl.len().alias(_COUNT), pl.col(_RECEIVED).min())
+    most = most.sort(_COUNT, _RECEIVED, *source, descending=[True, False, False, False])
+    most = most.unique(same, keep="first", maintain_order=True).select(*same, *source)
+    return kept.join(most, on=[*same, *source], how="semi", nulls_equal=True)
 
 
 def merge_valid(
@@ -179,26 +191,22 @@ def _count_marks(parts: Sequence[Part], channel: Channel, rules: BarRules) -> pl
 def _find_relevant(
     amendments: pl.DataFrame, span: tuple[int | None, int | None], matching: Sequence[str]
 ) -> pl.DataFrame:
-    """Return the amendments, in order of time, that decide about trades of a time span.
+    """Return the amendments that decide about trades of a time span.
 
-    Of amendments of one time, those without a price or size come last.
-
-    Those of one number may compete for trades if they are less than a day apart. So all that are linked in
-    this way to one that may mean a wanted trade are relevant, and no others.
+    Those of one number may compete for trades if their reaches meet. So all that are linked in this way to
+    one that may mean a wanted trade are relevant, and no others.
     """
     import polars as pl
 
-    (first, past), number = span, matching[:_ID_COLUMNS]
-    is_far = (pl.col(_AT).diff() > _DAY_NS).fill_null(value=True)
-    chained = amendments.sort(_AT, *matching, nulls_last=True).with_columns(
-        is_far.cast(pl.Int64).cum_sum().over(number).alias(_CHAIN)
-    )
-    # Nothing before `first` means a trade behind it, and nothing a day after `past` one before that.
+    (first, past), number = span, matching[:ID_COLUMNS]
+    is_far = (pl.col(_AT).diff() > BEFORE_NS + AFTER_NS).fill_null(value=True)
+    chained = amendments.sort(_AT).with_columns(is_far.cast(pl.Int64).cum_sum().over(number).alias(_CHAIN))
+    # Those whose reach ends before `first`, or begins behind `past`, mean no wanted trade.
     wanted = pl.lit(value=True)
     if first is not None:
-        wanted &= pl.col(_AT) >= first
+        wanted &= pl.col(_AT) >= first - AFTER_NS
     if past is not None:
-        wanted &= pl.col(_AT) <= past + _DAY_NS
+        wanted &= pl.col(_AT) <= past + BEFORE_NS
     return chained.filter(wanted.any().over([*number, _CHAIN])).drop(_CHAIN)
 
 
@@ -211,8 +219,9 @@ def _count_taken(
     """
     import polars as pl
 
-    number = list_matching_columns(channel)[:_ID_COLUMNS]
-    times = pl.concat([amendments[_AT], amendments[_AT] - _DAY_NS]).cast(pl.Datetime("ns", "UTC"))
+    number = list_matching_columns(channel)[:ID_COLUMNS]
+    at = amendments[_AT]
+    times = pl.concat([at - BEFORE_NS, at, at + AFTER_NS]).cast(pl.Datetime("ns", "UTC"))
     days = (times.dt.date() if day == "date" else times.dt.year()).unique()
     numbers = amendments.select(number).unique().lazy()
     named = []
@@ -220,12 +229,9 @@ def _count_taken(
         rows = part.rows.filter(pl.col(day).is_in(days.implode())).join(numbers, on=number, how="semi")
         names = rows.collect_schema().names()
         keys = list_identity_columns(channel, names)
-        named.append(rows.select(*keys, is_marked(rules).alias(_MARKED), *_name_source(names)))
+        named.append(rows.select(*keys, is_marked(rules).alias(_MARKED), *_name_receipt(names)))
     trades = pl.concat(named, how="vertical_relaxed")
-    of_source = [*keys, _FEED, _RUN]
-    counts = trades.group_by(of_source).agg(pl.len().cast(pl.Int64).alias(_COUNT), pl.col(_MARKED).sum())
-    most = counts.group_by(keys).agg(pl.col(_COUNT, _MARKED).max())
-    return most.map_batches(
+    return trades.map_batches(
         functools.partial(_take, amendments=amendments, channel=channel, keys=keys),
         schema={**{name: trades.collect_schema()[name] for name in keys}, _COUNT: pl.Int64()},
         predicate_pushdown=False,
@@ -234,44 +240,112 @@ def _count_taken(
     )
 
 
-class _Copies(NamedTuple):
-    """The copies of a trade that no amendment means yet."""
+Source = tuple[str, str]
+Receipt = tuple[int, int]
+"""When a copy was received, and its row in the frame of the run."""
+
+
+@dataclass(slots=True)
+class _Copies:
+    """The copies of a trade that no amendment means yet. Written by `take` alone."""
 
     at: int
     rest: tuple[object, ...]
     """Its values in the other matching columns."""
-    left: list[int]
-    """How many there are: valid ones, and marked ones."""
+    valid: int
+    marked: int
+    received: dict[Source, list[Receipt]]
+    """Those that each source received, in the order of arrival."""
+    first: dict[Source, int]
+    """When each source received the first copy."""
+
+    def find_last(self, source: Source, until: int) -> Receipt | None:
+        """Return the last copy that a source had received at a time; None if there is none."""
+        return max((each for each in self.received.get(source, ()) if each[0] <= until), default=None)
+
+    def take(self, source: Source, until: int, *, is_marked: bool) -> None:
+        """Take out the last copy that a source had received at a time, or one of another source."""
+        self.marked -= is_marked
+        self.valid -= not is_marked
+        if (last := self.find_last(source, until)) is not None:
+            self.received[source].remove(last)
 
 
 def _take(
-    counts: pl.DataFrame, *, amendments: pl.DataFrame, channel: Channel, keys: Sequence[str]
+    rows: pl.DataFrame, *, amendments: pl.DataFrame, channel: Channel, keys: Sequence[str]
 ) -> pl.DataFrame:
-    """Return the valid copies that the amendments mean, given the copies of each trade and their marks."""
+    """Return the valid copies that the amendments mean, given the trades of all sources."""
     import polars as pl
 
     matching = list_matching_columns(channel)
-    trades = counts.with_columns(_time_ns(channel.time).alias(_TRADED)).sort(_TRADED, *matching)
-    by_number: dict[tuple[object, ...], list[_Copies]] = defaultdict(list)
-    copies = []
-    for at, count, marked, *values in trades.select(_TRADED, _COUNT, _MARKED, *matching).iter_rows():
-        trade = _Copies(at, tuple(values[_ID_COLUMNS:]), [count - marked, marked])
+    counts = rows.group_by([*keys, _FEED, _RUN]).agg(
+        pl.len().alias(_COUNT), pl.col(_MARKED).sum(), pl.col(_RECEIVED), pl.col(_ROW)
+    )
+    trades = (
+        counts.group_by(keys)
+        .agg(pl.col(_COUNT, _MARKED).max().cast(pl.Int64), pl.col(_FEED, _RUN, _RECEIVED, _ROW))
+        .with_columns(_time_ns(channel.time).alias(_TRADED))
+        .sort(_TRADED, *matching)
+    )
+    copies, by_number = [], defaultdict[tuple[object, ...], list[_Copies]](list)
+    columns = (_TRADED, _COUNT, _MARKED, _FEED, _RUN, _RECEIVED, _ROW)
+    for at, count, marked, feeds, runs, times, numbers, *values in trades.select(
+        *columns, *matching
+    ).iter_rows():
+        received = {
+            source: list(zip(*each, strict=True))
+            for source, *each in zip(zip(feeds, runs, strict=True), times, numbers, strict=True)
+        }
+        first = {source: min(each)[0] for source, each in received.items()}
+        trade = _Copies(at, tuple(values[ID_COLUMNS:]), count - marked, marked, received, first)
         copies.append(trade)
-        by_number[tuple(values[:_ID_COLUMNS])].append(trade)
-    for at, *values in amendments.select(_AT, *matching).iter_rows():
-        rest = tuple(values[_ID_COLUMNS:])
+        by_number[tuple(values[:ID_COLUMNS])].append(trade)
+    _take_all(by_number, amendments, matching)
+    taken = pl.Series([trade.valid for trade in copies], dtype=pl.Int64)
+    left_out = (trades[_COUNT] - trades[_MARKED] - taken).alias(_COUNT)
+    return trades.select(*keys, left_out).filter(pl.col(_COUNT) > 0)
+
+
+def _take_all(
+    by_number: Mapping[tuple[object, ...], list[_Copies]], amendments: pl.DataFrame, matching: Sequence[str]
+) -> None:
+    """Take the copies that the amendments mean, in the order of arrival, from the trades by number."""
+    corrected: set[tuple[object, ...]] = set()
+    order = [_RECEIVED, _ROW, _AT, *matching, _FEED, _RUN]
+    columns = [_AT, _RECEIVED, _FEED, _RUN, *matching, *(_NOW + name for name in matching)]
+    for at, received, feed, run, *values in (
+        amendments.sort(order, nulls_last=True).select(columns).iter_rows()
+    ):
+        source, named, now = (feed, run), values[: len(matching)], values[len(matching) :]
+        rest = tuple(named[ID_COLUMNS:])
         meant = [
             trade
-            for trade in reversed(by_number[tuple(values[:_ID_COLUMNS])])
-            if (None in rest or trade.rest == rest) and at - _DAY_NS <= trade.at <= at
+            for trade in by_number[tuple(named[:ID_COLUMNS])]
+            if (None in rest or trade.rest == rest) and is_in_reach(trade.at, at)
         ]
-        for is_mark in (1, 0):
-            if left := next((each.left for each in meant if each.left[is_mark]), None):
-                left[is_mark] -= 1
-                break
-    valid = trades[_COUNT] - trades[_MARKED].cast(pl.Int64)
-    untaken = pl.Series([trade.left[0] for trade in copies], dtype=pl.Int64)
-    return trades.select(*keys, (valid - untaken).alias(_COUNT)).filter(pl.col(_COUNT) > 0)
+        is_again = (source, *name_of(named)) in corrected
+        is_found = is_again or any(trade.first.get(source, received + 1) <= received for trade in meant)
+        if not is_again and (found := _find(meant, source, received)) is not None:
+            found.take(source, received, is_marked=found.marked > 0)
+            is_found = True
+        if is_found and now[ID_COLUMNS - 1] is not None:
+            corrected |= {(source, *now), (source, *now[:ID_COLUMNS])}
+
+
+def _find(meant: Sequence[_Copies], source: Source, received: int) -> _Copies | None:
+    """Return the trade that an amendment means, of those in its reach by time; None if there is none."""
+    for trade in reversed(meant):
+        if trade.marked:
+            return trade
+    own = [
+        (last, trade.at, trade)
+        for trade in reversed(meant)
+        if trade.valid and (last := trade.find_last(source, received)) is not None
+    ]
+    if own:
+        return max(own, key=lambda each: each[:2])[2]
+    others = (trade for trade in reversed(meant) if trade.valid > len(trade.received.get(source, ())))
+    return next(others, None)
 
 
 def _name_source(names: Sequence[str]) -> list[pl.Expr]:
@@ -282,6 +356,14 @@ def _name_source(names: Sequence[str]) -> list[pl.Expr]:
     if RUN in names:
         run = pl.coalesce(pl.col(RUN), _time_ns(RECV_TS.name).cast(pl.String))
     return [pl.col("feed").alias(_FEED), run.alias(_RUN)]
+
+
+def _name_receipt(names: Sequence[str]) -> list[pl.Expr]:
+    """Return feed and run of rows, when they were received, and their numbers (-1 where there is none)."""
+    import polars as pl
+
+    received = _time_ns(RECV_TS.name).cast(pl.Int64).alias(_RECEIVED)
+    return [*_name_source(names), received, pl.col(ROW).fill_null(-1).alias(_ROW)]
 
 
 def _count_most(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -12,6 +12,7 @@ from mdstream.errors import ConfigError, NoStoreError, StoreError, UnknownNameEr
 from mdstream.reading.arguments import list_symbols, require
 from mdstream.reading.zones import Zone, read_zone, show_in_zone
 from mdstream.store.amendments import Trades, merge_valid, read_amendments
+from mdstream.store.arrival import sort_by_arrival
 from mdstream.store.dataset_tables import (
     Wanted,
     add_missing_columns,
@@ -25,13 +26,13 @@ from mdstream.store.known_names import check_kinds, check_symbols
 from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, matches, parse_time
 from mdstream.store.rejects import scan_kept
-from mdstream.store.schema import NS_SUFFIX, RUN
+from mdstream.store.schema import NS_SUFFIX, ROW, RUN
 from mdstream.store.sources import Part, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
 from mdstream.streams.rest_spec import History
-from mdstream.streams.spec import RECV_TS, REJECTS, Channel, StreamSpec
+from mdstream.streams.spec import REJECTS, Channel, StreamSpec
 from mdstream.system.paths import require_store
 from mdstream.venues.alpaca.timeframes import name_timeframe
 
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 _RECORDED_BARS = {"timeframe": ("1Min", "1Day"), "adjustment": ("raw",)}
 """What recorded bars have in the partition columns that only history stores."""
 
+_IS_FETCHED = "_is_fetched"
 
-def scan(
+
+def scan(  # noqa: PLR0913 (each is a flag of `mdstream export`, or how rows are shown)
     dataset: str,
     store: str | Path,
     *,
@@ -54,6 +57,7 @@ def scan(
     timeframe: str | timedelta | None = None,
     adjustment: str | None = None,
     amended: bool = False,
+    numbered: bool = False,
     session: str | Sequence[str] | None = None,
     tz: Zone = "UTC",
     unknown: Literal["error", "empty"] = "error",
@@ -74,6 +78,11 @@ def scan(
     Trades that were cancelled or corrected later are left out, unless `amended` is true. History marks
     them in the column `update`. Recorded cancels and corrections do not set the mark. Both have an effect
     on the trades of all sources, whatever `feed`, `start` and `end` are.
+
+    With `numbered`, rows have the column `row`, the number of a recorded row in the frame of its run; rows
+    of history, and of versions that did not store it, have null. Sorted by `recv_ts` and `row`, rows are in
+    the order of arrival. Of `bars_1s` and `bars_1m`, all revisions are returned, and so the last one of a
+    symbol and time is known.
 
     `<stream>.rejects` has what could not become a row, of runs and of history, and nothing is merged.
 
@@ -120,7 +129,8 @@ def scan(
     if channel is REJECTS and (rejects := _scan_rejects(store, tables.recorded, wanted)) is not None:
         if unknown == "error":
             check_kinds(str(store), dataset, wanted.kinds, tables.existing, {})
-        return show_in_zone(_keep_sessions(rejects, dataset, channel, session, timeframe), zone)
+        kept = _keep_sessions(rejects, dataset, channel, session, timeframe)
+        return show_in_zone(kept if numbered else kept.drop(ROW), zone)
     if not tables.existing:
         raise NoStoreError(f"no {dataset} in {store}: {_advise(dataset, channel, history)}")
     if unknown == "error":
@@ -128,18 +138,17 @@ def scan(
         check_kinds(str(store), dataset, wanted.kinds, tables.existing, recorded)
     if symbols is not None and unknown == "error":
         check_symbols(str(store), dataset, list_symbols(symbols), tables.existing)
+    parts = tables.read(wanted, None if channel.revised_by else symbols)
     if channel.revised_by:
-        revised = _keep_last_revisions(tables.read(wanted), channel, symbols)
-        return show_in_zone(_keep_sessions(revised, dataset, channel, session, ""), zone)
-    parts = tables.read(wanted, symbols)
-    if "timeframe" in channel.identity:
+        rows = _keep_last_revisions(parts, channel, symbols)
+    elif "timeframe" in channel.identity:
         rows = _keep_last_updates(parts, channel)
     elif amended:
         rows = merge(parts, channel, partition_of(parts[0].rows)).rows
     else:
         rows = _merge_valid(parts, tables, wanted, symbols)
     kept = _keep_sessions(_join_times(rows), dataset, channel, session, timeframe)
-    return show_in_zone(kept, zone)
+    return show_in_zone(kept if numbered else kept.drop(ROW), zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +275,7 @@ def scan_fetched(
     if tables.fetched is None:
         return None
     fetched = [part for part in tables.read(wanted, symbols) if not part.is_recorded]
-    return _join_times(_merge_valid(fetched, tables, wanted, symbols))
+    return _join_times(_merge_valid(fetched, tables, wanted, symbols)).drop(ROW)
 
 
 def _find_channel(dataset: str) -> tuple[Channel, History | None]:
@@ -292,6 +301,8 @@ def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: Wanted
     parts += [] if history is None else [history]
     if not parts:
         return None
+    absent = pl.lit(None, pl.Int64).alias(ROW)
+    parts = [p if ROW in p.collect_schema() else p.with_columns(absent) for p in parts]
     names = parts[0].collect_schema().names()
     rows = [filter_wanted(part, REJECTS, wanted).select(names) for part in parts]
     return _join_times(pl.concat(rows, how="vertical_relaxed"))
@@ -303,9 +314,10 @@ def _keep_last_revisions(
     """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
 
-    frame = _join_times(_concat([part.rows for part in parts])).drop(RUN, strict=False)
-    frame = frame.sort(channel.revised_by, descending=True, nulls_last=True, maintain_order=True)
-    frame = frame.unique(channel.identity, keep="first", maintain_order=True).reverse()
+    by = [channel.revised_by, channel.revised_by + NS_SUFFIX, _IS_FETCHED]
+    rows = [p.rows.with_columns(pl.lit(not p.is_recorded).alias(_IS_FETCHED)) for p in parts]
+    frame = sort_by_arrival(_concat(rows), *by).drop(_IS_FETCHED)
+    frame = frame.unique(channel.identity, keep="last", maintain_order=True)
     if symbols is None:
         return frame
     is_wanted = matches(pl.element(), list_symbols(symbols))
@@ -317,8 +329,7 @@ def _keep_last_updates(parts: Sequence[Part], channel: Channel) -> pl.LazyFrame:
     rows = [part.rows for part in parts]
     keys = list_identity_columns(channel, rows[0].collect_schema().names())
     if parts[-1].is_recorded:
-        received = [RECV_TS.name, RECV_TS.name + NS_SUFFIX]
-        rows[-1] = rows[-1].sort(received).unique(keys, keep="last")
+        rows[-1] = sort_by_arrival(rows[-1]).unique(keys, keep="last")
     if len(rows) > 1:
         rows[-1] = rows[-1].join(rows[0].select(keys), on=keys, how="anti", nulls_equal=True)
     return _concat(rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mdstream.errors import ConfigError, StoreError
 from mdstream.store.objects import summarize_error
 from mdstream.store.query import When, parse_time
-from mdstream.store.schema import NS_SUFFIX, RUN, find_widened, polars_schema
+from mdstream.store.schema import NS_SUFFIX, ROW, RUN, find_widened, polars_schema
 from mdstream.store.sources import Part
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import STORED_APART, Channel
@@ -165,6 +165,7 @@ def add_missing_columns(rows: pl.LazyFrame, channel: Channel, is_recorded: bool)
     have = rows.collect_schema().names()
     kinds: dict[str, pl.DataType] = {
         **({RUN: pl.String()} if is_recorded else {}),
+        ROW: pl.Int64(),
         **polars_schema(channel),
     }
     apart = [name for name in (*STORED_APART, "date", "year") if name in have]

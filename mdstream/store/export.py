@@ -10,8 +10,9 @@ import polars as pl
 from mdstream.errors import ConfigError, StoreError
 from mdstream.reading.byte_texts import bytes_to_text
 from mdstream.store import nautilus
+from mdstream.store.arrival import sort_by_arrival
 from mdstream.store.objects import summarize_error
-from mdstream.streams.spec import RECV_TS
+from mdstream.store.schema import ROW
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 _VENUE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -30,7 +31,9 @@ def check_file(to: Path, force: bool) -> str:
 
 
 def export_file(rows: pl.LazyFrame, to: Path, force: bool = False) -> int:
-    """Write `rows` to a file, sorted by symbol and time. Return their number.
+    """Write `rows` to a file, sorted by symbol, time and arrival. Return their number.
+
+    The number of a row (`scan(..., numbered=True)`) is not written.
 
     The kind of file follows from its name. Times have nanoseconds; in CSV, lists are joined with a
     semicolon. Memory is bounded, except for the sorting. The file is complete or does not exist. Raises
@@ -39,7 +42,7 @@ def export_file(rows: pl.LazyFrame, to: Path, force: bool = False) -> int:
     ending = check_file(to, force)
     columns = rows.collect_schema().names()
     order = [name for name in ("symbol", "ts", "created_at") if name in columns]
-    rows = rows.sort(order or RECV_TS.name)
+    rows = sort_by_arrival(rows, *order).drop(ROW, strict=False)
     failures = (OSError, pl.exceptions.ComputeError)  # the Parquet writer turns the former into the latter
     partial = to.with_name(f".{to.name}.partial")
     try:

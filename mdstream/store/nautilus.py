@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mdstream.errors import ConfigError
+from mdstream.store.arrival import sort_by_arrival
 from mdstream.store.nautilus_files import (
     Symbol,
     folder_name,
@@ -299,7 +300,7 @@ def _split(rows: pl.LazyFrame, by: str) -> Iterator[pl.DataFrame]:
 
 def _read(rows: pl.LazyFrame, by: str, part: Any, names: list[str]) -> Iterator[pl.DataFrame]:
     wanted = rows.filter(pl.col(by) == part, pl.col("symbol").is_in(names))
-    frame = wanted.sort("ts", maintain_order=True).collect()
+    frame = sort_by_arrival(wanted, "ts").collect()
     yield from frame.partition_by("symbol", maintain_order=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import re
 from collections.abc import Sequence
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError
 from mdstream.text.patterns import is_pattern
+from mdstream.text.times import TimeText, parse_time_text, to_ns
 
 if TYPE_CHECKING:
     import polars as pl
 
 When = str | date | datetime
-"""A date or a time; text is in ISO 8601."""
+"""A date or a time; text is in ISO 8601, to the nanosecond."""
 
 _END = re.compile(r"\\[zZ]$")
 """End of the patterns of `fnmatch`, which Polars does not understand."""
@@ -41,8 +41,7 @@ def parse_time(value: When, name: str, whole_day: bool = False, zone: tzinfo = U
     A date, or a time without a zone, is in `zone`. With `whole_day`, a date means its end. `name` is used
     in errors. Raises `ConfigError`.
     """
-    if isinstance(value, str):
-        value = _parse_text(value, name)
+    value, beyond = _parse_text(value, name) if isinstance(value, str) else TimeText(value)
     if not isinstance(value, date):
         raise ConfigError(
             f"{name}: {value!r} is not a date or time: give one, or text such as 2026-01-05T14:30:00Z"
@@ -52,27 +51,21 @@ def parse_time(value: When, name: str, whole_day: bool = False, zone: tzinfo = U
     if value.year > _LAST_YEAR:
         return to_ns(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC))
     if isinstance(value, datetime):
-        return to_ns(value if value.tzinfo else value.replace(tzinfo=zone))
+        return to_ns(value if value.tzinfo else value.replace(tzinfo=zone)) + beyond
     day = value + timedelta(days=int(whole_day))
     return to_ns(datetime(day.year, day.month, day.day, tzinfo=zone))
 
 
-def _parse_text(value: str, name: str) -> date | datetime:
-    with contextlib.suppress(ValueError):
-        return date.fromisoformat(value)  # any ISO 8601 form of a date, as 20260105
+def _parse_text(value: str, name: str) -> TimeText:
     try:
-        return datetime.fromisoformat(value)
+        return parse_time_text(value)
     except ValueError as error:
         raise ConfigError(
-            f"{name}: {value!r} is not a date or time; write 2026-01-05 or 2026-01-05T14:30:00Z"
+            f"{name}: {value!r} is not a date or time; write 2026-01-05 or 2026-01-05T14:30:00Z, with at "
+            "most nine digits behind the second"
         ) from error
 
 
 def to_utc(ns: int) -> datetime:
     """Return a time in UTC, to the second."""
     return datetime.fromtimestamp(ns // 1_000_000_000, UTC)
-
-
-def to_ns(when: datetime) -> int:
-    """Return a time as nanoseconds since 1970 UTC."""
-    return round(when.timestamp() * 1_000_000) * 1000

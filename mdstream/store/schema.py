@@ -23,6 +23,9 @@ NS_SUFFIX = "_ns"
 RUN = "run"
 """Column of recorded tables with the name of the run that recorded the row: a source of `scan`."""
 
+ROW = "row"
+"""Column of recorded tables with the number of the row in its run's frame (`store/arrival.py`)."""
+
 LARGEST_INT = (1 << 63) - 1
 """Largest integer that can be stored: Delta tables have no unsigned integers."""
 

@@ -159,7 +159,7 @@ class Channel:
 
     `is_timely`: the service sends messages as soon as the event has happened, so that their age when
     received is the delay of the data feed. With `revised_by`, a later row with the same identity replaces
-    an earlier one, and that column says which of two is the later.
+    an earlier one, and that column says which of two is the later; of equal ones, the later received is.
 
     Two rows of different sources with equal `identity` are one event. Two equal rows of one source are two
     events, and nothing merges them. A source is a run, the history of a data feed, or rows fetched to fill

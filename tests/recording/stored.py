@@ -36,7 +36,7 @@ def read_store(store: Path | str, name: str, options: dict[str, str] | None = No
         .alias(column[:-3])
         for column in beyond
     ]
-    return _sort(frame.with_columns(whole).drop("feed", "date", "run", *beyond))
+    return _sort(frame.with_columns(whole).drop("feed", "date", "run", "row", *beyond))
 
 
 def _sort(frame: pl.DataFrame) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from tests.fuzzing import examples
 from tests.store.test_amendments import CANCEL, CORRECTION, TRADE, at, record_messages
 
 START = 1_767_623_400  # 2026-01-05T14:30Z
-DAY_S = 86_400
+DAY_S, HOUR_S = 86_400, 3_600
 Trade = tuple[int, int, str | None]
 """The second after `START`, the price and the mark; symbol, id, exchange and size are always the same."""
 Amendment = tuple[str, int, int | None]
@@ -104,20 +104,29 @@ def count_amended(sources: list[Source]) -> Counter[tuple[int, int]]:
     """Return how many copies of each trade are amended, by its second and price."""
     most: Counter[tuple[int, int]] = Counter()
     marked: Counter[tuple[int, int]] = Counter()
-    amendments: Counter[Amendment] = Counter()
+    most_of: dict[Amendment, tuple[int, str, str]] = {}
     for source in sources:
         most |= Counter((second, price) for second, price, _ in source.trades)
         marked |= Counter((second, price) for second, price, mark in source.trades if mark)
-        amendments |= Counter(source.amendments)
-    left = [marked.copy(), most - marked]
-    amended = marked.copy()
-    for _, when, price in sorted(amendments.elements(), key=lambda each: (each[1], each[2] or 3)):
-        meant = [t for t in most if price in (None, t[1]) and when - DAY_S <= t[0] <= when]
-        for copies in left:
-            if found := [trade for trade in meant if copies[trade]]:
-                copies[max(found)] -= 1
-                amended[max(found)] += copies is left[1]
-                break
+        for amendment, count in Counter(source.amendments).items():
+            known = (-count, source.feed, source.run or "")
+            most_of[amendment] = min(known, most_of.get(amendment, known))
+    own = {(s.feed, s.run): Counter((t, p) for t, p, _ in s.trades) for s in sources if s.run is not None}
+    left, amended = most - marked, marked.copy()
+    chosen = [(each[1], each[2] or 3, *by[1:]) for each, by in most_of.items() for _ in range(-by[0])]
+    for when, price, *by in sorted(chosen):
+        meant = [t for t in most if price in (3, t[1]) and when - DAY_S <= t[0] <= when + HOUR_S]
+        mine = own[by[0], by[1]]
+        received = {trade: n for trade, n in mine.items() if n and trade[0] <= when}
+        marks = [trade for trade in meant if marked[trade]]
+        ours = [trade for trade in meant if left[trade] and trade in received]
+        others = [trade for trade in meant if left[trade] > mine[trade]]
+        if not (found := marks or ours or others):
+            continue
+        trade = max(found)
+        (marked if marks else left)[trade] -= 1
+        amended[trade] += not marks
+        mine[trade] -= trade in received
     return amended
 
 

@@ -198,3 +198,16 @@ def test_symbol_patterns_may_have_several_wildcards(pattern: str, fits: list[str
     symbols = pl.Series("symbol", ["AAPL261204C00180000", "AAPL261204P00180000", "SPY261204C00600000"])
     frame = symbols.to_frame().filter(matches(pl.col("symbol"), [pattern]))
     assert frame["symbol"].to_list() == fits
+
+
+def test_bounds_of_a_range_are_exact_to_the_nanosecond(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    trade = {"T": "t", "S": "AAPL", "x": "V", "p": 100, "s": 10, "c": ["@"], "z": "C"}
+    beyond = (456_500, 456_700, 457_000)
+    messages = [{**trade, "i": i, "t": f"2026-01-05T14:30:00.123{i}Z"} for i in beyond]
+    record(store, [(orjson.dumps(messages), PayloadKind.JSON, 10**18)], tmp_path)
+    for bound in ("2026-01-05T14:30:00.123456700Z", "2026-01-05T14:30:00.1234567Z"):
+        before = mdstream.scan("stocks.trades", store, end=bound).collect()
+        since = mdstream.scan("stocks.trades", store, start=bound).collect()
+        assert before["id"].to_list() == [456_500]
+        assert sorted(since["id"]) == [456_700, 457_000]

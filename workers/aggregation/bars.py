@@ -26,6 +26,7 @@ from mdstream.frames.bar_builder import Amendments, Published, TextOf
 from mdstream.frames.chunk import ColumnView
 from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
+from mdstream.streams.amendment_rule import ID_COLUMNS, is_in_reach, list_matching_columns, name_of
 from mdstream.streams.spec import Channel, StreamSpec
 from workers.aggregation.aggregate import Effect, Effects, events_of_trades, fold
 from workers.aggregation.interval_bars import IntervalBars
@@ -34,8 +35,6 @@ from workers.python_mode import either_way
 
 _find, _select = either_way(kernels.find), either_way(kernels.select)
 
-_ID_COLUMNS = 3
-"""The first columns of a trade's identity: symbol, exchange, id."""
 _MOST_AMENDED = 100_000
 _MOST_BUILT = 200_000
 """Number of trades whose bars are rebuilt in one go, which takes some 30 ms."""
@@ -71,7 +70,7 @@ class Bars:
         self._amended: dict[int, _Amended] = {}
         self._corrected: dict[tuple[Any, ...], int] = {}
         trades = spec.by_name[spec.bar_rules.trades]
-        self._matching_columns = [name for name in trades.identity if name != trades.time]
+        self._matching_columns = list_matching_columns(trades)
         """Columns that match an amendment to its trade, in the order of `kernels.find`."""
 
     @property
@@ -153,7 +152,7 @@ class Bars:
         """Apply an amendment to a trade below row `stop`."""
         correction = kind is PartialKind.CORRECTION
         found = self._find(
-            [values.get(f"original_{n}", values.get(n)) for n in self._matching_columns], stop
+            [values.get(f"original_{n}", values.get(n)) for n in self._matching_columns], values["ts"], stop
         )
         if found is None:
             self.unmatched += 1
@@ -167,24 +166,24 @@ class Bars:
                 effect = self._effect(values["corrected_conditions"], values["tape"])
                 self._amended[row] = _Amended(price, float(size), effect)
             now = tuple(values.get(f"corrected_{n}", values.get(n)) for n in self._matching_columns)
-            self._corrected[now] = self._corrected[now[:_ID_COLUMNS]] = row
+            self._corrected[now] = self._corrected[now[:ID_COLUMNS]] = row
         for series in self.intervals:
             series.touch(values["symbol"], ts, values["recv_ts"])
 
-    def _find(self, wanted: Sequence[Any], stop: int) -> tuple[int, int] | None:
-        """Return the row and time of the trade that an amendment names; None if it is not kept.
+    def _find(self, wanted: Sequence[Any], at: int, stop: int) -> tuple[int, int] | None:
+        """Return the row and time of the trade that an amendment means; None if it is not kept.
 
-        `wanted` has the values of `_matching_columns`, as earlier corrections left them. Price and size
-        have to match too, because ids repeat. If the amendment lacks one, it means the latest of the id.
-        Of equal trades, it means the latest that is not amended yet.
+        `wanted` has the values of `_matching_columns`, `at` is the amendment's time. Rows are in the order
+        of arrival, so the newest row below `stop` that fits is the one (`streams/amendment_rule.py`); if
+        all that fit are amended, the newest of these.
         """
-        number = wanted[:_ID_COLUMNS]
+        number = wanted[:ID_COLUMNS]
         if None in number:
             return None
         is_exact = None not in wanted
         symbol, exchange, trade_id = number
-        price, size = (math.nan if value is None else float(value) for value in wanted[_ID_COLUMNS:])
-        corrected = self._corrected.get(tuple(wanted if is_exact else number))
+        price, size = (math.nan if value is None else float(value) for value in wanted[ID_COLUMNS:])
+        corrected = self._corrected.get(name_of(wanted))
         amended: tuple[int, int] | None = None
         for start, rows, views in self._trades.newest_first(stop):
             times = views["ts"].values
@@ -201,6 +200,8 @@ class Bars:
                     row = -2 - row
                 if row < 0:
                     break
+                if not is_in_reach(int(times[row]), at):
+                    continue
                 if start + row not in self._amended:
                     return start + row, int(times[row])
                 amended = amended or (start + row, int(times[row]))

@@ -17,6 +17,7 @@ from mdstream.errors import ConfigError, NoStoreError
 from mdstream.simulator.generator import Message
 from mdstream.simulator.markets import MARKETS
 from mdstream.simulator.replay.messages import messages
+from mdstream.store.arrival import sort_by_arrival
 from mdstream.store.catalogue import scan
 from mdstream.store.query import parse_time
 from mdstream.streams import STREAMS
@@ -98,7 +99,7 @@ class StoredRange:
             if channel.name not in members:
                 continue
             rows = self._rows(stream, channel, symbols, self._first, self.past)
-            firsts = rows.sort(channel.time).unique("symbol", keep="first").collect()
+            firsts = sort_by_arrival(rows, channel.time).unique("symbol", keep="first").collect()
             for _, message in messages(channel, _plain(firsts)):
                 record = {key: value for key, value in message.items() if key not in ("T", "S")}
                 member = members[channel.name]
@@ -139,7 +140,15 @@ class StoredRange:
         past: int | None,
     ) -> pl.LazyFrame:
         dataset = f"{stream}.{channel.name}"
-        rows = scan(dataset, self._store, symbols=symbols, feed=self._feed, amended=True, unknown="empty")
+        rows = scan(
+            dataset,
+            self._store,
+            symbols=symbols,
+            feed=self._feed,
+            amended=True,
+            numbered=True,
+            unknown="empty",
+        )
         time = pl.col(channel.time)
         if first is not None:
             rows = rows.filter(time >= _when(first))
@@ -158,8 +167,7 @@ class StoredRange:
         chosen = None if "*" in symbols else symbols
         rows = self._rows(stream, channel, chosen, first, past)
         order = ["symbol"] if any(c.kind is Kind.SYMBOL for c in channel.columns) else []
-        received = ["recv_ts"] if "recv_ts" in rows.collect_schema() else []
-        yield from messages(channel, _plain(rows.sort(*order, channel.time, *received).collect()))
+        yield from messages(channel, _plain(sort_by_arrival(rows, *order, channel.time).collect()))
 
 
 def _symbols(stream: str, channel: Channel, subscription: Mapping[str, Sequence[str]]) -> list[str]:

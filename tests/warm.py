@@ -114,17 +114,23 @@ class WarmProcess(subprocess.Popen[Any]):
         return self._internal_poll()
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
-        if self.returncode is None and select.select([self._ending], [], [], 0)[0]:
+        if self.returncode is None and self._has_ended(0):
             self._note_end()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
         if self.returncode is None:
-            if not select.select([self._ending], [], [], timeout)[0]:
+            if not self._has_ended(timeout):
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
             self._note_end()
         return self.returncode
+
+    def _has_ended(self, timeout: float | None) -> bool:
+        """Wait for its end, for `timeout` seconds at most. Descriptors may be too large for `select`."""
+        ending = select.poll()
+        ending.register(self._ending, select.POLLIN)
+        return bool(ending.poll(None if timeout is None else timeout * 1000))
 
     def _note_end(self) -> None:
         self.returncode = os.waitstatus_to_exitcode(self._read())

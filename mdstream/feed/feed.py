@@ -373,6 +373,8 @@ class Feed:
 
     def _report(self, event: RunEvent) -> None:
         """Send the supervisor an event, and the state that it may have changed."""
+        if event.kind in (EventKind.CONNECTED, EventKind.LOST):
+            self._publish_gauges()  # it must know of a connection even if this process is killed now
         self._outbox.put("event", event)
         self._outbox.put("trouble", self._session.trouble)
         self._report_symbols()

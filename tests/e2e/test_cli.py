@@ -651,10 +651,10 @@ def test_the_simulator_comes_back_on_its_port(tmp_path: Path) -> None:
         streaming(process)
         [simulated] = [p for p in family(process) if any(c.status == "LISTEN" for c in p.net_connections())]
         simulated.kill()
-        streaming(process)
-        stopped(process)
+        log = streaming(process)
+        log += stopped(process)[1]
     stream = json.loads(report.read_text())["streams"]["crypto"]
-    assert (stream["state"], stream["reason"]) == ("stopped", None)
+    assert (stream["state"], stream["reason"]) == ("stopped", None), log
     assert stream["reconnects"] >= 1
 
 

@@ -19,7 +19,7 @@ from mdstream.pool.worker_code import COMPILING, compile_kernels
 
 NAMES = {
     "ordinary": "10 to 2,000 messages/s, one message a payload: CPU time of the engine and of alpaca-py",
-    "day": "from silence to 20,000 messages/s and back: do workers follow, and what does it do to latency",
+    "day": "from silence to 20,000 messages/s a stream and back: workers and latency",
     "fetch": "T_total: all streams and symbols at once, and one after another",
     "decode": "payloads to columns on one core: the kernels and other readers",
     "pages": "pages of history to tables on one core: the kernels, other readers and alpaca-py",

@@ -219,6 +219,7 @@ def _day(plt: Any, records: Sequence[Record]) -> Any:
     axes[0].plot(seconds, [r["messages_per_s"] for r in records], color=_COLORS[0])
     axes[0].set_title("messages/s")
     axes[1].step(seconds, [r["workers"] for r in records], where="post", color=_COLORS[1])
+    axes[1].set_ylim(0, 1.1 * max(1, *(r["workers"] for r in records)))
     axes[1].set_title("workers of both streams")
     for share, color in ((50, _COLORS[2]), (99, _COLORS[3])):
         axes[2].plot(seconds, [r[f"p{share}_ms"] for r in records], color=color, label=f"p{share}")

@@ -59,7 +59,7 @@ class Rig:
             self.state,
             limits,
             RejectFile(self.rejects),
-            pool.make_bars,
+            pool.builders,
             partial(pool.make_direct, kernels=handoff.kernels),
         )
         kept = FeedJournal(journal, pool) if journal is not None else None

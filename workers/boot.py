@@ -16,6 +16,7 @@ from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
 from mdstream.frames.direct_path import DirectPath, Targets
 from mdstream.frames.frame_columns import FrameColumns
+from mdstream.frames.ladders import Ladders
 from mdstream.handoff import packets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
@@ -169,6 +170,13 @@ def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf
     from workers.aggregation.bars import Bars
 
     return Bars(spec, frames, text)
+
+
+def make_ladders(dropped: int) -> Ladders:
+    """Return the `workers.aggregation.ladders.Ladders` of a feed."""
+    from workers.aggregation import ladders
+
+    return ladders.Ladders(dropped)
 
 
 def make_direct(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> DirectPath | None:

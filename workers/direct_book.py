@@ -23,9 +23,10 @@ from mdstream.streams.spec import PayloadKind, StreamSpec
 from workers import job
 from workers.aggregation.bars import Bars
 from workers.aggregation.interval_bars import EVERY, KEPT
+from workers.aggregation.ladders import Ladders
 from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.layouts import Table
-from workers.kernels import book, direct_bars
+from workers.kernels import book, direct_bars, direct_books
 from workers.kernels import columns as plans
 from workers.kernels import direct_layout as layout
 from workers.kernels.bar_table import BAR, ROW
@@ -81,6 +82,7 @@ class DirectBook:
         self._write(decoder.arrays())
         self._bind_frames()
         self._bind_latest()
+        self._bind_books()
         self._bind_series()
         self.array[book.KNOWN], self.array[book.ROOM] = decoder.known_layouts, decoder.room
         return kind
@@ -146,14 +148,17 @@ class DirectBook:
             "newest": most,
             "trade": len(_TRADE) + 1,
             "quote": len(_TRADE) + 1,
+            "valid": most,
+            "side_codes": 3,
         }
-        return {name: np.zeros(length, book.ARRAYS[name][1]) for name, length in lengths.items()}
+        arrays = {name: np.zeros(length, book.ARRAYS[name][1]) for name, length in lengths.items()}
+        arrays["valid"][:] = 1
+        return arrays
 
     def _bind_frames(self) -> None:
         """Write where the rows of each channel go."""
         channels = self.own["channels"].reshape(-1, layout.CHANNEL_WIDTH)
         columns = self.own["columns"].reshape(-1, layout.COLUMN_WIDTH)
-        books = book_channel(self._spec)
         for number, table in enumerate(self._tables):
             channel = table.channel
             frame = self._targets.frames.get(channel.name)  # None for a channel of history alone
@@ -173,7 +178,6 @@ class DirectBook:
                 ),
                 table.base,
                 len(channel.columns),
-                books is not None and channel.name == books.name,
                 0,
                 channel.at[by] if by else -1,
                 channel.at["recv_ts"],
@@ -272,6 +276,48 @@ class DirectBook:
         self.array[book.ASPECTS] = len(aspects)
         self.array[book.LATEST_ROOM] = chunk.rows if chunk else 0
         self.array[book.VERSIONS] = chunk.views[-1].offset if chunk else 0
+
+    def _bind_books(self) -> None:
+        """Write where the levels of order books are, and where the best ones go."""
+        targets = self._targets.books
+        channel = book_channel(self._spec)
+        if targets is None or channel is None or not isinstance(targets.ladders, Ladders):
+            self.array[book.BOOKS] = -1
+            return
+        names = [table.channel.name for table in self._tables]
+        self.array[book.BOOKS] = names.index(channel.name)
+        codes = self._context.codes_of(channel.column("side").dictionary)
+        sides = (channel.levels or {}).values()
+        self.own["side_codes"][1:] = [codes.get(side, -1) for side in sides]
+        ladders, frame, chunk = targets.ladders, targets.frame, targets.frame.chunk
+        self._write(
+            {
+                "level": np.array([channel.at[name] for name in direct_books.LEVEL_COLUMNS], np.int64),
+                "asks": ladders.asks,
+                "sides": ladders.sides,
+                "edges": ladders.edges,
+                "complete": ladders.complete,
+                "totals": ladders.totals,
+                "level_prices": ladders.prices,
+                "level_sizes": ladders.sizes,
+            }
+        )
+        self.array[book.SHOWN_ROOM] = chunk.rows if chunk else 0
+        if chunk is None or self._chunks.get("books") is chunk:
+            return
+        self._chunks["books"] = chunk
+        places = [
+            (view.offset, _bits(chunk, index), index * chunk.rows) for index, view in enumerate(chunk.views)
+        ]
+        self._write(
+            {
+                "shown": chunk.bytes,
+                "shown_columns": np.array(places[1:-1], np.int64).reshape(-1),
+                "shown_present": frame.present.reshape(-1),
+                "shown_head": frame.head.array,
+            }
+        )
+        self.array[book.SHOWN_VERSIONS] = chunk.views[-1].offset
 
     def _bind_bars(self) -> None:
         """Write which channels bars are made of, and where what they need is."""

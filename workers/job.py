@@ -110,7 +110,7 @@ class Context:
             name: DictionaryReader(dictionary_path(self.run, stream, name))
             for name in self.spec.dictionaries
         }
-        self.decoder = Decoder(self.spec, self._codes_of, kernels=kernels)
+        self.decoder = Decoder(self.spec, self.codes_of, kernels=kernels)
         rules = self.spec.bar_rules
         self.effects = Effects(rules) if rules else None
         self.books = book_channel(self.spec)
@@ -147,7 +147,8 @@ class Context:
         """Return the kernels that decode payloads of the stream; None before they met one."""
         return self.decoder.stream_decoder()
 
-    def _codes_of(self, dictionary: str) -> Mapping[str, int]:
+    def codes_of(self, dictionary: str) -> Mapping[str, int]:
+        """Return the codes of a dictionary's texts."""
         return self._dictionaries[dictionary].codes
 
 

@@ -22,7 +22,7 @@ from mdstream.streams.spec import VARIABLE, Channel, Kind, PayloadKind
 from mdstream.system import children
 from mdstream.venues.alpaca.bodies import TYPE
 from workers import direct
-from workers.aggregation import bars
+from workers.aggregation import bars, ladders
 from workers.aggregation.aggregate import Effects, make_partials
 from workers.aggregation.books import net_rows
 from workers.aggregation.latest import newest_rows
@@ -67,6 +67,7 @@ def warm() -> None:
             if books is not None and books.name in decoded.columns:
                 net_rows(books, decoded.columns[books.name], decoded.order_of(books.name))
     bars.warm()
+    ladders.warm()
     direct.warm()
     kept.mark_used()
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.feed.codes import Codes, replace_provisional
-from mdstream.frames.bar_builder import Amendments, BarBuilder, MakeBars, Published, TextOf
+from mdstream.frames.bar_builder import Amendments, BarBuilder, Published, TextOf
+from mdstream.frames.builders import Builders
 from mdstream.frames.frame_columns import FrameColumns
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.columns import PARTIAL, ColumnData, PartialKind, concatenate
@@ -37,7 +38,7 @@ class BarFrames:
     """The rows made at the end of the stream; empty once published."""
 
     def __init__(
-        self, spec: StreamSpec, frames: Frames, state: FeedState, make: MakeBars, text: TextOf
+        self, spec: StreamSpec, frames: Frames, state: FeedState, builders: Builders, text: TextOf
     ) -> None:
         assert spec.bar_rules is not None
         self._rules = rules = spec.bar_rules
@@ -45,7 +46,8 @@ class BarFrames:
         self._state = state
         self.late_before, self._unmatched_before = state["bars_late_trades"], state["bars_unmatched"]
         names = (rules.trades, *(channel.name for channel in spec.built_bars))
-        self.builder: BarBuilder = make(spec, {name: FrameColumns(frames[name]) for name in names}, text)
+        columns = {name: FrameColumns(frames[name]) for name in names}
+        self.builder: BarBuilder = builders.make_bars(spec, columns, text)
         self._amending = [
             (kind, name)
             for kind, name in (

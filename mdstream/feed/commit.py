@@ -35,7 +35,7 @@ from mdstream.feed.batch_log import BatchLog
 from mdstream.feed.books import Books
 from mdstream.feed.codes import Codes, Dictionaries, resolve_codes
 from mdstream.feed.latest import Latest
-from mdstream.frames.bar_builder import MakeBars
+from mdstream.frames.builders import Builders
 from mdstream.frames.direct_path import DirectPath, MakeDirectPath, Targets
 from mdstream.frames.rundir import frame_path
 from mdstream.frames.share import Share
@@ -85,7 +85,7 @@ class Committer:
         state: FeedState,
         limits: Limits,
         rejects: RejectFile,
-        make_bars: MakeBars,
+        builders: Builders,
         make_direct: MakeDirectPath,
     ) -> None:
         self.state = state
@@ -107,9 +107,10 @@ class Committer:
         self._latest = Latest(folder("latest"), spec, share) if spec.latest else None
         self._books = self._bars = None
         if (levels := book_channel(spec)) is not None:
-            self._books = Books(folder("books"), levels, share, state["levels_dropped"])
+            ladders = builders.make_ladders(state["levels_dropped"])
+            self._books = Books(folder("books"), levels, share, ladders)
         if spec.bar_rules is not None:
-            self._bars = BarFrames(spec, self.frames, state, make_bars, self._dictionaries.text)
+            self._bars = BarFrames(spec, self.frames, state, builders, self._dictionaries.text)
         log = BatchLog(frame_path(run, f"telemetry.batches@{spec.name}"), limits, share, state)
         self._accounts = Accounts(spec, state, self.frames, log)
         self._make_direct = partial(
@@ -120,6 +121,7 @@ class Committer:
                 self.frames,
                 self._latest.frame if self._latest is not None else None,
                 self._latest.aspects if self._latest is not None else {},
+                self._books.targets if self._books is not None else None,
                 self._bars.builder if self._bars is not None else None,
                 self._bars.finish_joined if self._bars is not None else _no_bars,
                 self._accounts.counters(self._bars),
@@ -244,6 +246,8 @@ class Committer:
         """Publish counts and write waiting telemetry, as far as there is room."""
         untracked = sum(frame.untracked for frame in (self._latest, self._books) if frame is not None)
         self.state["updates_untracked"] = self._untracked_before + untracked
+        if self._books is not None:
+            self.state["levels_dropped"] = self._books.dropped
         self.state["rejects_lost"] = self.rejects.lost
         self._accounts.log.flush()
 
@@ -287,8 +291,7 @@ class Committer:
             books.lose(None if losses.every else lost)
         if receipt.books is not None:
             levels = self._read(area, receipt.books, codes)
-            books.update(levels, dict(enumerate(self._dictionaries.texts(books.sides))), lost)
-            self.state["levels_dropped"] = books.dropped
+            books.update(levels, self._dictionaries.texts(books.sides), lost)
         if losses is not None:
             books.retract()
 

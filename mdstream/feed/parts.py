@@ -30,7 +30,7 @@ def make_committer(assignment: Assignment, state: FeedState, pool: WorkerPool) -
     make_direct: MakeDirectPath = partial(pool.make_direct, kernels=config.handoff.kernels)
     if config.workers and not config.adapts:
         make_direct = no_direct_path
-    return Committer(assignment.run, spec, state, limits, rejects, pool.make_bars, make_direct)
+    return Committer(assignment.run, spec, state, limits, rejects, pool.builders, make_direct)
 
 
 def make_journal(

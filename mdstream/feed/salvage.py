@@ -54,7 +54,7 @@ async def _commit(run: Path, stream: str, state: FeedState) -> None:
     await pool.start(bars=spec.bar_rules is not None)
     try:
         limits = Limits(_NO_LIMIT, _CHUNK_BYTES, _NO_LIMIT)
-        committer = Committer(run, spec, state, limits, rejects, pool.make_bars, no_direct_path)
+        committer = Committer(run, spec, state, limits, rejects, pool.builders, no_direct_path)
         if spec.bar_rules is not None:
             rows = committer.committed_rows
             committer.restore_bars(await pool.rebuild_partials(str(run), stream, rows))

@@ -8,9 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.frames.frame_columns import FrameColumns
 from mdstream.handoff.columns import ColumnData, PartialKind
-from mdstream.streams.spec import Column, StreamSpec
+from mdstream.streams.spec import Column
 
 Published = dict[str, list[ColumnData]]
 """Channel of bars → columns of the rows to append."""
@@ -60,7 +59,3 @@ class BarBuilder(Protocol):
 
         Bars that it could publish count as published.
         """
-
-
-MakeBars = Callable[[StreamSpec, Mapping[str, FrameColumns], TextOf], BarBuilder]
-"""Returns a builder for a stream; it reads the stream's frames (by channel) and the texts of codes."""

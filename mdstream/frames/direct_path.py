@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mdstream.frames.bar_builder import BarBuilder
 from mdstream.frames.keyed_frame import KeyedFrameWriter
+from mdstream.frames.ladders import Ladders
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind, StreamSpec
@@ -74,6 +75,14 @@ them were joined to the bars of each length, and its number of trades.
 """
 
 
+class BookTargets(NamedTuple):
+    """What changes of order books are written to."""
+
+    frame: KeyedFrameWriter
+    """The best levels, a row for each book."""
+    ladders: Ladders
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
     """What the direct path writes to."""
@@ -85,6 +94,7 @@ class Targets:
     """For each channel with last values, its aspects: pairs of a column of `latest` and its source, and the
     columns of `latest` with time and receipt, if the aspect has a time.
     """
+    books: BookTargets | None
     bars: BarBuilder | None
     finish_bars: FinishBars
     counters: Counters

@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 
 from mdstream.config import usable_cores
 from mdstream.errors import NoWorkersError, PoisonedBatchError
-from mdstream.frames.bar_builder import MakeBars
+from mdstream.frames.builders import Builders
 from mdstream.frames.direct_path import DirectPath, Targets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
@@ -154,10 +154,10 @@ class WorkerPool:
         return self._turns.busy
 
     @property
-    def make_bars(self) -> MakeBars:
-        """The function that returns a builder of bars, for a feed."""
-        make: MakeBars = self._boot.make_bars
-        return make
+    def builders(self) -> Builders:
+        """What builds bars and order books, for a feed."""
+        builders: Builders = self._boot
+        return builders
 
     def make_direct(
         self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool = True

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import PoisonedBatchError
-from mdstream.feed import books
 from mdstream.handoff.ticket import Receipt
 from mdstream.reading.attach import Attachment, attach
 from mdstream.streams.books import BOOK_DEPTH
@@ -24,6 +23,7 @@ from tests import traffic
 from tests.fuzzing import examples
 from tests.piping import rig
 from tests.workers.decoding.pair import Pair
+from workers.aggregation import ladders
 
 RECV_NS = 1_700_000_000_000_000_000
 SIDES = {"b": "bid", "a": "ask"}
@@ -176,14 +176,14 @@ def test_books_equal_a_plain_dict_wherever_batches_are_cut(
 ) -> None:
     model = Model()
     cuts = data.draw(st.lists(st.integers(0, len(items)), max_size=5).map(sorted))
-    is_drained = data.draw(st.booleans())
+    is_drained, alone = data.draw(st.booleans()), data.draw(st.booleans())
 
     async def go() -> None:
         with TemporaryDirectory() as rejects:
             await check(Path(rejects))
 
     async def check(rejects: Path) -> None:
-        async with rig("crypto", 0, rejects) as r:
+        async with rig("crypto", 0, rejects, alone=alone) as r:
             run = attach(str(r.run))
             for start, stop in zip([0, *cuts], [*cuts, len(items)], strict=True):
                 for payload in split_at_gaps(items[start:stop]):
@@ -252,6 +252,7 @@ def test_after_a_quarantined_batch_no_book_is_complete(tmp_path: Path) -> None:
             await r.feed([(encode(messages), PayloadKind.JSON, RECV_NS)])
             await r.pipeline.drain()
             assert run.frame("crypto.books")["complete"].to_list() == [True, True]
+            r.committer._direct = None
             r.pool.run = refuse
             await r.feed([(encode(messages), PayloadKind.JSON, RECV_NS)])
             await r.pipeline.drain()
@@ -288,7 +289,7 @@ def test_the_simulators_books_come_out_right(tmp_path: Path, workers: int) -> No
 
 
 def test_a_side_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "MOST_LEVELS", 50)
+    monkeypatch.setattr(ladders, "MOST_LEVELS", 50)
     levels = [{"p": float(p), "s": 1.0} for p in range(1, 201)]
     message = {"S": "BTC/USD", "b": levels, "a": levels, "r": True, "t": 0}
 
@@ -305,17 +306,33 @@ def test_a_side_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def book_after(messages: list[Message], bound: int, cuts: int) -> pl.DataFrame:
-    """Return the book after `messages` of BTC/USD, `cuts` of them in each payload; no rows if it is empty."""
+    """Return the book after `messages` of BTC/USD, `cuts` of them in each payload; no rows if it is empty.
 
+    The direct path makes the same book.
+    """
+    usual, direct = (make_book(messages, bound, cuts, alone) for alone in (False, True))
+    assert usual.drop("symbol").equals(direct.drop("symbol"))
+    return usual
+
+
+def make_book(messages: list[Message], bound: int, cuts: int, alone: bool) -> pl.DataFrame:
     async def go(folder: Path) -> pl.DataFrame:
-        async with rig("crypto", 0, folder) as r:
+        async with rig("crypto", 0, folder, alone=alone) as r:
+            if not alone:
+                r.committer._direct = None
+            levels = [{"p": 1.0, "s": 1.0}]
+            for n in range(3):  # it learns this form of message
+                known = {"S": "ETH/USD", "b": levels * n, "a": levels * n, "t": 0}
+                await r.feed(
+                    [(encode([known | reset]), PayloadKind.JSON, RECV_NS) for reset in ({}, {"r": True})]
+                )
             for start in range(0, len(messages), cuts):
                 await r.feed([(encode(messages[start : start + cuts]), PayloadKind.JSON, RECV_NS)])
             await r.drain()
             return attach(str(r.run)).book("BTC/USD")
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(books, "MOST_LEVELS", bound)
+        patch.setattr(ladders, "MOST_LEVELS", bound)
         return uvloop.run(go(Path(folder)))
 
 

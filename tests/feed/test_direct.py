@@ -93,8 +93,8 @@ def test_it_equals_the_usual_way_byte_for_byte(
             assert (watched is not None) == direct
             await run_one_by_one(r, wanted)
             if watched is not None:
-                assert watched.taken + watched.alone > 0.4 * len(wanted), watched.left
-                assert (watched.alone > 0.2 * len(wanted)) == alone
+                assert watched.taken + watched.alone > 0.7 * len(wanted), watched.left
+                assert (watched.alone > 0.4 * len(wanted)) == alone
             values = r.state.values()
             same = ("messages", "committed", "rejected", "payloads_committed", "bytes_committed")
             counts = {
@@ -179,7 +179,9 @@ def write_until_killed(run: Path, stream: str, rejects: Path, alone: bool) -> No
     uvloop.run(go())
 
 
-@pytest.mark.parametrize(("stream", "alone"), [("stocks", False), ("stocks", True), ("options", True)])
+@pytest.mark.parametrize(
+    ("stream", "alone"), [("stocks", False), ("stocks", True), ("options", True), ("crypto", True)]
+)
 def test_a_kill_at_any_moment_is_repaired(tmp_path: Path, stream: str, alone: bool) -> None:
     """Kill a writer at random moments. Its successor commits what is left; nothing is lost or doubled."""
     delays = random.Random(7)
@@ -215,8 +217,12 @@ def test_a_kill_at_any_moment_is_repaired(tmp_path: Path, stream: str, alone: bo
 
 
 def rows_of(run: Path, stream: str) -> dict[str, str]:
-    """Return the digests of a stream's rows and last values, without bars, which end with a gap."""
-    return {name: digest for name, digest in fingerprint(run, stream).items() if ".bars_1" not in name}
+    """Return the digests of a stream's rows and last values.
+
+    Without bars, which end with a gap, and order books, which begin anew.
+    """
+    unlike = ".bars_1", ".books."
+    return {n: d for n, d in fingerprint(run, stream).items() if not any(each in n for each in unlike)}
 
 
 def is_writing(run: Path, stream: str) -> bool:
@@ -258,8 +264,9 @@ def test_a_stream_of_unusual_batches_is_soon_left_to_the_usual_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at each would cost more than it gains. Usual batches are found again."""
-    books = [payload for payload in payloads("crypto", 3000, 1) if b'"T":"o"' in payload[0]][:300]
-    quotes = [payload for payload in payloads("crypto", 3000, 1) if b'"T":"q"' in payload[0]][:300]
+    quotes = [payload for payload in payloads("stocks", 6000, 1) if b'"T":"q"' in payload[0]][:300]
+    corrections = [payload for payload in payloads("stocks", 6000, 1) if b'"T":"c"' in payload[0]]
+    unusual = (corrections * 300)[:300]
     looks: list[bool] = []
     note = Direct._note
 
@@ -270,11 +277,11 @@ def test_a_stream_of_unusual_batches_is_soon_left_to_the_usual_way(
     monkeypatch.setattr(Direct, "_note", count)
 
     async def go() -> None:
-        async with rig("crypto", 0, tmp_path, alone=True) as r:
+        async with rig("stocks", 0, tmp_path, alone=True) as r:
             await r.feed(quotes[:100])
             looks.clear()
-            await r.feed(books)
-            assert 3 <= len(looks) < len(books) / 5
+            await r.feed(unusual)
+            assert 3 <= len(looks) < len(unusual) / 5
             looks.clear()
             await r.feed(quotes[100:])
             assert sum(looks) > 0.7 * len(quotes[100:])

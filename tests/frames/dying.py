@@ -123,7 +123,7 @@ def _decode(plan: Plan, run: Path) -> list[tuple[Slab, Receipt]]:
 def _make_committer(plan: Plan, run: Path) -> Committer:
     state = FeedState.create(state_path(run, plan.stream))
     rejects = RejectFile(plan.rejects)
-    return Committer(run, STREAMS[plan.stream], state, plan.limits, rejects, boot.make_bars, no_direct_path)
+    return Committer(run, STREAMS[plan.stream], state, plan.limits, rejects, boot, no_direct_path)
 
 
 def _commit_once(plan: Plan, decoded: list[tuple[Slab, Receipt]], order: Order, pipe: Connection) -> None:

@@ -126,6 +126,22 @@ latest = _array("latest", np.uint8)
 present = _array("present", np.uint8)
 latest_head = _array("latest_head", np.uint64)
 
+# Order books (`kernels.ladder`), and the frame of their best levels (`kernels.direct_books`).
+level = _array("level", np.int64)
+side_codes = _array("side_codes", np.int64)
+valid = _array("valid", np.uint8)
+asks = _array("asks", np.uint8)
+sides = _array("sides", np.int64)
+edges = _array("edges", np.float64)
+complete = _array("complete", np.uint8)
+totals = _array("totals", np.int64)
+level_prices = _array("level_prices", np.float64)
+level_sizes = _array("level_sizes", np.float64)
+shown = _array("shown", np.uint8)
+shown_columns = _array("shown_columns", np.int64)
+shown_present = _array("shown_present", np.uint8)
+shown_head = _array("shown_head", np.uint64)
+
 # Counters and histograms (`telemetry.state`).
 state = _array("state", np.uint64)
 clock = _array("clock", np.int64)
@@ -157,7 +173,11 @@ that the CPU time at its begin; the id of this process.
 """
 DATA, ALONE = range(_FIRST + 24, _FIRST + 26)
 """Where payloads begin in the slab; when a payload that came alone was received (ns); 0 if none did."""
-WORDS = _FIRST + 26
+BOOKS, SHOWN_ROOM, SHOWN_VERSIONS = range(_FIRST + 26, _FIRST + 29)
+"""The channel of changes of order books, by number; -1 if there is none; rows of the frame of their best
+levels; the byte in it at which the versions of rows begin.
+"""
+WORDS = _FIRST + 29
 """Words of a book."""
 
 _as_bytes = _pointer_to(types.uint8)

@@ -39,6 +39,7 @@ from workers.kernels.direct_alone import (
     refuse,
 )
 from workers.kernels.direct_bars import fold, join
+from workers.kernels.direct_books import have_room, update_books
 from workers.kernels.direct_count import LOG_WIDTH, count_batch
 from workers.kernels.direct_latest import update_latest
 from workers.kernels.direct_layout import (
@@ -49,7 +50,6 @@ from workers.kernels.direct_layout import (
     COLUMN_WIDTH,
     COLUMNS,
     HEAD,
-    IS_BOOK,
     LEFT,
     MOST_ROWS,
     NEEDED,
@@ -61,6 +61,7 @@ from workers.kernels.direct_layout import (
     VALIDITY,
     VALUES,
     WIDTH,
+    bools_of,
     mask_of,
     values_at,
 )
@@ -119,7 +120,7 @@ def _are_matched(book: Any) -> bool:
     for number in range(len(rows)):
         count = rows[number]
         word = number * CHANNEL_WIDTH
-        if count and (channels[word + IS_BOOK] or count > MOST_ROWS or count > channels[word + LEFT]):
+        if count and (count > MOST_ROWS or count > channels[word + LEFT]):
             return False
     corrections, cancels = book[b.CORRECTIONS], book[b.CANCELS]
     return (corrections < 0 or not rows[corrections]) and (cancels < 0 or not rows[cancels])
@@ -209,7 +210,7 @@ def _has_room(book: Any) -> bool:
 def _write_bits(book: Any) -> None:
     """Write null bits and booleans, which share bytes with rows of other batches; count the messages."""
     channels, columns, rows = b.channels(book), b.columns(book), b.rows(book)
-    counts, scratch = b.counts(book), b.scratch(book)
+    counts = b.counts(book)
     for number in range(len(rows)):
         count, word = rows[number], number * CHANNEL_WIDTH
         if not count:
@@ -220,10 +221,9 @@ def _write_bits(book: Any) -> None:
         for column in range(width):
             place = (base + column) * COLUMN_WIDTH
             if columns[place + WIDTH] == 0:
-                values = base * SCRATCH_ARRAYS * MOST_ROWS + (2 * width + column) * count
-                bits = as_uint8(area, columns[place + VALUES])
+                values, bits = bools_of(book, number, column), as_uint8(area, columns[place + VALUES])
                 for row in range(count):
-                    if scratch[values + row]:
+                    if values[row]:
                         bits[(at + row) >> 3] |= np.uint8(1 << ((at + row) & 7))
             if counts[(base + column) * COUNTS_WIDTH + plans.MISSING] and columns[place + VALIDITY] >= 0:
                 nulls |= np.int64(1) << column
@@ -264,11 +264,12 @@ def _publish(book: Any) -> None:
 @called
 def _finish(book: Any, out: Any) -> int:
     """Commit the batch if everything in it is usual."""
-    if not _has_room(book) or not fold(book, out):
+    if not _has_room(book) or not have_room(book) or not fold(book, out):
         return IRREGULAR
     _write_bits(book)
     _publish(book)
     update_latest(book)
+    update_books(book)
     if join(book, out):
         return BARS
     count_batch(book)

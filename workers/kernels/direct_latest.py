@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mdstream.frames.head import APPLIED, PENDING, ROWS
 from mdstream.streams.spec import MOST_AHEAD_NS
 from workers.kernels import book as b
 from workers.kernels.compiling import called
@@ -21,6 +20,7 @@ from workers.kernels.direct_layout import (
     RECEIVED,
     mask_of,
     missing_in,
+    publish_keyed,
     values_at,
 )
 from workers.kernels.newest import newest
@@ -143,11 +143,4 @@ def update_latest(book: Any) -> None:
     for number in range(len(rows)):
         if rows[number] and channels[number * CHANNEL_WIDTH + NEWEST_BY] >= 0:
             _update_channel(book, number)
-    head, needed = b.latest_head(book), np.uint64(book[b.LATEST_ROWS])
-    if len(head) and needed > head[ROWS]:
-        b.fence()
-        head[PENDING] = needed
-        b.fence()
-        head[APPLIED] = np.uint64(0)
-        b.fence()
-        head[ROWS] = needed
+    publish_keyed(b.latest_head(book), book[b.LATEST_ROWS])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from mdstream.frames.head import APPLIED, PENDING, ROWS
 from workers.kernels import book as b
 from workers.kernels import columns as plans
 from workers.kernels.columns import COUNTS_WIDTH, SCRATCH_ARRAYS
-from workers.kernels.compiling import inlined
+from workers.kernels.compiling import called, inlined
 from workers.kernels.words import raw
 
 MOST_ROWS = 512
@@ -21,20 +24,19 @@ AT, LEFT = 2, 3
 """Its next row, and its rows that are left."""
 BASE, COLUMNS = 4, 5
 """The channel's first column in the arrays of all columns, and how many it has."""
-IS_BOOK = 6
-NULLS = 7
+NULLS = 6
 """Result: a bit for each column with a null."""
-NEWEST_BY = 8
+NEWEST_BY = 7
 """The column whose greatest value is a symbol's newest row; -1 if the channel has no last values."""
-RECEIVED = 9
+RECEIVED = 8
 """The column of receive times."""
-EVENT_TIME = 10
+EVENT_TIME = 9
 """The column whose distance from the receive time is the delay of a row; -1 if there is none."""
-START = 11
+START = 10
 """The chunk's first row in the frame."""
-HEAD, NULLS_WORD = 12, 13
+HEAD, NULLS_WORD = 11, 12
 """The address of the frame's head, and its word of the chunk's columns with nulls (`frames.head`)."""
-CHANNEL_WIDTH = 14
+CHANNEL_WIDTH = 13
 
 # Words of a column.
 VALUES, VALIDITY = 0, 1
@@ -72,3 +74,27 @@ def values_at(book: Any, number: int, column: int) -> tuple[Any, int]:
     place = (channels[word + BASE] + column) * COLUMN_WIDTH
     start = columns[place + VALUES] + channels[word + AT] * columns[place + WIDTH]
     return raw(b.bytes_at(channels[word + ADDRESS], channels[word + SIZE])), start
+
+
+@inlined
+def bools_of(book: Any, number: int, column: int) -> Any:
+    """Return the booleans of a column of a channel, which are bits in frames, as bytes."""
+    channels = b.channels(book)
+    word = number * CHANNEL_WIDTH
+    count = b.rows(book)[number]
+    place = channels[word + BASE] * SCRATCH_ARRAYS * MOST_ROWS
+    place += (2 * channels[word + COLUMNS] + column) * count
+    return b.scratch(book)[place : place + count]
+
+
+@called
+def publish_keyed(head: Any, needed: int) -> None:
+    """Publish that a keyed frame has `needed` rows, if it had fewer, as `Head.publish`."""
+    rows = np.uint64(needed)
+    if len(head) and rows > head[ROWS]:
+        b.fence()
+        head[PENDING] = rows
+        b.fence()
+        head[APPLIED] = np.uint64(0)
+        b.fence()
+        head[ROWS] = rows

@@ -56,9 +56,7 @@ class Bench:
         self.state = FeedState(path, write=True) if path.exists() else FeedState.create(path)
         limits = Limits(retention, 4_000_000)
         rejects = RejectFile(run / "rejects.jsonl")
-        self.committer = Committer(
-            run, STREAMS[stream], self.state, limits, rejects, boot.make_bars, no_direct_path
-        )
+        self.committer = Committer(run, STREAMS[stream], self.state, limits, rejects, boot, no_direct_path)
         name = f"{stream}-{next(_numbers)}"
         self.slab = Slab.create(slabs_path(run) / name, 1 << 20)
 

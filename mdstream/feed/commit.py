@@ -134,6 +134,11 @@ class Committer:
         self._direct = self._make_direct()
         self._untracked_before = state["updates_untracked"]
 
+    @property
+    def has_direct_path(self) -> bool:
+        """Whether usual batches may be committed in one call."""
+        return self._direct is not None
+
     def use_kernels(self) -> None:
         """Take the direct path from the next batch on, if there is one: kernels are loaded by now."""
         self._direct = self._make_direct()

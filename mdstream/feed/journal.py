@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +38,11 @@ class FeedJournal:
     `report` is called with an event for each loss of what was written.
     """
 
-    # Written only here: running compressions.
+    # Written only here.
+    _added: deque[tuple[Slab, int]]
+    """Batches that are not written yet, with their sequences."""
     _compressing: set[asyncio.Task[None]]
+    """Running compressions."""
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class FeedJournal:
         self._writer = writer
         self._pool = pool
         self._report = report
-        self._compressing = set()
+        self._added, self._compressing = deque(), set()
 
     @property
     def missed(self) -> int:
@@ -61,9 +65,22 @@ class FeedJournal:
         for word, value in zip(_WORDS, self._writer.progress, strict=True):
             state[word] = value
 
-    def write(self, slab: Slab, sequence: int) -> None:
-        """Write a batch."""
-        self._writer.write(slab, sequence)
+    @property
+    def is_behind(self) -> bool:
+        """Whether batches that were added are not written yet."""
+        return bool(self._added)
+
+    def add(self, slab: Slab, sequence: int) -> None:
+        """Take a sealed batch, to be written before it is committed."""
+        self._added.append((slab, sequence))
+
+    def write_added(self) -> bool:
+        """Write the batches that were added; return whether there were any."""
+        if not self._added:
+            return False
+        while self._added:
+            self._writer.write(*self._added.popleft())
+        return True
 
     def heartbeat(self) -> None:
         """Look for lost segments, and start to compress full ones; call it a few times a second."""

@@ -1,11 +1,16 @@
-"""Decide when a stream's workers lag so far behind that people must know. Pure; the pipeline acts.
+"""Report when a stream's workers lag so far behind that people must know.
 
 lag ─► more than `LAGS_S` ─► one event ─► less than `KEEPS_UP_S` ─► one event
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
+
+log = logging.getLogger(__name__)
 
 LAGS_S = 2.0
 """Age of the oldest payload that is not committed from which a stream counts as overloaded."""
@@ -22,11 +27,12 @@ class Overload:
     """None while it is not."""
     _reported_at: float
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[RunEvent], None] = lambda event: None) -> None:
+        self._report = report
         self._since, self._reported_at = None, 0.0
 
-    def check(self, lag_s: float, batches: int, is_full: bool, now: float) -> RunEvent | None:
-        """Return the event to report, if any.
+    def check(self, lag_s: float, batches: int, is_full: bool, now: float) -> None:
+        """Log and report that the stream is overloaded, or has caught up.
 
         `lag_s` is the age of the oldest payload that is not committed, `batches` how many batches wait, and
         `is_full` whether no buffer is free.
@@ -35,13 +41,17 @@ class Overload:
         if lag_s <= KEEPS_UP_S and self._since is not None:
             text = f"caught up after {now - self._since:.0f} s"
             self._since = None
-            return RunEvent(EventKind.RESOURCES, text, Severity.INFO, fields)
+            self._send(RunEvent(EventKind.RESOURCES, text, Severity.INFO, fields))
         if lag_s < LAGS_S or (self._since is not None and now - self._reported_at < _AGAIN_S):
-            return None
+            return
         self._since = now - lag_s if self._since is None else self._since
         self._reported_at = now
         text = f"overloaded: the oldest of {batches} waiting batches was received {lag_s:.0f} s ago"
         if is_full:
             text += "; all buffers are full, so reading may pause, and the server may close the connection"
         text += ". To keep up, use more workers, or subscribe to fewer symbols or channels"
-        return RunEvent(EventKind.RESOURCES, text, Severity.WARNING, fields)
+        self._send(RunEvent(EventKind.RESOURCES, text, Severity.WARNING, fields))
+
+    def _send(self, event: RunEvent) -> None:
+        log.log(event.severity, "%s", event.text)
+        self._report(event)

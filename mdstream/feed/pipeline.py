@@ -22,11 +22,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +39,13 @@ from mdstream.errors import (
     SharedMemoryError,
 )
 from mdstream.feed import recovery
+from mdstream.feed.batches import Batch, Batches
 from mdstream.feed.commit import Committer
 from mdstream.feed.journal import FeedJournal
 from mdstream.feed.overload import Overload
 from mdstream.feed.scaling import Work
 from mdstream.frames.rundir import slabs_path
 from mdstream.handoff.compression import Compression, decompressed_size
-from mdstream.handoff.slab import Slab
 from mdstream.handoff.slabs import SlabPool
 from mdstream.handoff.space import Shortages
 from mdstream.handoff.ticket import BodyContents, Receipt, Ticket
@@ -61,30 +59,21 @@ log = logging.getLogger(__name__)
 FULL_S = 30.0
 """How long shared memory may have no room before the stream fails."""
 _RETRY_S = 0.25
-_LATE_NS = 500_000_000
+_REST = 40
+_LONGEST_REST_S = 0.01
+"""The next batch of a stream without a direct path begins so many times later than its last one took, but
+not later than this. A lone message is committed at once; those behind it share the cost of a batch.
+"""
 _QUARANTINED = BodyContents(frozenset(), {}, "", "it broke the decoder; kept with the rejects")
 
 
 @dataclass(slots=True)
-class _Batch:
-    """A slab from filling to commit, and the callers waiting for its REST bodies."""
-
-    slab: Slab
-    sequence: int
-    span: Span
-    waiting: dict[int, asyncio.Future[BodyContents]] = field(default_factory=dict)
-    is_recovered: bool = False
-    """Whether a killed predecessor left it, and may have committed a part of it."""
-    result: Receipt | Exception | None = None
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(slots=True)
-class _Received:
-    """Counts of what the stream received since the run began."""
+class _Counts:
+    """What the stream received since the run began, and what this process has decoded, wherever."""
 
     payloads: int
     bytes: int
+    decoded: Work = field(default_factory=Work)
 
 
 class Pipeline:
@@ -93,30 +82,18 @@ class Pipeline:
     failed: asyncio.Future[None]
     """Done with the error once the stream has failed; no batch is submitted or committed afterwards."""
 
-    # Written by the pipeline alone. Batches, in the order of their sequence:
-    _filling: _Batch | None
-    _sealed: deque[_Batch]
-    """Batches that wait for a worker."""
-    _working: deque[_Batch]
-    """Batches that workers have."""
-    _unwritten: deque[_Batch]
-    """Sealed batches that are not in the journal yet."""
-    _next_sequence: int
+    # Written by the pipeline alone.
+    _batches: Batches
     _is_gap_due: bool
     """Whether the connection was lost, and no batch has a gap marker for it yet."""
-    _received: _Received
-    _decoded: Work
-    """What was decoded since the process began, wherever."""
-    # Wake-ups and idle state:
+    _counts: _Counts
     _dispatch_due: bool
     """Whether a call of `_seal_and_dispatch` is scheduled."""
+    _begins_at: float
+    """When the next batch may begin, if the feed decodes it the usual way (time of the loop)."""
     _has_room: asyncio.Event
     """Set when a slab may be available again."""
-    _is_idle: asyncio.Event
-    """Set while there are no batches."""
     _shortages: Shortages
-    _joins: bool
-    """Whether each payload goes into a batch: others may join it, or the journal needs it."""
     _unusual: int
     """Sequence of the last batch whose first payload could not be committed directly."""
 
@@ -138,58 +115,48 @@ class Pipeline:
         self._committer = committer
         self._on_control = on_control
         self._journal = journal
-        self._report = report
-        self._overload = Overload()
+        self._overload = Overload(report)
         state, capacity = committer.state, config.slab_kb * 1024
         self._slabs = SlabPool(slabs_path(run), stream, config.slabs, capacity, state["stalls"])
         self._new_ticket = partial(Ticket, str(run), stream, kernels=config.kernels and pool.has_kernels)
-        self._filling = None
-        self._sealed = deque()
-        self._working = deque()
-        self._unwritten = deque()
-        self._next_sequence = state["sequence"] + 1
+        self._batches = Batches(state["sequence"] + 1)
         self._is_gap_due = self._dispatch_due = False
-        self._received = _Received(state["payloads_received"], state["bytes_received"])
-        self._decoded = Work()
+        self._counts = _Counts(state["payloads_received"], state["bytes_received"])
+        self._begins_at = 0.0
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
         self._shortages = Shortages()
-        self._joins = bool(config.linger_ms) or journal is not None
         self._unusual = 0
 
     @property
     def received(self) -> int:
         """Payloads that were received from the stream."""
-        return self._received.payloads
+        return self._counts.payloads
 
     @property
     def has_work(self) -> bool:
         """Whether payloads wait to be committed."""
-        return bool(self._working or self._sealed or self._filling)
+        return not self._batches.are_done.is_set()
 
     @property
     def queued(self) -> int:
         """Batches that wait for a worker."""
-        return len(self._sealed) + max(0, len(self._working) - max(1, self._pool.size))
+        return len(self._batches.sealed) + max(0, len(self._batches.working) - max(1, self._pool.size))
 
     @property
     def has_backlog(self) -> bool:
         """Whether payloads that were received a while ago are not in the frames yet."""
-        working, now = self._working, time.monotonic_ns()
-        return bool(self._sealed or (working and now - working[0].span.submitted.monotonic > _LATE_NS))
+        return self._batches.are_late
 
     @property
     def lag_s(self) -> float:
         """Age of the oldest batch that is not committed, without the one that is being filled."""
-        waiting = [*islice(self._working, 1), *islice(self._sealed, 1)]
-        return time.monotonic() - waiting[0].span.begun.monotonic / 1e9 if waiting else 0.0
+        return self._batches.lag_s
 
     @property
     def decoded(self) -> Work:
         """What was decoded since the process began, in this process or in workers."""
-        return self._decoded
+        return self._counts.decoded
 
     # -- payloads in
 
@@ -198,12 +165,10 @@ class Pipeline:
         state = self._committer.state
         left = recovery.find(self._slabs.folder, self._slabs.stream, state)
         recovery.settle(state, left.pending)
-        self._received = _Received(state["payloads_received"], state["bytes_received"])
+        self._counts = _Counts(state["payloads_received"], state["bytes_received"])
         self._slabs.adopt(left.pending, left.free)
         for slab in left.pending:
-            self._append_sealed(_Batch(slab, slab.sequence, Span.at(Moment.now()), is_recovered=True))
-            self._next_sequence = slab.sequence + 1
-            self._is_idle.clear()
+            self._append_sealed(self._batches.adopt(slab))
         self._is_gap_due = True  # what the server sent into the dead feed's socket is gone
         self._dispatch()
         return left.payloads
@@ -213,27 +178,30 @@ class Pipeline:
 
         `is_last` says that nothing that arrived with it follows.
         """
-        batch = self._filling
+        batch = self._batches.filling
         if batch is None and is_last and self._commit_alone(payload, kind, recv_ns):
             return True
         if batch is None or not batch.slab.try_append(payload, kind, recv_ns):
             if (batch := self._begin(len(payload))) is None:
                 return False
             batch.slab.append(payload, kind, recv_ns)
-        received = self._received
-        received.payloads += 1
-        received.bytes += len(payload)
+        counts = self._counts
+        counts.payloads += 1
+        counts.bytes += len(payload)
         if not self._dispatch_due:
             self._dispatch_soon()
         return True
 
     def _commit_alone(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> bool:
         """Decode and commit a payload while there are no batches; return False if it must be in one."""
-        if not self._is_idle.is_set() or self._pool.size or self._is_gap_due or self._joins:
+        batches = self._batches
+        if not batches.are_done.is_set() or self._pool.size or self._is_gap_due:
+            return False
+        if self._journal is not None or self._config.linger_ms:  # it needs a batch, or others may join it
             return False
         if self.failed.done() or (slab := self._slabs.spare(len(payload))) is None:
             return False
-        sequence, received = self._next_sequence, self._received
+        sequence, counts = batches.next_sequence, self._counts
         try:
             cpu_ns = self._committer.commit_alone(slab, sequence, payload, kind, recv_ns)
         except HalfDoneError:
@@ -246,20 +214,20 @@ class Pipeline:
         if cpu_ns is None:
             self._unusual = sequence
             return False
-        self._next_sequence = sequence + 1
-        received.payloads += 1
-        received.bytes += len(payload)
-        self._decoded.add(cpu_ns)
+        batches.next_sequence = sequence + 1
+        counts.payloads += 1
+        counts.bytes += len(payload)
+        counts.decoded.add(cpu_ns)
         return True
 
     def _offer_sealed(self, payload: bytes, kind: PayloadKind, recv_ns: int) -> None:
         """Take a payload that needs a batch of its own, and the usual way; a slab is free for it."""
-        self._unusual = self._next_sequence
+        self._unusual = self._batches.next_sequence
         batch = self._begin(len(payload))
         assert batch is not None
         batch.slab.append(payload, kind, recv_ns)
-        self._received.payloads += 1
-        self._received.bytes += len(payload)
+        self._counts.payloads += 1
+        self._counts.bytes += len(payload)
         self._seal()
         self._dispatch_soon()
 
@@ -285,7 +253,7 @@ class Pipeline:
         names = orjson.dumps(sorted(requested)) if requested else b""
         length = len(names) + len(body)
         while True:
-            batch = self._filling
+            batch = self._batches.filling
             if batch is None or not batch.slab.fits(length, decompressed, 1 + bool(names)):
                 batch = self._begin(length)
             if batch is not None:
@@ -303,13 +271,13 @@ class Pipeline:
     def mark_gap(self) -> None:
         """Note that the connection was lost: data is missing before the next payload."""
         self._is_gap_due = True
-        if self._filling is not None:
-            self._write_gap_marker(self._filling)
+        if self._batches.filling is not None:
+            self._write_gap_marker(self._batches.filling)
 
     def mark_tick(self) -> None:
         """Close bars by the clock if no later trade closes them."""
         if self._committer.bars_wait:
-            batch = self._filling or self._begin(len(Mark.TICK))
+            batch = self._batches.filling or self._begin(len(Mark.TICK))
             if batch is not None and batch.slab.fits(len(Mark.TICK)):
                 batch.slab.append(Mark.TICK.value, PayloadKind.MARK, time.time_ns())
                 self._dispatch_soon()
@@ -323,7 +291,7 @@ class Pipeline:
         """Submit all payloads, and wait until they are committed."""
         self._seal()
         self._dispatch()
-        await self._is_idle.wait()
+        await self._batches.are_done.wait()
 
     async def finish(self, last: Awaitable[None] | None = None) -> None:
         """Wait for the `last` payloads, drain, and close. Raises the error that the stream fails with."""
@@ -363,15 +331,12 @@ class Pipeline:
 
     def _check_load(self) -> None:
         """Report that workers lag behind, or have caught up."""
-        now = time.monotonic()
-        batches = len(self._working) + len(self._sealed)
-        if event := self._overload.check(self.lag_s, batches, not self._has_room.is_set(), now):
-            log.log(event.severity, "%s", event.text)
-            self._report(event)
+        batches = self._batches
+        self._overload.check(batches.lag_s, batches.count, not self._has_room.is_set(), time.monotonic())
 
     # -- the batch being filled
 
-    def _begin(self, length: int) -> _Batch | None:
+    def _begin(self, length: int) -> Batch | None:
         """Begin a batch with room for at least `length` bytes; None while no slab is available."""
         self._seal()
         try:
@@ -384,15 +349,12 @@ class Pipeline:
             self._committer.state["stalls"] = self._slabs.statistics().stalls
             return None
         self._shortages.end("slab")
-        slab.begin(self._next_sequence)
-        batch = self._filling = _Batch(slab, self._next_sequence, Span.at(Moment.now()))
-        self._next_sequence += 1
-        self._is_idle.clear()
+        batch = self._batches.begin(slab)
         if self._is_gap_due:
             self._write_gap_marker(batch)
         return batch
 
-    def _write_gap_marker(self, batch: _Batch) -> None:
+    def _write_gap_marker(self, batch: Batch) -> None:
         if batch.slab.fits(len(Mark.GAP)):
             batch.slab.append(Mark.GAP.value, PayloadKind.MARK, time.time_ns())
             self._is_gap_due = False
@@ -400,49 +362,49 @@ class Pipeline:
     def _dispatch_soon(self) -> None:
         """Dispatch once all payloads that arrived together are in the slab."""
         self._dispatch_due = True
-        if self._config.linger_ms:
-            self._loop.call_later(self._config.linger_ms / 1000, self._seal_and_dispatch)
+        rest_s = self._config.linger_ms / 1000 or (self._begins_at and self._begins_at - self._loop.time())
+        if rest_s > 0.0:
+            self._loop.call_later(rest_s, self._seal_and_dispatch)
         else:
             self._loop.call_soon(self._seal_and_dispatch)
 
     def _seal_and_dispatch(self) -> None:
         self._dispatch_due = False
-        if len(self._working) <= self._pool.size and not self._sealed:
+        if len(self._batches.working) <= self._pool.size and not self._batches.sealed:
             self._seal()
         self._dispatch()
 
     def _seal(self) -> None:
-        batch, self._filling = self._filling, None
+        batch, self._batches.filling = self._batches.filling, None
         if batch is not None:
             self._append_sealed(batch)
 
-    def _append_sealed(self, batch: _Batch) -> None:
+    def _append_sealed(self, batch: Batch) -> None:
         batch.slab.seal()
-        self._sealed.append(batch)
+        self._batches.sealed.append(batch)
         if self._journal is not None:
-            self._unwritten.append(batch)
+            self._journal.add(batch.slab, batch.sequence)
 
     def _write_journal(self) -> None:
         """Write the sealed batches, long before they are committed if the workers lag."""
-        if self._journal is None or not self._unwritten:
-            return
-        while self._unwritten:
-            batch = self._unwritten.popleft()
-            self._journal.write(batch.slab, batch.sequence)
-        self._journal.publish(self._committer.state)
+        if self._journal is not None and self._journal.write_added():
+            self._journal.publish(self._committer.state)
 
     # -- to the workers: at most pool.size + 1 tickets out
 
     def _dispatch(self) -> None:
-        while self._sealed and len(self._working) <= self._pool.size:
-            batch = self._sealed.popleft()
-            if self._pool.size or self._working or not self._commit_directly(batch):
-                self._working.append(batch)
+        sealed, working = self._batches.sealed, self._batches.working
+        while sealed and len(working) <= self._pool.size:
+            batch = sealed.popleft()
+            if self._pool.size or working or not self._commit_directly(batch):
+                working.append(batch)
                 self._submit(batch)
-        if self._unwritten:  # after the tickets: the workers need not wait for the disk
-            asyncio.get_running_loop().call_soon(self._write_journal)
+        if (
+            self._journal is not None and self._journal.is_behind
+        ):  # after the tickets: the workers need not wait for the disk
+            self._loop.call_soon(self._write_journal)
 
-    def _commit_directly(self, batch: _Batch) -> bool:
+    def _commit_directly(self, batch: Batch) -> bool:
         """Decode and commit a usual batch here and now; return False if it must take the usual way."""
         if batch.waiting or batch.is_recovered or batch.sequence == self._unusual or self.failed.done():
             return False
@@ -457,20 +419,19 @@ class Pipeline:
             return False
         if cpu_ns is None:
             return False
-        self._decoded.add(cpu_ns)
+        self._counts.decoded.add(cpu_ns)
         self._slabs.release(batch.slab)
         self._has_room.set()
-        if not self._sealed and self._filling is None:
+        if self._batches.note_done():
             self._publish_counts()
-            self._is_idle.set()
         return True
 
-    def _submit(self, batch: _Batch) -> None:
+    def _submit(self, batch: Batch) -> None:
         batch.span = Span(batch.span.begun, Moment.now())
         batch.result = None
         batch.task = asyncio.get_running_loop().create_task(self._work(batch))
 
-    async def _work(self, batch: _Batch) -> None:
+    async def _work(self, batch: Batch) -> None:
         try:
             batch.result = await self._pool.run(self._new_ticket(str(batch.slab.path), batch.sequence))
         except Exception as error:
@@ -481,23 +442,31 @@ class Pipeline:
 
     def _commit_ready(self) -> None:
         """Commit the finished batches in order, as far as memory has room."""
-        while self._working and self._working[0].result is not None and not self.failed.done():
-            batch = self._working[0]
+        working = self._batches.working
+        while working and working[0].result is not None and not self.failed.done():
+            batch = working[0]
             if not self._try_commit(batch):
                 return
             self._shortages.end("rows")
-            self._working.popleft()
+            working.popleft()
             self._slabs.release(batch.slab)
             self._has_room.set()
+            if not self._pool.size and not self._committer.has_direct_path:
+                self._rest(batch)
         if self._dispatch_due:
             self._dispatch()  # the filling batch may still linger; do not seal it
         else:
             self._seal_and_dispatch()
-        if not self._working and not self._sealed and self._filling is None:
+        if self._batches.note_done():
             self._publish_counts()
-            self._is_idle.set()
 
-    def _try_commit(self, batch: _Batch) -> bool:
+    def _rest(self, batch: Batch) -> None:
+        """Set when the next batch may begin."""
+        now = self._loop.time()
+        took_s = (time.monotonic_ns() - batch.span.submitted.monotonic) / 1e9
+        self._begins_at = now - took_s + min(_REST * took_s, _LONGEST_REST_S)
+
+    def _try_commit(self, batch: Batch) -> bool:
         """Commit a batch; False if it is decoded again, waits for memory, or failed the stream."""
         result = batch.result
         if isinstance(result, NoSpaceError):  # from the worker: the result did not fit into its slab
@@ -519,19 +488,19 @@ class Pipeline:
             return False
         return True
 
-    def _commit(self, batch: _Batch) -> None:
+    def _commit(self, batch: Batch) -> None:
         result = batch.result
         if isinstance(result, SharedMemoryError | NoWorkersError):
             raise result  # the batch is not at fault: it stays in its slab
         self._write_journal()
         if isinstance(result, Receipt):
             self._committer.commit(batch.slab, result, batch.span)
-            self._decoded.add(result.cpu_ns)
+            self._counts.decoded.add(result.cpu_ns)
             self._answer(batch, result)
         else:
             self._quarantine(batch, result)
 
-    def _answer(self, batch: _Batch, receipt: Receipt) -> None:
+    def _answer(self, batch: Batch, receipt: Receipt) -> None:
         """Pass on everything of a committed batch but its rows."""
         if receipt.fault:
             log.error("batch %d: kernels failed, its payloads fell back: %s", batch.sequence, receipt.fault)
@@ -541,7 +510,7 @@ class Pipeline:
             if not future.done():
                 future.set_result(receipt.bodies[index])
 
-    def _quarantine(self, batch: _Batch, error: Exception | None) -> None:
+    def _quarantine(self, batch: Batch, error: Exception | None) -> None:
         """Keep a batch that cannot be decoded with the rejects."""
         if not isinstance(error, PoisonedBatchError):
             log.error("batch %d: the decoder failed", batch.sequence, exc_info=error)
@@ -574,5 +543,5 @@ class Pipeline:
             self.failed.set_exception(error)
 
     def _publish_counts(self) -> None:
-        self._committer.state["payloads_received"] = self._received.payloads
-        self._committer.state["bytes_received"] = self._received.bytes
+        self._committer.state["payloads_received"] = self._counts.payloads
+        self._committer.state["bytes_received"] = self._counts.bytes

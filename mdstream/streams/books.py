@@ -8,7 +8,7 @@ change of it is lost, or may be:
 - the connection was lost, or a batch is quarantined: there may be changes of any book in it;
 - a side had more than `limits.MOST_LEVELS` levels, and one that was dropped could be among its best now.
 
-This does not depend on how payloads are batched.
+But for the last, this does not depend on how payloads are batched.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ async def run_one_by_one(r: Rig, wanted: list[Payload]) -> None:
 
 def put_tick(r: Rig, recv_ns: int) -> None:
     """Put a tick as `Pipeline.mark_tick`, at a given time."""
-    batch = r.pipeline._filling or r.pipeline._begin(len(Mark.TICK))
+    batch = r.pipeline._batches.filling or r.pipeline._begin(len(Mark.TICK))
     assert batch is not None
     batch.slab.append(Mark.TICK.value, PayloadKind.MARK, recv_ns)
     r.pipeline._dispatch_soon()

@@ -18,11 +18,11 @@ from tests.piping import rig
 
 @pytest.mark.cases("M8")
 def test_an_overload_is_two_events_and_a_long_one_is_reported_again() -> None:
-    load, found = Overload(), list[tuple[float, RunEvent]]()
+    found = list[tuple[float, RunEvent]]()
+    load = Overload(lambda event: found.append((second, event)))
     for second in range(200):
         lag = 0.1 if second < 5 or second > 150 else float(second - 5)
-        if event := load.check(lag, 13, second > 30, float(second)):
-            found.append((second, event))
+        load.check(lag, 13, second > 30, float(second))
     assert [second for second, _ in found] == [7, 67, 127, 151]
     first, _, third, last = (event for _, event in found)
     assert first.severity is Severity.WARNING
@@ -40,7 +40,7 @@ def test_a_pipeline_whose_workers_lag_reports_it(tmp_path: Path, monkeypatch: py
 
     async def go() -> None:
         async with rig("stocks", 1, tmp_path, slab_kb=16) as r:
-            r.pipeline._report = events.append
+            r.pipeline._overload = Overload(events.append)
             r.pipeline.heartbeat()
             assert not events
             [worker] = r.pool.pids

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -533,9 +534,10 @@ def test_a_successor_commits_what_a_killed_feed_had_received(tmp_path: Path, wor
             committed = first.state["sequence"]
             first.pipeline._dispatch = lambda: None  # type: ignore[method-assign]
             await first.feed(everything[800:1500])
-            pending = [*first.pipeline._sealed, first.pipeline._filling]
-            assert len(pending) > 3
-            ticket = first.pipeline._sealed[0]
+            left = first.pipeline._batches
+            assert len(left.sealed) >= 3
+            assert left.filling
+            ticket = left.sealed[0]
             from mdstream.handoff.ticket import Ticket
 
             path = str(ticket.slab.path)
@@ -633,3 +635,27 @@ def test_fingerprints_notice_a_single_row(tmp_path: Path) -> None:
             return fingerprint(r.run, "stocks")
 
     assert uvloop.run(go(False)) != uvloop.run(go(True))
+
+
+def test_messages_soon_after_another_share_a_batch_in_a_stream_without_a_direct_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lone message is committed at once. A batch the usual way costs the same for one and for ten."""
+    monkeypatch.setattr(pipeline, "_REST", 1e9)
+    monkeypatch.setattr(pipeline, "_LONGEST_REST_S", 0.5)
+    wanted = payloads("news", 20, 1)
+
+    async def go() -> None:
+        async with rig("news", 0, tmp_path) as r:
+            await r.feed(wanted[:1])
+            await asyncio.wait_for(r.pipeline._batches.are_done.wait(), HANGING_S)
+            begun = time.monotonic()
+            await r.feed(wanted[1:10])
+            await asyncio.wait_for(r.pipeline._batches.are_done.wait(), HANGING_S)
+            assert time.monotonic() - begun > 0.3
+            assert (r.state.values()["batches"], r.state.values()["committed"]) == (2, 10)
+            await r.feed(wanted[10:])
+            await r.drain()  # which does not wait
+            assert (r.state.values()["batches"], r.state.values()["committed"]) == (3, 20)
+
+    uvloop.run(go())

@@ -19,7 +19,7 @@ from mdstream.frames.direct_path import Targets
 from mdstream.handoff.columns import PARTIAL
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import Kind, PayloadKind, StreamSpec
-from mdstream.system.clock import Moment
+from mdstream.system.clock import Moment, receipts
 from workers.decoding.layouts import tables_of
 from workers.direct_book import DirectBook
 from workers.kernels import book, direct, direct_count
@@ -86,6 +86,7 @@ class Direct:
             return None
         self._book.bind_slab(slab)
         words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = 1, sequence, recv_ns
+        words[book.AHEAD] = receipts.ahead
         try:
             outcome = self._commit(self._book.array, self._partials, payload)
         except Exception as error:

@@ -49,7 +49,7 @@ from mdstream.limits import LARGEST_REJECTS
 from mdstream.store.rejects import RejectFile
 from mdstream.streams.books import book_channel
 from mdstream.streams.spec import REJECTS, SYMBOLS, PayloadKind, StreamSpec
-from mdstream.system.clock import Span
+from mdstream.system.clock import Span, receipts
 from mdstream.telemetry.state import LENGTHS, FeedState
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ class Committer:
         if rejects:
             self._keep_rejects(sequence, make_columns(rejects))
         if self._bars is not None:
-            self._bars.mark_lost_batch(time.time_ns())
+            self._bars.mark_lost_batch(receipts.now())
         if self._books is not None:
             self._books.lose()
             self._books.retract()

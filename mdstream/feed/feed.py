@@ -28,6 +28,7 @@ from typing import Any
 
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
+from mdstream.feed.clock_check import ClockCheck
 from mdstream.feed.kernel_switch import KernelSwitch
 from mdstream.feed.parts import make_committer, make_journal
 from mdstream.feed.pipeline import Pipeline
@@ -112,6 +113,7 @@ class Feed:
             self._report,
         )
         self._scaler = Scaler(pool, self._pipeline, state, self._report) if config.adapts else None
+        self._clock_check = ClockCheck(self.spec, self._committer.frames, self._report)
         self._kernel_switch = KernelSwitch(pool, self._pipeline, self._report)
         self._session = StreamSession(
             Target.of(self.spec, config.stream, config.connection),
@@ -318,6 +320,7 @@ class Feed:
                 continue
             self._published = self._pipeline.received, self._session.progress
             self._publish_gauges()
+            self._clock_check.look()
             if self._scaler is not None:
                 self._scaler.heartbeat()
             if self._absent and len(self._committer.received) > self._received_before:

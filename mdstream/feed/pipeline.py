@@ -51,7 +51,7 @@ from mdstream.handoff.space import Shortages
 from mdstream.handoff.ticket import BodyContents, Receipt, Ticket
 from mdstream.pool.pool import WorkerPool
 from mdstream.streams.spec import Mark, PayloadKind
-from mdstream.system.clock import Moment, Span
+from mdstream.system.clock import Moment, Span, receipts
 from mdstream.telemetry.events import RunEvent
 
 log = logging.getLogger(__name__)
@@ -279,7 +279,7 @@ class Pipeline:
         if self._committer.bars_wait:
             batch = self._batches.filling or self._begin(len(Mark.TICK))
             if batch is not None and batch.slab.fits(len(Mark.TICK)):
-                batch.slab.append(Mark.TICK.value, PayloadKind.MARK, time.time_ns())
+                batch.slab.append(Mark.TICK.value, PayloadKind.MARK, receipts.now())
                 self._dispatch_soon()
 
     def use_kernels(self) -> None:
@@ -356,7 +356,7 @@ class Pipeline:
 
     def _write_gap_marker(self, batch: Batch) -> None:
         if batch.slab.fits(len(Mark.GAP)):
-            batch.slab.append(Mark.GAP.value, PayloadKind.MARK, time.time_ns())
+            batch.slab.append(Mark.GAP.value, PayloadKind.MARK, receipts.now())
             self._is_gap_due = False
 
     def _dispatch_soon(self) -> None:

@@ -42,6 +42,7 @@ from mdstream.session.budget import Budget
 from mdstream.session.concurrency import Concurrency
 from mdstream.session.retry import Doubt, backoff, requested_pause
 from mdstream.session.target import tls_context
+from mdstream.system.clock import receipts
 from mdstream.venues.alpaca import auth
 from mdstream.venues.alpaca.refusals import (
     THROTTLED,
@@ -284,7 +285,7 @@ class RestClient:
                 self._base + path, params=params, allow_redirects=False
             ) as response:
                 data = await _read(response)
-                recv_ns = time.time_ns()
+                recv_ns = receipts.now()
                 self._was_reached = self._was_answered = True
                 self._answered_at = time.monotonic()
                 self.budget.read_quota(response.headers)

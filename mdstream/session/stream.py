@@ -28,6 +28,7 @@ from mdstream.session.sockets import open_socket
 from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
+from mdstream.system.clock import receipts
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.venues.alpaca.bodies import is_control
 from mdstream.venues.alpaca.refusals import THROTTLED, Place, find_rule
@@ -232,7 +233,7 @@ class StreamSession:
     def _receiver(self, protocol: StreamProtocol) -> Receive:
         """Return the function that adds a receive time to each payload and offers it to the sink."""
         offer, kind, held = self._sink.offer, self._kind, self._held
-        is_control, now_ns, monotonic = protocol.is_control, time.time_ns, time.monotonic
+        is_control, now_ns, monotonic = protocol.is_control, receipts.now, time.monotonic
         silence = self._silence
 
         def receive(payload: bytes, is_last: bool) -> bool:

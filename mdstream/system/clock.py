@@ -3,6 +3,9 @@
     monotonic   waits, deadlines, heartbeats, latencies: it never jumps, and all processes share it
     wall        receive times, times of events, names: anybody may set it at any moment
 
+Receive times are those of `receipts`: a wall clock that does not go back, so that what was received later
+has no earlier time, and an amendment comes after its trade.
+
 A process may also be stopped for any time: a frozen container, a suspended machine, a debugger. Time in
 which the watcher did not run says nothing about what it watches, so `Awake` and `timeout` do not count it.
 """
@@ -24,15 +27,47 @@ _STEP_NS = 100_000_000
 """Clocks that drift apart by more than this while a batch is filled do so because one of them was set."""
 
 
+class ReceiptClock:
+    """The wall clock for receive times, which never goes back.
+
+    When somebody has set the wall clock back, it goes on at half the speed until that has caught up.
+    """
+
+    # Written by `now`.
+    ahead: int
+    """What it was ahead of the wall clock at the last look (ns)."""
+    _last: int
+    _looked_at: int
+
+    def __init__(self) -> None:
+        self.ahead = self._last = self._looked_at = 0
+
+    def now(self) -> int:
+        """Return the receive time of what arrives now (ns)."""
+        wall, monotonic = time.time_ns(), time.monotonic_ns()
+        last = self._last + (monotonic - self._looked_at >> 1)
+        self._looked_at = monotonic
+        if wall >= last:
+            self._last, self.ahead = wall, 0
+        else:
+            self._last, self.ahead = last, last - wall
+        return self._last
+
+
+receipts = ReceiptClock()
+"""The clock of this process."""
+
+
 class Moment(NamedTuple):
     """One moment by both clocks, in nanoseconds."""
 
     wall: int
+    """By the clock of receive times."""
     monotonic: int
 
     @classmethod
     def now(cls) -> Moment:
-        return cls(time.time_ns(), time.monotonic_ns())
+        return cls(receipts.now(), time.monotonic_ns())
 
     def wall_at(self, monotonic: int) -> int:
         """Return the wall-clock time of another moment, as if nobody had set the clock in between."""

@@ -45,6 +45,8 @@ class EventKind(StrEnum):
     """The journal has lost payloads that were written."""
     WORKERS = "workers"
     """A stream has more workers, or fewer, because its load has changed."""
+    CLOCK = "clock"
+    """The clock of this machine is far behind the times of the messages, or agrees with them again."""
     RESOURCES = "resources"
     """Something was dropped for lack of room or time."""
 

@@ -49,6 +49,8 @@ def test_a_set_clock_and_a_frozen_machine_cost_a_run_nothing(
                 clock.write_text(str(step_s))
                 before = run.rows("crypto.quotes")
                 until(lambda before=before: run.rows("crypto.quotes") > before + 50)
+            received = run.frame("crypto.quotes")["recv_ts"]
+            assert received.is_sorted(), "what was received later has no earlier time"
             assert running._host is not None
             host = psutil.Process(running._host._process.pid)
             tree = [host, *host.children(recursive=True)]

@@ -14,18 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdstream.system import clock
-from mdstream.system.clock import MOST_GAP_S, Awake, Moment, Span
+from mdstream.system.clock import MOST_GAP_S, Awake, Moment, ReceiptClock, Span
 
 ROOT = Path(__file__).resolve().parents[2]
 SECOND = 1_000_000_000
 
 DATA = {
-    "mdstream/system/clock.py": "the only place that reads both clocks",
+    "mdstream/system/clock.py": "receive times; the only place that reads both clocks",
     "mdstream/engine/event_log.py": "times of events",
     "mdstream/engine/measure.py": "times of samples",
     "mdstream/engine/preparation.py": "the start of the run, for people",
-    "mdstream/feed/commit.py": "the time until which bars are incomplete",
-    "mdstream/feed/pipeline.py": "receive times of marks",
     "mdstream/frames/rundir.py": "names of runs; ages of files, whose times are of the wall clock",
     "mdstream/history/api.py": "the end of a range that may be requested",
     "mdstream/history/backfill.py": "the last minutes that a plan does not have; ages of empty shards",
@@ -35,10 +33,9 @@ DATA = {
     "mdstream/reading/narrow.py": "rows since a time",
     "mdstream/session/budget.py": "a time that the service names",
     "mdstream/session/fetch.py": "a time in a request",
-    "mdstream/session/rest.py": "receive times; a time that the service names",
+    "mdstream/session/rest.py": "a time that the service names",
     "mdstream/session/silence.py": "whether the market is open",
     "mdstream/session/sockets/interface.py": "a time that the service names",
-    "mdstream/session/stream.py": "receive times",
     "mdstream/simulator/markets/options.py": "a range of dates",
     "mdstream/simulator/rest_query.py": "the end of a range without one",
     "mdstream/simulator/rest_service.py": "times in made-up data, and in headers",
@@ -110,6 +107,28 @@ def test_no_difference_of_two_readings_of_the_wall_clock_is_taken() -> None:
             ):
                 found.append(f"{name}:{node.lineno}: {text}")
     assert not found
+
+
+@pytest.mark.cases("M1")
+@given(st.lists(st.tuples(st.integers(0, 10 * SECOND), st.integers(-20, 20)), min_size=1, max_size=30))
+def test_receive_times_never_go_back_and_return_to_the_wall_clock(passes: list[tuple[int, int]]) -> None:
+    wall, monotonic, receipts = 1_700_000_000 * SECOND, 50, ReceiptClock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock.time, "time_ns", lambda: wall)
+        patch.setattr(clock.time, "monotonic_ns", lambda: monotonic)
+        before = receipts.now()
+        assert before == wall
+        for passed, step in passes:
+            wall, monotonic = wall + passed + step * SECOND, monotonic + passed
+            now = receipts.now()
+            assert now >= max(before + passed // 2, wall)
+            assert receipts.ahead == now - wall >= 0
+            before = now
+        ahead = receipts.ahead
+        wall, monotonic = wall + 2 * ahead, monotonic + 2 * ahead
+        assert receipts.now() - wall <= 1
+        wall, monotonic = wall + 2, monotonic + 2
+        assert (receipts.now(), receipts.ahead) == (wall, 0)
 
 
 def test_awake_time_has_no_gaps() -> None:

@@ -171,13 +171,15 @@ SUBMITTED, CPU, PID = range(_FIRST + 21, _FIRST + 24)
 """When the batch was submitted, by the wall clock (ns); as a result, the CPU time that it took (ns), before
 that the CPU time at its begin; the id of this process.
 """
-DATA, ALONE = range(_FIRST + 24, _FIRST + 26)
-"""Where payloads begin in the slab; when a payload that came alone was received (ns); 0 if none did."""
-BOOKS, SHOWN_ROOM, SHOWN_VERSIONS = range(_FIRST + 26, _FIRST + 29)
+DATA, ALONE, AHEAD = range(_FIRST + 24, _FIRST + 27)
+"""Where payloads begin in the slab; when a payload that came alone was received (ns), 0 if none did; what
+the clock of receive times is ahead of the wall clock (ns).
+"""
+BOOKS, SHOWN_ROOM, SHOWN_VERSIONS = range(_FIRST + 27, _FIRST + 30)
 """The channel of changes of order books, by number; -1 if there is none; rows of the frame of their best
 levels; the byte in it at which the versions of rows begin.
 """
-WORDS = _FIRST + 29
+WORDS = _FIRST + 30
 """Words of a book."""
 
 _as_bytes = _pointer_to(types.uint8)

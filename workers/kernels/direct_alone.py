@@ -26,7 +26,7 @@ _ONE_PAYLOAD = int(SlabState.SEALED) | 1 << 8
 @called
 def put(book: Any, payload: Any, kind: int) -> None:
     """Put a payload that came alone into the slab, as `Slab.append` and `Slab.seal`, and count it."""
-    book[b.SUBMITTED] = b.time_ns(book, b.WALL)
+    book[b.SUBMITTED] = b.time_ns(book, b.WALL) + book[b.AHEAD]
     book[b.TO_WALL] = book[b.SUBMITTED] - book[b.START]
     slab, start, length = raw(b.buffer(book)), book[b.DATA], len(payload)
     for at in range(length):

@@ -41,6 +41,7 @@ from mdstream.session.rest import RestClient
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
 from mdstream.streams import STREAMS
+from mdstream.system.clock import next_beat
 from mdstream.system.mailbox import Outbox
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
@@ -316,7 +317,7 @@ class Feed:
     async def _keep_gauges(self) -> None:
         for turn in itertools.count():
             if self._is_quiet() and turn % _QUIET_TURNS:
-                await asyncio.sleep(HEARTBEAT_S)
+                await next_beat(HEARTBEAT_S)
                 continue
             self._published = self._pipeline.received, self._session.progress
             self._publish_gauges()
@@ -325,7 +326,7 @@ class Feed:
                 self._scaler.heartbeat()
             if self._absent and len(self._committer.received) > self._received_before:
                 self._report_symbols()
-            await asyncio.sleep(HEARTBEAT_S)
+            await next_beat(HEARTBEAT_S)
 
     def _is_quiet(self) -> bool:
         """Return whether gauges have hardly changed since they were published."""
@@ -335,7 +336,7 @@ class Feed:
 
     async def _keep_time(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await next_beat(_TICK_S)
             self._pipeline.mark_tick()
 
     def _publish_gauges(self) -> None:

@@ -29,6 +29,7 @@ from mdstream.log import line_writer, set_up
 from mdstream.pool import forkserver, ipc_names
 from mdstream.pool.pool import SINGLE_THREADED, WorkerPool
 from mdstream.system import children
+from mdstream.system.clock import next_beat
 from mdstream.system.mailbox import Outbox
 from mdstream.system.resources import is_too_many_files, too_many_files
 from mdstream.telemetry.sampler import ProcessSample, Sampler
@@ -144,7 +145,7 @@ async def _beat(state: FeedState) -> None:
     """Show the supervisor that this process's event loop runs."""
     while True:
         state["heartbeat_ns"] = time.monotonic_ns()
-        await asyncio.sleep(HEARTBEAT_S)
+        await next_beat(HEARTBEAT_S)
 
 
 def _watch_parent(assignment: Assignment) -> None:

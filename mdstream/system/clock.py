@@ -124,6 +124,12 @@ class Awake:
         return self._seconds
 
 
+async def next_beat(period_s: float) -> None:
+    """Sleep until about the next multiple of `period_s`, so that all who wait for one wake up together."""
+    left = period_s - asyncio.get_running_loop().time() % period_s
+    await asyncio.sleep(left if left > period_s / 10 else left + period_s)
+
+
 class timeout:  # noqa: N801 - used like `asyncio.timeout`
     """Raise `TimeoutError` in the task once the process has run for `seconds` inside of the context."""
 

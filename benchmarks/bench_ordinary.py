@@ -4,32 +4,39 @@
     alpaca-py       its stream classes, one thread for each: a model for each message, an empty handler
     alpaca-py-raw   the same with `raw_data`: dictionaries
 
-The result is the CPU time (user and system) of all processes of the subject over `STRETCH_S` seconds, after
-`WARM_S` seconds, divided by the messages that it received in that time. The simulator is a process of its
-own, whose time is not counted. It sends each stream at the given rate, to every subject.
+The result is the CPU time of all processes of the subject over `STRETCH_S` seconds, after `WARM_S` seconds,
+divided by the messages that it received in that time. It is the time that the scheduler gave to its threads
+(`schedstat`), as the ticks of 10 ms that the system counts otherwise are too coarse for quiet streams. The
+simulator is a process of its own, whose time is not counted. It sends each stream at the given rate, to
+every subject.
+
+The engine alone is measured at `ENDS`, too: four streams that are connected and silent, and full streams.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
 from benchmarks.harness import Case, Plan, Record, Table, cell, select_installed
 from benchmarks.subjects import SubjectError, answer, exit_on_sigterm, run_once, start_simulator
 
-TAKES_S = (1000.0, 30.0)
+TAKES_S = (1500.0, 40.0)
 """Seconds on 2 cores: in full, and with `--quick`."""
 
 TURNS = 3
-WARM_S = 4.0
-STRETCH_S = 6.0
+WARM_S = 8.0
+STRETCH_S = 8.0
 QUICK_S = 4.0
 RATES = (10, 100, 500, 2000)
 SUBJECTS = ("mdstream", "alpaca-py-raw", "alpaca-py")
@@ -39,6 +46,10 @@ PAIR = "stocks + crypto"
 OTHERS = ("options", "news", "crypto books")
 """Streams that are measured alone, at `OTHERS_RATE`."""
 OTHERS_RATE = 500
+ENDS = (("stocks + crypto + options + news", 0), (PAIR, 20_000))
+"""Silence, and full streams, for the engine alone."""
+_SILENT = "0.001"
+"""The rate of silent streams, in messages a second."""
 _START_S = 60.0
 
 _SYMBOLS = {
@@ -62,19 +73,29 @@ def _streams(traffic: str) -> dict[str, list[str]]:
     return {name: _CHANNELS[name] for name in traffic.split(" + ")}
 
 
-def _cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """Return the CPU seconds that `processes` and all their descendants have used."""
-    total = 0.0
-    for process in {p for each in processes for p in (each, *each.children(recursive=True))}:
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
+class _Used(NamedTuple):
+    """What processes have used since their start, without threads that have ended."""
+
+    cpu_s: float
+    switches: int
+    """Context switches."""
 
 
-def _pss_mb(processes: Sequence[psutil.Process]) -> float:
-    """Return the memory of `processes` and all their descendants; shared pages are divided (PSS)."""
-    found = {p for each in processes for p in (each, *each.children(recursive=True))}
-    return sum(p.memory_full_info().pss for p in found) / 1e6
+def _tree(processes: Sequence[psutil.Process]) -> set[psutil.Process]:
+    """Return `processes` and all their descendants."""
+    return {p for each in processes for p in (each, *each.children(recursive=True))}
+
+
+def _read_used(processes: Sequence[psutil.Process]) -> _Used:
+    """Return what `processes` and all their descendants have used."""
+    run_ns, switches = 0, 0
+    for process in _tree(processes):
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                run_ns += int((thread / "schedstat").read_text().split()[0])
+                status = (thread / "status").read_text()
+                switches += sum(map(int, re.findall(r"ctxt_switches:\s+(\d+)", status)))
+    return _Used(run_ns / 1e9, switches)
 
 
 def engine(url: str, traffic: str, stretch_s: float) -> dict[str, float]:
@@ -101,8 +122,10 @@ def engine(url: str, traffic: str, stretch_s: float) -> dict[str, float]:
             def received() -> int:
                 return sum(int(state.committed()["committed"]) for state in states)
 
-            _wait_for(received)
-            found = _measure(processes, received, stretch_s)
+            is_silent = len(streams) == len(_CHANNELS)
+            if not is_silent:
+                _wait_for(received)
+            found = _measure(processes, received, stretch_s, is_silent)
             latency: Any = sum(state.histograms["latency"].astype("int64") for state in states)
         assert running.report is not None
         lost = sum(
@@ -154,20 +177,23 @@ def _wait_for(received: Any) -> None:
         time.sleep(0.05)
 
 
-def _measure(processes: Sequence[psutil.Process], received: Any, stretch_s: float) -> dict[str, float]:
-    """Measure the CPU time of `processes` and their descendants over `stretch_s`."""
+def _measure(
+    processes: Sequence[psutil.Process], received: Any, stretch_s: float, is_silent: bool = False
+) -> dict[str, float]:
+    """Measure what `processes` and their descendants use over `stretch_s`."""
     time.sleep(WARM_S)
-    start, cpu, first = time.monotonic(), _cpu_s(processes), received()
+    start, before, first = time.monotonic(), _read_used(processes), received()
     time.sleep(stretch_s)
-    seconds, cpu, messages = time.monotonic() - start, _cpu_s(processes) - cpu, received() - first
-    if not messages:
+    seconds, after, messages = time.monotonic() - start, _read_used(processes), received() - first
+    if not messages and not is_silent:
         raise SubjectError("no message arrived while it was measured")
-    tree = {p for each in processes for p in (each, *each.children(recursive=True))}
+    cpu_s, tree = after.cpu_s - before.cpu_s, _tree(processes)
     return {
-        "cpu_percent": 100 * cpu / seconds,
-        "us_per_message": 1e6 * cpu / messages,
+        "cpu_percent": 100 * cpu_s / seconds,
+        **({"us_per_message": 1e6 * cpu_s / messages} if not is_silent else {}),
         "messages_per_s": messages / seconds,
-        "pss_mb": _pss_mb(processes),
+        "switches_per_s": (after.switches - before.switches) / seconds,
+        "pss_mb": sum(p.memory_full_info().pss for p in tree) / 1e6,
         "processes": float(len(tree)),
     }
 
@@ -185,13 +211,18 @@ def run(plan: Plan) -> list[Record]:
         for traffic, rate in traffics
         for subject in subjects
     ]
+    cases += [
+        Case("ordinary", SUBJECTS[0], {"traffic": traffic, "rate": rate})
+        for traffic, rate in plan.choose(ENDS, ENDS[:1])
+    ]
     stretch_s = plan.choose(STRETCH_S, QUICK_S)
 
     def measure(case: Case) -> dict[str, float]:
         traffic, rate = case.params["traffic"], case.params["rate"]
         # The simulator sends a fiftieth of the rate as news.
         rate *= 50 if traffic == "news" else 1
-        with start_simulator("--rate", str(rate), "--streams", ",".join(_streams(traffic))) as (url, *_):
+        streams = ",".join(_streams(traffic))
+        with start_simulator("--rate", str(rate or _SILENT), "--streams", streams) as (url, *_):
             return run_once("benchmarks.bench_ordinary", case.subject, url, traffic, str(stretch_s))
 
     return plan.in_turns("ordinary", cases, measure, plan.choose(TURNS, 1))
@@ -209,16 +240,18 @@ def tables(records: Sequence[Record]) -> list[Table]:
             if (r["params"]["traffic"], r["params"]["rate"]) == (traffic, rate)
         }
         title = f"{traffic}, {rate:,}/s"
-        rows.append((title, *(cell(found[name], "us_per_message", digits=0) for name in subjects)))
+        if len(found) > 1:
+            rows.append((title, *(cell(found[name], "us_per_message", digits=0) for name in subjects)))
         if (ours := found.get(SUBJECTS[0])) is not None:
             sizes.append(
                 (
                     title,
-                    cell(ours, "cpu_percent"),
+                    cell(ours, "cpu_percent", digits=2),
                     cell(ours, "p50_ms", digits=2),
                     cell(ours, "p99_ms", digits=2),
                     cell(ours, "processes", digits=0),
                     cell(ours, "pss_mb", digits=0),
+                    cell(ours, "switches_per_s", digits=0),
                     f"{ours['lost']:.0f}",
                 )
             )
@@ -229,6 +262,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
         "p99 ms",
         "processes",
         "PSS, MB",
+        "context switches/s",
         "lost",
     )
     return [

@@ -68,11 +68,11 @@ class Categories:
         """Whether all of Polars' codes equal those of the dictionary."""
         return self._equal == len(self._codes)
 
-    def to_texts(self, codes: pl.Series) -> pl.Series:
-        """Return a column of the dictionary's codes as a categorical column."""
+    def to_texts(self, codes: pl.Series) -> pl.Expr:
+        """Return an expression for a column of the dictionary's codes as a categorical column."""
         if not self.is_identity and (codes.max() or 0) >= self._equal:  # type: ignore[operator]
-            codes = self._codes.gather(codes)
-        return codes.cat.to(self.dtype)
+            return pl.lit(self._codes.gather(codes).cat.to(self.dtype).alias(codes.name))
+        return pl.col(codes.name).cat.to(self.dtype)
 
 
 class StreamCategories:

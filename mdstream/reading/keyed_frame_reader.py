@@ -57,7 +57,7 @@ class KeyedFrameReader:
         """Return a copy of all rows that have data, without their versions; books with a row per level."""
         batch = self._copy()
         self._categories.refresh(batch.schema)
-        frame = to_polars(batch, self._categories)
+        frame = to_polars([batch], self._categories)
         return _split_levels(frame, self._levels) if self._levels else frame
 
     def _copy(self) -> pa.RecordBatch:

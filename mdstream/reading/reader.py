@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -102,18 +103,19 @@ class FrameReader:
         """Return rows of mapped chunks, which begin with row `first` and end before row `rows`."""
         stop = rows if stop is None else min(stop, rows)
         begin = min(max(start, first), stop)
-        pieces = []
+        wanted = []
         for entry, following in itertools.zip_longest(entries, entries[1:]):
             end = rows if following is None else following.start_row
-            if end <= begin or entry.start_row >= stop:
-                continue
-            low, high = max(begin - entry.start_row, 0), min(stop, end) - entry.start_row
-            if following is None:
-                pieces.append(self._read_chunk(entry, low, high))
-            else:
-                if entry.number not in self._sealed:
-                    self._sealed[entry.number] = self._read_chunk(entry, 0, end - entry.start_row)
+            if end > begin and entry.start_row < stop:
+                wanted.append((entry, end - entry.start_row, following is not None))
+        self._convert_full([(entry, length) for entry, length, is_full in wanted if is_full])
+        pieces = []
+        for entry, length, is_full in wanted:
+            low, high = max(begin - entry.start_row, 0), min(stop - entry.start_row, length)
+            if is_full:
                 pieces.append(self._sealed[entry.number].slice(low, high - low))
+            else:
+                pieces.append(self._read_chunk(entry, low, high))
         if not pieces:
             return begin, empty_frame(self._schema, self.categories)
         return begin, pieces[0] if len(pieces) == 1 else pl.concat(pieces, rechunk=False)
@@ -146,9 +148,26 @@ class FrameReader:
 
     def _read_chunk(self, entry: ChunkEntry, start: int, stop: int) -> pl.DataFrame:
         self.categories.refresh(self._schema)
+        return self._chunks[entry.number].read(start, stop, self._nulls(entry))
+
+    def _nulls(self, entry: ChunkEntry) -> int:
         # The entry may be older than the row count, and lack a null that came in between: read it again.
-        nulls = self.head.entry(entry.number).nulls
-        return self._chunks[entry.number].read(start, stop, nulls)
+        return self.head.entry(entry.number).nulls
+
+    def _convert_full(self, chunks: list[tuple[ChunkEntry, int]]) -> None:
+        """Convert those full chunks, each with its number of rows, that are not converted yet.
+
+        They are converted together, because each call of Polars takes its time.
+        """
+        chunks = [(entry, rows) for entry, rows in chunks if entry.number not in self._sealed]
+        if not chunks:
+            return
+        self.categories.refresh(self._schema)
+        batches = [self._chunks[entry.number].batch(rows, self._nulls(entry)) for entry, rows in chunks]
+        whole, start = to_polars(batches, self.categories), 0
+        for entry, rows in chunks:
+            self._sealed[entry.number] = whole.slice(start, rows)
+            start += rows
 
 
 class _Chunk:
@@ -182,7 +201,12 @@ class _Chunk:
         fields = [field for field in self.schema if field.name not in names]
         arrays = [self._array(self.schema.get_field_index(f.name), stop, nulls)[start:] for f in fields]
         batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-        return part.hstack(to_polars(batch, self._categories)).select(self.schema.names)
+        return part.hstack(to_polars([batch], self._categories)).select(self.schema.names)
+
+    def batch(self, rows: int, nulls: int) -> pa.RecordBatch:
+        """Return the first `rows` rows of the chunk; `nulls` has a bit for each column with a null."""
+        arrays = [self._array(index, rows, nulls) for index in range(len(self.schema))]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _full_columns(self, nulls: int) -> pl.DataFrame:
         """Return the columns of fixed size without nulls, as long as the chunk's capacity.
@@ -196,20 +220,24 @@ class _Chunk:
         return self._full
 
     def _convert(self, nulls: int) -> pl.DataFrame:
-        columns, coded = [], {}
+        fields, arrays, coded = [], [], {}
         for index, field in enumerate(self.schema):
             name = dictionary_of(field)
             if nulls >> index & 1 or kind_of(field) in VARIABLE:
                 continue
             if name and not self._categories[name].is_identity:
                 continue
-            series: pl.Series = pl.from_arrow(self._array(index, self._rows, nulls))  # type: ignore[assignment]
-            columns.append(series.alias(field.name))
+            fields.append(field)
+            arrays.append(self._array(index, self._rows, nulls))
             if name:
                 coded[field.name] = pl.col(field.name).cat.to(self._categories[name].dtype, strict=False)
-        frame = pl.DataFrame(columns).with_columns(**coded)
+        frame = import_batch(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
+        if not coded:
+            return frame
+        frame = frame.with_columns(**coded)
         # A code without a text, which became null, belongs to a row that is not published yet.
-        return frame.drop([name for name in coded if frame[name].null_count()])
+        missing = frame.select(pl.col(*coded).null_count()).row(0)
+        return frame.drop([name for name, count in zip(coded, missing, strict=True) if count])
 
     def _array(self, index: int, rows: int, nulls: int) -> pa.Array:
         field, place = self.schema.field(index), self._buffers[index]
@@ -228,24 +256,45 @@ def empty_frame(schema: pa.Schema, categories: StreamCategories) -> pl.DataFrame
     """Return a DataFrame without rows that has the columns of `schema`."""
     categories.refresh(schema)
     arrays = [pa.nulls(0, field.type) for field in schema]
-    return to_polars(pa.RecordBatch.from_arrays(arrays, schema=schema), categories)
+    return to_polars([pa.RecordBatch.from_arrays(arrays, schema=schema)], categories)
 
 
-def to_polars(batch: pa.RecordBatch, categories: StreamCategories) -> pl.DataFrame:
-    """Return a record batch as readers see it: codes become the texts that they mean.
+def to_polars(batches: Sequence[pa.RecordBatch], categories: StreamCategories) -> pl.DataFrame:
+    """Return record batches of one schema as readers see them: codes become the texts that they mean.
 
     Here and in `empty_frame` nothing calls `pa.array`, which imports pandas where it is installed (0.3 s).
     """
-    columns = []
-    for field, array in zip(batch.schema, batch.columns, strict=True):
+    frame = pl.concat([import_batch(batch) for batch in batches], rechunk=False)
+    texts: list[pl.Expr | pl.Series] = []
+    for index, field in enumerate(batches[0].schema):
         name = dictionary_of(field)
         if kind_of(field) is Kind.SYMBOLS:
             symbols = pl.Series(categories[name].texts, dtype=pl.String).to_arrow()
-            columns.append(pl.Series(field.name, _symbol_lists(array, symbols), pl.List(pl.String)))
-            continue
-        series: pl.Series = pl.from_arrow(array)  # type: ignore[assignment]
-        columns.append((categories[name].to_texts(series) if name else series).alias(field.name))
-    return pl.DataFrame(columns)
+            lists = [_symbol_lists(batch.column(index), symbols) for batch in batches]
+            texts.append(pl.concat([pl.Series(field.name, each, pl.List(pl.String)) for each in lists]))
+        elif name:
+            texts.append(categories[name].to_texts(frame[field.name]))
+    return frame.with_columns(texts) if texts else frame
+
+
+class _Exported:
+    """A record batch of which Polars sees Arrow's C interface alone.
+
+    For what it knows to be pyarrow's, Polars imports `pyarrow.compute`, which takes longer (45 ms) than to
+    read a million rows.
+    """
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch = batch
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        exported: tuple[object, object] = self._batch.__arrow_c_array__(requested_schema)
+        return exported
+
+
+def import_batch(batch: pa.RecordBatch) -> pl.DataFrame:
+    """Return a record batch as a DataFrame on the same memory."""
+    return pl.DataFrame(_Exported(batch))
 
 
 def _symbol_lists(codes: pa.LargeListArray, symbols: pa.LargeStringArray) -> pa.LargeListArray:

@@ -182,6 +182,15 @@ def test_every_error_is_in_the_tree_that_errors_py_draws() -> None:
         assert not elsewhere, f"{path.name} defines {elsewhere}"
 
 
+def test_no_class_name_is_used_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in SOURCES}
     arrows: dict[str, set[str]] = {}

@@ -62,12 +62,12 @@ def record(ticket: RecordTicket) -> RecordReceipt:
             return RecordReceipt(first, 0, lost)
         if table is not None:
             migrate(table, channel_of(ticket.frame))
-        batch = _Batch(ticket, first, rows, lost)
+        batch = _TicketRows(ticket, first, rows, lost)
         batch.store()
     return RecordReceipt(batch.past, batch.stored, batch.lost, tuple(batch.reasons))
 
 
-class _Batch:
+class _TicketRows:
     """Rows of a ticket on their way into the table."""
 
     # Written by the methods, with each commit.

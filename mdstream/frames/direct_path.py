@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mdstream.frames.bar_builder import BarBuilder
 from mdstream.frames.keyed_frame import KeyedFrameWriter
-from mdstream.frames.ladders import Ladders
+from mdstream.frames.ladders import BookLevels
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind, StreamSpec
@@ -80,7 +80,7 @@ class BookTargets(NamedTuple):
 
     frame: KeyedFrameWriter
     """The best levels, a row for each book."""
-    ladders: Ladders
+    ladders: BookLevels
 
 
 @dataclass(frozen=True, slots=True)

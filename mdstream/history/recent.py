@@ -14,7 +14,7 @@ from mdstream.errors import MdstreamError
 from mdstream.history.request import DAY_NS
 from mdstream.store.query import to_utc
 from mdstream.venues.alpaca.limits import RECENT_NS
-from mdstream.venues.alpaca.refusals import Kind, Place, find_rule
+from mdstream.venues.alpaca.refusals import Place, RefusalKind, find_rule
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _MINUTE_NS = 60 * 1_000_000_000
 def is_about_recent_data(error: MdstreamError, code: int | None) -> bool:
     """Return whether a request was refused, with HTTP status `code`, because its end is too recent."""
     rule = find_rule(Place.REST, code or 0, text=str(error))
-    return rule is not None and rule.before is Kind.PLAN_LATER
+    return rule is not None and rule.before is RefusalKind.PLAN_LATER
 
 
 class RecentLimit:

@@ -98,7 +98,7 @@ def log_short_days(short: Sequence[tuple[Day, int]]) -> None:
         )
 
 
-class _Bar(NamedTuple):
+class _BarCount(NamedTuple):
     """The start of a bar, and its number of trades."""
 
     first: int
@@ -119,7 +119,7 @@ async def _fetch_symbol(
 ) -> tuple[list[Day], bool]:
     """Return the days of a symbol, and whether these are all: a bar that cannot be read costs its day."""
 
-    async def fetch(timeframe: str, first: int, past: int) -> list[_Bar]:
+    async def fetch(timeframe: str, first: int, past: int) -> list[_BarCount]:
         found, problem = await _fetch_bars(client, request, symbol, bars, (timeframe, first, past))
         problems.append(problem)
         return found
@@ -144,7 +144,7 @@ async def _fetch_symbol(
 
 async def _fetch_bars(
     client: Client, request: BackfillRequest, symbol: str, bars: History, wanted: tuple[str, int, int]
-) -> tuple[list[_Bar], str]:
+) -> tuple[list[_BarCount], str]:
     """Return the bars of a symbol (timeframe, first, past), in order, and why others cannot be read."""
 
     async def read(body: Body) -> _Page:
@@ -164,7 +164,7 @@ async def _fetch_bars(
         async for page in pages(client, query, read):
             for bar in page.bars:
                 try:
-                    found.append(_Bar(to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])))
+                    found.append(_BarCount(to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])))
                 except (KeyError, ValueError, TypeError, OverflowError) as error:
                     problem = f"unusable bars: {error!r}"
     except ServerError as error:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN
-from mdstream.store.sources import Part, find_shared_days, is_of_days, list_identity_columns, merge
+from mdstream.store.sources import DatasetPart, find_shared_days, is_of_days, list_identity_columns, merge
 from mdstream.streams.amendment_rule import (
     AFTER_NS,
     BEFORE_NS,
@@ -54,10 +54,10 @@ _RECEIVED, _ROW, _NOW = "_received", "_row", "_now"
 class Trades:
     """The trades that are wanted, and what decides which of them are amended."""
 
-    wanted: Sequence[Part]
-    of_all_feeds: Sequence[Part]
+    wanted: Sequence[DatasetPart]
+    of_all_feeds: Sequence[DatasetPart]
     """Those of the same symbols and times."""
-    of_all_times: Sequence[Part]
+    of_all_times: Sequence[DatasetPart]
     """Those of the same symbols, and of all feeds."""
     span: tuple[int | None, int | None]
     """The wanted times: the first, and the end; ns since 1970."""
@@ -120,12 +120,16 @@ def merge_valid(
     )
 
 
-def _select(parts: Sequence[Part], condition: pl.Expr) -> list[Part]:
+def _select(parts: Sequence[DatasetPart], condition: pl.Expr) -> list[DatasetPart]:
     return [replace(part, rows=part.rows.filter(condition)) for part in parts]
 
 
 def _merge_unmarked(
-    wanted: Sequence[Part], of_all_feeds: Sequence[Part], channel: Channel, rules: BarRules, day: str
+    wanted: Sequence[DatasetPart],
+    of_all_feeds: Sequence[DatasetPart],
+    channel: Channel,
+    rules: BarRules,
+    day: str,
 ) -> pl.LazyFrame:
     """Return merged trades, without as many of each as any source among `of_all_feeds` has marked."""
     import polars as pl
@@ -176,7 +180,7 @@ def _leave_few_out(
     return pl.concat([others, _leave_out(amended, counts, keys, rules)])
 
 
-def _count_marks(parts: Sequence[Part], channel: Channel, rules: BarRules) -> pl.LazyFrame:
+def _count_marks(parts: Sequence[DatasetPart], channel: Channel, rules: BarRules) -> pl.LazyFrame:
     """Return how often the source that marks most copies of a trade has marked it."""
     import polars as pl
 
@@ -211,7 +215,7 @@ def _find_relevant(
 
 
 def _count_taken(
-    parts: Sequence[Part], amendments: pl.DataFrame, channel: Channel, rules: BarRules, day: str
+    parts: Sequence[DatasetPart], amendments: pl.DataFrame, channel: Channel, rules: BarRules, day: str
 ) -> pl.LazyFrame:
     """Return how many copies of each trade recorded amendments mean, besides those that are marked.
 

@@ -27,7 +27,7 @@ from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, matches, parse_time
 from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN
-from mdstream.store.sources import Part, list_identity_columns, merge
+from mdstream.store.sources import DatasetPart, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
@@ -173,7 +173,7 @@ class _Tables:
     def existing(self) -> list[DeltaTable]:
         return [table for table in (self.fetched, self.recorded) if table is not None]
 
-    def read(self, wanted: Wanted, symbols: str | Sequence[str] | None = None) -> list[Part]:
+    def read(self, wanted: Wanted, symbols: str | Sequence[str] | None = None) -> list[DatasetPart]:
         """Return the wanted rows of each table that exists, history first; without symbols, of all."""
         import polars as pl
 
@@ -216,7 +216,7 @@ def _keep_sessions(
 
 
 def _merge_valid(
-    parts: Sequence[Part], tables: _Tables, wanted: Wanted, symbols: str | Sequence[str] | None
+    parts: Sequence[DatasetPart], tables: _Tables, wanted: Wanted, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
     """Return the rows of these parts, merged, without amended trades.
 
@@ -309,7 +309,7 @@ def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: Wanted
 
 
 def _keep_last_revisions(
-    parts: Sequence[Part], channel: Channel, symbols: str | Sequence[str] | None
+    parts: Sequence[DatasetPart], channel: Channel, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
     """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
@@ -324,7 +324,7 @@ def _keep_last_revisions(
     return frame.filter(pl.col("symbols").list.eval(is_wanted).list.any())
 
 
-def _keep_last_updates(parts: Sequence[Part], channel: Channel) -> pl.LazyFrame:
+def _keep_last_updates(parts: Sequence[DatasetPart], channel: Channel) -> pl.LazyFrame:
     """Return bars: those of history, and of the recorded ones that it lacks the last update."""
     rows = [part.rows for part in parts]
     keys = list_identity_columns(channel, rows[0].collect_schema().names())

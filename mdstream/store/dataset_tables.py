@@ -11,7 +11,7 @@ from mdstream.errors import ConfigError, StoreError
 from mdstream.store.objects import summarize_error
 from mdstream.store.query import When, parse_time
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN, find_widened, polars_schema
-from mdstream.store.sources import Part
+from mdstream.store.sources import DatasetPart
 from mdstream.streams.rest_spec import History
 from mdstream.streams.spec import STORED_APART, Channel
 
@@ -55,7 +55,7 @@ def open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
 
 def select(
     table: DeltaTable, channel: Channel, history: History | None, wanted: Wanted, is_recorded: bool
-) -> Part:
+) -> DatasetPart:
     """Return the rows of a table that are wanted, with the columns of the dataset, and their sources."""
     import polars as pl
 
@@ -66,7 +66,7 @@ def select(
     sources = list_sources(table, partition_of(rows), is_recorded)
     if feed := wanted.kinds["feed"]:
         sources = sources.filter(pl.col("feed") == feed)
-    return Part(filter_wanted(rows, channel, wanted), sources, is_recorded)
+    return DatasetPart(filter_wanted(rows, channel, wanted), sources, is_recorded)
 
 
 def scan_widened(table: DeltaTable, channel: Channel) -> pl.LazyFrame:

@@ -270,7 +270,7 @@ class Connection(Struct, frozen=True):
     max_payload_mb: int
 
 
-class HistoryConfig(Struct, frozen=True):
+class BackfillSettings(Struct, frozen=True):
     """The settings that a backfill works with."""
 
     data: Endpoint
@@ -474,10 +474,10 @@ class _Settings(Struct, frozen=True):
         return Endpoint(url=self.urls()[1], credentials=self.credentials, ca_file=self.ca_file)
 
     @property
-    def history(self) -> HistoryConfig:
+    def backfill_settings(self) -> BackfillSettings:
         """The settings that a backfill works with."""
         backfill = self.backfill
-        return HistoryConfig(
+        return BackfillSettings(
             data=self.data_endpoint,
             trading=Endpoint(url=self.trading_base(), credentials=self.credentials, ca_file=self.ca_file),
             fetch=msgspec.structs.replace(self.fetch, concurrency=backfill.concurrency),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from mdstream.config import HistoryConfig
+from mdstream.config import BackfillSettings
 from mdstream.errors import (
     BadRequestError,
     ConfigError,
@@ -92,7 +92,7 @@ class Backfill:
         self,
         request: BackfillRequest,
         store: Path,
-        config: HistoryConfig,
+        config: BackfillSettings,
         executor: PageExecutor,
         on_change: Callable[[Status], None] = lambda status: None,
     ) -> None:

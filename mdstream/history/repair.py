@@ -28,7 +28,7 @@ from mdstream.session.rest import Body
 from mdstream.store.catalogue import scan_fetched
 from mdstream.store.query import to_utc
 from mdstream.streams.bar_rules import split_conditions
-from mdstream.streams.rest_spec import History
+from mdstream.streams.rest_spec import HistorySpec
 from mdstream.text.times import to_ns
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.bodies import page_token_in
@@ -115,7 +115,7 @@ class _Page(NamedTuple):
 
 
 async def _fetch_symbol(
-    client: Client, request: BackfillRequest, symbol: str, bars: History, past: int
+    client: Client, request: BackfillRequest, symbol: str, bars: HistorySpec, past: int
 ) -> tuple[list[Day], bool]:
     """Return the days of a symbol, and whether these are all: a bar that cannot be read costs its day."""
 
@@ -143,7 +143,7 @@ async def _fetch_symbol(
 
 
 async def _fetch_bars(
-    client: Client, request: BackfillRequest, symbol: str, bars: History, wanted: tuple[str, int, int]
+    client: Client, request: BackfillRequest, symbol: str, bars: HistorySpec, wanted: tuple[str, int, int]
 ) -> tuple[list[_BarCount], str]:
     """Return the bars of a symbol (timeframe, first, past), in order, and why others cannot be read."""
 

@@ -283,7 +283,7 @@ class Sender:
                 if fault.happens():
                     whole = self._encoding.payload([self._encoding.message(_HALVED)])
                     payload = whole[: len(whole) // 2] if garbage is None else garbage
-                    self._transport().write(ENCODINGS["msgpack"].frame(payload))
+                    self._transport().write(ENCODINGS["msgpack"].wrap(payload))
 
     async def _timed_faults(self) -> None:
         """Drop, silence or refuse the client after the seconds that a fault names."""

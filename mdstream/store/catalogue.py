@@ -31,7 +31,7 @@ from mdstream.store.sources import DatasetPart, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
-from mdstream.streams.rest_spec import History
+from mdstream.streams.rest_spec import HistorySpec
 from mdstream.streams.spec import REJECTS, Channel, StreamSpec
 from mdstream.system.paths import require_store
 from mdstream.venues.alpaca.timeframes import name_timeframe
@@ -157,7 +157,7 @@ class _Tables:
 
     store: str
     channel: Channel
-    history: History | None
+    history: HistorySpec | None
     fetched: DeltaTable | None
     recorded: DeltaTable | None
 
@@ -188,7 +188,7 @@ class _Tables:
         return [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
 
 
-def _advise(dataset: str, channel: Channel, history: History | None) -> str:
+def _advise(dataset: str, channel: Channel, history: HistorySpec | None) -> str:
     """Return how a store gets rows of a dataset."""
     if channel is REJECTS:
         return "nothing that was fetched or recorded there was rejected"
@@ -278,7 +278,7 @@ def scan_fetched(
     return _join_times(_merge_valid(fetched, tables, wanted, symbols)).drop(ROW)
 
 
-def _find_channel(dataset: str) -> tuple[Channel, History | None]:
+def _find_channel(dataset: str) -> tuple[Channel, HistorySpec | None]:
     """Return the channel whose rows a dataset holds, and how its history is fetched, if there is any."""
     stream, _, name = dataset.partition(".")
     spec = STREAMS.get(stream)

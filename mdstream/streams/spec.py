@@ -13,7 +13,7 @@ from enum import Enum, IntEnum
 from functools import cached_property
 
 from mdstream.streams.bar_rules import BAR_INTERVALS, BarRules
-from mdstream.streams.rest_spec import Chain, Fetch, History
+from mdstream.streams.rest_spec import Chain, Fetch, HistorySpec
 
 
 class Kind(Enum):
@@ -311,7 +311,7 @@ class StreamSpec:
     """The values that `<stream>.latest` has of each symbol."""
     added_by_server: Mapping[str, str] = field(default_factory=dict)
     """Subscription that the server adds by itself → the subscription that it comes with."""
-    history: tuple[History, ...] = ()
+    history: tuple[HistorySpec, ...] = ()
     """Channels whose history can be fetched."""
     chain: Chain | None = None
     """Set if symbols are contracts, which are listed by underlying."""
@@ -378,7 +378,7 @@ class StreamSpec:
         """The kind of bodies with the state of symbols."""
         return PayloadKind.LISTED if self.fetch.listed else PayloadKind.SNAPSHOTS
 
-    def kind_of(self, history: History) -> PayloadKind:
+    def kind_of(self, history: HistorySpec) -> PayloadKind:
         """Return the kind of the pages of a history."""
         return self.state_kind if history.rows == STATE else PayloadKind[history.channel.upper()]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mdstream.errors import UnlearnableError
 from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import StreamSpec
-from workers.decoding.layouts import Layouts, Table
+from workers.decoding.layouts import ChannelSlots, Layouts
 from workers.decoding.payloads import Payloads
 from workers.kernels import keys, ops
 
@@ -58,7 +58,7 @@ class Matched:
     """The result of a match. Arrays are views that are valid until the next match."""
 
     rows: npt.NDArray[np.int64]
-    """Rows of each table."""
+    """Rows of each channel."""
     messages: npt.NDArray[np.uint32]
     """Messages of each payload that became rows of a kernel."""
     skipped: list[SkippedMessage] = field(default_factory=list)
@@ -71,10 +71,10 @@ class Matcher:
 
     # The mutable state: the layouts, the bytes between two messages, arrays that each batch reuses.
 
-    def __init__(self, spec: StreamSpec, tables: dict[str, Table], codec: Codec) -> None:
+    def __init__(self, spec: StreamSpec, channels: dict[str, ChannelSlots], codec: Codec) -> None:
         self._codec = codec
-        self._tables = tables
-        self._layouts = Layouts(spec, tables)
+        self._channels = channels
+        self._layouts = Layouts(spec, channels)
         self._by_keys: tuple[Any, ...] = ()
         if codec.by_keys:
             window = np.zeros(keys.WIDTH, np.int64)
@@ -84,10 +84,10 @@ class Matcher:
         self._make_room(_START_ROWS)
 
     def _make_room(self, rows: int) -> None:
-        slots = sum(len(t.channel.columns) for t in self._tables.values())
+        slots = sum(len(t.channel.columns) for t in self._channels.values())
         self.spans: npt.NDArray[np.uint64] = np.empty((slots, rows), np.uint64)
-        self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
-        self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
+        self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._channels), rows), np.int32)
+        self.row_message: npt.NDArray[np.int32] = np.empty((len(self._channels), rows), np.int32)
         layouts, (_, window) = self._layouts, self._by_keys or (None, np.zeros(0, np.int64))
         self._arrays: dict[str, npt.NDArray[Any]] = {
             "words": layouts.words,
@@ -111,7 +111,7 @@ class Matcher:
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
         """Match the payloads whose verdict is `GOOD`; those that cannot be followed fall back."""
-        rows = np.zeros(len(self._tables), np.int64)
+        rows = np.zeros(len(self._channels), np.int64)
         before = np.zeros_like(rows)
         found = Matched(rows, np.zeros(len(payloads), np.uint32))
         at = self._begin(len(payloads))

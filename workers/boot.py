@@ -88,7 +88,7 @@ def load_kernels() -> bool:
         return False
     from workers.warm import warm
 
-    with python_mode.loading():
+    with python_mode.use_machine_code():
         warm()
     python_mode.leave()
     _has_kernels = True

@@ -37,7 +37,7 @@ class RecentLimit:
     def __init__(self) -> None:
         self.until = None
 
-    def served_until(self, now: int) -> int:
+    def last_served(self, now: int) -> int:
         """Return up to when any plan may be expected to have data: before now, and before the limit."""
         documented = now - RECENT_NS
         return documented if self.until is None else min(self.until, documented)

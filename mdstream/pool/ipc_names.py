@@ -65,7 +65,7 @@ def _unregister_any(name: Sized, rtype: str) -> None:
 
 
 @contextlib.contextmanager
-def claimed() -> Iterator[None]:
+def claim_names() -> Iterator[None]:
     """Put this process's id into names that are made inside, unless the process has names of its own.
 
     For pools in a process of the user, whose other uses of `multiprocessing` keep their names.

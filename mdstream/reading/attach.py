@@ -119,7 +119,7 @@ class Attachment:
         if (found := self._open.view(name)) is not None:
             name = found[0]
         with self.lock:
-            if (keyed := self._open.keyed(name)) is not None:
+            if (keyed := self._open.keyed_reader(name)) is not None:
                 return keyed.rows
             return sum(reader.rows for reader in self.parts(name))
 
@@ -167,7 +167,7 @@ class Attachment:
             source, view = found
             return view.make(self._read(source))
         with self.lock:
-            if (keyed := self._open.keyed(name)) is not None:
+            if (keyed := self._open.keyed_reader(name)) is not None:
                 return keyed.read()
             pieces = [label_rows(reader, _read_part(reader)) for reader in self.parts(name)]
             if not pieces:

@@ -119,7 +119,7 @@ class Silence:
         self._pace.restart()
         self._seen.clear()
 
-    def broken(self, now: float, subscriptions: Subscriptions) -> str:
+    def find_fault(self, now: float, subscriptions: Subscriptions) -> str:
         """Return why the connection must be replaced; empty if it is in order."""
         limit = self._limits.socket(subscriptions)
         quiet = self._quiet(now)

@@ -1,7 +1,7 @@
 """One connection to a stream, from the greeting to the flow of data, without any I/O.
 
     bytes from the server ─► receive() ─► events for the caller
-    to_send()  ─► bytes for the server        due() / tick(now) ─► timers
+    to_send()  ─► bytes for the server  next_tick() / tick(now) ─► timers
 
 1. The server greets (`connected`). We authenticate by message if the upgrade's headers had no keys, or if
    the server stays silent for `HEADER_AUTH_WAIT_S`.
@@ -128,7 +128,7 @@ class StreamProtocol:
         self._outgoing.clear()
         return out
 
-    def due(self) -> float | None:
+    def next_tick(self) -> float | None:
         """Return the latest time for the next call of `tick`; None without a timer."""
         times = [self._auth_at]
         if self._outstanding is not None:
@@ -197,8 +197,8 @@ class StreamProtocol:
 
     def _queue_changes(self) -> None:
         self._queue.clear()
-        self._queue.extend(requests("unsubscribe", self.subscriptions.surplus()))
-        missing = self.subscriptions.missing()
+        self._queue.extend(requests("unsubscribe", self.subscriptions.find_surplus()))
+        missing = self.subscriptions.find_missing()
         self._queue.extend(requests("subscribe", missing, self.subscriptions.comes_first))
 
     def _next_request(self, now: float) -> list[Happening]:

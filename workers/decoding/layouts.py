@@ -55,8 +55,8 @@ class ChannelSlots:
         """Return the keys of a book's sides, in the order of their rows."""
         return tuple(self.channel.levels or ())
 
-    def wanted(self) -> dict[str, Kind]:
-        """Return the keys of a message that columns need, without those of a book's levels."""
+    def kinds_by_key(self) -> dict[str, Kind]:
+        """Return key of a message → type, for what columns need without a book's levels."""
         of_levels = LEVEL_KEYS if self.sides else frozenset[str]()
         return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
 
@@ -243,7 +243,7 @@ def lay_out(
     *members, last = members
     if len(members) > MOST_MEMBERS:
         raise UnlearnableError("too many keys")
-    kinds = {key: kind for key, kind in slots.wanted().items() if key not in given}
+    kinds = {key: kind for key, kind in slots.kinds_by_key().items() if key not in given}
     sides = [m for m in members if m.key in slots.sides]
     if [m.key for m in sides] != list(slots.sides):
         raise UnlearnableError("the sides of the book are in another order")

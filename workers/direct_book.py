@@ -56,6 +56,9 @@ class DirectBook:
     _chunks: dict[str, Chunk | None]
     """The chunks in the book, by channel."""
     _slab: Slab | None
+    _decoder: KernelDecoder | None
+    _tables: list[ChannelSlots]
+    """The decoder's channels, by number."""
 
     def __init__(self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> None:
         self._spec = spec
@@ -64,8 +67,8 @@ class DirectBook:
         self.array = np.zeros(book.WORDS, np.int64)
         self.words = memoryview(self.array)  # type: ignore[arg-type]
         self.own, self._bound, self._chunks = {}, {}, {}
-        self._decoder: KernelDecoder | None = None
-        self._tables: list[ChannelSlots] = []
+        self._decoder = None
+        self._tables = []
         self._slab_words = book.ARRAYS["buffer"][0]
         self._slab = None
         self.array[book.PID] = os.getpid()

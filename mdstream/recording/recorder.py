@@ -100,9 +100,11 @@ class Recorder:
     _stops_at: dict[str, int] | None
     """Rows that the frame had at the stop: later ones are not recorded. None if there was no stop."""
 
-    # Written by `run`, once.
+    # Written by `run`.
     _earlier: dict[str, Recorded]
     """What an earlier recorder of this run has noted for this store."""
+    _commit_leftovers: Callable[[Path], Awaitable[None]] | None
+    """None once it was called, and if there is none."""
 
     # Written by `stop`.
     _stop: bool

@@ -21,7 +21,19 @@ _START_KEYS = 1024
 
 
 class BodyMatcher(Matcher):
-    """Matches REST bodies whose records go to one table."""
+    """Matches REST bodies whose records go to one channel."""
+
+    # Written by `match`: arrays that each batch reuses.
+    _at: npt.NDArray[np.int64]
+    """Where the kernel is (`kernels.ops`)."""
+    _tokens: npt.NDArray[np.uint64]
+    """The span of the page token of each payload."""
+    _keys: npt.NDArray[np.uint64]
+    """The spans of the symbols that are keys of bodies."""
+    _key_payload: npt.NDArray[np.int32]
+    """The payload of each."""
+    _key_records: npt.NDArray[np.int64]
+    """The records under each."""
 
     def __init__(self, spec: StreamSpec, slots: ChannelSlots, kind: PayloadKind) -> None:
         codec = Codec(
@@ -39,7 +51,7 @@ class BodyMatcher(Matcher):
         self._slots = slots
         self._names = _pack_names(name, name[:-1], ONE_SYMBOL, NEXT_PAGE_TOKEN)
         self._bare_symbols = kind is PayloadKind.SNAPSHOTS
-        self._tokens: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._tokens = np.zeros(0, np.uint64)
         self._make_keys(_START_KEYS)
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
@@ -93,9 +105,9 @@ class BodyMatcher(Matcher):
         return at
 
     def _make_keys(self, room: int) -> None:
-        self._keys: npt.NDArray[np.uint64] = np.zeros(room, np.uint64)
-        self._key_payload: npt.NDArray[np.int32] = np.zeros(room, np.int32)
-        self._key_records: npt.NDArray[np.int64] = np.zeros(room, np.int64)
+        self._keys = np.zeros(room, np.uint64)
+        self._key_payload = np.zeros(room, np.int32)
+        self._key_records = np.zeros(room, np.int64)
 
     def _grow(self) -> None:
         super()._grow()

@@ -84,7 +84,17 @@ def _checked_columns(channel: Channel) -> int:
 class KernelDecoder:
     """Kernels for one kind of payload of one stream."""
 
-    # The mutable state: the known layouts and texts.
+    # Written while batches are decoded: both learn from the messages.
+    _matcher: Matcher
+    """The known layouts."""
+    _texts: TextTable
+    """The codes of the known texts."""
+    # Written by `_make_room`: arrays that each channel reuses.
+    _scratch: npt.NDArray[np.uint8]
+    _leftover: npt.NDArray[np.int64]
+    _numbers: npt.NDArray[np.int64]
+    _room: int
+    """Rows that these have room for."""
 
     def __init__(self, spec: StreamSpec, known: Known, kind: PayloadKind) -> None:
         self._known = known
@@ -155,9 +165,9 @@ class KernelDecoder:
     def _make_room(self, rows: int) -> None:
         """Make arrays for leftover values of columns, valid until the next channel."""
         most = max(map(len, self.plans), default=0)
-        self._scratch: npt.NDArray[np.uint8] = np.empty(plans.SCRATCH_ARRAYS * most * rows, np.uint8)
-        self._leftover: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
-        self._numbers: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._scratch = np.empty(plans.SCRATCH_ARRAYS * most * rows, np.uint8)
+        self._leftover = np.empty(most * rows, np.int64)
+        self._numbers = np.empty(most * rows, np.int64)
         self._room = rows
 
     def decode(

@@ -110,7 +110,21 @@ class ArrayUse(NamedTuple):
 class Layouts:
     """The layouts of one codec of one stream, as the arrays that kernels read."""
 
-    # The mutable state: the arrays, and how much of each is in use.
+    # Written by `add`, `item` and `go_back`: the arrays, and how much of each is in use.
+    words: npt.NDArray[np.uint64]
+    """Literals, in 8-byte words."""
+    steps: npt.NDArray[np.int64]
+    layouts: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+    """Forms of levels of a book."""
+    entries: npt.NDArray[np.int64]
+    """Entries of shortcuts."""
+    known: int
+    """Known layouts."""
+    _steps: int
+    _words: int
+    _items: int
+    _entries: int
 
     def __init__(self, spec: StreamSpec, channels: dict[str, ChannelSlots]) -> None:
         self._by_type = {
@@ -118,11 +132,11 @@ class Layouts:
             for wire_type, channel in spec.by_type.items()
             if channel.name in channels
         }
-        self.words: npt.NDArray[np.uint64] = np.zeros(_MOST_WORDS, np.uint64)
-        self.steps: npt.NDArray[np.int64] = np.zeros((_MOST_STEPS, ops.STEP_WIDTH), np.int64)
-        self.layouts: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, ops.LAYOUT_WIDTH), np.int64)
-        self.items: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, 3, 4), np.int64)
-        self.entries: npt.NDArray[np.int64] = np.zeros(_MOST_ENTRIES, np.int64)
+        self.words = np.zeros(_MOST_WORDS, np.uint64)
+        self.steps = np.zeros((_MOST_STEPS, ops.STEP_WIDTH), np.int64)
+        self.layouts = np.zeros((_MOST_LAYOUTS, ops.LAYOUT_WIDTH), np.int64)
+        self.items = np.zeros((_MOST_LAYOUTS, 3, 4), np.int64)
+        self.entries = np.zeros(_MOST_ENTRIES, np.int64)
         self.known = 0
         self._steps = self._words = self._items = self._entries = 0
 

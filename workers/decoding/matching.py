@@ -69,27 +69,41 @@ class Matched:
 class Matcher:
     """Matches batches of one stream and codec."""
 
-    # The mutable state: the layouts, the bytes between two messages, arrays that each batch reuses.
+    # Written by `match`.
+    _layouts: Layouts
+    _by_keys: tuple[Any, ...]
+    """The entries of shortcuts, and the window of located keys; empty without shortcuts."""
+    _more: tuple[Any, ...]
+    """Further arrays of the kernel; subclasses set them."""
+    # Written by `_make_room`: arrays that each batch reuses.
+    spans: npt.NDArray[np.uint64]
+    """A row for each slot, a column for each message."""
+    row_payload: npt.NDArray[np.int32]
+    """The payload of each row of each channel."""
+    row_message: npt.NDArray[np.int32]
+    """Its message in the payload."""
+    _arrays: dict[str, npt.NDArray[Any]]
+    """All arrays that the kernel uses, flat, by name."""
 
     def __init__(self, spec: StreamSpec, channels: dict[str, ChannelSlots], codec: Codec) -> None:
         self._codec = codec
         self._channels = channels
         self._layouts = Layouts(spec, channels)
-        self._by_keys: tuple[Any, ...] = ()
+        self._by_keys = ()
         if codec.by_keys:
             window = np.zeros(keys.WIDTH, np.int64)
             window[keys.GAP] = 1
             self._by_keys = self._layouts.entries, window
-        self._more: tuple[Any, ...] = ()
+        self._more = ()
         self._make_room(_START_ROWS)
 
     def _make_room(self, rows: int) -> None:
         slots = sum(len(t.channel.columns) for t in self._channels.values())
-        self.spans: npt.NDArray[np.uint64] = np.empty((slots, rows), np.uint64)
-        self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._channels), rows), np.int32)
-        self.row_message: npt.NDArray[np.int32] = np.empty((len(self._channels), rows), np.int32)
+        self.spans = np.empty((slots, rows), np.uint64)
+        self.row_payload = np.empty((len(self._channels), rows), np.int32)
+        self.row_message = np.empty((len(self._channels), rows), np.int32)
         layouts, (_, window) = self._layouts, self._by_keys or (None, np.zeros(0, np.int64))
-        self._arrays: dict[str, npt.NDArray[Any]] = {
+        self._arrays = {
             "words": layouts.words,
             "steps": layouts.steps.reshape(-1),
             "items": layouts.items.reshape(-1),

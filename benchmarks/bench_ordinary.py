@@ -4,9 +4,9 @@
     alpaca-py       its stream classes, one thread for each: a model for each message, an empty handler
     alpaca-py-raw   the same with `raw_data`: dictionaries
 
-The result is the CPU time (user and system) of all processes of the subject over `STRETCH_S` seconds, after
-`WARM_S` seconds, divided by the messages that it received in that time. The simulator is a process of its
-own, whose time is not counted. It sends each stream at the given rate, to every subject.
+The result is the CPU time (user and system) of all processes of the subject, divided by the messages that
+it received. It is measured over `STRETCH_S` seconds, after `WARM_S` seconds. The simulator is a process of
+its own, whose time is not counted. It sends each stream at the given rate, to every subject.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class Filing:
                 raise StoreError("an earlier commit failed")
             self._commit_failed = True
             version = self._ledger.begin_commit(self._request.dataset, number)
-            # Of channels with revisions, `scan` returns the last one, and the older may stay. After a kill
+            # In channels with revisions, `scan` returns the last one, so the older may stay. After a kill
             # behind the deletion, the new rows are still staged, and the next run commits them.
             old = [p.shard for p in group.shards if p.replaces]
             if old and not self._request.channel.revised_by:

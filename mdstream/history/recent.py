@@ -49,7 +49,7 @@ class RecentLimit:
     def widen(self, end: int, now: int) -> bool:
         """Note that a query that ends at `end` was refused; return whether an earlier end may be served.
 
-        Of several queries that were sent before the limit changed, only the first changes it.
+        If several queries were sent before the limit changed, only the first changes it.
         """
         if self.excludes(end):
             return True

@@ -7,9 +7,8 @@ A bar counts the trades that update its volume, without those that were cancelle
 day of trades is short if the store has fewer of these. Minute bars and quotes have no such count: their day
 is short if it has no row at all.
 
-A day is that of its bar: of stocks and options, a day of New York; of crypto, from the start of the bar,
-which is at 5:00 UTC, to that of the next one. Of a day that is requested in part, the hourly bars of that
-part count.
+A day is that of its bar. For stocks and options, it is a day of New York. For crypto, it begins at 5:00
+UTC, as the bar does. If only a part of a day is requested, the hourly bars of that part count.
 """
 
 from __future__ import annotations

@@ -202,8 +202,8 @@ class BackfillRequest:
         """Return the time range of the rows that belong to a shard; a bar has the time of its start.
 
         Rows with revisions (articles) are an exception: all that the service returns for a shard belong to
-        it. The service sorts articles by their last update, and does not say by which time it selects them;
-        the time of a row is that of its first publication, which may be years earlier. An article of
+        it. The service sorts articles by their last update, and does not say by which time it selects them.
+        The time of a row is that of its first publication, which may be years earlier. An article of
         several shards is not doubled, because `scan` returns the last revision of each id.
         """
         return (0, _FOREVER_NS) if self.channel.revised_by else (shard.first, shard.past)

@@ -5,7 +5,7 @@ memory. Its users are counted: it ends with the last of them, not with this proc
 
 The feeds of an engine are forked from one such process. A feed with a fixed number of workers first forks a
 fork server of its own (`copy_here`), so that its workers are its descendants. A feed that may never need
-any asks the process that it was forked from itself (`share`): then a worker is a sibling of its feed, and
+any asks the process that it was forked from itself (`share`). Then a worker is a sibling of its feed, and
 costs nothing before it is needed. Either way a worker watches its feed and ends with it.
 """
 

@@ -3,18 +3,18 @@
     marks in history (`BarRules.mark`) ──────────┐
     recorded amendments ─► the trades they mean ─┴─► how many of each trade are left out
 
-Of equal trades there are as many as the source with most of them has, and as many are amended as the source
-with most marks of them says. Which trade a recorded cancel or correction means is the rule of
-`streams/amendment_rule.py`, with what only a store knows:
+Sources may have different numbers of equal trades, and of marks on them. The largest number of trades
+counts, and so does the largest number of marks. Which trade a recorded cancel or correction means is the
+rule of `streams/amendment_rule.py`, with what only a store knows:
 
 1. If a trade in its reach is marked, it means the last of these, because history knows which trade it was:
    this is one amendment, not two.
 2. If none is, it means what its own source had received, as the rule says.
-3. If its source has no such trade, for example because its run began later, it means the last valid one in
-   its reach that its source did not receive at all.
+3. If its source has no such trade (its run may have begun later), it means the last valid one in its reach
+   that its source never received.
 
-No two recorded amendments mean the same copy of a trade. Of equal amendments, the source with most of them
-counts for all.
+No two recorded amendments mean the same copy of a trade. Equal amendments count as often as the source with
+most of them has them.
 
 What is asked for changes none of this: the trades of all data feeds and all times decide what an amendment
 means. Only then are as many copies of each trade left out as are amended, from the rows that are wanted.
@@ -219,7 +219,7 @@ def _count_taken(
 ) -> pl.LazyFrame:
     """Return how many copies of each trade recorded amendments mean, besides those that are marked.
 
-    Of all times, only the days are read on which an amendment may have its trade.
+    Only the days on which an amendment may have its trade are read.
     """
     import polars as pl
 

@@ -79,10 +79,10 @@ def scan(  # noqa: PLR0913 (each is a flag of `mdstream export`, or how rows are
     them in the column `update`. Recorded cancels and corrections do not set the mark. Both have an effect
     on the trades of all sources, whatever `feed`, `start` and `end` are.
 
-    With `numbered`, rows have the column `row`, the number of a recorded row in the frame of its run; rows
+    With `numbered`, rows have the column `row`, the number of a recorded row in the frame of its run. Rows
     of history, and of versions that did not store it, have null. Sorted by `recv_ts` and `row`, rows are in
-    the order of arrival. Of `bars_1s` and `bars_1m`, all revisions are returned, and so the last one of a
-    symbol and time is known.
+    the order of arrival. All revisions of `bars_1s` and `bars_1m` are returned, so the last one of a symbol
+    and time is known.
 
     `<stream>.rejects` has what could not become a row, of runs and of history, and nothing is merged.
 
@@ -98,15 +98,15 @@ def scan(  # noqa: PLR0913 (each is a flag of `mdstream export`, or how rows are
     or a list of these. A bar counts by its start; one of a day or longer is in none of them, and to ask
     for such a `timeframe` is an error. A market that never closes is always `regular`.
 
-    `tz` is the zone of the times that are returned, and of a `start` and `end` that name none, such as
-    "America/New_York", a zone of `zoneinfo` or a fixed offset of whole hours. A date begins at midnight
-    there.
+    `tz` is the zone of the times that are returned, and of a `start` and `end` that name none. It is a
+    name, such as "America/New_York", a zone of `zoneinfo`, or a fixed offset of whole hours. A date begins
+    at midnight there.
 
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
     A symbol, feed, timeframe or adjustment that the table does not have, and that was never requested, is
-    an error, and so is a pattern that matches none; with `unknown="empty"` it has no rows.
+    an error. So is a pattern that matches none; with `unknown="empty"` it has no rows.
 
     Raises `UnknownNameError` for such a name and for an unknown dataset, `ConfigError` for another wrong
     argument, `NoStoreError` if there is no such table, and `StoreError` if it cannot be read.

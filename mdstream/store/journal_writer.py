@@ -306,7 +306,7 @@ class JournalWriter:
         return [] if self._is_there(self._number) else [self._number], self._path
 
     def _is_there(self, number: int) -> bool:
-        """Return whether a segment's path leads to it. Of a finished one, its name is enough."""
+        """Return whether a segment's path leads to it. The name of a finished one is enough."""
         if number != self._number:
             return has_segment(self.folder / f"{number:06d}{RAW}")
         return self._file < 0 or _identify(self._path) == _identify(self._file)

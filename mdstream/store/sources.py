@@ -1,8 +1,8 @@
 """Merge the sources of a dataset: what several of them have is returned as often as one of them has it.
 
 A source is the history of one data feed, or one run that recorded. `Channel.identity` says which rows of
-two sources are the same event. Of each event, the source with most rows of it counts; history comes before
-recorded rows. So equal rows of one source stay as many as they are.
+two sources are the same event. The source with most rows of an event counts; history comes before recorded
+rows. So equal rows of one source stay as many as they are.
 
 Rows that were recorded before tables named the run (0.2.0) cannot be assigned to one. There, each time of
 receipt counts as a source: equal rows of one payload stay, those of different payloads are merged.

@@ -234,8 +234,8 @@ class Form:
     opening: int
     """Bytes of a list that belong to the literal before it."""
     value: Callable[[bytes, Member, Kind | None], tuple[int, int, int]]
-    """Return, for a value of a column's kind (None: of no column), the number of its bytes that belong to
-    the literal before it, the action that finds its end, and the action's argument.
+    """Return three facts about a value of a column's kind (None: of no column): the number of its bytes
+    that belong to the literal before it, the action that finds its end, and its argument.
     """
     level: Callable[[ChannelSlots, list[bytes]], list[tuple[bytes, int, int]]]
     """Return the form of a book's levels, for `Layouts.item`, from the first level in its lists."""

@@ -70,7 +70,7 @@ class RefusalKind(Enum):
     PLAN = "plan: never"
     """The plan does not include this data."""
 
-    # Of the stream's answers to a request. The connection stays.
+    # Meanings of the stream's answers to a request. The connection stays.
     SYMBOL = "symbol"
     """A symbol, or the form of the request: the request as a whole is refused."""
     CHANNEL = "channel"

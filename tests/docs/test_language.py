@@ -109,7 +109,7 @@ def _read_texts_of_code(code: str, folder: Path) -> list[tuple[int, str]]:
     return list(read_texts(path))
 
 
-@pytest.mark.parametrize("path", (*PAGES, ROOT / "CHANGELOG.md"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: path.stem)
 def test_pages_use_the_words_of_the_style_sheet(path: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     if path.name == "CONTRIBUTING.md":
